@@ -1,0 +1,5 @@
+//! What binfmt_misc understands, as values: no IO here.
+
+mod pattern;
+
+pub use pattern::{HEAD, Pattern, PatternError};

@@ -1,0 +1,201 @@
+//! [`Pattern`]: which files a handler takes, by the bytes at their beginning.
+
+use std::fmt;
+
+use thiserror::Error;
+
+/// How many bytes of a file the kernel looks at: `BINPRM_BUF_SIZE`, in bytes (K10, K34).
+///
+/// Source: `include/uapi/linux/binfmts.h`.
+pub const HEAD: usize = 256;
+
+/// A byte window at the beginning of a file: offset, magic and mask.
+///
+/// A file matches when `(file[offset + i] ^ magic[i]) & mask[i] == 0` for every `i`; what lies behind the end of a
+/// short file counts as zero (K33, K34; `search_binfmt_handler` in `fs/binfmt_misc.c`).
+///
+/// Magic and mask have the same length, at least one byte, and lie within the first [`HEAD`] bytes of the file (K10).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Pattern {
+    offset: usize,
+    magic: Vec<u8>,
+    mask: Option<Vec<u8>>,
+}
+
+/// Why bytes are not a [`Pattern`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PatternError {
+    /// The magic has no bytes (K15).
+    #[error("the magic is empty")]
+    EmptyMagic,
+    /// The mask is not as long as the magic (K15); lengths in bytes.
+    #[error("the mask has {mask} bytes, the magic {magic}")]
+    MaskLength {
+        /// Bytes in the mask.
+        mask: usize,
+        /// Bytes in the magic.
+        magic: usize,
+    },
+    /// The window ends behind what the kernel reads of a file (K10); positions in bytes.
+    #[error("offset {offset} and {length} bytes of magic reach behind the first {HEAD} bytes of a file")]
+    OutOfWindow {
+        /// First byte of the window.
+        offset: usize,
+        /// Bytes in the magic.
+        length: usize,
+    },
+}
+
+impl Pattern {
+    /// A pattern of `magic` at `offset` bytes from the beginning of the file, compared under `mask`, or byte for byte
+    /// where there is none.
+    pub fn new(offset: usize, magic: Vec<u8>, mask: Option<Vec<u8>>) -> Result<Self, PatternError> {
+        if magic.is_empty() {
+            return Err(PatternError::EmptyMagic);
+        }
+        if let Some(mask) = &mask
+            && mask.len() != magic.len()
+        {
+            return Err(PatternError::MaskLength { mask: mask.len(), magic: magic.len() });
+        }
+        if offset.checked_add(magic.len()).is_none_or(|end| end > HEAD) {
+            return Err(PatternError::OutOfWindow { offset, length: magic.len() });
+        }
+        Ok(Self { offset, magic, mask })
+    }
+
+    /// First byte of the window, counted from the beginning of the file.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// The bytes a file is compared with. Bits outside the mask may be anything.
+    #[must_use]
+    pub fn magic(&self) -> &[u8] {
+        &self.magic
+    }
+
+    /// Which bits are compared; `None` compares all of them.
+    #[must_use]
+    pub fn mask(&self) -> Option<&[u8]> {
+        self.mask.as_deref()
+    }
+
+    /// Magic and mask of one byte of the file; a byte outside the window is not compared: mask 0.
+    fn at(&self, position: usize) -> (u8, u8) {
+        let Some(index) = position.checked_sub(self.offset) else { return (0, 0) };
+        let Some(&magic) = self.magic.get(index) else { return (0, 0) };
+        let mask = match &self.mask {
+            Some(mask) => mask.get(index).copied().unwrap_or(0),
+            None => 0xff,
+        };
+        (magic & mask, mask)
+    }
+
+    /// Whether the kernel takes a file that begins with `head`; only the first [`HEAD`] bytes of it count.
+    #[must_use]
+    pub fn matches(&self, head: &[u8]) -> bool {
+        (self.offset..self.offset + self.magic.len()).all(|position| {
+            let (magic, mask) = self.at(position);
+            head.get(position).copied().unwrap_or(0) & mask == magic
+        })
+    }
+
+    /// Whether some file matches both patterns: no bit that both compare differs.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        (0..HEAD).all(|position| {
+            let (magic, mask) = self.at(position);
+            let (other_magic, other_mask) = other.at(position);
+            (magic ^ other_magic) & mask & other_mask == 0
+        })
+    }
+
+    /// Whether every file that matches `other` matches this pattern too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        (0..HEAD).all(|position| {
+            let (magic, mask) = self.at(position);
+            let (other_magic, other_mask) = other.at(position);
+            mask & !other_mask == 0 && (magic ^ other_magic) & mask == 0
+        })
+    }
+
+    /// Whether both patterns take exactly the same files, however they are written.
+    #[must_use]
+    pub fn same_files(&self, other: &Self) -> bool {
+        self.covers(other) && other.covers(self)
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Pattern(+{} {}", self.offset, Hex(&self.magic))?;
+        if let Some(mask) = &self.mask {
+            write!(formatter, "/{}", Hex(mask))?;
+        }
+        formatter.write_str(")")
+    }
+}
+
+/// Bytes as lowercase hexadecimal digits, two a byte, as entry files print them (K43).
+pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(offset: usize, magic: &[u8], mask: Option<&[u8]>) -> Pattern {
+        Pattern::new(offset, magic.to_vec(), mask.map(<[u8]>::to_vec)).unwrap()
+    }
+
+    #[test]
+    fn window_ends_where_the_kernel_stops_reading() {
+        assert!(Pattern::new(254, vec![1, 2], None).is_ok());
+        let error = Pattern::new(255, vec![1, 2], None).unwrap_err();
+        assert_eq!(error, PatternError::OutOfWindow { offset: 255, length: 2 });
+        assert!(Pattern::new(usize::MAX, vec![1], None).is_err());
+    }
+
+    #[test]
+    fn magic_and_mask_go_together() {
+        assert_eq!(Pattern::new(0, vec![], None).unwrap_err(), PatternError::EmptyMagic);
+        let error = Pattern::new(0, vec![1, 2], Some(vec![1])).unwrap_err();
+        assert_eq!(error.to_string(), "the mask has 1 bytes, the magic 2");
+    }
+
+    #[test]
+    fn bits_outside_the_mask_are_ignored_on_both_sides() {
+        let low = pattern(0, &[0xf7], Some(&[0x0f]));
+        assert!(low.matches(&[0x17]));
+        assert!(low.matches(&[0xe7]));
+        assert!(!low.matches(b"\x7fELF"));
+    }
+
+    #[test]
+    fn a_short_file_continues_with_zeros() {
+        assert!(pattern(3, &[0, 0], None).matches(b"ab"));
+        assert!(!pattern(3, &[0, 1], None).matches(b"ab"));
+        assert!(pattern(0, &[0], None).matches(b""));
+    }
+
+    #[test]
+    fn overlap_and_cover_are_about_files() {
+        let elf = pattern(0, b"\x7fELF", None);
+        let elf64 = pattern(0, b"\x7fELF\x02", None);
+        let class64 = pattern(4, &[2], None);
+        let class32 = pattern(4, &[1], None);
+        assert!(elf.covers(&elf64) && !elf64.covers(&elf));
+        assert!(class64.covers(&elf64) && class64.overlaps(&elf) && !class64.covers(&elf));
+        assert!(!class32.overlaps(&elf64) && class32.overlaps(&elf));
+        assert!(pattern(0, &[0xff], Some(&[0])).same_files(&pattern(200, &[7], Some(&[0]))));
+    }
+}

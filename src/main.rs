@@ -1,0 +1,2 @@
+//! The `qus` command.
+fn main() {}
