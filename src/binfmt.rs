@@ -1,5 +1,17 @@
-//! What binfmt_misc understands, as values: no IO here.
+//! What binfmt_misc understands, as values: rules and their register lines, entries and their text, and which file
+//! goes to which handler. Pure: the only module that does IO on binfmt_misc is [`crate::kernel`].
 
+mod entry;
+mod flags;
+mod matching;
+mod name;
 mod pattern;
+mod rule;
 
+pub use entry::{Entry, EntryError, Handler};
+pub use flags::Flags;
+pub use matching::winner;
+pub use name::{HandlerName, NAME_MAX, NameError};
+pub(crate) use pattern::Hex;
 pub use pattern::{HEAD, Pattern, PatternError};
+pub use rule::{Extension, LINE_MAX, LINE_MIN, Matcher, Rule, RuleError};

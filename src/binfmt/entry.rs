@@ -1,0 +1,239 @@
+//! [`Entry`]: what the kernel says of a handler it has.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::{Extension, Flags, HandlerName, Matcher, Pattern, Rule};
+
+/// A handler as its entry file shows it (`entry_status` in `fs/binfmt_misc.c`; K43).
+///
+/// Newer kernels print flags and lines that are not known here; they are kept, not dropped (K44).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Whether it takes part; the instance as a whole may still be off (K27).
+    pub enabled: bool,
+    /// The interpreter, as it was registered. `None` where a BPF program stands in its place (Linux 7.3).
+    pub interpreter: Option<PathBuf>,
+    /// The flags known here.
+    pub flags: Flags,
+    /// Flag letters that are not known here.
+    pub unknown_flags: String,
+    /// Which files it takes; `None` where the entry does not say it in a way known here.
+    pub matcher: Option<Matcher>,
+    /// Lines that are not known here, without their newline.
+    pub unknown_lines: Vec<Vec<u8>>,
+}
+
+/// A handler of an instance: its name and what the kernel says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handler {
+    /// Name of the entry file.
+    pub name: HandlerName,
+    /// Its content.
+    pub entry: Entry,
+}
+
+/// Why a text is not that of an entry file.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum EntryError {
+    /// The first line says neither `enabled` nor `disabled`.
+    #[error("it does not begin with \"enabled\" or \"disabled\"")]
+    State,
+    /// A known line has a value that cannot be read; the line's first word.
+    #[error("its line \"{0}\" cannot be read")]
+    Value(&'static str),
+}
+
+impl Entry {
+    /// Reads the text of an entry file.
+    pub fn parse(text: &[u8]) -> Result<Self, EntryError> {
+        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        let (state, rest) = split_line(text);
+        let enabled = match state {
+            b"enabled" => true,
+            b"disabled" => false,
+            _ => return Err(EntryError::State),
+        };
+        let (interpreter, rest) = split_interpreter(rest);
+        let mut entry = Self {
+            enabled,
+            interpreter: interpreter.map(|path| PathBuf::from(OsStr::from_bytes(path))),
+            flags: Flags::empty(),
+            unknown_flags: String::new(),
+            matcher: None,
+            unknown_lines: Vec::new(),
+        };
+        let mut window = Window::default();
+        for line in rest.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            if let Some(letters) = line.strip_prefix(b"flags: ") {
+                entry.read_flags(letters);
+            } else if let Some(number) = line.strip_prefix(b"offset ") {
+                let number = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
+                window.offset = Some(number.ok_or(EntryError::Value("offset"))?);
+            } else if let Some(digits) = line.strip_prefix(b"magic ") {
+                window.magic = Some(unhex(digits).ok_or(EntryError::Value("magic"))?);
+            } else if let Some(digits) = line.strip_prefix(b"mask ") {
+                window.mask = Some(unhex(digits).ok_or(EntryError::Value("mask"))?);
+            } else if let Some(extension) = line.strip_prefix(b"extension .") {
+                let extension = Extension::new(extension).map_err(|_| EntryError::Value("extension"))?;
+                entry.matcher = Some(Matcher::Extension(extension));
+            } else {
+                entry.unknown_lines.push(line.to_vec());
+            }
+        }
+        if let Some(pattern) = window.pattern()? {
+            entry.matcher = Some(Matcher::Magic(pattern));
+        }
+        Ok(entry)
+    }
+
+    fn read_flags(&mut self, letters: &[u8]) {
+        for &letter in letters {
+            match Flags::of_letter(letter) {
+                Some(flag) => self.flags |= flag,
+                None => self.unknown_flags.extend(letter.escape_ascii().map(char::from)),
+            }
+        }
+    }
+
+    /// The flags as the kernel prints them, unknown ones last.
+    #[must_use]
+    pub fn flag_letters(&self) -> String {
+        format!("{}{}", self.flags, self.unknown_flags)
+    }
+
+    /// The pattern, where the handler goes by one.
+    #[must_use]
+    pub fn pattern(&self) -> Option<&Pattern> {
+        self.matcher.as_ref().and_then(Matcher::pattern)
+    }
+
+    /// Whether the kernel did exactly what `rule` asked for: same interpreter, flags and window, and enabled.
+    #[must_use]
+    pub fn is(&self, rule: &Rule) -> bool {
+        self.enabled
+            && self.interpreter.as_deref() == Some(rule.interpreter())
+            && self.flags == rule.flags()
+            && self.unknown_flags.is_empty()
+            && self.unknown_lines.is_empty()
+            && self.matcher.as_ref().is_some_and(|matcher| matcher.same_files(rule.matcher()))
+    }
+
+    /// The rule that would register this handler again under `name`; `None` where it holds what a [`Rule`] does not know.
+    #[must_use]
+    pub fn to_rule(&self, name: &HandlerName) -> Option<Rule> {
+        if !self.unknown_flags.is_empty() || !self.unknown_lines.is_empty() {
+            return None;
+        }
+        Rule::new(name.clone(), self.matcher.clone()?, self.interpreter.clone()?, self.flags).ok()
+    }
+}
+
+/// The lines that make a pattern.
+#[derive(Default)]
+struct Window {
+    offset: Option<usize>,
+    magic: Option<Vec<u8>>,
+    mask: Option<Vec<u8>>,
+}
+
+impl Window {
+    fn pattern(self) -> Result<Option<Pattern>, EntryError> {
+        let Some(magic) = self.magic else { return Ok(None) };
+        let pattern = Pattern::new(self.offset.unwrap_or(0), magic, self.mask);
+        pattern.map(Some).map_err(|_| EntryError::Value("magic"))
+    }
+}
+
+fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = text.iter().position(|byte| *byte == b'\n').unwrap_or(text.len());
+    let (line, rest) = text.split_at_checked(end).unwrap_or((text, &[]));
+    (line, rest.get(1..).unwrap_or_default())
+}
+
+/// The interpreter and the lines behind it. A path may hold newlines (K16), so it ends where the line of flags begins
+/// that the kernel always prints; the last one that looks like it, as anything may stand in a path.
+fn split_interpreter(text: &[u8]) -> (Option<&[u8]>, &[u8]) {
+    const FLAGS: &[u8] = b"\nflags: ";
+    let Some(path) = text.strip_prefix(b"interpreter ") else { return (None, text) };
+    let end = path.windows(FLAGS.len()).rposition(|window| window == FLAGS);
+    let (path, rest) = path.split_at_checked(end.unwrap_or(path.len())).unwrap_or((path, &[]));
+    (Some(path), rest.get(1..).unwrap_or_default())
+}
+
+fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
+    let digits = std::str::from_utf8(digits).ok()?;
+    if digits.len() % 2 != 0 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    (0..digits.len())
+        .step_by(2)
+        .map(|start| digits.get(start..start + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_what_linux_6_18_prints() {
+        let text = b"enabled\ninterpreter /usr/bin/qemu-arm\nflags: POCF\noffset 0\nmagic 7f45\nmask fff0\n";
+        let entry = Entry::parse(text).unwrap();
+        assert_eq!(entry.flags, Flags::all());
+        assert_eq!(entry.interpreter, Some("/usr/bin/qemu-arm".into()));
+        assert_eq!(
+            entry.pattern(),
+            Some(&Pattern::new(0, vec![0x7f, 0x45], Some(vec![0xff, 0xf0])).unwrap())
+        );
+        assert!(entry.unknown_lines.is_empty());
+    }
+
+    #[test]
+    fn reads_extensions_and_empty_flags() {
+        let entry = Entry::parse(b"disabled\ninterpreter /usr/bin/jexec\nflags: \nextension .jar\n").unwrap();
+        assert!(!entry.enabled);
+        assert_eq!(entry.matcher, Some(Matcher::Extension(Extension::new("jar").unwrap())));
+        assert_eq!(entry.flag_letters(), "");
+    }
+
+    #[test]
+    fn keeps_what_newer_kernels_print() {
+        let entry = Entry::parse(b"enabled\nbpf mine\nbpf-interpreter a /b\nflags: PFTL\n").unwrap();
+        assert_eq!(entry.interpreter, None);
+        assert_eq!(entry.flag_letters(), "PFTL");
+        assert_eq!(entry.unknown_lines, [b"bpf mine".to_vec(), b"bpf-interpreter a /b".to_vec()]);
+        assert_eq!(entry.to_rule(&HandlerName::new("a").unwrap()), None);
+    }
+
+    #[test]
+    fn a_path_may_hold_lines_that_look_like_the_kernels() {
+        let text = b"enabled\ninterpreter /a\nflags: C\nmagic 00\nflags: F\noffset 2\nmagic 41\n";
+        let entry = Entry::parse(text).unwrap();
+        assert_eq!(entry.interpreter, Some("/a\nflags: C\nmagic 00".into()));
+        assert_eq!(entry.flags, Flags::FIX_BINARY);
+        assert_eq!(entry.pattern(), Some(&Pattern::new(2, vec![0x41], None).unwrap()));
+    }
+
+    #[test]
+    fn says_what_it_cannot_read() {
+        assert_eq!(Entry::parse(b"on\n"), Err(EntryError::State));
+        assert_eq!(Entry::parse(b"enabled\nflags: \noffset x\n"), Err(EntryError::Value("offset")));
+        assert_eq!(Entry::parse(b"enabled\nflags: \nmagic 123\n"), Err(EntryError::Value("magic")));
+        assert_eq!(Entry::parse(b"enabled\nmagic aa\nmask aabb\n"), Err(EntryError::Value("magic")));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(
+            text in "(enabled|disabled)?(\n(interpreter |flags: |offset |magic |mask |extension .|x)[ -~]{0,9}){0,6}"
+        ) {
+            let _verdict = Entry::parse(text.as_bytes());
+        }
+    }
+}

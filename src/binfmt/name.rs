@@ -1,0 +1,93 @@
+//! [`HandlerName`]: what an entry file may be called.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+
+use thiserror::Error;
+
+/// Longest name of a handler, in bytes (`NAME_MAX`; K7).
+pub const NAME_MAX: usize = 255;
+
+/// The name of a handler: the name of its file in the instance.
+///
+/// Any bytes but NUL and `/`, at most [`NAME_MAX`] of them; not `.`, `..`, nor the instance's own files `register` and
+/// `status` (K7). A removal that goes by a `HandlerName` can therefore never reach `status` (K78).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HandlerName(Vec<u8>);
+
+/// Why bytes are not the name of a handler, as the kernel judges it (K7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum NameError {
+    /// Empty, `.`, `..`, or with a NUL or `/` in it: the kernel says `EINVAL`.
+    #[error("is empty, \".\", \"..\", or holds a NUL or a \"/\"")]
+    Malformed,
+    /// `register` and `status` are files of the instance: the kernel says `EEXIST`.
+    #[error("is a file of the instance itself")]
+    Reserved,
+    /// Longer than [`NAME_MAX`] bytes: the kernel says `ENAMETOOLONG`.
+    #[error("is longer than {NAME_MAX} bytes")]
+    TooLong,
+}
+
+impl HandlerName {
+    /// The handler called `name`.
+    pub fn new(name: impl Into<Vec<u8>>) -> Result<Self, NameError> {
+        let name = name.into();
+        match name.as_slice() {
+            b"" | b"." | b".." => Err(NameError::Malformed),
+            _ if name.iter().any(|byte| matches!(byte, 0 | b'/')) => Err(NameError::Malformed),
+            b"register" | b"status" => Err(NameError::Reserved),
+            _ if name.len() > NAME_MAX => Err(NameError::TooLong),
+            _ => Ok(Self(name)),
+        }
+    }
+
+    /// The bytes of the name.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The name as a file name.
+    #[must_use]
+    pub fn as_os_str(&self) -> &OsStr {
+        OsStr::from_bytes(&self.0)
+    }
+}
+
+impl fmt::Display for HandlerName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.0.escape_ascii())
+    }
+}
+
+impl fmt::Debug for HandlerName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "HandlerName({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cannot_be_a_file_of_the_instance() {
+        assert_eq!(HandlerName::new("status"), Err(NameError::Reserved));
+        assert_eq!(HandlerName::new("register"), Err(NameError::Reserved));
+        for name in ["", ".", "..", "a/b", "a\0b"] {
+            assert_eq!(HandlerName::new(name), Err(NameError::Malformed), "{name:?}");
+        }
+        assert_eq!(HandlerName::new(vec![b'a'; 256]), Err(NameError::TooLong));
+    }
+
+    #[test]
+    fn is_bytes() {
+        for name in [&b"..."[..], b"with space", b"\xff\n", b"Status"] {
+            assert_eq!(HandlerName::new(name).unwrap().as_bytes(), name);
+        }
+        assert_eq!(HandlerName::new(b"a\n\xff".to_vec()).unwrap().to_string(), r"a\n\xff");
+    }
+}

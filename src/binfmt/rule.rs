@@ -1,0 +1,597 @@
+//! [`Rule`]: what the kernel is asked for, and its register line.
+//!
+//! The grammar is `create_entry` of `fs/binfmt_misc.c`: `D name D type D offset D magic D mask D interpreter D flags`,
+//! where `D`, the first byte, is the delimiter (K1). The parser here gives the kernel's own verdict on any bytes; the
+//! tests let the kernel judge both.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::{Flags, HandlerName, NameError, Pattern, PatternError};
+
+/// Longest register line, in bytes (`MAX_REGISTER_LENGTH`; K2).
+pub const LINE_MAX: usize = 1920;
+/// Shortest register line, in bytes (K2).
+pub const LINE_MIN: usize = 11;
+
+/// What one registration asks of the kernel. A value of this type always has a register line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    name: HandlerName,
+    matcher: Matcher,
+    interpreter: PathBuf,
+    flags: Flags,
+}
+
+/// Which files a handler takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Matcher {
+    /// Type `M`: by the bytes at their beginning.
+    Magic(Pattern),
+    /// Type `E`: by what follows the last dot of the path given to `execve(2)` (K35).
+    Extension(Extension),
+}
+
+/// A file name extension: at least one byte, no NUL, no `/` (K18).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extension(Vec<u8>);
+
+/// Why a [`Rule`] cannot be, or a line is none.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RuleError {
+    /// The name is not one; what kind of error the kernel would report is in [`NameError`].
+    #[error("the handler's name {0}")]
+    Name(#[from] NameError),
+    /// The pattern is not one.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// No extension, or one that holds a NUL or a `/` (K18).
+    #[error("the extension is empty, or holds a NUL or a \"/\"")]
+    Extension,
+    /// No interpreter, or a path with a NUL in it (K16).
+    #[error("the path of the interpreter is empty or holds a NUL")]
+    Interpreter,
+    /// No way to write the rule fits; `needed` is the length of the shortest way, in bytes.
+    #[error(
+        "the register line needs {needed} bytes, the kernel reads {LINE_MAX}: the path of the interpreter is too long"
+    )]
+    TooLong {
+        /// Bytes that the line would need.
+        needed: usize,
+    },
+    /// Every usable delimiter occurs in the name or in the path.
+    #[error("no byte is left that could delimit the fields of the register line")]
+    NoDelimiter,
+    /// A line of fewer than [`LINE_MIN`] or more than [`LINE_MAX`] bytes.
+    #[error("a register line has {LINE_MIN} to {LINE_MAX} bytes, this one {length}")]
+    Length {
+        /// Bytes of the line.
+        length: usize,
+    },
+    /// The line does not follow the grammar; the field that does not.
+    #[error("the {field} of the register line is malformed")]
+    Malformed {
+        /// Name of the field.
+        field: &'static str,
+    },
+}
+
+impl Extension {
+    /// The extension `text`, without its dot.
+    pub fn new(text: impl Into<Vec<u8>>) -> Result<Self, RuleError> {
+        let text = text.into();
+        if text.is_empty() || text.iter().any(|byte| matches!(byte, 0 | b'/')) {
+            return Err(RuleError::Extension);
+        }
+        Ok(Self(text))
+    }
+
+    /// The bytes of the extension, without its dot.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether the kernel takes a program that is started as `path` (K35).
+    #[must_use]
+    pub fn matches(&self, path: &Path) -> bool {
+        let path = path.as_os_str().as_bytes();
+        let dot = path.iter().rposition(|byte| *byte == b'.');
+        dot.and_then(|dot| path.get(dot + 1..)).is_some_and(|extension| extension == self.0)
+    }
+}
+
+impl Matcher {
+    /// Whether the kernel takes a file that begins with `head` and is started as `path`.
+    #[must_use]
+    pub fn matches(&self, head: &[u8], path: &Path) -> bool {
+        match self {
+            Self::Magic(pattern) => pattern.matches(head),
+            Self::Extension(extension) => extension.matches(path),
+        }
+    }
+
+    /// The pattern, where it goes by one.
+    #[must_use]
+    pub fn pattern(&self) -> Option<&Pattern> {
+        match self {
+            Self::Magic(pattern) => Some(pattern),
+            Self::Extension(_) => None,
+        }
+    }
+
+    /// Whether both take exactly the same files, however they are written.
+    #[must_use]
+    pub fn same_files(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Magic(one), Self::Magic(two)) => one.same_files(two),
+            (Self::Extension(one), Self::Extension(two)) => one == two,
+            _ => false,
+        }
+    }
+}
+
+impl Rule {
+    /// The rule that files which `matcher` takes are started by `interpreter`.
+    ///
+    /// `C` in `flags` brings `O` with it, as in the kernel.
+    pub fn new(
+        name: HandlerName,
+        matcher: Matcher,
+        interpreter: impl Into<PathBuf>,
+        flags: Flags,
+    ) -> Result<Self, RuleError> {
+        let interpreter = interpreter.into();
+        let bytes = interpreter.as_os_str().as_bytes();
+        if bytes.is_empty() || bytes.contains(&0) {
+            return Err(RuleError::Interpreter);
+        }
+        let rule = Self { name, matcher, interpreter, flags: flags.with_implied() };
+        rule.encode()?;
+        Ok(rule)
+    }
+
+    /// The handler's name.
+    #[must_use]
+    pub fn name(&self) -> &HandlerName {
+        &self.name
+    }
+
+    /// Which files it takes.
+    #[must_use]
+    pub fn matcher(&self) -> &Matcher {
+        &self.matcher
+    }
+
+    /// The interpreter's path, as it is registered.
+    #[must_use]
+    pub fn interpreter(&self) -> &Path {
+        &self.interpreter
+    }
+
+    /// How the interpreter is started.
+    #[must_use]
+    pub fn flags(&self) -> Flags {
+        self.flags
+    }
+
+    /// The same rule under another name.
+    pub fn renamed(&self, name: HandlerName) -> Result<Self, RuleError> {
+        Self::new(name, self.matcher.clone(), self.interpreter.clone(), self.flags)
+    }
+
+    /// The same rule with other flags.
+    pub fn with_flags(&self, flags: Flags) -> Result<Self, RuleError> {
+        Self::new(self.name.clone(), self.matcher.clone(), self.interpreter.clone(), flags)
+    }
+
+    /// The register line: what one `write(2)` to `register` has to be given. No newline at its end.
+    ///
+    /// Every byte of magic and mask is escaped, because raw NULs truncate silently (K14); only where the line would
+    /// then be too long are those written raw that have no meaning of their own.
+    #[must_use]
+    pub fn to_line(&self) -> Vec<u8> {
+        // The constructor made sure that this succeeds.
+        self.encode().unwrap_or_default()
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, RuleError> {
+        let mut shortest = None;
+        for escape in [Escape::All, Escape::Needed] {
+            for delimiter in delimiters() {
+                if self.name.as_bytes().contains(&delimiter)
+                    || self.interpreter.as_os_str().as_bytes().contains(&delimiter)
+                {
+                    continue;
+                }
+                let Some(line) = self.encode_with(delimiter, escape) else { continue };
+                if line.len() <= LINE_MAX {
+                    return Ok(line);
+                }
+                shortest = Some(shortest.map_or(line.len(), |length: usize| length.min(line.len())));
+                if escape == Escape::All {
+                    // Another delimiter does not change the length.
+                    break;
+                }
+            }
+        }
+        Err(shortest.map_or(RuleError::NoDelimiter, |needed| RuleError::TooLong { needed }))
+    }
+
+    fn encode_with(&self, delimiter: u8, escape: Escape) -> Option<Vec<u8>> {
+        let mut line = vec![delimiter];
+        line.extend_from_slice(self.name.as_bytes());
+        line.push(delimiter);
+        match &self.matcher {
+            Matcher::Magic(pattern) => {
+                line.extend([b'M', delimiter]);
+                if pattern.offset() != 0 {
+                    line.extend_from_slice(pattern.offset().to_string().as_bytes());
+                }
+                line.push(delimiter);
+                escape.write(&mut line, pattern.magic(), delimiter);
+                line.push(delimiter);
+                if let Some(mask) = pattern.mask() {
+                    escape.write(&mut line, mask, delimiter);
+                }
+            }
+            Matcher::Extension(extension) => {
+                if extension.as_bytes().contains(&delimiter) {
+                    return None;
+                }
+                line.extend([b'E', delimiter, delimiter]);
+                line.extend_from_slice(extension.as_bytes());
+                line.push(delimiter);
+            }
+        }
+        line.push(delimiter);
+        line.extend_from_slice(self.interpreter.as_os_str().as_bytes());
+        line.push(delimiter);
+        line.extend_from_slice(self.flags.to_string().as_bytes());
+        Some(line)
+    }
+
+    /// Reads a register line exactly as `create_entry` does, one trailing newline included.
+    pub fn parse(line: &[u8]) -> Result<Self, RuleError> {
+        let mut fields = Fields::new(line)?;
+        let name = fields.text("name")?;
+        if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
+            return Err(NameError::Malformed.into());
+        }
+        let name = name.to_vec();
+        let matcher = match fields.kind()? {
+            b'M' => {
+                let offset = parse_offset(fields.text("offset")?)?;
+                let magic = fields.escaped("magic")?.ok_or(PatternError::EmptyMagic)?;
+                let mask = fields.escaped("mask")?;
+                Matcher::Magic(Pattern::new(offset, magic, mask)?)
+            }
+            _ => {
+                fields.text("offset")?;
+                let extension = Extension::new(fields.text("extension")?)?;
+                fields.text("mask")?;
+                Matcher::Extension(extension)
+            }
+        };
+        let interpreter = fields.text("interpreter")?;
+        if interpreter.is_empty() {
+            return Err(RuleError::Interpreter);
+        }
+        let interpreter = PathBuf::from(OsStr::from_bytes(interpreter));
+        let flags = fields.flags()?;
+        // The kernel looks the name up last (K19).
+        Self::new(HandlerName::new(name)?, matcher, interpreter, flags)
+    }
+}
+
+/// Delimiters in the order in which they are tried: what people know, then punctuation, then any byte the kernel takes.
+///
+/// Not among them: newline, which works only for a line that ends in one, flag letters (K3), and what could be mistaken
+/// for a part of a number, a type, or an escape.
+fn delimiters() -> impl Iterator<Item = u8> {
+    let familiar = *b":,;|!#%&@^~=?*";
+    let others = (1..=u8::MAX).filter(move |byte| {
+        !familiar.contains(byte)
+            && !byte.is_ascii_alphanumeric()
+            && !matches!(byte, b'\n' | b'/' | b'\\' | b'+' | b'-')
+    });
+    familiar.into_iter().chain(others)
+}
+
+/// How magic and mask are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Escape {
+    All,
+    Needed,
+}
+
+impl Escape {
+    fn write(self, line: &mut Vec<u8>, bytes: &[u8], delimiter: u8) {
+        for &byte in bytes {
+            // A NUL truncates (K14), a backslash may begin an escape (K12), the delimiter ends the field (K13).
+            let special = byte == 0 || byte == b'\\' || byte == delimiter;
+            if self == Self::All || special {
+                line.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
+            } else {
+                line.push(byte);
+            }
+        }
+    }
+}
+
+/// How many delimiters the kernel puts behind a line before it looks at it.
+const PADDING: usize = 8;
+
+/// The fields of a register line, read in order.
+struct Fields {
+    padded: Vec<u8>,
+    length: usize,
+    delimiter: u8,
+    position: usize,
+}
+
+impl Fields {
+    fn new(line: &[u8]) -> Result<Self, RuleError> {
+        let &delimiter = line.first().ok_or(RuleError::Length { length: 0 })?;
+        if !(LINE_MIN..=LINE_MAX).contains(&line.len()) {
+            return Err(RuleError::Length { length: line.len() });
+        }
+        if Flags::of_letter(delimiter).is_some() {
+            return Err(RuleError::Malformed { field: "delimiter" });
+        }
+        let mut padded = line.to_vec();
+        padded.extend([delimiter; PADDING]);
+        Ok(Self { padded, length: line.len(), delimiter, position: 1 })
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.padded.get(self.position..).unwrap_or_default()
+    }
+
+    /// `strchr` up to the delimiter: a NUL before it ends the search in vain.
+    fn text(&mut self, field: &'static str) -> Result<&[u8], RuleError> {
+        let start = self.position;
+        let malformed = RuleError::Malformed { field };
+        let end = self
+            .rest()
+            .iter()
+            .position(|byte| *byte == self.delimiter || *byte == 0)
+            .filter(|end| self.rest().get(*end) == Some(&self.delimiter))
+            .ok_or_else(|| malformed.clone())?;
+        self.position += end + 1;
+        self.padded.get(start..start + end).ok_or(malformed)
+    }
+
+    fn kind(&mut self) -> Result<u8, RuleError> {
+        let malformed = RuleError::Malformed { field: "type" };
+        match *self.rest() {
+            [kind @ (b'M' | b'E'), delimiter, ..] if delimiter == self.delimiter => {
+                self.position += 2;
+                Ok(kind)
+            }
+            _ => Err(malformed),
+        }
+    }
+
+    /// `scanarg`, then `string_unescape_inplace(…, UNESCAPE_HEX)`: `None` for an empty field.
+    fn escaped(&mut self, field: &'static str) -> Result<Option<Vec<u8>>, RuleError> {
+        let malformed = RuleError::Malformed { field };
+        let rest = self.rest();
+        let mut end = 0;
+        loop {
+            match *rest.get(end..).unwrap_or_default() {
+                [] => return Err(malformed),
+                [byte, ..] if byte == self.delimiter => break,
+                [b'\\', b'x', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                    end += 4
+                }
+                [b'\\', b'x', ..] => return Err(malformed),
+                _ => end += 1,
+            }
+        }
+        let raw = rest.get(..end).unwrap_or_default();
+        // What follows is a C string to the kernel: it ends at a NUL (K14).
+        let string = raw.split(|byte| *byte == 0).next().unwrap_or_default();
+        let bytes = unescape(string);
+        self.position += end + 1;
+        Ok((!bytes.is_empty()).then_some(bytes))
+    }
+
+    fn flags(&mut self) -> Result<Flags, RuleError> {
+        let mut flags = Flags::empty();
+        while let Some(flag) = self.rest().first().and_then(|letter| Flags::of_letter(*letter)) {
+            flags |= flag;
+            self.position += 1;
+        }
+        if self.rest().first() == Some(&b'\n') {
+            self.position += 1;
+        }
+        if self.position == self.length { Ok(flags) } else { Err(RuleError::Malformed { field: "flags" }) }
+    }
+}
+
+/// `string_unescape` of `lib/string_helpers.c` with `UNESCAPE_HEX`: a backslash that begins no escape stands for itself
+/// and for the byte behind it, so `\\x41` is five bytes (K12).
+fn unescape(mut string: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(string.len());
+    loop {
+        string = match *string {
+            [] => return bytes,
+            [b'\\', b'x', high, ref rest @ ..] if high.is_ascii_hexdigit() => {
+                let (value, rest) = match *rest {
+                    [low, ref rest @ ..] if low.is_ascii_hexdigit() => (digit(high) << 4 | digit(low), rest),
+                    _ => (digit(high), rest),
+                };
+                bytes.push(value);
+                rest
+            }
+            [b'\\', second, ref rest @ ..] => {
+                bytes.extend([b'\\', second]);
+                rest
+            }
+            [byte, ref rest @ ..] => {
+                bytes.push(byte);
+                rest
+            }
+        };
+    }
+}
+
+fn digit(hexadecimal: u8) -> u8 {
+    char::from(hexadecimal).to_digit(16).and_then(|value| u8::try_from(value).ok()).unwrap_or_default()
+}
+
+/// `kstrtoint(…, 10, …)`: a sign, digits, one newline at the end; then not negative (K9). Empty is 0.
+fn parse_offset(text: &[u8]) -> Result<usize, RuleError> {
+    let malformed = RuleError::Malformed { field: "offset" };
+    if text.is_empty() {
+        return Ok(0);
+    }
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    let digits = text.strip_prefix(b"+").or_else(|| text.strip_prefix(b"-")).unwrap_or(text);
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(malformed);
+    }
+    let number = std::str::from_utf8(text).ok().and_then(|text| text.parse::<i32>().ok());
+    number.and_then(|number| usize::try_from(number).ok()).ok_or(malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn magic(name: &str, interpreter: &str) -> Rule {
+        let pattern = Pattern::new(0, b"\x7fELF\x00".to_vec(), Some(vec![0xff; 5])).unwrap();
+        let name = HandlerName::new(name).unwrap();
+        Rule::new(name, Matcher::Magic(pattern), interpreter, Flags::FIX_BINARY).unwrap()
+    }
+
+    #[test]
+    fn escapes_every_byte() {
+        assert_eq!(
+            magic("a", "/i").to_line().escape_ascii().to_string().replace(r"\\", r"\"),
+            r":a:M::\x7f\x45\x4c\x46\x00:\xff\xff\xff\xff\xff:/i:F"
+        );
+    }
+
+    #[test]
+    fn takes_another_delimiter_where_the_path_holds_the_usual_one() {
+        let rule = magic("a", "/opt/a:b,c/i");
+        assert_eq!(rule.to_line().first(), Some(&b';'));
+        assert_eq!(Rule::parse(&rule.to_line()), Ok(rule));
+    }
+
+    #[test]
+    fn length_is_the_kernels() {
+        let name = HandlerName::new("a").unwrap();
+        let matcher = Matcher::Extension(Extension::new("x").unwrap());
+        let longest = LINE_MAX - ":a:E::x::".len() - ":".len();
+        let build = |length| Rule::new(name.clone(), matcher.clone(), "/".repeat(length), Flags::empty());
+        assert_eq!(build(longest).unwrap().to_line().len(), LINE_MAX);
+        assert_eq!(build(longest + 1), Err(RuleError::TooLong { needed: LINE_MAX + 1 }));
+    }
+
+    #[test]
+    fn long_patterns_are_written_raw_where_they_must() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let pattern = Pattern::new(0, bytes.clone(), Some(bytes)).unwrap();
+        let rule =
+            Rule::new(HandlerName::new("a").unwrap(), Matcher::Magic(pattern), "/i", Flags::empty()).unwrap();
+        assert!(rule.to_line().len() <= LINE_MAX);
+        assert_eq!(Rule::parse(&rule.to_line()), Ok(rule));
+    }
+
+    #[test]
+    fn double_escaping_is_seen_as_the_kernel_sees_it() {
+        let rule = Rule::parse(br":a:M::\\x41::/i:").unwrap();
+        assert_eq!(rule.matcher().pattern().unwrap().magic(), br"\\x41");
+    }
+
+    #[test]
+    fn quirks_of_create_entry() {
+        let ok: [&[u8]; 9] = [
+            b":a:E::x::/:",
+            b":a:M:010:A::/i:",
+            b":a:M:+1:A::/i:FF\n",
+            b":a:M:-0:A::/i:",
+            b":a:M:1\n:A::/i:",
+            b":a:E:garbage!:foo:zz:/i:",
+            b"\xffa\xffM\xff\xffA\xff\xff/i\xff",
+            b":a:M::a\0b:\0:/i:",
+            b"\na\nE\n\nx\n\n/i\nF\n",
+        ];
+        for line in ok {
+            assert!(Rule::parse(line).is_ok(), "{}", line.escape_ascii());
+        }
+        let bad: [&[u8]; 14] = [
+            b":a:E::x::/",
+            b":a:E::x::/i",
+            b":a:E::x::/i:F:",
+            b":a:E::x::/i:F\n\n",
+            b":a:E::x::/i:F ",
+            b"\n:a:E::x::/i:F",
+            b":a:M:-1:A::/i:",
+            b":a:M: 1:A::/i:",
+            br":a:M::\x5g::/i:",
+            br":a:M::\x5::/i:",
+            b":a:M::\0A::/i:",
+            b":a:M::AB:A:/i:",
+            b"PaPEPPxPP/iPF",
+            b"\na\nE\n\nx\n\n/i\nF",
+        ];
+        for line in bad {
+            assert!(Rule::parse(line).is_err(), "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn extension_is_what_follows_the_last_dot() {
+        let extension = Extension::new("xyz").unwrap();
+        assert!(extension.matches(Path::new("/a/.xyz")));
+        assert!(!extension.matches(Path::new("/d.xyz/prog")));
+        assert!(!extension.matches(Path::new("/a/xyz")));
+        assert!(!Extension::new("tar.gz").unwrap().matches(Path::new("/a.tar.gz")));
+    }
+
+    prop_compose! {
+        fn any_rule()(
+            name in prop::collection::vec(any::<u8>(), 1..40),
+            offset in 0_usize..8,
+            window in prop::collection::vec(any::<(u8, u8)>(), 1..=248),
+            masked in any::<bool>(),
+            interpreter in prop::collection::vec(1_u8.., 1..200),
+            flags in any::<u8>(),
+        ) -> Option<Rule> {
+            let (magic, mask): (Vec<u8>, Vec<u8>) = window.into_iter().unzip();
+            let pattern = Pattern::new(offset, magic, masked.then_some(mask)).ok()?;
+            let interpreter = PathBuf::from(OsStr::from_bytes(&interpreter));
+            let name = HandlerName::new(name).ok()?;
+            Rule::new(name, Matcher::Magic(pattern), interpreter, Flags::from_bits_truncate(flags)).ok()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_rule_reads_back_from_its_line(rule in any_rule()) {
+            if let Some(rule) = rule {
+                let line = rule.to_line();
+                prop_assert!(line.len() <= LINE_MAX);
+                prop_assert_eq!(Rule::parse(&line), Ok(rule.clone()));
+                let newline = [line, b"\n".to_vec()].concat();
+                if newline.len() <= LINE_MAX {
+                    prop_assert_eq!(Rule::parse(&newline), Ok(rule));
+                }
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_the_parser_panic(line in prop::collection::vec(any::<u8>(), 0..2000)) {
+            let _verdict = Rule::parse(&line);
+        }
+    }
+}
