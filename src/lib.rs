@@ -3,3 +3,4 @@
 
 pub mod binfmt;
 pub mod elf;
+pub mod kernel;
