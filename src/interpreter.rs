@@ -158,6 +158,12 @@ pub fn emulated_by(file_name: &[u8]) -> Option<&'static Arch> {
     scheme(file_name).map(|(_, arch)| arch)
 }
 
+/// Whether the file at `path` is called like one of QEMU's emulators: those can be asked for their version.
+#[must_use]
+pub fn is_qemu(path: &Path) -> bool {
+    emulated_by(file_name(path)).is_some()
+}
+
 /// Rank of the naming scheme, best first, and the architecture. `-static` says what is wanted; a plain name may be
 /// dynamic, and `-binfmt-P` is a link to one of the others.
 fn scheme(file_name: &[u8]) -> Option<(u8, &'static Arch)> {
@@ -211,9 +217,8 @@ pub fn search(
 /// Files of an interpreter's name in a directory, ordered by architecture, best naming scheme first.
 fn candidates(place: &Path) -> Vec<(&'static Arch, PathBuf)> {
     let names = fs::read_dir(place).into_iter().flatten().flatten().map(|file| file.file_name());
-    let mut candidates: Vec<_> = names
-        .filter_map(|name| scheme(name.as_bytes()).map(|(rank, arch)| (arch, rank, name)))
-        .collect();
+    let mut candidates: Vec<_> =
+        names.filter_map(|name| scheme(name.as_bytes()).map(|(rank, arch)| (arch, rank, name))).collect();
     candidates.sort_by_key(|(arch, rank, _)| (arch.name, *rank));
     candidates.into_iter().map(|(arch, _, name)| (arch, place.join(name))).collect()
 }

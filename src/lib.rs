@@ -1,6 +1,31 @@
-//! qus registers interpreters of foreign architectures with the kernel's `binfmt_misc`.
+//! qus makes foreign-architecture programs and containers run on a Linux host.
+//!
+//! It registers interpreters (QEMU's user-mode emulators, or others) with the kernel's binfmt_misc, with the flag `F`, so
+//! that each is opened once and serves every container. The way through the code is that of every command:
+//!
+//! * **gather**: [`kernel`] reads the instance, [`interpreter`] finds and checks files with the help of [`elf`],
+//!   [`package`] gets them where there are none, [`namespace`] tells who will see the result;
+//! * **decide**: [`plan`] is a pure function from those facts to what is to be done;
+//! * **act**: [`registrar`] registers through [`kernel`] and puts back what failed halfway;
+//! * **prove**: [`probe`] makes the kernel execute a tiny program of each architecture.
+//!
+//! Below them lie values without IO: [`arch`] is the table of architectures, [`binfmt`] what the kernel understands. Above
+//! them [`cli`] is the command line, [`cmd`] has a file for each command, and [`output`] is how they speak; a
+//! [`problem`] is what went wrong, with its cure.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
+pub mod arch;
 pub mod binfmt;
+pub mod cli;
+pub mod cmd;
 pub mod elf;
+pub mod folders;
+pub mod interpreter;
 pub mod kernel;
+pub mod namespace;
+pub mod output;
+pub mod package;
+pub mod plan;
+pub mod probe;
+pub mod problem;
+pub mod registrar;

@@ -1,2 +1,78 @@
 //! The `qus` command.
-fn main() {}
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use qus::cli::Cli;
+use qus::cmd;
+use qus::output::{Output, Status};
+use qus::probe;
+use qus::problem::Problem;
+
+fn main() -> ExitCode {
+    // A helper of our own, not a command: see `qus::probe`.
+    if std::env::args_os().skip(1).eq([probe::HELPER]) {
+        return helper();
+    }
+    match Cli::try_parse() {
+        Ok(cli) => run(&cli),
+        Err(error) => usage(&error),
+    }
+}
+
+fn run(cli: &Cli) -> ExitCode {
+    let level = match cli.common.verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+    let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
+    let mut output = Output::new(&mut data, &mut prose, cli.common.json, cli.common.quiet);
+    let error = match cmd::run(cli, &mut output) {
+        Ok(status) => return ExitCode::from(status.code()),
+        Err(error) => error,
+    };
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        // Whoever reads has read enough.
+        return ExitCode::SUCCESS;
+    }
+    let problem =
+        error.downcast_ref::<Problem>().cloned().unwrap_or_else(|| Problem::new(format!("{error:#}")));
+    tell(&mut output, &problem)
+}
+
+/// Help and version are answers; everything else that the command line parser says is a failure.
+fn usage(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|word| word == "--json");
+    if !error.use_stderr() || !json {
+        let _ = error.print();
+        return ExitCode::from(if error.use_stderr() { Status::Failed.code() } else { Status::Done.code() });
+    }
+    let message = error.to_string();
+    let message = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
+    tell(&mut Output::new(&mut data, &mut prose, true, false), &Problem::new(message).cure("qus --help"))
+}
+
+fn tell(output: &mut Output<'_>, problem: &Problem) -> ExitCode {
+    // Nothing is left to tell it to when this fails.
+    let _ = output.failure(problem);
+    ExitCode::from(Status::Failed.code())
+}
+
+fn helper() -> ExitCode {
+    match probe::serve(&mut io::stdin().lock(), &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            let _ = writeln!(io::stderr(), "{reason}");
+            ExitCode::from(Status::Failed.code())
+        }
+    }
+}

@@ -34,7 +34,7 @@ pub struct ProbeCode {
 
 /// Sorted by architecture name.
 #[rustfmt::skip]
-pub static PROBE_CODE: &[ProbeCode] = &[
+pub(super) static PROBE_CODE: &[ProbeCode] = &[
     ProbeCode {
         arch: "aarch64",
         e_flags: 0,

@@ -1,0 +1,204 @@
+//! [`Identity`]: how a program of an architecture is recognised by its ELF header.
+
+use goblin::elf::header::{
+    EI_VERSION, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, ELFMAG, ET_EXEC, EV_CURRENT, SIZEOF_IDENT,
+};
+
+use crate::binfmt::Pattern;
+
+/// Machine number of Alpha, as every Linux toolchain writes it; the ELF specification never assigned one.
+///
+/// Source: `EM_ALPHA` in Linux `include/uapi/linux/elf-em.h`.
+pub const EM_ALPHA: u16 = 0x9026;
+
+/// Machine number that `MicroBlaze` toolchains wrote before 189 was assigned.
+///
+/// Source: `EM_MICROBLAZE_OLD` in QEMU `include/elf.h`.
+pub const EM_MICROBLAZE_OLD: u16 = 0xbaab;
+
+/// Bit of `e_flags` which says that a 32-bit MIPS program uses the n32 calling convention, not o32.
+///
+/// Source: `EF_MIPS_ABI2` in the MIPS ELF supplement; `elf_check_abi` in QEMU `linux-user`.
+pub const EF_MIPS_ABI2: u32 = 0x20;
+
+/// The bit in which `ET_EXEC` (2) and `ET_DYN` (3) differ: leaving it out of a mask accepts both, and nothing else.
+const EXEC_OR_DYN: u16 = 1;
+
+/// Width of addresses in an ELF file: `EI_CLASS` in the ELF specification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// 32-bit addresses, 52 bytes of header.
+    Elf32,
+    /// 64-bit addresses, 64 bytes of header.
+    Elf64,
+}
+
+impl Class {
+    /// The value of `EI_CLASS`.
+    #[must_use]
+    pub const fn byte(self) -> u8 {
+        match self {
+            Self::Elf32 => ELFCLASS32,
+            Self::Elf64 => ELFCLASS64,
+        }
+    }
+
+    /// Where `e_flags` begins, in bytes from the beginning of the file.
+    ///
+    /// Source: `Elf32_Ehdr` and `Elf64_Ehdr` in the ELF specification.
+    #[must_use]
+    pub const fn flags_offset(self) -> usize {
+        match self {
+            Self::Elf32 => 36,
+            Self::Elf64 => 48,
+        }
+    }
+
+    /// Sizes in bytes of a file header, a program header and a section header.
+    ///
+    /// Source: `Elf32_*hdr` and `Elf64_*hdr` in the ELF specification.
+    #[must_use]
+    pub const fn header_sizes(self) -> [u16; 3] {
+        match self {
+            Self::Elf32 => [52, 32, 40],
+            Self::Elf64 => [64, 56, 64],
+        }
+    }
+}
+
+/// Order of the bytes in a number: `EI_DATA` in the ELF specification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ByteOrder {
+    /// Least significant byte first.
+    Little,
+    /// Most significant byte first.
+    Big,
+}
+
+impl ByteOrder {
+    /// The value of `EI_DATA`.
+    #[must_use]
+    pub const fn byte(self) -> u8 {
+        match self {
+            Self::Little => ELFDATA2LSB,
+            Self::Big => ELFDATA2MSB,
+        }
+    }
+
+    /// A 16-bit number (`Half` in the ELF specification) as the file holds it.
+    #[must_use]
+    pub const fn half(self, value: u16) -> [u8; 2] {
+        match self {
+            Self::Little => value.to_le_bytes(),
+            Self::Big => value.to_be_bytes(),
+        }
+    }
+
+    /// A 32-bit number (`Word` in the ELF specification) as the file holds it.
+    #[must_use]
+    pub const fn word(self, value: u32) -> [u8; 4] {
+        match self {
+            Self::Little => value.to_le_bytes(),
+            Self::Big => value.to_be_bytes(),
+        }
+    }
+
+    /// A 64-bit number (`Xword` in the ELF specification) as the file holds it.
+    #[must_use]
+    pub const fn xword(self, value: u64) -> [u8; 8] {
+        match self {
+            Self::Little => value.to_le_bytes(),
+            Self::Big => value.to_be_bytes(),
+        }
+    }
+}
+
+/// Bits of `e_flags` that belong to an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlagBits {
+    /// Which bits are compared.
+    pub mask: u32,
+    /// What they must be; no bits outside `mask`.
+    pub value: u32,
+}
+
+impl FlagBits {
+    /// `e_flags` with these bits as they must be and the others untouched.
+    #[must_use]
+    pub const fn applied_to(self, e_flags: u32) -> u32 {
+        e_flags & !self.mask | self.value
+    }
+}
+
+/// Which ELF files are programs of an architecture.
+///
+/// It is what QEMU's program loader accepts (`elf_check_ident` and `elf_check_ehdr` in `linux-user/elfload.c`):
+/// magic, class, byte order, `EI_VERSION` 1, `e_type` executable or shared object, and all bits of `e_machine`. Not
+/// looked at are `EI_OSABI` (static glibc programs say GNU there), `EI_ABIVERSION` (MIPS linkers write 0 to 5) and the
+/// padding (`AppImage` puts its own magic over it). The loader checks `e_ehsize` and `e_phentsize` as
+/// well, which no pattern compares: every toolchain writes them as it must.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `EI_CLASS`.
+    pub class: Class,
+    /// `EI_DATA`.
+    pub order: ByteOrder,
+    /// Values of `e_machine`; the first is what today's toolchains write.
+    pub machines: &'static [u16],
+    /// Bits of `e_flags` that tell apart two architectures with equal machine, class and byte order.
+    pub abi: Option<FlagBits>,
+}
+
+impl Identity {
+    /// One pattern for each of [`machines`](Self::machines), in their order.
+    ///
+    /// A pattern compares bits, so that one alone cannot say "3 or 6" without saying "2 or 7" too.
+    #[must_use]
+    pub fn patterns(&self) -> Vec<Pattern> {
+        self.machines.iter().filter_map(|&machine| self.pattern(machine)).collect()
+    }
+
+    /// `None` would mean that the window does not fit into what the kernel reads: an ELF header always does.
+    fn pattern(&self, machine: u16) -> Option<Pattern> {
+        let mut mask = vec![0xff; EI_VERSION + 1];
+        mask.resize(SIZEOF_IDENT, 0);
+        mask.extend(self.order.half(!EXEC_OR_DYN));
+        mask.extend(self.order.half(u16::MAX));
+        if let Some(abi) = self.abi {
+            mask.resize(self.class.flags_offset(), 0);
+            mask.extend(self.order.word(abi.mask));
+            // A window that ends with its last compared bit keeps the register line short.
+            while mask.last() == Some(&0) {
+                mask.pop();
+            }
+        }
+        let header = self.header(machine, ET_EXEC, 0);
+        let magic = header.iter().zip(&mask).map(|(byte, mask)| byte & mask).collect();
+        Pattern::new(0, magic, Some(mask)).ok()
+    }
+
+    /// The smallest complete ELF header of this identity: 52 or 64 bytes.
+    ///
+    /// `machine` goes into `e_machine`, `e_type` into `e_type`, and `e_flags`, with the [`abi`](Self::abi) bits set as
+    /// this identity needs them, into `e_flags`. The header has no entry point, no program headers and no sections.
+    #[must_use]
+    pub fn header(&self, machine: u16, e_type: u16, e_flags: u32) -> Vec<u8> {
+        let order = self.order;
+        let [file, program, section] = self.class.header_sizes();
+        let mut header = Vec::with_capacity(usize::from(file));
+        header.extend(ELFMAG);
+        header.extend([self.class.byte(), order.byte(), EV_CURRENT]);
+        header.resize(SIZEOF_IDENT, 0);
+        header.extend(order.half(e_type));
+        header.extend(order.half(machine));
+        header.extend(order.word(u32::from(EV_CURRENT)));
+        // e_entry, e_phoff and e_shoff: nothing is there.
+        header.resize(self.class.flags_offset(), 0);
+        header.extend(order.word(self.abi.map_or(e_flags, |abi| abi.applied_to(e_flags))));
+        // e_ehsize, e_phentsize, e_phnum, e_shentsize, e_shnum, e_shstrndx.
+        for value in [file, program, 0, section, 0, 0] {
+            header.extend(order.half(value));
+        }
+        header
+    }
+}

@@ -1,0 +1,226 @@
+//! The command line: what a person can type, parsed into the values that the commands work with.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::arch::{Arch, UnknownArch};
+use crate::kernel::DEFAULT_PATH;
+
+/// Make foreign-architecture programs and containers run on this host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "qus",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "An ARCH is any name people use: QEMU's, uname -m, Debian's, Docker's (linux/arm/v7), Go's, Rust's.\n\
+    Exit status: 0 done, or yes; 1 the answer is no; 2 could not."
+)]
+pub struct Cli {
+    /// What all commands take.
+    #[command(flatten)]
+    pub common: Common,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Print one JSON object instead of text, on failure too
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print nothing but data and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say what is being done; twice for every detail
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Where binfmt_misc is mounted
+    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_PATH)]
+    pub instance: PathBuf,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Register interpreters with the kernel, and prove that they work
+    Register(Register),
+    /// List every handler, newest first
+    List(List),
+    /// Remove the handlers of QEMU's emulators, whoever registered them; nobody else's
+    Reset(Reset),
+    /// Execute a probe of each architecture through the kernel
+    Verify(Verify),
+    /// Get static interpreters, from the distribution's package or from a file
+    Fetch(Fetch),
+    /// Switch handlers on
+    Enable(Switch),
+    /// Switch handlers off, without removing them
+    Disable(Switch),
+    /// Show the table of architectures, or all about one
+    Show(Show),
+}
+
+/// One word of a list of architectures.
+#[derive(Clone, Copy, Debug)]
+pub enum ArchArg {
+    /// `all`.
+    All,
+    /// A name.
+    One(&'static Arch),
+}
+
+fn parse_arch(word: &str) -> Result<ArchArg, UnknownArch> {
+    if word.eq_ignore_ascii_case("all") {
+        return Ok(ArchArg::All);
+    }
+    Arch::named(word).map(ArchArg::One)
+}
+
+fn parse_one_arch(word: &str) -> Result<&'static Arch, UnknownArch> {
+    Arch::named(word)
+}
+
+/// Architectures named on the command line; `None` for all.
+#[must_use]
+pub fn named(words: &[ArchArg]) -> Option<Vec<&'static Arch>> {
+    let mut named = Vec::new();
+    for word in words {
+        match word {
+            ArchArg::All => return None,
+            ArchArg::One(arch) if !named.contains(arch) => named.push(*arch),
+            ArchArg::One(_) => {}
+        }
+    }
+    (!named.is_empty()).then_some(named)
+}
+
+/// `qus register`.
+#[derive(Debug, Args)]
+pub struct Register {
+    /// Architectures, or `all`: those with an interpreter at hand that the host does not run itself [default: all]
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
+    pub arches: Vec<ArchArg>,
+    /// The interpreter of the one ARCH: any static emulator (qemu-user, box64, FEX)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["interpreter_dir", "fetch", "from"])]
+    pub interpreter: Option<PathBuf>,
+    /// Look for interpreters here, and nowhere else (may be repeated)
+    #[arg(long, value_name = "DIR")]
+    pub interpreter_dir: Vec<PathBuf>,
+    /// Get missing interpreters first, as `qus fetch` does
+    #[arg(long)]
+    pub fetch: bool,
+    /// Get the interpreters from this package or folder first
+    #[arg(long, value_name = "SRC")]
+    pub from: Option<PathBuf>,
+    /// Put fetched interpreters here
+    #[arg(long, value_name = "DIR")]
+    pub dest: Option<PathBuf>,
+    /// Take over from another handler
+    #[arg(long)]
+    pub replace: bool,
+    /// Give setuid programs the rights of their owners: the emulator then runs as root for them (flag C)
+    #[arg(long)]
+    pub credentials: bool,
+    /// Do not execute probes: what is registered is then unverified
+    #[arg(long)]
+    pub no_verify: bool,
+    /// Register even what the host runs itself
+    #[arg(long)]
+    pub force_native: bool,
+    /// Say what would be done, and do nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// `qus list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Execute a probe through each handler
+    #[arg(long)]
+    pub probe: bool,
+}
+
+/// `qus reset`.
+#[derive(Debug, Args)]
+pub struct Reset {
+    /// Only the handlers of these architectures [default: all]
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
+    pub arches: Vec<ArchArg>,
+    /// Say what would be removed, and remove nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// `qus verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Architectures [default: all that have a handler]
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
+    pub arches: Vec<ArchArg>,
+}
+
+/// `qus fetch`.
+#[derive(Debug, Args)]
+pub struct Fetch {
+    /// Architectures, or `all` that the package has
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
+    pub arches: Vec<ArchArg>,
+    /// A Debian package, a folder, or a single interpreter, instead of the distribution's package
+    #[arg(long, value_name = "SRC")]
+    pub from: Option<PathBuf>,
+    /// Where to put them [default: /usr/local/lib/qus as root, $XDG_DATA_HOME/qus otherwise]
+    #[arg(long, value_name = "DIR")]
+    pub dest: Option<PathBuf>,
+}
+
+/// `qus enable` and `qus disable`.
+#[derive(Debug, Args)]
+pub struct Switch {
+    /// Architectures, or `all` that have a handler
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
+    pub arches: Vec<ArchArg>,
+}
+
+/// `qus show`.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// The architecture to be explained
+    #[arg(value_name = "ARCH", value_parser = parse_one_arch)]
+    pub arch: Option<&'static Arch>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn architectures_are_separated_by_spaces_or_commas() {
+        let cli = Cli::parse_from(["qus", "register", "linux/arm64,armhf", "aarch64"]);
+        let Command::Register(register) = cli.command else { unreachable!() };
+        let names: Vec<_> = named(&register.arches).unwrap().iter().map(|arch| arch.name).collect();
+        assert_eq!(names, ["aarch64", "arm"]);
+    }
+
+    #[test]
+    fn an_unknown_architecture_gets_a_suggestion() {
+        let error = Cli::try_parse_from(["qus", "register", "arm65"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(
+            error.to_string().contains(r#"unknown architecture "arm65"; did you mean "arm64"?"#),
+            "{error}"
+        );
+    }
+}

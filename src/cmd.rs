@@ -1,0 +1,95 @@
+//! The commands, one file each: gather, decide, act, prove, report.
+
+mod fetch;
+mod list;
+mod register;
+mod reset;
+mod show;
+mod switch;
+mod verify;
+
+use std::fs::File;
+use std::io;
+
+use anyhow::Result;
+
+use crate::arch::Arch;
+use crate::binfmt::{HEAD, Handler};
+use crate::cli::{Cli, Command, Common};
+use crate::kernel::{Instance, OpenError};
+use crate::namespace::Scope;
+use crate::output::{Output, Status};
+use crate::plan;
+use crate::problem::Problem;
+
+/// Runs the command that was typed.
+pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Status> {
+    let common = &cli.common;
+    match &cli.command {
+        Command::Register(args) => register::run(args, common, output),
+        Command::List(args) => list::run(args, common, output),
+        Command::Reset(args) => reset::run(args, common, output),
+        Command::Verify(args) => verify::run(args, common, output),
+        Command::Fetch(args) => fetch::run(args, common, output),
+        Command::Enable(args) => switch::run(args, true, common, output),
+        Command::Disable(args) => switch::run(args, false, common, output),
+        Command::Show(args) => show::run(args, output),
+    }
+}
+
+/// The instance, which has to be there.
+fn open_instance(common: &Common) -> Result<Instance, Problem> {
+    Ok(Instance::open(&common.instance)?)
+}
+
+/// The instance, mounted first where it is missing; that is said.
+fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Instance> {
+    let path = &common.instance;
+    match Instance::open(path) {
+        Err(OpenError::NotMounted(_)) => {}
+        other => return Ok(other.map_err(Problem::from)?),
+    }
+    Instance::mount(path).map_err(Problem::from)?;
+    let hides = match Scope::here() {
+        Scope::Host => String::new(),
+        Scope::UserNamespace(_) => {
+            ": a new instance of this user namespace, which hides the host's handlers".to_owned()
+        }
+    };
+    output.note(&format!("mounted binfmt_misc on {}{hides}", path.display()))?;
+    Ok(Instance::open(path).map_err(Problem::from)?)
+}
+
+/// The beginning of qus itself: a program that this host runs.
+fn own_head() -> Result<Vec<u8>, Problem> {
+    let failed = |error: io::Error| Problem::new(format!("cannot read /proc/self/exe: {error}"));
+    let file = File::open("/proc/self/exe").map_err(failed)?;
+    let mut head = vec![0; HEAD];
+    let length = std::os::unix::fs::FileExt::read_at(&file, &mut head, 0).map_err(failed)?;
+    head.truncate(length);
+    Ok(head)
+}
+
+/// Handlers that give programs to QEMU's emulators, of the named architectures or of all.
+fn emulators<'a>(
+    handlers: &'a [Handler],
+    named: Option<&[&'static Arch]>,
+) -> Vec<(&'a Handler, &'static Arch)> {
+    handlers
+        .iter()
+        .filter_map(|handler| plan::emulates(handler).map(|arch| (handler, arch)))
+        .filter(|(handler, arch)| {
+            named
+                .is_none_or(|named| named.contains(arch) || named.iter().any(|arch| is_mainly(handler, arch)))
+        })
+        .collect()
+}
+
+/// Whether a handler takes programs of `arch` and of nothing else.
+fn is_mainly(handler: &Handler, arch: &Arch) -> bool {
+    handler
+        .entry
+        .pattern()
+        .is_some_and(|pattern| Arch::of_pattern(pattern).iter().all(|taken| *taken == arch))
+        && plan::concerns(handler, arch)
+}

@@ -1,0 +1,126 @@
+//! `qus list`: every handler of the instance, newest first.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::open_instance;
+use super::verify::{Health, health};
+use crate::arch::Arch;
+use crate::binfmt::{Handler, Hex, Matcher};
+use crate::cli::{Common, List};
+use crate::namespace::Scope;
+use crate::output::{Output, Status, columns, escape, path_text};
+use crate::plan;
+use crate::problem::Problem;
+
+#[derive(Serialize)]
+struct View {
+    instance: PathBuf,
+    enabled: bool,
+    scope: Scope,
+    handlers: Vec<HandlerView>,
+}
+
+#[derive(Serialize)]
+struct HandlerView {
+    name: String,
+    /// Architectures whose programs it takes; empty for anything else than programs of the table.
+    arches: Vec<&'static str>,
+    /// Whether it starts one of QEMU's emulators.
+    emulator: bool,
+    state: &'static str,
+    flags: String,
+    interpreter: Option<String>,
+    #[serde(flatten)]
+    takes: Takes,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unknown_lines: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probe: Option<Health>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Takes {
+    Magic { offset: usize, magic: String, mask: Option<String> },
+    Extension { extension: String },
+    Unknown {},
+}
+
+pub(super) fn run(args: &List, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let instance = open_instance(common)?;
+    let handlers = instance.handlers().map_err(Problem::from)?;
+    let enabled = instance.is_enabled().map_err(Problem::from)?;
+    let mut probes = if args.probe { health(&handlers, enabled)? } else { BTreeMap::new() };
+    let broken = probes.values().any(|health| health.state == "broken");
+    let view = View {
+        instance: instance.path().to_owned(),
+        enabled,
+        scope: Scope::here(),
+        handlers: handlers
+            .iter()
+            .map(|handler| handler_view(handler, probes.remove(&handler.name)))
+            .collect(),
+    };
+    output.data(&view, || text(&view, args.probe))?;
+    if !view.enabled {
+        let problem = Problem::new("the whole instance is switched off: no handler is in force");
+        let status = view.instance.join("status");
+        output.problem(&problem.cure(format!("echo 1 | sudo tee {}", status.display())))?;
+    }
+    Ok(if broken { Status::No } else { Status::Done })
+}
+
+fn handler_view(handler: &Handler, probe: Option<Health>) -> HandlerView {
+    let entry = &handler.entry;
+    let arches = entry.pattern().map(Arch::of_pattern).unwrap_or_default();
+    let takes = match &entry.matcher {
+        Some(Matcher::Magic(pattern)) => Takes::Magic {
+            offset: pattern.offset(),
+            magic: Hex(pattern.magic()).to_string(),
+            mask: pattern.mask().map(|mask| Hex(mask).to_string()),
+        },
+        Some(Matcher::Extension(extension)) => {
+            Takes::Extension { extension: String::from_utf8_lossy(extension.as_bytes()).into() }
+        }
+        None => Takes::Unknown {},
+    };
+    HandlerView {
+        name: String::from_utf8_lossy(handler.name.as_bytes()).into(),
+        arches: arches.iter().map(|arch| arch.name).collect(),
+        emulator: plan::emulates(handler).is_some(),
+        state: if entry.enabled { "enabled" } else { "disabled" },
+        flags: entry.flag_letters(),
+        interpreter: entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into),
+        takes,
+        unknown_lines: entry.unknown_lines.iter().map(|line| String::from_utf8_lossy(line).into()).collect(),
+        probe,
+    }
+}
+
+fn text(view: &View, probed: bool) -> String {
+    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let mut header = vec!["ARCH", "STATE", "FLAGS", "INTERPRETER", "NAME"];
+    if probed {
+        header.push("PROBE");
+    }
+    let mut rows = vec![header.into_iter().map(str::to_owned).collect::<Vec<_>>()];
+    for handler in &view.handlers {
+        let interpreter = handler.interpreter.as_deref().map(|path| path_text(Path::new(path)));
+        let mut row = vec![
+            or_dash(handler.arches.join(",")),
+            handler.state.to_owned(),
+            or_dash(escape(&handler.flags)),
+            interpreter.unwrap_or_else(|| "-".to_owned()),
+            escape(&handler.name),
+        ];
+        if probed {
+            row.push(handler.probe.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string));
+        }
+        rows.push(row);
+    }
+    columns(&rows)
+}

@@ -1,0 +1,81 @@
+//! `qus register`: find interpreters, register them with `F`, read the entries back, prove them by execution.
+
+mod act;
+mod gather;
+mod report;
+
+use anyhow::Result;
+
+use self::act::act;
+use self::gather::Gathered;
+use self::report::{Item, View};
+use super::open_or_mount;
+use crate::binfmt::Flags;
+use crate::cli::{Common, Register};
+use crate::kernel::{Instance, OpenError};
+use crate::namespace::Scope;
+use crate::output::{Output, Status};
+use crate::plan::{Decision, Request, Situation, decide};
+use crate::problem::Problem;
+
+pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let instance = if args.dry_run { open_if_mounted(common)? } else { Some(open_or_mount(common, output)?) };
+    if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
+        instance.check_writable().map_err(Problem::from)?;
+    }
+    let handlers = match &instance {
+        Some(instance) => instance.handlers().map_err(Problem::from)?,
+        None => Vec::new(),
+    };
+    let gathered = Gathered::gather(args, handlers, common.quiet)?;
+    let request = request(args);
+    let situation = Situation { handlers: &gathered.handlers, guarded: std::slice::from_ref(&gathered.host) };
+    let mut items = Vec::new();
+    let mut work = Vec::new();
+    for arch in &gathered.arches {
+        let decision = decide(arch, &situation, &gathered.facts(arch), request)
+            .map_err(|error| Problem::new(format!("{}: {error}", arch.name)))?;
+        items.push(Item::new(arch, &decision, &gathered, args.dry_run));
+        if let Decision::Register(registration) = decision {
+            work.push((items.len() - 1, registration));
+        }
+    }
+    if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
+        act(instance, work, &mut items, &gathered)?;
+    }
+    let view = View { scope: Scope::here(), dry_run: args.dry_run, items };
+    output.data(&view, || view.text())?;
+    view.conclude(output)
+}
+
+/// For a dry run: what is mounted, or nothing.
+fn open_if_mounted(common: &Common) -> Result<Option<Instance>> {
+    match Instance::open(&common.instance) {
+        Err(OpenError::NotMounted(_)) => Ok(None),
+        other => Ok(Some(other.map_err(Problem::from)?)),
+    }
+}
+
+fn request(args: &Register) -> Request {
+    let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
+    if kernel_knows_p() {
+        flags |= Flags::PRESERVE_ARGV0;
+    }
+    if args.credentials {
+        flags |= Flags::CREDENTIALS;
+    }
+    let explicit = args.interpreter.is_some()
+        || !args.interpreter_dir.is_empty()
+        || args.from.is_some()
+        || args.credentials;
+    Request { flags, explicit, replace: args.replace, force_native: args.force_native }
+}
+
+/// Whether interpreters can see that `P` is set: `AT_FLAGS` says so since Linux 5.12 (KERNEL §0).
+fn kernel_knows_p() -> bool {
+    let Ok(name) = nix::sys::utsname::uname() else { return false };
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(5), Some(12))
+}

@@ -1,0 +1,254 @@
+//! What `qus register` has to know before it decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::arch::{ARCHES, Arch};
+use crate::binfmt::{Flags, Handler};
+use crate::cli::{Register, named};
+use crate::cmd::fetch::{self, Order};
+use crate::cmd::own_head;
+use crate::folders;
+use crate::interpreter::{Found, Interpreter, Unfit, default_places, search};
+use crate::plan::{self, Facts};
+use crate::probe::{self, Expected, Failure, Proof, judge};
+use crate::problem::Problem;
+
+/// Everything that was found out before anything is done.
+pub(super) struct Gathered {
+    /// All handlers, newest first.
+    pub(super) handlers: Vec<Handler>,
+    /// The beginning of a program that this host runs: qus.
+    pub(super) host: Vec<u8>,
+    /// What this is about.
+    pub(super) arches: Vec<&'static Arch>,
+    /// Where interpreters were looked for.
+    pub(super) places: Vec<PathBuf>,
+    /// Whether probes are executed.
+    pub(super) verify: bool,
+    found: BTreeMap<&'static str, Found>,
+    natives: BTreeSet<&'static str>,
+    verdicts: BTreeMap<&'static str, Result<Proof, Failure>>,
+    unfit: BTreeMap<&'static str, String>,
+    versions: BTreeMap<PathBuf, String>,
+}
+
+impl Gathered {
+    /// Gathers for `args`, with `handlers` as the instance has them.
+    pub(super) fn gather(args: &Register, handlers: Vec<Handler>, quiet: bool) -> Result<Self, Problem> {
+        let mut gathered = Self {
+            handlers,
+            host: own_head()?,
+            arches: named(&args.arches).unwrap_or_default(),
+            places: Vec::new(),
+            verify: !args.no_verify,
+            found: BTreeMap::new(),
+            natives: BTreeSet::new(),
+            verdicts: BTreeMap::new(),
+            unfit: BTreeMap::new(),
+            versions: BTreeMap::new(),
+        };
+        gathered.find_natives();
+        gathered.find_interpreters(args, quiet)?;
+        if gathered.arches.is_empty() {
+            gathered.arches = gathered.all()?;
+        }
+        gathered.judge_standing()?;
+        Ok(gathered)
+    }
+
+    /// The facts about one architecture.
+    pub(super) fn facts(&self, arch: &Arch) -> Facts<'_> {
+        Facts {
+            interpreter: self.interpreter(arch),
+            native: self.natives.contains(arch.name),
+            verdict: self.verdicts.get(arch.name),
+            unfit: self.unfit.get(arch.name).map(String::as_str),
+        }
+    }
+
+    /// The interpreter at hand.
+    pub(super) fn interpreter(&self, arch: &Arch) -> Option<&Interpreter> {
+        self.found.get(arch.name)?.interpreter.as_ref()
+    }
+
+    /// Files of the right name that cannot serve.
+    pub(super) fn passed_over(&self, arch: &Arch) -> &[(PathBuf, Unfit)] {
+        self.found.get(arch.name).map(|found| found.unfit.as_slice()).unwrap_or_default()
+    }
+
+    /// The version of the interpreter at `path`, where it was asked.
+    pub(super) fn version(&self, path: &Path) -> Option<&String> {
+        self.versions.get(path)
+    }
+
+    /// The host's own architecture, and those of its family whose probes run (U4).
+    fn find_natives(&mut self) {
+        let Some(own) = Arch::of_head(&self.host) else { return };
+        self.natives.insert(own.name);
+        let asked_for = |arch: &&Arch| self.arches.is_empty() || self.arches.contains(arch);
+        let companions = own.companions().iter().filter_map(|name| Arch::by_target(name));
+        for arch in companions.filter(|arch| *arch != own).filter(asked_for) {
+            match probe::runs_natively(arch, &self.handlers) {
+                Ok(true) => {
+                    self.natives.insert(arch.name);
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!("whether this host runs {} itself is not known: {error}", arch.name)
+                }
+            }
+        }
+    }
+
+    fn find_interpreters(&mut self, args: &Register, quiet: bool) -> Result<(), Problem> {
+        if let Some(path) = &args.interpreter {
+            return self.take_interpreter(path, args);
+        }
+        if let Some(source) = &args.from {
+            let arches = (!self.arches.is_empty()).then(|| self.arches.clone());
+            let order = Order { arches, from: Some(source), dest: args.dest.as_deref() };
+            self.places = vec![fetch::fetch(&order, quiet)?.dest];
+            self.search();
+            return Ok(());
+        }
+        self.places = if args.interpreter_dir.is_empty() {
+            let fetched = args.dest.iter().cloned().chain(folders::all_fetched());
+            default_places(&fetched.collect::<Vec<_>>())
+        } else {
+            args.interpreter_dir.clone()
+        };
+        self.search();
+        if args.fetch {
+            let missing = self.missing();
+            if !missing.is_empty() {
+                let order = Order { arches: Some(missing), from: None, dest: args.dest.as_deref() };
+                let fetched = fetch::fetch(&order, quiet)?;
+                if !self.places.contains(&fetched.dest) {
+                    self.places.push(fetched.dest);
+                }
+                self.search();
+            }
+        }
+        Ok(())
+    }
+
+    /// One file for one architecture: nothing is looked for, and what is wrong with it is an error.
+    fn take_interpreter(&mut self, path: &Path, args: &Register) -> Result<(), Problem> {
+        let [arch] = self.arches.as_slice() else {
+            return Err(Problem::new("--interpreter goes with exactly one architecture")
+                .cure(format!("qus register --interpreter {} ARCH", path.display())));
+        };
+        let interpreter = Interpreter::check(path, &self.host).map_err(|unfit| {
+            let problem = Problem::new(format!("{} {unfit}", crate::output::path_text(path)));
+            let again = format!("qus register --fetch {}", arch.name);
+            problem.cure(unfit.cure(path).unwrap_or(again))
+        })?;
+        tracing::debug!("{} is fit for {}; replace: {}", path.display(), arch.name, args.replace);
+        let found = Found { interpreter: Some(interpreter), unfit: Vec::new() };
+        self.found.insert(arch.name, found);
+        Ok(())
+    }
+
+    fn search(&mut self) {
+        let (arches, natives) = (&self.arches, &self.natives);
+        let wanted = |arch: &'static Arch| {
+            if arches.is_empty() { !natives.contains(arch.name) } else { arches.contains(&arch) }
+        };
+        self.found = search(&self.places, &self.host, wanted);
+    }
+
+    /// What would have to be fetched: no interpreter at hand, no handler that serves it by its rule, not native.
+    fn missing(&self) -> Vec<&'static Arch> {
+        let all: Vec<&'static Arch> = ARCHES.iter().collect();
+        let arches = if self.arches.is_empty() { &all } else { &self.arches };
+        let is_missing = |arch: &&&'static Arch| {
+            let served = plan::serving(arch, &self.handlers).is_some_and(|handler| {
+                plan::emulates(handler) == Some(**arch) && handler.entry.flags.contains(Flags::FIX_BINARY)
+            });
+            self.interpreter(arch).is_none() && !served && !self.natives.contains(arch.name)
+        };
+        arches.iter().filter(is_missing).copied().collect()
+    }
+
+    /// `all`: every architecture with an interpreter at hand that the host does not run itself.
+    fn all(&self) -> Result<Vec<&'static Arch>, Problem> {
+        let all: Vec<&'static Arch> = ARCHES
+            .iter()
+            .filter(|arch| !self.natives.contains(arch.name) && self.interpreter(arch).is_some())
+            .collect();
+        if !all.is_empty() {
+            return Ok(all);
+        }
+        let unfit = self.found.values().flat_map(|found| &found.unfit);
+        let unfit = unfit.map(|(path, unfit)| format!("\n{} {}", path.display(), first_line(unfit)));
+        let message = format!("no interpreter is in {}{}", self.searched(), unfit.collect::<String>());
+        Err(Problem::new(message).cure("qus register --fetch all"))
+    }
+
+    /// The places that were searched, for a person.
+    pub(super) fn searched(&self) -> String {
+        self.places.iter().map(|place| crate::output::path_text(place)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Judges the handlers that serve the architectures now: by execution, or by looking at their files.
+    fn judge_standing(&mut self) -> Result<(), Problem> {
+        let served: Vec<(&'static Arch, &Handler)> = self
+            .arches
+            .iter()
+            .filter(|arch| !self.natives.contains(arch.name))
+            .filter_map(|arch| plan::serving(arch, &self.handlers).map(|handler| (*arch, handler)))
+            .collect();
+        if served.is_empty() {
+            return Ok(());
+        }
+        if !self.verify {
+            for (arch, handler) in served {
+                if let Some(reason) = looks_unfit(handler, &self.host) {
+                    self.unfit.insert(arch.name, reason);
+                }
+            }
+            return Ok(());
+        }
+        let arches: Vec<&Arch> = served.iter().map(|(arch, _)| *arch).collect();
+        let paths: Vec<&Path> = served.iter().filter_map(|(_, handler)| version_path(handler)).collect();
+        let (trials, versions) =
+            probe::run(&arches, &paths).map_err(|error| Problem::new(error.to_string()).cure(NO_VERIFY))?;
+        for ((arch, handler), trial) in served.iter().zip(&trials) {
+            let preserve_argv0 = handler.entry.flags.contains(Flags::PRESERVE_ARGV0);
+            let expected = Expected { preserve_argv0, interpreter: None, in_front: None };
+            self.verdicts.insert(arch.name, judge(trial, &expected));
+        }
+        let versions = paths.iter().map(|path| path.to_path_buf()).zip(versions);
+        self.versions =
+            versions.filter_map(|(path, version)| version.map(|version| (path, version))).collect();
+        Ok(())
+    }
+}
+
+/// What to do when nothing can be executed.
+pub(super) const NO_VERIFY: &str = "qus register --no-verify … (what is registered is then unverified)";
+
+/// The interpreter of a handler, where it is an emulator of QEMU's that can be asked for its version.
+fn version_path(handler: &Handler) -> Option<&Path> {
+    plan::emulates(handler)?;
+    handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())
+}
+
+/// What is wrong with the file at the path of a handler's interpreter. With `F` the file may be gone from there, and
+/// the handler all right (K49).
+fn looks_unfit(handler: &Handler, host: &[u8]) -> Option<String> {
+    let path = handler.entry.interpreter.as_deref()?;
+    let unfit = Interpreter::check(path, host).err()?;
+    let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);
+    match unfit {
+        Unfit::Dynamic(_) => Some(format!("its interpreter {}", first_line(&unfit))),
+        _ if pinned => None,
+        _ => Some(format!("its interpreter {}", first_line(&unfit))),
+    }
+}
+
+/// The first line of a reason; the others explain it.
+pub(super) fn first_line(unfit: &Unfit) -> String {
+    unfit.to_string().lines().next().unwrap_or_default().to_owned()
+}

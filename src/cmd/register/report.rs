@@ -1,0 +1,296 @@
+//! What `qus register` says: a line an architecture, then what a person should know.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::gather::{Gathered, first_line};
+use crate::arch::Arch;
+use crate::binfmt::{Flags, HandlerName, Rule};
+use crate::namespace::Scope;
+use crate::output::{Output, Status, columns, escape, path_text};
+use crate::plan::{Decision, Registration};
+use crate::probe::Proof;
+use crate::problem::Problem;
+
+/// What came of one architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Outcome {
+    /// A new handler is there.
+    Registered,
+    /// A new handler is there, and an old one is gone.
+    Replaced,
+    /// The very handlers were there.
+    Unchanged,
+    /// Another emulator's handler serves it.
+    Kept,
+    /// Not on this host.
+    Refused,
+    /// Something else has its programs.
+    Conflict,
+    /// There is no interpreter.
+    Missing,
+    /// The proof failed; the handler is gone again.
+    Unproven,
+    /// The kernel did not do what it was asked.
+    Failed,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Registered => "registered",
+            Self::Replaced => "replaced",
+            Self::Unchanged => "unchanged",
+            Self::Kept => "kept",
+            Self::Refused => "refused",
+            Self::Conflict => "conflict",
+            Self::Missing => "missing",
+            Self::Unproven => "unproven",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn status(self) -> Status {
+        match self {
+            Self::Registered | Self::Replaced | Self::Unchanged | Self::Kept => Status::Done,
+            Self::Unproven => Status::No,
+            Self::Refused | Self::Conflict | Self::Missing | Self::Failed => Status::Failed,
+        }
+    }
+}
+
+/// What is said about one architecture.
+#[derive(Debug, Serialize)]
+pub(super) struct Item {
+    arch: &'static str,
+    outcome: Outcome,
+    handlers: Vec<String>,
+    flags: Option<String>,
+    interpreter: Option<String>,
+    /// Version of the interpreter, where it was asked.
+    pub(super) version: Option<String>,
+    /// Whether a probe ran.
+    verified: bool,
+    proof: Option<Proof>,
+    message: Option<String>,
+    cure: Option<String>,
+}
+
+impl Item {
+    /// What is to be said about `arch` by the decision alone.
+    pub(super) fn new(arch: &'static Arch, decision: &Decision, gathered: &Gathered, dry_run: bool) -> Self {
+        let mut item = Self {
+            arch: arch.name,
+            outcome: Outcome::Failed,
+            handlers: Vec::new(),
+            flags: None,
+            interpreter: None,
+            version: None,
+            verified: false,
+            proof: None,
+            message: None,
+            cure: None,
+        };
+        match decision {
+            Decision::Unchanged(names) => item.standing(Outcome::Unchanged, names, arch, gathered),
+            Decision::Kept(name) => {
+                item.standing(Outcome::Kept, std::slice::from_ref(name), arch, gathered);
+                item.message = Some("serves it already".to_owned());
+            }
+            Decision::Register(registration) => item.planned(registration, dry_run),
+            Decision::Refused { reason, cure } => {
+                item.outcome = Outcome::Refused;
+                item.message = Some(reason.clone());
+                item.cure.clone_from(cure);
+            }
+            Decision::Conflict { with } => item.conflict(arch, with, gathered),
+            Decision::NoInterpreter => item.missing(arch, gathered),
+        }
+        item
+    }
+
+    fn standing(&mut self, outcome: Outcome, names: &[HandlerName], arch: &Arch, gathered: &Gathered) {
+        self.outcome = outcome;
+        self.handlers = names.iter().map(ToString::to_string).collect();
+        let handler = gathered.handlers.iter().find(|handler| Some(&handler.name) == names.first());
+        self.flags = handler.map(|handler| handler.entry.flag_letters());
+        let path = handler.and_then(|handler| handler.entry.interpreter.as_deref());
+        self.interpreter = path.map(|path| path.to_string_lossy().into());
+        self.version = path.and_then(|path| gathered.version(path)).cloned();
+        self.verified = gathered.verify;
+        self.proof = gathered.facts(arch).verdict.and_then(|verdict| verdict.as_ref().ok()).copied();
+    }
+
+    fn planned(&mut self, registration: &Registration, dry_run: bool) {
+        self.outcome = if registration.removes.is_empty() { Outcome::Registered } else { Outcome::Replaced };
+        self.handlers = registration.rules.iter().map(|rule| rule.name().to_string()).collect();
+        let rule = registration.rules.first();
+        self.flags = rule.map(|rule| rule.flags().to_string());
+        self.interpreter = rule.map(Rule::interpreter).map(|path| path.to_string_lossy().into());
+        let displaced = registration.displaced.iter().map(|name| format!("{name} now lies behind it"));
+        let remarks: Vec<String> = registration.because.clone().into_iter().chain(displaced).collect();
+        self.message = (!remarks.is_empty()).then(|| remarks.join("; "));
+        if dry_run {
+            self.verified = false;
+        }
+    }
+
+    fn conflict(&mut self, arch: &Arch, with: &[HandlerName], gathered: &Gathered) {
+        self.outcome = Outcome::Conflict;
+        let describe = |name: &HandlerName| {
+            let handler = gathered.handlers.iter().find(|handler| handler.name == *name);
+            let entry = handler.map(|handler| &handler.entry);
+            let path =
+                entry.and_then(|entry| entry.interpreter.as_deref()).unwrap_or(Path::new("a BPF program"));
+            let flags = entry.map(crate::binfmt::Entry::flag_letters).unwrap_or_default();
+            format!("{name} ({}, flags {})", path_text(path), if flags.is_empty() { "none" } else { &flags })
+        };
+        let there = with.iter().map(describe).collect::<Vec<_>>().join(" and ");
+        let ours = gathered.interpreter(arch).map(|interpreter| path_text(&interpreter.path));
+        self.message = Some(match ours {
+            Some(ours) => format!("{there} has its programs, not {ours}"),
+            None => format!("{there} has its programs"),
+        });
+        self.cure = Some(format!("qus register --replace {}", arch.name));
+    }
+
+    fn missing(&mut self, arch: &Arch, gathered: &Gathered) {
+        self.outcome = Outcome::Missing;
+        let unfit = gathered.passed_over(arch).iter();
+        let unfit: Vec<String> =
+            unfit.map(|(path, unfit)| format!("{} {}", path_text(path), first_line(unfit))).collect();
+        self.message = Some(if unfit.is_empty() {
+            format!("no interpreter is in {}", gathered.searched())
+        } else {
+            unfit.join("; ")
+        });
+        self.cure = Some(format!("qus register --fetch {}", arch.name));
+    }
+
+    /// It is registered, with these flags, and `proof` is what was seen of it.
+    pub(super) fn done(&mut self, flags: Flags, proof: Option<Proof>) {
+        if proof.is_some()
+            && self.flags.as_ref().is_some_and(|planned| planned.contains('P'))
+            && !flags.contains(Flags::PRESERVE_ARGV0)
+        {
+            let remark = "without P: its interpreter does not know the flag";
+            self.message = Some(
+                self.message.take().map_or_else(|| remark.to_owned(), |text| format!("{text}; {remark}")),
+            );
+        }
+        self.flags = Some(flags.to_string());
+        self.verified = proof.is_some();
+        self.proof = proof;
+    }
+
+    /// It is not registered after all.
+    pub(super) fn fail(&mut self, outcome: Outcome, problem: Problem) {
+        self.outcome = outcome;
+        self.message = Some(problem.message);
+        self.cure = problem.cure;
+        self.handlers.clear();
+    }
+
+    fn row(&self, dry_run: bool, scope: Scope) -> Vec<String> {
+        let mut detail = String::new();
+        if self.outcome.status() == Status::Done {
+            detail.push_str(&self.interpreter.as_deref().map(escape).unwrap_or_default());
+            if let Some(version) = &self.version {
+                detail.push_str(&format!(" (QEMU {version})"));
+            }
+            if self.outcome == Outcome::Kept {
+                detail.push_str(" serves it already");
+            }
+            if !dry_run || matches!(self.outcome, Outcome::Unchanged | Outcome::Kept) {
+                detail.push_str(&format!(", {}", self.certainty(scope)));
+            }
+            if let Some(message) = self.message.as_ref().filter(|_| self.outcome != Outcome::Kept) {
+                detail.push_str(&format!("; {message}"));
+            }
+        } else {
+            detail = self.message.as_deref().map(|text| text.replace('\n', " ")).unwrap_or_default();
+        }
+        let word = self.outcome.word();
+        let is_plan = dry_run && matches!(self.outcome, Outcome::Registered | Outcome::Replaced);
+        let word = match self.outcome {
+            Outcome::Registered if is_plan => "would register",
+            Outcome::Replaced if is_plan => "would replace",
+            _ => word,
+        };
+        let flags = self.flags.clone().filter(|_| self.outcome.status() == Status::Done).unwrap_or_default();
+        vec![self.arch.to_owned(), word.to_owned(), flags, detail]
+    }
+
+    fn certainty(&self, scope: Scope) -> String {
+        let place = match scope {
+            Scope::Host => "on this host",
+            Scope::UserNamespace(_) => "in this user namespace",
+        };
+        match &self.proof {
+            None => "unverified".to_owned(),
+            Some(proof) if proof.empty_root => format!("proven {place} and from an empty root"),
+            Some(_) => format!("proven {place}"),
+        }
+    }
+}
+
+/// All that `qus register` says.
+#[derive(Serialize)]
+pub(super) struct View {
+    pub(super) scope: Scope,
+    pub(super) dry_run: bool,
+    pub(super) items: Vec<Item>,
+}
+
+impl View {
+    pub(super) fn text(&self) -> String {
+        columns(&self.items.iter().map(|item| item.row(self.dry_run, self.scope)).collect::<Vec<_>>())
+    }
+
+    /// Says how it went as a whole, and who sees what was registered.
+    pub(super) fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
+        let status = self.items.iter().map(|item| item.outcome.status()).max().unwrap_or(Status::Done);
+        let wrong: Vec<&Item> =
+            self.items.iter().filter(|item| item.outcome.status() != Status::Done).collect();
+        let is_new = |item: &&Item| matches!(item.outcome, Outcome::Registered | Outcome::Replaced);
+        let lasting = match self.scope {
+            Scope::Host => "on this host until it is restarted".to_owned(),
+            Scope::UserNamespace(inode) => format!("in user namespace {inode} alone, and not on the host"),
+        };
+        if !wrong.is_empty() {
+            let mut words: Vec<&str> = wrong.iter().map(|item| item.outcome.word()).collect();
+            words.dedup();
+            let mut message =
+                format!("{} of {} architectures {}", wrong.len(), self.items.len(), words.join(", "));
+            if wrong.len() < self.items.len() && !self.dry_run {
+                message.push_str(&format!("; the others run {lasting}"));
+            }
+            let mut cures: Vec<&str> = wrong.iter().filter_map(|item| item.cure.as_deref()).collect();
+            cures.dedup();
+            let problem = Problem { message, cure: together(&cures) };
+            output.problem(&problem)?;
+        } else if !self.dry_run && self.items.iter().any(|item| is_new(&item)) {
+            output.note(&format!("they run {lasting}"))?;
+        }
+        Ok(status)
+    }
+}
+
+/// Several cures that are the same command with another architecture, as one.
+fn together(cures: &[&str]) -> Option<String> {
+    let (first, rest) = cures.split_first()?;
+    let (command, _) = first.rsplit_once(' ')?;
+    if rest.is_empty() || !command.starts_with("qus register") {
+        return Some((*first).to_owned());
+    }
+    let arches: Vec<&str> =
+        cures.iter().filter_map(|cure| cure.strip_prefix(command)?.strip_prefix(' ')).collect();
+    if arches.len() == cures.len() {
+        Some(format!("{command} {}", arches.join(" ")))
+    } else {
+        Some(cures.join("\n           "))
+    }
+}

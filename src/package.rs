@@ -1,0 +1,211 @@
+//! Interpreters out of a Debian package, a folder or a single file, and such a package through apt.
+//!
+//! [`Package::open`] tells sources apart by content, [`Package::extract`] puts the wanted files into a folder. Both
+//! treat what they read as hostile: sizes have limits ([`Limit`]), names inside an archive never become paths, and
+//! either everything that was wanted and found is placed or the folder stays as it was.
+//!
+//! A source hands its members, one after the other, to one place (`sink`) that knows what is wanted, so another
+//! format needs nothing but a reader of its members.
+
+mod apt;
+mod ar;
+mod compression;
+mod deb;
+mod debian;
+mod error;
+mod folder;
+mod limit;
+mod place;
+mod section;
+mod sink;
+mod tarball;
+
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+pub use apt::{Apt, AptError, Download};
+pub use debian::{FetchError, Fetched, FromPackage, debian_packages, fetch_with_apt};
+pub use error::PackageError;
+pub use limit::Limit;
+
+use deb::Deb;
+use folder::Folder;
+use section::Section;
+use sink::Sink;
+
+/// Which members of a source are wanted, and under which name they are stored.
+pub trait Selection {
+    /// Whether the member is wanted whose last path component is `file_name`: the name to store it under, which is
+    /// a single path component. Called for regular files only; links are no interpreters.
+    fn want(&mut self, file_name: &[u8]) -> Option<String>;
+
+    /// Whether nothing more is wanted. Reading stops then.
+    fn complete(&self) -> bool;
+
+    /// Looks at a wanted file before it gets its name. `file` is complete, executable and not open for writing, so
+    /// it may be started. `Err` gives the reason why it is dropped.
+    fn accept(&mut self, stored_name: &str, file: &Path) -> Result<(), String>;
+}
+
+/// Where the work reports how far it is. `()` reports to nobody.
+pub trait Progress {
+    /// The work is `bytes` long.
+    fn total(&self, bytes: u64);
+    /// `bytes` more of the total are done.
+    fn advance(&self, bytes: u64);
+    /// What is being done, for a person.
+    fn message(&self, text: &str);
+}
+
+impl Progress for () {
+    fn total(&self, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn message(&self, _: &str) {}
+}
+
+/// What a package says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackageInfo {
+    /// Its name, such as `qemu-user-static`.
+    pub name: String,
+    /// Its version, as the distribution writes it.
+    pub version: String,
+    /// The host architecture it is for, as the distribution names it.
+    pub architecture: String,
+}
+
+/// A file that is in its place now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The stored name.
+    pub name: String,
+    /// Where the file is.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What had to be done for it.
+    pub outcome: Outcome,
+}
+
+/// What placing a file came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There was no such file.
+    New,
+    /// The same file was there already and was not touched.
+    Same,
+    /// Something else had this name and is gone.
+    Replaced,
+}
+
+/// A wanted file that [`Selection::accept`] turned down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The name it would have been stored under.
+    pub name: String,
+    /// Why it was turned down.
+    pub reason: String,
+}
+
+/// What came out of a source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extraction {
+    /// The files in their places, in the order of the source.
+    pub placed: Vec<Placed>,
+    /// The files that were wanted and turned down.
+    pub refused: Vec<Refused>,
+}
+
+/// An opened source of interpreters.
+#[derive(Debug)]
+pub struct Package {
+    path: PathBuf,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Deb(Deb),
+    Folder(Folder),
+    Program(Section),
+}
+
+impl Package {
+    /// Opens the source at `path` and reads what it says about itself. Its name plays no part in what it is.
+    pub fn open(path: &Path) -> Result<Self, PackageError> {
+        let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
+        let file = open(path).map_err(cannot_open)?;
+        let metadata = file.metadata().map_err(cannot_open)?;
+        if metadata.is_dir() {
+            return Ok(Self { path: path.to_owned(), source: Source::Folder(Folder::new(path)) });
+        }
+        if !metadata.is_file() {
+            return Err(PackageError::Unknown { path: path.to_owned() });
+        }
+        if metadata.len() == 0 {
+            return Err(PackageError::Empty { path: path.to_owned() });
+        }
+        let section = Section::whole(file, metadata.len());
+        let mut magic = [0; 8];
+        let length = section.file().read_at(&mut magic, 0).map_err(cannot_open)?;
+        let head = magic.get(..length).unwrap_or_default();
+        let source = if head == ar::MAGIC {
+            Source::Deb(Deb::open(path, &section)?)
+        } else if head.starts_with(b"\x7fELF") {
+            Source::Program(section)
+        } else if !head.is_empty() && ar::MAGIC.starts_with(head) {
+            return Err(PackageError::Truncated { path: path.to_owned(), member: None });
+        } else {
+            return Err(PackageError::Unknown { path: path.to_owned() });
+        };
+        Ok(Self { path: path.to_owned(), source })
+    }
+
+    /// What the package says about itself; a folder or a single file says nothing.
+    #[must_use]
+    pub fn info(&self) -> Option<&PackageInfo> {
+        match &self.source {
+            Source::Deb(deb) => Some(deb.info()),
+            Source::Folder(_) | Source::Program(_) => None,
+        }
+    }
+
+    /// Puts the wanted files into the folder `dest`, which is made when it is missing (mode 0755).
+    ///
+    /// Nothing gets its final name before everything was read and accepted. A file is replaced by `rename`, never
+    /// written in place (K50), and one that is the same already is left alone. On an error `dest` is as it was.
+    pub fn extract(
+        self,
+        selection: &mut dyn Selection,
+        dest: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Extraction, PackageError> {
+        let mut sink = Sink::new(&self.path, selection, dest);
+        if sink.complete() {
+            return Ok(Extraction::default());
+        }
+        match self.source {
+            Source::Deb(deb) => deb.members(&mut sink, progress)?,
+            Source::Folder(folder) => folder.members(&mut sink, progress)?,
+            Source::Program(mut section) => {
+                let name = self.path.file_name().map(OsStr::as_bytes).unwrap_or_default();
+                let size = section.len();
+                progress.total(size);
+                let _only_one = sink.file(name, size, &mut section)?;
+                progress.advance(size);
+                if !sink.found() {
+                    return Err(PackageError::NotWanted { path: self.path });
+                }
+            }
+        }
+        sink.finish()
+    }
+}
+
+/// Opens a file for reading, without waiting for the other end where it is a pipe.
+fn open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
+}

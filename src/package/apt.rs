@@ -1,0 +1,269 @@
+//! [`Apt`]: a Debian package through the machine's own apt, without touching apt's state.
+//!
+//! Lists and downloads go to a private folder, so no root is needed and a machine whose lists were deleted, as
+//! container images do, serves as well. Sources, proxies, keys and signature checks are the machine's.
+
+mod cache;
+
+use std::cell::RefCell;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
+
+use nix::unistd::Uid;
+use tempfile::TempDir;
+use thiserror::Error;
+
+use super::Progress;
+use cache::{Cache, absolute, give};
+
+/// How long lists serve. A package that is gone by then is noticed, and the lists are fetched again.
+const LISTS_SERVE: Duration = Duration::from_secs(60 * 60);
+
+/// What apt says about a package that it does not have (in the locale `C.UTF-8`).
+const UNKNOWN: [&str; 3] =
+    ["Unable to locate package", "as it has no candidate", "has no installation candidate"];
+
+/// What apt says when a list names a package that the repository does not have any more, or not like that.
+const STALE: [&str; 5] = ["404 ", "File not found", "Failed to stat", "Hash Sum mismatch", "unexpected size"];
+
+/// The machine's apt with lists of its own.
+#[derive(Clone, Debug)]
+pub struct Apt {
+    cache: PathBuf,
+    sources_list: Option<PathBuf>,
+    architecture: Option<String>,
+    /// apt's messages when fetching the lists failed. It is not tried again for the next package.
+    failed_update: RefCell<Option<String>>,
+}
+
+/// A downloaded package, which is removed when this is dropped.
+#[derive(Debug)]
+pub struct Download {
+    _folder: TempDir,
+    path: PathBuf,
+}
+
+impl Download {
+    /// The package's file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Why apt gave no package.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AptError {
+    /// This is not a Debian system.
+    #[error("this machine has no apt-get; give a package or a folder with interpreters instead")]
+    NoApt,
+    /// apt cannot be started.
+    #[error("cannot start apt-get")]
+    Start(#[source] io::Error),
+    /// The private folder cannot be used.
+    #[error("cannot use {}", path.display())]
+    Cache {
+        /// The folder, or what is in it.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// apt ended with an error.
+    #[error("apt-get {action} failed: {messages}")]
+    Failed {
+        /// The operation, with its package.
+        action: String,
+        /// apt's own errors and warnings, one after the other.
+        messages: String,
+    },
+    /// apt claims success and there is no package.
+    #[error("apt-get download {package} left no package")]
+    Nothing {
+        /// The package asked for.
+        package: String,
+    },
+}
+
+impl Apt {
+    /// An apt that keeps its lists in the folder `cache_dir`, which is made when it is missing (mode 0755).
+    #[must_use]
+    pub fn new(cache_dir: PathBuf) -> Self {
+        Self { cache: cache_dir, sources_list: None, architecture: None, failed_update: RefCell::new(None) }
+    }
+
+    /// Takes packages from the sources in this file alone, not from the machine's. They should have a cache of their
+    /// own.
+    #[must_use]
+    pub fn sources_list(mut self, file: PathBuf) -> Self {
+        self.sources_list = Some(file);
+        self
+    }
+
+    /// Takes packages for this architecture, in Debian's words, not for the machine's. They should have a cache of
+    /// their own.
+    #[must_use]
+    pub fn architecture(mut self, name: String) -> Self {
+        self.architecture = Some(name);
+        self
+    }
+
+    /// Downloads a package. `None` means that apt knows no such package.
+    ///
+    /// The lists are fetched where they are missing, an hour old, or older than the sources. A repository that fails
+    /// then is an error only when the package is not found.
+    pub fn download(&self, package: &str, progress: &dyn Progress) -> Result<Option<Download>, AptError> {
+        let cache = Cache::open(&self.cache)?;
+        let mut updated = false;
+        if !self.fresh(&cache) && self.failed_update.borrow().is_none() {
+            self.update(&cache, progress)?;
+            updated = true;
+        }
+        progress.message(&format!("downloading {package}"));
+        let mut result = self.get(&cache, package)?;
+        if !updated
+            && let Got::Failed(messages) = &result
+            && STALE.iter().any(|text| messages.contains(text))
+        {
+            self.update(&cache, progress)?;
+            progress.message(&format!("downloading {package}"));
+            result = self.get(&cache, package)?;
+        }
+        match (result, self.failed_update.borrow().as_ref()) {
+            (Got::Package(download), _) => Ok(Some(download)),
+            (Got::Unknown, Some(messages)) => {
+                Err(AptError::Failed { action: "update".to_owned(), messages: messages.clone() })
+            }
+            (Got::Unknown, None) => Ok(None),
+            (Got::Failed(messages), _) => {
+                Err(AptError::Failed { action: format!("download {package}"), messages })
+            }
+        }
+    }
+
+    /// Whether the lists are younger than an hour and than everything that says where they come from.
+    fn fresh(&self, cache: &Cache) -> bool {
+        let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        let Some(updated) = modified(&cache.stamp()) else { return false };
+        if updated.elapsed().map_or(true, |age| age > LISTS_SERVE) {
+            return false;
+        }
+        let sources = match &self.sources_list {
+            Some(file) => vec![file.clone()],
+            None => machine_sources(),
+        };
+        sources.iter().filter_map(|path| modified(path)).all(|changed| changed < updated)
+    }
+
+    /// Fetches the lists. That apt did not get all of them is remembered, for the package may be in the others.
+    fn update(&self, cache: &Cache, progress: &dyn Progress) -> Result<(), AptError> {
+        progress.message("updating the lists of packages");
+        let began = SystemTime::now();
+        let output = self.run(cache, cache.path(), &["update".as_ref()])?;
+        if !output.status.success() {
+            *self.failed_update.borrow_mut() = Some(messages(&output));
+            return Ok(());
+        }
+        *self.failed_update.borrow_mut() = None;
+        let stamp = cache.stamp();
+        File::create(&stamp)
+            .and_then(|file| file.set_modified(began))
+            .map_err(|source| AptError::Cache { path: stamp, source })
+    }
+
+    fn get(&self, cache: &Cache, package: &str) -> Result<Got, AptError> {
+        let folder = cache.download_folder()?;
+        let asked = match &self.architecture {
+            Some(architecture) => format!("{package}:{architecture}"),
+            None => package.to_owned(),
+        };
+        let output = self.run(cache, folder.path(), &["download".as_ref(), "--".as_ref(), asked.as_ref()])?;
+        if !output.status.success() {
+            let messages = messages(&output);
+            let unknown = UNKNOWN.iter().any(|text| messages.contains(text));
+            return Ok(if unknown { Got::Unknown } else { Got::Failed(messages) });
+        }
+        let cannot_use = |source| AptError::Cache { path: folder.path().to_owned(), source };
+        // From here on nobody but this user changes what is in the folder.
+        give(folder.path(), Uid::effective());
+        for entry in fs::read_dir(folder.path()).map_err(cannot_use)? {
+            let entry = entry.map_err(cannot_use)?;
+            let path = entry.path();
+            if path.extension() == Some(OsStr::new("deb"))
+                && entry.file_type().is_ok_and(|kind| kind.is_file())
+            {
+                return Ok(Got::Package(Download { _folder: folder, path }));
+            }
+        }
+        Err(AptError::Nothing { package: package.to_owned() })
+    }
+
+    fn run(&self, cache: &Cache, folder: &Path, arguments: &[&OsStr]) -> Result<Output, AptError> {
+        let mut command = Command::new("apt-get");
+        command.arg("--quiet").arg("--config-file").arg(cache.configuration());
+        command.arg("-o").arg(option("Dir::State::Lists=", &cache.lists()));
+        command.arg("-o").arg(option("Dir::Cache=", &cache.archives()));
+        if let Some(file) = &self.sources_list {
+            let file = absolute(file)?;
+            command.arg("-o").arg(option("Dir::Etc::SourceList=", &file));
+            command.arg("-o").arg("Dir::Etc::SourceParts=/dev/null");
+        }
+        if let Some(architecture) = &self.architecture {
+            command.arg("-o").arg(format!("APT::Architecture={architecture}"));
+            command.arg("-o").arg(format!("APT::Architectures={architecture}"));
+        }
+        if !cache.sandbox_works() {
+            command.arg("-o").arg("APT::Sandbox::User=root");
+        }
+        command.args(arguments).current_dir(folder).stdin(Stdio::null());
+        // The messages are read here, so they are wanted in the language that this program knows.
+        command.env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE").env("DEBIAN_FRONTEND", "noninteractive");
+        let output = command.output().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => AptError::NoApt,
+            _ => AptError::Start(error),
+        })?;
+        tracing::debug!("apt-get: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        Ok(output)
+    }
+}
+
+/// What became of a download.
+enum Got {
+    Package(Download),
+    Unknown,
+    /// apt's messages.
+    Failed(String),
+}
+
+/// Everything that says where the machine's packages come from.
+fn machine_sources() -> Vec<PathBuf> {
+    let parts = PathBuf::from("/etc/apt/sources.list.d");
+    let mut paths = vec![PathBuf::from("/etc/apt/sources.list")];
+    if let Ok(entries) = fs::read_dir(&parts) {
+        paths.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    paths.push(parts);
+    paths
+}
+
+fn option(name: &str, path: &Path) -> OsString {
+    let mut option = OsString::from(name);
+    option.push(path);
+    option
+}
+
+/// apt's errors and warnings; everything it said where there are none.
+fn messages(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let marked: Vec<_> =
+        text.lines().filter(|line| line.starts_with("E: ") || line.starts_with("W: ")).collect();
+    match (marked.is_empty(), text.trim()) {
+        (false, _) => marked.join("; "),
+        (true, "") => output.status.to_string(),
+        (true, text) => text.to_owned(),
+    }
+}

@@ -1,0 +1,172 @@
+//! The private folder of apt's lists and downloads, and who may write there.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Uid, chown};
+use tempfile::TempDir;
+
+use super::AptError;
+use crate::package::place;
+
+/// After this time a download belongs to a process that was killed.
+const DOWNLOAD_SERVES: Duration = Duration::from_secs(24 * 60 * 60);
+
+const DOWNLOAD_PREFIX: &str = "download-";
+
+/// Read by apt after the machine's configuration.
+///
+/// The hooks of an update are for the machine's own lists: they delete its archives in container images and tell
+/// desktops. Of all that a repository offers only the index of binary packages is needed. apt takes a repository
+/// that cannot be reached for a warning; here it decides whether the lists are up to date.
+const CONFIGURATION: &str = "\
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+APT::Update::Error-Mode \"any\";
+Acquire::Languages \"none\";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";
+Acquire::IndexTargets::deb-src::Sources::DefaultEnabled \"false\";
+";
+
+/// The private folder, locked against other processes.
+pub(super) struct Cache {
+    path: PathBuf,
+    sandbox: Sandbox,
+    _lock: Flock<File>,
+}
+
+impl Cache {
+    pub(super) fn open(path: &Path) -> Result<Self, AptError> {
+        let path = absolute(path)?;
+        make_folder(&path)?;
+        let lock = path.join("lock");
+        let cannot_lock = |source| AptError::Cache { path: lock.clone(), source };
+        let file = File::options().create(true).append(true).open(&lock).map_err(cannot_lock)?;
+        let mut cache =
+            Self { _lock: wait_for(file).map_err(cannot_lock)?, path, sandbox: Sandbox::NotNeeded };
+        // As root apt makes only the last of these, and as anybody else none.
+        let partial = cache.lists().join("partial");
+        make_folder(&partial)?;
+        make_folder(&cache.archives().join("archives/partial"))?;
+        cache.sandbox = Sandbox::of(&partial);
+        let configuration = cache.configuration();
+        fs::write(&configuration, CONFIGURATION)
+            .map_err(|source| AptError::Cache { path: configuration, source })?;
+        cache.sweep();
+        Ok(cache)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether apt can give up its rights as it wants to.
+    pub(super) fn sandbox_works(&self) -> bool {
+        !matches!(self.sandbox, Sandbox::Impossible)
+    }
+
+    pub(super) fn lists(&self) -> PathBuf {
+        self.path.join("lists")
+    }
+
+    pub(super) fn archives(&self) -> PathBuf {
+        self.path.join("cache")
+    }
+
+    pub(super) fn configuration(&self) -> PathBuf {
+        self.path.join("apt.conf")
+    }
+
+    /// The time of this file is when the lists were fetched.
+    pub(super) fn stamp(&self) -> PathBuf {
+        self.path.join("updated")
+    }
+
+    /// A folder for one package. As root apt downloads as the user `_apt` if this one may write there.
+    pub(super) fn download_folder(&self) -> Result<TempDir, AptError> {
+        let folder = tempfile::Builder::new()
+            .prefix(DOWNLOAD_PREFIX)
+            .tempdir_in(&self.path)
+            .map_err(|source| AptError::Cache { path: self.path.clone(), source })?;
+        if let Sandbox::User(user) = self.sandbox {
+            give(folder.path(), user);
+        }
+        Ok(folder)
+    }
+
+    /// Removes what killed processes left behind. Nothing depends on it.
+    fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(&self.path) else { return };
+        for entry in entries.flatten() {
+            let ours = entry.file_name().to_string_lossy().starts_with(DOWNLOAD_PREFIX);
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            let age = modified.ok().and_then(|time| time.elapsed().ok());
+            if ours && age.is_some_and(|age| age > DOWNLOAD_SERVES) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, AptError> {
+    std::path::absolute(path).map_err(|source| AptError::Cache { path: path.to_owned(), source })
+}
+
+fn make_folder(path: &Path) -> Result<(), AptError> {
+    place::make_folder(path, &mut Vec::new()).map_err(|(path, source)| AptError::Cache { path, source })
+}
+
+fn wait_for(mut file: File) -> io::Result<Flock<File>> {
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(lock) => return Ok(lock),
+            Err((back, Errno::EINTR)) => file = back,
+            Err((_, errno)) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Whether apt gives up its rights for downloading, which it does when root started it.
+enum Sandbox {
+    /// It has none to give up.
+    NotNeeded,
+    /// It becomes this user.
+    User(Uid),
+    /// It would fail to: this root is one of a user namespace that has no other users.
+    Impossible,
+}
+
+impl Sandbox {
+    /// Finds out on the folder `partial`, which belongs to apt's user where there is one.
+    fn of(partial: &Path) -> Self {
+        match apt_user().filter(|_| Uid::effective().is_root()) {
+            None => Self::NotNeeded,
+            Some(user) if give(partial, user) => Self::User(user),
+            Some(_) => Self::Impossible,
+        }
+    }
+}
+
+/// apt's own user.
+///
+/// Read from the file: looking a user up through the C library loads code at run time, which one static executable
+/// cannot do.
+fn apt_user() -> Option<Uid> {
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    let user = users.lines().find_map(|line| line.strip_prefix("_apt:"))?.split(':').nth(1)?;
+    user.parse().ok().map(Uid::from_raw)
+}
+
+/// Gives a folder to a user, if that is permitted.
+pub(super) fn give(folder: &Path, user: Uid) -> bool {
+    let result = chown(folder, Some(user), None);
+    if let Err(errno) = result {
+        tracing::debug!("cannot give {} to user {user}: {errno}", folder.display());
+    }
+    result.is_ok()
+}

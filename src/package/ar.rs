@@ -1,0 +1,79 @@
+//! The `ar` archive that a Debian package is (deb(5), ar(5)), without its symbol and long name tables.
+
+use std::io::Read;
+use std::path::Path;
+
+use super::PackageError;
+use super::error::printable;
+use super::section::Section;
+
+/// What an `ar` archive begins with.
+pub(super) const MAGIC: &[u8] = b"!<arch>\n";
+
+/// Bytes of a member's header.
+const HEADER: usize = 60;
+
+/// A member of the `ar` archive.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) name: Vec<u8>,
+    pub(super) content: Section,
+}
+
+/// Reads the headers of an `ar` archive one after the other (deb(5), ar(5)).
+pub(super) struct Ar<'a> {
+    path: &'a Path,
+    file: &'a Section,
+    offset: u64,
+}
+
+impl<'a> Ar<'a> {
+    /// The members of `file`, which begins with [`MAGIC`]. `path` is for messages.
+    pub(super) fn new(path: &'a Path, file: &'a Section) -> Self {
+        Self { path, file, offset: MAGIC.len() as u64 }
+    }
+
+    /// The next member; `None` at the end.
+    pub(super) fn next(&mut self) -> Result<Option<Member>, PackageError> {
+        // Members begin at even offsets; the byte between them may be missing at the end.
+        let offset = self.offset.next_multiple_of(2);
+        if offset >= self.file.len() {
+            return Ok(None);
+        }
+        let truncated = |member| PackageError::Truncated { path: self.path.to_owned(), member };
+        let mut header = [0; HEADER];
+        self.file
+            .part(offset, HEADER as u64)
+            .ok_or_else(|| truncated(None))?
+            .read_exact(&mut header)
+            .map_err(|source| PackageError::Open { path: self.path.to_owned(), source })?;
+        let (fields, end) = header.split_at(58);
+        let (name, size) = (fields.get(..16).unwrap_or_default(), fields.get(48..).unwrap_or_default());
+        let malformed = |what: &str| PackageError::Malformed {
+            path: self.path.to_owned(),
+            what: format!("{what} in the member header at byte {offset}"),
+        };
+        if end != b"`\n" {
+            return Err(malformed("no end mark"));
+        }
+        let name = name.trim_ascii_end();
+        let name = name.strip_suffix(b"/").unwrap_or(name).to_vec();
+        let size = decimal(size).ok_or_else(|| malformed("the size is no number"))?;
+        let start = offset.saturating_add(HEADER as u64);
+        let content = self.file.part(start, size).ok_or_else(|| truncated(Some(printable(&name))))?;
+        self.offset = start.saturating_add(size);
+        Ok(Some(Member { name, content }))
+    }
+}
+
+/// Digits and the blanks behind them; `str::parse` would take a sign.
+fn decimal(field: &[u8]) -> Option<u64> {
+    let digits = field.trim_ascii_end();
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |value, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        value.checked_mul(10)?.checked_add(digit)
+    })
+}

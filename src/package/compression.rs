@@ -1,0 +1,66 @@
+//! Compressed members as readers: xz in parallel, zstd and gzip in one thread.
+
+mod xz;
+mod zstd;
+
+use std::io::{self, BufReader, Read};
+
+use super::Progress;
+use super::section::Section;
+
+/// Bytes read at once from a package.
+const BUFFER: usize = 64 << 10;
+
+/// How a member is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compression {
+    None,
+    Gzip,
+    Xz,
+    Zstd,
+}
+
+impl Compression {
+    /// What the end of a member's name says, such as `.xz`.
+    pub(super) fn from_suffix(suffix: &[u8]) -> Option<Self> {
+        match suffix {
+            b"" => Some(Self::None),
+            b".gz" => Some(Self::Gzip),
+            b".xz" => Some(Self::Xz),
+            b".zst" => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
+    /// A reader of the unpacked content. `progress` advances with the packed bytes.
+    ///
+    /// A decoder that would need too much memory fails with [`io::ErrorKind::OutOfMemory`].
+    pub(super) fn reader<'a>(self, section: Section, progress: &'a dyn Progress) -> Box<dyn Read + 'a> {
+        if self == Self::Xz
+            && let Some(blocks) = xz::Blocks::new(&section, progress)
+        {
+            return Box::new(blocks);
+        }
+        let packed = BufReader::with_capacity(BUFFER, Counted { inner: section, progress });
+        match self {
+            Self::None => Box::new(packed),
+            Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(packed)),
+            Self::Xz => Box::new(xz::stream(packed)),
+            Self::Zstd => Box::new(zstd::Frames::new(packed)),
+        }
+    }
+}
+
+/// Reports what is read.
+struct Counted<'a> {
+    inner: Section,
+    progress: &'a dyn Progress,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        self.progress.advance(length as u64);
+        Ok(length)
+    }
+}

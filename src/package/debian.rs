@@ -1,0 +1,77 @@
+//! Which Debian packages have interpreters, and getting them out.
+
+use std::path::Path;
+
+use thiserror::Error;
+
+use super::apt::{Apt, AptError};
+use super::{Extraction, Package, PackageError, PackageInfo, Progress, Selection};
+
+/// The packages with interpreters, in the order to try them.
+///
+/// Until Debian 12 `qemu-user-static` has them, and the emulators of `qemu-user` are not static, which
+/// [`Selection::accept`] finds. Since Debian 13 `qemu-user` is static itself, and `qemu-user-static` is gone or has
+/// only links into it (U23).
+#[must_use]
+pub fn debian_packages() -> &'static [&'static str] {
+    &["qemu-user-static", "qemu-user"]
+}
+
+/// What [`fetch_with_apt`] came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// The packages that were looked into.
+    pub packages: Vec<FromPackage>,
+    /// The packages that apt does not know.
+    pub unknown: Vec<&'static str>,
+}
+
+/// What came out of one package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FromPackage {
+    /// What the package says about itself.
+    pub info: PackageInfo,
+    /// What came out of it.
+    pub extraction: Extraction,
+}
+
+/// Why fetching failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// apt did not give the package.
+    #[error(transparent)]
+    Apt(#[from] AptError),
+    /// Nothing could be got out of the package.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+}
+
+/// Downloads [`debian_packages`] one after the other and puts what is wanted into `dest`, until nothing more is.
+///
+/// What an earlier package gave stays when a later one fails.
+pub fn fetch_with_apt(
+    apt: &Apt,
+    selection: &mut dyn Selection,
+    dest: &Path,
+    progress: &dyn Progress,
+) -> Result<Fetched, FetchError> {
+    let mut fetched = Fetched::default();
+    for name in debian_packages() {
+        if selection.complete() {
+            break;
+        }
+        let Some(download) = apt.download(name, progress)? else {
+            fetched.unknown.push(name);
+            continue;
+        };
+        let package = Package::open(download.path())?;
+        let Some(info) = package.info().cloned() else {
+            return Err(PackageError::Unknown { path: download.path().to_owned() }.into());
+        };
+        progress.message(&format!("unpacking {} {}", info.name, info.version));
+        let extraction = package.extract(selection, dest, progress)?;
+        fetched.packages.push(FromPackage { info, extraction });
+    }
+    Ok(fetched)
+}

@@ -1,0 +1,81 @@
+//! A folder as a source: its own files, and those of `bin` and `usr/bin` below it.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::section::Section;
+use super::sink::Sink;
+use super::{PackageError, Progress};
+
+/// Where a folder, such as an unpacked package or a root filesystem, keeps its programs.
+const PLACES: [&str; 3] = ["", "bin", "usr/bin"];
+
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Hands the files in, in the order of their names. Links are followed: the folder is the user's own.
+    pub(super) fn members(&self, sink: &mut Sink<'_>, progress: &dyn Progress) -> Result<(), PackageError> {
+        for place in PLACES {
+            let folder = if place.is_empty() { self.path.clone() } else { self.path.join(place) };
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(error) if !place.is_empty() && absent(&error) => continue,
+                Err(source) => return Err(PackageError::Open { path: folder, source }),
+            };
+            let mut names = Vec::new();
+            for entry in entries {
+                let entry = entry.map_err(|source| PackageError::Open { path: folder.clone(), source })?;
+                sink.count()?;
+                names.push(entry.file_name());
+            }
+            names.sort();
+            for name in names {
+                let path = folder.join(&name);
+                if !regular(&path)? {
+                    continue;
+                }
+                let Some(stored) = sink.want(name.as_bytes())? else { continue };
+                let mut section = open(&path)?;
+                let size = section.len();
+                progress.total(size);
+                let flow = sink.store(name.as_bytes(), &stored, size, &mut section)?;
+                progress.advance(size);
+                if flow.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether `path` leads to a regular file.
+fn regular(path: &Path) -> Result<bool, PackageError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.is_file()),
+        Err(error) if absent(&error) => Ok(false),
+        Err(source) => Err(PackageError::Open { path: path.to_owned(), source }),
+    }
+}
+
+fn open(path: &Path) -> Result<Section, PackageError> {
+    let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
+    let file = super::open(path).map_err(cannot_open)?;
+    let length = file.metadata().map_err(cannot_open)?.len();
+    Ok(Section::whole(file, length))
+}
+
+/// A link that leads nowhere, or in circles, is not a file.
+fn absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(nix::libc::ELOOP)
+}

@@ -1,0 +1,190 @@
+//! Files into a folder: a temporary file first, its name at the end.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempPath;
+
+use super::error::printable;
+use super::{Outcome, PackageError, Placed};
+
+/// The mode of an interpreter: everybody starts it, its owner alone replaces it.
+const MODE: u32 = 0o755;
+
+/// Files that are complete and have no names yet. What is not committed vanishes with it.
+pub(super) struct Staging {
+    dest: PathBuf,
+    /// Folders that were made for this, outermost first.
+    made: Vec<PathBuf>,
+    staged: Vec<Staged>,
+}
+
+/// One complete file without its name.
+pub(super) struct Staged {
+    name: String,
+    file: TempPath,
+    size: u64,
+}
+
+impl Staged {
+    pub(super) fn path(&self) -> &Path {
+        &self.file
+    }
+}
+
+impl Staging {
+    pub(super) fn new(dest: &Path) -> Self {
+        // An empty path is the working directory, as it is where a path has no parent.
+        let dest = if dest.as_os_str().is_empty() { Path::new(".") } else { dest };
+        Self { dest: dest.to_owned(), made: Vec::new(), staged: Vec::new() }
+    }
+
+    /// Writes `size` bytes of `content` into a temporary file beside its later place.
+    pub(super) fn write(
+        &mut self,
+        source: &Path,
+        member: &[u8],
+        name: &str,
+        size: u64,
+        content: &mut dyn Read,
+    ) -> Result<Staged, PackageError> {
+        make_folder(&self.dest, &mut self.made)
+            .map_err(|(path, source)| PackageError::Write { path, source })?;
+        let cannot_write =
+            |error: io::Error| PackageError::Write { path: self.dest.join(name), source: error };
+        let mut temporary =
+            tempfile::Builder::new().prefix(".qus-").tempfile_in(&self.dest).map_err(cannot_write)?;
+        let mut buffer = vec![0; 128 << 10];
+        let mut left = size;
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let chunk = buffer.get_mut(..most).unwrap_or_default();
+            let read = match content.read(chunk) {
+                Ok(0) => {
+                    return Err(PackageError::Truncated {
+                        path: source.to_owned(),
+                        member: Some(printable(member)),
+                    });
+                }
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    return Err(PackageError::Unpack {
+                        path: source.to_owned(),
+                        member: printable(member),
+                        source: error,
+                    });
+                }
+            };
+            temporary.write_all(chunk.get(..read).unwrap_or_default()).map_err(cannot_write)?;
+            left = left.saturating_sub(read as u64);
+        }
+        temporary.as_file().set_permissions(Permissions::from_mode(MODE)).map_err(cannot_write)?;
+        // Closed here: the kernel starts no file that is open for writing.
+        Ok(Staged { name: name.to_owned(), file: temporary.into_temp_path(), size })
+    }
+
+    /// Keeps a file for its place. As in every archive a later member stands in for an earlier one of its name.
+    pub(super) fn keep(&mut self, staged: Staged) {
+        self.staged.retain(|earlier| earlier.name != staged.name);
+        self.staged.push(staged);
+    }
+
+    /// Gives the files their names. What stands in the way is found before the first gets its name.
+    pub(super) fn commit(mut self) -> Result<Vec<Placed>, PackageError> {
+        let mut plan = Vec::new();
+        for staged in std::mem::take(&mut self.staged) {
+            let path = self.dest.join(&staged.name);
+            match outcome(&staged.file, &path) {
+                Ok(outcome) => plan.push((staged, path, outcome)),
+                Err(source) => return Err(PackageError::Write { path, source }),
+            }
+        }
+        let mut placed = Vec::new();
+        for (staged, path, outcome) in plan {
+            if outcome != Outcome::Same {
+                staged
+                    .file
+                    .persist(&path)
+                    .map_err(|error| PackageError::Write { path: path.clone(), source: error.error })?;
+            }
+            placed.push(Placed { name: staged.name, path, size: staged.size, outcome });
+        }
+        if !placed.is_empty() {
+            self.made.clear();
+        }
+        Ok(placed)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        self.staged.clear();
+        for folder in self.made.iter().rev() {
+            // Not empty: somebody else uses it by now.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+/// Makes a folder and those above it where they are missing, with mode 0755 whatever the umask, and adds those it made
+/// to `made`, outermost first. The error names the folder.
+pub(super) fn make_folder(path: &Path, made: &mut Vec<PathBuf>) -> Result<(), (PathBuf, io::Error)> {
+    let missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.is_dir();
+    let mut folders: Vec<&Path> = path.ancestors().take_while(missing).collect();
+    folders.reverse();
+    for folder in folders {
+        match fs::create_dir(folder) {
+            Ok(()) => made.push(folder.to_owned()),
+            // Somebody else was faster.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => continue,
+            Err(error) => return Err((folder.to_owned(), error)),
+        }
+        fs::set_permissions(folder, Permissions::from_mode(MODE))
+            .map_err(|error| (folder.to_owned(), error))?;
+    }
+    Ok(())
+}
+
+/// What giving `file` the name `path` comes to.
+fn outcome(file: &Path, path: &Path) -> io::Result<Outcome> {
+    let there = match fs::symlink_metadata(path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::New),
+        Err(error) => return Err(error),
+    };
+    if there.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let new = fs::symlink_metadata(file)?;
+    // Another owner could change the file later, another mode may be why it does not serve: neither is the same file.
+    let alike = there.is_file()
+        && there.len() == new.len()
+        && there.uid() == new.uid()
+        && there.mode() & 0o7777 == MODE;
+    let same = alike && same_content(file, path).unwrap_or(false);
+    Ok(if same { Outcome::Same } else { Outcome::Replaced })
+}
+
+fn same_content(one: &Path, other: &Path) -> io::Result<bool> {
+    let open = |path| -> io::Result<_> {
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        Ok(BufReader::with_capacity(128 << 10, file))
+    };
+    let (mut one, mut other) = (open(one)?, open(other)?);
+    loop {
+        let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        let length = left.len().min(right.len());
+        if length == 0 {
+            return Ok(left.len() == right.len());
+        }
+        if left.get(..length) != right.get(..length) {
+            return Ok(false);
+        }
+        one.consume(length);
+        other.consume(length);
+    }
+}

@@ -1,0 +1,51 @@
+//! [`Section`]: a part of a file, read without moving the file's own position.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// A part of a file as a reader. Copies read independently of each other, from several threads too.
+#[derive(Clone, Debug)]
+pub(super) struct Section {
+    file: Arc<File>,
+    position: u64,
+    end: u64,
+}
+
+impl Section {
+    /// A file of `length` bytes.
+    pub(super) fn whole(file: File, length: u64) -> Self {
+        Self { file: Arc::new(file), position: 0, end: length }
+    }
+
+    /// The part of `length` bytes at `offset`; `None` where this part ends before that one does.
+    pub(super) fn part(&self, offset: u64, length: u64) -> Option<Self> {
+        let position = self.position.checked_add(offset)?;
+        let end = position.checked_add(length).filter(|end| *end <= self.end)?;
+        Some(Self { file: Arc::clone(&self.file), position, end })
+    }
+
+    /// Bytes left to read.
+    pub(super) fn len(&self) -> u64 {
+        self.end - self.position
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Read for Section {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = usize::try_from(self.len()).unwrap_or(usize::MAX).min(buffer.len());
+        let Some(buffer) = buffer.get_mut(..length) else { return Ok(0) };
+        let read = self.file.read_at(buffer, self.position)?;
+        if read == 0 && length > 0 {
+            // The file was cut while it was read.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.position += read as u64;
+        Ok(read)
+    }
+}

@@ -1,0 +1,132 @@
+//! [`Sink`]: where every source hands its members in.
+
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::error::printable;
+use super::limit::{Limit, MEMBER_SIZE, MEMBERS};
+use super::place::Staging;
+use super::{Extraction, PackageError, Refused, Selection};
+
+/// What kind of member an archive has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Regular,
+    /// A link, folder, device or anything else that is not an interpreter.
+    Other,
+}
+
+/// Takes members, keeps the wanted ones in temporary files, and gives them their names at the end.
+pub(super) struct Sink<'a> {
+    source: &'a Path,
+    selection: &'a mut dyn Selection,
+    staging: Staging,
+    refused: Vec<Refused>,
+    members: u64,
+    found: bool,
+}
+
+impl<'a> Sink<'a> {
+    pub(super) fn new(source: &'a Path, selection: &'a mut dyn Selection, dest: &Path) -> Self {
+        Self { source, selection, staging: Staging::new(dest), refused: Vec::new(), members: 0, found: false }
+    }
+
+    pub(super) fn source(&self) -> &'a Path {
+        self.source
+    }
+
+    /// Whether nothing more is wanted.
+    pub(super) fn complete(&self) -> bool {
+        self.selection.complete()
+    }
+
+    /// Whether any member was wanted, accepted or not.
+    pub(super) fn found(&self) -> bool {
+        self.found
+    }
+
+    /// Takes the member `path` of an archive. `Break` means that nothing more is wanted.
+    pub(super) fn member(
+        &mut self,
+        path: &[u8],
+        kind: Kind,
+        size: u64,
+        content: &mut dyn Read,
+    ) -> Result<ControlFlow<()>, PackageError> {
+        if path.starts_with(b"/") || path.split(|byte| *byte == b'/').any(|part| part == b"..") {
+            return Err(PackageError::Hostile { path: self.source.to_owned(), member: printable(path) });
+        }
+        match kind {
+            Kind::Regular => {
+                let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+                self.file(name, size, content)
+            }
+            Kind::Other => self.count().map(ControlFlow::Continue),
+        }
+    }
+
+    /// Takes a regular file by its name alone.
+    pub(super) fn file(
+        &mut self,
+        name: &[u8],
+        size: u64,
+        content: &mut dyn Read,
+    ) -> Result<ControlFlow<()>, PackageError> {
+        self.count()?;
+        let Some(stored) = self.want(name)? else { return Ok(ControlFlow::Continue(())) };
+        self.store(name, &stored, size, content)
+    }
+
+    /// The name under which a file is wanted.
+    pub(super) fn want(&mut self, name: &[u8]) -> Result<Option<String>, PackageError> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let Some(stored) = self.selection.want(name) else { return Ok(None) };
+        if matches!(stored.as_str(), "" | "." | "..") || stored.contains(['/', '\0']) {
+            return Err(PackageError::StoredName { name: stored });
+        }
+        self.found = true;
+        Ok(Some(stored))
+    }
+
+    /// Counts one member.
+    pub(super) fn count(&mut self) -> Result<(), PackageError> {
+        self.members += 1;
+        if self.members > MEMBERS {
+            let member = self.source.file_name().map(|name| printable(name.as_encoded_bytes()));
+            let member = member.unwrap_or_default();
+            return Err(PackageError::Limit { path: self.source.to_owned(), member, limit: Limit::Members });
+        }
+        Ok(())
+    }
+
+    /// Takes the content of a wanted file.
+    pub(super) fn store(
+        &mut self,
+        name: &[u8],
+        stored: &str,
+        size: u64,
+        content: &mut dyn Read,
+    ) -> Result<ControlFlow<()>, PackageError> {
+        if size > MEMBER_SIZE {
+            return Err(PackageError::Limit {
+                path: self.source.to_owned(),
+                member: printable(name),
+                limit: Limit::MemberSize,
+            });
+        }
+        let staged = self.staging.write(self.source, name, stored, size, content)?;
+        match self.selection.accept(stored, staged.path()) {
+            Ok(()) => self.staging.keep(staged),
+            Err(reason) => self.refused.push(Refused { name: stored.to_owned(), reason }),
+        }
+        Ok(if self.complete() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    /// Gives everything its name.
+    pub(super) fn finish(self) -> Result<Extraction, PackageError> {
+        Ok(Extraction { placed: self.staging.commit()?, refused: self.refused })
+    }
+}

@@ -1,0 +1,151 @@
+//! The members of a tar archive, with limits on everything that is kept in memory.
+
+use std::cell::Cell;
+use std::io::{self, Read};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use tar::{Archive, EntryType, PaxExtensions};
+
+use super::PackageError;
+use super::error::printable;
+use super::limit::{Bounded, Limit, NAME_SIZE};
+use super::sink::Kind;
+
+/// A tar archive inside of a package.
+pub(super) struct Tarball<'a> {
+    /// The package, for messages.
+    pub(super) path: &'a Path,
+    /// The archive within the package, for messages.
+    pub(super) member: &'a str,
+    /// How much it may unpack to.
+    pub(super) size: u64,
+    /// The name of that limit.
+    pub(super) limit: Limit,
+}
+
+/// What takes the members: path, kind, size in bytes, content. `Break` ends the walk.
+type Visit<'v> = dyn FnMut(&[u8], Kind, u64, &mut dyn Read) -> Result<ControlFlow<()>, PackageError> + 'v;
+
+/// What the members before a file say about it, where its own header has no room.
+#[derive(Default)]
+struct Ahead {
+    path: Option<Vec<u8>>,
+    size: Option<u64>,
+    sparse: bool,
+}
+
+impl Tarball<'_> {
+    /// Walks through the archive. Without a `Break` it is read to its end, so that its checksum is compared.
+    pub(super) fn walk(&self, content: impl Read, visit: &mut Visit<'_>) -> Result<(), PackageError> {
+        let exceeded = Cell::new(false);
+        let result = self.walk_bounded(Bounded::new(content, self.size, &exceeded), visit);
+        match result {
+            // The reader's own error arrives wrapped in those of the readers around it.
+            Err(_) if exceeded.get() => Err(self.over(self.limit)),
+            Err(PackageError::Unpack { source, .. }) if source.kind() == io::ErrorKind::OutOfMemory => {
+                Err(self.over(Limit::Memory))
+            }
+            result => result,
+        }
+    }
+
+    fn walk_bounded(&self, content: impl Read, visit: &mut Visit<'_>) -> Result<(), PackageError> {
+        let mut archive = Archive::new(content);
+        let mut ahead = Ahead::default();
+        // Raw: the crate would read names of any length into memory.
+        let entries = archive.entries().map_err(|error| self.unpack(error))?.raw(true);
+        for entry in entries {
+            let mut entry = entry.map_err(|error| self.unpack(error))?;
+            let size = entry.size();
+            let kind = match entry.header().entry_type() {
+                EntryType::GNULongName => {
+                    ahead.path = Some(self.name(&mut entry, size)?);
+                    continue;
+                }
+                EntryType::XHeader => {
+                    let records = self.record(&mut entry, size)?;
+                    self.extended(&records, &mut ahead)?;
+                    continue;
+                }
+                // Where a link leads and what holds for the whole archive plays no part.
+                EntryType::GNULongLink | EntryType::XGlobalHeader => continue,
+                EntryType::GNUSparse => {
+                    ahead.sparse = true;
+                    Kind::Regular
+                }
+                EntryType::Regular | EntryType::Continuous => Kind::Regular,
+                _ => Kind::Other,
+            };
+            let Ahead { path, size: extended_size, sparse } = std::mem::take(&mut ahead);
+            let path = path.unwrap_or_else(|| entry.path_bytes().into_owned());
+            if sparse {
+                return Err(PackageError::Sparse { path: self.path.to_owned(), member: printable(&path) });
+            }
+            if size > self.size || extended_size.is_some_and(|size| size > self.size) {
+                return Err(PackageError::Limit {
+                    path: self.path.to_owned(),
+                    member: printable(&path),
+                    limit: self.limit,
+                });
+            }
+            if extended_size.is_some_and(|extended| extended != size) {
+                // Only files beyond 8 GiB need that, and two sizes are two ways to read one archive.
+                return Err(self.malformed(&format!("{} has two sizes", printable(&path))));
+            }
+            if visit(&path, kind, size, &mut entry)?.is_break() {
+                return Ok(());
+            }
+        }
+        io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(|error| self.unpack(error))?;
+        Ok(())
+    }
+
+    /// A record about the next member.
+    fn record(&self, content: &mut impl Read, size: u64) -> Result<Vec<u8>, PackageError> {
+        if size > NAME_SIZE {
+            return Err(self.over(Limit::NameSize));
+        }
+        let mut bytes = Vec::new();
+        content.take(size).read_to_end(&mut bytes).map_err(|error| self.unpack(error))?;
+        Ok(bytes)
+    }
+
+    /// A GNU long name, which ends with a zero byte.
+    fn name(&self, content: &mut impl Read, size: u64) -> Result<Vec<u8>, PackageError> {
+        let mut name = self.record(content, size)?;
+        let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+        name.truncate(length);
+        Ok(name)
+    }
+
+    /// An extended header: `path`, `size`, and what gives a sparse file away.
+    fn extended(&self, records: &[u8], ahead: &mut Ahead) -> Result<(), PackageError> {
+        for record in PaxExtensions::new(records) {
+            let record = record.map_err(|error| self.unpack(error))?;
+            match record.key_bytes() {
+                b"path" => ahead.path = Some(record.value_bytes().to_vec()),
+                b"size" => {
+                    let size = record.value().ok().and_then(|text| text.parse().ok());
+                    let text = "a size in an extended header is no number";
+                    ahead.size = Some(size.ok_or_else(|| self.malformed(text))?);
+                }
+                key if key.starts_with(b"GNU.sparse.") => ahead.sparse = true,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn over(&self, limit: Limit) -> PackageError {
+        PackageError::Limit { path: self.path.to_owned(), member: self.member.to_owned(), limit }
+    }
+
+    fn malformed(&self, what: &str) -> PackageError {
+        PackageError::Malformed { path: self.path.to_owned(), what: format!("{}: {what}", self.member) }
+    }
+
+    fn unpack(&self, source: io::Error) -> PackageError {
+        PackageError::Unpack { path: self.path.to_owned(), member: self.member.to_owned(), source }
+    }
+}

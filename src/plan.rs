@@ -1,0 +1,318 @@
+//! What to do about an architecture: a pure function from what was found to a [`Decision`] (DESIGN §3.1 to §3.6).
+
+use std::path::Path;
+
+use crate::arch::Arch;
+use crate::binfmt::{Flags, Handler, HandlerName, Matcher, Pattern, Rule, RuleError, winner};
+use crate::interpreter::{FileId, Interpreter, emulated_by, file_name};
+use crate::probe::{Failure, Proof};
+
+/// Mark of the names that a handler has only while it takes the place of another one. One that is found was left
+/// behind by an interrupted run.
+pub const INTERIM: &str = ".qus-";
+
+/// What was found out about the host.
+#[derive(Debug)]
+pub struct Situation<'a> {
+    /// All handlers, newest first.
+    pub handlers: &'a [Handler],
+    /// Beginnings of files that no rule may match: the host's own programs, qus among them (K37).
+    pub guarded: &'a [Vec<u8>],
+}
+
+/// What was found out about one architecture.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// The interpreter to register, if one is at hand.
+    pub interpreter: Option<&'a Interpreter>,
+    /// Whether the kernel runs its programs itself.
+    pub native: bool,
+    /// What came of executing its probe with the handlers as they are; `None` where that was not done.
+    pub verdict: Option<&'a Result<Proof, Failure>>,
+    /// Why the file at the path of the handler that takes its programs is unfit, judged by looking, where no probe was run.
+    pub unfit: Option<&'a str>,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// The flags of a new handler.
+    pub flags: Flags,
+    /// Whether it was said what must serve: an interpreter, a source, flags.
+    pub explicit: bool,
+    /// Take over from what is there.
+    pub replace: bool,
+    /// Register what the host runs itself, too.
+    pub force_native: bool,
+}
+
+/// What to do about one architecture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The very handlers are there and work.
+    Unchanged(Vec<HandlerName>),
+    /// Another emulator's handler serves it.
+    Kept(HandlerName),
+    /// Register, prove, then remove what is in vain.
+    Register(Registration),
+    /// Not on this host: why, and what to type instead.
+    Refused {
+        /// The reason.
+        reason: String,
+        /// What to type instead.
+        cure: Option<String>,
+    },
+    /// Something else has its programs.
+    Conflict {
+        /// Handlers that would be displaced.
+        with: Vec<HandlerName>,
+    },
+    /// There is nothing to register.
+    NoInterpreter,
+}
+
+/// Rules to register, and what they supersede.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// New rules under their final names.
+    pub rules: Vec<Rule>,
+    /// Handlers to be removed once the new ones have been proven.
+    pub removes: Vec<HandlerName>,
+    /// Why what is there does not do; empty when there is nothing.
+    pub because: Option<String>,
+    /// Handlers of others that will lie behind the new ones.
+    pub displaced: Vec<HandlerName>,
+}
+
+/// The architecture whose programs a handler gives to QEMU's user-mode emulator, whatever its name, or to an interpreter
+/// that qus was told to register (a name that begins with `qus-`). `None`: it is somebody else's.
+#[must_use]
+pub fn emulates(handler: &Handler) -> Option<&'static Arch> {
+    let elf = Pattern::new(0, goblin::elf::header::ELFMAG.to_vec(), None).ok()?;
+    handler.entry.pattern().filter(|pattern| pattern.overlaps(&elf))?;
+    let name = std::str::from_utf8(handler.name.as_bytes()).ok()?;
+    if let Some(arch) = name.strip_prefix("qus-").and_then(|rest| Arch::named(interim_stripped(rest)).ok()) {
+        return Some(arch);
+    }
+    let interpreter = handler.entry.interpreter.as_deref()?;
+    if interpreter.starts_with("/proc") {
+        // A file that never had a name: only the handler's says what it is.
+        return name.strip_prefix("qemu-").and_then(|rest| Arch::named(interim_stripped(rest)).ok());
+    }
+    emulated_by(file_name(interpreter))
+}
+
+fn interim_stripped(name: &str) -> &str {
+    name.split_once(INTERIM).map_or(name, |(name, _)| name)
+}
+
+/// Whether the name is one that a handler has only for a moment.
+#[must_use]
+pub fn is_interim(name: &HandlerName) -> bool {
+    name.as_bytes().windows(INTERIM.len()).any(|window| window == INTERIM.as_bytes())
+}
+
+/// The rules that give the programs of `arch` to `interpreter`, the first for what today's toolchains write.
+///
+/// An interpreter that is not called like QEMU's gets handlers called `qus-…`.
+pub fn rules(arch: &Arch, interpreter: &Path, flags: Flags) -> Result<Vec<Rule>, RuleError> {
+    let is_qemu = emulated_by(file_name(interpreter)) == Some(arch);
+    let names = arch.handler_names().into_iter();
+    arch.identity
+        .patterns()
+        .into_iter()
+        .zip(names)
+        .map(|(pattern, name)| {
+            let name = if is_qemu { name } else { name.replacen("qemu-", "qus-", 1) };
+            Rule::new(HandlerName::new(name)?, Matcher::Magic(pattern), interpreter, flags)
+        })
+        .collect()
+}
+
+/// Whether `handler` takes some program of `arch`.
+#[must_use]
+pub fn concerns(handler: &Handler, arch: &Arch) -> bool {
+    handler
+        .entry
+        .pattern()
+        .is_some_and(|taken| arch.identity.patterns().iter().any(|pattern| pattern.overlaps(taken)))
+}
+
+/// The handler that takes the programs that today's toolchains write for `arch`: all of them, or the first of them.
+#[must_use]
+pub fn serving<'a>(arch: &Arch, handlers: &'a [Handler]) -> Option<&'a Handler> {
+    let headers = arch.everyday_headers();
+    winner(handlers, headers.first()?, Path::new(""))
+}
+
+/// Why `handler` does not do for `arch` what a container needs, judged by its rule alone.
+fn deficiency(arch: &Arch, handler: &Handler, handlers: &[Handler]) -> Option<String> {
+    if !handler.entry.flags.contains(Flags::FIX_BINARY) {
+        return Some("it has no F flag, and would fail in every container".to_owned());
+    }
+    let takes_all = arch.everyday_headers().iter().all(|header| {
+        winner(handlers, header, Path::new("")).is_some_and(|winner| winner.name == handler.name)
+    });
+    (!takes_all).then(|| "it does not take all programs that today's toolchains write".to_owned())
+}
+
+/// What to do about `arch`.
+pub fn decide(
+    arch: &'static Arch,
+    situation: &Situation<'_>,
+    facts: &Facts<'_>,
+    request: Request,
+) -> Result<Decision, RuleError> {
+    if let Some(refusal) = refusal(arch, situation, facts, request) {
+        return Ok(refusal);
+    }
+    let handlers = situation.handlers;
+    let wanted = match facts.interpreter {
+        Some(interpreter) => rules(arch, &interpreter.path, request.flags)?,
+        None => Vec::new(),
+    };
+    let top = serving(arch, handlers);
+    let broken = top.and_then(|top| match facts.verdict {
+        Some(Err(failure)) => Some(failure.to_string()),
+        Some(Ok(_)) => deficiency(arch, top, handlers),
+        None => facts.unfit.map(str::to_owned).or_else(|| deficiency(arch, top, handlers)),
+    });
+    let is_sound = |name: &HandlerName| broken.is_none() && top.is_some_and(|top| top.name == *name);
+
+    let stands: Vec<bool> = wanted
+        .iter()
+        .enumerate()
+        .map(|(index, rule)| {
+            stands(rule, index == 0, handlers, facts) && (index > 0 || is_sound(rule.name()))
+        })
+        .collect();
+    if !wanted.is_empty() && stands.iter().all(|stands| *stands) {
+        return Ok(Decision::Unchanged(wanted.iter().map(|rule| rule.name().clone()).collect()));
+    }
+
+    let ours = |handler: &&Handler| emulates(handler) == Some(arch);
+    let first_stands = stands.first() == Some(&true);
+    if !first_stands
+        && let Some(top) = top.filter(|top| ours(top) && broken.is_none() && !is_interim(&top.name))
+        && !is_outdated(top, &wanted, facts)
+    {
+        if !request.explicit {
+            return Ok(Decision::Kept(top.name.clone()));
+        }
+        if !request.replace {
+            return Ok(Decision::Conflict { with: vec![top.name.clone()] });
+        }
+    }
+    let new: Vec<Rule> =
+        wanted.into_iter().zip(&stands).filter(|(_, stands)| !**stands).map(|(rule, _)| rule).collect();
+    if new.is_empty() {
+        return Ok(Decision::NoInterpreter);
+    }
+
+    // A handler of somebody else, in the way of one of the new rules, or under its name.
+    let in_the_way = |handler: &&Handler| {
+        let taken = |rule: &Rule| {
+            *rule.name() == handler.name
+                || handler.entry.enabled
+                    && handler
+                        .entry
+                        .pattern()
+                        .zip(rule.matcher().pattern())
+                        .is_some_and(|(one, two)| one.overlaps(two))
+        };
+        emulates(handler).is_none() && new.iter().any(taken)
+    };
+    let foreign: Vec<&Handler> = handlers.iter().filter(in_the_way).collect();
+    if !foreign.is_empty() && !request.replace {
+        return Ok(Decision::Conflict { with: foreign.iter().map(|handler| handler.name.clone()).collect() });
+    }
+
+    let names = |handler: &Handler| new.iter().any(|rule| *rule.name() == handler.name);
+    let superseded =
+        |handler: &&Handler| names(handler) || ours(handler) && concerns(handler, arch) && !first_stands;
+    let removes: Vec<&Handler> = handlers.iter().filter(superseded).collect();
+    let displaced =
+        foreign.iter().filter(|handler| !names(handler)).map(|handler| handler.name.clone()).collect();
+    Ok(Decision::Register(Registration {
+        because: because(&removes, broken, facts, first_stands),
+        removes: removes.iter().map(|handler| handler.name.clone()).collect(),
+        displaced,
+        rules: new,
+    }))
+}
+
+/// Why the handlers in `removes` have to go.
+fn because(
+    removes: &[&Handler],
+    broken: Option<String>,
+    facts: &Facts<'_>,
+    first_stands: bool,
+) -> Option<String> {
+    let first = removes.first()?;
+    if !first.entry.enabled {
+        return Some(format!("{} was disabled", first.name));
+    }
+    if let Some(broken) = broken {
+        return Some(format!("{} was in vain: {broken}", first.name));
+    }
+    let outdated = |id: FileId| facts.interpreter.is_some_and(|interpreter| interpreter.id != id);
+    let started = facts.verdict.and_then(|verdict| verdict.as_ref().ok()).and_then(|proof| proof.interpreter);
+    if !first_stands
+        && facts.interpreter.map(|interpreter| interpreter.path.as_path())
+            == first.entry.interpreter.as_deref()
+        && started.is_some_and(outdated)
+    {
+        return Some(format!("{} still ran the file that was replaced", first.name));
+    }
+    Some(format!("in place of {}", first.name))
+}
+
+/// Refusals that no handler can change.
+fn refusal(arch: &Arch, situation: &Situation<'_>, facts: &Facts<'_>, request: Request) -> Option<Decision> {
+    let refused = |reason: String, cure: Option<String>| Some(Decision::Refused { reason, cure });
+    let patterns = arch.identity.patterns();
+    let takes = |head: &[u8]| patterns.iter().any(|pattern| pattern.matches(head));
+    if facts.native && !request.force_native {
+        return refused(
+            format!("this host runs {} itself; its programs would all go through the emulator", arch.name),
+            None,
+        );
+    }
+    if situation.guarded.iter().any(|head| takes(head)) {
+        let reason = "its rule takes this host's own programs: none of them could be started any more";
+        return refused(reason.to_owned(), None);
+    }
+    let interpreter = facts.interpreter?;
+    if takes(&interpreter.head) {
+        return refused(format!("its rule takes its own interpreter, {}", interpreter.path.display()), None);
+    }
+    if request.flags.contains(Flags::CREDENTIALS) && !interpreter.owned_by_root {
+        let path = interpreter.path.display();
+        return refused(
+            format!("with --credentials {path} runs as root, but others than root may write to it"),
+            Some(format!("sudo chown root:root {path} && sudo chmod 755 {path}")),
+        );
+    }
+    None
+}
+
+/// Whether `rule` is what the kernel has, with the file that is there now. Without `P` where the proof says that its
+/// interpreter does not know it.
+fn stands(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'_>) -> bool {
+    let Some(handler) = handlers.iter().find(|handler| handler.name == *rule.name()) else { return false };
+    let proof = facts.verdict.and_then(|verdict| verdict.as_ref().ok());
+    let without_p = || {
+        proof.is_none_or(|proof| !proof.argv0)
+            && rule.with_flags(rule.flags() - Flags::PRESERVE_ARGV0).is_ok_and(|rule| handler.entry.is(&rule))
+    };
+    (handler.entry.is(rule) || without_p())
+        && !(is_first && is_outdated(handler, std::slice::from_ref(rule), facts))
+}
+
+/// Whether `handler` runs another file than the one that lies at its path now (K49): it was replaced on disk.
+fn is_outdated(handler: &Handler, wanted: &[Rule], facts: &Facts<'_>) -> bool {
+    let started = facts.verdict.and_then(|verdict| verdict.as_ref().ok()).and_then(|proof| proof.interpreter);
+    let same_path = wanted.first().map(Rule::interpreter) == handler.entry.interpreter.as_deref();
+    same_path
+        && facts.interpreter.zip(started).is_some_and(|(interpreter, started)| interpreter.id != started)
+}

@@ -1,0 +1,62 @@
+//! Probes: tiny programs that the kernel is made to execute, as proof that a handler works.
+//!
+//! A probe ends with the first byte of its `argv[0]` as exit status. It is started as `*`, so 42 says that `argv[0]`
+//! arrived, and 47 (`/`) that the kernel put the path there, as it does without the flag `P` (K58).
+//!
+//! [`image`] builds one, [`run`] executes a batch in a helper process (which goes into an empty root directory after the
+//! host's own, because that is what a container sees), and [`verdict`] reads what came of it.
+
+mod image;
+mod launch;
+mod runner;
+mod verdict;
+
+pub use image::{Variant, image};
+pub use launch::{ProbeError, run, runs_natively};
+pub use runner::{HELPER, serve};
+pub use verdict::{Expected, Failure, Proof, judge};
+
+use serde::{Deserialize, Serialize};
+
+use crate::interpreter::FileId;
+
+/// `argv[0]` of every probe.
+pub const ARGV0: &str = "*";
+/// Exit status of a probe that got [`ARGV0`]: its first byte.
+pub const STATUS_ARGV0: i32 = 42;
+/// Exit status of a probe that got its absolute path instead.
+pub const STATUS_PATH: i32 = 47;
+
+/// What became of one execution.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// How it ended.
+    pub end: End,
+    /// Which file the kernel started: the interpreter that took the probe, or the probe itself. `None` where that could
+    /// not be seen.
+    pub started: Option<FileId>,
+    /// The first bytes of what it printed; an emulator that gives up says why.
+    pub said: String,
+}
+
+/// How an execution ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// It exited with this status.
+    Exited(i32),
+    /// A signal killed it.
+    Killed(i32),
+    /// `execve(2)` failed with this errno.
+    NotStarted(i32),
+    /// It was still running when time was up.
+    TimedOut,
+}
+
+/// What became of a probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// In the root directory of this process.
+    pub host: Outcome,
+    /// In an empty root directory; `None` where this process may not enter one.
+    pub empty_root: Option<Outcome>,
+}

@@ -1,0 +1,184 @@
+//! What the outcome of a probe says about a handler. Pure.
+
+use nix::errno::Errno;
+use serde::Serialize;
+use thiserror::Error;
+
+use super::{End, Outcome, STATUS_ARGV0, STATUS_PATH, Trial};
+use crate::interpreter::FileId;
+
+/// What a handler is expected to do.
+#[derive(Clone, Debug)]
+pub struct Expected<'a> {
+    /// Whether it has the flag `P`.
+    pub preserve_argv0: bool,
+    /// The interpreter that must have been started, where it is known.
+    pub interpreter: Option<FileId>,
+    /// Another handler that the kernel is predicted to take, because it is in front.
+    pub in_front: Option<&'a str>,
+}
+
+/// What was executed, and worked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Proof {
+    /// `argv[0]` arrived, and not the path.
+    pub argv0: bool,
+    /// It worked in an empty root directory too, as in a container; false where that could not be tried.
+    pub empty_root: bool,
+    /// The file that was started.
+    #[serde(skip)]
+    pub interpreter: Option<FileId>,
+}
+
+/// What went wrong with an execution.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// No enabled handler takes the probe (K40).
+    #[error("the kernel starts nothing for its programs (Exec format error)")]
+    NotTaken,
+    /// Another handler, registered later, takes it (K31); its name, if it is known.
+    #[error("another handler is in front and takes its programs{}", named(.0.as_ref()))]
+    Shadowed(Option<String>),
+    /// The interpreter could not be started at all; the errno in words.
+    #[error("its interpreter cannot be started: {0}")]
+    NotStarted(&'static str),
+    /// Fine on the host, `ENOENT` in an empty root directory (K39, K52).
+    #[error(
+        "it works on this host, but not from an empty root directory, as containers have it: \
+         the interpreter is not static, or the handler has no F flag"
+    )]
+    NotInEmptyRoot,
+    /// A signal killed the interpreter.
+    #[error("its interpreter crashed (signal {signal}){}", after(.said))]
+    Crashed {
+        /// Number of the signal.
+        signal: i32,
+        /// The first line it printed.
+        said: String,
+    },
+    /// With `P` the program got its path as `argv[0]`: the interpreter does not know the flag, and arguments are shifted.
+    #[error("its interpreter does not know the flag P: programs get shifted arguments")]
+    Shifted,
+    /// The program did not do what it is made of.
+    #[error("its probe ended with status {status}, not {STATUS_ARGV0}{}", after(.said))]
+    WrongStatus {
+        /// The exit status.
+        status: i32,
+        /// The first line it printed.
+        said: String,
+    },
+    /// It did not come to an end.
+    #[error("its probe did not come to an end in time")]
+    TimedOut,
+}
+
+fn named(name: Option<&String>) -> String {
+    name.map_or_else(String::new, |name| format!(": {name}"))
+}
+
+fn after(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text}") }
+}
+
+/// Judges a trial: a proof, or what went wrong.
+pub fn judge(trial: &Trial, expected: &Expected<'_>) -> Result<Proof, Failure> {
+    let argv0 = judge_outcome(&trial.host, expected)?;
+    let Some(again) = &trial.empty_root else {
+        return Ok(Proof { argv0, empty_root: false, interpreter: trial.host.started });
+    };
+    match judge_outcome(again, expected) {
+        Ok(_) => Ok(Proof { argv0, empty_root: true, interpreter: trial.host.started }),
+        Err(Failure::NotStarted(_)) => Err(Failure::NotInEmptyRoot),
+        // "Error while loading shared libraries": a loader was there, the libraries were not (K52).
+        Err(Failure::WrongStatus { status: 127, .. }) => Err(Failure::NotInEmptyRoot),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Whether `argv[0]` arrived, of an execution that went well.
+fn judge_outcome(outcome: &Outcome, expected: &Expected<'_>) -> Result<bool, Failure> {
+    let said = first_line(&outcome.said);
+    let other = |one: FileId| expected.interpreter.is_some_and(|two| one != two);
+    let shadowed = outcome.started.is_some_and(other);
+    let failure = match outcome.end {
+        End::NotStarted(errno) if errno == Errno::ENOEXEC as i32 => Failure::NotTaken,
+        End::NotStarted(errno) => Failure::NotStarted(reason(Errno::from_raw(errno))),
+        End::TimedOut => Failure::TimedOut,
+        End::Killed(signal) => Failure::Crashed { signal, said },
+        End::Exited(STATUS_ARGV0) if !shadowed => return Ok(true),
+        End::Exited(STATUS_PATH) if !shadowed && !expected.preserve_argv0 => return Ok(false),
+        End::Exited(STATUS_PATH) => Failure::Shifted,
+        End::Exited(status) => Failure::WrongStatus { status, said },
+    };
+    if shadowed || expected.in_front.is_some() {
+        return Err(Failure::Shadowed(expected.in_front.map(str::to_owned)));
+    }
+    Err(failure)
+}
+
+/// An errno of `execve(2)` when a handler took the file (KERNEL §9).
+fn reason(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOENT => "it, or the loader it needs, does not exist",
+        Errno::EACCES => "it is not executable, or lies on a noexec mount",
+        Errno::ELOOP => "the handler takes its own interpreter",
+        Errno::ELIBBAD => "its loader is of another architecture",
+        Errno::ETXTBSY => "a process has it open for writing",
+        other => other.desc(),
+    }
+}
+
+fn first_line(said: &str) -> String {
+    let line = said.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    line.chars().take(200).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: FileId = FileId { device: 1, inode: 2 };
+    const OTHER: FileId = FileId { device: 1, inode: 3 };
+
+    fn outcome(end: End, started: FileId) -> Outcome {
+        Outcome { end, started: Some(started), said: String::new() }
+    }
+
+    fn verdict(
+        host: End,
+        empty_root: Option<End>,
+        preserve_argv0: bool,
+        started: FileId,
+    ) -> Result<Proof, Failure> {
+        let empty_root = empty_root.map(|end| outcome(end, started));
+        let trial = Trial { host: outcome(host, started), empty_root };
+        judge(&trial, &Expected { preserve_argv0, interpreter: Some(OURS), in_front: None })
+    }
+
+    #[test]
+    fn proof_says_what_was_seen() {
+        let proof = verdict(End::Exited(42), Some(End::Exited(42)), true, OURS).unwrap();
+        assert!(proof.argv0 && proof.empty_root);
+        let proof = verdict(End::Exited(47), None, false, OURS).unwrap();
+        assert!(!proof.argv0 && !proof.empty_root);
+    }
+
+    #[test]
+    fn each_failure_has_its_own_verdict() {
+        let enoent = End::NotStarted(Errno::ENOENT as i32);
+        let cases = [
+            (End::NotStarted(Errno::ENOEXEC as i32), None, Failure::NotTaken),
+            (End::Exited(42), Some(enoent), Failure::NotInEmptyRoot),
+            (End::Exited(42), Some(End::Exited(127)), Failure::NotInEmptyRoot),
+            (End::Killed(11), None, Failure::Crashed { signal: 11, said: String::new() }),
+            (End::Exited(47), None, Failure::Shifted),
+            (End::Exited(1), None, Failure::WrongStatus { status: 1, said: String::new() }),
+            (End::TimedOut, None, Failure::TimedOut),
+        ];
+        for (host, empty_root, failure) in cases {
+            assert_eq!(verdict(host, empty_root, true, OURS), Err(failure));
+        }
+        assert_eq!(verdict(End::Exited(42), None, true, OTHER), Err(Failure::Shadowed(None)));
+    }
+}

@@ -1,0 +1,248 @@
+//! Packages through the machine's apt, from repositories that these tests make.
+//!
+//! Nothing leaves the machine and nothing of its own apt is changed. Where there is no apt there is nothing to test.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr)]
+
+use std::fmt::Write;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use qus::package::{Apt, AptError, Package, Selection, debian_packages, fetch_with_apt};
+
+/// A repository of packages that have one file each, and an [`Apt`] that knows this repository alone.
+struct Lab {
+    folder: tempfile::TempDir,
+}
+
+impl Lab {
+    /// `None` on a machine without apt.
+    fn new() -> Option<Self> {
+        if Command::new("apt-get").arg("--version").output().is_err() {
+            eprintln!("skipped: no apt-get here");
+            return None;
+        }
+        let lab = Self { folder: tempfile::tempdir().unwrap() };
+        // apt's own user looks into the repository and the cache.
+        fs::set_permissions(lab.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(lab.repository()).unwrap();
+        lab.sources(&["repository"]);
+        lab.publish(&[]);
+        Some(lab)
+    }
+
+    fn repository(&self) -> PathBuf {
+        self.folder.path().join("repository")
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.folder.path().join("cache of qus")
+    }
+
+    fn apt(&self) -> Apt {
+        Apt::new(self.cache()).sources_list(self.folder.path().join("sources.list"))
+    }
+
+    /// Written an hour and a half ago, so that lists made now are younger.
+    fn sources(&self, folders: &[&str]) {
+        let base = self.folder.path().display();
+        let line = |folder: &&str| format!("deb [trusted=yes] copy:{base}/{folder} ./\n");
+        let path = self.folder.path().join("sources.list");
+        fs::write(&path, folders.iter().map(line).collect::<String>()).unwrap();
+        age(&path, Duration::from_secs(90 * 60));
+    }
+
+    /// Puts packages into the repository: name and files.
+    fn publish(&self, packages: &[(&str, &[&str])]) {
+        let mut index = String::new();
+        for (name, files) in packages {
+            let file = format!("{name}.deb");
+            let path = self.repository().join(&file);
+            fs::write(&path, deb(name, files)).unwrap();
+            let sum = Command::new("sha256sum").arg(&path).output().unwrap().stdout;
+            let sum = String::from_utf8(sum).unwrap()[..64].to_owned();
+            let size = fs::metadata(&path).unwrap().len();
+            writeln!(index, "Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: x").unwrap();
+            writeln!(index, "Filename: ./{file}\nSize: {size}\nSHA256: {sum}\nDescription: x\n").unwrap();
+        }
+        fs::write(self.repository().join("Packages"), index).unwrap();
+    }
+
+    /// What is left in the cache of downloads.
+    fn downloads(&self) -> usize {
+        let names = fs::read_dir(self.cache()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_str().unwrap().starts_with("download-")).count()
+    }
+}
+
+fn age(path: &Path, age: Duration) {
+    let time = SystemTime::now() - age;
+    fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+}
+
+fn deb(name: &str, files: &[&str]) -> Vec<u8> {
+    let tree = |files: &[(String, Vec<u8>)]| {
+        let mut tree = tar::Builder::new(Vec::new());
+        for (path, content) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o755);
+            tree.append_data(&mut header, path, content.as_slice()).unwrap();
+        }
+        tree.into_inner().unwrap()
+    };
+    let control = format!("Package: {name}\nVersion: 1\nArchitecture: all\n").into_bytes();
+    let control = tree(&[("control".to_owned(), control)]);
+    let files: Vec<_> =
+        files.iter().map(|file| (format!("usr/bin/{file}"), format!("{name}'s").into_bytes())).collect();
+    let mut out = b"!<arch>\n".to_vec();
+    for (member, content) in
+        [("debian-binary", b"2.0\n".to_vec()), ("control.tar", control), ("data.tar", tree(&files))]
+    {
+        out.extend(format!("{member:<16}{:<32}{:<10}`\n", 0, content.len()).into_bytes());
+        out.extend(content);
+    }
+    out
+}
+
+struct Wanted(Vec<&'static str>);
+
+impl Selection for Wanted {
+    fn want(&mut self, file_name: &[u8]) -> Option<String> {
+        let name = std::str::from_utf8(file_name).ok()?;
+        self.0.contains(&name).then(|| name.to_owned())
+    }
+    fn complete(&self) -> bool {
+        self.0.is_empty()
+    }
+    fn accept(&mut self, stored_name: &str, _: &Path) -> Result<(), String> {
+        self.0.retain(|name| *name != stored_name);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_download_is_there_as_long_as_its_guard() {
+    let Some(lab) = Lab::new() else { return };
+    lab.publish(&[("qemu-user", &["qemu-arm"])]);
+    let download = lab.apt().download("qemu-user", &()).unwrap().unwrap();
+    let path = download.path().to_owned();
+    assert_eq!(Package::open(&path).unwrap().info().unwrap().name, "qemu-user");
+    assert_eq!(lab.downloads(), 1);
+    drop(download);
+    assert_eq!(lab.downloads(), 0);
+}
+
+#[test]
+fn an_unknown_package_is_no_error() {
+    let Some(lab) = Lab::new() else { return };
+    for name in ["qemu-user", "--help", "*", "a b", ""] {
+        let result = lab.apt().download(name, &());
+        assert!(matches!(result, Ok(None) | Err(AptError::Failed { .. })), "{name:?}: {result:?}");
+    }
+    assert!(lab.apt().download("qemu-user", &()).unwrap().is_none());
+    assert_eq!(lab.downloads(), 0);
+}
+
+#[test]
+fn lists_are_fetched_when_they_are_old_or_older_than_the_sources() {
+    let Some(lab) = Lab::new() else { return };
+    let known = || lab.apt().download("qemu-user", &()).unwrap().is_some();
+    assert!(!known());
+    lab.publish(&[("qemu-user", &[])]);
+    assert!(!known(), "the lists are some seconds old");
+    age(&lab.cache().join("updated"), Duration::from_secs(61 * 60));
+    assert!(known());
+    lab.publish(&[]);
+    assert!(known());
+    age(&lab.folder.path().join("sources.list"), Duration::ZERO);
+    assert!(!known());
+}
+
+#[test]
+fn a_package_that_is_gone_is_looked_up_again() {
+    let Some(lab) = Lab::new() else { return };
+    lab.publish(&[("qemu-user", &[])]);
+    assert!(lab.apt().download("qemu-user", &()).unwrap().is_some());
+    fs::remove_file(lab.repository().join("qemu-user.deb")).unwrap();
+    lab.publish(&[]);
+    assert!(lab.apt().download("qemu-user", &()).unwrap().is_none());
+}
+
+#[test]
+fn a_package_of_another_content_than_its_list_says_is_refused() {
+    let Some(lab) = Lab::new() else { return };
+    lab.publish(&[("qemu-user", &["qemu-arm"])]);
+    let path = lab.repository().join("qemu-user.deb");
+    let mut content = fs::read(&path).unwrap();
+    content[200] ^= 1;
+    fs::write(&path, content).unwrap();
+    let error = lab.apt().download("qemu-user", &()).unwrap_err().to_string();
+    assert!(error.starts_with("apt-get download qemu-user failed: E: "), "{error}");
+    assert!(error.contains("Hash Sum mismatch"), "{error}");
+    assert_eq!(lab.downloads(), 0);
+}
+
+#[test]
+fn a_repository_that_fails_matters_only_for_what_is_not_found() {
+    let Some(lab) = Lab::new() else { return };
+    lab.sources(&["nowhere", "repository"]);
+    lab.publish(&[("qemu-user", &[])]);
+    assert!(lab.apt().download("qemu-user", &()).unwrap().is_some());
+    let error = lab.apt().download("qemu-user-static", &()).unwrap_err().to_string();
+    assert!(error.starts_with("apt-get update failed: "), "{error}");
+    assert!(error.contains("nowhere"), "{error}");
+}
+
+#[test]
+fn unsigned_repositories_are_refused() {
+    let Some(lab) = Lab::new() else { return };
+    lab.publish(&[("qemu-user", &[])]);
+    let list = lab.folder.path().join("sources.list");
+    let text = fs::read_to_string(&list).unwrap().replace("[trusted=yes] ", "");
+    fs::write(&list, text).unwrap();
+    let error = lab.apt().download("qemu-user", &()).unwrap_err().to_string();
+    assert!(error.contains("Release"), "{error}");
+}
+
+#[test]
+fn several_at_once_do_not_disturb_each_other() {
+    let Some(lab) = Lab::new() else { return };
+    lab.publish(&[("qemu-user", &["qemu-arm"])]);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let download = lab.apt().download("qemu-user", &()).unwrap().unwrap();
+                Package::open(download.path()).unwrap();
+            });
+        }
+    });
+    assert_eq!(lab.downloads(), 0);
+}
+
+#[test]
+fn packages_are_tried_in_order_until_all_is_found() {
+    let Some(lab) = Lab::new() else { return };
+    let dest = lab.folder.path().join("dest");
+    let fetch =
+        |names: &[&'static str]| fetch_with_apt(&lab.apt(), &mut Wanted(names.to_vec()), &dest, &()).unwrap();
+    let [first, second] = debian_packages() else { panic!("more packages to test") };
+    lab.publish(&[(first, &["qemu-arm"]), (second, &["qemu-arm", "qemu-s390x"])]);
+
+    let fetched = fetch(&["qemu-arm"]);
+    assert_eq!(fetched.packages.len(), 1);
+    assert_eq!(fs::read_to_string(dest.join("qemu-arm")).unwrap(), "qemu-user-static's");
+
+    let fetched = fetch(&["qemu-arm", "qemu-s390x"]);
+    let names: Vec<_> = fetched.packages.iter().map(|from| from.info.name.as_str()).collect();
+    assert_eq!(names, ["qemu-user-static", "qemu-user"]);
+    assert_eq!(fs::read_to_string(dest.join("qemu-s390x")).unwrap(), "qemu-user's");
+
+    lab.publish(&[(second, &["qemu-arm"])]);
+    age(&lab.cache().join("updated"), Duration::from_secs(61 * 60));
+    let fetched = fetch(&["qemu-arm"]);
+    assert_eq!(fetched.unknown, ["qemu-user-static"]);
+    assert_eq!(fs::read_to_string(dest.join("qemu-arm")).unwrap(), "qemu-user's");
+}
