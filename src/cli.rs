@@ -102,6 +102,7 @@ pub fn named(words: &[ArchArg]) -> Option<Vec<&'static Arch>> {
 }
 
 /// `qus register`.
+#[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
 #[derive(Debug, Args)]
 pub struct Register {
     /// Architectures, or `all`: those with an interpreter at hand that the host does not run itself [default: all]

@@ -20,7 +20,7 @@ pub fn fetched() -> Option<PathBuf> {
 /// Where fetched interpreters are looked for. Root never takes one from a folder of somebody else.
 #[must_use]
 pub fn all_fetched() -> Vec<PathBuf> {
-    let personal = fetched().filter(|folder| *folder != PathBuf::from(SYSTEM));
+    let personal = fetched().filter(|folder| folder.as_os_str() != SYSTEM);
     personal.into_iter().chain([SYSTEM.into()]).collect()
 }
 

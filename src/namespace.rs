@@ -7,7 +7,7 @@ use nix::unistd::geteuid;
 use serde::Serialize;
 
 /// Inode of the initial user namespace, `PROC_USER_INIT_INO` in `include/linux/proc_ns.h` (K73).
-const INITIAL_USER_NAMESPACE: u64 = 0xeffffffd;
+const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
 
 /// Who sees what is registered from here (K65).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -79,7 +79,7 @@ impl Staged {
     /// Removes the new rules: everything is as it was.
     pub fn undo(self, instance: &Instance) -> Result<(), HandlerError> {
         let removals = self.rules.iter().rev().map(|staged| remove(instance, &staged.name));
-        removals.fold(Ok(()), |so_far, removal| so_far.and(removal))
+        removals.fold(Ok(()), std::result::Result::and)
     }
 
     /// Registers the same rules with other flags in place of these, still not final.

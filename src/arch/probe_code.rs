@@ -67,7 +67,7 @@ pub(super) static PROBE_CODE: &[ProbeCode] = &[
     },
     ProbeCode {
         arch: "arm",
-        e_flags: 0x5000000,
+        e_flags: 0x0500_0000,
         code: &[
             0x04, 0x00, 0x9d, 0xe5, // ldr  r0, [sp, #4]  argv[0]
             0x00, 0x00, 0xd0, 0xe5, // ldrb r0, [r0]      its first byte
@@ -77,7 +77,7 @@ pub(super) static PROBE_CODE: &[ProbeCode] = &[
     },
     ProbeCode {
         arch: "armeb",
-        e_flags: 0x5800000,
+        e_flags: 0x0580_0000,
         code: &[
             0x04, 0x00, 0x9d, 0xe5, // ldr  r0, [sp, #4]  argv[0]
             0x00, 0x00, 0xd0, 0xe5, // ldrb r0, [r0]      its first byte
@@ -170,7 +170,7 @@ pub(super) static PROBE_CODE: &[ProbeCode] = &[
     },
     ProbeCode {
         arch: "mips",
-        e_flags: 0x70001007,
+        e_flags: 0x7000_1007,
         code: &[
             0x8f, 0xa4, 0x00, 0x04, // lw      $a0, 4($sp)  argv[0]
             0x90, 0x84, 0x00, 0x00, // lbu     $a0, 0($a0)  its first byte
@@ -180,7 +180,7 @@ pub(super) static PROBE_CODE: &[ProbeCode] = &[
     },
     ProbeCode {
         arch: "mips64",
-        e_flags: 0x80000007,
+        e_flags: 0x8000_0007,
         code: &[
             0xdf, 0xa4, 0x00, 0x08, // ld      $a0, 8($sp)  argv[0]
             0x90, 0x84, 0x00, 0x00, // lbu     $a0, 0($a0)  its first byte
@@ -190,7 +190,7 @@ pub(super) static PROBE_CODE: &[ProbeCode] = &[
     },
     ProbeCode {
         arch: "mips64el",
-        e_flags: 0x80000007,
+        e_flags: 0x8000_0007,
         code: &[
             0x08, 0x00, 0xa4, 0xdf, // ld      $a0, 8($sp)  argv[0]
             0x00, 0x00, 0x84, 0x90, // lbu     $a0, 0($a0)  its first byte
@@ -200,7 +200,7 @@ pub(super) static PROBE_CODE: &[ProbeCode] = &[
     },
     ProbeCode {
         arch: "mipsel",
-        e_flags: 0x70001007,
+        e_flags: 0x7000_1007,
         code: &[
             0x04, 0x00, 0xa4, 0x8f, // lw      $a0, 4($sp)  argv[0]
             0x00, 0x00, 0x84, 0x90, // lbu     $a0, 0($a0)  its first byte
@@ -210,7 +210,7 @@ pub(super) static PROBE_CODE: &[ProbeCode] = &[
     },
     ProbeCode {
         arch: "mipsn32",
-        e_flags: 0x80000027,
+        e_flags: 0x8000_0027,
         code: &[
             0x8f, 0xa4, 0x00, 0x04, // lw      $a0, 4($sp)  argv[0]
             0x90, 0x84, 0x00, 0x00, // lbu     $a0, 0($a0)  its first byte
@@ -220,7 +220,7 @@ pub(super) static PROBE_CODE: &[ProbeCode] = &[
     },
     ProbeCode {
         arch: "mipsn32el",
-        e_flags: 0x80000027,
+        e_flags: 0x8000_0027,
         code: &[
             0x04, 0x00, 0xa4, 0x8f, // lw      $a0, 4($sp)  argv[0]
             0x00, 0x00, 0x84, 0x90, // lbu     $a0, 0($a0)  its first byte

@@ -263,19 +263,16 @@ impl Rule {
             return Err(NameError::Malformed.into());
         }
         let name = name.to_vec();
-        let matcher = match fields.kind()? {
-            b'M' => {
-                let offset = parse_offset(fields.text("offset")?)?;
-                let magic = fields.escaped("magic")?.ok_or(PatternError::EmptyMagic)?;
-                let mask = fields.escaped("mask")?;
-                Matcher::Magic(Pattern::new(offset, magic, mask)?)
-            }
-            _ => {
-                fields.text("offset")?;
-                let extension = Extension::new(fields.text("extension")?)?;
-                fields.text("mask")?;
-                Matcher::Extension(extension)
-            }
+        let matcher = if fields.kind()? == b'M' {
+            let offset = parse_offset(fields.text("offset")?)?;
+            let magic = fields.escaped("magic")?.ok_or(PatternError::EmptyMagic)?;
+            let mask = fields.escaped("mask")?;
+            Matcher::Magic(Pattern::new(offset, magic, mask)?)
+        } else {
+            fields.text("offset")?;
+            let extension = Extension::new(fields.text("extension")?)?;
+            fields.text("mask")?;
+            Matcher::Extension(extension)
         };
         let interpreter = fields.text("interpreter")?;
         if interpreter.is_empty() {
@@ -384,12 +381,11 @@ impl Fields {
         let mut end = 0;
         loop {
             match *rest.get(end..).unwrap_or_default() {
-                [] => return Err(malformed),
                 [byte, ..] if byte == self.delimiter => break,
                 [b'\\', b'x', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                    end += 4
+                    end += 4;
                 }
-                [b'\\', b'x', ..] => return Err(malformed),
+                [] | [b'\\', b'x', ..] => return Err(malformed),
                 _ => end += 1,
             }
         }

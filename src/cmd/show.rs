@@ -43,15 +43,12 @@ struct HandlerView {
 }
 
 pub(super) fn run(args: &Show, output: &mut Output<'_>) -> Result<Status> {
-    match args.arch {
-        Some(arch) => {
-            let view = arch_view(arch)?;
-            output.data(&view, || arch_text(arch, &view))?;
-        }
-        None => {
-            let view = TableView { arches: ARCHES.iter().map(summary).collect() };
-            output.data(&view, || table_text(&view))?;
-        }
+    if let Some(arch) = args.arch {
+        let view = arch_view(arch)?;
+        output.data(&view, || arch_text(arch, &view))?;
+    } else {
+        let view = TableView { arches: ARCHES.iter().map(summary).collect() };
+        output.data(&view, || table_text(&view))?;
     }
     Ok(Status::Done)
 }

@@ -75,13 +75,13 @@ fn version_in(said: &str) -> Option<String> {
 
 fn in_this_process(mut session: Session) -> Result<Report, ProbeError> {
     let directory = executable_directory()?;
-    session.directory = directory.path().to_owned();
+    session.directory.push(directory.path());
     session.run().map_err(ProbeError::Failed)
 }
 
 fn in_helper(mut session: Session) -> Result<Report, ProbeError> {
     let directory = executable_directory()?;
-    session.directory = directory.path().to_owned();
+    session.directory.push(directory.path());
     let request = serde_json::to_vec(&session).map_err(std::io::Error::from)?;
     let mut helper = Command::new("/proc/self/exe")
         .arg(HELPER)

@@ -89,9 +89,10 @@ pub fn judge(trial: &Trial, expected: &Expected<'_>) -> Result<Proof, Failure> {
     };
     match judge_outcome(again, expected) {
         Ok(_) => Ok(Proof { argv0, empty_root: true, interpreter: trial.host.started }),
-        Err(Failure::NotStarted(_)) => Err(Failure::NotInEmptyRoot),
-        // "Error while loading shared libraries": a loader was there, the libraries were not (K52).
-        Err(Failure::WrongStatus { status: 127, .. }) => Err(Failure::NotInEmptyRoot),
+        // Status 127 is "error while loading shared libraries": a loader was there, the libraries were not (K52).
+        Err(Failure::NotStarted(_) | Failure::WrongStatus { status: 127, .. }) => {
+            Err(Failure::NotInEmptyRoot)
+        }
         Err(failure) => Err(failure),
     }
 }

@@ -95,7 +95,7 @@ impl Gathered {
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!("whether this host runs {} itself is not known: {error}", arch.name)
+                    tracing::warn!("whether this host runs {} itself is not known: {error}", arch.name);
                 }
             }
         }
