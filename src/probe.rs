@@ -14,10 +14,12 @@ mod verdict;
 pub use image::{Variant, image};
 pub use launch::{ProbeError, run, runs_natively};
 pub use runner::{HELPER, serve};
-pub use verdict::{Expected, Failure, Proof, judge};
+pub use verdict::{Expected, Failure, Proof, judge, judge_all};
 
 use serde::{Deserialize, Serialize};
 
+use crate::arch::Arch;
+use crate::binfmt::{Handler, winner};
 use crate::interpreter::FileId;
 
 /// `argv[0]` of every probe.
@@ -26,6 +28,34 @@ pub const ARGV0: &str = "*";
 pub const STATUS_ARGV0: i32 = 42;
 /// Exit status of a probe that got its absolute path instead.
 pub const STATUS_PATH: i32 = 47;
+
+/// What a probe is a program of: an architecture, under one of its machine numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// The architecture.
+    pub arch: &'static Arch,
+    /// `e_machine`.
+    pub machine: u16,
+}
+
+impl Subject {
+    /// The subjects of `arch`, first the one that today's toolchains write.
+    pub fn all_of(arch: &'static Arch) -> impl Iterator<Item = Self> {
+        arch.identity.machines.iter().map(move |&machine| Self { arch, machine })
+    }
+
+    /// The probe.
+    #[must_use]
+    pub fn image(self) -> Vec<u8> {
+        image(self.arch, self.machine, Variant::default())
+    }
+
+    /// The handler that is predicted to take the probe; `handlers` are newest first.
+    #[must_use]
+    pub fn taker(self, handlers: &[Handler]) -> Option<&Handler> {
+        winner(handlers, &self.image(), std::path::Path::new(""))
+    }
+}
 
 /// What became of one execution.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

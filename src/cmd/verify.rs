@@ -14,9 +14,9 @@ use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::cli::{Common, Verify, named};
 use crate::interpreter::FileId;
 use crate::namespace::Scope;
-use crate::output::{Output, Status, columns, path_text};
+use crate::output::{Output, Status, columns, escape, path_text};
 use crate::plan;
-use crate::probe::{self, End, Expected, Proof, STATUS_ARGV0, judge};
+use crate::probe::{self, End, Expected, Failure, Proof, STATUS_ARGV0, Subject, Trial, judge};
 use crate::problem::Problem;
 
 /// What the probe of a handler showed.
@@ -32,80 +32,93 @@ pub(super) struct Health {
     pub(super) proof: Option<Proof>,
 }
 
-impl fmt::Display for Health {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.state)?;
-        if let Some(reason) = &self.reason {
-            write!(formatter, ": {reason}")?;
-        }
-        if let Some(version) = &self.version {
-            write!(formatter, " (QEMU {version})")?;
-        }
-        match &self.proof {
-            Some(proof) if !proof.empty_root => {
-                formatter.write_str(", on this host only: an empty root could not be tried")
-            }
-            _ => Ok(()),
-        }
+impl Health {
+    fn broken(reason: impl Into<String>) -> Self {
+        Self { state: "broken", reason: Some(reason.into()), version: None, proof: None }
+    }
+
+    /// In words, behind the path of the interpreter.
+    fn detail(&self) -> String {
+        let version = self.version.as_ref().map(|version| format!(" (QEMU {version})")).unwrap_or_default();
+        let seen = match (&self.reason, &self.proof) {
+            (Some(reason), _) => format!(": {reason}"),
+            (None, Some(proof)) if !proof.empty_root => ", but an empty root could not be tried".to_owned(),
+            (None, _) => String::new(),
+        };
+        format!("{version}{seen}")
     }
 }
 
-/// Executes the probe of every architecture that one of `handlers` takes for itself, and judges each handler by it.
-/// Handlers of anything but programs of the table are left out.
+impl fmt::Display for Health {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}{}", self.state, self.detail())
+    }
+}
+
+/// Executes a probe for every handler of programs of the table, and judges the handler by it. The others are left out.
 pub(super) fn health(handlers: &[Handler], enabled: bool) -> Result<BTreeMap<HandlerName, Health>, Problem> {
-    let judged: Vec<(&Handler, &'static Arch)> =
-        handlers.iter().filter_map(|handler| main_arch(handler).map(|arch| (handler, arch))).collect();
-    let mut arches: Vec<&'static Arch> = judged.iter().map(|(_, arch)| *arch).collect();
-    arches.sort_by_key(|arch| arch.name);
-    arches.dedup();
+    let judged: Vec<(&Handler, Option<Subject>)> = handlers
+        .iter()
+        .filter_map(|handler| main_arch(handler).map(|arch| (handler, subject(handler, arch))))
+        .collect();
+    let mut subjects: Vec<Subject> = judged.iter().filter_map(|(_, subject)| *subject).collect();
+    subjects.dedup();
     // Only of QEMU's emulators is it known that they have a version to tell and do nothing else.
-    let interpreters: Vec<&Path> = judged
+    let mut interpreters: Vec<&Path> = judged
         .iter()
         .filter(|(handler, _)| plan::emulates(handler).is_some())
         .filter_map(|(handler, _)| handler.entry.interpreter.as_deref())
         .filter(|path| path.is_absolute())
         .collect();
+    interpreters.sort_unstable();
+    interpreters.dedup();
     let (trials, versions) =
-        probe::run(&arches, &interpreters).map_err(|error| Problem::new(error.to_string()))?;
+        probe::run(&subjects, &interpreters).map_err(|error| Problem::new(error.to_string()))?;
     let mut health = BTreeMap::new();
-    for (handler, arch) in &judged {
-        let Some(trial) = arches.iter().position(|other| other == arch).and_then(|index| trials.get(index))
-        else {
-            continue;
-        };
-        let version = interpreters
-            .iter()
-            .position(|path| Some(*path) == handler.entry.interpreter.as_deref())
-            .and_then(|index| versions.get(index).cloned().flatten());
-        let serving = plan::serving(arch, handlers).filter(|_| enabled);
-        let broken = |reason: String| Health {
-            state: "broken",
-            reason: Some(reason),
-            version: version.clone(),
-            proof: None,
-        };
-        let state = if !handler.entry.enabled {
-            broken("it is disabled".to_owned())
-        } else if !enabled {
-            broken("the whole instance is switched off".to_owned())
-        } else {
-            let in_front = serving
-                .filter(|serving| serving.name != handler.name)
-                .map(|serving| serving.name.to_string());
-            let expected = Expected {
-                preserve_argv0: handler.entry.flags.contains(Flags::PRESERVE_ARGV0),
-                interpreter: pinned(handler),
-                in_front: in_front.as_deref(),
-            };
-            match judge(trial, &expected) {
-                Ok(_) if in_front.is_some() => broken(probe::Failure::Shadowed(in_front.clone()).to_string()),
-                Ok(proof) => Health { state: "working", reason: None, version, proof: Some(proof) },
-                Err(failure) => broken(failure.to_string()),
-            }
-        };
-        health.insert(handler.name.clone(), state);
+    for (handler, subject) in &judged {
+        let trial =
+            subject.and_then(|subject| trials.get(subjects.iter().position(|other| *other == subject)?));
+        let path = handler.entry.interpreter.as_deref();
+        let version =
+            interpreters.iter().position(|other| Some(*other) == path).and_then(|at| versions.get(at));
+        let judged = judge_handler(handler, subject.zip(trial), handlers, enabled);
+        health.insert(handler.name.clone(), Health { version: version.cloned().flatten(), ..judged });
     }
     Ok(health)
+}
+
+fn judge_handler(
+    handler: &Handler,
+    executed: Option<(Subject, &Trial)>,
+    handlers: &[Handler],
+    enabled: bool,
+) -> Health {
+    let Some((subject, trial)) = executed else {
+        return Health::broken("no program there is has the header that its rule asks for");
+    };
+    let taker = subject.taker(handlers).filter(|_| enabled);
+    if taker.is_none() && trial.host.end == End::Exited(STATUS_ARGV0) {
+        return Health { state: "native", reason: None, version: None, proof: None };
+    }
+    if !handler.entry.enabled {
+        return Health::broken("it is disabled");
+    }
+    if !enabled {
+        return Health::broken("the whole instance is switched off");
+    }
+    let in_front = taker.filter(|taker| taker.name != handler.name).map(|taker| taker.name.to_string());
+    if in_front.is_some() {
+        return Health::broken(Failure::Shadowed(in_front).to_string());
+    }
+    let expected = Expected {
+        preserve_argv0: handler.entry.flags.contains(Flags::PRESERVE_ARGV0),
+        interpreter: pinned(handler),
+        in_front: None,
+    };
+    match judge(trial, &expected) {
+        Ok(proof) => Health { state: "working", reason: None, version: None, proof: Some(proof) },
+        Err(failure) => Health::broken(failure.to_string()),
+    }
 }
 
 /// The file that a handler must have opened, where that can be known: without `F` it is the one at its path. With `F` it
@@ -124,6 +137,12 @@ fn main_arch(handler: &Handler) -> Option<&'static Arch> {
         [arch] => Some(*arch),
         _ => None,
     })
+}
+
+/// The first probe of `arch` that the handler's pattern takes.
+fn subject(handler: &Handler, arch: &'static Arch) -> Option<Subject> {
+    let pattern = handler.entry.pattern()?;
+    Subject::all_of(arch).find(|subject| pattern.matches(&subject.image()))
 }
 
 #[derive(Serialize)]
@@ -157,7 +176,7 @@ pub(super) fn run(args: &Verify, common: &Common, output: &mut Output<'_>) -> Re
         }
     }
     let mut unserved: Vec<&'static Arch> = named.into_iter().flatten().collect();
-    unserved.retain(|arch| !items.iter().any(|item| item.arch == arch.name));
+    unserved.retain(|arch| items.iter().all(|item| item.arch != arch.name));
     items.extend(without_handler(&unserved)?);
     items.sort_by_key(|item| item.arch);
     let status =
@@ -175,7 +194,8 @@ fn without_handler(arches: &[&'static Arch]) -> Result<Vec<Item>, Problem> {
     if arches.is_empty() {
         return Ok(Vec::new());
     }
-    let (trials, _) = probe::run(arches, &[]).map_err(|error| Problem::new(error.to_string()))?;
+    let subjects: Vec<Subject> = arches.iter().filter_map(|arch| Subject::all_of(arch).next()).collect();
+    let (trials, _) = probe::run(&subjects, &[]).map_err(|error| Problem::new(error.to_string()))?;
     let items = arches.iter().zip(trials).map(|(arch, trial)| {
         let native = trial.host.end == End::Exited(STATUS_ARGV0);
         let reason = format!("no handler takes its programs; cure: sudo qus register {}", arch.name);
@@ -192,8 +212,12 @@ fn without_handler(arches: &[&'static Arch]) -> Result<Vec<Item>, Problem> {
 
 fn text(view: &View) -> String {
     let row = |item: &Item| {
-        let interpreter = item.interpreter.as_deref().map(|path| path_text(Path::new(path)));
-        vec![item.arch.to_owned(), item.health.to_string(), interpreter.unwrap_or_default()]
+        let interpreter =
+            item.interpreter.as_deref().map(|path| path_text(Path::new(path))).unwrap_or_default();
+        let name = item.name.clone().unwrap_or_else(|| "-".to_owned());
+        let detail = format!("{interpreter}{}", item.health.detail());
+        let detail = detail.strip_prefix(": ").unwrap_or(&detail).to_owned();
+        vec![item.arch.to_owned(), item.health.state.to_owned(), escape(&name), detail]
     };
     columns(&view.items.iter().map(row).collect::<Vec<_>>())
 }

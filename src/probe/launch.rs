@@ -9,9 +9,9 @@ use tempfile::TempDir;
 use thiserror::Error;
 
 use super::runner::{HELPER, Report, Session};
-use super::{End, STATUS_ARGV0, Trial, Variant, image};
+use super::{End, STATUS_ARGV0, Subject, Trial};
 use crate::arch::Arch;
-use crate::binfmt::{Handler, winner};
+use crate::binfmt::Handler;
 
 /// Why nothing was executed.
 #[derive(Debug, Error)]
@@ -28,16 +28,17 @@ pub enum ProbeError {
     Failed(String),
 }
 
-/// Executes a probe of each architecture, in the root directory of this process and in an empty one, and asks each of
+/// Executes the probe of each subject, in the root directory of this process and in an empty one, and asks each of
 /// `versions` for its version. Results are in the order of the arguments; a version that cannot be had is `None`.
-///
-/// The probe goes by the architecture's first machine number.
-pub fn run(arches: &[&Arch], versions: &[&Path]) -> Result<(Vec<Trial>, Vec<Option<String>>), ProbeError> {
+pub fn run(
+    subjects: &[Subject],
+    versions: &[&Path],
+) -> Result<(Vec<Trial>, Vec<Option<String>>), ProbeError> {
     let report = in_helper(Session {
         directory: PathBuf::new(),
         without_handlers: false,
         empty_root: true,
-        images: arches.iter().map(|arch| everyday_image(arch)).collect(),
+        images: subjects.iter().map(|subject| subject.image()).collect(),
         versions: versions.iter().map(|path| path.to_path_buf()).collect(),
     })?;
     Ok((report.trials, report.versions.iter().map(|said| version_in(said)).collect()))
@@ -47,23 +48,18 @@ pub fn run(arches: &[&Arch], versions: &[&Path]) -> Result<(Vec<Trial>, Vec<Opti
 ///
 /// Where one of `handlers` would take the probe, a fresh instance is made to ask in; the error says why that was not
 /// possible.
-pub fn runs_natively(arch: &Arch, handlers: &[Handler]) -> Result<bool, ProbeError> {
-    let image = everyday_image(arch);
-    let in_the_way = winner(handlers, &image, Path::new("")).is_some();
+pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, ProbeError> {
+    let Some(subject) = Subject::all_of(arch).next() else { return Ok(false) };
+    let in_the_way = subject.taker(handlers).is_some();
     let session = Session {
         directory: PathBuf::new(),
         without_handlers: in_the_way,
         empty_root: false,
-        images: vec![image],
+        images: vec![subject.image()],
         versions: Vec::new(),
     };
     let report = if in_the_way { in_helper(session) } else { in_this_process(session) }?;
     Ok(report.trials.iter().all(|trial| trial.host.end == End::Exited(STATUS_ARGV0)))
-}
-
-fn everyday_image(arch: &Arch) -> Vec<u8> {
-    let machine = arch.identity.machines.first().copied().unwrap_or_default();
-    image(arch, machine, Variant::default())
 }
 
 /// "7.2.22" out of "qemu-arm version 7.2.22 (Debian …)\nCopyright …".

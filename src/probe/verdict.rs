@@ -81,6 +81,13 @@ fn after(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }
 
+/// Judges trials of the same handler, or of several that belong together: the proof of the first, or what went wrong
+/// with any.
+pub fn judge_all(trials: &[Trial], expected: &Expected<'_>) -> Result<Proof, Failure> {
+    let mut proofs = trials.iter().map(|trial| judge(trial, expected)).collect::<Result<Vec<_>, _>>()?;
+    if proofs.is_empty() { Err(Failure::NotTaken) } else { Ok(proofs.swap_remove(0)) }
+}
+
 /// Judges a trial: a proof, or what went wrong.
 pub fn judge(trial: &Trial, expected: &Expected<'_>) -> Result<Proof, Failure> {
     let argv0 = judge_outcome(&trial.host, expected)?;

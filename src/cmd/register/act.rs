@@ -9,7 +9,7 @@ use crate::arch::Arch;
 use crate::binfmt::{Flags, Rule};
 use crate::kernel::{HandlerError, Instance};
 use crate::plan::{self, Registration};
-use crate::probe::{self, Expected, Failure, Proof, Trial, judge};
+use crate::probe::{self, Expected, Failure, Proof, Subject, Trial, judge_all};
 use crate::problem::Problem;
 use crate::registrar::Staged;
 
@@ -73,8 +73,8 @@ impl Act<'_> {
                 return Err(problem);
             }
         };
-        for (one, trial) in open.into_iter().zip(trials) {
-            match self.judge(&one, &trial) {
+        for (one, trials) in open.into_iter().zip(trials) {
+            match self.judge(&one, &trials) {
                 Ok(proof) => self.commit(one, Some(proof)),
                 Err(Failure::Shifted) if one.flags.contains(Flags::PRESERVE_ARGV0) => {
                     let flags = one.flags - Flags::PRESERVE_ARGV0;
@@ -89,11 +89,12 @@ impl Act<'_> {
         Ok(again)
     }
 
-    fn trials(&mut self, open: &[Open]) -> Result<Vec<Trial>, Problem> {
+    /// What becomes of the probes of each of `open`: a trial for each of its machine numbers.
+    fn trials(&mut self, open: &[Open]) -> Result<Vec<Vec<Trial>>, Problem> {
         if open.is_empty() {
             return Ok(Vec::new());
         }
-        let arches: Vec<&Arch> = open.iter().map(|one| one.arch).collect();
+        let subjects: Vec<Subject> = open.iter().flat_map(|one| Subject::all_of(one.arch)).collect();
         let paths: Vec<&Path> = open
             .iter()
             .filter_map(|one| self.gathered.interpreter(one.arch))
@@ -101,7 +102,8 @@ impl Act<'_> {
             .map(|interpreter| interpreter.path.as_path())
             .collect();
         let (trials, versions) =
-            probe::run(&arches, &paths).map_err(|error| Problem::new(error.to_string()).cure(NO_VERIFY))?;
+            probe::run(&subjects, &paths).map_err(|error| Problem::new(error.to_string()).cure(NO_VERIFY))?;
+        let mut trials = trials.into_iter();
         let versions: BTreeMap<&Path, Option<String>> = paths.into_iter().zip(versions).collect();
         for one in open {
             let path = self.gathered.interpreter(one.arch).map(|interpreter| interpreter.path.as_path());
@@ -109,16 +111,16 @@ impl Act<'_> {
                 item.version = path.and_then(|path| versions.get(path).cloned().flatten());
             }
         }
-        Ok(trials)
+        Ok(open.iter().map(|one| trials.by_ref().take(Subject::all_of(one.arch).count()).collect()).collect())
     }
 
-    fn judge(&self, one: &Open, trial: &Trial) -> Result<Proof, Failure> {
+    fn judge(&self, one: &Open, trials: &[Trial]) -> Result<Proof, Failure> {
         let expected = Expected {
             preserve_argv0: one.flags.contains(Flags::PRESERVE_ARGV0),
             interpreter: self.gathered.interpreter(one.arch).map(|interpreter| interpreter.id),
             in_front: None,
         };
-        judge(trial, &expected).map_err(|failure| match failure {
+        judge_all(trials, &expected).map_err(|failure| match failure {
             // Somebody registered at the same time: who?
             Failure::Shadowed(None) => {
                 let handlers = self.instance.handlers().unwrap_or_default();
@@ -151,10 +153,10 @@ impl Act<'_> {
 
     /// The same rule under its final name has opened the interpreter anew: that, too, is executed before it is claimed.
     fn prove_again(&mut self, arch: &'static Arch, flags: Flags) -> Option<Result<Proof, Failure>> {
-        let (trials, _) = probe::run(&[arch], &[]).ok()?;
+        let (trials, _) = probe::run(&Subject::all_of(arch).collect::<Vec<_>>(), &[]).ok()?;
         let interpreter = self.gathered.interpreter(arch).map(|interpreter| interpreter.id);
         let preserve_argv0 = flags.contains(Flags::PRESERVE_ARGV0);
-        Some(judge(trials.first()?, &Expected { preserve_argv0, interpreter, in_front: None }))
+        Some(judge_all(&trials, &Expected { preserve_argv0, interpreter, in_front: None }))
     }
 
     /// A failed proof: the new rules go, and what was there is as it was.

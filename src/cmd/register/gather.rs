@@ -11,7 +11,7 @@ use crate::cmd::own_head;
 use crate::folders;
 use crate::interpreter::{Found, Interpreter, Unfit, default_places, search};
 use crate::plan::{self, Facts};
-use crate::probe::{self, Expected, Failure, Proof, judge};
+use crate::probe::{self, Expected, Failure, Proof, Subject, judge};
 use crate::problem::Problem;
 
 /// Everything that was found out before anything is done.
@@ -210,10 +210,11 @@ impl Gathered {
             }
             return Ok(());
         }
-        let arches: Vec<&Arch> = served.iter().map(|(arch, _)| *arch).collect();
+        let subjects: Vec<Subject> =
+            served.iter().filter_map(|(arch, _)| Subject::all_of(arch).next()).collect();
         let paths: Vec<&Path> = served.iter().filter_map(|(_, handler)| version_path(handler)).collect();
         let (trials, versions) =
-            probe::run(&arches, &paths).map_err(|error| Problem::new(error.to_string()).cure(NO_VERIFY))?;
+            probe::run(&subjects, &paths).map_err(|error| Problem::new(error.to_string()).cure(NO_VERIFY))?;
         for ((arch, handler), trial) in served.iter().zip(&trials) {
             let preserve_argv0 = handler.entry.flags.contains(Flags::PRESERVE_ARGV0);
             let expected = Expected { preserve_argv0, interpreter: None, in_front: None };

@@ -1,0 +1,163 @@
+//! Interpreters and foreign programs for the tests, from Debian's packages, fetched once into `target/`.
+//!
+//! The machine's own suite gives its interpreters through `qus fetch`. What it does not have (a newer QEMU, programs of
+//! architectures that came later or went) comes from other suites, by the machine's own package sources with the
+//! suite's name exchanged.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::fcntl::{Flock, FlockArg};
+use qus::package::{Apt, Package, Selection};
+
+/// Architectures that Debian builds busybox-static for: QEMU's name and Debian's.
+pub(crate) const PROGRAMS: [(&str, &str); 10] = [
+    ("aarch64", "arm64"),
+    ("arm", "armhf"),
+    ("armel", "armel"),
+    ("i386", "i386"),
+    ("loongarch64", "loong64"),
+    ("mips64el", "mips64el"),
+    ("mipsel", "mipsel"),
+    ("ppc64le", "ppc64el"),
+    ("riscv64", "riscv64"),
+    ("s390x", "s390x"),
+];
+
+/// Suites that have what the machine's own may lack, oldest first.
+const SUITES: [&str; 3] = ["bookworm", "trixie", "sid"];
+/// The suite of the newer QEMU.
+const NEWER: &str = "sid";
+
+/// Everything that is downloaded.
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("downloads")
+}
+
+/// Interpreters of the machine's own suite.
+pub(crate) fn distribution() -> PathBuf {
+    folder().join("distribution")
+}
+
+/// Interpreters of a newer QEMU.
+pub(crate) fn newer() -> PathBuf {
+    folder().join("newer")
+}
+
+/// A static busybox of the architecture that QEMU, or Debian, calls `name`.
+pub(crate) fn busybox(name: &str) -> PathBuf {
+    folder().join("busybox").join(name)
+}
+
+/// Sees to it that everything is there. One process works, others wait.
+pub(crate) fn prepare() {
+    let ready = folder().join("ready");
+    if ready.exists() {
+        return;
+    }
+    fs::create_dir_all(folder()).unwrap();
+    let lock = fs::File::create(folder().join("lock")).unwrap();
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).unwrap();
+    if ready.exists() {
+        return;
+    }
+    eprintln!("fetching interpreters and foreign programs into {}", folder().display());
+    std::thread::scope(|scope| {
+        scope.spawn(|| fetch(&["all"], &distribution()));
+        scope.spawn(|| {
+            let apt = apt(NEWER, None);
+            let package = apt.download("qemu-user", &()).unwrap().expect("a suite with qemu-user");
+            fetch(&["all", "--from", package.path().to_str().unwrap()], &newer());
+        });
+        for half in PROGRAMS.chunks(5) {
+            scope.spawn(|| half.iter().for_each(|(name, debian)| fetch_busybox(name, debian)));
+        }
+    });
+    fs::write(ready, "").unwrap();
+}
+
+fn fetch(words: &[&str], dest: &Path) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qus"));
+    let output = command.arg("fetch").args(words).arg("--dest").arg(dest).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// apt with the machine's own sources, but of another suite, and perhaps of another architecture.
+fn apt(suite: &str, architecture: Option<&str>) -> Apt {
+    let cache = folder().join("apt").join(format!("{suite}-{}", architecture.unwrap_or("own")));
+    fs::create_dir_all(&cache).unwrap();
+    let list = cache.join("sources.list");
+    fs::write(&list, source(suite, architecture)).unwrap();
+    let apt = Apt::new(cache).sources_list(list);
+    match architecture {
+        Some(name) => apt.architecture(name.to_owned()),
+        None => apt,
+    }
+}
+
+/// A line for apt: the machine's first Debian archive, with its key, for another suite.
+fn source(suite: &str, architecture: Option<&str>) -> String {
+    let uri = uris()
+        .into_iter()
+        .find(|uri| !uri.contains("security"))
+        .expect("a Debian archive among apt's sources");
+    let architecture = architecture.map(|name| format!("arch={name} ")).unwrap_or_default();
+    format!(
+        "deb [{architecture}signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {uri} {suite} main\n"
+    )
+}
+
+/// The archives that apt knows.
+fn uris() -> Vec<String> {
+    let output = Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn fetch_busybox(name: &str, debian: &str) {
+    for suite in SUITES {
+        if let Ok(Some(package)) = apt(suite, Some(debian)).download("busybox-static", &()) {
+            let mut selection = Busybox { name, done: false };
+            let dest = folder().join("busybox");
+            Package::open(package.path()).unwrap().extract(&mut selection, &dest, &()).unwrap();
+            assert!(selection.done, "no busybox in the package for {debian}");
+            return;
+        }
+    }
+    panic!("no suite of {SUITES:?} has busybox-static for {debian}");
+}
+
+/// Takes `busybox` out of a package, under another name.
+struct Busybox<'a> {
+    name: &'a str,
+    done: bool,
+}
+
+impl Selection for Busybox<'_> {
+    fn want(&mut self, file_name: &[u8]) -> Option<String> {
+        (file_name == b"busybox" && !self.done).then(|| self.name.to_owned())
+    }
+
+    fn complete(&self) -> bool {
+        self.done
+    }
+
+    fn accept(&mut self, _: &str, _: &Path) -> Result<(), String> {
+        self.done = true;
+        Ok(())
+    }
+}
+
+/// The interpreters in a folder, by architecture.
+pub(crate) fn interpreters(folder: &Path) -> BTreeMap<String, PathBuf> {
+    fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .filter_map(|path| {
+            let name = path.file_name()?.to_str()?;
+            let arch = name.strip_prefix("qemu-")?.strip_suffix("-static")?;
+            Some((arch.to_owned(), path.clone()))
+        })
+        .collect()
+}

@@ -1,0 +1,75 @@
+//! Tests with the kernel as the referee: each in a user and mount namespace of its own, with an instance of its own, so
+//! that no root is needed, the host is not touched, and they run side by side.
+//!
+//! Where the kernel or the host forbids that, the tests are skipped and say why; with `QUS_REQUIRE_KERNEL=1` that is a
+//! failure. Interpreters and foreign programs are fetched once, into `target/`.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr)]
+
+mod downloads;
+mod lab;
+mod namespace;
+mod register;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Conclusion, Trial};
+
+use crate::lab::Lab;
+use crate::namespace::{Identity, Inside};
+
+/// One test: its name, who it is inside of its namespace, and what it does there.
+struct Test {
+    name: &'static str,
+    identity: Identity,
+    /// Whether an instance is mounted before it begins.
+    mounted: bool,
+    body: fn(&Lab),
+}
+
+impl Test {
+    /// A test as root of its user namespace, with an instance mounted.
+    const fn new(name: &'static str, body: fn(&Lab)) -> Self {
+        Self { name, identity: Identity::Root, mounted: true, body }
+    }
+}
+
+/// All tests, by the file they stand in.
+fn tests() -> Vec<Test> {
+    [register::TESTS].into_iter().flatten().map(|test| Test { ..*test }).collect()
+}
+
+fn main() -> ExitCode {
+    let tests = tests();
+    if let Some(name) = namespace::inside() {
+        let Some(test) = tests.iter().find(|test| test.name == name) else {
+            eprintln!("there is no test {name}");
+            return ExitCode::FAILURE;
+        };
+        Inside::enter(test.identity, test.mounted);
+        (test.body)(&Lab::new());
+        return ExitCode::SUCCESS;
+    }
+    let arguments = Arguments::from_args();
+    if arguments.list {
+        return run(&arguments, tests, false).exit_code();
+    }
+    let obstacle = namespace::obstacle();
+    if let Some(obstacle) = &obstacle {
+        eprintln!("skipped: no instance of our own can be had here: {obstacle}");
+        if std::env::var_os("QUS_REQUIRE_KERNEL").is_some() {
+            eprintln!("QUS_REQUIRE_KERNEL is set: a skip is a failure");
+            return ExitCode::FAILURE;
+        }
+    } else {
+        downloads::prepare();
+    }
+    run(&arguments, tests, obstacle.is_some()).exit_code()
+}
+
+fn run(arguments: &Arguments, tests: Vec<Test>, skipped: bool) -> Conclusion {
+    let trials = tests.into_iter().map(|test| {
+        Trial::test(test.name, move || namespace::run_inside(test.name).map_err(Into::into))
+            .with_ignored_flag(skipped)
+    });
+    libtest_mimic::run(arguments, trials.collect())
+}

@@ -1,0 +1,72 @@
+//! A process in namespaces of its own: this test executable, started again.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{getegid, geteuid};
+
+/// Names the test that a process started by [`run_inside`] has to run.
+const VARIABLE: &str = "QUS_TEST_INSIDE";
+/// Where the instance is.
+pub(crate) const INSTANCE: &str = "/proc/sys/fs/binfmt_misc";
+
+/// Who a test is in its user namespace.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// uid 0.
+    Root,
+    /// uid 1000 in a namespace that has no uid 0: it may mount, and may not register (K70).
+    Somebody,
+}
+
+/// The name of the test that this process has to run inside, if it is such a process.
+pub(crate) fn inside() -> Option<String> {
+    std::env::var(VARIABLE).ok()
+}
+
+/// Runs the test called `name` in a new process; the error is what that process wrote.
+pub(crate) fn run_inside(name: &str) -> Result<(), String> {
+    let output = Command::new(std::env::current_exe().unwrap()).env(VARIABLE, name).output().unwrap();
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = [output.stdout, output.stderr].concat();
+    Err(format!("{}\n{}", output.status, String::from_utf8_lossy(&text)))
+}
+
+/// Why namespaces and instances of our own cannot be had here, if they cannot.
+pub(crate) fn obstacle() -> Option<String> {
+    let script = format!("mount -t binfmt_misc none {INSTANCE} && test -w {INSTANCE}/register");
+    let output = Command::new("unshare").args(["-Urm", "sh", "-c", &script]).output();
+    match output {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Some(format!("unshare: {error}")),
+    }
+}
+
+/// The way into the namespaces.
+pub(crate) struct Inside;
+
+impl Inside {
+    /// Moves this process, which must have no other thread, into new namespaces.
+    pub(crate) fn enter(identity: Identity, mounted: bool) {
+        let (uid, gid) = (geteuid(), getegid());
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).unwrap();
+        let id = if identity == Identity::Root { 0 } else { 1000 };
+        fs::write("/proc/self/setgroups", "deny").unwrap();
+        fs::write("/proc/self/uid_map", format!("{id} {uid} 1")).unwrap();
+        fs::write("/proc/self/gid_map", format!("{id} {gid} 1")).unwrap();
+        if mounted {
+            mount_instance(Path::new(INSTANCE), MsFlags::empty());
+        }
+    }
+}
+
+/// Mounts the instance of this user namespace.
+pub(crate) fn mount_instance(at: &Path, flags: MsFlags) {
+    mount(Some("none"), at, Some("binfmt_misc"), flags, None::<&str>).unwrap();
+}

@@ -1,0 +1,70 @@
+//! `qus register` with the kernel, real interpreters and real programs.
+
+use std::fs;
+use std::process::Command;
+
+use crate::Test;
+use crate::downloads::{self, PROGRAMS};
+use crate::lab::{Lab, run, start};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("register_all_of_the_distribution", register_all_of_the_distribution),
+    Test::new("register_all_of_a_newer_qemu", register_all_of_a_newer_qemu),
+    Test::new("programs_of_debian_run", programs_of_debian_run),
+];
+
+fn register_all(lab: &Lab, folder: &std::path::Path) {
+    let directory = folder.to_str().unwrap();
+    let interpreters = downloads::interpreters(folder);
+    assert!(interpreters.len() >= 31, "{interpreters:?}");
+    let first = lab.done(["register", "--interpreter-dir", directory, "all"]);
+    for line in first.lines() {
+        assert!(
+            line.contains(" registered ")
+                && line.contains("proven in this user namespace and from an empty root"),
+            "{line}"
+        );
+    }
+    for arch in interpreters.keys().filter(|arch| !matches!(arch.as_str(), "i386" | "x86_64")) {
+        assert!(first.lines().any(|line| line.split_whitespace().next() == Some(arch)), "{arch} in\n{first}");
+    }
+    let entries = lab.entries();
+    let second = lab.done(["register", "--interpreter-dir", directory, "all"]);
+    assert_eq!(second.lines().count(), first.lines().count());
+    for line in second.lines() {
+        assert!(line.contains(" unchanged "), "{line}");
+    }
+    assert_eq!(lab.entries(), entries);
+    lab.done(["verify"]);
+    lab.done(["reset"]);
+    assert!(lab.entries().is_empty());
+}
+
+fn register_all_of_the_distribution(lab: &Lab) {
+    register_all(lab, &downloads::distribution());
+}
+
+fn register_all_of_a_newer_qemu(lab: &Lab) {
+    register_all(lab, &downloads::newer());
+}
+
+fn programs_of_debian_run(lab: &Lab) {
+    // Programs of later suites may need instructions that only a newer QEMU knows.
+    let newer = downloads::newer();
+    for folder in [downloads::distribution(), newer.clone()] {
+        lab.done(["register", "--interpreter-dir", folder.to_str().unwrap(), "--replace", "all"]);
+        for (name, debian) in PROGRAMS {
+            if folder != newer && matches!(name, "loongarch64" | "riscv64") {
+                continue;
+            }
+            let busybox = downloads::busybox(name);
+            let ran = start(&busybox, &["echo", "hello", "from", debian]).unwrap();
+            assert_eq!(ran.stdout, format!("hello from {debian}\n"), "{ran:?}");
+            let root = lab.path(&format!("root-{name}"));
+            fs::create_dir_all(root.join("bin")).unwrap();
+            fs::copy(&busybox, root.join("bin/busybox")).unwrap();
+            let ran = run(Command::new("chroot").arg(&root).args(["/bin/busybox", "sh", "-c", "exit 7"]));
+            assert_eq!(ran.status, 7, "{name}: {ran:?}");
+        }
+    }
+}
