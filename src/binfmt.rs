@@ -13,5 +13,5 @@ pub use flags::Flags;
 pub use matching::winner;
 pub use name::{HandlerName, NAME_MAX, NameError};
 pub(crate) use pattern::Hex;
-pub use pattern::{HEAD, Pattern, PatternError};
+pub use pattern::{Difference, HEAD, Pattern, PatternError};
 pub use rule::{Extension, LINE_MAX, LINE_MIN, Matcher, Rule, RuleError};

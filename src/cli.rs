@@ -57,6 +57,8 @@ pub enum Command {
     Reset(Reset),
     /// Execute a probe of each architecture through the kernel
     Verify(Verify),
+    /// Say what the kernel will do with a file, and why
+    Which(Which),
     /// Get static interpreters, from the distribution's package or from a file
     Fetch(Fetch),
     /// Switch handlers on
@@ -165,6 +167,20 @@ pub struct Verify {
     /// Architectures [default: all that have a handler]
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
     pub arches: Vec<ArchArg>,
+}
+
+/// `qus which`.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// Files somebody wants to start
+    #[arg(value_name = "FILE", required_unless_present = "files0_from")]
+    pub files: Vec<PathBuf>,
+    /// Read NUL-terminated names of files from here; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "files")]
+    pub files0_from: Option<PathBuf>,
+    /// Do not execute probes: what handlers do is then unverified
+    #[arg(long)]
+    pub no_verify: bool,
 }
 
 /// `qus fetch`.

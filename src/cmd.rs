@@ -7,6 +7,7 @@ mod reset;
 mod show;
 mod switch;
 mod verify;
+mod which;
 
 use std::fs::File;
 use std::io;
@@ -30,6 +31,7 @@ pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Status> {
         Command::List(args) => list::run(args, common, output),
         Command::Reset(args) => reset::run(args, common, output),
         Command::Verify(args) => verify::run(args, common, output),
+        Command::Which(args) => which::run(args, common, output),
         Command::Fetch(args) => fetch::run(args, common, output),
         Command::Enable(args) => switch::run(args, true, common, output),
         Command::Disable(args) => switch::run(args, false, common, output),

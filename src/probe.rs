@@ -30,24 +30,26 @@ pub const STATUS_ARGV0: i32 = 42;
 pub const STATUS_PATH: i32 = 47;
 
 /// What a probe is a program of: an architecture, under one of its machine numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Subject {
     /// The architecture.
     pub arch: &'static Arch,
     /// `e_machine`.
     pub machine: u16,
+    /// What else its header says.
+    pub variant: Variant,
 }
 
 impl Subject {
     /// The subjects of `arch`, first the one that today's toolchains write.
     pub fn all_of(arch: &'static Arch) -> impl Iterator<Item = Self> {
-        arch.identity.machines.iter().map(move |&machine| Self { arch, machine })
+        arch.identity.machines.iter().map(move |&machine| Self { arch, machine, variant: Variant::default() })
     }
 
     /// The probe.
     #[must_use]
     pub fn image(self) -> Vec<u8> {
-        image(self.arch, self.machine, Variant::default())
+        image(self.arch, self.machine, self.variant)
     }
 
     /// The handler that is predicted to take the probe; `handlers` are newest first.

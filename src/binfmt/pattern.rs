@@ -22,6 +22,19 @@ pub struct Pattern {
     mask: Option<Vec<u8>>,
 }
 
+/// A byte of a file that is not as a [`Pattern`] asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Where it is, in bytes from the beginning of the file.
+    pub position: usize,
+    /// The file's byte.
+    pub file: u8,
+    /// The byte that is asked for, as far as the mask goes.
+    pub magic: u8,
+    /// The bits that are compared.
+    pub mask: u8,
+}
+
 /// Why bytes are not a [`Pattern`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -103,6 +116,19 @@ impl Pattern {
         })
     }
 
+    /// The bytes of `head` that keep it from matching; none where it matches.
+    #[must_use]
+    pub fn differences(&self, head: &[u8]) -> Vec<Difference> {
+        let window = self.offset..self.offset + self.magic.len();
+        window
+            .filter_map(|position| {
+                let (magic, mask) = self.at(position);
+                let file = head.get(position).copied().unwrap_or(0);
+                (file & mask != magic).then_some(Difference { position, file, magic, mask })
+            })
+            .collect()
+    }
+
     /// Whether some file matches both patterns: no bit that both compare differs.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
@@ -178,6 +204,9 @@ mod tests {
         assert!(low.matches(&[0x17]));
         assert!(low.matches(&[0xe7]));
         assert!(!low.matches(b"\x7fELF"));
+        let difference = Difference { position: 0, file: 0x7f, magic: 0x07, mask: 0x0f };
+        assert_eq!(low.differences(b"\x7fELF"), [difference]);
+        assert_eq!(low.differences(&[0x17]), []);
     }
 
     #[test]

@@ -13,7 +13,7 @@ const ALIGNMENT: u64 = 0x1_0000;
 const EI_OSABI: usize = 7;
 
 /// What a probe's header says besides its architecture. The default is what a linker writes for a static program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Variant {
     /// `e_type`.
     pub e_type: u16,

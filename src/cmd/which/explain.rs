@@ -1,0 +1,348 @@
+//! From a prediction, and what was executed, to an answer that a person can act on.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::{Trials, subject};
+use crate::arch::Arch;
+use crate::binfmt::{Flags, Handler};
+use crate::file::{Candidate, Denied, Elf, Kind};
+use crate::interpreter::FileId;
+use crate::output::path_text;
+use crate::plan;
+use crate::prediction::{End, Prediction, Reason, Step, Table, matching};
+use crate::probe::{Expected, Failure, judge};
+use crate::problem::shell_word;
+
+/// What was executed.
+#[derive(Default)]
+pub(super) struct Known {
+    pub(super) trials: Trials,
+    pub(super) versions: HashMap<PathBuf, String>,
+}
+
+/// How sure an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Certainty {
+    /// A program with the same header was executed, and went this way.
+    Executed,
+    /// The rules leave no other choice.
+    Ruled,
+    /// Several handlers match, and the kernel's order is not part of its interface (K32).
+    Likely,
+}
+
+/// What is said about one file.
+#[derive(Debug, Serialize)]
+pub(super) struct Answer {
+    pub(super) file: String,
+    pub(super) kind: String,
+    pub(super) arch: Option<&'static str>,
+    pub(super) runs: bool,
+    pub(super) certainty: Certainty,
+    /// The handler that takes it; nothing for a program that the host runs itself.
+    pub(super) handler: Option<Taken>,
+    /// Other handlers that match, in the kernel's order, and why they do not take it.
+    pub(super) others: Vec<Other>,
+    /// What happens, in words.
+    pub(super) text: String,
+    /// Errno of `execve(2)`, where it fails.
+    pub(super) errno: Option<String>,
+    pub(super) cure: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Taken {
+    pub(super) name: String,
+    pub(super) interpreter: String,
+    pub(super) flags: String,
+    pub(super) version: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Other {
+    pub(super) name: String,
+    pub(super) why: &'static str,
+}
+
+/// What becomes of a file, and what to do about it.
+struct Fate {
+    runs: bool,
+    certainty: Certainty,
+    text: String,
+    cure: Option<String>,
+}
+
+impl Fate {
+    fn runs(certainty: Certainty, text: impl Into<String>) -> Self {
+        Self { runs: true, certainty, text: text.into(), cure: None }
+    }
+
+    fn fails(certainty: Certainty, text: impl Into<String>, cure: Option<String>) -> Self {
+        Self { runs: false, certainty, text: text.into(), cure }
+    }
+}
+
+/// The answer about `file`.
+pub(super) fn explain(file: &Candidate, prediction: &Prediction, table: &Table<'_>, known: &Known) -> Answer {
+    let arch = match &file.kind {
+        Kind::Elf(Elf { arch, .. }) => *arch,
+        _ => None,
+    };
+    let taker = match prediction.steps.first() {
+        Some(Step::Handler { name, .. }) => table.handlers.iter().find(|handler| handler.name == *name),
+        _ => None,
+    };
+    let matches = matching(table.handlers, file);
+    let rivals: Vec<&Handler> = matches.iter().filter(|handler| handler.entry.enabled).copied().collect();
+    let certainty = if rivals.len() > 1 { Certainty::Likely } else { Certainty::Ruled };
+    let taker = taker.map(|taker| executed_one(file, taker, &rivals, known).unwrap_or(taker));
+    let fate = match (&prediction.end, taker) {
+        (End::Fails { file: at, reason, .. }, _) => failing(file, at, reason, table, certainty),
+        (End::Starts, Some(taker)) => taken(file, arch, taker, known, certainty),
+        (End::Starts, None) => match prediction.steps.first() {
+            Some(Step::Script { interpreter }) => {
+                Fate::runs(certainty, format!("a script: {} runs it", path_text(interpreter)))
+            }
+            _ => Fate::runs(certainty, "native: this host runs it itself"),
+        },
+    };
+    let errno = match &prediction.end {
+        End::Fails { errno, .. } => Some(format!("{errno:?}")),
+        End::Starts => None,
+    };
+    let others = matches.into_iter().filter(|handler| taker.is_none_or(|taker| taker.name != handler.name));
+    Answer {
+        file: file.path.to_string_lossy().into(),
+        kind: if file.id.is_none() && file.denied.is_some() {
+            "no file".to_owned()
+        } else {
+            file.kind.to_string()
+        },
+        arch: arch.map(|arch| arch.name),
+        runs: fate.runs,
+        certainty: fate.certainty,
+        handler: taker.map(|taker| describe(taker, known)),
+        others: others
+            .map(|handler| Other { name: handler.name.to_string(), why: why_not(handler, table) })
+            .collect(),
+        text: fate.text,
+        errno,
+        cure: fate.cure,
+    }
+}
+
+/// The rival whose interpreter the kernel was seen to start. Directory order is newest first, but only as far as anyone
+/// has seen (K32): an execution knows better.
+fn executed_one<'a>(
+    file: &Candidate,
+    taker: &'a Handler,
+    rivals: &[&'a Handler],
+    known: &Known,
+) -> Option<&'a Handler> {
+    let started = known.trials.get(&subject(file)?)?.host.started?;
+    let opens = |handler: &&&Handler| {
+        let path = handler.entry.interpreter.as_deref();
+        path.and_then(|path| Candidate::look(path).id) == Some(started)
+    };
+    std::iter::once(&taker).chain(rivals).find(opens).copied()
+}
+
+fn describe(taker: &Handler, known: &Known) -> Taken {
+    let path = taker.entry.interpreter.clone().unwrap_or_default();
+    Taken {
+        name: taker.name.to_string(),
+        interpreter: path.to_string_lossy().into(),
+        flags: taker.entry.flag_letters(),
+        version: known.versions.get(&path).cloned(),
+    }
+}
+
+fn why_not(handler: &Handler, table: &Table<'_>) -> &'static str {
+    if !table.enabled {
+        "the whole instance is switched off"
+    } else if handler.entry.enabled {
+        "it was registered earlier"
+    } else {
+        "it is disabled"
+    }
+}
+
+/// A handler takes the file: does it work, and will the program find what it needs?
+fn taken(
+    file: &Candidate,
+    arch: Option<&Arch>,
+    taker: &Handler,
+    known: &Known,
+    certainty: Certainty,
+) -> Fate {
+    let trial = subject(file).and_then(|subject| known.trials.get(&subject));
+    let Some((trial, arch)) = trial.zip(arch) else {
+        return Fate::runs(certainty, "unverified: no probe was executed");
+    };
+    let expected = Expected {
+        preserve_argv0: taker.entry.flags.contains(Flags::PRESERVE_ARGV0),
+        interpreter: None,
+        in_front: None,
+    };
+    let replace = Some(format!("sudo qus register --replace {}", arch.name));
+    let at_path = taker.entry.interpreter.as_deref().and_then(|path| Candidate::look(path).id);
+    match judge(trial, &expected) {
+        Err(Failure::NotInEmptyRoot) => {
+            let text = format!("it runs here, and in no container: {}", Failure::NotInEmptyRoot);
+            Fate { runs: true, certainty: Certainty::Executed, text, cure: replace }
+        }
+        Err(failure) => Fate::fails(Certainty::Executed, failure.to_string(), replace),
+        Ok(proof) => {
+            if let Some(loader) = missing_loader(file) {
+                return Fate::fails(
+                    Certainty::Executed,
+                    no_loader(&loader),
+                    Some(loader_cure(arch, &loader)),
+                );
+            }
+            let proven = if proof.empty_root { "proven here and from an empty root" } else { "proven here" };
+            let is_same = |id: FileId| proof.interpreter == Some(id);
+            let stale = taker.entry.flags.contains(Flags::FIX_BINARY)
+                && proof.interpreter.is_some()
+                && !at_path.is_some_and(is_same);
+            let (remark, cure) = match at_path {
+                Some(_) if stale => ("; it runs a file that was replaced at its path since", replace),
+                None => ("; its path leads to no file any more, the kernel holds it open", None),
+                Some(_) => ("", None),
+            };
+            let text = format!("{proven}{remark}");
+            Fate { runs: true, certainty: Certainty::Executed, text, cure }
+        }
+    }
+}
+
+/// The loader that a foreign program needs, where the emulator will not find it (U24).
+fn missing_loader(file: &Candidate) -> Option<PathBuf> {
+    let Kind::Elf(Elf { loader: Some(loader), .. }) = &file.kind else { return None };
+    let prefix = std::env::var_os("QEMU_LD_PREFIX").map(PathBuf::from);
+    let below = |root: &Path| root.join(loader.strip_prefix("/").unwrap_or(loader)).exists();
+    (!loader.exists() && !prefix.is_some_and(|prefix| below(&prefix))).then(|| loader.clone())
+}
+
+fn no_loader(loader: &Path) -> String {
+    format!("the handler works, but the program needs {}, which does not exist here", path_text(loader))
+}
+
+fn loader_cure(arch: &Arch, loader: &Path) -> String {
+    let anywhere =
+        "start it in a container or root directory of its architecture, or set QEMU_LD_PREFIX to one";
+    let is_glibc = loader.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-linux"));
+    match arch.names.debian.first().filter(|_| is_glibc && Path::new("/usr/bin/dpkg").exists()) {
+        Some(debian) => format!(
+            "sudo dpkg --add-architecture {debian} && sudo apt-get update && sudo apt-get install libc6:{debian} (or {anywhere})"
+        ),
+        None => anywhere.to_owned(),
+    }
+}
+
+/// `execve(2)` fails.
+fn failing(file: &Candidate, at: &Path, reason: &Reason, table: &Table<'_>, certainty: Certainty) -> Fate {
+    let is_itself = at == file.path;
+    let name = path_text(at);
+    let arch = match &file.kind {
+        Kind::Elf(Elf { arch, .. }) => *arch,
+        _ => None,
+    };
+    let replace = arch.map(|arch| format!("sudo qus register --replace {}", arch.name));
+    match reason {
+        Reason::Denied(denied) if is_itself => {
+            Fate::fails(certainty, format!("it {denied}"), denied_cure(*denied, at))
+        }
+        Reason::Denied(denied) => Fate::fails(certainty, format!("its interpreter {name} {denied}"), replace),
+        Reason::Circle => {
+            let cure = matching(table.handlers, file).first().map(|handler| {
+                format!(
+                    "echo 0 | sudo tee {}/{}",
+                    crate::kernel::DEFAULT_PATH,
+                    shell_word(&handler.name.to_string())
+                )
+            });
+            Fate::fails(certainty, "a handler takes its own interpreter, round and round", cure)
+        }
+        Reason::ScriptWithOpenFile => Fate::fails(
+            certainty,
+            format!("{name} is a script, which a handler with the flag O or C cannot start"),
+            replace,
+        ),
+        Reason::Loader(loader) => {
+            let text = format!("its loader {} is missing or cannot be started", path_text(loader));
+            Fate::fails(certainty, text, arch.map(|arch| loader_cure(arch, loader)))
+        }
+        Reason::NotTaken if is_itself => not_taken(file, arch, table, certainty),
+        Reason::NotTaken => Fate::fails(
+            certainty,
+            format!("its interpreter {name} is no program that this host runs"),
+            replace,
+        ),
+    }
+}
+
+fn denied_cure(denied: Denied, path: &Path) -> Option<String> {
+    let word = shell_word(&path.to_string_lossy());
+    match denied {
+        Denied::NotExecutable => Some(format!("chmod +x {word}")),
+        Denied::NoExec => Some(format!("cp {word} to a file system that lets programs run")),
+        Denied::Missing | Denied::Path(_) | Denied::NotAFile => None,
+    }
+}
+
+/// No handler, and the host does not run it: what is missing?
+fn not_taken(file: &Candidate, arch: Option<&Arch>, table: &Table<'_>, certainty: Certainty) -> Fate {
+    let fails = |why: &str| format!("{why}; starting it fails with \"Exec format error\"");
+    let matches = matching(table.handlers, file);
+    if let Some(handler) = matches.first() {
+        if !table.enabled {
+            let cure = format!("echo 1 | sudo tee {}/status", crate::kernel::DEFAULT_PATH);
+            return Fate::fails(
+                certainty,
+                fails("the whole binfmt_misc instance is switched off"),
+                Some(cure),
+            );
+        }
+        let cure = match plan::emulates(handler) {
+            Some(arch) => format!("sudo qus enable {}", arch.name),
+            None => format!(
+                "echo 1 | sudo tee {}/{}",
+                crate::kernel::DEFAULT_PATH,
+                shell_word(&handler.name.to_string())
+            ),
+        };
+        return Fate::fails(
+            certainty,
+            fails(&format!("its handler {} is disabled", handler.name)),
+            Some(cure),
+        );
+    }
+    match (&file.kind, arch) {
+        (Kind::Elf(_), Some(arch)) => Fate::fails(
+            certainty,
+            fails("no handler takes it"),
+            Some(format!("sudo qus register {}", arch.name)),
+        ),
+        (Kind::Elf(elf), None) if matches!(elf.e_type, 2 | 3) => Fate::fails(
+            certainty,
+            fails("no emulator of QEMU's user mode runs such programs, nor does this host"),
+            None,
+        ),
+        (Kind::Windows, _) => Fate::fails(
+            certainty,
+            fails("no handler takes it"),
+            Some("install Wine and its handler (package wine-binfmt)".to_owned()),
+        ),
+        (Kind::Java, _) => Fate::fails(
+            certainty,
+            fails("no handler takes it"),
+            Some(format!("java -jar {}", shell_word(&file.path.to_string_lossy()))),
+        ),
+        _ => Fate::fails(certainty, fails("it is no program that anything here would take"), None),
+    }
+}

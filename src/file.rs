@@ -1,0 +1,345 @@
+//! What a file is, as the kernel and a person see it, by its first page.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::unistd::{AccessFlags, access};
+
+use crate::arch::Arch;
+use crate::binfmt::HEAD;
+use crate::elf::{self, FIRST_READ};
+use crate::interpreter::FileId;
+
+/// A file that somebody wants to start.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Its path, as it is given to `execve(2)`.
+    pub path: PathBuf,
+    /// Which file it is; `None` where it could not be opened.
+    pub id: Option<FileId>,
+    /// Its first bytes, at most [`HEAD`].
+    pub head: Vec<u8>,
+    /// What the bytes mean.
+    pub kind: Kind,
+    /// Why the kernel would not even look at them: what `execve(2)` says first (K41).
+    pub denied: Option<Denied>,
+}
+
+/// Why a file cannot be started, whatever is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// There is none.
+    Missing,
+    /// A part of its path is not a directory, or may not be passed, or leads in a circle.
+    Path(Errno),
+    /// A directory, a device, a pipe.
+    NotAFile,
+    /// No permission to execute it.
+    NotExecutable,
+    /// Its file system is mounted `noexec`.
+    NoExec,
+}
+
+impl Denied {
+    /// The errno of `execve(2)`.
+    #[must_use]
+    pub fn errno(self) -> Errno {
+        match self {
+            Self::Missing => Errno::ENOENT,
+            Self::Path(errno) => errno,
+            Self::NotAFile | Self::NotExecutable | Self::NoExec => Errno::EACCES,
+        }
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => formatter.write_str("does not exist"),
+            Self::Path(errno) => write!(formatter, "cannot be reached: {}", errno.desc()),
+            Self::NotAFile => formatter.write_str("is not an ordinary file"),
+            Self::NotExecutable => formatter.write_str("may not be executed by this user"),
+            Self::NoExec => formatter.write_str("lies on a file system that is mounted noexec"),
+        }
+    }
+}
+
+/// What the beginning of a file says that it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An ELF program or shared object.
+    Elf(Elf),
+    /// A script, with the program that its first line names.
+    Script {
+        /// The program.
+        interpreter: PathBuf,
+    },
+    /// A program for Windows or DOS: `MZ`.
+    Windows,
+    /// A Java class, or several in a `.jar`.
+    Java,
+    /// A WebAssembly module.
+    Wasm,
+    /// No bytes.
+    Empty,
+    /// Anything else.
+    Unknown,
+}
+
+/// What an ELF header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Elf {
+    /// The row of the table, if there is one for it.
+    pub arch: Option<&'static Arch>,
+    /// `EI_CLASS`: 1 is 32-bit, 2 is 64-bit.
+    pub class: u8,
+    /// Whether numbers have their most significant byte first.
+    pub big_endian: bool,
+    /// `e_machine`.
+    pub machine: u16,
+    /// `e_type`.
+    pub e_type: u16,
+    /// `EI_OSABI`.
+    pub os_abi: u8,
+    /// `EI_ABIVERSION` and the two bytes behind it.
+    pub abi_version: [u8; 3],
+    /// The program that has to be there to load it (`PT_INTERP`).
+    pub loader: Option<PathBuf>,
+}
+
+impl Elf {
+    /// Whether it is an AppImage: one keeps its own magic in the padding of the ELF header.
+    #[must_use]
+    pub fn is_app_image(&self) -> bool {
+        matches!(self.abi_version, [b'A', b'I', 1 | 2])
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Elf(elf) => write!(formatter, "{elf}"),
+            Self::Script { interpreter } => {
+                write!(formatter, "script (#!{})", crate::output::path_text(interpreter))
+            }
+            Self::Windows => formatter.write_str("Windows or DOS program (MZ)"),
+            Self::Java => formatter.write_str("Java program"),
+            Self::Wasm => formatter.write_str("WebAssembly module"),
+            Self::Empty => formatter.write_str("empty file"),
+            Self::Unknown => formatter.write_str("unknown kind of file"),
+        }
+    }
+}
+
+impl fmt::Display for Elf {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.arch {
+            Some(arch) => formatter.write_str(arch.name)?,
+            None => write!(formatter, "machine {:#06x}", self.machine)?,
+        }
+        let kind = match self.e_type {
+            1 => " object file",
+            4 => " core dump",
+            _ if self.is_app_image() => " AppImage",
+            _ => " program",
+        };
+        let bits = match self.class {
+            1 => "32-bit",
+            2 => "64-bit",
+            _ => "of an unknown class",
+        };
+        let order = if self.big_endian { "big-endian" } else { "little-endian" };
+        write!(formatter, "{kind} (ELF, {bits}, {order}{})", os_abi(self.os_abi))?;
+        match &self.loader {
+            Some(loader) => write!(formatter, ", loader {}", crate::output::path_text(loader)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Operating systems other than System V and GNU, which Linux programs are marked with (ELF specification, `EI_OSABI`).
+fn os_abi(value: u8) -> &'static str {
+    match value {
+        0 | 3 => "",
+        6 => ", for Solaris",
+        9 => ", for FreeBSD",
+        12 => ", for OpenBSD",
+        65 => ", FDPIC",
+        97 => ", old Arm ABI",
+        _ => ", for an unusual system",
+    }
+}
+
+impl Candidate {
+    /// Looks at the file at `path`: one open, one read.
+    #[must_use]
+    pub fn look(path: &Path) -> Self {
+        let mut candidate =
+            Self { path: path.to_owned(), id: None, head: Vec::new(), kind: Kind::Unknown, denied: None };
+        // Non-blocking, as the path may be that of a pipe.
+        let opened = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) => {
+                candidate.denied = denied_unread(path, &error);
+                return candidate;
+            }
+        };
+        let Ok(metadata) = file.metadata() else { return candidate };
+        candidate.id = Some(FileId::of(&metadata));
+        candidate.denied = if !metadata.is_file() {
+            Some(Denied::NotAFile)
+        } else if metadata.mode() & 0o111 == 0 || access(path, AccessFlags::X_OK).is_err() {
+            // Root, too, needs one x bit.
+            Some(if is_noexec(&file) { Denied::NoExec } else { Denied::NotExecutable })
+        } else if is_noexec(&file) {
+            Some(Denied::NoExec)
+        } else {
+            None
+        };
+        if metadata.is_file() {
+            let mut first = vec![0; FIRST_READ];
+            let length = file.read_at(&mut first, 0).unwrap_or(0);
+            first.truncate(length);
+            candidate.kind = classify(&first, path, &file);
+            first.truncate(HEAD);
+            candidate.head = first;
+        }
+        candidate
+    }
+}
+
+/// Why a file that cannot be read cannot be started; it may still be one that can (mode 0711).
+fn denied_unread(path: &Path, error: &io::Error) -> Option<Denied> {
+    match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+        Errno::ENOENT => Some(Denied::Missing),
+        Errno::EACCES if access(path, AccessFlags::X_OK).is_ok() => None,
+        Errno::EACCES => Some(Denied::NotExecutable),
+        Errno::ENXIO => Some(Denied::NotAFile),
+        errno => Some(Denied::Path(errno)),
+    }
+}
+
+fn is_noexec(file: &File) -> bool {
+    fstatvfs(file).is_ok_and(|filesystem| filesystem.flags().contains(FsFlags::ST_NOEXEC))
+}
+
+fn classify(first: &[u8], path: &Path, file: &File) -> Kind {
+    if let Some(header) = elf_header(first) {
+        let loader = elf::Executable::read(file).ok().and_then(|executable| executable.loader);
+        let loader = loader.map(|loader| PathBuf::from(OsStr::from_bytes(&loader)));
+        return Kind::Elf(Elf { loader, ..header });
+    }
+    let extension = path.extension().map(OsStr::as_bytes);
+    match first {
+        [] => Kind::Empty,
+        [b'#', b'!', ..] => {
+            script_interpreter(first).map_or(Kind::Unknown, |interpreter| Kind::Script { interpreter })
+        }
+        [b'M', b'Z', ..] => Kind::Windows,
+        [0xca, 0xfe, 0xba, 0xbe, ..] => Kind::Java,
+        [b'P', b'K', 3, 4, ..] if extension == Some(b"jar") => Kind::Java,
+        [0, b'a', b's', b'm', ..] => Kind::Wasm,
+        _ => Kind::Unknown,
+    }
+}
+
+/// The fields of an ELF header, which need not be a whole one.
+fn elf_header(first: &[u8]) -> Option<Elf> {
+    let &[0x7f, b'E', b'L', b'F', class, data, _, os_abi, abi_0, abi_1, abi_2, ..] = first else {
+        return None;
+    };
+    let big_endian = data == 2;
+    let half = |position: usize| {
+        let bytes: [u8; 2] = first.get(position..position + 2)?.try_into().ok()?;
+        Some(if big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
+    };
+    Some(Elf {
+        arch: Arch::of_head(first),
+        class,
+        big_endian,
+        machine: half(18)?,
+        e_type: half(16)?,
+        os_abi,
+        abi_version: [abi_0, abi_1, abi_2],
+        loader: None,
+    })
+}
+
+/// The program that the first line of a script names, as `load_script` of `fs/binfmt_script.c` finds it: within the
+/// first [`HEAD`] bytes, behind blanks, up to a blank, a NUL, or the end of the line.
+#[must_use]
+pub fn script_interpreter(head: &[u8]) -> Option<PathBuf> {
+    let line = head.get(..head.len().min(HEAD))?.strip_prefix(b"#!")?;
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let end = line.iter().position(|byte| *byte == b'\n');
+    // A line that does not end in the window is one only if the name of the program does.
+    let whole = end.is_some() || head.len() < HEAD;
+    let line = line.get(..end.unwrap_or(line.len()))?;
+    let start = line.iter().position(|byte| !is_blank(byte))?;
+    let rest = line.get(start..)?;
+    let length = rest.iter().position(|byte| is_blank(byte) || *byte == 0);
+    let name = rest.get(..length.unwrap_or(rest.len()))?;
+    (!name.is_empty() && (whole || length.is_some())).then(|| PathBuf::from(OsStr::from_bytes(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_name_their_interpreter_as_the_kernel_reads_it() {
+        let interpreter =
+            |head: &[u8]| script_interpreter(head).map(|path| path.to_str().unwrap().to_owned());
+        assert_eq!(interpreter(b"#!/bin/sh\necho"), Some("/bin/sh".to_owned()));
+        assert_eq!(interpreter(b"#! \t/usr/bin/env -S python3\n"), Some("/usr/bin/env".to_owned()));
+        assert_eq!(interpreter(b"#!/bin/sh"), Some("/bin/sh".to_owned()));
+        assert_eq!(interpreter(b"#!\n"), None);
+        assert_eq!(interpreter(b"#!  \n"), None);
+        let endless = [b"#!/".as_slice(), &[b'a'; 300]].concat();
+        assert_eq!(interpreter(&endless), None);
+        let long_argument = [b"#!/a ".as_slice(), &[b'b'; 300]].concat();
+        assert_eq!(interpreter(&long_argument), Some("/a".to_owned()));
+    }
+
+    #[test]
+    fn kinds_are_told_by_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let kind = |name: &str, content: &[u8]| {
+            let path = folder.path().join(name);
+            fs::write(&path, content).unwrap();
+            Candidate::look(&path).kind.to_string()
+        };
+        assert_eq!(kind("a", b""), "empty file");
+        assert_eq!(kind("b", b"MZ\x90"), "Windows or DOS program (MZ)");
+        assert_eq!(kind("c", b"#!/bin/sh -e\n"), "script (#!/bin/sh)");
+        assert_eq!(kind("d.jar", b"PK\x03\x04"), "Java program");
+        assert_eq!(kind("d.zip", b"PK\x03\x04"), "unknown kind of file");
+        let arm = Arch::by_target("arm").unwrap().identity.header(40, 2, 0);
+        assert_eq!(kind("e", &arm), "arm program (ELF, 32-bit, little-endian)");
+        let mut app_image = arm.clone();
+        app_image[8..11].copy_from_slice(b"AI\x02");
+        assert_eq!(kind("f", &app_image), "arm AppImage (ELF, 32-bit, little-endian)");
+        let object = Arch::by_target("s390x").unwrap().identity.header(22, 1, 0);
+        assert_eq!(kind("g", &object), "machine 0x0016 object file (ELF, 64-bit, big-endian)");
+    }
+
+    #[test]
+    fn what_cannot_be_started_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = folder.path().join("plain");
+        fs::write(&plain, "x").unwrap();
+        assert_eq!(Candidate::look(&plain).denied, Some(Denied::NotExecutable));
+        assert_eq!(Candidate::look(folder.path()).denied, Some(Denied::NotAFile));
+        assert_eq!(Candidate::look(&folder.path().join("none")).denied, Some(Denied::Missing));
+        assert_eq!(Candidate::look(&plain.join("x")).denied, Some(Denied::Path(Errno::ENOTDIR)));
+    }
+}
