@@ -59,6 +59,8 @@ pub enum Command {
     Verify(Verify),
     /// Say what the kernel will do with a file, and why
     Which(Which),
+    /// Tell what is wrong here, each with the command that mends it
+    Doctor(Doctor),
     /// Get static interpreters, from the distribution's package or from a file
     Fetch(Fetch),
     /// Switch handlers on
@@ -179,6 +181,14 @@ pub struct Which {
     #[arg(long, value_name = "FILE", conflicts_with = "files")]
     pub files0_from: Option<PathBuf>,
     /// Do not execute probes: what handlers do is then unverified
+    #[arg(long)]
+    pub no_verify: bool,
+}
+
+/// `qus doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Do not execute probes
     #[arg(long)]
     pub no_verify: bool,
 }

@@ -1,5 +1,6 @@
 //! The commands, one file each: gather, decide, act, prove, report.
 
+mod doctor;
 mod fetch;
 mod list;
 mod register;
@@ -32,6 +33,7 @@ pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Status> {
         Command::Reset(args) => reset::run(args, common, output),
         Command::Verify(args) => verify::run(args, common, output),
         Command::Which(args) => which::run(args, common, output),
+        Command::Doctor(args) => doctor::run(args, common, output),
         Command::Fetch(args) => fetch::run(args, common, output),
         Command::Enable(args) => switch::run(args, true, common, output),
         Command::Disable(args) => switch::run(args, false, common, output),

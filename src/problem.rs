@@ -1,5 +1,6 @@
 //! [`Problem`]: what a person is told when something does not work.
 
+use nix::unistd::geteuid;
 use thiserror::Error;
 
 use crate::arch::UnknownArch;
@@ -37,7 +38,12 @@ impl From<OpenError> for Problem {
 
 impl From<MountError> for Problem {
     fn from(error: MountError) -> Self {
-        Self { message: error.to_string(), cure: error.cure() }
+        let cure = match error {
+            // qus mounts it itself where it may.
+            MountError::Denied(_) if !geteuid().is_root() => Some(as_root()),
+            _ => error.cure(),
+        };
+        Self { message: error.to_string(), cure }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::binfmt::{Handler, Hex, Matcher};
 use crate::cli::{Common, List};
 use crate::namespace::Scope;
 use crate::output::{Output, Status, columns, escape, path_text};
+use crate::owner::{Configuration, Owner, Promise, packages};
 use crate::plan;
 use crate::problem::Problem;
 
@@ -22,6 +23,20 @@ struct View {
     enabled: bool,
     scope: Scope,
     handlers: Vec<HandlerView>,
+    /// Handlers that configuration promises and the kernel does not have.
+    promised: Vec<Promised>,
+}
+
+#[derive(Serialize)]
+struct Promised {
+    name: String,
+    file: PathBuf,
+}
+
+impl Promised {
+    fn of(promise: &Promise) -> Self {
+        Self { name: promise.rule.name().to_string(), file: promise.file.clone() }
+    }
 }
 
 #[derive(Serialize)]
@@ -34,6 +49,8 @@ struct HandlerView {
     state: &'static str,
     flags: String,
     interpreter: Option<String>,
+    /// Who put it there; `unknown` where nothing says so.
+    by: String,
     #[serde(flatten)]
     takes: Takes,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -56,14 +73,17 @@ pub(super) fn run(args: &List, common: &Common, output: &mut Output<'_>) -> Resu
     let enabled = instance.is_enabled().map_err(Problem::from)?;
     let mut probes = if args.probe { health(&handlers, enabled)? } else { BTreeMap::new() };
     let broken = probes.values().any(|health| health.state == "broken");
+    let configuration = Configuration::read(Path::new("/"));
     let view = View {
         instance: instance.path().to_owned(),
         enabled,
         scope: Scope::here(),
         handlers: handlers
             .iter()
-            .map(|handler| handler_view(handler, probes.remove(&handler.name)))
+            .zip(owners(&handlers, &configuration))
+            .map(|(handler, owner)| handler_view(handler, &owner, probes.remove(&handler.name)))
             .collect(),
+        promised: configuration.broken_promises(&handlers).into_iter().map(Promised::of).collect(),
     };
     output.data(&view, || text(&view, args.probe))?;
     if !view.enabled {
@@ -74,7 +94,25 @@ pub(super) fn run(args: &List, common: &Common, output: &mut Output<'_>) -> Resu
     Ok(if broken { Status::No } else { Status::Done })
 }
 
-fn handler_view(handler: &Handler, probe: Option<Health>) -> HandlerView {
+/// Who put each handler there. A package manager is asked about those that nothing else tells of.
+fn owners(handlers: &[Handler], configuration: &Configuration) -> Vec<Owner> {
+    let mut owners: Vec<Owner> = handlers.iter().map(|handler| configuration.owner(handler)).collect();
+    let path = |handler: &Handler| {
+        handler.entry.interpreter.clone().filter(|path| path.is_absolute() && path.exists())
+    };
+    let unknown = handlers.iter().zip(&owners).filter(|(_, owner)| **owner == Owner::Unknown);
+    let paths: Vec<PathBuf> = unknown.filter_map(|(handler, _)| path(handler)).collect();
+    let packages = packages(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+    for (handler, owner) in handlers.iter().zip(&mut owners) {
+        let package = path(handler).and_then(|path| packages.get(&path).cloned());
+        if let (Owner::Unknown, Some(package)) = (&owner, package) {
+            *owner = Owner::Package(package);
+        }
+    }
+    owners
+}
+
+fn handler_view(handler: &Handler, owner: &Owner, probe: Option<Health>) -> HandlerView {
     let entry = &handler.entry;
     let arches = entry.pattern().map(Arch::of_pattern).unwrap_or_default();
     let takes = match &entry.matcher {
@@ -95,6 +133,7 @@ fn handler_view(handler: &Handler, probe: Option<Health>) -> HandlerView {
         state: if entry.enabled { "enabled" } else { "disabled" },
         flags: entry.flag_letters(),
         interpreter: entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into),
+        by: owner.to_string(),
         takes,
         unknown_lines: entry.unknown_lines.iter().map(|line| String::from_utf8_lossy(line).into()).collect(),
         probe,
@@ -103,7 +142,7 @@ fn handler_view(handler: &Handler, probe: Option<Health>) -> HandlerView {
 
 fn text(view: &View, probed: bool) -> String {
     let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
-    let mut header = vec!["ARCH", "STATE", "FLAGS", "INTERPRETER", "NAME"];
+    let mut header = vec!["ARCH", "STATE", "FLAGS", "INTERPRETER", "BY", "NAME"];
     if probed {
         header.push("PROBE");
     }
@@ -115,11 +154,18 @@ fn text(view: &View, probed: bool) -> String {
             handler.state.to_owned(),
             or_dash(escape(&handler.flags)),
             interpreter.unwrap_or_else(|| "-".to_owned()),
+            escape(&handler.by),
             escape(&handler.name),
         ];
         if probed {
             row.push(handler.probe.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string));
         }
+        rows.push(row);
+    }
+    for promised in &view.promised {
+        let by = path_text(&promised.file);
+        let mut row = ["-", "missing", "-", "-", by.as_str()].map(str::to_owned).to_vec();
+        row.push(escape(&promised.name));
         rows.push(row);
     }
     columns(&rows)

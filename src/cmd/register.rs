@@ -12,6 +12,7 @@ use self::report::{Item, View};
 use super::open_or_mount;
 use crate::binfmt::Flags;
 use crate::cli::{Common, Register};
+use crate::host::Kernel;
 use crate::kernel::{Instance, OpenError};
 use crate::namespace::Scope;
 use crate::output::{Output, Status};
@@ -58,7 +59,7 @@ fn open_if_mounted(common: &Common) -> Result<Option<Instance>> {
 
 fn request(args: &Register) -> Request {
     let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
-    if kernel_knows_p() {
+    if Kernel::running().tells_preserve_argv0() {
         flags |= Flags::PRESERVE_ARGV0;
     }
     if args.credentials {
@@ -69,13 +70,4 @@ fn request(args: &Register) -> Request {
         || args.from.is_some()
         || args.credentials;
     Request { flags, explicit, replace: args.replace, force_native: args.force_native }
-}
-
-/// Whether interpreters can see that `P` is set: `AT_FLAGS` says so since Linux 5.12 (KERNEL §0).
-fn kernel_knows_p() -> bool {
-    let Ok(name) = nix::sys::utsname::uname() else { return false };
-    let release = name.release().to_string_lossy().into_owned();
-    let mut numbers =
-        release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
-    (numbers.next(), numbers.next()) >= (Some(5), Some(12))
 }

@@ -1,0 +1,84 @@
+//! `qus doctor`: the whole situation, what is wrong with it first, each with the command that mends it.
+
+mod checks;
+mod facts;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use self::checks::CHECKS;
+use self::facts::Facts;
+use crate::cli::{Common, Doctor};
+use crate::output::{Output, Status, columns, escape};
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Level {
+    /// Something does not work.
+    Problem,
+    /// It works, and somebody should know.
+    Note,
+    /// As it should be.
+    Ok,
+}
+
+/// What a check found.
+#[derive(Debug, Serialize)]
+pub(super) struct Finding {
+    level: Level,
+    /// Name of the check.
+    id: &'static str,
+    /// What is so.
+    text: String,
+    /// Why it matters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'static str>,
+    /// What mends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cure: Option<String>,
+}
+
+#[derive(Serialize)]
+struct View {
+    findings: Vec<Finding>,
+}
+
+pub(super) fn run(args: &Doctor, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let facts = Facts::gather(&common.instance, !args.no_verify)?;
+    let mut findings = Vec::new();
+    for check in CHECKS {
+        findings.extend((check.run)(&facts).into_iter().map(|said| Finding {
+            level: said.level,
+            id: check.id,
+            text: said.text,
+            why: Some(check.why).filter(|why| said.level != Level::Ok && !why.is_empty()),
+            cure: said.cure,
+        }));
+    }
+    findings.sort_by_key(|finding| finding.level);
+    let status = if findings.first().is_some_and(|finding| finding.level == Level::Problem) {
+        Status::No
+    } else {
+        Status::Done
+    };
+    let view = View { findings };
+    output.data(&view, || text(&view))?;
+    Ok(status)
+}
+
+fn text(view: &View) -> String {
+    let mut rows = Vec::new();
+    for finding in &view.findings {
+        let level = match finding.level {
+            Level::Problem => "problem",
+            Level::Note => "note",
+            Level::Ok => "ok",
+        };
+        rows.push(vec![level.to_owned(), finding.id.to_owned(), escape(&finding.text)]);
+        let more = finding.why.map(str::to_owned).into_iter();
+        let cure = finding.cure.as_ref().map(|cure| format!("cure: {}", escape(cure)));
+        rows.extend(more.chain(cure).map(|line| vec![String::new(), String::new(), line]));
+    }
+    columns(&rows)
+}

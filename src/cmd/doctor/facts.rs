@@ -1,0 +1,150 @@
+//! Everything that the checks look at, gathered once.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use crate::binfmt::{Handler, HandlerName};
+use crate::cmd::own_head;
+use crate::cmd::verify::{Health, health};
+use crate::host::Kernel;
+use crate::interpreter::{Interpreter, Unfit};
+use crate::kernel::{Instance, OpenError};
+use crate::namespace::Scope;
+use crate::owner::{Configuration, Owner};
+use crate::problem::Problem;
+
+/// The whole situation.
+pub(super) struct Facts {
+    pub(super) kernel: Kernel,
+    pub(super) path: PathBuf,
+    /// The instance, or why there is none.
+    pub(super) instance: Result<State, OpenError>,
+    pub(super) scope: Scope,
+    /// What says that this is a container, if anything does.
+    pub(super) container: Option<String>,
+    pub(super) is_wsl: bool,
+    pub(super) configuration: Configuration,
+    /// Programs that run or build containers.
+    pub(super) engines: Vec<&'static str>,
+    pub(super) page_size: u64,
+    pub(super) security: Vec<String>,
+    /// Why unprivileged user namespaces are not to be had, by their settings.
+    pub(super) no_user_namespaces: Option<String>,
+}
+
+/// A mounted instance.
+pub(super) struct State {
+    pub(super) enabled: bool,
+    pub(super) read_only: bool,
+    pub(super) handlers: Vec<Handler>,
+    pub(super) owners: BTreeMap<HandlerName, Owner>,
+    /// What executing showed; nothing where it was not wanted, or not possible: then the reason.
+    pub(super) health: Result<BTreeMap<HandlerName, Health>, String>,
+    /// What is wrong with the file at each interpreter's path.
+    pub(super) unfit: BTreeMap<HandlerName, Unfit>,
+}
+
+impl Facts {
+    /// Gathers what there is. Nothing is changed, and nothing but probes is executed.
+    pub(super) fn gather(path: &Path, verify: bool) -> Result<Self, Problem> {
+        let configuration = Configuration::read(Path::new("/"));
+        let instance = match Instance::open(path) {
+            Ok(instance) => Ok(State::gather(&instance, &configuration, verify)?),
+            Err(error) => Err(error),
+        };
+        Ok(Self {
+            kernel: Kernel::running(),
+            path: path.to_owned(),
+            instance,
+            scope: Scope::here(),
+            container: container(),
+            is_wsl: fs::read_to_string("/proc/version")
+                .is_ok_and(|text| text.to_lowercase().contains("microsoft")),
+            configuration,
+            engines: engines(),
+            page_size: nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+                .ok()
+                .flatten()
+                .and_then(|size| u64::try_from(size).ok())
+                .unwrap_or(0),
+            security: security(),
+            no_user_namespaces: no_user_namespaces(),
+        })
+    }
+
+    /// The handlers, where an instance is mounted.
+    pub(super) fn state(&self) -> Option<&State> {
+        self.instance.as_ref().ok()
+    }
+}
+
+impl State {
+    fn gather(instance: &Instance, configuration: &Configuration, verify: bool) -> Result<Self, Problem> {
+        let handlers = instance.handlers()?;
+        let enabled = instance.is_enabled()?;
+        let host = own_head()?;
+        let mut unfit = BTreeMap::new();
+        for handler in &handlers {
+            let Some(path) = handler.entry.interpreter.as_deref() else { continue };
+            if let Err(reason) = Interpreter::check(path, &host) {
+                unfit.insert(handler.name.clone(), reason);
+            }
+        }
+        let owners =
+            handlers.iter().map(|handler| (handler.name.clone(), configuration.owner(handler))).collect();
+        let health = if verify {
+            health(&handlers, enabled).map_err(|problem| problem.message)
+        } else {
+            Err("probes were not wanted".to_owned())
+        };
+        let read_only =
+            statvfs(instance.path()).is_ok_and(|filesystem| filesystem.flags().contains(FsFlags::ST_RDONLY));
+        Ok(Self { enabled, read_only, handlers, owners, health, unfit })
+    }
+}
+
+/// What container managers leave behind in what they start.
+fn container() -> Option<String> {
+    for (file, engine) in [("/.dockerenv", "Docker"), ("/run/.containerenv", "Podman")] {
+        if Path::new(file).exists() {
+            return Some(engine.to_owned());
+        }
+    }
+    let systemd = fs::read_to_string("/run/systemd/container").ok()?;
+    Some(systemd.trim().to_owned())
+}
+
+fn engines() -> Vec<&'static str> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let is_there = |name: &&str| folders.iter().any(|folder| folder.join(name).is_file());
+    ["docker", "buildkitd", "podman", "buildah", "nerdctl"].into_iter().filter(is_there).collect()
+}
+
+/// Security modules that can forbid what qus or an emulator does.
+fn security() -> Vec<String> {
+    let mut active = Vec::new();
+    if fs::read_to_string("/sys/fs/selinux/enforce").is_ok_and(|text| text.trim() == "1") {
+        active.push("SELinux (enforcing)".to_owned());
+    }
+    if fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y") {
+        active.push("AppArmor".to_owned());
+    }
+    active
+}
+
+/// A setting that keeps user namespaces from unprivileged users.
+fn no_user_namespaces() -> Option<String> {
+    let settings = [
+        ("user/max_user_namespaces", "0", "65536"),
+        ("kernel/unprivileged_userns_clone", "0", "1"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
+    ];
+    settings.into_iter().find_map(|(name, forbids, allows)| {
+        let value = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
+        (value.trim() == forbids).then(|| format!("sudo sysctl -w {}={allows}", name.replace('/', ".")))
+    })
+}

@@ -1,0 +1,75 @@
+//! Emulators that are known to be defective: data, each row with the report that it rests on.
+
+/// A defect of some versions of QEMU's user-mode emulators.
+#[derive(Debug)]
+pub struct Defect {
+    /// The emulated architecture.
+    pub arch: &'static str,
+    /// First and last version that the defect was reported for.
+    pub versions: [Version; 2],
+    /// What goes wrong.
+    pub what: &'static str,
+    /// The report.
+    pub source: &'static str,
+}
+
+/// Major, minor, micro.
+pub type Version = [u32; 3];
+
+/// Known defects. A version between two that were reported counts; one behind the last does not.
+pub static DEFECTS: &[Defect] = &[
+    Defect {
+        arch: "aarch64",
+        versions: [[5, 1, 0], [5, 2, 0]],
+        what: "small static programs crash now and then when they are started in a chroot",
+        source: "https://github.com/docker/buildx/issues/542",
+    },
+    Defect {
+        arch: "aarch64",
+        versions: [[9, 2, 0], [9, 2, 2]],
+        what: "ldconfig crashes, and with it the installation of libc-bin on Debian 11 and Ubuntu 22.04",
+        source: "https://github.com/tonistiigi/binfmt/pull/244",
+    },
+];
+
+/// The defects of an emulator of `arch` in `version`, as it prints it ("9.2.1").
+pub fn of(arch: &str, version: &str) -> impl Iterator<Item = &'static Defect> {
+    let version = parse(version);
+    DEFECTS.iter().filter(move |defect| {
+        let [first, last] = defect.versions;
+        defect.arch == arch && version.is_some_and(|version| (first..=last).contains(&version))
+    })
+}
+
+fn parse(version: &str) -> Option<Version> {
+    let mut numbers = version.split('.').map(|part| {
+        let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        part.get(..digits)?.parse::<u32>().ok()
+    });
+    Some([numbers.next()??, numbers.next()??, numbers.next().flatten().unwrap_or(0)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_between_those_reported_count() {
+        let count = |arch, version| of(arch, version).count();
+        assert_eq!(count("aarch64", "9.2.0"), 1);
+        assert_eq!(count("aarch64", "9.2.2"), 1);
+        assert_eq!(count("aarch64", "9.2.3"), 0);
+        assert_eq!(count("aarch64", "5.2.0-rc1"), 1);
+        assert_eq!(count("arm", "9.2.0"), 0);
+        assert_eq!(count("aarch64", "nonsense"), 0);
+    }
+
+    #[test]
+    fn every_row_has_its_source_and_an_architecture_of_the_table() {
+        for defect in DEFECTS {
+            assert!(defect.source.starts_with("https://"), "{defect:?}");
+            assert!(crate::arch::Arch::by_target(defect.arch).is_some(), "{defect:?}");
+            assert!(defect.versions[0] <= defect.versions[1], "{defect:?}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The running kernel: which version, and what that means for handlers.
+
+use std::fmt;
+
+use nix::sys::utsname::uname;
+
+/// A version of Linux, major and minor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Kernel {
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+}
+
+impl Kernel {
+    /// The one that runs. 0.0 where it does not say.
+    #[must_use]
+    pub fn running() -> Self {
+        uname().map_or(Self { major: 0, minor: 0 }, |name| Self::parse(&name.release().to_string_lossy()))
+    }
+
+    /// The version at the beginning of a release, `6.1.0-13-amd64`.
+    #[must_use]
+    pub fn parse(release: &str) -> Self {
+        let mut numbers =
+            release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
+        Self { major: numbers.next().unwrap_or(0), minor: numbers.next().unwrap_or(0) }
+    }
+
+    fn is_at_least(self, major: u32, minor: u32) -> bool {
+        self >= Self { major, minor }
+    }
+
+    /// Whether it knows `F`, without which no container gets an interpreter (KERNEL §0).
+    #[must_use]
+    pub fn knows_fix_binary(self) -> bool {
+        self.is_at_least(4, 8)
+    }
+
+    /// Whether interpreters learn from `AT_FLAGS` that `P` is set (KERNEL §0).
+    #[must_use]
+    pub fn tells_preserve_argv0(self) -> bool {
+        self.is_at_least(5, 12)
+    }
+
+    /// Whether every user namespace may have an instance of its own (K64), and the last unmount of one removes its
+    /// handlers (K67).
+    #[must_use]
+    pub fn has_instances(self) -> bool {
+        self.is_at_least(6, 7)
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}", self.major, self.minor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_have_what_they_have() {
+        let old = Kernel::parse("4.4.0-210-generic");
+        assert!(!old.knows_fix_binary() && !old.tells_preserve_argv0());
+        let debian = Kernel::parse("6.1.0-13-amd64");
+        assert!(debian.tells_preserve_argv0() && !debian.has_instances());
+        assert!(Kernel::parse("6.18.44").has_instances());
+        assert!(Kernel::parse("10.0").has_instances());
+        assert_eq!(Kernel::parse("nonsense"), Kernel { major: 0, minor: 0 });
+    }
+}
