@@ -1,5 +1,6 @@
 //! The checks of `qus doctor`: a table, each with an id, what it looks for, and why that matters.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::Level;
@@ -8,7 +9,8 @@ use crate::arch::Arch;
 use crate::binfmt::{Flags, Handler};
 use crate::cmd::own_head;
 use crate::defects;
-use crate::interpreter::Unfit;
+use crate::file::Candidate;
+use crate::interpreter::{FileId, Unfit};
 use crate::kernel::OpenError;
 use crate::namespace::Scope;
 use crate::output::path_text;
@@ -63,8 +65,20 @@ pub(super) static CHECKS: &[Check] = &[
         why: "the kernel opens this file whenever a program is started",
         run: interpreter,
     },
+    Check { id: "stale", why: "the kernel keeps the file that was there at registration", run: stale },
+    Check {
+        id: "self-capture",
+        why: "every start ends in \"too many levels of symbolic links\"",
+        run: self_capture,
+    },
+    Check {
+        id: "writable-file",
+        why: "whoever may write to it decides what every foreign program does",
+        run: writable_file,
+    },
     Check { id: "credentials", why: "setuid programs make the interpreter run as root", run: credentials },
     Check { id: "shadowed", why: "the kernel takes the handler that was registered last", run: shadowed },
+    Check { id: "overlap", why: "which of the two runs depends on the order of registration", run: overlap },
     Check { id: "broken", why: "its probe was executed, and did not do what it should", run: broken },
     Check { id: "interim", why: "qus was interrupted while it replaced a handler", run: interim },
     Check { id: "promised", why: "something removed it, or it was never registered", run: promised },
@@ -224,6 +238,68 @@ fn interpreter(facts: &Facts) -> Vec<Said> {
             _ => Said::problem(text, replace(handler)),
         })
     })
+}
+
+/// The probe showed which file runs; another one lies at the path now (K49).
+fn stale(facts: &Facts) -> Vec<Said> {
+    each(facts, |state, handler| {
+        let proof = state.health.as_ref().ok()?.get(&handler.name)?.proof?;
+        let path = handler.entry.interpreter.as_deref()?;
+        let there = FileId::of(&std::fs::metadata(path).ok()?);
+        let is_stale = proof.interpreter.is_some_and(|started| started != there);
+        let text = format!("{} runs a file that was replaced at {} since", name(handler), path_text(path));
+        is_stale.then(|| Said::problem(text, replace(handler)))
+    })
+}
+
+/// A handler that takes its own interpreter (K37). The host's own programs are another check's.
+fn self_capture(facts: &Facts) -> Vec<Said> {
+    let Ok(host) = own_head() else { return Vec::new() };
+    each(facts, |_, handler| {
+        let path = handler.entry.interpreter.as_deref()?;
+        let head = Candidate::look(path).head;
+        let matcher = handler.entry.matcher.as_ref()?;
+        let takes =
+            handler.entry.enabled && matcher.matches(&head, path) && !matcher.matches(&host, Path::new(""));
+        let cure = format!("echo -1 | sudo tee {}", entry_file(facts, handler));
+        takes.then(|| {
+            Said::problem(format!("{} takes its own interpreter, {}", name(handler), path_text(path)), cure)
+        })
+    })
+}
+
+fn writable_file(facts: &Facts) -> Vec<Said> {
+    each(facts, |_, handler| {
+        plan::emulates(handler)?;
+        let path = handler.entry.interpreter.as_deref()?;
+        let metadata = std::fs::metadata(path).ok()?;
+        let open = metadata.mode() & 0o022 != 0;
+        let text =
+            format!("{} runs {}, which others than its owner may write to", name(handler), path_text(path));
+        open.then(|| Said::problem(text, format!("sudo chmod go-w {}", shell_word(&path.to_string_lossy()))))
+    })
+}
+
+/// Two handlers that take some of the same files, neither all of the other's; emulators of an architecture are judged
+/// by their programs, in another check.
+fn overlap(facts: &Facts) -> Vec<Said> {
+    let Some(state) = facts.state() else { return Vec::new() };
+    let enabled: Vec<&Handler> = state.handlers.iter().filter(|handler| handler.entry.enabled).collect();
+    let mut said = Vec::new();
+    for (index, newer) in enabled.iter().enumerate() {
+        for older in enabled.iter().skip(index + 1) {
+            let Some((one, two)) = newer.entry.pattern().zip(older.entry.pattern()) else { continue };
+            if one.overlaps(two) && !one.covers(two) && plan::emulates(older).is_none() {
+                let text = format!(
+                    "{} takes some files of {}, which was registered earlier",
+                    name(newer),
+                    name(older)
+                );
+                said.push(Said::note(text, None));
+            }
+        }
+    }
+    said
 }
 
 fn credentials(facts: &Facts) -> Vec<Said> {
