@@ -1,5 +1,6 @@
 //! The command line: what a person can type, parsed into the values that the commands work with.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -59,6 +60,8 @@ pub enum Command {
     Verify(Verify),
     /// Say what the kernel will do with a file, and why
     Which(Which),
+    /// Run a foreign program now, with no root and no trace on the host
+    Run(Run),
     /// Tell what is wrong here, each with the command that mends it
     Doctor(Doctor),
     /// Get static interpreters, from the distribution's package or from a file
@@ -142,6 +145,18 @@ pub struct Register {
     /// Say what would be done, and do nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+    /// Enter the namespaces of this process first: what is registered is then what it sees
+    #[arg(long, value_name = "PID", conflicts_with = "host")]
+    pub target: Option<u32>,
+    /// Enter the namespaces of process 1 first: those of the host, in a container that shares its pids
+    #[arg(long)]
+    pub host: bool,
+    /// Stay, and keep the instance, until SIGTERM or SIGINT; then remove what was registered
+    #[arg(long, conflicts_with = "dry_run")]
+    pub hold: bool,
+    /// With --hold: remove nothing in the end
+    #[arg(long, requires = "hold")]
+    pub keep: bool,
 }
 
 /// `qus list`.
@@ -183,6 +198,39 @@ pub struct Which {
     /// Do not execute probes: what handlers do is then unverified
     #[arg(long)]
     pub no_verify: bool,
+}
+
+/// `qus run`.
+#[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Run it in this root directory, furnished like a container's
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Register only these architectures [default: all with an interpreter at hand]
+    #[arg(long, value_name = "ARCH", value_delimiter = ',', value_parser = parse_one_arch)]
+    pub arch: Vec<&'static Arch>,
+    /// Be root inside, as far as files and handlers there go
+    #[arg(long)]
+    pub as_root: bool,
+    /// Get a missing interpreter first, as `qus fetch` does
+    #[arg(long)]
+    pub fetch: bool,
+    /// Get the interpreters from this package or folder first
+    #[arg(long, value_name = "SRC")]
+    pub from: Option<PathBuf>,
+    /// Look for interpreters here, and nowhere else (may be repeated)
+    #[arg(long, value_name = "DIR")]
+    pub interpreter_dir: Vec<PathBuf>,
+    /// Set a variable for the program (may be repeated): QEMU_CPU=max, QEMU_STRACE=1, …
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub env: Vec<OsString>,
+    /// Start the emulator itself, without namespaces: for one program whose children are not foreign
+    #[arg(long, conflicts_with_all = ["root", "as_root"])]
+    pub direct: bool,
+    /// The program and its arguments
+    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
 }
 
 /// `qus doctor`.

@@ -5,6 +5,7 @@ mod fetch;
 mod list;
 mod register;
 mod reset;
+mod run;
 mod show;
 mod switch;
 mod verify;
@@ -12,6 +13,7 @@ mod which;
 
 use std::fs::File;
 use std::io;
+use std::time::SystemTime;
 
 use anyhow::Result;
 
@@ -19,7 +21,7 @@ use crate::arch::Arch;
 use crate::binfmt::{HEAD, Handler};
 use crate::cli::{Cli, Command, Common};
 use crate::kernel::{Instance, OpenError};
-use crate::namespace::Scope;
+use crate::namespace::{Lifetime, Scope};
 use crate::output::{Output, Status};
 use crate::plan;
 use crate::problem::Problem;
@@ -33,6 +35,7 @@ pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Status> {
         Command::Reset(args) => reset::run(args, common, output),
         Command::Verify(args) => verify::run(args, common, output),
         Command::Which(args) => which::run(args, common, output),
+        Command::Run(args) => run::run(args, common, output),
         Command::Doctor(args) => doctor::run(args, common, output),
         Command::Fetch(args) => fetch::run(args, common, output),
         Command::Enable(args) => switch::run(args, true, common, output),
@@ -46,22 +49,22 @@ fn open_instance(common: &Common) -> Result<Instance, Problem> {
     Ok(Instance::open(&common.instance)?)
 }
 
-/// The instance, mounted first where it is missing; that is said.
-fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Instance> {
+/// The instance, mounted first where it is missing; that is said. With it comes how long a mount of our own lasts.
+fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<(Instance, Lifetime)> {
     let path = &common.instance;
     match Instance::open(path) {
         Err(OpenError::NotMounted(_)) => {}
-        other => return Ok(other.map_err(Problem::from)?),
+        other => return Ok((other.map_err(Problem::from)?, Lifetime::Boot)),
     }
+    let since = SystemTime::now();
     Instance::mount(path).map_err(Problem::from)?;
+    let lifetime = Lifetime::of_new_mount(path, since);
     let hides = match Scope::here() {
-        Scope::Host => String::new(),
-        Scope::UserNamespace(_) => {
-            ": a new instance of this user namespace, which hides the host's handlers".to_owned()
-        }
+        Scope::Host => "",
+        Scope::UserNamespace(_) => ": a new instance of this user namespace, which hides the host's handlers",
     };
     output.note(&format!("mounted binfmt_misc on {}{hides}", path.display()))?;
-    Ok(Instance::open(path).map_err(Problem::from)?)
+    Ok((Instance::open(path).map_err(Problem::from)?, lifetime))
 }
 
 /// The beginning of qus itself: a program that this host runs.

@@ -6,14 +6,18 @@ use std::process::ExitCode;
 use clap::Parser;
 use qus::cli::Cli;
 use qus::cmd;
+use qus::namespace;
 use qus::output::{Output, Status};
 use qus::probe;
 use qus::problem::Problem;
 
 fn main() -> ExitCode {
-    // A helper of our own, not a command: see `qus::probe`.
+    // Helpers of our own, not commands: see `qus::probe` and `qus::namespace`.
     if std::env::args_os().skip(1).eq([probe::HELPER]) {
-        return helper();
+        return helper(probe::serve(&mut io::stdin().lock(), &mut io::stdout().lock()));
+    }
+    if std::env::args_os().skip(1).eq([namespace::MAP_HELPER]) {
+        return helper(namespace::serve_map(&mut io::stdin().lock()));
     }
     match Cli::try_parse() {
         Ok(cli) => run(&cli),
@@ -67,8 +71,8 @@ fn tell(output: &mut Output<'_>, problem: &Problem) -> ExitCode {
     ExitCode::from(Status::Failed.code())
 }
 
-fn helper() -> ExitCode {
-    match probe::serve(&mut io::stdin().lock(), &mut io::stdout().lock()) {
+fn helper(served: Result<(), String>) -> ExitCode {
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             let _ = writeln!(io::stderr(), "{reason}");

@@ -1,13 +1,30 @@
-//! Where this process is: which user namespace an instance belongs to, and so who sees what is registered in it.
+//! Namespaces: where this process is, who sees what is registered from here and how long it lasts, and the way into
+//! others.
+
+mod enter;
+mod helper;
+mod root;
 
 use std::fmt;
+use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use nix::unistd::geteuid;
 use serde::Serialize;
 
+pub use enter::{Ids, NamespaceError, become_caller, enter_as_root, join};
+pub use helper::{MAP_HELPER, serve_map};
+pub use root::{RootError, enter_root};
+
 /// Inode of the initial user namespace, `PROC_USER_INIT_INO` in `include/linux/proc_ns.h` (K73).
-const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
+const INITIAL_USER: u64 = 0xefff_fffd;
+/// Inode of the initial pid namespace, `PROC_PID_INIT_INO` there.
+const INITIAL_PID: u64 = 0xefff_fffc;
+/// Inode of the initial mount namespace on kernels that give it a fixed one, as 6.18 does (observed); no other mount
+/// namespace has this number on any kernel.
+const INITIAL_MOUNT: u64 = 0xefff_fff8;
 
 /// Who sees what is registered from here (K65).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -23,8 +40,8 @@ impl Scope {
     /// The scope of this process.
     #[must_use]
     pub fn here() -> Self {
-        match std::fs::metadata("/proc/self/ns/user").map(|metadata| metadata.ino()) {
-            Ok(inode) if inode != INITIAL_USER_NAMESPACE => Self::UserNamespace(inode),
+        match inode("self", "user") {
+            Some(inode) if inode != INITIAL_USER => Self::UserNamespace(inode),
             // Kernels without user namespaces have no such file, and only one scope.
             _ => Self::Host,
         }
@@ -44,4 +61,67 @@ impl fmt::Display for Scope {
             Self::UserNamespace(inode) => write!(formatter, "user namespace {inode}, not the host"),
         }
     }
+}
+
+/// How long handlers last that were registered through a mount which this process made (K67).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lifetime {
+    /// Until the host restarts: the mount is the host's, or another one holds the instance.
+    Boot,
+    /// Until the last process of this mount namespace ends: a container, a shell of `podman unshare`.
+    MountNamespace,
+    /// Until this very process ends: it is alone in its mount namespace, and nothing else holds the instance.
+    Process,
+}
+
+impl Lifetime {
+    /// The lifetime of handlers in the instance that was mounted on `instance` at `since`, by this process.
+    ///
+    /// An instance that is older than its mount is held by somebody else (K68); the clock of the file system ticks in
+    /// steps of up to 20 ms.
+    #[must_use]
+    pub fn of_new_mount(instance: &Path, since: SystemTime) -> Self {
+        /// How far the time of a new file can lie behind the clock (K68).
+        const TICK: Duration = Duration::from_millis(20);
+        let made = fs::metadata(instance.join("register")).ok().and_then(|metadata| {
+            let seconds = u64::try_from(metadata.ctime()).ok()?;
+            let nanoseconds = u32::try_from(metadata.ctime_nsec()).ok()?;
+            Some(SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds))
+        });
+        let is_new = made.is_none_or(|made| made + TICK >= since);
+        if !is_new || is_hosts_mount_namespace() {
+            Self::Boot
+        } else if shares_mount_namespace() {
+            Self::MountNamespace
+        } else {
+            Self::Process
+        }
+    }
+}
+
+/// Whether mounts made here are the host's: the initial mount namespace has a number of its own on newer kernels; on
+/// others it is that of pid 1, as long as that is the host's. In another pid namespace than the host's this is a container.
+fn is_hosts_mount_namespace() -> bool {
+    let own = inode("self", "mnt");
+    own == Some(INITIAL_MOUNT)
+        || own.is_some() && inode("self", "pid") == Some(INITIAL_PID) && inode("1", "mnt") == own
+}
+
+/// Whether any other process that is seen from here lives in this mount namespace.
+fn shares_mount_namespace() -> bool {
+    let own = inode("self", "mnt");
+    let me = std::process::id().to_string();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    own.is_some()
+        && processes
+            .filter_map(|process| process.file_name().into_string().ok())
+            .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && *name != me)
+            .any(|process| inode(&process, "mnt") == own)
+}
+
+/// The inode of a namespace of a process.
+fn inode(process: &str, kind: &str) -> Option<u64> {
+    let path = Path::new("/proc").join(process).join("ns").join(kind);
+    fs::metadata(path).ok().map(|metadata| metadata.ino())
 }

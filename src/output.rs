@@ -19,6 +19,19 @@ pub enum Status {
     No,
     /// 2: could not: usage, permission, the environment, or an item of a batch failed.
     Failed,
+    /// 125 to 127: `qus run` did not get to start the program, as `env(1)` has it.
+    NotRun(NotRun),
+}
+
+/// Why `qus run` did not start the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NotRun {
+    /// 125: qus itself failed.
+    Qus,
+    /// 126: the program was found, and cannot be started.
+    Unrunnable,
+    /// 127: there is no such program.
+    NotFound,
 }
 
 impl Status {
@@ -29,6 +42,9 @@ impl Status {
             Self::Done => 0,
             Self::No => 1,
             Self::Failed => 2,
+            Self::NotRun(NotRun::Qus) => 125,
+            Self::NotRun(NotRun::Unrunnable) => 126,
+            Self::NotRun(NotRun::NotFound) => 127,
         }
     }
 }

@@ -112,6 +112,19 @@ pub fn is_interim(name: &HandlerName) -> bool {
     name.as_bytes().windows(INTERIM.len()).any(|window| window == INTERIM.as_bytes())
 }
 
+/// Whether `name` is one that qus gives to a handler of `arch`.
+#[must_use]
+pub fn is_named_for(name: &HandlerName, arch: &Arch) -> bool {
+    let names = arch.handler_names();
+    names.iter().any(|own| {
+        let own = own.as_bytes();
+        name.as_bytes() == own
+            || own
+                .strip_prefix(b"qemu-")
+                .is_some_and(|rest| name.as_bytes().strip_prefix(b"qus-") == Some(rest))
+    })
+}
+
 /// The rules that give the programs of `arch` to `interpreter`, the first for what today's toolchains write.
 ///
 /// An interpreter that is not called like QEMU's gets handlers called `qus-…`.

@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use crate::arch::UnknownArch;
 use crate::kernel::{HandlerError, MountError, OpenError, RegisterError};
+use crate::namespace::NamespaceError;
 
 /// What failed and why, and the command that mends it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -67,6 +68,12 @@ impl From<HandlerError> for Problem {
             _ => None,
         };
         Self { message: error.to_string(), cure }
+    }
+}
+
+impl From<NamespaceError> for Problem {
+    fn from(error: NamespaceError) -> Self {
+        Self { message: error.to_string(), cure: error.cure() }
     }
 }
 

@@ -2,25 +2,36 @@
 
 mod act;
 mod gather;
+mod hold;
 mod report;
 
 use anyhow::Result;
 
 use self::act::act;
 use self::gather::Gathered;
+use self::hold::Patience;
 use self::report::{Item, View};
 use super::open_or_mount;
 use crate::binfmt::Flags;
 use crate::cli::{Common, Register};
 use crate::host::Kernel;
 use crate::kernel::{Instance, OpenError};
-use crate::namespace::Scope;
+use crate::namespace::{Lifetime, Scope, join};
 use crate::output::{Output, Status};
 use crate::plan::{Decision, Request, Situation, decide};
 use crate::problem::Problem;
 
 pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Status> {
-    let instance = if args.dry_run { open_if_mounted(common)? } else { Some(open_or_mount(common, output)?) };
+    if let Some(pid) = args.target.or(args.host.then_some(1)) {
+        join(pid).map_err(Problem::from)?;
+    }
+    let patience = if args.hold { Some(Patience::begin()?) } else { None };
+    let (instance, lifetime) = if args.dry_run {
+        (open_if_mounted(common)?, Lifetime::Boot)
+    } else {
+        let (instance, lifetime) = open_or_mount(common, output)?;
+        (Some(instance), lifetime)
+    };
     if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
         instance.check_writable().map_err(Problem::from)?;
     }
@@ -44,9 +55,19 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
         act(instance, work, &mut items, &gathered)?;
     }
-    let view = View { scope: Scope::here(), dry_run: args.dry_run, items };
+    let view = View { scope: Scope::here(), lifetime, held: args.hold, dry_run: args.dry_run, items };
     output.data(&view, || view.text())?;
-    view.conclude(output)
+    let status = view.conclude(output)?;
+    if let Some((patience, instance)) = patience.zip(instance) {
+        let new = view.new_handlers(&gathered);
+        hold::notify_ready();
+        patience.wait()?;
+        if !args.keep {
+            hold::remove(&instance, &new)?;
+            output.note(&format!("removed the {} handlers that were registered", new.len()))?;
+        }
+    }
+    Ok(status)
 }
 
 /// For a dry run: what is mounted, or nothing.

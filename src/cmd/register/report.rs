@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::gather::{Gathered, first_line};
 use crate::arch::Arch;
 use crate::binfmt::{Flags, HandlerName, Rule};
-use crate::namespace::Scope;
+use crate::namespace::{Lifetime, Scope};
 use crate::output::{Output, Status, columns, escape, path_text};
-use crate::plan::{Decision, Registration};
+use crate::plan::{self, Decision, Registration};
 use crate::probe::Proof;
 use crate::problem::Problem;
 
@@ -194,6 +194,10 @@ impl Item {
         self.handlers.clear();
     }
 
+    fn is_new(&self) -> bool {
+        matches!(self.outcome, Outcome::Registered | Outcome::Replaced)
+    }
+
     fn row(&self, dry_run: bool, scope: Scope) -> Vec<String> {
         let mut detail = String::new();
         if self.outcome.status() == Status::Done {
@@ -241,6 +245,10 @@ impl Item {
 #[derive(Serialize)]
 pub(super) struct View {
     pub(super) scope: Scope,
+    /// How long what was registered lasts.
+    pub(super) lifetime: Lifetime,
+    /// Whether this process stays, and the instance with it.
+    pub(super) held: bool,
     pub(super) dry_run: bool,
     pub(super) items: Vec<Item>,
 }
@@ -250,32 +258,74 @@ impl View {
         columns(&self.items.iter().map(|item| item.row(self.dry_run, self.scope)).collect::<Vec<_>>())
     }
 
-    /// Says how it went as a whole, and who sees what was registered.
+    /// The handlers that are new, by name.
+    pub(super) fn new_handlers(&self, gathered: &Gathered) -> Vec<HandlerName> {
+        let names = self.items.iter().filter(|item| item.is_new()).flat_map(|item| &item.handlers);
+        let known = |name: &HandlerName| gathered.arches.iter().any(|arch| plan::is_named_for(name, arch));
+        names.filter_map(|name| HandlerName::new(name.as_bytes()).ok()).filter(known).collect()
+    }
+
+    /// Says how it went as a whole, who sees what was registered, and how long it lasts.
     pub(super) fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
-        let status = self.items.iter().map(|item| item.outcome.status()).max().unwrap_or(Status::Done);
+        let mut status = self.items.iter().map(|item| item.outcome.status()).max().unwrap_or(Status::Done);
         let wrong: Vec<&Item> =
             self.items.iter().filter(|item| item.outcome.status() != Status::Done).collect();
-        let is_new = |item: &&Item| matches!(item.outcome, Outcome::Registered | Outcome::Replaced);
-        let lasting = match self.scope {
-            Scope::Host => "on this host until it is restarted".to_owned(),
-            Scope::UserNamespace(inode) => format!("in user namespace {inode} alone, and not on the host"),
-        };
         if !wrong.is_empty() {
             let mut words: Vec<&str> = wrong.iter().map(|item| item.outcome.word()).collect();
             words.dedup();
             let mut message =
                 format!("{} of {} architectures {}", wrong.len(), self.items.len(), words.join(", "));
             if wrong.len() < self.items.len() && !self.dry_run {
-                message.push_str(&format!("; the others run {lasting}"));
+                message.push_str(&format!("; the others run {}", self.lasting()));
             }
             let mut cures: Vec<&str> = wrong.iter().filter_map(|item| item.cure.as_deref()).collect();
             cures.dedup();
-            let problem = Problem { message, cure: together(&cures) };
-            output.problem(&problem)?;
-        } else if !self.dry_run && self.items.iter().any(|item| is_new(&item)) {
-            output.note(&format!("they run {lasting}"))?;
+            output.problem(&Problem { message, cure: together(&cures) })?;
+        } else if !self.dry_run && self.items.iter().any(Item::is_new) {
+            output.note(&format!("they run {}", self.lasting()))?;
+        }
+        if self.is_doomed() {
+            let message = match self.lifetime {
+                Lifetime::Process => {
+                    "what was registered ends with this very command: nothing but its own mount holds the instance"
+                }
+                _ => {
+                    "what was registered ends with this container: the host itself has not mounted binfmt_misc"
+                }
+            };
+            let cure = "on the host: sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc; or here: qus register --hold …";
+            output.problem(&Problem::new(message).cure(cure))?;
+            status = status.max(Status::Failed);
         }
         Ok(status)
+    }
+
+    /// Whether the registration will not outlive what it was made for: never told as a success (K67).
+    fn is_doomed(&self) -> bool {
+        let is_there = |item: &Item| item.outcome.status() == Status::Done;
+        let ends = match self.lifetime {
+            Lifetime::Boot => false,
+            // The user who enters a namespace knows that it ends.
+            Lifetime::MountNamespace => self.scope == Scope::Host,
+            Lifetime::Process => true,
+        };
+        ends && !self.held && !self.dry_run && self.items.iter().any(is_there)
+    }
+
+    fn lasting(&self) -> String {
+        let until = match (self.lifetime, self.scope) {
+            _ if self.held => "until this command is ended",
+            (Lifetime::Process, _) => "until this command ends",
+            (Lifetime::Boot, Scope::Host) => "until it is restarted",
+            (Lifetime::MountNamespace, Scope::Host) => "until this container ends",
+            (_, Scope::UserNamespace(_)) => "until that ends",
+        };
+        match self.scope {
+            Scope::Host => format!("on this host {until}"),
+            Scope::UserNamespace(inode) => {
+                format!("in user namespace {inode}, seen by what runs inside it and not by the host, {until}")
+            }
+        }
     }
 }
 

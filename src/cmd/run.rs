@@ -1,0 +1,304 @@
+//! `qus run`: a foreign program, or one whose children are foreign, in an instance of its own.
+//!
+//! A user namespace with its own instance (K64), the handlers in it, inside of that another user namespace in which the
+//! caller is who he was (K65), then `exec`: no process stays between, and nothing is left when the program ends.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::env;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access, execve};
+
+use super::fetch::{self, Order};
+use super::own_head;
+use crate::arch::Arch;
+use crate::binfmt::{Flags, Handler, Rule};
+use crate::cli::{Common, Run};
+use crate::file::{Candidate, Elf, Kind};
+use crate::folders;
+use crate::host::Kernel;
+use crate::interpreter::{Found, Interpreter, default_places, search};
+use crate::kernel::{DEFAULT_PATH, Instance};
+use crate::namespace::{become_caller, enter_as_root, enter_root};
+use crate::output::{NotRun, Output, Status, path_text};
+use crate::plan;
+use crate::problem::{Problem, shell_word};
+
+/// Why the program does not run, and as what that counts.
+struct Failure(NotRun, Problem);
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self(NotRun::Qus, problem)
+    }
+}
+
+pub(super) fn run(args: &Run, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let Err(Failure(kind, problem)) = start(args, common.quiet);
+    output.failure(&problem)?;
+    Ok(Status::NotRun(kind))
+}
+
+fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
+    let program = args.command.first().map(OsString::as_os_str).unwrap_or_default();
+    let host = own_head()?;
+    let own = Arch::of_head(&host);
+    let wanted = match (&args.root, args.arch.as_slice()) {
+        (None, []) => foreign_arch(&find(program)?, own).into_iter().collect(),
+        // Links in it may lead elsewhere once it is the root; here it is only a matter of what to have at hand.
+        (Some(root), []) => {
+            find_below(root, program).and_then(|path| foreign_arch(&path, own)).into_iter().collect()
+        }
+        (_, arches) => arches.to_vec(),
+    };
+    let found = interpreters(args, &wanted, own, &host, quiet)?;
+    if args.direct {
+        return direct(args, &find(program)?, &found);
+    }
+    let rules = rules(&found, args)?;
+    let ids = enter_as_root(args.root.is_some()).map_err(|error| {
+        let cure = error.cure();
+        let problem = Problem::from(error);
+        if args.root.is_some() { problem } else { Problem { cure: Some(with_direct(cure, args)), ..problem } }
+    })?;
+    register(&rules)?;
+    if let Some(root) = &args.root {
+        enter_root(root).map_err(|error| Problem::new(error.to_string()))?;
+    }
+    if !args.as_root && !ids.many && args.root.is_none() {
+        become_caller(ids).map_err(Problem::from)?;
+    }
+    let path = find(program)?;
+    Err(exec(&path, &args.command, args))
+}
+
+fn with_direct(cure: Option<String>, args: &Run) -> String {
+    let words = args.command.iter().map(|word| shell_word(&word.to_string_lossy()));
+    let direct = format!("qus run --direct {}", words.collect::<Vec<_>>().join(" "));
+    match cure {
+        Some(cure) => format!("{cure}\n     or:   {direct}"),
+        None => direct,
+    }
+}
+
+/// The architecture of a program that this host does not run itself.
+fn foreign_arch(path: &Path, own: Option<&'static Arch>) -> Option<&'static Arch> {
+    let Kind::Elf(Elf { arch: Some(arch), .. }) = Candidate::look(path).kind else { return None };
+    (Some(arch) != own).then_some(arch)
+}
+
+/// Interpreters at hand. `wanted` must be among them, as far as this host does not run them itself.
+fn interpreters(
+    args: &Run,
+    wanted: &[&'static Arch],
+    own: Option<&'static Arch>,
+    host: &[u8],
+    quiet: bool,
+) -> Result<BTreeMap<&'static str, Found>, Problem> {
+    let is_companion = |arch: &Arch| own.is_some_and(|own| own.companions().contains(&arch.name));
+    let is_asked_for = |arch: &'static Arch| {
+        if args.arch.is_empty() {
+            !is_companion(arch) || wanted.contains(&arch)
+        } else {
+            args.arch.contains(&arch)
+        }
+    };
+    let is_missing = |found: &BTreeMap<&'static str, Found>, arch: &Arch| {
+        found.get(arch.name).is_none_or(|found| found.interpreter.is_none())
+    };
+    let mut places = if args.interpreter_dir.is_empty() {
+        default_places(&folders::all_fetched())
+    } else {
+        args.interpreter_dir.clone()
+    };
+    if let Some(source) = &args.from {
+        let arches = (!wanted.is_empty()).then(|| wanted.to_vec());
+        places = vec![fetch::fetch(&Order { arches, from: Some(source), dest: None }, quiet)?.dest];
+    }
+    let mut found = search(&places, host, is_asked_for);
+    let missing: Vec<&'static Arch> =
+        wanted.iter().copied().filter(|arch| is_missing(&found, arch)).collect();
+    if args.fetch && !missing.is_empty() {
+        let fetched = fetch::fetch(&Order { arches: Some(missing), from: None, dest: None }, quiet)?;
+        places.push(fetched.dest);
+        found = search(&places, host, is_asked_for);
+    }
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|arch| is_missing(&found, arch) && !is_companion(arch))
+        .map(|arch| arch.name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(found);
+    }
+    let served = |name: &&str| {
+        let handlers =
+            Instance::open(Path::new(DEFAULT_PATH)).map(|instance| instance.handlers().unwrap_or_default());
+        let arch = Arch::by_target(name);
+        handlers.is_ok_and(|handlers| arch.is_some_and(|arch| plan::serving(arch, &handlers).is_some()))
+    };
+    if missing.iter().all(served) {
+        return Ok(found);
+    }
+    let places = places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ");
+    let words =
+        args.command.iter().map(|word| shell_word(&word.to_string_lossy())).collect::<Vec<_>>().join(" ");
+    Err(Problem::new(format!("no interpreter for {} is in {places}", missing.join(", ")))
+        .cure(format!("qus run --fetch -- {words}")))
+}
+
+/// Rules of the new instance, oldest first: the interpreters at hand, and before them in force the handlers of the
+/// instance that it hides (K66), as far as their interpreters can be opened again.
+fn rules(found: &BTreeMap<&'static str, Found>, args: &Run) -> Result<Vec<Rule>, Problem> {
+    let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
+    if Kernel::running().tells_preserve_argv0() {
+        flags |= Flags::PRESERVE_ARGV0;
+    }
+    let hidden = match Instance::open(Path::new(DEFAULT_PATH)) {
+        Ok(instance) if instance.is_enabled().unwrap_or(false) => instance.handlers()?,
+        _ => Vec::new(),
+    };
+    let taken_over: Vec<&Handler> = hidden.iter().rev().filter(|handler| can_take_over(handler)).collect();
+    let explicit = !args.interpreter_dir.is_empty() || args.from.is_some();
+    let mut rules = Vec::new();
+    for (name, found) in found {
+        let (Some(arch), Some(Interpreter { path, .. })) = (Arch::by_target(name), &found.interpreter) else {
+            continue;
+        };
+        let own = plan::rules(arch, path, flags).map_err(|error| Problem::new(format!("{name}: {error}")))?;
+        let is_served = !explicit
+            && plan::serving(arch, &hidden).is_some_and(|handler| {
+                handler.entry.flags.contains(Flags::FIX_BINARY) && can_take_over(handler)
+            });
+        if !is_served {
+            rules.extend(own);
+        }
+    }
+    let names: Vec<_> = rules.iter().map(|rule| rule.name().clone()).collect();
+    let hidden = taken_over.into_iter().filter(|handler| !names.contains(&handler.name));
+    let hidden: Vec<Rule> = hidden.filter_map(|handler| handler.entry.to_rule(&handler.name)).collect();
+    if explicit {
+        Ok(hidden.into_iter().chain(rules).collect())
+    } else {
+        rules.extend(hidden);
+        Ok(rules)
+    }
+}
+
+/// Whether the handler's interpreter is there to be opened once more. One that a container registered is not.
+fn can_take_over(handler: &Handler) -> bool {
+    let path = handler.entry.interpreter.as_deref();
+    handler.entry.enabled
+        && path.is_some_and(|path| access(path, AccessFlags::X_OK).is_ok())
+        && handler.entry.to_rule(&handler.name).is_some()
+}
+
+/// Mounts the instance of the new user namespace, and fills it.
+fn register(rules: &[Rule]) -> Result<(), Problem> {
+    let path = Path::new(DEFAULT_PATH);
+    Instance::mount(path).map_err(|error| {
+        let kernel = Kernel::running();
+        if kernel.has_instances() {
+            return Problem::from(error);
+        }
+        Problem::new(format!(
+            "Linux {kernel} has one instance for all: only since 6.7 a user namespace has its own"
+        ))
+        .cure("qus run --direct …")
+    })?;
+    let instance = Instance::open(path)?;
+    for rule in rules {
+        if let Err(error) = instance.register(rule) {
+            tracing::warn!("{error}");
+        }
+    }
+    Ok(())
+}
+
+/// The emulator itself, with the program as its argument.
+fn direct(args: &Run, program: &Path, found: &BTreeMap<&'static str, Found>) -> Result<Infallible, Failure> {
+    let Kind::Elf(Elf { arch: Some(arch), .. }) = Candidate::look(program).kind else {
+        let problem =
+            Problem::new(format!("{} is no program of an architecture that QEMU knows", path_text(program)));
+        return Err(Failure(NotRun::Unrunnable, problem));
+    };
+    let Some(interpreter) = found.get(arch.name).and_then(|found| found.interpreter.as_ref()) else {
+        return Err(exec(program, &args.command, args));
+    };
+    let mut words = vec![interpreter.path.clone().into_os_string()];
+    if let Some(argv0) = args.command.first() {
+        words.extend([OsString::from("-0"), argv0.clone()]);
+    }
+    words.push(program.as_os_str().to_owned());
+    words.extend(args.command.iter().skip(1).cloned());
+    Err(exec(&interpreter.path, &words, args))
+}
+
+/// Where programs are looked for when nothing else is said.
+const DEFAULT_SEARCH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The program called `name` in the root directory `root`, as far as that can be known from outside.
+fn find_below(root: &Path, name: &OsStr) -> Option<PathBuf> {
+    let below = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    if name.as_bytes().contains(&b'/') {
+        return Some(below(Path::new(name)));
+    }
+    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_SEARCH.into());
+    env::split_paths(&path).map(|folder| below(&folder.join(name))).find(|path| path.is_file())
+}
+
+/// The program called `name`, as a shell finds it.
+fn find(name: &OsStr) -> Result<PathBuf, Failure> {
+    let not_found = || {
+        let problem = Problem::new(format!("there is no program {}", path_text(Path::new(name))));
+        Failure(NotRun::NotFound, problem)
+    };
+    if name.as_bytes().contains(&b'/') {
+        let path = PathBuf::from(name);
+        return if path.symlink_metadata().is_ok() { Ok(path) } else { Err(not_found()) };
+    }
+    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_SEARCH.into());
+    let is_program = |path: &PathBuf| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+    env::split_paths(&path).map(|folder| folder.join(name)).find(is_program).ok_or_else(not_found)
+}
+
+/// Becomes the program; what returns is why not.
+///
+/// `execve(2)` itself, as the library functions that search start a shell on a file that the kernel refuses.
+fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
+    let failed = |kind, reason: &str| {
+        Failure(kind, Problem::new(format!("cannot start {}: {reason}", path_text(path))))
+    };
+    let set = args.env.iter().filter_map(|pair| {
+        let (name, value) = pair.to_str()?.split_once('=')?;
+        Some((OsString::from(name), OsString::from(value)))
+    });
+    let mut variables: BTreeMap<OsString, OsString> = env::vars_os().collect();
+    variables.extend(set);
+    let variables = variables.into_iter().map(|(name, value)| [name, value].join(OsStr::new("=")));
+    let strings = |words: Vec<OsString>| {
+        words.into_iter().map(|word| CString::new(word.as_bytes())).collect::<Result<Vec<_>, _>>()
+    };
+    let all =
+        (CString::new(path.as_os_str().as_bytes()), strings(words.to_vec()), strings(variables.collect()));
+    let (Ok(file), Ok(words), Ok(variables)) = all else {
+        return failed(NotRun::Qus, "a word of the command holds a NUL");
+    };
+    let Err(errno) = execve(&file, &words, &variables);
+    match errno {
+        Errno::ENOENT => {
+            failed(NotRun::NotFound, "it, or the program that it needs to be loaded, does not exist")
+        }
+        Errno::ENOEXEC => {
+            let failure = failed(NotRun::Unrunnable, "nothing here runs such programs (Exec format error)");
+            let cure = format!("qus which {}", shell_word(&path.to_string_lossy()));
+            Failure(failure.0, failure.1.cure(cure))
+        }
+        errno => failed(NotRun::Unrunnable, errno.desc()),
+    }
+}

@@ -1,0 +1,92 @@
+//! A helper process that maps ids into a user namespace which its parent has entered.
+//!
+//! Only a process outside of a user namespace may map more than one id into it (`user_namespaces(7)`). The helper is this
+//! very executable, started with [`MAP_HELPER`] before the namespace is entered; it waits for a byte on its standard
+//! input, and then maps: as root itself, otherwise through `newuidmap(1)` and `newgidmap(1)`.
+
+use std::fs;
+use std::io::{Read, Write as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::unistd::{Uid, User, getegid, geteuid, getppid};
+
+/// The only argument of the helper process.
+pub const MAP_HELPER: &str = "__map-ids";
+/// As many ids as there are: all but -1 (`user_namespaces(7)`).
+const ALL: u32 = u32::MAX;
+
+/// A helper that waits.
+pub(super) struct MapHelper(Child);
+
+impl MapHelper {
+    /// Starts one; `None` where that is not possible.
+    pub(super) fn start() -> Option<Self> {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(MAP_HELPER).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().ok().map(Self)
+    }
+
+    /// Has it map the ids of this process, which is in the new namespace now. The error is for a person.
+    pub(super) fn map(mut self) -> Result<(), String> {
+        let go = self.0.stdin.take().map(|mut input| input.write_all(b"."));
+        let output = self.0.wait_with_output().map_err(|error| error.to_string())?;
+        if !output.status.success() || !matches!(go, Some(Ok(()))) {
+            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// The whole life of a helper process.
+pub fn serve_map(input: &mut dyn Read) -> Result<(), String> {
+    let mut go = [0];
+    input.read_exact(&mut go).map_err(|_| "nobody waits for it".to_owned())?;
+    let parent = getppid().to_string();
+    if geteuid().is_root() {
+        for file in ["uid_map", "gid_map"] {
+            let path = Path::new("/proc").join(&parent).join(file);
+            // What this namespace has, as all of it: in a user namespace that is less than all there are.
+            let text = whole_map(file).unwrap_or_else(|| format!("0 0 {ALL}\n"));
+            fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        return Ok(());
+    }
+    let name = User::from_uid(geteuid()).ok().flatten().map(|user| user.name).unwrap_or_default();
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    for (program, own, file) in [("newuidmap", uid, "/etc/subuid"), ("newgidmap", gid, "/etc/subgid")] {
+        let (start, count) =
+            subordinate(file, &name, geteuid()).ok_or(format!("{file} has no range for this user"))?;
+        let words = [&parent, "0", &own.to_string(), "1", "1", &start.to_string(), &count.to_string()]
+            .map(str::to_owned);
+        let output =
+            Command::new(program).args(words).output().map_err(|error| format!("{program}: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        }
+    }
+    Ok(())
+}
+
+/// Every id of this namespace, mapped to itself.
+fn whole_map(file: &str) -> Option<String> {
+    let own = fs::read_to_string(Path::new("/proc/self").join(file)).ok()?;
+    let lines = own.lines().map(|line| {
+        let mut words = line.split_whitespace();
+        let (inside, _, count) = (words.next()?, words.next()?, words.next()?);
+        Some(format!("{inside} {inside} {count}\n"))
+    });
+    lines.collect()
+}
+
+/// The first range of subordinate ids of a user, by name or by number (`subuid(5)`).
+fn subordinate(file: &str, name: &str, uid: Uid) -> Option<(u32, u32)> {
+    let text = fs::read_to_string(file).ok()?;
+    let uid = uid.to_string();
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (user, start, count) = (fields.next()?, fields.next()?, fields.next()?);
+        let is_ours = (!name.is_empty() && user == name) || user == uid;
+        is_ours.then(|| Some((start.parse().ok()?, count.trim().parse().ok()?)))?
+    })
+}
