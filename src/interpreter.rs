@@ -18,6 +18,7 @@ use thiserror::Error;
 
 use crate::arch::Arch;
 use crate::elf::{self, ElfError, Executable};
+use crate::problem::shell_word;
 
 /// Which file: what an open interpreter is recognised by, whatever its path says now (K49).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -93,10 +94,11 @@ impl Unfit {
     /// What to do with the file itself, where that can mend it.
     #[must_use]
     pub fn cure(&self, path: &Path) -> Option<String> {
+        let word = || shell_word(&path.to_string_lossy());
         match self {
-            Self::NotExecutable => Some(format!("chmod 755 {}", path.display())),
-            Self::SetId => Some(format!("chmod ug-s {}", path.display())),
-            Self::NoExec => Some(format!("cp {} /usr/local/bin/", path.display())),
+            Self::NotExecutable => Some(format!("chmod 755 {}", word())),
+            Self::SetId => Some(format!("chmod ug-s {}", word())),
+            Self::NoExec => Some(format!("cp {} /usr/local/bin/", word())),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@ use crate::arch::Arch;
 use crate::binfmt::{Flags, Handler, HandlerName, Matcher, Pattern, Rule, RuleError, winner};
 use crate::interpreter::{FileId, Interpreter, emulated_by, file_name};
 use crate::probe::{Failure, Proof};
+use crate::problem::shell_word;
 
 /// Mark of the names that a handler has only while it takes the place of another one. One that is found was left
 /// behind by an interrupted run.
@@ -301,9 +302,10 @@ fn refusal(arch: &Arch, situation: &Situation<'_>, facts: &Facts<'_>, request: R
     }
     if request.flags.contains(Flags::CREDENTIALS) && !interpreter.owned_by_root {
         let path = interpreter.path.display();
+        let word = shell_word(&interpreter.path.to_string_lossy());
         return refused(
             format!("with --credentials {path} runs as root, but others than root may write to it"),
-            Some(format!("sudo chown root:root {path} && sudo chmod 755 {path}")),
+            Some(format!("sudo chown root:root {word} && sudo chmod 755 {word}")),
         );
     }
     None

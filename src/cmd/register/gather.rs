@@ -12,7 +12,7 @@ use crate::folders;
 use crate::interpreter::{Found, Interpreter, Unfit, default_places, search};
 use crate::plan::{self, Facts};
 use crate::probe::{self, Expected, Failure, Proof, Subject, judge};
-use crate::problem::Problem;
+use crate::problem::{Problem, shell_word};
 
 /// Everything that was found out before anything is done.
 pub(super) struct Gathered {
@@ -137,7 +137,7 @@ impl Gathered {
     fn take_interpreter(&mut self, path: &Path, args: &Register) -> Result<(), Problem> {
         let [arch] = self.arches.as_slice() else {
             return Err(Problem::new("--interpreter goes with exactly one architecture")
-                .cure(format!("qus register --interpreter {} ARCH", path.display())));
+                .cure(format!("qus register --interpreter {} ARCH", shell_word(&path.to_string_lossy()))));
         };
         let interpreter = Interpreter::check(path, &self.host).map_err(|unfit| {
             let problem = Problem::new(format!("{} {unfit}", crate::output::path_text(path)));
