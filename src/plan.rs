@@ -185,6 +185,10 @@ pub fn decide(
         Some(interpreter) => rules(arch, &interpreter.path, request.flags)?,
         None => Vec::new(),
     };
+    if wanted.is_empty() && request.explicit {
+        // What serves now is no answer to what was asked for.
+        return Ok(Decision::NoInterpreter);
+    }
     let top = serving(arch, handlers);
     let broken = top.and_then(|top| match facts.verdict {
         Some(Err(failure)) => Some(failure.to_string()),

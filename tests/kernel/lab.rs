@@ -3,13 +3,20 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
+
+use qus::arch::Arch;
+use qus::binfmt::{Flags, HandlerName, Matcher, Rule};
+use serde_json::Value;
 
 use crate::downloads;
 use crate::namespace::INSTANCE;
+
+/// The qus under test.
+pub(crate) const QUS: &str = env!("CARGO_BIN_EXE_qus");
 
 /// The surroundings of one test.
 pub(crate) struct Lab {
@@ -43,12 +50,36 @@ impl Lab {
         path
     }
 
-    /// Runs qus, with the distribution's interpreters as the only ones at hand.
-    pub(crate) fn qus<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Ran {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qus"));
-        command.args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    /// A symbolic link in the folder of this test, in a folder that is made for it.
+    pub(crate) fn link(&self, name: &str, target: &Path) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        symlink(target, &path).unwrap();
+        path
+    }
+
+    /// A copy in the folder of this test, in a folder that is made for it; whoever runs the test owns it.
+    pub(crate) fn copy(&self, name: &str, source: &Path) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::copy(source, &path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    /// qus, not yet run, with the distribution's interpreters as the only ones at hand. `wrapper` is the beginning of a
+    /// command line that starts it: what a person may type in front of it.
+    pub(crate) fn program<'a>(&self, wrapper: &[&str], words: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut line = wrapper.iter().copied().chain([QUS]);
+        let mut command = Command::new(line.next().unwrap());
+        command.args(line).args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("QUS_INTERPRETER_DIR", downloads::distribution()).current_dir(self.folder.path());
-        run(&mut command)
+        command
+    }
+
+    /// Runs qus.
+    pub(crate) fn qus<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Ran {
+        run(&mut self.program(&[], words))
     }
 
     /// Runs qus and expects it to be done.
@@ -58,19 +89,75 @@ impl Lab {
         ran.stdout
     }
 
-    /// Runs qus and expects it to fail with `status`, to say `message`, and to change nothing.
+    /// Runs qus and expects its JSON, whatever the exit status: one object of version 1.
+    pub(crate) fn json<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Value {
+        self.qus(words.into_iter().chain(["--json"])).json()
+    }
+
+    /// Runs qus and expects it to fail with `status`, to say `message`, and to change nothing. With `--json` likewise,
+    /// as one object.
     pub(crate) fn refused<'a>(
         &self,
         words: impl IntoIterator<Item = &'a str>,
         status: i32,
         message: &str,
     ) -> Ran {
-        let before = self.entries();
-        let ran = self.qus(words);
+        self.refused_under(&[], words, status, message)
+    }
+
+    /// As [`refused`](Self::refused), of a qus that `wrapper` starts.
+    pub(crate) fn refused_under<'a>(
+        &self,
+        wrapper: &[&str],
+        words: impl IntoIterator<Item = &'a str>,
+        status: i32,
+        message: &str,
+    ) -> Ran {
+        let words: Vec<&str> = words.into_iter().collect();
+        let before = self.state();
+        let ran = run(&mut self.program(wrapper, words.iter().copied()));
         assert_eq!(ran.status, status, "{ran:#?}");
         assert!(format!("{}{}", ran.stdout, ran.stderr).contains(message), "no {message:?} in {ran:#?}");
-        assert_eq!(self.entries(), before, "{ran:#?}");
+        assert_eq!(self.state(), before, "{ran:#?}");
+        let as_json = run(&mut self.program(wrapper, words.into_iter().chain(["--json"])));
+        assert_eq!(as_json.status, status, "{as_json:#?}");
+        let value = as_json.json();
+        let text = value.to_string();
+        let quoted = serde_json::to_string(message).unwrap();
+        // Text is in columns, and a summary stands on standard error: what JSON holds is the reason alone.
+        let told = text.contains(quoted.trim_matches('"'))
+            || text.contains("\"error\":{") && as_json.stderr.contains(message)
+            || as_json.stderr.contains(message) && value["items"].as_array().is_some_and(|items| !items.is_empty());
+        assert!(told, "no {message:?} in {as_json:#?}");
+        assert_eq!(self.state(), before, "{as_json:#?}");
         ran
+    }
+
+    /// Has a shell do what a person was told to type.
+    pub(crate) fn shell(&self, line: &str) {
+        let mut command = Command::new("sh");
+        let ran = run(command.args(["-ec", line]).current_dir(self.folder.path()));
+        assert_eq!(ran.status, 0, "{ran:#?}");
+    }
+
+    /// All that a failing command must leave alone: the handlers, their order, and what is mounted.
+    fn state(&self) -> (BTreeMap<String, String>, Vec<String>, String) {
+        (self.entries(), self.order(), fs::read_to_string("/proc/self/mounts").unwrap())
+    }
+
+    /// Names of the handlers, newest first (K32).
+    pub(crate) fn order(&self) -> Vec<String> {
+        let Ok(files) = fs::read_dir(INSTANCE) else { return Vec::new() };
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| !matches!(name.as_str(), "register" | "status")).collect()
+    }
+
+    /// Registers, without qus, a handler that gives the programs of `arch` to `interpreter`, by QEMU's pattern.
+    pub(crate) fn handler(&self, name: &str, arch: &str, interpreter: &Path, flags: Flags) {
+        let pattern = Arch::by_target(arch).unwrap().identity.patterns().swap_remove(0);
+        let name = HandlerName::new(name).unwrap();
+        let rule = Rule::new(name, Matcher::Magic(pattern), interpreter, flags).unwrap();
+        self.register(&rule.to_line()).unwrap();
     }
 
     /// What the instance holds: the text of every entry file.
@@ -96,14 +183,33 @@ impl Lab {
     }
 }
 
+impl Ran {
+    fn of(output: &Output) -> Self {
+        Self {
+            status: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap()),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Expects that `cure` was told as what mends it, word for word.
+    pub(crate) fn cured_by(&self, cure: &str) {
+        let told = self.stderr.lines().any(|line| line == format!("     cure: {cure}"));
+        assert!(told, "no cure {cure:?} in {self:#?}");
+    }
+
+    /// What was printed, as one JSON object of version 1.
+    pub(crate) fn json(&self) -> Value {
+        let value: Value =
+            serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in {self:#?}"));
+        assert_eq!(value["version"], 1, "{self:#?}");
+        value
+    }
+}
+
 /// Runs a program to its end.
 pub(crate) fn run(command: &mut Command) -> Ran {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    Ran {
-        status: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap()),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Ran::of(&command.output().unwrap_or_else(|error| panic!("{command:?}: {error}")))
 }
 
 /// Starts `path` with `arguments`, the first of which is `argv[0]`: what it printed, or the errno of `execve(2)`.
@@ -111,7 +217,12 @@ pub(crate) fn start(path: &Path, arguments: &[&str]) -> Result<Ran, i32> {
     let mut command = Command::new(path);
     command.arg0(arguments[0]).args(&arguments[1..]);
     match command.output() {
-        Ok(_) => Ok(run(&mut command)),
+        Ok(output) => Ok(Ran::of(&output)),
         Err(error) => Err(error.raw_os_error().unwrap()),
     }
+}
+
+/// Starts the static busybox of `arch` with the words of `line`: what it printed, or the errno of `execve(2)`.
+pub(crate) fn busybox(arch: &str, line: &str) -> Result<Ran, i32> {
+    start(&downloads::busybox(arch), &line.split(' ').collect::<Vec<_>>())
 }

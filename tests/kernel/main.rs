@@ -5,7 +5,9 @@
 //! failure. Interpreters and foreign programs are fetched once, into `target/`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr)]
 
+mod bad_input;
 mod downloads;
+mod environment;
 mod lab;
 mod namespace;
 mod register;
@@ -35,7 +37,7 @@ impl Test {
 
 /// All tests, by the file they stand in.
 fn tests() -> Vec<Test> {
-    [register::TESTS].into_iter().flatten().map(|test| Test { ..*test }).collect()
+    [register::TESTS, bad_input::TESTS, environment::TESTS].into_iter().flatten().map(|test| Test { ..*test }).collect()
 }
 
 fn main() -> ExitCode {
