@@ -45,8 +45,10 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     let mut items = Vec::new();
     let mut work = Vec::new();
     for arch in &gathered.arches {
-        let decision = decide(arch, &situation, &gathered.facts(arch), request)
-            .map_err(|error| Problem::new(format!("{}: {error}", arch.name)))?;
+        let decision = decide(arch, &situation, &gathered.facts(arch), request).unwrap_or_else(|error| {
+            let cure = "put the interpreter into a folder with a shorter path";
+            Decision::Refused { reason: error.to_string(), cure: Some(cure.to_owned()) }
+        });
         items.push(Item::new(arch, &decision, &gathered, args.dry_run));
         if let Decision::Register(registration) = decision {
             work.push((items.len() - 1, registration));
