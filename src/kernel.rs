@@ -384,7 +384,8 @@ fn open_directory(path: &Path) -> Result<(OwnedFd, FsType), OpenError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let io = |source| OpenError::Io { path: path.to_owned(), source };
     let directory = open(path, flags, Mode::empty()).map_err(|errno| match errno {
-        Errno::ENOENT => OpenError::NoSupport(path.to_owned()),
+        // Elsewhere than in procfs a missing directory says nothing about the kernel.
+        Errno::ENOENT if path.starts_with("/proc") => OpenError::NoSupport(path.to_owned()),
         Errno::ELOOP => OpenError::Automount(path.to_owned()),
         source => io(source),
     })?;
