@@ -148,12 +148,24 @@ impl Item {
             let flags = entry.map(crate::binfmt::Entry::flag_letters).unwrap_or_default();
             format!("{name} ({}, flags {})", path_text(path), if flags.is_empty() { "none" } else { &flags })
         };
-        let there = with.iter().map(describe).collect::<Vec<_>>().join(" and ");
+        let has_programs = |name: &&HandlerName| {
+            let handler = gathered.handlers.iter().find(|handler| handler.name == **name);
+            handler.is_some_and(|handler| handler.entry.enabled && plan::concerns(handler, arch))
+        };
+        let (takers, namesakes): (Vec<_>, Vec<_>) = with.iter().partition(has_programs);
+        let all = |names: &[&HandlerName]| {
+            names.iter().map(|name| describe(name)).collect::<Vec<_>>().join(" and ")
+        };
         let ours = gathered.interpreter(arch).map(|interpreter| path_text(&interpreter.path));
-        self.message = Some(match ours {
-            Some(ours) => format!("{there} has its programs, not {ours}"),
-            None => format!("{there} has its programs"),
-        });
+        let ours = ours.map(|ours| format!(", not {ours}")).unwrap_or_default();
+        let mut reasons = Vec::new();
+        if !takers.is_empty() {
+            reasons.push(format!("{} has its programs{ours}", all(&takers)));
+        }
+        if !namesakes.is_empty() {
+            reasons.push(format!("the name is taken by another handler, {}", all(&namesakes)));
+        }
+        self.message = Some(reasons.join("; "));
         self.cure = Some(format!("qus register --replace {}", arch.name));
     }
 
