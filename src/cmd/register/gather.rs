@@ -26,6 +26,8 @@ pub(super) struct Gathered {
     pub(super) places: Vec<PathBuf>,
     /// Whether probes are executed.
     pub(super) verify: bool,
+    /// The options that said what must serve, as they were typed, each followed by a space.
+    pub(super) wishes: String,
     found: BTreeMap<&'static str, Found>,
     natives: BTreeSet<&'static str>,
     verdicts: BTreeMap<&'static str, Result<Proof, Failure>>,
@@ -42,6 +44,7 @@ impl Gathered {
             arches: named(&args.arches).unwrap_or_default(),
             places: Vec::new(),
             verify: !args.no_verify,
+            wishes: wishes(args),
             found: BTreeMap::new(),
             natives: BTreeSet::new(),
             verdicts: BTreeMap::new(),
@@ -225,6 +228,17 @@ impl Gathered {
             versions.filter_map(|(path, version)| version.map(|version| (path, version))).collect();
         Ok(())
     }
+}
+
+/// The options of `args` that say what must serve, each followed by a space.
+fn wishes(args: &Register) -> String {
+    let interpreter = args.interpreter.iter().map(|path| ("--interpreter", path));
+    let directories = args.interpreter_dir.iter().map(|path| ("--interpreter-dir", path));
+    let source = args.from.iter().map(|path| ("--from", path));
+    let dest = args.dest.iter().map(|path| ("--dest", path));
+    let paths = interpreter.chain(directories).chain(source).chain(dest);
+    let words = paths.map(|(option, path)| format!("{option} {} ", shell_word(&path.to_string_lossy())));
+    words.chain(args.credentials.then(|| "--credentials ".to_owned())).collect()
 }
 
 /// What to do when nothing can be executed.

@@ -166,7 +166,7 @@ impl Item {
             reasons.push(format!("the name is taken by another handler, {}", all(&namesakes)));
         }
         self.message = Some(reasons.join("; "));
-        self.cure = Some(format!("qus register --replace {}", arch.name));
+        self.cure = Some(format!("qus register --replace {}{}", gathered.wishes, arch.name));
     }
 
     fn missing(&mut self, arch: &Arch, gathered: &Gathered) {
