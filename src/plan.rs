@@ -221,8 +221,14 @@ pub fn decide(
             return Ok(Decision::Conflict { with: vec![top.name.clone()] });
         }
     }
-    let new: Vec<Rule> =
-        wanted.into_iter().zip(&stands).filter(|(_, stands)| !**stands).map(|(rule, _)| rule).collect();
+    // Where the first has to be registered, the others may run another file, and come with it.
+    let is_new = |stands: bool| !first_stands || !stands;
+    let new: Vec<Rule> = wanted
+        .into_iter()
+        .zip(&stands)
+        .filter(|(_, stands)| is_new(**stands))
+        .map(|(rule, _)| rule)
+        .collect();
     if new.is_empty() {
         return Ok(Decision::NoInterpreter);
     }
