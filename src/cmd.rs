@@ -24,7 +24,7 @@ use crate::kernel::{Instance, OpenError};
 use crate::namespace::{Lifetime, Scope};
 use crate::output::{Output, Status};
 use crate::plan;
-use crate::problem::Problem;
+use crate::problem::{Problem, shell_word};
 
 /// Runs the command that was typed.
 pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Status> {
@@ -65,6 +65,13 @@ fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<(Instance, 
     };
     output.note(&format!("mounted binfmt_misc on {}{hides}", path.display()))?;
     Ok((Instance::open(path).map_err(Problem::from)?, lifetime))
+}
+
+/// What is to be told of an instance that is switched off as a whole (K27).
+fn switched_off(instance: &Instance) -> Problem {
+    let status = instance.path().join("status");
+    let problem = Problem::new("the whole instance is switched off: no handler is in force");
+    problem.cure(format!("echo 1 | sudo tee {}", shell_word(&status.to_string_lossy())))
 }
 
 /// The beginning of qus itself: a program that this host runs.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::open_instance;
 use super::verify::{Health, health};
+use super::{open_instance, switched_off};
 use crate::arch::Arch;
 use crate::binfmt::{Handler, Hex, Matcher};
 use crate::cli::{Common, List};
@@ -87,9 +87,7 @@ pub(super) fn run(args: &List, common: &Common, output: &mut Output<'_>) -> Resu
     };
     output.data(&view, || text(&view, args.probe))?;
     if !view.enabled {
-        let problem = Problem::new("the whole instance is switched off: no handler is in force");
-        let status = view.instance.join("status");
-        output.problem(&problem.cure(format!("echo 1 | sudo tee {}", status.display())))?;
+        output.problem(&switched_off(&instance))?;
     }
     Ok(if broken { Status::No } else { Status::Done })
 }

@@ -11,7 +11,7 @@ use self::act::act;
 use self::gather::Gathered;
 use self::hold::Patience;
 use self::report::{Item, View};
-use super::open_or_mount;
+use super::{open_or_mount, switched_off};
 use crate::binfmt::Flags;
 use crate::cli::{Common, Register};
 use crate::host::Kernel;
@@ -34,6 +34,9 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     };
     if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
         instance.check_writable().map_err(Problem::from)?;
+        if !instance.is_enabled().map_err(Problem::from)? {
+            return Err(switched_off(instance).into());
+        }
     }
     let handlers = match &instance {
         Some(instance) => instance.handlers().map_err(Problem::from)?,
