@@ -14,7 +14,9 @@ use crate::cli::{Common, Fetch, named};
 use crate::folders;
 use crate::interpreter::{Interpreter, emulated_by};
 use crate::output::{Output, Status, columns, path_text};
-use crate::package::{Apt, Extraction, Outcome, Package, PackageInfo, Progress, Selection, fetch_with_apt};
+use crate::package::{
+    Apt, Extraction, Outcome, Package, PackageError, PackageInfo, Progress, Selection, fetch_with_apt,
+};
 use crate::problem::Problem;
 
 /// What is to be fetched.
@@ -39,7 +41,7 @@ pub(super) struct Fetched {
 
 #[derive(Serialize)]
 pub(super) struct File {
-    arch: &'static str,
+    pub(super) arch: &'static str,
     path: PathBuf,
     /// In bytes.
     size: u64,
@@ -50,8 +52,8 @@ pub(super) struct File {
 
 #[derive(Serialize)]
 pub(super) struct Refused {
-    arch: &'static str,
-    reason: String,
+    pub(super) arch: &'static str,
+    pub(super) reason: String,
 }
 
 pub(super) fn run(args: &Fetch, common: &Common, output: &mut Output<'_>) -> Result<Status> {
@@ -75,7 +77,8 @@ impl Fetched {
         let what = if self.missing.is_empty() { "anything".to_owned() } else { self.missing.join(" ") };
         let message =
             format!("the source has no static interpreter for {what}{}", reasons.collect::<String>());
-        Some(Problem::new(message).cure(format!("qus fetch --from PACKAGE {}", self.missing.join(" "))))
+        let missing = if self.missing.is_empty() { "all".to_owned() } else { self.missing.join(" ") };
+        Some(Problem::new(message).cure(format!("qus fetch --from PACKAGE {missing}")))
     }
 }
 
@@ -137,9 +140,15 @@ fn from_source(
     dest: &Path,
     bar: &Bar,
 ) -> Result<(Option<PackageInfo>, Extraction), Problem> {
-    let package = Package::open(source).map_err(|error| chain(&error))?;
+    let arches = wanted.arches.as_ref().map(|arches| arches.iter().copied().collect::<Vec<_>>().join(" "));
+    let arches = arches.unwrap_or_else(|| "all".to_owned());
+    let failed = |error: PackageError| match error {
+        PackageError::Write { .. } => chain(&error).cure(format!("qus fetch --dest DIR {arches}")),
+        _ => chain(&error).cure(format!("qus fetch {arches} (from the distribution's package)")),
+    };
+    let package = Package::open(source).map_err(failed)?;
     let info = package.info().cloned();
-    let extraction = package.extract(wanted, dest, bar).map_err(|error| chain(&error))?;
+    let extraction = package.extract(wanted, dest, bar).map_err(failed)?;
     Ok((info, extraction))
 }
 

@@ -10,6 +10,7 @@ use crate::cmd::fetch::{self, Order};
 use crate::cmd::own_head;
 use crate::folders;
 use crate::interpreter::{Found, Interpreter, Unfit, default_places, search};
+use crate::output::path_text;
 use crate::plan::{self, Facts};
 use crate::probe::{self, Expected, Failure, Proof, Subject, judge};
 use crate::problem::{Problem, shell_word};
@@ -29,6 +30,10 @@ pub(super) struct Gathered {
     /// The options that said what must serve, as they were typed, each followed by a space.
     pub(super) wishes: String,
     found: BTreeMap<&'static str, Found>,
+    /// The source that was named.
+    source: Option<PathBuf>,
+    /// What it has, and what is wrong with it.
+    refused: BTreeMap<&'static str, String>,
     natives: BTreeSet<&'static str>,
     verdicts: BTreeMap<&'static str, Result<Proof, Failure>>,
     unfit: BTreeMap<&'static str, String>,
@@ -46,6 +51,8 @@ impl Gathered {
             verify: !args.no_verify,
             wishes: wishes(args),
             found: BTreeMap::new(),
+            source: args.from.clone(),
+            refused: BTreeMap::new(),
             natives: BTreeSet::new(),
             verdicts: BTreeMap::new(),
             unfit: BTreeMap::new(),
@@ -80,6 +87,15 @@ impl Gathered {
         self.found.get(arch.name).map(|found| found.unfit.as_slice()).unwrap_or_default()
     }
 
+    /// Why the named source has no interpreter for `arch`, if there is such a source and it has none.
+    pub(super) fn not_in_source(&self, arch: &Arch) -> Option<String> {
+        let source = path_text(self.source.as_ref()?);
+        Some(match self.refused.get(arch.name) {
+            Some(reason) => format!("the one in {source} {}", reason.lines().next().unwrap_or_default()),
+            None => format!("{source} has no interpreter for it"),
+        })
+    }
+
     /// The version of the interpreter at `path`, where it was asked.
     pub(super) fn version(&self, path: &Path) -> Option<&String> {
         self.versions.get(path)
@@ -111,8 +127,15 @@ impl Gathered {
         if let Some(source) = &args.from {
             let arches = (!self.arches.is_empty()).then(|| self.arches.clone());
             let order = Order { arches, from: Some(source), dest: args.dest.as_deref() };
-            self.places = vec![fetch::fetch(&order, quiet)?.dest];
+            let fetched = fetch::fetch(&order, quiet)?;
+            if let Some(problem) = fetched.problem().filter(|_| fetched.files.is_empty()) {
+                return Err(problem);
+            }
+            self.places = vec![fetched.dest];
             self.search();
+            // What lies there from another time is not from this source.
+            self.found.retain(|arch, _| fetched.files.iter().any(|file| file.arch == *arch));
+            self.refused = fetched.refused.into_iter().map(|file| (file.arch, file.reason)).collect();
             return Ok(());
         }
         self.places = if args.interpreter_dir.is_empty() {
@@ -143,7 +166,7 @@ impl Gathered {
                 .cure(format!("qus register --interpreter {} ARCH", shell_word(&path.to_string_lossy()))));
         };
         let interpreter = Interpreter::check(path, &self.host).map_err(|unfit| {
-            let problem = Problem::new(format!("{} {unfit}", crate::output::path_text(path)));
+            let problem = Problem::new(format!("{} {unfit}", path_text(path)));
             let again = format!("qus register --fetch {}", arch.name);
             problem.cure(unfit.cure(path).unwrap_or(again))
         })?;
@@ -191,7 +214,7 @@ impl Gathered {
 
     /// The places that were searched, for a person.
     pub(super) fn searched(&self) -> String {
-        self.places.iter().map(|place| crate::output::path_text(place)).collect::<Vec<_>>().join(", ")
+        self.places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ")
     }
 
     /// Judges the handlers that serve the architectures now: by execution, or by looking at their files.

@@ -174,7 +174,9 @@ impl Item {
         let unfit = gathered.passed_over(arch).iter();
         let unfit: Vec<String> =
             unfit.map(|(path, unfit)| format!("{} {}", path_text(path), first_line(unfit))).collect();
-        self.message = Some(if unfit.is_empty() {
+        self.message = Some(if let Some(reason) = gathered.not_in_source(arch) {
+            reason
+        } else if unfit.is_empty() {
             format!("no interpreter is in {}", gathered.searched())
         } else {
             unfit.join("; ")
