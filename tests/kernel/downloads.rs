@@ -41,6 +41,11 @@ pub(crate) fn distribution() -> PathBuf {
     folder().join("distribution")
 }
 
+/// The interpreter of the machine's own suite for `arch`.
+pub(crate) fn interpreter(arch: &str) -> PathBuf {
+    distribution().join(format!("qemu-{arch}-static"))
+}
+
 /// Interpreters of a newer QEMU.
 pub(crate) fn newer() -> PathBuf {
     folder().join("newer")

@@ -32,6 +32,7 @@ pub(crate) struct Ran {
     pub(crate) stderr: String,
 }
 
+#[allow(clippy::unused_self, reason = "a lab has one instance, that of its namespace")]
 impl Lab {
     pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
@@ -127,7 +128,8 @@ impl Lab {
         // Text is in columns, and a summary stands on standard error: what JSON holds is the reason alone.
         let told = text.contains(quoted.trim_matches('"'))
             || text.contains("\"error\":{") && as_json.stderr.contains(message)
-            || as_json.stderr.contains(message) && value["items"].as_array().is_some_and(|items| !items.is_empty());
+            || as_json.stderr.contains(message)
+                && value["items"].as_array().is_some_and(|items| !items.is_empty());
         assert!(told, "no {message:?} in {as_json:#?}");
         assert_eq!(self.state(), before, "{as_json:#?}");
         ran
@@ -136,20 +138,15 @@ impl Lab {
     /// Has a shell do what a person was told to type.
     pub(crate) fn shell(&self, line: &str) {
         let mut command = Command::new("sh");
-        let ran = run(command.args(["-ec", line]).current_dir(self.folder.path()));
+        let folder = Path::new(QUS).parent().unwrap().display();
+        command.args(["-ec", line]).env("PATH", format!("{folder}:/usr/bin:/bin"));
+        let ran = run(command.current_dir(self.folder.path()));
         assert_eq!(ran.status, 0, "{ran:#?}");
     }
 
     /// All that a failing command must leave alone: the handlers, their order, and what is mounted.
     fn state(&self) -> (BTreeMap<String, String>, Vec<String>, String) {
-        (self.entries(), self.order(), fs::read_to_string("/proc/self/mounts").unwrap())
-    }
-
-    /// Names of the handlers, newest first (K32).
-    pub(crate) fn order(&self) -> Vec<String> {
-        let Ok(files) = fs::read_dir(INSTANCE) else { return Vec::new() };
-        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| !matches!(name.as_str(), "register" | "status")).collect()
+        (self.entries(), order(), fs::read_to_string("/proc/self/mounts").unwrap())
     }
 
     /// Registers, without qus, a handler that gives the programs of `arch` to `interpreter`, by QEMU's pattern.
@@ -205,6 +202,13 @@ impl Ran {
         assert_eq!(value["version"], 1, "{self:#?}");
         value
     }
+}
+
+/// Names of the handlers, newest first (K32).
+pub(crate) fn order() -> Vec<String> {
+    let Ok(files) = fs::read_dir(INSTANCE) else { return Vec::new() };
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| !matches!(name.as_str(), "register" | "status")).collect()
 }
 
 /// Runs a program to its end.

@@ -6,11 +6,19 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr)]
 
 mod bad_input;
+#[allow(dead_code, reason = "the tests of packages need more of it")]
+#[path = "../package/build.rs"]
+mod build;
+mod conflict;
 mod downloads;
 mod environment;
+mod fetch;
 mod lab;
+mod list;
 mod namespace;
 mod register;
+mod replace;
+mod reset;
 
 use std::process::ExitCode;
 
@@ -37,7 +45,17 @@ impl Test {
 
 /// All tests, by the file they stand in.
 fn tests() -> Vec<Test> {
-    [register::TESTS, bad_input::TESTS, environment::TESTS].into_iter().flatten().map(|test| Test { ..*test }).collect()
+    let themes = [
+        register::TESTS,
+        replace::TESTS,
+        conflict::TESTS,
+        reset::TESTS,
+        list::TESTS,
+        fetch::TESTS,
+        bad_input::TESTS,
+        environment::TESTS,
+    ];
+    themes.into_iter().flatten().map(|test| Test { ..*test }).collect()
 }
 
 fn main() -> ExitCode {

@@ -1,0 +1,249 @@
+//! Interpreters that cannot serve: one clear message with the cure, exit status 2, and nothing changed.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use qus::arch::Arch;
+use qus::binfmt::{Flags, HandlerName, Matcher, Rule, RuleError};
+
+use crate::Test;
+use crate::downloads::{self, interpreter};
+use crate::lab::{Lab, Ran, busybox, order, run};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("an_unknown_architecture_is_refused", unknown_architecture),
+    Test::new("no_interpreter_at_hand_is_said", no_interpreter),
+    Test::new("no_interpreter_at_all_is_said", no_interpreter_at_all),
+    Test::new("a_dynamic_interpreter_is_refused", dynamic),
+    Test::new("an_interpreter_that_may_not_run_is_refused", not_executable),
+    Test::new("an_interpreter_for_another_host_is_refused", other_host),
+    Test::new("an_empty_interpreter_is_refused", empty),
+    Test::new("a_script_as_interpreter_is_refused", script),
+    Test::new("a_directory_as_interpreter_is_refused", directory),
+    Test::new("a_text_as_interpreter_is_refused", text),
+    Test::new("an_interpreter_that_is_not_there_is_refused", absent),
+    Test::new("an_interpreter_on_a_noexec_mount_is_refused", noexec),
+    Test::new("a_setuid_interpreter_is_refused", setuid),
+    Test::new("unfit_interpreters_are_passed_over", passed_over),
+    Test::new("one_interpreter_is_for_one_architecture", one_architecture),
+    Test::new("a_path_may_hold_the_delimiter", delimiter),
+    Test::new("a_path_may_hold_a_newline", newline),
+    Test::new("a_path_may_not_hold_a_nul", nul),
+    Test::new("a_path_too_long_for_the_line_is_refused", too_long),
+];
+
+/// `file` is refused as the interpreter of arm: when it is named, and when it is found in a directory.
+fn unfit(lab: &Lab, file: &Path, message: &str) -> Ran {
+    let path = file.to_str().unwrap();
+    let sentence = format!("{path} {message}");
+    let found = ["register", "--interpreter-dir", file.parent().unwrap().to_str().unwrap(), "arm"];
+    lab.refused(found, 2, &sentence).cured_by("qus register --fetch arm");
+    lab.refused(["register", "--interpreter", path, "arm"], 2, &sentence)
+}
+
+fn unknown_architecture(lab: &Lab) {
+    for (typed, meant) in [("armm", "arm"), ("arch64", "aarch64"), ("arm65", "arm64")] {
+        let message = format!("unknown architecture \"{typed}\"; did you mean \"{meant}\"?");
+        for command in ["register", "reset", "verify", "fetch", "enable", "disable", "show"] {
+            lab.refused([command, typed], 2, &message);
+        }
+    }
+    // The good name beside it is not begun with.
+    lab.refused(["register", "arm,qwertyuiop"], 2, "unknown architecture \"qwertyuiop\"");
+}
+
+fn no_interpreter(lab: &Lab) {
+    let empty = lab.path("empty");
+    fs::create_dir(&empty).unwrap();
+    let empty = empty.to_str().unwrap();
+    let message = format!("no interpreter is in {empty}, /nowhere");
+    let words = ["register", "--interpreter-dir", empty, "--interpreter-dir", "/nowhere"];
+    let ran = lab.refused(words.into_iter().chain(["arm", "s390x"]), 2, &message);
+    ran.cured_by("qus register --fetch arm s390x");
+    assert!(ran.stderr.contains("2 of 2 architectures missing"), "{ran:#?}");
+    lab.refused(words.into_iter().chain(["all"]), 2, &message).cured_by("qus register --fetch all");
+}
+
+fn no_interpreter_at_all(lab: &Lab) {
+    for place in ["/usr/local/lib/qus", "/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-binfmt"] {
+        if Path::new(place).exists() {
+            mount(Some("none"), place, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        }
+    }
+    let mut command = lab.program(&[], ["register", "arm"]);
+    let ran = run(command.env("QUS_INTERPRETER_DIR", "/first").env("QEMU_BIN_DIR", "/second"));
+    let places = "/first, /second, /usr/local/lib/qus, /usr/bin, /usr/local/bin, /usr/libexec/qemu-binfmt";
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stdout.contains(&format!("missing    no interpreter is in {places}")), "{ran:#?}");
+    ran.cured_by("qus register --fetch arm");
+    assert!(lab.entries().is_empty());
+}
+
+fn dynamic(lab: &Lab) {
+    let file = lab.copy("d/qemu-arm-static", Path::new("/bin/true"));
+    let ran = unfit(lab, &file, "is not static: it needs /lib");
+    assert!(ran.stderr.contains(", which containers do not have.\n"), "{ran:#?}");
+    assert!(ran.stderr.contains("\"No such file or directory\", naming a file that exists."), "{ran:#?}");
+    ran.cured_by("qus register --fetch arm");
+}
+
+fn not_executable(lab: &Lab) {
+    let file = lab.copy("d d/qemu-arm-static", &interpreter("arm"));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let cure = format!("chmod 755 '{}'", file.display());
+    unfit(lab, &file, "is not executable").cured_by(&cure);
+    // What is told to type does it.
+    lab.shell(&cure);
+    lab.done(["register", "--interpreter", file.to_str().unwrap(), "arm"]);
+}
+
+fn other_host(lab: &Lab) {
+    let foreign = if cfg!(target_arch = "aarch64") { "s390x" } else { "aarch64" };
+    let file = lab.copy("d/qemu-arm-static", &downloads::busybox(foreign));
+    let message = format!("is a program for {foreign}, not for this host");
+    unfit(lab, &file, &message).cured_by("qus register --fetch arm");
+}
+
+fn empty(lab: &Lab) {
+    fs::create_dir(lab.path("d")).unwrap();
+    let file = lab.executable("d/qemu-arm-static", b"");
+    unfit(lab, &file, "is empty").cured_by("qus register --fetch arm");
+}
+
+fn script(lab: &Lab) {
+    fs::create_dir(lab.path("d")).unwrap();
+    let file = lab.executable("d/qemu-arm-static", b"#!/bin/sh -e\nexec qemu-arm \"$@\"\n");
+    unfit(lab, &file, "is a script (#!/bin/sh -e)").cured_by("qus register --fetch arm");
+}
+
+fn directory(lab: &Lab) {
+    let file = lab.path("d/qemu-arm-static");
+    fs::create_dir_all(&file).unwrap();
+    unfit(lab, &file, "is a directory").cured_by("qus register --fetch arm");
+}
+
+fn text(lab: &Lab) {
+    fs::create_dir(lab.path("d")).unwrap();
+    let file = lab.executable("d/qemu-arm-static", b"an emulator\n");
+    unfit(lab, &file, "is not an ELF file").cured_by("qus register --fetch arm");
+    let head = fs::read(interpreter("arm")).unwrap()[..40].to_vec();
+    fs::write(&file, head).unwrap();
+    unfit(lab, &file, "is a damaged ELF file");
+}
+
+fn absent(lab: &Lab) {
+    let file = lab.link("d/qemu-arm-static", Path::new("/nowhere"));
+    unfit(lab, &file, "does not exist").cured_by("qus register --fetch arm");
+}
+
+fn noexec(lab: &Lab) {
+    let place = lab.path("d");
+    fs::create_dir(&place).unwrap();
+    mount(Some("none"), &place, Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
+    let file = lab.copy("d/qemu-arm-static", &interpreter("arm"));
+    let ran = unfit(lab, &file, "lies on a file system that is mounted noexec");
+    ran.cured_by(&format!("cp {} /usr/local/bin/", file.display()));
+}
+
+fn setuid(lab: &Lab) {
+    let file = lab.copy("d/qemu-arm-static", &interpreter("arm"));
+    for mode in [0o4755, 0o2755] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let message =
+            "has a setuid or setgid bit: every program that it runs would get the rights of its owner";
+        unfit(lab, &file, message).cured_by(&format!("chmod ug-s {}", file.display()));
+    }
+}
+
+fn passed_over(lab: &Lab) {
+    // A dynamic one in the first place, and by the better name in the second: the first fit one is taken.
+    lab.copy("first/qemu-arm-static", Path::new("/bin/true"));
+    lab.copy("second/qemu-arm-static", Path::new("/bin/true"));
+    lab.link("second/qemu-arm", &interpreter("arm"));
+    let words = ["register", "--interpreter-dir", "first", "--interpreter-dir", "second", "arm"];
+    assert!(lab.done(words).contains("/second/qemu-arm "));
+    // When one is found unfit, what serves already is no answer: it was said where to look.
+    let words = ["register", "--interpreter-dir", "first", "arm"];
+    lab.refused(words, 2, "first/qemu-arm-static is not static");
+    lab.refused(words.into_iter().chain(["--replace"]), 2, "first/qemu-arm-static is not static");
+}
+
+fn one_architecture(lab: &Lab) {
+    let file = interpreter("arm");
+    for arches in [&["arm", "aarch64"][..], &["all"], &[]] {
+        let words = ["register", "--interpreter", file.to_str().unwrap()];
+        let ran = lab.refused(
+            words.into_iter().chain(arches.iter().copied()),
+            2,
+            "--interpreter goes with exactly one architecture",
+        );
+        ran.cured_by(&format!("qus register --interpreter {} ARCH", file.display()));
+    }
+}
+
+/// An interpreter in the folder `name` is registered, is found again, runs programs, and is removed.
+fn serves_from(lab: &Lab, name: &str) {
+    let file = lab.link(&format!("{name}/qemu-arm-static"), &interpreter("arm"));
+    for (word, words) in [
+        (" registered ", ["register", "--interpreter", file.to_str().unwrap(), "arm"]),
+        (" unchanged ", ["register", "--interpreter-dir", file.parent().unwrap().to_str().unwrap(), "arm"]),
+    ] {
+        let said = lab.done(words);
+        assert!(said.contains(word), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    let entries = lab.entries();
+    assert!(entries["qemu-arm"].contains(file.to_str().unwrap()), "{entries:?}");
+    let listed = lab.json(["list"]);
+    assert_eq!(listed["handlers"][0]["interpreter"], file.to_str().unwrap());
+    assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
+    lab.done(["reset"]);
+    assert!(lab.entries().is_empty());
+}
+
+fn delimiter(lab: &Lab) {
+    serves_from(lab, "a:b");
+    serves_from(lab, ":,;|!#%&@^~=?*");
+    serves_from(lab, "with space and \\x41 and \"'");
+}
+
+fn newline(lab: &Lab) {
+    serves_from(lab, "new\nline");
+    serves_from(lab, "\n");
+    serves_from(lab, "a\nflags: \noffset 3\nmagic 00\n");
+}
+
+fn nul(lab: &Lab) {
+    // execve(2) cannot pass one, so it can come only from a program that uses the library.
+    let rule = |path: &str| {
+        let pattern = Arch::by_target("arm").unwrap().identity.patterns().swap_remove(0);
+        let name = HandlerName::new("qemu-arm").unwrap();
+        Rule::new(name, Matcher::Magic(pattern), path, Flags::empty())
+    };
+    let error = rule("/a\0b").unwrap_err();
+    assert_eq!(error, RuleError::Interpreter);
+    assert_eq!(error.to_string(), "the path of the interpreter is empty or holds a NUL");
+    // The kernel agrees.
+    let line = rule("/a_b").unwrap().to_line();
+    let with_nul: Vec<u8> = line.iter().map(|byte| if *byte == b'_' { 0 } else { *byte }).collect();
+    assert_eq!(lab.register(&with_nul), Err(Errno::EINVAL));
+    assert_eq!(lab.register(&line), Ok(()));
+}
+
+fn too_long(lab: &Lab) {
+    let deep = vec!["d".repeat(200); 10].join("/");
+    lab.link(&format!("{deep}/qemu-arm-static"), &interpreter("arm"));
+    lab.link("short/qemu-s390x-static", &interpreter("s390x"));
+    let words = ["register", "--interpreter-dir", &deep, "arm"];
+    let ran = lab.refused(words, 2, " bytes, the kernel reads 1920: the path of the interpreter is too long");
+    ran.cured_by("put the interpreter into a folder with a shorter path");
+    // The others of a batch go on.
+    let words = ["register", "--interpreter-dir", &deep, "--interpreter-dir", "short", "arm", "s390x"];
+    let ran = lab.qus(words);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stderr.contains("1 of 2 architectures refused"), "{ran:#?}");
+    assert_eq!(order(), ["qemu-s390x"], "{ran:#?}");
+}

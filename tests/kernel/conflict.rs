@@ -1,0 +1,229 @@
+//! What `qus register` does where a handler is already: leave it, mend it, or ask before it takes over.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use qus::binfmt::Flags;
+
+use crate::Test;
+use crate::downloads::{self, interpreter};
+use crate::lab::{Lab, busybox, order};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("a_second_run_changes_nothing", second_run),
+    Test::new("another_emulator_that_serves_is_kept", kept),
+    Test::new("an_emulator_that_no_container_gets_is_replaced", without_f),
+    Test::new("an_emulator_that_is_gone_is_replaced", gone),
+    Test::new("a_disabled_handler_is_registered_anew", disabled),
+    Test::new("an_old_pattern_that_does_is_kept", old_pattern),
+    Test::new("a_pattern_that_takes_too_little_is_replaced", narrow_pattern),
+    Test::new("what_an_interrupted_run_left_is_cleared_away", leftovers),
+    Test::new("somebody_elses_handler_is_in_the_way", foreign),
+    Test::new("somebody_elses_handler_in_front_is_in_the_way", foreign_in_front),
+    Test::new("a_name_that_is_taken_is_in_the_way", name_taken),
+    Test::new("another_interpreter_than_the_named_one_is_in_the_way", explicit),
+    Test::new("credentials_are_asked_for_by_flag", credentials),
+    Test::new("credentials_need_an_interpreter_of_root_alone", credentials_refused),
+];
+
+/// What qus registers with.
+const OURS: Flags = Flags::PRESERVE_ARGV0.union(Flags::OPEN_BINARY).union(Flags::FIX_BINARY);
+
+fn second_run(lab: &Lab) {
+    let words = ["register", "arm", "aarch64", "microblaze", "riscv64"];
+    lab.done(words);
+    let (entries, names) = (lab.entries(), order());
+    let second = lab.qus(words);
+    assert_eq!(second.status, 0, "{second:#?}");
+    assert_eq!(second.stdout.matches(" unchanged ").count(), 4, "{second:#?}");
+    assert_eq!(second.stderr, "");
+    assert_eq!((lab.entries(), order()), (entries, names));
+    let item = &lab.json(["register", "arm"])["items"][0];
+    assert_eq!(item["outcome"], "unchanged");
+    assert_eq!(item["verified"], true);
+    assert_eq!(item["handlers"], serde_json::json!(["qemu-arm"]));
+}
+
+fn kept(lab: &Lab) {
+    let file = lab.link("libexec/arm-binfmt-P", &interpreter("arm"));
+    lab.handler("somebodys", "arm", &file, OURS);
+    let entries = lab.entries();
+    let said = lab.done(["register", "arm"]);
+    assert!(said.starts_with("arm  kept  POF  "), "{said}");
+    let proven = "serves it already, proven in this user namespace and from an empty root\n";
+    assert!(said.contains(file.to_str().unwrap()) && said.ends_with(proven), "{said}");
+    assert_eq!(lab.entries(), entries);
+    let item = &lab.json(["register", "arm"])["items"][0];
+    assert_eq!(item["outcome"], "kept");
+    assert_eq!(item["handlers"], serde_json::json!(["somebodys"]));
+}
+
+/// What serves arm as it should not is replaced, which is said with the `reason`.
+fn replaced(lab: &Lab, reason: &str) {
+    let said = lab.done(["register", "arm"]);
+    assert!(said.starts_with("arm  replaced  POF  "), "{said}");
+    assert!(said.contains(reason), "no {reason:?} in {said}");
+    assert_eq!(order(), ["qemu-arm"], "{said}");
+    assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
+    assert!(lab.done(["register", "arm"]).contains(" unchanged "));
+    lab.done(["reset"]);
+}
+
+fn without_f(lab: &Lab) {
+    let reason = "was in vain: it works on this host, but not from an empty root directory";
+    for name in ["somebodys", "qemu-arm"] {
+        lab.handler(name, "arm", &interpreter("arm"), OURS - Flags::FIX_BINARY);
+        replaced(lab, &format!("{name} {reason}"));
+    }
+    lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::empty());
+    let said = lab.done(["register", "--no-verify", "arm"]);
+    assert!(
+        said.contains("qemu-arm was in vain: it has no F flag, and would fail in every container"),
+        "{said}"
+    );
+}
+
+fn gone(lab: &Lab) {
+    lab.handler("qemu-arm", "arm", Path::new("/gone/qemu-arm-static"), Flags::empty());
+    replaced(lab, "qemu-arm was in vain: its interpreter cannot be started: ");
+}
+
+fn disabled(lab: &Lab) {
+    for name in ["qemu-arm", "somebodys"] {
+        lab.handler(name, "arm", &interpreter("arm"), OURS);
+        lab.command(name, "0");
+        replaced(lab, &format!("{name} was disabled"));
+    }
+}
+
+/// Registers qemu-arm with a pattern of `mask`, as older scripts wrote it.
+fn with_mask(lab: &Lab, mask: &[u8]) {
+    let mut line = b":qemu-arm:M::\\x7fELF\\x01\\x01\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x02\\x00\\x28\\x00:".to_vec();
+    line.extend(mask);
+    line.extend(format!(":{}:POF", interpreter("arm").display()).bytes());
+    lab.register(&line).unwrap();
+}
+
+fn old_pattern(lab: &Lab) {
+    // Debian's, which lets EI_OSABI be anything.
+    with_mask(
+        lab,
+        b"\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff",
+    );
+    let entries = lab.entries();
+    let said = lab.done(["register", "arm"]);
+    assert!(said.starts_with("arm  kept  POF  "), "{said}");
+    assert_eq!(lab.entries(), entries);
+}
+
+fn narrow_pattern(lab: &Lab) {
+    // No EI_OSABI but 0: programs with indirect functions have 3.
+    with_mask(
+        lab,
+        b"\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff",
+    );
+    replaced(lab, "qemu-arm was in vain: it does not take all programs that today's toolchains write");
+}
+
+fn leftovers(lab: &Lab) {
+    lab.handler("qemu-arm", "arm", &interpreter("arm"), OURS);
+    lab.handler("qemu-arm.qus-99", "arm", &interpreter("arm"), OURS);
+    replaced(lab, "in place of qemu-arm.qus-99");
+}
+
+/// Registers what stands for an emulator of somebody else: it works, and is not called like QEMU's.
+fn fex(lab: &Lab) -> std::path::PathBuf {
+    let file = lab.copy("opt/FEXInterpreter", &interpreter("arm"));
+    lab.handler("FEX-arm", "arm", &file, Flags::PRESERVE_ARGV0 | Flags::FIX_BINARY);
+    file
+}
+
+fn foreign(lab: &Lab) {
+    let file = fex(lab);
+    let ours = interpreter("arm");
+    let message = format!("FEX-arm ({}, flags PF) has its programs, not {}", file.display(), ours.display());
+    let ran = lab.refused(["register", "arm"], 2, &message);
+    assert!(ran.stderr.contains("1 of 1 architectures conflict"), "{ran:#?}");
+    ran.cured_by("qus register --replace arm");
+    assert!(lab.done(["reset"]).is_empty());
+
+    let said = lab.done(["register", "--replace", "arm"]);
+    assert!(said.contains(" registered ") && said.contains("; FEX-arm now lies behind it"), "{said}");
+    assert_eq!(order(), ["qemu-arm", "FEX-arm"]);
+    assert!(lab.done(["register", "arm"]).contains(" unchanged "));
+    lab.done(["reset"]);
+    assert_eq!(order(), ["FEX-arm"]);
+}
+
+fn foreign_in_front(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    fex(lab);
+    lab.refused(["register", "arm"], 2, "FEX-arm (").cured_by("qus register --replace arm");
+    let said = lab.done(["register", "--replace", "arm"]);
+    assert!(said.contains("FEX-arm now lies behind it"), "{said}");
+    assert_eq!(order(), ["qemu-arm", "FEX-arm"]);
+}
+
+fn name_taken(lab: &Lab) {
+    lab.register(b":qemu-arm:M::MZ::/bin/true:").unwrap();
+    let message = "the name is taken by another handler, qemu-arm (/bin/true, flags none)";
+    let ran = lab.refused(["register", "arm"], 2, message);
+    assert!(!ran.stdout.contains("has its programs"), "{ran:#?}");
+    ran.cured_by("qus register --replace arm");
+    let said = lab.done(["register", "--replace", "arm"]);
+    assert!(said.contains(" replaced ") && said.contains("; in place of qemu-arm\n"), "{said}");
+    assert!(lab.entries()["qemu-arm"].contains("/qemu-arm-static\n"));
+}
+
+fn explicit(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    let newer = downloads::newer();
+    let newer = newer.to_str().unwrap();
+    let there = format!("qemu-arm ({}, flags POF)", interpreter("arm").display());
+    let message = format!("{there} has its programs, not {newer}/qemu-arm-static");
+    let ran = lab.refused(["register", "--interpreter-dir", newer, "arm"], 2, &message);
+    let cure = format!("qus register --replace --interpreter-dir {newer} arm");
+    ran.cured_by(&cure);
+    let single = format!("{newer}/qemu-arm-static");
+    let ran = lab.refused(["register", "--interpreter", &single, "arm"], 2, &message);
+    ran.cured_by(&format!("qus register --replace --interpreter {single} arm"));
+
+    lab.shell(&cure);
+    assert_eq!(order(), ["qemu-arm"]);
+    assert!(lab.entries()["qemu-arm"].contains(&format!("interpreter {single}\n")));
+    // Without a wish, what serves is fine.
+    assert!(lab.done(["register", "arm"]).contains(" kept "));
+}
+
+fn credentials(lab: &Lab) {
+    let place = lab.copy("own/qemu-arm-static", &interpreter("arm"));
+    let words = ["register", "--credentials", "--interpreter-dir", "own", "arm"];
+    let said = lab.done(words);
+    assert!(said.starts_with("arm  registered  POCF  "), "{said}");
+    assert!(lab.entries()["qemu-arm"].contains("flags: POCF\n"));
+    assert!(lab.done(words).contains(" unchanged "));
+
+    lab.done(["reset"]);
+    lab.done(["register", "--interpreter-dir", "own", "arm"]);
+    let there = format!("qemu-arm ({}, flags POF) has its programs", place.display());
+    let ran = lab.refused(words, 2, &there);
+    let cure = "qus register --replace --interpreter-dir own --credentials arm";
+    ran.cured_by(cure);
+    lab.shell(cure);
+    assert!(lab.entries()["qemu-arm"].contains("flags: POCF\n"));
+}
+
+fn credentials_refused(lab: &Lab) {
+    let file = lab.copy("own/qemu-arm-static", &interpreter("arm"));
+    for mode in [0o775, 0o757] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let path = file.display();
+        let message = format!("with --credentials {path} runs as root, but others than root may write to it");
+        let words = ["register", "--credentials", "--interpreter-dir", "own", "arm"];
+        let ran = lab.refused(words, 2, &message);
+        ran.cured_by(&format!("sudo chown root:root {path} && sudo chmod 755 {path}"));
+    }
+    // Without that flag it is nobody's business.
+    lab.done(["register", "--interpreter-dir", "own", "arm"]);
+}

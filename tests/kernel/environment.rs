@@ -1,0 +1,176 @@
+//! Surroundings in which nothing can be done: not root, not mounted, read-only, no binfmt_misc at all. One clear message
+//! with the cure, exit status 2, and nothing changed.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+
+use crate::Test;
+use crate::lab::{Lab, order};
+use crate::namespace::{INSTANCE, Identity, mount_instance};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test { identity: Identity::Somebody, ..Test::new("who_is_not_root_is_told", not_root) },
+    Test::new("who_may_not_change_handlers_is_told", not_permitted),
+    Test { mounted: false, ..Test::new("who_may_not_mount_is_told", no_right_to_mount) },
+    Test {
+        mounted: false,
+        identity: Identity::Somebody,
+        ..Test::new("somebody_who_may_not_mount_is_told", somebody_may_not_mount)
+    },
+    Test { mounted: false, ..Test::new("what_is_missing_is_mounted", mounts) },
+    Test::new("a_read_only_instance_is_said", read_only),
+    Test::new("a_read_only_bind_mount_is_said", read_only_bind),
+    Test { mounted: false, ..Test::new("a_kernel_without_binfmt_misc_is_said", no_support) },
+    Test::new("another_directory_is_no_instance", other_directory),
+    Test::new("an_instance_may_be_mounted_elsewhere", elsewhere),
+];
+
+/// What starts a program as root without a right: as in a container that gave them up.
+const POWERLESS: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
+
+fn not_root(lab: &Lab) {
+    let message = "not permitted to register in /proc/sys/fs/binfmt_misc: only root may";
+    for words in [&["register", "arm"][..], &["register", "all"], &["register", "--no-verify", "linux/arm64"]]
+    {
+        let ran = lab.refused(words.iter().copied(), 2, message);
+        ran.cured_by(&format!("sudo qus {}", words.join(" ")));
+    }
+    // What changes nothing is for everybody.
+    lab.done(["register", "--dry-run", "arm"]);
+    lab.done(["list"]);
+    lab.done(["reset"]);
+}
+
+fn not_permitted(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    for file in ["register", "qemu-arm"] {
+        fs::set_permissions(Path::new(INSTANCE).join(file), fs::Permissions::from_mode(0o444)).unwrap();
+    }
+    let message = "not permitted to register in /proc/sys/fs/binfmt_misc: only root may";
+    for words in [&["register", "s390x"][..], &["reset"], &["reset", "arm"], &["disable", "all"]] {
+        let ran = lab.refused_under(&POWERLESS, words.iter().copied(), 2, message);
+        ran.cured_by(&format!("sudo qus {}", words.join(" ")));
+    }
+    fs::set_permissions(Path::new(INSTANCE).join("register"), fs::Permissions::from_mode(0o644)).unwrap();
+    for command in ["reset", "disable"] {
+        lab.refused_under(&POWERLESS, [command, "arm"], 2, "not permitted to change qemu-arm: only root may");
+    }
+}
+
+const NOT_MOUNTED: &str =
+    "binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc, and mounting it is not permitted here";
+const MOUNT: &str = "sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc";
+
+fn no_right_to_mount(lab: &Lab) {
+    let another_mount_namespace = ["unshare", "--user", "--map-root-user"];
+    for wrapper in [&POWERLESS[..], &["unshare", "--user"], &another_mount_namespace] {
+        lab.refused_under(wrapper, ["register", "arm"], 2, NOT_MOUNTED).cured_by(MOUNT);
+    }
+    commands_without_instance(lab);
+}
+
+fn somebody_may_not_mount(lab: &Lab) {
+    lab.refused(["register", "arm"], 2, NOT_MOUNTED).cured_by(MOUNT);
+    commands_without_instance(lab);
+}
+
+/// Commands that do not mount say what is missing; to those for which it makes no difference it makes none.
+fn commands_without_instance(lab: &Lab) {
+    let message = "binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc";
+    for words in [&["list"][..], &["verify"], &["enable", "arm"], &["disable", "all"]] {
+        lab.refused(words.iter().copied(), 2, message).cured_by(MOUNT);
+    }
+    let ran = lab.qus(["reset"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert_eq!(ran.stderr, format!("qus: {message}: there is nothing to remove\n"));
+    assert_eq!(lab.json(["reset"])["items"], serde_json::json!([]));
+    let said = lab.done(["register", "--dry-run", "arm"]);
+    assert!(said.starts_with("arm  would register  POF  "), "{said}");
+    assert!(!Path::new(INSTANCE).join("register").exists());
+    lab.done(["show"]);
+}
+
+fn mounts(lab: &Lab) {
+    let ran = lab.qus(["register", "arm"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    let message = "mounted binfmt_misc on /proc/sys/fs/binfmt_misc: a new instance of this user namespace, \
+                   which hides the host's handlers";
+    assert!(ran.stderr.contains(message), "{ran:#?}");
+    assert_eq!(order(), ["qemu-arm"]);
+}
+
+/// What a command says that would have to write to the instance at `path`, which holds a handler for arm.
+fn cannot_write(lab: &Lab, path: &str) {
+    let message = format!("{path} is mounted read-only");
+    for words in [&["register", "s390x"][..], &["reset"], &["disable", "arm"]] {
+        let ran = lab.refused(["--instance", path].into_iter().chain(words.iter().copied()), 2, &message);
+        ran.cured_by(&format!("sudo mount -o remount,rw {path}"));
+    }
+    let said = lab.done(["--instance", path, "register", "--dry-run", "s390x"]);
+    assert!(said.contains(" would register "), "{said}");
+    assert!(lab.done(["--instance", path, "list"]).contains(" qemu-arm\n"));
+    // Nothing is written, so nothing is in the way.
+    assert!(lab.done(["--instance", path, "enable", "arm"]).contains(" unchanged "));
+}
+
+fn read_only(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    mount(None::<&str>, INSTANCE, None::<&str>, flags, None::<&str>).unwrap();
+    cannot_write(lab, INSTANCE);
+}
+
+fn read_only_bind(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    let place = lab.path("bind");
+    fs::create_dir(&place).unwrap();
+    mount(Some(INSTANCE), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    mount(None::<&str>, &place, None::<&str>, flags, None::<&str>).unwrap();
+    cannot_write(lab, place.to_str().unwrap());
+}
+
+fn no_support(lab: &Lab) {
+    mount(Some("none"), "/proc/sys/fs", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let message = "this kernel has no binfmt_misc: /proc/sys/fs/binfmt_misc does not exist";
+    let register = ["register", "arm"];
+    for words in [&register[..], &["register", "--dry-run", "arm"], &["list"], &["reset"], &["verify"]] {
+        let ran = lab.refused(words.iter().copied(), 2, message);
+        ran.cured_by("use a kernel with CONFIG_BINFMT_MISC (and mount /proc, if it is not)");
+    }
+}
+
+fn other_directory(lab: &Lab) {
+    let place = lab.path("somewhere");
+    fs::create_dir(&place).unwrap();
+    let path = place.to_str().unwrap();
+    for command in [&["list"][..], &["register", "arm"], &["reset"], &["register", "--dry-run", "arm"]] {
+        let words = || ["--instance", path].into_iter().chain(command.iter().copied());
+        let ran = lab.refused(words(), 2, &format!("{path} is not a binfmt_misc file system"));
+        ran.cured_by(&format!("sudo mount -t binfmt_misc binfmt_misc {path}"));
+    }
+    let nowhere = lab.refused(["list", "--instance", "/no/where"], 2, "cannot open /no/where: ");
+    assert!(nowhere.stderr.contains("No such file or directory"), "{nowhere:#?}");
+    fs::write(lab.path("file"), "").unwrap();
+    let file = lab.refused(["list", "--instance", "file"], 2, "cannot open file: ");
+    assert!(file.stderr.contains("Not a directory"), "{file:#?}");
+}
+
+fn elsewhere(lab: &Lab) {
+    let place = lab.path("instance");
+    fs::create_dir(&place).unwrap();
+    mount_instance(&place, MsFlags::empty());
+    nix::mount::umount(INSTANCE).unwrap();
+    let path = place.to_str().unwrap();
+    let said = lab.done(["--instance", path, "register", "arm"]);
+    assert!(said.contains(" registered ") && said.contains(" proven "), "{said}");
+    assert!(place.join("qemu-arm").exists());
+    assert_eq!(lab.json(["list", "--instance", path])["instance"], path);
+    lab.done(["--instance", path, "verify"]);
+    lab.done(["--instance", path, "disable", "arm"]);
+    assert!(lab.done(["--instance", path, "reset"]).contains(" removed "));
+    assert!(!place.join("qemu-arm").exists());
+}

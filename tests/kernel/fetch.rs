@@ -1,0 +1,228 @@
+//! `qus fetch --from` and `qus register --from`: from a folder, a file, a package, and what only looks like one.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::Test;
+use crate::build::{Tree, ar, control, deb};
+use crate::downloads::{self, interpreter};
+use crate::lab::{Lab, Ran, busybox, order};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("fetch_takes_from_a_folder", folder),
+    Test::new("fetch_takes_a_single_file", file),
+    Test::new("fetch_takes_from_a_package", package),
+    Test::new("fetch_says_what_is_missing", missing),
+    Test::new("fetch_says_what_is_unfit", unfit),
+    Test::new("a_damaged_package_is_refused", damaged),
+    Test::new("a_hostile_package_is_refused", hostile),
+    Test::new("fetch_without_a_place_is_refused", no_place),
+    Test::new("register_takes_from_a_folder", register),
+    Test::new("register_takes_from_the_named_source_alone", source_alone),
+];
+
+/// The files of the folder `dest`, with their sizes.
+fn files(lab: &Lab) -> BTreeMap<String, u64> {
+    let Ok(files) = fs::read_dir(lab.path("dest")) else { return BTreeMap::new() };
+    files
+        .map(|file| file.unwrap())
+        .map(|file| (file.file_name().into_string().unwrap(), file.metadata().unwrap().len()))
+        .collect()
+}
+
+/// `qus fetch` and `qus register` are refused with `source` for arm, and leave the folder `dest` as it is.
+fn refused(lab: &Lab, source: &str, message: &str) -> Ran {
+    let before = files(lab);
+    for word in ["fetch", "register"] {
+        let words = [word, "--from", source, "--dest", "dest", "arm"];
+        lab.refused(words, 2, message).cured_by("qus fetch arm (from the distribution's package)");
+        assert_eq!(files(lab), before);
+    }
+    lab.refused(["fetch", "--from", source, "--dest", "dest", "all"], 2, message)
+}
+
+fn folder(lab: &Lab) {
+    let source = downloads::distribution();
+    let words = ["fetch", "--from", source.to_str().unwrap(), "--dest", "dest", "arm", "linux/s390x"];
+    let dest = lab.path("dest");
+    let told = |arm: &str, s390x: &str| {
+        let said = lab.done(words);
+        let rows: Vec<String> =
+            said.lines().map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let row = |arch: &str, word: &str| format!("{arch} {word} {}/qemu-{arch}-static", dest.display());
+        assert_eq!(rows, [row("arm", arm), row("s390x", s390x)]);
+    };
+    told("fetched", "fetched");
+    for arch in ["arm", "s390x"] {
+        let file = format!("qemu-{arch}-static");
+        assert_eq!(fs::read(dest.join(&file)).unwrap(), fs::read(source.join(&file)).unwrap());
+    }
+    let before = files(lab);
+    assert_eq!(before.len(), 2);
+    told("unchanged", "unchanged");
+    assert_eq!(files(lab), before);
+    fs::write(dest.join("qemu-arm-static"), "old").unwrap();
+    told("replaced", "unchanged");
+    assert_eq!(files(lab), before);
+
+    let value = lab.json(words);
+    assert_eq!(value["dest"], dest.to_str().unwrap());
+    assert_eq!((&value["missing"], &value["refused"]), (&serde_json::json!([]), &serde_json::json!([])));
+    let file = &value["files"][0];
+    assert_eq!((&file["arch"], &file["outcome"]), (&"arm".into(), &"unchanged".into()));
+    assert_eq!(file["size"], before["qemu-arm-static"]);
+    // Nothing of it touches the kernel.
+    assert!(order().is_empty());
+}
+
+fn file(lab: &Lab) {
+    let source = interpreter("arm");
+    let source = source.to_str().unwrap();
+    assert!(lab.done(["fetch", "--from", source, "--dest", "dest", "all"]).contains(" fetched "));
+    assert!(lab.done(["fetch", "--from", source, "--dest", "dest", "arm"]).contains(" unchanged "));
+    let message = format!("{source} does not have the name of a wanted interpreter");
+    lab.refused(["fetch", "--from", source, "--dest", "dest", "s390x"], 2, &message);
+    assert_eq!(files(lab).len(), 1);
+}
+
+/// A tree with the interpreter of arm in Debian's place.
+fn tree() -> Tree {
+    Tree::new().file("./usr/bin/qemu-arm-static", &fs::read(interpreter("arm")).unwrap())
+}
+
+fn package(lab: &Lab) {
+    fs::write(lab.path("some.deb"), deb(".gz", &tree().done())).unwrap();
+    let words = ["fetch", "--from", "some.deb", "--dest", "dest", "arm"];
+    let said = lab.done(words);
+    assert!(
+        said.starts_with("arm  fetched  ") && said.ends_with("  from qemu-user-static 1:7.2\n"),
+        "{said}"
+    );
+    let file = &lab.json(words)["files"][0];
+    assert_eq!((&file["package"], &file["version"]), (&"qemu-user-static".into(), &"1:7.2".into()));
+    assert!(lab.done(["register", "--interpreter-dir", "dest", "arm"]).contains(" registered "));
+    // All at once, from a package into the kernel.
+    lab.done(["reset"]);
+    let words = ["register", "--from", "some.deb", "--dest", "other", "arm"];
+    assert!(lab.done(words).contains(" registered "));
+    assert!(lab.done(words).contains(" unchanged "));
+}
+
+fn missing(lab: &Lab) {
+    fs::write(lab.path("some.deb"), deb("", &tree().done())).unwrap();
+    let message = "the source has no static interpreter for s390x sparc";
+    let words = ["fetch", "--from", "some.deb", "--dest", "dest", "arm", "s390x", "sparc"];
+    let ran = lab.qus(words);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stdout.starts_with("arm  fetched  "), "{ran:#?}");
+    assert!(ran.stderr.contains(message), "{ran:#?}");
+    ran.cured_by("qus fetch --from PACKAGE s390x sparc");
+    let value = lab.json(words);
+    assert_eq!(value["missing"], serde_json::json!(["s390x", "sparc"]));
+    assert_eq!(value["files"][0]["outcome"], "unchanged");
+    fs::create_dir(lab.path("empty")).unwrap();
+    let words = ["fetch", "--from", "empty", "--dest", "dest", "all"];
+    let ran = lab.qus(words);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stderr.contains("the source has no static interpreter for anything"), "{ran:#?}");
+    ran.cured_by("qus fetch --from PACKAGE all");
+    let words = ["register", "--from", "empty", "--dest", "dest"];
+    lab.refused(words, 2, "the source has no static interpreter for anything");
+}
+
+fn unfit(lab: &Lab) {
+    lab.copy("source/qemu-arm-static", Path::new("/bin/true"));
+    lab.copy("source/qemu-s390x-static", &downloads::busybox("s390x"));
+    lab.link("source/qemu-mips-static", &interpreter("mips"));
+    let words = ["fetch", "--from", "source", "--dest", "dest", "arm", "mips", "s390x"];
+    let ran = lab.qus(words);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stderr.contains("the source has no static interpreter for arm s390x\n"), "{ran:#?}");
+    assert!(ran.stderr.contains("\n     arm: is not static: it needs /lib"), "{ran:#?}");
+    assert!(ran.stderr.contains("\n     s390x: is a program for s390x, not for this host"), "{ran:#?}");
+    assert_eq!(files(lab).keys().collect::<Vec<_>>(), ["qemu-mips-static"]);
+    let value = lab.json(words);
+    let refused: Vec<_> = value["refused"].as_array().unwrap().iter().map(|one| &one["arch"]).collect();
+    assert_eq!(refused, ["arm", "s390x"]);
+
+    let ran = lab.qus(["register", "--from", "source", "--dest", "dest", "arm", "mips"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(
+        ran.stdout.contains("missing          the one in source is not static: it needs /lib"),
+        "{ran:#?}"
+    );
+    ran.cured_by("qus register --fetch arm");
+    assert_eq!(order(), ["qemu-mips"]);
+}
+
+fn damaged(lab: &Lab) {
+    let good = deb(".gz", &tree().done());
+    let write = |content: &[u8]| fs::write(lab.path("some.deb"), content).unwrap();
+    write(b"<html>404 Not Found</html>\n");
+    refused(lab, "some.deb", "some.deb is no Debian package, no folder and no ELF program");
+    write(b"");
+    refused(lab, "some.deb", "some.deb is empty");
+    write(&good[..good.len() / 2]);
+    refused(lab, "some.deb", "some.deb ends too early, in data.tar.gz");
+    write(&good[..100]);
+    refused(lab, "some.deb", "some.deb ends too early");
+    write(&ar(&[("debian-binary", b"2.0\n"), ("control.tar", &control())]));
+    refused(lab, "some.deb", "some.deb has no data.tar");
+    refused(lab, "nowhere.deb", "cannot open nowhere.deb: No such file or directory");
+    // One that is fine does it after all of that.
+    write(&good);
+    lab.done(["fetch", "--from", "some.deb", "--dest", "dest", "arm"]);
+}
+
+fn hostile(lab: &Lab) {
+    fs::create_dir(lab.path("dest")).unwrap();
+    fs::write(lab.path("dest/qemu-arm-static"), "as it was").unwrap();
+    let elf = fs::read(interpreter("arm")).unwrap();
+    for path in ["./../qemu-arm-static", "/usr/bin/qemu-arm-static", "./usr/bin/../../../qemu-arm-static"] {
+        fs::write(lab.path("some.deb"), deb("", &Tree::new().file(path, &elf).done())).unwrap();
+        let message = format!("some.deb is hostile: the name {path} leads out of the package");
+        refused(lab, "some.deb", &message);
+    }
+    let header = Tree::header(tar::EntryType::Regular, "./usr/bin/qemu-arm-static", 1 << 40);
+    fs::write(lab.path("some.deb"), deb("", &Tree::new().raw(&header, b"\x7fELF").done())).unwrap();
+    refused(lab, "some.deb", "some.deb: ./usr/bin/qemu-arm-static exceeds a limit: ");
+    let names: Vec<String> = fs::read_dir(lab.path("."))
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+}
+
+fn no_place(lab: &Lab) {
+    let source = interpreter("arm");
+    let words = ["fetch", "--from", source.to_str().unwrap(), "arm"];
+    lab.refused(words, 2, "this user has no home to put interpreters in").cured_by("qus fetch --dest DIR …");
+    let words = ["fetch", "--from", source.to_str().unwrap(), "--dest", "/proc/nowhere", "arm"];
+    lab.refused(words, 2, "cannot write /proc/nowhere: ").cured_by("qus fetch --dest DIR arm");
+}
+
+fn register(lab: &Lab) {
+    let source = downloads::newer();
+    let words = ["register", "--from", source.to_str().unwrap(), "--dest", "dest", "arm"];
+    let said = lab.done(words);
+    assert!(said.contains(" registered ") && said.contains("/dest/qemu-arm-static (QEMU "), "{said}");
+    assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
+    assert!(lab.done(words).contains(" unchanged "));
+    // A newer one in its place is taken up.
+    let older = downloads::distribution();
+    let words = ["register", "--from", older.to_str().unwrap(), "--dest", "dest", "arm"];
+    assert!(lab.done(words).contains("qemu-arm still ran the file that was replaced"));
+}
+
+fn source_alone(lab: &Lab) {
+    lab.link("dest/qemu-sparc-static", &interpreter("sparc"));
+    lab.link("source/qemu-arm-static", &interpreter("arm"));
+    let ran = lab.qus(["register", "--from", "source", "--dest", "dest", "arm", "sparc"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stdout.contains("sparc  missing          source has no interpreter for it\n"), "{ran:#?}");
+    ran.cured_by("qus register --fetch sparc");
+    assert_eq!(order(), ["qemu-arm"]);
+    let words = ["register", "--from", "source", "--dest", "dest", "sparc"];
+    lab.refused(words, 2, "the source has no static interpreter for sparc");
+}

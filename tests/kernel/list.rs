@@ -1,0 +1,209 @@
+//! `qus list`, `qus enable`, `qus disable` and `qus show`.
+
+use std::fs;
+use std::path::Path;
+
+use qus::arch::ARCHES;
+use qus::binfmt::{Flags, Rule};
+
+use crate::Test;
+use crate::downloads::interpreter;
+use crate::lab::{Lab, busybox, order};
+use crate::namespace::INSTANCE;
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("list_shows_every_handler_newest_first", everybodys),
+    Test::new("list_of_nothing_is_its_header", nothing),
+    Test::new("names_cannot_command_a_terminal", escapes),
+    Test::new("an_instance_that_is_off_is_said", switched_off),
+    Test::new("list_probes_what_it_shows", probes),
+    Test::new("enable_and_disable_switch", switch),
+    Test::new("enable_without_a_handler_fails", nothing_to_switch),
+    Test::new("show_is_a_table_of_all_architectures", table),
+    Test::new("show_explains_every_architecture", explains),
+];
+
+fn everybodys(lab: &Lab) {
+    lab.register(b":jar:E::jar::/usr/bin/jexec:").unwrap();
+    lab.register(b":WSLInterop:M:2:MZ:\\xff\\xf0:/init:P").unwrap();
+    lab.handler("FEX", "aarch64", Path::new("/opt/FEXInterpreter"), Flags::empty());
+    lab.command("FEX", "0");
+    lab.done(["register", "arm"]);
+    // Without the ABI bit, a pattern takes the programs of two.
+    let sloppy = b":sloppy:M::\\x7fELF\\x01\\x02\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x02\\x00\\x08:\
+        \\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\xff\\xfe\\xff\\xff:/usr/bin/qemu-mips:";
+    lab.register(sloppy).unwrap();
+
+    let text = lab.done(["list"]);
+    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    let arm = interpreter("arm");
+    let expected = [
+        ["ARCH", "STATE", "FLAGS", "INTERPRETER", "NAME"],
+        ["mips,mipsn32", "enabled", "-", "/usr/bin/qemu-mips", "sloppy"],
+        ["arm", "enabled", "POF", arm.to_str().unwrap(), "qemu-arm"],
+        ["aarch64", "disabled", "-", "/opt/FEXInterpreter", "FEX"],
+        ["-", "enabled", "P", "/init", "WSLInterop"],
+        ["-", "enabled", "-", "/usr/bin/jexec", "jar"],
+    ];
+    assert_eq!(rows, expected);
+
+    let value = lab.json(["list"]);
+    assert_eq!(value["enabled"], true);
+    assert_eq!(value["instance"], INSTANCE);
+    assert!(value["scope"]["user-namespace"].is_u64());
+    let handlers = value["handlers"].as_array().unwrap();
+    assert_eq!(handlers.iter().map(|handler| handler["name"].as_str().unwrap()).collect::<Vec<_>>(), order());
+    let emulators: Vec<_> = handlers.iter().map(|handler| handler["emulator"].as_bool().unwrap()).collect();
+    assert_eq!(emulators, [true, true, false, false, false]);
+    assert_eq!(handlers[0]["arches"], serde_json::json!(["mips", "mipsn32"]));
+    assert_eq!(handlers[2]["state"], "disabled");
+    assert_eq!(handlers[3]["offset"], 2);
+    assert_eq!((&handlers[3]["magic"], &handlers[3]["mask"]), (&"4d5a".into(), &"fff0".into()));
+    assert_eq!(handlers[4]["extension"], "jar");
+}
+
+fn nothing(lab: &Lab) {
+    assert_eq!(lab.done(["list"]), "ARCH  STATE  FLAGS  INTERPRETER  NAME\n");
+    assert_eq!(lab.json(["list"])["handlers"], serde_json::json!([]));
+}
+
+fn escapes(lab: &Lab) {
+    lab.register(b":a\x1b[2J\nb:M::MZ::/bin/\x1b[31m\rtrue:").unwrap();
+    lab.register(b":\x1b]0;title\x07:E::\x1bx::/bin/true:").unwrap();
+    let arm = interpreter("arm");
+    lab.handler("\x1b[2Jarm", "arm", &lab.link("\x1b[31m\n/qemu-arm-static", &arm), Flags::FIX_BINARY);
+    for words in [
+        &["list"][..],
+        &["list", "--probe"],
+        &["list", "--json"],
+        &["register", "arm"],
+        &["register", "--credentials", "arm"],
+        &["verify"],
+        &["disable", "arm"],
+        &["enable", "arm", "--json"],
+        &["reset", "--dry-run"],
+        &["reset", "--json"],
+    ] {
+        let ran = lab.qus(words.iter().copied());
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        let commands = said.chars().any(|character| character.is_control() && character != '\n');
+        assert!(!said.is_empty() && !commands, "{words:?}: {ran:#?}");
+        if words == ["list"] {
+            assert_eq!(said.lines().count(), 4, "{ran:#?}");
+            assert!(said.contains(r"/bin/\u{1b}[31m\rtrue") && said.contains(r"a\u{1b}[2J\nb"), "{ran:#?}");
+        }
+    }
+    assert_eq!(order().len(), 2);
+}
+
+fn switched_off(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    lab.command("status", "0");
+    let message = "the whole instance is switched off: no handler is in force";
+    let cure = format!("echo 1 | sudo tee {INSTANCE}/status");
+    let ran = lab.qus(["list"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert!(ran.stderr.contains(message), "{ran:#?}");
+    ran.cured_by(&cure);
+    assert_eq!(lab.json(["list"])["enabled"], false);
+    for words in [&["register", "arm"][..], &["register", "s390x"], &["register", "--no-verify", "s390x"]] {
+        lab.refused(words.iter().copied(), 2, message).cured_by(&cure);
+    }
+    let ran = lab.qus(["verify"]);
+    assert_eq!(ran.status, 1, "{ran:#?}");
+    assert!(ran.stdout.contains("the whole instance is switched off"), "{ran:#?}");
+    lab.command("status", "1");
+    lab.done(["verify"]);
+}
+
+fn probes(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    lab.register(b":jar:E::jar::/usr/bin/jexec:").unwrap();
+    assert!(lab.done(["list", "--probe"]).contains(" qemu-arm  working"));
+    lab.handler("gone", "s390x", Path::new("/gone/qemu-s390x"), Flags::empty());
+    let ran = lab.qus(["list", "--probe"]);
+    assert_eq!(ran.status, 1, "{ran:#?}");
+    assert!(ran.stdout.contains("  gone      broken: its interpreter cannot be started: "), "{ran:#?}");
+    let value = lab.json(["list", "--probe"]);
+    let states: Vec<_> =
+        value["handlers"].as_array().unwrap().iter().map(|handler| &handler["probe"]["state"]).collect();
+    assert_eq!(states, [&"broken".into(), &serde_json::Value::Null, &"working".into()]);
+}
+
+fn switch(lab: &Lab) {
+    lab.register(b":jar:E::jar::/usr/bin/jexec:").unwrap();
+    lab.done(["register", "arm", "s390x", "microblaze"]);
+    let before = (lab.entries(), order());
+    assert_eq!(lab.done(["disable", "arm"]), "arm  disabled  qemu-arm\n");
+    assert!(busybox("arm", "true").is_err());
+    assert!(busybox("s390x", "true").is_ok());
+    assert_eq!(lab.done(["disable", "armhf"]), "arm  unchanged  qemu-arm\n");
+    assert_eq!(lab.done(["enable", "linux/arm/v7"]), "arm  enabled  qemu-arm\n");
+    assert_eq!(lab.done(["enable", "arm"]), "arm  unchanged  qemu-arm\n");
+    assert!(busybox("arm", "true").is_ok());
+    // Both of microblaze, and never the foreign one.
+    assert_eq!(lab.done(["disable", "all"]).matches(" disabled ").count(), 4);
+    assert!(lab.entries()["jar"].starts_with("enabled\n"));
+    let value = lab.json(["enable", "all"]);
+    assert_eq!(value["items"].as_array().unwrap().len(), 4);
+    assert_eq!(value["items"][0]["outcome"], "enabled");
+    assert_eq!((lab.entries(), order()), before);
+}
+
+fn nothing_to_switch(lab: &Lab) {
+    for command in ["enable", "disable"] {
+        let ran = lab.refused([command, "s390x"], 2, "there is no handler for s390x");
+        assert!(ran.stderr.contains("1 of 1 architectures have no handler"), "{ran:#?}");
+        ran.cured_by("sudo qus register s390x");
+        let ran = lab.qus([command, "all"]);
+        assert_eq!((ran.status, ran.stderr.as_str()), (0, "qus: no handler of QEMU's emulators is there\n"));
+    }
+    // What is there is switched all the same.
+    lab.done(["register", "arm"]);
+    let ran = lab.qus(["disable", "s390x", "arm"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(lab.entries()["qemu-arm"].starts_with("disabled\n"));
+}
+
+fn table(lab: &Lab) {
+    let text = lab.done(["show"]);
+    let rows: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let names: Vec<&str> = ARCHES.iter().map(|arch| arch.name).collect();
+    assert_eq!(rows, [&["ARCH"], names.as_slice()].concat());
+    let value = lab.json(["show"]);
+    let shown: Vec<_> = value["arches"].as_array().unwrap().iter().map(|arch| &arch["name"]).collect();
+    assert_eq!(shown, names);
+    // It needs no instance.
+    assert_eq!(lab.done(["show", "--instance", "/nowhere"]), text);
+}
+
+fn explains(lab: &Lab) {
+    for arch in ARCHES {
+        let text = lab.done(["show", arch.name]);
+        assert!(text.starts_with(&format!("{}: {}\n", arch.name, arch.description)), "{text}");
+        let value = lab.json(["show", arch.name]);
+        assert_eq!(value["name"], arch.name);
+        let handlers = value["handlers"].as_array().unwrap();
+        assert_eq!(handlers.len(), arch.identity.machines.len());
+        for (handler, name) in handlers.iter().zip(arch.handler_names()) {
+            assert_eq!(handler["name"], name);
+            let line = handler["line"].as_str().unwrap();
+            assert!(text.contains(&format!("\nhandler {name}\n")) && text.contains(line), "{text}");
+            // The line is one that the kernel takes, for an interpreter that is there. It is never in force: one of
+            // them is for this host's own programs.
+            lab.command("status", "0");
+            let path = format!("/usr/bin/qemu-{}-static", arch.name);
+            assert!(line.ends_with(&format!(":{path}:POF")), "{line}");
+            let there = line.replace(&path, interpreter("arm").to_str().unwrap());
+            assert!(Rule::parse(there.as_bytes()).is_ok(), "{there}");
+            lab.register(there.as_bytes()).unwrap();
+            let entry = fs::read_to_string(Path::new(INSTANCE).join(&name)).unwrap();
+            for field in ["magic", "mask"] {
+                let shown = format!("\n{field} {}\n", handler[field].as_str().unwrap());
+                assert!(entry.contains(&shown), "no {shown:?} in {entry}");
+            }
+            lab.command(&name, "-1");
+            lab.command("status", "1");
+        }
+    }
+}

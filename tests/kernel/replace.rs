@@ -1,0 +1,225 @@
+//! Replacement: a handler is in place throughout, and what fails its proof leaves everything as it was.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::Test;
+use crate::downloads::{self, interpreter};
+use crate::lab::{Lab, QUS, busybox, order};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("a_handler_is_in_place_throughout", throughout),
+    Test::new("an_interpreter_replaced_on_disk_is_taken_up", replaced_on_disk),
+    Test::new("what_is_no_emulator_is_taken_back", no_emulator),
+    Test::new("the_emulator_of_another_architecture_is_taken_back", other_emulator),
+    Test::new("a_failed_replacement_leaves_what_works", failed_replacement),
+    Test::new("a_dry_run_changes_nothing", dry_run),
+    Test::new("what_is_not_verified_is_called_so", no_verify),
+    Test::new("an_architecture_may_have_two_handlers", two_handlers),
+    Test::new("a_batch_goes_on", batch),
+    Test::new("what_the_host_runs_itself_is_refused", native),
+    Test::new("any_static_emulator_can_be_given", any_emulator),
+];
+
+fn throughout(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    let stop = AtomicBool::new(false);
+    let ran = thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            let mut ran = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let end = busybox("arm", "true");
+                assert!(matches!(&end, Ok(ran) if ran.status == 0), "after {ran}: {end:?}");
+                ran += 1;
+            }
+            ran
+        });
+        for folder in [downloads::newer(), downloads::distribution()].iter().cycle().take(24) {
+            let words = ["register", "--replace", "--interpreter-dir", folder.to_str().unwrap(), "arm"];
+            let said = lab.done(words);
+            assert!(said.contains(" replaced "), "{said}");
+            assert_eq!(order(), ["qemu-arm"]);
+        }
+        stop.store(true, Ordering::Relaxed);
+        running.join().unwrap()
+    });
+    assert!(ran > 24, "only {ran} programs ran meanwhile");
+}
+
+/// The file that runs a program of arm now.
+fn running() -> (u64, u64) {
+    let mut command = Command::new(downloads::busybox("arm"));
+    let mut child = command.arg0("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let exe = fs::metadata(format!("/proc/{}/exe", child.id())).unwrap();
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    (exe.dev(), exe.ino())
+}
+
+fn replaced_on_disk(lab: &Lab) {
+    let file = lab.copy("own/qemu-arm-static", &interpreter("arm"));
+    let words = ["register", "--interpreter-dir", "own", "arm"];
+    lab.done(words);
+    let id = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).unwrap();
+    let old = id(&file);
+    let new = lab.copy("new", &downloads::newer().join("qemu-arm-static"));
+    fs::rename(new, &file).unwrap();
+    // Nothing tells the kernel.
+    assert_eq!(running(), old);
+    let plan = lab.done(words.into_iter().chain(["--dry-run"]));
+    assert!(plan.contains(" would replace "), "{plan}");
+    let said = lab.done(words);
+    assert!(said.contains(" replaced "), "{said}");
+    assert!(said.contains("qemu-arm still ran the file that was replaced"), "{said}");
+    assert_eq!(order(), ["qemu-arm"]);
+    assert_ne!(id(&file), old);
+    assert_eq!(running(), id(&file));
+    assert!(lab.done(words).contains(" unchanged "));
+}
+
+/// `file` passes for an emulator of arm by its looks, and fails its proof for `reason`.
+fn taken_back(lab: &Lab, file: &Path, reason: &str) {
+    lab.copy("own/qemu-arm-static", file);
+    lab.link("own/qemu-s390x-static", &interpreter("s390x"));
+    let words = ["register", "--replace", "--interpreter-dir", "own", "arm"];
+    let ran = lab.refused(words, 1, reason);
+    assert!(ran.stdout.starts_with("arm  unproven "), "{ran:#?}");
+    assert!(ran.stderr.contains("1 of 1 architectures unproven"), "{ran:#?}");
+    let item = &lab.json(words)["items"][0];
+    assert_eq!(item["verified"], false);
+    assert_eq!(item["handlers"], serde_json::json!([]));
+    // Beside it, what works stays.
+    let ran = lab.qus(["register", "--interpreter-dir", "own", "arm", "s390x"]);
+    assert_eq!(ran.status, 1, "{ran:#?}");
+    assert_eq!(order(), ["qemu-s390x"], "{ran:#?}");
+}
+
+fn no_emulator(lab: &Lab) {
+    taken_back(lab, Path::new(QUS), "its probe ended with status 2, not 42: error: unrecognized subcommand");
+}
+
+fn other_emulator(lab: &Lab) {
+    taken_back(lab, &interpreter("s390x"), "its probe ended with status 255, not 42: ");
+}
+
+fn failed_replacement(lab: &Lab) {
+    lab.done(["register", "arm", "s390x"]);
+    lab.copy("own/qemu-arm-static", Path::new(QUS));
+    let words = ["register", "--replace", "--interpreter-dir", "own", "arm"];
+    lab.refused(words, 1, "its probe ended with status 2, not 42");
+    assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
+    assert!(lab.done(["register", "arm"]).contains(" unchanged "));
+}
+
+fn dry_run(lab: &Lab) {
+    let planned = |words: &[&str], said: &str, status: i32| {
+        let words = ["register", "--dry-run"].iter().chain(words).copied();
+        let before = (lab.entries(), order());
+        let ran = lab.qus(words.clone());
+        assert_eq!(ran.status, status, "{ran:#?}");
+        assert!(ran.stdout.contains(said), "no {said:?} in {ran:#?}");
+        assert!(!ran.stderr.contains("they run"), "{ran:#?}");
+        let value = lab.json(words);
+        assert_eq!(value["dry_run"], true);
+        assert_eq!(value["items"][0]["verified"], said == "unchanged");
+        assert_eq!((lab.entries(), order()), before);
+    };
+    planned(&["arm"], "would register", 0);
+    lab.handler("qemu-arm", "arm", &interpreter("arm"), qus::binfmt::Flags::empty());
+    planned(&["arm"], "qemu-arm was in vain: it works on this host, but not from an empty root directory", 0);
+    planned(&["x86_64"], "this host runs x86_64 itself", 2);
+    let newer = downloads::newer();
+    planned(&["--interpreter-dir", newer.to_str().unwrap(), "arm"], "qemu-arm was in vain", 0);
+    lab.done(["register", "arm"]);
+    planned(&["arm"], "unchanged", 0);
+    planned(&["--interpreter-dir", newer.to_str().unwrap(), "arm"], "has its programs", 2);
+}
+
+fn no_verify(lab: &Lab) {
+    let said = lab.done(["register", "--no-verify", "arm"]);
+    assert!(said.ends_with(", unverified\n"), "{said}");
+    let item = &lab.json(["register", "--no-verify", "arm"])["items"][0];
+    assert_eq!(item["outcome"], "unchanged");
+    assert_eq!(item["verified"], false);
+    assert_eq!(item["proof"], serde_json::Value::Null);
+    assert!(lab.done(["register", "arm"]).contains("unchanged  POF"));
+    assert_eq!(lab.json(["register", "arm"])["items"][0]["proof"]["empty_root"], true);
+}
+
+fn two_handlers(lab: &Lab) {
+    let names = qus::arch::Arch::by_target("microblaze").unwrap().handler_names();
+    assert_eq!(names.len(), 2);
+    lab.done(["register", "microblaze"]);
+    assert_eq!(lab.entries().keys().collect::<Vec<_>>(), names.iter().collect::<Vec<_>>());
+    for name in &names {
+        lab.command(name, "-1");
+        let said = lab.done(["register", "microblaze"]);
+        assert!(said.starts_with("microblaze  re"), "{said}");
+        assert_eq!(lab.entries().len(), 2, "{said}");
+        assert!(lab.done(["register", "microblaze"]).contains(" unchanged "));
+    }
+    lab.done(["reset", "microblaze"]);
+    assert!(order().is_empty());
+    // A file replaced on disk is replaced in both.
+    let file = lab.copy("own/qemu-microblaze-static", &interpreter("microblaze"));
+    let words = ["register", "--interpreter-dir", "own", "microblaze"];
+    lab.done(words);
+    let before = order();
+    fs::rename(lab.copy("new", &downloads::newer().join("qemu-microblaze-static")), file).unwrap();
+    assert!(lab.done(words).contains("still ran the file that was replaced"));
+    assert_eq!(order(), before);
+}
+
+fn batch(lab: &Lab) {
+    lab.link("own/qemu-arm-static", &interpreter("arm"));
+    lab.link("own/qemu-aarch64-static", &interpreter("aarch64"));
+    lab.copy("own/qemu-mips-static", Path::new("/bin/true"));
+    lab.copy("own/qemu-m68k-static", Path::new(QUS));
+    let words = ["register", "--interpreter-dir", "own", "arm,mips,x86_64", "m68k", "aarch64"];
+    let ran = lab.qus(words);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    let outcomes: Vec<&str> =
+        ran.stdout.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert_eq!(outcomes, ["registered", "missing", "refused", "unproven", "registered"], "{ran:#?}");
+    let summary = "qus: 3 of 5 architectures missing, refused, unproven; the others run in user namespace ";
+    assert!(ran.stderr.contains(summary), "{ran:#?}");
+    assert!(ran.stderr.contains(" alone, and not on the host\n"), "{ran:#?}");
+    ran.cured_by("qus register --fetch mips");
+    assert_eq!(order().len(), 2, "{ran:#?}");
+    for arch in ["arm", "aarch64"] {
+        assert_eq!(busybox(arch, "echo works").unwrap().stdout, "works\n");
+    }
+    let value = lab.json(words);
+    let outcomes: Vec<_> = value["items"].as_array().unwrap().iter().map(|item| &item["outcome"]).collect();
+    assert_eq!(outcomes, ["unchanged", "missing", "refused", "unproven", "unchanged"]);
+}
+
+fn native(lab: &Lab) {
+    let own = std::env::consts::ARCH;
+    let message = format!("this host runs {own} itself; its programs would all go through the emulator");
+    lab.refused(["register", own], 2, &message);
+    // Not even when it is asked for: no program could be started any more.
+    let message = "its rule takes this host's own programs: none of them could be started any more";
+    lab.refused(["register", "--force-native", own], 2, message);
+    lab.refused(["register", "--force-native", "--replace", own], 2, message);
+    let all = lab.done(["register", "all"]);
+    assert!(!all.lines().any(|line| line.split_whitespace().next() == Some(own)), "{all}");
+}
+
+fn any_emulator(lab: &Lab) {
+    let file = lab.copy("opt/my-emulator", &interpreter("arm"));
+    let words = ["register", "--interpreter", file.to_str().unwrap(), "arm"];
+    assert!(lab.done(words).contains(" registered "));
+    assert_eq!(order(), ["qus-arm"]);
+    assert!(lab.done(words).contains(" unchanged "));
+    assert!(lab.done(["register", "arm"]).contains(" kept "));
+    let listed = lab.json(["list"]);
+    assert_eq!(listed["handlers"][0]["arches"], serde_json::json!(["arm"]));
+    assert!(lab.done(["reset", "arm"]).contains(" removed "));
+    assert!(order().is_empty());
+}

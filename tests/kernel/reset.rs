@@ -1,0 +1,156 @@
+//! `qus reset` removes what starts QEMU's emulators, whatever it is called, and leaves exactly the rest.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use qus::binfmt::Flags;
+
+use crate::Test;
+use crate::downloads::interpreter;
+use crate::lab::{Lab, order};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("reset_leaves_what_is_not_qemus", foreign),
+    Test::new("reset_finds_emulators_under_any_name", odd_names),
+    Test::new("reset_of_one_architecture_leaves_the_others", one),
+    Test::new("reset_takes_every_name_of_an_architecture", names),
+    Test::new("a_second_reset_has_nothing_to_do", twice),
+    Test { mounted: false, ..Test::new("reset_where_nothing_is_mounted_is_done", not_mounted) },
+    Test::new("a_dry_run_of_reset_removes_nothing", dry_run),
+    Test::new("reset_clears_away_what_an_interrupted_run_left", leftovers),
+];
+
+/// Registers what others than QEMU have on their machines: Java, Python, the Windows programs of WSL, Wine, and translators
+/// for foreign programs that are none of QEMU's. What is there then.
+fn others(lab: &Lab) -> BTreeMap<String, String> {
+    lab.register(b":jar:E::jar::/usr/bin/jexec:").unwrap();
+    lab.register(b":python3.11:M::\\xa7\\x0d\\x0d\\x0a::/usr/bin/python3.11:").unwrap();
+    lab.register(b":WSLInterop:M::MZ::/init:P").unwrap();
+    lab.register(b":wine:M::MZ::/usr/bin/wine:").unwrap();
+    // Names that look like ours, for other files.
+    lab.register(b":qemu-arm:M::MZ::/usr/bin/qemu-arm-static:").unwrap();
+    lab.register(b":qus-arm:E::exe::/bin/true:").unwrap();
+    lab.handler("rosetta", "aarch64", Path::new("/mnt/lima-rosetta/rosetta"), Flags::empty());
+    lab.handler("FEX-s390x", "s390x", &interpreter("s390x").with_file_name("FEXInterpreter"), Flags::empty());
+    // One for this host's own programs: it must be off before anything is started.
+    lab.handler("box64", std::env::consts::ARCH, Path::new("/usr/local/bin/box64"), Flags::empty());
+    lab.command("box64", "0");
+    lab.entries()
+}
+
+fn foreign(lab: &Lab) {
+    let before = others(lab);
+    let names = order();
+    // A name that is taken stays with who has it.
+    lab.done(["register", "aarch64_be", "riscv64", "microblaze", "hppa"]);
+    assert_eq!(lab.entries().len(), before.len() + 5);
+    let ran = lab.qus(["reset"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert_eq!(ran.stdout.matches(" removed ").count(), 5, "{ran:#?}");
+    assert_eq!((lab.entries(), order()), (before, names.clone()));
+    assert_eq!(lab.json(["reset"])["left"], serde_json::json!(names));
+}
+
+/// Registers emulators of QEMU's under all sorts of names.
+fn odd(lab: &Lab) {
+    lab.handler("arm", "arm", Path::new("/x/qemu-arm-static"), Flags::empty());
+    lab.handler("foo", "arm", Path::new("/usr/libexec/qemu-binfmt/arm-binfmt-P"), Flags::PRESERVE_ARGV0);
+    lab.handler("with space", "aarch64", Path::new("/usr/bin/buildkit-qemu-aarch64"), Flags::empty());
+    lab.handler("off", "s390x", Path::new("/usr/bin/qemu-s390x"), Flags::empty());
+    lab.command("off", "0");
+    // What is in no file system, as of an image that brought it: its name alone tells.
+    let memory = format!("/proc/self/fd/../../../{}", interpreter("riscv64").display());
+    lab.handler("qemu-riscv64", "riscv64", Path::new(&memory), Flags::FIX_BINARY);
+    // QEMU's own script, which has both bytes of the type in the wrong order.
+    let microblaze =
+        b":qemu-microblaze:M::\\x7fELF\\x01\\x02\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\
+        \\x00\\x02\\xba\\xab:\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\
+        \\xfe\\xff\\xff\\xff:/usr/bin/qemu-microblaze:";
+    lab.register(microblaze).unwrap();
+}
+
+fn odd_names(lab: &Lab) {
+    odd(lab);
+    let ran = lab.qus(["reset"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    for (arch, name) in [
+        ("arm", "arm"),
+        ("arm", "foo"),
+        ("aarch64", "with space"),
+        ("s390x", "off"),
+        ("riscv64", "qemu-riscv64"),
+        ("microblaze", "qemu-microblaze"),
+    ] {
+        let said = |line: &str| {
+            line.starts_with(&format!("{arch} ")) && line.contains(&format!(" removed  {name} "))
+        };
+        assert!(ran.stdout.lines().any(said), "no {arch} {name} in {ran:#?}");
+    }
+    assert!(order().is_empty(), "{ran:#?}");
+}
+
+fn one(lab: &Lab) {
+    odd(lab);
+    let said = lab.done(["reset", "arm"]);
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert_eq!(order(), ["qemu-microblaze", "qemu-riscv64", "off", "with space"]);
+    lab.done(["reset", "s390x,aarch64", "microblaze"]);
+    assert_eq!(order(), ["qemu-riscv64"]);
+}
+
+fn names(lab: &Lab) {
+    for name in ["arm64", "linux/arm64", "linux/arm64/v8", "aarch64-linux", "arm64v8"] {
+        lab.done(["register", name, "arm"]);
+        let said = lab.done(["reset", name]);
+        assert!(said.starts_with("aarch64  removed  qemu-aarch64  "), "{name}: {said}");
+        assert_eq!(order(), ["qemu-arm"]);
+    }
+    lab.done(["register", "arm64"]);
+    lab.done(["reset", "all"]);
+    assert!(order().is_empty());
+}
+
+fn twice(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    lab.done(["reset"]);
+    for words in [&["reset"][..], &["reset", "arm"]] {
+        let ran = lab.qus(words.iter().copied());
+        assert_eq!(ran.status, 0, "{ran:#?}");
+        assert_eq!(
+            (ran.stdout.as_str(), ran.stderr.as_str()),
+            ("", "qus: no handler of QEMU's emulators is there\n")
+        );
+    }
+    assert_eq!(lab.qus(["reset", "--quiet"]).stderr, "");
+    assert_eq!(lab.json(["reset"])["items"], serde_json::json!([]));
+}
+
+fn not_mounted(lab: &Lab) {
+    let ran = lab.qus(["reset"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    let message = "qus: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: there is nothing to remove\n";
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", message));
+    // In a user namespace mounting would hide the host's handlers.
+    assert!(!Path::new("/proc/sys/fs/binfmt_misc/register").exists());
+}
+
+fn dry_run(lab: &Lab) {
+    others(lab);
+    odd(lab);
+    let before = (lab.entries(), order());
+    let said = lab.done(["reset", "--dry-run"]);
+    assert_eq!(said.matches(" would remove ").count(), 6, "{said}");
+    assert_eq!((lab.entries(), order()), before);
+    let value = lab.json(["reset", "-n", "arm"]);
+    assert_eq!(value["dry_run"], true);
+    let names: Vec<_> = value["items"].as_array().unwrap().iter().map(|item| &item["name"]).collect();
+    assert_eq!(names, ["foo", "arm"]);
+    assert_eq!((lab.entries(), order()), before);
+}
+
+fn leftovers(lab: &Lab) {
+    lab.handler("qemu-arm.qus-99", "arm", &interpreter("arm"), Flags::FIX_BINARY);
+    lab.handler("qus-arm.qus-99", "arm", &interpreter("arm").with_file_name("box"), Flags::empty());
+    lab.done(["reset", "arm"]);
+    assert!(order().is_empty());
+}
