@@ -29,15 +29,27 @@ pub(crate) static TESTS: &[Test] = &[
 fn throughout(lab: &Lab) {
     lab.done(["register", "arm"]);
     let stop = AtomicBool::new(false);
-    let ran = thread::scope(|scope| {
+    let until_stopped = |look: &dyn Fn()| {
+        let mut count = 0;
+        while !stop.load(Ordering::Relaxed) {
+            look();
+            count += 1;
+        }
+        count
+    };
+    let (ran, seen) = thread::scope(|scope| {
         let running = scope.spawn(|| {
-            let mut ran = 0;
-            while !stop.load(Ordering::Relaxed) {
+            until_stopped(&|| {
                 let end = busybox("arm", "true");
-                assert!(matches!(&end, Ok(ran) if ran.status == 0), "after {ran}: {end:?}");
-                ran += 1;
-            }
-            ran
+                assert!(matches!(&end, Ok(ran) if ran.status == 0), "{end:?}");
+            })
+        });
+        // A program takes long to start, compared with the gap there might be; the kernel's list is read in no time.
+        let watching = scope.spawn(|| {
+            until_stopped(&|| {
+                let names = order();
+                assert!(names.iter().any(|name| name.starts_with("qemu-arm")), "{names:?}");
+            })
         });
         for folder in [downloads::newer(), downloads::distribution()].iter().cycle().take(24) {
             let words = ["register", "--replace", "--interpreter-dir", folder.to_str().unwrap(), "arm"];
@@ -46,9 +58,9 @@ fn throughout(lab: &Lab) {
             assert_eq!(order(), ["qemu-arm"]);
         }
         stop.store(true, Ordering::Relaxed);
-        running.join().unwrap()
+        (running.join().unwrap(), watching.join().unwrap())
     });
-    assert!(ran > 24, "only {ran} programs ran meanwhile");
+    assert!(ran > 24 && seen > 24, "only {ran} programs ran meanwhile, and the list was read {seen} times");
 }
 
 /// The file that runs a program of arm now.
