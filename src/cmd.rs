@@ -14,6 +14,7 @@ mod which;
 use std::fs::File;
 use std::io;
 use std::time::SystemTime;
+use std::path::Path;
 
 use anyhow::Result;
 
@@ -97,6 +98,14 @@ fn emulators<'a>(
                 .is_none_or(|named| named.contains(arch) || named.iter().any(|arch| is_mainly(handler, arch)))
         })
         .collect()
+}
+
+/// The interpreter of a handler, where it is an emulator of QEMU's that can be asked for its version: of no other is it
+/// known that it has one to tell and does nothing else. A path in `/proc` is of another file in every process.
+fn version_path(handler: &Handler) -> Option<&Path> {
+    plan::emulates(handler)?;
+    let path = handler.entry.interpreter.as_deref()?;
+    (path.is_absolute() && !path.starts_with("/proc")).then_some(path)
 }
 
 /// Whether a handler takes programs of `arch` and of nothing else.

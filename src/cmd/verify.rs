@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::open_instance;
+use super::{open_instance, version_path};
 use crate::arch::Arch;
 use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::cli::{Common, Verify, named};
@@ -63,13 +63,8 @@ pub(super) fn health(handlers: &[Handler], enabled: bool) -> Result<BTreeMap<Han
         .collect();
     let mut subjects: Vec<Subject> = judged.iter().filter_map(|(_, subject)| *subject).collect();
     subjects.dedup();
-    // Only of QEMU's emulators is it known that they have a version to tell and do nothing else.
-    let mut interpreters: Vec<&Path> = judged
-        .iter()
-        .filter(|(handler, _)| plan::emulates(handler).is_some())
-        .filter_map(|(handler, _)| handler.entry.interpreter.as_deref())
-        .filter(|path| path.is_absolute())
-        .collect();
+    let mut interpreters: Vec<&Path> =
+        judged.iter().filter_map(|(handler, _)| version_path(handler)).collect();
     interpreters.sort_unstable();
     interpreters.dedup();
     let (trials, versions) =

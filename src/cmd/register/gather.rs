@@ -7,7 +7,7 @@ use crate::arch::{ARCHES, Arch};
 use crate::binfmt::{Flags, Handler};
 use crate::cli::{Register, named};
 use crate::cmd::fetch::{self, Order};
-use crate::cmd::own_head;
+use crate::cmd::{own_head, version_path};
 use crate::folders;
 use crate::interpreter::{Found, Interpreter, Unfit, default_places, search};
 use crate::output::path_text;
@@ -266,12 +266,6 @@ fn wishes(args: &Register) -> String {
 
 /// What to do when nothing can be executed.
 pub(super) const NO_VERIFY: &str = "qus register --no-verify … (what is registered is then unverified)";
-
-/// The interpreter of a handler, where it is an emulator of QEMU's that can be asked for its version.
-fn version_path(handler: &Handler) -> Option<&Path> {
-    plan::emulates(handler)?;
-    handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())
-}
 
 /// What is wrong with the file at the path of a handler's interpreter. With `F` the file may be gone from there, and
 /// the handler all right (K49).
