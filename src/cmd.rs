@@ -19,7 +19,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::arch::Arch;
-use crate::binfmt::{HEAD, Handler};
+use crate::binfmt::{HEAD, Handler, HandlerName};
 use crate::cli::{Cli, Command, Common};
 use crate::kernel::{Instance, OpenError};
 use crate::namespace::{Lifetime, Scope};
@@ -98,6 +98,11 @@ fn emulators<'a>(
                 .is_none_or(|named| named.contains(arch) || named.iter().any(|arch| is_mainly(handler, arch)))
         })
         .collect()
+}
+
+/// The name of a handler for JSON, as it is; whoever prints it escapes it.
+fn plain(name: &HandlerName) -> String {
+    String::from_utf8_lossy(name.as_bytes()).into_owned()
 }
 
 /// The interpreter of a handler, where it is an emulator of QEMU's that can be asked for its version: of no other is it

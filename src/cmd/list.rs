@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::verify::{Health, health};
-use super::{open_instance, switched_off};
+use super::{open_instance, plain, switched_off};
 use crate::arch::Arch;
 use crate::binfmt::{Handler, Hex, Matcher};
 use crate::cli::{Common, List};
@@ -125,7 +125,7 @@ fn handler_view(handler: &Handler, owner: &Owner, probe: Option<Health>) -> Hand
         None => Takes::Unknown {},
     };
     HandlerView {
-        name: String::from_utf8_lossy(handler.name.as_bytes()).into(),
+        name: plain(&handler.name),
         arches: arches.iter().map(|arch| arch.name).collect(),
         emulator: plan::emulates(handler).is_some(),
         state: if entry.enabled { "enabled" } else { "disabled" },

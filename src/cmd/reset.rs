@@ -6,7 +6,7 @@ use anyhow::Result;
 use nix::unistd::geteuid;
 use serde::Serialize;
 
-use super::emulators;
+use super::{emulators, plain};
 use crate::binfmt::HandlerName;
 use crate::cli::{Common, Reset, named};
 use crate::kernel::{HandlerError, Instance, OpenError};
@@ -60,13 +60,13 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
                 ("failed", Some(error.to_string()))
             }
         };
-        let name = escape(&handler.name.to_string());
+        let name = plain(&handler.name);
         let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
         items.push(Item { arch: arch.name, outcome, name, interpreter, error });
     }
     let is_doomed = |name: &HandlerName| doomed.iter().any(|(handler, _)| handler.name == *name);
     let left = handlers.iter().filter(|handler| !is_doomed(&handler.name));
-    let left: Vec<String> = left.map(|handler| escape(&handler.name.to_string())).collect();
+    let left: Vec<String> = left.map(|handler| plain(&handler.name)).collect();
     let view = View { scope: Scope::here(), dry_run: args.dry_run, items, left };
     output.data(&view, || text(&view))?;
     if view.items.is_empty() {
@@ -98,7 +98,7 @@ fn text(view: &View) -> String {
         .map(|item| {
             let interpreter = item.interpreter.as_ref().map(|path| path_text(Path::new(path)));
             let detail = item.error.clone().or(interpreter).unwrap_or_default();
-            vec![item.arch.to_owned(), item.outcome.to_owned(), item.name.clone(), detail]
+            vec![item.arch.to_owned(), item.outcome.to_owned(), escape(&item.name), detail]
         })
         .collect();
     columns(&rows)

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{emulators, open_instance};
+use super::{emulators, open_instance, plain};
 use crate::cli::{Common, Switch, named};
 use crate::namespace::Scope;
 use crate::output::{Output, Status, columns, escape};
@@ -45,7 +45,7 @@ pub(super) fn run(args: &Switch, enable: bool, common: &Common, output: &mut Out
                 }
             }
         };
-        items.push(Item { arch: arch.name, outcome, name: Some(escape(&handler.name.to_string())), error });
+        items.push(Item { arch: arch.name, outcome, name: Some(plain(&handler.name)), error });
     }
     for arch in arches.unwrap_or_default() {
         if !chosen.iter().any(|(_, served)| *served == arch) {
@@ -57,7 +57,7 @@ pub(super) fn run(args: &Switch, enable: bool, common: &Common, output: &mut Out
     let view = View { scope: Scope::here(), items };
     output.data(&view, || {
         let row = |item: &Item| {
-            let detail = item.error.clone().or_else(|| item.name.clone()).unwrap_or_default();
+            let detail = item.error.clone().or_else(|| item.name.as_deref().map(escape)).unwrap_or_default();
             vec![item.arch.to_owned(), item.outcome.to_owned(), detail]
         };
         columns(&view.items.iter().map(row).collect::<Vec<_>>())

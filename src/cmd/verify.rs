@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{open_instance, version_path};
+use super::{open_instance, plain, version_path};
 use crate::arch::Arch;
 use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::cli::{Common, Verify, named};
@@ -167,7 +167,7 @@ pub(super) fn run(args: &Verify, common: &Common, output: &mut Output<'_>) -> Re
         let Some(arch) = main_arch(handler).filter(|arch| wanted(arch)) else { continue };
         if let Some(health) = health.remove(&handler.name) {
             let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
-            items.push(Item { arch: arch.name, name: Some(handler.name.to_string()), interpreter, health });
+            items.push(Item { arch: arch.name, name: Some(plain(&handler.name)), interpreter, health });
         }
     }
     let mut unserved: Vec<&'static Arch> = named.into_iter().flatten().collect();

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::gather::{Gathered, first_line};
 use crate::arch::Arch;
 use crate::binfmt::{Flags, HandlerName, Rule};
+use crate::cmd::plain;
 use crate::namespace::{Lifetime, Scope};
 use crate::output::{Output, Status, columns, escape, path_text};
 use crate::plan::{self, Decision, Registration};
@@ -114,7 +115,7 @@ impl Item {
 
     fn standing(&mut self, outcome: Outcome, names: &[HandlerName], arch: &Arch, gathered: &Gathered) {
         self.outcome = outcome;
-        self.handlers = names.iter().map(ToString::to_string).collect();
+        self.handlers = names.iter().map(plain).collect();
         let handler = gathered.handlers.iter().find(|handler| Some(&handler.name) == names.first());
         self.flags = handler.map(|handler| handler.entry.flag_letters());
         let path = handler.and_then(|handler| handler.entry.interpreter.as_deref());
