@@ -100,9 +100,12 @@ impl<'a> Output<'a> {
 
     /// Tells what failed, and the cure.
     pub fn problem(&mut self, problem: &Problem) -> io::Result<()> {
-        let message = problem.message.replace('\n', "\n     ");
-        writeln!(self.prose, "qus: {message}")?;
-        problem.cure.iter().try_for_each(|cure| writeln!(self.prose, "     cure: {cure}"))
+        let message: Vec<String> = problem.message.lines().map(escape).collect();
+        writeln!(self.prose, "qus: {}", message.join("\n     "))?;
+        let mut cure = problem.cure.iter().flat_map(|cure| cure.lines().map(escape)).enumerate();
+        cure.try_for_each(|(index, line)| {
+            writeln!(self.prose, "     {}{line}", if index == 0 { "cure: " } else { "      " })
+        })
     }
 
     /// Tells what made the whole command fail: as [`problem`](Self::problem), and as the JSON object that is promised.

@@ -230,7 +230,7 @@ impl Item {
                 detail.push_str(&format!("; {message}"));
             }
         } else {
-            detail = self.message.as_deref().map(|text| text.replace('\n', " ")).unwrap_or_default();
+            detail = self.message.as_deref().map(|text| escape(&text.replace('\n', " "))).unwrap_or_default();
         }
         let word = self.outcome.word();
         let is_plan = dry_run && matches!(self.outcome, Outcome::Registered | Outcome::Replaced);
@@ -356,6 +356,6 @@ fn together(cures: &[&str]) -> Option<String> {
     if arches.len() == cures.len() {
         Some(format!("{command} {}", arches.join(" ")))
     } else {
-        Some(cures.join("\n           "))
+        Some(cures.join("\n"))
     }
 }
