@@ -27,6 +27,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("an_interpreter_that_is_not_there_is_refused", absent),
     Test::new("an_interpreter_on_a_noexec_mount_is_refused", noexec),
     Test::new("a_setuid_interpreter_is_refused", setuid),
+    Test::new("an_interpreter_open_for_writing_is_refused", busy),
     Test::new("unfit_interpreters_are_passed_over", passed_over),
     Test::new("one_interpreter_is_for_one_architecture", one_architecture),
     Test::new("a_path_may_hold_the_delimiter", delimiter),
@@ -156,6 +157,18 @@ fn setuid(lab: &Lab) {
             "has a setuid or setgid bit: every program that it runs would get the rights of its owner";
         unfit(lab, &file, message).cured_by(&format!("chmod ug-s {}", file.display()));
     }
+}
+
+fn busy(lab: &Lab) {
+    // What only the kernel finds out, at the write.
+    let file = lab.copy("d/qemu-arm-static", &interpreter("arm"));
+    let writer = fs::OpenOptions::new().append(true).open(&file).unwrap();
+    let path = file.to_str().unwrap();
+    let message = format!("the kernel cannot open the interpreter {path}: a process has it open for writing");
+    lab.refused(["register", "--interpreter", path, "arm"], 2, &message);
+    lab.done(["register", "--interpreter-dir", "d", "--dry-run", "arm"]);
+    drop(writer);
+    lab.done(["register", "--interpreter", path, "arm"]);
 }
 
 fn passed_over(lab: &Lab) {

@@ -8,7 +8,7 @@ use qus::binfmt::Flags;
 
 use crate::Test;
 use crate::downloads::{self, interpreter};
-use crate::lab::{Lab, busybox, order};
+use crate::lab::{Lab, OURS, busybox, order};
 
 pub(crate) static TESTS: &[Test] = &[
     Test::new("a_second_run_changes_nothing", second_run),
@@ -26,9 +26,6 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("credentials_are_asked_for_by_flag", credentials),
     Test::new("credentials_need_an_interpreter_of_root_alone", credentials_refused),
 ];
-
-/// What qus registers with.
-const OURS: Flags = Flags::PRESERVE_ARGV0.union(Flags::OPEN_BINARY).union(Flags::FIX_BINARY);
 
 fn second_run(lab: &Lab) {
     let words = ["register", "arm", "aarch64", "microblaze", "riscv64"];
@@ -147,6 +144,12 @@ fn foreign(lab: &Lab) {
     assert!(ran.stderr.contains("1 of 1 architectures conflict"), "{ran:#?}");
     ran.cured_by("qus register --replace arm");
     assert!(lab.done(["reset"]).is_empty());
+    // Beside another trouble each has its own cure.
+    lab.link("own/qemu-arm-static", &ours);
+    let ran = lab.qus(["register", "--interpreter-dir", "own", "arm", "mips"]);
+    let cures =
+        "     cure: qus register --replace --interpreter-dir own arm\n           qus register --fetch mips\n";
+    assert!(ran.stderr.ends_with(cures), "{ran:#?}");
 
     let said = lab.done(["register", "--replace", "arm"]);
     assert!(said.contains(" registered ") && said.contains("; FEX-arm now lies behind it"), "{said}");

@@ -18,6 +18,9 @@ use crate::namespace::INSTANCE;
 /// The qus under test.
 pub(crate) const QUS: &str = env!("CARGO_BIN_EXE_qus");
 
+/// The flags that qus registers with.
+pub(crate) const OURS: Flags = Flags::PRESERVE_ARGV0.union(Flags::OPEN_BINARY).union(Flags::FIX_BINARY);
+
 /// The surroundings of one test.
 pub(crate) struct Lab {
     folder: tempfile::TempDir,

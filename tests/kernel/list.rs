@@ -72,8 +72,14 @@ fn escapes(lab: &Lab) {
     lab.register(b":\x1b]0;title\x07:E::\x1bx::/bin/true:").unwrap();
     let arm = interpreter("arm");
     lab.handler("\x1b[2Jarm", "arm", &lab.link("\x1b[31m\n/qemu-arm-static", &arm), Flags::FIX_BINARY);
+    lab.copy("\x1b[33m/qemu-s390x-static", &arm);
+    lab.shell("chmod 777 */qemu-s390x-static");
     for words in [
-        &["list"][..],
+        &["register", "--credentials", "--interpreter-dir", "\x1b[33m", "s390x"][..],
+        &["register", "--interpreter", "\x1b[33m/none", "s390x"],
+        &["register", "--from", "\x1b[33m.deb", "s390x"],
+        &["list", "--instance", "\x1b[33m"],
+        &["list"],
         &["list", "--probe"],
         &["list", "--json"],
         &["register", "arm"],
@@ -82,7 +88,7 @@ fn escapes(lab: &Lab) {
         &["disable", "arm"],
         &["enable", "arm", "--json"],
         &["reset", "--dry-run"],
-        &["reset", "--json"],
+        &["reset", "--dry-run", "--json"],
     ] {
         let ran = lab.qus(words.iter().copied());
         let said = format!("{}{}", ran.stdout, ran.stderr);
@@ -93,7 +99,15 @@ fn escapes(lab: &Lab) {
             assert!(said.contains(r"/bin/\u{1b}[31m\rtrue") && said.contains(r"a\u{1b}[2J\nb"), "{ran:#?}");
         }
     }
-    assert_eq!(order().len(), 2);
+    // For a machine they are what they are, by every command.
+    let name = "\x1b[2Jarm";
+    assert_eq!(lab.json(["list"])["handlers"][0]["name"], name);
+    assert_eq!(lab.json(["register", "arm"])["items"][0]["handlers"][0], name);
+    assert_eq!(lab.json(["verify"])["items"][0]["name"], name);
+    assert_eq!(lab.json(["enable", "arm"])["items"][0]["name"], name);
+    let value = lab.json(["reset"]);
+    assert_eq!(value["items"][0]["name"], name);
+    assert_eq!(value["left"], serde_json::json!(order()));
 }
 
 fn switched_off(lab: &Lab) {
