@@ -35,6 +35,8 @@ pub const HELPER: &str = "__probe";
 
 /// How long one execution may take: an emulator starts in milliseconds, on a host that is itself emulated in seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How often a probe is run at most, until it is seen what runs it: on a busy host it may end before we get to look.
+const LOOKS: usize = 8;
 /// How much is kept of what an execution prints, in bytes.
 const SAID_MAX: usize = 2048;
 
@@ -183,10 +185,22 @@ impl Means {
         Ok(Self { proc: proc.into(), null: File::open("/dev/null")? })
     }
 
+    /// Runs the probe at `path`, again where it had ended before it could be seen what runs it.
     fn probe(&self, path: &Path) -> Outcome {
-        let mut command = Command::new(path);
-        command.arg0(ARGV0);
-        self.execute(command)
+        let execute = || {
+            let mut command = Command::new(path);
+            command.arg0(ARGV0);
+            self.execute(command)
+        };
+        let unseen = |outcome: &Outcome| outcome.started.is_none() && matches!(outcome.end, End::Exited(_));
+        let mut outcome = execute();
+        for _ in 1..LOOKS {
+            if !unseen(&outcome) {
+                break;
+            }
+            outcome = execute();
+        }
+        outcome
     }
 
     fn version(&self, path: &Path) -> String {
