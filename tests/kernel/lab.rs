@@ -8,6 +8,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use nix::mount::{MntFlags, umount2};
 use qus::arch::Arch;
 use qus::binfmt::{Flags, HandlerName, Matcher, Rule};
 use serde_json::Value;
@@ -180,6 +181,17 @@ impl Lab {
     pub(crate) fn command(&self, name: &str, word: &str) {
         let mut file = fs::OpenOptions::new().write(true).open(Path::new(INSTANCE).join(name)).unwrap();
         file.write_all(word.as_bytes()).unwrap();
+    }
+}
+
+/// What is mounted in the folder would keep it from being removed.
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let points = mounts.lines().filter_map(|mount| mount.split(' ').nth(1)).map(Path::new);
+        for point in points.filter(|point| point.starts_with(self.folder.path())) {
+            let _gone_with_the_namespace_at_the_latest = umount2(point, MntFlags::MNT_DETACH);
+        }
     }
 }
 
