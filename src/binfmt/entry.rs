@@ -68,7 +68,16 @@ impl Entry {
             unknown_lines: Vec::new(),
         };
         let mut window = Window::default();
-        for line in rest.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let mut rest = rest;
+        while !rest.is_empty() {
+            if let Some(extension) = rest.strip_prefix(b"extension .") {
+                // The last line, and an extension may hold newlines (K18): all that follows is part of it.
+                let extension = Extension::new(extension).map_err(|_| EntryError::Value("extension"))?;
+                entry.matcher = Some(Matcher::Extension(extension));
+                break;
+            }
+            let line;
+            (line, rest) = split_line(rest);
             if let Some(letters) = line.strip_prefix(b"flags: ") {
                 entry.read_flags(letters);
             } else if let Some(number) = line.strip_prefix(b"offset ") {
@@ -78,10 +87,7 @@ impl Entry {
                 window.magic = Some(unhex(digits).ok_or(EntryError::Value("magic"))?);
             } else if let Some(digits) = line.strip_prefix(b"mask ") {
                 window.mask = Some(unhex(digits).ok_or(EntryError::Value("mask"))?);
-            } else if let Some(extension) = line.strip_prefix(b"extension .") {
-                let extension = Extension::new(extension).map_err(|_| EntryError::Value("extension"))?;
-                entry.matcher = Some(Matcher::Extension(extension));
-            } else {
+            } else if !line.is_empty() {
                 entry.unknown_lines.push(line.to_vec());
             }
         }
@@ -200,6 +206,14 @@ mod tests {
         assert!(!entry.enabled);
         assert_eq!(entry.matcher, Some(Matcher::Extension(Extension::new("jar").unwrap())));
         assert_eq!(entry.flag_letters(), "");
+    }
+
+    #[test]
+    fn an_extension_may_hold_lines_that_look_like_the_kernels() {
+        let entry = Entry::parse(b"enabled\ninterpreter /i\nflags: \nextension .a\nmagic 7f45\n\n").unwrap();
+        let extension = Extension::new("a\nmagic 7f45\n").unwrap();
+        assert_eq!(entry.matcher, Some(Matcher::Extension(extension)));
+        assert!(entry.unknown_lines.is_empty());
     }
 
     #[test]

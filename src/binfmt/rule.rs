@@ -192,7 +192,7 @@ impl Rule {
     /// The register line: what one `write(2)` to `register` has to be given. No newline at its end.
     ///
     /// Every byte of magic and mask is escaped, because raw NULs truncate silently (K14); only where the line would
-    /// then be too long are those written raw that have no meaning of their own.
+    /// then be too long are those written raw that have no meaning of their own, and `O` left to `C`, which brings it.
     #[must_use]
     pub fn to_line(&self) -> Vec<u8> {
         // The constructor made sure that this succeeds.
@@ -251,7 +251,11 @@ impl Rule {
         line.push(delimiter);
         line.extend_from_slice(self.interpreter.as_os_str().as_bytes());
         line.push(delimiter);
-        line.extend_from_slice(self.flags.to_string().as_bytes());
+        let flags = match escape {
+            Escape::Needed if self.flags.contains(Flags::CREDENTIALS) => self.flags - Flags::OPEN_BINARY,
+            _ => self.flags,
+        };
+        line.extend_from_slice(flags.to_string().as_bytes());
         Some(line)
     }
 
@@ -307,16 +311,42 @@ enum Escape {
 }
 
 impl Escape {
-    fn write(self, line: &mut Vec<u8>, bytes: &[u8], delimiter: u8) {
-        for &byte in bytes {
-            // A NUL truncates (K14), a backslash may begin an escape (K12), the delimiter ends the field (K13).
-            let special = byte == 0 || byte == b'\\' || byte == delimiter;
-            if self == Self::All || special {
-                line.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
-            } else {
-                line.push(byte);
-            }
+    fn write(self, line: &mut Vec<u8>, mut bytes: &[u8], delimiter: u8) {
+        loop {
+            bytes = match *bytes {
+                [] => return,
+                [b'\\', second, ref rest @ ..]
+                    if self == Self::Needed && is_literal_pair(second, rest, delimiter) =>
+                {
+                    line.extend([b'\\', second]);
+                    rest
+                }
+                [byte, ref rest @ ..] => {
+                    // A NUL truncates (K14), a backslash may begin an escape (K12), the delimiter ends the field (K13).
+                    let special = byte == 0 || byte == b'\\' || byte == delimiter;
+                    if self == Self::All || special {
+                        line.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
+                    } else {
+                        line.push(byte);
+                    }
+                    rest
+                }
+            };
         }
+    }
+}
+
+/// Whether a backslash and `second` behind it stand for themselves (K12), with `rest` to follow. The kernel looks for
+/// the end of the field first, and there takes the second of two backslashes for the beginning of an escape.
+fn is_literal_pair(second: u8, rest: &[u8], delimiter: u8) -> bool {
+    match second {
+        0 | b'x' => false,
+        b'\\' => match *rest {
+            [b'x', high, low, ..] => high.is_ascii_hexdigit() && low.is_ascii_hexdigit(),
+            [b'x', ..] => false,
+            _ => true,
+        },
+        second => second != delimiter,
     }
 }
 
@@ -459,6 +489,7 @@ fn parse_offset(text: &[u8]) -> Result<usize, RuleError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::binfmt::HEAD;
     use proptest::prelude::*;
 
     fn magic(name: &str, interpreter: &str) -> Rule {
@@ -500,6 +531,33 @@ mod tests {
             Rule::new(HandlerName::new("a").unwrap(), Matcher::Magic(pattern), "/i", Flags::empty()).unwrap();
         assert!(rule.to_line().len() <= LINE_MAX);
         assert_eq!(Rule::parse(&rule.to_line()), Ok(rule));
+    }
+
+    #[test]
+    fn backslashes_are_written_raw_where_they_must() {
+        for bytes in [
+            &br"\"[..],
+            br"\\",
+            br"\\\",
+            br"\\x41",
+            br"\\x4",
+            br"\x41",
+            br"\\\x",
+            b"\\\0a",
+            br"\:\n",
+            br"\\x",
+        ] {
+            let mut magic = bytes.repeat(HEAD / bytes.len());
+            magic.resize(HEAD, b'a');
+            let pattern = Pattern::new(0, magic, None).unwrap();
+            let name = HandlerName::new("a").unwrap();
+            // The path makes it too long for escaping everything.
+            let rule = Rule::new(name, Matcher::Magic(pattern), "/".repeat(1000), Flags::empty()).unwrap();
+            assert_eq!(Rule::parse(&rule.to_line()), Ok(rule), "{}", bytes.escape_ascii());
+        }
+        let pattern = Pattern::new(0, vec![b'\\'; HEAD], Some(vec![b'\\'; HEAD])).unwrap();
+        let name = HandlerName::new("a").unwrap();
+        assert!(Rule::new(name, Matcher::Magic(pattern), "/i", Flags::empty()).is_ok());
     }
 
     #[test]
