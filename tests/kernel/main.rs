@@ -14,8 +14,10 @@ mod downloads;
 mod environment;
 mod fetch;
 mod lab;
+mod grammar;
 mod list;
 mod namespace;
+mod random;
 mod register;
 mod replace;
 mod reset;
@@ -47,6 +49,7 @@ impl Test {
 fn tests() -> Vec<Test> {
     let themes = [
         register::TESTS,
+        grammar::TESTS,
         replace::TESTS,
         conflict::TESTS,
         reset::TESTS,
