@@ -315,6 +315,11 @@ impl Escape {
         loop {
             bytes = match *bytes {
                 [] => return,
+                // At the end of the field it begins nothing.
+                [b'\\'] if self == Self::Needed => {
+                    line.push(b'\\');
+                    &[]
+                }
                 [b'\\', second, ref rest @ ..]
                     if self == Self::Needed && is_literal_pair(second, rest, delimiter) =>
                 {
@@ -555,9 +560,12 @@ mod tests {
             let rule = Rule::new(name, Matcher::Magic(pattern), "/".repeat(1000), Flags::empty()).unwrap();
             assert_eq!(Rule::parse(&rule.to_line()), Ok(rule), "{}", bytes.escape_ascii());
         }
-        let pattern = Pattern::new(0, vec![b'\\'; HEAD], Some(vec![b'\\'; HEAD])).unwrap();
+        let odd = HEAD - 1;
+        let pattern = Pattern::new(0, vec![b'\\'; odd], Some(vec![b'\\'; odd])).unwrap();
         let name = HandlerName::new("a").unwrap();
-        assert!(Rule::new(name, Matcher::Magic(pattern), "/i", Flags::empty()).is_ok());
+        let rule = Rule::new(name, Matcher::Magic(pattern), "/i", Flags::empty()).unwrap();
+        assert_eq!(rule.to_line().len(), ":a:M::::/i:".len() + 2 * odd);
+        assert_eq!(Rule::parse(&rule.to_line()), Ok(rule));
     }
 
     #[test]
