@@ -14,9 +14,13 @@ mod downloads;
 mod environment;
 mod fetch;
 mod lab;
+mod differential;
+mod headers;
 mod grammar;
 mod list;
 mod namespace;
+mod programs;
+mod proof;
 mod random;
 mod register;
 mod replace;
@@ -49,6 +53,9 @@ impl Test {
 fn tests() -> Vec<Test> {
     let themes = [
         register::TESTS,
+        proof::TESTS,
+        headers::TESTS,
+        differential::TESTS,
         grammar::TESTS,
         replace::TESTS,
         conflict::TESTS,

@@ -1,0 +1,91 @@
+//! Programs made for a test, of this host's own architecture and of others.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use nix::errno::Errno;
+use qus::arch::{Arch, Class};
+use qus::binfmt::HEAD;
+use qus::probe::{Subject, Variant, image};
+
+/// `e_type` of a position-independent program.
+pub(crate) const ET_DYN: u16 = 3;
+/// `e_machine` lies here in every ELF header.
+pub(crate) const E_MACHINE: usize = 18;
+
+/// The architecture of this host.
+pub(crate) fn host() -> &'static Arch {
+    static HOST: OnceLock<&Arch> = OnceLock::new();
+    HOST.get_or_init(|| {
+        let mut head = [0; HEAD];
+        File::open("/proc/self/exe").unwrap().read_exact(&mut head).unwrap();
+        Arch::of_head(&head).expect("a row of the table for this host")
+    })
+}
+
+/// The architecture that QEMU calls `name`.
+pub(crate) fn arch(name: &str) -> &'static Arch {
+    Arch::by_target(name).unwrap()
+}
+
+/// A program of `arch` that ends with the first byte of its `argv[0]`.
+pub(crate) fn probe(arch: &'static Arch) -> Vec<u8> {
+    Subject::all_of(arch).next().unwrap().image()
+}
+
+/// A program of this host that a signal ends: where its code should be are zeros, which no processor goes on with.
+pub(crate) fn crashing() -> Vec<u8> {
+    let mut program = probe(host());
+    let code = program.len() - host().probe_code().unwrap().code.len();
+    program[code..].fill(0);
+    program
+}
+
+/// A program of this host that needs a loader: the kernel starts `loader` in its place.
+pub(crate) fn dynamic(loader: &Path) -> Vec<u8> {
+    let mut program = probe(host());
+    let (class, order) = (host().identity.class, host().identity.order);
+    let [header_size, entry_size, _] = class.header_sizes().map(usize::from);
+    let load = program[header_size..header_size + entry_size].to_vec();
+    let path = [loader.as_os_str().as_bytes(), b"\0"].concat();
+    let wide = |value: usize| match class {
+        Class::Elf64 => order.xword(value as u64).to_vec(),
+        Class::Elf32 => order.word(u32::try_from(value).unwrap()).to_vec(),
+    };
+    // Program headers move behind the code, a second one beside the first; the path of the loader comes last.
+    program.resize(program.len().next_multiple_of(8), 0);
+    let table = program.len();
+    let [offset, address, size, alignment] = [table + 2 * entry_size, 0, path.len(), 1].map(wide);
+    let (kind, flags) = (order.word(3).to_vec(), order.word(4).to_vec());
+    let interp = match class {
+        Class::Elf64 => [kind, flags, offset, address.clone(), address, size.clone(), size, alignment],
+        Class::Elf32 => [kind, offset, address.clone(), address, size.clone(), size, flags, alignment],
+    };
+    program.extend([load, interp.concat(), path].concat());
+    let address_size = wide(0).len();
+    let e_phoff = 24 + address_size;
+    program.splice(e_phoff..e_phoff + address_size, wide(table));
+    let e_phnum = class.flags_offset() + 8;
+    program.splice(e_phnum..e_phnum + 2, order.half(2));
+    program
+}
+
+/// A loader for [`dynamic`] that ends with the first byte of its `argv[0]`.
+pub(crate) fn loader() -> Vec<u8> {
+    let variant = Variant { e_type: ET_DYN, ..Variant::default() };
+    image(host(), host().identity.machines[0], variant)
+}
+
+/// Starts the file at `path` as `*`: its exit status, or the errno of `execve(2)`.
+pub(crate) fn execute(path: &Path) -> Result<i32, Errno> {
+    let mut command = Command::new(path);
+    match command.arg0("*").output() {
+        Ok(output) => Ok(output.status.code().unwrap_or_else(|| panic!("{}: {output:?}", path.display()))),
+        Err(error) => Err(Errno::from_raw(error.raw_os_error().unwrap())),
+    }
+}

@@ -1,0 +1,316 @@
+//! Proof by execution: each kind of broken handler gets its own verdict, a failed proof leaves nothing behind, and what
+//! the host runs itself is left to it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::Test;
+use crate::downloads;
+use crate::lab::{Lab, Ran};
+use crate::programs::{arch, crashing, dynamic, execute, host, loader, probe};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("proof_names_what_is_broken", names_what_is_broken),
+    Test::new("proof_with_the_instance_off", with_the_instance_off),
+    Test::new("proof_of_an_interpreter_that_is_gone", interpreter_that_is_gone),
+    Test::new("proof_of_what_the_host_runs", of_what_the_host_runs),
+    Test::new("proof_without_p", without_p),
+    Test::new("proof_that_fails_leaves_nothing", that_fails_leaves_nothing),
+    Test::new("proof_that_fails_puts_back", that_fails_puts_back),
+    Test::new("proof_that_fails_spares_the_others", that_fails_spares_the_others),
+    Test::new("proof_refuses_the_hosts_own", refuses_the_hosts_own),
+    Test::new("proof_refuses_companions", refuses_companions),
+];
+
+const NOT_STATIC: &str = "it works on this host, but not from an empty root directory, as containers have it: \
+                          the interpreter is not static, or the handler has no F flag";
+
+/// Registers `interpreter` for the programs of the architecture called `name`, without qus.
+fn register(lab: &Lab, handler: &str, name: &str, interpreter: &Path, flags: &str) {
+    let rule = &qus::plan::rules(arch(name), Path::new("/i"), qus::binfmt::Flags::empty()).unwrap()[0];
+    let line = String::from_utf8(rule.to_line()).unwrap();
+    let fields: Vec<&str> = line.split(':').collect();
+    let line = format!(":{handler}:M::{}:{}:{}:{flags}", fields[4], fields[5], interpreter.display());
+    lab.register(line.as_bytes()).unwrap();
+}
+
+fn qemu(name: &str) -> PathBuf {
+    downloads::distribution().join(format!("qemu-{name}-static"))
+}
+
+fn json<'a>(lab: &Lab, words: impl IntoIterator<Item = &'a str>) -> (i32, Value) {
+    let ran = lab.qus(words.into_iter().chain(["--json"]));
+    let value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:#?}"));
+    (ran.status, value)
+}
+
+/// Compares what `verify` and `list --probe` say of the handlers, as text and as JSON, with `expected`: the handler's
+/// name, its architecture, the state, and the reason.
+fn expect(lab: &Lab, expected: &[(&str, &str, &str, Option<&str>)]) {
+    let broken = expected.iter().any(|(_, _, state, _)| *state == "broken");
+    let (status, verify) = json(lab, ["verify"]);
+    let (list_status, list) = json(lab, ["list", "--probe"]);
+    assert_eq!((status, list_status), (i32::from(broken), i32::from(broken)), "{verify:#}");
+    let (verify_text, list_text) = (lab.qus(["verify"]), lab.qus(["list", "--probe"]));
+    assert_eq!((verify_text.status, list_text.status), (status, status));
+    assert_eq!(verify["items"].as_array().unwrap().len(), expected.len(), "{verify:#}");
+    for (name, arch, state, reason) in expected {
+        let items = verify["items"].as_array().unwrap();
+        let item = items.iter().find(|item| item["name"] == *name).unwrap();
+        assert_eq!(
+            (&item["arch"], &item["state"], item["reason"].as_str()),
+            (&Value::from(*arch), &Value::from(*state), *reason),
+            "{item:#}"
+        );
+        let handlers = list["handlers"].as_array().unwrap();
+        let probe = &handlers.iter().find(|handler| handler["name"] == *name).unwrap()["probe"];
+        assert_eq!((&probe["state"], probe["reason"].as_str()), (&Value::from(*state), *reason), "{probe:#}");
+        for (Ran { stdout, .. }, state_first) in [(&verify_text, true), (&list_text, false)] {
+            let line = stdout.lines().find(|line| line.split_whitespace().any(|word| word == *name));
+            let line = line.unwrap_or_else(|| panic!("no {name} in {stdout}"));
+            assert!(line.contains(state), "{line}");
+            assert!(reason.is_none_or(|reason| line.ends_with(&format!(": {reason}"))), "{line}");
+            assert!(!state_first || line.starts_with(arch), "{line}");
+        }
+    }
+}
+
+fn names_what_is_broken(lab: &Lab) {
+    fs::write(lab.path("loader"), loader()).unwrap();
+    lab.executable("loader", &loader());
+    let dynamic = lab.executable("dynamic", &dynamic(&lab.path("loader")));
+    assert_eq!(execute(&dynamic), Ok(42), "it works on the host");
+    let crashing = lab.executable("crashing", &crashing());
+    register(lab, "good", "aarch64", &qemu("aarch64"), "POF");
+    register(lab, "no-p", "arm", &qemu("arm"), "OF");
+    register(lab, "dynamic", "riscv64", &dynamic, "OF");
+    register(lab, "crashes", "ppc64le", &crashing, "POF");
+    register(lab, "hidden", "s390x", &qemu("s390x"), "POF");
+    register(lab, "in-front", "s390x", &qemu("s390x"), "F");
+    register(lab, "off", "mips", &qemu("mips"), "POF");
+    lab.command("off", "0");
+    register(lab, "no-f", "m68k", &qemu("m68k"), "PO");
+    register(lab, "shifted", "sh4", &lab.executable("old", &probe(host())), "POF");
+    register(lab, "wrong", "hppa", Path::new(env!("CARGO_BIN_EXE_qus")), "OF");
+    register(lab, "missing", "alpha", Path::new("/nowhere/qemu-alpha"), "PO");
+    lab.register(b":jar:E::jar::/usr/bin/jexec:").unwrap();
+    let (_, verify) = json(lab, ["verify"]);
+    let item = |name: &str| {
+        verify["items"].as_array().unwrap().iter().find(|item| item["name"] == name).unwrap().clone()
+    };
+    let crashed = item("crashes")["reason"].as_str().unwrap().to_owned();
+    assert!(crashed.starts_with("its interpreter crashed (signal "), "{crashed}");
+    let wrong = item("wrong")["reason"].as_str().unwrap().to_owned();
+    assert!(wrong.starts_with("its probe ended with status 2, not 42: "), "{wrong}");
+    assert_eq!(item("good")["proof"], serde_json::json!({ "argv0": true, "empty_root": true }));
+    assert_eq!(item("no-p")["proof"], serde_json::json!({ "argv0": false, "empty_root": true }));
+    assert!(item("good")["version"].as_str().is_some_and(|version| version.contains('.')), "{verify:#}");
+    expect(
+        lab,
+        &[
+            ("good", "aarch64", "working", None),
+            ("no-p", "arm", "working", None),
+            ("dynamic", "riscv64", "broken", Some(NOT_STATIC)),
+            ("crashes", "ppc64le", "broken", Some(&crashed)),
+            (
+                "hidden",
+                "s390x",
+                "broken",
+                Some("another handler is in front and takes its programs: in-front"),
+            ),
+            ("in-front", "s390x", "working", None),
+            ("off", "mips", "broken", Some("it is disabled")),
+            ("no-f", "m68k", "broken", Some(NOT_STATIC)),
+            (
+                "shifted",
+                "sh4",
+                "broken",
+                Some("its interpreter does not know the flag P: programs get shifted arguments"),
+            ),
+            ("wrong", "hppa", "broken", Some(&wrong)),
+            (
+                "missing",
+                "alpha",
+                "broken",
+                Some("its interpreter cannot be started: it, or the loader it needs, does not exist"),
+            ),
+        ],
+    );
+    // Only what is asked for counts.
+    assert_eq!(lab.qus(["verify", "aarch64", "arm"]).status, 0);
+    assert_eq!(lab.qus(["verify", "aarch64", "mips"]).status, 1);
+    let ran = lab.qus(["verify", "xtensa"]);
+    assert_eq!(ran.status, 1, "{ran:#?}");
+    assert!(ran.stdout.contains("no handler takes its programs; cure: sudo qus register xtensa"), "{ran:#?}");
+    assert_eq!(lab.qus(["list"]).status, 0, "without a probe nothing is judged");
+}
+
+fn with_the_instance_off(lab: &Lab) {
+    register(lab, "one", "aarch64", &qemu("aarch64"), "POF");
+    register(lab, "two", "arm", &qemu("arm"), "POF");
+    expect(lab, &[("one", "aarch64", "working", None), ("two", "arm", "working", None)]);
+    lab.command("status", "0");
+    let off = Some("the whole instance is switched off");
+    expect(lab, &[("one", "aarch64", "broken", off), ("two", "arm", "broken", off)]);
+    lab.command("status", "1");
+    expect(lab, &[("one", "aarch64", "working", None), ("two", "arm", "working", None)]);
+}
+
+fn interpreter_that_is_gone(lab: &Lab) {
+    let copy = lab.executable("qemu-arm", &fs::read(qemu("arm")).unwrap());
+    register(lab, "qemu-arm", "arm", &copy, "POF");
+    fs::remove_file(&copy).unwrap();
+    // It was opened at registration (K49).
+    expect(lab, &[("qemu-arm", "arm", "working", None)]);
+}
+
+/// Whether the kernel runs programs of the architecture called `name` with the handlers that are there.
+fn runs(lab: &Lab, name: &str) -> bool {
+    execute(&lab.executable(&format!("runs-{name}"), &probe(arch(name)))) == Ok(42)
+}
+
+fn of_what_the_host_runs(lab: &Lab) {
+    assert!(runs(lab, host().name));
+    for name in host().companions().iter().chain([&host().name]) {
+        let native = runs(lab, name);
+        let (status, verify) = json(lab, ["verify", name]);
+        let item = &verify["items"][0];
+        assert_eq!((&item["arch"], &item["name"]), (&Value::from(*name), &Value::Null), "{verify:#}");
+        assert_eq!(item["state"], if native { "native" } else { "broken" }, "{verify:#}");
+        assert_eq!(status, i32::from(!native));
+    }
+    let Some(companion) = companion(lab) else { return };
+    // A handler that is switched off is not in the way.
+    register(lab, "off", companion, &qemu(companion), "POF");
+    lab.command("off", "0");
+    expect(lab, &[("off", companion, "native", None)]);
+}
+
+/// Another architecture that this host runs itself, which the distribution has an emulator for.
+fn companion(lab: &Lab) -> Option<&'static str> {
+    let others = host().companions().iter().filter(|name| **name != host().name);
+    let companion = others.copied().find(|name| runs(lab, name) && qemu(name).exists());
+    if companion.is_none() {
+        eprintln!("this host runs nothing but {}", host().name);
+    }
+    companion
+}
+
+fn without_p(lab: &Lab) {
+    // It takes what is its own argument for the program's, as an emulator does that does not know P.
+    let old = lab.executable("old", &probe(host()));
+    let line = lab.done(["register", "--interpreter", old.to_str().unwrap(), "arm"]);
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[..3], ["arm", "registered", "OF"], "{line}");
+    assert!(line.trim_end().ends_with("without P: its interpreter does not know the flag"), "{line}");
+    let entries = lab.entries();
+    assert_eq!(entries.keys().collect::<Vec<_>>(), ["qus-arm"]);
+    assert!(entries["qus-arm"].contains("\nflags: OF\n"), "{entries:?}");
+    expect(lab, &[("qus-arm", "arm", "working", None)]);
+    let again = lab.done(["register", "--interpreter", old.to_str().unwrap(), "arm"]);
+    assert!(again.contains(" unchanged "), "{again}");
+    assert_eq!(lab.entries(), entries);
+}
+
+fn that_fails_leaves_nothing(lab: &Lab) {
+    let crashing = lab.executable("crashing", &crashing());
+    let crashing = crashing.to_str().unwrap();
+    lab.refused(["register", "--interpreter", crashing, "arm"], 1, "its interpreter crashed (signal ");
+    let qus = env!("CARGO_BIN_EXE_qus");
+    lab.refused(["register", "--interpreter", qus, "arm"], 1, "its probe ended with status 2, not 42");
+    let (status, value) = json(lab, ["register", "--interpreter", crashing, "arm"]);
+    let item = &value["items"][0];
+    assert_eq!(
+        (status, &item["outcome"], &item["verified"]),
+        (1, &Value::from("unproven"), &Value::from(false)),
+        "{value:#}"
+    );
+    assert_eq!(item["handlers"], serde_json::json!([]));
+    assert!(lab.entries().is_empty());
+    let line = lab.done(["register", "--no-verify", "--interpreter", crashing, "arm"]);
+    assert!(line.contains(", unverified"), "{line}");
+    assert_eq!(lab.qus(["verify"]).status, 1);
+}
+
+fn that_fails_puts_back(lab: &Lab) {
+    let crashing = lab.executable("crashing", &crashing());
+    lab.done(["register", "microblaze"]);
+    let crash = ["register", "--replace", "--interpreter", crashing.to_str().unwrap(), "microblaze"];
+    lab.refused(crash, 1, "its interpreter crashed (signal ");
+    assert_eq!(lab.qus(["verify"]).status, 0);
+    // Under the very names of what is there.
+    fs::create_dir(lab.path("bad")).unwrap();
+    let named = lab.executable("bad/qemu-microblaze", &fs::read(&crashing).unwrap());
+    let crash = ["register", "--replace", "--interpreter", named.to_str().unwrap(), "microblaze"];
+    lab.refused(crash, 1, "its interpreter crashed (signal ");
+    assert_eq!(lab.qus(["verify"]).status, 0);
+    // A handler that was broken before is still there, too.
+    register(lab, "qemu-arm", "arm", &named, "OF");
+    let crash = ["register", "--replace", "--interpreter", named.to_str().unwrap(), "arm"];
+    lab.refused(crash, 1, "its interpreter crashed (signal ");
+    let line = lab.done(["register", "arm"]);
+    assert!(
+        line.contains(" replaced ") && line.contains("qemu-arm was in vain: its interpreter crashed"),
+        "{line}"
+    );
+    assert_eq!(lab.qus(["verify"]).status, 0);
+}
+
+fn that_fails_spares_the_others(lab: &Lab) {
+    fs::create_dir(lab.path("mixed")).unwrap();
+    lab.executable("mixed/qemu-arm-static", &crashing());
+    for name in ["aarch64", "riscv64"] {
+        std::os::unix::fs::symlink(qemu(name), lab.path(&format!("mixed/qemu-{name}-static"))).unwrap();
+    }
+    let ran = lab.qus(["register", "--interpreter-dir", lab.path("mixed").to_str().unwrap(), "all"]);
+    assert_eq!(ran.status, 1, "{ran:#?}");
+    assert!(ran.stderr.contains("1 of 3 architectures unproven; the others run"), "{ran:#?}");
+    assert_eq!(lab.entries().keys().collect::<Vec<_>>(), ["qemu-aarch64", "qemu-riscv64"]);
+    assert_eq!(lab.qus(["verify"]).status, 0);
+}
+
+fn refuses_the_hosts_own(lab: &Lab) {
+    let name = host().name;
+    let old = lab.executable("old", &probe(host()));
+    let own = format!("this host runs {name} itself; its programs would all go through the emulator");
+    let guard = "its rule takes this host's own programs: none of them could be started any more";
+    lab.refused(["register", name], 2, &own);
+    lab.refused(["register", "--no-verify", name], 2, &own);
+    lab.refused(["register", "--interpreter", old.to_str().unwrap(), name], 2, &own);
+    for words in
+        [vec!["register", "--force-native"], vec!["register", "--force-native", "--replace", "--no-verify"]]
+    {
+        lab.refused(words.iter().copied().chain([name]), 2, guard);
+        let interpreter = ["--interpreter", old.to_str().unwrap(), name];
+        lab.refused(words.iter().copied().chain(interpreter), 2, guard);
+    }
+    assert!(runs(lab, name));
+    let (status, value) = json(lab, ["register", name, "arm"]);
+    let outcomes: Vec<_> =
+        value["items"].as_array().unwrap().iter().map(|item| item["outcome"].as_str().unwrap()).collect();
+    assert_eq!((status, outcomes), (2, vec!["refused", "registered"]), "{value:#}");
+}
+
+fn refuses_companions(lab: &Lab) {
+    let Some(name) = companion(lab) else { return };
+    let own = format!("this host runs {name} itself; its programs would all go through the emulator");
+    lab.refused(["register", name], 2, &own);
+    let forced = lab.done(["register", "--force-native", name]);
+    assert!(forced.contains(" registered "), "{forced}");
+    let handler = format!("qemu-{name}");
+    assert!(lab.entries().contains_key(&handler));
+    expect(
+        lab,
+        &lab.entries().keys().map(|handler| (handler.as_str(), name, "working", None)).collect::<Vec<_>>(),
+    );
+    // The handler is in the way now: an instance of its own tells that the host would run them itself.
+    lab.refused(["register", name], 2, &own);
+    lab.refused(["register", "--replace", name], 2, &own);
+    let all = lab.done(["register", "all"]);
+    assert!(!all.lines().any(|line| line.starts_with(name)), "{all}");
+    lab.done(["reset", name]);
+    assert!(runs(lab, name));
+    lab.refused(["register", name], 2, &own);
+}
