@@ -284,3 +284,27 @@ fn read_until(reader: &mut io::PipeReader, deadline: Instant) -> (String, bool) 
     };
     (String::from_utf8_lossy(&said).into_owned(), in_time)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_ends_while_a_program_goes_on() {
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"working on it").unwrap();
+        let (said, in_time) = read_until(&mut reader, Instant::now() + Duration::from_millis(50));
+        assert_eq!((said.as_str(), in_time), ("working on it", false));
+        drop(writer);
+        assert_eq!(read_until(&mut reader, Instant::now() + PATIENCE), (String::new(), true));
+    }
+
+    #[test]
+    fn not_everything_that_a_program_says_is_kept() {
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(&[b'x'; 3 * SAID_MAX]).unwrap();
+        drop(writer);
+        let (said, in_time) = read_until(&mut reader, Instant::now() + PATIENCE);
+        assert_eq!((said.len(), in_time), (SAID_MAX, true));
+    }
+}

@@ -139,7 +139,14 @@ fn reason(errno: Errno) -> &'static str {
 
 fn first_line(said: &str) -> String {
     let line = said.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    line.chars().take(200).flat_map(char::escape_debug).collect()
+    let mut shown = String::new();
+    for character in line.chars().take(200) {
+        match character {
+            '\'' | '"' | '\\' => shown.push(character),
+            other => shown.extend(other.escape_debug()),
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -170,6 +177,25 @@ mod tests {
         assert!(proof.argv0 && proof.empty_root);
         let proof = verdict(End::Exited(47), None, false, OURS).unwrap();
         assert!(!proof.argv0 && !proof.empty_root);
+    }
+
+    #[test]
+    fn what_it_said_cannot_command_a_terminal() {
+        assert_eq!(first_line("\n  \nno 'such' \"file\"\x1b[2J\nmore"), r#"no 'such' "file"\u{1b}[2J"#);
+        assert_eq!(first_line(&"x".repeat(300)).len(), 200);
+    }
+
+    #[test]
+    fn both_executions_count() {
+        // ENOEXEC in the empty root alone, a crash there, and a handler in front that is known by name.
+        let enoexec = End::NotStarted(Errno::ENOEXEC as i32);
+        assert_eq!(verdict(End::Exited(42), Some(enoexec), true, OURS), Err(Failure::NotTaken));
+        let crashed = Failure::Crashed { signal: 4, said: String::new() };
+        assert_eq!(verdict(End::Exited(42), Some(End::Killed(4)), true, OURS), Err(crashed));
+        let trial = Trial { host: outcome(End::Exited(1), OTHER), empty_root: None };
+        let expected = Expected { preserve_argv0: true, interpreter: Some(OURS), in_front: Some("box") };
+        assert_eq!(judge(&trial, &expected), Err(Failure::Shadowed(Some("box".to_owned()))));
+        assert_eq!(judge_all(&[], &expected), Err(Failure::NotTaken));
     }
 
     #[test]
