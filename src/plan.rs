@@ -258,16 +258,17 @@ pub fn decide(
     let displaced =
         foreign.iter().filter(|handler| !names(handler)).map(|handler| handler.name.clone()).collect();
     Ok(Decision::Register(Registration {
-        because: because(&removes, broken, facts, first_stands),
+        because: because(&removes, top, broken, facts, first_stands),
         removes: removes.iter().map(|handler| handler.name.clone()).collect(),
         displaced,
         rules: new,
     }))
 }
 
-/// Why the handlers in `removes` have to go.
+/// Why the handlers in `removes` have to go. What was executed says something of `top` alone, which served till now.
 fn because(
     removes: &[&Handler],
+    top: Option<&Handler>,
     broken: Option<String>,
     facts: &Facts<'_>,
     first_stands: bool,
@@ -275,6 +276,9 @@ fn because(
     let first = removes.first()?;
     if !first.entry.enabled {
         return Some(format!("{} was disabled", first.name));
+    }
+    if top.is_none_or(|top| top.name != first.name) {
+        return Some(format!("in place of {}", first.name));
     }
     if let Some(broken) = broken {
         return Some(format!("{} was in vain: {broken}", first.name));
@@ -341,3 +345,6 @@ fn is_outdated(handler: &Handler, wanted: &[Rule], facts: &Facts<'_>) -> bool {
     same_path
         && facts.interpreter.zip(started).is_some_and(|(interpreter, started)| interpreter.id != started)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,320 @@
+//! [`decide`] as a table: what is there, what is asked for, and what is to be done.
+
+use super::*;
+use crate::binfmt::Entry;
+
+const OURS: FileId = FileId { device: 1, inode: 1 };
+const OTHER: FileId = FileId { device: 1, inode: 2 };
+/// Where the interpreter at hand lies.
+const PATH: &str = "/usr/bin/qemu-arm-static";
+const POF: Flags = Flags::PRESERVE_ARGV0.union(Flags::OPEN_BINARY).union(Flags::FIX_BINARY);
+
+const ASKED: Request = Request { flags: POF, explicit: false, replace: false, force_native: false };
+const EXPLICIT: Request = Request { explicit: true, ..ASKED };
+const REPLACE: Request = Request { explicit: true, replace: true, ..ASKED };
+
+fn arm() -> &'static Arch {
+    Arch::by_target("arm").unwrap()
+}
+
+fn name(name: &str) -> HandlerName {
+    HandlerName::new(name).unwrap()
+}
+
+/// A handler of all programs of `arch` of its first machine.
+fn handler_of(arch: &str, called: &str, path: &str, flags: Flags) -> Handler {
+    let pattern = Arch::by_target(arch).unwrap().identity.patterns().swap_remove(0);
+    let entry = Entry {
+        enabled: true,
+        interpreter: Some(path.into()),
+        flags,
+        unknown_flags: String::new(),
+        matcher: Some(Matcher::Magic(pattern)),
+        unknown_lines: Vec::new(),
+    };
+    Handler { name: name(called), entry }
+}
+
+fn handler(called: &str, path: &str, flags: Flags) -> Handler {
+    handler_of("arm", called, path, flags)
+}
+
+fn disabled(mut handler: Handler) -> Handler {
+    handler.entry.enabled = false;
+    handler
+}
+
+fn interpreter() -> Interpreter {
+    Interpreter { path: PATH.into(), id: OURS, head: b"\x7fELF\x02".to_vec(), owned_by_root: true }
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "a verdict, as facts have it")]
+fn proof(argv0: bool, started: FileId) -> Result<Proof, Failure> {
+    Ok(Proof { argv0, empty_root: true, interpreter: Some(started) })
+}
+
+/// What is decided about arm with the interpreter at hand.
+fn decided(handlers: &[Handler], verdict: Option<&Result<Proof, Failure>>, request: Request) -> Decision {
+    let interpreter = interpreter();
+    let facts = Facts { interpreter: Some(&interpreter), native: false, verdict, unfit: None };
+    decide(arm(), &Situation { handlers, guarded: &[] }, &facts, request).unwrap()
+}
+
+fn conflict(with: &str) -> Decision {
+    Decision::Conflict { with: vec![name(with)] }
+}
+
+/// A registration of the one rule for arm.
+fn registration(removes: &[&str], because: Option<&str>, displaced: &[&str]) -> Decision {
+    let names = |names: &[&str]| names.iter().copied().map(name).collect::<Vec<_>>();
+    Decision::Register(Registration {
+        rules: rules(arm(), Path::new(PATH), POF).unwrap(),
+        removes: names(removes),
+        because: because.map(str::to_owned),
+        displaced: names(displaced),
+    })
+}
+
+#[test]
+fn nothing_is_there() {
+    assert_eq!(decided(&[], None, ASKED), registration(&[], None, &[]));
+    let facts = Facts { interpreter: None, native: false, verdict: None, unfit: None };
+    let situation = Situation { handlers: &[], guarded: &[] };
+    assert_eq!(decide(arm(), &situation, &facts, ASKED).unwrap(), Decision::NoInterpreter);
+    // Handlers of other architectures, of other files, and by extension do not matter.
+    let mut jar = handler("jar", "/usr/bin/jexec", Flags::empty());
+    jar.entry.matcher = Some(Matcher::Extension(crate::binfmt::Extension::new("jar").unwrap()));
+    let mut windows = handler("WSLInterop", "/init", Flags::PRESERVE_ARGV0);
+    windows.entry.matcher = Some(Matcher::Magic(Pattern::new(0, b"MZ".to_vec(), None).unwrap()));
+    let others = [jar, windows, handler_of("aarch64", "qemu-aarch64", "/usr/bin/qemu-aarch64-static", POF)];
+    assert_eq!(decided(&others, None, ASKED), registration(&[], None, &[]));
+}
+
+#[test]
+fn the_very_handler_is_there() {
+    let unchanged = Decision::Unchanged(vec![name("qemu-arm")]);
+    let there = [handler("qemu-arm", PATH, POF)];
+    for request in [ASKED, EXPLICIT, REPLACE] {
+        assert_eq!(decided(&there, None, request), unchanged);
+        assert_eq!(decided(&there, Some(&proof(true, OURS)), request), unchanged);
+    }
+    // Its interpreter does not know P, as was seen.
+    let without_p = [handler("qemu-arm", PATH, POF - Flags::PRESERVE_ARGV0)];
+    assert_eq!(decided(&without_p, Some(&proof(false, OURS)), EXPLICIT), unchanged);
+    assert_eq!(decided(&without_p, Some(&proof(true, OURS)), EXPLICIT), conflict("qemu-arm"));
+    // What an interrupted run left behind it is not in its way.
+    let with_leftover = [handler("qemu-arm", PATH, POF), handler("qemu-arm.qus-1", PATH, POF)];
+    assert_eq!(decided(&with_leftover, Some(&proof(true, OURS)), ASKED), unchanged);
+}
+
+#[test]
+fn another_emulators_handler_serves() {
+    for (called, path, flags) in [
+        ("qemu-arm", "/usr/libexec/qemu-binfmt/arm-binfmt-P", POF),
+        ("arm-something", "/usr/bin/qemu-arm", Flags::FIX_BINARY),
+        ("qus-arm", "/opt/emulator", POF),
+    ] {
+        let there = [handler(called, path, flags)];
+        let verdict = proof(true, OTHER);
+        for verdict in [None, Some(&verdict)] {
+            assert_eq!(decided(&there, verdict, ASKED), Decision::Kept(name(called)), "{called}");
+            assert_eq!(decided(&there, verdict, EXPLICIT), conflict(called));
+            let because = format!("in place of {called}");
+            assert_eq!(decided(&there, verdict, REPLACE), registration(&[called], Some(&because), &[]));
+        }
+    }
+    // With no interpreter at hand it is kept as well.
+    let there = [handler("qemu-arm", "/usr/bin/qemu-arm", POF)];
+    let facts = Facts { interpreter: None, native: false, verdict: Some(&proof(true, OTHER)), unfit: None };
+    let situation = Situation { handlers: &there, guarded: &[] };
+    assert_eq!(decide(arm(), &situation, &facts, ASKED).unwrap(), Decision::Kept(name("qemu-arm")));
+}
+
+#[test]
+fn what_is_there_is_in_vain() {
+    let there = [handler("qemu-arm", "/usr/bin/qemu-arm", POF)];
+    for failure in [Failure::NotInEmptyRoot, Failure::Crashed { signal: 11, said: String::new() }] {
+        let because = format!("qemu-arm was in vain: {failure}");
+        for request in [ASKED, EXPLICIT, REPLACE] {
+            let decision = decided(&there, Some(&Err(failure.clone())), request);
+            assert_eq!(decision, registration(&["qemu-arm"], Some(&because), &[]));
+        }
+    }
+    // Judged by its rule, or by looking at its file, where nothing was executed.
+    let no_f = [handler("qemu-arm", PATH, Flags::PRESERVE_ARGV0)];
+    let because = "qemu-arm was in vain: it has no F flag, and would fail in every container";
+    assert_eq!(decided(&no_f, None, ASKED), registration(&["qemu-arm"], Some(because), &[]));
+    let interpreter = interpreter();
+    let facts = Facts {
+        interpreter: Some(&interpreter),
+        native: false,
+        verdict: None,
+        unfit: Some("it is not static"),
+    };
+    let decision = decide(arm(), &Situation { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
+    assert_eq!(decision, registration(&["qemu-arm"], Some("qemu-arm was in vain: it is not static"), &[]));
+    // Without an interpreter there is nothing that could take its place.
+    let facts = Facts { interpreter: None, ..facts };
+    let decision = decide(arm(), &Situation { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
+    assert_eq!(decision, Decision::NoInterpreter);
+}
+
+#[test]
+fn a_narrow_rule_is_no_service() {
+    let mut narrow = handler("qemu-arm", "/usr/bin/qemu-arm", POF);
+    let header = arm().everyday_headers().swap_remove(0);
+    narrow.entry.matcher = Some(Matcher::Magic(Pattern::new(0, header[..20].to_vec(), None).unwrap()));
+    let because = "qemu-arm was in vain: it does not take all programs that today's toolchains write";
+    let decision = decided(&[narrow], Some(&proof(true, OTHER)), ASKED);
+    assert_eq!(decision, registration(&["qemu-arm"], Some(because), &[]));
+}
+
+#[test]
+fn it_is_disabled() {
+    let there = [disabled(handler("qemu-arm", PATH, POF))];
+    let because = "qemu-arm was disabled";
+    assert_eq!(decided(&there, None, ASKED), registration(&["qemu-arm"], Some(because), &[]));
+}
+
+#[test]
+fn its_file_was_replaced() {
+    let there = [handler("qemu-arm", PATH, POF)];
+    let because = "qemu-arm still ran the file that was replaced";
+    for request in [ASKED, EXPLICIT, REPLACE] {
+        let decision = decided(&there, Some(&proof(true, OTHER)), request);
+        assert_eq!(decision, registration(&["qemu-arm"], Some(because), &[]));
+    }
+}
+
+#[test]
+fn it_is_somebody_elses() {
+    let rosetta = handler("rosetta", "/run/rosetta/rosetta", POF);
+    let verdict = proof(true, OTHER);
+    for verdict in [None, Some(&verdict)] {
+        assert_eq!(decided(std::slice::from_ref(&rosetta), verdict, ASKED), conflict("rosetta"));
+        assert_eq!(
+            decided(std::slice::from_ref(&rosetta), verdict, REPLACE),
+            registration(&[], None, &["rosetta"])
+        );
+    }
+    // A name that is taken by something else goes; what is disabled and called otherwise is in nobody's way.
+    let namesake = handler_of("mips", "qemu-arm", "/opt/mine", POF);
+    assert_eq!(decided(std::slice::from_ref(&namesake), None, ASKED), conflict("qemu-arm"));
+    let because = "in place of qemu-arm";
+    assert_eq!(decided(&[namesake], None, REPLACE), registration(&["qemu-arm"], Some(because), &[]));
+    assert_eq!(decided(&[disabled(rosetta)], None, ASKED), registration(&[], None, &[]));
+}
+
+#[test]
+fn it_is_shadowed() {
+    let there = [handler("rosetta", "/run/rosetta/rosetta", POF), handler("qemu-arm", PATH, POF)];
+    let verdict = proof(true, OTHER);
+    assert_eq!(decided(&there, Some(&verdict), ASKED), conflict("rosetta"));
+    let because = "in place of qemu-arm";
+    let decision = decided(&there, Some(&verdict), REPLACE);
+    assert_eq!(decision, registration(&["qemu-arm"], Some(because), &["rosetta"]));
+    // Nor is it to blame for what was seen of the one in front.
+    let verdict = Err(Failure::Crashed { signal: 11, said: String::new() });
+    let decision = decided(&there, Some(&verdict), REPLACE);
+    assert_eq!(decision, registration(&["qemu-arm"], Some(because), &["rosetta"]));
+    // Of several emulators the one in front counts, and the others go with it.
+    let there = [handler("new", "/usr/bin/qemu-arm", Flags::empty()), handler("qemu-arm", PATH, POF)];
+    let because = "new was in vain: it has no F flag, and would fail in every container";
+    assert_eq!(decided(&there, None, ASKED), registration(&["new", "qemu-arm"], Some(because), &[]));
+}
+
+#[test]
+fn an_interrupted_run_left_something_behind() {
+    let leftover = handler("qemu-arm.qus-123", PATH, POF);
+    assert!(is_interim(&leftover.name) && !is_interim(&name("qus-arm")));
+    assert_eq!(emulates(&leftover), Some(arm()));
+    let because = "in place of qemu-arm.qus-123";
+    let verdict = proof(true, OURS);
+    let decision = decided(std::slice::from_ref(&leftover), Some(&verdict), ASKED);
+    assert_eq!(decision, registration(&["qemu-arm.qus-123"], Some(because), &[]));
+    let there = [leftover, handler("qemu-arm", PATH, POF)];
+    let decision = decided(&there, Some(&verdict), ASKED);
+    assert_eq!(decision, registration(&["qemu-arm.qus-123", "qemu-arm"], Some(because), &[]));
+}
+
+#[test]
+fn the_host_is_safe() {
+    let reason = |decision: Decision| match decision {
+        Decision::Refused { reason, .. } => reason,
+        other => panic!("{other:?}"),
+    };
+    let interpreter = interpreter();
+    let header = arm().everyday_headers().swap_remove(0);
+    let force = Request { force_native: true, ..REPLACE };
+    let facts = Facts { interpreter: Some(&interpreter), native: true, verdict: None, unfit: None };
+    let open = Situation { handlers: &[], guarded: &[] };
+    for request in [ASKED, REPLACE] {
+        assert!(reason(decide(arm(), &open, &facts, request).unwrap()).contains("runs arm itself"));
+    }
+    assert_eq!(decide(arm(), &open, &facts, force).unwrap(), registration(&[], None, &[]));
+    let guarded = [b"MZ".to_vec(), header.clone()];
+    let situation = Situation { handlers: &[], guarded: &guarded };
+    for native in [false, true] {
+        let facts = Facts { native, ..facts };
+        let decision = decide(arm(), &situation, &facts, force).unwrap();
+        assert!(reason(decision).contains("takes this host's own programs"));
+    }
+    let of_arm = Interpreter { head: header, ..interpreter.clone() };
+    let facts = Facts { interpreter: Some(&of_arm), native: false, ..facts };
+    assert!(reason(decide(arm(), &open, &facts, force).unwrap()).contains("its own interpreter"));
+}
+
+#[test]
+fn credentials_need_an_interpreter_of_roots() {
+    let request = Request { flags: POF | Flags::CREDENTIALS, ..EXPLICIT };
+    let writable = Interpreter { owned_by_root: false, ..interpreter() };
+    let facts = Facts { interpreter: Some(&writable), native: false, verdict: None, unfit: None };
+    let situation = Situation { handlers: &[], guarded: &[] };
+    let Decision::Refused { reason, cure } = decide(arm(), &situation, &facts, request).unwrap() else {
+        panic!("not refused");
+    };
+    assert!(reason.contains("others than root may write to it"), "{reason}");
+    assert!(cure.unwrap().contains("chown root:root /usr/bin/qemu-arm-static"));
+    assert_eq!(decide(arm(), &situation, &facts, EXPLICIT).unwrap(), registration(&[], None, &[]));
+    // Flags are part of what is there: without C it is not what was asked for.
+    let there = [handler("qemu-arm", PATH, POF)];
+    assert_eq!(decided(&there, Some(&proof(true, OURS)), request), conflict("qemu-arm"));
+}
+
+#[test]
+fn only_what_is_missing_is_registered() {
+    let microblaze = Arch::by_target("microblaze").unwrap();
+    let path = "/usr/bin/qemu-microblaze-static";
+    let interpreter = Interpreter { path: path.into(), ..interpreter() };
+    let verdict = proof(true, OURS);
+    let facts =
+        Facts { interpreter: Some(&interpreter), native: false, verdict: Some(&verdict), unfit: None };
+    let both = rules(microblaze, Path::new(path), POF).unwrap();
+    let names: Vec<_> = both.iter().map(|rule| rule.name().to_string()).collect();
+    assert_eq!(names, ["qemu-microblaze", "qemu-microblaze-old"]);
+    let there = [handler_of("microblaze", "qemu-microblaze", path, POF)];
+    let decision = decide(microblaze, &Situation { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
+    let expected =
+        Registration { rules: both[1..].to_vec(), removes: Vec::new(), because: None, displaced: Vec::new() };
+    assert_eq!(decision, Decision::Register(expected));
+}
+
+#[test]
+fn an_emulator_is_known_by_its_file_or_by_our_name() {
+    let cases = [
+        ("anything", "/usr/bin/qemu-arm-static", Some("arm")),
+        ("anything", "/usr/libexec/qemu-binfmt/arm-binfmt-P", Some("arm")),
+        ("qemu-arm", "/usr/bin/buildkit-qemu-aarch64", Some("aarch64")),
+        ("qus-arm", "/opt/box", Some("arm")),
+        ("qemu-arm", "/proc/self/fd/3", Some("arm")),
+        ("rosetta", "/proc/self/fd/3", None),
+        ("qemu-arm", "/opt/box", None),
+        ("qemu-arm", "/usr/bin/qemu-system-arm", None),
+    ];
+    for (called, path, arch) in cases {
+        assert_eq!(emulates(&handler(called, path, POF)).map(|arch| arch.name), arch, "{called} {path}");
+    }
+    let mut script = handler("qus-arm", PATH, POF);
+    script.entry.matcher = Some(Matcher::Magic(Pattern::new(0, b"#!".to_vec(), None).unwrap()));
+    assert_eq!(emulates(&script), None);
+}
