@@ -404,7 +404,7 @@ fn mutate(random: &mut Random, line: &mut Vec<u8>, delimiter: u8) {
             1 if !line.is_empty() => drop(line.remove(at)),
             2 => line.truncate(at),
             3 => {
-                line.splice(0..0, [*random.pick(&[&b'\n', &b' ', &b'\t', &b'#', &delimiter])]).for_each(drop)
+                line.splice(0..0, [*random.pick(&[&b'\n', &b' ', &b'\t', &b'#', &delimiter])]);
             }
             _ => line.iter_mut().skip(at).take(1).for_each(|place| *place = byte),
         }
