@@ -4,7 +4,7 @@
 //! arrived, and 47 (`/`) that the kernel put the path there, as it does without the flag `P` (K58).
 //!
 //! [`image`] builds one, [`run`] executes a batch in a helper process (which goes into an empty root directory after the
-//! host's own, because that is what a container sees), and [`verdict`] reads what came of it.
+//! host's own, because that is what a container sees), and [`judge`] reads what came of it.
 
 mod image;
 mod launch;
