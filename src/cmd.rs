@@ -13,8 +13,8 @@ mod which;
 
 use std::fs::File;
 use std::io;
-use std::time::SystemTime;
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::Result;
 

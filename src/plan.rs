@@ -273,7 +273,8 @@ fn because(
     facts: &Facts<'_>,
     first_stands: bool,
 ) -> Option<String> {
-    let first = removes.first()?;
+    let is_top = |handler: &&&Handler| top.is_some_and(|top| top.name == handler.name);
+    let first = removes.iter().find(is_top).or(removes.first())?;
     if !first.entry.enabled {
         return Some(format!("{} was disabled", first.name));
     }

@@ -120,16 +120,16 @@ pub fn become_caller(ids: Ids) -> Result<(), NamespaceError> {
     map_one((ids.uid.as_raw(), 0), (ids.gid.as_raw(), 0))
 }
 
-/// Maps users and groups one to one: each pair is the id inside, and the one outside that this process has.
-fn map_one((uid, outer_uid): (u32, u32), (gid, outer_gid): (u32, u32)) -> Result<(), NamespaceError> {
+/// Maps one user and one group: each pair is the id inside, and the one outside that this process has.
+fn map_one(user: (u32, u32), group: (u32, u32)) -> Result<(), NamespaceError> {
     let write = |file: &str, text: String| {
         let failed = |error: io::Error| NamespaceError::Map(format!("{file}: {error}"));
         fs::write(Path::new("/proc/self").join(file), text).map_err(failed)
     };
     // Otherwise an unprivileged process may not map its group.
     write("setgroups", "deny".to_owned())?;
-    write("uid_map", format!("{uid} {outer_uid} 1"))?;
-    write("gid_map", format!("{gid} {outer_gid} 1"))
+    write("uid_map", format!("{} {} 1", user.0, user.1))?;
+    write("gid_map", format!("{} {} 1", group.0, group.1))
 }
 
 /// Enters the user and mount namespace of process `pid`, and its root directory: what is registered then is what that

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use nix::mount::{MsFlags, mount};
 use qus::arch::ARCHES;
 use qus::binfmt::{Flags, Rule};
 
@@ -24,6 +25,7 @@ pub(crate) static TESTS: &[Test] = &[
 ];
 
 fn everybodys(lab: &Lab) {
+    without_configuration();
     lab.register(b":jar:E::jar::/usr/bin/jexec:").unwrap();
     lab.register(b":WSLInterop:M:2:MZ:\\xff\\xf0:/init:P").unwrap();
     lab.handler("FEX", "aarch64", Path::new("/opt/FEXInterpreter"), Flags::empty());
@@ -38,12 +40,12 @@ fn everybodys(lab: &Lab) {
     let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     let arm = interpreter("arm");
     let expected = [
-        ["ARCH", "STATE", "FLAGS", "INTERPRETER", "NAME"],
-        ["mips,mipsn32", "enabled", "-", "/usr/bin/qemu-mips", "sloppy"],
-        ["arm", "enabled", "POF", arm.to_str().unwrap(), "qemu-arm"],
-        ["aarch64", "disabled", "-", "/opt/FEXInterpreter", "FEX"],
-        ["-", "enabled", "P", "/init", "WSLInterop"],
-        ["-", "enabled", "-", "/usr/bin/jexec", "jar"],
+        ["ARCH", "STATE", "FLAGS", "INTERPRETER", "BY", "NAME"],
+        ["mips,mipsn32", "enabled", "-", "/usr/bin/qemu-mips", "unknown", "sloppy"],
+        ["arm", "enabled", "POF", arm.to_str().unwrap(), "qus", "qemu-arm"],
+        ["aarch64", "disabled", "-", "/opt/FEXInterpreter", "FEX", "FEX"],
+        ["-", "enabled", "P", "/init", "WSL", "WSLInterop"],
+        ["-", "enabled", "-", "/usr/bin/jexec", "unknown", "jar"],
     ];
     assert_eq!(rows, expected);
 
@@ -62,12 +64,23 @@ fn everybodys(lab: &Lab) {
     assert_eq!(handlers[4]["extension"], "jar");
 }
 
+/// What the host's configuration promises is no concern of these tests.
+fn without_configuration() {
+    for folder in
+        ["/etc/binfmt.d", "/usr/lib/binfmt.d"].into_iter().map(Path::new).filter(|folder| folder.is_dir())
+    {
+        mount(Some("none"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    }
+}
+
 fn nothing(lab: &Lab) {
-    assert_eq!(lab.done(["list"]), "ARCH  STATE  FLAGS  INTERPRETER  NAME\n");
+    without_configuration();
+    assert_eq!(lab.done(["list"]), "ARCH  STATE  FLAGS  INTERPRETER  BY  NAME\n");
     assert_eq!(lab.json(["list"])["handlers"], serde_json::json!([]));
 }
 
 fn escapes(lab: &Lab) {
+    without_configuration();
     lab.register(b":a\x1b[2J\nb:M::MZ::/bin/\x1b[31m\rtrue:").unwrap();
     lab.register(b":\x1b]0;title\x07:E::\x1bx::/bin/true:").unwrap();
     let arm = interpreter("arm");
@@ -131,6 +144,7 @@ fn switched_off(lab: &Lab) {
 }
 
 fn probes(lab: &Lab) {
+    without_configuration();
     lab.done(["register", "arm"]);
     lab.register(b":jar:E::jar::/usr/bin/jexec:").unwrap();
     assert!(lab.done(["list", "--probe"]).contains(" qemu-arm  working"));

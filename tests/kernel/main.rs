@@ -10,13 +10,13 @@ mod bad_input;
 #[path = "../package/build.rs"]
 mod build;
 mod conflict;
+mod differential;
 mod downloads;
 mod environment;
 mod fetch;
-mod lab;
-mod differential;
-mod headers;
 mod grammar;
+mod headers;
+mod lab;
 mod list;
 mod namespace;
 mod programs;
