@@ -23,6 +23,8 @@ struct StagedRule {
     rule: Rule,
     /// As it is called now.
     name: HandlerName,
+    /// Whether another process was faster with the very same rule: then it is not ours to be removed.
+    found: bool,
 }
 
 /// Why rules could not be registered. Whatever had been written is removed again.
@@ -71,14 +73,15 @@ impl Staged {
     fn add(&mut self, instance: &Instance, rule: &Rule) -> Result<(), ActError> {
         let taken = self.removes.contains(rule.name());
         let current = if taken { rule.renamed(interim_name(rule.name())?)? } else { rule.clone() };
-        instance.register(&current)?;
-        self.rules.push(StagedRule { rule: rule.clone(), name: current.name().clone() });
+        let found = register_or_find(instance, &current)?;
+        self.rules.push(StagedRule { rule: rule.clone(), name: current.name().clone(), found });
         read_back(instance, &current)
     }
 
     /// Removes the new rules: everything is as it was.
     pub fn undo(self, instance: &Instance) -> Result<(), HandlerError> {
-        let removals = self.rules.iter().rev().map(|staged| remove(instance, &staged.name));
+        let ours = self.rules.iter().rev().filter(|staged| !staged.found);
+        let removals = ours.map(|staged| remove(instance, &staged.name));
         removals.fold(Ok(()), std::result::Result::and)
     }
 
@@ -112,8 +115,8 @@ impl Staged {
             }
             let old = instance.entry(name)?.and_then(|entry| entry.to_rule(name));
             remove(instance, name)?;
-            let renamed = instance.register(&staged.rule).map_err(ActError::from);
-            if let Err(error) = renamed.and_then(|()| read_back(instance, &staged.rule)) {
+            let renamed = register_or_find(instance, &staged.rule);
+            if let Err(error) = renamed.and_then(|_| read_back(instance, &staged.rule)) {
                 remove(instance, name)?;
                 if let Some(old) = old {
                     instance.register(&old)?;
@@ -136,6 +139,19 @@ impl Staged {
 fn interim_name(name: &HandlerName) -> Result<HandlerName, NameError> {
     let suffix = format!("{INTERIM}{}", std::process::id());
     HandlerName::new([name.as_bytes(), suffix.as_bytes()].concat())
+}
+
+/// Registers a rule, or finds that another process has just done so: whether it was found. Of several that try at once
+/// the kernel lets one have the name (K42).
+fn register_or_find(instance: &Instance, rule: &Rule) -> Result<bool, ActError> {
+    match instance.register(rule) {
+        Ok(()) => Ok(false),
+        Err(RegisterError::NameTaken(name)) => match instance.entry(&name)? {
+            Some(entry) if entry.is(rule) => Ok(true),
+            _ => Err(RegisterError::NameTaken(name).into()),
+        },
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Removes a handler; one that is gone already is removed.

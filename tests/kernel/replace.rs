@@ -22,6 +22,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("what_is_not_verified_is_called_so", no_verify),
     Test::new("an_architecture_may_have_two_handlers", two_handlers),
     Test::new("a_batch_goes_on", batch),
+    Test::new("all_who_register_at_once_are_done", at_once),
     Test::new("what_the_host_runs_itself_is_refused", native),
     Test::new("any_static_emulator_can_be_given", any_emulator),
 ];
@@ -212,6 +213,20 @@ fn batch(lab: &Lab) {
     let value = lab.json(words);
     let outcomes: Vec<_> = value["items"].as_array().unwrap().iter().map(|item| &item["outcome"]).collect();
     assert_eq!(outcomes, ["unchanged", "missing", "refused", "unproven", "unchanged"]);
+}
+
+fn at_once(lab: &Lab) {
+    let words = ["register", "arm", "aarch64", "microblaze"];
+    thread::scope(|scope| {
+        let runs: Vec<_> = (0..8).map(|_| scope.spawn(|| lab.qus(words))).collect();
+        for run in runs {
+            let ran = run.join().unwrap();
+            assert_eq!(ran.status, 0, "{ran:#?}");
+        }
+    });
+    assert_eq!(lab.entries().len(), 4, "{:#?}", lab.entries());
+    let said = lab.done(words);
+    assert_eq!(said.matches(" unchanged ").count(), 3, "{said}");
 }
 
 fn native(lab: &Lab) {
