@@ -16,6 +16,7 @@
 
 pub mod arch;
 pub mod binfmt;
+pub mod bundle;
 pub mod cli;
 pub mod cmd;
 pub mod defects;
@@ -25,6 +26,7 @@ pub mod folders;
 pub mod host;
 pub mod interpreter;
 pub mod kernel;
+pub mod memory;
 pub mod namespace;
 pub mod output;
 pub mod owner;

@@ -1,0 +1,309 @@
+//! A bundle: a copy of qus that carries interpreters inside itself.
+//!
+//! ```text
+//! qus, an ELF executable, as it was
+//! members, one after the other, each an xz stream
+//! index: JSON, `"format": 1`, a row a member
+//! trailer, 56 bytes: "QUSBNDL1", offset and length of the index (64-bit little-endian), SHA-256 of the index
+//! ```
+//!
+//! The same members give the same bytes. A signature beside the file, or behind it, is not disturbed: what counts is the
+//! last trailer. Every member is compared with its SHA-256 before it is used.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use lzma_rust2::{XzOptions, XzReader, XzWriter};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::binfmt::Hex;
+
+/// Begins the trailer.
+const MAGIC: &[u8; 8] = b"QUSBNDL1";
+/// Length of the trailer, in bytes.
+const TRAILER: u64 = 56;
+/// Largest index that is read, in bytes: 35 rows have 12 KiB.
+const INDEX_MAX: u64 = 1 << 20;
+/// Largest member, unpacked, in bytes; the emulators have 17 MB.
+const MEMBER_MAX: u64 = 128 << 20;
+/// Memory that unpacking may take, in KiB.
+const UNPACK_KIB: u32 = 80 << 10;
+/// How hard members are packed: dictionaries of 8 MiB.
+const PRESET: u32 = 6;
+/// The version of the index.
+const FORMAT: u32 = 1;
+
+/// Something in a bundle: an interpreter, or a text that goes with them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// File name: `qemu-ARCH-static`, or that of a text.
+    pub name: String,
+    /// Version that the interpreter tells; nothing for a text.
+    pub version: Option<String>,
+    /// SHA-256 of the content, in hexadecimal digits.
+    pub sha256: String,
+    /// Length of the content, in bytes.
+    pub size: u64,
+    /// Where its xz stream begins, in bytes from the beginning of the file.
+    offset: u64,
+    /// Length of the stream, in bytes.
+    packed: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Index {
+    format: u32,
+    members: Vec<Member>,
+}
+
+/// Why a bundle cannot be read or written.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BundleError {
+    /// It could not be read or written.
+    #[error("cannot {operation} the bundle: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The trailer or the index is not what it was written as.
+    #[error("the bundle is damaged: {0}")]
+    Damaged(&'static str),
+    /// A member is not what it was written as.
+    #[error("the bundle is damaged: {0} is not what it was")]
+    Member(String),
+}
+
+/// What an executable carries.
+#[derive(Debug)]
+pub struct Bundle {
+    file: File,
+    members: Vec<Member>,
+}
+
+impl Bundle {
+    /// What the file at `path` carries; `None` for one that carries nothing.
+    pub fn open(path: &Path) -> Result<Option<Self>, BundleError> {
+        let io = |source| BundleError::Io { operation: "open", source };
+        let file = File::open(path).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        let Some(trailer_at) = length.checked_sub(TRAILER) else { return Ok(None) };
+        let mut trailer = [0; TRAILER as usize];
+        file.read_exact_at(&mut trailer, trailer_at).map_err(io)?;
+        let Some(fields) = trailer.strip_prefix(MAGIC) else { return Ok(None) };
+        let number = |at: usize| {
+            let bytes = fields.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+            bytes.map_or(u64::MAX, u64::from_le_bytes)
+        };
+        let (index_at, index_length) = (number(0), number(8));
+        if index_length > INDEX_MAX || index_at.checked_add(index_length) != Some(trailer_at) {
+            return Err(BundleError::Damaged("its index is not where it should be"));
+        }
+        let mut index = vec![0; usize::try_from(index_length).unwrap_or(0)];
+        file.read_exact_at(&mut index, index_at).map_err(io)?;
+        if fields.get(16..) != Some(Sha256::digest(&index).as_slice()) {
+            return Err(BundleError::Damaged("its index is not what it was"));
+        }
+        let index: Index =
+            serde_json::from_slice(&index).map_err(|_| BundleError::Damaged("its index cannot be read"))?;
+        if index.format != FORMAT {
+            return Err(BundleError::Damaged("it was written by a later version"));
+        }
+        let fits = |member: &Member| {
+            member.size <= MEMBER_MAX
+                && member.offset.checked_add(member.packed).is_some_and(|end| end <= index_at)
+        };
+        if !index.members.iter().all(fits) {
+            return Err(BundleError::Damaged("a member is not where it should be"));
+        }
+        Ok(Some(Self { file, members: index.members }))
+    }
+
+    /// What is in it.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// The member called `name`.
+    #[must_use]
+    pub fn member(&self, name: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.name == name)
+    }
+
+    /// The content of a member, compared with its digest.
+    pub fn unpack(&self, member: &Member) -> Result<Vec<u8>, BundleError> {
+        let damaged = || BundleError::Member(member.name.clone());
+        let packed = Window { file: &self.file, position: member.offset, left: member.packed };
+        let mut content = Vec::with_capacity(usize::try_from(member.size).unwrap_or(0));
+        let mut unpacked = XzReader::new_mem_limit(packed, false, UNPACK_KIB).take(member.size + 1);
+        unpacked.read_to_end(&mut content).map_err(|_| damaged())?;
+        let is_whole = content.len() as u64 == member.size && digest(&content) == member.sha256;
+        is_whole.then_some(content).ok_or_else(damaged)
+    }
+
+    /// Where the executable ends that carries it: what a new bundle begins with.
+    fn executable_end(&self) -> u64 {
+        let first = self.members.iter().map(|member| member.offset).min();
+        first.unwrap_or_else(|| self.file.metadata().map_or(0, |metadata| metadata.len()))
+    }
+}
+
+/// SHA-256 in hexadecimal digits.
+#[must_use]
+pub fn digest(content: &[u8]) -> String {
+    Hex(&Sha256::digest(content)).to_string()
+}
+
+/// A part of a file.
+struct Window<'a> {
+    file: &'a File,
+    position: u64,
+    left: u64,
+}
+
+impl Read for Window<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.file.read_at(buffer.get_mut(..most).unwrap_or_default(), self.position)?;
+        self.position += count as u64;
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+/// What goes into a new bundle.
+#[derive(Debug)]
+pub struct Content {
+    /// Its name in the bundle.
+    pub name: String,
+    /// Version of the interpreter.
+    pub version: Option<String>,
+    /// The content.
+    pub bytes: Vec<u8>,
+}
+
+/// Writes a bundle of `contents` to `output`: a copy of the executable at `executable`, without what that may carry
+/// itself, then the members. They are packed side by side, and written by name.
+pub fn write(
+    executable: &Path,
+    mut contents: Vec<Content>,
+    output: &mut dyn Write,
+) -> Result<(), BundleError> {
+    let io = |operation| move |source| BundleError::Io { operation, source };
+    contents.sort_by(|one, two| one.name.cmp(&two.name));
+    let file = File::open(executable).map_err(io("read"))?;
+    let length = match Bundle::open(executable)? {
+        Some(bundle) => bundle.executable_end(),
+        None => file.metadata().map_err(io("read"))?.len(),
+    };
+    let mut position = io::copy(&mut file.take(length), &mut *output).map_err(io("write"))?;
+    let packed: Vec<io::Result<Vec<u8>>> = std::thread::scope(|scope| {
+        let packing: Vec<_> = contents.iter().map(|content| scope.spawn(|| pack(&content.bytes))).collect();
+        let panicked = |_| Err(io::ErrorKind::Other.into());
+        packing.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+    });
+    let mut members = Vec::new();
+    for (content, packed) in contents.into_iter().zip(packed) {
+        let packed = packed.map_err(io("pack"))?;
+        output.write_all(&packed).map_err(io("write"))?;
+        let (size, sha256) = (content.bytes.len() as u64, digest(&content.bytes));
+        let offset = position;
+        position += packed.len() as u64;
+        let Content { name, version, .. } = content;
+        members.push(Member { name, version, sha256, size, offset, packed: packed.len() as u64 });
+    }
+    let index = Index { format: FORMAT, members };
+    let index = serde_json::to_vec(&index).map_err(|error| io("write")(error.into()))?;
+    let numbers = [position, index.len() as u64].map(u64::to_le_bytes).concat();
+    let trailer = [MAGIC.as_slice(), &numbers, &Sha256::digest(&index)].concat();
+    output.write_all(&[index, trailer].concat()).map_err(io("write"))?;
+    output.flush().map_err(io("write"))
+}
+
+fn pack(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut writer = XzWriter::new(Vec::new(), XzOptions::with_preset(PRESET))?;
+    writer.write_all(bytes)?;
+    writer.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn contents() -> Vec<Content> {
+        let content = |name: &str, bytes: &[u8]| Content {
+            name: name.to_owned(),
+            version: Some("1.2.3".to_owned()),
+            bytes: bytes.to_vec(),
+        };
+        vec![content("two", &[7; 5000]), content("one", b"content of one")]
+    }
+
+    fn bundle(folder: &Path) -> (std::path::PathBuf, Vec<u8>) {
+        let executable = folder.join("qus");
+        std::fs::write(&executable, "an executable").unwrap();
+        let mut bytes = Vec::new();
+        write(&executable, contents(), &mut bytes).unwrap();
+        let path = folder.join("bundle");
+        std::fs::write(&path, &bytes).unwrap();
+        (path, bytes)
+    }
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, bytes) = bundle(folder.path());
+        let bundle = Bundle::open(&path).unwrap().unwrap();
+        let names: Vec<&str> = bundle.members().iter().map(|member| member.name.as_str()).collect();
+        assert_eq!(names, ["one", "two"]);
+        assert_eq!(bundle.unpack(bundle.member("one").unwrap()).unwrap(), b"content of one");
+        assert_eq!(bundle.unpack(bundle.member("two").unwrap()).unwrap(), [7; 5000]);
+        assert!(bytes.starts_with(b"an executable"));
+        // The same again, from a bundle: what it carries is left behind.
+        let mut again = Vec::new();
+        write(&path, contents(), &mut again).unwrap();
+        assert_eq!(again, bytes);
+    }
+
+    #[test]
+    fn what_carries_nothing_is_no_bundle() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for content in [&b""[..], b"short", &[0; 1000]] {
+            std::fs::write(&path, content).unwrap();
+            assert!(Bundle::open(&path).unwrap().is_none());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        #[test]
+        fn damage_is_found(at in 13_usize..400, bit in 0_u8..8, cut in any::<bool>()) {
+            let folder = tempfile::tempdir().unwrap();
+            let (path, mut bytes) = bundle(folder.path());
+            let at = at.min(bytes.len() - 1);
+            if cut {
+                bytes.truncate(at);
+            } else {
+                bytes[at] ^= 1 << bit;
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            if let Ok(Some(bundle)) = Bundle::open(&path) {
+                for member in bundle.members() {
+                    if let Ok(content) = bundle.unpack(member) {
+                        let wanted = contents().into_iter().find(|content| content.name == member.name);
+                        prop_assert_eq!(content, wanted.unwrap().bytes);
+                    }
+                }
+            }
+        }
+    }
+}

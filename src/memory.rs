@@ -1,0 +1,151 @@
+//! Interpreters that lie in memory alone: sealed memfds, which the kernel keeps open for their handlers.
+//!
+//! With `F` the kernel opens the interpreter at registration, by its path, and never looks at the path again (K47, K51);
+//! what it keeps of it is text (K48). So a memfd is registered by a path that leads to it for a moment, from a working
+//! directory that is gone afterwards, and that says what it is: `memory/QEMU-7.2.22-0123456789abcdef/qemu-arm-static`,
+//! with the beginning of its SHA-256. The same text is the same content.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use tempfile::TempDir;
+use thiserror::Error;
+
+use crate::interpreter::FileId;
+
+/// First part of the path of every interpreter in memory.
+const PREFIX: &str = "memory";
+/// `MFD_EXEC` of `include/uapi/linux/memfd.h` (Linux 6.3): it may be executed, whatever the default is.
+const MFD_EXEC: u32 = 0x10;
+
+/// Why an interpreter could not be put into memory.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// `vm.memfd_noexec` is 2.
+    #[error("files in memory may not be executed here: vm.memfd_noexec forbids it")]
+    NoExec,
+    /// Anything else that went wrong.
+    #[error("cannot {operation} an interpreter in memory: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl MemoryError {
+    /// What to do about it.
+    #[must_use]
+    pub fn cure(&self) -> Option<String> {
+        matches!(self, Self::NoExec).then(|| "sudo sysctl -w vm.memfd_noexec=1".to_owned())
+    }
+}
+
+fn failed(operation: &'static str) -> impl Fn(io::Error) -> MemoryError {
+    move |source| MemoryError::Io { operation, source }
+}
+
+/// The path that an interpreter in memory is registered by.
+#[must_use]
+pub fn path(version: &str, sha256: &str, file_name: &str) -> PathBuf {
+    let beginning = sha256.get(..16).unwrap_or(sha256);
+    Path::new(PREFIX).join(format!("QEMU-{version}-{beginning}")).join(file_name)
+}
+
+/// Whether a registered path is that of an interpreter in memory.
+#[must_use]
+pub fn is_in_memory(path: &Path) -> bool {
+    path.starts_with(PREFIX)
+}
+
+/// The version that the path of an interpreter in memory tells.
+#[must_use]
+pub fn version(path: &Path) -> Option<String> {
+    let parent = path.strip_prefix(PREFIX).ok()?.parent()?.to_str()?;
+    let (version, _) = parent.strip_prefix("QEMU-")?.rsplit_once('-')?;
+    Some(version.to_owned())
+}
+
+/// Interpreters in memory, and the working directory from which their paths lead to them.
+#[derive(Debug)]
+pub struct Memory {
+    directory: TempDir,
+    before: PathBuf,
+    files: Vec<File>,
+}
+
+impl Memory {
+    /// Makes a directory of its own the working directory of this process, until it is dropped.
+    pub fn enter() -> Result<Self, MemoryError> {
+        let directory =
+            tempfile::Builder::new().prefix("qus-").tempdir().map_err(failed("find a place for"))?;
+        let before = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        std::env::set_current_dir(directory.path()).map_err(failed("find a place for"))?;
+        Ok(Self { directory, before, files: Vec::new() })
+    }
+
+    /// Puts `content` into memory, so that `path` leads to it: which file it is.
+    pub fn put(&mut self, path: &Path, content: &[u8]) -> Result<FileId, MemoryError> {
+        let mut file = create()?;
+        file.write_all(content).map_err(failed("write"))?;
+        file.set_permissions(PermissionsExt::from_mode(0o755)).map_err(failed("write"))?;
+        let seals =
+            SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| failed("seal")(errno.into()))?;
+        let link = self.directory.path().join(path);
+        if let Some(parent) = link.parent() {
+            std::fs::create_dir_all(parent).map_err(failed("name"))?;
+        }
+        symlink(format!("/proc/self/fd/{}", file.as_raw_fd()), &link).map_err(failed("name"))?;
+        let id = FileId::of(&file.metadata().map_err(failed("look at"))?);
+        self.files.push(file);
+        Ok(id)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // A directory that is gone cannot be gone back to; nothing here depends on it.
+        let _ = std::env::set_current_dir(&self.before);
+    }
+}
+
+fn create() -> Result<File, MemoryError> {
+    let usual = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let created = memfd_create("qus", usual | MFdFlags::from_bits_retain(MFD_EXEC));
+    let created = match created {
+        // Before Linux 6.3 there is no such flag, and every one may be executed.
+        Err(Errno::EINVAL) => memfd_create("qus", usual),
+        other => other,
+    };
+    created.map(File::from).map_err(|errno| match errno {
+        Errno::EACCES => MemoryError::NoExec,
+        errno => failed("create")(errno.into()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_tells_version_and_content() {
+        let path = path("7.2.22", "0123456789abcdef0000", "qemu-arm-static");
+        assert_eq!(path, Path::new("memory/QEMU-7.2.22-0123456789abcdef/qemu-arm-static"));
+        assert!(is_in_memory(&path) && !is_in_memory(Path::new("/usr/bin/qemu-arm-static")));
+        assert_eq!(version(&path).as_deref(), Some("7.2.22"));
+        assert_eq!(version(Path::new("/usr/bin/qemu-arm-static")), None);
+        assert_eq!(
+            crate::interpreter::emulated_by(crate::interpreter::file_name(&path)).unwrap().name,
+            "arm"
+        );
+    }
+}
