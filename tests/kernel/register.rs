@@ -63,7 +63,8 @@ fn programs_of_debian_run(lab: &Lab) {
             let root = lab.path(&format!("root-{name}"));
             fs::create_dir_all(root.join("bin")).unwrap();
             fs::copy(&busybox, root.join("bin/busybox")).unwrap();
-            let ran = run(Command::new("chroot").arg(&root).args(["/bin/busybox", "sh", "-c", "exit 7"]));
+            let ran =
+                run(Command::new("/usr/sbin/chroot").arg(&root).args(["/bin/busybox", "sh", "-c", "exit 7"]));
             assert_eq!(ran.status, 7, "{name}: {ran:?}");
         }
     }
