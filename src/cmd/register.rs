@@ -63,7 +63,8 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     let view = View { scope: Scope::here(), lifetime, held: args.hold, dry_run: args.dry_run, items };
     output.data(&view, || view.text())?;
     let status = view.conclude(output)?;
-    if let Some((patience, instance)) = patience.zip(instance) {
+    // Nothing to stay for is no success that could be held.
+    if let Some((patience, instance)) = patience.zip(instance).filter(|_| view.has_any()) {
         let new = view.new_handlers(&gathered);
         hold::notify_ready();
         patience.wait()?;

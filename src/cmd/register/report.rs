@@ -315,16 +315,20 @@ impl View {
         Ok(status)
     }
 
+    /// Whether any architecture is served now.
+    pub(super) fn has_any(&self) -> bool {
+        self.items.iter().any(|item| item.outcome.status() == Status::Done)
+    }
+
     /// Whether the registration will not outlive what it was made for: never told as a success (K67).
     fn is_doomed(&self) -> bool {
-        let is_there = |item: &Item| item.outcome.status() == Status::Done;
         let ends = match self.lifetime {
             Lifetime::Boot => false,
             // The user who enters a namespace knows that it ends.
             Lifetime::MountNamespace => self.scope == Scope::Host,
             Lifetime::Process => true,
         };
-        ends && !self.held && !self.dry_run && self.items.iter().any(is_there)
+        ends && !self.held && !self.dry_run && self.has_any()
     }
 
     fn lasting(&self) -> String {
