@@ -1,8 +1,10 @@
 //! The command line: what a person can type, parsed into the values that the commands work with.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::arch::{Arch, UnknownArch};
@@ -74,6 +76,20 @@ pub enum Command {
     Show(Show),
 }
 
+/// The command among the words of a command line that could not be parsed, which are those after the program's name.
+#[must_use]
+pub fn subcommand(words: &[OsString]) -> Option<&OsString> {
+    let mut words = words.iter();
+    loop {
+        let word = words.next()?;
+        if word == "--instance" {
+            words.next();
+        } else if !word.as_encoded_bytes().starts_with(b"-") {
+            return Some(word);
+        }
+    }
+}
+
 /// One word of a list of architectures.
 #[derive(Clone, Copy, Debug)]
 pub enum ArchArg {
@@ -88,6 +104,20 @@ fn parse_arch(word: &str) -> Result<ArchArg, UnknownArch> {
         return Ok(ArchArg::All);
     }
     Arch::named(word).map(ArchArg::One)
+}
+
+/// A variable of the environment and its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variable(pub OsString, pub OsString);
+
+fn parse_variable(word: OsString) -> Result<Variable, &'static str> {
+    let bytes = word.into_vec();
+    match bytes.iter().position(|byte| *byte == b'=').and_then(|at| bytes.split_at_checked(at)) {
+        Some((name, [_, value @ ..])) if !name.is_empty() => {
+            Ok(Variable(OsString::from_vec(name.to_vec()), OsString::from_vec(value.to_vec())))
+        }
+        _ => Err("a variable is written NAME=VALUE"),
+    }
 }
 
 fn parse_one_arch(word: &str) -> Result<&'static Arch, UnknownArch> {
@@ -223,8 +253,8 @@ pub struct Run {
     #[arg(long, value_name = "DIR")]
     pub interpreter_dir: Vec<PathBuf>,
     /// Set a variable for the program (may be repeated): QEMU_CPU=max, QEMU_STRACE=1, …
-    #[arg(long, value_name = "NAME=VALUE")]
-    pub env: Vec<OsString>,
+    #[arg(long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(parse_variable))]
+    pub env: Vec<Variable>,
     /// Start the emulator itself, without namespaces: for one program whose children are not foreign
     #[arg(long, conflicts_with_all = ["root", "as_root"])]
     pub direct: bool,
@@ -279,6 +309,27 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_command_is_found_behind_options() {
+        let found = |words: &[&str]| {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            subcommand(&words).cloned()
+        };
+        assert_eq!(found(&["--json", "--instance", "reset", "run", "list"]), Some("run".into()));
+        assert_eq!(found(&["--instance=run", "list"]), Some("list".into()));
+        assert_eq!(found(&["--json"]), None);
+    }
+
+    #[test]
+    fn a_variable_has_a_name_and_a_value() {
+        let parse = |word: &[u8]| parse_variable(OsString::from_vec(word.to_vec()));
+        assert_eq!(parse(b"A=b=c"), Ok(Variable("A".into(), "b=c".into())));
+        assert_eq!(parse(b"A=\xff"), Ok(Variable("A".into(), OsString::from_vec(vec![0xff]))));
+        for word in [&b"A"[..], b"=b", b""] {
+            assert!(parse(word).is_err(), "{word:?}");
+        }
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use qus::cli::Cli;
+use qus::cli::{self, Cli};
 use qus::cmd;
 use qus::namespace;
-use qus::output::{Output, Status};
+use qus::output::{NotRun, Output, Status};
 use qus::probe;
 use qus::problem::Problem;
 
@@ -17,7 +17,14 @@ fn main() -> ExitCode {
         return helper(probe::serve(&mut io::stdin().lock(), &mut io::stdout().lock()));
     }
     if std::env::args_os().skip(1).eq([namespace::MAP_HELPER]) {
-        return helper(namespace::serve_map(&mut io::stdin().lock()));
+        return match namespace::serve_map(&mut io::stdin().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                let (reason, code) = failure.tell();
+                let _ = writeln!(io::stderr(), "{reason}");
+                ExitCode::from(code)
+            }
+        };
     }
     match Cli::try_parse() {
         Ok(cli) => run(&cli),
@@ -49,26 +56,31 @@ fn run(cli: &Cli) -> ExitCode {
     }
     let problem =
         error.downcast_ref::<Problem>().cloned().unwrap_or_else(|| Problem::new(format!("{error:#}")));
-    tell(&mut output, &problem)
+    tell(&mut output, &problem, Status::Failed)
 }
 
 /// Help and version are answers; everything else that the command line parser says is a failure.
 fn usage(error: &clap::Error) -> ExitCode {
-    let json = std::env::args_os().any(|word| word == "--json");
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+    // Every other status of `run` is one of the program (`env(1)`).
+    let is_run = cli::subcommand(&words).is_some_and(|word| word == "run");
+    let failed = if is_run { Status::NotRun(NotRun::Qus) } else { Status::Failed };
     if !error.use_stderr() || !json {
         let _ = error.print();
-        return ExitCode::from(if error.use_stderr() { Status::Failed.code() } else { Status::Done.code() });
+        return ExitCode::from(if error.use_stderr() { failed.code() } else { Status::Done.code() });
     }
     let message = error.to_string();
     let message = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
     let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
-    tell(&mut Output::new(&mut data, &mut prose, true, false), &Problem::new(message).cure("qus --help"))
+    let problem = Problem::new(message).cure("qus --help");
+    tell(&mut Output::new(&mut data, &mut prose, true, false), &problem, failed)
 }
 
-fn tell(output: &mut Output<'_>, problem: &Problem) -> ExitCode {
+fn tell(output: &mut Output<'_>, problem: &Problem, status: Status) -> ExitCode {
     // Nothing is left to tell it to when this fails.
     let _ = output.failure(problem);
-    ExitCode::from(Status::Failed.code())
+    ExitCode::from(status.code())
 }
 
 fn helper(served: Result<(), String>) -> ExitCode {

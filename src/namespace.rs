@@ -14,9 +14,9 @@ use std::time::{Duration, SystemTime};
 use nix::unistd::geteuid;
 use serde::Serialize;
 
-pub use enter::{Ids, NamespaceError, become_caller, enter_as_root, join};
-pub use helper::{MAP_HELPER, serve_map};
-pub use root::{RootError, enter_root};
+pub use enter::{Ids, NamespaceError, become_caller, enter_as_root, forbidding_setting, join};
+pub use helper::{MAP_HELPER, MapFailure, serve_map};
+pub use root::{RootError, enter_root, find_in_root};
 
 /// Inode of the initial user namespace, `PROC_USER_INIT_INO` in `include/linux/proc_ns.h` (K73).
 const INITIAL_USER: u64 = 0xefff_fffd;

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -18,13 +20,15 @@ use super::fetch::{self, Order};
 use super::own_head;
 use crate::arch::Arch;
 use crate::binfmt::{Flags, Handler, Rule};
-use crate::cli::{Common, Run};
+use crate::cli::{Common, Run, Variable};
 use crate::file::{Candidate, Elf, Kind};
 use crate::folders;
 use crate::host::Kernel;
 use crate::interpreter::{Found, Interpreter, default_places, search};
-use crate::kernel::{DEFAULT_PATH, Instance};
-use crate::namespace::{become_caller, enter_as_root, enter_root};
+use crate::kernel::{DEFAULT_PATH, Instance, MountError};
+use crate::namespace::{
+    Ids, NamespaceError, become_caller, enter_as_root, enter_root, find_in_root, forbidding_setting,
+};
 use crate::output::{NotRun, Output, Status, path_text};
 use crate::plan;
 use crate::problem::{Problem, shell_word};
@@ -50,9 +54,10 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
     let own = Arch::of_head(&host);
     let wanted = match (&args.root, args.arch.as_slice()) {
         (None, []) => foreign_arch(&find(program)?, own).into_iter().collect(),
-        // Links in it may lead elsewhere once it is the root; here it is only a matter of what to have at hand.
         (Some(root), []) => {
-            find_below(root, program).and_then(|path| foreign_arch(&path, own)).into_iter().collect()
+            let file = find_below(root, program);
+            let path = file.as_ref().map(|file| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())));
+            path.and_then(|path| foreign_arch(&path, own)).into_iter().collect()
         }
         (_, arches) => arches.to_vec(),
     };
@@ -61,29 +66,51 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
         return direct(args, &find(program)?, &found);
     }
     let rules = rules(&found, args)?;
-    let ids = enter_as_root(args.root.is_some()).map_err(|error| {
-        let cure = error.cure();
-        let problem = Problem::from(error);
-        if args.root.is_some() { problem } else { Problem { cure: Some(with_direct(cure, args)), ..problem } }
-    })?;
-    register(&rules)?;
+    let forbidden = |error: NamespaceError| or_direct(error.into(), args);
+    let ids = enter_as_root(args.root.is_some()).map_err(forbidden)?;
+    register(&rules, ids, args)?;
     if let Some(root) = &args.root {
-        enter_root(root).map_err(|error| Problem::new(error.to_string()))?;
+        enter_root(root).map_err(Problem::from)?;
     }
     if !args.as_root && !ids.many && args.root.is_none() {
-        become_caller(ids).map_err(Problem::from)?;
+        become_caller(ids).map_err(forbidden)?;
     }
     let path = find(program)?;
     Err(exec(&path, &args.command, args))
 }
 
-fn with_direct(cure: Option<String>, args: &Run) -> String {
-    let words = args.command.iter().map(|word| shell_word(&word.to_string_lossy()));
-    let direct = format!("qus run --direct {}", words.collect::<Vec<_>>().join(" "));
-    match cure {
+/// A problem with namespaces, which `--direct` does without.
+fn or_direct(problem: Problem, args: &Run) -> Problem {
+    if args.root.is_some() || args.as_root {
+        return problem;
+    }
+    let direct = typed(args, "--direct");
+    let cure = match problem.cure {
         Some(cure) => format!("{cure}\n     or:   {direct}"),
         None => direct,
+    };
+    Problem { cure: Some(cure), ..problem }
+}
+
+/// What was typed, with one more option.
+fn typed(args: &Run, option: &str) -> String {
+    let mut words: Vec<OsString> = ["qus", "run", option].map(OsString::from).to_vec();
+    let mut push = |option: &str, value: Option<&OsStr>| {
+        words.push(option.into());
+        words.extend(value.map(OsStr::to_owned));
+    };
+    args.root.iter().for_each(|root| push("--root", Some(root.as_os_str())));
+    args.arch.iter().for_each(|arch| push("--arch", Some(OsStr::new(arch.name))));
+    args.from.iter().for_each(|source| push("--from", Some(source.as_os_str())));
+    args.interpreter_dir.iter().for_each(|folder| push("--interpreter-dir", Some(folder.as_os_str())));
+    let switches = [(args.as_root, "--as-root"), (args.fetch, "--fetch"), (args.direct, "--direct")];
+    switches.iter().filter(|(is_set, _)| *is_set).for_each(|(_, switch)| push(switch, None));
+    for Variable(name, value) in &args.env {
+        push("--env", Some(&[name.as_os_str(), value].join(OsStr::new("="))));
     }
+    push("--", None);
+    words.extend(args.command.iter().cloned());
+    words.iter().map(|word| shell_word(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
 }
 
 /// The architecture of a program that this host does not run itself.
@@ -140,16 +167,17 @@ fn interpreters(
         let handlers =
             Instance::open(Path::new(DEFAULT_PATH)).map(|instance| instance.handlers().unwrap_or_default());
         let arch = Arch::by_target(name);
-        handlers.is_ok_and(|handlers| arch.is_some_and(|arch| plan::serving(arch, &handlers).is_some()))
+        handlers.is_ok_and(|handlers| {
+            arch.and_then(|arch| plan::serving(arch, &handlers)).is_some_and(can_take_over)
+        })
     };
     if missing.iter().all(served) {
         return Ok(found);
     }
     let places = places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ");
-    let words =
-        args.command.iter().map(|word| shell_word(&word.to_string_lossy())).collect::<Vec<_>>().join(" ");
-    Err(Problem::new(format!("no interpreter for {} is in {places}", missing.join(", ")))
-        .cure(format!("qus run --fetch -- {words}")))
+    let problem = Problem::new(format!("no interpreter for {} is in {places}", missing.join(", ")));
+    // Who has fetched and still has none does not get it by fetching.
+    Err(if args.fetch { problem } else { problem.cure(typed(args, "--fetch")) })
 }
 
 /// Rules of the new instance, oldest first: the interpreters at hand, and before them in force the handlers of the
@@ -163,19 +191,29 @@ fn rules(found: &BTreeMap<&'static str, Found>, args: &Run) -> Result<Vec<Rule>,
         Ok(instance) if instance.is_enabled().unwrap_or(false) => instance.handlers()?,
         _ => Vec::new(),
     };
-    let taken_over: Vec<&Handler> = hidden.iter().rev().filter(|handler| can_take_over(handler)).collect();
     let explicit = !args.interpreter_dir.is_empty() || args.from.is_some();
+    let is_at_hand = |arch: &Arch| found.get(arch.name).is_some_and(|found| found.interpreter.is_some());
+    let mut taken_over = Vec::new();
+    for handler in hidden.iter().rev().filter(|handler| handler.entry.enabled) {
+        let replacement = plan::emulates(handler).filter(|arch| is_at_hand(arch));
+        if !can_take_over(handler) {
+            if replacement.is_none() {
+                let path = handler.entry.interpreter.as_deref().map(path_text).unwrap_or_default();
+                tracing::warn!("the handler {} is left out: {path} cannot be opened here", handler.name);
+            }
+        } else if replacement.is_none() || is_pinned(handler) {
+            taken_over.push(handler);
+        }
+    }
     let mut rules = Vec::new();
     for (name, found) in found {
         let (Some(arch), Some(Interpreter { path, .. })) = (Arch::by_target(name), &found.interpreter) else {
             continue;
         };
         let own = plan::rules(arch, path, flags).map_err(|error| Problem::new(format!("{name}: {error}")))?;
-        let is_served = !explicit
-            && plan::serving(arch, &hidden).is_some_and(|handler| {
-                handler.entry.flags.contains(Flags::FIX_BINARY) && can_take_over(handler)
-            });
-        if !is_served {
+        let serving = plan::serving(arch, &hidden);
+        let is_served = serving.is_some_and(|handler| is_pinned(handler) && can_take_over(handler));
+        if explicit || !is_served {
             rules.extend(own);
         }
     }
@@ -190,6 +228,11 @@ fn rules(found: &BTreeMap<&'static str, Found>, args: &Run) -> Result<Vec<Rule>,
     }
 }
 
+/// Whether the handler works in another root directory, too: without `F` its interpreter is looked for there (K47).
+fn is_pinned(handler: &Handler) -> bool {
+    handler.entry.flags.contains(Flags::FIX_BINARY)
+}
+
 /// Whether the handler's interpreter is there to be opened once more. One that a container registered is not.
 fn can_take_over(handler: &Handler) -> bool {
     let path = handler.entry.interpreter.as_deref();
@@ -199,17 +242,25 @@ fn can_take_over(handler: &Handler) -> bool {
 }
 
 /// Mounts the instance of the new user namespace, and fills it.
-fn register(rules: &[Rule]) -> Result<(), Problem> {
+fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Problem> {
     let path = Path::new(DEFAULT_PATH);
     Instance::mount(path).map_err(|error| {
         let kernel = Kernel::running();
-        if kernel.has_instances() {
-            return Problem::from(error);
+        if !kernel.has_instances() {
+            let message = format!(
+                "Linux {kernel} has one instance for all: only since 6.7 a user namespace has its own"
+            );
+            return or_direct(Problem::new(message), args);
         }
-        Problem::new(format!(
-            "Linux {kernel} has one instance for all: only since 6.7 a user namespace has its own"
-        ))
-        .cure("qus run --direct …")
+        // Root of a user namespace may mount; where it may not, something takes the rights that come with one.
+        let forbidding = if ids.uid.is_root() { None } else { forbidding_setting() };
+        match (error, forbidding) {
+            (MountError::Denied(_), Some(forbidding)) => or_direct(forbidding.into(), args),
+            (error @ MountError::Denied(_), None) => {
+                or_direct(Problem::new(format!("{error}, not even in a user namespace")), args)
+            }
+            (error, _) => error.into(),
+        }
     })?;
     let instance = Instance::open(path)?;
     for rule in rules {
@@ -242,14 +293,13 @@ fn direct(args: &Run, program: &Path, found: &BTreeMap<&'static str, Found>) -> 
 /// Where programs are looked for when nothing else is said.
 const DEFAULT_SEARCH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The program called `name` in the root directory `root`, as far as that can be known from outside.
-fn find_below(root: &Path, name: &OsStr) -> Option<PathBuf> {
-    let below = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+/// The program called `name` in the root directory `root`, as it will be found there.
+fn find_below(root: &Path, name: &OsStr) -> Option<File> {
     if name.as_bytes().contains(&b'/') {
-        return Some(below(Path::new(name)));
+        return find_in_root(root, Path::new(name));
     }
     let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_SEARCH.into());
-    env::split_paths(&path).map(|folder| below(&folder.join(name))).find(|path| path.is_file())
+    env::split_paths(&path).find_map(|folder| find_in_root(root, &folder.join(name)))
 }
 
 /// The program called `name`, as a shell finds it.
@@ -274,12 +324,8 @@ fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
     let failed = |kind, reason: &str| {
         Failure(kind, Problem::new(format!("cannot start {}: {reason}", path_text(path))))
     };
-    let set = args.env.iter().filter_map(|pair| {
-        let (name, value) = pair.to_str()?.split_once('=')?;
-        Some((OsString::from(name), OsString::from(value)))
-    });
     let mut variables: BTreeMap<OsString, OsString> = env::vars_os().collect();
-    variables.extend(set);
+    variables.extend(args.env.iter().map(|Variable(name, value)| (name.clone(), value.clone())));
     let variables = variables.into_iter().map(|(name, value)| [name, value].join(OsStr::new("=")));
     let strings = |words: Vec<OsString>| {
         words.into_iter().map(|word| CString::new(word.as_bytes())).collect::<Result<Vec<_>, _>>()
@@ -289,6 +335,8 @@ fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
     let (Ok(file), Ok(words), Ok(variables)) = all else {
         return failed(NotRun::Qus, "a word of the command holds a NUL");
     };
+    // Rust's runtime ignores SIGPIPE, and execve(2) would hand that on: `yes | head` would end with an error.
+    sigpipe::reset();
     let Err(errno) = execve(&file, &words, &variables);
     match errno {
         Errno::ENOENT => {

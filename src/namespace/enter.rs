@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::unistd::{Gid, Uid, getegid, geteuid};
+use nix::unistd::{Gid, Uid, getegid, geteuid, setgid, setgroups, setuid};
 use thiserror::Error;
 
-use super::helper::MapHelper;
+use super::helper::{MapFailure, MapHelper};
 
 /// Who the caller was before a namespace was entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +34,15 @@ pub enum NamespaceError {
         /// The value that permits them.
         permits: &'static str,
     },
-    /// Something else keeps them from this user: a security module, a container's seccomp filter.
+    /// `ENOSPC`: there are as many as this user may have, or 32 one inside of the other (`user_namespaces(7)`).
     #[error(
-        "user namespaces are not permitted here, by a security module or the container that this runs in: {0}"
+        "no more user namespaces can be had here: they are nested too deeply, or there are as many as \
+         user.max_user_namespaces and user.max_mnt_namespaces allow"
+    )]
+    TooMany,
+    /// Something else keeps them from this user: a security module, a container's seccomp filter, a `chroot(2)`.
+    #[error(
+        "user namespaces are not permitted here, by a security module, or the container or chroot that this runs in: {0}"
     )]
     NotPermitted(#[source] Errno),
     /// The ids of a new user namespace could not be set.
@@ -68,11 +74,11 @@ impl NamespaceError {
     pub fn cure(&self) -> Option<String> {
         match self {
             Self::Forbidden { setting, permits } => Some(format!("sudo sysctl -w {setting}={permits}")),
-            Self::NotPermitted(_) => Some("start it outside of the container, or with --direct".to_owned()),
+            Self::NotPermitted(_) => Some("start it outside of the container".to_owned()),
             Self::Join { source: Errno::EPERM, .. } | Self::Open { .. } => {
                 Some("as root, or as the user it belongs to".to_owned())
             }
-            Self::Join { .. } | Self::Map(_) => None,
+            Self::Join { .. } | Self::Map(_) | Self::TooMany => None,
         }
     }
 }
@@ -84,15 +90,28 @@ const SETTINGS: [(&str, &str, &str); 3] = [
     ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
 ];
 
-fn diagnose(errno: Errno) -> NamespaceError {
+/// The setting that keeps user namespaces, or rights inside of them, from ordinary users.
+///
+/// AppArmor's lets them be made, and then permits nothing inside: neither to map users nor to mount.
+#[must_use]
+pub fn forbidding_setting() -> Option<NamespaceError> {
+    forbidding_setting_in(Path::new("/proc/sys"))
+}
+
+fn forbidding_setting_in(folder: &Path) -> Option<NamespaceError> {
     let forbids = |(name, forbids, _): &(&str, &str, &str)| {
-        let file = Path::new("/proc/sys").join(name.replace('.', "/"));
+        let file = folder.join(name.replace('.', "/"));
         fs::read_to_string(file).is_ok_and(|value| value.trim() == *forbids)
     };
-    match SETTINGS.into_iter().find(forbids) {
-        Some((setting, _, permits)) => NamespaceError::Forbidden { setting, permits },
-        None => NamespaceError::NotPermitted(errno),
-    }
+    let (setting, _, permits) = SETTINGS.into_iter().find(forbids)?;
+    Some(NamespaceError::Forbidden { setting, permits })
+}
+
+fn diagnose(errno: Errno) -> NamespaceError {
+    forbidding_setting().unwrap_or(match errno {
+        Errno::ENOSPC | Errno::EUSERS => NamespaceError::TooMany,
+        errno => NamespaceError::NotPermitted(errno),
+    })
 }
 
 /// A new user and mount namespace, in which this process is root, and may register handlers (K70).
@@ -107,7 +126,8 @@ pub fn enter_as_root(range: bool) -> Result<Ids, NamespaceError> {
     if let Some(helper) = helper {
         match helper.map() {
             Ok(()) => return Ok(Ids { uid, gid, many: true }),
-            Err(reason) => tracing::info!("only one user is mapped: {reason}"),
+            Err(MapFailure::NoRange(reason)) => tracing::info!("only one user is mapped: {reason}"),
+            Err(MapFailure::Failed(reason)) => tracing::warn!("only one user is mapped: {reason}"),
         }
     }
     map_one((0, uid.as_raw()), (0, gid.as_raw()))?;
@@ -123,13 +143,16 @@ pub fn become_caller(ids: Ids) -> Result<(), NamespaceError> {
 /// Maps one user and one group: each pair is the id inside, and the one outside that this process has.
 fn map_one(user: (u32, u32), group: (u32, u32)) -> Result<(), NamespaceError> {
     let write = |file: &str, text: String| {
-        let failed = |error: io::Error| NamespaceError::Map(format!("{file}: {error}"));
+        let failed = |error: io::Error| {
+            forbidding_setting().unwrap_or(NamespaceError::Map(format!("{file}: {error}")))
+        };
         fs::write(Path::new("/proc/self").join(file), text).map_err(failed)
     };
+    let line = |(inside, outside): (u32, u32)| format!("{inside} {outside} 1");
     // Otherwise an unprivileged process may not map its group.
     write("setgroups", "deny".to_owned())?;
-    write("uid_map", format!("{} {} 1", user.0, user.1))?;
-    write("gid_map", format!("{} {} 1", group.0, group.1))
+    write("uid_map", line(user))?;
+    write("gid_map", line(group))
 }
 
 /// Enters the user and mount namespace of process `pid`, and its root directory: what is registered then is what that
@@ -147,6 +170,45 @@ pub fn join(pid: u32) -> Result<(), NamespaceError> {
         Some(file) => setns(file, flag).map_err(|source| NamespaceError::Join { kind, pid, source }),
         None => Ok(()),
     };
+    let is_other_user_namespace = user.is_some();
     enter("user", user, CloneFlags::CLONE_NEWUSER)?;
-    enter("mount", mount, CloneFlags::CLONE_NEWNS)
+    enter("mount", mount, CloneFlags::CLONE_NEWNS)?;
+    if is_other_user_namespace && !geteuid().is_root() {
+        become_root();
+    }
+    Ok(())
+}
+
+/// Whoever comes from outside has all capabilities in the namespace, and is nobody there, where his id is not mapped.
+/// As its root he owns what its root owns: the instance (K70), and the files that he makes.
+fn become_root() {
+    // Where groups may not be set, or there is no root, he stays who he is; what he may not do then says so itself.
+    let _groups_are_fixed = setgroups(&[]);
+    let _no_root_group = setgid(Gid::from_raw(0));
+    let _no_root = setuid(Uid::from_raw(0));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_setting_that_forbids_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, value: &str| {
+            let file = folder.path().join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, value).unwrap();
+        };
+        let found = || forbidding_setting_in(folder.path()).map(|error| error.cure().unwrap());
+        assert_eq!(found(), None);
+        write("user/max_user_namespaces", "96365\n");
+        write("kernel/apparmor_restrict_unprivileged_userns", "0\n");
+        assert_eq!(found(), None);
+        write("kernel/apparmor_restrict_unprivileged_userns", "1\n");
+        let cure = "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0";
+        assert_eq!(found().as_deref(), Some(cure));
+        write("user/max_user_namespaces", "0\n");
+        assert_eq!(found().as_deref(), Some("sudo sysctl -w user.max_user_namespaces=65536"));
+    }
 }

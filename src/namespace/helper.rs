@@ -15,6 +15,8 @@ use nix::unistd::{Uid, User, getegid, geteuid, getppid};
 pub const MAP_HELPER: &str = "__map-ids";
 /// As many ids as there are: all but -1 (`user_namespaces(7)`).
 const ALL: u32 = u32::MAX;
+/// Exit status of a helper that found no subordinate ids.
+const NO_RANGE: u8 = 3;
 
 /// A helper that waits.
 pub(super) struct MapHelper(Child);
@@ -27,45 +29,76 @@ impl MapHelper {
         command.spawn().ok().map(Self)
     }
 
-    /// Has it map the ids of this process, which is in the new namespace now. The error is for a person.
-    pub(super) fn map(mut self) -> Result<(), String> {
+    /// Has it map the ids of this process, which is in the new namespace now.
+    pub(super) fn map(mut self) -> Result<(), MapFailure> {
         let go = self.0.stdin.take().map(|mut input| input.write_all(b"."));
-        let output = self.0.wait_with_output().map_err(|error| error.to_string())?;
-        if !output.status.success() || !matches!(go, Some(Ok(()))) {
-            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+        let output = self.0.wait_with_output().map_err(|error| MapFailure::Failed(error.to_string()))?;
+        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        match output.status.code() {
+            Some(0) if matches!(go, Some(Ok(()))) => Ok(()),
+            Some(code) if code == i32::from(NO_RANGE) => Err(MapFailure::NoRange(reason)),
+            _ => Err(MapFailure::Failed(reason)),
         }
-        Ok(())
+    }
+}
+
+/// Why a helper did not map; the text is for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MapFailure {
+    /// This user has no subordinate ids.
+    NoRange(String),
+    /// He has, and they could not be mapped.
+    Failed(String),
+}
+
+impl MapFailure {
+    /// The text, and the exit status by which the helper tells which it is.
+    #[must_use]
+    pub fn tell(&self) -> (&str, u8) {
+        match self {
+            Self::NoRange(reason) => (reason, NO_RANGE),
+            Self::Failed(reason) => (reason, 2),
+        }
     }
 }
 
 /// The whole life of a helper process.
-pub fn serve_map(input: &mut dyn Read) -> Result<(), String> {
-    let mut go = [0];
-    input.read_exact(&mut go).map_err(|_| "nobody waits for it".to_owned())?;
+pub fn serve_map(input: &mut dyn Read) -> Result<(), MapFailure> {
+    // Asked for before the wait: when the parent dies meanwhile, this is the child of somebody else.
     let parent = getppid().to_string();
+    let mut go = [0];
+    input.read_exact(&mut go).map_err(|_| MapFailure::Failed("nobody waits for it".to_owned()))?;
     if geteuid().is_root() {
         for file in ["uid_map", "gid_map"] {
             let path = Path::new("/proc").join(&parent).join(file);
             // What this namespace has, as all of it: in a user namespace that is less than all there are.
             let text = whole_map(file).unwrap_or_else(|| format!("0 0 {ALL}\n"));
-            fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+            let failed = |error| MapFailure::Failed(format!("{}: {error}", path.display()));
+            fs::write(&path, text).map_err(failed)?;
         }
         return Ok(());
     }
     let name = User::from_uid(geteuid()).ok().flatten().map(|user| user.name).unwrap_or_default();
-    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    for (program, own, file) in [("newuidmap", uid, "/etc/subuid"), ("newgidmap", gid, "/etc/subgid")] {
-        let (start, count) =
-            subordinate(file, &name, geteuid()).ok_or(format!("{file} has no range for this user"))?;
-        let words = [&parent, "0", &own.to_string(), "1", "1", &start.to_string(), &count.to_string()]
-            .map(str::to_owned);
-        let output =
-            Command::new(program).args(words).output().map_err(|error| format!("{program}: {error}"))?;
-        if !output.status.success() {
-            return Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()));
-        }
+    let range = |file: &str| {
+        let no_range = || MapFailure::NoRange(format!("{file} has no range for this user"));
+        subordinate(file, &name, geteuid()).ok_or_else(no_range)
+    };
+    // Both are known before the first is mapped: a map cannot be taken back.
+    let (users, groups) = (range("/etc/subuid")?, range("/etc/subgid")?);
+    map_range("newuidmap", &parent, geteuid().as_raw(), users)?;
+    map_range("newgidmap", &parent, getegid().as_raw(), groups)
+}
+
+/// Maps `own` as 0 and the range above it, by the program that may.
+fn map_range(program: &str, pid: &str, own: u32, (start, count): (u32, u32)) -> Result<(), MapFailure> {
+    let words =
+        [pid, "0", &own.to_string(), "1", "1", &start.to_string(), &count.to_string()].map(str::to_owned);
+    let failed = |reason: &str| MapFailure::Failed(format!("{program}: {reason}"));
+    let output = Command::new(program).args(words).output().map_err(|error| failed(&error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
     }
-    Ok(())
+    Err(failed(String::from_utf8_lossy(&output.stderr).trim()))
 }
 
 /// Every id of this namespace, mapped to itself.

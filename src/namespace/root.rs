@@ -1,6 +1,6 @@
 //! Another root directory, furnished as a container would see it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{chdir, pivot_root, symlinkat};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::unistd::{chdir, fchdir, pivot_root, symlinkat};
 use thiserror::Error;
 
 /// Devices of every container (OCI runtime specification, "Default Devices").
@@ -22,6 +23,10 @@ const LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 ];
+
+/// What a container may not write to besides `/sys`, whoever it is: root of the host owns it inside of a user namespace, too (OCI
+/// runtime specification, `readonlyPaths` as engines set it).
+const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
 
 /// Why a directory could not become the root.
 #[derive(Debug, Error)]
@@ -45,16 +50,28 @@ fn failed(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errn
 ///
 /// What lies in the directory is not trusted: links in it never lead out of it (`RESOLVE_IN_ROOT`, `openat2(2)`).
 pub fn enter_root(directory: &Path) -> Result<(), RootError> {
-    let none = None::<&str>;
-    let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
-    mount(Some(directory), directory, none, bind, none).map_err(failed("bind", directory))?;
-    let root = open(directory, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
-    let root = Root(root.map_err(failed("open", directory))?);
+    // Absolute: what `.` means lies below the mount that is made here.
+    let path = fs::canonicalize(directory).map_err(|source| RootError {
+        operation: "find",
+        path: directory.into(),
+        source,
+    })?;
+    let directory = path.as_path();
+    if directory == Path::new("/") {
+        let source = io::Error::other("it is that already");
+        return Err(RootError { operation: "change the root directory to", path, source });
+    }
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(directory), directory, None::<&str>, flags, None::<&str>)
+        .map_err(failed("bind", directory))?;
+    let root = Root::at(directory)?;
 
-    for (name, flags) in [("proc", bind), ("sys", bind)] {
-        let source = Path::new("/").join(name);
-        let target = root.folder(name)?;
-        mount(Some(&source), &target.path(), none, flags, none).map_err(failed("bind", source))?;
+    for name in ["proc", "sys"] {
+        bind(&Path::new("/").join(name), &root.folder(name)?)?;
+    }
+    root.remount_read_only("sys")?;
+    for name in READ_ONLY {
+        root.make_read_only(name)?;
     }
     let dev = root.folder("dev")?;
     let options = Some("mode=755,size=64k");
@@ -63,19 +80,30 @@ pub fn enter_root(directory: &Path) -> Result<(), RootError> {
     // The descriptor still names the folder below the new file system.
     let dev = Root(root.open("dev", OFlag::O_PATH | OFlag::O_DIRECTORY)?);
     furnish_dev(&dev)?;
-    let _no_network_without = root.bind_file("/etc/resolv.conf");
+    if let Err(error) = root.bind_resolv_conf() {
+        tracing::info!("no name of a host is known inside: {error}");
+    }
 
-    chdir(directory).map_err(failed("enter", directory))?;
+    fchdir(&root.0).map_err(failed("enter", directory))?;
     pivot_root(".", ".").map_err(failed("change the root directory to", directory))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(failed("leave the old root directory for", directory))?;
     chdir("/").map_err(failed("enter", "/"))
+}
+
+/// The file that `path` will be once `directory` is the root, if there is one: links in it are followed as they will be
+/// then.
+#[must_use]
+pub fn find_in_root(directory: &Path, path: &Path) -> Option<File> {
+    let root = Root::at(directory).ok()?;
+    let file = File::from(root.open(path, OFlag::O_PATH).ok()?);
+    file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
 }
 
 fn furnish_dev(dev: &Root) -> Result<(), RootError> {
     for name in DEVICES {
         let source = Path::new("/dev").join(name);
         // A host without one of them has none to give.
-        let _missing_on_this_host = dev.bind_new_file(name, &source);
+        let _missing_on_this_host = dev.create(name).and_then(|target| bind(&source, &target));
     }
     for (name, target) in LINKS {
         symlinkat(target, &dev.0, name).map_err(failed("create", Path::new("/dev").join(name)))?;
@@ -105,9 +133,24 @@ impl Place {
 }
 
 impl Root {
-    fn open(&self, name: &str, flags: OFlag) -> Result<OwnedFd, RootError> {
+    fn at(directory: &Path) -> Result<Self, RootError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        open(directory, flags, Mode::empty()).map(Self).map_err(failed("open", directory))
+    }
+
+    /// Opens what is there. `RESOLVE_IN_ROOT` follows no magic links either: those of `/proc` would lead out.
+    fn open(&self, name: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd, RootError> {
         let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-        openat2(&self.0, name, how).map_err(failed("open", name))
+        openat2(&self.0, name.as_ref(), how).map_err(failed("open", name.as_ref()))
+    }
+
+    /// Opens a file, which is made where there is none.
+    fn create(&self, name: &str) -> Result<Place, RootError> {
+        let how = OpenHow::new()
+            .flags(OFlag::O_CREAT | OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
+            .mode(Mode::from_bits_truncate(0o644))
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+        openat2(&self.0, name, how).map(Place).map_err(failed("create", name))
     }
 
     /// The folder `name`, made where there is none.
@@ -119,25 +162,46 @@ impl Root {
         self.open(name, OFlag::O_PATH | OFlag::O_DIRECTORY).map(Place)
     }
 
-    /// Puts the host's file `path` in the place of the one in this root, if it has one.
-    fn bind_file(&self, path: &str) -> Result<(), RootError> {
-        let source = fs::canonicalize(path).map_err(|source| RootError {
+    /// Puts the host's resolver configuration in the place of the root's.
+    fn bind_resolv_conf(&self) -> Result<(), RootError> {
+        let source = fs::canonicalize("/etc/resolv.conf").map_err(|source| RootError {
             operation: "find",
-            path: path.into(),
+            path: "/etc/resolv.conf".into(),
             source,
         })?;
-        let target = Place(self.open(path.trim_start_matches('/'), OFlag::O_PATH)?);
-        mount(Some(&source), &target.path(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .map_err(failed("bind", source))
+        let name = "etc/resolv.conf";
+        let target = self.open(name, OFlag::O_PATH).map(Place).or_else(|_| self.create(name))?;
+        bind(&source, &target)
     }
 
-    fn bind_new_file(&self, name: &str, source: &Path) -> Result<(), RootError> {
-        let how = OpenHow::new()
-            .flags(OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC)
-            .mode(Mode::from_bits_truncate(0o644))
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-        let file = Place(openat2(&self.0, name, how).map_err(failed("create", name))?);
-        mount(Some(source), &file.path(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .map_err(failed("bind", source))
+    /// Makes what is called `name` read-only, if it is there; what is mounted further below stays as it is, the instance
+    /// among it.
+    fn make_read_only(&self, name: &str) -> Result<(), RootError> {
+        let Ok(place) = self.open(name, OFlag::O_PATH).map(Place) else { return Ok(()) };
+        bind(&place.path(), &place)?;
+        self.remount_read_only(name)
     }
+
+    /// Makes the mount called `name` read-only.
+    fn remount_read_only(&self, name: &str) -> Result<(), RootError> {
+        let place = Place(self.open(name, OFlag::O_PATH)?);
+        // What the host has forbidden must be forbidden again: a user namespace may not take it back.
+        let filesystem = fstatvfs(&place.0).map_err(failed("look at", name))?.flags();
+        let kept = [
+            (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+            (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+            (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        ];
+        let kept = kept.into_iter().filter(|(flag, _)| filesystem.contains(*flag)).map(|(_, flag)| flag);
+        let flags =
+            kept.fold(MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, |all, flag| all | flag);
+        mount(None::<&str>, &place.path(), None::<&str>, flags, None::<&str>)
+            .map_err(failed("make read-only", name))
+    }
+}
+
+/// Makes `target` show what `source` is, with everything mounted below it.
+fn bind(source: &Path, target: &Place) -> Result<(), RootError> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(source), &target.path(), None::<&str>, flags, None::<&str>).map_err(failed("bind", source))
 }
