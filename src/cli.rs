@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::arch::{Arch, UnknownArch};
 use crate::kernel::DEFAULT_PATH;
+use crate::namespace::Engine;
 
 /// Make foreign-architecture programs and containers run on this host.
 #[derive(Debug, Parser)]
@@ -176,8 +177,11 @@ pub struct Register {
     #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Enter the namespaces of this process first: what is registered is then what it sees
-    #[arg(long, value_name = "PID", conflicts_with = "host")]
+    #[arg(long, value_name = "PID", conflicts_with_all = ["host", "namespaces_of"])]
     pub target: Option<u32>,
+    /// Enter those of a container engine of this user first: podman or docker-rootless
+    #[arg(long, value_name = "ENGINE", conflicts_with = "host")]
+    pub namespaces_of: Option<Engine>,
     /// Enter the namespaces of process 1 first: those of the host, in a container that shares its pids
     #[arg(long)]
     pub host: bool,

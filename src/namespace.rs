@@ -1,6 +1,7 @@
 //! Namespaces: where this process is, who sees what is registered from here and how long it lasts, and the way into
 //! others.
 
+mod engine;
 mod enter;
 mod helper;
 mod root;
@@ -14,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use nix::unistd::geteuid;
 use serde::Serialize;
 
+pub use engine::{Engine, EngineError, UnknownEngine};
 pub use enter::{Ids, NamespaceError, become_caller, enter_as_root, forbidding_setting, join};
 pub use helper::{MAP_HELPER, MapFailure, serve_map};
 pub use root::{RootError, enter_root, find_in_root};

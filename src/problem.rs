@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::arch::UnknownArch;
 use crate::kernel::{HandlerError, MountError, OpenError, RegisterError};
-use crate::namespace::{NamespaceError, RootError};
+use crate::namespace::{EngineError, NamespaceError, RootError};
 
 /// What failed and why, and the command that mends it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -74,6 +74,12 @@ impl From<HandlerError> for Problem {
 impl From<NamespaceError> for Problem {
     fn from(error: NamespaceError) -> Self {
         Self { message: error.to_string(), cure: error.cure() }
+    }
+}
+
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        Self { cure: Some(error.cure()), message: error.to_string() }
     }
 }
 

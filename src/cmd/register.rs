@@ -22,7 +22,7 @@ use crate::plan::{Decision, Request, Situation, decide};
 use crate::problem::Problem;
 
 pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Status> {
-    if let Some(pid) = args.target.or(args.host.then_some(1)) {
+    if let Some(pid) = target(args)? {
         join(pid).map_err(Problem::from)?;
     }
     let patience = if args.hold { Some(Patience::begin()?) } else { None };
@@ -74,6 +74,14 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
         }
     }
     Ok(status)
+}
+
+/// The process whose namespaces are meant, if not those that this is in.
+fn target(args: &Register) -> Result<Option<u32>, Problem> {
+    match args.namespaces_of {
+        Some(engine) => Ok(Some(engine.process()?)),
+        None => Ok(args.target.or(args.host.then_some(1))),
+    }
 }
 
 /// For a dry run: what is mounted, or nothing.

@@ -1,0 +1,112 @@
+//! Container engines that a user runs without root: which process to follow into their namespaces.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use nix::unistd::geteuid;
+use thiserror::Error;
+
+/// A container engine whose containers live in namespaces of one user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Docker's daemon, started by `dockerd-rootless.sh`.
+    DockerRootless,
+    /// Podman, and what shares its namespaces: buildah, skopeo.
+    Podman,
+}
+
+/// No engine is called that.
+#[derive(Debug, Error)]
+#[error("unknown engine {0:?}: docker-rootless and podman are known")]
+pub struct UnknownEngine(String);
+
+impl FromStr for Engine {
+    type Err = UnknownEngine;
+
+    fn from_str(name: &str) -> Result<Self, UnknownEngine> {
+        match name {
+            "docker-rootless" => Ok(Self::DockerRootless),
+            "podman" => Ok(Self::Podman),
+            _ => Err(UnknownEngine(name.to_owned())),
+        }
+    }
+}
+
+/// Why an engine has no namespaces that could be entered.
+#[derive(Debug, Error)]
+#[error("{engine} of this user has no namespaces to enter: {reason}")]
+pub struct EngineError {
+    engine: &'static str,
+    start: &'static str,
+    reason: String,
+}
+
+impl EngineError {
+    /// What makes the engine create its namespaces.
+    #[must_use]
+    pub fn cure(&self) -> String {
+        if geteuid().is_root() {
+            return format!("as the user who runs it, not as root: {}", self.start);
+        }
+        self.start.to_owned()
+    }
+}
+
+impl Engine {
+    fn name(self) -> &'static str {
+        match self {
+            Self::DockerRootless => "docker-rootless",
+            Self::Podman => "podman",
+        }
+    }
+
+    /// Files with the number of a process that stays in the namespaces, below `$XDG_RUNTIME_DIR`.
+    fn pid_files(self) -> &'static [&'static str] {
+        match self {
+            // The first is that of rootlesskit, the second the daemon's.
+            Self::DockerRootless => &["dockerd-rootless/child_pid", "docker.pid"],
+            Self::Podman => &["libpod/tmp/pause.pid"],
+        }
+    }
+
+    fn start(self) -> &'static str {
+        match self {
+            Self::DockerRootless => "systemctl --user start docker",
+            Self::Podman => "podman unshare true",
+        }
+    }
+
+    /// A process that lives in the engine's namespaces as long as they are used.
+    pub fn process(self) -> Result<u32, EngineError> {
+        let none = |reason| EngineError { engine: self.name(), start: self.start(), reason };
+        let folder = runtime_folder();
+        let paths: Vec<PathBuf> = self.pid_files().iter().map(|name| folder.join(name)).collect();
+        let mut reason = format!("there is no {}", paths.first().cloned().unwrap_or(folder).display());
+        for path in paths {
+            let Ok(text) = fs::read_to_string(&path) else { continue };
+            let path = path.display();
+            let Ok(pid) = text.trim().parse::<u32>() else {
+                reason = format!("{path} holds no number of a process");
+                continue;
+            };
+            // A number outlives its process, and may be another's then: what was registered would be in vain, or
+            // in the wrong place.
+            match super::inode(&pid.to_string(), "user") {
+                None => reason = format!("process {pid} of {path} has ended, or belongs to somebody else"),
+                Some(inode) if Some(inode) == super::inode("self", "user") => {
+                    reason = format!("process {pid} of {path} is in no user namespace of its own");
+                }
+                Some(_) => return Ok(pid),
+            }
+        }
+        Err(none(reason))
+    }
+}
+
+/// The user's folder for what lives as long as a login.
+fn runtime_folder() -> PathBuf {
+    let named = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    named.unwrap_or_else(|| PathBuf::from(format!("/run/user/{}", geteuid())))
+}
