@@ -263,7 +263,7 @@ pub struct Run {
     #[arg(long, conflicts_with_all = ["root", "as_root"])]
     pub direct: bool,
     /// The program and its arguments
-    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true)]
     pub command: Vec<OsString>,
 }
 
