@@ -17,11 +17,12 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::Result;
+use nix::errno::Errno;
 
 use crate::arch::Arch;
 use crate::binfmt::{HEAD, Handler, HandlerName};
 use crate::cli::{Cli, Command, Common};
-use crate::kernel::{Instance, OpenError};
+use crate::kernel::{Instance, MountError, OpenError};
 use crate::namespace::{Lifetime, Scope};
 use crate::output::{Output, Status};
 use crate::plan;
@@ -50,19 +51,33 @@ fn open_instance(common: &Common) -> Result<Instance, Problem> {
     Ok(Instance::open(&common.instance)?)
 }
 
-/// The instance, mounted first where it is missing; that is said. With it comes how long a mount of our own lasts.
+/// The instance of this user namespace, mounted first where it is missing; that is said. With it comes how long a mount of
+/// our own lasts.
 fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<(Instance, Lifetime)> {
     let path = &common.instance;
-    match Instance::open(path) {
-        Err(OpenError::NotMounted(_)) => {}
-        other => return Ok((other.map_err(Problem::from)?, Lifetime::Boot)),
-    }
+    let there = match Instance::open(path) {
+        Err(OpenError::NotMounted(_)) => None,
+        other => Some(other.map_err(Problem::from)?),
+    };
+    let scope = Scope::here();
     let since = SystemTime::now();
-    Instance::mount(path).map_err(Problem::from)?;
+    match (there, scope) {
+        (Some(instance), Scope::Host) => return Ok((instance, Lifetime::Boot)),
+        (None, _) => Instance::mount(path).map_err(Problem::from)?,
+        // It may be that of a namespace around this one, by a mount that was inherited, and belong to the same user: who
+        // registers there registers for others (K71). An instance is not mounted twice in one place: that tells.
+        (Some(instance), _) => match Instance::mount(path) {
+            Err(MountError::Io { source: Errno::EBUSY, .. }) => return Ok((instance, Lifetime::Boot)),
+            // A container that is given its own instance need not be allowed to mount.
+            Err(MountError::Denied(_)) if Scope::of(path) == scope => return Ok((instance, Lifetime::Boot)),
+            mounted => mounted.map_err(Problem::from)?,
+        },
+    }
     let lifetime = Lifetime::of_new_mount(path, since);
-    let hides = match Scope::here() {
-        Scope::Host => "",
-        Scope::UserNamespace(_) => ": a new instance of this user namespace, which hides the host's handlers",
+    let hides = if scope == Scope::Host {
+        ""
+    } else {
+        ": an instance of this user namespace, which hides the host's handlers"
     };
     output.note(&format!("mounted binfmt_misc on {}{hides}", path.display()))?;
     Ok((Instance::open(path).map_err(Problem::from)?, lifetime))
@@ -73,6 +88,11 @@ fn switched_off(instance: &Instance) -> Problem {
     let status = instance.path().join("status");
     let problem = Problem::new("the whole instance is switched off: no handler is in force");
     problem.cure(format!("echo 1 | sudo tee {}", shell_word(&status.to_string_lossy())))
+}
+
+/// Says where the handlers are that this is about, when that is not the host (DESIGN §3.7).
+fn tell_scope(scope: Scope, output: &mut Output<'_>) -> io::Result<()> {
+    if scope == Scope::Host { Ok(()) } else { output.note(&format!("this is about {scope}")) }
 }
 
 /// The beginning of qus itself: a program that this host runs.

@@ -36,6 +36,9 @@ pub enum Scope {
     Host,
     /// A user namespace, by its inode: only what runs inside it, until it ends.
     UserNamespace(u64),
+    /// A user namespace around this one, most likely that of the host: its mount of its instance is seen from here, and
+    /// what is registered in this namespace does not go there.
+    Outer,
 }
 
 impl Scope {
@@ -46,6 +49,19 @@ impl Scope {
             Some(inode) if inode != INITIAL_USER => Self::UserNamespace(inode),
             // Kernels without user namespaces have no such file, and only one scope.
             _ => Self::Host,
+        }
+    }
+
+    /// Whose handlers are in the instance that is mounted on `path`, as this process sees it.
+    ///
+    /// A mount namespace inherits the mounts of the one around it. In an instance of this user namespace everything
+    /// belongs to its root (K70); what belongs to an id that is not mapped here, or to another one, is not its own.
+    #[must_use]
+    pub fn of(path: &Path) -> Self {
+        let owner = fs::metadata(path.join("register")).map(|metadata| metadata.uid());
+        match Self::here() {
+            Self::UserNamespace(_) if owner.is_ok_and(|owner| owner != 0) => Self::Outer,
+            scope => scope,
         }
     }
 
@@ -61,6 +77,7 @@ impl fmt::Display for Scope {
         match self {
             Self::Host => formatter.write_str("this host"),
             Self::UserNamespace(inode) => write!(formatter, "user namespace {inode}, not the host"),
+            Self::Outer => formatter.write_str("a user namespace around this one, most likely the host's"),
         }
     }
 }

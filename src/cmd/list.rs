@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::verify::{Health, health};
-use super::{open_instance, plain, switched_off};
+use super::{open_instance, plain, switched_off, tell_scope};
 use crate::arch::Arch;
 use crate::binfmt::{Handler, Hex, Matcher};
 use crate::cli::{Common, List};
@@ -77,7 +77,7 @@ pub(super) fn run(args: &List, common: &Common, output: &mut Output<'_>) -> Resu
     let view = View {
         instance: instance.path().to_owned(),
         enabled,
-        scope: Scope::here(),
+        scope: Scope::of(instance.path()),
         handlers: handlers
             .iter()
             .zip(owners(&handlers, &configuration))
@@ -86,6 +86,7 @@ pub(super) fn run(args: &List, common: &Common, output: &mut Output<'_>) -> Resu
         promised: configuration.broken_promises(&handlers).into_iter().map(Promised::of).collect(),
     };
     output.data(&view, || text(&view, args.probe))?;
+    tell_scope(view.scope, output)?;
     if !view.enabled {
         output.problem(&switched_off(&instance))?;
     }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use nix::unistd::geteuid;
 use serde::Serialize;
 
-use super::{emulators, plain};
+use super::{emulators, plain, tell_scope};
 use crate::binfmt::HandlerName;
 use crate::cli::{Common, Reset, named};
 use crate::kernel::{HandlerError, Instance, OpenError};
@@ -67,8 +67,9 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
     let is_doomed = |name: &HandlerName| doomed.iter().any(|(handler, _)| handler.name == *name);
     let left = handlers.iter().filter(|handler| !is_doomed(&handler.name));
     let left: Vec<String> = left.map(|handler| plain(&handler.name)).collect();
-    let view = View { scope: Scope::here(), dry_run: args.dry_run, items, left };
+    let view = View { scope: Scope::of(instance.path()), dry_run: args.dry_run, items, left };
     output.data(&view, || text(&view))?;
+    tell_scope(view.scope, output)?;
     if view.items.is_empty() {
         output.note("no handler of QEMU's emulators is there")?;
     }

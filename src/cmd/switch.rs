@@ -54,7 +54,7 @@ pub(super) fn run(args: &Switch, enable: bool, common: &Common, output: &mut Out
             items.push(Item { arch: arch.name, outcome: "missing", name: None, error });
         }
     }
-    let view = View { scope: Scope::here(), items };
+    let view = View { scope: Scope::of(instance.path()), items };
     output.data(&view, || {
         let row = |item: &Item| {
             let detail = item.error.clone().or_else(|| item.name.as_deref().map(escape)).unwrap_or_default();

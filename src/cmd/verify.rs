@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{open_instance, plain, version_path};
+use super::{open_instance, plain, tell_scope, version_path};
 use crate::arch::Arch;
 use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::cli::{Common, Verify, named};
@@ -176,8 +176,9 @@ pub(super) fn run(args: &Verify, common: &Common, output: &mut Output<'_>) -> Re
     items.sort_by_key(|item| item.arch);
     let status =
         if items.iter().any(|item| item.health.state == "broken") { Status::No } else { Status::Done };
-    let view = View { scope: Scope::here(), items };
+    let view = View { scope: Scope::of(instance.path()), items };
     output.data(&view, || text(&view))?;
+    tell_scope(view.scope, output)?;
     if view.items.is_empty() {
         output.note("no handler of an architecture is there")?;
     }

@@ -176,7 +176,7 @@ fn scope(facts: &Facts) -> Vec<Said> {
     };
     match facts.scope {
         Scope::Host => vec![Said::ok(format!("handlers here are those of the host; this is {place}"))],
-        scope @ Scope::UserNamespace(_) => {
+        scope @ (Scope::UserNamespace(_) | Scope::Outer) => {
             vec![Said::note(format!("handlers here are those of {scope}; this is {place}"), None)]
         }
     }

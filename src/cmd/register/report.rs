@@ -246,7 +246,7 @@ impl Item {
     fn certainty(&self, scope: Scope) -> String {
         let place = match scope {
             Scope::Host => "on this host",
-            Scope::UserNamespace(_) => "in this user namespace",
+            Scope::UserNamespace(_) | Scope::Outer => "in this user namespace",
         };
         match &self.proof {
             None => "unverified".to_owned(),
@@ -337,13 +337,14 @@ impl View {
             (Lifetime::Process, _) => "until this command ends",
             (Lifetime::Boot, Scope::Host) => "until it is restarted",
             (Lifetime::MountNamespace, Scope::Host) => "until this container ends",
-            (_, Scope::UserNamespace(_)) => "until that ends",
+            (_, Scope::UserNamespace(_) | Scope::Outer) => "until that ends",
         };
         match self.scope {
             Scope::Host => format!("on this host {until}"),
             Scope::UserNamespace(inode) => {
                 format!("in user namespace {inode}, seen by what runs inside it and not by the host, {until}")
             }
+            scope @ Scope::Outer => format!("in {scope}, {until}"),
         }
     }
 }
