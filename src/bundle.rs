@@ -25,7 +25,7 @@ use crate::binfmt::Hex;
 /// Begins the trailer.
 const MAGIC: &[u8; 8] = b"QUSBNDL1";
 /// Length of the trailer, in bytes.
-const TRAILER: u64 = 56;
+const TRAILER: usize = 56;
 /// Largest index that is read, in bytes: 35 rows have 12 KiB.
 const INDEX_MAX: u64 = 1 << 20;
 /// Largest member, unpacked, in bytes; the emulators have 17 MB.
@@ -93,8 +93,8 @@ impl Bundle {
         let io = |source| BundleError::Io { operation: "open", source };
         let file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
-        let Some(trailer_at) = length.checked_sub(TRAILER) else { return Ok(None) };
-        let mut trailer = [0; TRAILER as usize];
+        let Some(trailer_at) = length.checked_sub(TRAILER as u64) else { return Ok(None) };
+        let mut trailer = [0; TRAILER];
         file.read_exact_at(&mut trailer, trailer_at).map_err(io)?;
         let Some(fields) = trailer.strip_prefix(MAGIC) else { return Ok(None) };
         let number = |at: usize| {

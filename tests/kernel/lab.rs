@@ -87,6 +87,11 @@ impl Lab {
         run(&mut self.program(&[], words))
     }
 
+    /// qus without its words, as [`qus`](Self::qus) starts it.
+    pub(crate) fn command_of_qus(&self) -> Command {
+        self.program(&[], [])
+    }
+
     /// Runs qus and expects it to be done.
     pub(crate) fn done<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> String {
         let ran = self.qus(words);

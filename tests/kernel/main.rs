@@ -4,6 +4,7 @@
 //! Where the kernel or the host forbids that, the tests are skipped and say why; with `QUS_REQUIRE_KERNEL=1` that is a
 //! failure. Interpreters and foreign programs are fetched once, into `target/`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr)]
+#![allow(clippy::unused_self, reason = "methods of a lab ask the kernel, whichever lab it is")]
 
 mod bad_input;
 #[allow(dead_code, reason = "the tests of packages need more of it")]
@@ -16,6 +17,7 @@ mod environment;
 mod fetch;
 mod grammar;
 mod headers;
+mod hold;
 mod lab;
 mod list;
 mod namespace;
@@ -25,6 +27,8 @@ mod random;
 mod register;
 mod replace;
 mod reset;
+mod run;
+mod scope;
 
 use std::process::ExitCode;
 
@@ -47,12 +51,25 @@ impl Test {
     const fn new(name: &'static str, body: fn(&Lab)) -> Self {
         Self { name, identity: Identity::Root, mounted: true, body }
     }
+
+    /// The same test as somebody who is not root.
+    const fn somebody(self) -> Self {
+        Self { identity: Identity::Somebody, ..self }
+    }
+
+    /// The same test with no instance mounted before it begins.
+    const fn unmounted(self) -> Self {
+        Self { mounted: false, ..self }
+    }
 }
 
 /// All tests, by the file they stand in.
 fn tests() -> Vec<Test> {
     let themes = [
         register::TESTS,
+        hold::TESTS,
+        scope::TESTS,
+        run::TESTS,
         proof::TESTS,
         headers::TESTS,
         differential::TESTS,
@@ -81,7 +98,7 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::from_args();
     if arguments.list {
-        return run(&arguments, tests, false).exit_code();
+        return conclude(&arguments, tests, false).exit_code();
     }
     let obstacle = namespace::obstacle();
     if let Some(obstacle) = &obstacle {
@@ -93,10 +110,10 @@ fn main() -> ExitCode {
     } else {
         downloads::prepare();
     }
-    run(&arguments, tests, obstacle.is_some()).exit_code()
+    conclude(&arguments, tests, obstacle.is_some()).exit_code()
 }
 
-fn run(arguments: &Arguments, tests: Vec<Test>, skipped: bool) -> Conclusion {
+fn conclude(arguments: &Arguments, tests: Vec<Test>, skipped: bool) -> Conclusion {
     let trials = tests.into_iter().map(|test| {
         Trial::test(test.name, move || namespace::run_inside(test.name).map_err(Into::into))
             .with_ignored_flag(skipped)

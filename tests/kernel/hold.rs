@@ -1,0 +1,141 @@
+//! `qus register --hold`: what is registered lasts until a signal, and then is gone.
+
+use std::fs;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::Test;
+use crate::downloads;
+use crate::lab::Lab;
+use crate::namespace::INSTANCE;
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("hold_until_a_signal", hold_until_a_signal),
+    Test::new("hold_and_keep", hold_and_keep),
+    Test::new("hold_removes_only_what_it_registered", hold_removes_only_what_it_registered),
+    Test::new("hold_what_would_end_with_the_command", hold_what_would_end_with_the_command).unmounted(),
+    Test::new("hold_nothing", hold_nothing),
+];
+
+/// qus that holds, and the socket on which it says that it is ready.
+struct Holder {
+    child: Child,
+    socket: UnixDatagram,
+}
+
+impl Holder {
+    /// Starts `command`, and waits until it says that it is ready on a socket in the folder of the test.
+    fn start(lab: &Lab, mut command: Command) -> Self {
+        let path = lab.path("notify");
+        let _none_yet = fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        Self::wait(socket, command.env("NOTIFY_SOCKET", path))
+    }
+
+    /// The same with a socket that has no file.
+    fn start_abstract(mut command: Command) -> Self {
+        let name = format!("qus-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let socket = UnixDatagram::bind_addr(&address).unwrap();
+        Self::wait(socket, command.env("NOTIFY_SOCKET", format!("@{name}")))
+    }
+
+    fn wait(socket: UnixDatagram, command: &mut Command) -> Self {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // Long enough for the busiest machine: who waits in vain has failed.
+        socket.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        let mut word = [0; 64];
+        let length = socket.recv(&mut word).unwrap();
+        assert_eq!(&word[..length], b"READY=1");
+        Self { child, socket }
+    }
+
+    /// Ends it with `signal`: its exit status, and what it said.
+    fn end(self, signal: Signal) -> (Option<i32>, String, String) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+        let output = self.child.wait_with_output().unwrap();
+        // It said so once.
+        self.socket.set_nonblocking(true).unwrap();
+        assert!(self.socket.recv(&mut [0; 64]).is_err());
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+}
+
+fn command(lab: &Lab, words: &[&str]) -> Command {
+    let mut command = lab.command_of_qus();
+    command.arg("register").args(words);
+    command
+}
+
+fn names(lab: &Lab) -> Vec<String> {
+    lab.entries().into_keys().collect()
+}
+
+fn hold_until_a_signal(lab: &Lab) {
+    let holder = Holder::start(lab, command(lab, &["--hold", "aarch64,s390x"]));
+    assert_eq!(names(lab), ["qemu-aarch64", "qemu-s390x"]);
+    let (status, stdout, stderr) = holder.end(Signal::SIGTERM);
+    assert_eq!(status, Some(0), "{stderr}");
+    assert_eq!(stdout.lines().count(), 2, "{stdout}");
+    assert!(stderr.contains("until this command is ended"), "{stderr}");
+    assert!(stderr.contains("removed the 2 handlers that were registered"), "{stderr}");
+    assert_eq!(names(lab), [""; 0]);
+
+    let holder = Holder::start_abstract(command(lab, &["--hold", "aarch64"]));
+    assert_eq!(names(lab), ["qemu-aarch64"]);
+    // Somebody removes it meanwhile: what is gone is gone.
+    lab.command("qemu-aarch64", "-1");
+    assert_eq!(holder.end(Signal::SIGINT).0, Some(0));
+    assert_eq!(names(lab), [""; 0]);
+}
+
+fn hold_and_keep(lab: &Lab) {
+    lab.refused(["register", "--keep", "aarch64"], 2, "--hold");
+    let holder = Holder::start(lab, command(lab, &["--hold", "--keep", "aarch64"]));
+    assert_eq!(holder.end(Signal::SIGTERM).0, Some(0));
+    assert_eq!(names(lab), ["qemu-aarch64"]);
+}
+
+fn hold_removes_only_what_it_registered(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    lab.register(b":theirs:E::theirs::/bin/sh:").unwrap();
+    let holder = Holder::start(lab, command(lab, &["--hold", "arm", "aarch64"]));
+    assert_eq!(names(lab), ["qemu-aarch64", "qemu-arm", "theirs"]);
+    holder.end(Signal::SIGTERM);
+    assert_eq!(names(lab), ["qemu-arm", "theirs"]);
+}
+
+fn hold_what_would_end_with_the_command(lab: &Lab) {
+    let mut command = Command::new("unshare");
+    command.args(["-m", env!("CARGO_BIN_EXE_qus"), "--json", "register", "--hold", "aarch64"]);
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env("QUS_INTERPRETER_DIR", downloads::distribution());
+    let holder = Holder::start(lab, command);
+    // It is in force: dispatch goes by the user namespace, not by the mount (K65).
+    let busybox = lab.path("busybox");
+    fs::copy(downloads::busybox("aarch64"), &busybox).unwrap();
+    assert!(Command::new(&busybox).arg("true").status().unwrap().success());
+    let (status, stdout, stderr) = holder.end(Signal::SIGTERM);
+    assert_eq!(status, Some(0), "{stderr}");
+    let answer: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&answer["lifetime"], &answer["held"]), (&"process".into(), &true.into()));
+    assert_eq!(Command::new(&busybox).arg("true").status().unwrap_err().raw_os_error(), Some(8));
+    crate::namespace::mount_instance(std::path::Path::new(INSTANCE), nix::mount::MsFlags::empty());
+    assert_eq!(names(lab), [""; 0]);
+}
+
+fn hold_nothing(lab: &Lab) {
+    let path = lab.path("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let mut command = command(lab, &["--hold", "--interpreter-dir", "/nowhere", "aarch64"]);
+    let output = command.env("NOTIFY_SOCKET", path).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    socket.set_nonblocking(true).unwrap();
+    assert!(socket.recv(&mut [0; 64]).is_err());
+}

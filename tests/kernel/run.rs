@@ -1,0 +1,559 @@
+//! `qus run` with the kernel: what runs, as whom, how it ends, and that nothing stays.
+//!
+//! Each test is in a namespace that stands for the host: its instance, its mounts, its files.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::mount::{MntFlags, umount2};
+use nix::unistd::{getegid, geteuid};
+
+use crate::Test;
+use crate::downloads;
+use crate::lab::{Lab, Ran, run};
+use crate::namespace::INSTANCE;
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("run_a_foreign_program", run_a_foreign_program),
+    Test::new("run_as_who_called", run_as_who_called).somebody(),
+    Test::new("run_as_root_of_the_namespace", run_as_root_of_the_namespace).somebody(),
+    Test::new("run_ends_as_the_program_does", run_ends_as_the_program_does),
+    Test::new("run_says_why_it_did_not_start", run_says_why_it_did_not_start),
+    Test::new("run_passes_words_streams_and_variables", run_passes_words_streams_and_variables),
+    Test::new("run_native_programs_with_foreign_children", run_native_programs_with_foreign_children),
+    Test::new("run_inside_of_run", run_inside_of_run),
+    Test::new("run_takes_over_the_hosts_handlers", run_takes_over_the_hosts_handlers),
+    Test::new("run_keeps_the_order_of_handlers", run_keeps_the_order_of_handlers),
+    Test::new("run_prefers_what_works_in_another_root", run_prefers_what_works_in_another_root),
+    Test::new("run_leaves_the_host_as_it_was", run_leaves_the_host_as_it_was),
+    Test::new("run_without_an_instance_on_the_host", run_without_an_instance_on_the_host).unmounted(),
+    Test::new("run_leaves_no_process_between", run_leaves_no_process_between),
+    Test::new("run_directly", run_directly),
+    Test::new("run_from_a_folder", run_from_a_folder),
+    Test::new("run_keeps_what_was_typed_in_its_cure", run_keeps_what_was_typed_in_its_cure),
+    Test::new("run_where_namespaces_are_forbidden", run_where_namespaces_are_forbidden),
+    Test::new("run_killed_at_any_moment", run_killed_at_any_moment),
+    Test::new("run_in_another_root", run_in_another_root),
+    Test::new("run_in_a_root_given_relatively", run_in_a_root_given_relatively),
+    Test::new("run_in_a_hostile_root", run_in_a_hostile_root),
+];
+
+/// A foreign busybox under the name that makes it take its applet from the first argument.
+fn busybox(lab: &Lab) -> String {
+    let path = lab.path("busybox");
+    if !path.exists() {
+        fs::copy(downloads::busybox("aarch64"), &path).unwrap();
+    }
+    path.to_str().unwrap().to_owned()
+}
+
+/// Runs a shell script, with the foreign busybox as `$1`, in `qus run`.
+fn shell(lab: &Lab, script: &str) -> Ran {
+    lab.qus(["run", "--", "sh", "-c", script, "sh", &busybox(lab)])
+}
+
+/// Lines of a list of mounts without what counts up: the identifiers of this namespace's mounts.
+fn mounts() -> String {
+    fs::read_to_string("/proc/self/mountinfo").unwrap()
+}
+
+/// Everything below a folder, with what a change of it would change.
+fn files(folder: &Path) -> BTreeMap<PathBuf, (u32, u64)> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for file in fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()) {
+            let metadata = file.symlink_metadata().unwrap();
+            if metadata.is_dir() {
+                folders.push(file.clone());
+            }
+            let length = if metadata.is_dir() { 0 } else { metadata.len() };
+            found.insert(file, (metadata.permissions().mode(), length));
+        }
+    }
+    found
+}
+
+fn run_a_foreign_program(lab: &Lab) {
+    let busybox = busybox(lab);
+    assert_eq!(lab.done(["run", "--", &busybox, "uname", "-m"]), "aarch64\n");
+    // Without the two dashes, too: what follows the program is the program's.
+    assert_eq!(lab.done(["run", &busybox, "uname", "-m"]), "aarch64\n");
+}
+
+fn run_as_who_called(lab: &Lab) {
+    assert_eq!((geteuid().as_raw(), getegid().as_raw()), (1000, 1000));
+    let busybox = busybox(lab);
+    assert_eq!(lab.done(["run", "--", &busybox, "id", "-u"]), "1000\n");
+    assert_eq!(lab.done(["run", "--", &busybox, "id", "-g"]), "1000\n");
+    // Files that it makes are the caller's.
+    lab.done(["run", "--", &busybox, "touch", "new"]);
+    let metadata = fs::metadata(lab.path("new")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&metadata), 1000);
+}
+
+fn run_as_root_of_the_namespace(lab: &Lab) {
+    let busybox = busybox(lab);
+    assert_eq!(lab.done(["run", "--as-root", "--", &busybox, "id", "-u"]), "0\n");
+    // And it may do there what root may: mount.
+    let script = "mount -t tmpfs none /tmp";
+    assert_eq!(lab.qus(["run", "--as-root", "--", "sh", "-c", script]).status, 0);
+    assert_ne!(lab.qus(["run", "--", "sh", "-c", script]).status, 0);
+}
+
+fn run_ends_as_the_program_does(lab: &Lab) {
+    let busybox = busybox(lab);
+    for status in ["0", "1", "2", "7", "125", "255"] {
+        let ran = lab.qus(["run", "--", &busybox, "sh", "-c", &format!("exit {status}")]);
+        assert_eq!(ran.status.to_string(), status, "{ran:?}");
+    }
+    for (name, number) in [("TERM", 15), ("KILL", 9), ("SEGV", 11)] {
+        let mut command = lab.command_of_qus();
+        let output = command.args(["run", "--", &busybox, "sh", "-c", &format!("kill -{name} $$")]);
+        let output = output.output().unwrap();
+        assert_eq!(output.status.signal(), Some(number), "{output:?}");
+    }
+    // A reader that goes ends the writer silently, as without qus.
+    let ran = shell(lab, "\"$1\" yes | head -n 1; yes | head -n 1");
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("y\ny\n", ""));
+}
+
+fn run_says_why_it_did_not_start(lab: &Lab) {
+    let busybox = busybox(lab);
+    fs::write(lab.path("plain"), "no program").unwrap();
+    let junk = lab.executable("junk", b"\x7fnothing that anybody runs");
+    let no_loader = lab.executable("script", b"#!/does/not/exist\n");
+    lab.refused(["run", "--no-such-option", "--", &busybox], 125, "--no-such-option");
+    lab.refused(["run"], 125, "PROGRAM");
+    lab.refused(["run", "--env", "NAME", "--", &busybox], 125, "a variable is written NAME=VALUE");
+    lab.refused(["run", "--root", "/does/not/exist", "--", "sh"], 125, "cannot find /does/not/exist");
+    lab.refused(["run", "--", lab.path("plain").to_str().unwrap()], 126, "Permission denied");
+    lab.refused(["run", "--", junk.to_str().unwrap()], 126, "Exec format error");
+    lab.refused(["run", "--", "/"], 126, "cannot start /");
+    lab.refused(["run", "--", no_loader.to_str().unwrap()], 127, "does not exist");
+    lab.refused(["run", "--", "/does/not/exist"], 127, "there is no program /does/not/exist");
+    lab.refused(["run", "--", "qus-no-such-program"], 127, "there is no program qus-no-such-program");
+    // Other commands have no program whose status it could be taken for.
+    lab.refused(["list", "--no-such-option"], 2, "--no-such-option");
+    let ran = lab.refused(["--json", "run", "--", "/does/not/exist"], 127, "");
+    let answer: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(answer["error"]["message"], "there is no program /does/not/exist");
+    let ran = lab.refused(["--json", "run", "--no-such-option"], 125, "");
+    let answer: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(answer["version"], 1);
+}
+
+fn run_passes_words_streams_and_variables(lab: &Lab) {
+    let busybox = busybox(lab);
+    let words = ["-n", "--help", "--", "", "two words", "ü", "--env", "A=b"];
+    let mut command = vec!["run", "--", &busybox, "printf", "[%s]"];
+    command.extend(words);
+    let expected: String = words.map(|word| ["[", word, "]"].concat()).concat();
+    assert_eq!(lab.done(command), expected);
+
+    // Words that are no text.
+    let word = std::ffi::OsString::from_vec(vec![0xff, b'=', 0xfe]);
+    let mut command = lab.command_of_qus();
+    command.args(["run", "--env"]).arg(std::ffi::OsString::from_vec(b"RAW=\xfd".to_vec()));
+    command.args(["--", &busybox, "sh", "-c", r#"printf '%s%s' "$1" "$RAW""#, "sh"]).arg(&word);
+    assert_eq!(command.output().unwrap().stdout, [0xff, b'=', 0xfe, 0xfd]);
+
+    let script = "echo $ONE $TWO $HOME $NOT";
+    let mut command = lab.command_of_qus();
+    command.env("ONE", "1").env("HOME", "/before");
+    command.args(["run", "--env", "TWO=2", "--env", "HOME=/a=b", "--", &busybox, "sh", "-c", script]);
+    assert_eq!(run(&mut command).stdout, "1 2 /a=b\n");
+
+    let mut command = lab.command_of_qus();
+    command.args(["run", "--", &busybox, "sh", "-c", "cat; echo error >&2"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"through\0all\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.stdout.as_slice(), output.stderr.as_slice()),
+        (&b"through\0all\n"[..], &b"error\n"[..])
+    );
+
+    // argv[0] is the word that was typed, and the program is found as a shell finds it.
+    fs::create_dir(lab.path("bin")).unwrap();
+    fs::create_dir(lab.path("first")).unwrap();
+    fs::create_dir(lab.path("first/uname")).unwrap();
+    symlink(&busybox, lab.path("bin/uname")).unwrap();
+    let path = format!("{}:{}", lab.path("first").display(), lab.path("bin").display());
+    let mut command = lab.command_of_qus();
+    command.env("PATH", path).args(["run", "uname", "-m"]);
+    assert_eq!(run(&mut command).stdout, "aarch64\n");
+
+    // Nothing of qus is left open in it.
+    let open = shell(lab, "ls /proc/self/fd | wc -l");
+    let outside = run(Command::new("sh").args(["-c", "ls /proc/self/fd | wc -l"]));
+    assert_eq!(open.stdout, outside.stdout);
+}
+
+fn run_native_programs_with_foreign_children(lab: &Lab) {
+    let ran = shell(lab, "for i in 1 2 3; do \"$1\" uname -m; done; cat /proc/self/comm");
+    assert_eq!(ran.stdout, "aarch64\naarch64\naarch64\ncat\n", "{ran:?}");
+    // Of several architectures, and foreign ones with children of a third.
+    let other = downloads::busybox("s390x");
+    symlink(&other, lab.path("uname")).unwrap();
+    let ran = shell(lab, "\"$1\" sh -c \"./uname -m; /bin/uname -m\"");
+    let native = run(Command::new("uname").arg("-m")).stdout;
+    assert_eq!(ran.stdout, format!("s390x\n{native}"), "{ran:?}");
+}
+
+fn run_inside_of_run(lab: &Lab) {
+    let qus = env!("CARGO_BIN_EXE_qus");
+    let script = format!("{qus} run -- {qus} run -- \"$1\" uname -m && {qus} run -- \"$1\" id -u && id -u");
+    let ran = shell(lab, &script);
+    assert_eq!(ran.stdout, "aarch64\n0\n0\n", "{ran:?}");
+}
+
+/// An interpreter that tells that it was one.
+fn teller(lab: &Lab, name: &str) -> PathBuf {
+    lab.executable(name, format!("#!/bin/sh\necho {name} got ${{1##*/}}\n").as_bytes())
+}
+
+fn run_takes_over_the_hosts_handlers(lab: &Lab) {
+    let tell = teller(lab, "tell");
+    let gone = teller(lab, "gone");
+    lab.register(format!(":told:E::told::{}:", tell.display()).as_bytes()).unwrap();
+    lab.register(format!(":lost:E::lost::{}:F", gone.display()).as_bytes()).unwrap();
+    lab.register(format!(":off:E::off::{}:", tell.display()).as_bytes()).unwrap();
+    lab.command("off", "0");
+    fs::remove_file(gone).unwrap();
+    for name in ["file.told", "file.off"] {
+        lab.executable(name, b"anything");
+    }
+    let before = lab.entries();
+    let ran = lab.qus(["run", "--", "./file.told"]);
+    assert_eq!(ran.stdout, "tell got file.told\n", "{ran:?}");
+    let complaints: Vec<&str> = ran.stderr.lines().collect();
+    assert_eq!(complaints.len(), 1, "{ran:?}");
+    assert!(complaints[0].contains("the handler lost is left out"), "{ran:?}");
+    let ran = shell(lab, &format!("ls {INSTANCE}; ./file.told; \"$1\" uname -m"));
+    assert!(ran.stdout.contains("\ntold\n"), "{ran:?}");
+    assert!(!ran.stdout.contains("off") && !ran.stdout.contains("lost"), "{ran:?}");
+    assert!(ran.stdout.ends_with("tell got file.told\naarch64\n"), "{ran:?}");
+    let ran = lab.qus(["run", "--", "./file.off"]);
+    assert_eq!(ran.status, 126, "{ran:?}");
+    assert_eq!(lab.entries(), before);
+    // An instance that is switched off has nothing in force.
+    lab.command("status", "0");
+    assert_eq!(lab.qus(["run", "--", "./file.told"]).status, 126);
+}
+
+fn run_keeps_the_order_of_handlers(lab: &Lab) {
+    for name in ["first", "second", "third"] {
+        let interpreter = teller(lab, name);
+        lab.register(format!(":{name}:E::foo::{}:", interpreter.display()).as_bytes()).unwrap();
+    }
+    let file = lab.executable("file.foo", b"anything");
+    // The newest is in force (K32).
+    assert_eq!(run(&mut Command::new(&file)).stdout, "third got file.foo\n");
+    assert_eq!(lab.done(["run", "--", "./file.foo"]), "third got file.foo\n");
+    lab.command("third", "0");
+    assert_eq!(lab.done(["run", "--", "./file.foo"]), "second got file.foo\n");
+}
+
+fn run_prefers_what_works_in_another_root(lab: &Lab) {
+    // The host's handler gives these programs to something else: what the caller names goes before it.
+    let tell = teller(lab, "tell");
+    let magic = format!(r"\x7fELF\x02\x01\x01{}\x02\x00\xb7\x00", r"\x00".repeat(9));
+    let mask = format!(r"{}{}\xfe\xff\xff\xff", r"\xff".repeat(7), r"\x00".repeat(9));
+    lab.register(format!(":mine:M::{magic}:{mask}:{}:", tell.display()).as_bytes()).unwrap();
+    let busybox = busybox(lab);
+    assert_eq!(lab.done(["run", "--", &busybox, "uname", "-m"]), "tell got busybox\n");
+    let directory = downloads::distribution();
+    let directory = directory.to_str().unwrap();
+    let ran = lab.done(["run", "--interpreter-dir", directory, "--", &busybox, "uname", "-m"]);
+    assert_eq!(ran, "aarch64\n");
+    lab.command("mine", "-1");
+
+    // A handler of QEMU's without F does not work in a root directory that has no QEMU.
+    let qemu = downloads::distribution().join("qemu-aarch64-static");
+    lab.register(format!(":qemu-aarch64:M::{magic}:{mask}:{}:", qemu.display()).as_bytes()).unwrap();
+    let root = root(lab);
+    let ran = lab.qus(["run", "--root", &root, "--", "/bin/busybox", "uname", "-m"]);
+    assert_eq!(ran.stdout, "aarch64\n", "{ran:?}");
+    // One with F stays in force; that two of the name cannot be is no matter.
+    lab.command("qemu-aarch64", "-1");
+    lab.register(format!(":theirs:M::{magic}:{mask}:{}:F", qemu.display()).as_bytes()).unwrap();
+    let ran = shell(lab, &format!("ls {INSTANCE}"));
+    assert!(ran.stdout.contains("theirs") && ran.stdout.contains("qemu-s390x"), "{ran:?}");
+}
+
+fn run_leaves_the_host_as_it_was(lab: &Lab) {
+    let tell = teller(lab, "tell");
+    lab.register(format!(":told:E::told::{}:", tell.display()).as_bytes()).unwrap();
+    let busybox = busybox(lab);
+    let root = root(lab);
+    // The folders to mount on have to be there.
+    for name in ["proc", "sys", "dev", "etc/resolv.conf"] {
+        assert_eq!(lab.qus(["run", "--root", &root, "--", "/bin/busybox", "true"]).status, 0);
+        assert!(Path::new(&root).join(name).exists(), "{name}");
+    }
+    let state = || (mounts(), lab.entries(), files(&lab.path("")), fs::read("/proc/self/uid_map").unwrap());
+    let before = state();
+    lab.done(["run", "--", &busybox, "true"]);
+    lab.done(["run", "--as-root", "--", &busybox, "true"]);
+    lab.done(["run", "--root", &root, "--", "/bin/busybox", "true"]);
+    assert_eq!(lab.qus(["run", "--", "/does/not/exist"]).status, 127);
+    assert_eq!(state(), before);
+}
+
+fn run_without_an_instance_on_the_host(lab: &Lab) {
+    let before = mounts();
+    let busybox = busybox(lab);
+    assert_eq!(lab.done(["run", "--", &busybox, "uname", "-m"]), "aarch64\n");
+    assert_eq!(mounts(), before);
+    // And it still does not run outside.
+    assert_eq!(Command::new(&busybox).output().unwrap_err().raw_os_error(), Some(8));
+}
+
+fn run_leaves_no_process_between(lab: &Lab) {
+    let root = root(lab);
+    let native = ["run", "--", "sh", "-c", "echo $$; exec cat"];
+    let foreign = ["run", "--", &busybox(lab), "sh", "-c", "echo $$; exec cat"];
+    let rooted = ["run", "--root", &root, "--", "/bin/busybox", "sh", "-c", "echo $$; exec cat"];
+    for words in [&native[..], &foreign, &rooted] {
+        let mut command = lab.command_of_qus();
+        let mut child = command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line)
+            .unwrap();
+        assert_eq!(line.trim(), child.id().to_string(), "{words:?}");
+        // Nor is a helper left, dead or alive.
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+        assert_eq!(children, "", "{words:?}");
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+fn run_directly(lab: &Lab) {
+    let busybox = busybox(lab);
+    let before = (mounts(), lab.entries());
+    assert_eq!(lab.done(["run", "--direct", "--", &busybox, "uname", "-m"]), "aarch64\n");
+    assert_eq!(lab.qus(["run", "--direct", "--", &busybox, "sh", "-c", "exit 9"]).status, 9);
+    symlink(&busybox, lab.path("uname")).unwrap();
+    assert_eq!(lab.done(["run", "--direct", "--", "./uname", "-m"]), "aarch64\n");
+    lab.refused(["run", "--direct", "--root", "/", "--", "sh"], 125, "--root");
+    lab.refused(
+        ["run", "--direct", "--interpreter-dir", "/", "--", &busybox],
+        125,
+        "no interpreter for aarch64",
+    );
+    assert_eq!((mounts(), lab.entries()), before);
+}
+
+fn run_from_a_folder(lab: &Lab) {
+    let busybox = busybox(lab);
+    let home = lab.path("home");
+    fs::create_dir(&home).unwrap();
+    let fetched = home.join("data/qus/qemu-aarch64-static");
+    let source = downloads::distribution();
+    let command = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qus"));
+        command.args(words).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &home);
+        command.env("XDG_DATA_HOME", home.join("data")).env("QEMU_BIN_DIR", "");
+        run(&mut command)
+    };
+    let from = source.to_str().unwrap();
+    let ran = command(&["run", "--from", from, "--", &busybox, "uname", "-m"]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, "aarch64\n"), "{ran:?}");
+    assert!(fetched.exists());
+    // From now on it is at hand: nothing is fetched, and nothing else is changed.
+    let before = files(&home);
+    let ran = command(&["run", "--fetch", "--", &busybox, "uname", "-m"]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, "aarch64\n"), "{ran:?}");
+    assert_eq!(files(&home), before);
+}
+
+fn run_keeps_what_was_typed_in_its_cure(lab: &Lab) {
+    let root = root(lab);
+    let words =
+        ["run", "--root", &root, "--interpreter-dir", "/", "--env", "A=b c", "--", "/bin/sh", "-c", "x y"];
+    let cure = format!(
+        "cure: qus run --fetch --root {root} --interpreter-dir / --env 'A=b c' -- /bin/sh -c 'x y'\n"
+    );
+    lab.refused(words, 125, &cure);
+}
+
+fn run_where_namespaces_are_forbidden(lab: &Lab) {
+    let busybox = busybox(lab);
+    fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
+    let ran = lab.refused(
+        ["run", "--env", "A=b", "--", &busybox, "uname", "-m"],
+        125,
+        "user namespaces are forbidden here by user.max_user_namespaces\n",
+    );
+    assert!(ran.stderr.contains("cure: sudo sysctl -w user.max_user_namespaces=65536\n"), "{ran:?}");
+    let direct = format!("or:   qus run --direct --env A=b -- {busybox} uname -m\n");
+    assert!(ran.stderr.contains(&direct), "{ran:?}");
+    assert_eq!(lab.done(["run", "--direct", "--", &busybox, "uname", "-m"]), "aarch64\n");
+    // What needs a namespace is not told to do without.
+    let ran = lab.refused(["run", "--root", &root(lab), "--", "/bin/sh"], 125, "forbidden here by");
+    assert!(!ran.stderr.contains("--direct"), "{ran:?}");
+}
+
+fn run_killed_at_any_moment(lab: &Lab) {
+    let busybox = busybox(lab);
+    let root = root(lab);
+    assert_eq!(lab.qus(["run", "--root", &root, "--", "/bin/busybox", "true"]).status, 0);
+    let temporary = lab.path("tmp");
+    fs::create_dir(&temporary).unwrap();
+    let state = || (mounts(), lab.entries(), files(&lab.path("")), children());
+    let before = state();
+    for step in 0..60 {
+        let mut command = lab.command_of_qus();
+        command.env("TMPDIR", &temporary).args(["run"]);
+        if step % 2 == 0 {
+            command.args(["--", &busybox, "sleep", "100"]);
+        } else {
+            command.args(["--root", &root, "--", "/bin/busybox", "sleep", "100"]);
+        }
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_micros(step * 700));
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+    // A helper that waits sees that nobody waits for it any more.
+    for _ in 0..100 {
+        if children() == before.3 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(state(), before);
+}
+
+/// Processes of this user namespace, or below it, that run qus, by their command lines.
+fn children() -> Vec<String> {
+    let folder = env!("CARGO_BIN_EXE_qus");
+    let own = fs::read_link("/proc/self/ns/mnt").unwrap();
+    let parents = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
+    fs::read_dir("/proc")
+        .unwrap()
+        .map(|process| process.unwrap().path())
+        .filter(|process| parents(process).as_ref() == Some(&own))
+        .filter_map(|process| fs::read_to_string(process.join("cmdline")).ok())
+        .filter(|line| line.contains(folder) || line.contains("__map-ids"))
+        .collect()
+}
+
+/// A root directory with nothing but a foreign busybox and empty folders.
+fn root(lab: &Lab) -> String {
+    let root = lab.path("root");
+    if !root.exists() {
+        fs::create_dir_all(root.join("bin")).unwrap();
+        fs::create_dir(root.join("etc")).unwrap();
+        fs::copy(downloads::busybox("aarch64"), root.join("bin/busybox")).unwrap();
+        // Absolute: outside of the root it leads to a program of the host, or nowhere.
+        symlink("/bin/busybox", root.join("bin/sh")).unwrap();
+    }
+    root.to_str().unwrap().to_owned()
+}
+
+fn run_in_another_root(lab: &Lab) {
+    let root = root(lab);
+    let inside = |script: &str| {
+        let ran = lab.qus(["run", "--root", &root, "--", "/bin/sh", "-c", script]);
+        assert_eq!(ran.status, 0, "{script}: {ran:?}");
+        ran.stdout
+    };
+    assert_eq!(inside("pwd; busybox uname -m"), "/\naarch64\n");
+    assert_eq!(inside("busybox ls /"), "bin\ndev\netc\nproc\nsys\n");
+    assert_eq!(inside("test -d /proc/$$ && test -d /sys/kernel && echo yes"), "yes\n");
+    assert_eq!(inside("echo gone > /dev/null; busybox head -c 5 /dev/zero | busybox wc -c"), "5\n");
+    assert_eq!(
+        inside("test -c /dev/urandom && test -d /dev/shm && test -e /dev/pts/ptmx && echo yes"),
+        "yes\n"
+    );
+    assert_eq!(
+        inside("echo in > /dev/shm/file; busybox cat /dev/shm/file; echo out > /dev/stdout"),
+        "in\nout\n"
+    );
+    let resolv = fs::read_to_string("/etc/resolv.conf").unwrap();
+    assert_eq!(inside("busybox cat /etc/resolv.conf"), resolv);
+    // Settings of the kernel are not the container's.
+    assert_eq!(
+        inside("busybox sh -c ': >> /proc/sys/kernel/hostname' 2>/dev/null || echo read-only"),
+        "read-only\n"
+    );
+    assert_eq!(inside("busybox touch /sys/x 2>&1 || echo no"), "touch: /sys/x: Read-only file system\nno\n");
+    assert_eq!(inside("busybox id -u; busybox touch /new"), "0\n");
+    assert!(Path::new(&root).join("new").exists());
+    // The host's root is not to be reached.
+    assert_eq!(inside("busybox ls /../../bin"), "busybox\nsh\n");
+    let ran = lab.qus(["run", "--root", &root, "--", "/bin/cat"]);
+    assert_eq!(ran.status, 127, "{ran:?}");
+}
+
+fn run_in_a_root_given_relatively(lab: &Lab) {
+    let root = root(lab);
+    assert_eq!(lab.done(["run", "--root", "root", "--", "/bin/sh", "-c", "pwd"]), "/\n");
+    let mut command = lab.command_of_qus();
+    command.current_dir(&root).args(["run", "--root", ".", "--", "/bin/sh", "-c", "pwd; busybox ls"]);
+    assert_eq!(run(&mut command).stdout, "/\nbin\ndev\netc\nproc\nsys\n");
+    symlink("root", lab.path("link")).unwrap();
+    assert_eq!(lab.done(["run", "--root", "link", "--", "/bin/sh", "-c", "pwd"]), "/\n");
+    lab.refused(["run", "--root", "/", "--", "/bin/sh"], 125, "it is that already");
+    lab.refused(["run", "--root", "root/bin/busybox", "--", "/bin/sh"], 125, "Not a directory");
+}
+
+fn run_in_a_hostile_root(lab: &Lab) {
+    let outside = lab.path("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("precious"), "precious").unwrap();
+    let root = PathBuf::from(root(lab));
+    fs::write(root.join("etc/passwd"), "the root's").unwrap();
+    let links = [
+        ("dev", outside.to_str().unwrap()),
+        ("proc", "../outside"),
+        ("sys", "/../../outside"),
+        ("etc/resolv.conf", "../../../../../../etc/passwd"),
+    ];
+    for (name, target) in links {
+        symlink(target, root.join(name)).unwrap();
+    }
+    let before = (files(&outside), mounts(), fs::read("/etc/passwd").unwrap());
+    let unchanged = |ran: &Ran| {
+        assert_eq!((files(&outside), mounts(), fs::read("/etc/passwd").unwrap()), before, "{ran:?}");
+    };
+    let try_it = || lab.qus(["run", "--root", root.to_str().unwrap(), "--", "/bin/sh", "-c", "echo ran"]);
+    // Links to where nothing is inside are refused.
+    let ran = try_it();
+    assert_eq!((ran.status, ran.stdout.as_str()), (125, ""), "{ran:?}");
+    assert!(ran.stderr.contains("cannot open proc"), "{ran:?}");
+    unchanged(&ran);
+    // When what they name is there inside, it is that which is mounted on.
+    fs::create_dir_all(root.join(outside.strip_prefix("/").unwrap())).unwrap();
+    fs::create_dir(root.join("outside")).unwrap();
+    let ran = try_it();
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, "ran\n"), "{ran:?}");
+    unchanged(&ran);
+    // A magic link of /proc, which would lead to the real root.
+    for name in ["dev", "proc", "sys"] {
+        fs::remove_file(root.join(name)).unwrap();
+    }
+    symlink("/proc/self/root/tmp", root.join("dev")).unwrap();
+    let ran = try_it();
+    assert_eq!((ran.status, ran.stdout.as_str()), (125, ""), "{ran:?}");
+    assert!(ran.stderr.contains("cannot open dev"), "{ran:?}");
+    unchanged(&ran);
+    // Nor is a program looked at outside of it.
+    symlink(busybox(lab), root.join("bin/escape")).unwrap();
+    fs::remove_file(root.join("dev")).unwrap();
+    let ran = lab.qus(["run", "--root", root.to_str().unwrap(), "--", "/bin/escape", "true"]);
+    assert_eq!(ran.status, 127, "{ran:?}");
+    unchanged(&ran);
+    umount2(INSTANCE, MntFlags::empty()).unwrap();
+}

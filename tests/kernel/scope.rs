@@ -1,0 +1,232 @@
+//! Who sees a registration and how long it lasts, and the way into the namespaces of others.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::Test;
+use crate::downloads;
+use crate::lab::{Lab, Ran, run};
+use crate::namespace::INSTANCE;
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("scope_is_said_by_every_command", scope_is_said_by_every_command),
+    Test::new("scope_of_an_inherited_instance", scope_of_an_inherited_instance),
+    Test::new("lifetime_of_this_very_command", lifetime_of_this_very_command).unmounted(),
+    Test::new("lifetime_of_a_mount_namespace", lifetime_of_a_mount_namespace).unmounted(),
+    Test::new("lifetime_where_another_holds_the_instance", lifetime_where_another_holds_the_instance),
+    Test::new("target_is_another_process", target_is_another_process),
+    Test::new("target_that_cannot_be_entered", target_that_cannot_be_entered),
+    Test::new("namespaces_of_engines", namespaces_of_engines),
+    Test::new("namespaces_of_engines_that_do_not_run", namespaces_of_engines_that_do_not_run),
+];
+
+/// Runs `script` in a mount namespace of its own, with the path of qus as `$QUS`.
+fn in_mount_namespace(lab: &Lab, script: &str) -> Ran {
+    let mut command = Command::new("unshare");
+    command.args(["-m", "--propagation", "unchanged", "sh", "-c", script]);
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("QUS", env!("CARGO_BIN_EXE_qus"));
+    command.env("QUS_INTERPRETER_DIR", downloads::distribution()).current_dir(lab.path(""));
+    run(&mut command)
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn scope_is_said_by_every_command(lab: &Lab) {
+    let inode = fs::metadata("/proc/self/ns/user").unwrap().ino();
+    let ran = lab.qus(["register", "aarch64"]);
+    let sentence =
+        format!("they run in user namespace {inode}, seen by what runs inside it and not by the host");
+    assert!(ran.stderr.contains(&sentence), "{ran:?}");
+    for command in ["list", "verify", "reset"] {
+        let ran = lab.qus([command]);
+        let sentence = format!("this is about user namespace {inode}, not the host");
+        assert!(ran.status == 0 && ran.stderr.contains(&sentence), "{command}: {ran:?}");
+        assert_eq!(lab.qus(["--quiet", command]).stderr, "", "{command}");
+    }
+    for words in [&["register", "aarch64"][..], &["list"], &["verify"], &["reset"]] {
+        let answer = json(&lab.done([&["--json"], words].concat()));
+        assert_eq!(answer["scope"]["user-namespace"], inode, "{words:?}: {answer}");
+    }
+}
+
+fn lifetime_of_this_very_command(lab: &Lab) {
+    let ran = in_mount_namespace(lab, "exec $QUS register aarch64");
+    assert_eq!(ran.status, 2, "{ran:?}");
+    let sentence =
+        "what was registered ends with this very command: nothing but its own mount holds the instance";
+    assert!(ran.stderr.contains(sentence) && ran.stderr.contains("qus register --hold"), "{ran:?}");
+    assert!(ran.stderr.contains("until this command ends"), "{ran:?}");
+    let ran = in_mount_namespace(lab, "exec $QUS --json register aarch64");
+    assert_eq!(ran.status, 2, "{ran:?}");
+    let answer = json(&ran.stdout);
+    assert_eq!((&answer["lifetime"], &answer["held"]), (&"process".into(), &false.into()));
+    // It told the truth.
+    let ran = in_mount_namespace(lab, &format!("mount -t binfmt_misc x {INSTANCE}; ls {INSTANCE}"));
+    assert_eq!(ran.stdout, "register\nstatus\n");
+}
+
+fn lifetime_of_a_mount_namespace(lab: &Lab) {
+    let script = format!("$QUS --json register aarch64; echo $? >&2; ls {INSTANCE} >&2");
+    let ran = in_mount_namespace(lab, &script);
+    assert_eq!(json(&ran.stdout)["lifetime"], "mount-namespace", "{ran:?}");
+    assert!(ran.stderr.contains("\n0\nqemu-aarch64\nregister\nstatus\n"), "{ran:?}");
+    assert!(ran.stderr.contains("an instance of this user namespace, which hides the host's handlers"));
+    assert!(ran.stderr.contains("until that ends"), "{ran:?}");
+}
+
+fn lifetime_where_another_holds_the_instance(lab: &Lab) {
+    // Longer than the clock of the file system ticks (K68).
+    std::thread::sleep(Duration::from_millis(100));
+    let ran = in_mount_namespace(lab, &format!("umount {INSTANCE} && exec $QUS --json register aarch64"));
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert_eq!(json(&ran.stdout)["lifetime"], "boot", "{ran:?}");
+    assert!(lab.entries().contains_key("qemu-aarch64"));
+}
+
+/// A process in a user and mount namespace of its own.
+struct Other(Child);
+
+impl Other {
+    fn start() -> Self {
+        let mut command = Command::new("unshare");
+        let child = command.args(["-Urm", "sleep", "1000"]).stdout(Stdio::null()).spawn().unwrap();
+        let comm = format!("/proc/{}/comm", child.id());
+        while fs::read_to_string(&comm).unwrap() != "sleep\n" {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Self(child)
+    }
+
+    fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+
+    fn inside(&self, words: &[&str]) -> Ran {
+        run(Command::new("nsenter")
+            .args(["-t", &self.pid(), "-U", "-m", "--preserve-credentials"])
+            .args(words))
+    }
+
+    fn check(&self, lab: &Lab) {
+        let handlers = self.inside(&["ls", INSTANCE]);
+        assert_eq!(handlers.stdout, "qemu-aarch64\nregister\nstatus\n", "{handlers:?}");
+        let program = downloads::busybox("aarch64");
+        fs::copy(program, lab.path("busybox")).unwrap();
+        let ran = self.inside(&[lab.path("busybox").to_str().unwrap(), "uname", "-m"]);
+        assert_eq!(ran.stdout, "aarch64\n", "{ran:?}");
+        assert!(lab.entries().is_empty());
+        assert_eq!(run(&mut Command::new(lab.path("true"))).status, 0);
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn scope_of_an_inherited_instance(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    let before = lab.entries();
+    let qus = env!("CARGO_BIN_EXE_qus");
+    let with = |words: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(words).env("QUS_INTERPRETER_DIR", downloads::distribution());
+        run(&mut command)
+    };
+    // As somebody who cannot be mistaken for its owner, who sees it and does not change it.
+    let ran = with(&["-Um", "--map-user=7", "--map-group=7", qus, "list"]);
+    assert!(
+        ran.stderr.contains("a user namespace around this one") && ran.stdout.contains("qemu-arm"),
+        "{ran:?}"
+    );
+    let ran = with(&["-Um", "--map-user=7", "--map-group=7", qus, "--json", "list"]);
+    assert_eq!(json(&ran.stdout)["scope"], "outer", "{ran:?}");
+    // As root, who could write to it (K71): what he registers stays in his own namespace.
+    let ran = with(&["-Urm", "sh", "-c", &format!("{qus} register aarch64 >&2 && ls {INSTANCE}")]);
+    assert_eq!(ran.stdout, "qemu-aarch64\nregister\nstatus\n", "{ran:?}");
+    assert_eq!(lab.entries(), before);
+}
+
+fn target_is_another_process(lab: &Lab) {
+    lab.executable("true", b"#!/bin/sh\n");
+    let other = Other::start();
+    let ran = lab.qus(["register", "--target", &other.pid(), "aarch64"]);
+    let inode = fs::metadata(format!("/proc/{}/ns/user", other.pid())).unwrap().ino();
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(ran.stderr.contains(&format!("in user namespace {inode}, seen by")), "{ran:?}");
+    other.check(lab);
+    // Again: it is there, nothing is mounted a second time.
+    let ran = lab.qus(["--json", "register", "--target", &other.pid(), "aarch64"]);
+    let answer = json(&ran.stdout);
+    assert_eq!(answer["items"][0]["outcome"], "unchanged", "{answer}");
+    assert_eq!(answer["scope"]["user-namespace"], inode);
+    other.check(lab);
+}
+
+fn target_that_cannot_be_entered(lab: &Lab) {
+    // Process 1 is in the namespaces of the real host, where root of a user namespace is nobody.
+    let ran =
+        lab.refused(["register", "--host", "aarch64"], 2, "cure: as root, or as the user it belongs to");
+    assert!(ran.stderr.contains("/proc/1/ns/") || ran.stderr.contains("of process 1"), "{ran:?}");
+    lab.refused(["register", "--target", "1", "--host", "aarch64"], 2, "cannot be used with");
+    lab.refused(["register", "--target", "4194304", "aarch64"], 2, "cannot open /proc/4194304/ns/user");
+}
+
+fn namespaces_of(lab: &Lab, engine: &str) -> Ran {
+    let mut command = lab.command_of_qus();
+    command.env("XDG_RUNTIME_DIR", lab.path("runtime"));
+    run(command.args(["register", "--namespaces-of", engine, "aarch64"]))
+}
+
+fn write_pid(lab: &Lab, file: &str, text: &str) {
+    let file = lab.path("runtime").join(file);
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, text).unwrap();
+}
+
+fn namespaces_of_engines(lab: &Lab) {
+    lab.executable("true", b"#!/bin/sh\n");
+    let files = [
+        ("podman", "libpod/tmp/pause.pid"),
+        ("docker-rootless", "dockerd-rootless/child_pid"),
+        ("docker-rootless", "docker.pid"),
+    ];
+    for (engine, file) in files {
+        let other = Other::start();
+        write_pid(lab, file, &format!("{}\n", other.pid()));
+        let ran = namespaces_of(lab, engine);
+        assert_eq!(ran.status, 0, "{engine}: {ran:?}");
+        other.check(lab);
+        fs::remove_dir_all(lab.path("runtime")).unwrap();
+    }
+}
+
+fn namespaces_of_engines_that_do_not_run(lab: &Lab) {
+    let refused = |engine: &str, message: &str, cure: &str| {
+        let ran = namespaces_of(lab, engine);
+        assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{ran:?}");
+        assert!(
+            ran.stderr.contains(message) && ran.stderr.contains(cure),
+            "no {message:?}, {cure:?} in {ran:?}"
+        );
+        assert!(lab.entries().is_empty(), "{ran:?}");
+    };
+    refused("podman", "runtime/libpod/tmp/pause.pid", "podman unshare true");
+    refused("docker-rootless", "runtime/dockerd-rootless/child_pid", "systemctl --user start docker");
+    refused("containerd", "unknown engine \"containerd\"", "--help");
+    write_pid(lab, "libpod/tmp/pause.pid", "many");
+    refused("podman", "holds no number of a process", "podman unshare true");
+    // What is left of an engine that ended; then the number is another's.
+    write_pid(lab, "libpod/tmp/pause.pid", "4194304");
+    refused("podman", "has ended", "podman unshare true");
+    write_pid(lab, "libpod/tmp/pause.pid", &std::process::id().to_string());
+    refused("podman", "is in no user namespace of its own", "podman unshare true");
+    assert!(Path::new(INSTANCE).join("register").exists());
+}
