@@ -276,19 +276,24 @@ fn elf_header(first: &[u8]) -> Option<Elf> {
 
 /// The program that the first line of a script names, as `load_script` of `fs/binfmt_script.c` finds it: within the
 /// first [`HEAD`] bytes, behind blanks, up to a blank, a NUL, or the end of the line.
+///
+/// What lies behind the end of a short file counts as NUL (K34). The name may be empty: a NUL ends it, too.
 #[must_use]
 pub fn script_interpreter(head: &[u8]) -> Option<PathBuf> {
-    let line = head.get(..head.len().min(HEAD))?.strip_prefix(b"#!")?;
+    let mut window = [0; HEAD];
+    let length = head.len().min(HEAD);
+    window.get_mut(..length)?.copy_from_slice(head.get(..length)?);
+    let line = window.strip_prefix(b"#!")?;
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let end = line.iter().position(|byte| *byte == b'\n');
-    // A line that does not end in the window is one only if the name of the program does.
-    let whole = end.is_some() || head.len() < HEAD;
+    // The kernel looks for the end of the line no further than a NUL.
+    let end =
+        line.iter().position(|byte| matches!(byte, b'\n' | 0)).filter(|at| line.get(*at) == Some(&b'\n'));
     let line = line.get(..end.unwrap_or(line.len()))?;
-    let start = line.iter().position(|byte| !is_blank(byte))?;
-    let rest = line.get(start..)?;
+    let rest = line.get(line.iter().position(|byte| !is_blank(byte))?..)?;
     let length = rest.iter().position(|byte| is_blank(byte) || *byte == 0);
-    let name = rest.get(..length.unwrap_or(rest.len()))?;
-    (!name.is_empty() && (whole || length.is_some())).then(|| PathBuf::from(OsStr::from_bytes(name)))
+    // A line that does not end in the window is one only if the name of the program does.
+    let length = length.or(end.map(|_| rest.len()))?;
+    Some(PathBuf::from(OsStr::from_bytes(rest.get(..length)?)))
 }
 
 #[cfg(test)]
@@ -304,6 +309,9 @@ mod tests {
         assert_eq!(interpreter(b"#!/bin/sh"), Some("/bin/sh".to_owned()));
         assert_eq!(interpreter(b"#!\n"), None);
         assert_eq!(interpreter(b"#!  \n"), None);
+        assert_eq!(interpreter(b"#!/a\0b\n"), Some("/a".to_owned()));
+        assert_eq!(interpreter(b"#! \0/a\n"), Some(String::new()));
+        assert_eq!(interpreter(b"#!"), Some(String::new()));
         let endless = [b"#!/".as_slice(), &[b'a'; 300]].concat();
         assert_eq!(interpreter(&endless), None);
         let long_argument = [b"#!/a ".as_slice(), &[b'b'; 300]].concat();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::binfmt::{Flags, Handler, HandlerName, winner};
-use crate::file::{Candidate, Denied, Kind, script_interpreter};
+use crate::file::{Candidate, Denied, Elf, Kind, script_interpreter};
 
 /// How often one program may stand in for another (`exec_binprm`; K38).
 const REWRITES: usize = 5;
@@ -56,8 +56,9 @@ pub enum Reason {
     NotTaken,
     /// Too many programs stand in for one another, usually because a handler takes its own interpreter (K37, K38).
     Circle,
-    /// A handler with `O` or `C` starts a script (K59).
-    ScriptWithOpenFile,
+    /// What a handler with `O` or `C` starts is no program of this host, but has to be started by another one: a script,
+    /// or a file that a handler takes (K59).
+    OpenFileTwice,
     /// The loader of a program of this host is missing or cannot be started.
     Loader(PathBuf),
 }
@@ -98,32 +99,34 @@ impl Table<'_> {
                 break fails(Errno::ELOOP, &file, Reason::Circle);
             }
             let handlers = if self.enabled { self.handlers } else { &[] };
+            let file_was_open = has_open_file;
             let next = if let Some(handler) = winner(handlers, &file.head, &file.path) {
-                // Two of them would both claim the place of the open file (K59).
-                if has_open_file && handler.entry.flags.contains(Flags::OPEN_BINARY) {
-                    break fails(Errno::ENOEXEC, &file, Reason::ScriptWithOpenFile);
-                }
-                has_open_file |= handler.entry.flags.contains(Flags::OPEN_BINARY);
+                let flags = handler.entry.flags;
+                has_open_file |= flags.contains(Flags::OPEN_BINARY);
                 let interpreter = handler.entry.interpreter.clone().unwrap_or_default();
                 steps.push(Step::Handler { name: handler.name.clone(), interpreter: interpreter.clone() });
                 let mut next = (self.look)(&interpreter);
-                if handler.entry.flags.contains(Flags::FIX_BINARY) {
+                if flags.contains(Flags::FIX_BINARY) {
                     // The file was opened at registration: what its path says now does not matter (K47, K54).
                     next.denied = None;
-                    if next.id.is_none() {
+                    if next.id.is_none() && !file_was_open {
                         break End::Starts;
                     }
                 }
                 next
             } else if let Some(interpreter) = script_interpreter(&file.head) {
-                if has_open_file {
-                    break fails(Errno::ENOEXEC, &file, Reason::ScriptWithOpenFile);
-                }
                 steps.push(Step::Script { interpreter: interpreter.clone() });
-                (self.look)(&interpreter)
+                // Opening no name at all opens the current directory.
+                let is_nameless = interpreter.as_os_str().is_empty();
+                (self.look)(if is_nameless { Path::new(".") } else { &interpreter })
             } else {
                 break self.end_of(&file);
             };
+            // Once a file is open for an interpreter, nothing can stand in for that; but only after what would has been
+            // opened (K59, `exec_binprm`).
+            if file_was_open && next.denied.is_none() {
+                break fails(Errno::ENOEXEC, &file, Reason::OpenFileTwice);
+            }
             file = next;
         };
         Prediction { steps, end }
@@ -133,13 +136,18 @@ impl Table<'_> {
         if !(self.native)(file) {
             return fails(Errno::ENOEXEC, file, Reason::NotTaken);
         }
-        if let Kind::Elf(elf) = &file.kind
-            && let Some(loader) = &elf.loader
-            && let Some(denied) = (self.look)(loader).denied
-        {
-            return fails(denied.errno(), file, Reason::Loader(loader.clone()));
-        }
-        End::Starts
+        let Kind::Elf(Elf { loader: Some(loader), class, .. }) = &file.kind else { return End::Starts };
+        let there = (self.look)(loader);
+        // `load_elf_binary` reads a whole header of the loader before it looks at it (K52).
+        let header = if *class == 2 { 64 } else { 52 };
+        let errno = match there.denied {
+            Some(denied) => denied.errno(),
+            None if there.id.is_none() => return End::Starts,
+            None if there.head.len() < header => Errno::EIO,
+            None if !(self.native)(&there) => Errno::ELIBBAD,
+            None => return End::Starts,
+        };
+        fails(errno, file, Reason::Loader(loader.clone()))
     }
 }
 

@@ -268,9 +268,11 @@ fn failing(file: &Candidate, at: &Path, reason: &Reason, table: &Table<'_>, cert
             });
             Fate::fails(certainty, "a handler takes its own interpreter, round and round", cure)
         }
-        Reason::ScriptWithOpenFile => Fate::fails(
+        Reason::OpenFileTwice => Fate::fails(
             certainty,
-            format!("{name} is a script, which a handler with the flag O or C cannot start"),
+            format!(
+                "its interpreter {name} is no program of this host, and with the flag O or C it has to be one"
+            ),
             replace,
         ),
         Reason::Loader(loader) => {
