@@ -19,6 +19,7 @@ mod grammar;
 mod headers;
 mod hold;
 mod lab;
+mod prediction;
 mod list;
 mod namespace;
 mod programs;
@@ -67,6 +68,7 @@ impl Test {
 fn tests() -> Vec<Test> {
     let themes = [
         register::TESTS,
+        prediction::TESTS,
         hold::TESTS,
         scope::TESTS,
         run::TESTS,
