@@ -213,13 +213,14 @@ pub fn decide(
     if !first_stands
         && let Some(top) = top.filter(|top| ours(top) && broken.is_none() && !is_interim(&top.name))
         && !is_outdated(top, &wanted, facts)
+        && !request.replace
     {
-        if !request.explicit {
-            return Ok(Decision::Kept(top.name.clone()));
-        }
-        if !request.replace {
-            return Ok(Decision::Conflict { with: vec![top.name.clone()] });
-        }
+        let name = top.name.clone();
+        return Ok(if request.explicit {
+            Decision::Conflict { with: vec![name] }
+        } else {
+            Decision::Kept(name)
+        });
     }
     // Where the first has to be registered, the others may run another file, and come with it.
     let is_new = |stands: bool| !first_stands || !stands;

@@ -146,7 +146,7 @@ impl Gathered {
         };
         self.search();
         if args.fetch {
-            let missing = self.missing();
+            let missing = self.missing(args.replace);
             if !missing.is_empty() {
                 let order = Order { arches: Some(missing), from: None, dest: args.dest.as_deref() };
                 let fetched = fetch::fetch(&order, quiet)?;
@@ -184,14 +184,16 @@ impl Gathered {
         self.found = search(&self.places, &self.host, wanted);
     }
 
-    /// What would have to be fetched: no interpreter at hand, no handler that serves it by its rule, not native.
-    fn missing(&self) -> Vec<&'static Arch> {
+    /// What would have to be fetched: no interpreter at hand, no handler that serves it by its rule and is to be kept, not
+    /// native.
+    fn missing(&self, replace: bool) -> Vec<&'static Arch> {
         let all: Vec<&'static Arch> = ARCHES.iter().collect();
         let arches = if self.arches.is_empty() { &all } else { &self.arches };
         let is_missing = |arch: &&&'static Arch| {
-            let served = plan::serving(arch, &self.handlers).is_some_and(|handler| {
-                plan::emulates(handler) == Some(**arch) && handler.entry.flags.contains(Flags::FIX_BINARY)
-            });
+            let served = !replace
+                && plan::serving(arch, &self.handlers).is_some_and(|handler| {
+                    plan::emulates(handler) == Some(**arch) && handler.entry.flags.contains(Flags::FIX_BINARY)
+                });
             self.interpreter(arch).is_none() && !served && !self.natives.contains(arch.name)
         };
         arches.iter().filter(is_missing).copied().collect()
