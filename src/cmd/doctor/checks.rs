@@ -100,9 +100,17 @@ fn name(handler: &Handler) -> String {
     handler.name.to_string()
 }
 
-/// The command that puts qus's own handler in the place of one of QEMU's; for another's only its removal can be named.
-fn replace(handler: &Handler) -> Option<String> {
-    plan::emulates(handler).map(|arch| format!("sudo qus register --replace {}", arch.name))
+/// The command that puts qus's own handler in the place of one of QEMU's, with an interpreter that is at hand or has to
+/// be fetched first; for another's only its removal can be named.
+fn replace(state: &State, handler: &Handler) -> Option<String> {
+    let arch = plan::emulates(handler)?;
+    let fetch = if state.at_hand.contains(arch.name) { "" } else { "--fetch " };
+    Some(format!("sudo qus register --replace {fetch}{}", arch.name))
+}
+
+/// The command that removes a handler.
+fn remove(facts: &Facts, handler: &Handler) -> String {
+    format!("echo -1 | sudo tee {}", entry_file(facts, handler))
 }
 
 fn entry_file(facts: &Facts, handler: &Handler) -> String {
@@ -184,13 +192,17 @@ fn scope(facts: &Facts) -> Vec<Said> {
 
 fn captures(facts: &Facts) -> Vec<Said> {
     let Ok(host) = own_head() else { return Vec::new() };
-    each(facts, |_, handler| {
-        let takes =
-            handler.entry.enabled && handler.entry.pattern().is_some_and(|pattern| pattern.matches(&host));
-        takes.then(|| {
-            let cure = format!("echo -1 | sudo tee {}", entry_file(facts, handler));
-            Said::problem(format!("{} takes this host's own programs", name(handler)), cure)
-        })
+    each(facts, |state, handler| {
+        if !handler.entry.enabled {
+            return None;
+        }
+        if handler.entry.pattern().is_some_and(|pattern| pattern.matches(&host)) {
+            let text = format!("{} takes this host's own programs", name(handler));
+            return Some(Said::problem(text, remove(facts, handler)));
+        }
+        let arch = plan::emulates(handler).filter(|arch| state.natives.contains(arch.name))?;
+        let text = format!("{} takes programs of {}, which this host runs itself", name(handler), arch.name);
+        Some(Said::problem(text, format!("sudo qus reset {}", arch.name)))
     })
 }
 
@@ -208,11 +220,11 @@ fn disabled(facts: &Facts) -> Vec<Said> {
 }
 
 fn no_fix(facts: &Facts) -> Vec<Said> {
-    each(facts, |_, handler| {
+    each(facts, |state, handler| {
         let arch = plan::emulates(handler)?;
         let lacks = !handler.entry.flags.contains(Flags::FIX_BINARY);
         lacks.then(|| {
-            Said::problem(format!("{} has no F flag ({})", name(handler), arch.name), replace(handler))
+            Said::problem(format!("{} has no F flag ({})", name(handler), arch.name), replace(state, handler))
         })
     })
 }
@@ -234,8 +246,8 @@ fn interpreter(facts: &Facts) -> Vec<Said> {
                 ),
                 None,
             ),
-            Unfit::SetId => Said::problem(text, unfit.cure(path)),
-            _ => Said::problem(text, replace(handler)),
+            Unfit::SetId => Said::problem(text, unfit.cure(path).map(|cure| format!("sudo {cure}"))),
+            _ => Said::problem(text, replace(state, handler)),
         })
     })
 }
@@ -248,7 +260,7 @@ fn stale(facts: &Facts) -> Vec<Said> {
         let there = FileId::of(&std::fs::metadata(path).ok()?);
         let is_stale = proof.interpreter.is_some_and(|started| started != there);
         let text = format!("{} runs a file that was replaced at {} since", name(handler), path_text(path));
-        is_stale.then(|| Said::problem(text, replace(handler)))
+        is_stale.then(|| Said::problem(text, replace(state, handler)))
     })
 }
 
@@ -261,7 +273,7 @@ fn self_capture(facts: &Facts) -> Vec<Said> {
         let matcher = handler.entry.matcher.as_ref()?;
         let takes =
             handler.entry.enabled && matcher.matches(&head, path) && !matcher.matches(&host, Path::new(""));
-        let cure = format!("echo -1 | sudo tee {}", entry_file(facts, handler));
+        let cure = remove(facts, handler);
         takes.then(|| {
             Said::problem(format!("{} takes its own interpreter, {}", name(handler), path_text(path)), cure)
         })
@@ -309,7 +321,7 @@ fn credentials(facts: &Facts) -> Vec<Said> {
         }
         let owner = state.owners.get(&handler.name).unwrap_or(&Owner::Unknown);
         let by = if *owner == Owner::Unknown { "somebody".to_owned() } else { owner.to_string() };
-        let cure = replace(handler);
+        let cure = replace(state, handler);
         Some(Said::note(format!("{} has the flag C, set by {by}", name(handler)), cure))
     })
 }
@@ -337,7 +349,12 @@ fn shadowed(facts: &Facts) -> Vec<Said> {
                 name(handler),
                 name(other)
             );
-            return Some(Said::problem(text, replace(handler)));
+            if plan::emulates(handler).is_some() {
+                return Some(Said::problem(text, replace(state, handler)));
+            }
+            // Somebody may have wanted it so: `register --replace` does that.
+            let give_back = plan::emulates(other).map(|arch| format!("sudo qus disable {}", arch.name));
+            return Some(Said::note(text, give_back));
         }
         let headers = plan::emulates(handler)?.everyday_headers();
         let other = headers.iter().filter(|head| pattern.matches(head)).find_map(|head| is_taken(head))?;
@@ -346,7 +363,7 @@ fn shadowed(facts: &Facts) -> Vec<Said> {
             name(handler),
             name(other)
         );
-        Some(Said::problem(text, replace(handler)))
+        Some(Said::problem(text, replace(state, handler)))
     })
 }
 
@@ -363,16 +380,24 @@ fn broken(facts: &Facts) -> Vec<Said> {
             || !handler.entry.enabled
             || !handler.entry.flags.contains(Flags::FIX_BINARY)
             || reason.contains("another handler is in front");
-        (!named_elsewhere).then(|| Said::problem(format!("{}: {reason}", name(handler)), replace(handler)))
+        (!named_elsewhere)
+            .then(|| Said::problem(format!("{}: {reason}", name(handler)), replace(state, handler)))
     })
 }
 
 fn interim(facts: &Facts) -> Vec<Said> {
-    each(facts, |_, handler| {
+    each(facts, |state, handler| {
         if !plan::is_interim(&handler.name) {
             return None;
         }
-        Some(Said::problem(format!("{} was left behind", name(handler)), replace(handler)))
+        let arch = plan::emulates(handler);
+        let stands_in = |other: &&Handler| {
+            other.entry.enabled && !plan::is_interim(&other.name) && plan::emulates(other) == arch
+        };
+        let is_needed = arch.is_some() && !state.handlers.iter().any(|other| stands_in(&other));
+        let cure = replace(state, handler).filter(|_| is_needed);
+        let cure = cure.unwrap_or_else(|| remove(facts, handler));
+        Some(Said::problem(format!("{} was left behind", name(handler)), cure))
     })
 }
 
@@ -380,15 +405,15 @@ fn promised(facts: &Facts) -> Vec<Said> {
     let Some(state) = facts.state() else { return Vec::new() };
     let missing = facts.configuration.broken_promises(&state.handlers);
     let said = missing.into_iter().map(|promise| {
-        let text =
+        let mut text =
             format!("{} is promised by {}, and not there", promise.rule.name(), path_text(&promise.file));
         let interpreter = promise.rule.interpreter();
         if interpreter.exists() {
             let systemd = Path::new("/run/systemd/system").exists();
             let line = String::from_utf8_lossy(&promise.rule.to_line()).into_owned();
             let cure = if systemd {
-                "sudo systemctl restart systemd-binfmt (it removes handlers that are in no configuration)"
-                    .to_owned()
+                text.push_str("; the cure removes handlers that are in no configuration");
+                "sudo systemctl restart systemd-binfmt".to_owned()
             } else {
                 format!(
                     "printf %s {} | sudo tee {} > /dev/null",
@@ -435,11 +460,13 @@ fn emulator(facts: &Facts) -> Vec<Said> {
         let version = health.get(&handler.name).and_then(|health| health.version.as_deref());
         let Some((arch, version)) = plan::emulates(handler).zip(version) else { continue };
         said.extend(defects::of(arch.name, version).map(|defect| {
-            let text = format!("{} is QEMU {version}: {} ({})", name(handler), defect.what, defect.source);
-            Said::note(
-                text,
-                format!("sudo qus register --replace --interpreter-dir DIR {} (another version)", arch.name),
-            )
+            let text = format!(
+                "{} is QEMU {version}: {} ({}); DIR has another version",
+                name(handler),
+                defect.what,
+                defect.source
+            );
+            Said::note(text, format!("sudo qus register --replace --interpreter-dir DIR {}", arch.name))
         }));
     }
     said
@@ -450,7 +477,7 @@ fn engines(facts: &Facts) -> Vec<Said> {
         return Vec::new();
     }
     let mut text = format!(
-        "{} here: what was registered after a builder started, it does not know",
+        "{} here: what was registered after a builder started, it does not know until the next build starts it again",
         facts.engines.join(", ")
     );
     let builders = facts.engines.iter().any(|engine| matches!(*engine, "docker" | "buildkitd"));
@@ -458,7 +485,7 @@ fn engines(facts: &Facts) -> Vec<Said> {
         text = format!("{} here: it sees every handler that has the flag F", facts.engines.join(", "));
         return vec![Said::ok(text)];
     }
-    vec![Said::note(text, "docker buildx stop (the next build starts it again)".to_owned())]
+    vec![Said::note(text, "docker buildx stop".to_owned())]
 }
 
 fn page_size(facts: &Facts) -> Vec<Said> {
@@ -471,8 +498,11 @@ fn page_size(facts: &Facts) -> Vec<Said> {
 fn security(facts: &Facts) -> Vec<Said> {
     let selinux = facts.security.iter().any(|module| module.starts_with("SELinux"));
     if selinux {
-        let cure = "sudo ausearch -m avc -ts recent (when a container says \"permission denied\")".to_owned();
-        return vec![Said::note(format!("active: {}", facts.security.join(", ")), cure)];
+        let text = format!(
+            "active: {}; its log tells why a container is refused something",
+            facts.security.join(", ")
+        );
+        return vec![Said::note(text, "sudo ausearch -m avc -ts recent".to_owned())];
     }
     facts.security.iter().map(|module| Said::ok(format!("active: {module}"))).collect()
 }
@@ -502,8 +532,8 @@ fn working(facts: &Facts) -> Vec<Said> {
     arches.dedup();
     if arches.is_empty() {
         return vec![Said::note(
-            "no architecture is emulated",
-            "sudo qus register --fetch aarch64 (or any other)".to_owned(),
+            "no architecture is emulated: aarch64, or any other, is to be had",
+            "sudo qus register --fetch aarch64".to_owned(),
         )];
     }
     vec![Said::ok(format!("programs ran of: {}", arches.join(" ")))]

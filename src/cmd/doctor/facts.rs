@@ -1,19 +1,23 @@
 //! Everything that the checks look at, gathered once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
+use crate::arch::Arch;
 use crate::binfmt::{Handler, HandlerName};
 use crate::cmd::own_head;
 use crate::cmd::verify::{Health, health};
+use crate::folders;
 use crate::host::Kernel;
-use crate::interpreter::{Interpreter, Unfit};
+use crate::interpreter::{Interpreter, Unfit, default_places, search};
 use crate::kernel::{Instance, OpenError};
 use crate::namespace::Scope;
 use crate::owner::{Configuration, Owner};
+use crate::plan;
+use crate::probe;
 use crate::problem::Problem;
 
 /// The whole situation.
@@ -45,6 +49,10 @@ pub(super) struct State {
     pub(super) health: Result<BTreeMap<HandlerName, Health>, String>,
     /// What is wrong with the file at each interpreter's path.
     pub(super) unfit: BTreeMap<HandlerName, Unfit>,
+    /// Emulated architectures that another interpreter is at hand for.
+    pub(super) at_hand: BTreeSet<&'static str>,
+    /// Emulated architectures that the host runs itself, as far as that was found out.
+    pub(super) natives: BTreeSet<&'static str>,
 }
 
 impl Facts {
@@ -102,8 +110,27 @@ impl State {
         };
         let read_only =
             statvfs(instance.path()).is_ok_and(|filesystem| filesystem.flags().contains(FsFlags::ST_RDONLY));
-        Ok(Self { enabled, read_only, handlers, owners, health, unfit })
+        let emulated: BTreeSet<&str> =
+            handlers.iter().filter_map(plan::emulates).map(|arch| arch.name).collect();
+        let places = default_places(&folders::all_fetched());
+        let found = search(&places, &host, |arch| emulated.contains(arch.name));
+        let at_hand = found.into_iter().filter(|(_, found)| found.interpreter.is_some());
+        let at_hand = at_hand.map(|(arch, _)| arch).collect();
+        let natives = if verify { natives(&host, &handlers) } else { BTreeSet::new() };
+        Ok(Self { enabled, read_only, handlers, owners, health, unfit, at_hand, natives })
     }
+}
+
+/// Architectures with a handler in force that the host runs itself: found out by executing, without the handlers (U4).
+fn natives(host: &[u8], handlers: &[Handler]) -> BTreeSet<&'static str> {
+    let companions = Arch::of_head(host).map(Arch::companions).unwrap_or_default();
+    let emulated = handlers.iter().filter(|handler| handler.entry.enabled).filter_map(plan::emulates);
+    let asked_for: BTreeSet<_> =
+        emulated.map(|arch| arch.name).filter(|name| companions.contains(name)).collect();
+    let runs = |arch: &&str| {
+        Arch::by_target(arch).is_some_and(|arch| probe::runs_natively(arch, handlers).unwrap_or(false))
+    };
+    asked_for.into_iter().filter(runs).collect()
 }
 
 /// What container managers leave behind in what they start.
