@@ -92,6 +92,32 @@ impl Lab {
         self.program(&[], [])
     }
 
+    /// Runs qus with `--json`: its exit status, and what it said.
+    pub(crate) fn answer<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> (i32, serde_json::Value) {
+        let ran = self.qus(words.into_iter().chain(["--json"]));
+        let value: serde_json::Value = serde_json::from_str(&ran.stdout).expect(&ran.stdout);
+        assert_eq!(value["version"], 1, "{value:#}");
+        (ran.status, value)
+    }
+
+    /// Types a printed cure into a shell, as the root that a test already is.
+    pub(crate) fn cure(&self, cure: &str) {
+        let bin = self.path("bin");
+        if !bin.exists() {
+            fs::create_dir(&bin).unwrap();
+            symlink(QUS, bin.join("qus")).unwrap();
+        }
+        let mut shell = Command::new("sh");
+        shell
+            .env_clear()
+            .env("QUS_INTERPRETER_DIR", downloads::distribution())
+            .current_dir(self.folder.path());
+        shell.args(["-c", &cure.replace("sudo ", "")]);
+        shell.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()));
+        let ran = run(&mut shell);
+        assert_eq!(ran.status, 0, "{cure}: {ran:#?}");
+    }
+
     /// Runs qus and expects it to be done.
     pub(crate) fn done<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> String {
         let ran = self.qus(words);

@@ -12,6 +12,7 @@ mod bad_input;
 mod build;
 mod conflict;
 mod differential;
+mod doctor;
 mod downloads;
 mod environment;
 mod fetch;
@@ -19,9 +20,9 @@ mod grammar;
 mod headers;
 mod hold;
 mod lab;
-mod prediction;
 mod list;
 mod namespace;
+mod prediction;
 mod programs;
 mod proof;
 mod random;
@@ -68,6 +69,7 @@ impl Test {
 fn tests() -> Vec<Test> {
     let themes = [
         register::TESTS,
+        doctor::TESTS,
         prediction::TESTS,
         hold::TESTS,
         scope::TESTS,

@@ -178,7 +178,7 @@ impl<'a> World<'a> {
             let handler = format!("h{index}");
             let interpreter = self.interpreter(&names, random);
             let takes = if random.chance(12) {
-                format!("E::{}::", random.pick(&["x", "yy", "z"]))
+                format!("E::{}:", random.pick(&["x", "yy", "z"]))
             } else {
                 let head = fs::read(random.pick(&names)).unwrap_or_default();
                 pattern(&head, random)
@@ -257,7 +257,7 @@ impl<'a> World<'a> {
             text.push_str(&format!("{name}: {}\n", entry.replace('\n', ", ")));
         }
         for file in &self.files {
-            let mode = fs::metadata(file).map(|metadata| metadata.permissions().mode()).unwrap_or(0);
+            let mode = fs::metadata(file).map_or(0, |metadata| metadata.permissions().mode());
             let content = fs::read(file).unwrap_or_default();
             let head = content[..content.len().min(70)].escape_ascii();
             text.push_str(&format!("{} {mode:o} {}: {head}\n", file.display(), content.len()));
@@ -288,7 +288,7 @@ fn name(letter: u8, random: &mut Random) -> PathBuf {
 }
 
 /// The probe of this host, fixed (`ET_EXEC`, 2) or position-independent (`ET_DYN`, 3).
-fn native(e_type: u16) -> Vec<u8> {
+pub(crate) fn native(e_type: u16) -> Vec<u8> {
     let own = Candidate::look(Path::new("/proc/self/exe"));
     let arch = Arch::of_head(&own.head).unwrap();
     image(arch, arch.identity.machines[0], Variant { e_type, ..Variant::default() })
@@ -353,7 +353,7 @@ fn pattern(head: &[u8], random: &mut Random) -> String {
     if random.chance(3) {
         mask.fill(0);
     }
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!(r"\x{byte:02x}")).collect::<String>();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!(r"\x{byte:02x}")).collect::<Vec<_>>().concat();
     let mask = if random.chance(50) { hex(&mask) } else { String::new() };
     format!("M:{offset}:{}:{mask}", hex(&magic))
 }
