@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use goblin::elf::header::{ET_DYN, ET_EXEC};
 
 use self::explain::{Answer, Known, explain};
 use self::report::View;
@@ -121,7 +122,9 @@ impl<'a> Natives<'a> {
     }
 
     fn runs(&self, file: &Candidate) -> bool {
-        let Kind::Elf(Elf { arch: Some(arch), .. }) = &file.kind else { return false };
+        let Kind::Elf(Elf { arch: Some(arch), e_type: ET_EXEC | ET_DYN, .. }) = &file.kind else {
+            return false;
+        };
         if same_machine(&file.head, &self.host) {
             return true;
         }

@@ -101,19 +101,29 @@ pub(super) fn explain(file: &Candidate, prediction: &Prediction, table: &Table<'
     let certainty = if rivals.len() > 1 { Certainty::Likely } else { Certainty::Ruled };
     let taker = taker.map(|taker| executed_one(file, taker, &rivals, known).unwrap_or(taker));
     let fate = match (&prediction.end, taker) {
-        (End::Fails { file: at, reason, .. }, _) => failing(file, at, reason, table, certainty),
+        _ if is_unread(file) => unread(file, certainty),
+        (End::Fails { file: at, reason, .. }, taker) => failing(file, taker, (at, reason), table, certainty),
         (End::Starts, Some(taker)) => taken(file, arch, taker, known, certainty),
         (End::Starts, None) => match prediction.steps.first() {
             Some(Step::Script { interpreter }) => {
-                Fate::runs(certainty, format!("a script: {} runs it", path_text(interpreter)))
+                let further = prediction.steps.iter().skip(1).map(|step| match step {
+                    Step::Script { interpreter } => format!(", which {} runs", path_text(interpreter)),
+                    Step::Handler { name, interpreter } => {
+                        format!(", which {name} takes for {}", path_text(interpreter))
+                    }
+                });
+                let further = further.collect::<String>();
+                Fate::runs(certainty, format!("a script: {} runs it{further}", path_text(interpreter)))
             }
             _ => Fate::runs(certainty, "native: this host runs it itself"),
         },
     };
     let errno = match &prediction.end {
-        End::Fails { errno, .. } => Some(format!("{errno:?}")),
-        End::Starts => None,
+        End::Fails { errno, .. } if !is_unread(file) => Some(format!("{errno:?}")),
+        _ => None,
     };
+    let taker = taker.filter(|_| !is_unread(file));
+    let matches = if is_unread(file) { Vec::new() } else { matches };
     let others = matches.into_iter().filter(|handler| taker.is_none_or(|taker| taker.name != handler.name));
     Answer {
         file: file.path.to_string_lossy().into(),
@@ -244,8 +254,28 @@ fn loader_cure(arch: &Arch, loader: &Path) -> String {
     }
 }
 
+/// Whether the kernel may start the file, and this process may not read it (mode 0711).
+fn is_unread(file: &Candidate) -> bool {
+    file.id.is_none() && file.denied.is_none()
+}
+
+fn unread(file: &Candidate, certainty: Certainty) -> Fate {
+    let cure = format!("sudo qus which {}", shell_word(&file.path.to_string_lossy()));
+    Fate::fails(
+        certainty,
+        "it may be executed by this user, but not read: what it is cannot be told",
+        Some(cure),
+    )
+}
+
 /// `execve(2)` fails.
-fn failing(file: &Candidate, at: &Path, reason: &Reason, table: &Table<'_>, certainty: Certainty) -> Fate {
+fn failing(
+    file: &Candidate,
+    taker: Option<&Handler>,
+    (at, reason): (&Path, &Reason),
+    table: &Table<'_>,
+    certainty: Certainty,
+) -> Fate {
     let is_itself = at == file.path;
     let name = path_text(at);
     let arch = match &file.kind {
@@ -280,6 +310,15 @@ fn failing(file: &Candidate, at: &Path, reason: &Reason, table: &Table<'_>, cert
             Fate::fails(certainty, text, arch.map(|arch| loader_cure(arch, loader)))
         }
         Reason::NotTaken if is_itself => not_taken(file, arch, table, certainty),
+        Reason::NotTaken if matches!(file.kind, Kind::Script { .. }) && taker.is_none() => {
+            let program = (table.look)(at);
+            let arch = match &program.kind {
+                Kind::Elf(Elf { arch, .. }) => *arch,
+                _ => None,
+            };
+            let fate = not_taken(&program, arch, table, certainty);
+            Fate { text: format!("its interpreter {name} is this: {}; {}", program.kind, fate.text), ..fate }
+        }
         Reason::NotTaken => Fate::fails(
             certainty,
             format!("its interpreter {name} is no program that this host runs"),
