@@ -20,8 +20,10 @@ mod grammar;
 mod headers;
 mod hold;
 mod lab;
+mod which;
 mod list;
 mod namespace;
+mod owner;
 mod prediction;
 mod programs;
 mod proof;
@@ -69,6 +71,8 @@ impl Test {
 fn tests() -> Vec<Test> {
     let themes = [
         register::TESTS,
+        which::TESTS,
+        owner::TESTS,
         doctor::TESTS,
         prediction::TESTS,
         hold::TESTS,

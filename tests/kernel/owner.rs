@@ -1,0 +1,149 @@
+//! Who put a handler there, as `qus list` tells it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+use serde_json::Value;
+
+use crate::Test;
+use crate::downloads;
+use crate::lab::Lab;
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("owner_is_a_file_of_binfmt_d", binfmt_d),
+    Test::new("owner_is_binfmt_support", binfmt_support),
+    Test::new("owner_is_known_by_its_interpreter", products),
+    Test::new("owner_is_qus", qus),
+    Test::new("owner_is_a_package", packages),
+    Test::new("owner_is_unknown", unknown),
+];
+
+/// The handler called `name`, its owner the same in both forms.
+fn handler(lab: &Lab, name: &str) -> Value {
+    let (status, value) = lab.json(["list"]);
+    assert_eq!(status, 0, "{value:#}");
+    let handlers = value["handlers"].as_array().unwrap();
+    let handler = handlers.iter().find(|handler| handler["name"] == name);
+    let handler = handler.unwrap_or_else(|| panic!("no {name} in {value:#}")).clone();
+    let text = lab.done(["list"]);
+    let has_name = |line: &&str| line.split_whitespace().next_back() == Some(name);
+    let line = text.lines().find(has_name).unwrap_or_else(|| panic!("no {name} in {text}"));
+    let by = line.split_whitespace().rev().nth(1);
+    assert_eq!(by, handler["by"].as_str(), "{text}");
+    handler
+}
+
+fn by(lab: &Lab, name: &str) -> String {
+    handler(lab, name)["by"].as_str().unwrap().to_owned()
+}
+
+/// An empty folder in the place of one of the host's.
+fn hide(folder: &str) {
+    mount(Some("none"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+}
+
+fn register(lab: &Lab, line: &str) {
+    lab.register(line.as_bytes()).unwrap();
+}
+
+fn binfmt_d(lab: &Lab) {
+    hide("/etc");
+    fs::create_dir("/etc/binfmt.d").unwrap();
+    let kept = r":kept:M::\x4d\x41\x47\x49\x43::/kept:";
+    let text = format!("# comment\n\n{kept}\n:lost:E::lost::/lost:\n");
+    fs::write("/etc/binfmt.d/some.conf", text).unwrap();
+    register(lab, kept);
+    assert_eq!(by(lab, "kept"), "/etc/binfmt.d/some.conf");
+    // The same name, and something else behind it.
+    lab.command("kept", "-1");
+    register(lab, ":kept:M::MAGIC::/other:");
+    assert_eq!(by(lab, "kept"), "unknown");
+
+    let (_, value) = lab.json(["list"]);
+    // The host's own packages promise something, too.
+    let promised = value["promised"].as_array().unwrap().iter();
+    let ours = promised.filter(|promised| promised["file"] == "/etc/binfmt.d/some.conf");
+    let names: Vec<&str> = ours.map(|promised| promised["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["kept", "lost"], "{value:#}");
+    let text = lab.done(["list"]);
+    let row = text.lines().find(|line| line.ends_with(" lost")).unwrap();
+    let words: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(words, ["-", "missing", "-", "-", "/etc/binfmt.d/some.conf", "lost"], "{text}");
+    // Promised, and switched off: it is there.
+    register(lab, ":lost:E::lost::/lost:");
+    lab.command("lost", "0");
+    assert_eq!(by(lab, "lost"), "/etc/binfmt.d/some.conf");
+}
+
+fn binfmt_support(lab: &Lab) {
+    hide("/var/lib");
+    fs::create_dir("/var/lib/binfmts").unwrap();
+    fs::write("/var/lib/binfmts/jar", "openjdk-17\nmagic\n0\nPK\\x03\\x04\n\n/usr/bin/jexec\n\n\n\n\n")
+        .unwrap();
+    fs::write("/var/lib/binfmts/mine", ":\nextension\n0\nmine\n\n/usr/bin/mine\n\n\n\n\n").unwrap();
+    register(lab, r":jar:M::PK\x03\x04::/usr/bin/jexec:");
+    register(lab, ":mine:E::mine::/usr/bin/mine:");
+    assert_eq!(by(lab, "jar"), "binfmt-support(openjdk-17)");
+    assert_eq!(by(lab, "mine"), "binfmt-support");
+}
+
+fn products(lab: &Lab) {
+    let cases = [
+        ("rosetta", "hexagon", "/run/rosetta/rosetta", "Rosetta"),
+        ("FEX", "hexagon", "/usr/bin/FEXInterpreter", "FEX"),
+        ("box64", "hexagon", "/usr/local/bin/box64", "box64"),
+        ("box86", "hexagon", "/usr/local/bin/box86", "box86"),
+        ("buildkit", "hexagon", "/buildkit-qemu-hexagon", "BuildKit"),
+    ];
+    // No host is one, so that qus is not taken itself.
+    for (name, arch, path, owner) in cases {
+        lab.handler(name, arch, Path::new(path), "");
+        assert_eq!(by(lab, name), owner);
+    }
+    for name in ["WSLInterop", "WSLInterop-late"] {
+        register(lab, &format!(":{name}:M::MZ::/init:P"));
+        assert_eq!(by(lab, name), "WSL");
+    }
+}
+
+fn qus(lab: &Lab) {
+    lab.done(["register", "arm", "mips"]);
+    let handler = handler(lab, "qemu-arm");
+    assert_eq!(handler["by"], "qus");
+    assert_eq!(handler["arches"][0], "arm");
+    assert_eq!(handler["emulator"], true);
+    assert_eq!(by(lab, "qemu-mips"), "qus");
+    // An interpreter with a name that is not QEMU's.
+    let mine: PathBuf = lab.path("emulator");
+    fs::copy(downloads::distribution().join("qemu-s390x-static"), &mine).unwrap();
+    lab.done(["register", "--interpreter", mine.to_str().unwrap(), "s390x"]);
+    assert_eq!(by(lab, "qus-s390x"), "qus");
+}
+
+fn packages(lab: &Lab) {
+    let found = Command::new("dpkg-query").args(["--search", "--", "/usr/bin/perl"]).output();
+    let Some(output) = found.ok().filter(|output| output.status.success()) else {
+        // Nothing here knows packages as Debian does.
+        return;
+    };
+    let package = String::from_utf8(output.stdout).unwrap().split([':', ',']).next().unwrap().to_owned();
+    register(lab, ":scripts:E::pl::/usr/bin/perl:");
+    register(lab, ":none:E::no::/usr/bin/absent:");
+    assert_eq!(by(lab, "scripts"), package);
+    assert_eq!(by(lab, "none"), "unknown");
+}
+
+fn unknown(lab: &Lab) {
+    let mine = lab.executable("mine", b"#!/bin/sh\n");
+    register(lab, &format!(":mine:E::mine::{}:", mine.display()));
+    assert_eq!(by(lab, "mine"), "unknown");
+    // The name is QEMU's, the rule is not the table's, and no package has the file.
+    register(
+        lab,
+        &format!(r":qemu-arm:M::\x7fELF\x01\x01\x01:\xff\xff\xff\xff\xff\xff\xff:{}:", mine.display()),
+    );
+    lab.command("qemu-arm", "0");
+    assert_eq!(by(lab, "qemu-arm"), "unknown");
+}

@@ -1,0 +1,420 @@
+//! `qus which`: every answer, its exit status, and what the kernel then does.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use qus::arch::Arch;
+use qus::probe::{Variant, image};
+use serde_json::Value;
+
+use crate::lab::{Lab, Ran, run, start};
+use crate::namespace::INSTANCE;
+use crate::prediction::{native, with_loader};
+use crate::{Test, downloads};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("which_native", natives),
+    Test::new("which_without_handler", without_handler),
+    Test { mounted: false, ..Test::new("which_without_an_instance", without_an_instance) },
+    Test::new("which_disabled", disabled),
+    Test::new("which_instance_off", instance_off),
+    Test::new("which_denied", denied),
+    Test::new("which_scripts", scripts),
+    Test::new("which_kinds", kinds),
+    Test::new("which_loader_missing", loader_missing),
+    Test::new("which_interpreter_gone", interpreter_gone),
+    Test::new("which_interpreter_replaced", interpreter_replaced),
+    Test::new("which_interpreter_dynamic", interpreter_dynamic),
+    Test::new("which_circle", circle),
+    Test::new("which_of_two_handlers", two_handlers),
+    Test::new("which_byte_by_byte", byte_by_byte),
+    Test::new("which_files_from_a_list", files_from_a_list),
+    Test::new("which_unreadable", unreadable),
+];
+
+/// The probe of an architecture, which ends with 42 when it is started as `*`.
+fn program(lab: &Lab, arch: &str) -> PathBuf {
+    lab.executable(&format!("{arch}-program"), &content(arch, Variant::default()))
+}
+
+fn content(arch: &str, variant: Variant) -> Vec<u8> {
+    let arch = Arch::by_target(arch).unwrap();
+    image(arch, arch.identity.machines[0], variant)
+}
+
+/// The one answer about `file`, the same in both forms, and the kernel's agreement.
+fn answer(lab: &Lab, file: &Path) -> Value {
+    let answer = unchecked(lab, file);
+    match start(file, &["*"]) {
+        Ok(ran) => assert!(answer["runs"] == true, "{answer:#}\n{ran:?}"),
+        Err(errno) => {
+            let name = format!("{:?}", Errno::from_raw(errno));
+            assert!(answer["runs"] == false && answer["errno"] == *name, "{answer:#}\n{name}");
+        }
+    }
+    answer
+}
+
+fn unchecked(lab: &Lab, file: &Path) -> Value {
+    let before = lab.entries();
+    let path = file.to_str().unwrap();
+    let (status, value) = lab.json(["which", path]);
+    let [answer] = value["answers"].as_array().unwrap().as_slice() else { panic!("{value:#}") };
+    assert_eq!(status, i32::from(answer["runs"] == false), "{value:#}");
+    let human = lab.qus(["which", path]);
+    assert_eq!(human.status, status);
+    let first = format!("{path}: {}\n", answer["kind"].as_str().unwrap());
+    assert!(human.stdout.starts_with(&first), "{human:#?}");
+    assert!(human.stdout.contains(&format!("\n  {}\n", answer["text"].as_str().unwrap())), "{human:#?}");
+    if let Some(cure) = answer["cure"].as_str() {
+        assert!(human.stdout.ends_with(&format!("\n  cure: {cure}\n")), "{human:#?}");
+    }
+    assert_eq!(lab.entries(), before);
+    answer.clone()
+}
+
+/// It does not run, for this reason.
+fn fails(lab: &Lab, file: &Path, text: &str) -> Value {
+    let answer = answer(lab, file);
+    assert_eq!(answer["runs"], false, "{answer:#}");
+    assert_eq!(answer["text"], text, "{answer:#}");
+    answer
+}
+
+/// It does not run, for this reason; after the cure it does.
+fn mends(lab: &Lab, file: &Path, text: &str) -> String {
+    let cure = fails(lab, file, text)["cure"].as_str().unwrap().to_owned();
+    lab.cure(&cure);
+    let answer = answer(lab, file);
+    assert_eq!(answer["runs"], true, "{answer:#}");
+    cure
+}
+
+fn runs(lab: &Lab, file: &Path, text: &str) -> Value {
+    let answer = answer(lab, file);
+    assert_eq!(answer["runs"], true, "{answer:#}");
+    assert_eq!(answer["text"], text, "{answer:#}");
+    answer
+}
+
+fn copy_of_qemu(lab: &Lab, arch: &str) -> PathBuf {
+    fs::create_dir_all(lab.path("own")).unwrap();
+    let name = format!("qemu-{arch}-static");
+    let path = lab.path("own").join(&name);
+    fs::copy(downloads::distribution().join(name), &path).unwrap();
+    path
+}
+
+fn natives(lab: &Lab) {
+    let path = lab.executable("native", &native(2));
+    let answer = runs(lab, &path, "native: this host runs it itself");
+    assert_eq!(answer["certainty"], "ruled");
+    assert_eq!(answer["handler"], Value::Null);
+    let mut object = native(2);
+    // e_type 1 is ET_REL; its position is the same in both byte orders' low byte.
+    object[16..18].copy_from_slice(&1_u16.to_ne_bytes());
+    let object = lab.executable("object", &object);
+    let answer = self::answer(lab, &object);
+    assert_eq!(
+        (&answer["runs"], answer["errno"].as_str()),
+        (&Value::Bool(false), Some("ENOEXEC")),
+        "{answer:#}"
+    );
+    assert!(answer["kind"].as_str().unwrap().contains(" object file "), "{answer:#}");
+    let loader = lab.executable("no-loader", &with_loader(&native(2), Path::new("/lib/ld-absent.so.1")));
+    let answer = fails(lab, &loader, "its loader /lib/ld-absent.so.1 is missing or cannot be started");
+    assert_eq!(answer["errno"], "ENOENT");
+}
+
+fn without_handler(lab: &Lab) {
+    let path = lab.executable(
+        "hello",
+        &with_loader(&content("s390x", Variant::default()), Path::new("/lib/ld64.so.1")),
+    );
+    let mut command = lab.command_of_qus(["which", "./hello"]);
+    let ran = run(&mut command);
+    let expected = "./hello: s390x program (ELF, 64-bit, big-endian), loader /lib/ld64.so.1\n  \
+                    no handler takes it; starting it fails with \"Exec format error\"\n  \
+                    cure: sudo qus register s390x\n";
+    assert_eq!(ran, Ran { status: 1, stdout: expected.to_owned(), stderr: String::new() });
+    fails(lab, &path, "no handler takes it; starting it fails with \"Exec format error\"");
+
+    let path = program(lab, "s390x");
+    let cure = mends(lab, &path, "no handler takes it; starting it fails with \"Exec format error\"");
+    assert_eq!(cure, "sudo qus register s390x");
+    let answer = runs(lab, &path, "proven here and from an empty root");
+    assert_eq!(answer["certainty"], "executed");
+    assert_eq!(answer["arch"], "s390x");
+    assert_eq!(answer["handler"]["name"], "qemu-s390x");
+    assert!(answer["handler"]["version"].is_string(), "{answer:#}");
+    assert_eq!(start(&path, &["*"]).unwrap().status, 42);
+    let ran = lab.qus(["which", "--no-verify", path.to_str().unwrap()]);
+    assert!(ran.status == 0 && ran.stdout.contains("\n  unverified: no probe was executed\n"), "{ran:#?}");
+}
+
+fn without_an_instance(lab: &Lab) {
+    let path = program(lab, "s390x");
+    let answer = unchecked(lab, &path);
+    assert_eq!(answer["cure"], "sudo qus register s390x");
+}
+
+fn disabled(lab: &Lab) {
+    let path = program(lab, "arm");
+    lab.done(["register", "arm"]);
+    lab.done(["disable", "arm"]);
+    let answer = self::answer(lab, &path);
+    assert_eq!(answer["others"][0]["why"], "it is disabled");
+    let text = "its handler qemu-arm is disabled; starting it fails with \"Exec format error\"";
+    assert_eq!(mends(lab, &path, text), "sudo qus enable arm");
+
+    lab.register(b":named:E::x::/bin/true:").unwrap();
+    lab.command("named", "0");
+    let path = lab.executable("file.x", b"anything");
+    let text = "its handler named is disabled; starting it fails with \"Exec format error\"";
+    assert_eq!(mends(lab, &path, text), format!("echo 1 | sudo tee {INSTANCE}/named"));
+}
+
+fn instance_off(lab: &Lab) {
+    let path = program(lab, "arm");
+    lab.done(["register", "arm"]);
+    lab.command("status", "0");
+    let text = "the whole binfmt_misc instance is switched off; starting it fails with \"Exec format error\"";
+    assert_eq!(mends(lab, &path, text), format!("echo 1 | sudo tee {INSTANCE}/status"));
+}
+
+fn denied(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    let path = program(lab, "arm");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    mends(lab, &path, "it may not be executed by this user");
+    fs::create_dir(lab.path("noexec")).unwrap();
+    mount(Some("none"), &lab.path("noexec"), Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
+    let path = lab.executable("noexec/program", &content("arm", Variant::default()));
+    fails(lab, &path, "it lies on a file system that is mounted noexec");
+    let answer = fails(lab, &lab.path("absent"), "it does not exist");
+    assert_eq!(answer["kind"], "no file");
+    fails(lab, &lab.path("noexec"), "it is not an ordinary file");
+    fails(lab, &path.join("below"), "it cannot be reached: Not a directory");
+}
+
+fn scripts(lab: &Lab) {
+    let script = |name: &str, interpreter: &Path| {
+        lab.executable(name, format!("#!{}\n", interpreter.display()).as_bytes())
+    };
+    let answer = runs(lab, &script("plain", Path::new("/bin/true")), "a script: /bin/true runs it");
+    assert_eq!(answer["kind"], "script (#!/bin/true)");
+    let answer = fails(lab, &script("lost", Path::new("/absent")), "its interpreter /absent does not exist");
+    assert_eq!(answer["errno"], "ENOENT");
+
+    let foreign = program(lab, "arm");
+    let outer = script("foreign", &foreign);
+    let name = foreign.display();
+    let text = format!(
+        "its interpreter {name} is this: arm program (ELF, 32-bit, little-endian); \
+         no handler takes it; starting it fails with \"Exec format error\""
+    );
+    assert_eq!(mends(lab, &outer, &text), "sudo qus register arm");
+    let interpreter = downloads::distribution().join("qemu-arm-static");
+    let chain = format!("which qemu-arm takes for {}", interpreter.display());
+    runs(lab, &outer, &format!("a script: {name} runs it, {chain}"));
+    let text = format!("a script: {} runs it, which {name} runs, {chain}", outer.display());
+    runs(lab, &script("outermost", &outer), &text);
+}
+
+fn kinds(lab: &Lab) {
+    let nothing =
+        "it is no program that anything here would take; starting it fails with \"Exec format error\"";
+    let none = "no handler takes it; starting it fails with \"Exec format error\"";
+    let answer = fails(lab, &lab.executable("empty", b""), nothing);
+    assert_eq!(answer["kind"], "empty file");
+    let answer = fails(lab, &lab.executable("junk", b"junk"), nothing);
+    assert_eq!(answer["kind"], "unknown kind of file");
+    let answer = fails(lab, &lab.executable("setup.exe", b"MZ\x90\0"), none);
+    assert_eq!(answer["kind"], "Windows or DOS program (MZ)");
+    assert!(answer["cure"].as_str().unwrap().contains("Wine"), "{answer:#}");
+    let answer = fails(lab, &lab.executable("a b.jar", b"PK\x03\x04"), none);
+    assert_eq!(answer["kind"], "Java program");
+    assert!(answer["cure"].as_str().unwrap().starts_with("java -jar '/"), "{answer:#}");
+    let mut unknown = content("arm", Variant::default());
+    unknown[18..20].copy_from_slice(&[0x34, 0x12]);
+    let text = "no emulator of QEMU's user mode runs such programs, nor does this host; \
+                starting it fails with \"Exec format error\"";
+    let answer = fails(lab, &lab.executable("unknown", &unknown), text);
+    assert_eq!(answer["kind"], "machine 0x1234 program (ELF, 32-bit, little-endian)");
+    assert_eq!(answer["arch"], Value::Null);
+
+    let app_image = Variant { abi_version: *b"AI\x02", ..Variant::default() };
+    let path = lab.executable("tool.AppImage", &content("arm", app_image));
+    mends(lab, &path, none);
+    let answer = self::answer(lab, &path);
+    assert_eq!(answer["kind"], "arm AppImage (ELF, 32-bit, little-endian)");
+    assert_eq!(start(&path, &["*"]).unwrap().status, 42);
+
+    lab.register(b":DOS:M::MZ::/bin/true:").unwrap();
+    let answer = runs(lab, &lab.path("setup.exe"), "unverified: no probe was executed");
+    assert_eq!(answer["handler"]["name"], "DOS");
+}
+
+/// The handler works and the program does not: the kernel starts the emulator, which gives up.
+fn loader_missing(lab: &Lab) {
+    let loader = Path::new("/lib/ld-linux-absent.so.1");
+    let path = lab.executable("hello", &with_loader(&content("aarch64", Variant::default()), loader));
+    lab.done(["register", "aarch64"]);
+    let answer = unchecked(lab, &path);
+    assert_eq!(answer["runs"], false, "{answer:#}");
+    assert_eq!(
+        answer["text"],
+        "the handler works, but the program needs /lib/ld-linux-absent.so.1, which does not exist here"
+    );
+    let cure = answer["cure"].as_str().unwrap();
+    if Path::new("/usr/bin/dpkg").exists() {
+        assert!(cure.starts_with("sudo dpkg --add-architecture arm64 && "), "{cure}");
+    }
+    assert!(cure.contains("QEMU_LD_PREFIX"), "{cure}");
+    assert_ne!(start(&path, &["*"]).unwrap().status, 42);
+
+    fs::create_dir_all(lab.path("root/lib")).unwrap();
+    let position_independent = Variant { e_type: 3, ..Variant::default() };
+    lab.executable("root/lib/ld-linux-absent.so.1", &content("aarch64", position_independent));
+    let mut command = lab.command_of_qus(["which", path.to_str().unwrap()]);
+    let ran = run(command.env("QEMU_LD_PREFIX", lab.path("root")));
+    assert!(ran.status == 0 && ran.stdout.contains("proven here"), "{ran:#?}");
+    let ran = run(Command::new(&path).env("QEMU_LD_PREFIX", lab.path("root")));
+    assert_eq!(ran.status, i32::from(b'/'), "{ran:?}");
+}
+
+fn interpreter_gone(lab: &Lab) {
+    let path = program(lab, "arm");
+    let interpreter = copy_of_qemu(lab, "arm");
+    lab.handler("qemu-arm", "arm", &interpreter, "");
+    fs::remove_file(&interpreter).unwrap();
+    let text = format!("its interpreter {} does not exist", interpreter.display());
+    assert_eq!(mends(lab, &path, &text), "sudo qus register --replace arm");
+    lab.done(["reset"]);
+
+    let interpreter = copy_of_qemu(lab, "arm");
+    lab.handler("qemu-arm", "arm", &interpreter, "F");
+    fs::remove_file(&interpreter).unwrap();
+    let text =
+        "proven here and from an empty root; its path leads to no file any more, the kernel holds it open";
+    let answer = runs(lab, &path, text);
+    assert_eq!(answer["cure"], Value::Null);
+}
+
+fn interpreter_replaced(lab: &Lab) {
+    let path = program(lab, "arm");
+    let interpreter = copy_of_qemu(lab, "arm");
+    lab.handler("qemu-arm", "arm", &interpreter, "F");
+    fs::copy(&interpreter, lab.path("new")).unwrap();
+    fs::rename(lab.path("new"), &interpreter).unwrap();
+    let text = "proven here and from an empty root; it runs a file that was replaced at its path since";
+    let answer = runs(lab, &path, text);
+    lab.cure(answer["cure"].as_str().unwrap());
+    runs(lab, &path, "proven here and from an empty root");
+}
+
+/// As far as the kernel is concerned it runs; a container would not find the loader.
+fn interpreter_dynamic(lab: &Lab) {
+    let path = program(lab, "arm");
+    let loader = lab.executable("loader", &native(3));
+    let interpreter = lab.executable("qemu-arm-static", &with_loader(&native(2), &loader));
+    lab.handler("qemu-arm", "arm", &interpreter, "F");
+    let answer = self::answer(lab, &path);
+    assert_eq!(answer["runs"], true, "{answer:#}");
+    assert!(
+        answer["text"].as_str().unwrap().starts_with("it runs here, and in no container: "),
+        "{answer:#}"
+    );
+    lab.cure(answer["cure"].as_str().unwrap());
+    runs(lab, &path, "proven here and from an empty root");
+}
+
+fn circle(lab: &Lab) {
+    let interpreter = lab.executable("run.x", b"#!/bin/sh\n");
+    lab.register(format!(":named:E::x::{}:", interpreter.display()).as_bytes()).unwrap();
+    let path = lab.executable("file.x", b"anything");
+    let answer = fails(lab, &path, "a handler takes its own interpreter, round and round");
+    assert_eq!(answer["errno"], "ELOOP");
+    lab.cure(answer["cure"].as_str().unwrap());
+    assert!(lab.entries()["named"].starts_with("disabled\n"));
+}
+
+fn two_handlers(lab: &Lab) {
+    let path = program(lab, "arm");
+    let interpreter = copy_of_qemu(lab, "arm");
+    lab.handler("qemu-arm", "arm", &downloads::distribution().join("qemu-arm-static"), "F");
+    lab.handler("newer", "arm", &interpreter, "F");
+    let answer = runs(lab, &path, "proven here and from an empty root");
+    assert_eq!(answer["handler"]["name"], "newer");
+    assert_eq!(answer["handler"]["interpreter"], interpreter.to_str().unwrap());
+    assert_eq!(answer["certainty"], "executed");
+    assert_eq!(answer["others"][0]["name"], "qemu-arm");
+    assert_eq!(answer["others"][0]["why"], "it was registered earlier");
+    let ran = lab.qus(["which", "--no-verify", path.to_str().unwrap()]);
+    assert!(ran.stdout.contains("\n  newer probably takes it: "), "{ran:#?}");
+    lab.command("newer", "0");
+    let answer = runs(lab, &path, "proven here and from an empty root");
+    assert_eq!(answer["handler"]["name"], "qemu-arm");
+    assert_eq!(answer["others"][0]["why"], "it is disabled");
+}
+
+fn byte_by_byte(lab: &Lab) {
+    lab.done(["register", "arm", "s390x"]);
+    lab.register(b":named:E::x::/bin/true:").unwrap();
+    let path = program(lab, "arm");
+    let ran = lab.qus(["which", "-v", path.to_str().unwrap()]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    let expected = "  named: takes names in .x, which its name does not end in\n  \
+                    qemu-s390x: differs in\n    \
+                    byte 4   file 01  magic 02  mask ff\n    \
+                    byte 5   file 01  magic 02  mask ff\n    \
+                    byte 16  file 02  magic 00  mask ff\n    \
+                    byte 17  file 00  magic 02  mask fe\n    \
+                    byte 18  file 28  magic 00  mask ff\n    \
+                    byte 19  file 00  magic 16  mask ff\n  \
+                    qemu-arm: every byte that it compares is as it asks\n";
+    assert!(ran.stdout.ends_with(expected), "{ran:#?}");
+}
+
+fn files_from_a_list(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    let good = program(lab, "arm");
+    let bad = lab.executable("line\nfeed", b"");
+    let list = [good.to_str().unwrap(), "\0", bad.to_str().unwrap(), "\0"].concat();
+    fs::write(lab.path("list"), &list).unwrap();
+    let from_file = lab.qus(["which", "--files0-from", lab.path("list").to_str().unwrap()]);
+    assert_eq!(from_file.status, 1, "{from_file:#?}");
+    assert!(from_file.stdout.contains("line\\nfeed: empty file\n"), "{from_file:#?}");
+
+    let mut command = lab.command_of_qus(["which", "--json", "--files0-from", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(list.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let runs: Vec<bool> =
+        value["answers"].as_array().unwrap().iter().map(|answer| answer["runs"] == true).collect();
+    assert_eq!(runs, [true, false], "{value:#}");
+    lab.refused(["which", "--files0-from", "/absent"], 2, "cannot read /absent");
+    lab.refused(["which"], 2, "FILE");
+}
+
+/// Root without its capabilities: the file is its own, and it gave itself no permission to read.
+fn unreadable(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    let path = program(lab, "arm");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o111)).unwrap();
+    let which = lab.command_of_qus(["which", path.to_str().unwrap()]);
+    let mut command = Command::new("setpriv");
+    command.arg("--bounding-set=-all").arg(which.get_program()).args(which.get_args());
+    let ran = run(&mut command);
+    assert_eq!(ran.status, 1, "{ran:#?}");
+    assert!(ran.stdout.contains("it may be executed by this user, but not read"), "{ran:#?}");
+    assert!(ran.stdout.contains(&format!("cure: sudo qus which {}\n", path.display())), "{ran:#?}");
+    runs(lab, &path, "proven here and from an empty root");
+}
