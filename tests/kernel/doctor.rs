@@ -400,7 +400,7 @@ fn wsl(lab: &Lab) {
 fn emulator(lab: &Lab) {
     let says = b"#!/bin/sh\necho qemu-aarch64 version 9.2.1\n";
     let path = lab.executable("qemu-aarch64", says);
-    lab.handler("qemu-aarch64", "aarch64", &path, "F");
+    lab.handler("qemu-aarch64", "aarch64", &path, Flags::FIX_BINARY);
     let finding = found(lab, "note", "emulator", "qemu-aarch64 is QEMU 9.2.1: ldconfig crashes");
     let cure = finding["cure"].as_str().unwrap();
     assert!(finding["text"].as_str().unwrap().contains("https://"), "{finding}");

@@ -13,8 +13,6 @@ use qus::arch::Arch;
 use qus::binfmt::{Flags, HandlerName, Matcher, Rule};
 use serde_json::Value;
 
-use qus::arch::Arch;
-
 use crate::downloads;
 use crate::namespace::INSTANCE;
 
@@ -208,15 +206,6 @@ impl Lab {
     pub(crate) fn register(&self, line: &[u8]) -> Result<(), nix::errno::Errno> {
         let mut file = fs::OpenOptions::new().write(true).open(Path::new(INSTANCE).join("register")).unwrap();
         file.write_all(line).map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap()))
-    }
-
-    /// Registers a handler for the programs of `arch`, as the table has them, without qus.
-    pub(crate) fn handler(&self, name: &str, arch: &str, interpreter: &Path, flags: &str) {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!(r"\x{byte:02x}")).collect::<String>();
-        let pattern = &Arch::by_target(arch).unwrap().identity.patterns()[0];
-        let (magic, mask) = (hex(pattern.magic()), hex(pattern.mask().unwrap()));
-        let line = format!(":{name}:M::{magic}:{mask}:{}:{flags}", interpreter.display());
-        self.register(line.as_bytes()).unwrap();
     }
 
     /// Writes a word to an entry file, without qus.

@@ -20,7 +20,6 @@ mod grammar;
 mod headers;
 mod hold;
 mod lab;
-mod which;
 mod list;
 mod namespace;
 mod owner;
@@ -33,6 +32,7 @@ mod replace;
 mod reset;
 mod run;
 mod scope;
+mod which;
 
 use std::process::ExitCode;
 

@@ -7,6 +7,8 @@ use std::process::Command;
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
+use qus::binfmt::Flags;
+
 use crate::Test;
 use crate::downloads;
 use crate::lab::Lab;
@@ -22,7 +24,7 @@ pub(crate) static TESTS: &[Test] = &[
 
 /// The handler called `name`, its owner the same in both forms.
 fn handler(lab: &Lab, name: &str) -> Value {
-    let (status, value) = lab.json(["list"]);
+    let (status, value) = lab.answer(["list"]);
     assert_eq!(status, 0, "{value:#}");
     let handlers = value["handlers"].as_array().unwrap();
     let handler = handlers.iter().find(|handler| handler["name"] == name);
@@ -61,7 +63,7 @@ fn binfmt_d(lab: &Lab) {
     register(lab, ":kept:M::MAGIC::/other:");
     assert_eq!(by(lab, "kept"), "unknown");
 
-    let (_, value) = lab.json(["list"]);
+    let (_, value) = lab.answer(["list"]);
     // The host's own packages promise something, too.
     let promised = value["promised"].as_array().unwrap().iter();
     let ours = promised.filter(|promised| promised["file"] == "/etc/binfmt.d/some.conf");
@@ -99,7 +101,7 @@ fn products(lab: &Lab) {
     ];
     // No host is one, so that qus is not taken itself.
     for (name, arch, path, owner) in cases {
-        lab.handler(name, arch, Path::new(path), "");
+        lab.handler(name, arch, Path::new(path), Flags::empty());
         assert_eq!(by(lab, name), owner);
     }
     for name in ["WSLInterop", "WSLInterop-late"] {

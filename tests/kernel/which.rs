@@ -63,7 +63,7 @@ fn answer(lab: &Lab, file: &Path) -> Value {
 fn unchecked(lab: &Lab, file: &Path) -> Value {
     let before = lab.entries();
     let path = file.to_str().unwrap();
-    let (status, value) = lab.json(["which", path]);
+    let (status, value) = lab.answer(["which", path]);
     let [answer] = value["answers"].as_array().unwrap().as_slice() else { panic!("{value:#}") };
     assert_eq!(status, i32::from(answer["runs"] == false), "{value:#}");
     let human = lab.qus(["which", path]);
@@ -136,7 +136,7 @@ fn without_handler(lab: &Lab) {
         "hello",
         &with_loader(&content("s390x", Variant::default()), Path::new("/lib/ld64.so.1")),
     );
-    let mut command = lab.command_of_qus(["which", "./hello"]);
+    let mut command = lab.program(&[], ["which", "./hello"]);
     let ran = run(&mut command);
     let expected = "./hello: s390x program (ELF, 64-bit, big-endian), loader /lib/ld64.so.1\n  \
                     no handler takes it; starting it fails with \"Exec format error\"\n  \
@@ -281,7 +281,7 @@ fn loader_missing(lab: &Lab) {
     fs::create_dir_all(lab.path("root/lib")).unwrap();
     let position_independent = Variant { e_type: 3, ..Variant::default() };
     lab.executable("root/lib/ld-linux-absent.so.1", &content("aarch64", position_independent));
-    let mut command = lab.command_of_qus(["which", path.to_str().unwrap()]);
+    let mut command = lab.program(&[], ["which", path.to_str().unwrap()]);
     let ran = run(command.env("QEMU_LD_PREFIX", lab.path("root")));
     assert!(ran.status == 0 && ran.stdout.contains("proven here"), "{ran:#?}");
     let ran = run(Command::new(&path).env("QEMU_LD_PREFIX", lab.path("root")));
@@ -291,14 +291,14 @@ fn loader_missing(lab: &Lab) {
 fn interpreter_gone(lab: &Lab) {
     let path = program(lab, "arm");
     let interpreter = copy_of_qemu(lab, "arm");
-    lab.handler("qemu-arm", "arm", &interpreter, "");
+    lab.handler("qemu-arm", "arm", &interpreter, Flags::empty());
     fs::remove_file(&interpreter).unwrap();
     let text = format!("its interpreter {} does not exist", interpreter.display());
     assert_eq!(mends(lab, &path, &text), "sudo qus register --replace arm");
     lab.done(["reset"]);
 
     let interpreter = copy_of_qemu(lab, "arm");
-    lab.handler("qemu-arm", "arm", &interpreter, "F");
+    lab.handler("qemu-arm", "arm", &interpreter, Flags::FIX_BINARY);
     fs::remove_file(&interpreter).unwrap();
     let text =
         "proven here and from an empty root; its path leads to no file any more, the kernel holds it open";
@@ -309,7 +309,7 @@ fn interpreter_gone(lab: &Lab) {
 fn interpreter_replaced(lab: &Lab) {
     let path = program(lab, "arm");
     let interpreter = copy_of_qemu(lab, "arm");
-    lab.handler("qemu-arm", "arm", &interpreter, "F");
+    lab.handler("qemu-arm", "arm", &interpreter, Flags::FIX_BINARY);
     fs::copy(&interpreter, lab.path("new")).unwrap();
     fs::rename(lab.path("new"), &interpreter).unwrap();
     let text = "proven here and from an empty root; it runs a file that was replaced at its path since";
@@ -323,7 +323,7 @@ fn interpreter_dynamic(lab: &Lab) {
     let path = program(lab, "arm");
     let loader = lab.executable("loader", &native(3));
     let interpreter = lab.executable("qemu-arm-static", &with_loader(&native(2), &loader));
-    lab.handler("qemu-arm", "arm", &interpreter, "F");
+    lab.handler("qemu-arm", "arm", &interpreter, Flags::FIX_BINARY);
     let answer = self::answer(lab, &path);
     assert_eq!(answer["runs"], true, "{answer:#}");
     assert!(
@@ -347,8 +347,8 @@ fn circle(lab: &Lab) {
 fn two_handlers(lab: &Lab) {
     let path = program(lab, "arm");
     let interpreter = copy_of_qemu(lab, "arm");
-    lab.handler("qemu-arm", "arm", &downloads::distribution().join("qemu-arm-static"), "F");
-    lab.handler("newer", "arm", &interpreter, "F");
+    lab.handler("qemu-arm", "arm", &downloads::distribution().join("qemu-arm-static"), Flags::FIX_BINARY);
+    lab.handler("newer", "arm", &interpreter, Flags::FIX_BINARY);
     let answer = runs(lab, &path, "proven here and from an empty root");
     assert_eq!(answer["handler"]["name"], "newer");
     assert_eq!(answer["handler"]["interpreter"], interpreter.to_str().unwrap());
@@ -391,7 +391,7 @@ fn files_from_a_list(lab: &Lab) {
     assert_eq!(from_file.status, 1, "{from_file:#?}");
     assert!(from_file.stdout.contains("line\\nfeed: empty file\n"), "{from_file:#?}");
 
-    let mut command = lab.command_of_qus(["which", "--json", "--files0-from", "-"]);
+    let mut command = lab.program(&[], ["which", "--json", "--files0-from", "-"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(list.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
@@ -409,7 +409,7 @@ fn unreadable(lab: &Lab) {
     lab.done(["register", "arm"]);
     let path = program(lab, "arm");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o111)).unwrap();
-    let which = lab.command_of_qus(["which", path.to_str().unwrap()]);
+    let which = lab.program(&[], ["which", path.to_str().unwrap()]);
     let mut command = Command::new("setpriv");
     command.arg("--bounding-set=-all").arg(which.get_program()).args(which.get_args());
     let ran = run(&mut command);
