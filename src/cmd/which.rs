@@ -24,7 +24,7 @@ use crate::file::{Candidate, Elf, Kind};
 use crate::interpreter::is_qemu;
 use crate::kernel::{Instance, OpenError};
 use crate::output::{Output, Status};
-use crate::prediction::{Step, Table};
+use crate::prediction::{End, Step, Table};
 use crate::probe::{self, Subject, Trial, Variant};
 use crate::problem::Problem;
 
@@ -33,7 +33,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
         Some(list) => names_in(list)?,
         None => args.files.clone(),
     };
-    let (handlers, enabled) = table(common)?;
+    let (handlers, enabled, is_mounted) = table(common)?;
     let candidates: Vec<Candidate> = files.iter().map(|file| Candidate::look(file)).collect();
     let natives = Natives::new(&handlers)?;
     let table =
@@ -43,7 +43,12 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
     let mut subjects: Vec<Subject> = Vec::new();
     let mut interpreters: Vec<&Path> = Vec::new();
     for (candidate, prediction) in candidates.iter().zip(&predictions) {
-        let Some(Step::Handler { interpreter, .. }) = prediction.steps.first() else { continue };
+        let Some(Step::Handler { interpreter, .. }) = prediction.steps.first() else {
+            if !is_mounted && prediction.end != End::Starts {
+                subjects.extend(subject(candidate));
+            }
+            continue;
+        };
         subjects.extend(subject(candidate));
         interpreters.extend(Some(interpreter.as_path()).filter(|path| is_qemu(path) && path.is_absolute()));
     }
@@ -59,13 +64,15 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
     Ok(status)
 }
 
-/// The handlers, newest first, and whether the instance is on. Where none is mounted, there are none to see.
-fn table(common: &Common) -> Result<(Vec<Handler>, bool)> {
+/// The handlers, newest first, whether the instance is on, and whether it is mounted. Where none is, there are no handlers
+/// to see, but those of an ancestor namespace may be in force (K65).
+fn table(common: &Common) -> Result<(Vec<Handler>, bool, bool)> {
     match Instance::open(&common.instance) {
         Ok(instance) => {
-            Ok((instance.handlers().map_err(Problem::from)?, instance.is_enabled().map_err(Problem::from)?))
+            let handlers = instance.handlers().map_err(Problem::from)?;
+            Ok((handlers, instance.is_enabled().map_err(Problem::from)?, true))
         }
-        Err(OpenError::NotMounted(_) | OpenError::NoSupport(_)) => Ok((Vec::new(), true)),
+        Err(OpenError::NotMounted(_) | OpenError::NoSupport(_)) => Ok((Vec::new(), true, false)),
         Err(error) => Err(Problem::from(error).into()),
     }
 }

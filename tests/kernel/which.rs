@@ -21,6 +21,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("which_native", natives),
     Test::new("which_without_handler", without_handler),
     Test { mounted: false, ..Test::new("which_without_an_instance", without_an_instance) },
+    Test::new("which_instance_elsewhere", instance_elsewhere),
     Test::new("which_disabled", disabled),
     Test::new("which_instance_off", instance_off),
     Test::new("which_denied", denied),
@@ -161,6 +162,18 @@ fn without_an_instance(lab: &Lab) {
     let path = program(lab, "s390x");
     let answer = unchecked(lab, &path);
     assert_eq!(answer["cure"], "sudo qus register s390x");
+}
+
+/// As in a container, whose procfs never holds the host's mount.
+fn instance_elsewhere(lab: &Lab) {
+    lab.done(["register", "s390x"]);
+    let path = program(lab, "s390x");
+    let which = |path: &Path| lab.qus(["which", "--instance", "/proc/sys/kernel", path.to_str().unwrap()]);
+    let ran = which(&path);
+    let text = "\n  proven here, with a handler that cannot be seen, as binfmt_misc is not mounted\n";
+    assert!(ran.status == 0 && ran.stdout.contains(text), "{ran:#?}");
+    let ran = which(&program(lab, "arm"));
+    assert!(ran.status == 1 && ran.stdout.contains("cure: sudo qus register arm\n"), "{ran:#?}");
 }
 
 fn disabled(lab: &Lab) {

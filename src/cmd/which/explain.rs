@@ -13,7 +13,7 @@ use crate::interpreter::FileId;
 use crate::output::path_text;
 use crate::plan;
 use crate::prediction::{End, Prediction, Reason, Step, Table, matching};
-use crate::probe::{Expected, Failure, judge};
+use crate::probe::{self, Expected, Failure, STATUS_ARGV0, STATUS_PATH, judge};
 use crate::problem::shell_word;
 
 /// What was executed.
@@ -21,6 +21,14 @@ use crate::problem::shell_word;
 pub(super) struct Known {
     pub(super) trials: Trials,
     pub(super) versions: HashMap<PathBuf, String>,
+}
+
+impl Known {
+    /// Whether a program with the header of `file` ran.
+    fn ran(&self, file: &Candidate) -> bool {
+        let trial = subject(file).and_then(|subject| self.trials.get(&subject));
+        trial.is_some_and(|trial| matches!(trial.host.end, probe::End::Exited(STATUS_ARGV0 | STATUS_PATH)))
+    }
 }
 
 /// How sure an answer is.
@@ -102,6 +110,7 @@ pub(super) fn explain(file: &Candidate, prediction: &Prediction, table: &Table<'
     let taker = taker.map(|taker| executed_one(file, taker, &rivals, known).unwrap_or(taker));
     let fate = match (&prediction.end, taker) {
         _ if is_unread(file) => unread(file, certainty),
+        (End::Fails { reason: Reason::NotTaken, .. }, None) if known.ran(file) => hidden(file, arch),
         (End::Fails { file: at, reason, .. }, taker) => failing(file, taker, (at, reason), table, certainty),
         (End::Starts, Some(taker)) => taken(file, arch, taker, known, certainty),
         (End::Starts, None) => match prediction.steps.first() {
@@ -119,7 +128,7 @@ pub(super) fn explain(file: &Candidate, prediction: &Prediction, table: &Table<'
         },
     };
     let errno = match &prediction.end {
-        End::Fails { errno, .. } if !is_unread(file) => Some(format!("{errno:?}")),
+        End::Fails { errno, .. } if !is_unread(file) && !fate.runs => Some(format!("{errno:?}")),
         _ => None,
     };
     let taker = taker.filter(|_| !is_unread(file));
@@ -266,6 +275,15 @@ fn unread(file: &Candidate, certainty: Certainty) -> Fate {
         "it may be executed by this user, but not read: what it is cannot be told",
         Some(cure),
     )
+}
+
+/// No handler is to be seen, and yet a program like it ran: the instance of an ancestor namespace is not mounted here (K65).
+fn hidden(file: &Candidate, arch: Option<&Arch>) -> Fate {
+    if let Some((loader, arch)) = missing_loader(file).zip(arch) {
+        return Fate::fails(Certainty::Executed, no_loader(&loader), Some(loader_cure(arch, &loader)));
+    }
+    let text = "proven here, with a handler that cannot be seen, as binfmt_misc is not mounted";
+    Fate::runs(Certainty::Executed, text)
 }
 
 /// `execve(2)` fails.
