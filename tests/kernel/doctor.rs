@@ -144,7 +144,7 @@ fn without_rights(lab: &Lab) {
 
 fn not_mounted(lab: &Lab) {
     assert_eq!(
-        mends(lab, "problem", "mounted", "binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc"),
+        mends(lab, "note", "mounted", "binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: the host's"),
         "sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc"
     );
     sound(lab);
@@ -351,8 +351,16 @@ fn broken(lab: &Lab) {
     crashing[code - 10..].fill(0);
     let path = lab.executable("qemu-arm-static", &crashing);
     register(lab, "qemu-arm", ARM, &path, "F");
-    mends(lab, "problem", "broken", "qemu-arm: its interpreter crashed (signal");
+    let text = format!("qemu-arm ({}): its interpreter crashed (signal", path.display());
+    mends(lab, "problem", "broken", &text);
     sound(lab);
+    // Where that is the one that is at hand, another has to be named.
+    lab.done(["reset"]);
+    lab.handler("qemu-arm", "arm", &path, "F");
+    let mut command = lab.command_of_qus(["doctor"]);
+    let ran = run(command.env("QUS_INTERPRETER_DIR", path.parent().unwrap()));
+    let cure = "cure: sudo qus register --replace --interpreter-dir DIR arm\n";
+    assert!(ran.status == 1 && ran.stdout.contains(cure), "{ran:#?}");
 }
 
 fn interim(lab: &Lab) {

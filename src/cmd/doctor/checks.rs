@@ -1,7 +1,7 @@
 //! The checks of `qus doctor`: a table, each with an id, what it looks for, and why that matters.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Level;
 use super::facts::{Facts, State};
@@ -51,12 +51,16 @@ pub(super) static CHECKS: &[Check] = &[
     Check { id: "kernel", why: "handlers need what the kernel brings along", run: kernel },
     Check {
         id: "mounted",
-        why: "without the file system the kernel's handlers can be neither seen nor changed",
+        why: "handlers can be neither seen nor changed; those that a container registers go with its own mount",
         run: mounted,
     },
     Check { id: "writable", why: "nothing can be registered or removed through this mount", run: writable },
     Check { id: "instance-off", why: "no handler is in force while the instance is off", run: instance_off },
-    Check { id: "scope", why: "handlers are seen only by what runs in their user namespace", run: scope },
+    Check {
+        id: "scope",
+        why: "only what runs in their user namespace sees them; what is meant for the host is registered on the host",
+        run: scope,
+    },
     Check { id: "captures", why: "programs of the host itself go through a handler", run: captures },
     Check { id: "disabled", why: "the kernel passes over it", run: disabled },
     Check { id: "no-fix", why: "it may work on the host, and fails in every container", run: no_fix },
@@ -81,7 +85,11 @@ pub(super) static CHECKS: &[Check] = &[
     Check { id: "overlap", why: "which of the two runs depends on the order of registration", run: overlap },
     Check { id: "broken", why: "its probe was executed, and did not do what it should", run: broken },
     Check { id: "interim", why: "qus was interrupted while it replaced a handler", run: interim },
-    Check { id: "promised", why: "something removed it, or it was never registered", run: promised },
+    Check {
+        id: "promised",
+        why: "it was never registered, or something removed all: systemd-binfmt, a container with --reset, another WSL distribution",
+        run: promised,
+    },
     Check {
         id: "flushed",
         why: "systemd-binfmt removes all handlers when it restarts, and registers only its own",
@@ -104,7 +112,7 @@ fn name(handler: &Handler) -> String {
 /// be fetched first; for another's only its removal can be named.
 fn replace(state: &State, handler: &Handler) -> Option<String> {
     let arch = plan::emulates(handler)?;
-    let fetch = if state.at_hand.contains(arch.name) { "" } else { "--fetch " };
+    let fetch = if state.at_hand.contains_key(arch.name) { "" } else { "--fetch " };
     Some(format!("sudo qus register --replace {fetch}{}", arch.name))
 }
 
@@ -147,6 +155,12 @@ fn mounted(facts: &Facts) -> Vec<Said> {
         Err(error @ OpenError::NotMounted(_)) => {
             let promised = facts.configuration.promises.len();
             let cure = error.cure();
+            if facts.scope != Scope::Host && facts.kernel.has_instances() {
+                // Mounting would make a new instance, without any of those handlers (K66).
+                let text = "the host's handlers may be in force and cannot be seen; \
+                            the cure hides them here, for an instance of this user namespace's own";
+                return vec![Said::note(format!("{error}: {text}"), cure)];
+            }
             if promised > 0 {
                 return vec![Said::problem(
                     format!("{error}, while configuration promises {promised} handlers"),
@@ -380,8 +394,25 @@ fn broken(facts: &Facts) -> Vec<Said> {
             || !handler.entry.enabled
             || !handler.entry.flags.contains(Flags::FIX_BINARY)
             || reason.contains("another handler is in front");
-        (!named_elsewhere)
-            .then(|| Said::problem(format!("{}: {reason}", name(handler)), replace(state, handler)))
+        if named_elsewhere {
+            return None;
+        }
+        let version = health.version.as_ref().map(|version| format!(", QEMU {version}")).unwrap_or_default();
+        let path = handler.entry.interpreter.as_deref();
+        let shown = path.map(path_text).unwrap_or_default();
+        let mut text = format!("{} ({shown}{version}): {reason}", name(handler));
+        let arch = plan::emulates(handler);
+        let again =
+            arch.filter(|arch| path.is_some() && state.at_hand.get(arch.name).map(PathBuf::as_path) == path);
+        let cure = match again {
+            // The same file again would do no better.
+            Some(arch) => {
+                text.push_str("; DIR has another version");
+                Some(format!("sudo qus register --replace --interpreter-dir DIR {}", arch.name))
+            }
+            None => replace(state, handler),
+        };
+        Some(Said::problem(text, cure))
     })
 }
 

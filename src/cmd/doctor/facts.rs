@@ -49,8 +49,8 @@ pub(super) struct State {
     pub(super) health: Result<BTreeMap<HandlerName, Health>, String>,
     /// What is wrong with the file at each interpreter's path.
     pub(super) unfit: BTreeMap<HandlerName, Unfit>,
-    /// Emulated architectures that another interpreter is at hand for.
-    pub(super) at_hand: BTreeSet<&'static str>,
+    /// For emulated architectures, the interpreter that is at hand.
+    pub(super) at_hand: BTreeMap<&'static str, PathBuf>,
     /// Emulated architectures that the host runs itself, as far as that was found out.
     pub(super) natives: BTreeSet<&'static str>,
 }
@@ -114,8 +114,8 @@ impl State {
             handlers.iter().filter_map(plan::emulates).map(|arch| arch.name).collect();
         let places = default_places(&folders::all_fetched());
         let found = search(&places, &host, |arch| emulated.contains(arch.name));
-        let at_hand = found.into_iter().filter(|(_, found)| found.interpreter.is_some());
-        let at_hand = at_hand.map(|(arch, _)| arch).collect();
+        let at_hand =
+            found.into_iter().filter_map(|(arch, found)| Some((arch, found.interpreter?.path))).collect();
         let natives = if verify { natives(&host, &handlers) } else { BTreeSet::new() };
         Ok(Self { enabled, read_only, handlers, owners, health, unfit, at_hand, natives })
     }
