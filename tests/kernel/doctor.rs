@@ -1,7 +1,8 @@
 //! `qus doctor`: each situation is made real, found, and mended by the cure that is printed.
 //!
 //! Not made here, as no namespace can: a kernel without `F` or instances (`kernel`), pages of another size than the
-//! machine's (`page-size`), and what concerns the initial user namespace alone (`flushed`).
+//! machine's (`page-size`), an automount, systemd, and what concerns the initial user namespace alone (`flushed`): those have
+//! tests next to the checks.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

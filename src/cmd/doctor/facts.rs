@@ -30,6 +30,8 @@ pub(super) struct Facts {
     /// What says that this is a container, if anything does.
     pub(super) container: Option<String>,
     pub(super) is_wsl: bool,
+    /// Whether systemd is the init system.
+    pub(super) systemd: bool,
     pub(super) configuration: Configuration,
     /// Programs that run or build containers.
     pub(super) engines: Vec<&'static str>,
@@ -71,6 +73,7 @@ impl Facts {
             container: container(),
             is_wsl: fs::read_to_string("/proc/version")
                 .is_ok_and(|text| text.to_lowercase().contains("microsoft")),
+            systemd: Path::new("/run/systemd/system").exists(),
             configuration,
             engines: engines(),
             page_size: nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
