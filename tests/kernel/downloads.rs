@@ -114,10 +114,12 @@ fn source(suite: &str, architecture: Option<&str>) -> String {
     )
 }
 
-/// The archives that apt knows.
+/// The archives that apt knows, also where it has no lists of them yet.
 fn uris() -> Vec<String> {
-    let output = Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+    let output = Command::new("apt-get").args(["--print-uris", "update"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let uri = |line: &str| Some(line.strip_prefix('\'')?.split_once("/dists/")?.0.to_owned());
+    text.lines().filter_map(uri).collect()
 }
 
 fn fetch_busybox(name: &str, debian: &str) {
