@@ -15,6 +15,7 @@ use crate::lab::{Lab, run};
 use crate::namespace::{INSTANCE, Identity, Inside, mount_instance};
 use crate::prediction::native;
 use crate::{Test, downloads};
+use qus::binfmt::Flags;
 
 pub(crate) static TESTS: &[Test] = &[
     Test::new("doctor_of_a_healthy_instance", healthy),

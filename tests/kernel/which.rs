@@ -16,6 +16,7 @@ use crate::lab::{Lab, Ran, run, start};
 use crate::namespace::INSTANCE;
 use crate::prediction::{native, with_loader};
 use crate::{Test, downloads};
+use qus::binfmt::Flags;
 
 pub(crate) static TESTS: &[Test] = &[
     Test::new("which_native", natives),
