@@ -358,8 +358,8 @@ fn broken(lab: &Lab) {
     sound(lab);
     // Where that is the one that is at hand, another has to be named.
     lab.done(["reset"]);
-    lab.handler("qemu-arm", "arm", &path, "F");
-    let mut command = lab.command_of_qus(["doctor"]);
+    lab.handler("qemu-arm", "arm", &path, Flags::FIX_BINARY);
+    let mut command = lab.program(&[], ["doctor"]);
     let ran = run(command.env("QUS_INTERPRETER_DIR", path.parent().unwrap()));
     let cure = "cure: sudo qus register --replace --interpreter-dir DIR arm\n";
     assert!(ran.status == 1 && ran.stdout.contains(cure), "{ran:#?}");
