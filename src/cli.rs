@@ -37,10 +37,10 @@ pub struct Cli {
 #[derive(Debug, Args)]
 pub struct Common {
     /// Print one JSON object instead of text, on failure too
-    #[arg(long, global = true)]
+    #[arg(long, global = true, overrides_with = "json")]
     pub json: bool,
     /// Print nothing but data and errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, overrides_with = "quiet")]
     pub quiet: bool,
     /// Say what is being done; twice for every detail
     #[arg(short, long, global = true, action = ArgAction::Count)]

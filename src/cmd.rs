@@ -68,8 +68,9 @@ fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<(Instance, 
         // registers there registers for others (K71). An instance is not mounted twice in one place: that tells.
         (Some(instance), _) => match Instance::mount(path) {
             Err(MountError::Io { source: Errno::EBUSY, .. }) => return Ok((instance, Lifetime::Boot)),
-            // A container that is given its own instance need not be allowed to mount.
-            Err(MountError::Denied(_)) if Scope::of(path) == scope => return Ok((instance, Lifetime::Boot)),
+            // A container that is given its own instance need not be allowed to mount; and who may not write to another's
+            // is told by that (K70).
+            Err(MountError::Denied(_)) => return Ok((instance, Lifetime::Boot)),
             mounted => mounted.map_err(Problem::from)?,
         },
     }

@@ -70,8 +70,11 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::from(if error.use_stderr() { failed.code() } else { Status::Done.code() });
     }
-    let message = error.to_string();
-    let message = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    // What is wrong stands before the usage, on a line or on several.
+    let text = error.to_string();
+    let lines = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim);
+    let message = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    let message = message.trim_start_matches("error: ");
     let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
     let problem = Problem::new(message).cure("qus --help");
     tell(&mut Output::new(&mut data, &mut prose, true, false), &problem, failed)

@@ -99,7 +99,7 @@ fn commands_without_instance(lab: &Lab) {
 fn mounts(lab: &Lab) {
     let ran = lab.qus(["register", "arm"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
-    let message = "mounted binfmt_misc on /proc/sys/fs/binfmt_misc: a new instance of this user namespace, \
+    let message = "mounted binfmt_misc on /proc/sys/fs/binfmt_misc: an instance of this user namespace, \
                    which hides the host's handlers";
     assert!(ran.stderr.contains(message), "{ran:#?}");
     assert_eq!(order(), ["qemu-arm"]);

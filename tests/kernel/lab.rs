@@ -155,7 +155,8 @@ impl Lab {
         assert_eq!(ran.status, status, "{ran:#?}");
         assert!(format!("{}{}", ran.stdout, ran.stderr).contains(message), "no {message:?} in {ran:#?}");
         assert_eq!(self.state(), before, "{ran:#?}");
-        let as_json = run(&mut self.program(wrapper, words.into_iter().chain(["--json"])));
+        // In front, as behind `run` it would be a word of the program's.
+        let as_json = run(&mut self.program(wrapper, ["--json"].into_iter().chain(words)));
         assert_eq!(as_json.status, status, "{as_json:#?}");
         let value = as_json.json();
         let text = value.to_string();

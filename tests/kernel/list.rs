@@ -108,7 +108,7 @@ fn escapes(lab: &Lab) {
         let commands = said.chars().any(|character| character.is_control() && character != '\n');
         assert!(!said.is_empty() && !commands, "{words:?}: {ran:#?}");
         if words == ["list"] {
-            assert_eq!(said.lines().count(), 4, "{ran:#?}");
+            assert_eq!(ran.stdout.lines().count(), 4, "{ran:#?}");
             assert!(said.contains(r"/bin/\u{1b}[31m\rtrue") && said.contains(r"a\u{1b}[2J\nb"), "{ran:#?}");
         }
     }

@@ -133,10 +133,8 @@ fn twice(lab: &Lab) {
     for words in [&["reset"][..], &["reset", "arm"]] {
         let ran = lab.qus(words.iter().copied());
         assert_eq!(ran.status, 0, "{ran:#?}");
-        assert_eq!(
-            (ran.stdout.as_str(), ran.stderr.as_str()),
-            ("", "qus: no handler of QEMU's emulators is there\n")
-        );
+        assert_eq!(ran.stdout, "");
+        assert!(ran.stderr.ends_with("qus: no handler of QEMU's emulators is there\n"), "{ran:#?}");
     }
     assert_eq!(lab.qus(["reset", "--quiet"]).stderr, "");
     assert_eq!(lab.json(["reset"])["items"], serde_json::json!([]));
