@@ -65,12 +65,12 @@ fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<(Instance, 
         (Some(instance), Scope::Host) => return Ok((instance, Lifetime::Boot)),
         (None, _) => Instance::mount(path).map_err(Problem::from)?,
         // It may be that of a namespace around this one, by a mount that was inherited, and belong to the same user: who
-        // registers there registers for others (K71). An instance is not mounted twice in one place: that tells.
+        // registers there registers for others (K71). An instance is not mounted twice in one place: that tells. A
+        // container that is given its own need not be allowed to mount; who may not write to another's hears of it (K70).
         (Some(instance), _) => match Instance::mount(path) {
-            Err(MountError::Io { source: Errno::EBUSY, .. }) => return Ok((instance, Lifetime::Boot)),
-            // A container that is given its own instance need not be allowed to mount; and who may not write to another's
-            // is told by that (K70).
-            Err(MountError::Denied(_)) => return Ok((instance, Lifetime::Boot)),
+            Err(MountError::Io { source: Errno::EBUSY, .. } | MountError::Denied(_)) => {
+                return Ok((instance, Lifetime::Boot));
+            }
             mounted => mounted.map_err(Problem::from)?,
         },
     }
