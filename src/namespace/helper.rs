@@ -123,3 +123,23 @@ fn subordinate(file: &str, name: &str, uid: Uid) -> Option<(u32, u32)> {
         is_ours.then(|| Some((start.parse().ok()?, count.trim().parse().ok()?)))?
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subordinate_ids_are_found_by_name_and_by_number() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text =
+            "other:100000:65536\nsomebody:junk:1\nme:200000:1000\nme:300000:5\n1234:400000:7\n:500000:9\n";
+        fs::write(file.path(), text).unwrap();
+        let find =
+            |name: &str, uid: u32| subordinate(file.path().to_str().unwrap(), name, Uid::from_raw(uid));
+        assert_eq!(find("me", 1), Some((200_000, 1000)));
+        assert_eq!(find("nobody", 1234), Some((400_000, 7)));
+        // A user without a name is not the one whose name is empty.
+        assert_eq!(find("", 1), None);
+        assert_eq!(find("somebody", 1), None);
+    }
+}
