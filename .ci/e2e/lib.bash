@@ -1,0 +1,101 @@
+# What the scripts of this folder share. Each takes the path of a qus binary, and runs as root of a Debian machine: only
+# so there is an ordinary user whose rights are known. Nothing is registered in the machine's own instance.
+# shellcheck shell=bash
+set -euo pipefail
+
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+ok() { printf 'ok %s\n' "$*"; }
+
+# is NAME EXPECTED ACTUAL
+is() {
+    [[ "$3" == "$2" ]] || die "$1: expected '$2', got '$3'"
+    ok "$1"
+}
+
+# has NAME PART TEXT
+has() {
+    [[ "$3" == *"$2"* ]] || die "$1: no '$2' in: $3"
+    ok "$1"
+}
+
+[[ $# -ge 1 && -x "$1" ]] || die "usage: ${0##*/} QUS"
+[[ $EUID -eq 0 ]] || die "run it as root"
+work=$(mktemp -d)
+chmod 755 "$work"
+install -m 755 "$1" "$work/qus"
+qus=$work/qus
+user=
+cleanups=()
+finish() {
+    local status=$? index
+    set +e
+    for ((index = ${#cleanups[@]} - 1; index >= 0; index--)); do
+        eval "${cleanups[index]}"
+    done
+    # Files of a user's subordinate ids among them.
+    rm -rf --one-file-system "$work"
+    exit "$status"
+}
+trap finish EXIT
+
+# need PROGRAM PACKAGE… installs the packages where the program is missing.
+need() {
+    local program=$1
+    shift
+    command -v "$program" >/dev/null && return
+    apt-get update -qq >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >&2
+}
+
+# new_user makes an ordinary user with subordinate ids, a home and a runtime folder, in $user; removed in the end.
+new_user() {
+    need newuidmap uidmap
+    user=qus-e2e-$$
+    home=$work/home
+    touch /etc/subuid /etc/subgid
+    useradd --create-home --home-dir "$home" --shell /bin/sh "$user"
+    cleanups+=('userdel "$user" 2>/dev/null')
+    grep -q "^$user:" /etc/subuid || usermod --add-subuids 200000-265535 --add-subgids 200000-265535 "$user"
+    install -d -o "$user" -g "$user" -m 700 "$work/runtime"
+}
+
+# as_user COMMAND… runs it as that user, from its home.
+as_user() {
+    (cd "$home" && setpriv --reuid "$user" --regid "$user" --init-groups env -i \
+        HOME="$home" XDG_RUNTIME_DIR="$work/runtime" PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin TERM=dumb "$@")
+}
+
+# archive prints the Debian archive that this machine uses, and suite its suite.
+archive() { apt-get indextargets --format '$(REPO_URI)' | grep -v security | head -n 1; }
+suite() { (. /etc/os-release && printf '%s\n' "$VERSION_CODENAME"); }
+
+# apt_of ARCH COMMAND… runs apt-get for another architecture, with lists and packages of its own.
+apt_of() {
+    local arch=$1 state=$work/apt-$1 options
+    shift
+    mkdir -p "$state"/{lists,cache}/partial
+    printf 'deb [arch=%s signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
+        "$arch" "$(archive)" "$(suite)" >"$state/sources.list"
+    options=(-qq -o "Dir::Etc::SourceList=$state/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::State::Lists=$state/lists" -o "Dir::Cache=$state/cache" -o "APT::Architecture=$arch"
+        -o "APT::Architectures=$arch" -o APT::Sandbox::User=root)
+    [[ -e $state/updated ]] || apt-get "${options[@]}" update >&2
+    touch "$state/updated"
+    (cd "$state" && apt-get "${options[@]}" "$@" >&2)
+}
+
+# busybox_root FOLDER ARCH makes a root directory with a static busybox of that architecture and nothing else.
+busybox_root() {
+    apt_of "$2" download busybox-static
+    mkdir -p "$1"/{bin,etc,proc,sys,dev,tmp}
+    dpkg-deb --fsys-tarfile "$work/apt-$2"/busybox-static_*.deb | tar -x -O --wildcards '*/busybox' >"$1/bin/busybox"
+    chmod 755 "$1/bin/busybox"
+    ln -s busybox "$1/bin/sh"
+    ln -s busybox "$1/bin/uname"
+}
+
+# host_state prints the machine's own handlers and its mounts, for a comparison.
+host_state() {
+    find /proc/sys/fs/binfmt_misc -type f ! -name register -exec head -n -0 {} + 2>/dev/null || true
+    cut -d ' ' -f 3- /proc/self/mountinfo | grep -v "$work" || true
+}
