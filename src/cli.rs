@@ -69,6 +69,8 @@ pub enum Command {
     Doctor(Doctor),
     /// Get static interpreters, from the distribution's package or from a file
     Fetch(Fetch),
+    /// Write a copy of qus that carries interpreters inside itself
+    Bundle(Bundle),
     /// Switch handlers on
     Enable(Switch),
     /// Switch handlers off, without removing them
@@ -161,6 +163,9 @@ pub struct Register {
     /// Put fetched interpreters here
     #[arg(long, value_name = "DIR")]
     pub dest: Option<PathBuf>,
+    /// Keep the interpreters in memory alone, with no file on any disk; the default of a bundle
+    #[arg(long)]
+    pub in_memory: bool,
     /// Take over from another handler
     #[arg(long)]
     pub replace: bool,
@@ -289,6 +294,23 @@ pub struct Fetch {
     pub dest: Option<PathBuf>,
 }
 
+/// `qus bundle`.
+#[derive(Debug, Args)]
+pub struct Bundle {
+    /// Architectures, or `all` with an interpreter at hand
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
+    pub arches: Vec<ArchArg>,
+    /// Take them out of this package or folder
+    #[arg(long, value_name = "SRC")]
+    pub from: Option<PathBuf>,
+    /// Look for interpreters here, and nowhere else (may be repeated)
+    #[arg(long, value_name = "DIR", conflicts_with = "from")]
+    pub interpreter_dir: Vec<PathBuf>,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
 /// `qus enable` and `qus disable`.
 #[derive(Debug, Args)]
 pub struct Switch {
@@ -303,6 +325,9 @@ pub struct Show {
     /// The architecture to be explained
     #[arg(value_name = "ARCH", value_parser = parse_one_arch)]
     pub arch: Option<&'static Arch>,
+    /// Show what this qus carries inside itself
+    #[arg(long, conflicts_with = "arch")]
+    pub bundled: bool,
 }
 
 #[cfg(test)]

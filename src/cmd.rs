@@ -1,5 +1,6 @@
 //! The commands, one file each: gather, decide, act, prove, report.
 
+mod bundle;
 mod doctor;
 mod fetch;
 mod list;
@@ -21,6 +22,7 @@ use nix::errno::Errno;
 
 use crate::arch::Arch;
 use crate::binfmt::{HEAD, Handler, HandlerName};
+use crate::bundle::Bundle;
 use crate::cli::{Cli, Command, Common};
 use crate::kernel::{Instance, MountError, OpenError};
 use crate::namespace::{Lifetime, Scope};
@@ -40,6 +42,7 @@ pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Status> {
         Command::Run(args) => run::run(args, common, output),
         Command::Doctor(args) => doctor::run(args, common, output),
         Command::Fetch(args) => fetch::run(args, common, output),
+        Command::Bundle(args) => bundle::run(args, common, output),
         Command::Enable(args) => switch::run(args, true, common, output),
         Command::Disable(args) => switch::run(args, false, common, output),
         Command::Show(args) => show::run(args, output),
@@ -94,6 +97,11 @@ fn switched_off(instance: &Instance) -> Problem {
 /// Says where the handlers are that this is about, when that is not the host (DESIGN §3.7).
 fn tell_scope(scope: Scope, output: &mut Output<'_>) -> io::Result<()> {
     if scope == Scope::Host { Ok(()) } else { output.note(&format!("this is about {scope}")) }
+}
+
+/// What this executable carries, if anything.
+fn own_bundle() -> Result<Option<Bundle>, Problem> {
+    Bundle::open(Path::new("/proc/self/exe")).map_err(|error| Problem::new(error.to_string()))
 }
 
 /// The beginning of qus itself: a program that this host runs.

@@ -2,8 +2,8 @@
 //!
 //! With `F` the kernel opens the interpreter at registration, by its path, and never looks at the path again (K47, K51);
 //! what it keeps of it is text (K48). So a memfd is registered by a path that leads to it for a moment, from a working
-//! directory that is gone afterwards, and that says what it is: `memory/QEMU-7.2.22-0123456789abcdef/qemu-arm-static`,
-//! with the beginning of its SHA-256. The same text is the same content.
+//! directory that is gone afterwards, and that says what it is: `memory/QEMU-7.2.22/12918384-0123456789abcdef/qemu-arm-static`,
+//! with the bytes that it holds and the beginning of its SHA-256. The same text is the same content.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -14,9 +14,11 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::Serialize;
 use tempfile::TempDir;
 use thiserror::Error;
 
+use crate::folders;
 use crate::interpreter::FileId;
 
 /// First part of the path of every interpreter in memory.
@@ -53,11 +55,12 @@ fn failed(operation: &'static str) -> impl Fn(io::Error) -> MemoryError {
     move |source| MemoryError::Io { operation, source }
 }
 
-/// The path that an interpreter in memory is registered by.
+/// The path that an interpreter in memory is registered by; `size` is in bytes.
 #[must_use]
-pub fn path(version: &str, sha256: &str, file_name: &str) -> PathBuf {
+pub fn path(version: &str, size: u64, sha256: &str, file_name: &str) -> PathBuf {
     let beginning = sha256.get(..16).unwrap_or(sha256);
-    Path::new(PREFIX).join(format!("QEMU-{version}-{beginning}")).join(file_name)
+    let content = format!("{size}-{beginning}");
+    [PREFIX, &format!("QEMU-{version}"), &content, file_name].iter().collect()
 }
 
 /// Whether a registered path is that of an interpreter in memory.
@@ -66,12 +69,22 @@ pub fn is_in_memory(path: &Path) -> bool {
     path.starts_with(PREFIX)
 }
 
-/// The version that the path of an interpreter in memory tells.
+/// What the path of an interpreter in memory tells of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Told {
+    /// Its version.
+    pub version: String,
+    /// Memory that it holds as long as a handler has it, in bytes.
+    pub size: u64,
+}
+
+/// What `path` tells, if it is that of an interpreter in memory.
 #[must_use]
-pub fn version(path: &Path) -> Option<String> {
-    let parent = path.strip_prefix(PREFIX).ok()?.parent()?.to_str()?;
-    let (version, _) = parent.strip_prefix("QEMU-")?.rsplit_once('-')?;
-    Some(version.to_owned())
+pub fn told(path: &Path) -> Option<Told> {
+    let mut parts = path.strip_prefix(PREFIX).ok()?.iter().map(|part| part.to_str());
+    let version = parts.next()??.strip_prefix("QEMU-")?.to_owned();
+    let (size, _) = parts.next()??.split_once('-')?;
+    Some(Told { version, size: size.parse().ok()? })
 }
 
 /// Interpreters in memory, and the working directory from which their paths lead to them.
@@ -85,8 +98,8 @@ pub struct Memory {
 impl Memory {
     /// Makes a directory of its own the working directory of this process, until it is dropped.
     pub fn enter() -> Result<Self, MemoryError> {
-        let directory =
-            tempfile::Builder::new().prefix("qus-").tempdir().map_err(failed("find a place for"))?;
+        let nowhere = |reasons: String| failed("find a place for")(io::Error::other(reasons));
+        let directory = folders::temporary(false).map_err(nowhere)?;
         let before = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         std::env::set_current_dir(directory.path()).map_err(failed("find a place for"))?;
         Ok(Self { directory, before, files: Vec::new() })
@@ -138,11 +151,11 @@ mod tests {
 
     #[test]
     fn the_path_tells_version_and_content() {
-        let path = path("7.2.22", "0123456789abcdef0000", "qemu-arm-static");
-        assert_eq!(path, Path::new("memory/QEMU-7.2.22-0123456789abcdef/qemu-arm-static"));
+        let path = path("7.2.22", 129, "0123456789abcdef0000", "qemu-arm-static");
+        assert_eq!(path, Path::new("memory/QEMU-7.2.22/129-0123456789abcdef/qemu-arm-static"));
         assert!(is_in_memory(&path) && !is_in_memory(Path::new("/usr/bin/qemu-arm-static")));
-        assert_eq!(version(&path).as_deref(), Some("7.2.22"));
-        assert_eq!(version(Path::new("/usr/bin/qemu-arm-static")), None);
+        assert_eq!(told(&path), Some(Told { version: "7.2.22".to_owned(), size: 129 }));
+        assert_eq!(told(Path::new("/usr/bin/qemu-arm-static")), None);
         assert_eq!(
             crate::interpreter::emulated_by(crate::interpreter::file_name(&path)).unwrap().name,
             "arm"

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::arch::Arch;
 use crate::binfmt::{Flags, Handler, HandlerName, Matcher, Pattern, Rule, RuleError, winner};
 use crate::interpreter::{FileId, Interpreter, emulated_by, file_name};
+use crate::memory::is_in_memory;
 use crate::probe::{Failure, Proof};
 use crate::problem::shell_word;
 
@@ -343,7 +344,10 @@ fn stands(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'_>) 
 /// Whether `handler` runs another file than the one that lies at its path now (K49): it was replaced on disk.
 fn is_outdated(handler: &Handler, wanted: &[Rule], facts: &Facts<'_>) -> bool {
     let started = facts.verdict.and_then(|verdict| verdict.as_ref().ok()).and_then(|proof| proof.interpreter);
-    let same_path = wanted.first().map(Rule::interpreter) == handler.entry.interpreter.as_deref();
+    // The path of an interpreter in memory names its content: it is the same, in whatever file.
+    let in_memory = handler.entry.interpreter.as_deref().is_some_and(is_in_memory);
+    let same_path =
+        !in_memory && wanted.first().map(Rule::interpreter) == handler.entry.interpreter.as_deref();
     same_path
         && facts.interpreter.zip(started).is_some_and(|(interpreter, started)| interpreter.id != started)
 }

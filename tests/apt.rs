@@ -51,7 +51,7 @@ impl Lab {
         let line = |folder: &&str| format!("deb [trusted=yes] copy:{base}/{folder} ./\n");
         let path = self.folder.path().join("sources.list");
         fs::write(&path, folders.iter().map(line).collect::<String>()).unwrap();
-        age(&path, Duration::from_secs(90 * 60));
+        age(&path, Duration::from_mins(90));
     }
 
     /// Puts packages into the repository: name and files.
@@ -153,7 +153,7 @@ fn lists_are_fetched_when_they_are_old_or_older_than_the_sources() {
     assert!(!known());
     lab.publish(&[("qemu-user", &[])]);
     assert!(!known(), "the lists are some seconds old");
-    age(&lab.cache().join("updated"), Duration::from_secs(61 * 60));
+    age(&lab.cache().join("updated"), Duration::from_mins(61));
     assert!(known());
     lab.publish(&[]);
     assert!(known());
@@ -241,7 +241,7 @@ fn packages_are_tried_in_order_until_all_is_found() {
     assert_eq!(fs::read_to_string(dest.join("qemu-s390x")).unwrap(), "qemu-user's");
 
     lab.publish(&[(second, &["qemu-arm"])]);
-    age(&lab.cache().join("updated"), Duration::from_secs(61 * 60));
+    age(&lab.cache().join("updated"), Duration::from_mins(61));
     let fetched = fetch(&["qemu-arm"]);
     assert_eq!(fetched.unknown, ["qemu-user-static"]);
     assert_eq!(fs::read_to_string(dest.join("qemu-arm")).unwrap(), "qemu-user's");

@@ -11,6 +11,7 @@ use super::{open_instance, plain, switched_off, tell_scope};
 use crate::arch::Arch;
 use crate::binfmt::{Handler, Hex, Matcher};
 use crate::cli::{Common, List};
+use crate::memory::{self, Told};
 use crate::namespace::Scope;
 use crate::output::{Output, Status, columns, escape, path_text};
 use crate::owner::{Configuration, Owner, Promise, packages};
@@ -49,6 +50,9 @@ struct HandlerView {
     state: &'static str,
     flags: String,
     interpreter: Option<String>,
+    /// What there is to be told of one that lies in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_memory: Option<Told>,
     /// Who put it there; `unknown` where nothing says so.
     by: String,
     #[serde(flatten)]
@@ -132,6 +136,7 @@ fn handler_view(handler: &Handler, owner: &Owner, probe: Option<Health>) -> Hand
         state: if entry.enabled { "enabled" } else { "disabled" },
         flags: entry.flag_letters(),
         interpreter: entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into),
+        in_memory: entry.interpreter.as_deref().and_then(memory::told),
         by: owner.to_string(),
         takes,
         unknown_lines: entry.unknown_lines.iter().map(|line| String::from_utf8_lossy(line).into()).collect(),

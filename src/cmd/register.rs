@@ -3,6 +3,7 @@
 mod act;
 mod gather;
 mod hold;
+mod memory;
 mod report;
 
 use anyhow::Result;
@@ -42,7 +43,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
         Some(instance) => instance.handlers().map_err(Problem::from)?,
         None => Vec::new(),
     };
-    let gathered = Gathered::gather(args, handlers, common.quiet)?;
+    let mut gathered = Gathered::gather(args, handlers, common.quiet)?;
     let request = request(args);
     let situation = Situation { handlers: &gathered.handlers, guarded: std::slice::from_ref(&gathered.host) };
     let mut items = Vec::new();
@@ -58,6 +59,8 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
         }
     }
     if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
+        // Held until all is registered: the paths of interpreters in memory lead to them as long.
+        let _memory = gathered.remember(&work)?;
         act(instance, work, &mut items, &gathered)?;
     }
     let view = View { scope: Scope::here(), lifetime, held: args.hold, dry_run: args.dry_run, items };

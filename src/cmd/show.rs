@@ -5,8 +5,10 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
+use super::own_bundle;
 use crate::arch::{ARCHES, Arch};
 use crate::binfmt::{Flags, Hex};
+use crate::bundle::Member;
 use crate::cli::Show;
 use crate::output::{Output, Status, columns};
 use crate::plan;
@@ -42,7 +44,18 @@ struct HandlerView {
     line: String,
 }
 
+#[derive(Serialize)]
+struct BundleView {
+    bundled: Vec<Member>,
+}
+
 pub(super) fn run(args: &Show, output: &mut Output<'_>) -> Result<Status> {
+    if args.bundled {
+        let bundled = own_bundle()?.map(|bundle| bundle.members().to_vec()).unwrap_or_default();
+        let view = BundleView { bundled };
+        output.data(&view, || bundle_text(&view))?;
+        return Ok(Status::Done);
+    }
     if let Some(arch) = args.arch {
         let view = arch_view(arch)?;
         output.data(&view, || arch_text(arch, &view))?;
@@ -51,6 +64,14 @@ pub(super) fn run(args: &Show, output: &mut Output<'_>) -> Result<Status> {
         output.data(&view, || table_text(&view))?;
     }
     Ok(Status::Done)
+}
+
+fn bundle_text(view: &BundleView) -> String {
+    let row = |member: &Member| {
+        let version = member.version.as_ref().map(|version| format!("QEMU {version}")).unwrap_or_default();
+        vec![member.name.clone(), version, member.size.to_string(), member.sha256.clone()]
+    };
+    columns(&view.bundled.iter().map(row).collect::<Vec<_>>())
 }
 
 fn summary(arch: &Arch) -> Summary {

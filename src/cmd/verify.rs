@@ -13,6 +13,7 @@ use crate::arch::Arch;
 use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::cli::{Common, Verify, named};
 use crate::interpreter::FileId;
+use crate::memory;
 use crate::namespace::Scope;
 use crate::output::{Output, Status, columns, escape, path_text};
 use crate::plan;
@@ -77,7 +78,9 @@ pub(super) fn health(handlers: &[Handler], enabled: bool) -> Result<BTreeMap<Han
         let version =
             interpreters.iter().position(|other| Some(*other) == path).and_then(|at| versions.get(at));
         let judged = judge_handler(handler, subject.zip(trial), handlers, enabled);
-        health.insert(handler.name.clone(), Health { version: version.cloned().flatten(), ..judged });
+        let told = path.and_then(memory::told).map(|told| told.version);
+        health
+            .insert(handler.name.clone(), Health { version: version.cloned().flatten().or(told), ..judged });
     }
     Ok(health)
 }

@@ -21,7 +21,7 @@ use super::Progress;
 use cache::{Cache, absolute, give};
 
 /// How long lists serve. A package that is gone by then is noticed, and the lists are fetched again.
-const LISTS_SERVE: Duration = Duration::from_secs(60 * 60);
+const LISTS_SERVE: Duration = Duration::from_hours(1);
 
 /// What apt says about a package that it does not have (in the locale `C.UTF-8`).
 const UNKNOWN: [&str; 3] =

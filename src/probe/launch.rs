@@ -4,7 +4,6 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::sys::statvfs::{FsFlags, statvfs};
 use tempfile::TempDir;
 use thiserror::Error;
 
@@ -12,6 +11,7 @@ use super::runner::{HELPER, Report, Session};
 use super::{End, STATUS_ARGV0, Subject, Trial};
 use crate::arch::Arch;
 use crate::binfmt::Handler;
+use crate::folders;
 
 /// Why nothing was executed.
 #[derive(Debug, Error)]
@@ -96,28 +96,9 @@ fn in_helper(mut session: Session) -> Result<Report, ProbeError> {
     serde_json::from_slice(&output.stdout).map_err(|error| ProbeError::Failed(error.to_string()))
 }
 
-/// A directory of its own where programs may run: `/tmp` is mounted `noexec` on hardened hosts.
+/// Where probes are put.
 fn executable_directory() -> Result<TempDir, ProbeError> {
-    let places = [std::env::temp_dir(), "/run".into(), "/dev/shm".into(), "/var/tmp".into()];
-    let mut reasons = Vec::new();
-    for place in places {
-        match statvfs(&place) {
-            Ok(filesystem) if filesystem.flags().contains(FsFlags::ST_NOEXEC) => {
-                reasons.push(format!("{}: noexec", place.display()));
-                continue;
-            }
-            Ok(_) => {}
-            Err(errno) => {
-                reasons.push(format!("{}: {errno}", place.display()));
-                continue;
-            }
-        }
-        match tempfile::Builder::new().prefix("qus-").tempdir_in(&place) {
-            Ok(directory) => return Ok(directory),
-            Err(error) => reasons.push(format!("{}: {error}", place.display())),
-        }
-    }
-    Err(ProbeError::NoPlace(reasons.join("; ")))
+    folders::temporary(true).map_err(ProbeError::NoPlace)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! root directory is for ever, and must not happen to the process that registers. It reads a [`Session`] from standard
 //! input and writes a [`Report`] to standard output, both as JSON.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
@@ -98,7 +98,7 @@ fn leave_handlers() -> Result<(), String> {
 impl Session {
     pub(super) fn run(&self) -> Result<Report, String> {
         let io = |error: io::Error| format!("cannot prepare probes in {}: {error}", self.directory.display());
-        let means = Means::open().map_err(|error| format!("cannot open /proc or /dev/null: {error}"))?;
+        let means = Means::open().map_err(|error| format!("cannot open /proc: {error}"))?;
         for (index, image) in self.images.iter().enumerate() {
             write_executable(&self.directory.join(file_name(index)), image).map_err(io)?;
         }
@@ -176,13 +176,15 @@ fn parallel<T: Send + Default + Clone>(count: usize, task: impl Fn(usize) -> T +
 /// What an execution needs from outside the empty root directory, opened beforehand.
 struct Means {
     proc: OwnedFd,
-    null: File,
+    /// Standard input of what is executed: a pipe that nobody writes to. A bare root directory has no `/dev/null`.
+    nothing: io::PipeReader,
 }
 
 impl Means {
     fn open() -> io::Result<Self> {
         let proc = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_PATH.bits()).open("/proc")?;
-        Ok(Self { proc: proc.into(), null: File::open("/dev/null")? })
+        let (nothing, _) = io::pipe()?;
+        Ok(Self { proc: proc.into(), nothing })
     }
 
     /// Runs the probe at `path`, again where it had ended before it could be seen what runs it.
@@ -213,8 +215,8 @@ impl Means {
     fn execute(&self, mut command: Command) -> Outcome {
         let nothing = Outcome::default();
         let Ok((reader, writer)) = io::pipe() else { return nothing };
-        let (Ok(errors), Ok(null)) = (writer.try_clone(), self.null.try_clone()) else { return nothing };
-        command.env_clear().stdin(null).stdout(writer).stderr(errors);
+        let (Ok(errors), Ok(input)) = (writer.try_clone(), self.nothing.try_clone()) else { return nothing };
+        command.env_clear().stdin(input).stdout(writer).stderr(errors);
         let spawned = command.spawn();
         // Our ends of the pipe go with the command: then the end of its output is the end of the program.
         drop(command);

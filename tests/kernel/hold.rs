@@ -48,7 +48,7 @@ impl Holder {
     fn wait(socket: UnixDatagram, command: &mut Command) -> Self {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // Long enough for the busiest machine: who waits in vain has failed.
-        socket.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_mins(2))).unwrap();
         let mut word = [0; 64];
         let length = socket.recv(&mut word).unwrap();
         assert_eq!(&word[..length], b"READY=1");

@@ -21,6 +21,7 @@ mod headers;
 mod hold;
 mod lab;
 mod list;
+mod memory;
 mod namespace;
 mod owner;
 mod prediction;
@@ -71,6 +72,7 @@ impl Test {
 fn tests() -> Vec<Test> {
     let themes = [
         register::TESTS,
+        memory::TESTS,
         which::TESTS,
         owner::TESTS,
         doctor::TESTS,

@@ -12,6 +12,7 @@ use crate::defects;
 use crate::file::Candidate;
 use crate::interpreter::{FileId, Unfit};
 use crate::kernel::OpenError;
+use crate::memory;
 use crate::namespace::Scope;
 use crate::output::path_text;
 use crate::owner::Owner;
@@ -101,6 +102,7 @@ pub(super) static CHECKS: &[Check] = &[
     Check { id: "page-size", why: "some programs and emulators take 4 KiB for granted", run: page_size },
     Check { id: "security", why: "it can forbid programs without saying so", run: security },
     Check { id: "namespaces", why: "without user namespaces nothing goes without root", run: namespaces },
+    Check { id: "in-memory", why: "", run: in_memory },
     Check { id: "working", why: "", run: working },
 ];
 
@@ -252,6 +254,7 @@ fn interpreter(facts: &Facts) -> Vec<Said> {
         let reason = unfit.to_string().lines().next().unwrap_or_default().to_owned();
         let text = format!("{} runs {}, which {reason}", name(handler), path_text(path));
         Some(match unfit {
+            Unfit::Missing if memory::is_in_memory(path) => return None,
             Unfit::Missing if pinned => Said::note(
                 format!(
                     "{}: the kernel holds {} open, and no file is there any more",
@@ -544,6 +547,19 @@ fn namespaces(facts: &Facts) -> Vec<Said> {
         }
         None => vec![Said::ok("user namespaces are to be had")],
     }
+}
+
+/// Interpreters in memory: how much of it they hold.
+fn in_memory(facts: &Facts) -> Vec<Said> {
+    each(facts, |_, handler| {
+        let told = memory::told(handler.entry.interpreter.as_deref()?)?;
+        let mib = told.size.div_ceil(1 << 20);
+        Some(Said::ok(format!(
+            "{} is QEMU {}, in memory, and holds {mib} MiB of it",
+            name(handler),
+            told.version
+        )))
+    })
 }
 
 /// What works, as a summary: executed or not claimed.

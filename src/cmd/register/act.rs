@@ -8,6 +8,7 @@ use super::report::{Item, Outcome};
 use crate::arch::Arch;
 use crate::binfmt::{Flags, Rule};
 use crate::kernel::{HandlerError, Instance};
+use crate::memory;
 use crate::plan::{self, Registration};
 use crate::probe::{self, Expected, Failure, Proof, Subject, Trial, judge_all};
 use crate::problem::Problem;
@@ -98,7 +99,9 @@ impl Act<'_> {
         let paths: Vec<&Path> = open
             .iter()
             .filter_map(|one| self.gathered.interpreter(one.arch))
-            .filter(|interpreter| crate::interpreter::is_qemu(&interpreter.path))
+            .filter(|interpreter| {
+                crate::interpreter::is_qemu(&interpreter.path) && interpreter.path.is_absolute()
+            })
             .map(|interpreter| interpreter.path.as_path())
             .collect();
         let (trials, versions) =
@@ -108,7 +111,8 @@ impl Act<'_> {
         for one in open {
             let path = self.gathered.interpreter(one.arch).map(|interpreter| interpreter.path.as_path());
             if let Some(item) = self.items.get_mut(one.item) {
-                item.version = path.and_then(|path| versions.get(path).cloned().flatten());
+                let asked = path.and_then(|path| versions.get(path).cloned().flatten());
+                item.version = asked.or_else(|| Some(memory::told(path?)?.version));
             }
         }
         Ok(open.iter().map(|one| trials.by_ref().take(Subject::all_of(one.arch).count()).collect()).collect())

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use super::memory::Stored;
 use crate::arch::{ARCHES, Arch};
 use crate::binfmt::{Flags, Handler};
 use crate::cli::{Register, named};
@@ -29,7 +30,9 @@ pub(super) struct Gathered {
     pub(super) verify: bool,
     /// The options that said what must serve, as they were typed, each followed by a space.
     pub(super) wishes: String,
-    found: BTreeMap<&'static str, Found>,
+    pub(super) found: BTreeMap<&'static str, Found>,
+    /// Where the interpreters come from that are to lie in memory.
+    pub(super) stored: BTreeMap<&'static str, Stored>,
     /// The source that was named.
     source: Option<PathBuf>,
     /// What it has, and what is wrong with it.
@@ -51,6 +54,7 @@ impl Gathered {
             verify: !args.no_verify,
             wishes: wishes(args),
             found: BTreeMap::new(),
+            stored: BTreeMap::new(),
             source: args.from.clone(),
             refused: BTreeMap::new(),
             natives: BTreeSet::new(),
@@ -60,6 +64,13 @@ impl Gathered {
         };
         gathered.find_natives();
         gathered.find_interpreters(args, quiet)?;
+        let is_named = args.interpreter.is_some() || !args.interpreter_dir.is_empty() || args.from.is_some();
+        if !is_named {
+            gathered.find_bundled()?;
+        }
+        if args.in_memory {
+            gathered.find_in_files()?;
+        }
         if gathered.arches.is_empty() {
             gathered.arches = gathered.all()?;
         }
@@ -122,7 +133,7 @@ impl Gathered {
 
     fn find_interpreters(&mut self, args: &Register, quiet: bool) -> Result<(), Problem> {
         if let Some(path) = &args.interpreter {
-            return self.take_interpreter(path, args);
+            return self.take_interpreter(path);
         }
         if let Some(source) = &args.from {
             let arches = (!self.arches.is_empty()).then(|| self.arches.clone());
@@ -160,7 +171,7 @@ impl Gathered {
     }
 
     /// One file for one architecture: nothing is looked for, and what is wrong with it is an error.
-    fn take_interpreter(&mut self, path: &Path, args: &Register) -> Result<(), Problem> {
+    fn take_interpreter(&mut self, path: &Path) -> Result<(), Problem> {
         let [arch] = self.arches.as_slice() else {
             return Err(Problem::new("--interpreter goes with exactly one architecture")
                 .cure(format!("qus register --interpreter {} ARCH", shell_word(&path.to_string_lossy()))));
@@ -170,18 +181,18 @@ impl Gathered {
             let again = format!("qus register --fetch {}", arch.name);
             problem.cure(unfit.cure(path).unwrap_or(again))
         })?;
-        tracing::debug!("{} is fit for {}; replace: {}", path.display(), arch.name, args.replace);
         let found = Found { interpreter: Some(interpreter), unfit: Vec::new() };
         self.found.insert(arch.name, found);
         Ok(())
     }
 
     fn search(&mut self) {
-        let (arches, natives) = (&self.arches, &self.natives);
-        let wanted = |arch: &'static Arch| {
-            if arches.is_empty() { !natives.contains(arch.name) } else { arches.contains(&arch) }
-        };
-        self.found = search(&self.places, &self.host, wanted);
+        self.found = search(&self.places, &self.host, |arch| self.is_wanted(arch));
+    }
+
+    /// Whether this is about `arch`: it was named, or all are meant that the host does not run itself.
+    pub(super) fn is_wanted(&self, arch: &'static Arch) -> bool {
+        if self.arches.is_empty() { !self.natives.contains(arch.name) } else { self.arches.contains(&arch) }
     }
 
     /// What would have to be fetched: no interpreter at hand, no handler that serves it by its rule and is to be kept, not

@@ -9,6 +9,7 @@ use super::gather::{Gathered, first_line};
 use crate::arch::Arch;
 use crate::binfmt::{Flags, HandlerName, Rule};
 use crate::cmd::plain;
+use crate::memory;
 use crate::namespace::{Lifetime, Scope};
 use crate::output::{Output, Status, columns, escape, path_text};
 use crate::plan::{self, Decision, Registration};
@@ -120,7 +121,8 @@ impl Item {
         self.flags = handler.map(|handler| handler.entry.flag_letters());
         let path = handler.and_then(|handler| handler.entry.interpreter.as_deref());
         self.interpreter = path.map(|path| path.to_string_lossy().into());
-        self.version = path.and_then(|path| gathered.version(path)).cloned();
+        let told = path.and_then(memory::told).map(|told| told.version);
+        self.version = path.and_then(|path| gathered.version(path)).cloned().or(told);
         self.verified = gathered.verify;
         self.proof = gathered.facts(arch).verdict.and_then(|verdict| verdict.as_ref().ok()).copied();
     }

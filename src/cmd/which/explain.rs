@@ -10,6 +10,7 @@ use crate::arch::Arch;
 use crate::binfmt::{Flags, Handler};
 use crate::file::{Candidate, Denied, Elf, Kind};
 use crate::interpreter::FileId;
+use crate::memory;
 use crate::output::path_text;
 use crate::plan;
 use crate::prediction::{End, Prediction, Reason, Step, Table, matching};
@@ -224,12 +225,14 @@ fn taken(
                 );
             }
             let proven = if proof.empty_root { "proven here and from an empty root" } else { "proven here" };
+            let in_memory = taker.entry.interpreter.as_deref().is_some_and(memory::is_in_memory);
             let is_same = |id: FileId| proof.interpreter == Some(id);
             let stale = taker.entry.flags.contains(Flags::FIX_BINARY)
                 && proof.interpreter.is_some()
                 && !at_path.is_some_and(is_same);
             let (remark, cure) = match at_path {
                 Some(_) if stale => ("; it runs a file that was replaced at its path since", replace),
+                None if in_memory => ("; it lies in memory", None),
                 None => ("; its path leads to no file any more, the kernel holds it open", None),
                 Some(_) => ("", None),
             };

@@ -14,7 +14,7 @@ use super::AptError;
 use crate::package::place;
 
 /// After this time a download belongs to a process that was killed.
-const DOWNLOAD_SERVES: Duration = Duration::from_secs(24 * 60 * 60);
+const DOWNLOAD_SERVES: Duration = Duration::from_hours(24);
 
 const DOWNLOAD_PREFIX: &str = "download-";
 

@@ -1,0 +1,157 @@
+//! `qus bundle`: a copy of qus that carries interpreters inside itself.
+
+use std::fs;
+use std::io::BufWriter;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::Serialize;
+use tempfile::TempDir;
+
+use super::fetch::{self, Order};
+use super::own_head;
+use crate::arch::Arch;
+use crate::bundle::{self, Content};
+use crate::cli::{Bundle, Common, named};
+use crate::folders;
+use crate::interpreter::{Interpreter, default_places, search};
+use crate::output::{Output, Status, path_text};
+use crate::package::{Package, Selection};
+use crate::probe;
+use crate::problem::Problem;
+
+/// Licence texts that Debian's packages of QEMU install.
+const LICENCES: [&str; 2] =
+    ["/usr/share/doc/qemu-user-static/copyright", "/usr/share/doc/qemu-user/copyright"];
+/// What such a text is called in a bundle, and in a package.
+const LICENCE: &str = "copyright";
+
+#[derive(Serialize)]
+struct View {
+    file: PathBuf,
+    /// In bytes.
+    size: u64,
+    arches: Vec<&'static str>,
+    /// Whether the licence text of QEMU is in it.
+    licence: bool,
+}
+
+pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let arches = named(&args.arches);
+    let gathered = gather(args, arches.as_deref(), common.quiet)?;
+    let interpreters = &gathered.interpreters;
+    let paths: Vec<&Path> = interpreters.iter().map(|(_, interpreter)| interpreter.path.as_path()).collect();
+    let (_, versions) = probe::run(&[], &paths).map_err(|error| Problem::new(error.to_string()))?;
+    let mut contents = Vec::new();
+    for ((arch, interpreter), version) in interpreters.iter().zip(versions) {
+        let path = path_text(&interpreter.path);
+        let version = version
+            .ok_or_else(|| Problem::new(format!("{path} does not tell its version: it is none of QEMU's")))?;
+        let bytes = fs::read(&interpreter.path)
+            .map_err(|error| Problem::new(format!("cannot read {path}: {error}")))?;
+        contents.push(Content { name: format!("qemu-{}-static", arch.name), version: Some(version), bytes });
+    }
+    let licence = licence(args.from.as_deref());
+    let has_licence = licence.is_some();
+    contents.extend(licence.map(|bytes| Content { name: LICENCE.to_owned(), version: None, bytes }));
+    let size = write(&args.output, contents)?;
+    let arches = interpreters.iter().map(|(arch, _)| arch.name).collect();
+    let view = View { file: args.output.clone(), size, arches, licence: has_licence };
+    output.data(&view, || {
+        format!("{}  {} bytes, with {}\n", path_text(&view.file), view.size, view.arches.join(" "))
+    })?;
+    if !has_licence {
+        output.note("no licence text of QEMU was found to go with it: the GPL asks for one where the bundle is passed on")?;
+    }
+    Ok(Status::Done)
+}
+
+/// Interpreters, and the folder that holds them, where that is only for a moment.
+struct Gathered {
+    _folder: Option<TempDir>,
+    interpreters: Vec<(&'static Arch, Interpreter)>,
+}
+
+/// Interpreters of all that was asked for.
+fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Result<Gathered, Problem> {
+    let mut folder = None;
+    let places = if let Some(source) = &args.from {
+        let temporary = folders::temporary(true).map_err(Problem::new)?;
+        let order =
+            Order { arches: arches.map(<[_]>::to_vec), from: Some(source), dest: Some(temporary.path()) };
+        let fetched = fetch::fetch(&order, quiet)?;
+        if let Some(problem) = fetched.problem() {
+            return Err(problem);
+        }
+        let places = vec![temporary.path().to_owned()];
+        folder = Some(temporary);
+        places
+    } else if args.interpreter_dir.is_empty() {
+        default_places(&folders::all_fetched())
+    } else {
+        args.interpreter_dir.clone()
+    };
+    let wanted = |arch: &'static Arch| arches.is_none_or(|arches| arches.contains(&arch));
+    let found = search(&places, &own_head()?, wanted);
+    let mut interpreters = Vec::new();
+    for (name, found) in found {
+        interpreters.extend(Arch::by_target(name).zip(found.interpreter));
+    }
+    let has = |arch: &&&'static Arch| !interpreters.iter().any(|(there, _)| *there == **arch);
+    let missing: Vec<&str> = arches.unwrap_or_default().iter().filter(has).map(|arch| arch.name).collect();
+    if !missing.is_empty() || interpreters.is_empty() {
+        let what = if missing.is_empty() { "any architecture".to_owned() } else { missing.join(", ") };
+        let places = places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ");
+        let problem = Problem::new(format!("no interpreter for {what} is in {places}"));
+        return Err(problem.cure(format!(
+            "qus fetch {}",
+            if missing.is_empty() { "all".to_owned() } else { missing.join(" ") }
+        )));
+    }
+    Ok(Gathered { _folder: folder, interpreters })
+}
+
+/// The licence text that the source carries, or that the distribution has installed with its interpreters.
+fn licence(source: Option<&Path>) -> Option<Vec<u8>> {
+    let Some(source) = source else { return LICENCES.iter().find_map(|path| fs::read(path).ok()) };
+    let folder = folders::temporary(false).ok()?;
+    let mut text = LicenceText { done: false };
+    let extraction = Package::open(source).ok()?.extract(&mut text, folder.path(), &()).ok()?;
+    fs::read(&extraction.placed.first()?.path).ok()
+}
+
+/// The first `copyright` of a package.
+struct LicenceText {
+    done: bool,
+}
+
+impl Selection for LicenceText {
+    fn want(&mut self, file_name: &[u8]) -> Option<String> {
+        (!self.done && file_name == LICENCE.as_bytes()).then(|| LICENCE.to_owned())
+    }
+
+    fn complete(&self) -> bool {
+        self.done
+    }
+
+    fn accept(&mut self, _: &str, _: &Path) -> Result<(), String> {
+        self.done = true;
+        Ok(())
+    }
+}
+
+/// Writes the bundle beside its place first, so that there is a whole one or none: its size in bytes.
+fn write(path: &Path, contents: Vec<Content>) -> Result<u64, Problem> {
+    let failed =
+        |error: &dyn std::fmt::Display| Problem::new(format!("cannot write {}: {error}", path_text(path)));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file =
+        tempfile::Builder::new().prefix(".qus-").tempfile_in(folder).map_err(|error| failed(&error))?;
+    bundle::write(Path::new("/proc/self/exe"), contents, &mut BufWriter::new(file.as_file_mut()))
+        .map_err(|error| failed(&error))?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o755)).map_err(|error| failed(&error))?;
+    let size = file.as_file().metadata().map_err(|error| failed(&error))?.len();
+    file.persist(path).map_err(|error| failed(&error.error))?;
+    Ok(size)
+}

@@ -1,0 +1,124 @@
+//! Interpreters that go into memory: out of this very executable, when it is a bundle, or from the files at hand.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::gather::Gathered;
+use crate::arch::Arch;
+use crate::bundle::{self, Member};
+use crate::cmd::own_bundle;
+use crate::interpreter::{FileId, Found, Interpreter, emulated_by, file_name};
+use crate::memory::{self, Memory, MemoryError};
+use crate::plan::Registration;
+use crate::probe;
+use crate::problem::Problem;
+
+/// Where the content of an interpreter in memory comes from.
+pub(super) enum Stored {
+    /// This executable.
+    Bundled(Member),
+    /// A file.
+    File(PathBuf),
+}
+
+impl From<MemoryError> for Problem {
+    fn from(error: MemoryError) -> Self {
+        Self { message: error.to_string(), cure: error.cure() }
+    }
+}
+
+impl Gathered {
+    /// Puts what this executable carries in front of everything that is found elsewhere.
+    pub(super) fn find_bundled(&mut self) -> Result<(), Problem> {
+        let Some(bundle) = own_bundle()? else { return Ok(()) };
+        for member in bundle.members() {
+            let Some((arch, version)) = emulated_by(member.name.as_bytes()).zip(member.version.as_ref())
+            else {
+                continue;
+            };
+            if !self.is_wanted(arch) {
+                continue;
+            }
+            let path = memory::path(version, member.size, &member.sha256, &member.name);
+            self.store(arch, path, Stored::Bundled(member.clone()));
+        }
+        Ok(())
+    }
+
+    /// Takes the files that were found as content for memory.
+    pub(super) fn find_in_files(&mut self) -> Result<(), Problem> {
+        let found = self.found.values().filter_map(|found| found.interpreter.as_ref());
+        let files: Vec<PathBuf> = found
+            .map(|interpreter| interpreter.path.clone())
+            .filter(|path| !memory::is_in_memory(path))
+            .collect();
+        let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let (_, versions) = probe::run(&[], &paths).map_err(|error| Problem::new(error.to_string()))?;
+        for (file, version) in files.iter().zip(versions) {
+            let Some(arch) = self.arch_of(file) else { continue };
+            let content = read(file)?;
+            let version = version.unwrap_or_else(|| "unknown".to_owned());
+            let name = String::from_utf8_lossy(file_name(file)).into_owned();
+            let path = memory::path(&version, content.len() as u64, &bundle::digest(&content), &name);
+            self.store(arch, path, Stored::File(file.clone()));
+        }
+        Ok(())
+    }
+
+    fn arch_of(&self, file: &Path) -> Option<&'static Arch> {
+        let is_it =
+            |found: &Found| found.interpreter.as_ref().is_some_and(|interpreter| interpreter.path == file);
+        let (name, _) = self.found.iter().find(|(_, found)| is_it(found))?;
+        Arch::by_target(name)
+    }
+
+    /// An interpreter that is not in memory yet, but can be put there: which file it will be is not known before.
+    fn store(&mut self, arch: &'static Arch, path: PathBuf, stored: Stored) {
+        let id = FileId { device: 0, inode: 0 };
+        // It was checked to be a program of this host when it was bundled, and belongs to nobody else.
+        let interpreter = Interpreter { path, id, head: self.host.clone(), owned_by_root: true };
+        self.found.insert(arch.name, Found { interpreter: Some(interpreter), unfit: Vec::new() });
+        self.stored.insert(arch.name, stored);
+    }
+
+    /// Puts into memory what `work` registers from there. As long as the result lives, the paths lead to it.
+    pub(super) fn remember(&mut self, work: &[(usize, Registration)]) -> Result<Option<Memory>, Problem> {
+        let arches = work.iter().filter_map(|(item, _)| self.arches.get(*item));
+        let arches: Vec<&'static Arch> =
+            arches.copied().filter(|arch| self.stored.contains_key(arch.name)).collect();
+        if arches.is_empty() {
+            return Ok(None);
+        }
+        let bundle = own_bundle()?;
+        let unpack = |arch: &Arch| match self.stored.get(arch.name) {
+            Some(Stored::File(path)) => read(path),
+            Some(Stored::Bundled(member)) => {
+                let bundle = bundle.as_ref().ok_or_else(|| Problem::new("the bundle is gone"))?;
+                bundle.unpack(member).map_err(|error| Problem::new(error.to_string()))
+            }
+            None => Err(Problem::new(format!("nothing is stored for {}", arch.name))),
+        };
+        let contents: Vec<Result<Vec<u8>, Problem>> = std::thread::scope(|scope| {
+            let unpacking: Vec<_> = arches.iter().map(|arch| scope.spawn(|| unpack(arch))).collect();
+            let panicked = |_| Err(Problem::new("unpacking failed"));
+            unpacking.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+        });
+        let mut memory = Memory::enter()?;
+        let mut ids = BTreeMap::new();
+        for (arch, content) in arches.into_iter().zip(contents) {
+            let Some(interpreter) = self.interpreter(arch) else { continue };
+            ids.insert(arch.name, memory.put(&interpreter.path, &content?)?);
+        }
+        for (name, id) in ids {
+            if let Some(interpreter) = self.found.get_mut(name).and_then(|found| found.interpreter.as_mut()) {
+                interpreter.id = id;
+            }
+        }
+        Ok(Some(memory))
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+    fs::read(path).map_err(|error| Problem::new(format!("cannot read {}: {error}", path.display())))
+}

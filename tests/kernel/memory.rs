@@ -1,0 +1,107 @@
+//! Interpreters in memory, and bundles that carry them.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::Test;
+use crate::downloads;
+use crate::lab::{Lab, Ran, busybox, order, run};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("interpreters_live_in_memory", in_memory),
+    Test::new("a_bundle_needs_nothing_else", bundle),
+    Test::new("a_damaged_bundle_is_refused", damaged),
+    Test::new("bundles_of_the_same_are_the_same", reproducible),
+];
+
+fn in_memory(lab: &Lab) {
+    let own = lab.copy("own/qemu-arm-static", &downloads::interpreter("arm"));
+    let words = ["register", "--in-memory", "--interpreter-dir", "own", "arm"];
+    let said = lab.done(words);
+    assert!(said.contains("registered  POF  memory/QEMU-") && said.contains("from an empty root"), "{said}");
+    let value = lab.json(["list"]);
+    let size = fs::metadata(&own).unwrap().len();
+    assert_eq!(value["handlers"][0]["in_memory"]["size"], size);
+    let entries = lab.entries();
+    assert!(lab.done(words).contains(" unchanged "));
+    assert_eq!(lab.entries(), entries);
+    // With no file left, it runs; and another content is another interpreter.
+    fs::remove_file(&own).unwrap();
+    assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
+    lab.done(["verify"]);
+    lab.copy("own/qemu-arm-static", &downloads::newer().join("qemu-arm-static"));
+    let said = lab.done(["register", "--in-memory", "--interpreter-dir", "own", "--replace", "arm"]);
+    assert!(said.contains(" replaced ") && lab.entries() != entries, "{said}");
+    assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
+    lab.done(["reset"]);
+    assert!(order().is_empty());
+}
+
+/// A bundle of arm and s390x in the folder of the test.
+fn make(lab: &Lab, name: &str) -> std::path::PathBuf {
+    let directory = downloads::distribution();
+    let words =
+        ["bundle", "--interpreter-dir", directory.to_str().unwrap(), "-o", name, "linux/arm/v7,s390x"];
+    let said = lab.done(words);
+    assert!(said.contains("with arm s390x"), "{said}");
+    lab.path(name)
+}
+
+fn bundle(lab: &Lab) {
+    let file = make(lab, "qus-two");
+    let root = lab.path("root");
+    fs::create_dir_all(root.join("proc")).unwrap();
+    fs::copy(&file, root.join("qus")).unwrap();
+    lab.shell("mount --rbind /proc root/proc");
+    let inside =
+        |words: &[&str]| -> Ran { run(Command::new("/usr/sbin/chroot").arg(&root).arg("/qus").args(words)) };
+    let before = names(&root);
+    let ran = inside(&["register", "all"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert_eq!(ran.stdout.matches(" registered  POF  memory/QEMU-").count(), 2, "{ran:#?}");
+    assert_eq!(names(&root), before);
+    for arch in ["arm", "s390x"] {
+        assert_eq!(busybox(arch, "echo works").unwrap().stdout, "works\n");
+    }
+    let ran = inside(&["show", "--bundled"]);
+    assert!(ran.stdout.contains("qemu-arm-static") && ran.stdout.contains("qemu-s390x-static"), "{ran:#?}");
+    let ran = inside(&["reset"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert!(order().is_empty());
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn damaged(lab: &Lab) {
+    let file = make(lab, "whole");
+    let whole = fs::read(&file).unwrap();
+    let at = |bytes: &[u8]| lab.executable("damaged", bytes);
+    // The last kilobytes are packed members, the index and the trailer.
+    for from_end in [10, 40, 100, 1 << 20] {
+        let mut bytes = whole.clone();
+        let position = bytes.len() - from_end;
+        bytes[position] ^= 0x10;
+        let ran = run(Command::new(at(&bytes)).args(["register", "arm", "s390x"]));
+        assert_eq!(ran.status, 2, "{from_end}: {ran:#?}");
+        assert!(ran.stderr.contains("the bundle is damaged: "), "{from_end}: {ran:#?}");
+        assert!(order().is_empty());
+    }
+}
+
+fn reproducible(lab: &Lab) {
+    let one = make(lab, "one");
+    let two = make(lab, "two");
+    assert!(fs::read(&one).unwrap() == fs::read(two).unwrap());
+    // A bundle writes what it was made by, with what it is given.
+    let directory = downloads::distribution();
+    let words = ["bundle", "--interpreter-dir", directory.to_str().unwrap(), "-o", "three", "arm", "s390x"];
+    let ran = run(Command::new(one).args(words).current_dir(lab.path(".")));
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert!(fs::read(lab.path("one")).unwrap() == fs::read(lab.path("three")).unwrap());
+}
