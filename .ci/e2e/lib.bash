@@ -54,7 +54,7 @@ new_user() {
     home=$work/home
     touch /etc/subuid /etc/subgid
     useradd --create-home --home-dir "$home" --shell /bin/sh "$user"
-    cleanups+=('userdel "$user" 2>/dev/null')
+    cleanups+=('userdel --force "$user" 2>/dev/null')
     grep -q "^$user:" /etc/subuid || usermod --add-subuids 200000-265535 --add-subgids 200000-265535 "$user"
     install -d -o "$user" -g "$user" -m 700 "$work/runtime"
 }
