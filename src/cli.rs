@@ -286,7 +286,7 @@ pub struct Fetch {
     /// Architectures, or `all` that the package has
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
     pub arches: Vec<ArchArg>,
-    /// A Debian package, a folder, or a single interpreter, instead of the distribution's package
+    /// A package, an archive, an image, a folder, or an interpreter, instead of the distribution's package
     #[arg(long, value_name = "SRC")]
     pub from: Option<PathBuf>,
     /// Where to put them [default: /usr/local/lib/qus as root, $XDG_DATA_HOME/qus otherwise]

@@ -1,4 +1,4 @@
-//! Interpreters out of a Debian package, a folder or a single file, and such a package through apt.
+//! Interpreters out of packages, archives, images, folders and single files, and packages through package managers.
 //!
 //! [`Package::open`] tells sources apart by content, [`Package::extract`] puts the wanted files into a folder. Both
 //! treat what they read as hostile: sizes have limits ([`Limit`]), names inside an archive never become paths, and
@@ -9,13 +9,17 @@
 
 mod apt;
 mod ar;
+mod archive;
 mod compression;
+mod cpio;
 mod deb;
 mod debian;
 mod error;
 mod folder;
+mod image;
 mod limit;
 mod place;
+mod rpm;
 mod section;
 mod sink;
 mod tarball;
@@ -23,7 +27,7 @@ mod tarball;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use apt::{Apt, AptError, Download};
@@ -31,8 +35,10 @@ pub use debian::{FetchError, Fetched, FromPackage, debian_packages, fetch_with_a
 pub use error::PackageError;
 pub use limit::Limit;
 
+use archive::Archive;
 use deb::Deb;
 use folder::Folder;
+use rpm::Rpm;
 use section::Section;
 use sink::Sink;
 
@@ -129,6 +135,8 @@ pub struct Package {
 #[derive(Debug)]
 enum Source {
     Deb(Deb),
+    Rpm(Rpm),
+    Archive(Archive),
     Folder(Folder),
     Program(Section),
 }
@@ -150,12 +158,16 @@ impl Package {
         }
         let section = Section::whole(file, metadata.len());
         let mut magic = [0; 8];
-        let length = section.file().read_at(&mut magic, 0).map_err(cannot_open)?;
+        let length = section.peek(&mut magic).map_err(cannot_open)?;
         let head = magic.get(..length).unwrap_or_default();
         let source = if head == ar::MAGIC {
             Source::Deb(Deb::open(path, &section)?)
         } else if head.starts_with(b"\x7fELF") {
             Source::Program(section)
+        } else if head.starts_with(rpm::MAGIC) {
+            Source::Rpm(Rpm::open(path, &section)?)
+        } else if let Some(archive) = Archive::open(path, &section)? {
+            Source::Archive(archive)
         } else if !head.is_empty() && ar::MAGIC.starts_with(head) {
             return Err(PackageError::Truncated { path: path.to_owned(), member: None });
         } else {
@@ -169,6 +181,8 @@ impl Package {
     pub fn info(&self) -> Option<&PackageInfo> {
         match &self.source {
             Source::Deb(deb) => Some(deb.info()),
+            Source::Rpm(rpm) => Some(rpm.info()),
+            Source::Archive(archive) => archive.info(),
             Source::Folder(_) | Source::Program(_) => None,
         }
     }
@@ -189,6 +203,8 @@ impl Package {
         }
         match self.source {
             Source::Deb(deb) => deb.members(&mut sink, progress)?,
+            Source::Rpm(rpm) => rpm.members(&mut sink, progress)?,
+            Source::Archive(archive) => archive.members(&mut sink, progress)?,
             Source::Folder(folder) => folder.members(&mut sink, progress)?,
             Source::Program(mut section) => {
                 let name = self.path.file_name().map(OsStr::as_bytes).unwrap_or_default();

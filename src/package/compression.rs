@@ -32,6 +32,16 @@ impl Compression {
         }
     }
 
+    /// What the first bytes of compressed content say: RFC 1952, the .xz file format, RFC 8878.
+    pub(super) fn from_content(head: &[u8]) -> Option<Self> {
+        match head {
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
     /// A reader of the unpacked content. `progress` advances with the packed bytes.
     ///
     /// A decoder that would need too much memory fails with [`io::ErrorKind::OutOfMemory`].

@@ -26,7 +26,7 @@ pub enum PackageError {
         path: PathBuf,
     },
     /// The content is nothing that interpreters can be got out of.
-    #[error("{} is no Debian package, no folder and no ELF program", path.display())]
+    #[error("{} is no package, no archive, no image, no folder and no ELF program", path.display())]
     Unknown {
         /// The source.
         path: PathBuf,

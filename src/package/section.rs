@@ -31,8 +31,27 @@ impl Section {
         self.end - self.position
     }
 
-    pub(super) fn file(&self) -> &File {
-        &self.file
+    /// Copies at most `limit` bytes into an unnamed temporary file. An error of `None` means that there were more.
+    pub(super) fn spool(content: impl Read, limit: u64) -> Result<Self, Option<io::Error>> {
+        let mut file = tempfile::tempfile()?;
+        let length = io::copy(&mut content.take(limit.saturating_add(1)), &mut file)?;
+        if length > limit {
+            return Err(None);
+        }
+        Ok(Self::whole(file, length))
+    }
+
+    /// The first bytes, of which there may be fewer than asked for; the next read gives them again.
+    pub(super) fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut copy = self.clone();
+        let mut filled = 0;
+        loop {
+            let read = copy.read(buffer.get_mut(filled..).unwrap_or_default())?;
+            filled += read;
+            if read == 0 {
+                return Ok(filled);
+            }
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use super::{Extraction, PackageError, Refused, Selection};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Regular,
-    /// A link, folder, device or anything else that is not an interpreter.
+    Folder,
+    /// A link, device or anything else that is not an interpreter.
     Other,
 }
 
@@ -62,7 +63,7 @@ impl<'a> Sink<'a> {
                 let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
                 self.file(name, size, content)
             }
-            Kind::Other => self.count().map(ControlFlow::Continue),
+            Kind::Folder | Kind::Other => self.count().map(ControlFlow::Continue),
         }
     }
 
@@ -76,6 +77,12 @@ impl<'a> Sink<'a> {
         self.count()?;
         let Some(stored) = self.want(name)? else { return Ok(ControlFlow::Continue(())) };
         self.store(name, &stored, size, content)
+    }
+
+    /// Whether the member `path` would be taken now.
+    pub(super) fn may_want(&mut self, path: &[u8]) -> Result<bool, PackageError> {
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        Ok(self.want(name)?.is_some())
     }
 
     /// The name under which a file is wanted.

@@ -75,6 +75,7 @@ impl Tarball<'_> {
                     Kind::Regular
                 }
                 EntryType::Regular | EntryType::Continuous => Kind::Regular,
+                EntryType::Directory => Kind::Folder,
                 _ => Kind::Other,
             };
             let Ahead { path, size: extended_size, sparse } = std::mem::take(&mut ahead);
@@ -137,7 +138,7 @@ impl Tarball<'_> {
         Ok(())
     }
 
-    fn over(&self, limit: Limit) -> PackageError {
+    pub(super) fn over(&self, limit: Limit) -> PackageError {
         PackageError::Limit { path: self.path.to_owned(), member: self.member.to_owned(), limit }
     }
 
@@ -145,7 +146,7 @@ impl Tarball<'_> {
         PackageError::Malformed { path: self.path.to_owned(), what: format!("{}: {what}", self.member) }
     }
 
-    fn unpack(&self, source: io::Error) -> PackageError {
+    pub(super) fn unpack(&self, source: io::Error) -> PackageError {
         PackageError::Unpack { path: self.path.to_owned(), member: self.member.to_owned(), source }
     }
 }

@@ -160,7 +160,7 @@ fn damaged(lab: &Lab) {
     let good = deb(".gz", &tree().done());
     let write = |content: &[u8]| fs::write(lab.path("some.deb"), content).unwrap();
     write(b"<html>404 Not Found</html>\n");
-    refused(lab, "some.deb", "some.deb is no Debian package, no folder and no ELF program");
+    refused(lab, "some.deb", "some.deb is no package, no archive, no image, no folder and no ELF program");
     write(b"");
     refused(lab, "some.deb", "some.deb is empty");
     write(&good[..good.len() / 2]);

@@ -111,3 +111,128 @@ pub(crate) fn good_tree() -> Vec<u8> {
         .file("./usr/bin/qemu-s390x-static", &elf(3, 5))
         .done()
 }
+
+/// An rpm package: its lead, two headers, and a payload as it is.
+pub(crate) fn rpm(payload: &[u8]) -> Vec<u8> {
+    let signature = rpm_header(&[(1000, 4, &7_u32.to_be_bytes())]);
+    let header = rpm_header(&[
+        (1000, 6, b"qemu-user-static-arm\0"),
+        (1001, 6, b"9.1.0\0"),
+        (1002, 6, b"2.fc41\0"),
+        (1003, 4, &2_u32.to_be_bytes()),
+        (1022, 6, b"x86_64\0"),
+    ]);
+    let mut out = b"\xed\xab\xee\xdb\x03\0".to_vec();
+    out.resize(96, 0);
+    out.extend(signature);
+    out.resize(out.len().next_multiple_of(8), 0);
+    [&out[..], &header, payload].concat()
+}
+
+/// A header of an rpm package: numbers, types and values.
+pub(crate) fn rpm_header(entries: &[(u32, u32, &[u8])]) -> Vec<u8> {
+    let (mut index, mut data) = (Vec::new(), Vec::new());
+    for (tag, kind, value) in entries {
+        if *kind == 4 {
+            data.resize(data.len().next_multiple_of(4), 0);
+        }
+        for number in [*tag, *kind, u32::try_from(data.len()).unwrap(), 1] {
+            index.extend(number.to_be_bytes());
+        }
+        data.extend(*value);
+    }
+    let mut out = b"\x8e\xad\xe8\x01\0\0\0\0".to_vec();
+    out.extend(u32::try_from(entries.len()).unwrap().to_be_bytes());
+    out.extend(u32::try_from(data.len()).unwrap().to_be_bytes());
+    [out, index, data].concat()
+}
+
+/// A cpio archive in the making.
+pub(crate) struct Cpio(pub(crate) Vec<u8>);
+
+impl Cpio {
+    pub(crate) fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(crate) fn file(self, path: &str, content: &[u8]) -> Self {
+        self.member(path, 0o100_755, (1, 1), content.len(), content)
+    }
+
+    /// A member with a mode, inode and number of links, a size and a content that may be another.
+    pub(crate) fn member(
+        mut self,
+        path: &str,
+        mode: u32,
+        (inode, links): (u32, u32),
+        size: usize,
+        content: &[u8],
+    ) -> Self {
+        let name = path.len() + 1;
+        let fields = format!("{inode:08x}{mode:08x}{:08x}{:08x}{links:08x}{:08x}{size:08x}", 0, 0, 0);
+        write!(self.0, "070701{fields}{:08x}{:08x}{:08x}{:08x}{name:08x}{:08x}", 0, 0, 0, 0, 0).unwrap();
+        self.0.extend(path.as_bytes());
+        self.0.push(0);
+        self.pad();
+        self.0.extend(content);
+        self.pad();
+        self
+    }
+
+    fn pad(&mut self) {
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    pub(crate) fn done(self) -> Vec<u8> {
+        self.member("TRAILER!!!", 0, (0, 1), 0, b"").0
+    }
+}
+
+/// An Alpine package: three streams, the first two without an end of their archives.
+pub(crate) fn apk(tree: &[u8]) -> Vec<u8> {
+    let part = |name: &str, content: &[u8]| {
+        let mut part = Tree::new().file(name, content).done();
+        part.truncate(part.len() - 1024);
+        pack(".gz", &part)
+    };
+    let info = b"# made by hand\npkgname = qemu-arm\npkgver = 9.1.0-r2\narch = x86_64\n";
+    [part(".SIGN.RSA.key", b"signature"), part(".PKGINFO", info), pack(".gz", tree)].concat()
+}
+
+/// An image as `docker save` writes it: for each image an architecture and layers, lowest first.
+pub(crate) fn docker(images: &[(&str, &[Vec<u8>])]) -> Vec<u8> {
+    let mut tree = Tree::new();
+    let mut manifest = Vec::new();
+    for (architecture, layers) in images {
+        let mut names = Vec::new();
+        for (number, layer) in layers.iter().enumerate() {
+            let name = format!("{architecture}-{number}/layer.tar");
+            tree = tree.file(&name, layer);
+            names.push(name);
+        }
+        let config = format!("{architecture}.json");
+        tree = tree.file(&config, format!(r#"{{"architecture":"{architecture}"}}"#).as_bytes());
+        manifest.push(serde_json::json!({"Config": config, "RepoTags": ["qus:test"], "Layers": names}));
+    }
+    tree.file("manifest.json", serde_json::Value::from(manifest).to_string().as_bytes()).done()
+}
+
+/// The descriptor of a blob that the test names as it likes.
+pub(crate) fn descriptor(name: &str, architecture: Option<&str>) -> serde_json::Value {
+    let mut value = serde_json::json!({"mediaType": "x", "digest": format!("sha256:{name}"), "size": 1});
+    if let Some(architecture) = architecture {
+        value["platform"] = serde_json::json!({"os": "linux", "architecture": architecture});
+    }
+    value
+}
+
+/// An OCI image layout: the index, and blobs by name.
+pub(crate) fn oci(index: &[serde_json::Value], blobs: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut tree = Tree::new();
+    for (name, content) in blobs {
+        tree = tree.file(&format!("blobs/sha256/{name}"), content);
+    }
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": index});
+    tree = tree.file("index.json", index.to_string().as_bytes());
+    tree.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).done()
+}

@@ -5,7 +5,7 @@ use std::fs;
 
 use proptest::prelude::*;
 
-use crate::build::{Tree, ar, control, deb, elf, pack};
+use crate::build::{Cpio, Tree, apk, ar, control, deb, descriptor, docker, elf, oci, pack, rpm};
 use crate::lab::Lab;
 
 /// The files of a small package, by name.
@@ -15,6 +15,50 @@ fn small_tree() -> (Vec<u8>, BTreeMap<&'static str, Vec<u8>>) {
         .iter()
         .fold(Tree::new(), |tree, (name, content)| tree.file(&format!("./usr/bin/{name}-static"), content));
     (tree.done(), files)
+}
+
+/// The files of [`small_tree`] in every other shape.
+fn shapes(suffix: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let (tree, files) = small_tree();
+    let cpio =
+        files.iter().fold(Cpio::new(), |cpio, (name, content)| cpio.file(&format!("./{name}"), content));
+    let layers =
+        [Tree::new().file("./usr/bin/.wh.x", b"").done(), tree.clone()].map(|layer| pack(suffix, &layer));
+    let manifest = serde_json::json!({"layers": [descriptor("0", None), descriptor("1", None)]});
+    let [low, up] = layers.clone();
+    let blobs = [("0", low), ("1", up), ("m", manifest.to_string().into_bytes())];
+    vec![
+        ("rpm", rpm(&pack(suffix, &cpio.done()))),
+        ("tar", pack(suffix, &tree)),
+        ("apk", apk(&tree)),
+        ("docker", docker(&[("amd64", &layers)])),
+        ("oci", pack(suffix, &oci(&[descriptor("m", None)], &blobs))),
+    ]
+}
+
+#[test]
+fn every_shape_cut_anywhere_gives_nothing_wrong() {
+    let files = small_tree().1;
+    for suffix in ["", ".gz", ".xz", ".zst"] {
+        let lab = Lab::new();
+        let old = lab.state();
+        for (shape, content) in shapes(suffix) {
+            // Every length near the ends, and some in between.
+            let near = |length: &usize| *length < 300 || *length + 100 > content.len() || length % 31 == 0;
+            for length in (0..content.len()).filter(near) {
+                match lab.extract(&content[..length], &["qemu-aarch64", "qemu-arm"]) {
+                    Err(_) => assert_eq!(lab.state(), old, "{shape} {suffix} {length}"),
+                    Ok(extraction) => {
+                        for placed in extraction.placed {
+                            assert_eq!(fs::read(&placed.path).unwrap(), files[placed.name.as_str()]);
+                            fs::remove_file(placed.path).unwrap();
+                        }
+                        fs::write(lab.dest().join("qemu-arm"), "old").unwrap();
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -84,6 +128,57 @@ proptest! {
         let name = format!("data.tar{suffix}");
         let content = ar(&[("debian-binary", b"2.0\n"), ("control.tar", &control()), (&name, &data)]);
         let _ = lab.extract(&content, &["qemu-arm", "qemu-none"]);
+    }
+
+    #[test]
+    fn any_shape_is_read_without_a_panic(
+        begin in prop::sample::select(vec![
+            &b"\xed\xab\xee\xdb"[..], b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b".PKGINFO", b"",
+        ]),
+        bytes in prop::collection::vec(any::<u8>(), 0..1000),
+    ) {
+        let lab = Lab::new();
+        let before = lab.state();
+        prop_assert!(lab.extract(&[begin, &bytes].concat(), &["qemu-arm"]).is_err());
+        prop_assert_eq!(lab.state(), before);
+    }
+
+    #[test]
+    fn any_payload_and_layer_is_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        let lab = Lab::new();
+        let before = lab.state();
+        for content in [
+            rpm(&[b"070701", &bytes[..]].concat()),
+            docker(&[("amd64", std::slice::from_ref(&bytes))]),
+            Tree::new().file("manifest.json", &bytes).done(),
+            Tree::new().file("index.json", &bytes).done(),
+        ] {
+            // A layer of no bytes has no files, and is none the worse for it.
+            let placed = lab.extract(&content, &["qemu-arm"]).map_or(0, |extraction| extraction.placed.len());
+            prop_assert_eq!((placed, &lab.state()), (0, &before));
+        }
+    }
+
+    #[test]
+    fn a_changed_shape_gives_nothing_half(
+        suffix in prop::sample::select(vec!["", ".gz", ".xz", ".zst"]),
+        which in 0_usize..5,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let (_, mut content) = shapes(suffix).swap_remove(which);
+        for (at, byte) in changes {
+            let at = at.index(content.len());
+            content[at] = byte;
+        }
+        let lab = Lab::new();
+        let before = lab.state();
+        match lab.extract(&content, &["qemu-aarch64", "qemu-arm", "qemu-none"]) {
+            Err(_) => prop_assert_eq!(lab.state(), before),
+            // Formats without checksums cannot tell; what is placed is whole.
+            Ok(extraction) => for placed in extraction.placed {
+                prop_assert_eq!(fs::metadata(placed.path).unwrap().len(), placed.size);
+            }
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::lab::Lab;
 fn what_is_no_package_is_refused() {
     let lab = Lab::new();
     assert_eq!(lab.refused(b""), "PACKAGE is empty");
-    let unknown = "PACKAGE is no Debian package, no folder and no ELF program";
+    let unknown = "PACKAGE is no package, no archive, no image, no folder and no ELF program";
     assert_eq!(lab.refused(b"garbage in a file"), unknown);
     assert_eq!(lab.refused(b"!<arch>"), "PACKAGE ends too early");
     assert_eq!(lab.refused(b"!<arch>\n"), "PACKAGE has no debian-binary at its beginning");

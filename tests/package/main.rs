@@ -6,3 +6,4 @@ mod damage;
 mod good;
 mod hostile;
 mod lab;
+mod shapes;

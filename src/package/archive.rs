@@ -1,0 +1,136 @@
+//! A tar archive of any compression: a plain one, a package of Arch or Alpine, or an image of a container.
+//!
+//! An Alpine package (`apk-v2(5)`) is two or three gzip streams, signature, control and data; their tar archives are
+//! parts of one, as the first ones have no end. An Arch package (`PKGBUILD(5)`, `makepkg(8)`) is one archive. Both tell
+//! about themselves in `.PKGINFO`, before all files.
+
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::compression::Compression;
+use super::image;
+use super::limit::{CONTROL_SIZE, Limit, UNPACKED_SIZE};
+use super::section::Section;
+use super::sink::{Kind, Sink};
+use super::tarball::Tarball;
+use super::{PackageError, PackageInfo, Progress};
+
+/// How messages call the archive.
+const MEMBER: &str = "the archive";
+
+/// Bytes of a header, where its magic is, and this (tar(5)).
+const BLOCK: usize = 512;
+const MAGIC_AT: usize = 257;
+const MAGIC: &[u8] = b"ustar";
+
+/// Bytes of `.PKGINFO` that are looked at. Real ones have a few kilobytes, and many lines of dependencies at most.
+const INFO_SIZE: u64 = CONTROL_SIZE;
+
+#[derive(Debug)]
+pub(super) struct Archive {
+    info: Option<PackageInfo>,
+    file: Section,
+    compression: Compression,
+}
+
+impl Archive {
+    /// `None` where the content is no tar archive.
+    pub(super) fn open(path: &Path, file: &Section) -> Result<Option<Self>, PackageError> {
+        let mut head = [0; BLOCK];
+        let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
+        let length = file.peek(&mut head).map_err(cannot_open)?;
+        let head = head.get(..length).unwrap_or_default();
+        let compression = Compression::from_content(head).unwrap_or(Compression::None);
+        let unpacked = if compression == Compression::None {
+            head.to_vec()
+        } else {
+            let mut unpacked = Vec::new();
+            let read = compression.reader(file.clone(), &()).take(BLOCK as u64).read_to_end(&mut unpacked);
+            read.map_err(|error| tarball(path).unpack(error))?;
+            unpacked
+        };
+        if unpacked.get(MAGIC_AT..).is_none_or(|rest| !rest.starts_with(MAGIC)) {
+            return Ok(None);
+        }
+        // Such a package begins with a file whose name begins with a dot.
+        let info = if unpacked.starts_with(b".") && !unpacked.starts_with(b"./") {
+            info(path, compression.reader(file.clone(), &()))?
+        } else {
+            None
+        };
+        Ok(Some(Self { info, file: file.clone(), compression }))
+    }
+
+    pub(super) fn info(&self) -> Option<&PackageInfo> {
+        self.info.as_ref()
+    }
+
+    /// Hands in the files. An archive that has the manifest of an image before anything that is wanted is an image.
+    pub(super) fn members(self, sink: &mut Sink<'_>, progress: &dyn Progress) -> Result<(), PackageError> {
+        progress.total(self.file.len());
+        let path = sink.source();
+        let mut image = false;
+        let content = self.compression.reader(self.file.clone(), progress);
+        tarball(path).walk(content, &mut |name, kind, size, content| {
+            if self.info.is_none() && kind == Kind::Regular && image::is_mark(name) && !sink.found() {
+                image = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            sink.member(name, kind, size, content)
+        })?;
+        if !image {
+            return Ok(());
+        }
+        let file = match self.compression {
+            Compression::None => self.file,
+            // Layers are read in an order of their own.
+            compression => {
+                Section::spool(compression.reader(self.file, &()), UNPACKED_SIZE).map_err(|error| {
+                    error.map_or_else(
+                        || tarball(path).over(Limit::UnpackedSize),
+                        |error| tarball(path).unpack(error),
+                    )
+                })?
+            }
+        };
+        image::members(&file, sink, progress)
+    }
+}
+
+fn tarball(path: &Path) -> Tarball<'_> {
+    Tarball { path, member: MEMBER, size: UNPACKED_SIZE, limit: Limit::UnpackedSize }
+}
+
+/// What `.PKGINFO` says, if there is one before the files.
+fn info(path: &Path, content: impl Read) -> Result<Option<PackageInfo>, PackageError> {
+    let tarball = tarball(path);
+    let mut text = None;
+    tarball.walk(content, &mut |name, kind, size, content| {
+        if !name.starts_with(b".") || name.contains(&b'/') {
+            return Ok(ControlFlow::Break(()));
+        }
+        if name != b".PKGINFO" || kind != Kind::Regular {
+            return Ok(ControlFlow::Continue(()));
+        }
+        if size > INFO_SIZE {
+            let (path, member) = (path.to_owned(), ".PKGINFO".to_owned());
+            return Err(PackageError::Limit { path, member, limit: Limit::ControlSize });
+        }
+        let mut bytes = Vec::new();
+        content.read_to_end(&mut bytes).map_err(|error| tarball.unpack(error))?;
+        text = Some(bytes);
+        Ok(ControlFlow::Break(()))
+    })?;
+    let Some(text) = text else { return Ok(None) };
+    let text = String::from_utf8_lossy(&text);
+    let field = |name: &str| {
+        let mut lines = text.lines().filter_map(|line| line.split_once('='));
+        let value = lines.find_map(|(key, value)| (key.trim() == name).then(|| value.trim().to_owned()));
+        value.filter(|value| !value.is_empty()).ok_or_else(|| PackageError::Malformed {
+            path: path.to_owned(),
+            what: format!(".PKGINFO has no {name}"),
+        })
+    };
+    Ok(Some(PackageInfo { name: field("pkgname")?, version: field("pkgver")?, architecture: field("arch")? }))
+}

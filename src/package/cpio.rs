@@ -1,0 +1,235 @@
+//! The members of a newc cpio archive (cpio(5), "New ASCII Format"), which is the payload of an rpm package.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::ops::ControlFlow;
+
+use super::PackageError;
+use super::error::printable;
+use super::limit::{Bounded, Limit, NAME_SIZE, UNPACKED_SIZE};
+use super::sink::{Kind, Sink};
+
+/// Bytes of a member's header: a magic of six and thirteen fields of eight hexadecimal digits.
+const HEADER: usize = 110;
+
+/// The member that ends an archive.
+const TRAILER: &[u8] = b"TRAILER!!!";
+
+/// Names that wait for the content of their hard links.
+const LINKS: usize = 1000;
+
+/// The type in a mode, and that of a regular file (inode(7)).
+const TYPE: u64 = 0o170_000;
+const REGULAR: u64 = 0o100_000;
+
+/// A cpio archive inside of a package.
+pub(super) struct Cpio<'a, 's> {
+    /// The name of the archive within the package, for messages.
+    pub(super) member: &'static str,
+    /// What takes the members.
+    pub(super) sink: &'a mut Sink<'s>,
+}
+
+/// What the header of a member says. Numbers of devices and times play no part.
+struct Header {
+    inode: (u64, u64, u64),
+    regular: bool,
+    links: u64,
+    size: u64,
+    name_size: u64,
+    /// The sum of the content's bytes, in the format that has one.
+    sum: Option<u32>,
+}
+
+impl Cpio<'_, '_> {
+    /// Hands the members in. Unless nothing more is wanted, the stream is read to its end, so that its checksum is
+    /// compared.
+    pub(super) fn members(mut self, content: impl Read) -> Result<(), PackageError> {
+        let exceeded = Cell::new(false);
+        let result = self.walk(Bounded::new(content, UNPACKED_SIZE, &exceeded));
+        match result {
+            Err(_) if exceeded.get() => Err(self.over(Limit::UnpackedSize)),
+            Err(PackageError::Unpack { source, .. }) if source.kind() == io::ErrorKind::OutOfMemory => {
+                Err(self.over(Limit::Memory))
+            }
+            result => result,
+        }
+    }
+
+    fn walk(&mut self, mut content: impl Read) -> Result<(), PackageError> {
+        // Of hard links only the last has the content; the others come before it, empty.
+        let mut waiting: HashMap<_, Vec<Vec<u8>>> = HashMap::new();
+        let mut waits = 0;
+        loop {
+            let header = self.header(&mut content)?;
+            let name = self.name(&mut content, &header)?;
+            if name == TRAILER {
+                break;
+            }
+            let mut body =
+                Summed { inner: (&mut content).take(header.size), left: header.size, sum: header.sum };
+            let mut names = Vec::new();
+            if header.regular && header.links > 1 {
+                if header.size == 0 {
+                    waits += 1;
+                    if waits > LINKS {
+                        return Err(self.malformed("more than 1000 hard links wait for their content"));
+                    }
+                    waiting.entry(header.inode).or_default().push(name);
+                    continue;
+                }
+                names = waiting.remove(&header.inode).unwrap_or_default();
+            }
+            let flow = if names.is_empty() {
+                let kind = if header.regular { Kind::Regular } else { Kind::Other };
+                self.sink.member(&name, kind, header.size, &mut body)?
+            } else {
+                names.push(name);
+                self.linked(&names, header.size, &mut body)?
+            };
+            if flow.is_break() {
+                return Ok(());
+            }
+            self.skip(&mut body, u64::MAX)?;
+            self.skip(&mut content, padding(header.size))?;
+        }
+        self.skip(&mut content, u64::MAX)
+    }
+
+    /// One content under several names: it is put aside only if some of them may be wanted.
+    fn linked(
+        &mut self,
+        names: &[Vec<u8>],
+        size: u64,
+        content: &mut dyn Read,
+    ) -> Result<ControlFlow<()>, PackageError> {
+        let mut aside: Option<File> = None;
+        for name in names {
+            if !self.sink.may_want(name)? {
+                // Counted, and refused if its name is hostile.
+                let _flow = self.sink.member(name, Kind::Regular, size, &mut io::empty())?;
+                continue;
+            }
+            let mut copy = match aside.take() {
+                Some(copy) => copy,
+                None => self.put_aside(size, content)?,
+            };
+            copy.rewind().map_err(|error| self.unpack(error))?;
+            if self.sink.member(name, Kind::Regular, size, &mut copy)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            aside = Some(copy);
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn put_aside(&self, size: u64, content: &mut dyn Read) -> Result<File, PackageError> {
+        if size > super::limit::MEMBER_SIZE {
+            return Err(self.over(Limit::MemberSize));
+        }
+        let mut file = tempfile::tempfile().map_err(|error| self.unpack(error))?;
+        io::copy(content, &mut file).map_err(|error| self.unpack(error))?;
+        Ok(file)
+    }
+
+    fn header(&self, content: &mut impl Read) -> Result<Header, PackageError> {
+        let mut bytes = [0; HEADER];
+        content.read_exact(&mut bytes).map_err(|error| self.unpack(error))?;
+        let (magic, fields) = bytes.split_at(6);
+        if magic != b"070701" && magic != b"070702" {
+            return Err(self.malformed("a member does not begin with 070701 or 070702"));
+        }
+        let mut numbers = [0; 13];
+        for (number, field) in numbers.iter_mut().zip(fields.chunks_exact(8)) {
+            *number = hexadecimal(field).ok_or_else(|| self.malformed("a field of a header is no number"))?;
+        }
+        let [inode, mode, _, _, links, _, size, major, minor, _, _, name_size, sum] = numbers;
+        Ok(Header {
+            inode: (major, minor, inode),
+            regular: mode & TYPE == REGULAR,
+            links,
+            size,
+            name_size,
+            sum: (magic == b"070702").then(|| u32::try_from(sum).unwrap_or_default()),
+        })
+    }
+
+    /// A name, which ends with a zero byte, and the padding behind it.
+    fn name(&self, content: &mut impl Read, header: &Header) -> Result<Vec<u8>, PackageError> {
+        if header.name_size > NAME_SIZE {
+            return Err(self.over(Limit::NameSize));
+        }
+        let mut name = Vec::new();
+        content.take(header.name_size).read_to_end(&mut name).map_err(|error| self.unpack(error))?;
+        if name.len() as u64 != header.name_size || name.pop() != Some(0) || name.contains(&0) {
+            return Err(self.malformed("a name does not end with its only zero byte"));
+        }
+        self.skip(content, padding(HEADER as u64 + header.name_size))?;
+        Ok(name)
+    }
+
+    fn skip(&self, content: &mut dyn Read, bytes: u64) -> Result<(), PackageError> {
+        let skipped =
+            io::copy(&mut content.take(bytes), &mut io::sink()).map_err(|error| self.unpack(error))?;
+        if bytes < 4 && skipped < bytes {
+            return Err(self.unpack(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(())
+    }
+
+    fn over(&self, limit: Limit) -> PackageError {
+        let path = self.sink.source().to_owned();
+        PackageError::Limit { path, member: self.member.to_owned(), limit }
+    }
+
+    fn malformed(&self, what: &str) -> PackageError {
+        let path = self.sink.source().to_owned();
+        PackageError::Malformed { path, what: format!("{}: {what}", self.member) }
+    }
+
+    fn unpack(&self, source: io::Error) -> PackageError {
+        let path = self.sink.source().to_owned();
+        PackageError::Unpack { path, member: printable(self.member.as_bytes()), source }
+    }
+}
+
+/// Bytes up to the next multiple of four.
+fn padding(length: u64) -> u64 {
+    length.wrapping_neg() % 4
+}
+
+/// Hexadecimal digits; `from_str_radix` would take a sign.
+fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0, |value, byte| {
+        let digit = char::from(*byte).to_digit(16)?;
+        Some(value << 4 | u64::from(digit))
+    })
+}
+
+/// The content of a member: it ends where it should, and has the sum that it should have.
+struct Summed<R> {
+    inner: R,
+    left: u64,
+    sum: Option<u32>,
+}
+
+impl<R: Read> Read for Summed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        if length == 0 && self.left > 0 && !buffer.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left = self.left.saturating_sub(length as u64);
+        if let Some(sum) = &mut self.sum {
+            for byte in buffer.iter().take(length) {
+                *sum = sum.wrapping_sub(u32::from(*byte));
+            }
+            if self.left == 0 && *sum != 0 {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the sum of a file does not match"));
+            }
+        }
+        Ok(length)
+    }
+}

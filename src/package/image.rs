@@ -1,0 +1,132 @@
+//! An image of a container as one tar archive: that of `docker save` and `podman save` (Docker's "Image Specification
+//! v1.2", "Combined Image JSON + Filesystem Changeset Format"), or an OCI image layout (image-layout.md,
+//! image-index.md, manifest.md and layer.md of the OCI image specification 1.1).
+//!
+//! Layers are read from the last to the first: what is wanted is mostly in the last, and what a later layer removed or
+//! replaced is known when an earlier one is read.
+
+mod layers;
+mod manifest;
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::ops::ControlFlow;
+
+use super::error::printable;
+use super::limit::{CONTROL_SIZE, Limit, MEMBERS, UNPACKED_SIZE};
+use super::section::Section;
+use super::sink::{Kind, Sink};
+use super::tarball::Tarball;
+use super::{PackageError, Progress};
+
+use layers::Layers;
+
+/// Bytes of a manifest, an index or a configuration. Registries take 4 MiB; real ones have some kilobytes.
+const JSON_SIZE: u64 = CONTROL_SIZE;
+
+/// Layers of an image. Docker makes 127 at most.
+const LAYERS: usize = 512;
+
+/// Whether a member of this path says that the archive is an image.
+pub(super) fn is_mark(path: &[u8]) -> bool {
+    matches!(normal(path), b"manifest.json" | b"oci-layout" | b"index.json")
+}
+
+/// Hands in the files of the image for this host.
+pub(super) fn members(
+    file: &Section,
+    sink: &mut Sink<'_>,
+    progress: &dyn Progress,
+) -> Result<(), PackageError> {
+    let image = Image::read(file, sink)?;
+    let mut layers = Layers::default();
+    let parts = manifest::layers(&image)?;
+    progress.total(parts.iter().map(|(_, part)| part.len()).sum());
+    for (name, part) in parts.into_iter().rev() {
+        if layers.read(&name, part, sink, progress)?.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The members of the archive, by path.
+struct Image<'a> {
+    path: &'a std::path::Path,
+    members: HashMap<Vec<u8>, Section>,
+}
+
+impl<'a> Image<'a> {
+    /// Notes where every member is. Nothing of it is unpacked: an image has its compression within.
+    fn read(file: &Section, sink: &mut Sink<'a>) -> Result<Self, PackageError> {
+        let path = sink.source();
+        let tarball = Tarball { path, member: "the image", size: UNPACKED_SIZE, limit: Limit::UnpackedSize };
+        let position = Cell::new(0);
+        let mut members = HashMap::new();
+        let content = Positioned { inner: file.clone(), position: &position };
+        tarball.walk(content, &mut |name, kind, size, _| {
+            if members.len() as u64 > MEMBERS {
+                return Err(tarball.over(Limit::Members));
+            }
+            if kind == Kind::Regular {
+                let part = file.part(position.get(), size).ok_or_else(|| PackageError::Truncated {
+                    path: path.to_owned(),
+                    member: Some(printable(name)),
+                })?;
+                members.insert(normal(name).to_vec(), part);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(Self { path, members })
+    }
+
+    fn member(&self, name: &str) -> Option<&Section> {
+        self.members.get(normal(name.as_bytes()))
+    }
+
+    /// A member that another one speaks of.
+    fn required(&self, name: &str) -> Result<&Section, PackageError> {
+        self.member(name).ok_or_else(|| self.malformed(&format!("it has no {}", printable(name.as_bytes()))))
+    }
+
+    /// A member as JSON.
+    fn json(&self, name: &str) -> Result<serde_json::Value, PackageError> {
+        let section = self.required(name)?.clone();
+        let member = || printable(name.as_bytes());
+        if section.len() > JSON_SIZE {
+            let (path, member) = (self.path.to_owned(), member());
+            return Err(PackageError::Limit { path, member, limit: Limit::ControlSize });
+        }
+        let mut bytes = Vec::new();
+        let mut section = section;
+        section
+            .read_to_end(&mut bytes)
+            .map_err(|source| PackageError::Open { path: self.path.to_owned(), source })?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| self.malformed(&format!("{} is no JSON: {error}", member())))
+    }
+
+    fn malformed(&self, what: &str) -> PackageError {
+        PackageError::Malformed { path: self.path.to_owned(), what: what.to_owned() }
+    }
+}
+
+/// A path without `./` before it.
+fn normal(path: &[u8]) -> &[u8] {
+    path.strip_prefix(b"./").unwrap_or(path)
+}
+
+/// A reader that says how far it is.
+struct Positioned<'a, R> {
+    inner: R,
+    position: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Positioned<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        self.position.set(self.position.get() + length as u64);
+        Ok(length)
+    }
+}

@@ -1,0 +1,106 @@
+//! The files of layers, each seen as the later layers left it ("Whiteouts" in the OCI image specification's layer.md).
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::ops::ControlFlow;
+
+use super::{Positioned, normal};
+use crate::package::compression::Compression;
+use crate::package::error::printable;
+use crate::package::limit::{Limit, UNPACKED_SIZE};
+use crate::package::section::Section;
+use crate::package::sink::{Kind, Sink};
+use crate::package::tarball::Tarball;
+use crate::package::{PackageError, Progress};
+
+/// Before the name of a file that a layer removes.
+const REMOVED: &[u8] = b".wh.";
+/// The name of a file in a folder of which nothing of earlier layers is left.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// What the layers that were read hide from the earlier ones.
+///
+/// Paths are kept as keyed hashes, so that memory has the limit that the number of members has.
+#[derive(Default)]
+pub(super) struct Layers {
+    hasher: RandomState,
+    /// Paths that are taken, and whether everything below them is hidden too.
+    hidden: HashMap<u64, bool>,
+    /// Unpacked bytes of all layers.
+    unpacked: u64,
+}
+
+impl Layers {
+    /// Hands in the files of one layer; later layers come first.
+    pub(super) fn read(
+        &mut self,
+        name: &str,
+        layer: Section,
+        sink: &mut Sink<'_>,
+        progress: &dyn Progress,
+    ) -> Result<ControlFlow<()>, PackageError> {
+        let member = printable(name.as_bytes());
+        let size = UNPACKED_SIZE.saturating_sub(self.unpacked);
+        let tarball = Tarball { path: sink.source(), member: &member, size, limit: Limit::UnpackedSize };
+        let mut head = [0; 6];
+        let length = layer
+            .peek(&mut head)
+            .map_err(|source| PackageError::Open { path: tarball.path.to_owned(), source })?;
+        let compression = Compression::from_content(head.get(..length).unwrap_or_default());
+        let content = compression.unwrap_or(Compression::None).reader(layer, progress);
+        let unpacked = Cell::new(0);
+        let content = Positioned { inner: content, position: &unpacked };
+        let mut hides = Vec::new();
+        let mut flow = ControlFlow::Continue(());
+        tarball.walk(content, &mut |path, kind, size, content| {
+            let plain = normal(path);
+            let plain = plain.strip_suffix(b"/").unwrap_or(plain);
+            let (folder, file) = split(plain);
+            if file == OPAQUE {
+                hides.push((self.key(folder), true));
+            } else if let Some(removed) = file.strip_prefix(REMOVED) {
+                hides.push((self.key(&join(folder, removed)), true));
+            } else {
+                hides.push((self.key(plain), kind != Kind::Folder));
+                let kind = if self.is_hidden(plain) { Kind::Other } else { kind };
+                flow = sink.member(path, kind, size, content)?;
+                return Ok(flow);
+            }
+            flow = sink.member(path, Kind::Other, size, content)?;
+            Ok(flow)
+        })?;
+        for (key, below) in hides {
+            *self.hidden.entry(key).or_default() |= below;
+        }
+        self.unpacked = self.unpacked.saturating_add(unpacked.get());
+        Ok(flow)
+    }
+
+    /// Whether a later layer has the path, or removed it or something above it.
+    fn is_hidden(&self, path: &[u8]) -> bool {
+        let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let mut above = above.filter_map(|(at, _)| path.get(..at)).chain([&b""[..]]);
+        self.hidden.contains_key(&self.key(path))
+            || above.any(|folder| self.hidden.get(&self.key(folder)) == Some(&true))
+    }
+
+    fn key(&self, path: &[u8]) -> u64 {
+        self.hasher.hash_one(path)
+    }
+}
+
+/// The folder and the name in it.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(at) => {
+            let (folder, file) = path.split_at(at);
+            (folder, file.strip_prefix(b"/").unwrap_or(file))
+        }
+        None => (b"", path),
+    }
+}
+
+fn join(folder: &[u8], file: &[u8]) -> Vec<u8> {
+    if folder.is_empty() { file.to_vec() } else { [folder, b"/", file].concat() }
+}

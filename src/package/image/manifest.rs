@@ -1,0 +1,125 @@
+//! Which layers the image for this host has.
+
+use serde_json::Value;
+
+use super::{Image, LAYERS};
+use crate::arch::Arch;
+use crate::package::PackageError;
+use crate::package::section::Section;
+
+/// How often an index may name another index. One that names itself has no digest that fits, and any archive may lie.
+const DEPTH: usize = 4;
+
+/// Images and indexes of one archive that are looked at.
+const IMAGES: usize = 1000;
+
+/// The layers, lowest first, with their names.
+pub(super) fn layers(image: &Image<'_>) -> Result<Vec<(String, Section)>, PackageError> {
+    // Newer archives of Docker have both, with the same content.
+    let names = if image.member("manifest.json").is_some() { docker(image)? } else { oci(image)? };
+    if names.len() > LAYERS {
+        return Err(image.malformed(&format!("it has more than {LAYERS} layers")));
+    }
+    names
+        .into_iter()
+        .map(|name| {
+            let part = image.required(&name)?.clone();
+            Ok((name, part))
+        })
+        .collect()
+}
+
+/// `manifest.json`: an array of images, each with the paths of its configuration and its layers.
+fn docker(image: &Image<'_>) -> Result<Vec<String>, PackageError> {
+    let manifest = image.json("manifest.json")?;
+    let images = manifest.as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut configurations = Vec::new();
+    for one in images.iter().take(IMAGES) {
+        let config = one.get("Config").and_then(Value::as_str);
+        configurations.push(match config {
+            // One image is taken as it is; its architecture decides among several.
+            Some(config) if images.len() > 1 => architecture(&image.json(config)?),
+            _ => None,
+        });
+    }
+    let chosen = choose(image, &configurations)?;
+    let layers = images.get(chosen).and_then(|one| one.get("Layers")).and_then(Value::as_array);
+    let layers = layers.ok_or_else(|| image.malformed("manifest.json names no layers"))?;
+    let names = layers.iter().map(|layer| layer.as_str().map(str::to_owned)).collect::<Option<_>>();
+    names.ok_or_else(|| image.malformed("manifest.json has a layer without a path"))
+}
+
+/// `index.json`: manifests by digest, each with its platform, or indexes of them.
+fn oci(image: &Image<'_>) -> Result<Vec<String>, PackageError> {
+    let mut manifests = Vec::new();
+    let mut left = IMAGES;
+    collect(image, &image.json("index.json")?, DEPTH, &mut left, &mut manifests)?;
+    let architectures: Vec<_> = manifests.iter().map(|(_, architecture)| architecture.clone()).collect();
+    let chosen = choose(image, &architectures)?;
+    let Some((manifest, _)) = manifests.get(chosen) else { return Ok(Vec::new()) };
+    let layers = manifest.get("layers").and_then(Value::as_array);
+    let layers = layers.ok_or_else(|| image.malformed("the manifest names no layers"))?;
+    layers.iter().map(|layer| blob(image, layer)).collect()
+}
+
+/// The manifests that an index leads to, with their architectures.
+fn collect(
+    image: &Image<'_>,
+    index: &Value,
+    depth: usize,
+    left: &mut usize,
+    manifests: &mut Vec<(Value, Option<String>)>,
+) -> Result<(), PackageError> {
+    if depth == 0 {
+        return Err(image.malformed("its indexes lead to each other, and to no image"));
+    }
+    for descriptor in index.get("manifests").and_then(Value::as_array).into_iter().flatten() {
+        let more = || image.malformed(&format!("it has more than {IMAGES} images and indexes"));
+        *left = left.checked_sub(1).ok_or_else(more)?;
+        let platform = descriptor.get("platform").and_then(architecture);
+        // A tool may leave out what is for other hosts.
+        let name = blob(image, descriptor)?;
+        if platform.is_some() && image.member(&name).is_none() {
+            continue;
+        }
+        let content = image.json(&name)?;
+        if content.get("manifests").is_some() {
+            collect(image, &content, depth - 1, left, manifests)?;
+            continue;
+        }
+        let architecture = match (platform, content.get("config")) {
+            (Some(platform), _) => Some(platform),
+            (None, Some(config)) => architecture(&image.json(&blob(image, config)?)?),
+            (None, None) => None,
+        };
+        manifests.push((content, architecture));
+    }
+    Ok(())
+}
+
+/// Where the content of a descriptor is: `blobs/ALGORITHM/DIGEST`.
+fn blob(image: &Image<'_>, descriptor: &Value) -> Result<String, PackageError> {
+    let digest = descriptor.get("digest").and_then(Value::as_str);
+    let (algorithm, digest) = digest
+        .and_then(|digest| digest.split_once(':'))
+        .ok_or_else(|| image.malformed("a descriptor has no digest"))?;
+    Ok(format!("blobs/{algorithm}/{digest}"))
+}
+
+fn architecture(value: &Value) -> Option<String> {
+    value.get("architecture").and_then(Value::as_str).map(str::to_owned)
+}
+
+/// Which of the images is for this host; the only one, whatever it is for.
+fn choose(image: &Image<'_>, architectures: &[Option<String>]) -> Result<usize, PackageError> {
+    let host = Arch::named(std::env::consts::ARCH).ok();
+    let is_hosts = |name: &Option<String>| {
+        let arch = name.as_deref().and_then(|name| Arch::named(name).ok());
+        host.is_some() && arch == host
+    };
+    match (architectures, architectures.iter().position(is_hosts)) {
+        (_, Some(position)) => Ok(position),
+        ([_], None) => Ok(0),
+        _ => Err(PackageError::Missing { path: image.path.to_owned(), member: "image for this host" }),
+    }
+}

@@ -1,0 +1,190 @@
+//! An rpm package: a lead, two headers, and a compressed cpio archive (the format's "RPM V4 Package format",
+//! `docs/manual/format_v4.md` and `format_header.md` of rpm).
+//!
+//! Signatures are the package manager's business, as those of a Debian package are apt's.
+
+use std::io::Read;
+use std::path::Path;
+
+use super::compression::Compression;
+use super::cpio::Cpio;
+use super::section::Section;
+use super::sink::Sink;
+use super::{PackageError, PackageInfo, Progress};
+
+/// What the lead of a package begins with.
+pub(super) const MAGIC: &[u8] = b"\xed\xab\xee\xdb";
+
+/// Bytes of the lead, which has no meaning any more.
+const LEAD: u64 = 96;
+
+/// What a header begins with: a magic and the version 1.
+const HEADER_MAGIC: &[u8] = b"\x8e\xad\xe8\x01";
+
+/// Entries in the index of a header, and bytes of its data: rpm's own limits (`lib/header.c`).
+const ENTRIES: u32 = 0xffff;
+const DATA: u32 = 0x0fff_ffff;
+
+/// Bytes of a text that is wanted. Versions and names are short.
+const TEXT: u64 = 1024;
+
+/// How messages call the archive within the package.
+const PAYLOAD: &str = "the payload";
+
+/// Numbers and types of what is wanted from the header (`docs/manual/tags.md`).
+const NAME: u32 = 1000;
+const VERSION: u32 = 1001;
+const RELEASE: u32 = 1002;
+const EPOCH: u32 = 1003;
+const ARCH: u32 = 1022;
+const TYPE_INT32: u32 = 4;
+const TYPE_STRING: u32 = 6;
+
+#[derive(Debug)]
+pub(super) struct Rpm {
+    info: PackageInfo,
+    payload: Section,
+    compression: Compression,
+}
+
+impl Rpm {
+    pub(super) fn open(path: &Path, file: &Section) -> Result<Self, PackageError> {
+        let reader = Headers { path, file };
+        let signature = reader.header(LEAD)?;
+        // The signature alone is padded.
+        let header = reader.header(signature.end.next_multiple_of(8))?;
+        let info = reader.info(&header)?;
+        let length = file.len().saturating_sub(header.end);
+        let payload = file.part(header.end, length).filter(|payload| payload.len() > 0);
+        let payload = payload.ok_or_else(|| reader.truncated())?;
+        let mut head = [0; 6];
+        let length = payload.peek(&mut head).map_err(|source| reader.cannot_read(source))?;
+        let head = head.get(..length).unwrap_or_default();
+        let compression = match Compression::from_content(head) {
+            Some(compression) => compression,
+            None if head.starts_with(b"0707") => Compression::None,
+            None => {
+                let member = PAYLOAD.to_owned();
+                return Err(PackageError::Compression { path: path.to_owned(), member });
+            }
+        };
+        Ok(Self { info, payload, compression })
+    }
+
+    pub(super) fn info(&self) -> &PackageInfo {
+        &self.info
+    }
+
+    /// Hands in the files of the package.
+    pub(super) fn members(self, sink: &mut Sink<'_>, progress: &dyn Progress) -> Result<(), PackageError> {
+        progress.total(self.payload.len());
+        let content = self.compression.reader(self.payload, progress);
+        Cpio { member: PAYLOAD, sink }.members(content)
+    }
+}
+
+/// Where the parts of a header are in the file.
+struct Header {
+    index: u64,
+    entries: u32,
+    data: u64,
+    end: u64,
+}
+
+struct Headers<'a> {
+    path: &'a Path,
+    file: &'a Section,
+}
+
+impl Headers<'_> {
+    /// The header at `offset`.
+    fn header(&self, offset: u64) -> Result<Header, PackageError> {
+        let bytes: [u8; 16] = self.bytes(offset)?;
+        let (magic, sizes) = bytes.split_at(8);
+        if !magic.starts_with(HEADER_MAGIC) {
+            return Err(self.malformed(format!("no header at byte {offset}")));
+        }
+        let (entries, size) = (word(sizes, 0), word(sizes, 4));
+        if entries > ENTRIES || size > DATA {
+            return Err(self.malformed(format!("the header at byte {offset} is larger than rpm would take")));
+        }
+        let index = offset.saturating_add(16);
+        let data = index.saturating_add(u64::from(entries) * 16);
+        let end = data.saturating_add(u64::from(size));
+        if end > self.file.len() {
+            return Err(self.truncated());
+        }
+        Ok(Header { index, entries, data, end })
+    }
+
+    fn info(&self, header: &Header) -> Result<PackageInfo, PackageError> {
+        let (mut name, mut version, mut release, mut epoch, mut architecture) =
+            (None, None, None, None, None);
+        for entry in 0..header.entries {
+            let bytes: [u8; 16] = self.bytes(header.index.saturating_add(u64::from(entry) * 16))?;
+            let place = match (word(&bytes, 0), word(&bytes, 4)) {
+                (NAME, TYPE_STRING) => &mut name,
+                (VERSION, TYPE_STRING) => &mut version,
+                (RELEASE, TYPE_STRING) => &mut release,
+                (ARCH, TYPE_STRING) => &mut architecture,
+                (EPOCH, TYPE_INT32) => &mut epoch,
+                _ => continue,
+            };
+            let at = header.data.saturating_add(u64::from(word(&bytes, 8)));
+            let value = if word(&bytes, 4) == TYPE_INT32 {
+                word(&self.bytes::<4>(at)?, 0).to_string()
+            } else {
+                self.text(at, header.end)?
+            };
+            *place = Some(value);
+        }
+        let need = |value: Option<String>, what: &str| {
+            value.ok_or_else(|| self.malformed(format!("the header has no {what}")))
+        };
+        let epoch = epoch.map(|epoch| format!("{epoch}:")).unwrap_or_default();
+        Ok(PackageInfo {
+            name: need(name, "name")?,
+            version: format!("{epoch}{}-{}", need(version, "version")?, need(release, "release")?),
+            architecture: need(architecture, "architecture")?,
+        })
+    }
+
+    /// A text that ends with a zero byte before `end`.
+    fn text(&self, at: u64, end: u64) -> Result<String, PackageError> {
+        let length = end.saturating_sub(at).min(TEXT);
+        let mut bytes = Vec::new();
+        self.file
+            .part(at, length)
+            .ok_or_else(|| self.truncated())?
+            .read_to_end(&mut bytes)
+            .map_err(|source| self.cannot_read(source))?;
+        let end = bytes.iter().position(|byte| *byte == 0);
+        let end = end.ok_or_else(|| self.malformed("a text in the header has no end".to_owned()))?;
+        Ok(String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned())
+    }
+
+    fn bytes<const N: usize>(&self, at: u64) -> Result<[u8; N], PackageError> {
+        let mut bytes = [0; N];
+        let mut part = self.file.part(at, N as u64).ok_or_else(|| self.truncated())?;
+        part.read_exact(&mut bytes).map_err(|source| self.cannot_read(source))?;
+        Ok(bytes)
+    }
+
+    fn truncated(&self) -> PackageError {
+        PackageError::Truncated { path: self.path.to_owned(), member: None }
+    }
+
+    fn malformed(&self, what: String) -> PackageError {
+        PackageError::Malformed { path: self.path.to_owned(), what }
+    }
+
+    fn cannot_read(&self, source: std::io::Error) -> PackageError {
+        PackageError::Open { path: self.path.to_owned(), source }
+    }
+}
+
+/// The number of four bytes at `at`, the highest first; 0 where there are none.
+fn word(bytes: &[u8], at: usize) -> u32 {
+    let bytes = bytes.get(at..).and_then(|bytes| bytes.first_chunk());
+    bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
+}
