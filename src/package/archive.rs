@@ -55,7 +55,7 @@ impl Archive {
         }
         // Such a package begins with a file whose name begins with a dot.
         let info = if unpacked.starts_with(b".") && !unpacked.starts_with(b"./") {
-            info(path, compression.reader(file.clone(), &()))?
+            info(path, &mut compression.reader(file.clone(), &()))?
         } else {
             None
         };
@@ -71,8 +71,8 @@ impl Archive {
         progress.total(self.file.len());
         let path = sink.source();
         let mut image = false;
-        let content = self.compression.reader(self.file.clone(), progress);
-        tarball(path).walk(content, &mut |name, kind, size, content| {
+        let mut content = self.compression.reader(self.file.clone(), progress);
+        tarball(path).walk(&mut content, &mut |name, kind, size, content| {
             if self.info.is_none() && kind == Kind::Regular && image::is_mark(name) && !sink.found() {
                 image = true;
                 return Ok(ControlFlow::Break(()));
@@ -86,7 +86,7 @@ impl Archive {
             Compression::None => self.file,
             // Layers are read in an order of their own.
             compression => {
-                Section::spool(compression.reader(self.file, &()), UNPACKED_SIZE).map_err(|error| {
+                Section::spool(&mut compression.reader(self.file, &()), UNPACKED_SIZE).map_err(|error| {
                     error.map_or_else(
                         || tarball(path).over(Limit::UnpackedSize),
                         |error| tarball(path).unpack(error),
@@ -103,7 +103,7 @@ fn tarball(path: &Path) -> Tarball<'_> {
 }
 
 /// What `.PKGINFO` says, if there is one before the files.
-fn info(path: &Path, content: impl Read) -> Result<Option<PackageInfo>, PackageError> {
+fn info(path: &Path, content: &mut dyn Read) -> Result<Option<PackageInfo>, PackageError> {
     let tarball = tarball(path);
     let mut text = None;
     tarball.walk(content, &mut |name, kind, size, content| {

@@ -1,7 +1,6 @@
 //! The members of a newc cpio archive (cpio(5), "New ASCII Format"), which is the payload of an rpm package.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::ops::ControlFlow;
@@ -46,9 +45,9 @@ struct Header {
 impl Cpio<'_, '_> {
     /// Hands the members in. Unless nothing more is wanted, the stream is read to its end, so that its checksum is
     /// compared.
-    pub(super) fn members(mut self, content: impl Read) -> Result<(), PackageError> {
+    pub(super) fn members(mut self, content: &mut dyn Read) -> Result<(), PackageError> {
         let exceeded = Cell::new(false);
-        let result = self.walk(Bounded::new(content, UNPACKED_SIZE, &exceeded));
+        let result = self.walk(&mut Bounded::new(content, UNPACKED_SIZE, &exceeded));
         match result {
             Err(_) if exceeded.get() => Err(self.over(Limit::UnpackedSize)),
             Err(PackageError::Unpack { source, .. }) if source.kind() == io::ErrorKind::OutOfMemory => {
@@ -58,29 +57,29 @@ impl Cpio<'_, '_> {
         }
     }
 
-    fn walk(&mut self, mut content: impl Read) -> Result<(), PackageError> {
+    fn walk(&mut self, content: &mut dyn Read) -> Result<(), PackageError> {
         // Of hard links only the last has the content; the others come before it, empty.
-        let mut waiting: HashMap<_, Vec<Vec<u8>>> = HashMap::new();
-        let mut waits = 0;
+        let mut waiting = Vec::new();
         loop {
-            let header = self.header(&mut content)?;
-            let name = self.name(&mut content, &header)?;
+            let header = self.header(content)?;
+            let name = self.name(content, &header)?;
             if name == TRAILER {
                 break;
             }
-            let mut body =
-                Summed { inner: (&mut content).take(header.size), left: header.size, sum: header.sum };
+            let mut body = Summed { inner: &mut *content, left: header.size, sum: header.sum };
             let mut names = Vec::new();
             if header.regular && header.links > 1 {
                 if header.size == 0 {
-                    waits += 1;
-                    if waits > LINKS {
+                    if waiting.len() >= LINKS {
                         return Err(self.malformed("more than 1000 hard links wait for their content"));
                     }
-                    waiting.entry(header.inode).or_default().push(name);
+                    waiting.push((header.inode, name));
                     continue;
                 }
-                names = waiting.remove(&header.inode).unwrap_or_default();
+                let (its, others) = waiting.into_iter().partition(|(inode, _)| *inode == header.inode);
+                waiting = others;
+                let its: Vec<(_, Vec<u8>)> = its;
+                names.extend(its.into_iter().map(|(_, name)| name));
             }
             let flow = if names.is_empty() {
                 let kind = if header.regular { Kind::Regular } else { Kind::Other };
@@ -93,9 +92,9 @@ impl Cpio<'_, '_> {
                 return Ok(());
             }
             self.skip(&mut body, u64::MAX)?;
-            self.skip(&mut content, padding(header.size))?;
+            self.skip(content, padding(header.size))?;
         }
-        self.skip(&mut content, u64::MAX)
+        self.skip(content, u64::MAX)
     }
 
     /// One content under several names: it is put aside only if some of them may be wanted.
@@ -134,7 +133,7 @@ impl Cpio<'_, '_> {
         Ok(file)
     }
 
-    fn header(&self, content: &mut impl Read) -> Result<Header, PackageError> {
+    fn header(&self, content: &mut dyn Read) -> Result<Header, PackageError> {
         let mut bytes = [0; HEADER];
         content.read_exact(&mut bytes).map_err(|error| self.unpack(error))?;
         let (magic, fields) = bytes.split_at(6);
@@ -157,7 +156,7 @@ impl Cpio<'_, '_> {
     }
 
     /// A name, which ends with a zero byte, and the padding behind it.
-    fn name(&self, content: &mut impl Read, header: &Header) -> Result<Vec<u8>, PackageError> {
+    fn name(&self, content: &mut dyn Read, header: &Header) -> Result<Vec<u8>, PackageError> {
         if header.name_size > NAME_SIZE {
             return Err(self.over(Limit::NameSize));
         }
@@ -209,16 +208,18 @@ fn hexadecimal(digits: &[u8]) -> Option<u64> {
 }
 
 /// The content of a member: it ends where it should, and has the sum that it should have.
-struct Summed<R> {
-    inner: R,
+struct Summed<'a> {
+    inner: &'a mut dyn Read,
     left: u64,
     sum: Option<u32>,
 }
 
-impl<R: Read> Read for Summed<R> {
+impl Read for Summed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let buffer = buffer.get_mut(..most).unwrap_or_default();
         let length = self.inner.read(buffer)?;
-        if length == 0 && self.left > 0 && !buffer.is_empty() {
+        if length == 0 && !buffer.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.left = self.left.saturating_sub(length as u64);

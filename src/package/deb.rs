@@ -56,8 +56,8 @@ impl Deb {
         let member = printable(&self.data.name);
         let tarball =
             Tarball { path: sink.source(), member: &member, size: UNPACKED_SIZE, limit: Limit::UnpackedSize };
-        let content = self.compression.reader(self.data.content, progress);
-        tarball.walk(content, &mut |path, kind, size, content| sink.member(path, kind, size, content))
+        let mut content = self.compression.reader(self.data.content, progress);
+        tarball.walk(&mut content, &mut |path, kind, size, content| sink.member(path, kind, size, content))
     }
 }
 
@@ -90,7 +90,7 @@ fn control(path: &Path, member: Member, compression: Compression) -> Result<Pack
     let tarball =
         Tarball { path, member: &name, size: CONTROL_UNPACKED_SIZE, limit: Limit::ControlUnpackedSize };
     let mut text = None;
-    tarball.walk(compression.reader(member.content, &()), &mut |path, kind, size, content| {
+    tarball.walk(&mut compression.reader(member.content, &()), &mut |path, kind, size, content| {
         if kind != Kind::Regular || !matches!(path, b"./control" | b"control") {
             return Ok(ControlFlow::Continue(()));
         }

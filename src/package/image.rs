@@ -9,7 +9,6 @@ mod layers;
 mod manifest;
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 
@@ -51,10 +50,10 @@ pub(super) fn members(
     Ok(())
 }
 
-/// The members of the archive, by path.
+/// The members of the archive, with their paths.
 struct Image<'a> {
     path: &'a std::path::Path,
-    members: HashMap<Vec<u8>, Section>,
+    members: Vec<(Vec<u8>, Section)>,
 }
 
 impl<'a> Image<'a> {
@@ -63,9 +62,10 @@ impl<'a> Image<'a> {
         let path = sink.source();
         let tarball = Tarball { path, member: "the image", size: UNPACKED_SIZE, limit: Limit::UnpackedSize };
         let position = Cell::new(0);
-        let mut members = HashMap::new();
-        let content = Positioned { inner: file.clone(), position: &position };
-        tarball.walk(content, &mut |name, kind, size, _| {
+        let mut members = Vec::new();
+        let mut whole = file.clone();
+        let mut content = Positioned { inner: &mut whole, position: &position };
+        tarball.walk(&mut content, &mut |name, kind, size, _| {
             if members.len() as u64 > MEMBERS {
                 return Err(tarball.over(Limit::Members));
             }
@@ -74,7 +74,7 @@ impl<'a> Image<'a> {
                     path: path.to_owned(),
                     member: Some(printable(name)),
                 })?;
-                members.insert(normal(name).to_vec(), part);
+                members.push((normal(name).to_vec(), part));
             }
             Ok(ControlFlow::Continue(()))
         })?;
@@ -82,7 +82,9 @@ impl<'a> Image<'a> {
     }
 
     fn member(&self, name: &str) -> Option<&Section> {
-        self.members.get(normal(name.as_bytes()))
+        // The last of a name, as in every archive.
+        let name = normal(name.as_bytes());
+        self.members.iter().rev().find(|(member, _)| member == name).map(|(_, content)| content)
     }
 
     /// A member that another one speaks of.
@@ -118,12 +120,12 @@ fn normal(path: &[u8]) -> &[u8] {
 }
 
 /// A reader that says how far it is.
-struct Positioned<'a, R> {
-    inner: R,
+struct Positioned<'a> {
+    inner: &'a mut dyn Read,
     position: &'a Cell<u64>,
 }
 
-impl<R: Read> Read for Positioned<'_, R> {
+impl Read for Positioned<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         self.position.set(self.position.get() + length as u64);

@@ -78,8 +78,8 @@ impl Rpm {
     /// Hands in the files of the package.
     pub(super) fn members(self, sink: &mut Sink<'_>, progress: &dyn Progress) -> Result<(), PackageError> {
         progress.total(self.payload.len());
-        let content = self.compression.reader(self.payload, progress);
-        Cpio { member: PAYLOAD, sink }.members(content)
+        let mut content = self.compression.reader(self.payload, progress);
+        Cpio { member: PAYLOAD, sink }.members(&mut content)
     }
 }
 

@@ -32,7 +32,7 @@ impl Section {
     }
 
     /// Copies at most `limit` bytes into an unnamed temporary file. An error of `None` means that there were more.
-    pub(super) fn spool(content: impl Read, limit: u64) -> Result<Self, Option<io::Error>> {
+    pub(super) fn spool(content: &mut dyn Read, limit: u64) -> Result<Self, Option<io::Error>> {
         let mut file = tempfile::tempfile()?;
         let length = io::copy(&mut content.take(limit.saturating_add(1)), &mut file)?;
         if length > limit {

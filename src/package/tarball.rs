@@ -37,7 +37,7 @@ struct Ahead {
 
 impl Tarball<'_> {
     /// Walks through the archive. Without a `Break` it is read to its end, so that its checksum is compared.
-    pub(super) fn walk(&self, content: impl Read, visit: &mut Visit<'_>) -> Result<(), PackageError> {
+    pub(super) fn walk(&self, content: &mut dyn Read, visit: &mut Visit<'_>) -> Result<(), PackageError> {
         let exceeded = Cell::new(false);
         let result = self.walk_bounded(Bounded::new(content, self.size, &exceeded), visit);
         match result {
@@ -50,7 +50,11 @@ impl Tarball<'_> {
         }
     }
 
-    fn walk_bounded(&self, content: impl Read, visit: &mut Visit<'_>) -> Result<(), PackageError> {
+    fn walk_bounded(
+        &self,
+        content: Bounded<'_, &mut dyn Read>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), PackageError> {
         let mut archive = Archive::new(content);
         let mut ahead = Ahead::default();
         // Raw: the crate would read names of any length into memory.
@@ -103,7 +107,7 @@ impl Tarball<'_> {
     }
 
     /// A record about the next member.
-    fn record(&self, content: &mut impl Read, size: u64) -> Result<Vec<u8>, PackageError> {
+    fn record(&self, content: &mut dyn Read, size: u64) -> Result<Vec<u8>, PackageError> {
         if size > NAME_SIZE {
             return Err(self.over(Limit::NameSize));
         }
@@ -113,7 +117,7 @@ impl Tarball<'_> {
     }
 
     /// A GNU long name, which ends with a zero byte.
-    fn name(&self, content: &mut impl Read, size: u64) -> Result<Vec<u8>, PackageError> {
+    fn name(&self, content: &mut dyn Read, size: u64) -> Result<Vec<u8>, PackageError> {
         let mut name = self.record(content, size)?;
         let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
         name.truncate(length);

@@ -44,7 +44,8 @@ fn every_shape_cut_anywhere_gives_nothing_wrong() {
         let old = lab.state();
         for (shape, content) in shapes(suffix) {
             // Every length near the ends, and some in between.
-            let near = |length: &usize| *length < 300 || *length + 100 > content.len() || length % 31 == 0;
+            let near =
+                |length: &usize| *length < 300 || *length + 100 > content.len() || length.is_multiple_of(31);
             for length in (0..content.len()).filter(near) {
                 match lab.extract(&content[..length], &["qemu-aarch64", "qemu-arm"]) {
                     Err(_) => assert_eq!(lab.state(), old, "{shape} {suffix} {length}"),

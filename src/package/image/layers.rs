@@ -48,12 +48,12 @@ impl Layers {
             .peek(&mut head)
             .map_err(|source| PackageError::Open { path: tarball.path.to_owned(), source })?;
         let compression = Compression::from_content(head.get(..length).unwrap_or_default());
-        let content = compression.unwrap_or(Compression::None).reader(layer, progress);
+        let mut content = compression.unwrap_or(Compression::None).reader(layer, progress);
         let unpacked = Cell::new(0);
-        let content = Positioned { inner: content, position: &unpacked };
+        let mut content = Positioned { inner: &mut content, position: &unpacked };
         let mut hides = Vec::new();
         let mut flow = ControlFlow::Continue(());
-        tarball.walk(content, &mut |path, kind, size, content| {
+        tarball.walk(&mut content, &mut |path, kind, size, content| {
             let plain = normal(path);
             let plain = plain.strip_suffix(b"/").unwrap_or(plain);
             let (folder, file) = split(plain);
