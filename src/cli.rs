@@ -10,6 +10,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use crate::arch::{Arch, UnknownArch};
 use crate::kernel::DEFAULT_PATH;
 use crate::namespace::Engine;
+use crate::package::Sha256;
 
 /// Make foreign-architecture programs and containers run on this host.
 #[derive(Debug, Parser)]
@@ -160,6 +161,9 @@ pub struct Register {
     /// Get the interpreters from this package or folder first
     #[arg(long, value_name = "SRC")]
     pub from: Option<PathBuf>,
+    /// What SRC has to be: the SHA-256 that its maker tells
+    #[arg(long, value_name = "HEX", requires = "from")]
+    pub sha256: Option<Sha256>,
     /// Put fetched interpreters here
     #[arg(long, value_name = "DIR")]
     pub dest: Option<PathBuf>,
@@ -258,6 +262,9 @@ pub struct Run {
     /// Get the interpreters from this package or folder first
     #[arg(long, value_name = "SRC")]
     pub from: Option<PathBuf>,
+    /// What SRC has to be: the SHA-256 that its maker tells
+    #[arg(long, value_name = "HEX", requires = "from")]
+    pub sha256: Option<Sha256>,
     /// Look for interpreters here, and nowhere else (may be repeated)
     #[arg(long, value_name = "DIR")]
     pub interpreter_dir: Vec<PathBuf>,
@@ -289,6 +296,9 @@ pub struct Fetch {
     /// A package, an archive, an image, a folder, or an interpreter, instead of the distribution's package
     #[arg(long, value_name = "SRC")]
     pub from: Option<PathBuf>,
+    /// What SRC has to be: the SHA-256 that its maker tells
+    #[arg(long, value_name = "HEX", requires = "from")]
+    pub sha256: Option<Sha256>,
     /// Where to put them [default: /usr/local/lib/qus as root, $XDG_DATA_HOME/qus otherwise]
     #[arg(long, value_name = "DIR")]
     pub dest: Option<PathBuf>,

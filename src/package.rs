@@ -14,6 +14,7 @@ mod compression;
 mod cpio;
 mod deb;
 mod debian;
+mod digest;
 mod error;
 mod folder;
 mod image;
@@ -23,21 +24,26 @@ mod rpm;
 mod section;
 mod sink;
 mod tarball;
+mod web;
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use apt::{Apt, AptError, Download};
 pub use debian::{FetchError, Fetched, FromPackage, debian_packages, fetch_with_apt};
+pub use digest::Sha256;
 pub use error::PackageError;
 pub use limit::Limit;
+pub use web::{Web, WebError, scheme};
 
 use archive::Archive;
 use deb::Deb;
 use folder::Folder;
+use limit::STREAM_SIZE;
 use rpm::Rpm;
 use section::Section;
 use sink::Sink;
@@ -129,6 +135,8 @@ pub struct Extraction {
 #[derive(Debug)]
 pub struct Package {
     path: PathBuf,
+    /// All bytes of the source; a folder has none.
+    whole: Option<Section>,
     source: Source,
 }
 
@@ -145,25 +153,66 @@ impl Package {
     /// Opens the source at `path` and reads what it says about itself. Its name plays no part in what it is.
     pub fn open(path: &Path) -> Result<Self, PackageError> {
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
-        let file = open(path).map_err(cannot_open)?;
+        Self::of_file(open(path).map_err(cannot_open)?, path, None)
+    }
+
+    /// The same for a file of this digest alone, which is compared before anything else is read.
+    pub fn open_only(path: &Path, sha256: Sha256) -> Result<Self, PackageError> {
+        let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
+        Self::of_file(open(path).map_err(cannot_open)?, path, Some(sha256))
+    }
+
+    /// Reads all of `content`, such as standard input, into a temporary file and opens that. `path` names the source.
+    pub fn of_stream(
+        content: &mut dyn Read,
+        path: &Path,
+        sha256: Option<Sha256>,
+    ) -> Result<Self, PackageError> {
+        let section = Section::spool(content, STREAM_SIZE).map_err(|error| {
+            let path = path.to_owned();
+            if let Some(source) = error {
+                return PackageError::Open { path, source };
+            }
+            PackageError::Limit { path, member: "all of it".to_owned(), limit: Limit::StreamSize }
+        })?;
+        Self::of_section(section, path, sha256)
+    }
+
+    /// Opens a file that is open already. `path` names the source.
+    pub fn of_file(file: File, path: &Path, sha256: Option<Sha256>) -> Result<Self, PackageError> {
+        let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
         let metadata = file.metadata().map_err(cannot_open)?;
         if metadata.is_dir() {
-            return Ok(Self { path: path.to_owned(), source: Source::Folder(Folder::new(path)) });
+            if sha256.is_some() {
+                return Err(PackageError::NoDigest { path: path.to_owned() });
+            }
+            let source = Source::Folder(Folder::new(path));
+            return Ok(Self { path: path.to_owned(), whole: None, source });
         }
         if !metadata.is_file() {
             return Err(PackageError::Unknown { path: path.to_owned() });
         }
-        if metadata.len() == 0 {
+        Self::of_section(Section::whole(file, metadata.len()), path, sha256)
+    }
+
+    fn of_section(section: Section, path: &Path, sha256: Option<Sha256>) -> Result<Self, PackageError> {
+        let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
+        if section.len() == 0 {
             return Err(PackageError::Empty { path: path.to_owned() });
         }
-        let section = Section::whole(file, metadata.len());
+        if let Some(wanted) = sha256 {
+            let digest = Sha256::of(&mut section.clone()).map_err(cannot_open)?;
+            if digest != wanted {
+                return Err(PackageError::Digest { path: path.to_owned(), digest, wanted });
+            }
+        }
         let mut magic = [0; 8];
         let length = section.peek(&mut magic).map_err(cannot_open)?;
         let head = magic.get(..length).unwrap_or_default();
         let source = if head == ar::MAGIC {
             Source::Deb(Deb::open(path, &section)?)
         } else if head.starts_with(b"\x7fELF") {
-            Source::Program(section)
+            Source::Program(section.clone())
         } else if head.starts_with(rpm::MAGIC) {
             Source::Rpm(Rpm::open(path, &section)?)
         } else if let Some(archive) = Archive::open(path, &section)? {
@@ -173,7 +222,15 @@ impl Package {
         } else {
             return Err(PackageError::Unknown { path: path.to_owned() });
         };
-        Ok(Self { path: path.to_owned(), source })
+        Ok(Self { path: path.to_owned(), whole: Some(section), source })
+    }
+
+    /// The digest of the whole file. A folder has none.
+    pub fn sha256(&self) -> Result<Sha256, PackageError> {
+        let failed = |source| PackageError::Open { path: self.path.clone(), source };
+        let mut whole =
+            self.whole.clone().ok_or_else(|| PackageError::NoDigest { path: self.path.clone() })?;
+        Sha256::of(&mut whole).map_err(failed)
     }
 
     /// What the package says about itself; a folder or a single file says nothing.

@@ -15,9 +15,10 @@ use crate::folders;
 use crate::interpreter::{Interpreter, emulated_by};
 use crate::output::{Output, Status, columns, path_text};
 use crate::package::{
-    Apt, Extraction, Outcome, Package, PackageError, PackageInfo, Progress, Selection, fetch_with_apt,
+    Apt, Extraction, Outcome, Package, PackageError, PackageInfo, Progress, Selection, Sha256, Web, WebError,
+    fetch_with_apt, scheme,
 };
-use crate::problem::Problem;
+use crate::problem::{Problem, shell_word};
 
 /// What is to be fetched.
 pub(super) struct Order<'a> {
@@ -25,6 +26,8 @@ pub(super) struct Order<'a> {
     pub(super) arches: Option<Vec<&'static Arch>>,
     /// A package, a folder or a file; `None`: the distribution's package.
     pub(super) from: Option<&'a Path>,
+    /// What that has to be.
+    pub(super) sha256: Option<Sha256>,
     /// Where to put it; `None`: the folder of this user.
     pub(super) dest: Option<&'a Path>,
 }
@@ -57,7 +60,12 @@ pub(super) struct Refused {
 }
 
 pub(super) fn run(args: &Fetch, common: &Common, output: &mut Output<'_>) -> Result<Status> {
-    let order = Order { arches: named(&args.arches), from: args.from.as_deref(), dest: args.dest.as_deref() };
+    let order = Order {
+        arches: named(&args.arches),
+        from: args.from.as_deref(),
+        sha256: args.sha256,
+        dest: args.dest.as_deref(),
+    };
     let fetched = fetch(&order, common.quiet)?;
     output.data(&fetched, || text(&fetched))?;
     if let Some(problem) = fetched.problem() {
@@ -99,7 +107,9 @@ pub(super) fn fetch(order: &Order<'_>, quiet: bool) -> Result<Fetched, Problem> 
     let bar = Bar::new(quiet);
     let mut packages: Vec<(Option<PackageInfo>, Extraction)> = Vec::new();
     let fetched = match order.from {
-        Some(source) => from_source(source, &mut wanted, &dest, &bar).map(|one| packages.push(one)),
+        Some(source) => {
+            from_source(source, order.sha256, &mut wanted, &dest, &bar).map(|one| packages.push(one))
+        }
         None => from_apt(&mut wanted, &dest, &bar).map(|some| packages.extend(some)),
     };
     bar.0.finish_and_clear();
@@ -136,6 +146,7 @@ impl Fetched {
 
 fn from_source(
     source: &Path,
+    sha256: Option<Sha256>,
     wanted: &mut Wanted,
     dest: &Path,
     bar: &Bar,
@@ -146,10 +157,48 @@ fn from_source(
         PackageError::Write { .. } => chain(&error).cure(format!("qus fetch --dest DIR {arches}")),
         _ => chain(&error).cure(format!("qus fetch {arches} (from the distribution's package)")),
     };
-    let package = Package::open(source).map_err(failed)?;
+    let package = if let Some(scheme) = scheme(source) {
+        from_web(source, scheme, sha256, &arches, bar)?
+    } else if source.as_os_str() == "-" {
+        let path = Path::new("standard input");
+        Package::of_stream(&mut std::io::stdin().lock(), path, sha256).map_err(failed)?
+    } else if let Some(sha256) = sha256 {
+        Package::open_only(source, sha256).map_err(failed)?
+    } else {
+        Package::open(source).map_err(failed)?
+    };
     let info = package.info().cloned();
     let extraction = package.extract(wanted, dest, bar).map_err(failed)?;
     Ok((info, extraction))
+}
+
+/// Downloads a source. Without a digest only `https` says that it came from where it should.
+fn from_web(
+    source: &Path,
+    scheme: &str,
+    sha256: Option<Sha256>,
+    arches: &str,
+    bar: &Bar,
+) -> Result<Package, Problem> {
+    let address = source.to_string_lossy();
+    let command = |more: &str| format!("qus fetch --from {}{more} {arches}", shell_word(&address));
+    if scheme == "http" && sha256.is_none() {
+        let problem = Problem::new(format!("{address} could be changed by anybody on the way"));
+        return Err(problem.cure(command(" --sha256 HEX")));
+    }
+    let file = Web::default().download(&address, bar).map_err(|error| {
+        let problem = chain(&error);
+        match error {
+            WebError::NoTool(_) => problem.cure("sudo apt-get install curl"),
+            _ => problem,
+        }
+    })?;
+    let package = Package::of_file(file, source, sha256).map_err(|error| chain(&error))?;
+    if sha256.is_none() && !bar.1 {
+        let digest = package.sha256().map_err(|error| chain(&error))?;
+        tracing::warn!("nothing but the server's certificate vouches for it; next time: --sha256 {digest}");
+    }
+    Ok(package)
 }
 
 fn from_apt(
@@ -209,7 +258,8 @@ impl Selection for Wanted {
 }
 
 /// A bar on a terminal; nothing in a pipe.
-struct Bar(ProgressBar);
+/// The second says whether nothing is to be said.
+struct Bar(ProgressBar, bool);
 
 impl Bar {
     fn new(quiet: bool) -> Self {
@@ -219,7 +269,7 @@ impl Bar {
         if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}") {
             bar.set_style(style);
         }
-        Self(bar)
+        Self(bar, quiet)
     }
 }
 

@@ -145,13 +145,16 @@ fn interpreters(
     };
     if let Some(source) = &args.from {
         let arches = (!wanted.is_empty()).then(|| wanted.to_vec());
-        places = vec![fetch::fetch(&Order { arches, from: Some(source), dest: None }, quiet)?.dest];
+        places = vec![
+            fetch::fetch(&Order { arches, from: Some(source), sha256: args.sha256, dest: None }, quiet)?.dest,
+        ];
     }
     let mut found = search(&places, host, is_asked_for);
     let missing: Vec<&'static Arch> =
         wanted.iter().copied().filter(|arch| is_missing(&found, arch)).collect();
     if args.fetch && !missing.is_empty() {
-        let fetched = fetch::fetch(&Order { arches: Some(missing), from: None, dest: None }, quiet)?;
+        let fetched =
+            fetch::fetch(&Order { arches: Some(missing), from: None, sha256: None, dest: None }, quiet)?;
         places.push(fetched.dest);
         found = search(&places, host, is_asked_for);
     }

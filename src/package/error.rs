@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::Limit;
+use super::{Limit, Sha256};
 
 /// Why nothing came out of a source. Names of members are escaped: they come from the package.
 #[derive(Debug, Error)]
@@ -112,6 +112,22 @@ pub enum PackageError {
         member: String,
         /// What the decoder said.
         source: io::Error,
+    },
+    /// The file is another one than was wanted.
+    #[error("{} is another file than it should be: its sha256 is {digest}, not {wanted}", path.display())]
+    Digest {
+        /// The source.
+        path: PathBuf,
+        /// What it has.
+        digest: Sha256,
+        /// What it should have.
+        wanted: Sha256,
+    },
+    /// A folder was given together with a digest.
+    #[error("{} is a folder, which has no sha256", path.display())]
+    NoDigest {
+        /// The source.
+        path: PathBuf,
     },
     /// A file cannot be written or get its name.
     #[error("cannot write {}", path.display())]

@@ -10,6 +10,9 @@ pub(super) const MEMBER_SIZE: u64 = 128 << 20;
 /// Unpacked bytes of one archive. Debian's `qemu-user-static` has 370 MB, with all debug symbols not yet 2 GiB.
 pub(super) const UNPACKED_SIZE: u64 = 4 << 30;
 
+/// Bytes of a source that is no file: everything that an archive may be.
+pub(super) const STREAM_SIZE: u64 = UNPACKED_SIZE;
+
 /// Members of one archive or folder. A package of emulators has some hundred; a whole root filesystem some 10,000.
 pub(super) const MEMBERS: u64 = 100_000;
 
@@ -36,6 +39,8 @@ pub enum Limit {
     MemberSize,
     /// The size of everything in an archive, unpacked: 4 GiB.
     UnpackedSize,
+    /// The size of standard input: 4 GiB.
+    StreamSize,
     /// The number of files in an archive or folder: 100,000.
     Members,
     /// The size of a package's control file: 1 MiB.
@@ -53,6 +58,7 @@ impl fmt::Display for Limit {
         match self {
             Self::MemberSize => write!(f, "larger than {} MiB", MEMBER_SIZE >> 20),
             Self::UnpackedSize => write!(f, "larger than {} GiB unpacked", UNPACKED_SIZE >> 30),
+            Self::StreamSize => write!(f, "larger than {} GiB", STREAM_SIZE >> 30),
             Self::Members => write!(f, "more than {MEMBERS} files"),
             Self::ControlSize => write!(f, "larger than {} MiB", CONTROL_SIZE >> 20),
             Self::ControlUnpackedSize => {

@@ -137,7 +137,7 @@ impl Gathered {
         }
         if let Some(source) = &args.from {
             let arches = (!self.arches.is_empty()).then(|| self.arches.clone());
-            let order = Order { arches, from: Some(source), dest: args.dest.as_deref() };
+            let order = Order { arches, from: Some(source), sha256: args.sha256, dest: args.dest.as_deref() };
             let fetched = fetch::fetch(&order, quiet)?;
             if let Some(problem) = fetched.problem().filter(|_| fetched.files.is_empty()) {
                 return Err(problem);
@@ -159,7 +159,8 @@ impl Gathered {
         if args.fetch {
             let missing = self.missing(args.replace);
             if !missing.is_empty() {
-                let order = Order { arches: Some(missing), from: None, dest: args.dest.as_deref() };
+                let order =
+                    Order { arches: Some(missing), from: None, sha256: None, dest: args.dest.as_deref() };
                 let fetched = fetch::fetch(&order, quiet)?;
                 if !self.places.contains(&fetched.dest) {
                     self.places.push(fetched.dest);

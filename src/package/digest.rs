@@ -1,0 +1,67 @@
+//! [`Sha256`]: what a person was told that a file is.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::str::FromStr;
+
+use sha2::Digest as _;
+
+/// A SHA-256 digest (FIPS 180-4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sha256([u8; 32]);
+
+impl Sha256 {
+    /// The digest of everything that `content` has.
+    pub(super) fn of(content: &mut dyn Read) -> io::Result<Self> {
+        let mut hasher = sha2::Sha256::new();
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            match content.read(&mut buffer) {
+                Ok(0) => return Ok(Self(hasher.finalize().into())),
+                Ok(length) => hasher.update(buffer.get(..length).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl fmt::Display for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for Sha256 {
+    type Err = &'static str;
+
+    /// Sixty-four hexadecimal digits, as `sha256sum` prints them.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits: Option<Vec<_>> = text.chars().map(|letter| letter.to_digit(16)).collect();
+        let digits = digits.filter(|digits| digits.len() == 64).ok_or("not 64 hexadecimal digits")?;
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = pair.iter().fold(0, |value, digit| value << 4 | u8::try_from(*digit).unwrap_or_default());
+        }
+        Ok(Self(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_that_of_the_standard() {
+        // FIPS 180-4's example "abc".
+        let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let digest = Sha256::of(&mut &b"abc"[..]).unwrap();
+        assert_eq!(digest.to_string(), text);
+        assert_eq!(text.to_uppercase().parse(), Ok(digest));
+        for wrong in
+            ["", &text[1..], &format!("{text}0"), &text.replace('b', "g"), &format!("+{}", &text[1..])]
+        {
+            assert!(wrong.parse::<Sha256>().is_err(), "{wrong}");
+        }
+    }
+}

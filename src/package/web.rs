@@ -1,0 +1,199 @@
+//! [`Web`]: a file from an `http` or `https` address, through the machine's own curl or wget.
+//!
+//! A TLS stack is larger than all of this program, and has keys, proxies and fixes that are the machine's business. The
+//! other program is started without a shell and writes into a pipe; what comes is counted and timed here, whatever
+//! that program would do by itself.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use thiserror::Error;
+
+use super::Progress;
+
+/// Bytes of a download. Debian's package has 62 MB; images with everything in them some hundred.
+const SIZE: u64 = 1 << 30;
+
+/// In this time [`LEAST`] bytes have to come.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LEAST: u64 = 4 << 10;
+
+/// Bytes of messages that are kept.
+const MESSAGES: u64 = 4 << 10;
+
+/// Why nothing was downloaded.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum WebError {
+    /// Neither program is there.
+    #[error("cannot download {0}: this machine has neither curl nor wget")]
+    NoTool(String),
+    /// The program could not be started, or the file not be kept.
+    #[error("cannot download {0}")]
+    Io(String, #[source] io::Error),
+    /// The program ended with an error.
+    #[error("cannot download {address}: {messages}")]
+    Failed {
+        /// The address.
+        address: String,
+        /// The program's own words.
+        messages: String,
+    },
+    /// More came than the limit lets through.
+    #[error("{0} is larger than {1} MiB")]
+    TooLarge(String, u64),
+    /// The server stalls.
+    #[error("{0} stalls: less than {LEAST} bytes came in {1} seconds")]
+    Stalled(String, u64),
+}
+
+/// A way to download.
+#[derive(Clone, Debug)]
+pub struct Web {
+    size: u64,
+    patience: Duration,
+    tools: Vec<&'static str>,
+}
+
+impl Default for Web {
+    fn default() -> Self {
+        Self { size: SIZE, patience: PATIENCE, tools: vec!["curl", "wget"] }
+    }
+}
+
+/// Whether `source` is an address, and whether what comes from there is protected by the scheme itself.
+#[must_use]
+pub fn scheme(source: &Path) -> Option<&'static str> {
+    let text = source.to_str()?;
+    let is = |scheme: &&str| text.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme));
+    let scheme = ["https", "http"].into_iter().find(is)?;
+    text.get(scheme.len()..)?.starts_with("://").then_some(scheme)
+}
+
+impl Web {
+    /// Takes at most so many bytes.
+    #[must_use]
+    pub fn size(self, size: u64) -> Self {
+        Self { size, ..self }
+    }
+
+    /// Gives up when almost nothing came for so long.
+    #[must_use]
+    pub fn patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Uses one of the programs alone: `curl` or `wget`.
+    #[must_use]
+    pub fn tool(self, name: &'static str) -> Self {
+        Self { tools: vec![name], ..self }
+    }
+
+    /// Downloads `address`, of which [`scheme`] knows the scheme, into an unnamed temporary file.
+    pub fn download(&self, address: &str, progress: &dyn Progress) -> Result<File, WebError> {
+        progress.message(&format!("downloading {address}"));
+        let scheme = scheme(Path::new(address)).unwrap_or("https");
+        let io = |error| WebError::Io(address.to_owned(), error);
+        for tool in &self.tools {
+            let mut command = Command::new(tool);
+            command.args(arguments(tool, scheme)).arg("--").arg(address);
+            command
+                .env("LC_ALL", "C.UTF-8")
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            match command.spawn() {
+                Ok(child) => return self.receive(Running(child), address, progress),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(io(error)),
+            }
+        }
+        Err(WebError::NoTool(address.to_owned()))
+    }
+
+    fn receive(
+        &self,
+        mut running: Running,
+        address: &str,
+        progress: &dyn Progress,
+    ) -> Result<File, WebError> {
+        let io = |error| WebError::Io(address.to_owned(), error);
+        let mut file = tempfile::tempfile().map_err(io)?;
+        let Some(mut pipe) = running.0.stdout.take() else {
+            return Err(io(io::ErrorKind::BrokenPipe.into()));
+        };
+        let (mut length, mut window) = (0_u64, (Instant::now(), 0_u64));
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let left = self.patience.saturating_sub(window.0.elapsed());
+            if left.is_zero() {
+                if length - window.1 < LEAST {
+                    return Err(WebError::Stalled(address.to_owned(), self.patience.as_secs()));
+                }
+                window = (Instant::now(), length);
+                continue;
+            }
+            let wait = PollTimeout::try_from(left.as_millis().max(1)).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], wait) {
+                Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
+                Ok(_) => {}
+                Err(errno) => return Err(io(errno.into())),
+            }
+            let read = pipe.read(&mut buffer).map_err(io)?;
+            if read == 0 {
+                break;
+            }
+            length += read as u64;
+            if length > self.size {
+                return Err(WebError::TooLarge(address.to_owned(), self.size >> 20));
+            }
+            file.write_all(buffer.get(..read).unwrap_or_default()).map_err(io)?;
+            progress.advance(read as u64);
+        }
+        let mut messages = Vec::new();
+        if let Some(stderr) = running.0.stderr.take() {
+            stderr.take(MESSAGES).read_to_end(&mut messages).map_err(io)?;
+        }
+        let status = running.0.wait().map_err(io)?;
+        if !status.success() {
+            let text = String::from_utf8_lossy(&messages).trim().replace('\n', "; ");
+            let messages = if text.is_empty() { status.to_string() } else { text };
+            return Err(WebError::Failed { address: address.to_owned(), messages });
+        }
+        Ok(file)
+    }
+}
+
+/// How a program is told to write to its standard output, to say only what failed, and to stay with the scheme
+/// (curl(1), wget(1)).
+fn arguments(tool: &str, scheme: &'static str) -> Vec<String> {
+    let words: &[&str] = if tool == "curl" {
+        // `--disable` comes first: nothing of a user's configuration undoes the rest.
+        &["--disable", "--fail", "--silent", "--show-error", "--globoff", "--location", "--max-redirs", "10"]
+    } else {
+        // wget cannot be kept from a change of the scheme, so it follows nobody.
+        &["--no-config", "--no-verbose", "--max-redirect=0", "--tries=1", "--output-document=-"]
+    };
+    let mut words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+    if tool == "curl" {
+        let only = format!("={scheme}");
+        words.extend(["--proto".to_owned(), only.clone(), "--proto-redir".to_owned(), only]);
+    }
+    words
+}
+
+/// A started program, which ends with this.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended, or nobody wants what it still has.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
