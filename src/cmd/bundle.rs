@@ -78,8 +78,12 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
     let mut folder = None;
     let places = if let Some(source) = &args.from {
         let temporary = folders::temporary(true).map_err(Problem::new)?;
-        let order =
-            Order { arches: arches.map(<[_]>::to_vec), from: Some(source), dest: Some(temporary.path()) };
+        let order = Order {
+            arches: arches.map(<[_]>::to_vec),
+            from: Some(source),
+            sha256: None,
+            dest: Some(temporary.path()),
+        };
         let fetched = fetch::fetch(&order, quiet)?;
         if let Some(problem) = fetched.problem() {
             return Err(problem);

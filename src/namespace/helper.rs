@@ -9,7 +9,7 @@ use std::io::{Read, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use nix::unistd::{Uid, User, getegid, geteuid, getppid};
+use nix::unistd::{Uid, getegid, geteuid, getppid};
 
 /// The only argument of the helper process.
 pub const MAP_HELPER: &str = "__map-ids";
@@ -78,7 +78,7 @@ pub fn serve_map(input: &mut dyn Read) -> Result<(), MapFailure> {
         }
         return Ok(());
     }
-    let name = User::from_uid(geteuid()).ok().flatten().map(|user| user.name).unwrap_or_default();
+    let name = name_of(geteuid()).unwrap_or_default();
     let range = |file: &str| {
         let no_range = || MapFailure::NoRange(format!("{file} has no range for this user"));
         subordinate(file, &name, geteuid()).ok_or_else(no_range)
@@ -110,6 +110,15 @@ fn whole_map(file: &str) -> Option<String> {
         Some(format!("{inside} {inside} {count}\n"))
     });
     lines.collect()
+}
+
+/// The name of a user, by `/etc/passwd` alone: a static program has no name service to ask, and who is in none of its
+/// files may be in `/etc/subuid` by number.
+fn name_of(uid: Uid) -> Option<String> {
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    let uid = uid.to_string();
+    let is_it = |line: &&str| line.split(':').nth(2) == Some(&uid);
+    users.lines().find(is_it)?.split(':').next().map(str::to_owned)
 }
 
 /// The first range of subordinate ids of a user, by name or by number (`subuid(5)`).
