@@ -19,6 +19,7 @@ mod error;
 mod folder;
 mod image;
 mod limit;
+mod manager;
 mod place;
 mod rpm;
 mod section;
@@ -38,6 +39,7 @@ pub use debian::{FetchError, Fetched, FromPackage, debian_packages, fetch_with_a
 pub use digest::Sha256;
 pub use error::PackageError;
 pub use limit::Limit;
+pub use manager::{Manager, ManagerError};
 pub use web::{Web, WebError, scheme};
 
 use archive::Archive;

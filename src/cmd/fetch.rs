@@ -9,14 +9,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::own_head;
-use crate::arch::Arch;
+use crate::arch::{ARCHES, Arch};
 use crate::cli::{Common, Fetch, named};
 use crate::folders;
 use crate::interpreter::{Interpreter, emulated_by};
 use crate::output::{Output, Status, columns, path_text};
 use crate::package::{
-    Apt, Extraction, Outcome, Package, PackageError, PackageInfo, Progress, Selection, Sha256, Web, WebError,
-    fetch_with_apt, scheme,
+    Apt, Extraction, Manager, ManagerError, Outcome, Package, PackageError, PackageInfo, Progress, Selection,
+    Sha256, Web, WebError, fetch_with_apt, scheme,
 };
 use crate::problem::{Problem, shell_word};
 
@@ -110,7 +110,7 @@ pub(super) fn fetch(order: &Order<'_>, quiet: bool) -> Result<Fetched, Problem> 
         Some(source) => {
             from_source(source, order.sha256, &mut wanted, &dest, &bar).map(|one| packages.push(one))
         }
-        None => from_apt(&mut wanted, &dest, &bar).map(|some| packages.extend(some)),
+        None => from_distribution(&mut wanted, &dest, &bar).map(|some| packages.extend(some)),
     };
     bar.0.finish_and_clear();
     fetched?;
@@ -199,6 +199,27 @@ fn from_web(
         tracing::warn!("nothing but the server's certificate vouches for it; next time: --sha256 {digest}");
     }
     Ok(package)
+}
+
+/// The distribution's package, through its own package manager.
+fn from_distribution(
+    wanted: &mut Wanted,
+    dest: &Path,
+    bar: &Bar,
+) -> Result<Vec<(Option<PackageInfo>, Extraction)>, Problem> {
+    let Some(manager) = Manager::of_this_machine() else { return from_apt(wanted, dest, bar) };
+    let arches = match &wanted.arches {
+        Some(arches) => arches.iter().copied().collect(),
+        None => ARCHES.iter().map(|arch| arch.name).collect::<Vec<_>>(),
+    };
+    let fetched = manager.fetch(&arches, wanted, dest, bar).map_err(|error| {
+        let problem = chain(&error);
+        match error {
+            ManagerError::Unsigned { .. } => problem.cure("sudo rpmkeys --import /etc/pki/rpm-gpg/KEY"),
+            _ => problem.cure("qus fetch --from PACKAGE … (a package with qemu-user, from anywhere)"),
+        }
+    })?;
+    Ok(fetched.into_iter().map(|package| (Some(package.info), package.extraction)).collect())
 }
 
 fn from_apt(

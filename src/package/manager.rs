@@ -1,0 +1,306 @@
+//! [`Manager`]: packages through dnf, zypper, pacman or apk, downloaded into a private folder and not installed.
+//!
+//! Sources, proxies, keys and signature checks are the machine's. The options are those of dnf(8) and its plugin
+//! dnf-download(8), zypper(8), pacman(8) and apk(8); names of packages are those of each distribution.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+use thiserror::Error;
+
+use super::{FromPackage, Package, PackageError, Progress, Selection};
+
+/// Folders below the private one: zypper has one for a repository and one in it for an architecture.
+const DEPTH: usize = 3;
+
+/// A package manager that is not apt.
+#[derive(Debug)]
+pub struct Manager {
+    /// The program.
+    pub program: &'static str,
+    /// Words before the folder, and between it and the name of the package.
+    before: &'static [&'static str],
+    after: &'static [&'static str],
+    packages: Packages,
+    /// Whether the package's own signature is compared afterwards: dnf-download compares digests alone.
+    check: bool,
+}
+
+/// What a distribution calls its packages.
+#[derive(Debug)]
+enum Packages {
+    /// One has all emulators.
+    One(&'static str),
+    /// Each has one, this before the name of the architecture.
+    Each(&'static str),
+    /// Each has a family, this before its name.
+    Families(&'static str),
+}
+
+/// Families of Fedora's packages, and the beginnings of their members' names.
+const FAMILIES: [(&str, &[&str]); 17] = [
+    ("aarch64", &["aarch64"]),
+    ("alpha", &["alpha"]),
+    ("arm", &["arm"]),
+    ("hexagon", &["hexagon"]),
+    ("hppa", &["hppa"]),
+    ("loongarch64", &["loongarch64"]),
+    ("m68k", &["m68k"]),
+    ("microblaze", &["microblaze"]),
+    ("mips", &["mips"]),
+    ("or1k", &["or1k"]),
+    ("ppc", &["ppc"]),
+    ("riscv", &["riscv"]),
+    ("s390x", &["s390x"]),
+    ("sh4", &["sh4"]),
+    ("sparc", &["sparc"]),
+    ("x86", &["i386", "x86_64"]),
+    ("xtensa", &["xtensa"]),
+];
+
+static MANAGERS: [Manager; 4] = [
+    Manager {
+        program: "dnf",
+        before: &["--assumeyes", "--quiet", "download", "--destdir"],
+        after: &[],
+        packages: Packages::Families("qemu-user-static-"),
+        check: true,
+    },
+    Manager {
+        program: "zypper",
+        before: &["--non-interactive", "--quiet", "--pkg-cache-dir"],
+        after: &["download"],
+        packages: Packages::One("qemu-linux-user"),
+        check: false,
+    },
+    Manager {
+        program: "pacman",
+        // What it depends on is not wanted, and neither is a line in the machine's log. Its database is as private as
+        // its packages: one that is newer than what is installed would spoil the next installation.
+        before: &["-Sywdd", "--noconfirm", "--logfile", "/dev/null", "--cachedir"],
+        after: &["--dbpath"],
+        packages: Packages::One("qemu-user-static"),
+        check: false,
+    },
+    Manager {
+        program: "apk",
+        before: &["--no-cache", "--quiet", "fetch", "--output"],
+        after: &[],
+        packages: Packages::Each("qemu-"),
+        check: false,
+    },
+];
+
+/// Why a package manager gave no interpreters.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ManagerError {
+    /// It could not be started, or its folder not be used.
+    #[error("cannot download with {0}")]
+    Io(&'static str, #[source] io::Error),
+    /// It gave no package; what it said.
+    #[error("{program} gave no package: {messages}")]
+    Nothing {
+        /// The program.
+        program: &'static str,
+        /// Its own words about each package.
+        messages: String,
+    },
+    /// A package has no signature of a key that this machine trusts.
+    #[error("{} is not signed by a key that this machine trusts: {messages}", path.display())]
+    Unsigned {
+        /// The package.
+        path: PathBuf,
+        /// What rpmkeys said.
+        messages: String,
+    },
+    /// A package cannot be read.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+}
+
+impl Manager {
+    /// The one of this machine, if it is one of these: what the distribution uses, or else what is there.
+    #[must_use]
+    pub fn of_this_machine() -> Option<&'static Self> {
+        let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+        if is_there("apt-get") && family(&release).is_none() {
+            return None;
+        }
+        let distributions = MANAGERS.iter().filter(|manager| family(&release) == Some(manager.program));
+        distributions.chain(&MANAGERS).find(|manager| is_there(manager.program))
+    }
+
+    /// Downloads what has the emulators of `arches`, or all, and puts what is wanted into `dest`.
+    ///
+    /// A package that does not exist is no error as long as another one does.
+    pub fn fetch(
+        &self,
+        arches: &[&str],
+        selection: &mut dyn Selection,
+        dest: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Vec<FromPackage>, ManagerError> {
+        let (mut fetched, mut messages) = (Vec::new(), Vec::new());
+        for name in self.names(arches) {
+            if selection.complete() {
+                break;
+            }
+            progress.message(&format!("downloading {name}"));
+            let folder = tempfile::tempdir().map_err(|error| ManagerError::Io(self.program, error))?;
+            let output = self.download(&folder, &name)?;
+            let files = packages(folder.path());
+            if files.is_empty() {
+                messages.push(format!("{name}: {}", told(&output)));
+            }
+            for file in files {
+                if self.check {
+                    Self::check(&file)?;
+                }
+                let package = Package::open(&file)?;
+                let Some(info) = package.info().cloned() else {
+                    return Err(PackageError::Unknown { path: file }.into());
+                };
+                progress.message(&format!("unpacking {} {}", info.name, info.version));
+                let extraction = package.extract(selection, dest, progress)?;
+                fetched.push(FromPackage { info, extraction });
+            }
+        }
+        if fetched.is_empty() && !messages.is_empty() {
+            return Err(ManagerError::Nothing { program: self.program, messages: messages.join("; ") });
+        }
+        Ok(fetched)
+    }
+
+    /// The packages to ask for.
+    fn names(&self, arches: &[&str]) -> Vec<String> {
+        match self.packages {
+            Packages::One(name) => vec![name.to_owned()],
+            Packages::Each(before) => arches.iter().map(|arch| format!("{before}{arch}")).collect(),
+            Packages::Families(before) => FAMILIES
+                .iter()
+                .filter(|(_, begins)| {
+                    arches.iter().any(|arch| begins.iter().any(|begin| arch.starts_with(begin)))
+                })
+                .map(|(family, _)| format!("{before}{family}"))
+                .collect(),
+        }
+    }
+
+    fn download(&self, folder: &TempDir, name: &str) -> Result<Output, ManagerError> {
+        let mut words: Vec<OsString> = self.before.iter().map(OsString::from).collect();
+        words.push(folder.path().into());
+        words.extend(self.after.iter().map(OsString::from));
+        if self.after.last().is_some_and(|word| word.starts_with("--")) {
+            let database = folder.path().join("database");
+            fs::create_dir(&database).map_err(|error| ManagerError::Io(self.program, error))?;
+            words.push(database.into());
+        }
+        words.push(name.into());
+        run(self.program, &words).map_err(|error| ManagerError::Io(self.program, error))
+    }
+
+    /// Has rpm compare the signature: "digests signatures OK" is said of a signed package, "digests OK" of another
+    /// (rpmkeys(8)).
+    fn check(file: &Path) -> Result<(), ManagerError> {
+        let words = ["--checksig".into(), file.into()];
+        let output = run("rpmkeys", &words).map_err(|error| ManagerError::Io("rpmkeys", error))?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        if output.status.success() && said.contains("signatures OK") {
+            return Ok(());
+        }
+        Err(ManagerError::Unsigned { path: file.to_owned(), messages: said.trim().to_owned() })
+    }
+}
+
+/// Which package manager a distribution has that is not Debian's kind, by os-release(5).
+fn family(release: &str) -> Option<&'static str> {
+    let value = |line: &str| {
+        let value = line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE="))?;
+        Some(value.trim_matches(['"', '\'']).to_owned())
+    };
+    let ids: Vec<String> = release.lines().filter_map(value).collect();
+    ids.iter().flat_map(|ids| ids.split_whitespace()).find_map(|id| match id {
+        "fedora" | "rhel" | "centos" => Some("dnf"),
+        "suse" | "opensuse" | "sles" => Some("zypper"),
+        "arch" => Some("pacman"),
+        "alpine" => Some("apk"),
+        _ => None,
+    })
+}
+
+fn is_there(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+fn run(program: &str, words: &[OsString]) -> io::Result<Output> {
+    let mut command = Command::new(program);
+    command.args(words).stdin(Stdio::null()).env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE");
+    let output = command.output()?;
+    tracing::debug!("{program}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    Ok(output)
+}
+
+/// What a program said, the errors rather than the rest.
+fn told(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', "; ");
+    let (errors, rest) = (text(&output.stderr), text(&output.stdout));
+    let said = if errors.is_empty() { rest } else { errors };
+    if said.is_empty() { output.status.to_string() } else { said }
+}
+
+/// The packages in a folder and below it.
+fn packages(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![(folder.to_owned(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let (path, kind) = (entry.path(), entry.file_type());
+            if kind.as_ref().is_ok_and(fs::FileType::is_dir) && depth < DEPTH {
+                folders.push((path, depth + 1));
+            } else if kind.is_ok_and(|kind| kind.is_file()) && is_package(&path) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Whether the name is that of a package; signatures and databases lie beside them.
+fn is_package(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    let archive = path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with(".pkg.tar"));
+    matches!(extension, "rpm" | "apk") || archive && matches!(extension, "zst" | "xz" | "gz")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_distribution_has_names_of_its_own() {
+        let names = |at: usize, arches: &[&str]| MANAGERS[at].names(arches);
+        let arches = ["arm", "armeb", "x86_64", "i386", "sparc64"];
+        let before =
+            |names: &[&str]| names.iter().map(|name| format!("qemu-user-static-{name}")).collect::<Vec<_>>();
+        assert_eq!(names(0, &arches), before(&["arm", "sparc", "x86"]));
+        assert_eq!(names(1, &arches), ["qemu-linux-user"]);
+        assert_eq!(names(2, &arches), ["qemu-user-static"]);
+        assert_eq!(names(3, &["arm", "s390x"]), ["qemu-arm", "qemu-s390x"]);
+    }
+
+    #[test]
+    fn a_distribution_says_what_it_is_like() {
+        assert_eq!(family("NAME=x\nID=fedora\n"), Some("dnf"));
+        assert_eq!(family("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n"), Some("dnf"));
+        assert_eq!(family("ID=\"opensuse-leap\"\nID_LIKE=\"suse opensuse\"\n"), Some("zypper"));
+        assert_eq!((family("ID=arch"), family("ID=alpine")), (Some("pacman"), Some("apk")));
+        assert_eq!(family("ID=ubuntu\nID_LIKE=debian\n"), None);
+    }
+}
