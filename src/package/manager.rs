@@ -153,7 +153,8 @@ impl Manager {
             progress.message(&format!("downloading {name}"));
             let folder = tempfile::tempdir().map_err(|error| ManagerError::Io(self.program, error))?;
             let output = self.download(&folder, &name)?;
-            let files = packages(folder.path());
+            // What a failed check turned down may be left behind.
+            let files = if output.status.success() { packages(folder.path()) } else { Vec::new() };
             if files.is_empty() {
                 messages.push(format!("{name}: {}", told(&output)));
             }
