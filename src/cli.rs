@@ -158,7 +158,7 @@ pub struct Register {
     /// Get missing interpreters first, as `qus fetch` does
     #[arg(long)]
     pub fetch: bool,
-    /// Get the interpreters from this package or folder first
+    /// Get the interpreters from this source first: whatever `qus fetch --from` takes
     #[arg(long, value_name = "SRC")]
     pub from: Option<PathBuf>,
     /// What SRC has to be: the SHA-256 that its maker tells
@@ -259,7 +259,7 @@ pub struct Run {
     /// Get a missing interpreter first, as `qus fetch` does
     #[arg(long)]
     pub fetch: bool,
-    /// Get the interpreters from this package or folder first
+    /// Get the interpreters from this source first: whatever `qus fetch --from` takes
     #[arg(long, value_name = "SRC")]
     pub from: Option<PathBuf>,
     /// What SRC has to be: the SHA-256 that its maker tells
@@ -293,7 +293,7 @@ pub struct Fetch {
     /// Architectures, or `all` that the package has
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
     pub arches: Vec<ArchArg>,
-    /// A package, an archive, an image, a folder, or an interpreter, instead of the distribution's package
+    /// A package, archive, image, folder, interpreter, - or http(s)://…, not the distribution's package
     #[arg(long, value_name = "SRC")]
     pub from: Option<PathBuf>,
     /// What SRC has to be: the SHA-256 that its maker tells

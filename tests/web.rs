@@ -68,9 +68,9 @@ fn answer(path: &str, stream: &mut TcpStream) {
         }
         "/stalls" => {
             ok(stream, content.len(), &content[..10_000]);
-            thread::sleep(Duration::from_secs(60));
+            thread::sleep(Duration::from_mins(1));
         }
-        "/silent" => thread::sleep(Duration::from_secs(60)),
+        "/silent" => thread::sleep(Duration::from_mins(1)),
         "/drips" => {
             ok(stream, content.len(), b"");
             for byte in content.chunks(1) {

@@ -1,4 +1,4 @@
-//! `qus fetch`: static interpreters, from the distribution's package or from a file, into a folder.
+//! `qus fetch`: static interpreters, from the distribution's package or from a source that was named, into a folder.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
@@ -24,7 +24,7 @@ use crate::problem::{Problem, shell_word};
 pub(super) struct Order<'a> {
     /// `None`: all that the source has.
     pub(super) arches: Option<Vec<&'static Arch>>,
-    /// A package, a folder or a file; `None`: the distribution's package.
+    /// A file, a folder, `-` or an address; `None`: the distribution's package.
     pub(super) from: Option<&'a Path>,
     /// What that has to be.
     pub(super) sha256: Option<Sha256>,

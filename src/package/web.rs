@@ -20,7 +20,7 @@ use super::Progress;
 const SIZE: u64 = 1 << 30;
 
 /// In this time [`LEAST`] bytes have to come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const LEAST: u64 = 4 << 10;
 
 /// Bytes of messages that are kept.
