@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use nix::mount::{MsFlags, mount, umount};
+
 use crate::Test;
-use crate::build::{Tree, ar, control, deb};
+use crate::build::{Cpio, Tree, apk, ar, control, deb, descriptor, docker, oci, pack, rpm};
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, Ran, busybox, order};
 
@@ -18,6 +20,8 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("a_damaged_package_is_refused", damaged),
     Test::new("a_hostile_package_is_refused", hostile),
     Test::new("fetch_without_a_place_is_refused", no_place),
+    Test::new("fetch_without_space_leaves_what_was_there", no_space),
+    Test::new("register_takes_from_every_shape", every_shape),
     Test::new("register_takes_from_a_folder", register),
     Test::new("register_takes_from_the_named_source_alone", source_alone),
 ];
@@ -200,6 +204,51 @@ fn no_place(lab: &Lab) {
     lab.refused(words, 2, "this user has no home to put interpreters in").cured_by("qus fetch --dest DIR …");
     let words = ["fetch", "--from", source.to_str().unwrap(), "--dest", "/proc/nowhere", "arm"];
     lab.refused(words, 2, "cannot write /proc/nowhere: ").cured_by("qus fetch --dest DIR arm");
+}
+
+fn no_space(lab: &Lab) {
+    let content = fs::read(interpreter("arm")).unwrap();
+    let cpio = Cpio::new().file("./usr/bin/qemu-arm-static", &content).done();
+    fs::write(lab.path("some.deb"), deb("", &tree().done())).unwrap();
+    fs::write(lab.path("some.rpm"), rpm(&cpio)).unwrap();
+    fs::write(lab.path("image"), docker(&[("amd64", &[tree().done()])])).unwrap();
+    let dest = lab.path("dest");
+    fs::create_dir(&dest).unwrap();
+    mount(Some("none"), &dest, Some("tmpfs"), MsFlags::empty(), Some("size=1m")).unwrap();
+    fs::write(dest.join("qemu-arm-static"), "as it was").unwrap();
+    for source in ["some.deb", "some.rpm", "image"] {
+        let words = ["fetch", "--from", source, "--dest", "dest", "arm"];
+        let ran = lab.refused(words, 2, "/dest/qemu-arm-static: No space left on device");
+        assert!(ran.stderr.starts_with("qus: cannot write "), "{ran:#?}");
+        ran.cured_by("qus fetch --dest DIR arm");
+        assert_eq!(fs::read(dest.join("qemu-arm-static")).unwrap(), b"as it was");
+        assert_eq!(files(lab).len(), 1);
+    }
+    umount(&dest).unwrap();
+}
+
+fn every_shape(lab: &Lab) {
+    let content = fs::read(interpreter("arm")).unwrap();
+    let cpio = Cpio::new().file("./usr/bin/qemu-arm-static", &content).done();
+    let tar = tree().done();
+    let manifest = serde_json::json!({"layers": [descriptor("layer", None)]}).to_string();
+    let blobs = [("layer", pack(".gz", &tar)), ("manifest", manifest.into_bytes())];
+    let shapes = [
+        ("rpm", rpm(&pack(".gz", &cpio))),
+        ("apk", apk(&tar)),
+        ("docker", docker(&[("amd64", std::slice::from_ref(&tar))])),
+        ("oci", oci(&[descriptor("manifest", None)], &blobs)),
+        ("tar", tar),
+    ];
+    for (name, shape) in shapes {
+        fs::write(lab.path("source"), shape).unwrap();
+        let words = ["register", "--from", "source", "--dest", name, "--replace", "arm"];
+        let said = lab.done(words);
+        assert!(said.contains(&format!("/{name}/qemu-arm-static")), "{said}");
+        assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n", "{name}");
+    }
+    // Standard input is empty in these tests.
+    lab.refused(["fetch", "--from", "-", "--dest", "dest", "arm"], 2, "standard input is empty");
 }
 
 fn register(lab: &Lab) {
