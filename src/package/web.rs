@@ -161,8 +161,10 @@ impl Web {
         }
         let status = running.0.wait().map_err(io)?;
         if !status.success() {
-            let text = String::from_utf8_lossy(&messages).trim().replace('\n', "; ");
-            let messages = if text.is_empty() { status.to_string() } else { text };
+            // What follows the first line explains certificates to people in general.
+            let text = String::from_utf8_lossy(&messages);
+            let line = text.lines().map(str::trim).find(|line| !line.is_empty());
+            let messages = line.map_or_else(|| status.to_string(), str::to_owned);
             return Err(WebError::Failed { address: address.to_owned(), messages });
         }
         Ok(file)
