@@ -242,6 +242,14 @@ impl Instance {
         )
     }
 
+    /// Whether this process may mount on `path`, found out without mounting: `mount(2)` looks for the right before it
+    /// looks at the options, and binfmt_misc has none (K64). Linux 6.7 or later; older ones take any.
+    #[must_use]
+    pub fn may_mount(path: &Path) -> bool {
+        let kind = Some("binfmt_misc");
+        nix::mount::mount(kind, path, kind, MsFlags::empty(), Some("no-such-option")) == Err(Errno::EINVAL)
+    }
+
     /// The directory it is mounted on.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -121,7 +121,8 @@ impl Lifetime {
 
 /// Whether mounts made here are the host's: the initial mount namespace has a number of its own on newer kernels; on
 /// others it is that of pid 1, as long as that is the host's. In another pid namespace than the host's this is a container.
-fn is_hosts_mount_namespace() -> bool {
+#[must_use]
+pub fn is_hosts_mount_namespace() -> bool {
     let own = inode("self", "mnt");
     own == Some(INITIAL_MOUNT)
         || own.is_some() && inode("self", "pid") == Some(INITIAL_PID) && inode("1", "mnt") == own

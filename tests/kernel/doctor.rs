@@ -21,6 +21,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("doctor_of_a_healthy_instance", healthy),
     Test { identity: Identity::Somebody, ..Test::new("doctor_without_rights", without_rights) },
     Test { mounted: false, ..Test::new("doctor_not_mounted", not_mounted) },
+    Test { mounted: false, ..Test::new("doctor_without_a_mount_namespace", no_mount_namespace) },
     Test::new("doctor_read_only", read_only),
     Test::new("doctor_instance_off", instance_off),
     Test::new("doctor_captures", captures),
@@ -150,6 +151,18 @@ fn not_mounted(lab: &Lab) {
         "sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc"
     );
     sound(lab);
+}
+
+/// A user namespace whose mounts are another's: nothing can be mounted, and `run` makes what it needs.
+fn no_mount_namespace(lab: &Lab) {
+    let wrapper = ["unshare", "--user", "--map-root-user"];
+    let ran = run(&mut lab.program(&wrapper, ["doctor"]));
+    assert!(ran.stdout.contains("cannot be seen, and mounting is not permitted here"), "{ran:#?}");
+    assert!(ran.stdout.contains("cure: qus run sh\n"), "{ran:#?}");
+    let busybox = lab.copy("busybox", &downloads::busybox("arm"));
+    let script = format!("{} uname -m", busybox.display());
+    let ran = run(&mut lab.program(&wrapper, ["run", "sh", "-c", &script]));
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, "armv7l\n"), "{ran:#?}");
 }
 
 fn read_only(lab: &Lab) {

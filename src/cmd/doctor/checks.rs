@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Level;
 use super::facts::{Facts, State};
 use crate::arch::Arch;
-use crate::binfmt::{Flags, Handler};
+use crate::binfmt::{Flags, Handler, Rule};
 use crate::cmd::own_head;
 use crate::defects;
 use crate::file::Candidate;
@@ -159,9 +159,13 @@ fn mounted(facts: &Facts) -> Vec<Said> {
             let cure = error.cure();
             if facts.scope != Scope::Host && facts.kernel.has_instances() {
                 // Mounting would make a new instance, without any of those handlers (K66).
-                let text = "the host's handlers may be in force and cannot be seen; \
-                            the cure hides them here, for an instance of this user namespace's own";
-                return vec![Said::note(format!("{error}: {text}"), cure)];
+                let unseen = "the host's handlers may be in force and cannot be seen";
+                if !facts.may_mount {
+                    let text = format!("{error}: {unseen}, and mounting is not permitted here");
+                    return vec![Said::note(text, "qus run sh".to_owned())];
+                }
+                let text = "the cure hides them here, for an instance of this user namespace's own";
+                return vec![Said::note(format!("{error}: {unseen}; {text}"), cure)];
             }
             if promised > 0 {
                 return vec![Said::problem(
@@ -199,6 +203,11 @@ fn scope(facts: &Facts) -> Vec<Said> {
         None => "no container that says so".to_owned(),
     };
     match facts.scope {
+        Scope::Host if facts.is_container => {
+            let text = "this is a container: what is registered outlives it only if the host has mounted binfmt_misc";
+            let cure = format!("sudo mount -t binfmt_misc binfmt_misc {}", crate::kernel::DEFAULT_PATH);
+            vec![Said::note(format!("{text}; on the host, the cure does"), cure)]
+        }
         Scope::Host => vec![Said::ok(format!("handlers here are those of the host; this is {place}"))],
         scope @ (Scope::UserNamespace(_) | Scope::Outer) => {
             vec![Said::note(format!("handlers here are those of {scope}; this is {place}"), None)]
@@ -468,11 +477,19 @@ fn flushed(facts: &Facts) -> Vec<Said> {
         return Vec::new();
     }
     let Some(state) = facts.state() else { return Vec::new() };
-    let transient = state.owners.values().filter(|owner| **owner == Owner::Qus).count();
-    if transient == 0 {
+    let is_ours = |handler: &&Handler| state.owners.get(&handler.name) == Some(&Owner::Qus);
+    // One in memory has no file that could be opened at boot.
+    let has_file = |rule: &Rule| rule.interpreter().is_absolute();
+    let transient = state.handlers.iter().filter(is_ours);
+    let rules = transient.filter_map(|handler| handler.entry.to_rule(&handler.name)).filter(has_file);
+    let lines: Vec<String> =
+        rules.map(|rule| shell_word(&String::from_utf8_lossy(&rule.to_line()))).collect();
+    if lines.is_empty() {
         return Vec::new();
     }
-    vec![Said::note(format!("{transient} handlers are in no configuration and end with the next boot"), None)]
+    let text = format!("{} handlers are in no configuration and end with the next boot", lines.len());
+    let cure = format!("printf '%s\\n' {} | sudo tee /etc/binfmt.d/qus.conf > /dev/null", lines.join(" "));
+    vec![Said::note(text, cure)]
 }
 
 fn wsl(facts: &Facts) -> Vec<Said> {
@@ -602,6 +619,8 @@ mod tests {
             instance: Err(OpenError::NotMounted(crate::kernel::DEFAULT_PATH.into())),
             scope: Scope::Host,
             container: None,
+            is_container: false,
+            may_mount: true,
             is_wsl: false,
             systemd: true,
             configuration: Configuration::default(),
@@ -666,8 +685,27 @@ mod tests {
     fn systemd_takes_what_no_configuration_promises() {
         let said = flushed(&with_handler("qemu-arm"));
         assert_eq!(said[0].text, "1 handlers are in no configuration and end with the next boot");
+        // The cure, but for where it writes to, is typed into a shell: the line is that of the handler.
+        let cure = said[0].cure.as_deref().unwrap();
+        let (command, _) = cure.split_once(" | sudo tee /etc/binfmt.d/qus.conf").unwrap();
+        let written = std::process::Command::new("sh").args(["-c", command]).output().unwrap().stdout;
+        let handler = &with_handler("qemu-arm");
+        let handler = &handler.state().unwrap().handlers[0];
+        assert!(handler.entry.is(&Rule::parse(&written).unwrap()), "{cure}");
         assert!(flushed(&Facts { systemd: false, ..with_handler("qemu-arm") }).is_empty());
         assert!(flushed(&Facts { scope: Scope::UserNamespace(1), ..with_handler("qemu-arm") }).is_empty());
+    }
+
+    #[test]
+    fn a_container_is_told_what_its_registrations_need() {
+        let said = scope(&Facts { is_container: true, ..facts() });
+        assert_eq!(said[0].level, Level::Note);
+        assert!(
+            said[0].text.contains("outlives it only if the host has mounted binfmt_misc"),
+            "{}",
+            said[0].text
+        );
+        assert_eq!(scope(&facts())[0].level, Level::Ok);
     }
 
     #[test]

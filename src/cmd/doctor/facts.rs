@@ -14,7 +14,7 @@ use crate::folders;
 use crate::host::Kernel;
 use crate::interpreter::{Interpreter, Unfit, default_places, search};
 use crate::kernel::{Instance, OpenError};
-use crate::namespace::Scope;
+use crate::namespace::{Scope, is_hosts_mount_namespace};
 use crate::owner::{Configuration, Owner};
 use crate::plan;
 use crate::probe;
@@ -29,6 +29,10 @@ pub(super) struct Facts {
     pub(super) scope: Scope,
     /// What says that this is a container, if anything does.
     pub(super) container: Option<String>,
+    /// Whether mounts made here are not the host's.
+    pub(super) is_container: bool,
+    /// Whether binfmt_misc may be mounted here; asked only in a user namespace without an instance.
+    pub(super) may_mount: bool,
     pub(super) is_wsl: bool,
     /// Whether systemd is the init system.
     pub(super) systemd: bool,
@@ -65,12 +69,17 @@ impl Facts {
             Ok(instance) => Ok(State::gather(&instance, &configuration, verify)?),
             Err(error) => Err(error),
         };
+        let kernel = Kernel::running();
+        // Asked in a way that only newer kernels answer without mounting.
+        let unmounted = kernel.has_instances() && matches!(instance, Err(OpenError::NotMounted(_)));
         Ok(Self {
-            kernel: Kernel::running(),
+            kernel,
             path: path.to_owned(),
             instance,
             scope: Scope::here(),
             container: container(),
+            is_container: !is_hosts_mount_namespace(),
+            may_mount: !unmounted || Instance::may_mount(path),
             is_wsl: fs::read_to_string("/proc/version")
                 .is_ok_and(|text| text.to_lowercase().contains("microsoft")),
             systemd: Path::new("/run/systemd/system").exists(),
