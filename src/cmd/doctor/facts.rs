@@ -21,6 +21,7 @@ use crate::probe;
 use crate::problem::Problem;
 
 /// The whole situation.
+#[allow(clippy::struct_excessive_bools, reason = "answers to independent questions")]
 pub(super) struct Facts {
     pub(super) kernel: Kernel,
     pub(super) path: PathBuf,

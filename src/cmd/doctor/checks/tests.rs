@@ -1,0 +1,112 @@
+//! Checks whose situations no namespace can be made into, by their facts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::binfmt::{Entry, HandlerName, Rule};
+use crate::host::Kernel;
+use crate::owner::{Configuration, Promise};
+
+fn facts() -> Facts {
+    Facts {
+        kernel: Kernel::parse("6.18.0"),
+        path: crate::kernel::DEFAULT_PATH.into(),
+        instance: Err(OpenError::NotMounted(crate::kernel::DEFAULT_PATH.into())),
+        scope: Scope::Host,
+        container: None,
+        is_container: false,
+        may_mount: true,
+        is_wsl: false,
+        systemd: true,
+        configuration: Configuration::default(),
+        engines: Vec::new(),
+        page_size: 4096,
+        security: Vec::new(),
+        no_user_namespaces: None,
+    }
+}
+
+fn with_handler(name: &str) -> Facts {
+    let name = HandlerName::new(name).unwrap();
+    let entry = Entry::parse(b"enabled\ninterpreter /bin/sh\nflags: F\noffset 0\nmagic 4d\n").unwrap();
+    let state = State {
+        enabled: true,
+        read_only: false,
+        owners: BTreeMap::from([(name.clone(), Owner::Qus)]),
+        handlers: vec![Handler { name, entry }],
+        health: Ok(BTreeMap::new()),
+        unfit: BTreeMap::new(),
+        at_hand: BTreeMap::new(),
+        natives: BTreeSet::new(),
+    };
+    Facts { instance: Ok(state), ..facts() }
+}
+
+#[test]
+fn ids_are_unique() {
+    let ids: BTreeSet<&str> = CHECKS.iter().map(|check| check.id).collect();
+    assert_eq!(ids.len(), CHECKS.len());
+}
+
+#[test]
+fn old_kernels_are_a_problem_or_have_one_instance() {
+    let said = kernel(&Facts { kernel: Kernel::parse("4.4.0"), ..facts() });
+    assert_eq!(said[0].level, Level::Problem);
+    assert_eq!(said[0].text, "Linux 4.4 does not know the flag F (4.8)");
+    let said = kernel(&Facts { kernel: Kernel::parse("5.10.0"), ..facts() });
+    assert_eq!((said[0].level, said[0].text.as_str()), (Level::Ok, "Linux 5.10: F, one instance for all"));
+}
+
+#[test]
+fn an_instance_of_the_host_has_to_be_mounted() {
+    assert_eq!(mounted(&facts())[0].level, Level::Problem);
+    let old = Facts { kernel: Kernel::parse("6.1.0"), scope: Scope::UserNamespace(1), ..facts() };
+    assert_eq!(mounted(&old)[0].level, Level::Problem);
+    let automount = OpenError::Automount(crate::kernel::DEFAULT_PATH.into());
+    let said = mounted(&Facts { instance: Err(automount), ..facts() });
+    assert_eq!(said[0].cure.as_deref(), Some("on the host: ls /proc/sys/fs/binfmt_misc"));
+}
+
+#[test]
+fn large_pages_are_a_note() {
+    let said = page_size(&Facts { page_size: 65536, ..facts() });
+    assert_eq!((said[0].level, said[0].text.as_str()), (Level::Note, "pages of 64 KiB"));
+}
+
+#[test]
+fn systemd_takes_what_no_configuration_promises() {
+    let said = flushed(&with_handler("qemu-arm"));
+    assert_eq!(said[0].text, "1 handlers are in no configuration and end with the next boot");
+    // The cure, but for where it writes to, is typed into a shell: the line is that of the handler.
+    let cure = said[0].cure.as_deref().unwrap();
+    let (command, _) = cure.split_once(" | sudo tee /etc/binfmt.d/qus.conf").unwrap();
+    let written = std::process::Command::new("sh").args(["-c", command]).output().unwrap().stdout;
+    let handler = &with_handler("qemu-arm");
+    let handler = &handler.state().unwrap().handlers[0];
+    assert!(handler.entry.is(&Rule::parse(&written).unwrap()), "{cure}");
+    assert!(flushed(&Facts { systemd: false, ..with_handler("qemu-arm") }).is_empty());
+    assert!(flushed(&Facts { scope: Scope::UserNamespace(1), ..with_handler("qemu-arm") }).is_empty());
+}
+
+#[test]
+fn a_container_is_told_what_its_registrations_need() {
+    let said = scope(&Facts { is_container: true, ..facts() });
+    assert_eq!(said[0].level, Level::Note);
+    assert!(
+        said[0].text.contains("outlives it only if the host has mounted binfmt_misc"),
+        "{}",
+        said[0].text
+    );
+    assert_eq!(scope(&facts())[0].level, Level::Ok);
+}
+
+#[test]
+fn systemd_itself_registers_what_it_promised() {
+    let rule = Rule::parse(b":promised:M::M::/bin/sh:F").unwrap();
+    let promises = vec![Promise { file: "/etc/binfmt.d/a.conf".into(), rule }];
+    let configuration = || Configuration { promises: promises.clone(), ..Configuration::default() };
+    let said = promised(&Facts { configuration: configuration(), ..with_handler("other") });
+    assert_eq!(said[0].cure.as_deref(), Some("sudo systemctl restart systemd-binfmt"));
+    assert!(said[0].text.ends_with("the cure removes handlers that are in no configuration"));
+    assert!(promised(&Facts { configuration: configuration(), ..with_handler("promised") }).is_empty());
+}
