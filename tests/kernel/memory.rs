@@ -29,7 +29,13 @@ fn in_memory(lab: &Lab) {
     // With no file left, it runs; and another content is another interpreter.
     fs::remove_file(&own).unwrap();
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
-    lab.done(["verify"]);
+    let said = lab.done(["verify"]);
+    assert!(said.contains("arm  working  qemu-arm  memory/QEMU-") && said.contains(" (QEMU "), "{said}");
+    let said = lab.done(["doctor"]);
+    let held = format!("in memory, and holds {} MiB of it", size.div_ceil(1 << 20));
+    assert!(said.contains(&held) && !said.contains("no file is there any more"), "{said}");
+    let said = lab.done(["which", downloads::busybox("arm").to_str().unwrap()]);
+    assert!(said.contains("; it lies in memory\n"), "{said}");
     lab.copy("own/qemu-arm-static", &downloads::newer().join("qemu-arm-static"));
     let said = lab.done(["register", "--in-memory", "--interpreter-dir", "own", "--replace", "arm"]);
     assert!(said.contains(" replaced ") && lab.entries() != entries, "{said}");
