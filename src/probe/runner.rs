@@ -36,7 +36,9 @@ pub const HELPER: &str = "__probe";
 /// How long one execution may take: an emulator starts in milliseconds, on a host that is itself emulated in seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often a probe is run at most, until it is seen what runs it: on a busy host it may end before we get to look.
-const LOOKS: usize = 8;
+const LOOKS: usize = 50;
+/// How long to sleep before another look: who has slept is scheduled before who has not.
+const NAP: Duration = Duration::from_millis(3);
 /// How much is kept of what an execution prints, in bytes.
 const SAID_MAX: usize = 2048;
 
@@ -200,6 +202,7 @@ impl Means {
             if !unseen(&outcome) {
                 break;
             }
+            thread::sleep(NAP);
             outcome = execute();
         }
         outcome
