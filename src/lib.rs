@@ -4,12 +4,16 @@
 //! that each is opened once and serves every container. The way through the code is that of every command:
 //!
 //! * **gather**: [`kernel`] reads the instance, [`interpreter`] finds and checks files with the help of [`elf`],
-//!   [`package`] gets them where there are none, [`namespace`] tells who will see the result;
-//! * **decide**: [`plan`] is a pure function from those facts to what is to be done;
-//! * **act**: [`registrar`] registers through [`kernel`] and puts back what failed halfway;
+//!   [`package`] gets them where there are none, [`bundle`] has them inside this executable; [`namespace`] and [`host`]
+//!   tell where this is, [`owner`] who put a handler there, [`file`](mod@file) what somebody wants to start;
+//! * **decide**: [`plan`] is a pure function from those facts to what is to be done, [`prediction`] one to what the kernel
+//!   will do;
+//! * **act**: [`registrar`] registers through [`kernel`] and puts back what failed halfway; [`memory`] keeps interpreters
+//!   that have no file;
 //! * **prove**: [`probe`] makes the kernel execute a tiny program of each architecture.
 //!
-//! Below them lie values without IO: [`arch`] is the table of architectures, [`binfmt`] what the kernel understands. Above
+//! Below them lie values without IO: [`arch`] is the table of architectures, [`binfmt`] what the kernel understands,
+//! [`defects`] what is known of emulators, [`folders`] where things lie. Above
 //! them [`cli`] is the command line, [`cmd`] has a file for each command, and [`output`] is how they speak; a
 //! [`problem`] is what went wrong, with its cure.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
