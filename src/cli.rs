@@ -8,6 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::arch::{Arch, UnknownArch};
+use crate::interpreter::WantedVersion;
 use crate::kernel::DEFAULT_PATH;
 use crate::namespace::Engine;
 use crate::package::Sha256;
@@ -164,6 +165,9 @@ pub struct Register {
     /// What SRC has to be: the SHA-256 that its maker tells
     #[arg(long, value_name = "HEX", requires = "from")]
     pub sha256: Option<Sha256>,
+    /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
+    #[arg(long, value_name = "VERSION", conflicts_with = "interpreter")]
+    pub qemu_version: Option<WantedVersion>,
     /// Put fetched interpreters here
     #[arg(long, value_name = "DIR")]
     pub dest: Option<PathBuf>,
@@ -265,6 +269,9 @@ pub struct Run {
     /// What SRC has to be: the SHA-256 that its maker tells
     #[arg(long, value_name = "HEX", requires = "from")]
     pub sha256: Option<Sha256>,
+    /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
+    #[arg(long, value_name = "VERSION")]
+    pub qemu_version: Option<WantedVersion>,
     /// Look for interpreters here, and nowhere else (may be repeated)
     #[arg(long, value_name = "DIR")]
     pub interpreter_dir: Vec<PathBuf>,
@@ -291,7 +298,7 @@ pub struct Doctor {
 #[derive(Debug, Args)]
 pub struct Fetch {
     /// Architectures, or `all` that the package has
-    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required_unless_present_any = ["list", "prune"])]
     pub arches: Vec<ArchArg>,
     /// A package, archive, image, folder, interpreter, - or http(s)://…, not the distribution's package
     #[arg(long, value_name = "SRC")]
@@ -299,9 +306,21 @@ pub struct Fetch {
     /// What SRC has to be: the SHA-256 that its maker tells
     #[arg(long, value_name = "HEX", requires = "from")]
     pub sha256: Option<Sha256>,
-    /// Where to put them [default: /usr/local/lib/qus as root, $XDG_DATA_HOME/qus otherwise]
+    /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
+    #[arg(long, value_name = "VERSION")]
+    pub qemu_version: Option<WantedVersion>,
+    /// Where to put them [default: by version in /usr/local/lib/qus as root, $XDG_DATA_HOME/qus otherwise]
     #[arg(long, value_name = "DIR")]
     pub dest: Option<PathBuf>,
+    /// Show what was fetched, from where, and who uses it
+    #[arg(long, conflicts_with_all = ["from", "prune"])]
+    pub list: bool,
+    /// Remove what was fetched and no handler uses
+    #[arg(long, conflicts_with = "from")]
+    pub prune: bool,
+    /// With --prune: say what would be removed, and remove nothing
+    #[arg(short = 'n', long, requires = "prune")]
+    pub dry_run: bool,
 }
 
 /// `qus bundle`.
@@ -316,6 +335,9 @@ pub struct Bundle {
     /// Look for interpreters here, and nowhere else (may be repeated)
     #[arg(long, value_name = "DIR", conflicts_with = "from")]
     pub interpreter_dir: Vec<PathBuf>,
+    /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
+    #[arg(long, value_name = "VERSION")]
+    pub qemu_version: Option<WantedVersion>,
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,

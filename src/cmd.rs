@@ -24,6 +24,7 @@ use crate::arch::Arch;
 use crate::binfmt::{HEAD, Handler, HandlerName};
 use crate::bundle::Bundle;
 use crate::cli::{Cli, Command, Common};
+use crate::interpreter::{WantedVersion, version_in};
 use crate::kernel::{Instance, MountError, OpenError};
 use crate::namespace::{Lifetime, Scope};
 use crate::output::{Output, Status};
@@ -97,6 +98,11 @@ fn switched_off(instance: &Instance) -> Problem {
 /// Says where the handlers are that this is about, when that is not the host (DESIGN §3.7).
 fn tell_scope(scope: Scope, output: &mut Output<'_>) -> io::Result<()> {
     if scope == Scope::Host { Ok(()) } else { output.note(&format!("this is about {scope}")) }
+}
+
+/// Whether the file at `path` has the wanted version of QEMU; any will do where none is named.
+fn is_of(wanted: Option<&WantedVersion>, arch: &Arch, path: &Path) -> bool {
+    wanted.is_none_or(|wanted| version_in(path, arch.name).is_some_and(|version| wanted.is(&version)))
 }
 
 /// What this executable carries, if anything.

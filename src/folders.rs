@@ -1,11 +1,13 @@
 //! Folders of qus itself: where fetched interpreters lie, and what may be thrown away.
 
 use std::env;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 use tempfile::TempDir;
 
+use crate::interpreter::{compare, is_version};
 use crate::namespace::Scope;
 
 /// Interpreters that root fetches: readable for everybody, writable for root alone.
@@ -20,11 +22,22 @@ pub fn fetched() -> Option<PathBuf> {
     if Scope::here().is_host_root() { Some(SYSTEM.into()) } else { personal("XDG_DATA_HOME", ".local/share") }
 }
 
-/// Where fetched interpreters are looked for. Root never takes one from a folder of somebody else.
+/// Where fetched interpreters are looked for: a folder for each version of QEMU, the newest first. Root never takes one
+/// from a folder of somebody else.
 #[must_use]
 pub fn all_fetched() -> Vec<PathBuf> {
     let personal = fetched().filter(|folder| folder.as_os_str() != SYSTEM);
-    personal.into_iter().chain([SYSTEM.into()]).collect()
+    personal.into_iter().chain([SYSTEM.into()]).flat_map(|folder| with_versions(&folder)).collect()
+}
+
+/// `folder`, and before it the folders of versions in it, the newest first.
+#[must_use]
+pub fn with_versions(folder: &Path) -> Vec<PathBuf> {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut versions: Vec<String> =
+        names.filter_map(|name| name.into_string().ok()).filter(|name| is_version(name)).collect();
+    versions.sort_by(|one, other| compare(other, one));
+    versions.iter().map(|version| folder.join(version)).chain([folder.to_owned()]).collect()
 }
 
 /// Where package lists are kept between two runs; `None` for a user without a home.

@@ -3,6 +3,8 @@
 //! A check reads the first kilobytes of a file, never the whole (DESIGN §3.5). What it finds wrong is an [`Unfit`]; what
 //! it finds fit is an [`Interpreter`], which can be had in no other way.
 
+mod version;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -15,6 +17,8 @@ use nix::fcntl::OFlag;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use version::{WantedVersion, compare, is_version, version_in};
 
 use crate::arch::Arch;
 use crate::elf::{self, ElfError, Executable};
@@ -190,23 +194,20 @@ pub struct Found {
 
 /// Looks for interpreters in `places`, one after the other; the first fit one of an architecture is taken.
 ///
-/// `wanted` says for which architectures. Every directory is listed once; only files of a wanted name are opened. A
-/// place that does not exist, or cannot be listed, has none.
+/// `wanted` says for which architectures, and which files. Every directory is listed once; only wanted files are opened.
+/// A place that does not exist, or cannot be listed, has none.
 pub fn search(
     places: &[PathBuf],
     host: &[u8],
-    mut wanted: impl FnMut(&'static Arch) -> bool,
+    mut wanted: impl FnMut(&'static Arch, &Path) -> bool,
 ) -> BTreeMap<&'static str, Found> {
     let mut found = BTreeMap::<_, Found>::new();
     for place in places {
         for (arch, path) in candidates(place) {
-            if !wanted(arch) {
+            if found.get(arch.name).is_some_and(|found| found.interpreter.is_some()) || !wanted(arch, &path) {
                 continue;
             }
             let found = found.entry(arch.name).or_default();
-            if found.interpreter.is_some() {
-                continue;
-            }
             match Interpreter::check(&path, host) {
                 Ok(interpreter) => found.interpreter = Some(interpreter),
                 Err(unfit) => found.unfit.push((path, unfit)),

@@ -4,7 +4,8 @@
 //! that each is opened once and serves every container. The way through the code is that of every command:
 //!
 //! * **gather**: [`kernel`] reads the instance, [`interpreter`] finds and checks files with the help of [`elf`],
-//!   [`package`] gets them where there are none, [`bundle`] has them inside this executable; [`namespace`] and [`host`]
+//!   [`package`] gets them where there are none, [`provenance`] knows where from, [`bundle`] has them inside this
+//!   executable; [`namespace`] and [`host`]
 //!   tell where this is, [`owner`] who put a handler there, [`file`](mod@file) what somebody wants to start;
 //! * **decide**: [`plan`] is a pure function from those facts to what is to be done, [`prediction`] one to what the kernel
 //!   will do;
@@ -38,4 +39,5 @@ pub mod plan;
 pub mod prediction;
 pub mod probe;
 pub mod problem;
+pub mod provenance;
 pub mod registrar;

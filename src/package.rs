@@ -59,9 +59,20 @@ pub trait Selection {
     /// Whether nothing more is wanted. Reading stops then.
     fn complete(&self) -> bool;
 
+    /// Whether another package need not be looked into.
+    fn satisfied(&self) -> bool {
+        self.complete()
+    }
+
     /// Looks at a wanted file before it gets its name. `file` is complete, executable and not open for writing, so
     /// it may be started. `Err` gives the reason why it is dropped.
     fn accept(&mut self, stored_name: &str, file: &Path) -> Result<(), String>;
+
+    /// A folder below the destination for an accepted file: a single path component. Without it the file lies in the
+    /// destination itself.
+    fn folder(&self, _stored_name: &str, _file: &Path) -> Option<String> {
+        None
+    }
 }
 
 /// Where the work reports how far it is. `()` reports to nobody.

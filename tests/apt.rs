@@ -226,8 +226,9 @@ fn several_at_once_do_not_disturb_each_other() {
 fn packages_are_tried_in_order_until_all_is_found() {
     let Some(lab) = Lab::new() else { return };
     let dest = lab.folder.path().join("dest");
-    let fetch =
-        |names: &[&'static str]| fetch_with_apt(&lab.apt(), &mut Wanted(names.to_vec()), &dest, &()).unwrap();
+    let fetch = |names: &[&'static str]| {
+        fetch_with_apt(&lab.apt(), &mut Wanted(names.to_vec()), &[], &dest, &()).unwrap()
+    };
     let [first, second] = debian_packages() else { panic!("more packages to test") };
     lab.publish(&[(first, &["qemu-arm"]), (second, &["qemu-arm", "qemu-s390x"])]);
 
@@ -245,4 +246,22 @@ fn packages_are_tried_in_order_until_all_is_found() {
     let fetched = fetch(&["qemu-arm"]);
     assert_eq!(fetched.unknown, ["qemu-user-static"]);
     assert_eq!(fs::read_to_string(dest.join("qemu-arm")).unwrap(), "qemu-user's");
+}
+
+#[test]
+fn a_package_of_a_known_digest_is_not_downloaded() {
+    let Some(lab) = Lab::new() else { return };
+    let dest = lab.folder.path().join("dest");
+    lab.publish(&[("qemu-user-static", &["qemu-arm"])]);
+    let fetch = |known: &[String]| {
+        fetch_with_apt(&lab.apt(), &mut Wanted(vec!["qemu-arm"]), known, &dest, &()).unwrap()
+    };
+    assert_eq!(lab.apt().candidate("qemu-user", &()).unwrap(), None);
+    let digest = lab.apt().candidate("qemu-user-static", &()).unwrap().unwrap();
+    let fetched = fetch(&["0".repeat(64)]);
+    assert_eq!((fetched.packages[0].sha256.to_string(), fetched.known), (digest.clone(), None));
+    // Nothing else would give it now.
+    fs::remove_file(lab.repository().join("qemu-user-static.deb")).unwrap();
+    let fetched = fetch(std::slice::from_ref(&digest));
+    assert_eq!((fetched.packages.len(), fetched.known), (0, Some(digest)));
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::fetch::{self, Order};
-use super::own_head;
+use super::{is_of, own_head};
 use crate::arch::Arch;
 use crate::bundle::{self, Content};
 use crate::cli::{Bundle, Common, named};
@@ -83,6 +83,7 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
             from: Some(source),
             sha256: None,
             dest: Some(temporary.path()),
+            version: args.qemu_version.as_ref(),
         };
         let fetched = fetch::fetch(&order, quiet)?;
         if let Some(problem) = fetched.problem() {
@@ -96,7 +97,9 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
     } else {
         args.interpreter_dir.clone()
     };
-    let wanted = |arch: &'static Arch| arches.is_none_or(|arches| arches.contains(&arch));
+    let wanted = |arch: &'static Arch, path: &Path| {
+        arches.is_none_or(|arches| arches.contains(&arch)) && is_of(args.qemu_version.as_ref(), arch, path)
+    };
     let found = search(&places, &own_head()?, wanted);
     let mut interpreters = Vec::new();
     for (name, found) in found {

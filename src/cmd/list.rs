@@ -17,6 +17,7 @@ use crate::output::{Output, Status, columns, escape, path_text};
 use crate::owner::{Configuration, Owner, Promise, packages};
 use crate::plan;
 use crate::problem::Problem;
+use crate::provenance::Provenance;
 
 #[derive(Serialize)]
 struct View {
@@ -53,6 +54,9 @@ struct HandlerView {
     /// What there is to be told of one that lies in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     in_memory: Option<Told>,
+    /// Where the file at its path came from, if qus fetched it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provenance: Option<Provenance>,
     /// Who put it there; `unknown` where nothing says so.
     by: String,
     #[serde(flatten)]
@@ -137,6 +141,7 @@ fn handler_view(handler: &Handler, owner: &Owner, probe: Option<Health>) -> Hand
         flags: entry.flag_letters(),
         interpreter: entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into),
         in_memory: entry.interpreter.as_deref().and_then(memory::told),
+        provenance: entry.interpreter.as_deref().and_then(fetched),
         by: owner.to_string(),
         takes,
         unknown_lines: entry.unknown_lines.iter().map(|line| String::from_utf8_lossy(line).into()).collect(),
@@ -144,9 +149,14 @@ fn handler_view(handler: &Handler, owner: &Owner, probe: Option<Health>) -> Hand
     }
 }
 
+/// The record of an interpreter that has a path of its own.
+fn fetched(path: &Path) -> Option<Provenance> {
+    if path.is_absolute() { Provenance::of(path) } else { None }
+}
+
 fn text(view: &View, probed: bool) -> String {
     let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
-    let mut header = vec!["ARCH", "STATE", "FLAGS", "INTERPRETER", "BY", "NAME"];
+    let mut header = vec!["ARCH", "STATE", "FLAGS", "INTERPRETER", "FROM", "BY", "NAME"];
     if probed {
         header.push("PROBE");
     }
@@ -158,6 +168,7 @@ fn text(view: &View, probed: bool) -> String {
             handler.state.to_owned(),
             or_dash(escape(&handler.flags)),
             interpreter.unwrap_or_else(|| "-".to_owned()),
+            handler.provenance.as_ref().map_or_else(|| "-".to_owned(), |record| escape(&record.short())),
             escape(&handler.by),
             escape(&handler.name),
         ];
@@ -168,7 +179,7 @@ fn text(view: &View, probed: bool) -> String {
     }
     for promised in &view.promised {
         let by = path_text(&promised.file);
-        let mut row = ["-", "missing", "-", "-", by.as_str()].map(str::to_owned).to_vec();
+        let mut row = ["-", "missing", "-", "-", "-", by.as_str()].map(str::to_owned).to_vec();
         row.push(escape(&promised.name));
         rows.push(row);
     }

@@ -106,6 +106,7 @@ fn request(args: &Register) -> Request {
     let explicit = args.interpreter.is_some()
         || !args.interpreter_dir.is_empty()
         || args.from.is_some()
+        || args.qemu_version.is_some()
         || args.credentials;
     Request { flags, explicit, replace: args.replace, force_native: args.force_native }
 }

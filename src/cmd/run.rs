@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, execve};
 
 use super::fetch::{self, Order};
-use super::own_head;
+use super::{is_of, own_head};
 use crate::arch::Arch;
 use crate::binfmt::{Flags, Handler, Rule};
 use crate::cli::{Common, Run, Variable};
@@ -102,6 +102,9 @@ fn typed(args: &Run, option: &str) -> String {
     args.root.iter().for_each(|root| push("--root", Some(root.as_os_str())));
     args.arch.iter().for_each(|arch| push("--arch", Some(OsStr::new(arch.name))));
     args.from.iter().for_each(|source| push("--from", Some(source.as_os_str())));
+    if let Some(version) = &args.qemu_version {
+        push("--qemu-version", Some(OsStr::new(&version.to_string())));
+    }
     args.interpreter_dir.iter().for_each(|folder| push("--interpreter-dir", Some(folder.as_os_str())));
     let switches = [(args.as_root, "--as-root"), (args.fetch, "--fetch"), (args.direct, "--direct")];
     switches.iter().filter(|(is_set, _)| *is_set).for_each(|(_, switch)| push(switch, None));
@@ -128,35 +131,35 @@ fn interpreters(
     quiet: bool,
 ) -> Result<BTreeMap<&'static str, Found>, Problem> {
     let is_companion = |arch: &Arch| own.is_some_and(|own| own.companions().contains(&arch.name));
-    let is_asked_for = |arch: &'static Arch| {
-        if args.arch.is_empty() {
+    let version = args.qemu_version.as_ref();
+    let is_asked_for = |arch: &'static Arch, path: &Path| {
+        let is_named = if args.arch.is_empty() {
             !is_companion(arch) || wanted.contains(&arch)
         } else {
             args.arch.contains(&arch)
-        }
+        };
+        is_named && is_of(version, arch, path)
     };
     let is_missing = |found: &BTreeMap<&'static str, Found>, arch: &Arch| {
         found.get(arch.name).is_none_or(|found| found.interpreter.is_none())
     };
-    let mut places = if args.interpreter_dir.is_empty() {
+    let places = if args.interpreter_dir.is_empty() {
         default_places(&folders::all_fetched())
     } else {
         args.interpreter_dir.clone()
     };
-    if let Some(source) = &args.from {
+    let mut found = if let Some(source) = &args.from {
         let arches = (!wanted.is_empty()).then(|| wanted.to_vec());
-        places = vec![
-            fetch::fetch(&Order { arches, from: Some(source), sha256: args.sha256, dest: None }, quiet)?.dest,
-        ];
-    }
-    let mut found = search(&places, host, is_asked_for);
+        fetch::fetch(&Order { arches, from: Some(source), sha256: args.sha256, dest: None, version }, quiet)?
+            .found(host)
+    } else {
+        search(&places, host, is_asked_for)
+    };
     let missing: Vec<&'static Arch> =
         wanted.iter().copied().filter(|arch| is_missing(&found, arch)).collect();
     if args.fetch && !missing.is_empty() {
-        let fetched =
-            fetch::fetch(&Order { arches: Some(missing), from: None, sha256: None, dest: None }, quiet)?;
-        places.push(fetched.dest);
-        found = search(&places, host, is_asked_for);
+        let order = Order { arches: Some(missing), from: None, sha256: None, dest: None, version };
+        found.extend(fetch::fetch(&order, quiet)?.found(host));
     }
     let missing: Vec<&str> = wanted
         .iter()
@@ -174,11 +177,13 @@ fn interpreters(
             arch.and_then(|arch| plan::serving(arch, &handlers)).is_some_and(can_take_over)
         })
     };
-    if missing.iter().all(served) {
+    // Of what version a handler of the host is, is not asked.
+    if version.is_none() && missing.iter().all(served) {
         return Ok(found);
     }
     let places = places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ");
-    let problem = Problem::new(format!("no interpreter for {} is in {places}", missing.join(", ")));
+    let of = version.map(|version| format!(", of QEMU {version}")).unwrap_or_default();
+    let problem = Problem::new(format!("no interpreter for {} is in {places}{of}", missing.join(", ")));
     // Who has fetched and still has none does not get it by fetching.
     Err(if args.fetch { problem } else { problem.cure(typed(args, "--fetch")) })
 }
@@ -194,7 +199,7 @@ fn rules(found: &BTreeMap<&'static str, Found>, args: &Run) -> Result<Vec<Rule>,
         Ok(instance) if instance.is_enabled().unwrap_or(false) => instance.handlers()?,
         _ => Vec::new(),
     };
-    let explicit = !args.interpreter_dir.is_empty() || args.from.is_some();
+    let explicit = !args.interpreter_dir.is_empty() || args.from.is_some() || args.qemu_version.is_some();
     let is_at_hand = |arch: &Arch| found.get(arch.name).is_some_and(|found| found.interpreter.is_some());
     let mut taken_over = Vec::new();
     for handler in hidden.iter().rev().filter(|handler| handler.entry.enabled) {

@@ -27,6 +27,7 @@ use crate::output::{Output, Status};
 use crate::prediction::{End, Step, Table};
 use crate::probe::{self, Subject, Trial, Variant};
 use crate::problem::Problem;
+use crate::provenance::Provenance;
 
 pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let files = match &args.files0_from {
@@ -52,7 +53,10 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
         subjects.extend(subject(candidate));
         interpreters.extend(Some(interpreter.as_path()).filter(|path| is_qemu(path) && path.is_absolute()));
     }
-    let known = if args.no_verify { Known::default() } else { know(subjects, interpreters)? };
+    let mut known = if args.no_verify { Known::default() } else { know(subjects, interpreters)? };
+    let paths = handlers.iter().filter_map(|handler| handler.entry.interpreter.clone());
+    let fetched = paths.filter(|path| path.is_absolute());
+    known.origins = fetched.filter_map(|path| Provenance::of(&path).map(|record| (path, record))).collect();
     let answers: Vec<Answer> = candidates
         .iter()
         .zip(&predictions)
@@ -113,7 +117,8 @@ fn know(mut subjects: Vec<Subject>, mut interpreters: Vec<&Path>) -> Result<Know
         .map_err(|error| Problem::new(error.to_string()).cure("qus which --no-verify …"))?;
     let paths = interpreters.iter().map(|path| path.to_path_buf());
     let versions = paths.zip(versions).filter_map(|(path, version)| Some((path, version?)));
-    Ok(Known { trials: subjects.into_iter().zip(trials).collect(), versions: versions.collect() })
+    let trials = subjects.into_iter().zip(trials).collect();
+    Ok(Known { trials, versions: versions.collect(), ..Known::default() })
 }
 
 /// What this host runs itself, found out once for each architecture that is asked about (U4).

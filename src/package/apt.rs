@@ -118,11 +118,7 @@ impl Apt {
     /// then is an error only when the package is not found.
     pub fn download(&self, package: &str, progress: &dyn Progress) -> Result<Option<Download>, AptError> {
         let cache = Cache::open(&self.cache)?;
-        let mut updated = false;
-        if !self.fresh(&cache) && self.failed_update.borrow().is_none() {
-            self.update(&cache, progress)?;
-            updated = true;
-        }
+        let updated = self.refresh(&cache, progress)?;
         progress.message(&format!("downloading {package}"));
         let mut result = self.get(&cache, package)?;
         if !updated
@@ -142,6 +138,37 @@ impl Apt {
             (Got::Failed(messages), _) => {
                 Err(AptError::Failed { action: format!("download {package}"), messages })
             }
+        }
+    }
+
+    /// The SHA-256, in lower case, of the package that would be downloaded. `None` where apt knows no such package, or does
+    /// not tell.
+    pub fn candidate(&self, package: &str, progress: &dyn Progress) -> Result<Option<String>, AptError> {
+        let cache = Cache::open(&self.cache)?;
+        self.refresh(&cache, progress)?;
+        let asked = self.asked(package);
+        let words = ["--print-uris", "download", "--", &asked].map(OsStr::new);
+        let output = self.run(&cache, cache.path(), &words)?;
+        // 'ADDRESS' FILE SIZE SHA256:DIGEST
+        let text = String::from_utf8_lossy(&output.stdout);
+        let digest = text.lines().find_map(|line| Some(line.split_once(" SHA256:")?.1.trim().to_lowercase()));
+        Ok(digest.filter(|_| output.status.success()))
+    }
+
+    /// Fetches the lists where they are too old, once: whether that was done.
+    fn refresh(&self, cache: &Cache, progress: &dyn Progress) -> Result<bool, AptError> {
+        if self.fresh(cache) || self.failed_update.borrow().is_some() {
+            return Ok(false);
+        }
+        self.update(cache, progress)?;
+        Ok(true)
+    }
+
+    /// The package in apt's words.
+    fn asked(&self, package: &str) -> String {
+        match &self.architecture {
+            Some(architecture) => format!("{package}:{architecture}"),
+            None => package.to_owned(),
         }
     }
 
@@ -177,10 +204,7 @@ impl Apt {
 
     fn get(&self, cache: &Cache, package: &str) -> Result<Got, AptError> {
         let folder = cache.download_folder()?;
-        let asked = match &self.architecture {
-            Some(architecture) => format!("{package}:{architecture}"),
-            None => package.to_owned(),
-        };
+        let asked = self.asked(package);
         let output = self.run(cache, folder.path(), &["download".as_ref(), "--".as_ref(), asked.as_ref()])?;
         if !output.status.success() {
             let messages = messages(&output);

@@ -5,7 +5,7 @@ use std::path::Path;
 use thiserror::Error;
 
 use super::apt::{Apt, AptError};
-use super::{Extraction, Package, PackageError, PackageInfo, Progress, Selection};
+use super::{Extraction, Package, PackageError, PackageInfo, Progress, Selection, Sha256};
 
 /// The packages with interpreters, in the order to try them.
 ///
@@ -24,6 +24,8 @@ pub struct Fetched {
     pub packages: Vec<FromPackage>,
     /// The packages that apt does not know.
     pub unknown: Vec<&'static str>,
+    /// The digest of a package that has nothing new; it was not downloaded.
+    pub known: Option<String>,
 }
 
 /// What came out of one package.
@@ -33,6 +35,8 @@ pub struct FromPackage {
     pub info: PackageInfo,
     /// What came out of it.
     pub extraction: Extraction,
+    /// SHA-256 of the package.
+    pub sha256: Sha256,
 }
 
 /// Why fetching failed.
@@ -49,16 +53,24 @@ pub enum FetchError {
 
 /// Downloads [`debian_packages`] one after the other and puts what is wanted into `dest`, until nothing more is.
 ///
-/// What an earlier package gave stays when a later one fails.
+/// What an earlier package gave stays when a later one fails. A package whose SHA-256 is among `known` is not downloaded:
+/// all that is wanted of it is in place.
 pub fn fetch_with_apt(
     apt: &Apt,
     selection: &mut dyn Selection,
+    known: &[String],
     dest: &Path,
     progress: &dyn Progress,
 ) -> Result<Fetched, FetchError> {
     let mut fetched = Fetched::default();
     for name in debian_packages() {
-        if selection.complete() {
+        if selection.satisfied() {
+            break;
+        }
+        if !known.is_empty()
+            && let Some(digest) = apt.candidate(name, progress)?.filter(|digest| known.contains(digest))
+        {
+            fetched.known = Some(digest);
             break;
         }
         let Some(download) = apt.download(name, progress)? else {
@@ -70,8 +82,9 @@ pub fn fetch_with_apt(
             return Err(PackageError::Unknown { path: download.path().to_owned() }.into());
         };
         progress.message(&format!("unpacking {} {}", info.name, info.version));
+        let sha256 = package.sha256()?;
         let extraction = package.extract(selection, dest, progress)?;
-        fetched.packages.push(FromPackage { info, extraction });
+        fetched.packages.push(FromPackage { info, extraction, sha256 });
     }
     Ok(fetched)
 }

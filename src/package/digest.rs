@@ -12,7 +12,7 @@ pub struct Sha256([u8; 32]);
 
 impl Sha256 {
     /// The digest of everything that `content` has.
-    pub(super) fn of(content: &mut dyn Read) -> io::Result<Self> {
+    pub fn of(content: &mut dyn Read) -> io::Result<Self> {
         let mut hasher = sha2::Sha256::new();
         let mut buffer = vec![0; 128 << 10];
         loop {

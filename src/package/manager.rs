@@ -147,7 +147,7 @@ impl Manager {
     ) -> Result<Vec<FromPackage>, ManagerError> {
         let (mut fetched, mut messages) = (Vec::new(), Vec::new());
         for name in self.names(arches) {
-            if selection.complete() {
+            if selection.satisfied() {
                 break;
             }
             progress.message(&format!("downloading {name}"));
@@ -167,8 +167,9 @@ impl Manager {
                     return Err(PackageError::Unknown { path: file }.into());
                 };
                 progress.message(&format!("unpacking {} {}", info.name, info.version));
+                let sha256 = package.sha256()?;
                 let extraction = package.extract(selection, dest, progress)?;
-                fetched.push(FromPackage { info, extraction });
+                fetched.push(FromPackage { info, extraction, sha256 });
             }
         }
         if fetched.is_empty() && !messages.is_empty() {

@@ -4,12 +4,18 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempPath;
 
 use super::error::printable;
 use super::{Outcome, PackageError, Placed};
 
+/// Before the names of files that are not complete, or have no name yet.
+const TEMPORARY: &str = ".qus-";
+/// A temporary file of this age that nobody holds was left behind by a process that was killed.
+const LEFT_BEHIND: Duration = Duration::from_mins(1);
 /// The mode of an interpreter: everybody starts it, its owner alone replaces it.
 const MODE: u32 = 0o755;
 
@@ -24,7 +30,11 @@ pub(super) struct Staging {
 /// One complete file without its name.
 pub(super) struct Staged {
     name: String,
+    /// A folder below the destination.
+    folder: Option<String>,
     file: TempPath,
+    /// Tells others that the file is not left behind.
+    _held: Option<Flock<File>>,
     size: u64,
 }
 
@@ -52,10 +62,12 @@ impl Staging {
     ) -> Result<Staged, PackageError> {
         make_folder(&self.dest, &mut self.made)
             .map_err(|(path, source)| PackageError::Write { path, source })?;
+        sweep(&self.dest);
         let cannot_write =
             |error: io::Error| PackageError::Write { path: self.dest.join(name), source: error };
         let mut temporary =
-            tempfile::Builder::new().prefix(".qus-").tempfile_in(&self.dest).map_err(cannot_write)?;
+            tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.dest).map_err(cannot_write)?;
+        let writing = temporary.as_file().try_clone().map(hold).map_err(cannot_write)?;
         let mut buffer = vec![0; 128 << 10];
         let mut left = size;
         while left > 0 {
@@ -82,12 +94,16 @@ impl Staging {
             left = left.saturating_sub(read as u64);
         }
         temporary.as_file().set_permissions(Permissions::from_mode(MODE)).map_err(cannot_write)?;
+        let held = File::open(temporary.path()).map(hold).map_err(cannot_write)?;
         // Closed here: the kernel starts no file that is open for writing.
-        Ok(Staged { name: name.to_owned(), file: temporary.into_temp_path(), size })
+        drop(writing);
+        let (name, file) = (name.to_owned(), temporary.into_temp_path());
+        Ok(Staged { name, folder: None, file, _held: held, size })
     }
 
     /// Keeps a file for its place. As in every archive a later member stands in for an earlier one of its name.
-    pub(super) fn keep(&mut self, staged: Staged) {
+    pub(super) fn keep(&mut self, mut staged: Staged, folder: Option<String>) {
+        staged.folder = folder;
         self.staged.retain(|earlier| earlier.name != staged.name);
         self.staged.push(staged);
     }
@@ -96,7 +112,11 @@ impl Staging {
     pub(super) fn commit(mut self) -> Result<Vec<Placed>, PackageError> {
         let mut plan = Vec::new();
         for staged in std::mem::take(&mut self.staged) {
-            let path = self.dest.join(&staged.name);
+            let folder =
+                staged.folder.as_ref().map_or_else(|| self.dest.clone(), |name| self.dest.join(name));
+            make_folder(&folder, &mut self.made)
+                .map_err(|(path, source)| PackageError::Write { path, source })?;
+            let path = folder.join(&staged.name);
             match outcome(&staged.file, &path) {
                 Ok(outcome) => plan.push((staged, path, outcome)),
                 Err(source) => return Err(PackageError::Write { path, source }),
@@ -125,6 +145,31 @@ impl Drop for Staging {
         for folder in self.made.iter().rev() {
             // Not empty: somebody else uses it by now.
             let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+/// Marks an open file as in use, where the file system has locks. Whoever holds it may do so with others.
+fn hold(file: File) -> Option<Flock<File>> {
+    Flock::lock(file, FlockArg::LockSharedNonblock).ok()
+}
+
+/// Removes temporary files that processes left behind which were killed. Nothing depends on it.
+pub(crate) fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            continue;
+        }
+        let age = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .ok()
+            .and_then(|time| time.elapsed().ok());
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+        let file = || File::options().read(true).custom_flags(flags).open(entry.path()).ok();
+        let is_free = |file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok();
+        if age.is_some_and(|age| age > LEFT_BEHIND) && file().is_some_and(is_free) {
+            let _ = fs::remove_file(entry.path());
         }
     }
 }

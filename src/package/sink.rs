@@ -18,6 +18,11 @@ pub(super) enum Kind {
     Other,
 }
 
+/// Whether a name is a single component of a path.
+fn is_component(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
+}
+
 /// Takes members, keeps the wanted ones in temporary files, and gives them their names at the end.
 pub(super) struct Sink<'a> {
     source: &'a Path,
@@ -91,7 +96,7 @@ impl<'a> Sink<'a> {
             return Ok(None);
         }
         let Some(stored) = self.selection.want(name) else { return Ok(None) };
-        if matches!(stored.as_str(), "" | "." | "..") || stored.contains(['/', '\0']) {
+        if !is_component(&stored) {
             return Err(PackageError::StoredName { name: stored });
         }
         self.found = true;
@@ -126,7 +131,13 @@ impl<'a> Sink<'a> {
         }
         let staged = self.staging.write(self.source, name, stored, size, content)?;
         match self.selection.accept(stored, staged.path()) {
-            Ok(()) => self.staging.keep(staged),
+            Ok(()) => {
+                let folder = self.selection.folder(stored, staged.path());
+                if let Some(name) = folder.as_ref().filter(|name| !is_component(name)) {
+                    return Err(PackageError::StoredName { name: name.clone() });
+                }
+                self.staging.keep(staged, folder);
+            }
             Err(reason) => self.refused.push(Refused { name: stored.to_owned(), reason }),
         }
         Ok(if self.complete() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })

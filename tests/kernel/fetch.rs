@@ -26,11 +26,12 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("register_takes_from_the_named_source_alone", source_alone),
 ];
 
-/// The files of the folder `dest`, with their sizes.
+/// The interpreters in the folder `dest`, with their sizes.
 fn files(lab: &Lab) -> BTreeMap<String, u64> {
     let Ok(files) = fs::read_dir(lab.path("dest")) else { return BTreeMap::new() };
     files
         .map(|file| file.unwrap())
+        .filter(|file| file.path().extension().is_none_or(|end| end != "json"))
         .map(|file| (file.file_name().into_string().unwrap(), file.metadata().unwrap().len()))
         .collect()
 }

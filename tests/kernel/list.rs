@@ -75,7 +75,7 @@ fn without_configuration() {
 
 fn nothing(lab: &Lab) {
     without_configuration();
-    assert_eq!(lab.done(["list"]), "ARCH  STATE  FLAGS  INTERPRETER  BY  NAME\n");
+    assert_eq!(lab.done(["list"]), "ARCH  STATE  FLAGS  INTERPRETER  FROM  BY  NAME\n");
     assert_eq!(lab.json(["list"])["handlers"], serde_json::json!([]));
 }
 

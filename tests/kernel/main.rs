@@ -27,6 +27,7 @@ mod owner;
 mod prediction;
 mod programs;
 mod proof;
+mod provenance;
 mod random;
 mod register;
 mod replace;
@@ -86,6 +87,7 @@ fn tests() -> Vec<Test> {
         grammar::TESTS,
         replace::TESTS,
         conflict::TESTS,
+        provenance::TESTS,
         reset::TESTS,
         list::TESTS,
         fetch::TESTS,

@@ -126,7 +126,7 @@ impl State {
         let emulated: BTreeSet<&str> =
             handlers.iter().filter_map(plan::emulates).map(|arch| arch.name).collect();
         let places = default_places(&folders::all_fetched());
-        let found = search(&places, &host, |arch| emulated.contains(arch.name));
+        let found = search(&places, &host, |arch, _| emulated.contains(arch.name));
         let at_hand =
             found.into_iter().filter_map(|(arch, found)| Some((arch, found.interpreter?.path))).collect();
         let natives = if verify { natives(&host, &handlers) } else { BTreeSet::new() };

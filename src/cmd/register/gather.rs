@@ -8,9 +8,9 @@ use crate::arch::{ARCHES, Arch};
 use crate::binfmt::{Flags, Handler};
 use crate::cli::{Register, named};
 use crate::cmd::fetch::{self, Order};
-use crate::cmd::{own_head, version_path};
+use crate::cmd::{is_of, own_head, version_path};
 use crate::folders;
-use crate::interpreter::{Found, Interpreter, Unfit, default_places, search};
+use crate::interpreter::{Found, Interpreter, Unfit, WantedVersion, default_places, search};
 use crate::output::path_text;
 use crate::plan::{self, Facts};
 use crate::probe::{self, Expected, Failure, Proof, Subject, judge};
@@ -35,6 +35,8 @@ pub(super) struct Gathered {
     pub(super) stored: BTreeMap<&'static str, Stored>,
     /// The source that was named.
     source: Option<PathBuf>,
+    /// The version of QEMU that was named.
+    pub(super) version: Option<WantedVersion>,
     /// What it has, and what is wrong with it.
     refused: BTreeMap<&'static str, String>,
     natives: BTreeSet<&'static str>,
@@ -56,6 +58,7 @@ impl Gathered {
             found: BTreeMap::new(),
             stored: BTreeMap::new(),
             source: args.from.clone(),
+            version: args.qemu_version.clone(),
             refused: BTreeMap::new(),
             natives: BTreeSet::new(),
             verdicts: BTreeMap::new(),
@@ -137,15 +140,17 @@ impl Gathered {
         }
         if let Some(source) = &args.from {
             let arches = (!self.arches.is_empty()).then(|| self.arches.clone());
-            let order = Order { arches, from: Some(source), sha256: args.sha256, dest: args.dest.as_deref() };
+            let (sha256, dest) = (args.sha256, args.dest.as_deref());
+            let order = Order { arches, from: Some(source), sha256, dest, version: self.version.as_ref() };
             let fetched = fetch::fetch(&order, quiet)?;
             if let Some(problem) = fetched.problem().filter(|_| fetched.files.is_empty()) {
                 return Err(problem);
             }
-            self.places = vec![fetched.dest];
-            self.search();
             // What lies there from another time is not from this source.
-            self.found.retain(|arch, _| fetched.files.iter().any(|file| file.arch == *arch));
+            let mut found = fetched.found(&self.host);
+            found.retain(|name, _| Arch::by_target(name).is_some_and(|arch| self.is_wanted(arch)));
+            self.found = found;
+            self.places = vec![fetched.dest];
             self.refused = fetched.refused.into_iter().map(|file| (file.arch, file.reason)).collect();
             return Ok(());
         }
@@ -159,13 +164,10 @@ impl Gathered {
         if args.fetch {
             let missing = self.missing(args.replace);
             if !missing.is_empty() {
-                let order =
-                    Order { arches: Some(missing), from: None, sha256: None, dest: args.dest.as_deref() };
+                let (dest, version) = (args.dest.as_deref(), self.version.as_ref());
+                let order = Order { arches: Some(missing), from: None, sha256: None, dest, version };
                 let fetched = fetch::fetch(&order, quiet)?;
-                if !self.places.contains(&fetched.dest) {
-                    self.places.push(fetched.dest);
-                }
-                self.search();
+                self.found.extend(fetched.found(&self.host));
             }
         }
         Ok(())
@@ -188,7 +190,9 @@ impl Gathered {
     }
 
     fn search(&mut self) {
-        self.found = search(&self.places, &self.host, |arch| self.is_wanted(arch));
+        let version = self.version.as_ref();
+        self.found =
+            search(&self.places, &self.host, |arch, path| self.is_wanted(arch) && is_of(version, arch, path));
     }
 
     /// Whether this is about `arch`: it was named, or all are meant that the host does not run itself.
@@ -228,7 +232,11 @@ impl Gathered {
 
     /// The places that were searched, for a person.
     pub(super) fn searched(&self) -> String {
-        self.places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ")
+        let places = self.places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ");
+        match &self.version {
+            Some(version) => format!("{places}, of QEMU {version}"),
+            None => places,
+        }
     }
 
     /// Judges the handlers that serve the architectures now: by execution, or by looking at their files.
@@ -273,9 +281,10 @@ fn wishes(args: &Register) -> String {
     let directories = args.interpreter_dir.iter().map(|path| ("--interpreter-dir", path));
     let source = args.from.iter().map(|path| ("--from", path));
     let dest = args.dest.iter().map(|path| ("--dest", path));
+    let version = args.qemu_version.iter().map(|version| format!("--qemu-version {version} "));
     let paths = interpreter.chain(directories).chain(source).chain(dest);
     let words = paths.map(|(option, path)| format!("{option} {} ", shell_word(&path.to_string_lossy())));
-    words.chain(args.credentials.then(|| "--credentials ".to_owned())).collect()
+    words.chain(version).chain(args.credentials.then(|| "--credentials ".to_owned())).collect()
 }
 
 /// What to do when nothing can be executed.

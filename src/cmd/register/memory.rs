@@ -37,7 +37,7 @@ impl Gathered {
             else {
                 continue;
             };
-            if !self.is_wanted(arch) {
+            if !self.is_wanted(arch) || self.version.as_ref().is_some_and(|wanted| !wanted.is(version)) {
                 continue;
             }
             let path = memory::path(version, member.size, &member.sha256, &member.name);

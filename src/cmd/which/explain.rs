@@ -16,12 +16,15 @@ use crate::plan;
 use crate::prediction::{End, Prediction, Reason, Step, Table, matching};
 use crate::probe::{self, Expected, Failure, STATUS_ARGV0, STATUS_PATH, judge};
 use crate::problem::shell_word;
+use crate::provenance::Provenance;
 
 /// What was executed.
 #[derive(Default)]
 pub(super) struct Known {
     pub(super) trials: Trials,
     pub(super) versions: HashMap<PathBuf, String>,
+    /// Where interpreters came from that were fetched.
+    pub(super) origins: HashMap<PathBuf, Provenance>,
 }
 
 impl Known {
@@ -69,6 +72,7 @@ pub(super) struct Taken {
     pub(super) interpreter: String,
     pub(super) flags: String,
     pub(super) version: Option<String>,
+    pub(super) provenance: Option<Provenance>,
 }
 
 #[derive(Debug, Serialize)]
@@ -178,6 +182,7 @@ fn describe(taker: &Handler, known: &Known) -> Taken {
         interpreter: path.to_string_lossy().into(),
         flags: taker.entry.flag_letters(),
         version: known.versions.get(&path).cloned(),
+        provenance: known.origins.get(&path).cloned(),
     }
 }
 

@@ -34,12 +34,15 @@ impl Answer {
     fn text(&self) -> String {
         let mut text = format!("{}: {}\n", path_text(Path::new(&self.file)), escape(&self.kind));
         if let Some(handler) = &self.handler {
-            let version =
-                handler.version.as_ref().map(|version| format!(" (QEMU {version})")).unwrap_or_default();
+            let version = handler.version.as_ref().map(|version| format!("QEMU {version}"));
+            let origin =
+                handler.provenance.as_ref().map(|record| format!("from {}", escape(&record.short())));
+            let told: Vec<String> = version.into_iter().chain(origin).collect();
+            let told = if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) };
             let flags = if handler.flags.is_empty() { "none".to_owned() } else { escape(&handler.flags) };
             let likely = if self.certainty == Certainty::Likely { "probably takes" } else { "takes" };
             text.push_str(&format!(
-                "  {} {likely} it: {}{version}, flags {flags}\n",
+                "  {} {likely} it: {}{told}, flags {flags}\n",
                 escape(&handler.name),
                 escape(&handler.interpreter)
             ));

@@ -1,0 +1,147 @@
+//! The version of an emulator of QEMU's, as its file has it: without starting what was just downloaded.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::str::FromStr;
+
+use memchr::memmem::Finder;
+
+/// Bytes of a file that are looked at together.
+const CHUNK: usize = 256 << 10;
+/// Bytes of a version: `10.0.0-rc1`.
+const LONGEST: usize = 32;
+
+/// The version that the file at `path` would answer to `--version`.
+///
+/// Every emulator has it as one string with its name, `qemu-arm version 7.2.22 (…)` (`version()` in QEMU's
+/// `linux-user/main.c`). `None` where there is no such string, or the file cannot be read.
+#[must_use]
+pub fn version_in(path: &Path, target: &str) -> Option<String> {
+    version_of(&mut File::open(path).ok()?, target).ok().flatten()
+}
+
+fn version_of(content: &mut impl Read, target: &str) -> io::Result<Option<String>> {
+    let words = format!("qemu-{target} version ");
+    let finder = Finder::new(words.as_bytes());
+    let mut buffer = Vec::with_capacity(CHUNK + words.len() + LONGEST);
+    loop {
+        let read = content.by_ref().take(CHUNK as u64).read_to_end(&mut buffer)?;
+        for found in finder.find_iter(&buffer) {
+            let rest = buffer.get(found + words.len()..).unwrap_or_default();
+            // What is cut off here comes again with the next chunk.
+            if rest.len() < LONGEST && read > 0 {
+                continue;
+            }
+            if let Some(version) = version_at(rest) {
+                return Ok(Some(version));
+            }
+        }
+        if read == 0 {
+            return Ok(None);
+        }
+        let kept = buffer.len().saturating_sub(words.len() + LONGEST);
+        buffer.drain(..kept);
+    }
+}
+
+/// The version at the beginning of `text`: digits first, and nothing in it that a path could not have.
+fn version_at(text: &[u8]) -> Option<String> {
+    let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+');
+    let version: Vec<u8> = text.iter().take(LONGEST).take_while(is_part).copied().collect();
+    let version = String::from_utf8(version).ok()?;
+    (version.len() < LONGEST && is_version(&version)).then_some(version)
+}
+
+/// Whether a word is a version of QEMU's: a number first, and no dot behind another.
+#[must_use]
+pub fn is_version(word: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+');
+    word.bytes().all(allowed)
+        && word.contains('.')
+        && word.starts_with(|letter: char| letter.is_ascii_digit())
+        && word.split('.').all(|part| !part.is_empty())
+}
+
+/// Which of two versions is newer: number by number, and a candidate (`-rc1`) before what it is one for.
+#[must_use]
+pub fn compare(one: &str, other: &str) -> Ordering {
+    let split = |version: &str| {
+        let (numbers, more) = version.split_once('-').map_or((version, None), |(a, b)| (a, Some(b)));
+        let numbers: Vec<u64> = numbers.split('.').map(|part| part.parse().unwrap_or(0)).collect();
+        (numbers, more.is_none(), more.unwrap_or_default().to_owned())
+    };
+    split(one).cmp(&split(other))
+}
+
+/// A version that is asked for: `7.2` is every `7.2.x` too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedVersion(String);
+
+impl WantedVersion {
+    /// Whether `version` is what was asked for.
+    #[must_use]
+    pub fn is(&self, version: &str) -> bool {
+        version.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+}
+
+impl fmt::Display for WantedVersion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl FromStr for WantedVersion {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        (is_number || is_version(text))
+            .then(|| Self(text.to_owned()))
+            .ok_or("a version of QEMU is written like 7.2 or 7.2.22")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_found_wherever_it_lies() {
+        let said = b"qemu-arm version 7.2.22 (Debian 1:7.2+dfsg)\n\0";
+        let close = CHUNK - 20..CHUNK + 3;
+        for before in (0..3).chain(close) {
+            let mut content = vec![b'q'; before];
+            content.extend_from_slice(said);
+            assert_eq!(version_of(&mut &*content, "arm").unwrap().as_deref(), Some("7.2.22"), "{before}");
+            assert_eq!(version_of(&mut &*content, "armeb").unwrap(), None);
+        }
+        let end = b"qemu-arm version 11.1.3";
+        assert_eq!(version_of(&mut &end[..], "arm").unwrap().as_deref(), Some("11.1.3"));
+        for wrong in ["qemu-arm version ../../etc", "qemu-arm version %s", "qemu-arm version 7", "", "7.2.22"]
+        {
+            assert_eq!(version_of(&mut wrong.as_bytes(), "arm").unwrap(), None, "{wrong}");
+        }
+        let second = b"qemu-arm version %s and qemu-arm version 8.0.0\0";
+        assert_eq!(version_of(&mut &second[..], "arm").unwrap().as_deref(), Some("8.0.0"));
+    }
+
+    #[test]
+    fn versions_have_an_order() {
+        let sorted = ["7.2.9", "7.2.22", "8.0.0-rc1", "8.0.0", "10.0.2", "11.1.3"];
+        assert!(sorted.windows(2).all(|pair| compare(pair[0], pair[1]) == Ordering::Less));
+    }
+
+    #[test]
+    fn a_wanted_version_may_be_short() {
+        let wanted: WantedVersion = "7.2".parse().unwrap();
+        assert!(wanted.is("7.2.22") && wanted.is("7.2") && !wanted.is("7.20.1") && !wanted.is("7.1.2"));
+        assert!("8".parse::<WantedVersion>().unwrap().is("8.2.1"));
+        for wrong in ["", "x", "../7.2", "7..2", "7.2/"] {
+            assert!(wrong.parse::<WantedVersion>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Where an interpreter came from: a record beside it, `qemu-arm-static.json` for `qemu-arm-static`.
+//!
+//! A record is of one content. It tells that file's size and time of change, so that a glance is enough to see that
+//! another file has the place by now, and its SHA-256 for who wants to be certain. What has no record, or another one's,
+//! comes from an unknown place: nothing is guessed.
+
+use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::package::Sha256;
+
+/// Largest record that is read, in bytes.
+const RECORD_MAX: u64 = 64 << 10;
+
+/// What was fetched, and from where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Version of this format: 1.
+    version: u32,
+    /// A path, an address, or the package manager's name.
+    pub source: String,
+    /// SHA-256 of the whole source, where it is known.
+    pub source_sha256: Option<String>,
+    /// The package, by its own words.
+    pub package: Option<String>,
+    /// The package's version, as the distribution writes it.
+    pub package_version: Option<String>,
+    /// QEMU's version, as the file itself has it.
+    pub qemu_version: Option<String>,
+    /// SHA-256 of the interpreter.
+    pub sha256: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was fetched (RFC 3339, UTC).
+    pub date: String,
+    /// The number of files that came with it, where all of a source was fetched.
+    pub all: Option<usize>,
+    /// Time of the file's last change, in seconds and nanoseconds.
+    modified: (i64, i64),
+}
+
+/// What is known when a file was fetched, beside the file.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// As in [`Provenance`].
+    pub source: String,
+    /// As in [`Provenance`].
+    pub source_sha256: Option<String>,
+    /// Name and version of the package.
+    pub package: Option<(String, String)>,
+    /// As in [`Provenance`].
+    pub all: Option<usize>,
+}
+
+impl Provenance {
+    /// The record of the file at `path`, if it has one and is still the file that the record is of.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let record = Self::beside(path)?;
+        let metadata = std::fs::metadata(path).ok()?;
+        (record.size == metadata.len() && record.modified == modified(&metadata)).then_some(record)
+    }
+
+    /// The record that lies beside `path`, whatever file is there now.
+    #[must_use]
+    pub fn beside(path: &Path) -> Option<Self> {
+        let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOFOLLOW;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(record_path(path)).ok()?;
+        let mut text = Vec::new();
+        file.metadata().ok().filter(Metadata::is_file)?;
+        file.take(RECORD_MAX).read_to_end(&mut text).ok()?;
+        let record: Self = serde_json::from_slice(&text).ok()?;
+        (record.version == 1).then_some(record)
+    }
+
+    /// Records that the file at `path` came from `origin`, unless that is recorded already.
+    ///
+    /// What was recorded before for the same content stays: it was fetched then. A new record is whole or not there.
+    pub fn record(path: &Path, qemu_version: Option<String>, origin: Origin) -> io::Result<Self> {
+        if let Some(known) = Self::of(path).filter(|known| known.is_from(&origin)) {
+            return Ok(known);
+        }
+        let mut file = File::open(path)?;
+        let metadata = file.metadata()?;
+        let (package, package_version) = origin.package.unzip();
+        let record = Self {
+            version: 1,
+            source: origin.source,
+            source_sha256: origin.source_sha256,
+            package,
+            package_version,
+            qemu_version,
+            sha256: Sha256::of(&mut file)?.to_string(),
+            size: metadata.len(),
+            date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            all: origin.all,
+            modified: modified(&metadata),
+        };
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut temporary = tempfile::Builder::new().prefix(".qus-").tempfile_in(folder)?;
+        let mut text = serde_json::to_vec_pretty(&record)?;
+        text.push(b'\n');
+        temporary.write_all(&text)?;
+        temporary.as_file().set_permissions(Permissions::from_mode(0o644))?;
+        temporary.persist(record_path(path)).map_err(|error| error.error)?;
+        Ok(record)
+    }
+
+    fn is_from(&self, origin: &Origin) -> bool {
+        let package = self.package.as_ref().zip(self.package_version.as_ref());
+        self.source == origin.source
+            && self.source_sha256 == origin.source_sha256
+            && self.all == origin.all
+            && package == origin.package.as_ref().map(|(name, version)| (name, version))
+    }
+
+    /// Whether the file at `path` is, byte for byte, the one that was fetched.
+    #[must_use]
+    pub fn is_of(&self, path: &Path) -> bool {
+        let digest = File::open(path).and_then(|mut file| Sha256::of(&mut file));
+        digest.is_ok_and(|digest| digest.to_string() == self.sha256)
+    }
+
+    /// Where it came from, in few words and without spaces between them where a package tells it: `PACKAGE=VERSION`.
+    #[must_use]
+    pub fn short(&self) -> String {
+        match (&self.package, &self.package_version) {
+            (Some(package), Some(version)) => format!("{package}={version}"),
+            _ => self.source.clone(),
+        }
+    }
+}
+
+/// The file with the record of `path`.
+#[must_use]
+pub fn record_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".json");
+    name.into()
+}
+
+fn modified(metadata: &Metadata) -> (i64, i64) {
+    (metadata.mtime(), metadata.mtime_nsec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin() -> Origin {
+        let package = Some(("qemu-user-static".to_owned(), "1:7.2".to_owned()));
+        Origin { source: "apt".to_owned(), source_sha256: None, package, all: None }
+    }
+
+    #[test]
+    fn a_record_is_of_one_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qemu-arm-static");
+        std::fs::write(&path, "abc").unwrap();
+        assert_eq!(Provenance::of(&path), None);
+        let record = Provenance::record(&path, Some("7.2.22".to_owned()), origin()).unwrap();
+        assert_eq!(record.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(record.short(), "qemu-user-static=1:7.2");
+        assert_eq!(Provenance::of(&path), Some(record.clone()));
+        assert!(record.is_of(&path));
+        assert!(humantime::parse_rfc3339(&record.date).unwrap() <= SystemTime::now());
+        // The same again is not fetched anew; from elsewhere it is.
+        assert_eq!(Provenance::record(&path, None, origin()).unwrap(), record);
+        let elsewhere = Origin { source: "./some.deb".to_owned(), ..Origin::default() };
+        let second = Provenance::record(&path, None, elsewhere).unwrap();
+        assert_eq!((second.short().as_str(), second.package), ("./some.deb", None));
+        // Another file in its place has no record.
+        std::fs::write(&path, "abd").unwrap();
+        assert_eq!(Provenance::of(&path), None);
+        assert!(!Provenance::beside(&path).unwrap().is_of(&path));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_no_record_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qemu-arm-static");
+        std::fs::write(&path, "abc").unwrap();
+        let record = record_path(&path);
+        for text in ["", "{}", "null", "[", "\u{0}", "{\"version\": 2}"] {
+            std::fs::write(&record, text).unwrap();
+            assert_eq!(Provenance::of(&path), None, "{text}");
+        }
+        std::fs::remove_file(&record).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &record).unwrap();
+        assert_eq!(Provenance::of(&path), None);
+        std::fs::remove_file(&record).unwrap();
+        nix::unistd::mkfifo(&record, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(Provenance::of(&path), None);
+    }
+}

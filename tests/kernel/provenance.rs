@@ -1,0 +1,351 @@
+//! Where interpreters came from: records, versions side by side, `fetch --list` and `fetch --prune`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::Test;
+use crate::build::{Tree, deb};
+use crate::downloads::interpreter;
+use crate::lab::{Lab, QUS, Ran, busybox, order, run};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("provenance_is_told_everywhere", told),
+    Test::new("versions_lie_side_by_side", side_by_side),
+    Test::new("a_changed_file_has_no_provenance", changed),
+    Test::new("a_known_source_is_not_read_again", known),
+    Test::new("prune_removes_what_nobody_uses", prune),
+    Test::new("a_killed_fetch_leaves_nothing_half_written", killed),
+];
+
+/// A version that the second of two emulators tells.
+const OTHER: &str = "9.2.22";
+
+/// qus with a folder of its own for what it fetches, and no other interpreter before that.
+fn command(lab: &Lab, words: &[&str]) -> Command {
+    let mut command = lab.program(&[], words.iter().copied());
+    command.env_remove("QUS_INTERPRETER_DIR").env("XDG_DATA_HOME", lab.path("data"));
+    command
+}
+
+fn qus(lab: &Lab, words: &[&str]) -> Ran {
+    run(&mut command(lab, words))
+}
+
+fn done(lab: &Lab, words: &[&str]) -> String {
+    let ran = qus(lab, words);
+    assert_eq!(ran.status, 0, "{words:?}: {ran:#?}");
+    ran.stdout
+}
+
+fn answer(lab: &Lab, words: &[&str]) -> Value {
+    let words: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
+    qus(lab, &words).json()
+}
+
+/// The version of the emulators that these tests have.
+fn version() -> String {
+    let ran = run(Command::new(interpreter("arm")).arg("--version"));
+    ran.stdout.split_whitespace().nth(2).unwrap().to_owned()
+}
+
+/// The emulator of `arch`, with another version in it.
+fn other_version(arch: &str) -> Vec<u8> {
+    let mut content = fs::read(interpreter(arch)).unwrap();
+    let before = format!("qemu-{arch} version ");
+    let at = content.windows(before.len()).position(|window| window == before.as_bytes()).unwrap();
+    let at = at + before.len();
+    let other = format!("{OTHER}{}", " ".repeat(version().len() - OTHER.len()));
+    content[at..at + other.len()].copy_from_slice(other.as_bytes());
+    content
+}
+
+/// Writes a package with the emulators of `arches`.
+fn package(lab: &Lab, name: &str, arches: &[&str]) {
+    let add = |tree: Tree, arch: &&str| {
+        tree.file(&format!("./usr/bin/qemu-{arch}-static"), &fs::read(interpreter(arch)).unwrap())
+    };
+    fs::write(lab.path(name), deb("", &arches.iter().fold(Tree::new(), add).done())).unwrap();
+}
+
+fn sha256(path: &Path) -> String {
+    let ran = run(Command::new("sha256sum").arg(path));
+    ran.stdout.split(' ').next().unwrap().to_owned()
+}
+
+/// Every file below `folder`, with its path in it.
+fn tree(folder: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(&next).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+fn told(lab: &Lab) {
+    package(lab, "some.deb", &["arm"]);
+    let path = lab.path("data/qus").join(version()).join("qemu-arm-static");
+    let shown = path.to_str().unwrap();
+    let row = format!("arm  fetched  {shown}  from qemu-user-static 1:7.2\n");
+    assert_eq!(done(lab, &["fetch", "--from", "some.deb", "arm"]), row);
+    let record: Value =
+        serde_json::from_slice(&fs::read(path.with_file_name("qemu-arm-static.json")).unwrap()).unwrap();
+    let some = lab.path("some.deb");
+    for (field, value) in [
+        ("source", json!(some)),
+        ("package", json!("qemu-user-static")),
+        ("package_version", json!("1:7.2")),
+        ("qemu_version", json!(version())),
+        ("sha256", json!(sha256(&path))),
+        ("size", json!(fs::metadata(&path).unwrap().len())),
+    ] {
+        assert_eq!(record[field], value, "{record:#}");
+    }
+    let today = run(Command::new("date").args(["-u", "+%Y-"])).stdout;
+    assert!(record["date"].as_str().unwrap().starts_with(today.trim()), "{record:#}");
+
+    done(lab, &["register", "arm"]);
+    let list = done(lab, &["list"]);
+    let row: Vec<&str> = list.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[3..], [shown, "qemu-user-static=1:7.2", "qus", "qemu-arm"], "{list}");
+    assert_eq!(answer(lab, &["list"])["handlers"][0]["provenance"], record);
+    let busybox = crate::downloads::busybox("arm");
+    let which = done(lab, &["which", busybox.to_str().unwrap()]);
+    let handler = format!("{shown} (QEMU {}, from qemu-user-static=1:7.2), flags POF", version());
+    assert!(which.contains(&handler), "{which}");
+    assert_eq!(
+        answer(lab, &["which", busybox.to_str().unwrap()])["answers"][0]["handler"]["provenance"],
+        record
+    );
+    let fetched = answer(lab, &["fetch", "--list"]);
+    assert_eq!(fetched["files"][0]["provenance"], record);
+    assert_eq!(
+        (&fetched["files"][0]["state"], &fetched["files"][0]["used_by"]),
+        (&json!("fetched"), &json!(["qemu-arm"]))
+    );
+    let date = record["date"].as_str().unwrap();
+    let row = format!("arm   {}  fetched  {date}  qemu-user-static=1:7.2  qemu-arm  {shown}\n", version());
+    assert!(done(lab, &["fetch", "--list"]).ends_with(&row), "{row}");
+    assert_eq!(done(lab, &["fetch", "--list", "s390x"]).lines().count(), 1);
+    // The same again is neither written nor dated anew.
+    let words = ["fetch", "--from", "some.deb", "arm"];
+    assert!(done(lab, &words).starts_with("arm  unchanged  "));
+    assert_eq!(answer(lab, &words)["files"][0]["provenance"], record);
+}
+
+fn side_by_side(lab: &Lab) {
+    let other = other_version("arm");
+    fs::create_dir(lab.path("other")).unwrap();
+    lab.executable("other/qemu-arm-static", &other);
+    package(lab, "some.deb", &["arm"]);
+    done(lab, &["fetch", "--from", "some.deb", "arm"]);
+    done(lab, &["fetch", "--from", "other", "arm"]);
+    let in_store = |version: &str| lab.path("data/qus").join(version).join("qemu-arm-static");
+    assert_eq!(fs::read(in_store(OTHER)).unwrap(), other);
+    assert_eq!(fs::read(in_store(&version())).unwrap(), fs::read(interpreter("arm")).unwrap());
+    // The newest is taken, unless another one is asked for.
+    let interpreter = || answer(lab, &["list"])["handlers"][0]["interpreter"].clone();
+    assert!(done(lab, &["register", "arm"]).contains(" registered "));
+    assert_eq!(interpreter(), json!(in_store(OTHER)));
+    let short = version().rsplit_once('.').unwrap().0.to_owned();
+    let asked = ["register", "--qemu-version", &short, "arm"];
+    let ran = qus(lab, &asked);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stdout.contains(" conflict "), "{ran:#?}");
+    ran.cured_by(&format!("qus register --replace --qemu-version {short} arm"));
+    assert_eq!(interpreter(), json!(in_store(OTHER)));
+    let replaced = done(lab, &["register", "--replace", "--qemu-version", &short, "arm"]);
+    assert!(replaced.contains(" replaced "), "{replaced}");
+    assert_eq!(interpreter(), json!(in_store(&version())));
+    assert!(done(lab, &asked).contains(" unchanged "));
+    // What is not there is said, and nothing changed.
+    let before = lab.entries();
+    let ran = qus(lab, &["register", "--qemu-version", "3", "arm"]);
+    assert_eq!((ran.status, lab.entries()), (2, before.clone()), "{ran:#?}");
+    assert!(format!("{}{}", ran.stdout, ran.stderr).contains("of QEMU 3"), "{ran:#?}");
+    let ran = qus(lab, &["fetch", "--from", "some.deb", "--qemu-version", "3.1", "arm"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stderr.contains(&format!("arm: is of version {}, not 3.1", version())), "{ran:#?}");
+    lab.refused(
+        ["register", "--qemu-version", "new", "arm"],
+        2,
+        "a version of QEMU is written like 7.2 or 7.2.22",
+    );
+    // A program runs with the one that is asked for.
+    let busybox = lab.link("busybox", &crate::downloads::busybox("arm"));
+    for (version, status) in [(OTHER, 0), ("3", 125)] {
+        let words =
+            ["run", "--arch", "arm", "--qemu-version", version, "--", busybox.to_str().unwrap(), "true"];
+        assert_eq!(qus(lab, &words).status, status);
+    }
+    // So does a bundle.
+    done(lab, &["bundle", "--qemu-version", OTHER, "-o", "bundle", "arm"]);
+    let bundled = run(Command::new(lab.path("bundle")).args(["show", "--bundled", "--json"]));
+    assert!(bundled.stdout.contains(OTHER), "{bundled:#?}");
+}
+
+fn changed(lab: &Lab) {
+    package(lab, "some.deb", &["arm", "s390x"]);
+    done(lab, &["fetch", "--from", "some.deb", "all"]);
+    done(lab, &["register", "arm"]);
+    let folder = lab.path("data/qus").join(version());
+    let path = folder.join("qemu-arm-static");
+    let mut content = fs::read(&path).unwrap();
+    content.push(0);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, &content).unwrap();
+    assert_eq!(answer(lab, &["list"])["handlers"][0].get("provenance"), None);
+    // A record that lies about the content is found out by it.
+    let s390x = folder.join("qemu-s390x-static");
+    let record = folder.join("qemu-s390x-static.json");
+    let text = fs::read_to_string(&record).unwrap().replace(&sha256(&s390x), &"0".repeat(64));
+    fs::write(&record, text).unwrap();
+    let states = |files: &Value| {
+        files.as_array().unwrap().iter().map(|file| file["state"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(states(&answer(lab, &["fetch", "--list"])["files"]), ["changed", "changed"]);
+    fs::remove_file(&record).unwrap();
+    assert_eq!(states(&answer(lab, &["fetch", "--list"])["files"]), ["changed", "unknown"]);
+    // None of them is qus' to remove.
+    let before = tree(&lab.path("data"));
+    lab.done(["reset"]);
+    assert_eq!(done(lab, &["fetch", "--prune"]), "");
+    assert_eq!(tree(&lab.path("data")), before);
+    // Fetching mends both.
+    let rows = done(lab, &["fetch", "--from", "some.deb", "all"]);
+    assert!(rows.contains("arm    replaced  ") && rows.contains("s390x  unchanged  "), "{rows}");
+    assert_eq!(states(&answer(lab, &["fetch", "--list"])["files"]), ["fetched", "fetched"]);
+}
+
+/// A source of a known digest is not even opened when all that is wanted of it is in place.
+fn known(lab: &Lab) {
+    package(lab, "some.deb", &["arm", "s390x"]);
+    let digest = sha256(&lab.path("some.deb"));
+    let fetch = |arches: &[&str]| {
+        let words = ["fetch", "--from", "some.deb", "--sha256", &digest];
+        qus(lab, &words.iter().chain(arches).copied().collect::<Vec<_>>())
+    };
+    assert_eq!(fetch(&["arm"]).status, 0);
+    fs::rename(lab.path("some.deb"), lab.path("away.deb")).unwrap();
+    let ran = fetch(&["arm"]);
+    assert!(ran.status == 0 && ran.stdout.starts_with("arm  unchanged  "), "{ran:#?}");
+    // Of these not all is known.
+    for arches in [&["arm", "s390x"][..], &["all"]] {
+        let ran = fetch(arches);
+        assert!(ran.status == 2 && ran.stderr.contains("some.deb"), "{ran:#?}");
+    }
+    fs::rename(lab.path("away.deb"), lab.path("some.deb")).unwrap();
+    assert_eq!(fetch(&["all"]).status, 0);
+    fs::remove_file(lab.path("some.deb")).unwrap();
+    let ran = fetch(&["all"]);
+    assert!(ran.status == 0 && ran.stdout.matches(" unchanged ").count() == 2, "{ran:#?}");
+    // A file that is not as it was fetched has to come again.
+    let path = lab.path("data/qus").join(version()).join("qemu-arm-static");
+    fs::write(&path, "old").unwrap();
+    assert_eq!(fetch(&["all"]).status, 2);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+}
+
+fn prune(lab: &Lab) {
+    package(lab, "some.deb", &["arm", "s390x"]);
+    done(lab, &["fetch", "--from", "some.deb", "all"]);
+    fs::create_dir(lab.path("other")).unwrap();
+    lab.executable("other/qemu-arm-static", &other_version("arm"));
+    done(lab, &["fetch", "--from", "other", "arm"]);
+    done(lab, &["register", "--qemu-version", &version(), "arm"]);
+    let store = lab.path("data/qus");
+    let before = tree(&store);
+    assert_eq!(before.len(), 6);
+    let planned = done(lab, &["fetch", "--prune", "--dry-run"]);
+    assert_eq!(planned.matches("would be removed").count(), 2, "{planned}");
+    assert_eq!(tree(&store), before);
+    let removed = done(lab, &["fetch", "--prune"]);
+    assert_eq!(
+        removed.lines().map(|row| row.split_whitespace().next().unwrap()).collect::<Vec<_>>(),
+        ["arm", "s390x"]
+    );
+    let left = [format!("{}/qemu-arm-static", version()), format!("{}/qemu-arm-static.json", version())];
+    assert_eq!(tree(&store), left);
+    assert!(!store.join(OTHER).exists());
+    assert_eq!(busybox("arm", "echo still").unwrap().stdout, "still\n");
+    assert_eq!(done(lab, &["fetch", "--prune"]), "");
+    // A handler that is reached by another path uses it too.
+    lab.done(["reset"]);
+    let link = lab.link("links/qemu-arm-static", &store.join(&left[0]));
+    lab.handler("mine", "arm", &link, crate::lab::OURS);
+    assert_eq!(done(lab, &["fetch", "--prune"]), "");
+    lab.command("mine", "-1");
+    assert_eq!(done(lab, &["fetch", "--prune"]).lines().count(), 1);
+    assert_eq!(tree(&store), [""; 0]);
+    lab.refused(["fetch", "--prune", "--from", "some.deb"], 2, "cannot be used with");
+    lab.refused(["fetch", "--dry-run", "arm"], 2, "--prune");
+    assert!(order().is_empty());
+}
+
+/// Killed at any moment, `fetch` leaves nothing half-written under a name that is looked for, what was there is whole, and
+/// the next one mends everything.
+fn killed(lab: &Lab) {
+    package(lab, "some.deb", &["arm", "s390x", "riscv64"]);
+    let old = |arch: &str| lab.path("dest").join(format!("qemu-{arch}-static"));
+    fs::create_dir(lab.path("dest")).unwrap();
+    fs::write(old("arm"), "what was there").unwrap();
+    let words = ["fetch", "--from", "some.deb", "--dest", "dest", "all"];
+    let whole = |arch: &str| fs::read(interpreter(arch)).unwrap();
+    let (mut early, mut late) = (0, 0);
+    for moment in 0..60 {
+        let mut child = command(lab, &words).stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(moment * 1500));
+        child.kill().unwrap();
+        let is_done = child.wait().unwrap().success();
+        let files: Vec<PathBuf> =
+            fs::read_dir(lab.path("dest")).unwrap().map(|file| file.unwrap().path()).collect();
+        for path in files {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let Some(arch) = name.strip_prefix("qemu-").and_then(|name| name.strip_suffix("-static")) else {
+                let is_record =
+                    name.starts_with("qemu-") && path.extension().is_some_and(|end| end == "json");
+                assert!(is_record || name.starts_with(".qus-"), "{name}");
+                continue;
+            };
+            let content = fs::read(&path).unwrap();
+            let is_old = arch == "arm" && content == b"what was there";
+            assert!(is_old || content == whole(arch), "{name} is half-written");
+            assert!(is_old || path.metadata().unwrap().len() > 0);
+        }
+        if is_done {
+            late += 1;
+        } else {
+            early += 1;
+        }
+        if late > 3 {
+            break;
+        }
+    }
+    assert!(early > 3, "no run was killed");
+    // What the killed ones left behind goes with the next, when nobody can be at it any more.
+    for name in tree(&lab.path("dest")).iter().filter(|name| name.starts_with(".qus-")) {
+        let file = fs::File::options().append(true).open(lab.path("dest").join(name)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_mins(2)).unwrap();
+    }
+    lab.done(words);
+    assert!(["arm", "s390x", "riscv64"].iter().all(|arch| fs::read(old(arch)).unwrap() == whole(arch)));
+    let list = Command::new(QUS)
+        .args(["fetch", "--list", "--json", "--dest"])
+        .arg(lab.path("dest"))
+        .output()
+        .unwrap();
+    let list: Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert!(list["files"].as_array().unwrap().iter().all(|file| file["state"] == "fetched"), "{list:#}");
+    assert_eq!(tree(&lab.path("dest")).len(), 6);
+}
