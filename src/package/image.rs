@@ -17,7 +17,7 @@ use super::limit::{CONTROL_SIZE, Limit, MEMBERS, UNPACKED_SIZE};
 use super::section::Section;
 use super::sink::{Kind, Sink};
 use super::tarball::Tarball;
-use super::{PackageError, Progress};
+use super::{PackageError, Progress, Sha256};
 
 use layers::Layers;
 
@@ -92,9 +92,22 @@ impl<'a> Image<'a> {
         self.member(name).ok_or_else(|| self.malformed(&format!("it has no {}", printable(name.as_bytes()))))
     }
 
+    /// The same, read whole: one that is called by its SHA-256 must have it.
+    fn verified(&self, name: &str) -> Result<&Section, PackageError> {
+        let member = self.required(name)?;
+        let digest = name.strip_prefix("./").unwrap_or(name).strip_prefix("blobs/sha256/");
+        let Some(wanted) = digest.and_then(|digest| digest.parse::<Sha256>().ok()) else { return Ok(member) };
+        let digest = Sha256::of(&mut member.clone())
+            .map_err(|source| PackageError::Open { path: self.path.to_owned(), source })?;
+        if digest != wanted {
+            return Err(self.malformed(&format!("{} has the sha256 {digest}", printable(name.as_bytes()))));
+        }
+        Ok(member)
+    }
+
     /// A member as JSON.
     fn json(&self, name: &str) -> Result<serde_json::Value, PackageError> {
-        let section = self.required(name)?.clone();
+        let section = self.verified(name)?.clone();
         let member = || printable(name.as_bytes());
         if section.len() > JSON_SIZE {
             let (path, member) = (self.path.to_owned(), member());

@@ -10,6 +10,7 @@ use crate::lab::{Lab, Ran, busybox, order, run};
 
 pub(crate) static TESTS: &[Test] = &[
     Test::new("interpreters_live_in_memory", in_memory),
+    Test::new("memory_that_may_not_be_executed", noexec),
     Test::new("a_bundle_needs_nothing_else", bundle),
     Test::new("a_damaged_bundle_is_refused", damaged),
     Test::new("bundles_of_the_same_are_the_same", reproducible),
@@ -42,6 +43,25 @@ fn in_memory(lab: &Lab) {
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
     lab.done(["reset"]);
     assert!(order().is_empty());
+}
+
+/// `vm.memfd_noexec` belongs to a pid namespace (Linux 6.3), so a test can have its own.
+fn noexec(lab: &Lab) {
+    let script = |value: u32, command: &str| {
+        let sysctl = "/proc/sys/vm/memfd_noexec";
+        let mount = "mount -t binfmt_misc none /proc/sys/fs/binfmt_misc";
+        let script = format!("{mount}; echo {value} > {sysctl}; test $(cat {sysctl}) = {value}; {command}");
+        let wrapper = ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-ec", &script];
+        run(&mut lab.program(&wrapper, ["register", "--in-memory", "arm"]))
+    };
+    let ran = script(2, "exec \"$0\" \"$@\"");
+    assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{ran:#?}");
+    let message = "qus: files in memory may not be executed here: vm.memfd_noexec forbids it\n";
+    assert!(ran.stderr.starts_with(message), "{ran:#?}");
+    ran.cured_by("sudo sysctl -w vm.memfd_noexec=1");
+    assert!(order().is_empty());
+    let ran = script(1, "exec \"$0\" \"$@\"");
+    assert!(ran.status == 0 && ran.stdout.contains("registered  POF  memory/QEMU-"), "{ran:#?}");
 }
 
 /// A bundle of arm and s390x in the folder of the test.

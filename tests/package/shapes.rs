@@ -1,6 +1,6 @@
 //! rpm, Alpine's and Arch's packages, tar archives and images: what comes out of each, and what does not.
 
-use qus::package::{Outcome, Package, PackageInfo};
+use qus::package::{Outcome, Package, PackageInfo, Sha256};
 use tar::EntryType;
 
 use crate::build::{Cpio, Tree, apk, descriptor, docker, elf, oci, pack, rpm, rpm_header};
@@ -298,6 +298,22 @@ fn a_lying_image_is_refused() {
     let hostile = Tree::new().file("a/../../qemu-arm", &elf(1, 9)).done();
     let message = "PACKAGE is hostile: the name a/../../qemu-arm leads out of the package";
     assert_eq!(lab.refused(&docker(&[("amd64", &[hostile])])), message);
+
+    // A blob that is called by its digest must have it.
+    let layer = Tree::new().file("usr/bin/qemu-arm", &elf(1, 9)).done();
+    let digest = |mut content: &[u8]| Sha256::of(&mut content).unwrap().to_string();
+    let name = digest(&layer);
+    let manifest = serde_json::json!({"layers": [descriptor(&name, None)]}).to_string().into_bytes();
+    let index = [descriptor(&digest(&manifest), None)];
+    let good = [(name.as_str(), layer.clone()), (&digest(&manifest), manifest.clone())];
+    Lab::new().extract(&oci(&index, &good), &["qemu-arm"]).unwrap();
+    for liar in 0..2 {
+        let mut lying = good.clone();
+        lying[liar].1.push(b' ');
+        let (name, content) = &lying[liar];
+        let message = format!("PACKAGE is damaged: blobs/sha256/{name} has the sha256 {}", digest(content));
+        assert_eq!(lab.refused(&oci(&index, &lying)), message);
+    }
 
     let cycle = serde_json::json!({"manifests": [descriptor("cycle", None)]}).to_string().into_bytes();
     assert_eq!(
