@@ -2,10 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::configuration::{flushed, promised};
+use super::place::{kernel, mounted, scope};
+use super::surroundings::page_size;
 use super::*;
 use crate::binfmt::{Entry, HandlerName, Rule};
 use crate::host::Kernel;
-use crate::owner::{Configuration, Promise};
+use crate::kernel::OpenError;
+use crate::namespace::Scope;
+use crate::owner::{Configuration, Owner, Promise};
 
 fn facts() -> Facts {
     Facts {

@@ -1,0 +1,89 @@
+//! Where this is: the kernel, the instance, and whose it is.
+
+use super::Said;
+use crate::cmd::doctor::facts::Facts;
+use crate::kernel::OpenError;
+use crate::namespace::Scope;
+use crate::output::path_text;
+
+pub(super) fn kernel(facts: &Facts) -> Vec<Said> {
+    let kernel = facts.kernel;
+    if !kernel.knows_fix_binary() {
+        let cure = "a kernel of 4.8 or later".to_owned();
+        return vec![Said::problem(format!("Linux {kernel} does not know the flag F (4.8)"), cure)];
+    }
+    let mut knows = vec!["F"];
+    if kernel.tells_preserve_argv0() {
+        knows.push("P");
+    }
+    knows.push(if kernel.has_instances() {
+        "one instance per user namespace; handlers vanish with its last mount"
+    } else {
+        "one instance for all"
+    });
+    vec![Said::ok(format!("Linux {kernel}: {}", knows.join(", ")))]
+}
+
+pub(super) fn mounted(facts: &Facts) -> Vec<Said> {
+    match &facts.instance {
+        Ok(_) => vec![Said::ok(format!("binfmt_misc is mounted on {}", path_text(&facts.path)))],
+        Err(error @ OpenError::NotMounted(_)) => {
+            let promised = facts.configuration.promises.len();
+            let cure = error.cure();
+            if facts.scope != Scope::Host && facts.kernel.has_instances() {
+                // Mounting would make a new instance, without any of those handlers (K66).
+                let unseen = "the host's handlers may be in force and cannot be seen";
+                if !facts.may_mount {
+                    let text = format!("{error}: {unseen}, and mounting is not permitted here");
+                    return vec![Said::note(text, "qus run sh".to_owned())];
+                }
+                let text = "the cure hides them here, for an instance of this user namespace's own";
+                return vec![Said::note(format!("{error}: {unseen}; {text}"), cure)];
+            }
+            if promised > 0 {
+                return vec![Said::problem(
+                    format!("{error}, while configuration promises {promised} handlers"),
+                    cure,
+                )];
+            }
+            vec![Said::problem(error.to_string(), cure)]
+        }
+        Err(error) => vec![Said::problem(error.to_string(), error.cure())],
+    }
+}
+
+pub(super) fn writable(facts: &Facts) -> Vec<Said> {
+    let Some(state) = facts.state().filter(|state| state.read_only) else { return Vec::new() };
+    let cure = format!("sudo mount -o remount,rw {}", path_text(&facts.path));
+    let handlers = state.handlers.len();
+    vec![Said::problem(
+        format!("{} is mounted read-only; {handlers} handlers stay as they are", path_text(&facts.path)),
+        cure,
+    )]
+}
+
+pub(super) fn instance_off(facts: &Facts) -> Vec<Said> {
+    if facts.state().is_none_or(|state| state.enabled) {
+        return Vec::new();
+    }
+    let cure = format!("echo 1 | sudo tee {}", path_text(&facts.path.join("status")));
+    vec![Said::problem("the whole instance is switched off", cure)]
+}
+
+pub(super) fn scope(facts: &Facts) -> Vec<Said> {
+    let place = match &facts.container {
+        Some(engine) => format!("a container of {engine}"),
+        None => "no container that says so".to_owned(),
+    };
+    match facts.scope {
+        Scope::Host if facts.is_container => {
+            let text = "this is a container: what is registered outlives it only if the host has mounted binfmt_misc";
+            let cure = format!("sudo mount -t binfmt_misc binfmt_misc {}", crate::kernel::DEFAULT_PATH);
+            vec![Said::note(format!("{text}; on the host, the cure does"), cure)]
+        }
+        Scope::Host => vec![Said::ok(format!("handlers here are those of the host; this is {place}"))],
+        scope @ (Scope::UserNamespace(_) | Scope::Outer) => {
+            vec![Said::note(format!("handlers here are those of {scope}; this is {place}"), None)]
+        }
+    }
+}
