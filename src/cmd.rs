@@ -31,6 +31,11 @@ use crate::output::{Output, Status};
 use crate::plan;
 use crate::problem::{Problem, shell_word};
 
+/// Ids of the checks of `qus doctor`, as they stand in what it says.
+pub fn doctor_checks() -> impl Iterator<Item = &'static str> {
+    doctor::ids()
+}
+
 /// Runs the command that was typed.
 pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Status> {
     let common = &cli.common;

@@ -79,7 +79,7 @@ impl OpenError {
 }
 
 /// The command that mounts an instance on `path`.
-fn mount_command(path: &Path) -> String {
+pub(crate) fn mount_command(path: &Path) -> String {
     format!("sudo mount -t binfmt_misc binfmt_misc {}", path.display())
 }
 

@@ -141,7 +141,7 @@ fn shares_mount_namespace() -> bool {
 }
 
 /// The inode of a namespace of a process.
-fn inode(process: &str, kind: &str) -> Option<u64> {
+pub(crate) fn inode(process: &str, kind: &str) -> Option<u64> {
     let path = Path::new("/proc").join(process).join("ns").join(kind);
     fs::metadata(path).ok().map(|metadata| metadata.ino())
 }

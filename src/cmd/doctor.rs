@@ -2,8 +2,10 @@
 
 mod checks;
 mod facts;
+mod processes;
 
 use anyhow::Result;
+use nix::unistd::geteuid;
 use serde::Serialize;
 
 use self::checks::CHECKS;
@@ -44,8 +46,14 @@ struct View {
     findings: Vec<Finding>,
 }
 
+/// Ids of the checks, in their order.
+pub(super) fn ids() -> impl Iterator<Item = &'static str> {
+    CHECKS.iter().map(|check| check.id)
+}
+
 pub(super) fn run(args: &Doctor, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let facts = Facts::gather(&common.instance, !args.no_verify)?;
+    let is_root = geteuid().is_root();
     let mut findings = Vec::new();
     for check in CHECKS {
         findings.extend((check.run)(&facts).into_iter().map(|said| Finding {
@@ -53,7 +61,7 @@ pub(super) fn run(args: &Doctor, common: &Common, output: &mut Output<'_>) -> Re
             id: check.id,
             text: said.text,
             why: Some(check.why).filter(|why| said.level != Level::Ok && !why.is_empty()),
-            cure: said.cure,
+            cure: said.cure.map(|cure| if is_root { without_sudo(&cure) } else { cure }),
         }));
     }
     findings.sort_by_key(|finding| finding.level);
@@ -65,6 +73,11 @@ pub(super) fn run(args: &Doctor, common: &Common, output: &mut Output<'_>) -> Re
     let view = View { findings };
     output.data(&view, || text(&view))?;
     Ok(status)
+}
+
+/// What root types: containers have no sudo, and in a user namespace it does not work.
+fn without_sudo(cure: &str) -> String {
+    cure.strip_prefix("sudo ").unwrap_or(cure).replace(" | sudo ", " | ")
 }
 
 fn text(view: &View) -> String {
@@ -81,4 +94,16 @@ fn text(view: &View) -> String {
         rows.extend(more.chain(cure).map(|line| vec![String::new(), String::new(), line]));
     }
     columns(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_types_no_sudo() {
+        assert_eq!(without_sudo("sudo qus reset arm"), "qus reset arm");
+        assert_eq!(without_sudo("echo -1 | sudo tee '/a/sudo b'"), "echo -1 | tee '/a/sudo b'");
+        assert_eq!(without_sudo("qus run sh"), "qus run sh");
+    }
 }

@@ -1,16 +1,18 @@
 //! `qus doctor`: each situation is made real, found, and mended by the cure that is printed.
 //!
-//! Not made here, as no namespace can: a kernel without `F` or instances (`kernel`), pages of another size than the
-//! machine's (`page-size`), an automount, systemd, and what concerns the initial user namespace alone (`flushed`): those have
-//! tests next to the checks.
+//! `checks.rs` has a table of which test holds which check, and why some cannot be made real here.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MsFlags, mount, umount};
 use serde_json::Value;
 
+use crate::checks::{Seen, saw};
 use crate::lab::{Lab, run};
 use crate::namespace::{INSTANCE, Identity, Inside, mount_instance};
 use crate::prediction::native;
@@ -21,6 +23,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("doctor_of_a_healthy_instance", healthy),
     Test { identity: Identity::Somebody, ..Test::new("doctor_without_rights", without_rights) },
     Test { mounted: false, ..Test::new("doctor_not_mounted", not_mounted) },
+    Test::new("doctor_mounted_over", mounted_over),
     Test { mounted: false, ..Test::new("doctor_without_a_mount_namespace", no_mount_namespace) },
     Test::new("doctor_read_only", read_only),
     Test::new("doctor_instance_off", instance_off),
@@ -38,11 +41,15 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("doctor_shadowed", shadowed),
     Test::new("doctor_overlap", overlap),
     Test::new("doctor_broken", broken),
+    Test::new("doctor_broken_of_another", broken_of_another),
     Test::new("doctor_interim", interim),
     Test::new("doctor_promised", promised),
+    Test::new("doctor_promised_with_systemd", promised_with_systemd),
     Test::new("doctor_wsl", wsl),
     Test::new("doctor_emulator", emulator),
+    Test::new("doctor_in_memory", in_memory),
     Test::new("doctor_engines", engines),
+    Test::new("doctor_builder_that_started_too_early", builder_that_started_too_early),
     Test::new("doctor_security", security),
     Test::new("doctor_namespaces", namespaces),
 ];
@@ -60,7 +67,7 @@ fn is(finding: &Value, level: &str, id: &str, text: &str) -> bool {
 }
 
 /// The finding, which is there in both forms, with the exit status that belongs to it; nothing is changed.
-fn found(lab: &Lab, level: &str, id: &str, text: &str) -> Value {
+pub(crate) fn found(lab: &Lab, level: &str, id: &str, text: &str) -> Value {
     let before = lab.entries();
     let (status, all) = findings(lab);
     let finding = all.iter().find(|finding| is(finding, level, id, text));
@@ -76,27 +83,32 @@ fn found(lab: &Lab, level: &str, id: &str, text: &str) -> Value {
     assert!(human.stdout.lines().any(is_line), "{human:#?}");
     if let Some(cure) = finding["cure"].as_str() {
         assert!(human.stdout.contains(&format!("cure: {cure}\n")), "{human:#?}");
+        // Whoever runs these tests is root in a namespace, where sudo does not work.
+        assert!(!cure.contains("sudo "), "{cure}");
+    } else {
+        saw(id, Seen::WithoutCure);
     }
     assert_eq!(lab.entries(), before);
     finding
 }
 
 /// The finding is there, and its cure, typed into a shell, makes it go.
-fn mends(lab: &Lab, level: &str, id: &str, text: &str) -> String {
+pub(crate) fn mends(lab: &Lab, level: &str, id: &str, text: &str) -> String {
     let finding = found(lab, level, id, text);
     let cure = finding["cure"].as_str().unwrap_or_else(|| panic!("no cure in {finding:#}"));
     lab.cure(cure);
     gone(lab, level, id, text);
+    saw(id, Seen::Mended);
     cure.to_owned()
 }
 
-fn gone(lab: &Lab, level: &str, id: &str, text: &str) {
+pub(crate) fn gone(lab: &Lab, level: &str, id: &str, text: &str) {
     let (_, all) = findings(lab);
     assert!(!all.iter().any(|finding| is(finding, level, id, text)), "{all:#?}");
 }
 
 /// Nothing is wrong any more.
-fn sound(lab: &Lab) {
+pub(crate) fn sound(lab: &Lab) {
     let (status, all) = findings(lab);
     assert_eq!(status, 0, "{all:#?}");
 }
@@ -105,7 +117,7 @@ fn qemu_arm() -> PathBuf {
     downloads::distribution().join("qemu-arm-static")
 }
 
-fn register(lab: &Lab, name: &str, takes: &str, interpreter: &Path, flags: &str) {
+pub(crate) fn register(lab: &Lab, name: &str, takes: &str, interpreter: &Path, flags: &str) {
     lab.register(format!(":{name}:{takes}:{}:{flags}", interpreter.display()).as_bytes()).unwrap();
 }
 
@@ -118,11 +130,11 @@ fn copy_of_qemu_arm(lab: &Lab, mode: u32) -> PathBuf {
     path
 }
 
-fn bind(source: &Path, target: &str) {
+pub(crate) fn bind(source: &Path, target: &str) {
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
 }
 
-fn tmpfs(target: impl AsRef<Path>, flags: MsFlags) {
+pub(crate) fn tmpfs(target: impl AsRef<Path>, flags: MsFlags) {
     mount(Some("none"), target.as_ref(), Some("tmpfs"), flags, None::<&str>).unwrap();
 }
 
@@ -141,16 +153,31 @@ fn healthy(lab: &Lab) {
 
 /// Everybody may look.
 fn without_rights(lab: &Lab) {
-    found(lab, "ok", "mounted", "is mounted on /proc/sys/fs/binfmt_misc");
-    sound(lab);
+    let ran = lab.qus(["doctor"]);
+    let line = "ok    mounted     binfmt_misc is mounted on /proc/sys/fs/binfmt_misc\n";
+    assert!(ran.status == 0 && ran.stdout.contains(line), "{ran:#?}");
+    // Root's commands are another's to type.
+    assert!(ran.stdout.contains("cure: sudo qus register --fetch aarch64\n"), "{ran:#?}");
 }
 
 fn not_mounted(lab: &Lab) {
     assert_eq!(
         mends(lab, "note", "mounted", "binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: the host's"),
-        "sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc"
+        "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc"
     );
     sound(lab);
+}
+
+/// Something else lies on the mount point, or on the folder that has it.
+fn mounted_over(lab: &Lab) {
+    tmpfs(INSTANCE, MsFlags::empty());
+    mends(lab, "problem", "mounted", "/proc/sys/fs/binfmt_misc is not a binfmt_misc file system");
+    sound(lab);
+    tmpfs("/proc/sys/fs", MsFlags::empty());
+    let finding = found(lab, "problem", "mounted", "this kernel has no binfmt_misc");
+    assert!(finding.get("cure").is_none(), "{finding}");
+    umount("/proc/sys/fs").unwrap();
+    gone(lab, "problem", "mounted", "");
 }
 
 /// A user namespace whose mounts are another's: nothing can be mounted, and `run` makes what it needs.
@@ -188,7 +215,7 @@ fn captures(lab: &Lab) {
     mount_instance(&lab.path("inner"), MsFlags::empty());
     register(lab, "catch-all", r"M::\x7fELF:", &qemu_arm(), "F");
     let cure = mends(lab, "problem", "captures", "catch-all takes this host's own programs");
-    assert_eq!(cure, "echo -1 | sudo tee /proc/sys/fs/binfmt_misc/catch-all");
+    assert_eq!(cure, "echo -1 | tee /proc/sys/fs/binfmt_misc/catch-all");
     sound(lab);
 }
 
@@ -202,14 +229,14 @@ fn captures_companions(lab: &Lab) {
     lab.done(["register", "--force-native", "i386"]);
     let cure =
         mends(lab, "problem", "captures", "qemu-i386 takes programs of i386, which this host runs itself");
-    assert_eq!(cure, "sudo qus reset i386");
+    assert_eq!(cure, "qus reset i386");
     sound(lab);
 }
 
 fn disabled(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.command("qemu-arm", "0");
-    assert_eq!(mends(lab, "problem", "disabled", "qemu-arm is disabled"), "sudo qus enable arm");
+    assert_eq!(mends(lab, "problem", "disabled", "qemu-arm is disabled"), "qus enable arm");
     register(lab, "it's", "E::x:", Path::new("/bin/sh"), "");
     lab.command("it's", "0");
     mends(lab, "problem", "disabled", "s is disabled");
@@ -219,7 +246,7 @@ fn disabled(lab: &Lab) {
 fn no_fix(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &qemu_arm(), "");
     let cure = mends(lab, "problem", "no-fix", "qemu-arm has no F flag (arm)");
-    assert_eq!(cure, "sudo qus register --replace arm");
+    assert_eq!(cure, "qus register --replace arm");
     sound(lab);
 }
 
@@ -288,7 +315,7 @@ fn nothing_at_hand(lab: &Lab) {
     assert_eq!(ran.status, 1, "{ran:#?}");
     let at_hand = ["/usr/bin", "/usr/local/bin", "/usr/local/lib/qus"];
     if !at_hand.iter().any(|folder| Path::new(folder).join("qemu-arm-static").exists()) {
-        assert!(ran.stdout.contains("cure: sudo qus register --replace --fetch arm\n"), "{ran:#?}");
+        assert!(ran.stdout.contains("cure: qus register --replace --fetch arm\n"), "{ran:#?}");
     }
 }
 
@@ -306,7 +333,7 @@ fn self_capture(lab: &Lab) {
     let script = lab.executable("run.x", b"#!/bin/sh\n");
     register(lab, "by-name", "E::x:", &script, "");
     let cure = mends(lab, "problem", "self-capture", "by-name takes its own interpreter");
-    assert_eq!(cure, "echo -1 | sudo tee /proc/sys/fs/binfmt_misc/by-name");
+    assert_eq!(cure, "echo -1 | tee /proc/sys/fs/binfmt_misc/by-name");
     let script = lab.executable("magic", b"MAGIC");
     register(lab, "by-magic", "M::MAGIC:", &script, "F");
     mends(lab, "problem", "self-capture", "by-magic takes its own interpreter");
@@ -333,7 +360,7 @@ fn shadowed(lab: &Lab) {
     sound(lab);
     // The other way round nothing is wrong, and can be given back.
     let cure = mends(lab, "note", "shadowed", "rosetta never runs: qemu-arm, registered later");
-    assert_eq!(cure, "sudo qus disable arm");
+    assert_eq!(cure, "qus disable arm");
     lab.done(["reset"]);
     lab.command("rosetta", "-1");
     // Only fixed programs, not the position-independent ones.
@@ -374,8 +401,22 @@ fn broken(lab: &Lab) {
     lab.handler("qemu-arm", "arm", &path, Flags::FIX_BINARY);
     let mut command = lab.program(&[], ["doctor"]);
     let ran = run(command.env("QUS_INTERPRETER_DIR", path.parent().unwrap()));
-    let cure = "cure: sudo qus register --replace --interpreter-dir DIR arm\n";
+    let cure = "cure: qus register --replace --interpreter-dir DIR arm\n";
     assert!(ran.status == 1 && ran.stdout.contains(cure), "{ran:#?}");
+}
+
+/// One that is not QEMU's: its files are not judged, what comes of executing it is.
+fn broken_of_another(lab: &Lab) {
+    for flags in ["", "F"] {
+        let path = lab.executable("box64", b"");
+        register(lab, "box64", ARM, &path, flags);
+        let cure = mends(lab, "problem", "broken", &format!("box64 ({}): ", path.display()));
+        assert_eq!(cure, "qus register --replace --fetch arm");
+        found(lab, "ok", "working", "programs ran of: arm");
+        sound(lab);
+        lab.done(["reset"]);
+        lab.command("box64", "-1");
+    }
 }
 
 fn interim(lab: &Lab) {
@@ -393,22 +434,66 @@ fn interim(lab: &Lab) {
     lab.done(["verify", "arm"]);
 }
 
-fn promised(lab: &Lab) {
-    let folder = lab.path("binfmt.d");
-    fs::create_dir(&folder).unwrap();
-    fs::create_dir_all("/etc/binfmt.d").ok();
-    bind(&folder, "/etc/binfmt.d");
+/// Configuration that promises `promised`, and another that cannot be.
+fn promise(lab: &Lab) {
+    quiet();
     let here = format!("# comment\n:promised:{ARM}:{}:F\n:other:E::x::/missing:\n", qemu_arm().display());
-    fs::write(folder.join("test.conf"), here).unwrap();
+    fs::write(Path::new(PROMISES).join("test.conf"), here).unwrap();
     let finding =
-        found(lab, "note", "promised", "other is promised by /etc/binfmt.d/test.conf, and not there");
+        found(lab, "note", "promised", "other is promised by /run/binfmt.d/test.conf, and not there");
     assert!(finding["text"].as_str().unwrap().ends_with("its interpreter /missing does not exist"));
-    // systemd's own command cannot be given here.
-    if !Path::new("/run/systemd/system").exists() {
-        mends(lab, "note", "promised", "promised is promised by /etc/binfmt.d/test.conf");
-        sound(lab);
-    }
 }
+
+fn promised(lab: &Lab) {
+    promise(lab);
+    let cure = mends(lab, "note", "promised", "promised is promised by /run/binfmt.d/test.conf");
+    assert!(cure.starts_with("printf "), "{cure}");
+    found(lab, "ok", "working", "programs ran of: arm");
+    sound(lab);
+}
+
+fn promised_with_systemd(lab: &Lab) {
+    promise(lab);
+    systemd(lab);
+    let text = "promised is promised by /run/binfmt.d/test.conf, and not there; the cure removes handlers";
+    let cure = mends(lab, "note", "promised", text);
+    assert_eq!(cure, "systemctl restart systemd-binfmt");
+    found(lab, "ok", "working", "programs ran of: arm");
+    sound(lab);
+}
+
+/// A stand-in for a running systemd: the folder by which it is known, and a `systemctl` that does for its service of
+/// handlers what it does, which is to run systemd's own program; where that is not installed, the lines are written.
+pub(crate) fn systemd(lab: &Lab) {
+    fs::create_dir_all("/run/systemd/system").unwrap();
+    let program = ["/usr/lib/systemd/systemd-binfmt", "/lib/systemd/systemd-binfmt"];
+    let program = program.into_iter().find(|path| Path::new(path).exists());
+    let service = program.map_or_else(
+        || {
+            format!(
+                "grep -h '^:' {PROMISES}/*.conf | \
+                 while read -r line; do printf %s \"$line\" > {INSTANCE}/register; done"
+            )
+        },
+        |program| format!("exec {program}"),
+    );
+    let script = format!("#!/bin/sh\n[ \"$*\" = 'restart systemd-binfmt' ] || exit 2\n{service}\n");
+    lab.tool("systemctl", script.as_bytes());
+}
+
+/// Hides what this machine promises by configuration, and its init system, so that the findings are those of the test,
+/// which writes its own configuration to [`PROMISES`].
+pub(crate) fn quiet() {
+    for folder in ["/etc/binfmt.d", "/usr/lib/binfmt.d", "/usr/local/lib/binfmt.d", "/run"] {
+        if Path::new(folder).exists() {
+            tmpfs(folder, MsFlags::empty());
+        }
+    }
+    fs::create_dir(PROMISES).unwrap();
+}
+
+/// A folder that systemd-binfmt reads.
+pub(crate) const PROMISES: &str = "/run/binfmt.d";
 
 fn wsl(lab: &Lab) {
     let version = lab.path("version");
@@ -429,7 +514,16 @@ fn emulator(lab: &Lab) {
     assert!(finding["text"].as_str().unwrap().contains("https://"), "{finding}");
     lab.cure(&cure.replace("DIR", downloads::distribution().to_str().unwrap()));
     gone(lab, "note", "emulator", "");
+    saw("emulator", Seen::Mended);
     sound(lab);
+}
+
+fn in_memory(lab: &Lab) {
+    lab.done(["register", "--in-memory", "arm"]);
+    found(lab, "ok", "in-memory", ", in memory, and holds ");
+    sound(lab);
+    lab.done(["reset"]);
+    gone(lab, "ok", "in-memory", "");
 }
 
 fn engines(lab: &Lab) {
@@ -439,10 +533,67 @@ fn engines(lab: &Lab) {
         let mut command = lab.program(&[], ["doctor"]);
         run(command.env("PATH", lab.path("engines"))).stdout
     };
-    assert!(with("podman").contains("podman here: it sees every handler that has the flag F"));
+    let ok = "here: what they start runs by every handler that has the flag F";
+    assert!(with("podman").contains(&format!(" podman {ok}")));
     let text = with("docker");
-    assert!(text.contains("docker, podman here: what was registered after a builder started"), "{text}");
-    assert!(text.contains("cure: docker buildx stop\n"), "{text}");
+    assert!(text.contains(&format!(" docker, podman {ok}")), "{text}");
+}
+
+/// A process that is called like BuildKit's daemon.
+struct Builder(Child);
+
+impl Builder {
+    /// Starts one, `wrapper` in front, and waits longer than times have to be apart to be told.
+    fn start(lab: &Lab, wrapper: &[&str]) -> Self {
+        let program = lab.path("buildkitd");
+        let mut line = wrapper.iter().map(Path::new).chain([program.as_path()]);
+        let mut command = Command::new(line.next().unwrap());
+        let child = command.args(line).arg("1000").spawn().unwrap();
+        let comm = format!("/proc/{}/comm", child.id());
+        while fs::read_to_string(&comm).unwrap() != "buildkitd\n" {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        Self(child)
+    }
+
+    fn text(&self) -> String {
+        format!("buildkitd (process {}) started before 2 handlers were registered", self.0.id())
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn builder_that_started_too_early(lab: &Lab) {
+    lab.copy("buildkitd", Path::new("/bin/sleep"));
+    let elsewhere = Builder::start(lab, &["unshare", "-U"]);
+    let mut early = Builder::start(lab, &[]);
+    gone(lab, "note", "engines", "buildkitd");
+    lab.done(["register", "arm", "aarch64"]);
+    register(lab, "other", "E::x:", Path::new("/bin/sh"), "");
+    // One that starts now has them all.
+    std::thread::sleep(Duration::from_millis(300));
+    let late = Builder::start(lab, &[]);
+    gone(lab, "note", "engines", &format!("process {}", late.0.id()));
+    // Another user namespace may have other handlers.
+    gone(lab, "note", "engines", &format!("process {}", elsewhere.0.id()));
+    // Whatever runs these tests is no group that could be started again.
+    let groups = lab.path("cgroup");
+    fs::write(&groups, "0::/\n").unwrap();
+    bind(&groups, &format!("/proc/{}/cgroup", early.0.id()));
+    let finding = found(lab, "note", "engines", &early.text());
+    let cure = finding["cure"].as_str().unwrap();
+    assert_eq!(cure, format!("kill {}", early.0.id()));
+    lab.cure(cure);
+    assert_eq!(early.0.wait().unwrap().signal(), Some(15));
+    gone(lab, "note", "engines", &format!("process {}", early.0.id()));
+    saw("engines", Seen::Mended);
+    sound(lab);
 }
 
 /// The modules themselves cannot be switched on here; the files by which they tell can be.
@@ -451,7 +602,8 @@ fn security(lab: &Lab) {
     fs::create_dir("/sys/fs/selinux").unwrap();
     fs::write("/sys/fs/selinux/enforce", "1").unwrap();
     let finding = found(lab, "note", "security", "active: SELinux (enforcing)");
-    assert_eq!(finding["cure"], "sudo ausearch -m avc -ts recent");
+    assert!(finding["text"].as_str().unwrap().contains("ausearch -m avc -ts recent"), "{finding}");
+    assert!(finding.get("cure").is_none(), "{finding}");
     fs::write("/sys/fs/selinux/enforce", "0").unwrap();
     gone(lab, "note", "security", "");
     tmpfs("/sys/module", MsFlags::empty());
@@ -465,5 +617,5 @@ fn namespaces(lab: &Lab) {
     found(lab, "ok", "namespaces", "user namespaces are to be had");
     fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
     let cure = mends(lab, "note", "namespaces", "a setting keeps user namespaces from unprivileged users");
-    assert_eq!(cure, "sudo sysctl -w user.max_user_namespaces=65536");
+    assert_eq!(cure, "sysctl -w user.max_user_namespaces=65536");
 }

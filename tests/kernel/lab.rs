@@ -100,13 +100,25 @@ impl Lab {
         (ran.status, value)
     }
 
-    /// Types a printed cure into a shell, as the root that a test already is.
-    pub(crate) fn cure(&self, cure: &str) {
+    /// The folder of programs that cures find first: qus, and what a test puts there.
+    pub(crate) fn bin(&self) -> PathBuf {
         let bin = self.path("bin");
         if !bin.exists() {
             fs::create_dir(&bin).unwrap();
             symlink(QUS, bin.join("qus")).unwrap();
         }
+        bin
+    }
+
+    /// A program that cures find before the machine's own.
+    pub(crate) fn tool(&self, name: &str, content: &[u8]) {
+        self.bin();
+        self.executable(&format!("bin/{name}"), content);
+    }
+
+    /// Types a printed cure into a shell, as the root that a test already is.
+    pub(crate) fn cure(&self, cure: &str) {
+        let bin = self.bin();
         let mut shell = Command::new("sh");
         shell
             .env_clear()

@@ -10,6 +10,7 @@ mod bad_input;
 #[allow(dead_code, reason = "the tests of packages need more of it")]
 #[path = "../package/build.rs"]
 mod build;
+mod checks;
 mod conflict;
 mod differential;
 mod doctor;
@@ -34,6 +35,7 @@ mod replace;
 mod reset;
 mod run;
 mod scope;
+mod situations;
 mod which;
 
 use std::process::ExitCode;
@@ -77,6 +79,8 @@ fn tests() -> Vec<Test> {
         which::TESTS,
         owner::TESTS,
         doctor::TESTS,
+        checks::TESTS,
+        situations::TESTS,
         prediction::TESTS,
         hold::TESTS,
         scope::TESTS,
@@ -106,6 +110,7 @@ fn main() -> ExitCode {
         };
         Inside::enter(test.identity, test.mounted);
         (test.body)(&Lab::new());
+        checks::kept_its_word(test.name);
         return ExitCode::SUCCESS;
     }
     let arguments = Arguments::from_args();

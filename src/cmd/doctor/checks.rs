@@ -64,6 +64,11 @@ pub(super) static CHECKS: &[Check] = &[
         run: place::scope,
     },
     Check {
+        id: "lifetime",
+        why: "the kernel removes all handlers with the last mount of their instance",
+        run: place::lifetime,
+    },
+    Check {
         id: "captures",
         why: "programs of the host itself go through a handler",
         run: handlers::captures,
@@ -131,7 +136,11 @@ pub(super) static CHECKS: &[Check] = &[
         run: configuration::wsl,
     },
     Check { id: "emulator", why: "this version is known to be defective", run: interpreters::emulator },
-    Check { id: "engines", why: "builders look for platforms when they start", run: surroundings::engines },
+    Check {
+        id: "engines",
+        why: "builders look for platforms when they start, and may build without those that come later",
+        run: surroundings::engines,
+    },
     Check {
         id: "page-size",
         why: "some programs and emulators take 4 KiB for granted",

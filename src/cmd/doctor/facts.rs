@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
+use super::processes::{Builder, Holder, builders};
 use crate::arch::Arch;
 use crate::binfmt::{Handler, HandlerName};
 use crate::cmd::own_head;
@@ -40,6 +42,8 @@ pub(super) struct Facts {
     pub(super) configuration: Configuration,
     /// Programs that run or build containers.
     pub(super) engines: Vec<&'static str>,
+    /// BuildKit's daemons that run.
+    pub(super) builders: Vec<Builder>,
     pub(super) page_size: u64,
     pub(super) security: Vec<String>,
     /// Why unprivileged user namespaces are not to be had, by their settings.
@@ -51,6 +55,10 @@ pub(super) struct State {
     pub(super) enabled: bool,
     pub(super) read_only: bool,
     pub(super) handlers: Vec<Handler>,
+    /// When each was registered, by the time of its file.
+    pub(super) registered: BTreeMap<HandlerName, SystemTime>,
+    /// Who holds the instance, and with it the handlers.
+    pub(super) holder: Holder,
     pub(super) owners: BTreeMap<HandlerName, Owner>,
     /// What executing showed; nothing where it was not wanted, or not possible: then the reason.
     pub(super) health: Result<BTreeMap<HandlerName, Health>, String>,
@@ -86,6 +94,7 @@ impl Facts {
             systemd: Path::new("/run/systemd/system").exists(),
             configuration,
             engines: engines(),
+            builders: builders(),
             page_size: nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
                 .ok()
                 .flatten()
@@ -116,6 +125,14 @@ impl State {
         }
         let owners =
             handlers.iter().map(|handler| (handler.name.clone(), configuration.owner(handler))).collect();
+        let registered = handlers
+            .iter()
+            .filter_map(|handler| {
+                let file = fs::metadata(instance.path().join(handler.name.as_os_str())).ok()?;
+                Some((handler.name.clone(), file.modified().ok()?))
+            })
+            .collect();
+        let holder = Holder::of(instance.path());
         let health = if verify {
             health(&handlers, enabled).map_err(|problem| problem.message)
         } else {
@@ -130,7 +147,7 @@ impl State {
         let at_hand =
             found.into_iter().filter_map(|(arch, found)| Some((arch, found.interpreter?.path))).collect();
         let natives = if verify { natives(&host, &handlers) } else { BTreeSet::new() };
-        Ok(Self { enabled, read_only, handlers, owners, health, unfit, at_hand, natives })
+        Ok(Self { enabled, read_only, handlers, registered, holder, owners, health, unfit, at_hand, natives })
     }
 }
 

@@ -71,9 +71,10 @@ pub(super) fn broken(facts: &Facts) -> Vec<Said> {
     each(facts, |state, handler| {
         let health = state.health.as_ref().ok()?.get(&handler.name)?;
         let reason = health.reason.as_ref().filter(|_| health.state == "broken")?;
+        let arch = plan::emulates(handler);
         let named_elsewhere = !state.enabled
             || !handler.entry.enabled
-            || !handler.entry.flags.contains(Flags::FIX_BINARY)
+            || arch.is_some() && !handler.entry.flags.contains(Flags::FIX_BINARY)
             || reason.contains("another handler is in front");
         if named_elsewhere {
             return None;
@@ -82,7 +83,6 @@ pub(super) fn broken(facts: &Facts) -> Vec<Said> {
         let path = handler.entry.interpreter.as_deref();
         let shown = path.map(path_text).unwrap_or_default();
         let mut text = format!("{} ({shown}{version}): {reason}", name(handler));
-        let arch = plan::emulates(handler);
         let again =
             arch.filter(|arch| path.is_some() && state.at_hand.get(arch.name).map(PathBuf::as_path) == path);
         let cure = match again {
@@ -91,7 +91,13 @@ pub(super) fn broken(facts: &Facts) -> Vec<Said> {
                 text.push_str("; DIR has another version");
                 Some(format!("sudo qus register --replace --interpreter-dir DIR {}", arch.name))
             }
-            None => replace(state, handler),
+            // Another's handler, which does nothing for its programs: an emulator of QEMU's would.
+            None => replace(state, handler).or_else(|| {
+                match Arch::of_pattern(handler.entry.pattern()?).as_slice() {
+                    [arch] => Some(format!("sudo qus register --replace --fetch {}", arch.name)),
+                    _ => None,
+                }
+            }),
         };
         Some(Said::problem(text, cure))
     })

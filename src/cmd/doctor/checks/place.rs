@@ -2,15 +2,17 @@
 
 use super::Said;
 use crate::cmd::doctor::facts::Facts;
-use crate::kernel::OpenError;
+use crate::cmd::doctor::processes::Holder;
+use crate::kernel::{OpenError, mount_command};
 use crate::namespace::Scope;
 use crate::output::path_text;
 
 pub(super) fn kernel(facts: &Facts) -> Vec<Said> {
     let kernel = facts.kernel;
     if !kernel.knows_fix_binary() {
-        let cure = "a kernel of 4.8 or later".to_owned();
-        return vec![Said::problem(format!("Linux {kernel} does not know the flag F (4.8)"), cure)];
+        // Nothing that could be typed.
+        let text = format!("Linux {kernel} does not know the flag F; 4.8 and later do");
+        return vec![Said::problem(text, None)];
     }
     let mut knows = vec!["F"];
     if kernel.tells_preserve_argv0() {
@@ -48,6 +50,17 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Said> {
             }
             vec![Said::problem(error.to_string(), cure)]
         }
+        Err(error @ OpenError::Automount(path)) => {
+            vec![Said::problem(
+                format!("{error}; on the host, the cure does"),
+                format!("ls {}", path_text(path)),
+            )]
+        }
+        // Nothing that could be typed.
+        Err(error @ OpenError::NoSupport(_)) => {
+            let what = error.cure().map(|what| format!(": {what}")).unwrap_or_default();
+            vec![Said::problem(format!("{error}{what}"), None)]
+        }
         Err(error) => vec![Said::problem(error.to_string(), error.cure())],
     }
 }
@@ -71,19 +84,42 @@ pub(super) fn instance_off(facts: &Facts) -> Vec<Said> {
 }
 
 pub(super) fn scope(facts: &Facts) -> Vec<Said> {
-    let place = match &facts.container {
-        Some(engine) => format!("a container of {engine}"),
-        None => "no container that says so".to_owned(),
+    let place = match (&facts.container, facts.is_container) {
+        (Some(engine), _) => format!("a container of {engine}"),
+        (None, true) => "a mount namespace that is not the host's".to_owned(),
+        (None, false) => "no container".to_owned(),
     };
     match facts.scope {
-        Scope::Host if facts.is_container => {
-            let text = "this is a container: what is registered outlives it only if the host has mounted binfmt_misc";
-            let cure = format!("sudo mount -t binfmt_misc binfmt_misc {}", crate::kernel::DEFAULT_PATH);
-            vec![Said::note(format!("{text}; on the host, the cure does"), cure)]
-        }
         Scope::Host => vec![Said::ok(format!("handlers here are those of the host; this is {place}"))],
         scope @ (Scope::UserNamespace(_) | Scope::Outer) => {
             vec![Said::note(format!("handlers here are those of {scope}; this is {place}"), None)]
+        }
+    }
+}
+
+/// Whether the handlers outlast this mount namespace (K67).
+pub(super) fn lifetime(facts: &Facts) -> Vec<Said> {
+    let Some(state) = facts.state() else { return Vec::new() };
+    let count = state.handlers.len();
+    let mount = mount_command(&facts.path);
+    match state.holder {
+        Holder::Others | Holder::Unknown => Vec::new(),
+        Holder::Inside(pid) => {
+            let text =
+                format!("{count} handlers, and what is registered next, end with this mount namespace");
+            let cure = mount.replace("sudo ", &format!("sudo nsenter -t {pid} -m "));
+            vec![Said::note(format!("{text}; the cure mounts the instance around it, too"), cure)]
+        }
+        Holder::InsideAsFarAsSeen => {
+            let text = format!("{count} handlers, and what is registered next, end with this container");
+            // Mounting on the host holds no instance but the host's.
+            vec![if facts.scope == Scope::Host {
+                let text = format!("{text}, unless the host has mounted binfmt_misc since it started");
+                Said::note(format!("{text}; on the host, the cure does"), mount)
+            } else {
+                let unless = "unless another in its user namespace has mounted binfmt_misc since it started";
+                Said::note(format!("{text}, {unless}"), None)
+            }]
         }
     }
 }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::configuration::{flushed, promised};
-use super::place::{kernel, mounted, scope};
-use super::surroundings::page_size;
+use super::place::{kernel, mounted};
+use super::surroundings::{page_size, restart};
 use super::*;
 use crate::binfmt::{Entry, HandlerName, Rule};
+use crate::cmd::doctor::processes::Holder;
 use crate::host::Kernel;
 use crate::kernel::OpenError;
 use crate::namespace::Scope;
@@ -25,6 +26,7 @@ fn facts() -> Facts {
         systemd: true,
         configuration: Configuration::default(),
         engines: Vec::new(),
+        builders: Vec::new(),
         page_size: 4096,
         security: Vec::new(),
         no_user_namespaces: None,
@@ -37,6 +39,8 @@ fn with_handler(name: &str) -> Facts {
     let state = State {
         enabled: true,
         read_only: false,
+        registered: BTreeMap::new(),
+        holder: Holder::Others,
         owners: BTreeMap::from([(name.clone(), Owner::Qus)]),
         handlers: vec![Handler { name, entry }],
         health: Ok(BTreeMap::new()),
@@ -57,7 +61,7 @@ fn ids_are_unique() {
 fn old_kernels_are_a_problem_or_have_one_instance() {
     let said = kernel(&Facts { kernel: Kernel::parse("4.4.0"), ..facts() });
     assert_eq!(said[0].level, Level::Problem);
-    assert_eq!(said[0].text, "Linux 4.4 does not know the flag F (4.8)");
+    assert_eq!(said[0].text, "Linux 4.4 does not know the flag F; 4.8 and later do");
     let said = kernel(&Facts { kernel: Kernel::parse("5.10.0"), ..facts() });
     assert_eq!((said[0].level, said[0].text.as_str()), (Level::Ok, "Linux 5.10: F, one instance for all"));
 }
@@ -69,7 +73,8 @@ fn an_instance_of_the_host_has_to_be_mounted() {
     assert_eq!(mounted(&old)[0].level, Level::Problem);
     let automount = OpenError::Automount(crate::kernel::DEFAULT_PATH.into());
     let said = mounted(&Facts { instance: Err(automount), ..facts() });
-    assert_eq!(said[0].cure.as_deref(), Some("on the host: ls /proc/sys/fs/binfmt_misc"));
+    assert!(said[0].text.ends_with("that only the host can trigger; on the host, the cure does"));
+    assert_eq!(said[0].cure.as_deref(), Some("ls /proc/sys/fs/binfmt_misc"));
 }
 
 #[test]
@@ -94,15 +99,24 @@ fn systemd_takes_what_no_configuration_promises() {
 }
 
 #[test]
-fn a_container_is_told_what_its_registrations_need() {
-    let said = scope(&Facts { is_container: true, ..facts() });
-    assert_eq!(said[0].level, Level::Note);
-    assert!(
-        said[0].text.contains("outlives it only if the host has mounted binfmt_misc"),
-        "{}",
-        said[0].text
-    );
-    assert_eq!(scope(&facts())[0].level, Level::Ok);
+fn a_builder_is_started_again_as_what_it_is() {
+    let id = "0123456789abcdef".repeat(4);
+    let cases = [
+        (format!("0::/system.slice/docker-{id}.scope"), Some("sudo docker restart 0123456789ab")),
+        (format!("4:memory:/docker/{id}\n0::/\n"), Some("sudo docker restart 0123456789ab")),
+        (format!("0::/machine.slice/libpod-{id}.scope"), Some("sudo podman restart 0123456789ab")),
+        ("0::/system.slice/buildkit.service".to_owned(), Some("sudo systemctl restart buildkit.service")),
+        (
+            "0::/user.slice/user-7.slice/user@7.service/app.slice/it's.service".to_owned(),
+            Some(r"systemctl --user restart 'it'\''s.service'"),
+        ),
+        ("0::/system.slice/docker-; rm.scope".to_owned(), None),
+        ("0::/user.slice/session-1.scope\n1:name=systemd:/\nnonsense".to_owned(), None),
+        (String::new(), None),
+    ];
+    for (groups, cure) in cases {
+        assert_eq!(restart(&groups).as_deref(), cure, "{groups}");
+    }
 }
 
 #[test]

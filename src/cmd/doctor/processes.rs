@@ -1,0 +1,159 @@
+//! What other processes tell: builders that started too early, and who else holds the instance.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::stat::{major, minor};
+use nix::unistd::{SysconfVar, sysconf};
+
+use crate::namespace::{inode, is_hosts_mount_namespace};
+
+/// How far apart the times of a process and of a file have to be to tell which came first: the one is counted in ticks
+/// since boot, the other read from a clock that is updated a few times in 20 ms (K68).
+pub(super) const CLEARLY: Duration = Duration::from_millis(100);
+
+/// A BuildKit daemon. It asks for platforms when it starts, and after that only when somebody lists its workers; for one
+/// that it does not know it takes an emulator of its own, or none.
+pub(super) struct Builder {
+    pub(super) pid: u32,
+    pub(super) started: SystemTime,
+    /// Its control groups, as `/proc/PID/cgroup` has them.
+    pub(super) groups: String,
+}
+
+/// BuildKit's daemons to which the handlers of this user namespace apply; those of another are not known to be such.
+pub(super) fn builders() -> Vec<Builder> {
+    let here = inode("self", "user");
+    let daemons = processes().into_iter().filter(|pid| read(*pid, "comm").trim_end() == "buildkitd");
+    let own = daemons.filter(|pid| inode(&pid.to_string(), "user") == here);
+    own.filter_map(|pid| Some(Builder { pid, started: started(pid)?, groups: read(pid, "cgroup") })).collect()
+}
+
+/// Who holds the instance besides this mount namespace: the last mount takes all handlers along (K67).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// The host, or somebody else; it lasts without this mount namespace.
+    Others,
+    /// Nobody. Around this mount namespace, and in the same user namespace, is that of this process.
+    Inside(u32),
+    /// Nobody that can be seen from here: the processes around are hidden, as in a container, and the instance is no older
+    /// than the first process here.
+    InsideAsFarAsSeen,
+    /// Nothing tells.
+    Unknown,
+}
+
+impl Holder {
+    /// Who holds the instance that is mounted on `path`.
+    pub(super) fn of(path: &Path) -> Self {
+        let Ok(register) = fs::metadata(path.join("register")) else { return Self::Unknown };
+        if is_hosts_mount_namespace() {
+            return Self::Others;
+        }
+        let device = format!("{}:{}", major(register.dev()), minor(register.dev()));
+        if is_mounted_elsewhere(&device) {
+            return Self::Others;
+        }
+        if let Some(pid) = around() {
+            return Self::Inside(pid);
+        }
+        // Process 1 of the host has nothing to do with a mount namespace that is not its own.
+        if inode("1", "mnt") != inode("self", "mnt") {
+            return Self::Unknown;
+        }
+        // Whose instance was there before the first process was made, nobody here has made it (K68).
+        match register.modified().ok().zip(started(1)) {
+            Some((made, first)) if made + CLEARLY < first => Self::Others,
+            Some(_) => Self::InsideAsFarAsSeen,
+            None => Self::Unknown,
+        }
+    }
+}
+
+/// Whether a process in another mount namespace has that file system mounted.
+fn is_mounted_elsewhere(device: &str) -> bool {
+    let mut looked_at = BTreeSet::from([inode("self", "mnt")]);
+    // Whose namespace cannot be told may still tell its mounts.
+    let is_new = |pid: &u32| {
+        let namespace = inode(&pid.to_string(), "mnt");
+        namespace.is_none() || looked_at.insert(namespace)
+    };
+    let others: Vec<u32> = processes().into_iter().filter(is_new).collect();
+    let has_it = |pid: u32| {
+        read(pid, "mountinfo").lines().any(|mount| mount.split(' ').nth(2).is_some_and(|held| held == device))
+    };
+    others.into_iter().any(has_it)
+}
+
+/// The nearest ancestor of this process that is in the same user namespace and in another mount namespace.
+fn around() -> Option<u32> {
+    let (user, mount) = (inode("self", "user")?, inode("self", "mnt")?);
+    let mut pid = std::process::id();
+    loop {
+        pid = parent(pid).filter(|parent| *parent != 0)?;
+        let process = pid.to_string();
+        // Its namespaces cannot be read: it is another's.
+        if inode(&process, "user")? != user {
+            return None;
+        }
+        if inode(&process, "mnt")? != mount {
+            return Some(pid);
+        }
+    }
+}
+
+fn processes() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// A file of a process, empty where it cannot be read.
+fn read(pid: u32, file: &str) -> String {
+    let bytes = fs::read(Path::new("/proc").join(pid.to_string()).join(file)).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A field of `/proc/PID/stat`, counted as proc(5) does; those behind the name, which may hold anything, begin with the
+/// third.
+fn field(pid: u32, number: usize) -> Option<u64> {
+    let stat = read(pid, "stat");
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(number.checked_sub(3)?)?.parse().ok()
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    field(pid, 4)?.try_into().ok()
+}
+
+/// When a process started.
+fn started(pid: u32) -> Option<SystemTime> {
+    let ticks = field(pid, 22)?;
+    let rate = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok().filter(|rate| *rate != 0)?;
+    let since_boot = Duration::from_millis(ticks.saturating_mul(1000) / rate);
+    // Both count from the same moment, also in a time namespace.
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let uptime = Duration::try_from_secs_f64(uptime.split(' ').next()?.parse().ok()?).ok()?;
+    SystemTime::now().checked_sub(uptime.checked_sub(since_boot)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_tell_when_they_started_and_of_whom() {
+        let before = SystemTime::now();
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let (after, pid) = (SystemTime::now(), child.id());
+        let began = started(pid).unwrap();
+        assert!(before - CLEARLY < began && began < after + CLEARLY, "{before:?} {began:?} {after:?}");
+        assert_eq!(parent(pid), Some(std::process::id()));
+        assert!(processes().contains(&pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(started(pid), None);
+    }
+}

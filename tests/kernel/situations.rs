@@ -1,0 +1,441 @@
+//! The twelve most frequent situations of users, from wiped handlers to what is gone with its container: each is made
+//! real, `qus doctor` is asked as a new user would, what it prints as the first cure is typed into a shell as it stands,
+//! and again until the foreign program runs. Nothing else helps.
+//!
+//! Not made here, as no namespace can: a kernel without binfmt_misc, and an automount that only the host can trigger, of
+//! the sixth; and the twelfth, a restart of the machine. For that `.ci/e2e/situations` has systemd's own program do what
+//! it does at boot, in the initial user namespace, where `doctor` looks for it; it plays the ninth with docker, too.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+
+use crate::Test;
+use crate::checks::{Seen, saw};
+use crate::doctor::{PROMISES, quiet, systemd};
+use crate::downloads;
+use crate::lab::{Lab, start};
+use crate::namespace::{INSTANCE, Identity, Inside, mount_instance};
+use crate::prediction::native;
+use qus::binfmt::Flags;
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("situation_1_wiped", wiped),
+    Test::new("situation_1_wiped_with_systemd", wiped_with_systemd),
+    Test::new("situation_2_in_a_user_namespace", in_a_user_namespace),
+    Test::new("situation_2_nothing_may_be_mounted", nothing_may_be_mounted).unmounted(),
+    Test::new("situation_3_a_version_that_crashes", a_version_that_crashes),
+    Test::new("situation_4_native_programs_captured", native_programs_captured),
+    Test::new("situation_4_programs_of_the_family_captured", programs_of_the_family_captured),
+    Test::new("situation_5_success_was_said", success_was_said),
+    Test::new("situation_6_no_instance", no_instance).unmounted(),
+    Test::new("situation_6_read_only", read_only),
+    Test::new("situation_7_not_in_containers", not_in_containers),
+    Test::new("situation_8_competing_handlers", competing_handlers),
+    Test::new("situation_9_gone_with_its_container", gone_with_its_container).unmounted(),
+    Test::new("situation_9_in_a_container", in_a_container).unmounted(),
+    Test::new("situation_9_in_a_mount_namespace", in_a_mount_namespace).unmounted(),
+    Test::new("situation_10_file_exists", file_exists),
+    Test::new("situation_11_any_architecture", any_architecture),
+];
+
+/// `ENOEXEC`, "Exec format error".
+const ENOEXEC: i32 = 8;
+
+/// A program of an architecture, in the folder of the test. Its name is what an emulator may give it as `argv[0]`.
+fn program(lab: &Lab, arch: &str) -> PathBuf {
+    lab.copy(&format!("{arch}/busybox"), &downloads::busybox(arch))
+}
+
+/// Whether the program of an architecture runs: what it says, or the errno of starting it.
+fn starts(lab: &Lab, arch: &str) -> Result<String, i32> {
+    start(&program(lab, arch), &["busybox", "uname", "-m"]).map(|ran| ran.stdout.trim_end().to_owned())
+}
+
+fn runs(lab: &Lab, arch: &str, machine: &str) {
+    assert_eq!(starts(lab, arch).as_deref(), Ok(machine));
+}
+
+/// The command of the first cure that is printed, and the check that prints it.
+fn first_cure(said: &str) -> Option<(&str, &str)> {
+    let mut check = "";
+    for line in said.lines() {
+        let mut words = line.split_whitespace();
+        if !line.starts_with(' ') {
+            check = words.nth(1).unwrap();
+        } else if let Some(cure) = line.trim_start().strip_prefix("cure: ") {
+            return Some((check, cure));
+        }
+    }
+    None
+}
+
+/// Asks the doctor and types what it says, as often as there are checks to be named; each time the first cure is one of
+/// the next check.
+fn follow(lab: &Lab, checks: &[&str]) {
+    Shell::start(lab, &[]).follows(checks);
+}
+
+/// A shell that somebody has open, perhaps in a container, and perhaps since before the situation was made.
+struct Shell(Child, ChildStdin, BufReader<ChildStdout>);
+
+impl Shell {
+    /// Starts one, `wrapper` in front, as a test types cures.
+    fn start(lab: &Lab, wrapper: &[&str]) -> Self {
+        let mut line = wrapper.iter().chain(&["sh"]);
+        let mut command = Command::new(line.next().unwrap());
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", lab.bin().display());
+        command.args(line).env_clear().env("PATH", path).current_dir(lab.path(""));
+        command.env("QUS_INTERPRETER_DIR", downloads::distribution());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self(child, stdin, BufReader::new(stdout))
+    }
+
+    /// Types a command: its exit status, and what it printed.
+    fn types(&mut self, line: &str) -> (String, String) {
+        writeln!(self.1, "{{ {line}\n}} 2> /dev/null; echo \"end $?\"").unwrap();
+        let mut said = String::new();
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.2.read_line(&mut line).unwrap(), 0, "the shell has ended: {said}");
+            match line.strip_prefix("end ") {
+                Some(status) => return (status.trim_end().to_owned(), said),
+                None => said.push_str(&line),
+            }
+        }
+    }
+
+    /// As [`follow`], in this shell: the last command that was typed.
+    fn follows(&mut self, checks: &[&str]) -> String {
+        let mut typed = String::new();
+        for check in checks {
+            let said = self.types("qus doctor").1;
+            let (of, cure) = first_cure(&said).unwrap_or_else(|| panic!("no cure in {said}"));
+            assert_eq!(of, *check, "{said}");
+            self.done(cure);
+            cure.clone_into(&mut typed);
+        }
+        typed
+    }
+
+    /// Types a command that has to be done.
+    fn done(&mut self, line: &str) -> String {
+        let (status, said) = self.types(line);
+        assert_eq!(status, "0", "{line}: {said}");
+        said
+    }
+}
+
+impl Drop for Shell {
+    /// Not by a signal: what ran in a container is gone when the shell has been waited for.
+    fn drop(&mut self) {
+        let _ended_before = writeln!(self.1, "exit");
+        self.0.wait().unwrap();
+    }
+}
+
+/// A folder that is a root directory as containers have it: with the program, and nothing else.
+fn container(lab: &Lab, arch: &str) -> PathBuf {
+    let root = lab.path("container");
+    lab.copy("container/busybox", &downloads::busybox(arch));
+    root
+}
+
+fn in_root(root: &Path) -> Result<String, i32> {
+    let mut command = Command::new("/usr/sbin/chroot");
+    let output = command.arg(root).args(["/busybox", "uname", "-m"]).output().unwrap();
+    // As chroot(1) says that a program cannot be started.
+    let status = output.status.code().unwrap();
+    if status == 0 { Ok(String::from_utf8(output.stdout).unwrap()) } else { Err(status) }
+}
+
+/// U1: somebody writes `-1` to `status`, which removes everybody's handlers.
+fn wiped(lab: &Lab) {
+    wipe_what_is_promised(lab);
+    follow(lab, &["promised"]);
+    runs(lab, "aarch64", "aarch64");
+}
+
+fn wiped_with_systemd(lab: &Lab) {
+    wipe_what_is_promised(lab);
+    systemd(lab);
+    follow(lab, &["promised"]);
+    runs(lab, "aarch64", "aarch64");
+}
+
+fn wipe_what_is_promised(lab: &Lab) {
+    quiet();
+    let rule = rule("qemu-aarch64", "aarch64", &downloads::interpreter("aarch64"));
+    fs::write(Path::new(PROMISES).join("qemu.conf"), &rule).unwrap();
+    lab.register(&rule).unwrap();
+    runs(lab, "aarch64", "aarch64");
+    lab.command("status", "-1");
+    assert_eq!(starts(lab, "aarch64"), Err(ENOEXEC));
+}
+
+/// A line of configuration.
+fn rule(name: &str, arch: &str, interpreter: &Path) -> Vec<u8> {
+    use qus::binfmt::{HandlerName, Matcher, Rule};
+    let pattern = qus::arch::Arch::by_target(arch).unwrap().identity.patterns().swap_remove(0);
+    let name = HandlerName::new(name).unwrap();
+    let mut line =
+        Rule::new(name, Matcher::Magic(pattern), interpreter, Flags::FIX_BINARY).unwrap().to_line();
+    line.push(b'\n');
+    line
+}
+
+/// U2: a container engine without root, or a container in a container: what the host has is not there, and what is
+/// registered here not on the host.
+fn in_a_user_namespace(lab: &Lab) {
+    quiet();
+    let program = program(lab, "aarch64");
+    let uname = format!("{} uname -m", program.display());
+    let wrapper = [&CONTAINER[..], &["--user", "--map-root-user"]].concat();
+    let mut container = Shell::start(lab, &wrapper);
+    assert_eq!(container.types(&uname).0, "126");
+    container.follows(&["mounted", "working"]);
+    assert_eq!(container.done(&uname), "aarch64\n");
+    assert!(lab.entries().is_empty());
+}
+
+/// The same where nothing may be mounted: the mounts are another's.
+fn nothing_may_be_mounted(lab: &Lab) {
+    quiet();
+    let program = program(lab, "aarch64");
+    let wrapper = ["unshare", "--user", "--map-root-user"];
+    let mut shell = Shell::start(lab, &wrapper);
+    let said = shell.types("qus doctor").1;
+    let (check, cure) = first_cure(&said).unwrap();
+    assert_eq!(check, "mounted", "{said}");
+    // What is typed into the shell that the cure starts.
+    let inside = format!("{} uname -m", program.display());
+    assert_eq!(shell.done(&format!("echo '{inside}' | {cure}")), "aarch64\n");
+}
+
+/// U3: an emulator of a version that crashes.
+fn a_version_that_crashes(lab: &Lab) {
+    quiet();
+    let mut crashing = native(2);
+    let code = crashing.len() - 10;
+    crashing[code - 10..].fill(0);
+    lab.handler("qemu-aarch64", "aarch64", &lab.executable("qemu-aarch64", &crashing), Flags::FIX_BINARY);
+    let ran = start(&program(lab, "aarch64"), &["busybox", "true"]).unwrap();
+    assert!(ran.status > 128, "{ran:?}");
+    follow(lab, &["broken"]);
+    runs(lab, "aarch64", "aarch64");
+}
+
+/// U4: a handler that takes the host's own programs. Nothing starts any more, the doctor neither: it is asked from a user
+/// namespace that has an instance of its own, as in a container (K65).
+fn native_programs_captured(lab: &Lab) {
+    quiet();
+    let mut shell = Shell::start(lab, &[]);
+    shell.done("/bin/true");
+    Inside::enter(Identity::Root, false);
+    fs::create_dir(lab.path("inner")).unwrap();
+    mount_instance(&lab.path("inner"), MsFlags::empty());
+    let interpreter = downloads::interpreter("aarch64");
+    lab.register(format!(r":catch-all:M::\x7fELF::{}:F", interpreter.display()).as_bytes()).unwrap();
+    assert_ne!(shell.types("/bin/true").0, "0");
+    follow(lab, &["captures"]);
+    shell.done("/bin/true");
+    saw("captures", Seen::Mended);
+}
+
+/// The same with programs of an architecture of the host's family, where this machine runs one.
+fn programs_of_the_family_captured(lab: &Lab) {
+    quiet();
+    let native = || {
+        let path = downloads::busybox("i386");
+        let Ok(mut child) = Command::new(&path).arg0("busybox").args(["sleep", "100"]).spawn() else {
+            return None;
+        };
+        let ran = fs::read_link(format!("/proc/{}/exe", child.id())).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        Some(ran == fs::canonicalize(path).unwrap())
+    };
+    if native() != Some(true) {
+        // Then there is nothing to be captured, and an emulator is right.
+        lab.done(["register", "i386"]);
+        assert_eq!(native(), Some(false));
+        return;
+    }
+    lab.done(["register", "--force-native", "i386"]);
+    assert_eq!(native(), Some(false));
+    follow(lab, &["captures"]);
+    assert_eq!(native(), Some(true));
+}
+
+/// U5: the command that registered said that all is well.
+fn success_was_said(lab: &Lab) {
+    quiet();
+    lab.command("status", "0");
+    lab.handler("qemu-aarch64", "aarch64", &downloads::interpreter("aarch64"), Flags::FIX_BINARY);
+    assert_eq!(starts(lab, "aarch64"), Err(ENOEXEC));
+    follow(lab, &["instance-off"]);
+    runs(lab, "aarch64", "aarch64");
+    // A download that failed, and left an empty file.
+    lab.handler("qemu-arm", "arm", &lab.executable("qemu-arm", b""), Flags::FIX_BINARY);
+    assert_eq!(starts(lab, "arm"), Err(ENOEXEC));
+    follow(lab, &["interpreter"]);
+    runs(lab, "arm", "armv7l");
+}
+
+/// U6: nothing is mounted.
+fn no_instance(lab: &Lab) {
+    quiet();
+    follow(lab, &["mounted", "working"]);
+    runs(lab, "aarch64", "aarch64");
+}
+
+fn read_only(lab: &Lab) {
+    quiet();
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    mount(None::<&str>, INSTANCE, None::<&str>, flags, None::<&str>).unwrap();
+    assert_eq!(starts(lab, "aarch64"), Err(ENOEXEC));
+    follow(lab, &["writable", "working"]);
+    runs(lab, "aarch64", "aarch64");
+}
+
+/// U7: it works on the host, and not in a container: no `F`, or an interpreter that needs a loader.
+fn not_in_containers(lab: &Lab) {
+    quiet();
+    let root = container(lab, "aarch64");
+    lab.handler("qemu-aarch64", "aarch64", &downloads::interpreter("aarch64"), Flags::empty());
+    runs(lab, "aarch64", "aarch64");
+    assert_eq!(in_root(&root), Err(127));
+    follow(lab, &["no-fix"]);
+    assert_eq!(in_root(&root).as_deref(), Ok("aarch64\n"));
+    lab.done(["reset"]);
+    let dynamic = lab.executable("qemu-aarch64", &fs::read("/bin/true").unwrap());
+    lab.handler("qemu-aarch64", "aarch64", &dynamic, Flags::FIX_BINARY);
+    assert_eq!(in_root(&root), Err(127));
+    follow(lab, &["interpreter"]);
+    assert_eq!(in_root(&root).as_deref(), Ok("aarch64\n"));
+}
+
+/// U8: somebody else's handler is in front, and does not do here.
+fn competing_handlers(lab: &Lab) {
+    quiet();
+    lab.done(["register", "aarch64"]);
+    lab.handler("rosetta", "aarch64", &lab.executable("rosetta", &native(2)), Flags::FIX_BINARY);
+    assert_eq!(starts(lab, "aarch64").as_deref(), Ok(""));
+    follow(lab, &["shadowed"]);
+    runs(lab, "aarch64", "aarch64");
+}
+
+/// A container with rights, on a host that has not mounted binfmt_misc: a mount namespace in the user namespace of the
+/// host, with processes of its own alone, and a procfs of its own.
+const CONTAINER: [&str; 6] = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+
+/// U9: a container has registered, proven, said so, and ended.
+fn gone_with_its_container(lab: &Lab) {
+    quiet();
+    let uname = format!("{} uname -m", program(lab, "aarch64").display());
+    let in_container = || {
+        let mut container = Shell::start(lab, &CONTAINER);
+        assert!(container.done("qus register aarch64").contains(", proven in "));
+        assert_eq!(container.done(&uname), "aarch64\n");
+    };
+    in_container();
+    assert_eq!(starts(lab, "aarch64"), Err(ENOEXEC));
+    let said = lab.qus(["doctor"]).stdout;
+    let why = "those that a container registers go with its own mount";
+    assert!(said.contains("binfmt_misc is not mounted on ") && said.contains(why), "{said}");
+    // What was the reason; then the container once more, as its user is used to.
+    follow(lab, &["mounted"]);
+    in_container();
+    runs(lab, "aarch64", "aarch64");
+    lab.done(["reset"]);
+    // Or what is the next cure.
+    follow(lab, &["working"]);
+    runs(lab, "aarch64", "aarch64");
+}
+
+/// The ninth before it happens, asked inside of the container, where the processes around cannot be seen.
+fn in_a_container(lab: &Lab) {
+    quiet();
+    // Longer than it takes to tell which was there first, the container or the instance.
+    let pause = || std::thread::sleep(Duration::from_millis(300));
+    let mut container = Shell::start(lab, &CONTAINER);
+    container.done("true");
+    pause();
+    container.done("qus register aarch64");
+    let said = container.done("qus doctor");
+    let text = "note  lifetime    1 handlers, and what is registered next, end with this container, unless another in";
+    assert!(said.contains(text), "{said}");
+    mount_instance(Path::new(INSTANCE), MsFlags::empty());
+    drop(container);
+    runs(lab, "aarch64", "aarch64");
+    pause();
+    let mut container = Shell::start(lab, &CONTAINER);
+    container.done(&format!("mount -t binfmt_misc x {INSTANCE}"));
+    let said = container.done("qus doctor");
+    assert!(said.contains("programs ran of: aarch64") && !said.contains(" lifetime "), "{said}");
+}
+
+/// The same in a mount namespace from which the processes around it are seen.
+fn in_a_mount_namespace(lab: &Lab) {
+    quiet();
+    let mut shell = Shell::start(lab, &["unshare", "--mount", "--propagation", "private"]);
+    shell.done("qus register aarch64");
+    let typed = shell.follows(&["lifetime"]);
+    let me = std::process::id();
+    assert_eq!(typed, format!("nsenter -t {me} -m mount -t binfmt_misc binfmt_misc {INSTANCE}"));
+    let said = shell.done("qus doctor");
+    assert!(said.contains("programs ran of: aarch64") && !said.contains(" lifetime "), "{said}");
+    saw("lifetime", Seen::Mended);
+    drop(shell);
+    runs(lab, "aarch64", "aarch64");
+}
+
+/// U10: "File exists", for a handler that is left of something and does nothing.
+fn file_exists(lab: &Lab) {
+    quiet();
+    let interpreter = downloads::interpreter("aarch64");
+    let again = || lab.register(&rule("qemu-aarch64", "aarch64", &interpreter)).unwrap_err();
+    // Of a container that had its interpreter inside.
+    lab.handler("qemu-aarch64", "aarch64", &lab.path("gone/qemu-aarch64-static"), Flags::empty());
+    assert_eq!(starts(lab, "aarch64"), Err(2));
+    assert_eq!(again(), nix::errno::Errno::EEXIST);
+    follow(lab, &["no-fix"]);
+    runs(lab, "aarch64", "aarch64");
+    // Switched off by somebody.
+    lab.command("qemu-aarch64", "0");
+    assert_eq!(starts(lab, "aarch64"), Err(ENOEXEC));
+    assert_eq!(again(), nix::errno::Errno::EEXIST);
+    follow(lab, &["disabled"]);
+    runs(lab, "aarch64", "aarch64");
+}
+
+/// U11: every architecture that Debian has a program for, by Debian's names of them: "aarch64, or any other".
+fn any_architecture(lab: &Lab) {
+    quiet();
+    let have = downloads::interpreters(&downloads::distribution());
+    // QEMU has one interpreter for both of Debian's 32-bit arm; its 7.2 is older than the programs of loongarch64.
+    let can =
+        |name: &str| name != "loongarch64" && have.contains_key(if name == "armel" { "arm" } else { name });
+    let mut count = 0;
+    for (name, debian) in downloads::PROGRAMS.iter().filter(|(name, _)| can(name)) {
+        lab.done(["reset"]);
+        // The host runs some itself.
+        if starts(lab, name).is_ok() {
+            continue;
+        }
+        let mut shell = Shell::start(lab, &[]);
+        let said = shell.types("qus doctor").1;
+        let (check, cure) = first_cure(&said).unwrap();
+        assert_eq!((check, cure), ("working", "qus register --fetch aarch64"), "{said}");
+        shell.done(&cure.replace("aarch64", debian));
+        assert!(starts(lab, name).is_ok_and(|machine| !machine.is_empty()), "{name}");
+        count += 1;
+    }
+    assert!(count >= 6, "{count} architectures were tried");
+}
