@@ -97,7 +97,8 @@ pub(super) fn scope(facts: &Facts) -> Vec<Said> {
     }
 }
 
-/// Whether the handlers outlast this mount namespace (K67).
+/// Whether the handlers outlast this mount namespace (K67). Before Linux 6.7 they do where that was not backported, which
+/// the version does not tell: then the cure does no harm.
 pub(super) fn lifetime(facts: &Facts) -> Vec<Said> {
     let Some(state) = facts.state() else { return Vec::new() };
     let count = state.handlers.len();
