@@ -55,8 +55,8 @@ pub(super) struct State {
     pub(super) enabled: bool,
     pub(super) read_only: bool,
     pub(super) handlers: Vec<Handler>,
-    /// When each was registered, by the time of its file.
-    pub(super) registered: BTreeMap<HandlerName, SystemTime>,
+    /// When emulators were registered, by the times of their files.
+    pub(super) registered: Vec<SystemTime>,
     /// Who holds the instance, and with it the handlers.
     pub(super) holder: Holder,
     pub(super) owners: BTreeMap<HandlerName, Owner>,
@@ -125,14 +125,13 @@ impl State {
         }
         let owners =
             handlers.iter().map(|handler| (handler.name.clone(), configuration.owner(handler))).collect();
+        let path = instance.path();
         let registered = handlers
             .iter()
-            .filter_map(|handler| {
-                let file = fs::metadata(instance.path().join(handler.name.as_os_str())).ok()?;
-                Some((handler.name.clone(), file.modified().ok()?))
-            })
+            .filter(|handler| plan::emulates(handler).is_some())
+            .filter_map(|handler| fs::metadata(path.join(handler.name.as_os_str())).ok()?.modified().ok())
             .collect();
-        let holder = Holder::of(instance.path());
+        let holder = Holder::of(path);
         let health = if verify {
             health(&handlers, enabled).map_err(|problem| problem.message)
         } else {

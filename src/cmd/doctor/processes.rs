@@ -1,6 +1,5 @@
 //! What other processes tell: builders that started too early, and who else holds the instance.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -75,17 +74,17 @@ impl Holder {
 
 /// Whether a process in another mount namespace has that file system mounted.
 fn is_mounted_elsewhere(device: &str) -> bool {
-    let mut looked_at = BTreeSet::from([inode("self", "mnt")]);
-    // Whose namespace cannot be told may still tell its mounts.
-    let is_new = |pid: &u32| {
-        let namespace = inode(&pid.to_string(), "mnt");
-        namespace.is_none() || looked_at.insert(namespace)
-    };
-    let others: Vec<u32> = processes().into_iter().filter(is_new).collect();
-    let has_it = |pid: u32| {
-        read(pid, "mountinfo").lines().any(|mount| mount.split(' ').nth(2).is_some_and(|held| held == device))
-    };
-    others.into_iter().any(has_it)
+    let mut looked_at: Vec<u64> = inode("self", "mnt").into_iter().collect();
+    processes().into_iter().any(|pid| {
+        // Whose namespace cannot be told may still tell its mounts.
+        if let Some(namespace) = inode(&pid.to_string(), "mnt") {
+            if looked_at.contains(&namespace) {
+                return false;
+            }
+            looked_at.push(namespace);
+        }
+        read(pid, "mountinfo").lines().any(|mount| mount.split(' ').nth(2) == Some(device))
+    })
 }
 
 /// The nearest ancestor of this process that is in the same user namespace and in another mount namespace.
@@ -135,7 +134,9 @@ fn started(pid: u32) -> Option<SystemTime> {
     let since_boot = Duration::from_millis(ticks.saturating_mul(1000) / rate);
     // Both count from the same moment, also in a time namespace.
     let uptime = fs::read_to_string("/proc/uptime").ok()?;
-    let uptime = Duration::try_from_secs_f64(uptime.split(' ').next()?.parse().ok()?).ok()?;
+    let (seconds, hundredths) = uptime.split(' ').next()?.split_once('.')?;
+    let uptime =
+        Duration::new(seconds.parse().ok()?, hundredths.parse::<u32>().ok()?.checked_mul(10_000_000)?);
     SystemTime::now().checked_sub(uptime.checked_sub(since_boot)?)
 }
 

@@ -1,10 +1,8 @@
 //! What is around qus on this machine.
 
 use super::Said;
-use crate::binfmt::Handler;
 use crate::cmd::doctor::facts::Facts;
 use crate::cmd::doctor::processes::{Builder, CLEARLY};
-use crate::plan;
 use crate::problem::shell_word;
 
 pub(super) fn engines(facts: &Facts) -> Vec<Said> {
@@ -20,13 +18,8 @@ pub(super) fn engines(facts: &Facts) -> Vec<Said> {
 
 /// What is said of a builder that started before emulators were registered.
 fn too_early(facts: &Facts, builder: &Builder) -> Option<Said> {
-    let state = facts.state()?;
-    let is_later = |handler: &&Handler| {
-        let registered = state.registered.get(&handler.name);
-        registered.is_some_and(|registered| builder.started + CLEARLY < *registered)
-    };
-    let emulators = state.handlers.iter().filter(|handler| plan::emulates(handler).is_some());
-    let later = emulators.filter(is_later).count();
+    let registered = &facts.state()?.registered;
+    let later = registered.iter().filter(|registered| builder.started + CLEARLY < **registered).count();
     if later == 0 {
         return None;
     }

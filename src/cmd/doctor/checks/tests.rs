@@ -39,7 +39,7 @@ fn with_handler(name: &str) -> Facts {
     let state = State {
         enabled: true,
         read_only: false,
-        registered: BTreeMap::new(),
+        registered: Vec::new(),
         holder: Holder::Others,
         owners: BTreeMap::from([(name.clone(), Owner::Qus)]),
         handlers: vec![Handler { name, entry }],
