@@ -58,6 +58,7 @@ static HELD: &[(&str, Held)] = &[
     ("page-size", NotHere("pages have the size that the machine's kernel was built for")),
     ("security", Told("doctor_security", "a security module that is active is not wrong")),
     ("namespaces", Mended(&["doctor_namespaces"])),
+    ("origin", Mended(&["doctor_origin"])),
     ("in-memory", Told("doctor_in_memory", "it says how much memory is held, which is not wrong")),
     ("working", Mended(&["doctor_of_a_healthy_instance"])),
 ];

@@ -47,6 +47,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("doctor_promised_with_systemd", promised_with_systemd),
     Test::new("doctor_wsl", wsl),
     Test::new("doctor_emulator", emulator),
+    Test::new("doctor_origin", origin),
     Test::new("doctor_in_memory", in_memory),
     Test::new("doctor_engines", engines),
     Test::new("doctor_builder_that_started_too_early", builder_that_started_too_early),
@@ -327,6 +328,26 @@ fn stale(lab: &Lab) {
     fs::rename(lab.path("new"), &path).unwrap();
     mends(lab, "problem", "stale", "qemu-arm runs a file that was replaced at");
     sound(lab);
+}
+
+fn origin(lab: &Lab) {
+    let source = lab.copy("source/qemu-arm-static", &downloads::interpreter("arm"));
+    lab.done(["fetch", "--from", source.to_str().unwrap(), "--dest", "own", "arm"]);
+    lab.done(["register", "--interpreter-dir", "own", "arm"]);
+    let told = format!("qemu-arm runs what came from {} on 2", source.display());
+    found(lab, "ok", "origin", &told);
+    // The same content in another file is what came.
+    let path = lab.path("own/qemu-arm-static");
+    fs::copy(&path, lab.path("new")).unwrap();
+    fs::rename(lab.path("new"), &path).unwrap();
+    found(lab, "ok", "origin", &told);
+    fs::copy(&path, lab.path("new")).unwrap();
+    let mut file = fs::OpenOptions::new().append(true).open(lab.path("new")).unwrap();
+    std::io::Write::write_all(&mut file, b"more").unwrap();
+    drop(file);
+    fs::rename(lab.path("new"), &path).unwrap();
+    mends(lab, "problem", "origin", "own/qemu-arm-static was changed");
+    found(lab, "ok", "origin", &told);
 }
 
 fn self_capture(lab: &Lab) {

@@ -152,6 +152,11 @@ pub(super) static CHECKS: &[Check] = &[
         why: "without user namespaces nothing goes without root",
         run: surroundings::namespaces,
     },
+    Check {
+        id: "origin",
+        why: "it is another file than the one that was fetched",
+        run: interpreters::origin,
+    },
     Check { id: "in-memory", why: "", run: interpreters::in_memory },
     Check { id: "working", why: "", run: interpreters::working },
 ];

@@ -1,7 +1,7 @@
 //! The interpreters: their files, and what came of executing them.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Said, each, name, replace};
 use crate::arch::Arch;
@@ -10,9 +10,10 @@ use crate::cmd::doctor::facts::Facts;
 use crate::defects;
 use crate::interpreter::{FileId, Unfit};
 use crate::memory;
-use crate::output::path_text;
+use crate::output::{escape, path_text};
 use crate::plan;
 use crate::problem::shell_word;
+use crate::provenance::Provenance;
 
 pub(super) fn interpreter(facts: &Facts) -> Vec<Said> {
     each(facts, |state, handler| {
@@ -133,6 +134,25 @@ pub(super) fn in_memory(facts: &Facts) -> Vec<Said> {
             name(handler),
             told.version
         )))
+    })
+}
+
+/// Where fetched interpreters came from, and whether they are what came.
+pub(super) fn origin(facts: &Facts) -> Vec<Said> {
+    each(facts, |_, handler| {
+        let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;
+        let record = Provenance::beside(path)?;
+        if Provenance::of(path).is_some() || record.is_of(path) {
+            let (from, date) = (escape(&record.short()), escape(&record.date));
+            return Some(Said::ok(format!("{} runs what came from {from} on {date}", name(handler))));
+        }
+        let word = |path: &Path| shell_word(&path.to_string_lossy());
+        // What has no path and no address came from a package manager, which will give it again.
+        let is_named = record.source.contains('/');
+        let from = if is_named { format!("--from {} ", shell_word(&record.source)) } else { String::new() };
+        let arch = plan::emulates(handler)?;
+        let cure = format!("sudo qus fetch {from}--dest {} {}", word(path.parent()?), arch.name);
+        Some(Said::problem(format!("{}: {} was changed", name(handler), path_text(path)), cure))
     })
 }
 
