@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::arch::{Arch, UnknownArch};
 use crate::interpreter::WantedVersion;
@@ -35,20 +35,23 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// What the help says above them.
+const EVERYWHERE: &str = "Options of every command";
+
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Common {
     /// Print one JSON object instead of text, on failure too
-    #[arg(long, global = true, overrides_with = "json")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, overrides_with = "json")]
     pub json: bool,
     /// Print nothing but data and errors
-    #[arg(short, long, global = true, overrides_with = "quiet")]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, overrides_with = "quiet")]
     pub quiet: bool,
     /// Say what is being done; twice for every detail
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, action = ArgAction::Count)]
     pub verbose: u8,
     /// Where binfmt_misc is mounted
-    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_PATH)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "DIR", default_value = DEFAULT_PATH)]
     pub instance: PathBuf,
 }
 
@@ -79,6 +82,10 @@ pub enum Command {
     Disable(Switch),
     /// Show the table of architectures, or all about one
     Show(Show),
+    /// Print what a shell needs to complete this command line
+    Completions(Completions),
+    /// Print the manual page, or write the pages of all commands
+    Man(Man),
 }
 
 /// The command among the words of a command line that could not be parsed, which are those after the program's name.
@@ -360,6 +367,32 @@ pub struct Show {
     /// Show what this qus carries inside itself
     #[arg(long, conflicts_with = "arch")]
     pub bundled: bool,
+}
+
+/// `qus completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}
+
+/// Shells that are told how to complete.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Shell {
+    /// GNU Bash, with bash-completion or without.
+    Bash,
+    /// fish.
+    Fish,
+    /// Z shell.
+    Zsh,
+}
+
+/// `qus man`.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Write qus.1 and a page for each command into this directory
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
 }
 
 #[cfg(test)]

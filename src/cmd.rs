@@ -1,9 +1,11 @@
 //! The commands, one file each: gather, decide, act, prove, report.
 
 mod bundle;
+mod completions;
 mod doctor;
 mod fetch;
 mod list;
+mod man;
 mod register;
 mod reset;
 mod run;
@@ -52,6 +54,8 @@ pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Status> {
         Command::Enable(args) => switch::run(args, true, common, output),
         Command::Disable(args) => switch::run(args, false, common, output),
         Command::Show(args) => show::run(args, output),
+        Command::Completions(args) => completions::run(args, output),
+        Command::Man(args) => man::run(args, output),
     }
 }
 

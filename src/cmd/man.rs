@@ -1,0 +1,57 @@
+//! `qus man`: manual pages, made from the command line itself.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::CommandFactory;
+use clap_mangen::Man as Page;
+use serde::Serialize;
+
+use crate::cli::{Cli, Man};
+use crate::output::{Output, Status, path_text};
+use crate::problem::Problem;
+
+#[derive(Serialize)]
+struct PageView {
+    page: String,
+}
+
+#[derive(Serialize)]
+struct FilesView {
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run(args: &Man, output: &mut Output<'_>) -> Result<Status> {
+    // `qus help register` is no page: it prints what `qus register --help` prints.
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    let Some(folder) = &args.output else {
+        let view = PageView { page: String::from_utf8(page(command)?.1)? };
+        output.data(&view, || view.page.clone())?;
+        return Ok(Status::Done);
+    };
+    let commands = [command.clone()].into_iter().chain(command.get_subcommands().cloned());
+    let mut files = Vec::new();
+    for command in commands {
+        let (name, page) = page(command)?;
+        let path = folder.join(name);
+        write(&path, &page)?;
+        files.push(path);
+    }
+    let view = FilesView { files };
+    output.data(&view, || view.files.iter().map(|path| path_text(path) + "\n").collect())?;
+    Ok(Status::Done)
+}
+
+/// The file name and the text of the page of `command`.
+fn page(command: clap::Command) -> Result<(String, Vec<u8>)> {
+    let page = Page::new(command).source(concat!("qus ", env!("CARGO_PKG_VERSION"))).manual("qus");
+    let mut text = Vec::new();
+    page.render(&mut text)?;
+    Ok((page.get_filename(), text))
+}
+
+fn write(path: &Path, page: &[u8]) -> Result<(), Problem> {
+    fs::write(path, page).map_err(|error| Problem::new(format!("cannot write {}: {error}", path_text(path))))
+}
