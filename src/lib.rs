@@ -15,7 +15,8 @@
 //!
 //! Below them lie values without IO: [`arch`] is the table of architectures, [`binfmt`] what the kernel understands,
 //! [`defects`] what is known of emulators. Above them [`cli`] is the command line, [`cmd`] has a file for each command, and
-//! [`output`] is how they speak; a [`problem`] is what went wrong, with its cure; [`folders`] says where things lie.
+//! [`output`] and [`log`] are how they speak; a [`problem`] is what went wrong, with its cure; [`folders`] says where
+//! things lie.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod arch;
@@ -30,6 +31,7 @@ pub mod folders;
 pub mod host;
 pub mod interpreter;
 pub mod kernel;
+pub mod log;
 pub mod memory;
 pub mod namespace;
 pub mod output;

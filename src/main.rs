@@ -1,11 +1,12 @@
 //! The `qus` command.
 
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use qus::cli::{self, Cli};
 use qus::cmd;
+use qus::log;
 use qus::namespace;
 use qus::output::{NotRun, Output, Status};
 use qus::probe;
@@ -33,18 +34,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> ExitCode {
-    let level = match cli.common.verbose {
-        0 => tracing::Level::WARN,
-        1 => tracing::Level::INFO,
-        _ => tracing::Level::DEBUG,
-    };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .without_time()
-        .with_target(false)
-        .init();
+    log::start(cli.common.verbose);
     let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
     let mut output = Output::new(&mut data, &mut prose, cli.common.json, cli.common.quiet);
     let error = match cmd::run(cli, &mut output) {
