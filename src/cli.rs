@@ -152,7 +152,7 @@ pub fn named(words: &[ArchArg]) -> Option<Vec<&'static Arch>> {
 
 /// `qus register`.
 #[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Register {
     /// Architectures, or `all`: those with an interpreter at hand that the host does not run itself [default: all]
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
@@ -193,6 +193,9 @@ pub struct Register {
     /// Register even what the host runs itself
     #[arg(long)]
     pub force_native: bool,
+    /// Be content with what the host runs itself: no handler is needed for it
+    #[arg(long, conflicts_with = "force_native")]
+    pub skip_native: bool,
     /// Say what would be done, and do nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,

@@ -53,7 +53,11 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
             let cure = "put the interpreter into a folder with a shorter path";
             Decision::Refused { reason: error.to_string(), cure: Some(cure.to_owned()) }
         });
-        items.push(Item::new(arch, &decision, &gathered, args.dry_run));
+        let mut item = Item::new(arch, &decision, &gathered, args.dry_run);
+        if args.skip_native && gathered.facts(arch).native {
+            item.pass_over();
+        }
+        items.push(item);
         if let Decision::Register(registration) = decision {
             work.push((items.len() - 1, registration));
         }

@@ -28,6 +28,8 @@ pub(super) enum Outcome {
     Unchanged,
     /// Another emulator's handler serves it.
     Kept,
+    /// The host runs it itself, and that is enough.
+    Native,
     /// Not on this host.
     Refused,
     /// Something else has its programs.
@@ -47,6 +49,7 @@ impl Outcome {
             Self::Replaced => "replaced",
             Self::Unchanged => "unchanged",
             Self::Kept => "kept",
+            Self::Native => "native",
             Self::Refused => "refused",
             Self::Conflict => "conflict",
             Self::Missing => "missing",
@@ -57,7 +60,7 @@ impl Outcome {
 
     fn status(self) -> Status {
         match self {
-            Self::Registered | Self::Replaced | Self::Unchanged | Self::Kept => Status::Done,
+            Self::Registered | Self::Replaced | Self::Unchanged | Self::Kept | Self::Native => Status::Done,
             Self::Unproven => Status::No,
             Self::Refused | Self::Conflict | Self::Missing | Self::Failed => Status::Failed,
         }
@@ -211,13 +214,25 @@ impl Item {
         self.handlers.clear();
     }
 
+    /// It needs no handler: the host runs it itself.
+    pub(super) fn pass_over(&mut self) {
+        self.outcome = Outcome::Native;
+        self.message = Some("this host runs it itself".to_owned());
+        self.cure = None;
+    }
+
+    /// Whether a handler serves it.
+    fn is_served(&self) -> bool {
+        self.outcome.status() == Status::Done && self.outcome != Outcome::Native
+    }
+
     fn is_new(&self) -> bool {
         matches!(self.outcome, Outcome::Registered | Outcome::Replaced)
     }
 
     fn row(&self, dry_run: bool, scope: Scope) -> Vec<String> {
         let mut detail = String::new();
-        if self.outcome.status() == Status::Done {
+        if self.is_served() {
             detail.push_str(&self.interpreter.as_deref().map(escape).unwrap_or_default());
             if let Some(version) = &self.version {
                 detail.push_str(&format!(" (QEMU {version})"));
@@ -241,7 +256,7 @@ impl Item {
             Outcome::Replaced if is_plan => "would replace",
             _ => word,
         };
-        let flags = self.flags.clone().filter(|_| self.outcome.status() == Status::Done).unwrap_or_default();
+        let flags = self.flags.clone().filter(|_| self.is_served()).unwrap_or_default();
         vec![self.arch.to_owned(), word.to_owned(), flags, detail]
     }
 
@@ -319,7 +334,7 @@ impl View {
 
     /// Whether any architecture is served now.
     pub(super) fn has_any(&self) -> bool {
-        self.items.iter().any(|item| item.outcome.status() == Status::Done)
+        self.items.iter().any(Item::is_served)
     }
 
     /// Whether the registration will not outlive what it was made for: never told as a success (K67).
