@@ -6,6 +6,7 @@ mod doctor;
 mod fetch;
 mod list;
 mod man;
+pub mod peers;
 mod register;
 mod reset;
 mod run;
@@ -21,6 +22,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use nix::errno::Errno;
+use nix::unistd::geteuid;
 
 use crate::arch::Arch;
 use crate::binfmt::{HEAD, Handler, HandlerName};
@@ -62,6 +64,22 @@ pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Status> {
 /// The instance, which has to be there.
 fn open_instance(common: &Common) -> Result<Instance, Problem> {
     Ok(Instance::open(&common.instance)?)
+}
+
+/// The instance, or nothing where there cannot be a handler to see.
+///
+/// On the host an instance that is mounted nowhere may still live in some container (K67), so root mounts it to look.
+/// In a user namespace mounting would make a new one, and hide the host's (K66).
+fn open_to_look(common: &Common) -> Result<Option<Instance>> {
+    let path = &common.instance;
+    match Instance::open(path) {
+        Err(OpenError::NotMounted(_)) if Scope::here() == Scope::Host && geteuid().is_root() => {
+            Instance::mount(path).map_err(Problem::from)?;
+            Ok(Some(Instance::open(path).map_err(Problem::from)?))
+        }
+        Err(OpenError::NotMounted(_)) => Ok(None),
+        other => Ok(Some(other.map_err(Problem::from)?)),
+    }
 }
 
 /// The instance of this user namespace, mounted first where it is missing; that is said. With it comes how long a mount of

@@ -1,11 +1,13 @@
 //! The `qus` command.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use qus::cli::{self, Cli};
 use qus::cmd;
+use qus::cmd::peers::Tool;
 use qus::log;
 use qus::namespace;
 use qus::output::{NotRun, Output, Status};
@@ -27,17 +29,37 @@ fn main() -> ExitCode {
             }
         };
     }
+    if let Some((tool, words)) = called_as() {
+        log::start(0);
+        let done = tool.run(&words, &mut io::stdout().lock(), &mut io::stderr());
+        return conclude(done, &mut Output::new(&mut io::sink(), &mut io::stderr(), false, false));
+    }
     match Cli::try_parse() {
         Ok(cli) => run(&cli),
         Err(error) => usage(&error),
     }
 }
 
+/// The tool that qus is to be, and the words for it. Behind `binfmt`, which has none, a command of qus may be typed.
+fn called_as() -> Option<(Tool, Vec<OsString>)> {
+    let mut words = std::env::args_os();
+    let tool = Tool::called(&words.next()?)?;
+    let words: Vec<OsString> = words.collect();
+    let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
+    let is_command = tool == Tool::Binfmt && words.first().is_some_and(|word| !is_option(word));
+    (!is_command).then_some((tool, words))
+}
+
 fn run(cli: &Cli) -> ExitCode {
     log::start(cli.common.verbose);
     let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
     let mut output = Output::new(&mut data, &mut prose, cli.common.json, cli.common.quiet);
-    let error = match cmd::run(cli, &mut output) {
+    let done = cmd::run(cli, &mut output);
+    conclude(done, &mut output)
+}
+
+fn conclude(done: anyhow::Result<Status>, output: &mut Output<'_>) -> ExitCode {
+    let error = match done {
         Ok(status) => return ExitCode::from(status.code()),
         Err(error) => error,
     };
@@ -47,7 +69,7 @@ fn run(cli: &Cli) -> ExitCode {
     }
     let problem =
         error.downcast_ref::<Problem>().cloned().unwrap_or_else(|| Problem::new(format!("{error:#}")));
-    tell(&mut output, &problem, Status::Failed)
+    tell(output, &problem, Status::Failed)
 }
 
 /// Help and version are answers; everything else that the command line parser says is a failure.

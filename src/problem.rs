@@ -4,6 +4,7 @@ use nix::unistd::geteuid;
 use thiserror::Error;
 
 use crate::arch::UnknownArch;
+use crate::cmd::peers::Tool;
 use crate::kernel::{HandlerError, MountError, OpenError, RegisterError};
 use crate::namespace::{EngineError, NamespaceError, RootError};
 
@@ -95,10 +96,12 @@ impl From<UnknownArch> for Problem {
     }
 }
 
-/// This very command, as root.
+/// This very command, as root. Called by the name of another tool, it is that one's words that were typed.
 fn as_root() -> String {
-    let words = std::env::args_os().skip(1).map(|word| shell_word(&word.to_string_lossy()));
-    ["sudo qus".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+    let mut words = std::env::args_os();
+    let name = words.next().filter(|name| Tool::called(name).is_some()).unwrap_or_else(|| "qus".into());
+    let words = [name].into_iter().chain(words).map(|word| shell_word(&word.to_string_lossy()));
+    ["sudo".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// A word as a shell reads it.

@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use anyhow::Result;
-use nix::unistd::geteuid;
 use serde::Serialize;
 
-use super::{emulators, plain, tell_scope};
+use super::{emulators, open_to_look, plain, tell_scope};
 use crate::binfmt::HandlerName;
 use crate::cli::{Common, Reset, named};
-use crate::kernel::{HandlerError, Instance, OpenError};
+use crate::kernel::HandlerError;
 use crate::namespace::Scope;
 use crate::output::{Output, Status, columns, escape, path_text};
 use crate::problem::Problem;
@@ -33,7 +32,7 @@ struct Item {
 }
 
 pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Result<Status> {
-    let Some(instance) = open(common)? else {
+    let Some(instance) = open_to_look(common)? else {
         let view = View { scope: Scope::here(), dry_run: args.dry_run, items: Vec::new(), left: Vec::new() };
         output.data(&view, String::new)?;
         output.note(&format!(
@@ -74,22 +73,6 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
         output.note("no handler of QEMU's emulators is there")?;
     }
     Ok(status)
-}
-
-/// The instance, or nothing where there cannot be a handler to see.
-///
-/// On the host an instance that is mounted nowhere may still live in some container (K67), so root mounts it to look.
-/// In a user namespace mounting would make a new one, and hide the host's (K66).
-fn open(common: &Common) -> Result<Option<Instance>> {
-    let path = &common.instance;
-    match Instance::open(path) {
-        Err(OpenError::NotMounted(_)) if Scope::here() == Scope::Host && geteuid().is_root() => {
-            Instance::mount(path).map_err(Problem::from)?;
-            Ok(Some(Instance::open(path).map_err(Problem::from)?))
-        }
-        Err(OpenError::NotMounted(_)) => Ok(None),
-        other => Ok(Some(other.map_err(Problem::from)?)),
-    }
 }
 
 fn text(view: &View) -> String {

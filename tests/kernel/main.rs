@@ -25,6 +25,7 @@ mod list;
 mod memory;
 mod namespace;
 mod owner;
+mod peers;
 mod prediction;
 mod programs;
 mod proof;
@@ -78,6 +79,7 @@ fn tests() -> Vec<Test> {
         memory::TESTS,
         which::TESTS,
         owner::TESTS,
+        peers::TESTS,
         doctor::TESTS,
         checks::TESTS,
         situations::TESTS,

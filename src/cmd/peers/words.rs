@@ -1,0 +1,158 @@
+//! Command lines as `getopt(1)` reads them, and Go's package `flag`.
+
+/// An option: its letter, if it has one; its name; whether a value belongs to it.
+pub(super) type Known = (Option<char>, &'static str, bool);
+
+/// What a command line says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Said {
+    /// Options by their names, in order, with their values; empty for those that have none.
+    pub(super) options: Vec<(&'static str, String)>,
+    /// Everything else.
+    pub(super) others: Vec<String>,
+}
+
+/// Reads `words`. Options may stand behind other words, `--` ends them, a name may be shortened as long as it is the only
+/// one that begins like that, and one dash will do for a name that is written in full. The error names what is unknown.
+pub(super) fn read(words: &[String], known: &[Known]) -> Result<Said, String> {
+    let mut said = Said::default();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if word == "--" {
+            said.others.extend(words.cloned());
+            break;
+        }
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (word.as_str(), None),
+        };
+        let named = |name: &str| known.iter().find(|(_, long, _)| *long == name);
+        let (found, value) = if let Some(long) = name.strip_prefix("--") {
+            let mut like = known.iter().filter(|(_, known, _)| known.starts_with(long));
+            let only = like.next().filter(|_| like.next().is_none());
+            (named(long).or(only), value)
+        } else if let Some(rest) = word.strip_prefix('-').filter(|rest| !rest.is_empty()) {
+            if let Some(found) = named(name.trim_start_matches('-')) {
+                (Some(found), value)
+            } else {
+                said.read_letters(rest, known, &mut words)?;
+                continue;
+            }
+        } else {
+            said.others.push(word.clone());
+            continue;
+        };
+        let Some((_, name, takes_value)) = found else { return Err(format!("unknown option {word}")) };
+        let value = match (takes_value, value) {
+            (true, Some(value)) => value.to_owned(),
+            (true, None) => words.next().ok_or_else(|| format!("{word} needs a value"))?.clone(),
+            (false, None) => String::new(),
+            (false, Some(_)) => return Err(format!("{word}: this option has no value")),
+        };
+        said.options.push((name, value));
+    }
+    Ok(said)
+}
+
+impl Said {
+    /// Letters behind one dash: what follows one that takes a value is the value.
+    fn read_letters<'a>(
+        &mut self,
+        letters: &str,
+        known: &[Known],
+        words: &mut impl Iterator<Item = &'a String>,
+    ) -> Result<(), String> {
+        for (at, letter) in letters.char_indices() {
+            let found = known.iter().find(|(short, ..)| *short == Some(letter));
+            let Some((_, name, takes_value)) = found else {
+                return Err(format!("unknown option -{letter}"));
+            };
+            if !takes_value {
+                self.options.push((name, String::new()));
+                continue;
+            }
+            let rest = letters.get(at + letter.len_utf8()..).unwrap_or_default();
+            let value = if rest.is_empty() {
+                words.next().ok_or_else(|| format!("-{letter} needs a value"))?.clone()
+            } else {
+                rest.to_owned()
+            };
+            self.options.push((name, value));
+            break;
+        }
+        Ok(())
+    }
+}
+
+/// A word with `*` and `?` in it, as a shell compares it with a name.
+pub(super) fn is_like(pattern: &[u8], name: &[u8]) -> bool {
+    match (pattern, name) {
+        ([], []) => true,
+        ([b'*', pattern @ ..], _) => {
+            (0..=name.len()).any(|skipped| name.get(skipped..).is_some_and(|name| is_like(pattern, name)))
+        }
+        ([b'?', pattern @ ..], [_, name @ ..]) => is_like(pattern, name),
+        ([one, pattern @ ..], [other, name @ ..]) => one == other && is_like(pattern, name),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &[Known] = &[
+        (Some('h'), "help", false),
+        (Some('p'), "persistent", true),
+        (None, "preserve-argv0", true),
+        (Some('s'), "static", false),
+    ];
+
+    fn read_line(line: &str) -> Result<Said, String> {
+        read(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>(), KNOWN)
+    }
+
+    #[test]
+    fn options_are_read_however_they_are_written() {
+        for line in [
+            "-s -p yes arm",
+            "-sp yes arm",
+            "-spyes arm",
+            "arm --static --persistent=yes",
+            "-static -persistent yes -- arm",
+            "--stat arm --pers yes",
+        ] {
+            let said = read_line(line).unwrap();
+            assert_eq!(said.others, ["arm"], "{line}");
+            assert_eq!(said.options, [("static", String::new()), ("persistent", "yes".into())], "{line}");
+        }
+        assert_eq!(read_line("-- -s").unwrap().others, ["-s"]);
+        assert_eq!(read_line("-").unwrap().others, ["-"]);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (line, message) in [
+            ("-x", "unknown option -x"),
+            ("-sx", "unknown option -x"),
+            ("--nonsense", "unknown option --nonsense"),
+            // Two options begin like that.
+            ("--pr=yes --p yes", "unknown option --p"),
+            ("-p", "-p needs a value"),
+            ("--persistent", "--persistent needs a value"),
+            ("--help=yes", "--help=yes: this option has no value"),
+        ] {
+            assert_eq!(read_line(line).unwrap_err(), message, "{line}");
+        }
+    }
+
+    #[test]
+    fn stars_stand_for_anything() {
+        for (pattern, name) in [("qemu-*", "qemu-arm"), ("*", ""), ("q?mu-*m", "qemu-arm"), ("a", "a")] {
+            assert!(is_like(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
+        }
+        for (pattern, name) in [("qemu-*", "python3.11"), ("qemu-?", "qemu-"), ("", "a"), ("a", "")] {
+            assert!(!is_like(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
+        }
+    }
+}

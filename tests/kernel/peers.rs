@@ -1,0 +1,460 @@
+//! The command lines of the tools that qus replaces: what they print, and what is different on purpose.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use qus::arch::Arch;
+use qus::binfmt::{Flags, Rule};
+use serde_json::Value;
+
+use crate::Test;
+use crate::downloads::{self, interpreter};
+use crate::lab::{Lab, QUS, Ran, busybox, order, run, start};
+use crate::namespace::INSTANCE;
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("binfmt_installs_and_tells_the_state", binfmt_installs),
+    Test::new("binfmt_is_honest_about_failures", binfmt_failures),
+    Test::new("binfmt_uninstalls_emulators_alone", binfmt_uninstalls),
+    Test::new("binfmt_takes_its_mount_point", binfmt_mount),
+    Test::new("binfmt_needs_no_handler_for_what_the_host_runs", binfmt_native),
+    Test::new("binfmt_does_not_hide_that_nothing_lasts", binfmt_doomed).unmounted(),
+    Test::new("binfmt_who_may_not_register_is_told_what_to_type", binfmt_not_root).somebody(),
+    Test::new("register_skips_what_the_host_runs_when_asked_to", skip_native),
+    Test::new("dbhi_registers_lists_and_clears", dbhi),
+    Test::new("dbhi_starts_a_shell", dbhi_interactive),
+    Test::new("multiarch_resets_and_registers", multiarch),
+    Test::new("conf_registers", conf),
+    Test::new("conf_writes_files_that_the_kernel_takes", conf_systemd),
+    Test::new("conf_writes_files_for_update_binfmts", conf_debian),
+    Test::new("peers_refuse_what_they_do_not_know", unknown),
+];
+
+/// qus by another name, as an image has it, with the distribution's interpreters at hand.
+fn tool(lab: &Lab, name: &str) -> Command {
+    let path = lab.path(name);
+    if !path.exists() {
+        lab.link(name, Path::new(QUS));
+    }
+    let mut command = Command::new(path);
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir(lab.path(""));
+    command.env("QUS_INTERPRETER_DIR", downloads::distribution());
+    command
+}
+
+fn call(lab: &Lab, name: &str, words: &[&str]) -> Ran {
+    run(tool(lab, name).args(words))
+}
+
+/// A handler that is none of QEMU's.
+fn python(lab: &Lab) {
+    lab.register(b":python3.11:M::\\xa7\\x0d\\x0d\\x0a::/usr/bin/python3.11:").unwrap();
+}
+
+fn state(ran: &Ran) -> (Vec<String>, Vec<String>) {
+    let value: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:#?}"));
+    let keys: Vec<&String> = value.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["emulators", "supported"], "{ran:#?}");
+    // As Go indents.
+    assert!(ran.stdout.starts_with("{\n  \"supported\": [\n    \"linux/"), "{ran:#?}");
+    let list = |key: &str| {
+        let words = value[key].as_array().unwrap().iter();
+        words.map(|word| word.as_str().unwrap().to_owned()).collect()
+    };
+    (list("supported"), list("emulators"))
+}
+
+fn last_line(ran: &Ran) -> &str {
+    ran.stderr.lines().last().unwrap_or_default()
+}
+
+/// The flags of a handler, as the kernel has them.
+fn flags(lab: &Lab, name: &str) -> String {
+    let text = lab.entries().remove(name).unwrap_or_else(|| panic!("no {name}"));
+    text.lines().find_map(|line| line.strip_prefix("flags: ")).unwrap().to_owned()
+}
+
+fn binfmt_installs(lab: &Lab) {
+    python(lab);
+    let (native, emulators) = state(&call(lab, "binfmt", &[]));
+    assert!(emulators.is_empty() && !native.is_empty(), "{native:?} {emulators:?}");
+    let own = Arch::named(std::env::consts::ARCH).unwrap().names.platforms[0];
+    assert_eq!(native[0], own);
+    let ran = call(lab, "binfmt", &["--install", "arm64,linux/arm/v7,s390x"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    for name in ["arm64", "arm", "s390x"] {
+        assert!(ran.stderr.contains(&format!("installing: {name} OK\n")), "{ran:#?}");
+    }
+    let (supported, emulators) = state(&ran);
+    assert_eq!(emulators, ["qemu-aarch64", "qemu-arm", "qemu-s390x"]);
+    let new: Vec<&String> = supported.iter().filter(|platform| !native.contains(platform)).collect();
+    assert_eq!(new, ["linux/arm64", "linux/s390x", "linux/arm/v7", "linux/arm/v6"], "{supported:?}");
+    assert_eq!(busybox("s390x", "uname -m").unwrap().stdout, "s390x\n");
+    // Without setuid programs in the emulator's hands.
+    assert_eq!(flags(lab, "qemu-aarch64"), "POF");
+
+    let before = (lab.entries(), order());
+    let ran = call(lab, "binfmt", &["-install=arm64"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert!(ran.stderr.contains("installing: arm64 qemu-aarch64 already registered\n"), "{ran:#?}");
+    assert_eq!((lab.entries(), order()), before);
+    // What is off does not work, and is not told.
+    lab.command("qemu-arm", "0");
+    let (supported, emulators) = state(&call(lab, "binfmt", &[]));
+    assert_eq!(emulators, ["qemu-aarch64", "qemu-s390x"]);
+    assert!(!supported.contains(&"linux/arm/v7".to_owned()), "{supported:?}");
+    let ran = call(lab, "binfmt", &["--version"]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, ""), "{ran:#?}");
+    assert!(ran.stderr.starts_with("binfmt/qus-") && ran.stderr.contains(" qemu/v"), "{ran:#?}");
+    // A command of qus, as nothing else of that tool stands there.
+    assert!(call(lab, "binfmt", &["show", "arm"]).stdout.starts_with("arm"));
+}
+
+fn binfmt_failures(lab: &Lab) {
+    let ran = call(lab, "binfmt", &["--install", "arm64,amr"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert_eq!(last_line(&ran), "error: installing: amr unsupported architecture: amr; did you mean arm?");
+    assert!(ran.stderr.contains("installing: arm64 OK\n"), "{ran:#?}");
+    assert_eq!(state(&ran).1, ["qemu-aarch64"]);
+
+    let before = (lab.entries(), order());
+    fs::create_dir(lab.path("empty")).unwrap();
+    let mut command = tool(lab, "binfmt");
+    command.env("QEMU_BINARY_PATH", lab.path("empty")).args(["--install", "s390x"]);
+    let ran = run(&mut command);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    let reason = format!("no interpreter is in {}", lab.path("empty").display());
+    assert!(last_line(&ran).starts_with("error: ") && last_line(&ran).contains(&reason), "{ran:#?}");
+    let ran = run(tool(lab, "binfmt").env("QEMU_BINARY_PREFIX", "my-").args(["--install", "s390x"]));
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(last_line(&ran).starts_with("error: QEMU_BINARY_PREFIX is not known"), "{ran:#?}");
+    assert_eq!((lab.entries(), order()), before);
+
+    let own = lab.copy("own/qemu-s390x-static", &interpreter("s390x"));
+    let mut command = tool(lab, "binfmt");
+    command.env("QEMU_BINARY_PATH", lab.path("own")).env("QEMU_PRESERVE_ARGV0", "1");
+    let ran = run(command.args(["--install", "s390x"]));
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert!(lab.entries()["qemu-s390x"].contains(&format!("interpreter {}\n", own.display())));
+    assert_eq!(flags(lab, "qemu-s390x"), "POF");
+    // Another one than the one that was named: said, and not taken for it.
+    let ran = run(tool(lab, "binfmt")
+        .env("QEMU_BINARY_PATH", downloads::distribution())
+        .args(["--install", "s390x"]));
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(last_line(&ran).contains("qemu-s390x"), "{ran:#?}");
+    assert!(lab.entries()["qemu-s390x"].contains(&format!("interpreter {}\n", own.display())));
+}
+
+fn binfmt_uninstalls(lab: &Lab) {
+    python(lab);
+    lab.done(["register", "arm", "aarch64", "riscv64", "s390x", "microblaze"]);
+    let ran = call(lab, "binfmt", &["--uninstall", "arm64,qemu-arm"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    for name in ["qemu-aarch64", "qemu-arm"] {
+        assert!(ran.stderr.contains(&format!("uninstalling: {name} OK\n")), "{ran:#?}");
+    }
+    assert!(state(&ran).1.contains(&"qemu-riscv64".to_owned()));
+    let before = (lab.entries(), order());
+    // It is not there: that was what was asked for.
+    let ran = call(lab, "binfmt", &["--uninstall", "arm64"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert!(ran.stderr.contains("uninstalling: arm64 not found\n"), "{ran:#?}");
+    for (word, line) in [
+        ("python3.11", "error: uninstalling: python3.11 is none of QEMU's emulators: left alone"),
+        ("qemu-nonsense", "error: uninstalling: qemu-nonsense not found"),
+    ] {
+        let ran = call(lab, "binfmt", &["--uninstall", word]);
+        assert_eq!((ran.status, last_line(&ran)), (2, line), "{ran:#?}");
+    }
+    assert_eq!((lab.entries(), order()), before);
+    let ran = call(lab, "binfmt", &["--uninstall", "qemu-r*"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert_eq!(order(), ["qemu-microblaze-old", "qemu-microblaze", "qemu-s390x", "python3.11"]);
+    // What that tool removes with everything else.
+    let ran = call(lab, "binfmt", &["--uninstall", "*"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert!(
+        ran.stderr.contains("uninstalling: python3.11 is none of QEMU's emulators: left alone\n"),
+        "{ran:#?}"
+    );
+    assert_eq!(order(), ["python3.11"]);
+    let ran = call(lab, "binfmt", &["--uninstall", "qemu-*"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert!(ran.stderr.contains("uninstalling: qemu-* not found\n"), "{ran:#?}");
+    assert!(state(&ran).1.is_empty());
+}
+
+fn binfmt_mount(lab: &Lab) {
+    let folder = lab.path("instance");
+    fs::create_dir(&folder).unwrap();
+    let words = ["--mount", folder.to_str().unwrap(), "--install", "arm64"];
+    lab.shell("mount -t binfmt_misc none instance");
+    let ran = call(lab, "binfmt", &words);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert_eq!(state(&ran).1, ["qemu-aarch64"]);
+    assert_eq!(order(), ["qemu-aarch64"]);
+    lab.shell("umount instance");
+    let ran = call(lab, "binfmt", &words[..2]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{ran:#?}");
+    let line = format!("error: {} is not a binfmt_misc file system; cure: ", folder.display());
+    assert!(last_line(&ran).starts_with(&line), "{ran:#?}");
+}
+
+fn binfmt_native(lab: &Lab) {
+    let own = Arch::named(std::env::consts::ARCH).unwrap().names.platforms[0];
+    let ran = call(lab, "binfmt", &["--install", own]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    let name = own.strip_prefix("linux/").unwrap();
+    assert!(ran.stderr.contains(&format!("installing: {name} this host runs it itself\n")), "{ran:#?}");
+    assert!(order().is_empty());
+}
+
+fn binfmt_doomed(lab: &Lab) {
+    lab.link("binfmt", Path::new(QUS));
+    let mut command = Command::new("unshare");
+    command.args(["-m", "--propagation", "unchanged", "./binfmt", "--install", "arm64"]);
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir(lab.path(""));
+    let ran = run(command.env("QUS_INTERPRETER_DIR", downloads::distribution()));
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stderr.contains("what was registered ends with this very command"), "{ran:#?}");
+    assert_eq!(last_line(&ran), "error: what was registered does not last, as was said above");
+}
+
+fn binfmt_not_root(lab: &Lab) {
+    let ran = call(lab, "binfmt", &["--install", "arm64"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    let cure = format!("cure: sudo {} --install arm64", lab.path("binfmt").display());
+    assert!(last_line(&ran).starts_with("error: ") && last_line(&ran).ends_with(&cure), "{ran:#?}");
+    assert!(order().is_empty());
+}
+
+fn skip_native(lab: &Lab) {
+    let own = std::env::consts::ARCH;
+    let value = lab.json(["register", "--skip-native", own, "s390x"]);
+    let outcomes: Vec<_> = value["items"].as_array().unwrap().iter().map(|item| &item["outcome"]).collect();
+    assert_eq!(outcomes, ["native", "registered"], "{value:#}");
+    assert_eq!(order(), ["qemu-s390x"]);
+    let said = lab.done(["register", "--skip-native", own]);
+    assert_eq!(
+        said.split_whitespace().collect::<Vec<_>>().join(" "),
+        format!("{own} native this host runs it itself")
+    );
+    lab.refused(["register", "--skip-native", "--force-native", own], 2, "cannot be used with");
+}
+
+fn dbhi(lab: &Lab) {
+    python(lab);
+    let ran = call(lab, "register.sh", &["-s", "--", "-p", "aarch64"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    let path = interpreter("aarch64");
+    assert_eq!(ran.stdout, format!("Setting {} as binfmt interpreter for aarch64\n", path.display()));
+    assert_eq!(flags(lab, "qemu-aarch64"), "POF");
+    let ran = call(lab, "register.sh", &["--static", "-t", "arm,s390x"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert_eq!(order(), ["qemu-s390x", "qemu-arm", "qemu-aarch64", "python3.11"]);
+    let before = (lab.entries(), order());
+    for (words, said) in [
+        (&["-s", "--", "-p", "aarch64"][..], "is the binfmt interpreter for aarch64 already\n"),
+        // To list is not to register.
+        (&["-l"], "aarch64  enabled  POF"),
+        (&["-s", "--", "-t", "riscv64"], "Would set "),
+        (&["-e"], ""),
+        (&["-h"], "Usage: register.sh "),
+    ] {
+        let ran = call(lab, "register.sh", words);
+        assert_eq!(ran.status, 0, "{words:?}: {ran:#?}");
+        assert!(ran.stdout.contains(said), "{words:?}: {ran:#?}");
+        assert_eq!((lab.entries(), order()), before, "{words:?}");
+    }
+    let ran = call(lab, "register.sh", &["-s", "--", "-p", "arm", "nonsense"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stderr.starts_with("ERROR: unknown CPU nonsense\n"), "{ran:#?}");
+    assert_eq!((lab.entries(), order()), before);
+    let ran = call(lab, "register.sh", &["--", "-r", "arm"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert_eq!(ran.stdout, "Removed qemu-arm as binfmt interpreter for arm\n");
+    let ran = run(tool(lab, "dbhi-qus").env("QEMU_CLEAR", "yes"));
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert!(ran.stderr.contains("left alone, as none of QEMU's emulators: python3.11\n"), "{ran:#?}");
+    assert_eq!(order(), ["python3.11"]);
+    let ran = call(lab, "register.sh", &["-r", "-s", "--", "-p"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert!(order().len() > 20 && busybox("arm", "true").is_ok(), "{ran:#?}");
+    assert_eq!(call(lab, "register.sh", &["-r", "-e"]).status, 0);
+    assert_eq!(order(), ["python3.11"]);
+}
+
+fn dbhi_interactive(lab: &Lab) {
+    let ran = call(lab, "register.sh", &["-i", "echo", "told;", "exit", "7"]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (7, "told\n"), "{ran:#?}");
+    let ran = run(tool(lab, "register.sh").env("PATH", lab.path("")).args(["-i", "true"]));
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stderr.starts_with("qus: cannot start a shell for -i: No such file"), "{ran:#?}");
+    assert!(order().is_empty());
+}
+
+fn multiarch(lab: &Lab) {
+    python(lab);
+    lab.handler("qemu-sparc", "sparc", &interpreter("sparc"), Flags::empty());
+    let ran = call(lab, "register", &["--reset", "-p", "yes"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert!(ran.stdout.starts_with("Removed qemu-sparc as binfmt interpreter for sparc\n"), "{ran:#?}");
+    assert!(ran.stderr.contains("left alone, as none of QEMU's emulators: python3.11\n"), "{ran:#?}");
+    let line = format!("Setting {} as binfmt interpreter for sparc\n", interpreter("sparc").display());
+    assert!(ran.stdout.contains(&line), "{ran:#?}");
+    assert!(lab.entries().iter().all(|(name, entry)| name == "python3.11" || entry.contains("flags: POF\n")));
+    assert!(order().contains(&"python3.11".to_owned()));
+    // Two runs that want different things: said, and nothing lost.
+    let own = lab.copy("own/qemu-arm-static", &interpreter("arm"));
+    let before = (lab.entries(), order());
+    let ran = call(lab, "register", &["--credential", "yes", "--qemu-path", "own"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stderr.contains("ERROR: arm: qemu-arm ("), "{ran:#?}");
+    assert_eq!((lab.entries(), order()), before);
+    let ran = call(lab, "register", &["--reset", "--credential", "yes", "--qemu-path", "own"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert_eq!(order(), ["qemu-arm", "python3.11"]);
+    assert!(flags(lab, "qemu-arm").contains('C'));
+    assert!(lab.entries()["qemu-arm"].contains(own.to_str().unwrap()));
+}
+
+fn conf(lab: &Lab) {
+    lab.copy("own/qemu-arm-mine", &interpreter("arm"));
+    lab.copy("own/qemu-s390x", &interpreter("s390x"));
+    let ran = call(lab, "qemu-binfmt-conf.sh", &["--qemu-path", "own", "--persistent", "no"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert!(ran.stderr.contains("every interpreter is opened once (F)"), "{ran:#?}");
+    assert_eq!((order(), flags(lab, "qemu-s390x")), (vec!["qemu-s390x".to_owned()], "POF".to_owned()));
+    let ran = call(lab, "qemu-binfmt-conf.sh", &["-Q", "own", "-F-mine"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert_eq!(order(), ["qus-arm", "qemu-s390x"]);
+    assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
+    let before = (lab.entries(), order());
+    let ran = call(lab, "qemu-binfmt-conf.sh", &["-Q", "own", "-F-yours"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stderr.contains("own has no interpreter called qemu-…-yours"), "{ran:#?}");
+    assert_eq!((lab.entries(), order()), before);
+}
+
+/// Writes files with `words`, and expects the kernel to be left alone.
+fn export(lab: &Lab, host: &str, words: &[&str]) -> Vec<String> {
+    let folder = lab.path("out");
+    let _from_the_last_time = fs::remove_dir_all(&folder);
+    fs::create_dir(&folder).unwrap();
+    let before = lab.entries();
+    let ran = run(tool(lab, "qemu-binfmt-conf.sh").env("HOST_ARCH", host).args(["-e", "out"]).args(words));
+    assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{ran:#?}");
+    assert_eq!(lab.entries(), before);
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn conf_systemd(lab: &Lab) {
+    let folder = downloads::distribution();
+    let here = ["--qemu-path", folder.to_str().unwrap(), "--qemu-suffix", "-static"];
+    let host = std::env::consts::ARCH;
+    let names = export(lab, host, &[&["--systemd", "s390x"], &here[..]].concat());
+    assert_eq!(names, ["qemu-s390x.conf"]);
+    let line = fs::read(lab.path("out/qemu-s390x.conf")).unwrap();
+    let text = String::from_utf8(line.clone()).unwrap();
+    assert!(text.starts_with(":qemu-s390x:M::\\x7f") && text.ends_with(":OF\n"), "{text}");
+    lab.register(&line).unwrap();
+    // Without P the program's name is its path.
+    let program = lab.copy("uname", &downloads::busybox("s390x"));
+    assert_eq!(start(&program, &["lost", "-m"]).unwrap().stdout, "s390x\n");
+    lab.done(["reset"]);
+
+    let names = export(lab, host, &[&["-s", "ALL", "-g", "yes", "-c", "yes"], &here[..]].concat());
+    assert!(names.len() > 20, "{names:?}");
+    for name in &names {
+        let line = fs::read(lab.path("out").join(name)).unwrap();
+        let rule = Rule::parse(&line).unwrap();
+        assert_eq!(rule.flags().to_string(), "POCF", "{name}");
+        lab.register(&line).unwrap();
+    }
+    assert_eq!(order().len(), names.len());
+    assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
+    lab.done(["reset"]);
+
+    // For a package: nothing lies there yet. Not for the host itself, nor for its family unless that is said.
+    let nowhere = ["-s", "ALL", "--qemu-path", "/nowhere", "-p", "no"];
+    let names = export(lab, "arm64", &nowhere);
+    let has = |names: &[String], name: &str| names.iter().any(|other| other == &format!("qemu-{name}.conf"));
+    assert!(has(&names, "x86_64") && !has(&names, "aarch64") && !has(&names, "arm"), "{names:?}");
+    let names = export(lab, "arm64", &[&nowhere[..], &["-i", "yes"]].concat());
+    assert!(has(&names, "arm") && !has(&names, "aarch64"), "{names:?}");
+    let text = fs::read_to_string(lab.path("out/qemu-arm.conf")).unwrap();
+    assert!(text.ends_with(":/nowhere/qemu-arm:O\n"), "{text}");
+
+    let ran = call(lab, "qemu-binfmt-conf.sh", &["-s", "arm", "-e", "missing"]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{ran:#?}");
+    assert!(ran.stderr.starts_with("qus: cannot write missing/qemu-arm.conf: No such file"), "{ran:#?}");
+    assert!(!lab.path("missing").exists());
+}
+
+fn conf_debian(lab: &Lab) {
+    let names = export(
+        lab,
+        "x86_64",
+        &["--debian", "--qemu-path", "/nowhere", "--qemu-suffix", "-static", "-c", "yes"],
+    );
+    assert!(names.contains(&"qemu-arm".to_owned()) && !names.contains(&"qemu-i386".to_owned()), "{names:?}");
+    let text = fs::read_to_string(lab.path("out/qemu-arm")).unwrap();
+    let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')).unwrap();
+    assert_eq!(
+        (
+            field("package"),
+            field("interpreter"),
+            field("credentials"),
+            field("preserve"),
+            field("fix_binary")
+        ),
+        ("qemu-arm", "/nowhere/qemu-arm-static", "yes", "no", "yes")
+    );
+    // What the kernel makes of both is what qus itself asks for.
+    let path = interpreter("arm");
+    let line = format!(":n:M::{}:{}:{}:OF", field("magic"), field("mask"), path.display());
+    lab.register(line.as_bytes()).unwrap();
+    let taken = |name: &str| {
+        let text = fs::read_to_string(Path::new(INSTANCE).join(name)).unwrap();
+        text.lines()
+            .filter(|line| line.starts_with("magic") || line.starts_with("mask"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let ours = taken("n");
+    lab.command("n", "-1");
+    lab.done(["register", "arm"]);
+    assert_eq!(taken("qemu-arm"), ours);
+}
+
+fn unknown(lab: &Lab) {
+    python(lab);
+    let before = (lab.entries(), order());
+    for (name, words, message) in [
+        ("binfmt", &["--instal=all", "--nonsense"][..], "unknown option --nonsense"),
+        ("binfmt", &["--install"], "--install needs a value"),
+        ("binfmt", &["--version", "all"], "all is no option"),
+        ("register.sh", &["-x"], "unknown option -x"),
+        ("register.sh", &["aarch64"], "aarch64 is no option; targets stand behind --"),
+        ("register.sh", &["-r", "--", "-x"], "unknown option -x"),
+        ("register", &["--reset", "-p", "maybe"], "--persistent is yes or no, not maybe"),
+        ("register", &["-p", "yes", "--reset"], "unknown option --reset"),
+        ("qemu-binfmt-conf.sh", &["--systemd", "nonsense"], "ERROR: unknown CPU nonsense"),
+        ("qemu-binfmt-conf.sh", &["arm"], "arm is no option"),
+    ] {
+        let ran = call(lab, name, words);
+        assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{name} {words:?}: {ran:#?}");
+        assert!(ran.stderr.starts_with(&format!("{message}\n\nUsage")), "{name} {words:?}: {ran:#?}");
+        assert_eq!((lab.entries(), order()), before, "{name} {words:?}");
+    }
+    for name in ["binfmt", "register.sh", "register", "qemu-binfmt-conf.sh"] {
+        let ran = call(lab, name, &["--help"]);
+        assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{name}: {ran:#?}");
+        assert!(ran.stdout.starts_with("Usage"), "{name}: {ran:#?}");
+    }
+}
