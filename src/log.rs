@@ -4,9 +4,11 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 
 use tracing::field::{Field, Visit};
-use tracing::level_filters::LevelFilter;
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::output::escape;
 
@@ -15,26 +17,18 @@ use crate::output::escape;
 /// Somebody who tells already goes on: a test may have begun.
 pub fn start(verbose: u8) {
     let level = match verbose {
-        0 => Level::WARN,
-        1 => Level::INFO,
-        _ => Level::DEBUG,
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
     };
-    let _already_told = tracing::subscriber::set_global_default(Lines(level));
+    let _already_told = tracing_subscriber::registry().with(Lines.with_filter(level)).try_init();
 }
 
 /// Events as lines. qus has no spans, and events with nothing but a message.
-struct Lines(Level);
+struct Lines;
 
-impl Subscriber for Lines {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= self.0
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.0.into())
-    }
-
-    fn event(&self, event: &Event<'_>) {
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut message = Message(String::new());
         event.record(&mut message);
         let level = event.metadata().level();
@@ -42,18 +36,6 @@ impl Subscriber for Lines {
         // There is nobody left to tell it to when this fails.
         let _ = writeln!(io::stderr(), "qus: {warning}{}", escape(&message.0));
     }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
 }
 
 struct Message(String);

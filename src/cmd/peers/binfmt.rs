@@ -298,7 +298,7 @@ fn first_version() -> Result<Option<String>, Problem> {
     let named = std::env::var_os("QEMU_BINARY_PATH").map(PathBuf::from);
     let places = named.map_or_else(|| default_places(&folders::all_fetched()), |place| vec![place]);
     let mut one = None;
-    let found = search(&places, &own_head()?, |arch| *one.get_or_insert(arch) == arch);
+    let found = search(&places, &own_head()?, |arch, _| *one.get_or_insert(arch) == arch);
     let paths: Vec<&Path> = found
         .values()
         .filter_map(|found| found.interpreter.as_ref())
