@@ -8,6 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::arch::{Arch, UnknownArch};
+use crate::export::Format;
 use crate::interpreter::WantedVersion;
 use crate::kernel::DEFAULT_PATH;
 use crate::namespace::Engine;
@@ -86,6 +87,8 @@ pub enum Command {
     Completions(Completions),
     /// Print the manual page, or write the pages of all commands
     Man(Man),
+    /// Print the rules for other software to register: systemd, binfmt-support, OpenRC, NixOS
+    Export(Export),
 }
 
 /// The command among the words of a command line that could not be parsed, which are those after the program's name.
@@ -394,6 +397,40 @@ pub enum Shell {
 #[derive(Debug, Args)]
 pub struct Man {
     /// Write qus.1 and a page for each command into this directory
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+}
+
+/// `qus export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Architectures, or `all`: those with an interpreter at hand, or with --interpreter-path every one; without those of
+    /// the family of the machine itself [default: all]
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
+    pub arches: Vec<ArchArg>,
+    /// Whose files
+    #[arg(
+        short,
+        long,
+        value_enum,
+        required_unless_present = "json",
+        default_value_if("json", "true", "json")
+    )]
+    pub format: Option<Format>,
+    /// Where the interpreters lie on the machine that these are for, whether they are here or not; {arch} stands for the
+    /// architecture: /usr/bin/qemu-{arch}-static
+    #[arg(long, value_name = "PATH", conflicts_with = "interpreter_dir")]
+    pub interpreter_path: Option<PathBuf>,
+    /// Look for interpreters here, and nowhere else (may be repeated)
+    #[arg(long, value_name = "DIR")]
+    pub interpreter_dir: Vec<PathBuf>,
+    /// The architecture of the machine that these are for [default: this one's]
+    #[arg(long = "for", value_name = "ARCH", value_parser = parse_one_arch, requires = "interpreter_path")]
+    pub machine: Option<&'static Arch>,
+    /// Give setuid programs the rights of their owners: the emulator then runs as root for them (flag C)
+    #[arg(long)]
+    pub credentials: bool,
+    /// Write the files into this folder, which is made where it is missing; files of others in it are left alone
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
 }

@@ -3,6 +3,7 @@
 mod bundle;
 mod completions;
 mod doctor;
+mod export;
 mod fetch;
 mod list;
 mod man;
@@ -58,6 +59,7 @@ pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Status> {
         Command::Show(args) => show::run(args, output),
         Command::Completions(args) => completions::run(args, output),
         Command::Man(args) => man::run(args, output),
+        Command::Export(args) => export::run(args, output),
     }
 }
 

@@ -10,7 +10,7 @@
 //! * **decide**: [`plan`] is a pure function from those facts to what is to be done, [`prediction`] one to what the kernel
 //!   will do;
 //! * **act**: [`registrar`] registers through [`kernel`] and puts back what failed halfway; [`memory`] keeps interpreters
-//!   that have no file;
+//!   that have no file; [`export`] writes rules for others who register at boot, [`own_file`] into their folders;
 //! * **prove**: [`probe`] makes the kernel execute a tiny program of each architecture.
 //!
 //! Below them lie values without IO: [`arch`] is the table of architectures, [`binfmt`] what the kernel understands,
@@ -26,6 +26,7 @@ pub mod cli;
 pub mod cmd;
 pub mod defects;
 pub mod elf;
+pub mod export;
 pub mod file;
 pub mod folders;
 pub mod host;
@@ -35,6 +36,7 @@ pub mod log;
 pub mod memory;
 pub mod namespace;
 pub mod output;
+pub mod own_file;
 pub mod owner;
 pub mod package;
 pub mod plan;

@@ -83,14 +83,25 @@ impl<'a> Output<'a> {
     }
 
     /// Prints the data of a command: `view` as JSON, or `text`.
-    pub fn data<T: Serialize>(&mut self, view: &T, text: impl FnOnce() -> String) -> io::Result<()> {
+    pub fn data<T: Serialize, D: AsRef<[u8]>>(
+        &mut self,
+        view: &T,
+        text: impl FnOnce() -> D,
+    ) -> io::Result<()> {
         if self.json {
-            serde_json::to_writer_pretty(&mut *self.data, &Versioned { version: JSON_VERSION, view })?;
-            self.data.write_all(b"\n")?;
+            let json = Self::json(view)?;
+            self.data.write_all(&json)?;
         } else {
-            self.data.write_all(text().as_bytes())?;
+            self.data.write_all(text().as_ref())?;
         }
         self.data.flush()
+    }
+
+    /// `view` as the JSON object that every command prints.
+    pub fn json<T: Serialize>(view: &T) -> io::Result<Vec<u8>> {
+        let mut json = serde_json::to_vec_pretty(&Versioned { version: JSON_VERSION, view })?;
+        json.push(b'\n');
+        Ok(json)
     }
 
     /// Tells a person something in passing.

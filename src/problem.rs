@@ -7,6 +7,7 @@ use crate::arch::UnknownArch;
 use crate::cmd::peers::Tool;
 use crate::kernel::{HandlerError, MountError, OpenError, RegisterError};
 use crate::namespace::{EngineError, NamespaceError, RootError};
+use crate::own_file::OwnFileError;
 
 /// What failed and why, and the command that mends it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -68,6 +69,13 @@ impl From<HandlerError> for Problem {
             HandlerError::ReadOnly(path) => Some(format!("sudo mount -o remount,rw {}", path.display())),
             _ => None,
         };
+        Self { message: error.to_string(), cure }
+    }
+}
+
+impl From<OwnFileError> for Problem {
+    fn from(error: OwnFileError) -> Self {
+        let cure = if error.is_denied() && !geteuid().is_root() { Some(as_root()) } else { error.cure() };
         Self { message: error.to_string(), cure }
     }
 }

@@ -154,7 +154,7 @@ impl Rule {
             return Err(RuleError::Interpreter);
         }
         let rule = Self { name, matcher, interpreter, flags: flags.with_implied() };
-        rule.encode()?;
+        rule.encode(|_| true)?;
         Ok(rule)
     }
 
@@ -199,13 +199,19 @@ impl Rule {
     #[must_use]
     pub fn to_line(&self) -> Vec<u8> {
         // The constructor made sure that this succeeds.
-        self.encode().unwrap_or_default()
+        self.encode(|_| true).unwrap_or_default()
     }
 
-    fn encode(&self) -> Result<Vec<u8>, RuleError> {
+    /// The register line with one of the delimiters that `usable` allows, for a file whose lines mean something else when
+    /// they begin with certain bytes. [`RuleError::NoDelimiter`] where none is left.
+    pub fn to_line_delimited(&self, usable: impl Fn(u8) -> bool) -> Result<Vec<u8>, RuleError> {
+        self.encode(usable)
+    }
+
+    fn encode(&self, usable: impl Fn(u8) -> bool) -> Result<Vec<u8>, RuleError> {
         let mut shortest = None;
         for escape in [Escape::All, Escape::Needed] {
-            for delimiter in delimiters() {
+            for delimiter in delimiters().filter(|delimiter| usable(*delimiter)) {
                 if self.name.as_bytes().contains(&delimiter)
                     || self.interpreter.as_os_str().as_bytes().contains(&delimiter)
                 {

@@ -40,7 +40,7 @@ pub(super) fn run(args: &Man, output: &mut Output<'_>) -> Result<Status> {
         files.push(path);
     }
     let view = FilesView { files };
-    output.data(&view, || view.files.iter().map(|path| path_text(path) + "\n").collect())?;
+    output.data(&view, || view.files.iter().map(|path| path_text(path) + "\n").collect::<String>())?;
     Ok(Status::Done)
 }
 

@@ -16,6 +16,7 @@ mod differential;
 mod doctor;
 mod downloads;
 mod environment;
+mod export;
 mod fetch;
 mod grammar;
 mod headers;
@@ -97,6 +98,7 @@ fn tests() -> Vec<Test> {
         reset::TESTS,
         list::TESTS,
         fetch::TESTS,
+        export::TESTS,
         bad_input::TESTS,
         environment::TESTS,
     ];

@@ -1,0 +1,398 @@
+//! Rules as files that other software registers from, at boot or in an image: pure functions from rules to bytes, the
+//! same rules always to the same bytes.
+//!
+//! What is written says who wrote it and how it is undone, where the format has comments; by [`MARK`] qus knows its own
+//! files.
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::arch::Arch;
+use crate::binfmt::{Flags, Hex, Matcher, Rule};
+use crate::problem::shell_word;
+
+/// What the first comment of every file that qus writes begins with.
+pub const MARK: &str = "# Written by qus";
+/// Name of the OpenRC service, and the beginning of the names of all other files.
+pub const SERVICE: &str = "qus";
+/// The package that binfmt-support is told a handler belongs to.
+pub const PACKAGE: &str = "qus";
+/// Longest line of `binfmt.d`, in bytes: systemd-binfmt writes it with a newline behind it (K2, K6).
+const BINFMT_D_MAX: usize = crate::binfmt::LINE_MAX - 1;
+/// Longest line in an OpenRC script, in bytes: where the C library is musl, a shell writes longer text in pieces, and the
+/// kernel takes none (K21).
+const SHELL_MAX: usize = 1023;
+
+/// Whose files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// systemd's binfmt.d(5), which `qus apply` reads as well
+    Systemd,
+    /// Format files for `update-binfmts --import`, one a handler
+    BinfmtSupport,
+    /// A service script of OpenRC
+    Openrc,
+    /// A module of NixOS
+    Nix,
+    /// The lines that are written to `register`, one at a time
+    Register,
+    /// The rules in parts
+    Json,
+}
+
+/// The rules of one architecture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// The architecture.
+    pub arch: &'static Arch,
+    /// Its rules.
+    pub rules: Vec<Rule>,
+}
+
+/// One file, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Its name, without a folder.
+    pub name: String,
+    /// Its content.
+    pub text: Vec<u8>,
+    /// Whether it is a program.
+    pub executable: bool,
+}
+
+/// Why a rule cannot be written in a format.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// The format has one line for a path, and cuts off blanks around it.
+    #[error(
+        "the path of the interpreter for {0} has a line break, or blanks at an end, which the format cannot say"
+    )]
+    Path(&'static str),
+    /// Too long for what reads it.
+    #[error(
+        "the register line for {arch} needs {needed} bytes, the format can have {most}: the path of the interpreter is too long"
+    )]
+    TooLong {
+        /// The architecture.
+        arch: &'static str,
+        /// Bytes that are needed.
+        needed: usize,
+        /// Bytes that there may be.
+        most: usize,
+    },
+    /// Every delimiter is taken, or begins a comment.
+    #[error("no byte is left that could delimit the register line for {0}")]
+    NoDelimiter(&'static str),
+}
+
+/// A rule in parts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RuleView {
+    arch: &'static str,
+    name: String,
+    offset: usize,
+    magic: String,
+    mask: Option<String>,
+    interpreter: String,
+    flags: String,
+    line: String,
+}
+
+/// The rules in parts, in the order of `sets`.
+#[must_use]
+pub fn views(sets: &[Set]) -> Vec<RuleView> {
+    let view = |arch: &'static str, rule: &Rule| {
+        let pattern = rule.matcher().pattern()?;
+        Some(RuleView {
+            arch,
+            name: rule.name().to_string(),
+            offset: pattern.offset(),
+            magic: Hex(pattern.magic()).to_string(),
+            mask: pattern.mask().map(|mask| Hex(mask).to_string()),
+            interpreter: rule.interpreter().to_string_lossy().into(),
+            flags: rule.flags().to_string(),
+            line: String::from_utf8_lossy(&rule.to_line()).into(),
+        })
+    };
+    sets.iter().flat_map(|set| set.rules.iter().filter_map(move |rule| view(set.arch.name, rule))).collect()
+}
+
+/// The files of a format for `sets`; none for [`Format::Json`], which is no text of ours.
+pub fn files(format: Format, sets: &[Set]) -> Result<Vec<File>, ExportError> {
+    for set in sets {
+        if set.rules.iter().any(|rule| !is_one_line(rule)) {
+            return Err(ExportError::Path(set.arch.name));
+        }
+    }
+    match format {
+        Format::Systemd => sets.iter().map(binfmt_d).collect(),
+        Format::BinfmtSupport => Ok(sets
+            .iter()
+            .flat_map(|set| set.rules.iter().map(|rule| binfmt_support(set.arch, rule)))
+            .collect()),
+        Format::Openrc => Ok(vec![openrc(sets)?]),
+        Format::Nix => Ok(vec![nix(sets)]),
+        Format::Register => Ok(vec![register(sets)]),
+        Format::Json => Ok(Vec::new()),
+    }
+}
+
+/// Several files as one text: as they are, or, where each has to be a file of its own, under its name.
+#[must_use]
+pub fn together(format: Format, files: &[File]) -> Vec<u8> {
+    let titled = format == Format::BinfmtSupport && files.len() > 1;
+    let mut text = Vec::new();
+    for (index, file) in files.iter().enumerate() {
+        if index > 0 {
+            text.push(b'\n');
+        }
+        if titled {
+            text.extend_from_slice(format!("==> {} <==\n", file.name).as_bytes());
+        }
+        text.extend_from_slice(&file.text);
+    }
+    text
+}
+
+/// Name of the file of `binfmt.d` for an architecture. It comes behind every `qemu-…` there, and so wins over it.
+#[must_use]
+pub fn binfmt_d_name(arch: &Arch) -> String {
+    format!("{SERVICE}-{}.conf", arch.name)
+}
+
+/// Whether every reader of lines gets the path as it is.
+fn is_one_line(rule: &Rule) -> bool {
+    let path = rule.interpreter().as_os_str().as_encoded_bytes();
+    let blank = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_whitespace);
+    !path.iter().any(|byte| matches!(byte, b'\n' | b'\r')) && !blank(path.first()) && !blank(path.last())
+}
+
+fn header(sets: &[Set]) -> String {
+    let names: Vec<&str> = sets.iter().map(|set| set.arch.name).collect();
+    let names = names.join(" ");
+    format!(
+        "{MARK} for {names}. To write it anew: qus register --persist {names}\n# To remove it: qus reset --persist {names}\n"
+    )
+}
+
+/// A register line for a file of lines in which `#` and `;` begin comments.
+fn line(arch: &'static str, rule: &Rule, most: usize) -> Result<Vec<u8>, ExportError> {
+    // OpenRC's reader of binfmt.d finds the name behind a colon: the delimiter is one wherever it can be.
+    let usable = |byte: u8| !byte.is_ascii_whitespace() && !matches!(byte, b'#' | b';');
+    let line = rule.to_line_delimited(usable).map_err(|_| ExportError::NoDelimiter(arch))?;
+    if line.len() > most {
+        return Err(ExportError::TooLong { arch, needed: line.len(), most });
+    }
+    Ok(line)
+}
+
+fn binfmt_d(set: &Set) -> Result<File, ExportError> {
+    let mut text = header(std::slice::from_ref(set)).into_bytes();
+    for rule in &set.rules {
+        text.extend(line(set.arch.name, rule, BINFMT_D_MAX)?);
+        text.push(b'\n');
+    }
+    Ok(File { name: binfmt_d_name(set.arch), text, executable: false })
+}
+
+fn binfmt_support(arch: &'static Arch, rule: &Rule) -> File {
+    let mut text =
+        format!("{MARK} for {}. To import it: update-binfmts --import FILE\n", arch.name).into_bytes();
+    let path = shell_word(&rule.interpreter().to_string_lossy());
+    let removal = format!("update-binfmts --package {PACKAGE} --remove {} {path}", rule.name());
+    text.extend(format!("# To remove it: {removal}\n").bytes());
+    if rule.flags().contains(Flags::OPEN_BINARY) && !rule.flags().contains(Flags::CREDENTIALS) {
+        let note =
+            "# The flag O (programs that may be executed and not read) cannot be said in this format.\n";
+        text.extend(note.bytes());
+    }
+    text.extend(format!("package {PACKAGE}\ninterpreter ").bytes());
+    text.extend_from_slice(rule.interpreter().as_os_str().as_encoded_bytes());
+    text.push(b'\n');
+    match rule.matcher() {
+        Matcher::Magic(pattern) => {
+            text.extend(format!("magic {}\noffset {}\n", escaped(pattern.magic()), pattern.offset()).bytes());
+            text.extend(
+                pattern.mask().map(|mask| format!("mask {}\n", escaped(mask))).unwrap_or_default().bytes(),
+            );
+        }
+        Matcher::Extension(extension) => {
+            text.extend_from_slice(b"extension ");
+            text.extend_from_slice(extension.as_bytes());
+            text.push(b'\n');
+        }
+    }
+    for (word, flag) in [
+        ("credentials", Flags::CREDENTIALS),
+        ("fix_binary", Flags::FIX_BINARY),
+        ("preserve", Flags::PRESERVE_ARGV0),
+    ] {
+        let answer = if rule.flags().contains(flag) { "yes" } else { "no" };
+        text.extend(format!("{word} {answer}\n").bytes());
+    }
+    File { name: rule.name().to_string(), text, executable: false }
+}
+
+/// What an OpenRC service does, around the rules. Words are quoted for `sh`, and a line is written in one `write(2)`.
+const OPENRC_BEGIN: &str = r#"
+description="Handlers for programs of foreign architectures"
+instance=/proc/sys/fs/binfmt_misc
+
+depend() {
+	after procfs localmount modules binfmt
+}
+
+# qus_each COMMAND: runs it with each handler's name, interpreter and register line.
+qus_each() {
+"#;
+/// The other end.
+const OPENRC_END: &str = r#"}
+
+qus_add() {
+	if [ -e "$instance/$1" ]; then
+		grep -qxF "interpreter $2" "$instance/$1" && return
+		eerror "$1 is there already, and starts something else"
+		qus_failed=1
+	else
+		printf '%s' "$3" >"$instance/register" && return
+		eerror "The kernel refuses $1"
+		qus_failed=1
+	fi
+}
+
+qus_remove() {
+	grep -qsxF "interpreter $2" "$instance/$1" || return 0
+	echo -1 >"$instance/$1" || qus_failed=1
+}
+
+start() {
+	ebegin "Registering handlers for programs of foreign architectures"
+	qus_failed=0
+	if [ ! -e "$instance/register" ]; then
+		mount -t binfmt_misc -o nosuid,nodev,noexec binfmt_misc "$instance" || qus_failed=1
+	fi
+	[ "$qus_failed" -ne 0 ] || qus_each qus_add
+	eend "$qus_failed"
+}
+
+stop() {
+	ebegin "Removing handlers for programs of foreign architectures"
+	qus_failed=0
+	qus_each qus_remove
+	eend "$qus_failed"
+}
+"#;
+
+fn openrc(sets: &[Set]) -> Result<File, ExportError> {
+    let mut text = format!("#!/sbin/openrc-run\n{}{OPENRC_BEGIN}", header(sets)).into_bytes();
+    let mut empty = true;
+    for set in sets {
+        for rule in &set.rules {
+            empty = false;
+            text.extend_from_slice(b"\t\"$1\"");
+            let line = line(set.arch.name, rule, SHELL_MAX)?;
+            for word in [rule.name().as_bytes(), rule.interpreter().as_os_str().as_encoded_bytes(), &line] {
+                text.push(b' ');
+                quote(&mut text, word);
+            }
+            text.push(b'\n');
+        }
+    }
+    if empty {
+        text.extend_from_slice(b"\t:\n");
+    }
+    text.extend_from_slice(OPENRC_END.as_bytes());
+    Ok(File { name: SERVICE.to_owned(), text, executable: true })
+}
+
+/// A word between single quotes, as a shell reads it.
+fn quote(text: &mut Vec<u8>, word: &[u8]) {
+    text.push(b'\'');
+    for &byte in word {
+        if byte == b'\'' {
+            text.extend_from_slice(br"'\''");
+        } else {
+            text.push(byte);
+        }
+    }
+    text.push(b'\'');
+}
+
+fn nix(sets: &[Set]) -> File {
+    let names: Vec<&str> = sets.iter().map(|set| set.arch.name).collect();
+    let mut text =
+        format!("{MARK} for {}. To use it: add this file to `imports`.\n", names.join(" ")).into_bytes();
+    text.extend_from_slice(b"{\n  boot.binfmt.registrations = {\n");
+    for rule in sets.iter().flat_map(|set| &set.rules) {
+        text.extend_from_slice(b"    ");
+        nix_string(&mut text, rule.name().as_bytes());
+        text.extend_from_slice(b" = {\n      interpreter = ");
+        nix_string(&mut text, rule.interpreter().as_os_str().as_encoded_bytes());
+        text.extend_from_slice(b";\n");
+        match rule.matcher() {
+            Matcher::Magic(pattern) => {
+                text.extend(
+                    format!(
+                        "      recognitionType = \"magic\";\n      offset = {};\n      magicOrExtension = ''{}'';\n",
+                        pattern.offset(),
+                        escaped(pattern.magic())
+                    )
+                    .bytes(),
+                );
+                let mask = pattern.mask().map(|mask| format!("      mask = ''{}'';\n", escaped(mask)));
+                text.extend(mask.unwrap_or_default().bytes());
+            }
+            Matcher::Extension(extension) => {
+                text.extend_from_slice(b"      recognitionType = \"extension\";\n      magicOrExtension = ");
+                nix_string(&mut text, extension.as_bytes());
+                text.extend_from_slice(b";\n");
+            }
+        }
+        for (word, flag) in [
+            ("preserveArgvZero", Flags::PRESERVE_ARGV0),
+            ("openBinary", Flags::OPEN_BINARY),
+            ("matchCredentials", Flags::CREDENTIALS),
+            ("fixBinary", Flags::FIX_BINARY),
+        ] {
+            text.extend(format!("      {word} = {};\n", rule.flags().contains(flag)).bytes());
+        }
+        // A shell script in front of the interpreter would not exist in a container.
+        text.extend_from_slice(b"      wrapInterpreterInShell = false;\n    };\n");
+    }
+    text.extend_from_slice(b"  };\n}\n");
+    File { name: format!("{SERVICE}.nix"), text, executable: false }
+}
+
+/// A string between double quotes, as Nix reads it.
+fn nix_string(text: &mut Vec<u8>, string: &[u8]) {
+    text.push(b'"');
+    for &byte in string {
+        if matches!(byte, b'"' | b'\\' | b'$') {
+            text.push(b'\\');
+        }
+        text.push(byte);
+    }
+    text.push(b'"');
+}
+
+fn register(sets: &[Set]) -> File {
+    let mut text = Vec::new();
+    for rule in sets.iter().flat_map(|set| &set.rules) {
+        text.extend(rule.to_line());
+        text.push(b'\n');
+    }
+    File { name: format!("{SERVICE}.register"), text, executable: false }
+}
+
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        text.push_str(&format!("\\x{byte:02x}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+use std::path::Path;
+
+use super::*;
+use crate::binfmt::{Extension, HandlerName};
+use crate::plan;
+
+const ALL: [Format; 5] =
+    [Format::Systemd, Format::BinfmtSupport, Format::Openrc, Format::Nix, Format::Register];
+
+fn set(arch: &str, interpreter: &str) -> Set {
+    let arch = Arch::by_target(arch).unwrap();
+    let flags = Flags::FIX_BINARY | Flags::OPEN_BINARY | Flags::PRESERVE_ARGV0;
+    Set { arch, rules: plan::rules(arch, Path::new(interpreter), flags).unwrap() }
+}
+
+fn text(format: Format, sets: &[Set]) -> String {
+    String::from_utf8(together(format, &files(format, sets).unwrap())).unwrap()
+}
+
+#[test]
+fn every_line_of_binfmt_d_is_a_comment_or_the_rule() {
+    for interpreter in ["/usr/bin/qemu-arm", "/a:b,c/qemu-arm", "/a :,;|!#%&@^~=?*/qemu-arm"] {
+        let set = set("arm", interpreter);
+        let file = binfmt_d(&set).unwrap();
+        let lines: Vec<&[u8]> = file.text.split(|byte| *byte == b'\n').collect();
+        let rules: Vec<&&[u8]> =
+            lines.iter().filter(|line| !matches!(line, [] | [b'#' | b';', ..])).collect();
+        assert_eq!(rules.len(), 1, "{interpreter}");
+        assert_eq!(Rule::parse(rules[0]).unwrap(), set.rules[0], "{interpreter}");
+    }
+}
+
+#[test]
+fn a_path_that_a_line_cannot_hold_is_refused() {
+    for path in ["/a\nb/qemu-arm", "/a\rb/qemu-arm", " /qemu-arm", "/qemu-arm "] {
+        for format in ALL {
+            assert_eq!(files(format, &[set("arm", path)]), Err(ExportError::Path("arm")), "{path:?}");
+        }
+    }
+    let long = format!("/{}/qemu-arm", "a/".repeat(500));
+    let Err(ExportError::TooLong { needed, most, .. }) = files(Format::Openrc, &[set("arm", &long)]) else {
+        panic!()
+    };
+    assert!(needed > most && most == SHELL_MAX);
+}
+
+#[test]
+fn the_longest_line_of_binfmt_d_leaves_room_for_a_newline() {
+    let flags = Flags::FIX_BINARY;
+    let arch = Arch::by_target("arm").unwrap();
+    let of_length = |length| {
+        let path = format!("/{}", "a".repeat(length));
+        Some(Set { arch, rules: plan::rules(arch, Path::new(&path), flags).ok()? })
+    };
+    let mut sets = (1..crate::binfmt::LINE_MAX).filter_map(of_length);
+    let longest = sets.rfind(|set| binfmt_d(set).is_ok()).unwrap();
+    let longer = format!("{}a", longest.rules[0].interpreter().display());
+    let longer = Set { arch, rules: plan::rules(arch, Path::new(&longer), flags).unwrap() };
+    assert_eq!(longer.rules[0].to_line().len(), crate::binfmt::LINE_MAX);
+    assert_eq!(
+        binfmt_d(&longer),
+        Err(ExportError::TooLong { arch: "arm", needed: crate::binfmt::LINE_MAX, most: BINFMT_D_MAX })
+    );
+}
+
+#[test]
+fn several_handlers_of_binfmt_support_are_told_apart() {
+    let sets = [set("microblaze", "/usr/bin/qemu-microblaze")];
+    let names: Vec<String> =
+        files(Format::BinfmtSupport, &sets).unwrap().into_iter().map(|file| file.name).collect();
+    assert_eq!(names.len(), 2);
+    let text = text(Format::BinfmtSupport, &sets);
+    for name in names {
+        assert!(text.contains(&format!("==> {name} <==\n")), "{text}");
+    }
+    let one = self::text(Format::BinfmtSupport, &[set("arm", "/usr/bin/qemu-arm")]);
+    assert!(one.starts_with(MARK), "{one}");
+    let tail = "credentials no\nfix_binary yes\npreserve yes\n";
+    assert!(
+        one.contains("\npackage qus\ninterpreter /usr/bin/qemu-arm\nmagic \\x7f\\x45") && one.ends_with(tail)
+    );
+}
+
+#[test]
+fn every_file_but_register_lines_bears_the_mark() {
+    let sets = [set("arm", "/usr/bin/qemu-arm"), set("s390x", "/usr/bin/qemu-s390x")];
+    for format in ALL {
+        for file in files(format, &sets).unwrap() {
+            let text = String::from_utf8(file.text).unwrap();
+            let marked = text.lines().take(2).any(|line| line.starts_with(MARK));
+            assert_eq!(marked, format != Format::Register, "{text}");
+        }
+    }
+}
+
+#[test]
+fn words_of_shell_and_nix_are_quoted() {
+    let path = "/it's \"${x}\" \\ $(y)/qemu-arm";
+    let script = text(Format::Openrc, &[set("arm", path)]);
+    assert!(script.contains(r#" '/it'\''s "${x}" \ $(y)/qemu-arm' "#), "{script}");
+    let module = text(Format::Nix, &[set("arm", path)]);
+    assert!(module.contains(r#"interpreter = "/it's \"\${x}\" \\ \$(y)/qemu-arm";"#), "{module}");
+}
+
+#[test]
+fn an_extension_is_said_in_every_format() {
+    let name = HandlerName::new("jar").unwrap();
+    let rule =
+        Rule::new(name, Matcher::Extension(Extension::new("jar").unwrap()), "/usr/bin/jexec", Flags::empty());
+    let sets = [Set { arch: Arch::by_target("arm").unwrap(), rules: vec![rule.unwrap()] }];
+    assert!(text(Format::Systemd, &sets).ends_with("\n:jar:E::jar::/usr/bin/jexec:\n"));
+    assert!(text(Format::BinfmtSupport, &sets).contains("\nextension jar\n"));
+    assert!(text(Format::Nix, &sets).contains("magicOrExtension = \"jar\";"));
+}
+
+#[test]
+fn no_rules_make_a_script_that_a_shell_reads() {
+    assert!(text(Format::Openrc, &[]).contains("qus_each() {\n\t:\n}\n"));
+}

@@ -1,0 +1,257 @@
+//! Files that qus writes into folders of others, such as `/etc`: whole or not at all, and never in the place of somebody
+//! else's.
+//!
+//! A file is qus's own when its first comment begins with [`MARK`].
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use tempfile::TempPath;
+use thiserror::Error;
+
+use crate::export::MARK;
+use crate::problem::shell_word;
+
+/// Largest file that is taken for one of qus's own, in bytes.
+const MAX: u64 = 1 << 20;
+
+/// Why a file could not be written, read or removed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OwnFileError {
+    /// Somebody else wrote it.
+    #[error("{} was not written by qus, and stays as it is", .0.display())]
+    Foreign(PathBuf),
+    /// A symbolic link: by one to `/dev/null` somebody says that there shall be no such file.
+    #[error("{} is a symbolic link, to {}, and stays as it is", path.display(), target.display())]
+    Link {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// A folder, a pipe, a device.
+    #[error("{} is not an ordinary file, and stays as it is", .0.display())]
+    Special(PathBuf),
+    /// Anything else that went wrong.
+    #[error("cannot {operation} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl OwnFileError {
+    /// What to do about it.
+    #[must_use]
+    pub fn cure(&self) -> Option<String> {
+        let word = |path: &Path| shell_word(&path.to_string_lossy());
+        match self {
+            // Out of the way of whoever reads every file of the folder that is called like it.
+            Self::Foreign(path) => {
+                let aside = format!("{}.before-qus", path.display());
+                Some(format!("sudo mv {} {}", word(path), shell_word(&aside)))
+            }
+            Self::Link { path, .. } => Some(format!("sudo rm {}", word(path))),
+            Self::Special(_) | Self::Io { .. } => None,
+        }
+    }
+
+    /// Whether it is that this user may not.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> OwnFileError {
+    move |source| OwnFileError::Io { operation, path: path.to_owned(), source }
+}
+
+/// The content of the ordinary file at `path`, whoever wrote it; `None` where there is nothing.
+fn content(path: &Path) -> Result<Option<Vec<u8>>, OwnFileError> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("look at", path)(error)),
+    };
+    if metadata.is_symlink() {
+        let target = fs::read_link(path).map_err(failed("read", path))?;
+        return Err(OwnFileError::Link { path: path.to_owned(), target });
+    }
+    if !metadata.is_file() {
+        return Err(OwnFileError::Special(path.to_owned()));
+    }
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+    let mut content = Vec::new();
+    file.and_then(|file| file.take(MAX).read_to_end(&mut content)).map_err(failed("read", path))?;
+    Ok(Some(content))
+}
+
+/// Whether qus wrote this: its mark begins the first line, or the second one of a script.
+fn is_own(content: &[u8]) -> bool {
+    let mut lines = content.split(|byte| *byte == b'\n');
+    let first = lines.next().unwrap_or_default();
+    let line = if first.starts_with(b"#!") { lines.next().unwrap_or_default() } else { first };
+    line.starts_with(MARK.as_bytes())
+}
+
+/// The content of qus's own file at `path`; `None` where there is nothing. Anything else there is an error.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, OwnFileError> {
+    match content(path)? {
+        Some(content) if !is_own(&content) => Err(OwnFileError::Foreign(path.to_owned())),
+        content => Ok(content),
+    }
+}
+
+/// Whether [`write()`] could write a file at `path`, as far as can be known without writing it.
+pub fn check(path: &Path) -> Result<(), OwnFileError> {
+    check_for(path, None)
+}
+
+/// Whether [`write()`] could write `text` at `path`; somebody else's file that says the same is as good.
+pub fn check_content(path: &Path, text: &[u8]) -> Result<(), OwnFileError> {
+    check_for(path, Some(text))
+}
+
+fn check_for(path: &Path, text: Option<&[u8]>) -> Result<(), OwnFileError> {
+    match content(path)? {
+        Some(content) if Some(content.as_slice()) == text => return Ok(()),
+        Some(content) if !is_own(&content) => return Err(OwnFileError::Foreign(path.to_owned())),
+        _ => {}
+    }
+    let folder = folder_of(path);
+    // One that is missing is made in the first that is there.
+    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    temporary(there, path).map(drop)
+}
+
+/// Writes a file that qus owns from now on, its folder before it; whether anything had to be done. What lay there is as
+/// it was until the new one is complete on the disk.
+pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, OwnFileError> {
+    let mode = if executable { 0o755 } else { 0o644 };
+    if let Some(there) = content(path)? {
+        if there == text {
+            return Ok(false);
+        }
+        if !is_own(&there) {
+            return Err(OwnFileError::Foreign(path.to_owned()));
+        }
+    }
+    let folder = folder_of(path);
+    make(folder)?;
+    let (mut file, temporary) = temporary(folder, path)?;
+    file.write_all(text)
+        .and_then(|()| file.set_permissions(Permissions::from_mode(mode)))
+        .and_then(|()| file.sync_all())
+        .map_err(failed("write", path))?;
+    temporary.persist(path).map_err(|error| failed("write", path)(error.error))?;
+    sync(folder)?;
+    Ok(true)
+}
+
+/// Removes qus's own file at `path`; whether there was one.
+pub fn remove(path: &Path) -> Result<bool, OwnFileError> {
+    if read(path)?.is_none() {
+        return Ok(false);
+    }
+    fs::remove_file(path).map_err(failed("remove", path))?;
+    sync(folder_of(path))?;
+    Ok(true)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A file without its name yet. What it is called meanwhile is read by nobody: it is hidden, and has no ending.
+fn temporary(folder: &Path, path: &Path) -> Result<(File, TempPath), OwnFileError> {
+    let file = tempfile::Builder::new().prefix(".qus-").tempfile_in(folder);
+    file.map(tempfile::NamedTempFile::into_parts).map_err(failed("write", path))
+}
+
+/// Makes a folder and those above it where they are missing, for everybody to read, whatever the umask.
+fn make(folder: &Path) -> Result<(), OwnFileError> {
+    let missing: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.is_dir()).collect();
+    for folder in missing.into_iter().rev().filter(|folder| !folder.as_os_str().is_empty()) {
+        match fs::create_dir(folder) {
+            Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o755)),
+            // Somebody else was faster.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+            Err(error) => Err(error),
+        }
+        .map_err(failed("make", folder))?;
+    }
+    Ok(())
+}
+
+/// Has the names in a folder reach the disk, too.
+fn sync(folder: &Path) -> Result<(), OwnFileError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("write", folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn own(text: &str) -> Vec<u8> {
+        format!("{MARK} for a test\n{text}").into_bytes()
+    }
+
+    #[test]
+    fn a_file_is_written_once_and_replaced_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("made/for/it.conf");
+        check(&path).unwrap();
+        assert!(!folder.path().join("made").exists());
+        assert!(write(&path, &own("a"), false).unwrap());
+        assert!(!write(&path, &own("a"), false).unwrap());
+        assert!(write(&path, &own("b"), true).unwrap());
+        assert_eq!(read(&path).unwrap(), Some(own("b")));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert!(remove(&path).unwrap());
+        assert!(!remove(&path).unwrap());
+    }
+
+    #[test]
+    fn what_others_have_put_there_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("foreign");
+        let refused = |path: &Path, message: &str| {
+            for error in [
+                check(path).unwrap_err(),
+                write(path, &own("a"), false).unwrap_err(),
+                remove(path).unwrap_err(),
+            ] {
+                assert_eq!(error.to_string(), format!("{} {message}, and stays as it is", path.display()));
+            }
+        };
+        fs::write(&path, "# Written by somebody\n").unwrap();
+        refused(&path, "was not written by qus");
+        assert_eq!(fs::read(&path).unwrap(), b"# Written by somebody\n");
+        let link = folder.path().join("link");
+        symlink("/dev/null", &link).unwrap();
+        refused(&link, "is a symbolic link, to /dev/null");
+        refused(folder.path(), "is not an ordinary file");
+        // By an empty file somebody says that there shall be none.
+        fs::write(&path, "").unwrap();
+        refused(&path, "was not written by qus");
+    }
+
+    #[test]
+    fn a_script_has_its_mark_behind_its_first_line() {
+        assert!(is_own(format!("#!/bin/sh\n{MARK} for arm\n").as_bytes()));
+        assert!(!is_own(format!("#!/bin/sh\n\n{MARK} for arm\n").as_bytes()));
+        assert!(!is_own(b""));
+    }
+}
