@@ -5,8 +5,8 @@
 //!
 //! * **gather**: [`kernel`] reads the instance, [`interpreter`] finds and checks files with the help of [`elf`],
 //!   [`package`] gets them where there are none, [`provenance`] knows where from, [`bundle`] has them inside this
-//!   executable; [`namespace`] and [`host`]
-//!   tell where this is, [`owner`] who put a handler there, [`file`](mod@file) what somebody wants to start;
+//!   executable; [`namespace`] and [`host`] tell where this is, [`owner`] who put a handler there, [`binfmt_d`] what is
+//!   configured, [`file`](mod@file) what somebody wants to start;
 //! * **decide**: [`plan`] is a pure function from those facts to what is to be done, [`prediction`] one to what the kernel
 //!   will do;
 //! * **act**: [`registrar`] registers through [`kernel`] and puts back what failed halfway; [`memory`] keeps interpreters
@@ -21,6 +21,7 @@
 
 pub mod arch;
 pub mod binfmt;
+pub mod binfmt_d;
 pub mod bundle;
 pub mod cli;
 pub mod cmd;

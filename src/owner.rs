@@ -10,15 +10,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde::Serialize;
+
 use crate::arch::Arch;
 use crate::binfmt::{Handler, Rule};
+use crate::binfmt_d;
 use crate::interpreter::file_name;
 
-/// Folders that systemd-binfmt reads, the first has precedence (`binfmt.d(5)`).
-const BINFMT_D: [&str; 4] = ["etc/binfmt.d", "run/binfmt.d", "usr/local/lib/binfmt.d", "usr/lib/binfmt.d"];
 /// The database of binfmt-support (`update-binfmts(8)`).
 const BINFMT_SUPPORT: &str = "var/lib/binfmts";
-/// Largest configuration file that is read, in bytes: a line has at most 1920.
+/// Largest file of that which is read, in bytes.
 const CONFIGURATION_MAX: u64 = 1 << 20;
 
 /// Who put a handler there.
@@ -61,6 +62,16 @@ pub struct Promise {
     pub rule: Rule,
 }
 
+/// How a promise is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Breach {
+    /// There is no handler of that name.
+    Missing,
+    /// There is one, with another interpreter, for other files, or with other flags.
+    Drifted,
+}
+
 /// What the host's configuration says about handlers.
 #[derive(Clone, Debug, Default)]
 pub struct Configuration {
@@ -74,16 +85,8 @@ impl Configuration {
     /// Reads the configuration below `root`, which is `/` but in tests. What cannot be read is not there.
     #[must_use]
     pub fn read(root: &Path) -> Self {
-        let mut files = BTreeMap::<OsString, PathBuf>::new();
-        for folder in BINFMT_D {
-            for file in fs::read_dir(root.join(folder)).into_iter().flatten().flatten() {
-                if file.file_name().as_bytes().ends_with(b".conf") {
-                    // A file hides those of its name in folders behind it.
-                    files.entry(file.file_name()).or_insert_with(|| file.path());
-                }
-            }
-        }
-        let promises = files.values().flat_map(|file| promises_of(file)).collect();
+        let files = binfmt_d::files(&binfmt_d::folders(root));
+        let promises = files.iter().flat_map(|file| promises_of(file)).collect();
         let database = fs::read_dir(root.join(BINFMT_SUPPORT)).into_iter().flatten().flatten();
         let binfmt_support = database
             .filter_map(|file| Some((file.file_name(), package_in(&read_small(&file.path())?))))
@@ -109,6 +112,26 @@ impl Configuration {
         product(handler.name.as_bytes(), interpreter).map_or(Owner::Unknown, Owner::Product)
     }
 
+    /// Promises that no handler keeps, or one that says it differently; what comes later in the configuration replaces
+    /// what has the same name before.
+    #[must_use]
+    pub fn breaches<'a>(&'a self, handlers: &[Handler]) -> Vec<(&'a Promise, Breach)> {
+        let is_last = |index: usize, promise: &Promise| {
+            let mut later = self.promises.iter().skip(index + 1);
+            !later.any(|later| later.rule.name() == promise.rule.name())
+        };
+        let promises = self.promises.iter().enumerate().filter(|(index, promise)| is_last(*index, promise));
+        promises
+            .filter_map(|(_, promise)| {
+                let handler = handlers.iter().find(|handler| handler.name == *promise.rule.name());
+                let Some(handler) = handler else { return Some((promise, Breach::Missing)) };
+                let entry = &handler.entry;
+                let same_flags = entry.flags == promise.rule.flags() && entry.unknown_flags.is_empty();
+                (!promise.is_kept_by(handler) || !same_flags).then_some((promise, Breach::Drifted))
+            })
+            .collect()
+    }
+
     /// Promises that no handler keeps.
     #[must_use]
     pub fn broken_promises(&self, handlers: &[Handler]) -> Vec<&Promise> {
@@ -127,14 +150,10 @@ impl Promise {
     }
 }
 
-/// Rules of a configuration file: a register line each, but for blank lines and comments (`binfmt.d(5)`).
+/// Rules of a configuration file. A line that is no rule promises nothing.
 fn promises_of(file: &Path) -> Vec<Promise> {
-    let text = read_small(file).unwrap_or_default();
-    let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_start);
-    lines
-        .filter(|line| !matches!(line, [] | [b'#' | b';', ..]))
-        .filter_map(|line| Some(Promise { file: file.to_owned(), rule: Rule::parse(line).ok()? }))
-        .collect()
+    let lines = binfmt_d::read(file).unwrap_or_default().into_iter();
+    lines.filter_map(|line| Some(Promise { file: file.to_owned(), rule: line.rule.ok()? })).collect()
 }
 
 /// The first line of a database entry is the package; `:` stands for the administrator.
@@ -223,8 +242,8 @@ mod tests {
 
     fn root() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
-        for folder in BINFMT_D.iter().chain(&[BINFMT_SUPPORT]) {
-            fs::create_dir_all(root.path().join(folder)).unwrap();
+        for folder in binfmt_d::folders(root.path()).iter().chain(&[root.path().join(BINFMT_SUPPORT)]) {
+            fs::create_dir_all(folder).unwrap();
         }
         root
     }
@@ -249,6 +268,36 @@ mod tests {
             configuration.owner(&handler("three", "/elsewhere", "offset 0\nmagic 4343")),
             Owner::Unknown
         );
+    }
+
+    #[test]
+    fn a_breach_is_missing_or_drifted() {
+        let promise = |line: &[u8]| Promise { file: "/a.conf".into(), rule: Rule::parse(line).unwrap() };
+        let configuration = Configuration {
+            // The first is replaced by what comes later.
+            promises: vec![
+                promise(b":a:E::first::/a:F"),
+                promise(b":a:M::AA::/a:F"),
+                promise(b":b:M::BB::/b:F"),
+            ],
+            ..Configuration::default()
+        };
+        let breaches = |handlers: &[Handler]| -> Vec<(String, Breach)> {
+            let breaches = configuration.breaches(handlers).into_iter();
+            breaches.map(|(promise, breach)| (promise.rule.name().to_string(), breach)).collect()
+        };
+        let missing = |name: &str| (name.to_owned(), Breach::Missing);
+        let drifted = |name: &str| (name.to_owned(), Breach::Drifted);
+        assert_eq!(breaches(&[]), [missing("a"), missing("b")]);
+        let a = handler("a", "/a", "offset 0\nmagic 4141");
+        let mut b = handler("b", "/other", "offset 0\nmagic 4242");
+        assert_eq!(breaches(&[a.clone(), b.clone()]), [drifted("b")]);
+        b.entry.interpreter = Some("/b".into());
+        assert_eq!(breaches(&[a.clone(), b.clone()]), []);
+        b.entry.enabled = false;
+        assert_eq!(breaches(&[a.clone(), b.clone()]), []);
+        b.entry.flags = crate::binfmt::Flags::empty();
+        assert_eq!(breaches(&[a, b]), [drifted("b")]);
     }
 
     #[test]

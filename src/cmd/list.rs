@@ -14,7 +14,7 @@ use crate::cli::{Common, List};
 use crate::memory::{self, Told};
 use crate::namespace::Scope;
 use crate::output::{Output, Status, columns, escape, path_text};
-use crate::owner::{Configuration, Owner, Promise, packages};
+use crate::owner::{Breach, Configuration, Owner, Promise, packages};
 use crate::plan;
 use crate::problem::Problem;
 use crate::provenance::Provenance;
@@ -25,7 +25,7 @@ struct View {
     enabled: bool,
     scope: Scope,
     handlers: Vec<HandlerView>,
-    /// Handlers that configuration promises and the kernel does not have.
+    /// Handlers that configuration promises and the kernel does not have, or has differently.
     promised: Vec<Promised>,
 }
 
@@ -33,11 +33,21 @@ struct View {
 struct Promised {
     name: String,
     file: PathBuf,
+    state: Breach,
+    /// What it shall start, and how.
+    interpreter: String,
+    flags: String,
 }
 
 impl Promised {
-    fn of(promise: &Promise) -> Self {
-        Self { name: promise.rule.name().to_string(), file: promise.file.clone() }
+    fn of((promise, state): (&Promise, Breach)) -> Self {
+        Self {
+            name: promise.rule.name().to_string(),
+            file: promise.file.clone(),
+            state,
+            interpreter: promise.rule.interpreter().to_string_lossy().into(),
+            flags: promise.rule.flags().to_string(),
+        }
     }
 }
 
@@ -91,7 +101,7 @@ pub(super) fn run(args: &List, common: &Common, output: &mut Output<'_>) -> Resu
             .zip(owners(&handlers, &configuration))
             .map(|(handler, owner)| handler_view(handler, &owner, probes.remove(&handler.name)))
             .collect(),
-        promised: configuration.broken_promises(&handlers).into_iter().map(Promised::of).collect(),
+        promised: configuration.breaches(&handlers).into_iter().map(Promised::of).collect(),
     };
     output.data(&view, || text(&view, args.probe))?;
     tell_scope(view.scope, output)?;
@@ -179,9 +189,15 @@ fn text(view: &View, probed: bool) -> String {
     }
     for promised in &view.promised {
         let by = path_text(&promised.file);
-        let mut row = ["-", "missing", "-", "-", "-", by.as_str()].map(str::to_owned).to_vec();
-        row.push(escape(&promised.name));
-        rows.push(row);
+        // Of what is there differently, the promise: the other side has a row of its own.
+        let (state, flags, interpreter) = match promised.state {
+            Breach::Missing => ("missing", String::new(), String::new()),
+            Breach::Drifted => {
+                ("drifted", promised.flags.clone(), path_text(Path::new(&promised.interpreter)))
+            }
+        };
+        let row = ["-".to_owned(), state.to_owned(), or_dash(flags), or_dash(interpreter), "-".to_owned(), by];
+        rows.push(row.into_iter().chain([escape(&promised.name)]).collect());
     }
     columns(&rows)
 }

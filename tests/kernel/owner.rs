@@ -73,6 +73,18 @@ fn binfmt_d(lab: &Lab) {
     let row = text.lines().find(|line| line.ends_with(" lost")).unwrap();
     let words: Vec<&str> = row.split_whitespace().collect();
     assert_eq!(words, ["-", "missing", "-", "-", "/etc/binfmt.d/some.conf", "lost"], "{text}");
+    // The same name, and something else behind it: what is there, and what should be.
+    let row = text.lines().rfind(|line| line.ends_with(" kept")).unwrap();
+    let words: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(words, ["-", "drifted", "-", "/kept", "/etc/binfmt.d/some.conf", "kept"], "{text}");
+    let states: Vec<&str> = value["promised"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|promised| promised["file"] == "/etc/binfmt.d/some.conf")
+        .map(|promised| promised["state"].as_str().unwrap())
+        .collect();
+    assert_eq!(states, ["drifted", "missing"], "{value:#}");
     // Promised, and switched off: it is there.
     register(lab, ":lost:E::lost::/lost:");
     lab.command("lost", "0");

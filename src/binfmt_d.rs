@@ -1,0 +1,164 @@
+//! Reading `binfmt.d`, the configuration of systemd-binfmt, as `binfmt.d(5)` has it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::makedev;
+use thiserror::Error;
+
+use crate::binfmt::{Rule, RuleError};
+
+/// The folders below the root, the first has precedence.
+const FOLDERS: [&str; 4] = ["etc/binfmt.d", "run/binfmt.d", "usr/local/lib/binfmt.d", "usr/lib/binfmt.d"];
+/// Largest file that is read, in bytes: a line has at most 1920.
+const MAX: u64 = 1 << 20;
+
+/// A line that is neither blank nor a comment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Which one, counted from 1.
+    pub number: usize,
+    /// What it asks for, or why it is no rule.
+    pub rule: Result<Rule, RuleError>,
+}
+
+/// Why a file could not be read. Displayed behind its path.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// There is none, or a link leads nowhere.
+    #[error("does not exist")]
+    Missing,
+    /// A pipe, a device, a folder.
+    #[error("is not an ordinary file")]
+    Special,
+    /// Nobody writes so much by hand.
+    #[error("has more than {MAX} bytes")]
+    TooLarge,
+    /// Anything else that went wrong.
+    #[error("cannot be read: {0}")]
+    Io(#[source] io::Error),
+}
+
+/// The folders that are read, below `root`.
+#[must_use]
+pub fn folders(root: &Path) -> Vec<PathBuf> {
+    FOLDERS.iter().map(|folder| root.join(folder)).collect()
+}
+
+/// The files in `folders` that are in force, in the order in which they are read: sorted by name, whatever their folder.
+/// Of several with one name it is the one in the first folder, even where that is empty or leads to `/dev/null`: so
+/// somebody says that there shall be none.
+#[must_use]
+pub fn files(folders: &[PathBuf]) -> Vec<PathBuf> {
+    let mut files = BTreeMap::<OsString, PathBuf>::new();
+    for folder in folders {
+        for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = file.file_name();
+            let is_hidden = name.as_bytes().starts_with(b".");
+            let is_folder = file.file_type().is_ok_and(|kind| kind.is_dir());
+            if name.as_bytes().ends_with(b".conf") && !is_hidden && !is_folder {
+                files.entry(name).or_insert_with(|| file.path());
+            }
+        }
+    }
+    files.into_values().collect()
+}
+
+/// The lines of a file.
+pub fn read(file: &Path) -> Result<Vec<Line>, ReadError> {
+    let io = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => ReadError::Missing,
+        _ => ReadError::Io(error),
+    };
+    let open = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(file).map_err(io)?;
+    let metadata = open.metadata().map_err(io)?;
+    if metadata.file_type().is_char_device() && metadata.rdev() == makedev(1, 3) {
+        return Ok(Vec::new());
+    }
+    if !metadata.is_file() {
+        return Err(ReadError::Special);
+    }
+    Ok(lines(&content(open).map_err(io)?.ok_or(ReadError::TooLarge)?))
+}
+
+fn content(file: File) -> io::Result<Option<Vec<u8>>> {
+    let mut text = Vec::new();
+    file.take(MAX + 1).read_to_end(&mut text)?;
+    Ok((text.len() as u64 <= MAX).then_some(text))
+}
+
+/// The lines of a text, without the blanks around them, which are no part of a rule.
+#[must_use]
+pub fn lines(text: &[u8]) -> Vec<Line> {
+    let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).zip(1..);
+    lines
+        .filter(|(line, _)| !matches!(line, [] | [b'#' | b';', ..]))
+        .map(|(line, number)| Line { number, rule: Rule::parse(line) })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn files_are_hidden_by_those_of_their_name() {
+        let root = tempfile::tempdir().unwrap();
+        let folders = folders(root.path());
+        for folder in &folders {
+            fs::create_dir_all(folder).unwrap();
+        }
+        let [etc, run, local, usr] = folders.as_slice() else { panic!() };
+        for name in ["a.conf", "b.conf", "c.conf", "d.conf", "e.conf", "no.txt", ".hidden.conf"] {
+            fs::write(usr.join(name), ":a:E::a::/a:\n").unwrap();
+        }
+        fs::write(local.join("b.conf"), "").unwrap();
+        fs::write(run.join("b.conf"), "").unwrap();
+        symlink("/dev/null", etc.join("c.conf")).unwrap();
+        symlink("/nowhere/at/all", etc.join("d.conf")).unwrap();
+        // A folder is no file, and hides none.
+        fs::create_dir(etc.join("e.conf")).unwrap();
+        fs::write(local.join("z.conf"), "").unwrap();
+        let expected = [
+            usr.join("a.conf"),
+            run.join("b.conf"),
+            etc.join("c.conf"),
+            etc.join("d.conf"),
+            usr.join("e.conf"),
+            local.join("z.conf"),
+        ];
+        assert_eq!(files(&folders), expected);
+        assert_eq!(read(&etc.join("c.conf")).unwrap(), []);
+        assert!(matches!(read(&etc.join("d.conf")), Err(ReadError::Missing)));
+        assert!(matches!(read(&etc.join("e.conf")), Err(ReadError::Special)));
+    }
+
+    #[test]
+    fn lines_are_counted_and_trimmed() {
+        let text = b"# comment\r\n\n \t:a:E::a::/a:F \r\n;:b:E::b::/b:\n:status:E::c::/c:\nnonsense is no rule\n:d:E::d::/d:";
+        let lines = lines(text);
+        let numbers: Vec<usize> = lines.iter().map(|line| line.number).collect();
+        assert_eq!(numbers, [3, 5, 6, 7]);
+        assert_eq!(lines[0].rule, Rule::parse(b":a:E::a::/a:F"));
+        assert!(lines[0].rule.is_ok() && lines[3].rule.is_ok());
+        assert!(lines[1].rule.is_err() && lines[2].rule.is_err());
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("large.conf");
+        File::create(&file).unwrap().set_len(MAX + 1).unwrap();
+        assert!(matches!(read(&file), Err(ReadError::TooLarge)));
+        File::create(&file).unwrap().set_len(0).unwrap();
+        assert_eq!(read(&file).unwrap(), []);
+    }
+}
