@@ -214,6 +214,9 @@ pub struct Register {
     /// Stay, and keep the instance, until SIGTERM or SIGINT; then remove what was registered
     #[arg(long, conflicts_with = "dry_run")]
     pub hold: bool,
+    /// Register them at every boot from now on: /etc/binfmt.d/qus-ARCH.conf, and interpreters in a place that stays
+    #[arg(long, conflicts_with_all = ["in_memory", "hold"])]
+    pub persist: bool,
     /// With --hold: remove nothing in the end
     #[arg(long, requires = "hold")]
     pub keep: bool,
@@ -233,6 +236,9 @@ pub struct Reset {
     /// Only the handlers of these architectures [default: all]
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
     pub arches: Vec<ArchArg>,
+    /// Remove what `register --persist` wrote, too: they do not come back at boot
+    #[arg(long)]
+    pub persist: bool,
     /// Say what would be removed, and remove nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,

@@ -15,6 +15,8 @@ use crate::problem::shell_word;
 pub const MARK: &str = "# Written by qus";
 /// Name of the OpenRC service, and the beginning of the names of all other files.
 pub const SERVICE: &str = "qus";
+/// The comment of a file of `binfmt.d` whose interpreter is a copy that goes with it.
+pub const COPIED: &str = "# The interpreter is a copy that was made for this file, and is removed with it.";
 /// The package that binfmt-support is told a handler belongs to.
 pub const PACKAGE: &str = "qus";
 /// Longest line of `binfmt.d`, in bytes: systemd-binfmt writes it with a newline behind it (K2, K6).
@@ -48,6 +50,8 @@ pub struct Set {
     pub arch: &'static Arch,
     /// Its rules.
     pub rules: Vec<Rule>,
+    /// Whether their interpreter is a copy that goes when they go.
+    pub copied: bool,
 }
 
 /// One file, whole.
@@ -190,6 +194,9 @@ fn line(arch: &'static str, rule: &Rule, most: usize) -> Result<Vec<u8>, ExportE
 
 fn binfmt_d(set: &Set) -> Result<File, ExportError> {
     let mut text = header(std::slice::from_ref(set)).into_bytes();
+    if set.copied {
+        text.extend(format!("{COPIED}\n").bytes());
+    }
     for rule in &set.rules {
         text.extend(line(set.arch.name, rule, BINFMT_D_MAX)?);
         text.push(b'\n');

@@ -11,7 +11,7 @@ use crate::interpreter::{compare, is_version};
 use crate::namespace::Scope;
 
 /// Interpreters that root fetches: readable for everybody, writable for root alone.
-const SYSTEM: &str = "/usr/local/lib/qus";
+pub const SYSTEM: &str = "/usr/local/lib/qus";
 /// Caches of root (`hier(7)`).
 const SYSTEM_CACHE: &str = "/var/cache/qus";
 

@@ -58,6 +58,12 @@ impl fmt::Display for Kernel {
     }
 }
 
+/// Whether this is Windows' subsystem for Linux, where all distributions share one kernel and one instance (K79).
+#[must_use]
+pub fn is_wsl() -> bool {
+    std::fs::read_to_string("/proc/version").is_ok_and(|text| text.to_lowercase().contains("microsoft"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,8 @@
 //! * **decide**: [`plan`] is a pure function from those facts to what is to be done, [`prediction`] one to what the kernel
 //!   will do;
 //! * **act**: [`registrar`] registers through [`kernel`] and puts back what failed halfway; [`memory`] keeps interpreters
-//!   that have no file; [`export`] writes rules for others who register at boot, [`own_file`] into their folders;
+//!   that have no file; [`export`] writes rules for others who register at boot, [`own_file`] into their folders,
+//!   and [`persist`] knows who they are;
 //! * **prove**: [`probe`] makes the kernel execute a tiny program of each architecture.
 //!
 //! Below them lie values without IO: [`arch`] is the table of architectures, [`binfmt`] what the kernel understands,
@@ -40,6 +41,7 @@ pub mod output;
 pub mod own_file;
 pub mod owner;
 pub mod package;
+pub mod persist;
 pub mod plan;
 pub mod prediction;
 pub mod probe;

@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use crate::arch::UnknownArch;
 use crate::cmd::peers::Tool;
+use crate::export::ExportError;
 use crate::kernel::{HandlerError, MountError, OpenError, RegisterError};
 use crate::namespace::{EngineError, NamespaceError, RootError};
 use crate::own_file::OwnFileError;
@@ -70,6 +71,12 @@ impl From<HandlerError> for Problem {
             _ => None,
         };
         Self { message: error.to_string(), cure }
+    }
+}
+
+impl From<ExportError> for Problem {
+    fn from(error: ExportError) -> Self {
+        Self::new(error.to_string()).cure("put the interpreter into a folder with a shorter, simpler path")
     }
 }
 

@@ -36,7 +36,7 @@ struct FileView {
 pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
     let format = args.format.unwrap_or(Format::Json);
     let sets = sets(args)?;
-    let files = export::files(format, &sets).map_err(|error| Problem::new(error.to_string()))?;
+    let files = export::files(format, &sets).map_err(Problem::from)?;
     let place = |name: &str| args.output.as_ref().map(|folder| folder.join(name));
     let mut view = View {
         format,
@@ -104,7 +104,7 @@ fn sets(args: &Export) -> Result<Vec<Set>, Problem> {
         let rules = plan::rules(arch, &path, flags).map_err(|error| {
             Problem::new(error.to_string()).cure("put the interpreter into a folder with a shorter path")
         })?;
-        sets.push(Set { arch, rules });
+        sets.push(Set { arch, rules, copied: false });
     }
     Ok(sets)
 }

@@ -196,7 +196,8 @@ fn text(view: &View, probed: bool) -> String {
                 ("drifted", promised.flags.clone(), path_text(Path::new(&promised.interpreter)))
             }
         };
-        let row = ["-".to_owned(), state.to_owned(), or_dash(flags), or_dash(interpreter), "-".to_owned(), by];
+        let row =
+            ["-".to_owned(), state.to_owned(), or_dash(flags), or_dash(interpreter), "-".to_owned(), by];
         rows.push(row.into_iter().chain([escape(&promised.name)]).collect());
     }
     columns(&rows)

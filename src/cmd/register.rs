@@ -4,6 +4,7 @@ mod act;
 mod gather;
 mod hold;
 mod memory;
+mod persist;
 mod report;
 
 use anyhow::Result;
@@ -11,6 +12,7 @@ use anyhow::Result;
 use self::act::act;
 use self::gather::Gathered;
 use self::hold::Patience;
+use self::persist::Persistence;
 use self::report::{Item, View};
 use super::{open_or_mount, switched_off};
 use crate::binfmt::Flags;
@@ -44,15 +46,23 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
         None => Vec::new(),
     };
     let mut gathered = Gathered::gather(args, handlers, common.quiet)?;
-    let request = request(args);
+    let mut persistence = if args.persist { Some(Persistence::gather(&mut gathered)?) } else { None };
     let situation = Situation { handlers: &gathered.handlers, guarded: std::slice::from_ref(&gathered.host) };
     let mut items = Vec::new();
     let mut work = Vec::new();
     for arch in &gathered.arches {
-        let decision = decide(arch, &situation, &gathered.facts(arch), request).unwrap_or_else(|error| {
+        let mut request = request(args);
+        if let Some(persistence) = &persistence {
+            request = persistence.request(arch, &gathered, request);
+        }
+        let mut decision = decide(arch, &situation, &gathered.facts(arch), request).unwrap_or_else(|error| {
             let cure = "put the interpreter into a folder with a shorter path";
             Decision::Refused { reason: error.to_string(), cure: Some(cure.to_owned()) }
         });
+        if let Some(persistence) = &persistence {
+            let set = persist::planned(arch, &decision, &gathered, request);
+            decision = persistence.checked(arch, decision, set.as_ref());
+        }
         let mut item = Item::new(arch, &decision, &gathered, args.dry_run);
         if args.skip_native && gathered.facts(arch).native {
             item.pass_over();
@@ -65,11 +75,30 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
         // Held until all is registered: the paths of interpreters in memory lead to them as long.
         let _memory = gathered.remember(&work)?;
+        if let Some(persistence) = &mut persistence {
+            persistence.copy(&work, &mut gathered)?;
+        }
         act(instance, work, &mut items, &gathered)?;
     }
-    let view = View { scope: Scope::here(), lifetime, held: args.hold, dry_run: args.dry_run, items };
+    let mut problem = None;
+    if let Some((persistence, instance)) =
+        persistence.as_ref().zip(instance.as_ref()).filter(|_| !args.dry_run)
+    {
+        problem = persistence.keep(instance, &mut items, &gathered).err();
+    }
+    if args.persist && args.dry_run {
+        for (item, arch) in items.iter_mut().zip(&gathered.arches) {
+            item.would_be_kept(arch);
+        }
+    }
+    let keeper = persistence.as_ref().map(|persistence| persistence.keeper);
+    let view = View { scope: Scope::here(), lifetime, held: args.hold, keeper, dry_run: args.dry_run, items };
     output.data(&view, || view.text())?;
-    let status = view.conclude(output)?;
+    let mut status = view.conclude(output)?;
+    if let Some(problem) = problem {
+        output.problem(&problem)?;
+        status = Status::Failed;
+    }
     // Nothing to stay for is no success that could be held.
     if let Some((patience, instance)) = patience.zip(instance).filter(|_| view.has_any()) {
         let new = view.new_handlers(&gathered);

@@ -1,16 +1,21 @@
-//! `qus reset`: remove the handlers of QEMU's emulators, whatever their names, and nobody else's.
+//! `qus reset`: remove the handlers of QEMU's emulators, whatever their names, and nobody else's; with `--persist` also
+//! what `register --persist` wrote.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
 
 use super::{emulators, open_to_look, plain, tell_scope};
-use crate::binfmt::HandlerName;
+use crate::arch::Arch;
+use crate::binfmt::{Handler, HandlerName, Rule};
 use crate::cli::{Common, Reset, named};
-use crate::kernel::HandlerError;
+use crate::kernel::{HandlerError, Instance};
 use crate::namespace::Scope;
 use crate::output::{Output, Status, columns, escape, path_text};
+use crate::own_file;
+use crate::owner::{Configuration, Owner};
+use crate::persist::{self, Keeper, Kept};
 use crate::problem::Problem;
 
 #[derive(Serialize)]
@@ -18,8 +23,12 @@ struct View {
     scope: Scope,
     dry_run: bool,
     items: Vec<Item>,
+    /// With `--persist`: what was written for the next boot.
+    files: Vec<FileItem>,
     /// Handlers that were left alone.
     left: Vec<String>,
+    /// Handlers that configuration brings back at boot.
+    returns: Vec<Return>,
 }
 
 #[derive(Serialize)]
@@ -31,59 +40,156 @@ struct Item {
     error: Option<String>,
 }
 
+#[derive(Serialize)]
+struct FileItem {
+    arch: &'static str,
+    outcome: &'static str,
+    path: PathBuf,
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Return {
+    arch: &'static str,
+    name: String,
+    /// The file that says so.
+    file: PathBuf,
+    /// Whether qus wrote it.
+    own: bool,
+}
+
 pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Result<Status> {
-    let Some(instance) = open_to_look(common)? else {
-        let view = View { scope: Scope::here(), dry_run: args.dry_run, items: Vec::new(), left: Vec::new() };
-        output.data(&view, String::new)?;
-        output.note(&format!(
-            "binfmt_misc is not mounted on {}: there is nothing to remove",
-            common.instance.display()
-        ))?;
-        return Ok(Status::Done);
+    let arches = named(&args.arches);
+    let instance = open_to_look(common)?;
+    let handlers = match &instance {
+        Some(instance) => instance.handlers().map_err(Problem::from)?,
+        None => Vec::new(),
     };
-    let handlers = instance.handlers().map_err(Problem::from)?;
-    let doomed = emulators(&handlers, named(&args.arches).as_deref());
-    if !args.dry_run && !doomed.is_empty() {
-        instance.check_writable().map_err(Problem::from)?;
+    let doomed = emulators(&handlers, arches.as_deref());
+    let kept = if args.persist { kept(arches.as_deref()) } else { Vec::new() };
+    if !args.dry_run {
+        if let Some(instance) = instance.as_ref().filter(|_| !doomed.is_empty()) {
+            instance.check_writable().map_err(Problem::from)?;
+        }
+        for kept in &kept {
+            own_file::check(&kept.path).map_err(Problem::from)?;
+        }
     }
-    let mut status = Status::Done;
+    // First what would bring the handlers back: who ends this halfway is left with handlers that are seen.
+    let files = forget(&kept, args.dry_run);
+    if args.persist && !args.dry_run {
+        let gone: Vec<Rule> = kept.iter().flat_map(|kept| kept.set.rules.clone()).collect();
+        Keeper::here().update(&gone)?;
+    }
+    let items = match &instance {
+        Some(instance) => remove(instance, &doomed, args.dry_run),
+        None => Vec::new(),
+    };
+    let errors = items.iter().map(|item| &item.error).chain(files.iter().map(|file| &file.error));
+    let status = if errors.flatten().next().is_some() { Status::Failed } else { Status::Done };
+    let is_doomed = |name: &HandlerName| doomed.iter().any(|(handler, _)| handler.name == *name);
+    let left = handlers.iter().filter(|handler| !is_doomed(&handler.name));
+    let left: Vec<String> = left.map(|handler| plain(&handler.name)).collect();
+    let scope = if instance.is_some() { Scope::of(&common.instance) } else { Scope::here() };
+    let returns = returns(&doomed, &files);
+    let view = View { scope, dry_run: args.dry_run, items, files, left, returns };
+    output.data(&view, || text(&view))?;
+    if instance.is_none() {
+        output.note(&format!(
+            "binfmt_misc is not mounted on {}: there is nothing to remove{}",
+            common.instance.display(),
+            if view.files.is_empty() { "" } else { " there" }
+        ))?;
+        return Ok(status);
+    }
+    tell_scope(view.scope, output)?;
+    if view.items.is_empty() {
+        output.note("no handler of QEMU's emulators is there")?;
+    }
+    tell_returns(&view, output)?;
+    Ok(status)
+}
+
+/// Removes handlers, each by its name.
+fn remove(instance: &Instance, doomed: &[(&Handler, &'static Arch)], dry_run: bool) -> Vec<Item> {
     let mut items = Vec::new();
-    for (handler, arch) in &doomed {
-        let removed = if args.dry_run { Ok(()) } else { instance.remove(&handler.name) };
+    for (handler, arch) in doomed {
+        let removed = if dry_run { Ok(()) } else { instance.remove(&handler.name) };
         let (outcome, error) = match removed {
-            Ok(()) if args.dry_run => ("would remove", None),
+            Ok(()) if dry_run => ("would remove", None),
             // Somebody else was faster: it is gone all the same.
             Ok(()) | Err(HandlerError::Missing(_)) => ("removed", None),
-            Err(error) => {
-                status = Status::Failed;
-                ("failed", Some(error.to_string()))
-            }
+            Err(error) => ("failed", Some(error.to_string())),
         };
         let name = plain(&handler.name);
         let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
         items.push(Item { arch: arch.name, outcome, name, interpreter, error });
     }
-    let is_doomed = |name: &HandlerName| doomed.iter().any(|(handler, _)| handler.name == *name);
-    let left = handlers.iter().filter(|handler| !is_doomed(&handler.name));
-    let left: Vec<String> = left.map(|handler| plain(&handler.name)).collect();
-    let view = View { scope: Scope::of(instance.path()), dry_run: args.dry_run, items, left };
-    output.data(&view, || text(&view))?;
-    tell_scope(view.scope, output)?;
-    if view.items.is_empty() {
-        output.note("no handler of QEMU's emulators is there")?;
+    items
+}
+
+/// What `register --persist` wrote, for the named architectures or for all.
+fn kept(arches: Option<&[&'static Arch]>) -> Vec<Kept> {
+    let mut kept = persist::kept();
+    kept.retain(|kept| arches.is_none_or(|arches| arches.contains(&kept.set.arch)));
+    kept
+}
+
+/// Removes the files, and the copies of interpreters that go with them.
+fn forget(kept: &[Kept], dry_run: bool) -> Vec<FileItem> {
+    let mut files = Vec::new();
+    for kept in kept {
+        let arch = kept.set.arch.name;
+        let forgotten = if dry_run { Ok(Vec::new()) } else { persist::drop_kept(kept) };
+        let (outcome, copies, error) = match forgotten {
+            Ok(copies) => (if dry_run { "would remove" } else { "removed" }, copies, None),
+            Err(problem) => ("failed", Vec::new(), Some(problem.message)),
+        };
+        files.push(FileItem { arch, outcome, path: kept.path.clone(), error });
+        files.extend(copies.into_iter().map(|path| FileItem { arch, outcome, path, error: None }));
     }
-    Ok(status)
+    files
+}
+
+/// Which of the handlers come back at boot, whoever wrote that; `files` are to go, or gone.
+fn returns(doomed: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<Return> {
+    let configuration = Configuration::read(Path::new("/"));
+    let file = |handler: &Handler| match configuration.owner(handler) {
+        Owner::Configuration(file) => Some(file),
+        Owner::BinfmtSupport(_) => Some(Path::new("/var/lib/binfmts").join(handler.name.as_os_str())),
+        _ => None,
+    };
+    let going = |file: &PathBuf| files.iter().any(|going| going.error.is_none() && going.path == *file);
+    let returning = doomed.iter().filter_map(|(handler, arch)| {
+        let file = file(handler).filter(|file| !going(file))?;
+        let own = file == persist::file_of(arch) && own_file::read(&file).is_ok();
+        Some(Return { arch: arch.name, name: plain(&handler.name), file, own })
+    });
+    returning.collect()
+}
+
+fn tell_returns(view: &View, output: &mut Output<'_>) -> Result<()> {
+    for back in &view.returns {
+        let cure = if back.own {
+            format!("; to have it stay away: sudo qus reset --persist {}", back.arch)
+        } else {
+            String::new()
+        };
+        let (name, file) = (escape(&back.name), path_text(&back.file));
+        output.note(&format!("{name} comes back at boot, by {file}{cure}"))?;
+    }
+    Ok(())
 }
 
 fn text(view: &View) -> String {
-    let rows: Vec<_> = view
-        .items
-        .iter()
-        .map(|item| {
-            let interpreter = item.interpreter.as_ref().map(|path| path_text(Path::new(path)));
-            let detail = item.error.clone().or(interpreter).unwrap_or_default();
-            vec![item.arch.to_owned(), item.outcome.to_owned(), escape(&item.name), detail]
-        })
-        .collect();
-    columns(&rows)
+    let handlers = view.items.iter().map(|item| {
+        let interpreter = item.interpreter.as_ref().map(|path| path_text(Path::new(path)));
+        let detail = item.error.clone().or(interpreter).unwrap_or_default();
+        vec![item.arch.to_owned(), item.outcome.to_owned(), escape(&item.name), detail]
+    });
+    let files = view.files.iter().map(|file| {
+        let detail = file.error.clone().unwrap_or_default();
+        vec![file.arch.to_owned(), file.outcome.to_owned(), path_text(&file.path), detail]
+    });
+    columns(&handlers.chain(files).collect::<Vec<_>>())
 }

@@ -10,7 +10,7 @@ const ALL: [Format; 5] =
 fn set(arch: &str, interpreter: &str) -> Set {
     let arch = Arch::by_target(arch).unwrap();
     let flags = Flags::FIX_BINARY | Flags::OPEN_BINARY | Flags::PRESERVE_ARGV0;
-    Set { arch, rules: plan::rules(arch, Path::new(interpreter), flags).unwrap() }
+    Set { arch, rules: plan::rules(arch, Path::new(interpreter), flags).unwrap(), copied: false }
 }
 
 fn text(format: Format, sets: &[Set]) -> String {
@@ -50,12 +50,12 @@ fn the_longest_line_of_binfmt_d_leaves_room_for_a_newline() {
     let arch = Arch::by_target("arm").unwrap();
     let of_length = |length| {
         let path = format!("/{}", "a".repeat(length));
-        Some(Set { arch, rules: plan::rules(arch, Path::new(&path), flags).ok()? })
+        Some(Set { arch, rules: plan::rules(arch, Path::new(&path), flags).ok()?, copied: false })
     };
     let mut sets = (1..crate::binfmt::LINE_MAX).filter_map(of_length);
     let longest = sets.rfind(|set| binfmt_d(set).is_ok()).unwrap();
     let longer = format!("{}a", longest.rules[0].interpreter().display());
-    let longer = Set { arch, rules: plan::rules(arch, Path::new(&longer), flags).unwrap() };
+    let longer = Set { arch, rules: plan::rules(arch, Path::new(&longer), flags).unwrap(), copied: false };
     assert_eq!(longer.rules[0].to_line().len(), crate::binfmt::LINE_MAX);
     assert_eq!(
         binfmt_d(&longer),
@@ -107,7 +107,7 @@ fn an_extension_is_said_in_every_format() {
     let name = HandlerName::new("jar").unwrap();
     let rule =
         Rule::new(name, Matcher::Extension(Extension::new("jar").unwrap()), "/usr/bin/jexec", Flags::empty());
-    let sets = [Set { arch: Arch::by_target("arm").unwrap(), rules: vec![rule.unwrap()] }];
+    let sets = [Set { arch: Arch::by_target("arm").unwrap(), rules: vec![rule.unwrap()], copied: false }];
     assert!(text(Format::Systemd, &sets).ends_with("\n:jar:E::jar::/usr/bin/jexec:\n"));
     assert!(text(Format::BinfmtSupport, &sets).contains("\nextension jar\n"));
     assert!(text(Format::Nix, &sets).contains("magicOrExtension = \"jar\";"));

@@ -27,6 +27,7 @@ mod memory;
 mod namespace;
 mod owner;
 mod peers;
+mod persist;
 mod prediction;
 mod programs;
 mod proof;
@@ -99,6 +100,7 @@ fn tests() -> Vec<Test> {
         list::TESTS,
         fetch::TESTS,
         export::TESTS,
+        persist::TESTS,
         bad_input::TESTS,
         environment::TESTS,
     ];

@@ -170,7 +170,8 @@ fn uninstall(words: &[String], failures: &mut Vec<String>, speaker: &mut Speaker
     if words.is_empty() {
         return Ok(());
     }
-    let (_, there) = speaker.ask(Command::Reset(Reset { arches: Vec::new(), dry_run: true }), true)?;
+    let (_, there) =
+        speaker.ask(Command::Reset(Reset { arches: Vec::new(), dry_run: true, persist: false }), true)?;
     let mut arches = Vec::new();
     for word in words {
         let named = Arch::named(word).ok();
@@ -203,7 +204,8 @@ fn uninstall(words: &[String], failures: &mut Vec<String>, speaker: &mut Speaker
     }
     // With no name at all it would be all of them.
     if !arches.is_empty() {
-        let (_, answer) = speaker.ask(Command::Reset(Reset { arches, dry_run: false }), true)?;
+        let (_, answer) =
+            speaker.ask(Command::Reset(Reset { arches, dry_run: false, persist: false }), true)?;
         for item in answer.items {
             let line =
                 format!("uninstalling: {} {}", escape(item.name()), item.error.as_deref().unwrap_or("OK"));

@@ -82,7 +82,8 @@ pub(super) fn run(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status,
 pub(super) fn clear(arches: &[&'static Arch], speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
     let all = arches.is_empty();
     let arches = arches.iter().copied().map(ArchArg::One).collect();
-    let (status, answer) = speaker.ask(Command::Reset(Reset { arches, dry_run: false }), false)?;
+    let (status, answer) =
+        speaker.ask(Command::Reset(Reset { arches, dry_run: false, persist: false }), false)?;
     for item in &answer.items {
         let name = escape(item.name());
         match &item.error {

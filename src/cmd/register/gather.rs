@@ -28,11 +28,15 @@ pub(super) struct Gathered {
     pub(super) places: Vec<PathBuf>,
     /// Whether probes are executed.
     pub(super) verify: bool,
+    /// Whether what is registered is to last over a restart.
+    pub(super) persist: bool,
     /// The options that said what must serve, as they were typed, each followed by a space.
     pub(super) wishes: String,
     pub(super) found: BTreeMap<&'static str, Found>,
     /// Where the interpreters come from that are to lie in memory.
     pub(super) stored: BTreeMap<&'static str, Stored>,
+    /// Where those come from that are to be copied to where they stay.
+    pub(super) moving: BTreeMap<&'static str, Stored>,
     /// The source that was named.
     source: Option<PathBuf>,
     /// The version of QEMU that was named.
@@ -54,9 +58,11 @@ impl Gathered {
             arches: named(&args.arches).unwrap_or_default(),
             places: Vec::new(),
             verify: !args.no_verify,
+            persist: args.persist,
             wishes: wishes(args),
             found: BTreeMap::new(),
             stored: BTreeMap::new(),
+            moving: BTreeMap::new(),
             source: args.from.clone(),
             version: args.qemu_version.clone(),
             refused: BTreeMap::new(),
@@ -284,7 +290,13 @@ fn wishes(args: &Register) -> String {
     let version = args.qemu_version.iter().map(|version| format!("--qemu-version {version} "));
     let paths = interpreter.chain(directories).chain(source).chain(dest);
     let words = paths.map(|(option, path)| format!("{option} {} ", shell_word(&path.to_string_lossy())));
-    words.chain(version).chain(args.credentials.then(|| "--credentials ".to_owned())).collect()
+    let persist = args.persist.then(|| "--persist ".to_owned());
+    persist
+        .into_iter()
+        .chain(words)
+        .chain(version)
+        .chain(args.credentials.then(|| "--credentials ".to_owned()))
+        .collect()
 }
 
 /// What to do when nothing can be executed.

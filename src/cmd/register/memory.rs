@@ -22,6 +22,19 @@ pub(super) enum Stored {
     File(PathBuf),
 }
 
+impl Stored {
+    /// The content, whole.
+    pub(super) fn content(&self) -> Result<Vec<u8>, Problem> {
+        match self {
+            Self::File(path) => read(path),
+            Self::Bundled(member) => {
+                let bundle = own_bundle()?.ok_or_else(|| Problem::new("the bundle is gone"))?;
+                bundle.unpack(member).map_err(|error| Problem::new(error.to_string()))
+            }
+        }
+    }
+}
+
 impl From<MemoryError> for Problem {
     fn from(error: MemoryError) -> Self {
         Self { message: error.to_string(), cure: error.cure() }
@@ -90,13 +103,8 @@ impl Gathered {
         if arches.is_empty() {
             return Ok(None);
         }
-        let bundle = own_bundle()?;
         let unpack = |arch: &Arch| match self.stored.get(arch.name) {
-            Some(Stored::File(path)) => read(path),
-            Some(Stored::Bundled(member)) => {
-                let bundle = bundle.as_ref().ok_or_else(|| Problem::new("the bundle is gone"))?;
-                bundle.unpack(member).map_err(|error| Problem::new(error.to_string()))
-            }
+            Some(stored) => stored.content(),
             None => Err(Problem::new(format!("nothing is stored for {}", arch.name))),
         };
         let contents: Vec<Result<Vec<u8>, Problem>> = std::thread::scope(|scope| {

@@ -1,17 +1,19 @@
 //! What `qus register` says: a line an architecture, then what a person should know.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
 
 use super::gather::{Gathered, first_line};
+use super::persist;
 use crate::arch::Arch;
 use crate::binfmt::{Flags, HandlerName, Rule};
 use crate::cmd::plain;
 use crate::memory;
 use crate::namespace::{Lifetime, Scope};
 use crate::output::{Output, Status, columns, escape, path_text};
+use crate::persist::Keeper;
 use crate::plan::{self, Decision, Registration};
 use crate::probe::Proof;
 use crate::problem::Problem;
@@ -82,6 +84,8 @@ pub(super) struct Item {
     proof: Option<Proof>,
     message: Option<String>,
     cure: Option<String>,
+    /// With `--persist`: the file that has it registered at boot.
+    persisted: Option<PathBuf>,
 }
 
 impl Item {
@@ -98,6 +102,7 @@ impl Item {
             proof: None,
             message: None,
             cure: None,
+            persisted: None,
         };
         match decision {
             Decision::Unchanged(names) => item.standing(Outcome::Unchanged, names, arch, gathered),
@@ -187,7 +192,8 @@ impl Item {
         } else {
             unfit.join("; ")
         });
-        self.cure = Some(format!("qus register --fetch {}", arch.name));
+        let persist = if gathered.persist { "--persist " } else { "" };
+        self.cure = Some(format!("qus register --fetch {persist}{}", arch.name));
     }
 
     /// It is registered, with these flags, and `proof` is what was seen of it.
@@ -221,9 +227,48 @@ impl Item {
         self.cure = None;
     }
 
+    /// It is registered, and at boot by what `file` says.
+    pub(super) fn kept_in(&mut self, file: PathBuf) {
+        self.persisted = Some(file);
+    }
+
+    /// For a dry run: the file that would have it registered at boot, if it is one of qus's own.
+    pub(super) fn would_be_kept(&mut self, arch: &Arch) {
+        let own = matches!(self.outcome, Outcome::Registered | Outcome::Replaced | Outcome::Unchanged);
+        self.persisted = own.then(|| crate::persist::file_of(arch));
+    }
+
+    /// It is registered, and will not be at boot.
+    pub(super) fn not_kept(&mut self, problem: Problem) {
+        self.outcome = Outcome::Failed;
+        self.message =
+            Some(format!("registered until the next restart, and not for longer: {}", problem.message));
+        self.cure = problem.cure;
+    }
+
+    /// Whether it will be registered at boot.
+    pub(super) fn is_kept(&self) -> bool {
+        self.persisted.is_some()
+    }
+
     /// Whether a handler serves it.
-    fn is_served(&self) -> bool {
+    pub(super) fn is_served(&self) -> bool {
         self.outcome.status() == Status::Done && self.outcome != Outcome::Native
+    }
+
+    /// Whether it is about a handler of another emulator, of this name, that is left as it is.
+    pub(super) fn has_kept(&self, name: &HandlerName) -> bool {
+        self.outcome == Outcome::Kept && self.names().contains(name)
+    }
+
+    /// Names of its handlers.
+    pub(super) fn names(&self) -> Vec<HandlerName> {
+        self.handlers.iter().filter_map(|name| HandlerName::new(name.as_bytes()).ok()).collect()
+    }
+
+    /// The path of its interpreter.
+    pub(super) fn interpreter_path(&self) -> Option<&Path> {
+        self.interpreter.as_deref().map(Path::new)
     }
 
     fn is_new(&self) -> bool {
@@ -245,6 +290,9 @@ impl Item {
             }
             if let Some(message) = self.message.as_ref().filter(|_| self.outcome != Outcome::Kept) {
                 detail.push_str(&format!("; {message}"));
+            }
+            if let Some(file) = &self.persisted {
+                detail.push_str(&format!("; at boot by {}", path_text(file)));
             }
         } else {
             detail = self.message.as_deref().map(|text| escape(&text.replace('\n', " "))).unwrap_or_default();
@@ -281,6 +329,8 @@ pub(super) struct View {
     pub(super) lifetime: Lifetime,
     /// Whether this process stays, and the instance with it.
     pub(super) held: bool,
+    /// Who registers at boot what was persisted; nothing without `--persist`.
+    pub(super) keeper: Option<Keeper>,
     pub(super) dry_run: bool,
     pub(super) items: Vec<Item>,
 }
@@ -313,8 +363,17 @@ impl View {
             let mut cures: Vec<&str> = wrong.iter().filter_map(|item| item.cure.as_deref()).collect();
             cures.dedup();
             output.problem(&Problem { message, cure: together(&cures) })?;
-        } else if !self.dry_run && self.items.iter().any(Item::is_new) {
+        } else if !self.dry_run && (self.keeper.is_some() || self.items.iter().any(Item::is_new)) {
             output.note(&format!("they run {}", self.lasting()))?;
+        }
+        if let Some(keeper) = self.keeper.filter(|_| !self.dry_run && self.items.iter().any(Item::is_kept)) {
+            for warning in persist::warnings(&self.items) {
+                output.note(&warning)?;
+            }
+            if let Some(problem) = keeper.obstacle() {
+                output.problem(&problem)?;
+                status = status.max(Status::Failed);
+            }
         }
         if self.is_doomed() {
             let message = match self.lifetime {
@@ -348,7 +407,20 @@ impl View {
         ends && !self.held && !self.dry_run && self.has_any()
     }
 
+    /// Whether all that is registered will be again at boot.
+    fn is_kept(&self) -> bool {
+        if self.keeper.is_none_or(|keeper| keeper.obstacle().is_some()) {
+            return false;
+        }
+        let mut well = self.items.iter().filter(|item| item.is_served()).peekable();
+        well.peek().is_some() && well.all(Item::is_kept)
+    }
+
     fn lasting(&self) -> String {
+        if let Some(keeper) = self.keeper.filter(|_| self.is_kept()) {
+            let place = if self.scope == Scope::Host { "on" } else { "in" };
+            return format!("{place} {}; {}", self.scope, keeper.deed());
+        }
         let until = match (self.lifetime, self.scope) {
             _ if self.held => "until this command is ended",
             (Lifetime::Process, _) => "until this command ends",

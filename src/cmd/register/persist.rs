@@ -1,0 +1,247 @@
+//! `--persist`: interpreters where they stay, and rules where the system restores them at boot. What would be in the way is
+//! found before anything is registered; what is written is what the kernel took.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::gather::Gathered;
+use super::memory::Stored;
+use super::report::Item;
+use crate::arch::Arch;
+use crate::binfmt::Rule;
+use crate::export::Set;
+use crate::folders;
+use crate::interpreter::{FileId, Interpreter};
+use crate::kernel::Instance;
+use crate::owner::{Configuration, Owner};
+use crate::persist::{self, Keeper};
+use crate::plan::{self, Decision, Registration, Request};
+use crate::problem::Problem;
+
+/// What is known about persistence before anything is registered.
+pub(super) struct Persistence {
+    pub(super) keeper: Keeper,
+    configuration: Configuration,
+    /// Architectures whose interpreter was newly copied by this run.
+    copied: Vec<&'static str>,
+}
+
+impl Persistence {
+    /// Gathers, and has `gathered` name the interpreters by the paths that they will have.
+    pub(super) fn gather(gathered: &mut Gathered) -> Result<Self, Problem> {
+        gathered.find_lasting_places()?;
+        let configuration = Configuration::read(Path::new("/"));
+        Ok(Self { keeper: Keeper::here(), configuration, copied: Vec::new() })
+    }
+
+    /// The request for `arch`: a handler that lasts. One that nobody restores is no answer to that; where qus itself
+    /// registered it, for the moment, it makes room.
+    pub(super) fn request(&self, arch: &'static Arch, gathered: &Gathered, request: Request) -> Request {
+        let Some(handler) = plan::serving(arch, &gathered.handlers) else { return request };
+        match self.configuration.owner(handler) {
+            Owner::Configuration(file) if file != persist::file_of(arch) => request,
+            Owner::BinfmtSupport(_) => request,
+            Owner::Qus => Request { explicit: true, replace: true, ..request },
+            _ => Request { explicit: true, ..request },
+        }
+    }
+
+    /// The decision, or what would keep it from lasting.
+    pub(super) fn checked(&self, arch: &'static Arch, decision: Decision, set: Option<&Set>) -> Decision {
+        let Some(set) = set.filter(|_| matches!(decision, Decision::Register(_) | Decision::Unchanged(_)))
+        else {
+            return decision;
+        };
+        // A name that somebody else's configuration has, and that comes later, would be taken back at boot.
+        let own = persist::file_of(arch);
+        let overridden = self.configuration.promises.iter().find(|promise| {
+            promise.file.file_name() > own.file_name()
+                && set.rules.iter().any(|rule| rule.name() == promise.rule.name())
+        });
+        if let Some(promise) = overridden {
+            let (name, file) = (promise.rule.name(), promise.file.display());
+            let reason = format!("{file} has another rule for {name}, which would replace this one at boot");
+            return Decision::Refused { reason, cure: None };
+        }
+        match persist::check(set).and_then(|()| self.keeper.check(set)) {
+            Ok(()) => decision,
+            Err(problem) => Decision::Refused { reason: problem.message, cure: problem.cure },
+        }
+    }
+
+    /// Puts the interpreters of `work` where they stay.
+    pub(super) fn copy(
+        &mut self,
+        work: &[(usize, Registration)],
+        gathered: &mut Gathered,
+    ) -> Result<(), Problem> {
+        for (item, _) in work {
+            let Some(arch) = gathered.arches.get(*item).copied() else { continue };
+            if gathered.copy_to_lasting_place(arch)? {
+                self.copied.push(arch.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes down what the kernel has for every item that is well.
+    pub(super) fn keep(
+        &self,
+        instance: &Instance,
+        items: &mut [Item],
+        gathered: &Gathered,
+    ) -> Result<(), Problem> {
+        let mut gone = Vec::new();
+        for (item, arch) in items.iter_mut().zip(&gathered.arches) {
+            if !item.is_served() {
+                continue;
+            }
+            if let Some(file) = self.kept_by_others(arch, item, gathered) {
+                item.kept_in(file);
+                continue;
+            }
+            let kept = self.registered(instance, arch, item).and_then(|set| persist::keep(&set));
+            match kept {
+                Ok((path, superseded)) => {
+                    item.kept_in(path);
+                    gone.extend(superseded);
+                }
+                Err(problem) => item.not_kept(problem),
+            }
+        }
+        if items.iter().any(Item::is_kept) { self.keeper.update(&gone) } else { Ok(()) }
+    }
+
+    /// The file of somebody else that has the handler back at boot which serves `arch` and was kept.
+    fn kept_by_others(&self, arch: &'static Arch, item: &Item, gathered: &Gathered) -> Option<PathBuf> {
+        let mut handlers = gathered.handlers.iter();
+        let handler = handlers.find(|handler| item.has_kept(&handler.name))?;
+        match self.configuration.owner(handler) {
+            Owner::Configuration(file) if file != persist::file_of(arch) => Some(file),
+            Owner::BinfmtSupport(_) => Some(Path::new("/var/lib/binfmts").join(handler.name.as_os_str())),
+            _ => None,
+        }
+    }
+
+    /// The rules of an item as the kernel has them: with the flags that were proven.
+    fn registered(&self, instance: &Instance, arch: &'static Arch, item: &Item) -> Result<Set, Problem> {
+        let mut rules: Vec<Rule> = Vec::new();
+        for name in item.names() {
+            let rule = instance.entry(&name)?.and_then(|entry| entry.to_rule(&name));
+            rules.push(rule.ok_or_else(|| Problem::new(format!("{name} is gone already")))?);
+        }
+        let before = persist::kept_for(arch)?.map(|kept| kept.set);
+        let is_same = |set: &Set| {
+            set.copied && set.rules.first().map(Rule::interpreter) == rules.first().map(Rule::interpreter)
+        };
+        let copied = self.copied.contains(&arch.name) || before.as_ref().is_some_and(is_same);
+        Ok(Set { arch, rules, copied })
+    }
+}
+
+impl Gathered {
+    /// Interpreters that cannot stay where they are get the path of the copy that is to be made of them.
+    fn find_lasting_places(&mut self) -> Result<(), Problem> {
+        let moving = self.found.iter().filter_map(|(arch, found)| {
+            let interpreter = found.interpreter.as_ref()?;
+            (!persist::is_stable(interpreter)).then(|| (*arch, interpreter.clone()))
+        });
+        for (arch, interpreter) in moving.collect::<Vec<_>>() {
+            let stored = self.stored.remove(arch).unwrap_or_else(|| Stored::File(interpreter.path.clone()));
+            let name = match &stored {
+                Stored::Bundled(member) => member.name.clone().into(),
+                Stored::File(path) => path.file_name().unwrap_or_default().to_owned(),
+            };
+            let path = Path::new(folders::SYSTEM).join(name);
+            // The very same file is there from another time: that it is, then.
+            let there = Interpreter::check(&path, &self.host).ok().filter(persist::is_stable);
+            let same = match there {
+                Some(there) if fs::read(&path).ok() == Some(stored.content()?) => Some(there),
+                _ => None,
+            };
+            let Some(found) = self.found.get_mut(arch) else { continue };
+            if same.is_none() {
+                self.moving.insert(arch, stored);
+            }
+            let new =
+                Interpreter { path, id: FileId { device: 0, inode: 0 }, owned_by_root: true, ..interpreter };
+            found.interpreter = Some(same.unwrap_or(new));
+        }
+        Ok(())
+    }
+
+    /// Copies the interpreter for `arch`, where it has to be; whether no file was in its place before.
+    fn copy_to_lasting_place(&mut self, arch: &'static Arch) -> Result<bool, Problem> {
+        let Some(stored) = self.moving.get(arch.name) else { return Ok(false) };
+        let Some(path) = self.interpreter(arch).map(|interpreter| interpreter.path.clone()) else {
+            return Ok(false);
+        };
+        let content = stored.content()?;
+        let is_new = !path.exists();
+        place(&path, &content).map_err(|error| {
+            Problem::new(format!(
+                "cannot copy the interpreter for {} to {}: {error}",
+                arch.name,
+                path.display()
+            ))
+        })?;
+        let copy = Interpreter::check(&path, &self.host)
+            .map_err(|unfit| Problem::new(format!("{} {unfit}", path.display())))?;
+        if let Some(found) = self.found.get_mut(arch.name) {
+            found.interpreter = Some(copy);
+        }
+        Ok(is_new)
+    }
+}
+
+/// An executable file, whole or not at all; a new one, as the old one may be running (K50).
+fn place(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    if !folder.is_dir() {
+        fs::create_dir_all(folder)?;
+        fs::set_permissions(folder, Permissions::from_mode(0o755))?;
+    }
+    let (mut file, temporary) = tempfile::Builder::new().prefix(".qus-").tempfile_in(folder)?.into_parts();
+    file.write_all(content)?;
+    file.set_permissions(Permissions::from_mode(0o755))?;
+    file.sync_all()?;
+    // Closed before it has its name: the kernel starts no file that is open for writing (K51).
+    drop(file);
+    temporary.persist(path).map_err(|error| error.error)?;
+    File::open(folder)?.sync_all()
+}
+
+/// The rules that were decided on for `arch`, as far as they are known before the proof.
+pub(super) fn planned(
+    arch: &'static Arch,
+    decision: &Decision,
+    gathered: &Gathered,
+    request: Request,
+) -> Option<Set> {
+    if !matches!(decision, Decision::Register(_) | Decision::Unchanged(_)) {
+        return None;
+    }
+    let interpreter = gathered.interpreter(arch)?;
+    let rules = plan::rules(arch, &interpreter.path, request.flags).ok()?;
+    Some(Set { arch, rules, copied: false })
+}
+
+/// What a person has to know of the interpreters that are to be there at boot.
+pub(super) fn warnings(items: &[Item]) -> Vec<String> {
+    let mut warnings: Vec<String> = items
+        .iter()
+        .filter(|item| item.is_kept())
+        .filter_map(|item| persist::lateness(item.interpreter_path()?))
+        .collect();
+    if crate::host::is_wsl() {
+        warnings.push(
+            "under WSL all distributions share one kernel: the end of another one may remove these handlers"
+                .to_owned(),
+        );
+    }
+    warnings
+}

@@ -1,0 +1,338 @@
+//! What lasts over a restart: qus's own files of `binfmt.d`, one an architecture, and whoever registers them at boot.
+//!
+//! The files are the truth, whatever the init system: `qus list` compares the kernel with them, `qus apply` registers
+//! them. Where that is not what reads them at boot, its own files are made from them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::statfs::statfs;
+use serde::Serialize;
+
+use crate::arch::Arch;
+use crate::binfmt::Rule;
+use crate::binfmt_d;
+use crate::export::{self, COPIED, Format, PACKAGE, SERVICE, Set};
+use crate::folders;
+use crate::interpreter::Interpreter;
+use crate::memory::is_in_memory;
+use crate::own_file::{self, OwnFileError};
+use crate::problem::{Problem, shell_word};
+
+/// Where the files are.
+pub const FOLDER: &str = "/etc/binfmt.d";
+/// OpenRC's services, and those of its runlevel that comes first.
+const OPENRC_SERVICES: &str = "/etc/init.d";
+const OPENRC_BOOT: &str = "/etc/runlevels/boot";
+/// binfmt-support's database.
+const BINFMT_SUPPORT: &str = "/var/lib/binfmts";
+/// Where nothing lasts, or somebody else than root may change it.
+const UNSTABLE: [&str; 10] =
+    ["/tmp", "/var/tmp", "/run", "/dev", "/proc", "/sys", "/home", "/root", "/mnt", "/media"];
+
+/// Who registers at boot what the files say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keeper {
+    /// systemd-binfmt, by reading the files.
+    Systemd,
+    /// OpenRC, by a service.
+    Openrc,
+    /// binfmt-support, by its database.
+    BinfmtSupport,
+    /// Nobody.
+    Nobody,
+}
+
+impl Keeper {
+    /// Who it is on this host.
+    #[must_use]
+    pub fn here() -> Self {
+        let exists = |path: &str| Path::new(path).exists();
+        if exists("/run/systemd/system") {
+            Self::Systemd
+        } else if exists("/run/openrc") || exists("/sbin/openrc-run") && exists("/etc/runlevels") {
+            Self::Openrc
+        } else if exists("/usr/sbin/update-binfmts") {
+            Self::BinfmtSupport
+        } else {
+            Self::Nobody
+        }
+    }
+
+    /// What it does at boot, for a person.
+    #[must_use]
+    pub fn deed(self) -> &'static str {
+        match self {
+            Self::Systemd => "systemd registers them again whenever it starts",
+            Self::Openrc => "the service qus in OpenRC's runlevel boot registers them again",
+            Self::BinfmtSupport => {
+                "binfmt-support registers them again, without the flag O, which it does not know"
+            }
+            Self::Nobody => "nothing on this host registers them again",
+        }
+    }
+
+    /// Why it will not do that, and what to do.
+    #[must_use]
+    pub fn obstacle(self) -> Option<Problem> {
+        const UNIT: &str = "/etc/systemd/system/systemd-binfmt.service";
+        match self {
+            Self::Systemd if fs::read_link(UNIT).is_ok_and(|target| target == Path::new("/dev/null")) => {
+                let problem =
+                    Problem::new("systemd-binfmt.service is masked: it will not register them again");
+                Some(problem.cure("sudo systemctl unmask systemd-binfmt.service"))
+            }
+            Self::Nobody => Some(
+                Problem::new(format!(
+                    "they are in {FOLDER}, and nothing on this host registers that at boot: \
+                     it has neither systemd nor OpenRC nor binfmt-support"
+                ))
+                .cure("have this run at boot, as root, for example in /etc/rc.local: qus apply"),
+            ),
+            _ => None,
+        }
+    }
+
+    /// Whether [`update`](Self::update) could do what it has to for `set`, as far as can be known without doing it.
+    pub fn check(self, set: &Set) -> Result<(), Problem> {
+        if self == Self::Openrc {
+            export::files(Format::Openrc, std::slice::from_ref(set))?;
+            own_file::check(&service())?;
+        }
+        Ok(())
+    }
+
+    /// Has it know what the files say now; `gone` are rules that they do not say any more.
+    pub fn update(self, gone: &[Rule]) -> Result<(), Problem> {
+        let kept = kept().into_iter().map(|kept| kept.set).collect::<Vec<_>>();
+        // What was made for another keeper, before the init system changed, goes with the files all the same.
+        update_openrc(if self == Self::Openrc { &kept } else { &[] })?;
+        for rule in gone {
+            forget(rule)?;
+        }
+        if self == Self::BinfmtSupport {
+            import(&kept)?;
+        }
+        Ok(())
+    }
+}
+
+fn service() -> PathBuf {
+    Path::new(OPENRC_SERVICES).join(SERVICE)
+}
+
+/// Writes the service and adds it to its runlevel; with nothing to be registered it goes.
+fn update_openrc(sets: &[Set]) -> Result<(), Problem> {
+    let (service, link) = (service(), Path::new(OPENRC_BOOT).join(SERVICE));
+    if sets.is_empty() {
+        // Somebody else's of that name stays, and is none of this.
+        if own_file::read(&service).is_ok_and(|text| text.is_some()) {
+            if fs::read_link(&link).is_ok_and(|target| target == service) {
+                fs::remove_file(&link).map_err(|error| io_problem("remove", &link, &error))?;
+            }
+            own_file::remove(&service)?;
+        }
+        return Ok(());
+    }
+    for file in export::files(Format::Openrc, sets)? {
+        own_file::write(&service, &file.text, file.executable)?;
+    }
+    fs::create_dir_all(OPENRC_BOOT).map_err(|error| io_problem("make", Path::new(OPENRC_BOOT), &error))?;
+    match symlink(&service, &link) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(|error| io_problem("make", &link, &error)),
+    }
+}
+
+/// Imports what binfmt-support does not know yet.
+fn import(sets: &[Set]) -> Result<(), Problem> {
+    let folder =
+        folders::temporary(false).map_err(|reasons| Problem::new(format!("no place to write: {reasons}")))?;
+    for file in export::files(Format::BinfmtSupport, sets)? {
+        let path = folder.path().join(&file.name);
+        fs::write(&path, &file.text).map_err(|error| io_problem("write", &path, &error))?;
+        update_binfmts(Command::new("update-binfmts").arg("--import").arg(&path))?;
+        // It says 0 when it did not import.
+        if !belongs_to_us(&file.name) {
+            return Err(Problem::new(format!("update-binfmts has not imported {}", file.name))
+                .cure(format!("update-binfmts --display {}", shell_word(&file.name))));
+        }
+    }
+    Ok(())
+}
+
+/// Has binfmt-support forget a rule of ours; one of another package stays.
+fn forget(rule: &Rule) -> Result<(), Problem> {
+    let name = rule.name().to_string();
+    if !belongs_to_us(&name) {
+        return Ok(());
+    }
+    let words = ["--package", PACKAGE, "--remove", &name];
+    update_binfmts(Command::new("update-binfmts").args(words).arg(rule.interpreter()))
+}
+
+/// Whether binfmt-support's database has this handler as one of ours.
+fn belongs_to_us(name: &str) -> bool {
+    let entry = fs::read_to_string(Path::new(BINFMT_SUPPORT).join(name)).unwrap_or_default();
+    entry.lines().next() == Some(PACKAGE)
+}
+
+fn update_binfmts(command: &mut Command) -> Result<(), Problem> {
+    let output =
+        command.output().map_err(|error| Problem::new(format!("cannot start update-binfmts: {error}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Problem::new(format!("update-binfmts failed: {}", said.trim())))
+}
+
+fn io_problem(operation: &str, path: &Path, error: &io::Error) -> Problem {
+    Problem::new(format!("cannot {operation} {}: {error}", path.display()))
+}
+
+/// One of qus's own files of `binfmt.d`.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it says.
+    pub set: Set,
+}
+
+/// The place of the file for `arch`.
+#[must_use]
+pub fn file_of(arch: &Arch) -> PathBuf {
+    Path::new(FOLDER).join(export::binfmt_d_name(arch))
+}
+
+/// The file for `arch`, if there is one that qus wrote.
+pub fn kept_for(arch: &'static Arch) -> Result<Option<Kept>, OwnFileError> {
+    let path = file_of(arch);
+    let Some(text) = own_file::read(&path)? else { return Ok(None) };
+    let rules = binfmt_d::lines(&text).into_iter().filter_map(|line| line.rule.ok()).collect();
+    let copied = text.split(|byte| *byte == b'\n').any(|line| line == COPIED.as_bytes());
+    Ok(Some(Kept { path, set: Set { arch, rules, copied } }))
+}
+
+/// All of qus's own files, in the order of the table.
+#[must_use]
+pub fn kept() -> Vec<Kept> {
+    crate::arch::ARCHES.iter().filter_map(|arch| kept_for(arch).ok().flatten()).collect()
+}
+
+/// Whether a file that says `set` could be written.
+pub fn check(set: &Set) -> Result<(), Problem> {
+    export::files(Format::Systemd, std::slice::from_ref(set))?;
+    own_file::check(&file_of(set.arch))?;
+    Ok(())
+}
+
+/// Writes the file that says `set`: where it is, and the rules of the one before that it does not say.
+pub fn keep(set: &Set) -> Result<(PathBuf, Vec<Rule>), Problem> {
+    let path = file_of(set.arch);
+    let before = kept_for(set.arch)?;
+    for file in export::files(Format::Systemd, std::slice::from_ref(set))? {
+        own_file::write(&path, &file.text, file.executable)?;
+    }
+    let before = before.map(|kept| kept.set.rules).unwrap_or_default();
+    let gone = |rule: &Rule| !set.rules.iter().any(|new| new.name() == rule.name());
+    Ok((path, before.into_iter().filter(gone).collect()))
+}
+
+/// Removes a file and the copy of an interpreter that goes with it; what else was removed.
+pub fn drop_kept(kept: &Kept) -> Result<Vec<PathBuf>, Problem> {
+    own_file::remove(&kept.path)?;
+    if !kept.set.copied {
+        return Ok(Vec::new());
+    }
+    let used: BTreeSet<PathBuf> = crate::owner::Configuration::read(Path::new("/"))
+        .promises
+        .into_iter()
+        .map(|promise| promise.rule.interpreter().to_owned())
+        .collect();
+    let mut removed = Vec::new();
+    let copies: BTreeSet<&Path> = kept.set.rules.iter().map(Rule::interpreter).collect();
+    for copy in copies {
+        // Whatever the file says: nothing is removed from anywhere else.
+        if copy.parent() != Some(Path::new(folders::SYSTEM)) || used.contains(copy) {
+            continue;
+        }
+        match fs::remove_file(copy) {
+            Ok(()) => removed.push(copy.to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_problem("remove", copy, &error)),
+        }
+    }
+    Ok(removed)
+}
+
+/// Whether an interpreter can be left where it is: there it is at boot, and nobody but root can change it.
+#[must_use]
+pub fn is_stable(interpreter: &Interpreter) -> bool {
+    let path = &interpreter.path;
+    if path.parent() == Some(Path::new(folders::SYSTEM)) {
+        return interpreter.owned_by_root;
+    }
+    if is_in_memory(path) || !interpreter.owned_by_root {
+        return false;
+    }
+    // The path leads to the file, by links and folders, each of which can be changed.
+    let Ok(real) = fs::canonicalize(path) else { return false };
+    let is_roots = |folder: &Path| {
+        fs::metadata(folder).is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
+    };
+    [path.as_path(), &real].into_iter().all(|path| {
+        !UNSTABLE.iter().any(|place| path.starts_with(place)) && path.ancestors().skip(1).all(is_roots)
+    }) && volatile(&real).is_none()
+}
+
+/// Why an interpreter may not be there when handlers are registered at boot, though it stays where it is.
+#[must_use]
+pub fn lateness(path: &Path) -> Option<String> {
+    if let Some(kind) = volatile(path) {
+        return Some(format!("{} lies on {kind}, which is empty after a restart", path.display()));
+    }
+    if let Some(kind) = statfs(path).ok().and_then(|filesystem| network(filesystem.filesystem_type().0)) {
+        return Some(format!(
+            "{} lies on {kind}, which may be mounted later than handlers are registered",
+            path.display()
+        ));
+    }
+    let device = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.dev());
+    // A folder, because an overlay has other numbers for files.
+    let own = path.parent().and_then(device);
+    let early = [Path::new("/"), Path::new("/usr")].map(device);
+    (own.is_some() && !early.contains(&own)).then(|| {
+        format!(
+            "{} lies on another file system than /: that has to be mounted before handlers are registered",
+            path.display()
+        )
+    })
+}
+
+/// A file system that does not outlive the kernel (`include/uapi/linux/magic.h`).
+fn volatile(path: &Path) -> Option<&'static str> {
+    match statfs(path).ok()?.filesystem_type().0 {
+        0x0102_1994 => Some("tmpfs"),
+        0x8584_58f6 => Some("ramfs"),
+        _ => None,
+    }
+}
+
+/// A file system that is somewhere else (`include/uapi/linux/magic.h`).
+fn network(magic: i64) -> Option<&'static str> {
+    match magic {
+        0x6969 => Some("NFS"),
+        0xff53_4d42 | 0xfe53_4d42 => Some("CIFS"),
+        0x0102_1997 => Some("9p"),
+        0x00c3_6400 => Some("Ceph"),
+        0x6573_5546 => Some("FUSE"),
+        _ => None,
+    }
+}

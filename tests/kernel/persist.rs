@@ -1,0 +1,535 @@
+//! `register --persist` and `reset --persist`: what is written for the next boot, and what stands in the way. Each test has
+//! `/etc`, `/run`, `/usr/local/lib` and `/var/lib` of its own; what reads the files at boot runs in `.ci/e2e/persist`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+
+use qus::binfmt::Flags;
+
+use crate::Test;
+use crate::downloads::interpreter;
+use crate::lab::{Lab, OURS, Ran, order, run};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("persist_writes_what_was_registered", written),
+    Test::new("persist_copies_interpreters_that_cannot_stay", copied),
+    Test::new("persist_leaves_interpreters_that_can_stay", stable),
+    Test::new("persist_takes_interpreters_out_of_memory", from_memory),
+    Test::new("persist_after_an_interrupted_run_mends_it", interrupted),
+    Test::new("persist_keeps_what_others_restore", kept),
+    Test::new("persist_asks_before_it_replaces_what_nobody_restores", conflict),
+    Test::new("persist_never_touches_files_of_others", foreign_files),
+    Test::new("persist_says_when_a_later_file_overrides_it", overridden),
+    Test::new("persist_where_nothing_can_be_written_registers_nothing", unwritable),
+    Test::new("persist_needs_root", not_root).somebody(),
+    Test::new("persist_says_when_nobody_restores", nobody),
+    Test::new("persist_says_when_systemd_will_not", masked),
+    Test::new("persist_makes_a_service_of_openrc", openrc),
+    Test::new("a_dry_run_of_persist_writes_nothing", dry_run),
+    Test::new("reset_persist_takes_back_exactly_what_was_written", reset),
+    Test::new("reset_says_what_comes_back", returns),
+    Test::new("list_tells_what_is_missing_and_what_has_drifted", drift),
+    Test::new("persist_goes_with_no_other_way_to_last", usage),
+];
+
+/// The folders that are looked at.
+const FOLDERS: [&str; 4] = ["/etc", "/run", "/usr/local/lib", "/var/lib"];
+
+fn cover(folder: &str, options: &str, flags: MsFlags) {
+    mount(Some("none"), folder, Some("tmpfs"), flags, Some(options)).unwrap();
+}
+
+/// Folders of the test's own, with systemd in them. Emulators lie in `q`, where anybody could change them.
+fn host(lab: &Lab) {
+    for folder in FOLDERS {
+        cover(folder, "mode=755", MsFlags::empty());
+    }
+    fs::create_dir_all("/run/systemd/system").unwrap();
+    for arch in ["arm", "s390x"] {
+        lab.copy(&format!("q/qemu-{arch}-static"), &interpreter(arch));
+    }
+    fs::set_permissions(lab.path("q"), fs::Permissions::from_mode(0o777)).unwrap();
+}
+
+fn persist(lab: &Lab, words: &[&str]) -> Ran {
+    let options = ["register", "--persist", "--interpreter-dir", "q"];
+    lab.qus(options.iter().chain(words).copied())
+}
+
+fn done(ran: Ran) -> Ran {
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    ran
+}
+
+/// Every file below the folders, with its content, its inode and its mode.
+fn tree() -> BTreeMap<PathBuf, (Vec<u8>, u64, u32)> {
+    let mut files = BTreeMap::new();
+    let mut folders: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
+    while let Some(folder) = folders.pop() {
+        for file in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let metadata = file.metadata().unwrap();
+            let content = match fs::read_link(file.path()) {
+                Ok(target) => target.into_os_string().into_encoded_bytes(),
+                Err(_) if metadata.is_file() => fs::read(file.path()).unwrap(),
+                Err(_) => Vec::new(),
+            };
+            files.insert(file.path(), (content, metadata.ino(), metadata.mode()));
+            if metadata.is_dir() {
+                folders.push(file.path());
+            }
+        }
+    }
+    files
+}
+
+/// Expects that `--persist` fails with `message`, and changes neither handlers nor files.
+fn refused(lab: &Lab, message: &str) -> Ran {
+    let before = tree();
+    let words = ["register", "--persist", "--interpreter-dir", "q", "arm"];
+    let ran = lab.refused(words, 2, message);
+    assert_eq!(tree(), before);
+    ran
+}
+
+const ARM: &str = "/etc/binfmt.d/qus-arm.conf";
+const COPY: &str = "/usr/local/lib/qus/qemu-arm-static";
+
+fn written(lab: &Lab) {
+    host(lab);
+    let ran = done(persist(lab, &["arm", "s390x"]));
+    let row = format!("arm    registered  POF  {COPY} (QEMU ");
+    assert!(
+        ran.stdout.starts_with(&row) && ran.stdout.contains(&format!("; at boot by {ARM}\n")),
+        "{ran:#?}"
+    );
+    assert!(ran.stderr.contains("; systemd registers them again whenever it starts\n"), "{ran:#?}");
+    assert!(!ran.stderr.contains("until"), "{ran:#?}");
+    // The test's own folder is one: that is said.
+    assert!(
+        ran.stderr.contains(&format!("{COPY} lies on tmpfs, which is empty after a restart")),
+        "{ran:#?}"
+    );
+    // Who wrote it, how it is undone, and the very rule that the kernel has.
+    let text = fs::read_to_string(ARM).unwrap();
+    let words = ["export", "arm", "--format", "systemd", "--interpreter-path"];
+    let exported = lab.done(words.into_iter().chain(["/usr/local/lib/qus/qemu-{arch}-static"]));
+    let comment = "# The interpreter is a copy that was made for this file, and is removed with it.\n";
+    assert_eq!(text.replace(comment, ""), exported);
+    assert!(text.contains(comment) && text.contains("\n# To remove it: qus reset --persist arm\n"), "{text}");
+    assert_eq!(fs::metadata(ARM).unwrap().mode() & 0o7777, 0o644);
+    let registered = lab.entries();
+    for name in order() {
+        lab.command(&name, "-1");
+    }
+    for file in [ARM, "/etc/binfmt.d/qus-s390x.conf"] {
+        let text = fs::read_to_string(file).unwrap();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            lab.register(line.as_bytes()).unwrap();
+        }
+    }
+    assert_eq!(lab.entries(), registered);
+    // Once more there is nothing to do.
+    let before = tree();
+    let ran = done(persist(lab, &["arm", "s390x"]));
+    assert!(ran.stdout.starts_with(&format!("arm    unchanged  POF  {COPY} ")), "{ran:#?}");
+    assert!(ran.stdout.contains(&format!("; at boot by {ARM}\n")), "{ran:#?}");
+    assert_eq!(tree(), before);
+    let value = lab.json(["register", "--persist", "--interpreter-dir", "q", "arm"]);
+    assert_eq!((&value["keeper"], &value["items"][0]["persisted"]), (&"systemd".into(), &ARM.into()));
+    let handlers = &lab.json(["list"])["handlers"];
+    assert_eq!(handlers[1]["by"], ARM, "{handlers:#}");
+}
+
+fn copied(lab: &Lab) {
+    host(lab);
+    done(persist(lab, &["arm"]));
+    let metadata = fs::metadata(COPY).unwrap();
+    assert_eq!((metadata.mode() & 0o7777, metadata.uid()), (0o755, 0));
+    assert_eq!(fs::read(COPY).unwrap(), fs::read(lab.path("q/qemu-arm-static")).unwrap());
+    // Another version in the same place takes the place of the first, and the handler goes with it.
+    let mut newer = fs::read(lab.path("q/qemu-arm-static")).unwrap();
+    newer.push(0);
+    lab.executable("q/qemu-arm-static", &newer);
+    let ran = done(persist(lab, &["arm"]));
+    assert!(ran.stdout.contains("replaced"), "{ran:#?}");
+    assert!(ran.stdout.contains("qemu-arm still ran the file that was replaced"), "{ran:#?}");
+    assert_eq!(fs::read(COPY).unwrap(), newer);
+    assert_ne!(fs::metadata(COPY).unwrap().ino(), metadata.ino());
+    // It is still the copy that goes with the file.
+    assert!(fs::read_to_string(ARM).unwrap().contains("# The interpreter is a copy"));
+    // Any emulator may be meant.
+    lab.copy("q/emulator", &interpreter("s390x"));
+    let words = ["register", "--persist", "--interpreter", "q/emulator", "s390x"];
+    let said = lab.done(words);
+    assert!(said.contains("/usr/local/lib/qus/emulator, proven"), "{said}");
+    let text = fs::read_to_string("/etc/binfmt.d/qus-s390x.conf").unwrap();
+    assert!(text.contains(":qus-s390x:M:") && text.contains(":/usr/local/lib/qus/emulator:POF"), "{text}");
+}
+
+fn stable(lab: &Lab) {
+    host(lab);
+    // As `qus fetch` puts it there.
+    fs::create_dir("/usr/local/lib/qus").unwrap();
+    fs::copy(lab.path("q/qemu-arm-static"), COPY).unwrap();
+    fs::set_permissions(COPY, fs::Permissions::from_mode(0o755)).unwrap();
+    let before = fs::metadata(COPY).unwrap().ino();
+    for words in [&["register", "arm"][..], &["register", "--persist", "arm"]] {
+        let mut command = lab.program(&[], words.iter().copied());
+        done(run(command.env_remove("QUS_INTERPRETER_DIR")));
+    }
+    let text = fs::read_to_string(ARM).unwrap();
+    assert!(text.ends_with(&format!(":{COPY}:POF\n")) && !text.contains("copy"), "{text}");
+    // The same content from elsewhere is no reason for another file either.
+    let ran = done(persist(lab, &["arm"]));
+    assert!(ran.stdout.contains("unchanged"), "{ran:#?}");
+    assert_eq!(fs::metadata(COPY).unwrap().ino(), before);
+    lab.done(["reset", "--persist"]);
+    assert!(Path::new(COPY).exists());
+}
+
+fn from_memory(lab: &Lab) {
+    host(lab);
+    lab.done(["register", "--in-memory", "--interpreter-dir", "q", "arm"]);
+    assert!(lab.entries()["qemu-arm"].contains("interpreter memory/"));
+    // Registered by qus, for the moment: it makes room for what lasts.
+    let ran = done(persist(lab, &["arm"]));
+    assert!(ran.stdout.starts_with(&format!("arm  replaced  POF  {COPY} ")), "{ran:#?}");
+    assert_eq!(order(), ["qemu-arm"]);
+    // A bundle has no files; those that last come out of it.
+    lab.done(["reset", "--persist"]);
+    lab.done(["bundle", "--from", "q", "-o", "qus-arm", "arm"]);
+    let mut bundle = std::process::Command::new(lab.path("qus-arm"));
+    let ran = done(run(bundle.args(["register", "--persist", "arm"]).env_clear()));
+    assert!(ran.stdout.starts_with(&format!("arm  registered  POF  {COPY} (QEMU ")), "{ran:#?}");
+    assert!(fs::read_to_string(ARM).unwrap().ends_with(&format!(":{COPY}:POF\n")));
+}
+
+fn interrupted(lab: &Lab) {
+    host(lab);
+    done(persist(lab, &["arm"]));
+    let text = fs::read_to_string(ARM)
+        .unwrap()
+        .replace("# The interpreter is a copy that was made for this file, and is removed with it.\n", "");
+    // Killed between registering and writing: the handler and its interpreter are there, and perhaps half of a file.
+    fs::remove_file(ARM).unwrap();
+    fs::write("/etc/binfmt.d/.qus-AbCdEf", "# Writ").unwrap();
+    let ran = done(persist(lab, &["arm"]));
+    assert!(ran.stdout.contains("unchanged"), "{ran:#?}");
+    assert_eq!(fs::read_to_string(ARM).unwrap(), text);
+    // Killed between copying and registering.
+    fs::remove_file(ARM).unwrap();
+    lab.command("qemu-arm", "-1");
+    let ran = done(persist(lab, &["arm"]));
+    assert!(ran.stdout.contains("registered"), "{ran:#?}");
+    assert_eq!(fs::read_to_string(ARM).unwrap(), text);
+    assert_eq!(
+        lab.json(["list"])["promised"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|promised| promised["file"] == ARM)
+            .count(),
+        0
+    );
+}
+
+fn kept(lab: &Lab) {
+    host(lab);
+    lab.handler("arm", "arm", &lab.path("q/qemu-arm-static"), OURS);
+    fs::create_dir("/etc/binfmt.d").unwrap();
+    // The distribution's file for the distribution's handler.
+    let words = ["export", "arm", "--format", "register", "--interpreter-dir", "q"];
+    let line = lab.done(words).replacen("qemu-arm", "arm", 1);
+    fs::write("/etc/binfmt.d/distribution.conf", line).unwrap();
+    // Nothing is said of what must serve: that would be a wish for another one.
+    let persist = || {
+        let mut command = lab.program(&[], ["register", "--persist", "arm"]);
+        done(run(command.env("QUS_INTERPRETER_DIR", lab.path("q"))))
+    };
+    let (before, handlers) = (tree(), lab.entries());
+    let ran = persist();
+    assert!(ran.stdout.contains(" kept "), "{ran:#?}");
+    assert!(ran.stdout.ends_with("; at boot by /etc/binfmt.d/distribution.conf\n"), "{ran:#?}");
+    assert_eq!((tree(), lab.entries()), (before, handlers.clone()));
+    // The same of binfmt-support.
+    fs::remove_file("/etc/binfmt.d/distribution.conf").unwrap();
+    fs::create_dir("/var/lib/binfmts").unwrap();
+    fs::write("/var/lib/binfmts/arm", "qemu-user-static\nmagic\n0\n\n\n/usr/bin/x\n").unwrap();
+    let ran = persist();
+    assert!(ran.stdout.ends_with("; at boot by /var/lib/binfmts/arm\n"), "{ran:#?}");
+    assert!(!Path::new(ARM).exists());
+    assert_eq!(lab.entries(), handlers);
+}
+
+fn conflict(lab: &Lab) {
+    host(lab);
+    // As an image registered it that is gone at the next boot.
+    lab.handler("arm", "arm", &lab.path("q/qemu-arm-static"), OURS);
+    let ran = refused(lab, "arm (");
+    ran.cured_by("qus register --replace --persist --interpreter-dir q arm");
+    lab.cure("qus register --replace --persist --interpreter-dir q arm");
+    assert_eq!(order(), ["qemu-arm"]);
+    assert!(Path::new(ARM).exists());
+    // Somebody else's is so with and without.
+    lab.done(["reset", "--persist"]);
+    lab.handler("rosetta", "arm", Path::new("/run/rosetta/rosetta"), Flags::empty());
+    refused(lab, "rosetta (/run/rosetta/rosetta, flags none) has its programs");
+}
+
+fn foreign_files(lab: &Lab) {
+    host(lab);
+    fs::create_dir("/etc/binfmt.d").unwrap();
+    for content in ["", ":mine:E::mine::/mine:\n", "# Written by somebody else\n"] {
+        fs::write(ARM, content).unwrap();
+        let ran = refused(lab, "/etc/binfmt.d/qus-arm.conf was not written by qus, and stays as it is");
+        ran.cured_by(&format!("sudo mv {ARM} {ARM}.before-qus"));
+        // Nor does it go.
+        lab.done(["reset", "--persist"]);
+        assert_eq!(fs::read_to_string(ARM).unwrap(), content);
+    }
+    lab.cure(&format!("mv {ARM} {ARM}.before-qus"));
+    symlink("/dev/null", ARM).unwrap();
+    refused(lab, "/etc/binfmt.d/qus-arm.conf is a symbolic link, to /dev/null, and stays as it is");
+    fs::remove_file(ARM).unwrap();
+    fs::write("/etc/victim", "precious").unwrap();
+    symlink("/etc/victim", ARM).unwrap();
+    refused(lab, "/etc/binfmt.d/qus-arm.conf is a symbolic link, to /etc/victim, and stays as it is");
+    lab.done(["reset", "--persist"]);
+    assert_eq!(fs::read_to_string("/etc/victim").unwrap(), "precious");
+    fs::remove_file(ARM).unwrap();
+    fs::create_dir(ARM).unwrap();
+    refused(lab, "/etc/binfmt.d/qus-arm.conf is not an ordinary file, and stays as it is");
+    // The others of a batch are done all the same.
+    let ran = persist(lab, &["arm", "s390x"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert_eq!(order(), ["qemu-s390x"]);
+    assert!(Path::new("/etc/binfmt.d/qus-s390x.conf").exists());
+}
+
+fn overridden(lab: &Lab) {
+    host(lab);
+    fs::create_dir("/etc/binfmt.d").unwrap();
+    fs::write("/etc/binfmt.d/zz.conf", ":qemu-arm:E::x::/x:\n").unwrap();
+    refused(lab, "/etc/binfmt.d/zz.conf has another rule for qemu-arm, which would replace this one at boot");
+    fs::rename("/etc/binfmt.d/zz.conf", "/etc/binfmt.d/qemu-arm.conf").unwrap();
+    done(persist(lab, &["arm"]));
+}
+
+fn unwritable(lab: &Lab) {
+    host(lab);
+    cover("/etc", "mode=755", MsFlags::MS_RDONLY);
+    refused(lab, "cannot write /etc/binfmt.d/qus-arm.conf: Read-only file system");
+    // No room for one file more.
+    cover("/etc", "mode=755,nr_inodes=2", MsFlags::empty());
+    fs::create_dir("/etc/binfmt.d").unwrap();
+    refused(lab, "cannot write /etc/binfmt.d/qus-arm.conf: No space left on device");
+    cover("/etc", "mode=755", MsFlags::empty());
+    cover("/usr/local/lib", "mode=755", MsFlags::MS_RDONLY);
+    refused(
+        lab,
+        "cannot copy the interpreter for arm to /usr/local/lib/qus/qemu-arm-static: Read-only file system",
+    );
+    cover("/usr/local/lib", "mode=755,size=1m", MsFlags::empty());
+    fs::create_dir("/usr/local/lib/qus").unwrap();
+    refused(lab, "cannot copy the interpreter for arm to /usr/local/lib/qus/qemu-arm-static: No space left");
+    fs::write("/etc/binfmt.d", "").unwrap();
+    refused(lab, "/etc/binfmt.d");
+}
+
+fn not_root(lab: &Lab) {
+    lab.refused(["register", "--persist", "arm"], 2, "only root may");
+    assert!(!Path::new(ARM).exists());
+}
+
+fn nobody(lab: &Lab) {
+    host(lab);
+    fs::remove_dir_all("/run/systemd").unwrap();
+    cover("/usr/sbin", "mode=755", MsFlags::empty());
+    if !Path::new("/sbin").is_symlink() {
+        cover("/sbin", "mode=755", MsFlags::empty());
+    }
+    let ran = persist(lab, &["arm"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    let message = "they are in /etc/binfmt.d, and nothing on this host registers that at boot";
+    assert!(ran.stderr.contains(message), "{ran:#?}");
+    ran.cured_by("have this run at boot, as root, for example in /etc/rc.local: qus apply");
+    // Never told as lasting.
+    assert!(ran.stderr.contains(", until that ends\n") && !ran.stderr.contains("again"), "{ran:#?}");
+    assert_eq!(order(), ["qemu-arm"]);
+    assert!(Path::new(ARM).exists());
+    assert_eq!(lab.json(["register", "--persist", "--interpreter-dir", "q", "arm"])["keeper"], "nobody");
+}
+
+fn masked(lab: &Lab) {
+    host(lab);
+    fs::create_dir_all("/etc/systemd/system").unwrap();
+    symlink("/dev/null", "/etc/systemd/system/systemd-binfmt.service").unwrap();
+    let ran = persist(lab, &["arm"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(ran.stderr.contains("systemd-binfmt.service is masked"), "{ran:#?}");
+    ran.cured_by("sudo systemctl unmask systemd-binfmt.service");
+}
+
+fn openrc(lab: &Lab) {
+    host(lab);
+    fs::remove_dir_all("/run/systemd").unwrap();
+    fs::create_dir("/run/openrc").unwrap();
+    let (service, link) = (Path::new("/etc/init.d/qus"), Path::new("/etc/runlevels/boot/qus"));
+    fs::create_dir("/etc/init.d").unwrap();
+    fs::write(service, "#!/sbin/openrc-run\n# Mine\n").unwrap();
+    refused(lab, "/etc/init.d/qus was not written by qus, and stays as it is");
+    fs::remove_file(service).unwrap();
+    let ran = done(persist(lab, &["arm"]));
+    assert!(
+        ran.stderr.contains("the service qus in OpenRC's runlevel boot registers them again"),
+        "{ran:#?}"
+    );
+    done(persist(lab, &["s390x"]));
+    let text = fs::read_to_string(service).unwrap();
+    assert!(text.starts_with("#!/sbin/openrc-run\n# Written by qus for arm s390x."), "{text}");
+    assert!(text.contains("'qemu-arm'") && text.contains("'qemu-s390x'"), "{text}");
+    assert_eq!(fs::metadata(service).unwrap().mode() & 0o7777, 0o755);
+    assert_eq!(fs::read_link(link).unwrap(), service);
+    // A second run finds everything as it has to be, and brings back what somebody lost.
+    let before = tree();
+    done(persist(lab, &["arm"]));
+    assert_eq!(tree(), before);
+    fs::remove_file(link).unwrap();
+    done(persist(lab, &["arm"]));
+    assert_eq!(fs::read_link(link).unwrap(), service);
+    lab.done(["reset", "--persist", "arm"]);
+    let text = fs::read_to_string(service).unwrap();
+    assert!(!text.contains("'qemu-arm'") && text.contains("'qemu-s390x'"), "{text}");
+    lab.done(["reset", "--persist"]);
+    assert!(!service.exists() && !link.is_symlink());
+    // What is now systemd's does not stay OpenRC's.
+    done(persist(lab, &["arm"]));
+    fs::create_dir_all("/run/systemd/system").unwrap();
+    done(persist(lab, &["arm"]));
+    assert!(!service.exists() && !link.is_symlink() && Path::new(ARM).exists());
+}
+
+fn dry_run(lab: &Lab) {
+    host(lab);
+    let (before, handlers) = (tree(), lab.entries());
+    let ran = done(persist(lab, &["--dry-run", "arm"]));
+    let line = format!("arm  would register  POF  {COPY}; at boot by {ARM}\n");
+    assert_eq!(ran.stdout, line, "{ran:#?}");
+    assert_eq!((tree(), lab.entries()), (before, handlers));
+    done(persist(lab, &["arm"]));
+    let (before, handlers) = (tree(), lab.entries());
+    let said = lab.done(["reset", "--persist", "--dry-run"]);
+    assert_eq!(said.matches(" would remove ").count(), 2, "{said}");
+    assert_eq!((tree(), lab.entries()), (before, handlers));
+}
+
+fn reset(lab: &Lab) {
+    host(lab);
+    fs::create_dir("/etc/binfmt.d").unwrap();
+    fs::write("/etc/binfmt.d/theirs.conf", ":theirs:E::theirs::/theirs:\n").unwrap();
+    fs::create_dir("/usr/local/lib/qus").unwrap();
+    fs::write("/usr/local/lib/qus/qemu-mips-static", "fetched").unwrap();
+    lab.register(b":theirs:E::theirs::/theirs:").unwrap();
+    let (before, handlers) = (tree(), lab.entries());
+    done(persist(lab, &["arm", "s390x"]));
+    let said = lab.done(["reset", "--persist", "s390x"]);
+    let file = "s390x  removed  /etc/binfmt.d/qus-s390x.conf\n";
+    assert!(said.starts_with("s390x  removed  qemu-s390x ") && said.contains(file), "{said}");
+    assert!(said.contains("s390x  removed  /usr/local/lib/qus/qemu-s390x-static\n"), "{said}");
+    assert!(Path::new(ARM).exists() && order().contains(&"qemu-arm".to_owned()));
+    // Both ends by themselves: the handler is gone already, then the file.
+    lab.command("qemu-arm", "-1");
+    lab.done(["reset", "--persist"]);
+    assert_eq!((tree(), lab.entries()), (before.clone(), handlers.clone()));
+    done(persist(lab, &["arm"]));
+    fs::remove_file(ARM).unwrap();
+    lab.done(["reset", "--persist"]);
+    assert_eq!(lab.entries(), handlers);
+    // With no file to tell, a copy is nobody's: it stays.
+    fs::remove_file(COPY).unwrap();
+    assert_eq!(tree(), before);
+    // A copy that somebody else's file names stays, too; and nothing outside of its folder ever goes.
+    done(persist(lab, &["arm"]));
+    fs::write("/etc/binfmt.d/theirs.conf", format!(":theirs:E::theirs::{COPY}:\n")).unwrap();
+    lab.done(["reset", "--persist"]);
+    assert!(Path::new(COPY).exists() && !Path::new(ARM).exists());
+    done(persist(lab, &["arm"]));
+    fs::write("/etc/victim", "").unwrap();
+    let forged = "# Written by qus\n# The interpreter is a copy that was made for this file, and is removed with it.\n:qemu-arm:M::AAAA::/etc/victim:\n";
+    fs::write(ARM, forged).unwrap();
+    lab.done(["reset", "--persist"]);
+    assert!(Path::new("/etc/victim").exists() && !Path::new(ARM).exists());
+    // Where nothing may be written, nothing is removed.
+    done(persist(lab, &["arm"]));
+    let options = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(None::<&str>, "/etc", None::<&str>, options, None::<&str>).unwrap();
+    let before = tree();
+    lab.refused(["reset", "--persist"], 2, "cannot write /etc/binfmt.d/qus-arm.conf: Read-only file system");
+    assert_eq!(tree(), before);
+}
+
+fn returns(lab: &Lab) {
+    host(lab);
+    done(persist(lab, &["arm"]));
+    let ran = done(lab.qus(["reset"]));
+    let message = format!(
+        "qemu-arm comes back at boot, by {ARM}; to have it stay away: sudo qus reset --persist arm\n"
+    );
+    assert!(ran.stderr.ends_with(&message), "{ran:#?}");
+    lab.done(["reset", "--persist", "arm"]);
+    // Somebody else's file stays, and that is said.
+    let arm = lab.path("q/qemu-arm-static");
+    lab.handler("qemu-arm", "arm", &arm, OURS);
+    let words = ["export", "arm", "--format", "register", "--interpreter-path"];
+    fs::write("/etc/binfmt.d/theirs.conf", lab.done(words.into_iter().chain([arm.to_str().unwrap()])))
+        .unwrap();
+    let before = tree();
+    let ran = done(lab.qus(["reset", "--persist"]));
+    assert!(ran.stderr.ends_with("qemu-arm comes back at boot, by /etc/binfmt.d/theirs.conf\n"), "{ran:#?}");
+    assert_eq!(tree(), before);
+    lab.handler("qemu-arm", "arm", &arm, OURS);
+    let value = lab.json(["reset", "--persist"]);
+    assert_eq!(value["returns"][0]["file"], "/etc/binfmt.d/theirs.conf");
+    assert_eq!(value["returns"][0]["own"], false);
+}
+
+fn drift(lab: &Lab) {
+    host(lab);
+    done(persist(lab, &["arm"]));
+    let row = |state: &str| {
+        let text = lab.done(["list"]);
+        let found = text.lines().any(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.get(1) == Some(&state) && words.ends_with(&[ARM, "qemu-arm"])
+        });
+        (found, text)
+    };
+    for state in ["missing", "drifted"] {
+        let (found, text) = row(state);
+        assert!(!found, "{text}");
+    }
+    lab.command("qemu-arm", "-1");
+    let (found, text) = row("missing");
+    assert!(found, "{text}");
+    // The same rule without a flag.
+    lab.handler("qemu-arm", "arm", Path::new(COPY), Flags::FIX_BINARY);
+    let (found, text) = row("drifted");
+    assert!(found, "{text}");
+    let (found, text) = row("missing");
+    assert!(!found, "{text}");
+}
+
+fn usage(lab: &Lab) {
+    host(lab);
+    for other in ["--in-memory", "--hold"] {
+        lab.refused(["register", "--persist", other, "arm"], 2, "cannot be used with");
+    }
+    // What is to be fetched is to last as well.
+    fs::create_dir(lab.path("empty")).unwrap();
+    let words = ["register", "--persist", "--interpreter-dir", "empty", "arm"];
+    lab.refused(words, 2, "no interpreter is in empty").cured_by("qus register --fetch --persist arm");
+}
