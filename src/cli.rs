@@ -89,6 +89,8 @@ pub enum Command {
     Man(Man),
     /// Print the rules for other software to register: systemd, binfmt-support, OpenRC, NixOS
     Export(Export),
+    /// Register what binfmt.d says, as systemd does, and remove nobody's handlers
+    Apply(Apply),
 }
 
 /// The command among the words of a command line that could not be parsed, which are those after the program's name.
@@ -405,6 +407,18 @@ pub struct Man {
     /// Write qus.1 and a page for each command into this directory
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
+}
+
+/// `qus apply`.
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// Files of binfmt.d, or folders of them; of files with one name in several folders the first counts [default:
+    /// /etc/binfmt.d, /run/binfmt.d, /usr/local/lib/binfmt.d, /usr/lib/binfmt.d]
+    #[arg(value_name = "FILE|DIR")]
+    pub paths: Vec<PathBuf>,
+    /// Say what would be done, and do nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
 }
 
 /// `qus export`.

@@ -1,5 +1,6 @@
 //! The commands, one file each: gather, decide, act, prove, report.
 
+mod apply;
 mod bundle;
 mod completions;
 mod doctor;
@@ -60,6 +61,7 @@ pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Status> {
         Command::Completions(args) => completions::run(args, output),
         Command::Man(args) => man::run(args, output),
         Command::Export(args) => export::run(args, output),
+        Command::Apply(args) => apply::run(args, common, output),
     }
 }
 
@@ -115,6 +117,30 @@ fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<(Instance, 
     };
     output.note(&format!("mounted binfmt_misc on {}{hides}", path.display()))?;
     Ok((Instance::open(path).map_err(Problem::from)?, lifetime))
+}
+
+/// For a dry run: what is mounted, or nothing.
+fn open_if_mounted(common: &Common) -> Result<Option<Instance>> {
+    match Instance::open(&common.instance) {
+        Err(OpenError::NotMounted(_)) => Ok(None),
+        other => Ok(Some(other.map_err(Problem::from)?)),
+    }
+}
+
+/// What is to be told where what was registered ends with what registered it: never told as a success (K67).
+fn ends_too_soon(lifetime: Lifetime, scope: Scope) -> Option<Problem> {
+    let message = match lifetime {
+        Lifetime::Process => {
+            "what was registered ends with this very command: nothing but its own mount holds the instance"
+        }
+        // The user who enters a namespace knows that it ends.
+        Lifetime::MountNamespace if scope == Scope::Host => {
+            "what was registered ends with this container: the host itself has not mounted binfmt_misc"
+        }
+        _ => return None,
+    };
+    let cure = "on the host: sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc; or here: qus register --hold …";
+    Some(Problem::new(message).cure(cure))
 }
 
 /// What is to be told of an instance that is switched off as a whole (K27).

@@ -7,8 +7,8 @@
 //!   [`package`] gets them where there are none, [`provenance`] knows where from, [`bundle`] has them inside this
 //!   executable; [`namespace`] and [`host`] tell where this is, [`owner`] who put a handler there, [`binfmt_d`] what is
 //!   configured, [`file`](mod@file) what somebody wants to start;
-//! * **decide**: [`plan`] is a pure function from those facts to what is to be done, [`prediction`] one to what the kernel
-//!   will do;
+//! * **decide**: [`plan`] is a pure function from those facts to what is to be done, [`apply`] one for a configuration,
+//!   [`prediction`] one to what the kernel will do;
 //! * **act**: [`registrar`] registers through [`kernel`] and puts back what failed halfway; [`memory`] keeps interpreters
 //!   that have no file; [`export`] writes rules for others who register at boot, [`own_file`] into their folders,
 //!   and [`persist`] knows who they are;
@@ -20,6 +20,7 @@
 //! things lie.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
+pub mod apply;
 pub mod arch;
 pub mod binfmt;
 pub mod binfmt_d;

@@ -14,11 +14,10 @@ use self::gather::Gathered;
 use self::hold::Patience;
 use self::persist::Persistence;
 use self::report::{Item, View};
-use super::{open_or_mount, switched_off};
+use super::{open_if_mounted, open_or_mount, switched_off};
 use crate::binfmt::Flags;
 use crate::cli::{Common, Register};
 use crate::host::Kernel;
-use crate::kernel::{Instance, OpenError};
 use crate::namespace::{Lifetime, Scope, join};
 use crate::output::{Output, Status};
 use crate::plan::{Decision, Request, Situation, decide};
@@ -117,14 +116,6 @@ fn target(args: &Register) -> Result<Option<u32>, Problem> {
     match args.namespaces_of {
         Some(engine) => Ok(Some(engine.process()?)),
         None => Ok(args.target.or(args.host.then_some(1))),
-    }
-}
-
-/// For a dry run: what is mounted, or nothing.
-fn open_if_mounted(common: &Common) -> Result<Option<Instance>> {
-    match Instance::open(&common.instance) {
-        Err(OpenError::NotMounted(_)) => Ok(None),
-        other => Ok(Some(other.map_err(Problem::from)?)),
     }
 }
 

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr)]
 #![allow(clippy::unused_self, reason = "methods of a lab ask the kernel, whichever lab it is")]
 
+mod apply;
 mod bad_input;
 #[allow(dead_code, reason = "the tests of packages need more of it")]
 #[path = "../package/build.rs"]
@@ -101,6 +102,7 @@ fn tests() -> Vec<Test> {
         fetch::TESTS,
         export::TESTS,
         persist::TESTS,
+        apply::TESTS,
         bad_input::TESTS,
         environment::TESTS,
     ];

@@ -9,7 +9,7 @@ use super::gather::{Gathered, first_line};
 use super::persist;
 use crate::arch::Arch;
 use crate::binfmt::{Flags, HandlerName, Rule};
-use crate::cmd::plain;
+use crate::cmd::{ends_too_soon, plain};
 use crate::memory;
 use crate::namespace::{Lifetime, Scope};
 use crate::output::{Output, Status, columns, escape, path_text};
@@ -375,17 +375,9 @@ impl View {
                 status = status.max(Status::Failed);
             }
         }
-        if self.is_doomed() {
-            let message = match self.lifetime {
-                Lifetime::Process => {
-                    "what was registered ends with this very command: nothing but its own mount holds the instance"
-                }
-                _ => {
-                    "what was registered ends with this container: the host itself has not mounted binfmt_misc"
-                }
-            };
-            let cure = "on the host: sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc; or here: qus register --hold …";
-            output.problem(&Problem::new(message).cure(cure))?;
+        let doomed = ends_too_soon(self.lifetime, self.scope);
+        if let Some(problem) = doomed.filter(|_| !self.held && !self.dry_run && self.has_any()) {
+            output.problem(&problem)?;
             status = status.max(Status::Failed);
         }
         Ok(status)
@@ -394,17 +386,6 @@ impl View {
     /// Whether any architecture is served now.
     pub(super) fn has_any(&self) -> bool {
         self.items.iter().any(Item::is_served)
-    }
-
-    /// Whether the registration will not outlive what it was made for: never told as a success (K67).
-    fn is_doomed(&self) -> bool {
-        let ends = match self.lifetime {
-            Lifetime::Boot => false,
-            // The user who enters a namespace knows that it ends.
-            Lifetime::MountNamespace => self.scope == Scope::Host,
-            Lifetime::Process => true,
-        };
-        ends && !self.held && !self.dry_run && self.has_any()
     }
 
     /// Whether all that is registered will be again at boot.

@@ -1,0 +1,214 @@
+//! What has to be done so that the kernel has what configuration says: a pure function from rules and handlers to
+//! [`Step`]s.
+//!
+//! Nobody's handler is removed but one whose name a rule has. In the kernel the newest handler wins (K31), in
+//! configuration the last rule: so one that stands as it should is registered anew where it would otherwise lie behind one
+//! that comes before it in the configuration.
+
+use std::path::Path;
+
+use crate::binfmt::{Flags, Handler, HandlerName, Matcher, Rule};
+
+/// A rule of the configuration, and what was found out about its interpreter.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// The file at the interpreter's path; nothing where there is no ordinary one.
+    pub interpreter: Option<&'a InterpreterFile>,
+}
+
+/// The file that a rule wants to have started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterpreterFile {
+    /// Its first bytes.
+    pub head: Vec<u8>,
+    /// Whether it belongs to root and nobody else may write to it.
+    pub owned_by_root: bool,
+    /// Whether it has a setuid or setgid bit.
+    pub set_id: bool,
+}
+
+/// What to do about one rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It is in force.
+    Unchanged,
+    /// Register it, in the place of the handler that has its name, if any does.
+    Register {
+        /// Whether one does.
+        replaces: bool,
+    },
+    /// A later rule has the same name; its index.
+    Superseded(usize),
+    /// Not on this host; why.
+    Refused(String),
+}
+
+/// What to do about each of `wanted`, which are in the order of the configuration. `handlers` are newest first; `guarded`
+/// are beginnings of files that no rule may take (K37).
+#[must_use]
+pub fn steps(wanted: &[Wanted<'_>], handlers: &[Handler], guarded: &[Vec<u8>]) -> Vec<Step> {
+    let refusals: Vec<Option<String>> = wanted.iter().map(|wanted| refusal(wanted, guarded)).collect();
+    let is_fit = |index: usize| refusals.get(index).is_some_and(Option::is_none);
+    // As the kernel will have them, newest first.
+    let mut order: Vec<&HandlerName> = handlers.iter().map(|handler| &handler.name).collect();
+    let mut before: Vec<&Rule> = Vec::new();
+    let mut steps = Vec::new();
+    for (index, (one, refused)) in wanted.iter().zip(&refusals).enumerate() {
+        if let Some(reason) = refused {
+            steps.push(Step::Refused(reason.clone()));
+            continue;
+        }
+        let rule = one.rule;
+        let mut later = wanted.iter().enumerate().skip(index + 1);
+        let same = later.find(|(later, other)| other.rule.name() == rule.name() && is_fit(*later));
+        if let Some((later, _)) = same {
+            steps.push(Step::Superseded(later));
+            continue;
+        }
+        let place = order.iter().position(|name| *name == rule.name());
+        let in_front = order.get(..place.unwrap_or_default()).unwrap_or_default();
+        let is_behind = before.iter().any(|other| in_front.contains(&other.name()) && overlap(other, rule));
+        let stands = handlers.iter().any(|handler| handler.name == *rule.name() && handler.entry.is(rule));
+        before.push(rule);
+        if stands && !is_behind {
+            steps.push(Step::Unchanged);
+            continue;
+        }
+        order.retain(|name| *name != rule.name());
+        order.insert(0, rule.name());
+        steps.push(Step::Register { replaces: place.is_some() });
+    }
+    steps
+}
+
+/// Whether there are files that both take, as far as it matters: of names and contents nobody expects the same.
+fn overlap(one: &Rule, other: &Rule) -> bool {
+    match (one.matcher(), other.matcher()) {
+        (Matcher::Magic(one), Matcher::Magic(other)) => one.overlaps(other),
+        (Matcher::Extension(one), Matcher::Extension(other)) => one == other,
+        _ => false,
+    }
+}
+
+/// Why a rule must not be registered.
+fn refusal(wanted: &Wanted<'_>, guarded: &[Vec<u8>]) -> Option<String> {
+    let rule = wanted.rule;
+    let path = rule.interpreter();
+    if guarded.iter().any(|head| rule.matcher().matches(head, Path::new(""))) {
+        let reason = "it takes this host's own programs: none of them could be started any more";
+        return Some(reason.to_owned());
+    }
+    let file = wanted.interpreter?;
+    if rule.matcher().matches(&file.head, path) {
+        return Some(format!("it takes its own interpreter, {}", path.display()));
+    }
+    if rule.flags().contains(Flags::CREDENTIALS) && !file.owned_by_root {
+        return Some(format!("with C {} runs as root, but others than root may write to it", path.display()));
+    }
+    file.set_id.then(|| {
+        format!(
+            "{} has a setuid or setgid bit: every program that it runs would get the rights of its owner",
+            path.display()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binfmt::Entry;
+
+    fn rule(line: &str) -> Rule {
+        Rule::parse(line.as_bytes()).unwrap()
+    }
+
+    fn handler(line: &str) -> Handler {
+        let rule = rule(line);
+        let entry = Entry {
+            enabled: true,
+            interpreter: Some(rule.interpreter().to_owned()),
+            flags: rule.flags(),
+            unknown_flags: String::new(),
+            matcher: Some(rule.matcher().clone()),
+            unknown_lines: Vec::new(),
+        };
+        Handler { name: rule.name().clone(), entry }
+    }
+
+    /// The steps for lines of configuration, with `handlers` in the kernel, newest first.
+    fn plan(lines: &[&str], handlers: &[&str]) -> Vec<Step> {
+        let rules: Vec<Rule> = lines.iter().map(|line| rule(line)).collect();
+        let wanted: Vec<Wanted<'_>> = rules.iter().map(|rule| Wanted { rule, interpreter: None }).collect();
+        let handlers: Vec<Handler> = handlers.iter().map(|line| handler(line)).collect();
+        steps(&wanted, &handlers, &[b"NATIVE".to_vec()])
+    }
+
+    const NEW: Step = Step::Register { replaces: false };
+    const REPLACED: Step = Step::Register { replaces: true };
+    const A: &str = ":a:M::MAGIC::/a:";
+    const B: &str = ":b:M::MAGIC::/b:";
+    const C: &str = ":c:M::OTHER::/c:";
+
+    #[test]
+    fn what_stands_stays() {
+        assert_eq!(plan(&[A, C], &[]), [NEW, NEW]);
+        assert_eq!(plan(&[A, C], &[A, C]), [Step::Unchanged, Step::Unchanged]);
+        assert_eq!(plan(&[A], &[":a:M::MAGIC::/other:"]), [REPLACED]);
+        assert_eq!(plan(&[A], &[":a:M::MAGIC::/a:F"]), [REPLACED]);
+        // Others are none of it.
+        assert_eq!(plan(&[A], &[B, A]), [Step::Unchanged]);
+    }
+
+    #[test]
+    fn the_last_rule_wins() {
+        // Both take the same files: B has to be newer.
+        assert_eq!(plan(&[A, B], &[B, A]), [Step::Unchanged, Step::Unchanged]);
+        assert_eq!(plan(&[A, B], &[A, B]), [Step::Unchanged, REPLACED]);
+        assert_eq!(plan(&[A, B], &[B]), [NEW, REPLACED]);
+        assert_eq!(plan(&[A, C, B], &[C, B]), [NEW, Step::Unchanged, REPLACED]);
+        let extension = ":e:E::x::/e:";
+        assert_eq!(plan(&[extension, ":f:E::x::/f:"], &[":f:E::x::/f:"]), [NEW, REPLACED]);
+        assert_eq!(plan(&[extension, A], &[A]), [NEW, Step::Unchanged]);
+    }
+
+    #[test]
+    fn of_one_name_the_last_is_meant() {
+        let other = ":a:M::MAGIC::/later:";
+        assert_eq!(plan(&[A, C, other], &[]), [Step::Superseded(2), NEW, NEW]);
+        // One that is refused replaces none.
+        let refused = ":a:M::NATIVE::/later:";
+        let steps = plan(&[A, refused], &[]);
+        assert_eq!(steps[0], NEW);
+        assert!(matches!(steps[1], Step::Refused(_)));
+    }
+
+    #[test]
+    fn no_rule_takes_what_must_run() {
+        for line in [":x:M::N::/x:", r":x:M::\xff:\x00:/x:", ":x:M:1:A::/x:"] {
+            assert!(matches!(plan(&[line], &[])[0], Step::Refused(_)), "{line}");
+        }
+        assert_eq!(plan(&[":x:M::NATIVF::/x:"], &[]), [NEW]);
+    }
+
+    #[test]
+    fn an_interpreter_must_not_take_itself_nor_give_rights_away() {
+        let sound = InterpreterFile { head: b"ELF".to_vec(), owned_by_root: true, set_id: false };
+        let verdict = |line: &str, file: InterpreterFile| {
+            let rule = rule(line);
+            steps(&[Wanted { rule: &rule, interpreter: Some(&file) }], &[], &[]).remove(0)
+        };
+        let refused = |step: Step, part: &str| {
+            let Step::Refused(reason) = step else { panic!("{step:?}") };
+            assert!(reason.contains(part), "{reason}");
+        };
+        assert_eq!(verdict(":x:M::MAGIC::/x:OC", sound.clone()), NEW);
+        refused(verdict(":x:M::EL::/x:", sound.clone()), "it takes its own interpreter, /x");
+        refused(verdict(":x:E::sh::/x.sh:", sound.clone()), "it takes its own interpreter, /x.sh");
+        let anybodys = InterpreterFile { owned_by_root: false, ..sound.clone() };
+        refused(verdict(":x:M::MAGIC::/x:C", anybodys.clone()), "others than root may write to it");
+        assert_eq!(verdict(":x:M::MAGIC::/x:OF", anybodys), NEW);
+        refused(verdict(":x:M::MAGIC::/x:", InterpreterFile { set_id: true, ..sound }), "setuid");
+    }
+}

@@ -1,0 +1,339 @@
+//! `qus apply`: the kernel has what `binfmt.d` says, nobody's handler is gone, and hostile lines come to nothing.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use qus::binfmt::Flags;
+
+use crate::Test;
+use crate::downloads::interpreter;
+use crate::lab::{Lab, Ran, busybox, order, run};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("apply_registers_what_is_configured_and_flushes_nobody", registers),
+    Test::new("apply_has_systemds_precedence", precedence),
+    Test::new("apply_makes_the_last_rule_win", last_wins),
+    Test::new("apply_agrees_with_systemd_binfmt", as_systemd),
+    Test::new("apply_refuses_hostile_lines_and_does_the_rest", hostile),
+    Test::new("apply_refuses_what_would_take_the_hosts_programs", native),
+    Test::new("apply_replaces_what_has_drifted", drifted),
+    Test::new("apply_reads_what_is_named", named),
+    Test::new("apply_says_what_it_cannot_read", unreadable),
+    Test::new("a_dry_run_of_apply_changes_nothing", dry_run),
+    Test::new("apply_needs_root", not_root).somebody(),
+    Test::new("apply_mounts_what_is_not_mounted", unmounted).unmounted(),
+    Test::new("apply_where_all_is_off_says_so", switched_off),
+];
+
+const FOLDERS: [&str; 4] = ["/etc/binfmt.d", "/run/binfmt.d", "/usr/local/lib/binfmt.d", "/usr/lib/binfmt.d"];
+
+/// Folders of the test's own, empty.
+fn folders(lab: &Lab) {
+    let cover = |folder: &str| mount(Some("none"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>);
+    for folder in ["/etc", "/run", "/usr/local/lib"] {
+        cover(folder).unwrap();
+    }
+    for folder in &FOLDERS[..3] {
+        fs::create_dir(folder).unwrap();
+    }
+    // Not all of /usr/lib: programs need it.
+    if Path::new(FOLDERS[3]).exists() {
+        cover(FOLDERS[3]).unwrap();
+    }
+    fs::create_dir(lab.path("conf")).unwrap();
+}
+
+fn done(ran: Ran) -> Ran {
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    ran
+}
+
+/// The line for the programs of an architecture, as `register` has it.
+fn line(lab: &Lab, arch: &str) -> String {
+    lab.done(["export", arch, "--format", "register"])
+}
+
+/// The word of every line that `apply` prints, behind its place: `etc/binfmt.d/a.conf:1 registered name`.
+fn words(ran: &Ran) -> Vec<String> {
+    let row = |line: &str| line.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
+    ran.stdout.lines().map(row).collect()
+}
+
+fn registers(lab: &Lab) {
+    folders(lab);
+    let foreign = b":foreign:E::foreign::/bin/true:";
+    lab.register(foreign).unwrap();
+    lab.done(["register", "s390x"]);
+    let before = lab.entries();
+    fs::write(FOLDERS[0].to_owned() + "/arm.conf", format!("# Arm\n\n{}", line(lab, "arm"))).unwrap();
+    let ran = done(lab.qus(["apply"]));
+    assert_eq!(words(&ran), ["/etc/binfmt.d/arm.conf:3 registered qemu-arm"]);
+    assert!(
+        ran.stderr.contains("qus: 1 handlers are new; whether they work, tells qus verify\n"),
+        "{ran:#?}"
+    );
+    assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
+    let mut after = lab.entries();
+    after.remove("qemu-arm").unwrap();
+    assert_eq!(after, before);
+    // The same as `register` makes.
+    let by_apply = lab.entries();
+    lab.done(["reset", "arm"]);
+    lab.done(["register", "arm"]);
+    assert_eq!(lab.entries(), by_apply);
+    let ran = done(lab.qus(["apply"]));
+    assert_eq!(words(&ran), ["/etc/binfmt.d/arm.conf:3 unchanged qemu-arm"]);
+    let value = lab.json(["apply"]);
+    let item = &value["items"][0];
+    assert_eq!((&item["line"], &item["outcome"]), (&3.into(), &"unchanged".into()), "{value:#}");
+}
+
+/// A rule that no file matches.
+fn odd(name: &str, interpreter: &str) -> String {
+    format!(":{name}:E::{name}::{interpreter}:\n")
+}
+
+fn precedence(lab: &Lab) {
+    folders(lab);
+    let write = |file: String, text: &str| fs::write(file, text).unwrap();
+    let [etc, run_, local, usr] = FOLDERS;
+    for name in ["a", "b", "c", "d"] {
+        write(format!("{local}/{name}.conf"), &odd(name, "/local"));
+    }
+    write(format!("{run_}/b.conf"), &odd("b", "/run"));
+    write(format!("{run_}/c.conf"), &odd("c", "/run"));
+    write(format!("{etc}/c.conf"), &odd("c", "/etc"));
+    // Masked in both ways.
+    symlink("/dev/null", format!("{etc}/d.conf")).unwrap();
+    write(format!("{local}/e.conf"), &odd("e", "/local"));
+    write(format!("{etc}/e.conf"), "");
+    write(format!("{etc}/z.txt"), &odd("z", "/etc"));
+    let mut expected = vec![
+        format!("{local}/a.conf:1 registered a"),
+        format!("{run_}/b.conf:1 registered b"),
+        format!("{etc}/c.conf:1 registered c"),
+    ];
+    if Path::new(usr).exists() {
+        write(format!("{usr}/a.conf"), &odd("a", "/usr"));
+        write(format!("{usr}/aa.conf"), &odd("aa", "/usr"));
+        expected.insert(1, format!("{usr}/aa.conf:1 registered aa"));
+    }
+    assert_eq!(words(&done(lab.qus(["apply"]))), expected);
+    assert!(lab.entries()["b"].contains("interpreter /run\n"));
+    // One name in several files: the last is meant, as systemd has it.
+    write(format!("{etc}/zz.conf"), &odd("c", "/last"));
+    let ran = done(lab.qus(["apply"]));
+    let rows = words(&ran);
+    assert_eq!(
+        rows[rows.len() - 2..],
+        ["/etc/binfmt.d/c.conf:1 superseded c", "/etc/binfmt.d/zz.conf:1 replaced c"]
+    );
+    assert!(lab.entries()["c"].contains("interpreter /last\n"));
+}
+
+fn last_wins(lab: &Lab) {
+    let pattern = r":M::\x4d\x41\x47\x49\x43::";
+    let lines = format!(":first{pattern}/first:\n:other:E::other::/other:\n:last{pattern}/last:\n");
+    fs::write(lab.path("some.conf"), lines).unwrap();
+    done(lab.qus(["apply", "some.conf"]));
+    assert_eq!(order(), ["last", "other", "first"]);
+    // Registered by hand in the other order, or in part: what takes the same files goes in front again.
+    lab.command("first", "-1");
+    let ran = done(lab.qus(["apply", "some.conf"]));
+    let expected =
+        ["some.conf:1 registered first", "some.conf:2 unchanged other", "some.conf:3 replaced last"];
+    assert_eq!(words(&ran), expected);
+    assert_eq!(order(), ["last", "first", "other"]);
+    assert_eq!(words(&done(lab.qus(["apply", "some.conf"])))[2], "some.conf:3 unchanged last");
+}
+
+/// The kernel is the same behind systemd-binfmt and behind `qus apply`, for the same configuration.
+fn as_systemd(lab: &Lab) {
+    let systemd = Path::new("/usr/lib/systemd/systemd-binfmt");
+    if !systemd.exists() {
+        // Nothing to compare with; `.ci/e2e/persist` installs it.
+        return;
+    }
+    folders(lab);
+    let [etc, run_, local, _] = FOLDERS;
+    let exported = |arch: &str| lab.done(["export", arch, "--format", "systemd"]);
+    fs::write(format!("{etc}/qus-arm.conf"), exported("arm")).unwrap();
+    fs::write(format!("{run_}/qus-arm.conf"), odd("hidden", "/x")).unwrap();
+    fs::write(format!("{run_}/qus-s390x.conf"), exported("s390x").replace("\n:", "\n \t:") + "  \n\r\n; x\n")
+        .unwrap();
+    fs::write(format!("{local}/a.conf"), odd("twice", "/first") + ":bad:X:::::\n" + &odd("c", "/c")).unwrap();
+    fs::write(format!("{local}/b.conf"), odd("twice", "/second") + "register\n:status:E::x::/x:\n").unwrap();
+    symlink("/nowhere", format!("{etc}/c.conf")).unwrap();
+    fs::write(format!("{local}/c.conf"), odd("masked", "/x")).unwrap();
+    fs::write(format!("{local}/.d.conf"), odd("concealed", "/x")).unwrap();
+    run(&mut Command::new(systemd));
+    let by_systemd = (lab.entries(), order());
+    assert!(by_systemd.0.len() >= 4, "{by_systemd:#?}");
+    for name in order() {
+        lab.command(&name, "-1");
+    }
+    let ran = lab.qus(["apply"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert_eq!((lab.entries(), order()), by_systemd);
+    // And there is nothing left to do behind systemd.
+    run(&mut Command::new(systemd));
+    let ran = lab.qus(["apply"]);
+    assert!(!ran.stdout.contains("registered") && !ran.stdout.contains("replaced"), "{ran:#?}");
+}
+
+fn hostile(lab: &Lab) {
+    let good = odd("good", "/good");
+    let long = format!(":long:E::long::/{}:", "a".repeat(3000));
+    let lines = [
+        "register",
+        ":status:E::x::/x:",
+        ":../x:E::x::/x:",
+        ":x:M::::/x:",
+        r":x:M::\x5g::/x:",
+        ":x:E::x::/x:Z",
+        ":x:E::x:::",
+        "-1",
+        "\0\0\0",
+        &long,
+    ];
+    let text = format!("{}\n{good}", lines.join("\n"));
+    fs::write(lab.path("bad.conf"), text).unwrap();
+    let ran = lab.qus(["apply", "bad.conf"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    for number in 1..=lines.len() {
+        let failed = format!("bad.conf:{number} failed -");
+        assert!(words(&ran).contains(&failed), "no {failed} in {ran:#?}");
+    }
+    assert!(words(&ran).contains(&"bad.conf:11 registered good".to_owned()), "{ran:#?}");
+    assert!(ran.stderr.contains("10 of 11 lines are not in force; the others are"), "{ran:#?}");
+    assert_eq!(order(), ["good"]);
+    // What the kernel itself refuses is told in its place, too.
+    fs::write(lab.path("missing.conf"), ":gone:E::gone::/nowhere/at/all:F\n").unwrap();
+    let message = "the kernel cannot open the interpreter /nowhere/at/all: there is no such file";
+    lab.refused(["apply", "missing.conf"], 2, message);
+    // A name cannot command a terminal.
+    fs::write(lab.path("odd.conf"), b":a\x1b[2J:E::a::/a:\n").unwrap();
+    assert!(!done(lab.qus(["apply", "odd.conf"])).stdout.contains('\x1b'));
+}
+
+fn native(lab: &Lab) {
+    let magic = r"\x7fELF";
+    let own = lab.done(["show", std::env::consts::ARCH]);
+    let own = own.lines().find_map(|line| line.trim().strip_prefix(":qemu-")).unwrap().to_owned();
+    let own = format!(":qemu-{}", own.replace("/usr/bin/qemu", "/usr/bin/nothing-qemu"));
+    let own = own.rsplit_once(':').unwrap().0.to_owned() + ":";
+    let refused = |line: &str, message: &str| {
+        fs::write(lab.path("x.conf"), format!("{line}\n")).unwrap();
+        lab.refused(["apply", "x.conf"], 2, message);
+        assert_eq!(run(&mut Command::new("/bin/true")).status, 0);
+    };
+    let takes = "it takes this host's own programs: none of them could be started any more";
+    refused(&format!(":all:M::{magic}::/x:"), takes);
+    refused(r":any:M::\x00:\x00:/x:", takes);
+    refused(":scripts:M::#!::/x:", takes);
+    refused(&own, takes);
+    // With no program of this host: its own interpreter.
+    let interpreter = lab.executable("loop.mine", b"MINE and more");
+    refused(&format!(":own:M::MINE::{}:", interpreter.display()), "it takes its own interpreter, ");
+    refused(&format!(":own:E::mine::{}:", interpreter.display()), "it takes its own interpreter, ");
+    // Rights that are given away.
+    fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o777)).unwrap();
+    refused(
+        &format!(":c:E::c::{}:C", interpreter.display()),
+        "runs as root, but others than root may write to it",
+    );
+    fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o4755)).unwrap();
+    refused(&format!(":s:E::s::{}:F", interpreter.display()), "has a setuid or setgid bit");
+    assert!(order().is_empty());
+}
+
+fn drifted(lab: &Lab) {
+    fs::write(lab.path("arm.conf"), line(lab, "arm")).unwrap();
+    lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::empty());
+    assert_eq!(words(&done(lab.qus(["apply", "arm.conf"]))), ["arm.conf:1 replaced qemu-arm"]);
+    assert!(lab.entries()["qemu-arm"].contains("\nflags: POF\n"));
+    assert_eq!(order(), ["qemu-arm"]);
+    // Switched off is not what was asked for.
+    lab.command("qemu-arm", "0");
+    assert_eq!(words(&done(lab.qus(["apply", "arm.conf"]))), ["arm.conf:1 replaced qemu-arm"]);
+    assert!(lab.entries()["qemu-arm"].starts_with("enabled\n"));
+    // What cannot take its place leaves it there.
+    let before = lab.entries();
+    fs::write(lab.path("arm.conf"), line(lab, "arm").replace(":POF", "-gone:POF")).unwrap();
+    lab.refused(["apply", "arm.conf"], 2, "there is no such file");
+    assert_eq!(lab.entries(), before);
+}
+
+fn named(lab: &Lab) {
+    for folder in ["one", "two"] {
+        fs::create_dir(lab.path(folder)).unwrap();
+    }
+    let write = |file: &str, text: &str| fs::write(lab.path(file), text).unwrap();
+    write("one/b.conf", &odd("b", "/one"));
+    write("two/b.conf", &odd("b", "/two"));
+    write("two/a.conf", &odd("a", "/two"));
+    write("two/not.txt", &odd("no", "/two"));
+    write("any-name", &odd("c", "/file"));
+    let ran = done(lab.qus(["apply", "one", "any-name", "two"]));
+    assert_eq!(
+        words(&ran),
+        ["two/a.conf:1 registered a", "one/b.conf:1 registered b", "any-name:1 registered c"]
+    );
+    // Exactly that, and nothing of the host's.
+    assert_eq!(order(), ["c", "b", "a"]);
+    fs::create_dir(lab.path("empty")).unwrap();
+    let ran = done(lab.qus(["apply", "empty"]));
+    assert_eq!((ran.stdout.as_str(), ran.stderr.contains("no rule is in empty\n")), ("", true), "{ran:#?}");
+}
+
+fn unreadable(lab: &Lab) {
+    lab.refused(["apply", "nowhere.conf"], 2, "does not exist");
+    mkfifo(&lab.path("pipe.conf"), Mode::S_IRWXU).unwrap();
+    lab.refused(["apply", "pipe.conf"], 2, "is not an ordinary file");
+    let large = fs::File::create(lab.path("large.conf")).unwrap();
+    large.set_len(2 << 20).unwrap();
+    lab.refused(["apply", "large.conf"], 2, "has more than 1048576 bytes");
+    // Beside others in a folder: those are done.
+    fs::create_dir(lab.path("some")).unwrap();
+    fs::rename(lab.path("large.conf"), lab.path("some/large.conf")).unwrap();
+    fs::write(lab.path("some/z.conf"), odd("z", "/z")).unwrap();
+    symlink("/nowhere", lab.path("some/a.conf")).unwrap();
+    let ran = lab.qus(["apply", "some"]);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert_eq!(words(&ran), ["some/large.conf failed -", "some/z.conf:1 registered z"]);
+}
+
+fn dry_run(lab: &Lab) {
+    lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::empty());
+    fs::write(lab.path("x.conf"), line(lab, "arm") + &line(lab, "s390x")).unwrap();
+    let before = (lab.entries(), order());
+    let said = lab.done(["apply", "--dry-run", "x.conf"]);
+    assert!(said.contains("x.conf:1  would replace   qemu-arm"), "{said}");
+    assert!(said.contains("x.conf:2  would register  qemu-s390x"), "{said}");
+    assert_eq!((lab.entries(), order()), before);
+}
+
+fn not_root(lab: &Lab) {
+    fs::write(lab.path("x.conf"), odd("x", "/x")).unwrap();
+    lab.refused(["apply", "x.conf"], 2, "only root may").cured_by("sudo qus apply x.conf");
+}
+
+fn unmounted(lab: &Lab) {
+    fs::write(lab.path("x.conf"), odd("x", "/x")).unwrap();
+    let ran = lab.qus(["apply", "x.conf"]);
+    assert!(ran.stderr.contains("mounted binfmt_misc on "), "{ran:#?}");
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert_eq!(order(), ["x"]);
+}
+
+fn switched_off(lab: &Lab) {
+    fs::write(lab.path("x.conf"), odd("x", "/x")).unwrap();
+    lab.command("status", "0");
+    lab.refused(["apply", "x.conf"], 2, "the whole instance is switched off: no handler is in force");
+}
