@@ -89,8 +89,7 @@ impl<'a> Output<'a> {
         text: impl FnOnce() -> D,
     ) -> io::Result<()> {
         if self.json {
-            let json = Self::json(view)?;
-            self.data.write_all(&json)?;
+            write_json(&mut *self.data, view)?;
         } else {
             self.data.write_all(text().as_ref())?;
         }
@@ -99,8 +98,8 @@ impl<'a> Output<'a> {
 
     /// `view` as the JSON object that every command prints.
     pub fn json<T: Serialize>(view: &T) -> io::Result<Vec<u8>> {
-        let mut json = serde_json::to_vec_pretty(&Versioned { version: JSON_VERSION, view })?;
-        json.push(b'\n');
+        let mut json = Vec::new();
+        write_json(&mut json, view)?;
         Ok(json)
     }
 
@@ -127,6 +126,12 @@ impl<'a> Output<'a> {
         }
         self.problem(problem)
     }
+}
+
+/// One kind of writer alone, so that the code for a view is there once.
+fn write_json<T: Serialize>(writer: &mut dyn Write, view: &T) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *writer, &Versioned { version: JSON_VERSION, view })?;
+    writer.write_all(b"\n")
 }
 
 /// Rows with their columns lined up, two spaces between them; the last column is as long as it likes.
