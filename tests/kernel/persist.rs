@@ -274,6 +274,13 @@ fn conflict(lab: &Lab) {
     lab.cure("qus register --replace --persist --interpreter-dir q arm");
     assert_eq!(order(), ["qemu-arm"]);
     assert!(Path::new(ARM).exists());
+    // So is an interpreter that was chosen, unless it is chosen again.
+    lab.done(["reset", "--persist"]);
+    lab.copy("q/emulator", &interpreter("arm"));
+    lab.done(["register", "--interpreter", "q/emulator", "arm"]);
+    refused(lab, "qus-arm (");
+    let chosen = ["register", "--interpreter", "q/emulator", "--replace", "--persist", "arm"];
+    assert!(lab.done(chosen).contains("/usr/local/lib/qus/emulator, proven"));
     // Somebody else's is so with and without.
     lab.done(["reset", "--persist"]);
     lab.handler("rosetta", "arm", Path::new("/run/rosetta/rosetta"), Flags::empty());

@@ -15,7 +15,7 @@ use crate::arch::Arch;
 use crate::binfmt::Rule;
 use crate::export::Set;
 use crate::folders;
-use crate::interpreter::{FileId, Interpreter};
+use crate::interpreter::{FileId, Interpreter, is_qemu};
 use crate::kernel::Instance;
 use crate::owner::{Configuration, Owner};
 use crate::persist::{self, Keeper};
@@ -39,13 +39,15 @@ impl Persistence {
     }
 
     /// The request for `arch`: a handler that lasts. One that nobody restores is no answer to that; where qus itself
-    /// registered it, for the moment, it makes room.
+    /// registered one of QEMU's emulators, for the moment, it makes room. Another interpreter somebody has chosen.
     pub(super) fn request(&self, arch: &'static Arch, gathered: &Gathered, request: Request) -> Request {
         let Some(handler) = plan::serving(arch, &gathered.handlers) else { return request };
         match self.configuration.owner(handler) {
             Owner::Configuration(file) if file != persist::file_of(arch) => request,
             Owner::BinfmtSupport(_) => request,
-            Owner::Qus => Request { explicit: true, replace: true, ..request },
+            Owner::Qus if handler.entry.interpreter.as_deref().is_some_and(is_qemu) => {
+                Request { explicit: true, replace: true, ..request }
+            }
             _ => Request { explicit: true, ..request },
         }
     }
