@@ -110,12 +110,6 @@ impl Lab {
         bin
     }
 
-    /// A program that cures find before the machine's own.
-    pub(crate) fn tool(&self, name: &str, content: &[u8]) {
-        self.bin();
-        self.executable(&format!("bin/{name}"), content);
-    }
-
     /// Types a printed cure into a shell, as the root that a test already is.
     pub(crate) fn cure(&self, cure: &str) {
         let bin = self.bin();

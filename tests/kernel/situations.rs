@@ -164,7 +164,7 @@ fn wiped(lab: &Lab) {
 
 fn wiped_with_systemd(lab: &Lab) {
     wipe_what_is_promised(lab);
-    systemd(lab);
+    systemd();
     follow(lab, &["promised"]);
     runs(lab, "aarch64", "aarch64");
 }

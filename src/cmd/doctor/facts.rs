@@ -13,7 +13,7 @@ use crate::binfmt::{Handler, HandlerName};
 use crate::cmd::own_head;
 use crate::cmd::verify::{Health, health};
 use crate::folders;
-use crate::host::Kernel;
+use crate::host::{Kernel, is_wsl};
 use crate::interpreter::{Interpreter, Unfit, default_places, search};
 use crate::kernel::{Instance, OpenError};
 use crate::namespace::{Scope, is_hosts_mount_namespace};
@@ -89,8 +89,7 @@ impl Facts {
             container: container(),
             is_container: !is_hosts_mount_namespace(),
             may_mount: !unmounted || Instance::may_mount(path),
-            is_wsl: fs::read_to_string("/proc/version")
-                .is_ok_and(|text| text.to_lowercase().contains("microsoft")),
+            is_wsl: is_wsl(),
             systemd: Path::new("/run/systemd/system").exists(),
             configuration,
             engines: engines(),

@@ -1,33 +1,25 @@
 //! What should be there: by configuration, at the next boot, and for WSL.
 
 use super::Said;
-use crate::binfmt::{Handler, Rule};
+use crate::binfmt::Handler;
 use crate::cmd::doctor::facts::Facts;
+use crate::interpreter::is_qemu;
 use crate::namespace::Scope;
 use crate::output::path_text;
 use crate::owner::Owner;
+use crate::plan;
 use crate::problem::shell_word;
 
 pub(super) fn promised(facts: &Facts) -> Vec<Said> {
     let Some(state) = facts.state() else { return Vec::new() };
     let missing = facts.configuration.broken_promises(&state.handlers);
     let said = missing.into_iter().map(|promise| {
-        let mut text =
-            format!("{} is promised by {}, and not there", promise.rule.name(), path_text(&promise.file));
+        let file = path_text(&promise.file);
+        let text = format!("{} is promised by {file}, and not there", promise.rule.name());
         let interpreter = promise.rule.interpreter();
         if interpreter.exists() {
-            let line = String::from_utf8_lossy(&promise.rule.to_line()).into_owned();
-            let cure = if facts.systemd {
-                text.push_str("; the cure removes handlers that are in no configuration");
-                "sudo systemctl restart systemd-binfmt".to_owned()
-            } else {
-                format!(
-                    "printf %s {} | sudo tee {} > /dev/null",
-                    shell_word(&line),
-                    path_text(&facts.path.join("register"))
-                )
-            };
-            Said::note(text, cure)
+            // Under systemd, too: a restart of systemd-binfmt would remove what is in no configuration (K78).
+            Said::note(text, format!("sudo qus apply {}", shell_word(&promise.file.to_string_lossy())))
         } else {
             Said::note(format!("{text}; its interpreter {} does not exist", path_text(interpreter)), None)
         }
@@ -42,18 +34,34 @@ pub(super) fn flushed(facts: &Facts) -> Vec<Said> {
     }
     let Some(state) = facts.state() else { return Vec::new() };
     let is_ours = |handler: &&Handler| state.owners.get(&handler.name) == Some(&Owner::Qus);
-    // One in memory has no file that could be opened at boot.
-    let has_file = |rule: &Rule| rule.interpreter().is_absolute();
-    let transient = state.handlers.iter().filter(is_ours);
-    let rules = transient.filter_map(|handler| handler.entry.to_rule(&handler.name)).filter(has_file);
-    let lines: Vec<String> =
-        rules.map(|rule| shell_word(&String::from_utf8_lossy(&rule.to_line()))).collect();
-    if lines.is_empty() {
+    let (mut emulators, mut chosen) = (Vec::new(), Vec::new());
+    let mut count = 0;
+    for handler in state.handlers.iter().rev().filter(is_ours) {
+        let interpreter = handler.entry.interpreter.as_deref();
+        let Some((arch, path)) = plan::emulates(handler).zip(interpreter) else { continue };
+        // One in memory has no file that could be opened at boot.
+        if !path.is_absolute() && !state.at_hand.contains_key(arch.name) {
+            continue;
+        }
+        count += 1;
+        if is_qemu(path) {
+            emulators.push(arch.name);
+        } else {
+            // Another interpreter was somebody's choice.
+            let path = shell_word(&path.to_string_lossy());
+            chosen.push(format!("sudo qus register --persist --replace --interpreter {path} {}", arch.name));
+        }
+    }
+    emulators.dedup();
+    chosen.dedup();
+    if !emulators.is_empty() {
+        chosen.insert(0, format!("sudo qus register --persist {}", emulators.join(" ")));
+    }
+    if chosen.is_empty() {
         return Vec::new();
     }
-    let text = format!("{} handlers are in no configuration and end with the next boot", lines.len());
-    let cure = format!("printf '%s\\n' {} | sudo tee /etc/binfmt.d/qus.conf > /dev/null", lines.join(" "));
-    vec![Said::note(text, cure)]
+    let text = format!("{count} handlers are in no configuration and end with the next boot");
+    vec![Said::note(text, chosen.join(" && "))]
 }
 
 pub(super) fn wsl(facts: &Facts) -> Vec<Said> {

@@ -6,6 +6,7 @@ use super::configuration::{flushed, promised};
 use super::place::{kernel, mounted};
 use super::surroundings::{page_size, restart};
 use super::*;
+use crate::arch::Arch;
 use crate::binfmt::{Entry, HandlerName, Rule};
 use crate::cmd::doctor::processes::Holder;
 use crate::host::Kernel;
@@ -85,17 +86,29 @@ fn large_pages_are_a_note() {
 
 #[test]
 fn systemd_takes_what_no_configuration_promises() {
-    let said = flushed(&with_handler("qemu-arm"));
+    let facts = |name: &str, interpreter: &str| {
+        let pattern = Arch::by_target("arm").unwrap().identity.patterns().swap_remove(0);
+        let mut facts = with_handler(name);
+        let State { handlers, .. } = facts.instance.as_mut().unwrap();
+        handlers[0].entry.matcher = Some(crate::binfmt::Matcher::Magic(pattern));
+        handlers[0].entry.interpreter = Some(interpreter.into());
+        facts
+    };
+    let said = flushed(&facts("qemu-arm", "/usr/bin/qemu-arm-static"));
     assert_eq!(said[0].text, "1 handlers are in no configuration and end with the next boot");
-    // The cure, but for where it writes to, is typed into a shell: the line is that of the handler.
-    let cure = said[0].cure.as_deref().unwrap();
-    let (command, _) = cure.split_once(" | sudo tee /etc/binfmt.d/qus.conf").unwrap();
-    let written = std::process::Command::new("sh").args(["-c", command]).output().unwrap().stdout;
-    let handler = &with_handler("qemu-arm");
-    let handler = &handler.state().unwrap().handlers[0];
-    assert!(handler.entry.is(&Rule::parse(&written).unwrap()), "{cure}");
-    assert!(flushed(&Facts { systemd: false, ..with_handler("qemu-arm") }).is_empty());
-    assert!(flushed(&Facts { scope: Scope::UserNamespace(1), ..with_handler("qemu-arm") }).is_empty());
+    assert_eq!(said[0].cure.as_deref(), Some("sudo qus register --persist arm"));
+    let said = flushed(&facts("qus-arm", "/opt/other"));
+    let cure = "sudo qus register --persist --replace --interpreter /opt/other arm";
+    assert_eq!(said[0].cure.as_deref(), Some(cure));
+    let ours = || facts("qemu-arm", "/usr/bin/qemu-arm-static");
+    assert!(flushed(&Facts { systemd: false, ..ours() }).is_empty());
+    assert!(flushed(&Facts { scope: Scope::UserNamespace(1), ..ours() }).is_empty());
+    // One in memory lasts only where there is a file as well.
+    let in_memory = || facts("qemu-arm", "memory/QEMU-7.2.22/129-0123/qemu-arm-static");
+    assert!(flushed(&in_memory()).is_empty());
+    let mut at_hand = in_memory();
+    at_hand.instance.as_mut().unwrap().at_hand.insert("arm", "/usr/bin/qemu-arm".into());
+    assert_eq!(flushed(&at_hand)[0].cure.as_deref(), Some("sudo qus register --persist arm"));
 }
 
 #[test]
@@ -120,12 +133,11 @@ fn a_builder_is_started_again_as_what_it_is() {
 }
 
 #[test]
-fn systemd_itself_registers_what_it_promised() {
+fn a_promise_is_kept_without_flushing_anybody() {
     let rule = Rule::parse(b":promised:M::M::/bin/sh:F").unwrap();
     let promises = vec![Promise { file: "/etc/binfmt.d/a.conf".into(), rule }];
     let configuration = || Configuration { promises: promises.clone(), ..Configuration::default() };
     let said = promised(&Facts { configuration: configuration(), ..with_handler("other") });
-    assert_eq!(said[0].cure.as_deref(), Some("sudo systemctl restart systemd-binfmt"));
-    assert!(said[0].text.ends_with("the cure removes handlers that are in no configuration"));
+    assert_eq!(said[0].cure.as_deref(), Some("sudo qus apply /etc/binfmt.d/a.conf"));
     assert!(promised(&Facts { configuration: configuration(), ..with_handler("promised") }).is_empty());
 }
