@@ -20,6 +20,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("binfmt_takes_its_mount_point", binfmt_mount),
     Test::new("binfmt_needs_no_handler_for_what_the_host_runs", binfmt_native),
     Test::new("binfmt_does_not_hide_that_nothing_lasts", binfmt_doomed).unmounted(),
+    Test::new("binfmt_does_not_mount_in_order_to_look", binfmt_looks).unmounted(),
     Test::new("binfmt_who_may_not_register_is_told_what_to_type", binfmt_not_root).somebody(),
     Test::new("register_skips_what_the_host_runs_when_asked_to", skip_native),
     Test::new("dbhi_registers_lists_and_clears", dbhi),
@@ -220,6 +221,22 @@ fn binfmt_doomed(lab: &Lab) {
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(ran.stderr.contains("what was registered ends with this very command"), "{ran:#?}");
     assert_eq!(last_line(&ran), "error: what was registered does not last, as was said above");
+}
+
+fn binfmt_looks(lab: &Lab) {
+    let mounts = || fs::read_to_string("/proc/self/mounts").unwrap();
+    let before = mounts();
+    let ran = call(lab, "binfmt", &["--uninstall", "qemu-*"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    let (supported, emulators) = state(&ran);
+    assert_eq!(supported[0], Arch::named(std::env::consts::ARCH).unwrap().names.platforms[0]);
+    assert!(emulators.is_empty(), "{ran:#?}");
+    let line =
+        "qus: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: what has emulators here cannot be seen";
+    assert!(ran.stderr.contains(line), "{ran:#?}");
+    let line = "qus: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: there is nothing to remove\n";
+    assert!(ran.stderr.starts_with(line), "{ran:#?}");
+    assert_eq!(mounts(), before);
 }
 
 fn binfmt_not_root(lab: &Lab) {

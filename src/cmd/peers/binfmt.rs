@@ -11,10 +11,9 @@ use crate::cli::{ArchArg, Command, Register, Reset, Verify};
 use crate::cmd::{open_to_look, own_bundle, own_head, plain};
 use crate::folders;
 use crate::interpreter::{default_places, search};
-use crate::kernel::OpenError;
 use crate::output::{Status, escape};
 use crate::plan;
-use crate::probe;
+use crate::probe::{self, End, STATUS_ARGV0, STATUS_PATH, Subject, Trial};
 use crate::problem::Problem;
 
 pub(super) const USAGE: &str = "\
@@ -171,7 +170,7 @@ fn uninstall(words: &[String], failures: &mut Vec<String>, speaker: &mut Speaker
         return Ok(());
     }
     let (_, there) =
-        speaker.ask(Command::Reset(Reset { arches: Vec::new(), dry_run: true, persist: false }), true)?;
+        speaker.ask(Command::Reset(Reset { arches: Vec::new(), dry_run: true, persist: false }), false)?;
     let mut arches = Vec::new();
     for word in words {
         let named = Arch::named(word).ok();
@@ -226,21 +225,27 @@ struct State {
 
 /// Prints what this host runs, proven by execution, and the emulators that are in force.
 fn status(speaker: &mut Speaker<'_>) -> Result<(), Stop> {
-    let path = speaker.common.instance.clone();
-    let instance =
-        open_to_look(&speaker.common)?.ok_or_else(|| Problem::from(OpenError::NotMounted(path)))?;
-    let enabled = instance.is_enabled().map_err(Problem::from)?;
-    let handlers = instance.handlers().map_err(Problem::from)?;
-    let in_force = handlers.iter().filter(|handler| enabled && handler.entry.enabled);
-    let mut emulators: Vec<String> = in_force
-        .filter(|handler| plan::emulates(handler).is_some())
-        .map(|handler| plain(&handler.name))
-        .collect();
-    emulators.sort();
-    let arches = PLATFORMS.iter().filter_map(|(name, _)| Arch::by_target(name).map(ArchArg::One)).collect();
-    let (_, answer) = speaker.ask(Command::Verify(Verify { arches }), false)?;
-    let runs =
-        |name: &str, state: &str| answer.items.iter().any(|item| item.arch == name && item.state == state);
+    let mut emulators = Vec::new();
+    let states = if let Some(instance) = open_to_look(&speaker.common)? {
+        let enabled = instance.is_enabled().map_err(Problem::from)?;
+        let handlers = instance.handlers().map_err(Problem::from)?;
+        let in_force = handlers.iter().filter(|handler| enabled && handler.entry.enabled);
+        let ours = in_force.filter(|handler| plan::emulates(handler).is_some());
+        emulators.extend(ours.map(|handler| plain(&handler.name)));
+        emulators.sort();
+        let arches =
+            PLATFORMS.iter().filter_map(|(name, _)| Arch::by_target(name).map(ArchArg::One)).collect();
+        let (_, answer) = speaker.ask(Command::Verify(Verify { arches }), false)?;
+        answer.items.into_iter().map(|item| (item.arch, item.state)).collect()
+    } else {
+        let path = speaker.common.instance.display();
+        writeln!(
+            speaker.prose,
+            "qus: binfmt_misc is not mounted on {path}: what has emulators here cannot be seen"
+        )?;
+        states_by_execution()?
+    };
+    let runs = |name: &str, state: &str| states.iter().any(|(arch, is)| arch == name && is == state);
     let mut supported = Vec::new();
     for state in ["native", "working"] {
         for (name, platforms) in PLATFORMS.iter().filter(|(name, _)| runs(name, state)) {
@@ -253,6 +258,25 @@ fn status(speaker: &mut Speaker<'_>) -> Result<(), Stop> {
     let text = serde_json::to_string_pretty(&State { supported, emulators })?;
     writeln!(speaker.data, "{text}")?;
     Ok(())
+}
+
+/// What runs here, where no handler can be seen. To mount an instance in order to look would hide those of the host from
+/// this user namespace, for good (K66).
+fn states_by_execution() -> Result<Vec<(String, String)>, Problem> {
+    let arches = PLATFORMS.iter().filter_map(|(name, _)| Arch::by_target(name));
+    let subjects: Vec<Subject> = arches.filter_map(|arch| Subject::all_of(arch).next()).collect();
+    let (trials, _) = probe::run(&subjects, &[]).map_err(|error| Problem::new(error.to_string()))?;
+    let own = Arch::of_head(&own_head()?);
+    let runs = |trial: &Trial| {
+        [STATUS_ARGV0, STATUS_PATH].iter().any(|status| trial.host.end == End::Exited(*status))
+    };
+    let running = subjects.iter().zip(&trials).filter(|(_, trial)| runs(trial));
+    Ok(running
+        .map(|(subject, _)| {
+            let state = if own == Some(subject.arch) { "native" } else { "working" };
+            (subject.arch.name.to_owned(), state.to_owned())
+        })
+        .collect())
 }
 
 /// The levels of x86-64 above the first that this processor has (System V ABI, x86-64 supplement, §3.1.1), as far as the
