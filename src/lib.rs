@@ -15,9 +15,9 @@
 //! * **prove**: [`probe`] makes the kernel execute a tiny program of each architecture.
 //!
 //! Below them lie values without IO: [`arch`] is the table of architectures, [`binfmt`] what the kernel understands,
-//! [`defects`] what is known of emulators. Above them [`cli`] is the command line, [`cmd`] has a file for each command, and
-//! [`output`] and [`log`] are how they speak; a [`problem`] is what went wrong, with its cure; [`folders`] says where
-//! things lie.
+//! [`defects`] what is known of emulators. Above them [`cli`] is the command line, [`cmd`] has a file for each command
+//! ([`cmd::peers`]: for other tools' command lines), [`output`] and [`log`] are how they speak; a [`problem`] is what went
+//! wrong, with its cure; [`folders`] says where things lie.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod apply;
