@@ -69,13 +69,16 @@ as_user() {
 archive() { apt-get indextargets --format '$(REPO_URI)' | grep -v security | head -n 1; }
 suite() { (. /etc/os-release && printf '%s\n' "$VERSION_CODENAME"); }
 
-# apt_of ARCH COMMAND… runs apt-get for another architecture, with lists and packages of its own.
+# Where downloads go that the next script needs as well: .ci/run sets it for all.
+cache=${QUS_E2E_CACHE:-$work/cache}
+
+# apt_of ARCH SUITE COMMAND… runs apt-get for another architecture, with lists and packages of its own.
 apt_of() {
-    local arch=$1 state=$work/apt-$1 options
-    shift
+    local arch=$1 suite=$2 state=$cache/apt-$1-$2 options
+    shift 2
     mkdir -p "$state"/{lists,cache}/partial
     printf 'deb [arch=%s signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
-        "$arch" "$(archive)" "$(suite)" >"$state/sources.list"
+        "$arch" "$(archive)" "$suite" >"$state/sources.list"
     options=(-qq -o "Dir::Etc::SourceList=$state/sources.list" -o Dir::Etc::SourceParts=/dev/null
         -o "Dir::State::Lists=$state/lists" -o "Dir::Cache=$state/cache" -o "APT::Architecture=$arch"
         -o "APT::Architectures=$arch" -o APT::Sandbox::User=root)
@@ -84,12 +87,25 @@ apt_of() {
     (cd "$state" && apt-get "${options[@]}" "$@" >&2)
 }
 
+# busybox_of ARCH prints the path of a static busybox of an architecture that Debian calls so: out of the first suite that
+# has one, as some architectures came after the machine's own.
+busybox_of() {
+    local file=$cache/busybox-$1 suite
+    for suite in "$(suite)" trixie sid; do
+        [[ ! -e $file ]] || break
+        apt_of "$1" "$suite" download busybox-static || continue
+        dpkg-deb --fsys-tarfile "$cache/apt-$1-$suite"/busybox-static_*.deb | tar -x -O --wildcards '*/busybox' >"$file.new"
+        chmod 755 "$file.new"
+        mv "$file.new" "$file"
+    done
+    [[ -e $file ]] || die "no suite has busybox-static of $1"
+    printf '%s\n' "$file"
+}
+
 # busybox_root FOLDER ARCH makes a root directory with a static busybox of that architecture and nothing else.
 busybox_root() {
-    apt_of "$2" download busybox-static
     mkdir -p "$1"/{bin,etc,proc,sys,dev,tmp}
-    dpkg-deb --fsys-tarfile "$work/apt-$2"/busybox-static_*.deb | tar -x -O --wildcards '*/busybox' >"$1/bin/busybox"
-    chmod 755 "$1/bin/busybox"
+    cp "$(busybox_of "$2")" "$1/bin/busybox"
     ln -s busybox "$1/bin/sh"
     ln -s busybox "$1/bin/uname"
 }
