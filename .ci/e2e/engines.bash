@@ -4,13 +4,16 @@
 # Debian's engines, and not others that lie in /usr/local.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
-# new_machine makes what stands in for a machine: a user namespace with root and 65535 more ids, mounts, processes and a
-# network of its own, and binfmt_misc mounted where a machine has it. What runs in it sees no handler of the host's, and
-# the host sees none of its (K65, K66); so nothing here needs the host's own instance, and all of it ends with process 1.
+# new_machine NETWORK makes what stands in for a machine: a user namespace with root and 65535 more ids, mounts and processes
+# of its own, the network of the host or none, and binfmt_misc mounted where a machine has it. What runs in it sees no
+# handler of the host's, and the host sees none of its (K65, K66); so nothing here needs the host's own instance, and all
+# of it ends with process 1.
 new_machine() {
+    local namespaces=(--user --mount --pid)
+    [[ $1 != none ]] || namespaces+=(--net)
     # Its first process tells its number as the host's /proc has it, and waits for its ids.
     # shellcheck disable=SC2016
-    unshare --user --mount --pid --net --fork --propagation private sh -euc '
+    unshare "${namespaces[@]}" --fork --propagation private sh -euc '
         read -r pid rest </proc/self/stat
         echo "$pid" >"$1/machine.pid"
         until [ "$(id -u)" = 0 ]; do sleep 0.05; done
@@ -34,7 +37,7 @@ end_machine() {
 }
 
 # machine COMMAND… runs it as root of the machine, from its root directory.
-machine() { nsenter --target "$machine" --user --mount --pid --net -- "$@"; }
+machine() { nsenter --target "$machine" --user --mount --pid --net --wd=/ -- "$@"; }
 
 # wait_for NAME COMMAND… waits until the command succeeds.
 wait_for() {
