@@ -39,6 +39,18 @@ end_machine() {
 # machine COMMAND… runs it as root of the machine, from its root directory.
 machine() { nsenter --target "$machine" --user --mount --pid --net --wd=/ -- "$@"; }
 
+# empty FOLDER… gives the machine empty folders there, whatever this host has.
+empty() {
+    local folder
+    for folder; do machine mount -t tmpfs tmpfs "$folder"; done
+}
+
+# layer FOLDER gives the machine a layer of its own over a folder of this host.
+layer() {
+    machine mkdir -p "/run/layer$1/upper" "/run/layer$1/work"
+    machine mount -t overlay -o "lowerdir=$1,upperdir=/run/layer$1/upper,workdir=/run/layer$1/work" overlay "$1"
+}
+
 # wait_for NAME COMMAND… waits until the command succeeds.
 wait_for() {
     local name=$1
