@@ -33,7 +33,7 @@ new_machine() {
 # Process 1 takes all others along; then nothing writes below $work any more.
 end_machine() {
     kill -KILL "$machine"
-    wait
+    { wait; } 2>/dev/null
 }
 
 # machine COMMAND… runs it as root of the machine, from its root directory.

@@ -42,7 +42,8 @@ trap finish EXIT
 need() {
     local program=$1
     shift
-    command -v "$program" >/dev/null && return
+    # A file, and no function of that name.
+    type -P "$program" >/dev/null && return
     apt-get update -qq >&2
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >&2
 }
