@@ -1,0 +1,234 @@
+//! The files in `dist/` and of the GitHub action, parsed into what reads them: a misspelt field is an error here, as those
+//! who read them do not always tell.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use clap::Parser as _;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use qus::cli::{Cli, Command, Register};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The executable in the image, and the image's name where it was built and not pushed.
+const PROGRAM: &str = "/usr/bin/qus";
+const IMAGE: &str = "qus:latest";
+
+fn read(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// What `qus register` is told by the words of a command line behind the program's name.
+fn register<'a>(words: impl IntoIterator<Item = &'a str>) -> Register {
+    match Cli::try_parse_from(std::iter::once("qus").chain(words)).unwrap().command {
+        Command::Register(register) => register,
+        other => panic!("not register: {other:?}"),
+    }
+}
+
+fn words(list: &[String]) -> impl Iterator<Item = &str> {
+    list.iter().map(String::as_str)
+}
+
+#[test]
+fn daemonset() {
+    let text = read("dist/kubernetes/daemonset.yaml");
+    let set: DaemonSet = serde_norway::from_str(&text).unwrap();
+    // The types pass over what they do not know: written again, nothing may be missing.
+    let whole: Value = serde_norway::from_str(&text).unwrap();
+    assert_eq!(serde_json::to_value(&set).unwrap(), whole);
+
+    let spec = set.spec.unwrap();
+    assert_eq!(spec.selector.match_labels, spec.template.metadata.unwrap().labels);
+    let pod = spec.template.spec.unwrap();
+    assert_eq!(pod.host_pid, Some(true), "--host enters the namespaces of process 1");
+    assert_eq!(pod.automount_service_account_token, Some(false));
+    let [container] = pod.containers.as_slice() else { panic!("one container") };
+    assert_eq!(container.image.as_deref(), Some(IMAGE));
+    assert_eq!(container.security_context.as_ref().unwrap().privileged, Some(true));
+    assert_eq!(container.command.as_deref(), Some([PROGRAM.to_owned()].as_slice()));
+    let register = register(words(container.args.as_ref().unwrap()));
+    assert!(register.host && register.hold && !register.keep, "{register:?}");
+    assert!(pod.volumes.is_none(), "interpreters are in memory");
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Compose {
+    services: BTreeMap<String, Service>,
+}
+
+/// What a service of our file may say, as the Compose specification spells it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Service {
+    image: String,
+    entrypoint: Option<Vec<String>>,
+    command: Vec<String>,
+    platform: Option<String>,
+    #[serde(default)]
+    privileged: bool,
+    pid: Option<Namespace>,
+    network_mode: Option<NetworkMode>,
+    #[serde(default)]
+    depends_on: BTreeMap<String, Dependency>,
+}
+
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum Namespace {
+    Host,
+}
+
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum NetworkMode {
+    None,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Dependency {
+    condition: Condition,
+}
+
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+#[allow(clippy::enum_variant_names, reason = "the specification's names")]
+enum Condition {
+    ServiceStarted,
+    ServiceHealthy,
+    ServiceCompletedSuccessfully,
+}
+
+#[test]
+fn compose() {
+    let Compose { services } = serde_norway::from_str(&read("dist/compose.yaml")).unwrap();
+    let qus = &services["qus"];
+    assert_eq!((qus.image.as_str(), qus.privileged), (IMAGE, true));
+    assert_eq!(qus.entrypoint.as_deref(), Some([PROGRAM.to_owned()].as_slice()));
+    assert_eq!((&qus.pid, &qus.network_mode), (&Some(Namespace::Host), &Some(NetworkMode::None)));
+    let register = register(words(&qus.command));
+    assert!(register.host && !register.hold, "{register:?}");
+
+    let app = &services["app"];
+    assert!(!app.privileged && app.entrypoint.is_none() && app.pid.is_none());
+    assert_eq!(app.depends_on["qus"].condition, Condition::ServiceCompletedSuccessfully);
+    let platform = app.platform.as_deref().unwrap();
+    let registered = qus::cli::named(&register.arches).unwrap();
+    assert_eq!(
+        registered,
+        [qus::arch::Arch::named(platform).unwrap()],
+        "what is registered is what is needed"
+    );
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GitLab {
+    build: Job,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Job {
+    image: String,
+    variables: BTreeMap<String, String>,
+    before_script: Vec<String>,
+    script: Vec<String>,
+}
+
+#[test]
+fn gitlab() {
+    let GitLab { build } = serde_norway::from_str(&read("dist/ci/gitlab-ci.yml")).unwrap();
+    assert!(build.image.starts_with("debian:"));
+    assert!(!build.before_script.is_empty());
+    let platforms: Vec<&str> = build.variables["PLATFORMS"].split(',').collect();
+    let line = build.script.iter().find_map(|line| line.strip_prefix("qus ")).unwrap();
+    let registered = qus::cli::named(&register(line.split(' ')).arches).unwrap();
+    for platform in platforms {
+        let arch = qus::arch::Arch::named(platform).unwrap();
+        assert!(
+            registered.contains(&arch) || arch.name == "x86_64",
+            "{platform} is built, and not registered"
+        );
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Action {
+    name: String,
+    description: String,
+    inputs: BTreeMap<String, Input>,
+    outputs: BTreeMap<String, ActionOutput>,
+    runs: Runs,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Input {
+    description: String,
+    default: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ActionOutput {
+    description: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Runs {
+    using: String,
+    steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Step {
+    id: String,
+    shell: String,
+    run: String,
+    env: BTreeMap<String, String>,
+}
+
+#[test]
+fn action() {
+    let action: Action = serde_norway::from_str(&read(".github/actions/setup-qus/action.yml")).unwrap();
+    assert!(!action.name.is_empty() && !action.description.is_empty());
+    assert_eq!(action.inputs.keys().collect::<Vec<_>>(), ["persist", "platforms", "reset", "version"]);
+    assert_eq!(action.runs.using, "composite");
+    let [step] = action.runs.steps.as_slice() else { panic!("one step") };
+    assert_eq!((step.shell.as_str(), step.run.as_str()), ("bash", r#""$GITHUB_ACTION_PATH/setup""#));
+    let script = read(".github/actions/setup-qus/setup");
+    for (name, input) in &action.inputs {
+        assert!(!input.description.is_empty(), "{name}");
+        let variable = format!("QUS_{}", name.to_uppercase());
+        assert_eq!(step.env[&variable], format!("${{{{ inputs.{name} }}}}"));
+        assert!(script.contains(&format!("${variable}")), "{variable} is not used");
+    }
+    assert_eq!(action.inputs["platforms"].default, "all");
+    for name in ["reset", "persist"] {
+        assert_eq!(action.inputs[name].default, "false");
+    }
+    let output = &action.outputs["platforms"];
+    assert!(!output.description.is_empty());
+    assert_eq!(output.value, format!("${{{{ steps.{}.outputs.platforms }}}}", step.id));
+}
+
+#[test]
+fn systemd_unit() {
+    let text = read("dist/systemd/qus.service");
+    let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let line: Vec<&str> = start.split(' ').collect();
+    let (program, words) = line.split_first().unwrap();
+    assert_eq!(*program, PROGRAM);
+    let register = register(words.iter().copied());
+    assert!(register.hold && !register.keep, "{register:?}");
+    assert!(text.lines().any(|line| line == "Type=notify"), "with --hold it tells when it is ready");
+}
