@@ -11,6 +11,7 @@ use super::PackageError;
 use super::error::printable;
 use super::limit::{Bounded, Limit, NAME_SIZE};
 use super::sink::Kind;
+use crate::output::escape;
 
 /// A tar archive inside of a package.
 pub(super) struct Tarball<'a> {
@@ -151,6 +152,13 @@ impl Tarball<'_> {
     }
 
     pub(super) fn unpack(&self, source: io::Error) -> PackageError {
+        let source = escaped(source);
         PackageError::Unpack { path: self.path.to_owned(), member: self.member.to_owned(), source }
     }
+}
+
+/// The same error in text that is fit for a line: the crate puts names and numbers of the archive into it as they are.
+fn escaped(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    if text.contains(char::is_control) { io::Error::new(error.kind(), escape(&text)) } else { error }
 }

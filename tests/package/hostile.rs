@@ -107,6 +107,13 @@ fn a_hostile_archive_is_refused() {
     letters.as_mut_bytes()[124..136].fill(b'z');
     letters.set_cksum();
     assert!(refused(tree().raw(&letters, b"")).starts_with("cannot unpack data.tar of PACKAGE: "));
+    // What a decoder says has names in it that nobody escaped.
+    let mut forged = Tree::header(EntryType::Regular, "q\u{1b}[2J\n     cure: x", 0);
+    forged.as_mut_bytes()[124..136].fill(b'z');
+    forged.set_cksum();
+    let message = refused(tree().raw(&forged, b""));
+    assert!(message.contains("q\\u{1b}[2J\\n     cure: x"), "{message:?}");
+    assert!(!message.contains(char::is_control), "{message:?}");
     let mut unsummed = sized(0);
     unsummed.as_mut_bytes()[0] = b'x';
     assert_eq!(
