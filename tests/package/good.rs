@@ -65,6 +65,27 @@ fn several_frames_and_streams_are_one_content() {
 }
 
 #[test]
+fn frames_of_zstd_that_are_to_be_skipped_are_skipped() {
+    let tree = good_tree();
+    let (head, tail) = tree.split_at(100_000);
+    // RFC 8878, section 3.1.2: a magic of sixteen, a length, and anything.
+    let skipped = |magic: u8, content: &[u8]| {
+        let length = u32::try_from(content.len()).unwrap().to_le_bytes();
+        [&[magic, 0x2a, 0x4d, 0x18][..], &length, content].concat()
+    };
+    let (head, tail) = (pack(".zst", head), pack(".zst", tail));
+    let frames = [skipped(0x50, b""), head, skipped(0x5f, &vec![7; 70_000]), tail, skipped(0x58, b"table")];
+    let content = frames.concat();
+    let lab = Lab::new();
+    let extraction = lab.extract(&content, &["qemu-aarch64", "qemu-arm", "qemu-none"]).unwrap();
+    assert_eq!(extraction.placed.len(), 2);
+    assert_eq!(lab.state()["qemu-arm"], elf(2, 70_001));
+    // A byte is missing of the last one.
+    let message = Lab::new().refused(&content[..content.len() - 1]);
+    assert_eq!(message, "cannot unpack the archive of PACKAGE: unexpected end of file");
+}
+
+#[test]
 fn reading_stops_behind_the_last_wanted_member() {
     let mut tree = good_tree();
     let end = tree.len() - 1024;

@@ -2,25 +2,54 @@
 
 use std::io::{self, BufRead, Read};
 
-use ruzstd::decoding::{StreamingDecoder, errors::FrameDecoderError};
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use crate::package::limit::ZSTD_WINDOW;
 
 /// All frames of a stream. ruzstd's own reader stops behind the first, and leaves the checksum to be compared.
 pub(super) struct Frames<R: Read> {
-    state: State<R>,
+    packed: R,
+    state: State,
 }
 
-enum State<R: Read> {
-    /// Between two frames.
-    Between(R),
-    Within(Box<StreamingDecoder<R, ruzstd::decoding::FrameDecoder>>),
+enum State {
+    Between,
+    Within(Box<FrameDecoder>),
     Done,
 }
 
 impl<R: BufRead> Frames<R> {
     pub(super) fn new(packed: R) -> Self {
-        Self { state: State::Between(packed) }
+        Self { packed, state: State::Between }
+    }
+
+    /// The next frame that has content; `None` at the end. Frames that are to be skipped (RFC 8878, section 3.1.2) carry
+    /// what a tool keeps for itself, such as the tables of podman's `zstd:chunked`.
+    fn next_frame(&mut self) -> io::Result<Option<Box<FrameDecoder>>> {
+        while !self.packed.fill_buf()?.is_empty() {
+            let mut frame = Box::new(FrameDecoder::new());
+            frame.set_max_window_size(ZSTD_WINDOW);
+            let error = match frame.init(&mut self.packed) {
+                Ok(()) => return Ok(Some(frame)),
+                Err(error) => error,
+            };
+            let kind = match error {
+                FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                    length, ..
+                }) => {
+                    let length = u64::from(length);
+                    if io::copy(&mut self.packed.by_ref().take(length), &mut io::sink())? < length {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    continue;
+                }
+                FrameDecoderError::WindowSizeTooBig { .. } => io::ErrorKind::OutOfMemory,
+                _ => io::ErrorKind::InvalidData,
+            };
+            return Err(io::Error::new(kind, error));
+        }
+        Ok(None)
     }
 }
 
@@ -30,37 +59,30 @@ impl<R: BufRead> Read for Frames<R> {
             return Ok(0);
         }
         loop {
+            // After an error there is nothing more.
             match std::mem::replace(&mut self.state, State::Done) {
                 State::Done => return Ok(0),
-                State::Between(mut packed) => {
-                    if packed.fill_buf()?.is_empty() {
-                        return Ok(0);
-                    }
-                    let decoder =
-                        StreamingDecoder::new_with_max_window_size(packed, ZSTD_WINDOW).map_err(|error| {
-                            match error {
-                                FrameDecoderError::WindowSizeTooBig { .. } => {
-                                    io::Error::new(io::ErrorKind::OutOfMemory, error)
-                                }
-                                error => io::Error::new(io::ErrorKind::InvalidData, error),
-                            }
-                        })?;
-                    self.state = State::Within(Box::new(decoder));
+                State::Between => {
+                    let Some(frame) = self.next_frame()? else { return Ok(0) };
+                    self.state = State::Within(frame);
                 }
-                State::Within(mut decoder) => {
-                    let length = decoder.read(buffer)?;
+                State::Within(mut frame) => {
+                    while frame.can_collect() == 0 && !frame.is_finished() {
+                        let one = BlockDecodingStrategy::UptoBlocks(1);
+                        frame.decode_blocks(&mut self.packed, one).map_err(io::Error::other)?;
+                    }
+                    let length = frame.read(buffer)?;
                     if length > 0 {
-                        self.state = State::Within(decoder);
+                        self.state = State::Within(frame);
                         return Ok(length);
                     }
-                    let (packed, frame) = decoder.into_parts();
                     if let Some(stored) = frame.get_checksum_from_data()
                         && frame.get_calculated_checksum() != Some(stored)
                     {
                         let text = "the zstd checksum does not match";
                         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
                     }
-                    self.state = State::Between(packed);
+                    self.state = State::Between;
                 }
             }
         }
