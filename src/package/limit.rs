@@ -4,32 +4,37 @@ use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Read};
 
+/// Under a fuzzer limits are so small that its inputs reach them.
+const fn limit(real: u64, fuzzed: u64) -> u64 {
+    if cfg!(fuzzing) { fuzzed } else { real }
+}
+
 /// Bytes of one wanted member. The largest emulators of distributions have 20 MB; debug builds some 100 MB.
-pub(super) const MEMBER_SIZE: u64 = 128 << 20;
+pub(super) const MEMBER_SIZE: u64 = limit(128 << 20, 64 << 10);
 
 /// Unpacked bytes of one archive. Debian's `qemu-user-static` has 370 MB, with all debug symbols not yet 2 GiB.
-pub(super) const UNPACKED_SIZE: u64 = 4 << 30;
+pub(super) const UNPACKED_SIZE: u64 = limit(4 << 30, 1 << 20);
 
 /// Bytes of a source that is no file: everything that an archive may be.
 pub(super) const STREAM_SIZE: u64 = UNPACKED_SIZE;
 
 /// Members of one archive or folder. A package of emulators has some hundred; a whole root filesystem some 10,000.
-pub(super) const MEMBERS: u64 = 100_000;
+pub(super) const MEMBERS: u64 = limit(100_000, 200);
 
 /// Bytes of a package's control file. Real ones have a few kilobytes.
-pub(super) const CONTROL_SIZE: u64 = 1 << 20;
+pub(super) const CONTROL_SIZE: u64 = limit(1 << 20, 4 << 10);
 
 /// Unpacked bytes of everything about a package: scripts, and a checksum for each of its files.
-pub(super) const CONTROL_UNPACKED_SIZE: u64 = 64 << 20;
+pub(super) const CONTROL_UNPACKED_SIZE: u64 = limit(64 << 20, 64 << 10);
 
 /// Bytes of a member's name or of its extended header: 16 times what the kernel takes as a path.
-pub(super) const NAME_SIZE: u64 = 64 << 10;
+pub(super) const NAME_SIZE: u64 = limit(64 << 10, 1 << 10);
 
 /// Memory of one xz decoder in KiB. `xz -9` needs 65 MiB.
-pub(super) const XZ_MEMORY_KIB: u32 = 80 << 10;
+pub(super) const XZ_MEMORY_KIB: u32 = if cfg!(fuzzing) { 16 << 10 } else { 80 << 10 };
 
 /// Bytes that a zstd decoder keeps. dpkg's highest level and `zstd --ultra` use up to 128 MiB.
-pub(super) const ZSTD_WINDOW: u64 = 128 << 20;
+pub(super) const ZSTD_WINDOW: u64 = limit(128 << 20, 8 << 20);
 
 /// A limit that a package exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

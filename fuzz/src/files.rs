@@ -1,0 +1,135 @@
+//! ELF headers, scripts, configuration files, and bundles.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+
+use qus::arch::Arch;
+use qus::binfmt::{Entry, HEAD, Handler, Rule};
+use qus::bundle::{Bundle, digest};
+use qus::elf::Executable;
+use qus::file::{Candidate, Kind, script_interpreter};
+use qus::owner::Configuration;
+use sha2::{Digest, Sha256};
+
+use crate::lines::entry_text;
+
+/// A file that is only bytes.
+struct Bytes<'a>(&'a [u8]);
+
+impl FileExt for Bytes<'_> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = usize::try_from(offset).ok().and_then(|offset| self.0.get(offset..)).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+
+    fn write_at(&self, _buffer: &[u8], _offset: u64) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Any bytes as a file that somebody wants to start: both readers of ELF agree, and say what is in the file.
+pub fn elf(input: &[u8]) {
+    let executable = Executable::read(&Bytes(input));
+    let head = &input[..input.len().min(HEAD)];
+    if let Some(interpreter) = script_interpreter(head) {
+        assert!(head.starts_with(b"#!") && interpreter.as_os_str().len() < HEAD);
+    }
+    if let Ok(executable) = &executable {
+        assert_eq!(executable.head, head);
+        if let Some(loader) = &executable.loader {
+            assert!(loader.len() <= 4096 && !loader.contains(&0));
+            assert!(loader.is_empty() || input.windows(loader.len()).any(|window| window == loader));
+        }
+    }
+    if let Some(arch) = Arch::of_head(head) {
+        assert!(arch.identity.patterns().iter().any(|pattern| pattern.matches(head)), "{}", arch.name);
+    }
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    fs::write(file.path(), input).expect("a temporary file can be written");
+    let candidate = Candidate::look(file.path());
+    assert_eq!(candidate.head, head);
+    let loader = executable.ok().and_then(|executable| executable.loader);
+    match candidate.kind {
+        Kind::Elf(elf) => {
+            assert!(head.starts_with(b"\x7fELF"));
+            let its = elf.loader.as_ref().map(|loader| loader.as_os_str().as_bytes());
+            assert_eq!(its, loader.as_deref());
+            assert_printable(&elf.to_string());
+        }
+        Kind::Empty => assert!(input.is_empty()),
+        kind => {
+            assert_eq!(loader, None);
+            assert_printable(&kind.to_string());
+        }
+    }
+}
+
+/// Any bytes as a file of `binfmt.d` and of binfmt-support: every line that is a rule is one that a handler can keep.
+pub fn binfmt_d(input: &[u8]) {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let (folder, database) = (root.path().join("etc/binfmt.d"), root.path().join("var/lib/binfmts"));
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::create_dir_all(&database).expect("a folder");
+    fs::write(folder.join("x.conf"), input).expect("a file");
+    fs::write(database.join("mine"), input).expect("a file");
+    let configuration = Configuration::read(root.path());
+    assert_eq!(configuration.binfmt_support.len(), 1);
+    let lines = input.split(|byte| *byte == b'\n').count();
+    assert!(
+        configuration.promises.len() <= lines,
+        "{} promises in {lines} lines",
+        configuration.promises.len()
+    );
+    assert_eq!(configuration.broken_promises(&[]).len(), configuration.promises.len());
+    for promise in &configuration.promises {
+        assert_eq!(Rule::parse(&promise.rule.to_line()).as_ref(), Ok(&promise.rule));
+        let name = promise.rule.name().clone();
+        let text = entry_text(&promise.rule);
+        let entry = Entry::parse(&text).unwrap_or_else(|error| panic!("{error}: {}", text.escape_ascii()));
+        let handler = Handler { name, entry };
+        assert!(promise.is_kept_by(&handler), "{promise:?} by {handler:?}");
+        assert_printable(&configuration.owner(&handler).to_string());
+    }
+    // Comments and blank lines are nothing.
+    let commented = [b"# comment\n\n", input, b"\n;another"].concat();
+    fs::write(folder.join("x.conf"), commented).expect("a file");
+    assert_eq!(Configuration::read(root.path()).promises, configuration.promises);
+}
+
+/// A bundle, its trailer or its index. The first two bytes say how much of the rest is what an index speaks of; with
+/// none of it, the rest is a file as it is.
+pub fn bundle(input: &[u8]) {
+    let Some((&[low, high], rest)) = input.split_first_chunk() else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("bundle");
+    let packed = usize::from(u16::from_le_bytes([low, high]));
+    let content = if packed == 0 {
+        rest.to_vec()
+    } else {
+        let (packed, index) = rest.split_at(packed.min(rest.len()));
+        let numbers = [packed.len() as u64, index.len() as u64].map(u64::to_le_bytes).concat();
+        [packed, index, b"QUSBNDL1", &numbers, &Sha256::digest(index)].concat()
+    };
+    fs::write(&path, &content).expect("a file");
+    let bundle = match Bundle::open(&path) {
+        Ok(Some(bundle)) => bundle,
+        Ok(None) => return,
+        Err(error) => return assert_printable(&error.to_string()),
+    };
+    for member in bundle.members().iter().take(8) {
+        assert!(member.size <= 128 << 20);
+        if let Ok(content) = bundle.unpack(member) {
+            assert_eq!(content.len() as u64, member.size);
+            assert_eq!(digest(&content), member.sha256);
+        }
+    }
+}
+
+/// Text for a terminal has no byte that one would obey.
+pub(crate) fn assert_printable(text: &str) {
+    assert!(!text.chars().any(char::is_control), "{text:?}");
+}

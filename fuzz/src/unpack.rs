@@ -1,0 +1,119 @@
+//! A source in a folder of its own is unpacked, and everything that qus promises of that is compared.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use qus::package::{Outcome, Package, Placed, Selection};
+
+use crate::files::assert_printable;
+
+/// The limits that qus has under a fuzzer (`src/package/limit.rs`): bytes of a member, bytes of everything, members.
+const MEMBER_SIZE: u64 = 64 << 10;
+const UNPACKED_SIZE: u64 = 1 << 20;
+const MEMBERS: usize = 200;
+
+/// Wants what is called like an emulator, and accepts what begins like a program.
+#[derive(Default)]
+struct Wanted {
+    accepted: usize,
+    asked: usize,
+    staged: u64,
+}
+
+impl Selection for Wanted {
+    fn want(&mut self, file_name: &[u8]) -> Option<String> {
+        self.asked += 1;
+        assert!(!file_name.contains(&b'/'));
+        file_name.starts_with(b"qemu-").then(|| String::from_utf8_lossy(file_name).into_owned())
+    }
+
+    fn complete(&self) -> bool {
+        self.accepted >= 3
+    }
+
+    fn accept(&mut self, stored_name: &str, file: &Path) -> Result<(), String> {
+        assert!(!stored_name.contains('/'));
+        let metadata = fs::symlink_metadata(file).expect("a staged file");
+        assert!(metadata.is_file() && metadata.mode() & 0o7777 == 0o755);
+        assert!(metadata.len() <= MEMBER_SIZE, "{} bytes", metadata.len());
+        self.staged += metadata.len();
+        let content = fs::read(file).expect("a staged file");
+        if content.starts_with(b"\x7fELF") {
+            self.accepted += 1;
+            return Ok(());
+        }
+        Err("not an ELF file".to_owned())
+    }
+}
+
+/// Contents by path.
+pub(crate) type State = BTreeMap<String, Vec<u8>>;
+
+/// Unpacks `content`: what was placed, if it was no error.
+pub(crate) fn unpack(content: &[u8]) -> Option<State> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (source, dest) = (folder.path().join("source"), folder.path().join("dest"));
+    fs::write(&source, content).expect("a file");
+    fs::create_dir(&dest).expect("a folder");
+    fs::write(dest.join("qemu-arm"), "old").expect("a file");
+    let before = state(&dest);
+    let mut wanted = Wanted::default();
+    let result = Package::open(&source).and_then(|package| package.extract(&mut wanted, &dest, &()));
+    // A hard link of cpio is asked for once more.
+    assert!(wanted.asked <= 2 * MEMBERS + 2, "asked for {} members", wanted.asked);
+    assert!(wanted.staged <= UNPACKED_SIZE, "{} bytes", wanted.staged);
+    let beside: Vec<_> = names(folder.path());
+    assert_eq!(beside, ["dest", "source"]);
+    let after = state(&dest);
+    let placed = match result {
+        Ok(extraction) => extraction.placed,
+        Err(error) => {
+            assert_eq!(after, before, "{error}");
+            let mut cause: Option<&dyn Error> = Some(&error);
+            while let Some(error) = cause {
+                assert_printable(&error.to_string());
+                cause = error.source();
+            }
+            return None;
+        }
+    };
+    assert!(placed.len() <= 3);
+    let mut expected = before;
+    for Placed { name, path, size, outcome } in &placed {
+        assert_eq!(*path, dest.join(name));
+        let content = after.get(name).expect("what was placed is there");
+        assert_eq!(content.len() as u64, *size);
+        assert!(content.starts_with(b"\x7fELF"));
+        assert_eq!(*outcome == Outcome::New, expected.insert(name.clone(), content.clone()).is_none());
+    }
+    assert_eq!(after, expected);
+    // The same once more finds everything in its place.
+    let again =
+        Package::open(&source).and_then(|package| package.extract(&mut Wanted::default(), &dest, &()));
+    let again = again.expect("what could be unpacked can be unpacked again").placed;
+    assert_eq!(again.len(), placed.len());
+    assert!(again.iter().all(|placed| placed.outcome == Outcome::Same), "{again:?}");
+    assert_eq!(state(&dest), expected);
+    Some(placed.into_iter().map(|placed| (placed.name.clone(), after[&placed.name].clone())).collect())
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("names are UTF-8"))
+        .collect();
+    names.sort();
+    names
+}
+
+fn state(folder: &Path) -> State {
+    let content = |name: &String| {
+        let path = folder.join(name);
+        assert!(fs::symlink_metadata(&path).expect("a file").is_file(), "{name} is no file");
+        fs::read(path).expect("a file")
+    };
+    names(folder).into_iter().map(|name| (name.clone(), content(&name))).collect()
+}
