@@ -28,6 +28,7 @@ pub mod bundle;
 pub mod cli;
 pub mod cmd;
 pub mod defects;
+mod draft;
 pub mod elf;
 pub mod export;
 pub mod file;

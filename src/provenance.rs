@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::draft;
 use crate::package::Sha256;
 
 /// Largest record that is read, in bytes.
@@ -102,12 +103,13 @@ impl Provenance {
             modified: modified(&metadata),
         };
         let folder = path.parent().unwrap_or(Path::new("."));
-        let mut temporary = tempfile::Builder::new().prefix(".qus-").tempfile_in(folder)?;
+        draft::sweep(folder);
+        let mut draft = draft::create(folder)?;
         let mut text = serde_json::to_vec_pretty(&record)?;
         text.push(b'\n');
-        temporary.write_all(&text)?;
-        temporary.as_file().set_permissions(Permissions::from_mode(0o644))?;
-        temporary.persist(record_path(path)).map_err(|error| error.error)?;
+        draft.write_all(&text)?;
+        draft.as_file().set_permissions(Permissions::from_mode(0o644))?;
+        draft::complete(draft)?.persist(&record_path(path))?;
         Ok(record)
     }
 

@@ -14,6 +14,7 @@ use super::{is_of, own_head};
 use crate::arch::Arch;
 use crate::bundle::{self, Content};
 use crate::cli::{Bundle, Common, named};
+use crate::draft;
 use crate::folders;
 use crate::interpreter::{Interpreter, default_places, search};
 use crate::output::{Output, Status, path_text};
@@ -153,8 +154,8 @@ fn write(path: &Path, contents: Vec<Content>) -> Result<u64, Problem> {
     let failed =
         |error: &dyn std::fmt::Display| Problem::new(format!("cannot write {}: {error}", path_text(path)));
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file =
-        tempfile::Builder::new().prefix(".qus-").tempfile_in(folder).map_err(|error| failed(&error))?;
+    draft::sweep(folder);
+    let mut file = draft::create(folder).map_err(|error| failed(&error))?;
     bundle::write(Path::new("/proc/self/exe"), contents, &mut BufWriter::new(file.as_file_mut()))
         .map_err(|error| failed(&error))?;
     file.as_file().set_permissions(fs::Permissions::from_mode(0o755)).map_err(|error| failed(&error))?;

@@ -4,18 +4,11 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use nix::fcntl::{Flock, FlockArg};
-use tempfile::TempPath;
 
 use super::error::printable;
 use super::{Outcome, PackageError, Placed};
+use crate::draft::{self, Draft};
 
-/// Before the names of files that are not complete, or have no name yet.
-const TEMPORARY: &str = ".qus-";
-/// A temporary file of this age that nobody holds was left behind by a process that was killed.
-const LEFT_BEHIND: Duration = Duration::from_mins(1);
 /// The mode of an interpreter: everybody starts it, its owner alone replaces it.
 const MODE: u32 = 0o755;
 
@@ -32,15 +25,13 @@ pub(super) struct Staged {
     name: String,
     /// A folder below the destination.
     folder: Option<String>,
-    file: TempPath,
-    /// Tells others that the file is not left behind.
-    _held: Option<Flock<File>>,
+    file: Draft,
     size: u64,
 }
 
 impl Staged {
     pub(super) fn path(&self) -> &Path {
-        &self.file
+        self.file.path()
     }
 }
 
@@ -62,12 +53,12 @@ impl Staging {
     ) -> Result<Staged, PackageError> {
         make_folder(&self.dest, &mut self.made)
             .map_err(|(path, source)| PackageError::Write { path, source })?;
-        sweep(&self.dest);
         let cannot_write =
             |error: io::Error| PackageError::Write { path: self.dest.join(name), source: error };
-        let mut temporary =
-            tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.dest).map_err(cannot_write)?;
-        let writing = temporary.as_file().try_clone().map(hold).map_err(cannot_write)?;
+        if self.staged.is_empty() {
+            draft::sweep(&self.dest);
+        }
+        let mut temporary = draft::create(&self.dest).map_err(cannot_write)?;
         let mut buffer = vec![0; 128 << 10];
         let mut left = size;
         while left > 0 {
@@ -94,11 +85,9 @@ impl Staging {
             left = left.saturating_sub(read as u64);
         }
         temporary.as_file().set_permissions(Permissions::from_mode(MODE)).map_err(cannot_write)?;
-        let held = File::open(temporary.path()).map(hold).map_err(cannot_write)?;
         // Closed here: the kernel starts no file that is open for writing.
-        drop(writing);
-        let (name, file) = (name.to_owned(), temporary.into_temp_path());
-        Ok(Staged { name, folder: None, file, _held: held, size })
+        let file = draft::complete(temporary).map_err(cannot_write)?;
+        Ok(Staged { name: name.to_owned(), folder: None, file, size })
     }
 
     /// Keeps a file for its place. As in every archive a later member stands in for an earlier one of its name.
@@ -117,7 +106,7 @@ impl Staging {
             make_folder(&folder, &mut self.made)
                 .map_err(|(path, source)| PackageError::Write { path, source })?;
             let path = folder.join(&staged.name);
-            match outcome(&staged.file, &path) {
+            match outcome(staged.path(), &path) {
                 Ok(outcome) => plan.push((staged, path, outcome)),
                 Err(source) => return Err(PackageError::Write { path, source }),
             }
@@ -128,7 +117,7 @@ impl Staging {
                 staged
                     .file
                     .persist(&path)
-                    .map_err(|error| PackageError::Write { path: path.clone(), source: error.error })?;
+                    .map_err(|source| PackageError::Write { path: path.clone(), source })?;
             }
             placed.push(Placed { name: staged.name, path, size: staged.size, outcome });
         }
@@ -145,31 +134,6 @@ impl Drop for Staging {
         for folder in self.made.iter().rev() {
             // Not empty: somebody else uses it by now.
             let _ = fs::remove_dir(folder);
-        }
-    }
-}
-
-/// Marks an open file as in use, where the file system has locks. Whoever holds it may do so with others.
-fn hold(file: File) -> Option<Flock<File>> {
-    Flock::lock(file, FlockArg::LockSharedNonblock).ok()
-}
-
-/// Removes temporary files that processes left behind which were killed. Nothing depends on it.
-pub(crate) fn sweep(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-            continue;
-        }
-        let age = entry
-            .metadata()
-            .and_then(|metadata| metadata.modified())
-            .ok()
-            .and_then(|time| time.elapsed().ok());
-        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-        let file = || File::options().read(true).custom_flags(flags).open(entry.path()).ok();
-        let is_free = |file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok();
-        if age.is_some_and(|age| age > LEFT_BEHIND) && file().is_some_and(is_free) {
-            let _ = fs::remove_file(entry.path());
         }
     }
 }

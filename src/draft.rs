@@ -1,0 +1,132 @@
+//! Files that lie beside their later place until they are complete, and what is left of those that never were.
+//!
+//! A process that is killed cannot remove its own. So whoever writes one holds a lock on it (`flock(2)`), which ends with
+//! the process however that ends, and the next one that writes into the folder removes what nobody holds.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use nix::unistd::geteuid;
+use tempfile::{NamedTempFile, TempPath};
+
+/// Begins the name of a draft.
+const PREFIX: &str = ".qus-new-";
+/// Letters and digits behind it.
+const RANDOM: usize = 6;
+
+/// A complete draft, which may be started as it is no longer open for writing.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    path: TempPath,
+    _lock: File,
+}
+
+/// A new draft in `folder`.
+pub(crate) fn create(folder: &Path) -> io::Result<NamedTempFile> {
+    loop {
+        let draft = tempfile::Builder::new().prefix(PREFIX).rand_bytes(RANDOM).tempfile_in(folder)?;
+        hold(draft.as_file());
+        // Somebody may have swept it away before it was locked.
+        if draft.as_file().metadata()?.nlink() > 0 {
+            return Ok(draft);
+        }
+    }
+}
+
+/// Closes a draft that is complete.
+pub(crate) fn complete(draft: NamedTempFile) -> io::Result<Draft> {
+    let lock = File::open(draft.path())?;
+    hold(&lock);
+    Ok(Draft { path: draft.into_temp_path(), _lock: lock })
+}
+
+impl Draft {
+    /// Where it lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives it its name, in the place of what has that.
+    pub(crate) fn persist(self, path: &Path) -> io::Result<()> {
+        self.path.persist(path).map_err(|error| error.error)
+    }
+}
+
+/// Where a file system knows no locks, nobody can take this one for a leftover either.
+fn hold(file: &File) {
+    let _unlocked = file.lock_shared();
+}
+
+/// Removes this user's drafts in `folder` that no process holds. What cannot be removed stays, and is in nobody's way.
+pub(crate) fn sweep(folder: &Path) {
+    for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = file.file_name();
+        let rest = name.as_bytes().strip_prefix(PREFIX.as_bytes());
+        if rest.is_some_and(|rest| rest.len() == RANDOM && rest.iter().all(u8::is_ascii_alphanumeric)) {
+            let _ = remove_if_left(&file.path());
+        }
+    }
+}
+
+fn remove_if_left(path: &Path) -> io::Result<()> {
+    let draft = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)?;
+    let metadata = draft.metadata()?;
+    if !metadata.is_file() || metadata.uid() != geteuid().as_raw() {
+        return Ok(());
+    }
+    draft.try_lock()?;
+    fs::remove_file(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let files = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn only_what_nobody_holds_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        for name in [".qus-new-aB3456", ".qus-new-short", ".qus-new-1234567", ".qus-new-a.3456", "other"] {
+            fs::write(place(name), "half").unwrap();
+        }
+        symlink("other", place(".qus-new-linked")).unwrap();
+        fs::create_dir(place(".qus-new-folder")).unwrap();
+        sweep(folder.path());
+        let left = [
+            ".qus-new-1234567",
+            ".qus-new-a.3456",
+            ".qus-new-folder",
+            ".qus-new-linked",
+            ".qus-new-short",
+            "other",
+        ];
+        assert_eq!(names(folder.path()), left);
+    }
+
+    #[test]
+    fn a_draft_is_held_from_its_first_byte_to_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut draft = create(folder.path()).unwrap();
+        sweep(folder.path());
+        draft.write_all(b"whole").unwrap();
+        let draft = complete(draft).unwrap();
+        sweep(folder.path());
+        assert_eq!(fs::read(draft.path()).unwrap(), b"whole");
+        draft.persist(&folder.path().join("name")).unwrap();
+        assert_eq!(names(folder.path()), ["name"]);
+    }
+}
