@@ -114,6 +114,13 @@ pub fn is_interim(name: &HandlerName) -> bool {
     name.as_bytes().windows(INTERIM.len()).any(|window| window == INTERIM.as_bytes())
 }
 
+/// The number of the process that gave a handler its interim name.
+#[must_use]
+pub fn interim_process(name: &HandlerName) -> Option<u32> {
+    let name = std::str::from_utf8(name.as_bytes()).ok()?;
+    name.rsplit_once(INTERIM)?.1.parse().ok()
+}
+
 /// Whether `name` is one that qus gives to a handler of `arch`.
 #[must_use]
 pub fn is_named_for(name: &HandlerName, arch: &Arch) -> bool {

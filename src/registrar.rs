@@ -100,38 +100,88 @@ impl Staged {
     /// Whether some rule still has to be registered anew, under its final name.
     #[must_use]
     pub fn is_interim(&self) -> bool {
-        self.rules.iter().any(|staged| staged.name != *staged.rule.name())
+        self.rules.iter().any(StagedRule::is_interim)
     }
 
-    /// Removes what the new rules supersede and gives them their final names.
+    /// Gives the new rules their final names and removes what they supersede, unless `confirm`, which is asked in between,
+    /// says that those under their final names do not work: whether it was done.
     ///
-    /// The interim rule goes last, so that a handler is in place throughout. If the final one cannot be registered, the
-    /// one that had the name comes back.
-    pub fn commit(self, instance: &Instance) -> Result<(), ActError> {
-        for staged in &self.rules {
+    /// The interim rules go last, so that a handler is in place throughout. Where the final ones cannot be registered, or
+    /// are not confirmed, everything is as it was, but that what comes back is in front of its neighbours.
+    pub fn commit(self, instance: &Instance, confirm: &mut dyn FnMut() -> bool) -> Result<bool, ActError> {
+        let mut renamed = Vec::new();
+        let mut done = self.rename(instance, &mut renamed);
+        if done.is_ok() && !renamed.is_empty() && !confirm() {
+            done = Ok(false);
+        }
+        if matches!(done, Ok(true)) {
+            // From here on there is no way back; what fails to go is told, and is gone with the next run.
+            let interim = self.rules.iter().filter(|staged| staged.is_interim()).map(|staged| &staged.name);
+            let is_final = |name: &&HandlerName| !self.rules.iter().any(|staged| staged.rule.name() == *name);
+            let superseded = self.removes.iter().filter(is_final);
+            let removals = interim.chain(superseded).map(|name| remove(instance, name));
+            removals.fold(Ok(()), std::result::Result::and)?;
+            return Ok(true);
+        }
+        let mut back = Ok(());
+        for one in renamed.into_iter().rev() {
+            back = back.and(one.put_back(instance));
+        }
+        if back.is_err() {
+            // The interim rules are all that is left of some handler.
+            return back.map(|()| false);
+        }
+        self.undo(instance)?;
+        done
+    }
+
+    /// Registers the rules that wait under an interim name under their final ones. Those that were are in `renamed`,
+    /// whatever the result.
+    fn rename(&self, instance: &Instance, renamed: &mut Vec<Renamed>) -> Result<bool, ActError> {
+        for staged in self.rules.iter().filter(|staged| staged.is_interim()) {
             let name = staged.rule.name();
-            if staged.name == *name {
-                continue;
-            }
-            let old = instance.entry(name)?.and_then(|entry| entry.to_rule(name));
+            let old = instance.entry(name)?;
             remove(instance, name)?;
-            let renamed = register_or_find(instance, &staged.rule);
-            if let Err(error) = renamed.and_then(|_| read_back(instance, &staged.rule)) {
-                remove(instance, name)?;
-                if let Some(old) = old {
-                    instance.register(&old)?;
-                }
-                remove(instance, &staged.name)?;
-                return Err(error);
-            }
-            remove(instance, &staged.name)?;
+            let registered = register_or_find(instance, &staged.rule);
+            let new = matches!(registered, Ok(false)).then(|| staged.rule.clone());
+            renamed.push(Renamed { name: name.clone(), old, new });
+            registered?;
+            read_back(instance, &staged.rule)?;
         }
-        for name in &self.removes {
-            if !self.rules.iter().any(|staged| staged.rule.name() == name) {
-                remove(instance, name)?;
+        Ok(true)
+    }
+}
+
+impl StagedRule {
+    fn is_interim(&self) -> bool {
+        self.name != *self.rule.name()
+    }
+}
+
+/// A name that was taken from the handler that had it.
+struct Renamed {
+    name: HandlerName,
+    old: Option<Entry>,
+    /// What this process registered under it, if it did.
+    new: Option<Rule>,
+}
+
+impl Renamed {
+    /// Gives the name back, unless somebody else has done something with it meanwhile.
+    fn put_back(self, instance: &Instance) -> Result<(), ActError> {
+        if let Some(new) = &self.new {
+            if instance.entry(&self.name)?.is_none_or(|entry| !entry.is(new)) {
+                return Ok(());
             }
+            remove(instance, &self.name)?;
         }
-        Ok(())
+        let rule = self.old.as_ref().and_then(|old| old.to_rule(&self.name));
+        let Some((old, rule)) = self.old.zip(rule) else { return Ok(()) };
+        match instance.register(&rule) {
+            Ok(()) if !old.enabled => Ok(instance.set_enabled(&self.name, false)?),
+            Ok(()) | Err(RegisterError::NameTaken(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -155,7 +205,7 @@ fn register_or_find(instance: &Instance, rule: &Rule) -> Result<bool, ActError> 
 }
 
 /// Removes a handler; one that is gone already is removed.
-fn remove(instance: &Instance, name: &HandlerName) -> Result<(), HandlerError> {
+pub fn remove(instance: &Instance, name: &HandlerName) -> Result<(), HandlerError> {
     match instance.remove(name) {
         Err(HandlerError::Missing(_)) => Ok(()),
         other => other,

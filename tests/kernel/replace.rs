@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use qus::binfmt::Flags;
+
 use crate::Test;
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, QUS, busybox, order};
@@ -22,6 +24,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("what_is_not_verified_is_called_so", no_verify),
     Test::new("an_architecture_may_have_two_handlers", two_handlers),
     Test::new("a_batch_goes_on", batch),
+    Test::new("what_an_interrupted_run_left_is_removed", leftover),
     Test::new("all_who_register_at_once_are_done", at_once),
     Test::new("what_the_host_runs_itself_is_refused", native),
     Test::new("any_static_emulator_can_be_given", any_emulator),
@@ -227,6 +230,31 @@ fn at_once(lab: &Lab) {
     assert_eq!(lab.entries().len(), 4, "{:#?}", lab.entries());
     let said = lab.done(words);
     assert_eq!(said.matches(" unchanged ").count(), 3, "{said}");
+}
+
+/// A run that was killed left its interim behind; the process whose number is in its name is gone. No process has a number
+/// beyond 4194304 (`PID_MAX_LIMIT`), and this one goes on.
+fn leftover(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    let wanted = lab.entries();
+    lab.done(["reset"]);
+    let alive = format!("qemu-arm.qus-{}", std::process::id());
+    for name in ["qemu-arm.qus-4194305", &alive] {
+        lab.handler(name, "arm", &interpreter("arm"), Flags::FIX_BINARY);
+    }
+    // Behind the handler that it was to become.
+    let flags = Flags::PRESERVE_ARGV0 | Flags::OPEN_BINARY | Flags::FIX_BINARY;
+    lab.handler("qemu-arm", "arm", &interpreter("arm"), flags);
+    lab.handler("qemu-s390x.qus-4194305", "s390x", &interpreter("s390x"), Flags::FIX_BINARY);
+    assert!(lab.done(["register", "--dry-run", "arm"]).contains(" unchanged "));
+    assert_eq!(order().len(), 4);
+    assert!(lab.done(["register", "arm"]).contains(" unchanged "));
+    assert_eq!(order(), ["qemu-s390x.qus-4194305", "qemu-arm", &alive]);
+    lab.done(["reset"]);
+    // One that nothing stands in front of serves, until it is replaced.
+    lab.handler("qemu-arm.qus-4194305", "arm", &interpreter("arm"), Flags::FIX_BINARY);
+    assert!(lab.done(["register", "arm"]).contains(" replaced "));
+    assert_eq!(lab.entries(), wanted);
 }
 
 fn native(lab: &Lab) {

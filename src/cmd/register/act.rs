@@ -12,7 +12,7 @@ use crate::memory;
 use crate::plan::{self, Registration};
 use crate::probe::{self, Expected, Failure, Proof, Subject, Trial, judge_all};
 use crate::problem::Problem;
-use crate::registrar::Staged;
+use crate::registrar::{Staged, remove};
 
 /// One architecture whose new rules are registered, and not yet final.
 struct Open {
@@ -30,6 +30,7 @@ pub(super) fn act(
     gathered: &Gathered,
 ) -> Result<(), Problem> {
     let mut act = Act { instance, items, gathered };
+    act.sweep()?;
     let mut open = Vec::new();
     for (item, registration) in work {
         let Some(arch) = act.gathered.arches.get(item).copied() else { continue };
@@ -54,6 +55,14 @@ pub(super) fn act(
     Ok(())
 }
 
+/// Why there is no proof.
+enum Unproven {
+    /// It failed.
+    Failed(Failure),
+    /// Nothing could be executed.
+    NotRun(Problem),
+}
+
 struct Act<'a> {
     instance: &'a Instance,
     items: &'a mut [Item],
@@ -61,6 +70,21 @@ struct Act<'a> {
 }
 
 impl Act<'_> {
+    /// Removes the interims that killed processes left behind handlers that need nothing. Where there is work to do, they
+    /// are superseded anyway.
+    fn sweep(&self) -> Result<(), Problem> {
+        for handler in &self.gathered.handlers {
+            let Some(arch) = plan::emulates(handler) else { continue };
+            let mut items = self.gathered.arches.iter().zip(self.items.iter());
+            let is_left = plan::interim_process(&handler.name)
+                .is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists());
+            if is_left && items.any(|(its, item)| *its == arch && item.is_at_rest()) {
+                remove(self.instance, &handler.name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Executes the probes of `open` and finishes each; returns those that are registered anew without `P`.
     fn prove(&mut self, open: Vec<Open>) -> Result<Vec<Open>, Problem> {
         let mut again = Vec::new();
@@ -135,32 +159,36 @@ impl Act<'_> {
     }
 
     fn commit(&mut self, one: Open, proof: Option<Proof>) {
-        let was_interim = one.staged.is_interim();
-        if let Err(error) = one.staged.commit(self.instance) {
-            self.failed(one.item, Problem::new(error.to_string()));
-            return;
-        }
-        let proof = if was_interim && proof.is_some() {
-            self.prove_again(one.arch, one.flags)
-        } else {
-            proof.map(Ok)
+        let Open { item, arch, flags, staged } = one;
+        let verify = proof.is_some();
+        let mut again = proof.map(Ok);
+        // The same rule under its final name has opened the interpreter anew: that, too, is executed before it is claimed.
+        let mut confirm = || {
+            if verify {
+                again = Some(self.prove_again(arch, flags));
+            }
+            matches!(again, None | Some(Ok(_)))
         };
-        match proof.transpose() {
-            Ok(proof) => {
-                if let Some(item) = self.items.get_mut(one.item) {
-                    item.done(one.flags, proof);
+        let committed = staged.commit(self.instance, &mut confirm);
+        match (committed, again.transpose()) {
+            (Ok(_), Ok(proof)) => {
+                if let Some(item) = self.items.get_mut(item) {
+                    item.done(flags, proof);
                 }
             }
-            Err(failure) => self.unproven(one.item, &failure),
+            (Ok(_), Err(Unproven::Failed(failure))) => self.unproven(item, &failure),
+            (Ok(_), Err(Unproven::NotRun(problem))) => self.failed(item, problem),
+            (Err(error), _) => self.failed(item, Problem::new(error.to_string())),
         }
     }
 
-    /// The same rule under its final name has opened the interpreter anew: that, too, is executed before it is claimed.
-    fn prove_again(&mut self, arch: &'static Arch, flags: Flags) -> Option<Result<Proof, Failure>> {
-        let (trials, _) = probe::run(&Subject::all_of(arch).collect::<Vec<_>>(), &[]).ok()?;
+    fn prove_again(&self, arch: &'static Arch, flags: Flags) -> Result<Proof, Unproven> {
+        let (trials, _) = probe::run(&Subject::all_of(arch).collect::<Vec<_>>(), &[])
+            .map_err(|error| Unproven::NotRun(Problem::new(error.to_string()).cure(NO_VERIFY)))?;
         let interpreter = self.gathered.interpreter(arch).map(|interpreter| interpreter.id);
         let preserve_argv0 = flags.contains(Flags::PRESERVE_ARGV0);
-        Some(judge_all(&trials, &Expected { preserve_argv0, interpreter, in_front: None }))
+        judge_all(&trials, &Expected { preserve_argv0, interpreter, in_front: None })
+            .map_err(Unproven::Failed)
     }
 
     /// A failed proof: the new rules go, and what was there is as it was.

@@ -271,6 +271,11 @@ impl Item {
         self.interpreter.as_deref().map(Path::new)
     }
 
+    /// Whether its handlers were there already, and stay.
+    pub(super) fn is_at_rest(&self) -> bool {
+        matches!(self.outcome, Outcome::Unchanged | Outcome::Kept)
+    }
+
     fn is_new(&self) -> bool {
         matches!(self.outcome, Outcome::Registered | Outcome::Replaced)
     }
