@@ -27,7 +27,8 @@ impl Selection for Wanted {
     fn want(&mut self, file_name: &[u8]) -> Option<String> {
         self.asked += 1;
         assert!(!file_name.contains(&b'/'));
-        file_name.starts_with(b"qemu-").then(|| String::from_utf8_lossy(file_name).into_owned())
+        // As printable as the names that qus itself gives.
+        file_name.starts_with(b"qemu-").then(|| file_name.escape_ascii().to_string())
     }
 
     fn complete(&self) -> bool {
