@@ -220,8 +220,9 @@ fn register(instance: &Instance, rule: &Rule, replaces: bool) -> Result<(), Prob
     let registration =
         Registration { rules: vec![rule.clone()], removes, because: None, displaced: Vec::new() };
     let staged = Staged::stage(instance, &registration);
-    let done = staged.and_then(|staged| staged.commit(instance));
-    done.map_err(|error| Problem::new(error.to_string()))
+    // Nothing is executed here that could speak against it.
+    let done = staged.and_then(|staged| staged.commit(instance, &mut || true));
+    done.map(|_confirmed| ()).map_err(|error| Problem::new(error.to_string()))
 }
 
 impl Item {

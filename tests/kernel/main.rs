@@ -12,12 +12,14 @@ mod bad_input;
 #[path = "../package/build.rs"]
 mod build;
 mod checks;
+mod concurrency;
 mod conflict;
 mod differential;
 mod doctor;
 mod downloads;
 mod environment;
 mod export;
+mod faults;
 mod fetch;
 mod grammar;
 mod headers;
@@ -42,7 +44,7 @@ mod scope;
 mod situations;
 mod which;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Conclusion, Trial};
 
@@ -55,18 +57,25 @@ struct Test {
     identity: Identity,
     /// Whether an instance is mounted before it begins.
     mounted: bool,
+    /// Whether it needs strace.
+    strace: bool,
     body: fn(&Lab),
 }
 
 impl Test {
     /// A test as root of its user namespace, with an instance mounted.
     const fn new(name: &'static str, body: fn(&Lab)) -> Self {
-        Self { name, identity: Identity::Root, mounted: true, body }
+        Self { name, identity: Identity::Root, mounted: true, strace: false, body }
     }
 
     /// The same test as somebody who is not root.
     const fn somebody(self) -> Self {
         Self { identity: Identity::Somebody, ..self }
+    }
+
+    /// The same test, which is skipped where there is no strace.
+    const fn with_strace(self) -> Self {
+        Self { strace: true, ..self }
     }
 
     /// The same test with no instance mounted before it begins.
@@ -105,6 +114,8 @@ fn tests() -> Vec<Test> {
         apply::TESTS,
         bad_input::TESTS,
         environment::TESTS,
+        faults::TESTS,
+        concurrency::TESTS,
     ];
     themes.into_iter().flatten().map(|test| Test { ..*test }).collect()
 }
@@ -123,9 +134,17 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::from_args();
     if arguments.list {
-        return conclude(&arguments, tests, false).exit_code();
+        return conclude(&arguments, tests, |_| false).exit_code();
     }
     let obstacle = namespace::obstacle();
+    let has_strace = Command::new("strace").arg("--version").output().is_ok();
+    if !has_strace {
+        eprintln!("skipped: tests of faults: there is no strace here");
+        assert!(
+            std::env::var_os("QUS_REQUIRE_KERNEL").is_none(),
+            "QUS_REQUIRE_KERNEL is set: a skip is a failure"
+        );
+    }
     if let Some(obstacle) = &obstacle {
         eprintln!("skipped: no instance of our own can be had here: {obstacle}");
         if std::env::var_os("QUS_REQUIRE_KERNEL").is_some() {
@@ -135,11 +154,12 @@ fn main() -> ExitCode {
     } else {
         downloads::prepare();
     }
-    conclude(&arguments, tests, obstacle.is_some()).exit_code()
+    conclude(&arguments, tests, |test| obstacle.is_some() || test.strace && !has_strace).exit_code()
 }
 
-fn conclude(arguments: &Arguments, tests: Vec<Test>, skipped: bool) -> Conclusion {
+fn conclude(arguments: &Arguments, tests: Vec<Test>, skipped: impl Fn(&Test) -> bool) -> Conclusion {
     let trials = tests.into_iter().map(|test| {
+        let skipped = skipped(&test);
         Trial::test(test.name, move || namespace::run_inside(test.name).map_err(Into::into))
             .with_ignored_flag(skipped)
     });

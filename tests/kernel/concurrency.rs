@@ -1,0 +1,169 @@
+//! Many at once on one instance. Nobody crashes, every exit status is true, and what is there in the end is what some order
+//! of them, one after the other, would have left.
+//!
+//! `QUS_CONCURRENCY=64` makes it sixty-four of them with all architectures; the usual run has a few.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
+
+use qus::binfmt::Flags;
+use serde_json::Value;
+
+use crate::Test;
+use crate::downloads::{self, interpreter};
+use crate::lab::{Lab, Ran, busybox, order};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("many_register_at_once", many),
+    Test::new("many_replace_at_once", many_replace),
+    Test::new("many_take_over_an_older_naming", older_naming),
+    Test::new("two_versions_at_once_leave_one_of_them", two_versions),
+    Test::new("register_reset_and_list_at_once", mixed),
+];
+
+/// A handler of somebody else, which has to be there in the end.
+const FOREIGN: &[u8] = b":foreign:E::qus-test::/bin/true:";
+
+/// How many at once, and which architectures.
+fn scale() -> (usize, &'static [&'static str]) {
+    let asked = std::env::var("QUS_CONCURRENCY").ok().map(|count| count.parse().unwrap());
+    asked.map_or((8, &["arm", "s390x", "mips"]), |count| (count, &["all"]))
+}
+
+/// Starts qus with each of `lines`, all before the first is waited for.
+fn at_once(lab: &Lab, lines: &[Vec<&str>]) -> Vec<Ran> {
+    let start = |words: &Vec<&str>| {
+        let mut command = lab.program(&[], words.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let started: Vec<Child> = lines.iter().map(start).collect();
+    // Side by side, as a full pipe would stop them.
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> = started
+            .into_iter()
+            .map(|child| scope.spawn(|| Ran::of(&child.wait_with_output().unwrap())))
+            .collect();
+        waiting.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+fn register<'a>(options: &[&'a str], arches: &[&'a str]) -> Vec<&'a str> {
+    [&["register"], options, arches].concat()
+}
+
+/// What one `register` leaves where there was nothing.
+fn alone(lab: &Lab, line: &[&str]) -> BTreeMap<String, String> {
+    lab.done(line.iter().copied());
+    let entries = lab.entries();
+    lab.done(["reset"]);
+    entries
+}
+
+fn many(lab: &Lab) {
+    lab.register(FOREIGN).unwrap();
+    let (count, arches) = scale();
+    let line = register(&[], arches);
+    let wanted = alone(lab, &line);
+    for ran in at_once(lab, &vec![line; count]) {
+        assert_eq!(ran.status, 0, "{ran:#?}");
+    }
+    assert_eq!(lab.entries(), wanted);
+    assert_eq!(order().len(), wanted.len());
+    assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
+}
+
+fn many_replace(lab: &Lab) {
+    lab.register(FOREIGN).unwrap();
+    let (count, arches) = scale();
+    let line = register(&[], arches);
+    let wanted = alone(lab, &line);
+    for arch in ["arm", "s390x", "mips"] {
+        lab.handler(&format!("qemu-{arch}"), arch, &interpreter(arch), Flags::empty());
+    }
+    for ran in at_once(lab, &vec![line; count]) {
+        assert_eq!(ran.status, 0, "{ran:#?}");
+    }
+    assert_eq!(lab.entries(), wanted);
+    assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
+}
+
+fn older_naming(lab: &Lab) {
+    lab.register(FOREIGN).unwrap();
+    let line = register(&["--replace"], &["arm"]);
+    let wanted = alone(lab, &line);
+    // Names of dbhi/qus and of an interrupted run, and one that is in vain.
+    for name in ["qemu-arm-static", "qus-arm", "qemu-arm.qus-1", "qemu-armv7l"] {
+        lab.handler(name, "arm", &interpreter("arm"), Flags::FIX_BINARY);
+    }
+    lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::empty());
+    for ran in at_once(lab, &vec![line; scale().0]) {
+        assert_eq!(ran.status, 0, "{ran:#?}");
+    }
+    assert_eq!(lab.entries(), wanted);
+}
+
+/// Each insists on its own interpreter: one of them has it in the end, and it works.
+fn two_versions(lab: &Lab) {
+    lab.register(FOREIGN).unwrap();
+    let (older, newer) = (downloads::distribution(), downloads::newer());
+    let lines: Vec<_> = [&older, &newer]
+        .map(|folder| register(&["--replace", "--interpreter-dir", folder.to_str().unwrap()], &["arm"]))
+        .into_iter()
+        .cycle()
+        .take(scale().0)
+        .collect();
+    let serial: Vec<_> = lines.iter().take(2).map(|line| alone(lab, line)).collect();
+    let runs = at_once(lab, &lines);
+    for ran in &runs {
+        // Somebody else's handler in front, or a failed probe because of it: both are said.
+        assert!(matches!(ran.status, 0..=2) && !ran.stderr.contains("panicked"), "{ran:#?}");
+    }
+    assert!(runs.iter().any(|ran| ran.status == 0), "{runs:#?}");
+    let now = lab.entries();
+    assert!(serial.contains(&now), "{now:#?} is neither of {serial:#?} after {runs:#?}");
+    assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
+    lab.done(lines[0].iter().copied());
+    assert_eq!(lab.entries(), serial[0]);
+}
+
+fn mixed(lab: &Lab) {
+    lab.register(FOREIGN).unwrap();
+    let (count, arches) = scale();
+    let line = register(&[], arches);
+    let wanted = alone(lab, &line);
+    let mut lines = Vec::new();
+    for index in 0..count {
+        lines.push([line.clone(), vec!["--json"]].concat());
+        if index % 3 == 0 {
+            lines.push(vec!["reset", "--json"]);
+            lines.push(vec!["list", "--json"]);
+        }
+    }
+    let runs = at_once(lab, &lines);
+    for (words, ran) in lines.iter().zip(&runs) {
+        let value: Value = ran.json();
+        match words[0] {
+            // What was there when it looked is gone; what others remove or add meanwhile is no failure.
+            "reset" | "list" => assert_eq!(ran.status, 0, "{ran:#?}"),
+            _ => {
+                assert!(matches!(ran.status, 0..=2), "{ran:#?}");
+                let items = value["items"].as_array().unwrap();
+                let is_good = |item: &Value| {
+                    let outcome = item["outcome"].as_str().unwrap();
+                    let is_served = ["registered", "replaced", "unchanged", "kept"].contains(&outcome);
+                    let is_native = outcome == "refused" && words.contains(&"all");
+                    is_served || is_native
+                };
+                assert_eq!(items.iter().all(is_good), ran.status == 0, "{ran:#?}");
+            }
+        }
+    }
+    let now = lab.entries();
+    // Each handler that is there is as it should be, under its own name: no order leaves another.
+    assert!(now.iter().all(|(name, text)| wanted.get(name) == Some(text)), "{now:#?}");
+    assert!(now.contains_key("foreign"));
+    lab.done(line.iter().copied());
+    assert_eq!(lab.entries(), wanted);
+    lab.done(["reset"]);
+    assert_eq!(order(), ["foreign"]);
+}

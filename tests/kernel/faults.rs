@@ -1,0 +1,464 @@
+//! Every system call of a command fails once, and every one is the last: strace puts an errno in its place, or kills.
+//!
+//! Whatever happens, nothing is half-written or lost, exit status 0 means that it is done, and the next run mends the
+//! rest. A few calls are tried in every run of the tests; `QUS_FAULTS=full` tries all of them, and adds to the file
+//! `faults` in `target/…/tmp` how many they were.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use qus::binfmt::Flags;
+
+use crate::Test;
+use crate::build::{Tree, deb};
+use crate::downloads::{self, interpreter};
+use crate::lab::{Lab, Ran, busybox, run};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("faults_in_register", register).with_strace(),
+    Test::new("faults_in_replace", replace).with_strace(),
+    Test::new("faults_in_replace_of_what_is_disabled", replace_disabled).with_strace(),
+    Test::new("what_is_not_proven_again_is_put_back", not_proven_again).with_strace(),
+    Test::new("faults_in_register_in_memory", in_memory).with_strace(),
+    Test::new("faults_in_reset", reset).with_strace(),
+    Test::new("faults_in_fetch", fetch).with_strace(),
+    Test::new("faults_in_bundle", bundle).with_strace(),
+    Test::new("faults_in_run", run_program).with_strace(),
+];
+
+/// Faults that are tried of each command unless `QUS_FAULTS` is `full`.
+const SAMPLE: usize = 24;
+
+/// How many of a call are tried from its beginning and from its end, where there are many that are alike.
+const ALIKE: usize = 30;
+
+/// Calls that are left alone: what has no errno, and what a process cannot do without when it ends.
+const SPARED: [&str; 4] = ["exit", "exit_group", "rt_sigreturn", "restart_syscall"];
+
+/// What is put in the place of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    Errno(&'static str),
+    Kill,
+}
+
+/// A fault in the `when`th `call` of the main process, or of every process.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Case {
+    call: String,
+    when: usize,
+    fault: Fault,
+    every_process: bool,
+}
+
+/// A command under test.
+struct Scene<'a> {
+    lab: &'a Lab,
+    words: &'a [&'a str],
+    /// Makes everything as it is before the command.
+    prepare: &'a dyn Fn(),
+    /// What holds after a fault, whatever it was: `Ran`, and whether the command was killed by the fault.
+    after: &'a dyn Fn(&Ran, bool),
+    /// What holds when it is done; called after a run with exit status 0.
+    done: &'a dyn Fn(),
+}
+
+impl Scene<'_> {
+    fn play(&self) {
+        set_child_subreaper(true).unwrap();
+        fs::create_dir_all(self.lab.path("tmp")).unwrap();
+        let cases = self.cases();
+        let full = std::env::var_os("QUS_FAULTS").is_some_and(|value| value == "full");
+        let step = if full { 1 } else { cases.len().div_ceil(SAMPLE) };
+        // Another part of them each time.
+        let first = if full { 0 } else { std::process::id() as usize % step };
+        let mut found = Vec::new();
+        let (mut tried, mut missed) = (0, 0);
+        for case in cases.iter().skip(first).step_by(step) {
+            tried += 1;
+            let verdict = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.one(case)));
+            match verdict {
+                Ok(happened) => missed += usize::from(!happened),
+                Err(_) => found.push(case),
+            }
+        }
+        let words = self.words.join(" ");
+        let counted = format!("{tried} of {} faults in qus {words}, {missed} did not happen\n", cases.len());
+        if full {
+            let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults");
+            let mut file = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+            file.write_all(counted.as_bytes()).unwrap();
+        }
+        eprint!("{counted}");
+        assert!(missed * 4 < tried, "{counted}");
+        assert!(found.is_empty(), "{} of {tried}: {found:#?}", found.len());
+    }
+
+    /// Whether there was such a call: not every run has as many.
+    fn one(&self, case: &Case) -> bool {
+        (self.prepare)();
+        let fault = match case.fault {
+            Fault::Errno(name) => format!("error={name}"),
+            Fault::Kill => "signal=KILL".to_owned(),
+        };
+        let inject = format!("inject={}:{fault}:when={}", case.call, case.when);
+        let trace = self.lab.path("trace");
+        let ran = self.traced(&["-qq", "-o", trace.to_str().unwrap(), "-e", &inject], case.every_process);
+        assert_ne!(ran.status, 124, "it hangs: {ran:#?}");
+        let text = fs::read_to_string(&trace).unwrap();
+        let happened = text.contains("(INJECTED)") || case.fault == Fault::Kill && text.contains("killed by");
+        // An allocation that fails aborts the process.
+        let killed = case.fault == Fault::Kill || ran.status >= 128;
+        if ran.status == 0 && case.fault != Fault::Kill {
+            (self.done)();
+        }
+        (self.after)(&ran, killed);
+        self.nobody_is_left();
+        let again = run(&mut self.command(&[]));
+        assert_eq!(again.status, 0, "after {ran:#?}: {again:#?}");
+        (self.done)();
+        self.nothing_is_left_in_tmp(killed);
+        happened
+    }
+
+    /// All faults that are worth it.
+    fn cases(&self) -> BTreeSet<Case> {
+        (self.prepare)();
+        let trace = self.lab.path("trace");
+        let path = trace.to_str().unwrap().to_owned();
+        let ran = self.traced(&["-qq", "-o", &path], true);
+        assert_eq!(ran.status, 0, "{ran:#?}");
+        (self.done)();
+        let text = fs::read_to_string(&trace).unwrap();
+        let main = text.split_whitespace().next().unwrap();
+        let mut counts = BTreeMap::<(&str, &str), usize>::new();
+        for line in text.lines() {
+            let Some((process, rest)) = line.split_once(' ') else { continue };
+            let Some((call, _)) = rest.trim_start().split_once('(') else { continue };
+            if call.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+                *counts.entry((process, call)).or_default() += 1;
+            }
+        }
+        let mut cases = BTreeSet::new();
+        for ((process, call), count) in counts {
+            if SPARED.contains(&call) {
+                continue;
+            }
+            let is_main = process == main;
+            for when in 1..=count {
+                // The first is that of strace itself.
+                if call == "execve" && when == 1 || (ALIKE..count.saturating_sub(ALIKE)).contains(&when) {
+                    continue;
+                }
+                for fault in faults(call) {
+                    let call = call.to_owned();
+                    cases.insert(Case { call, when, fault, every_process: !is_main });
+                }
+            }
+        }
+        cases
+    }
+
+    fn traced(&self, options: &[&str], every_process: bool) -> Ran {
+        let follow = if every_process { &["-f"][..] } else { &[] };
+        let wrapper = [&["timeout", "60", "strace"], follow, options].concat();
+        run(&mut self.command(&wrapper))
+    }
+
+    fn command(&self, wrapper: &[&str]) -> std::process::Command {
+        let mut command = self.lab.program(wrapper, self.words.iter().copied());
+        command.env("TMPDIR", self.lab.path("tmp"));
+        command
+    }
+
+    /// Whoever was started has ended, or does so when the pipes break.
+    fn nobody_is_left(&self) {
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Err(_) => return,
+                Ok(WaitStatus::StillAlive) => {
+                    assert!(Instant::now() < end, "a process is left behind");
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Only who is killed leaves temporary files behind.
+    fn nothing_is_left_in_tmp(&self, killed: bool) {
+        let left: Vec<_> =
+            fs::read_dir(self.lab.path("tmp")).unwrap().map(|file| file.unwrap().path()).collect();
+        for path in &left {
+            fs::remove_dir_all(path).or_else(|_| fs::remove_file(path)).unwrap();
+        }
+        assert!(killed || left.len() <= 1, "{left:?}");
+    }
+}
+
+/// What may become of a call. `EINTR` where a signal can interrupt one, what a full disk and full memory say where they
+/// say it.
+fn faults(call: &str) -> Vec<Fault> {
+    let mut faults = vec![Fault::Kill];
+    // The standard library panics where a directory cannot be closed, which the kernel never says.
+    if call != "close" {
+        faults.push(Fault::Errno("EIO"));
+    }
+    match call {
+        "write" | "pwrite64" | "copy_file_range" | "sendfile" | "mkdir" | "symlink" | "ftruncate" => {
+            faults.push(Fault::Errno("ENOSPC"));
+        }
+        "mmap" | "brk" | "clone" | "clone3" | "vfork" | "memfd_create" => {
+            faults.push(Fault::Errno("ENOMEM"));
+        }
+        _ => {}
+    }
+    if matches!(
+        call,
+        "read" | "write" | "openat" | "poll" | "ppoll" | "wait4" | "waitid" | "pread64" | "flock"
+    ) {
+        faults.push(Fault::Errno("EINTR"));
+    }
+    faults
+}
+
+/// A handler of somebody else.
+const FOREIGN: &str = ":foreign:E::qus-test::/bin/true:";
+
+fn with_foreign(lab: &Lab) {
+    for name in lab.entries().keys() {
+        lab.command(name, "-1");
+    }
+    lab.register(FOREIGN.as_bytes()).unwrap();
+}
+
+/// The instance is as it was or as it should be, unless qus was killed: then, too, nothing of before is lost, and whatever
+/// is there is one of the two, or the interim.
+fn instance_is_sound(
+    lab: &Lab,
+    ran: &Ran,
+    killed: bool,
+    before: &BTreeMap<String, String>,
+    wanted: &BTreeMap<String, String>,
+) {
+    let now = lab.entries();
+    assert_eq!(now.get("foreign"), before.get("foreign"), "{ran:#?}");
+    if !killed && (now == *before || now == *wanted) {
+        return;
+    }
+    // What cannot be removed is named.
+    assert!(killed || ran.stdout.contains("cannot write "), "{now:#?} after {ran:#?}");
+    for (name, text) in &now {
+        let (name, _) = name.split_once(".qus-").unwrap_or((name, ""));
+        let known = [before.get(name), wanted.get(name)];
+        assert!(known.contains(&Some(text)), "{name}: {text}");
+    }
+}
+
+/// Registers in an instance that `prepare` makes.
+fn registers(lab: &Lab, words: &[&str], prepare: &dyn Fn()) {
+    prepare();
+    let before = lab.entries();
+    let ran = run(&mut lab.program(&[], words.iter().copied()));
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    let wanted = lab.entries();
+    assert_ne!(before, wanted);
+    let served_before = before.get("qemu-arm").is_some_and(|text| text.starts_with("enabled"));
+    Scene {
+        lab,
+        words,
+        prepare,
+        after: &|ran, killed| {
+            instance_is_sound(lab, ran, killed, &before, &wanted);
+            assert!(ran.status != 0 || ran.stdout.contains(", proven"), "claimed without proof: {ran:#?}");
+            assert!(!ran.stdout.contains("unproven") || lab.entries() == before, "{ran:#?}");
+            // On this host, that is: it may lack the flag F.
+            if served_before {
+                assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n", "{ran:#?}");
+            }
+        },
+        done: &|| assert_eq!(lab.entries(), wanted),
+    }
+    .play();
+}
+
+fn register(lab: &Lab) {
+    registers(lab, &["register", "arm"], &|| with_foreign(lab));
+}
+
+fn replace(lab: &Lab) {
+    registers(lab, &["register", "arm"], &|| {
+        with_foreign(lab);
+        lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::PRESERVE_ARGV0);
+    });
+}
+
+/// The last process that qus starts proves the handler under its final name. It cannot be started.
+fn not_proven_again(lab: &Lab) {
+    let words = ["register", "arm"];
+    for enabled in ["1", "0"] {
+        with_foreign(lab);
+        lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::empty());
+        lab.command("qemu-arm", enabled);
+        let before = lab.entries();
+        let trace = lab.path("trace");
+        let options = ["-qq", "-e", "trace=process", "-o", trace.to_str().unwrap()];
+        let ran = run(&mut lab.program(&[&["strace"], &options[..]].concat(), words));
+        assert!(ran.status == 0 && ran.stdout.contains(" replaced "), "{ran:#?}");
+        let text = fs::read_to_string(&trace).unwrap();
+        let calls = text.lines().filter_map(|line| Some(line.split_once('(')?.0));
+        let starts: Vec<&str> = calls.filter(|call| matches!(*call, "clone" | "clone3" | "vfork")).collect();
+        let last = starts.last().unwrap();
+        let when = starts.iter().filter(|call| *call == last).count();
+
+        with_foreign(lab);
+        lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::empty());
+        lab.command("qemu-arm", enabled);
+        let inject = format!("inject={last}:error=EAGAIN:when={when}");
+        let wrapper = ["strace", "-qq", "-o", trace.to_str().unwrap(), "-e", &inject];
+        let ran = run(&mut lab.program(&wrapper, words));
+        assert_eq!(ran.status, 2, "{ran:#?}");
+        assert!(ran.stdout.contains("cannot run probes: Resource temporarily unavailable"), "{ran:#?}");
+        assert_eq!(lab.entries(), before);
+    }
+}
+
+fn replace_disabled(lab: &Lab) {
+    registers(lab, &["register", "arm"], &|| {
+        with_foreign(lab);
+        lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::FIX_BINARY);
+        lab.command("qemu-arm", "0");
+    });
+}
+
+fn in_memory(lab: &Lab) {
+    registers(lab, &["register", "--in-memory", "arm"], &|| with_foreign(lab));
+}
+
+fn reset(lab: &Lab) {
+    let prepare = || {
+        with_foreign(lab);
+        for arch in ["arm", "s390x", "mips"] {
+            lab.handler(&format!("qemu-{arch}"), arch, &interpreter(arch), Flags::FIX_BINARY);
+        }
+    };
+    prepare();
+    let before = lab.entries();
+    let words = ["reset"];
+    Scene {
+        lab,
+        words: &words,
+        prepare: &prepare,
+        after: &|ran, _| {
+            let now = lab.entries();
+            assert!(now.contains_key("foreign"), "{ran:#?}");
+            assert!(now.iter().all(|(name, text)| before.get(name) == Some(text)), "{now:#?} after {ran:#?}");
+        },
+        done: &|| assert_eq!(lab.entries().into_keys().collect::<Vec<_>>(), ["foreign"]),
+    }
+    .play();
+}
+
+/// The files of a folder, with their contents, and how many are temporary.
+fn files(folder: &Path) -> (BTreeMap<String, Vec<u8>>, usize) {
+    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap());
+    let files = files.map(|file| (file.file_name().into_string().unwrap(), fs::read(file.path()).unwrap()));
+    let (temporary, files): (BTreeMap<_, _>, _) = files.partition(|(name, _)| name.starts_with(".qus-"));
+    (files, temporary.len())
+}
+
+/// A file that a command writes: the old one or the new one lies there, at every moment.
+fn writes(lab: &Lab, words: &[&str], file: &str) {
+    let folder = lab.path("dest");
+    let prepare = || {
+        if folder.exists() {
+            fs::remove_dir_all(&folder).unwrap();
+        }
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join(file), "old").unwrap();
+    };
+    prepare();
+    let before = files(&folder).0;
+    let ran = run(&mut lab.program(&[], words.iter().copied()));
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    let wanted = files(&folder).0;
+    assert_ne!(before, wanted);
+    Scene {
+        lab,
+        words,
+        prepare: &prepare,
+        after: &|ran, killed| {
+            let (now, temporary) = files(&folder);
+            assert!(now == before || now == wanted, "another file after {ran:#?}");
+            // One that cannot be removed stays.
+            assert!(temporary <= 1, "{temporary} temporary files after {ran:#?}");
+            assert!(temporary == 0 || killed || ran.status != 0, "{ran:#?}");
+        },
+        done: &|| {
+            let (now, temporary) = files(&folder);
+            assert!(now == wanted, "another file is there");
+            assert_eq!(temporary, 0);
+        },
+    }
+    .play();
+}
+
+fn fetch(lab: &Lab) {
+    let content = fs::read(interpreter("arm")).unwrap();
+    let tree = Tree::new().file("./usr/bin/qemu-arm-static", &content).done();
+    fs::write(lab.path("some.deb"), deb(".gz", &tree)).unwrap();
+    writes(lab, &["fetch", "--from", "some.deb", "--dest", "dest", "arm"], "qemu-arm-static");
+}
+
+fn bundle(lab: &Lab) {
+    if cfg!(target_arch = "x86_64") {
+        fs::create_dir(lab.path("one")).unwrap();
+        lab.executable("one/qemu-arm-static", &tells_a_version());
+    } else {
+        lab.link("one/qemu-arm-static", &interpreter("arm"));
+    }
+    writes(lab, &["bundle", "--interpreter-dir", "one", "-o", "dest/qus-arm", "arm"], "qus-arm");
+}
+
+/// A program of x86_64 that says what QEMU says of its version, and is packed in no time.
+fn tells_a_version() -> Vec<u8> {
+    let said = b"qemu-arm version 9.9.9\n";
+    // write(1, said, 23); exit(0); the address of what is said is relative to the end of its instruction.
+    let code = b"\xb8\x01\0\0\0\xbf\x01\0\0\0\x48\x8d\x35\x10\0\0\0\xba\x17\0\0\0\x0f\x05\xb8\x3c\0\0\0\x31\xff\x0f\x05";
+    let base = 0x0040_0000_u64;
+    let length = (64 + 56 + code.len() + said.len()) as u64;
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+    file.extend([base + 120, 64, 0].map(u64::to_le_bytes).concat());
+    // No flags; sizes of the header and of program headers, of which there is one; no sections.
+    file.extend([0, 0, 64, 56, 1, 0, 0, 0_u16].map(u16::to_le_bytes).concat());
+    // PT_LOAD, to be read and executed.
+    file.extend([1, 5_u32].map(u32::to_le_bytes).concat());
+    file.extend([0, base, base, length, length, 0x1000].map(u64::to_le_bytes).concat());
+    [file.as_slice(), code, said].concat()
+}
+
+fn run_program(lab: &Lab) {
+    with_foreign(lab);
+    let before = lab.entries();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    lab.link("bin/busybox", &downloads::busybox("arm"));
+    let words = ["run", "--", "bin/busybox", "true"];
+    Scene {
+        lab,
+        words: &words,
+        prepare: &|| {},
+        after: &|ran, _| {
+            assert_eq!(lab.entries(), before, "{ran:#?}");
+            assert_eq!(fs::read_to_string("/proc/self/mounts").unwrap(), mounts, "{ran:#?}");
+        },
+        done: &|| assert_eq!(lab.entries(), before),
+    }
+    .play();
+}
