@@ -1,6 +1,7 @@
 //! `qus register`: find interpreters, register them with `F`, read the entries back, prove them by execution.
 
 mod act;
+mod calm;
 mod gather;
 mod hold;
 mod memory;
@@ -10,6 +11,7 @@ mod report;
 use anyhow::Result;
 
 use self::act::act;
+use self::calm::Calm;
 use self::gather::Gathered;
 use self::hold::Patience;
 use self::persist::Persistence;
@@ -77,6 +79,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
         if let Some(persistence) = &mut persistence {
             persistence.copy(&work, &mut gathered)?;
         }
+        let _calm = Calm::begin();
         act(instance, work, &mut items, &gathered)?;
     }
     let mut problem = None;
