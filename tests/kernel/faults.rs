@@ -18,13 +18,14 @@ use qus::binfmt::Flags;
 use crate::Test;
 use crate::build::{Tree, deb};
 use crate::downloads::{self, interpreter};
-use crate::lab::{Lab, Ran, busybox, run};
+use crate::lab::{Lab, QUS, Ran, busybox, run};
 
 pub(crate) static TESTS: &[Test] = &[
     Test::new("faults_in_register", register).with_strace(),
     Test::new("faults_in_replace", replace).with_strace(),
     Test::new("faults_in_replace_of_what_is_disabled", replace_disabled).with_strace(),
     Test::new("what_is_not_proven_again_is_put_back", not_proven_again).with_strace(),
+    Test::new("an_interrupted_register_takes_back_what_is_unproven", interrupted).with_strace(),
     Test::new("faults_in_register_in_memory", in_memory).with_strace(),
     Test::new("faults_in_reset", reset).with_strace(),
     Test::new("faults_in_fetch", fetch).with_strace(),
@@ -207,8 +208,9 @@ impl Scene<'_> {
 /// say it.
 fn faults(call: &str) -> Vec<Fault> {
     let mut faults = vec![Fault::Kill];
-    // The standard library panics where a directory cannot be closed, which the kernel never says.
-    if call != "close" {
+    // The standard library panics where a directory cannot be closed, and uname(2) is asked for the flags that are worth
+    // it: the kernel lets neither fail.
+    if !matches!(call, "close" | "uname") {
         faults.push(Fault::Errno("EIO"));
     }
     match call {
@@ -328,6 +330,43 @@ fn not_proven_again(lab: &Lab) {
         assert!(ran.stdout.contains("cannot run probes: Resource temporarily unavailable"), "{ran:#?}");
         assert_eq!(lab.entries(), before);
     }
+}
+
+/// Ctrl-C, at any moment, of a registration whose proof will fail: what was there is as it was.
+fn interrupted(lab: &Lab) {
+    let prepare = || {
+        with_foreign(lab);
+        lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::PRESERVE_ARGV0);
+    };
+    let none = lab.copy("none/qemu-arm-static", Path::new(QUS));
+    let words = ["register", "--replace", "--interpreter", none.to_str().unwrap(), "arm"];
+    prepare();
+    let before = lab.entries();
+    let trace = lab.path("trace");
+    let options = ["-qq", "-o", trace.to_str().unwrap()];
+    let ran = run(&mut lab.program(&[&["strace"], &options[..]].concat(), words));
+    assert!(ran.status == 1 && ran.stdout.contains(" unproven "), "{ran:#?}");
+    let text = fs::read_to_string(&trace).unwrap();
+    let mut counts = BTreeMap::<&str, usize>::new();
+    let mut ended_by_it = 0;
+    for (call, _) in text.lines().filter_map(|line| line.split_once('(')) {
+        if !matches!(
+            call,
+            "write" | "clone" | "clone3" | "vfork" | "poll" | "wait4" | "waitid" | "pidfd_open"
+        ) {
+            continue;
+        }
+        let when = counts.entry(call).or_default();
+        *when += 1;
+        prepare();
+        let inject = format!("inject={call}:signal=INT:when={when}");
+        let wrapper = ["strace", "-qq", "-o", "/dev/null", "-e", &inject];
+        let ran = run(&mut lab.program(&wrapper, words));
+        assert!(matches!(ran.status, 1 | 130), "{call} {when}: {ran:#?}");
+        ended_by_it += usize::from(ran.status == 130);
+        assert_eq!(lab.entries(), before, "{call} {when}: {ran:#?}");
+    }
+    assert!(ended_by_it >= 5, "{ended_by_it} of {counts:?}");
 }
 
 fn replace_disabled(lab: &Lab) {

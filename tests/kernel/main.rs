@@ -18,6 +18,7 @@ mod differential;
 mod doctor;
 mod downloads;
 mod environment;
+mod exhausted;
 mod export;
 mod faults;
 mod fetch;
@@ -114,6 +115,7 @@ fn tests() -> Vec<Test> {
         apply::TESTS,
         bad_input::TESTS,
         environment::TESTS,
+        exhausted::TESTS,
         faults::TESTS,
         concurrency::TESTS,
     ];

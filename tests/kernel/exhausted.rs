@@ -1,0 +1,98 @@
+//! No space, no permission to write, no memory: one message, and everything as it was.
+
+use std::fs;
+
+use nix::mount::{MsFlags, mount, umount};
+
+use crate::Test;
+use crate::downloads::interpreter;
+use crate::lab::{Lab, run};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("a_bundle_without_space_leaves_what_was_there", bundle),
+    Test::new("fetch_and_bundle_on_a_read_only_disk_are_refused", read_only),
+    Test::new("probes_without_space_leave_what_was_there", probes),
+    Test::new("little_memory_leaves_what_was_there", memory),
+];
+
+/// A file system of `size` in a folder, with a file `name` in it.
+fn small_disk(lab: &Lab, folder: &str, size: &str, name: &str) {
+    let path = lab.path(folder);
+    fs::create_dir(&path).unwrap();
+    mount(Some("none"), &path, Some("tmpfs"), MsFlags::empty(), Some(format!("size={size}").as_str()))
+        .unwrap();
+    fs::write(path.join(name), "as it was").unwrap();
+}
+
+fn is_as_it_was(lab: &Lab, folder: &str, name: &str) {
+    let names: Vec<_> =
+        fs::read_dir(lab.path(folder)).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(names, [name]);
+    assert_eq!(fs::read_to_string(lab.path(folder).join(name)).unwrap(), "as it was");
+}
+
+fn bundle(lab: &Lab) {
+    small_disk(lab, "dest", "1m", "qus-arm");
+    let words = ["bundle", "-o", "dest/qus-arm", "arm"];
+    lab.refused(words, 2, "cannot write dest/qus-arm: cannot write the bundle: No space left on device");
+    is_as_it_was(lab, "dest", "qus-arm");
+    umount(&lab.path("dest")).unwrap();
+}
+
+fn read_only(lab: &Lab) {
+    small_disk(lab, "dest", "64m", "qemu-arm-static");
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(None::<&str>, &lab.path("dest"), None::<&str>, flags, None::<&str>).unwrap();
+    let source = interpreter("arm");
+    let source = source.to_str().unwrap();
+    let message = "/dest/qemu-arm-static: Read-only file system";
+    for command in ["fetch", "register"] {
+        let ran = lab.refused([command, "--from", source, "--dest", "dest", "arm"], 2, message);
+        ran.cured_by("qus fetch --dest DIR arm");
+    }
+    let message = "cannot write dest/qus-arm: Read-only file system";
+    lab.refused(["bundle", "-o", "dest/qus-arm", "arm"], 2, message);
+    is_as_it_was(lab, "dest", "qemu-arm-static");
+    umount(&lab.path("dest")).unwrap();
+}
+
+/// The folder for temporary files has no room for a probe.
+fn probes(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    let before = lab.entries();
+    small_disk(lab, "tmp", "8k", "full");
+    fs::write(lab.path("tmp/more"), vec![b' '; 8192]).unwrap_err();
+    for words in [&["register", "s390x"][..], &["register", "--replace", "arm", "s390x"]] {
+        let ran = run(lab.program(&[], words.iter().copied()).env("TMPDIR", lab.path("tmp")));
+        assert_eq!(ran.status, 2, "{ran:#?}");
+        assert!(ran.stderr.contains("cannot run probes: "), "{ran:#?}");
+        assert!(ran.stderr.contains("No space left on device"), "{ran:#?}");
+        assert_eq!(lab.entries(), before, "{ran:#?}");
+    }
+    umount(&lab.path("tmp")).unwrap();
+    lab.done(["register", "s390x"]);
+}
+
+/// With every limit on memory from none at all to plenty: it is done, or it is not, and never said when it is not.
+fn memory(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    let wanted = lab.entries();
+    lab.done(["reset"]);
+    let mut done = 0;
+    for megabytes in [2_u64, 4, 6, 9, 12, 16, 24, 40, 128, 4096, 1 << 20] {
+        let limit = format!("--as={}", megabytes << 20);
+        let ran = run(&mut lab.program(&["prlimit", &limit], ["register", "arm"]));
+        let now = lab.entries();
+        if ran.status == 0 {
+            assert_eq!(now, wanted, "{megabytes} MB: {ran:#?}");
+            done += 1;
+        } else if ran.status < 128 {
+            assert!(now.is_empty(), "{megabytes} MB: {now:#?} after {ran:#?}");
+        }
+        // Whoever was killed is followed by somebody who has memory.
+        lab.done(["register", "arm"]);
+        assert_eq!(lab.entries(), wanted, "{megabytes} MB");
+        lab.done(["reset"]);
+    }
+    assert!((1..10).contains(&done), "{done}");
+}
