@@ -1,6 +1,6 @@
 //! Starting probes: in a helper process, or right here where nothing but an execution is asked for.
 
-use std::io::Write as _;
+use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -87,13 +87,25 @@ fn in_helper(mut session: Session) -> Result<Report, ProbeError> {
         .spawn()?;
     // A helper that ends early says why on its standard error.
     let sent = helper.stdin.take().map_or(Ok(()), |mut input| input.write_all(&request));
-    let output = helper.wait_with_output()?;
-    if !output.status.success() {
-        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(ProbeError::Failed(if reason.is_empty() { output.status.to_string() } else { reason }));
+    // Not `wait_with_output`, which panics where a pipe cannot be read. One pipe after the other is enough: the reason fits
+    // into one.
+    let (mut report, mut reason) = (Vec::new(), Vec::new());
+    let read = read_all(helper.stdout.take(), &mut report).and(read_all(helper.stderr.take(), &mut reason));
+    if read.is_err() {
+        let _it_ends_by_itself = helper.kill();
+    }
+    let status = helper.wait()?;
+    read?;
+    if !status.success() {
+        let reason = String::from_utf8_lossy(&reason).trim().to_owned();
+        return Err(ProbeError::Failed(if reason.is_empty() { status.to_string() } else { reason }));
     }
     sent?;
-    serde_json::from_slice(&output.stdout).map_err(|error| ProbeError::Failed(error.to_string()))
+    serde_json::from_slice(&report).map_err(|error| ProbeError::Failed(error.to_string()))
+}
+
+fn read_all(pipe: Option<impl Read>, content: &mut Vec<u8>) -> std::io::Result<()> {
+    pipe.map_or(Ok(0), |mut pipe| pipe.read_to_end(content)).map(|_| ())
 }
 
 /// Where probes are put.
