@@ -417,9 +417,11 @@ fn reset(lab: &Lab) {
     .play();
 }
 
-/// The files of a folder, with their contents, and how many are temporary.
+/// The files of a folder, with their contents, and how many are temporary. Records tell when they were made, and of which
+/// file: one of another file is none.
 fn files(folder: &Path) -> (BTreeMap<String, Vec<u8>>, usize) {
     let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap());
+    let files = files.filter(|file| file.path().extension().is_none_or(|end| end != "json"));
     let files = files.map(|file| (file.file_name().into_string().unwrap(), fs::read(file.path()).unwrap()));
     let (temporary, files): (BTreeMap<_, _>, _) = files.partition(|(name, _)| name.starts_with(".qus-"));
     (files, temporary.len())

@@ -40,12 +40,12 @@ fn everybodys(lab: &Lab) {
     let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     let arm = interpreter("arm");
     let expected = [
-        ["ARCH", "STATE", "FLAGS", "INTERPRETER", "BY", "NAME"],
-        ["mips,mipsn32", "enabled", "-", "/usr/bin/qemu-mips", "unknown", "sloppy"],
-        ["arm", "enabled", "POF", arm.to_str().unwrap(), "qus", "qemu-arm"],
-        ["aarch64", "disabled", "-", "/opt/FEXInterpreter", "FEX", "FEX"],
-        ["-", "enabled", "P", "/init", "WSL", "WSLInterop"],
-        ["-", "enabled", "-", "/usr/bin/jexec", "unknown", "jar"],
+        ["ARCH", "STATE", "FLAGS", "INTERPRETER", "FROM", "BY", "NAME"],
+        ["mips,mipsn32", "enabled", "-", "/usr/bin/qemu-mips", "-", "unknown", "sloppy"],
+        ["arm", "enabled", "POF", arm.to_str().unwrap(), "-", "qus", "qemu-arm"],
+        ["aarch64", "disabled", "-", "/opt/FEXInterpreter", "-", "FEX", "FEX"],
+        ["-", "enabled", "P", "/init", "-", "WSL", "WSLInterop"],
+        ["-", "enabled", "-", "/usr/bin/jexec", "-", "unknown", "jar"],
     ];
     assert_eq!(rows, expected);
 

@@ -72,11 +72,11 @@ fn binfmt_d(lab: &Lab) {
     let text = lab.done(["list"]);
     let row = text.lines().find(|line| line.ends_with(" lost")).unwrap();
     let words: Vec<&str> = row.split_whitespace().collect();
-    assert_eq!(words, ["-", "missing", "-", "-", "/etc/binfmt.d/some.conf", "lost"], "{text}");
+    assert_eq!(words, ["-", "missing", "-", "-", "-", "/etc/binfmt.d/some.conf", "lost"], "{text}");
     // The same name, and something else behind it: what is there, and what should be.
     let row = text.lines().rfind(|line| line.ends_with(" kept")).unwrap();
     let words: Vec<&str> = row.split_whitespace().collect();
-    assert_eq!(words, ["-", "drifted", "-", "/kept", "/etc/binfmt.d/some.conf", "kept"], "{text}");
+    assert_eq!(words, ["-", "drifted", "-", "/kept", "-", "/etc/binfmt.d/some.conf", "kept"], "{text}");
     let states: Vec<&str> = value["promised"]
         .as_array()
         .unwrap()

@@ -358,8 +358,10 @@ fn run_from_a_folder(lab: &Lab) {
     let busybox = busybox(lab);
     let home = lab.path("home");
     fs::create_dir(&home).unwrap();
-    let fetched = home.join("data/qus/qemu-aarch64-static");
     let source = downloads::distribution();
+    let version = run(Command::new(source.join("qemu-aarch64-static")).arg("--version")).stdout;
+    let version = version.split_whitespace().nth(2).unwrap();
+    let fetched = home.join("data/qus").join(version).join("qemu-aarch64-static");
     let command = |words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_qus"));
         command.args(words).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &home);
