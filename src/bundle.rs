@@ -11,7 +11,7 @@
 //! last trailer. Every member is compared with its SHA-256 before it is used.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -203,7 +203,9 @@ pub fn write(
         Some(bundle) => bundle.executable_end(),
         None => file.metadata().map_err(io("read"))?.len(),
     };
-    let mut position = io::copy(&mut file.take(length), &mut *output).map_err(io("write"))?;
+    // In pieces that are worth a system call.
+    let mut whole = BufReader::with_capacity(128 << 10, file.take(length));
+    let mut position = io::copy(&mut whole, &mut *output).map_err(io("write"))?;
     let packed: Vec<io::Result<Vec<u8>>> = std::thread::scope(|scope| {
         let packing: Vec<_> = contents.iter().map(|content| scope.spawn(|| pack(&content.bytes))).collect();
         let panicked = |_| Err(io::ErrorKind::Other.into());
