@@ -33,7 +33,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("faults_in_run", run_program).with_strace(),
 ];
 
-/// Faults that are tried of each command unless `QUS_FAULTS` is `full`.
+/// Faults of a command that are tried in every run of the tests.
 const SAMPLE: usize = 24;
 
 /// How many of a call are tried from its beginning and from its end, where there are many that are alike.
@@ -62,6 +62,8 @@ struct Case {
 struct Scene<'a> {
     lab: &'a Lab,
     words: &'a [&'a str],
+    /// How many faults are tried unless `QUS_FAULTS` is `full`.
+    sample: usize,
     /// Makes everything as it is before the command.
     prepare: &'a dyn Fn(),
     /// What holds after a fault, whatever it was: `Ran`, and whether the command was killed by the fault.
@@ -76,7 +78,7 @@ impl Scene<'_> {
         fs::create_dir_all(self.lab.path("tmp")).unwrap();
         let cases = self.cases();
         let full = std::env::var_os("QUS_FAULTS").is_some_and(|value| value == "full");
-        let step = if full { 1 } else { cases.len().div_ceil(SAMPLE) };
+        let step = if full { 1 } else { cases.len().div_ceil(self.sample) };
         // Another part of them each time.
         let first = if full { 0 } else { std::process::id() as usize % step };
         let mut found = Vec::new();
@@ -288,6 +290,7 @@ fn registers(lab: &Lab, words: &[&str], prepare: &dyn Fn()) {
     Scene {
         lab,
         words,
+        sample: SAMPLE,
         prepare,
         after: &|ran, killed| {
             instance_is_sound(lab, ran, killed, &before, &wanted);
@@ -406,6 +409,7 @@ fn reset(lab: &Lab) {
     Scene {
         lab,
         words: &words,
+        sample: SAMPLE,
         prepare: &prepare,
         after: &|ran, _| {
             let now = lab.entries();
@@ -428,7 +432,7 @@ fn files(folder: &Path) -> (BTreeMap<String, Vec<u8>>, usize) {
 }
 
 /// A file that a command writes: the old one or the new one lies there, at every moment.
-fn writes(lab: &Lab, words: &[&str], file: &str) {
+fn writes(lab: &Lab, words: &[&str], file: &str, sample: usize) {
     let folder = lab.path("dest");
     let prepare = || {
         if folder.exists() {
@@ -446,6 +450,7 @@ fn writes(lab: &Lab, words: &[&str], file: &str) {
     Scene {
         lab,
         words,
+        sample,
         prepare: &prepare,
         after: &|ran, killed| {
             let (now, temporary) = files(&folder);
@@ -467,7 +472,7 @@ fn fetch(lab: &Lab) {
     let content = fs::read(interpreter("arm")).unwrap();
     let tree = Tree::new().file("./usr/bin/qemu-arm-static", &content).done();
     fs::write(lab.path("some.deb"), deb(".gz", &tree)).unwrap();
-    writes(lab, &["fetch", "--from", "some.deb", "--dest", "dest", "arm"], "qemu-arm-static");
+    writes(lab, &["fetch", "--from", "some.deb", "--dest", "dest", "arm"], "qemu-arm-static", SAMPLE);
 }
 
 fn bundle(lab: &Lab) {
@@ -477,7 +482,8 @@ fn bundle(lab: &Lab) {
     } else {
         lab.link("one/qemu-arm-static", &interpreter("arm"));
     }
-    writes(lab, &["bundle", "--interpreter-dir", "one", "-o", "dest/qus-arm", "arm"], "qus-arm");
+    // Fewer, as each copies an executable that is large while it is not built for release.
+    writes(lab, &["bundle", "--interpreter-dir", "one", "-o", "dest/qus-arm", "arm"], "qus-arm", SAMPLE / 4);
 }
 
 /// A program of x86_64 that says what QEMU says of its version, and is packed in no time.
@@ -506,6 +512,7 @@ fn run_program(lab: &Lab) {
     Scene {
         lab,
         words: &words,
+        sample: SAMPLE,
         prepare: &|| {},
         after: &|ran, _| {
             assert_eq!(lab.entries(), before, "{ran:#?}");
