@@ -215,7 +215,13 @@ fn binfmt_support(arch: &'static Arch, rule: &Rule) -> File {
             "# The flag O (programs that may be executed and not read) cannot be said in this format.\n";
         text.extend(note.bytes());
     }
-    text.extend(format!("package {PACKAGE}\ninterpreter ").bytes());
+    text.extend(binfmt_support_format(PACKAGE, rule));
+    File { name: rule.name().to_string(), text, executable: false }
+}
+
+/// A rule as update-binfmts(8) imports it, a line for each of its words: the handler of `package`.
+pub(crate) fn binfmt_support_format(package: &str, rule: &Rule) -> Vec<u8> {
+    let mut text = format!("package {package}\ninterpreter ").into_bytes();
     text.extend_from_slice(rule.interpreter().as_os_str().as_encoded_bytes());
     text.push(b'\n');
     match rule.matcher() {
@@ -239,7 +245,7 @@ fn binfmt_support(arch: &'static Arch, rule: &Rule) -> File {
         let answer = if rule.flags().contains(flag) { "yes" } else { "no" };
         text.extend(format!("{word} {answer}\n").bytes());
     }
-    File { name: rule.name().to_string(), text, executable: false }
+    text
 }
 
 /// What an OpenRC service does, around the rules. Words are quoted for `sh`, and a line is written in one `write(2)`.

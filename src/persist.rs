@@ -276,7 +276,8 @@ pub fn drop_kept(kept: &Kept) -> Result<Vec<PathBuf>, Problem> {
 #[must_use]
 pub fn is_stable(interpreter: &Interpreter) -> bool {
     let path = &interpreter.path;
-    if path.parent() == Some(Path::new(folders::SYSTEM)) {
+    // Or in the folder of its version.
+    if path.ancestors().skip(1).take(2).any(|folder| folder == Path::new(folders::SYSTEM)) {
         return interpreter.owned_by_root;
     }
     if is_in_memory(path) || !interpreter.owned_by_root {

@@ -6,7 +6,6 @@
 
 mod binfmt;
 mod conf;
-mod export;
 mod register;
 mod words;
 

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::export;
 use super::words::{self, Known};
 use super::{Item, Speaker, Stop};
 use crate::arch::{ARCHES, Arch};
 use crate::binfmt::Flags;
 use crate::cli::{ArchArg, Command, Register, Reset};
+use crate::export::binfmt_support_format;
 use crate::output::{Status, escape, path_text};
 use crate::plan;
 use crate::problem::Problem;
@@ -249,8 +249,12 @@ impl Setup {
             for rule in plan::rules(arch, &interpreter, flags)? {
                 let name = rule.name();
                 let (path, text) = match export {
-                    Export::Systemd => (folder.join(format!("{name}.conf")), export::systemd(&rule)),
-                    Export::Debian => (folder.join(name.as_os_str()), export::update_binfmts(&rule)),
+                    Export::Systemd => {
+                        (folder.join(format!("{name}.conf")), [rule.to_line(), b"\n".to_vec()].concat())
+                    }
+                    Export::Debian => {
+                        (folder.join(name.as_os_str()), binfmt_support_format(&name.to_string(), &rule))
+                    }
                 };
                 if !self.dry_run {
                     fs::write(&path, text).map_err(|error| {
