@@ -6,6 +6,7 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use qus::arch::ARCHES;
 use qus::binfmt::{Flags, Rule};
+use qus::provenance::Provenance;
 
 use crate::Test;
 use crate::downloads::interpreter;
@@ -39,10 +40,12 @@ fn everybodys(lab: &Lab) {
     let text = lab.done(["list"]);
     let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     let arm = interpreter("arm");
+    // What the tests downloaded themselves has a record.
+    let from = Provenance::of(&arm).map_or_else(|| "-".to_owned(), |record| record.short());
     let expected = [
         ["ARCH", "STATE", "FLAGS", "INTERPRETER", "FROM", "BY", "NAME"],
         ["mips,mipsn32", "enabled", "-", "/usr/bin/qemu-mips", "-", "unknown", "sloppy"],
-        ["arm", "enabled", "POF", arm.to_str().unwrap(), "-", "qus", "qemu-arm"],
+        ["arm", "enabled", "POF", arm.to_str().unwrap(), &from, "qus", "qemu-arm"],
         ["aarch64", "disabled", "-", "/opt/FEXInterpreter", "-", "FEX", "FEX"],
         ["-", "enabled", "P", "/init", "-", "WSL", "WSLInterop"],
         ["-", "enabled", "-", "/usr/bin/jexec", "-", "unknown", "jar"],
