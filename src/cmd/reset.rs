@@ -96,9 +96,8 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
     output.data(&view, || text(&view))?;
     if instance.is_none() {
         output.note(&format!(
-            "binfmt_misc is not mounted on {}: there is nothing to remove{}",
-            common.instance.display(),
-            if view.files.is_empty() { "" } else { " there" }
+            "binfmt_misc is not mounted on {}: no handler can be seen, and none was removed",
+            common.instance.display()
         ))?;
         return Ok(status);
     }

@@ -88,7 +88,7 @@ fn commands_without_instance(lab: &Lab) {
     }
     let ran = lab.qus(["reset"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
-    assert_eq!(ran.stderr, format!("qus: {message}: there is nothing to remove\n"));
+    assert_eq!(ran.stderr, format!("qus: {message}: no handler can be seen, and none was removed\n"));
     assert_eq!(lab.json(["reset"])["items"], serde_json::json!([]));
     let said = lab.done(["register", "--dry-run", "arm"]);
     assert!(said.starts_with("arm  would register  POF  "), "{said}");
