@@ -1,0 +1,352 @@
+//! What is compared with what.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use qus::binfmt::{Flags, HandlerName, Matcher, Pattern, Rule};
+use qus::kernel::{DEFAULT_PATH, Instance};
+use qus::plan::emulates;
+use qus::probe::{STATUS_PATH, Subject};
+use tempfile::TempDir;
+
+use crate::measure::{Program, Row, Side};
+use crate::{INTERPRETERS, QUS, tell};
+
+/// Sizes that show whether cost grows as work does.
+const HANDLERS: [usize; 3] = [10, 1000, 10_000];
+const FILES: [usize; 3] = [1000, 10_000, 100_000];
+/// What Docker's users build for.
+const FIVE: [&str; 5] = ["aarch64", "arm", "riscv64", "s390x", "ppc64le"];
+/// Where systemd has its registrar.
+const SYSTEMD_BINFMT: &str = "/usr/lib/systemd/systemd-binfmt";
+
+/// What lasts from one run to the next.
+pub(crate) fn folder() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench")
+}
+
+/// Measures all rows that contain one of `filters`, or all.
+pub(crate) fn print(filters: &[String]) -> Result<()> {
+    let lab = Lab::new(filters)?;
+    lab.start_up()?;
+    lab.registration()?;
+    lab.bundle()?;
+    lab.removal()?;
+    lab.list()?;
+    lab.which()?;
+    lab.run()?;
+    lab.fetch()
+}
+
+/// What the rows are made of.
+struct Lab<'a> {
+    filters: &'a [String],
+    /// This executable, as the floor.
+    me: String,
+    instance: Instance,
+    work: TempDir,
+    /// What `register all` registers.
+    rules: Vec<Rule>,
+    /// The emulator and the probe of each architecture that it registers.
+    programs: BTreeMap<&'static str, (String, String)>,
+}
+
+impl<'a> Lab<'a> {
+    /// Has qus register everything once, and remembers what that is.
+    fn new(filters: &'a [String]) -> Result<Self> {
+        fs::create_dir_all(folder())?;
+        let me = std::env::current_exe()?.to_string_lossy().into_owned();
+        let instance = Instance::open(Path::new(DEFAULT_PATH))?;
+        let work = tempfile::tempdir_in(folder())?;
+        let mut lab = Self { filters, me, instance, work, rules: Vec::new(), programs: BTreeMap::new() };
+        let mut register = Command::new(QUS);
+        let status =
+            register.args(["register", "--quiet", "--no-verify", "all"]).stdout(Stdio::null()).status()?;
+        ensure!(status.success(), "register all: {status}");
+        for handler in lab.instance.handlers()? {
+            let rule = handler.entry.to_rule(&handler.name).context("an entry that is no rule")?;
+            let arch = emulates(&handler).context("a handler of no architecture")?;
+            let subject = Subject::all_of(arch).next().context("an architecture without a probe")?;
+            let probe = lab.file(&format!("probe-{}", arch.name), subject.image())?;
+            fs::set_permissions(&probe, fs::Permissions::from_mode(0o755))?;
+            let emulator = rule.interpreter().to_string_lossy().into_owned();
+            lab.programs.insert(arch.name, (emulator, probe));
+            lab.rules.push(rule);
+        }
+        // The kernel shows the newest first (K32).
+        lab.rules.reverse();
+        lab.empty()?;
+        Ok(lab)
+    }
+
+    fn start_up(&self) -> Result<()> {
+        let row = |what: &str, ours, floor| self.row(what, ours, floor, &|| Ok(()), &|_| Ok(()));
+        row("start-up, `--version`; `/bin/true`", qus(["--version"]), Program::new(["/bin/true"]))
+    }
+
+    fn registration(&self) -> Result<()> {
+        let count = self.rules.len();
+        let lines = self.lines("lines", &self.rules)?;
+        let before = || self.empty();
+        let after = |_| self.has(count);
+        let ours = || qus(["register", "--no-verify", "all"]);
+        let row = |what: &str, ours, floor| self.row(what, ours, floor, &before, &after);
+        let what = format!("`register all --no-verify`, {count} handlers; a program that writes the lines");
+        row(&what, ours(), self.floor(["register", &lines]))?;
+        let script = format!(
+            "while IFS= read -r line; do printf %s \"$line\" >{DEFAULT_PATH}/register; done <{lines}"
+        );
+        row("the same; `sh` that writes the lines", ours(), Program::new(["sh", "-ec", &script]))?;
+        if Path::new(SYSTEMD_BINFMT).exists() {
+            row("the same; `systemd-binfmt` with the lines", ours(), Program::new([SYSTEMD_BINFMT, &lines]))?;
+        } else {
+            tell("systemd-binfmt is not there: skipped")?;
+        }
+        // The floor registers nothing: what it has to do is to execute.
+        let after = |side| self.has(if side == Side::Ours { count } else { 0 });
+        let programs =
+            self.programs.values().flat_map(|(emulator, probe)| [emulator.as_str(), probe.as_str()]);
+        let floor = self.floor(["start"].into_iter().chain(programs));
+        let what = format!(
+            "`register all`, each proven by two executions; the {} emulators started once, all at once",
+            self.programs.len()
+        );
+        self.row(&what, qus(["register", "all"]), floor, &before, &after)?;
+        self.empty()
+    }
+
+    fn bundle(&self) -> Result<()> {
+        let bundle = self.path("qus-bundle");
+        let mut make = Command::new(QUS);
+        make.args(["bundle", "-o", &bundle]).args(FIVE).args(["--interpreter-dir".into(), interpreters()?]);
+        let output = make.output()?;
+        if !output.status.success() {
+            return tell(&format!("no bundle: skipped: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        }
+        let five = |rule: &&Rule| {
+            FIVE.iter().any(|arch| {
+                self.programs.get(arch).is_some_and(|(emulator, _)| rule.interpreter() == Path::new(emulator))
+            })
+        };
+        let rules: Vec<Rule> = self.rules.iter().filter(five).cloned().collect();
+        let lines = self.lines("lines-of-five", &rules)?;
+        // By name, as `all` would be the interpreters that lie elsewhere, too.
+        let words = [bundle.as_str(), "register", "--no-verify"];
+        let ours = Program::new(words.into_iter().chain(FIVE));
+        let floor = self.floor(["register-in-memory", &lines]);
+        let what = format!(
+            "a bundle of five registers from memory, {:.0} MB unpacked; a program that copies them into memory",
+            megabytes(&rules)?
+        );
+        self.row(&what, ours, floor, &|| self.empty(), &|_| self.has(rules.len()))?;
+        self.empty()
+    }
+
+    fn removal(&self) -> Result<()> {
+        let names: Vec<String> = self.rules.iter().map(|rule| rule.name().to_string()).collect();
+        let names = self.file("names", names.join("\n"))?;
+        let what = format!("`reset` of {}; a program that removes them by name", self.rules.len());
+        let floor = self.floor(["remove", &names]);
+        self.row(&what, qus(["reset"]), floor, &|| self.fill(&self.rules), &|_| self.has(0))
+    }
+
+    fn list(&self) -> Result<()> {
+        self.fill(&self.rules)?;
+        let what = format!("`list` of these {}; a program that reads the entries", self.rules.len());
+        self.row(&what, qus(["list"]), self.floor(["read-entries"]), &|| Ok(()), &|_| Ok(()))?;
+        for count in HANDLERS {
+            if !self.is_chosen("`list` of handlers") {
+                break;
+            }
+            self.empty()?;
+            self.fill(&(0..count).map(strange).collect::<Result<Vec<_>>>()?)?;
+            let what = format!("`list` of handlers, {count}; a program that reads the entries");
+            self.row(&what, qus(["list"]), self.floor(["read-entries"]), &|| Ok(()), &|_| Ok(()))?;
+        }
+        self.empty()
+    }
+
+    fn which(&self) -> Result<()> {
+        if !self.is_chosen("`which --no-verify` of files") {
+            return Ok(());
+        }
+        self.fill(&self.rules)?;
+        let images =
+            self.programs.values().map(|(_, probe)| fs::read(probe)).collect::<Result<Vec<_>, _>>()?;
+        let mut list = Vec::new();
+        let mut made = 0;
+        for count in FILES {
+            for (index, image) in images.iter().cycle().enumerate().take(count).skip(made) {
+                // A directory of a hundred thousand is not what is measured.
+                let parent = self.work.path().join(format!("files/{}", index / 1000));
+                fs::create_dir_all(&parent)?;
+                let file = parent.join(index.to_string());
+                fs::write(&file, image)?;
+                fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
+                list.extend(file.as_os_str().as_encoded_bytes());
+                list.push(0);
+            }
+            made = count;
+            let names = self.file("list", &list)?;
+            let what =
+                format!("`which --no-verify` of files, {count}; a program that reads their first pages");
+            let ours = qus(["which", "--no-verify", "--files0-from", &names]);
+            self.row(&what, ours, self.floor(["read-heads", &names]), &|| Ok(()), &|_| Ok(()))?;
+        }
+        self.empty()
+    }
+
+    fn run(&self) -> Result<()> {
+        let Some((emulator, probe)) = self.programs.get("aarch64") else {
+            return tell("there is no interpreter for aarch64: run is skipped");
+        };
+        let what = format!(
+            "`run` of a program, {} handlers registered for it; its emulator alone",
+            self.rules.len()
+        );
+        let ours = qus(["run", "--", probe]).ending(STATUS_PATH);
+        let floor = Program::new([emulator.as_str(), probe]).ending(STATUS_PATH);
+        self.row(&what, ours, floor, &|| Ok(()), &|_| Ok(()))
+    }
+
+    fn fetch(&self) -> Result<()> {
+        let what = "`fetch` of two out of Debian's package; `dpkg-deb` and `tar`";
+        if !self.is_chosen(what) {
+            return Ok(());
+        }
+        let Some(package) = package()? else {
+            return tell("Debian's package is not to be had by apt-get: fetch is skipped");
+        };
+        let dest = self.path("dest");
+        let two = ["qemu-aarch64-static", "qemu-arm-static"];
+        let members = two.map(|name| format!("./usr/bin/{name}")).join(" ");
+        let script =
+            format!("dpkg-deb --fsys-tarfile {package} | tar -x --strip-components=3 -C {dest} {members}");
+        let before = || {
+            fs::remove_dir_all(&dest).or_else(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })?;
+            Ok(fs::create_dir(&dest)?)
+        };
+        let after = |_| {
+            let is_there = |name: &&str| Path::new(&dest).join(name).is_file();
+            ensure!(two.iter().all(is_there), "{two:?} are not in {dest}");
+            Ok(())
+        };
+        let ours = qus(["fetch", "--quiet", "--from", &package, "--dest", &dest, "aarch64", "arm"]);
+        self.row(what, ours, Program::new(["sh", "-ec", &script]), &before, &after)
+    }
+
+    /// Measures a row, if it was chosen.
+    fn row(
+        &self,
+        what: &str,
+        ours: Program,
+        floor: Program,
+        before: &dyn Fn() -> Result<()>,
+        after: &dyn Fn(Side) -> Result<()>,
+    ) -> Result<()> {
+        if !self.is_chosen(what) {
+            return Ok(());
+        }
+        Row { what: what.to_owned(), ours, floor, before, after }.print()
+    }
+
+    fn is_chosen(&self, what: &str) -> bool {
+        self.filters.is_empty() || self.filters.iter().any(|filter| what.contains(filter))
+    }
+
+    fn floor<'b>(&'b self, words: impl IntoIterator<Item = &'b str>) -> Program {
+        Program::new([self.me.as_str(), "floor"].into_iter().chain(words))
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.work.path().join(name).to_string_lossy().into_owned()
+    }
+
+    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> Result<String> {
+        let path = self.path(name);
+        fs::write(&path, content)?;
+        Ok(path)
+    }
+
+    /// The rules as lines in a file.
+    fn lines(&self, name: &str, rules: &[Rule]) -> Result<String> {
+        let lines: Vec<u8> =
+            rules.iter().flat_map(|rule| [rule.to_line(), b"\n".to_vec()].concat()).collect();
+        self.file(name, lines)
+    }
+
+    fn empty(&self) -> Result<()> {
+        for name in self.instance.names()? {
+            self.instance.remove(&name)?;
+        }
+        Ok(())
+    }
+
+    fn fill(&self, rules: &[Rule]) -> Result<()> {
+        for rule in rules {
+            self.instance.register(rule)?;
+        }
+        Ok(())
+    }
+
+    fn has(&self, count: usize) -> Result<()> {
+        let found = self.instance.names()?.len();
+        ensure!(found == count, "{found} handlers are there and not {count}");
+        Ok(())
+    }
+}
+
+/// What the interpreters of `rules` have together.
+fn megabytes(rules: &[Rule]) -> Result<f64> {
+    let mut files: Vec<&Path> = rules.iter().map(Rule::interpreter).collect();
+    files.sort_unstable();
+    files.dedup();
+    let sizes = files.iter().map(|file| Ok(fs::metadata(file)?.len())).collect::<Result<Vec<u64>>>()?;
+    Ok(f64::from(u32::try_from(sizes.iter().sum::<u64>() / 1000)?) / 1000.0)
+}
+
+fn qus<'a>(words: impl IntoIterator<Item = &'a str>) -> Program {
+    Program::new([QUS].into_iter().chain(words))
+}
+
+fn interpreters() -> Result<std::ffi::OsString> {
+    std::env::var_os(INTERPRETERS).context("no folder of interpreters")
+}
+
+/// A handler that takes no program; its interpreter does not exist, so that nobody is asked whose that is.
+fn strange(number: usize) -> Result<Rule> {
+    let magic = [b"\xfe\xed".to_vec(), u32::try_from(number)?.to_be_bytes().to_vec()].concat();
+    let name = HandlerName::new(format!("bench-{number}"))?;
+    let matcher = Matcher::Magic(Pattern::new(0, magic, None)?);
+    Ok(Rule::new(name, matcher, Path::new("/opt/emulators/bench"), Flags::empty())?)
+}
+
+/// Debian's package of static interpreters, downloaded once; not from inside of the namespaces, where apt has no user to
+/// download as.
+pub(crate) fn download() -> Result<()> {
+    fs::create_dir_all(folder())?;
+    if package()?.is_none() {
+        let mut download = Command::new("apt-get");
+        // Where there is no apt, or no list of packages, there is no package either, which is told later.
+        let _output = download.args(["download", "-q", "qemu-user-static"]).current_dir(folder()).output();
+    }
+    Ok(())
+}
+
+/// Debian's package, if it was downloaded.
+fn package() -> Result<Option<String>> {
+    for file in fs::read_dir(folder())? {
+        let path = file?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            return Ok(Some(path.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
+}
