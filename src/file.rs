@@ -210,8 +210,8 @@ impl Candidate {
             let length = file.read_at(&mut first, 0).unwrap_or(0);
             first.truncate(length);
             candidate.kind = classify(&first, path, &file);
-            first.truncate(HEAD);
-            candidate.head = first;
+            // A copy, as the whole page would be kept otherwise, for each of a hundred thousand files.
+            candidate.head = first.get(..HEAD).unwrap_or(&first).to_vec();
         }
         candidate
     }
