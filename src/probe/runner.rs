@@ -51,6 +51,8 @@ pub(super) struct Session {
     pub(super) without_handlers: bool,
     /// Run all of them once more with the directory as root.
     pub(super) empty_root: bool,
+    /// See what runs each, and run it again until that is seen. How it ends is known at once.
+    pub(super) see: bool,
     /// Contents of the probes.
     pub(super) images: Vec<Vec<u8>>,
     /// Interpreters to be asked for their version.
@@ -104,14 +106,16 @@ impl Session {
         for (index, image) in self.images.iter().enumerate() {
             write_executable(&self.directory.join(file_name(index)), image).map_err(io)?;
         }
-        let host = parallel(self.images.len(), |index| means.probe(&self.directory.join(file_name(index))));
+        let host = parallel(self.images.len(), |index| {
+            means.probe(&self.directory.join(file_name(index)), self.see)
+        });
         let versions = parallel(self.versions.len(), |index| {
             self.versions.get(index).map(|path| means.version(path)).unwrap_or_default()
         });
         let empty_root = self.enter_empty_root();
         let root = if empty_root { Path::new("/") } else { self.directory.as_path() };
         let again = if empty_root {
-            parallel(self.images.len(), |index| Some(means.probe(&root.join(file_name(index)))))
+            parallel(self.images.len(), |index| Some(means.probe(&root.join(file_name(index)), self.see)))
         } else {
             vec![None; host.len()]
         };
@@ -189,14 +193,15 @@ impl Means {
         Ok(Self { proc: proc.into(), nothing })
     }
 
-    /// Runs the probe at `path`, again where it had ended before it could be seen what runs it.
-    fn probe(&self, path: &Path) -> Outcome {
+    /// Runs the probe at `path`; with `see` again where it had ended before it could be seen what runs it.
+    fn probe(&self, path: &Path, see: bool) -> Outcome {
         let execute = || {
             let mut command = Command::new(path);
             command.arg0(ARGV0);
             self.execute(command)
         };
-        let unseen = |outcome: &Outcome| outcome.started.is_none() && matches!(outcome.end, End::Exited(_));
+        let unseen =
+            |outcome: &Outcome| see && outcome.started.is_none() && matches!(outcome.end, End::Exited(_));
         let mut outcome = execute();
         for _ in 1..LOOKS {
             if !unseen(&outcome) {
