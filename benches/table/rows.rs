@@ -97,6 +97,9 @@ impl<'a> Lab<'a> {
         let row = |what: &str, ours, floor| self.row(what, ours, floor, &before, &after);
         let what = format!("`register all --no-verify`, {count} handlers; a program that writes the lines");
         row(&what, ours(), self.floor(["register", &lines]))?;
+        let named = ["register", "--no-verify"].into_iter().chain(self.programs.keys().copied());
+        let what = "the same, named: what the host runs itself is not asked; a program that writes the lines";
+        row(what, qus(named), self.floor(["register", &lines]))?;
         let script = format!(
             "while IFS= read -r line; do printf %s \"$line\" >{DEFAULT_PATH}/register; done <{lines}"
         );
