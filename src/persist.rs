@@ -299,7 +299,7 @@ pub fn lateness(path: &Path) -> Option<String> {
     if let Some(kind) = volatile(path) {
         return Some(format!("{} lies on {kind}, which is empty after a restart", path.display()));
     }
-    if let Some(kind) = statfs(path).ok().and_then(|filesystem| network(filesystem.filesystem_type().0)) {
+    if let Some(kind) = file_system(path).and_then(network) {
         return Some(format!(
             "{} lies on {kind}, which may be mounted later than handlers are registered",
             path.display()
@@ -317,17 +317,28 @@ pub fn lateness(path: &Path) -> Option<String> {
     })
 }
 
-/// A file system that does not outlive the kernel (`include/uapi/linux/magic.h`).
+/// The kind of file system that `path` lies on: one of the numbers of `include/uapi/linux/magic.h`.
+fn file_system(path: &Path) -> Option<i128> {
+    statfs(path).ok().map(|filesystem| magic(filesystem.filesystem_type().0))
+}
+
+/// The number that the header has. It is of 32 bits; the type that it comes in has 32 or 64, and a sign or none, by
+/// architecture and C library, so that the upper half of the numbers may be negative.
+fn magic(number: impl Into<i128>) -> i128 {
+    number.into() & i128::from(u32::MAX)
+}
+
+/// A file system that does not outlive the kernel.
 fn volatile(path: &Path) -> Option<&'static str> {
-    match statfs(path).ok()?.filesystem_type().0 {
+    match file_system(path)? {
         0x0102_1994 => Some("tmpfs"),
         0x8584_58f6 => Some("ramfs"),
         _ => None,
     }
 }
 
-/// A file system that is somewhere else (`include/uapi/linux/magic.h`).
-fn network(magic: i64) -> Option<&'static str> {
+/// A file system that is somewhere else.
+fn network(magic: i128) -> Option<&'static str> {
     match magic {
         0x6969 => Some("NFS"),
         0xff53_4d42 | 0xfe53_4d42 => Some("CIFS"),
@@ -335,5 +346,22 @@ fn network(magic: i64) -> Option<&'static str> {
         0x00c3_6400 => Some("Ceph"),
         0x6573_5546 => Some("FUSE"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_systems_are_told_apart_by_32_bits_of_any_type() {
+        assert_eq!(file_system(Path::new("/proc/self")), Some(0x9fa0));
+        assert_eq!((volatile(Path::new("/proc/self")), network(0x9fa0)), (None, None));
+        let cifs = 0xff53_4d42_u32;
+        let negative = i32::from_ne_bytes(cifs.to_ne_bytes());
+        assert!(negative < 0);
+        for number in [magic(cifs), magic(u64::from(cifs)), magic(i64::from(cifs)), magic(negative)] {
+            assert_eq!(network(number), Some("CIFS"));
+        }
     }
 }
