@@ -22,7 +22,7 @@ use crate::namespace::INSTANCE;
 use crate::programs::{execute, host, probe};
 use crate::random::{Random, cases};
 
-pub(crate) static TESTS: &[Test] = &[Test::new("differential_matching", matching)];
+pub(crate) static TESTS: &[Test] = &[Test::new("differential_matching", matching).alone()];
 
 /// Interpreters that can be opened. The first five are programs, then junk, then scripts, the last one of itself.
 const INTERPRETERS: [&str; 11] = ["a", "b", "c", "e.x", "f.y", "j", "k.z", "s", "t", "u", "l"];

@@ -20,10 +20,10 @@ use crate::namespace::INSTANCE;
 use crate::random::{Random, cases};
 
 pub(crate) static TESTS: &[Test] = &[
-    Test::new("grammar_random_lines", random_lines),
-    Test::new("grammar_every_delimiter", every_delimiter),
-    Test::new("grammar_window_edges", window_edges),
-    Test::new("grammar_every_rule_reads_back", every_rule_reads_back),
+    Test::new("grammar_random_lines", random_lines).alone(),
+    Test::new("grammar_every_delimiter", every_delimiter).alone(),
+    Test::new("grammar_window_edges", window_edges).alone(),
+    Test::new("grammar_every_rule_reads_back", every_rule_reads_back).alone(),
 ];
 
 /// A handler that is there before anything else: its name is taken.

@@ -3,6 +3,9 @@
 //!
 //! Where the kernel or the host forbids that, the tests are skipped and say why; with `QUS_REQUIRE_KERNEL=1` that is a
 //! failure. Interpreters and foreign programs are fetched once, into `target/`.
+//!
+//! Where this executable is of another architecture than the kernel's (`.ci/foreign-hosts`), with `QUS_TEST_EMULATED_ON`
+//! naming the kernel's, only tests are run that start nothing of this executable's.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr)]
 #![allow(clippy::unused_self, reason = "methods of a lab ask the kernel, whichever lab it is")]
 
@@ -43,6 +46,7 @@ mod reset;
 mod run;
 mod scope;
 mod situations;
+mod starter;
 mod which;
 
 use std::process::{Command, ExitCode};
@@ -60,18 +64,26 @@ struct Test {
     mounted: bool,
     /// Whether it needs strace.
     strace: bool,
+    /// Whether it starts no program that is built like this one, so that it can be had where this one is emulated: in an
+    /// instance of the test's own nothing runs such programs.
+    alone: bool,
     body: fn(&Lab),
 }
 
 impl Test {
     /// A test as root of its user namespace, with an instance mounted.
     const fn new(name: &'static str, body: fn(&Lab)) -> Self {
-        Self { name, identity: Identity::Root, mounted: true, strace: false, body }
+        Self { name, identity: Identity::Root, mounted: true, strace: false, alone: false, body }
     }
 
     /// The same test as somebody who is not root.
     const fn somebody(self) -> Self {
         Self { identity: Identity::Somebody, ..self }
+    }
+
+    /// The same test, which starts nothing that is built like this executable.
+    const fn alone(self) -> Self {
+        Self { alone: true, ..self }
     }
 
     /// The same test, which is skipped where there is no strace.
@@ -137,6 +149,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if arguments.list {
         return conclude(&arguments, tests, |_| false).exit_code();
+    }
+    if namespace::emulated_on().is_some() {
+        // None of these needs a download.
+        return conclude(&arguments, tests, |test| !test.alone).exit_code();
     }
     let obstacle = namespace::obstacle();
     let has_strace = Command::new("strace").arg("--version").output().is_ok();

@@ -10,6 +10,8 @@ use nix::unistd::{getegid, geteuid};
 
 /// Names the test that a process started by [`run_inside`] has to run.
 const VARIABLE: &str = "QUS_TEST_INSIDE";
+/// Set where this executable is itself emulated: names the architecture whose programs the kernel runs.
+const EMULATED: &str = "QUS_TEST_EMULATED_ON";
 /// Where the instance is.
 pub(crate) const INSTANCE: &str = "/proc/sys/fs/binfmt_misc";
 
@@ -27,9 +29,23 @@ pub(crate) fn inside() -> Option<String> {
     std::env::var(VARIABLE).ok()
 }
 
+/// QEMU's name of what the kernel runs, where that is not the architecture of this executable (`.ci/foreign-hosts`).
+pub(crate) fn emulated_on() -> Option<String> {
+    std::env::var(EMULATED).ok()
+}
+
 /// Runs the test called `name` in a new process; the error is what that process wrote.
 pub(crate) fn run_inside(name: &str) -> Result<(), String> {
-    let output = Command::new(std::env::current_exe().unwrap()).env(VARIABLE, name).output().unwrap();
+    let executable = std::env::current_exe().unwrap();
+    // An emulator has a thread of its own, with which no process may change its user namespace.
+    let mut command = if emulated_on().is_some() {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", "--map-root-user", "--mount"]).arg(executable);
+        unshare
+    } else {
+        Command::new(executable)
+    };
+    let output = command.env(VARIABLE, name).output().unwrap();
     if output.status.success() {
         return Ok(());
     }
@@ -52,8 +68,14 @@ pub(crate) fn obstacle() -> Option<String> {
 pub(crate) struct Inside;
 
 impl Inside {
-    /// Moves this process, which must have no other thread, into new namespaces.
+    /// Moves this process, which must have no other thread, into new namespaces. In an emulator it is there already
+    /// ([`run_inside`]), as root.
     pub(crate) fn enter(identity: Identity, mounted: bool) {
+        if emulated_on().is_some() {
+            assert!(identity == Identity::Root && mounted, "in an emulator there is no other way to be");
+            crate::starter::prepare();
+            return mount_instance(Path::new(INSTANCE), MsFlags::empty());
+        }
         let (uid, gid) = (geteuid(), getegid());
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).unwrap();
         let id = if identity == Identity::Root { 0 } else { 1000 };

@@ -8,9 +8,7 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use qus::arch::{ARCHES, Arch};
@@ -23,8 +21,10 @@ use qus::probe::{Variant, image};
 use crate::Test;
 use crate::lab::Lab;
 use crate::namespace::INSTANCE;
+use crate::programs::host;
+use crate::starter::start;
 
-pub(crate) static TESTS: &[Test] = &[Test::new("predictions_are_what_execve_does", predictions)];
+pub(crate) static TESTS: &[Test] = &[Test::new("predictions_are_what_execve_does", predictions).alone()];
 
 /// Files of one world.
 const FILES: usize = 10;
@@ -229,12 +229,7 @@ impl<'a> World<'a> {
     fn compare(&self, file: &Path) -> Result<bool, String> {
         let path = Path::new(".").join(file);
         let prediction = self.predict(&path);
-        let mut command = Command::new(&path);
-        command.arg0(file);
-        let seen = match command.status() {
-            Ok(status) => Ok(status.code()),
-            Err(error) => Err(error.raw_os_error().unwrap()),
-        };
+        let seen = start(&path, file.as_os_str()).map_err(|errno| errno as i32);
         let predicted = match &prediction.end {
             End::Fails { errno, .. } => Err(*errno as i32),
             End::Starts => {
@@ -289,8 +284,7 @@ fn name(letter: u8, random: &mut Random) -> PathBuf {
 
 /// The probe of this host, fixed (`ET_EXEC`, 2) or position-independent (`ET_DYN`, 3).
 pub(crate) fn native(e_type: u16) -> Vec<u8> {
-    let own = Candidate::look(Path::new("/proc/self/exe"));
-    let arch = Arch::of_head(&own.head).unwrap();
+    let arch = host();
     image(arch, arch.identity.machines[0], Variant { e_type, ..Variant::default() })
 }
 

@@ -1,11 +1,10 @@
 //! Programs made for a test, of this host's own architecture and of others.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
@@ -13,15 +12,21 @@ use qus::arch::{Arch, Class};
 use qus::binfmt::HEAD;
 use qus::probe::{Subject, Variant, image};
 
+use crate::namespace::emulated_on;
+use crate::starter::start;
+
 /// `e_type` of a position-independent program.
 pub(crate) const ET_DYN: u16 = 3;
 /// `e_machine` lies here in every ELF header.
 pub(crate) const E_MACHINE: usize = 18;
 
-/// The architecture of this host.
+/// The architecture of this host: the one whose programs its kernel runs.
 pub(crate) fn host() -> &'static Arch {
     static HOST: OnceLock<&Arch> = OnceLock::new();
     HOST.get_or_init(|| {
+        if let Some(name) = emulated_on() {
+            return arch(&name);
+        }
         let mut head = [0; HEAD];
         File::open("/proc/self/exe").unwrap().read_exact(&mut head).unwrap();
         Arch::of_head(&head).expect("a row of the table for this host")
@@ -83,9 +88,6 @@ pub(crate) fn loader() -> Vec<u8> {
 
 /// Starts the file at `path` as `*`: its exit status, or the errno of `execve(2)`.
 pub(crate) fn execute(path: &Path) -> Result<i32, Errno> {
-    let mut command = Command::new(path);
-    match command.arg0("*").output() {
-        Ok(output) => Ok(output.status.code().unwrap_or_else(|| panic!("{}: {output:?}", path.display()))),
-        Err(error) => Err(Errno::from_raw(error.raw_os_error().unwrap())),
-    }
+    let status = start(path, OsStr::new("*"))?;
+    Ok(status.unwrap_or_else(|| panic!("{} was ended by a signal", path.display())))
 }
