@@ -65,6 +65,14 @@ impl Arch {
         probe_code::PROBE_CODE.iter().find(|code| code.arch == self.name)
     }
 
+    /// Header of the plainest program that today's toolchains link, the first of the
+    /// [everyday ones](Self::everyday_headers).
+    #[must_use]
+    pub fn plain_header(&self) -> Option<Vec<u8>> {
+        let machine = *self.identity.machines.first()?;
+        Some(self.identity.header(machine, ET_EXEC, 0))
+    }
+
     /// Headers of the programs that today's toolchains link: fixed and position-independent, for System V and for GNU
     /// (static glibc), on MIPS with every `EI_ABIVERSION` that GNU ld writes.
     ///

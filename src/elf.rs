@@ -3,6 +3,7 @@
 //! Only the header and the program headers are read, never the file (System V ABI, chapters "ELF Header" and "Program
 //! Header"). Files are hostile: every number in them is checked before it is used.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::unix::fs::FileExt;
 
@@ -55,9 +56,9 @@ pub enum ElfError {
 impl Executable {
     /// Reads the headers of `file`, in one read where a linker put them as usual.
     pub fn read(file: &impl FileExt) -> Result<Self, ElfError> {
-        let mut first = vec![0; FIRST_READ];
-        let length = read_at_most(file, &mut first, 0)?;
-        first.truncate(length);
+        let mut buffer = [0; FIRST_READ];
+        let length = read_at_most(file, &mut buffer, 0)?;
+        let first = buffer.get(..length).unwrap_or_default();
         let head = first.get(..length.min(crate::binfmt::HEAD)).unwrap_or_default().to_vec();
         if first.is_empty() {
             return Err(ElfError::Empty);
@@ -71,11 +72,11 @@ impl Executable {
             return Err(ElfError::NotElf);
         }
         let header =
-            Elf::parse_header(&first).map_err(|_| ElfError::Damaged("its header is cut off or malformed"))?;
+            Elf::parse_header(first).map_err(|_| ElfError::Damaged("its header is cut off or malformed"))?;
         if !matches!(header.e_type, ET_EXEC | ET_DYN) {
             return Err(ElfError::NotAProgram(header.e_type));
         }
-        let loader = loader(file, &first, &header)?;
+        let loader = loader(file, first, &header)?;
         Ok(Self { head, loader })
     }
 }
@@ -109,19 +110,24 @@ fn loader(file: &impl FileExt, first: &[u8], header: &Header) -> Result<Option<V
 }
 
 /// `length` bytes at `offset`, from what was read already where it holds them.
-fn bytes_at(file: &impl FileExt, first: &[u8], offset: u64, length: usize) -> Result<Vec<u8>, ElfError> {
+fn bytes_at<'a>(
+    file: &impl FileExt,
+    first: &'a [u8],
+    offset: u64,
+    length: usize,
+) -> Result<Cow<'a, [u8]>, ElfError> {
     let start = usize::try_from(offset).ok();
     let end = start.and_then(|start| start.checked_add(length));
     if let (Some(start), Some(end)) = (start, end)
         && let Some(bytes) = first.get(start..end)
     {
-        return Ok(bytes.to_vec());
+        return Ok(bytes.into());
     }
     let mut bytes = vec![0; length];
     if read_at_most(file, &mut bytes, offset)? < length {
         return Err(ElfError::Damaged("its headers point behind its end"));
     }
-    Ok(bytes)
+    Ok(bytes.into())
 }
 
 fn read_at_most(file: &impl FileExt, buffer: &mut [u8], offset: u64) -> Result<usize, ElfError> {

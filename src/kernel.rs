@@ -27,7 +27,7 @@ const BINFMT_MAGIC: FsType = FsType(0x4249_4e4d);
 /// `AUTOFS_SUPER_MAGIC` of `include/uapi/linux/magic.h`: systemd's automount stands in for the instance (K77).
 const AUTOFS_MAGIC: FsType = FsType(0x187);
 /// What an entry file is read into, in bytes; the longest entry seen has 1958 (K44).
-const ENTRY_MAX: usize = 16384;
+const ENTRY_MAX: usize = 8192;
 
 /// A mounted binfmt_misc, held by its directory.
 #[derive(Debug)]
@@ -376,10 +376,9 @@ impl Instance {
 
     /// A file of the instance in one read: the kernel makes the text anew at every read (K44).
     fn read(&self, name: &Path) -> Result<Vec<u8>, Errno> {
-        let mut text = vec![0; ENTRY_MAX];
+        let mut text = [0; ENTRY_MAX];
         let length = read(self.open_file(name, OFlag::O_RDONLY)?, &mut text)?;
-        text.truncate(length);
-        Ok(text)
+        Ok(text.get(..length).unwrap_or_default().to_vec())
     }
 
     fn io(&self, operation: &'static str, name: &Path, source: Errno) -> HandlerError {

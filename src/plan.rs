@@ -163,8 +163,7 @@ pub fn concerns(handler: &Handler, arch: &Arch) -> bool {
 /// The handler that takes the programs that today's toolchains write for `arch`: all of them, or the first of them.
 #[must_use]
 pub fn serving<'a>(arch: &Arch, handlers: &'a [Handler]) -> Option<&'a Handler> {
-    let headers = arch.everyday_headers();
-    winner(handlers, headers.first()?, Path::new(""))
+    winner(handlers, &arch.plain_header()?, Path::new(""))
 }
 
 /// Why `handler` does not do for `arch` what a container needs, judged by its rule alone.

@@ -172,14 +172,13 @@ fn split_interpreter(text: &[u8]) -> (Option<&[u8]>, &[u8]) {
 }
 
 fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
-    let digits = std::str::from_utf8(digits).ok()?;
-    if digits.len() % 2 != 0 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
+    let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let (pairs, rest) = digits.as_chunks();
+    let mut bytes = Vec::with_capacity(pairs.len());
+    for &[high, low] in pairs {
+        bytes.push(value(high)? << 4 | value(low)?);
     }
-    (0..digits.len())
-        .step_by(2)
-        .map(|start| digits.get(start..start + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
-        .collect()
+    rest.is_empty().then_some(bytes)
 }
 
 #[cfg(test)]

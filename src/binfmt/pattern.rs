@@ -1,6 +1,7 @@
 //! [`Pattern`]: which files a handler takes, by the bytes at their beginning.
 
 use std::fmt;
+use std::ops::Range;
 
 use thiserror::Error;
 
@@ -107,10 +108,15 @@ impl Pattern {
         (magic & mask, mask)
     }
 
+    /// Where bytes are compared, in bytes from the beginning of the file.
+    fn window(&self) -> Range<usize> {
+        self.offset..self.offset + self.magic.len()
+    }
+
     /// Whether the kernel takes a file that begins with `head`; only the first [`HEAD`] bytes of it count.
     #[must_use]
     pub fn matches(&self, head: &[u8]) -> bool {
-        (self.offset..self.offset + self.magic.len()).all(|position| {
+        self.window().all(|position| {
             let (magic, mask) = self.at(position);
             head.get(position).copied().unwrap_or(0) & mask == magic
         })
@@ -119,8 +125,7 @@ impl Pattern {
     /// The bytes of `head` that keep it from matching; none where it matches.
     #[must_use]
     pub fn differences(&self, head: &[u8]) -> Vec<Difference> {
-        let window = self.offset..self.offset + self.magic.len();
-        window
+        self.window()
             .filter_map(|position| {
                 let (magic, mask) = self.at(position);
                 let file = head.get(position).copied().unwrap_or(0);
@@ -132,7 +137,7 @@ impl Pattern {
     /// Whether some file matches both patterns: no bit that both compare differs.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        (0..HEAD).all(|position| {
+        self.window().all(|position| {
             let (magic, mask) = self.at(position);
             let (other_magic, other_mask) = other.at(position);
             (magic ^ other_magic) & mask & other_mask == 0
@@ -142,7 +147,7 @@ impl Pattern {
     /// Whether every file that matches `other` matches this pattern too.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        (0..HEAD).all(|position| {
+        self.window().all(|position| {
             let (magic, mask) = self.at(position);
             let (other_magic, other_mask) = other.at(position);
             mask & !other_mask == 0 && (magic ^ other_magic) & mask == 0

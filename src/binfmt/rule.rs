@@ -339,7 +339,9 @@ impl Escape {
                     // A NUL truncates (K14), a backslash may begin an escape (K12), the delimiter ends the field (K13).
                     let special = byte == 0 || byte == b'\\' || byte == delimiter;
                     if self == Self::All || special {
-                        line.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
+                        let digit =
+                            |value: u8| char::from_digit(value.into(), 16).map_or(b'0', |digit| digit as u8);
+                        line.extend([b'\\', b'x', digit(byte >> 4), digit(byte & 15)]);
                     } else {
                         line.push(byte);
                     }

@@ -51,8 +51,9 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     let situation = Situation { handlers: &gathered.handlers, guarded: std::slice::from_ref(&gathered.host) };
     let mut items = Vec::new();
     let mut work = Vec::new();
+    let asked = request(args);
     for arch in &gathered.arches {
-        let mut request = request(args);
+        let mut request = asked;
         if let Some(persistence) = &persistence {
             request = persistence.request(arch, &gathered, request);
         }

@@ -113,7 +113,7 @@ fn read_all(pipe: Option<impl Read>, content: &mut Vec<u8>) -> std::io::Result<(
 
 /// Where probes are put.
 fn executable_directory() -> Result<TempDir, ProbeError> {
-    folders::temporary(true).map_err(ProbeError::NoPlace)
+    folders::for_probes().map_err(ProbeError::NoPlace)
 }
 
 #[cfg(test)]

@@ -169,7 +169,9 @@ fn parallel<T: Send + Default + Clone>(count: usize, task: impl Fn(usize) -> T +
             }
         }
     };
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(count);
+    // To know how many processors there are, half a dozen files are read: not for a single task.
+    let threads =
+        if count > 1 { thread::available_parallelism().map_or(1, NonZero::get).min(count) } else { 1 };
     thread::scope(|scope| {
         for _ in 1..threads {
             scope.spawn(work);
