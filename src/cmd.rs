@@ -119,6 +119,12 @@ fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<(Instance, 
     Ok((Instance::open(path).map_err(Problem::from)?, lifetime))
 }
 
+/// Whether this is the interim name of a handler whose process was killed before it could give it the final one.
+fn is_left_behind(name: &HandlerName) -> bool {
+    let process = plan::interim_process(name);
+    process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists())
+}
+
 /// For a dry run: what is mounted, or nothing.
 fn open_if_mounted(common: &Common) -> Result<Option<Instance>> {
     match Instance::open(&common.instance) {

@@ -9,19 +9,21 @@ use anyhow::Result;
 use nix::fcntl::OFlag;
 use serde::Serialize;
 
-use super::{ends_too_soon, open_if_mounted, open_or_mount, own_head, switched_off, tell_scope};
+use super::{
+    ends_too_soon, is_left_behind, open_if_mounted, open_or_mount, own_head, switched_off, tell_scope,
+};
 use crate::apply::{InterpreterFile, Step, Wanted, steps};
 use crate::arch::Arch;
-use crate::binfmt::{HEAD, Handler, Rule};
+use crate::binfmt::{HEAD, Handler, HandlerName, Rule};
 use crate::binfmt_d::{self, ReadError};
 use crate::cli::{Apply, Common};
-use crate::kernel::Instance;
+use crate::kernel::{HandlerError, Instance};
 use crate::namespace::{Lifetime, Scope};
 use crate::output::{Output, Status, columns, escape, path_text};
-use crate::plan::Registration;
+use crate::plan::{INTERIM, Registration};
 use crate::probe;
 use crate::problem::Problem;
-use crate::registrar::Staged;
+use crate::registrar::{Staged, remove};
 
 #[derive(Serialize)]
 struct View {
@@ -68,6 +70,10 @@ impl Outcome {
             Self::Refused => "refused",
             Self::Failed => "failed",
         }
+    }
+
+    fn is_in_force(self) -> bool {
+        matches!(self, Self::Registered | Self::Replaced | Self::Unchanged)
     }
 
     fn is_wrong(self) -> bool {
@@ -123,6 +129,10 @@ pub(super) fn run(args: &Apply, common: &Common, output: &mut Output<'_>) -> Res
                 }
             }
         };
+        let swept = instance.as_ref().filter(|_| !args.dry_run && outcome.is_in_force());
+        let swept = swept.map_or(Ok(()), |instance| sweep(instance, &handlers, line.rule.name()));
+        let (outcome, message) =
+            swept.map_or_else(|error| (Outcome::Failed, Some(error.to_string())), |()| (outcome, message));
         if let Some(item) = items.get_mut(line.item) {
             item.outcome = outcome;
             item.message = message;
@@ -131,6 +141,13 @@ pub(super) fn run(args: &Apply, common: &Common, output: &mut Output<'_>) -> Res
     let view = View { scope: Scope::here(), lifetime, dry_run: args.dry_run, items };
     output.data(&view, || view.text())?;
     view.conclude(&args.paths, output)
+}
+
+/// Removes the interims of a rule that killed processes left behind: it needs none.
+fn sweep(instance: &Instance, handlers: &[Handler], name: &HandlerName) -> Result<(), HandlerError> {
+    let interim = [name.as_bytes(), INTERIM.as_bytes()].concat();
+    let left = handlers.iter().map(|handler| &handler.name).filter(|name| is_left_behind(name));
+    left.filter(|name| name.as_bytes().starts_with(&interim)).try_for_each(|name| remove(instance, name))
 }
 
 /// Reads the files that are meant, each line an item; the rules among them.

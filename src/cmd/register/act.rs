@@ -7,6 +7,7 @@ use super::gather::{Gathered, NO_VERIFY};
 use super::report::{Item, Outcome};
 use crate::arch::Arch;
 use crate::binfmt::{Flags, Rule};
+use crate::cmd::is_left_behind;
 use crate::kernel::{HandlerError, Instance};
 use crate::memory;
 use crate::plan::{self, Registration};
@@ -76,9 +77,7 @@ impl Act<'_> {
         for handler in &self.gathered.handlers {
             let Some(arch) = plan::emulates(handler) else { continue };
             let mut items = self.gathered.arches.iter().zip(self.items.iter());
-            let is_left = plan::interim_process(&handler.name)
-                .is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists());
-            if is_left && items.any(|(its, item)| *its == arch && item.is_at_rest()) {
+            if is_left_behind(&handler.name) && items.any(|(its, item)| *its == arch && item.is_at_rest()) {
                 remove(self.instance, &handler.name)?;
             }
         }
