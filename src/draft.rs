@@ -3,10 +3,10 @@
 //! A process that is killed cannot remove its own. So whoever writes one holds a lock on it (`flock(2)`), which ends with
 //! the process however that ends, and the next one that writes into the folder removes what nobody holds.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt as _};
 use std::path::Path;
 
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
@@ -56,6 +56,30 @@ impl Draft {
     }
 }
 
+/// A whole file at `path`, in the place of what is there: on the disk before it has its name, and then its name, too. Its
+/// draft is read by nobody: it is hidden, and its name has no ending.
+pub(crate) fn place(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut draft = create(folder)?;
+    draft.write_all(content)?;
+    draft.as_file().set_permissions(Permissions::from_mode(mode))?;
+    draft.as_file().sync_all()?;
+    // Closed before it has its name: the kernel starts no file that is open for writing (K51).
+    complete(draft)?.persist(path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// A second name, that of a draft, for the file at `path`: who replaces that can put it back.
+pub(crate) fn set_aside(path: &Path) -> io::Result<Draft> {
+    let lock = File::open(path)?;
+    hold(&lock);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut name = tempfile::Builder::new();
+    let linked =
+        name.prefix(PREFIX).rand_bytes(RANDOM).make_in(folder, |draft| fs::hard_link(path, draft))?;
+    Ok(Draft { path: linked.into_temp_path(), _lock: lock })
+}
+
 /// Where a file system knows no locks, nobody can take this one for a leftover either.
 fn hold(file: &File) {
     let _unlocked = file.lock_shared();
@@ -84,7 +108,6 @@ fn remove_if_left(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -127,6 +150,23 @@ mod tests {
         sweep(folder.path());
         assert_eq!(fs::read(draft.path()).unwrap(), b"whole");
         draft.persist(&folder.path().join("name")).unwrap();
+        assert_eq!(names(folder.path()), ["name"]);
+    }
+
+    #[test]
+    fn what_is_set_aside_comes_back_as_the_very_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, newer) = (folder.path().join("name"), folder.path().join("newer"));
+        fs::write(&path, "old").unwrap();
+        let inode = fs::metadata(&path).unwrap().ino();
+        let aside = set_aside(&path).unwrap();
+        fs::write(&newer, "new").unwrap();
+        fs::rename(&newer, &path).unwrap();
+        sweep(folder.path());
+        aside.persist(&path).unwrap();
+        assert_eq!((fs::read(&path).unwrap(), fs::metadata(&path).unwrap().ino()), (b"old".to_vec(), inode));
+        assert_eq!(names(folder.path()), ["name"]);
+        drop(set_aside(&path).unwrap());
         assert_eq!(names(folder.path()), ["name"]);
     }
 }

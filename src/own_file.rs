@@ -4,14 +4,14 @@
 //! A file is qus's own when its first comment begins with [`MARK`].
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
-use tempfile::TempPath;
 use thiserror::Error;
 
+use crate::draft;
 use crate::export::MARK;
 use crate::problem::shell_word;
 
@@ -62,6 +62,12 @@ impl OwnFileError {
             Self::Link { path, .. } => Some(format!("sudo rm {}", word(path))),
             Self::Special(_) | Self::Io { .. } => None,
         }
+    }
+
+    /// Whether it is that somebody else has put something there.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        !matches!(self, Self::Io { .. })
     }
 
     /// Whether it is that this user may not.
@@ -131,7 +137,8 @@ fn check_for(path: &Path, text: Option<&[u8]>) -> Result<(), OwnFileError> {
     let folder = folder_of(path);
     // One that is missing is made in the first that is there.
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
-    temporary(there, path).map(drop)
+    // One without a name: nobody who is killed leaves it behind.
+    tempfile::tempfile_in(there).map(drop).map_err(failed("write", path))
 }
 
 /// Writes a file that qus owns from now on, its folder before it; whether anything had to be done. What lay there is as
@@ -148,13 +155,8 @@ pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, OwnFile
     }
     let folder = folder_of(path);
     make(folder)?;
-    let (mut file, temporary) = temporary(folder, path)?;
-    file.write_all(text)
-        .and_then(|()| file.set_permissions(Permissions::from_mode(mode)))
-        .and_then(|()| file.sync_all())
-        .map_err(failed("write", path))?;
-    temporary.persist(path).map_err(|error| failed("write", path)(error.error))?;
-    sync(folder)?;
+    draft::sweep(folder);
+    draft::place(path, text, mode).map_err(failed("write", path))?;
     Ok(true)
 }
 
@@ -170,12 +172,6 @@ pub fn remove(path: &Path) -> Result<bool, OwnFileError> {
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// A file without its name yet. What it is called meanwhile is read by nobody: it is hidden, and has no ending.
-fn temporary(folder: &Path, path: &Path) -> Result<(File, TempPath), OwnFileError> {
-    let file = tempfile::Builder::new().prefix(".qus-").tempfile_in(folder);
-    file.map(tempfile::NamedTempFile::into_parts).map_err(failed("write", path))
 }
 
 /// Makes a folder and those above it where they are missing, for everybody to read, whatever the umask.

@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::arch::Arch;
 use crate::binfmt::Rule;
 use crate::binfmt_d;
+use crate::draft;
 use crate::export::{self, COPIED, Format, PACKAGE, SERVICE, Set};
 use crate::folders;
 use crate::interpreter::Interpreter;
@@ -107,14 +108,11 @@ impl Keeper {
         Ok(())
     }
 
-    /// Has it know what the files say now; `gone` are rules that they do not say any more.
-    pub fn update(self, gone: &[Rule]) -> Result<(), Problem> {
-        let kept = kept().into_iter().map(|kept| kept.set).collect::<Vec<_>>();
+    /// Has it know what the files say now.
+    pub fn update(self) -> Result<(), Problem> {
+        let kept = kept()?.into_iter().map(|kept| kept.set).collect::<Vec<_>>();
         // What was made for another keeper, before the init system changed, goes with the files all the same.
         update_openrc(if self == Self::Openrc { &kept } else { &[] })?;
-        for rule in gone {
-            forget(rule)?;
-        }
         if self == Self::BinfmtSupport {
             import(&kept)?;
         }
@@ -130,9 +128,13 @@ fn service() -> PathBuf {
 fn update_openrc(sets: &[Set]) -> Result<(), Problem> {
     let (service, link) = (service(), Path::new(OPENRC_BOOT).join(SERVICE));
     if sets.is_empty() {
-        // Somebody else's of that name stays, and is none of this.
-        if own_file::read(&service).is_ok_and(|text| text.is_some()) {
-            if fs::read_link(&link).is_ok_and(|target| target == service) {
+        let is_own = match own_file::read(&service) {
+            // Somebody else's of that name stays, and is none of this.
+            Err(error) if error.is_foreign() => false,
+            read => read?.is_some(),
+        };
+        if is_own {
+            if leads_to(&link, &service).map_err(|error| io_problem("read", &link, &error))? {
                 fs::remove_file(&link).map_err(|error| io_problem("remove", &link, &error))?;
             }
             own_file::remove(&service)?;
@@ -146,6 +148,18 @@ fn update_openrc(sets: &[Set]) -> Result<(), Problem> {
     match symlink(&service, &link) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other.map_err(|error| io_problem("make", &link, &error)),
+    }
+}
+
+/// Whether `link` is a link to `target`.
+fn leads_to(link: &Path, target: &Path) -> io::Result<bool> {
+    match fs::read_link(link) {
+        Ok(there) => Ok(there == target),
+        // Nothing is there, or no link (readlink(2)).
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -166,8 +180,9 @@ fn import(sets: &[Set]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Has binfmt-support forget a rule of ours; one of another package stays.
-fn forget(rule: &Rule) -> Result<(), Problem> {
+/// Has binfmt-support forget a rule of ours, whoever the keeper is by now; one of another package stays. This comes before
+/// the file that says the rule goes: by that it is known to be ours.
+pub fn forget(rule: &Rule) -> Result<(), Problem> {
     let name = rule.name().to_string();
     if !belongs_to_us(&name) {
         return Ok(());
@@ -220,10 +235,12 @@ pub fn kept_for(arch: &'static Arch) -> Result<Option<Kept>, OwnFileError> {
     Ok(Some(Kept { path, set: Set { arch, rules, copied } }))
 }
 
-/// All of qus's own files, in the order of the table.
-#[must_use]
-pub fn kept() -> Vec<Kept> {
-    crate::arch::ARCHES.iter().filter_map(|arch| kept_for(arch).ok().flatten()).collect()
+/// All of qus's own files, in the order of the table. What somebody else has put into such a place is none; what cannot be
+/// read is an error, as it may be one.
+pub fn kept() -> Result<Vec<Kept>, OwnFileError> {
+    let files = crate::arch::ARCHES.iter().map(kept_for);
+    let own = files.filter(|kept| !kept.as_ref().is_err_and(OwnFileError::is_foreign));
+    own.filter_map(Result::transpose).collect()
 }
 
 /// Whether a file that says `set` could be written.
@@ -233,30 +250,35 @@ pub fn check(set: &Set) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Writes the file that says `set`: where it is, and the rules of the one before that it does not say.
-pub fn keep(set: &Set) -> Result<(PathBuf, Vec<Rule>), Problem> {
+/// Writes the file that says `set`: where it is.
+pub fn keep(set: &Set) -> Result<PathBuf, Problem> {
     let path = file_of(set.arch);
-    let before = kept_for(set.arch)?;
+    let before = kept_for(set.arch)?.map(|kept| kept.set.rules).unwrap_or_default();
+    let is_gone = |rule: &&Rule| !set.rules.iter().any(|new| new.name() == rule.name());
+    for rule in before.iter().filter(is_gone) {
+        forget(rule)?;
+    }
     for file in export::files(Format::Systemd, std::slice::from_ref(set))? {
         own_file::write(&path, &file.text, file.executable)?;
     }
-    let before = before.map(|kept| kept.set.rules).unwrap_or_default();
-    let gone = |rule: &Rule| !set.rules.iter().any(|new| new.name() == rule.name());
-    Ok((path, before.into_iter().filter(gone).collect()))
+    Ok(path)
 }
 
-/// Removes a file and the copy of an interpreter that goes with it; what else was removed.
-pub fn drop_kept(kept: &Kept) -> Result<Vec<PathBuf>, Problem> {
-    own_file::remove(&kept.path)?;
-    if !kept.set.copied {
-        return Ok(Vec::new());
+/// Removes a file and the copy of an interpreter that goes with it; what else was removed comes into `removed`.
+///
+/// The file goes last: who ends this halfway finds by it what is left.
+pub fn drop_kept(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem> {
+    if kept.set.copied {
+        drop_copies(kept, removed)?;
     }
-    let used: BTreeSet<PathBuf> = crate::owner::Configuration::read(Path::new("/"))
-        .promises
-        .into_iter()
-        .map(|promise| promise.rule.interpreter().to_owned())
-        .collect();
-    let mut removed = Vec::new();
+    own_file::remove(&kept.path)?;
+    Ok(())
+}
+
+fn drop_copies(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem> {
+    let promises = crate::owner::Configuration::read(Path::new("/")).promises;
+    let others = promises.into_iter().filter(|promise| promise.file != kept.path);
+    let used: BTreeSet<PathBuf> = others.map(|promise| promise.rule.interpreter().to_owned()).collect();
     let copies: BTreeSet<&Path> = kept.set.rules.iter().map(Rule::interpreter).collect();
     for copy in copies {
         // Whatever the file says: nothing is removed from anywhere else.
@@ -269,7 +291,14 @@ pub fn drop_kept(kept: &Kept) -> Result<Vec<PathBuf>, Problem> {
             Err(error) => return Err(io_problem("remove", copy, &error)),
         }
     }
-    Ok(removed)
+    Ok(())
+}
+
+/// Removes what killed runs have left in the places of files and interpreters.
+pub fn sweep() {
+    for folder in [FOLDER, folders::SYSTEM, OPENRC_SERVICES] {
+        draft::sweep(Path::new(folder));
+    }
 }
 
 /// Whether an interpreter can be left where it is: there it is at boot, and nobody but root can change it.

@@ -74,20 +74,19 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
             work.push((items.len() - 1, registration));
         }
     }
+    let mut problem = None;
     if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
         // Held until all is registered: the paths of interpreters in memory lead to them as long.
         let _memory = gathered.remember(&work)?;
-        if let Some(persistence) = &mut persistence {
-            persistence.copy(&work, &mut gathered)?;
-        }
         let _calm = Calm::begin();
-        act(instance, work, &mut items, &gathered)?;
-    }
-    let mut problem = None;
-    if let Some((persistence, instance)) =
-        persistence.as_ref().zip(instance.as_ref()).filter(|_| !args.dry_run)
-    {
-        problem = persistence.keep(instance, &mut items, &gathered).err();
+        if let Some(persistence) = &mut persistence {
+            let copied = persistence.copy(&work, &mut gathered);
+            let acted = copied.and_then(|()| act(instance, work, &mut items, &gathered));
+            persistence.settle(&mut items, acted)?;
+            problem = persistence.keep(instance, &mut items, &gathered).err();
+        } else {
+            act(instance, work, &mut items, &gathered)?;
+        }
     }
     if args.persist && args.dry_run {
         for (item, arch) in items.iter_mut().zip(&gathered.arches) {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{emulators, open_to_look, plain, tell_scope};
 use crate::arch::Arch;
-use crate::binfmt::{Handler, HandlerName, Rule};
+use crate::binfmt::{Handler, HandlerName};
 use crate::cli::{Common, Reset, named};
 use crate::kernel::{HandlerError, Instance};
 use crate::namespace::Scope;
@@ -66,7 +66,7 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
         None => Vec::new(),
     };
     let doomed = emulators(&handlers, arches.as_deref());
-    let kept = if args.persist { kept(arches.as_deref()) } else { Vec::new() };
+    let kept = if args.persist { kept(arches.as_deref())? } else { Vec::new() };
     if !args.dry_run {
         if let Some(instance) = instance.as_ref().filter(|_| !doomed.is_empty()) {
             instance.check_writable().map_err(Problem::from)?;
@@ -78,8 +78,8 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
     // First what would bring the handlers back: who ends this halfway is left with handlers that are seen.
     let files = forget(&kept, args.dry_run);
     if args.persist && !args.dry_run {
-        let gone: Vec<Rule> = kept.iter().flat_map(|kept| kept.set.rules.clone()).collect();
-        Keeper::here().update(&gone)?;
+        persist::sweep();
+        Keeper::here().update()?;
     }
     let items = match &instance {
         Some(instance) => remove(instance, &doomed, args.dry_run),
@@ -128,10 +128,10 @@ fn remove(instance: &Instance, doomed: &[(&Handler, &'static Arch)], dry_run: bo
 }
 
 /// What `register --persist` wrote, for the named architectures or for all.
-fn kept(arches: Option<&[&'static Arch]>) -> Vec<Kept> {
-    let mut kept = persist::kept();
+fn kept(arches: Option<&[&'static Arch]>) -> Result<Vec<Kept>, Problem> {
+    let mut kept = persist::kept()?;
     kept.retain(|kept| arches.is_none_or(|arches| arches.contains(&kept.set.arch)));
-    kept
+    Ok(kept)
 }
 
 /// Removes the files, and the copies of interpreters that go with them.
@@ -139,15 +139,24 @@ fn forget(kept: &[Kept], dry_run: bool) -> Vec<FileItem> {
     let mut files = Vec::new();
     for kept in kept {
         let arch = kept.set.arch.name;
-        let forgotten = if dry_run { Ok(Vec::new()) } else { persist::drop_kept(kept) };
-        let (outcome, copies, error) = match forgotten {
-            Ok(copies) => (if dry_run { "would remove" } else { "removed" }, copies, None),
-            Err(problem) => ("failed", Vec::new(), Some(problem.message)),
+        let mut copies = Vec::new();
+        let forgotten = if dry_run { Ok(()) } else { forget_one(kept, &mut copies) };
+        let (outcome, error) = match forgotten {
+            Ok(()) => (if dry_run { "would remove" } else { "removed" }, None),
+            Err(problem) => ("failed", Some(problem.message)),
         };
         files.push(FileItem { arch, outcome, path: kept.path.clone(), error });
-        files.extend(copies.into_iter().map(|path| FileItem { arch, outcome, path, error: None }));
+        files.extend(copies.into_iter().map(|path| FileItem { arch, outcome: "removed", path, error: None }));
     }
     files
+}
+
+/// Removes a file, and before it what goes with it; copies of interpreters that were removed come into `removed`.
+fn forget_one(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem> {
+    for rule in &kept.set.rules {
+        persist::forget(rule)?;
+    }
+    persist::drop_kept(kept, removed)
 }
 
 /// Which of the handlers come back at boot, whoever wrote that; `files` are to go, or gone.

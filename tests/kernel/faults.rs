@@ -34,7 +34,7 @@ pub(crate) static TESTS: &[Test] = &[
 ];
 
 /// Faults of a command that are tried in every run of the tests.
-const SAMPLE: usize = 24;
+pub(crate) const SAMPLE: usize = 24;
 
 /// How many of a call are tried from its beginning and from its end, where there are many that are alike.
 const ALIKE: usize = 30;
@@ -46,6 +46,8 @@ const SPARED: [&str; 4] = ["exit", "exit_group", "rt_sigreturn", "restart_syscal
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     Errno(&'static str),
+    /// A signal that somebody ends a program with who wants no harm.
+    Term,
     Kill,
 }
 
@@ -59,21 +61,21 @@ struct Case {
 }
 
 /// A command under test.
-struct Scene<'a> {
-    lab: &'a Lab,
-    words: &'a [&'a str],
+pub(crate) struct Scene<'a> {
+    pub(crate) lab: &'a Lab,
+    pub(crate) words: &'a [&'a str],
     /// How many faults are tried unless `QUS_FAULTS` is `full`.
-    sample: usize,
+    pub(crate) sample: usize,
     /// Makes everything as it is before the command.
-    prepare: &'a dyn Fn(),
+    pub(crate) prepare: &'a dyn Fn(),
     /// What holds after a fault, whatever it was: `Ran`, and whether the command was killed by the fault.
-    after: &'a dyn Fn(&Ran, bool),
+    pub(crate) after: &'a dyn Fn(&Ran, bool),
     /// What holds when it is done; called after a run with exit status 0.
-    done: &'a dyn Fn(),
+    pub(crate) done: &'a dyn Fn(),
 }
 
 impl Scene<'_> {
-    fn play(&self) {
+    pub(crate) fn play(&self) {
         set_child_subreaper(true).unwrap();
         fs::create_dir_all(self.lab.path("tmp")).unwrap();
         let cases = self.cases();
@@ -108,6 +110,7 @@ impl Scene<'_> {
         (self.prepare)();
         let fault = match case.fault {
             Fault::Errno(name) => format!("error={name}"),
+            Fault::Term => "signal=TERM".to_owned(),
             Fault::Kill => "signal=KILL".to_owned(),
         };
         let inject = format!("inject={}:{fault}:when={}", case.call, case.when);
@@ -115,10 +118,14 @@ impl Scene<'_> {
         let ran = self.traced(&["-qq", "-o", trace.to_str().unwrap(), "-e", &inject], case.every_process);
         assert_ne!(ran.status, 124, "it hangs: {ran:#?}");
         let text = fs::read_to_string(&trace).unwrap();
-        let happened = text.contains("(INJECTED)") || case.fault == Fault::Kill && text.contains("killed by");
+        let happened = match case.fault {
+            Fault::Errno(_) => text.contains("(INJECTED)"),
+            Fault::Term => text.contains("--- SIGTERM "),
+            Fault::Kill => text.contains("killed by"),
+        };
         // An allocation that fails aborts the process.
         let killed = case.fault == Fault::Kill || ran.status >= 128;
-        if ran.status == 0 && case.fault != Fault::Kill {
+        if ran.status == 0 && !killed {
             (self.done)();
         }
         (self.after)(&ran, killed);
@@ -159,7 +166,8 @@ impl Scene<'_> {
                 if call == "execve" && when == 1 || (ALIKE..count.saturating_sub(ALIKE)).contains(&when) {
                     continue;
                 }
-                for fault in faults(call) {
+                // Nobody ends a probe, and in its calm it would not hear of it.
+                for fault in faults(call).into_iter().filter(|fault| is_main || *fault != Fault::Term) {
                     let call = call.to_owned();
                     cases.insert(Case { call, when, fault, every_process: !is_main });
                 }
@@ -209,7 +217,7 @@ impl Scene<'_> {
 /// What may become of a call. `EINTR` where a signal can interrupt one, what a full disk and full memory say where they
 /// say it.
 fn faults(call: &str) -> Vec<Fault> {
-    let mut faults = vec![Fault::Kill];
+    let mut faults = vec![Fault::Kill, Fault::Term];
     // What the kernel lets never fail, and what is relied on: the standard library panics where a directory cannot be
     // closed.
     if !matches!(call, "close" | "rt_sigprocmask" | "uname") {
@@ -236,7 +244,7 @@ fn faults(call: &str) -> Vec<Fault> {
 /// A handler of somebody else.
 const FOREIGN: &str = ":foreign:E::qus-test::/bin/true:";
 
-fn with_foreign(lab: &Lab) {
+pub(crate) fn with_foreign(lab: &Lab) {
     for name in lab.entries().keys() {
         lab.command(name, "-1");
     }
@@ -245,7 +253,7 @@ fn with_foreign(lab: &Lab) {
 
 /// The instance is as it was or as it should be, unless qus was killed: then, too, nothing of before is lost, and whatever
 /// is there is one of the two, or the interim.
-fn instance_is_sound(
+pub(crate) fn instance_is_sound(
     lab: &Lab,
     ran: &Ran,
     killed: bool,

@@ -24,6 +24,7 @@ mod environment;
 mod exhausted;
 mod export;
 mod faults;
+mod faults_in_files;
 mod fetch;
 mod grammar;
 mod headers;
@@ -129,6 +130,7 @@ fn tests() -> Vec<Test> {
         environment::TESTS,
         exhausted::TESTS,
         faults::TESTS,
+        faults_in_files::TESTS,
         concurrency::TESTS,
     ];
     themes.into_iter().flatten().map(|test| Test { ..*test }).collect()

@@ -6,13 +6,13 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MsFlags, mount, umount};
 
 use qus::binfmt::Flags;
 
 use crate::Test;
 use crate::downloads::interpreter;
-use crate::lab::{Lab, OURS, Ran, order, run};
+use crate::lab::{Lab, OURS, QUS, Ran, order, run};
 
 pub(crate) static TESTS: &[Test] = &[
     Test::new("persist_writes_what_was_registered", written),
@@ -20,6 +20,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("persist_leaves_interpreters_that_can_stay", stable),
     Test::new("persist_takes_interpreters_out_of_memory", from_memory),
     Test::new("persist_after_an_interrupted_run_mends_it", interrupted),
+    Test::new("persist_of_what_is_not_proven_leaves_what_lasted", unproven),
     Test::new("persist_keeps_what_others_restore", kept),
     Test::new("persist_asks_before_it_replaces_what_nobody_restores", conflict),
     Test::new("persist_never_touches_files_of_others", foreign_files),
@@ -31,20 +32,21 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("persist_makes_a_service_of_openrc", openrc),
     Test::new("a_dry_run_of_persist_writes_nothing", dry_run),
     Test::new("reset_persist_takes_back_exactly_what_was_written", reset),
+    Test::new("reset_persist_that_failed_halfway_is_done_by_the_next", halfway),
     Test::new("reset_says_what_comes_back", returns),
     Test::new("list_tells_what_is_missing_and_what_has_drifted", drift),
     Test::new("persist_goes_with_no_other_way_to_last", usage),
 ];
 
 /// The folders that are looked at.
-const FOLDERS: [&str; 4] = ["/etc", "/run", "/usr/local/lib", "/var/lib"];
+pub(crate) const FOLDERS: [&str; 4] = ["/etc", "/run", "/usr/local/lib", "/var/lib"];
 
 fn cover(folder: &str, options: &str, flags: MsFlags) {
     mount(Some("none"), folder, Some("tmpfs"), flags, Some(options)).unwrap();
 }
 
 /// Folders of the test's own, with systemd in them. Emulators lie in `q`, where anybody could change them.
-fn host(lab: &Lab) {
+pub(crate) fn host(lab: &Lab) {
     for folder in FOLDERS {
         cover(folder, "mode=755", MsFlags::empty());
     }
@@ -235,6 +237,35 @@ fn interrupted(lab: &Lab) {
             .count(),
         0
     );
+}
+
+/// An interpreter that turns out to be none had the place of a copy: the old one is there at boot, or none.
+fn unproven(lab: &Lab) {
+    host(lab);
+    lab.copy("none/qemu-arm-static", Path::new(QUS));
+    let words = ["register", "--persist", "--replace", "--interpreter", "none/qemu-arm-static", "arm"];
+    let refused = || {
+        let (before, handlers) = (tree(), lab.entries());
+        let ran = lab.qus(words);
+        assert!(ran.status == 1 && ran.stdout.contains(" unproven "), "{ran:#?}");
+        assert_eq!((tree(), lab.entries()), (before, handlers));
+        // Nor where nothing can be executed.
+        let (before, handlers) = (tree(), lab.entries());
+        fs::create_dir(lab.path("tmp")).unwrap();
+        cover(lab.path("tmp").to_str().unwrap(), "size=8k", MsFlags::empty());
+        fs::write(lab.path("tmp/full"), vec![b' '; 16384]).unwrap_err();
+        let ran = run(lab.program(&[], words).env("TMPDIR", lab.path("tmp")));
+        umount(&lab.path("tmp")).unwrap();
+        fs::remove_dir(lab.path("tmp")).unwrap();
+        assert!(ran.status == 2 && ran.stderr.contains("cannot run probes"), "{ran:#?}");
+        assert_eq!((tree(), lab.entries()), (before, handlers));
+    };
+    refused();
+    done(persist(lab, &["arm"]));
+    refused();
+    // That what was there is still what the handler runs, is seen by its being left alone.
+    let ran = done(persist(lab, &["arm"]));
+    assert!(ran.stdout.contains("unchanged"), "{ran:#?}");
 }
 
 fn kept(lab: &Lab) {
@@ -477,6 +508,43 @@ fn reset(lab: &Lab) {
     let before = tree();
     lab.refused(["reset", "--persist"], 2, "cannot write /etc/binfmt.d/qus-arm.conf: Read-only file system");
     assert_eq!(tree(), before);
+}
+
+/// What a file tells of is taken back before the file: who ended halfway finds by it what is left.
+fn halfway(lab: &Lab) {
+    host(lab);
+    // binfmt-support's database is in its hands alone: a program in its place keeps one.
+    fs::remove_dir_all("/run/systemd").unwrap();
+    cover("/usr/sbin", "mode=755", MsFlags::empty());
+    if !Path::new("/sbin").is_symlink() {
+        cover("/sbin", "mode=755", MsFlags::empty());
+    }
+    let script = "#!/bin/sh\nset -e\ncd /var/lib/binfmts\ncase $1 in\n\
+        --import) printf 'qus\\nmagic\\n' >\"${2##*/}\";;\n\
+        --package) if [ -e /var/lib/full ]; then echo full >&2; exit 1; fi; rm \"$4\";;\nesac\n";
+    fs::write("/usr/sbin/update-binfmts", script).unwrap();
+    fs::set_permissions("/usr/sbin/update-binfmts", fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir("/var/lib/binfmts").unwrap();
+    let database = Path::new("/var/lib/binfmts/qemu-arm");
+    done(persist(lab, &["arm"]));
+    assert!(database.exists());
+    fs::write("/var/lib/full", "").unwrap();
+    let ran = lab.qus(["reset", "--persist"]);
+    assert!(ran.status == 2 && ran.stdout.contains("update-binfmts failed: full"), "{ran:#?}");
+    assert!(database.exists() && Path::new(ARM).exists() && Path::new(COPY).exists());
+    fs::remove_file("/var/lib/full").unwrap();
+    lab.done(["reset", "--persist"]);
+    assert!(!database.exists() && !Path::new(ARM).exists() && !Path::new(COPY).exists());
+    // A folder that stands where the copy was cannot be removed like one.
+    done(persist(lab, &["arm"]));
+    fs::remove_file(COPY).unwrap();
+    fs::create_dir(COPY).unwrap();
+    let ran = lab.qus(["reset", "--persist"]);
+    assert!(ran.status == 2 && ran.stdout.contains(&format!("cannot remove {COPY}")), "{ran:#?}");
+    assert!(Path::new(ARM).exists());
+    fs::remove_dir(COPY).unwrap();
+    lab.done(["reset", "--persist"]);
+    assert!(!Path::new(ARM).exists());
 }
 
 fn returns(lab: &Lab) {

@@ -1,4 +1,5 @@
-//! Between the first registration and its proof nothing is to stop: who is told to end does so afterwards.
+//! Between the first registration and its proof nothing is to stop, nor between the copy of an interpreter that is to last
+//! and the file that says so: who is told to end does so afterwards.
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 

@@ -1,8 +1,8 @@
 //! `--persist`: interpreters where they stay, and rules where the system restores them at boot. What would be in the way is
 //! found before anything is registered; what is written is what the kernel took.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write as _};
+use std::fs::{self, Permissions};
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use super::memory::Stored;
 use super::report::Item;
 use crate::arch::Arch;
 use crate::binfmt::Rule;
+use crate::draft::{self, Draft};
 use crate::export::Set;
 use crate::folders;
 use crate::interpreter::{FileId, Interpreter, is_qemu};
@@ -26,8 +27,33 @@ use crate::problem::Problem;
 pub(super) struct Persistence {
     pub(super) keeper: Keeper,
     configuration: Configuration,
-    /// Architectures whose interpreter was newly copied by this run.
-    copied: Vec<&'static str>,
+    /// Interpreters that this run has copied.
+    copies: Vec<Copy>,
+}
+
+/// The copy of an interpreter.
+struct Copy {
+    arch: &'static str,
+    path: PathBuf,
+    /// What was in its place.
+    before: Option<Draft>,
+    /// Whether its folder was made for it.
+    made: bool,
+}
+
+impl Copy {
+    /// Has everything be as it was.
+    fn undo(self) -> io::Result<()> {
+        if let Some(before) = self.before {
+            return before.persist(&self.path);
+        }
+        fs::remove_file(&self.path)?;
+        if let Some(folder) = self.path.parent().filter(|_| self.made) {
+            // Not empty: somebody else has put something there meanwhile.
+            let _ = fs::remove_dir(folder);
+        }
+        Ok(())
+    }
 }
 
 impl Persistence {
@@ -35,7 +61,7 @@ impl Persistence {
     pub(super) fn gather(gathered: &mut Gathered) -> Result<Self, Problem> {
         gathered.find_lasting_places()?;
         let configuration = Configuration::read(Path::new("/"));
-        Ok(Self { keeper: Keeper::here(), configuration, copied: Vec::new() })
+        Ok(Self { keeper: Keeper::here(), configuration, copies: Vec::new() })
     }
 
     /// The request for `arch`: a handler that lasts. One that nobody restores is no answer to that; where qus itself
@@ -81,13 +107,33 @@ impl Persistence {
         work: &[(usize, Registration)],
         gathered: &mut Gathered,
     ) -> Result<(), Problem> {
+        persist::sweep();
         for (item, _) in work {
             let Some(arch) = gathered.arches.get(*item).copied() else { continue };
-            if gathered.copy_to_lasting_place(arch)? {
-                self.copied.push(arch.name);
-            }
+            gathered.copy_to_lasting_place(arch, &mut self.copies)?;
         }
         Ok(())
+    }
+
+    /// Takes back the copies for what did not come to be registered: at boot the old ones are to be there, or none.
+    pub(super) fn settle(&mut self, items: &mut [Item], acted: Result<(), Problem>) -> Result<(), Problem> {
+        let is_served = |copy: &Copy| items.iter().any(|item| item.is_of(copy.arch) && item.is_served());
+        let (good, vain): (Vec<Copy>, Vec<Copy>) =
+            self.copies.drain(..).partition(|copy| acted.is_ok() && is_served(copy));
+        self.copies = good;
+        let mut problems: Vec<Problem> = acted.err().into_iter().collect();
+        for copy in vain.into_iter().rev() {
+            let path = copy.path.clone();
+            if let Err(error) = copy.undo() {
+                problems.push(Problem::new(format!("cannot put back {}: {error}", path.display())));
+            }
+        }
+        let mut problems = problems.into_iter();
+        let Some(first) = problems.next() else { return Ok(()) };
+        Err(problems.fold(first, |first, more| Problem {
+            message: format!("{}; {}", first.message, more.message),
+            ..first
+        }))
     }
 
     /// Writes down what the kernel has for every item that is well.
@@ -97,7 +143,6 @@ impl Persistence {
         items: &mut [Item],
         gathered: &Gathered,
     ) -> Result<(), Problem> {
-        let mut gone = Vec::new();
         for (item, arch) in items.iter_mut().zip(&gathered.arches) {
             if !item.is_served() {
                 continue;
@@ -108,14 +153,11 @@ impl Persistence {
             }
             let kept = self.registered(instance, arch, item).and_then(|set| persist::keep(&set));
             match kept {
-                Ok((path, superseded)) => {
-                    item.kept_in(path);
-                    gone.extend(superseded);
-                }
+                Ok(path) => item.kept_in(path),
                 Err(problem) => item.not_kept(problem),
             }
         }
-        if items.iter().any(Item::is_kept) { self.keeper.update(&gone) } else { Ok(()) }
+        if items.iter().any(Item::is_kept) { self.keeper.update() } else { Ok(()) }
     }
 
     /// The file of somebody else that has the handler back at boot which serves `arch` and was kept.
@@ -140,7 +182,8 @@ impl Persistence {
         let is_same = |set: &Set| {
             set.copied && set.rules.first().map(Rule::interpreter) == rules.first().map(Rule::interpreter)
         };
-        let copied = self.copied.contains(&arch.name) || before.as_ref().is_some_and(is_same);
+        let is_new = |copy: &Copy| copy.arch == arch.name && copy.before.is_none();
+        let copied = self.copies.iter().any(is_new) || before.as_ref().is_some_and(is_same);
         Ok(Set { arch, rules, copied })
     }
 }
@@ -176,15 +219,14 @@ impl Gathered {
         Ok(())
     }
 
-    /// Copies the interpreter for `arch`, where it has to be; whether no file was in its place before.
-    fn copy_to_lasting_place(&mut self, arch: &'static Arch) -> Result<bool, Problem> {
-        let Some(stored) = self.moving.get(arch.name) else { return Ok(false) };
+    /// Copies the interpreter for `arch`, where it has to be.
+    fn copy_to_lasting_place(&mut self, arch: &'static Arch, copies: &mut Vec<Copy>) -> Result<(), Problem> {
+        let Some(stored) = self.moving.get(arch.name) else { return Ok(()) };
         let Some(path) = self.interpreter(arch).map(|interpreter| interpreter.path.clone()) else {
-            return Ok(false);
+            return Ok(());
         };
         let content = stored.content()?;
-        let is_new = !path.exists();
-        place(&path, &content).map_err(|error| {
+        place(arch.name, &path, &content, copies).map_err(|error| {
             Problem::new(format!(
                 "cannot copy the interpreter for {} to {}: {error}",
                 arch.name,
@@ -196,25 +238,30 @@ impl Gathered {
         if let Some(found) = self.found.get_mut(arch.name) {
             found.interpreter = Some(copy);
         }
-        Ok(is_new)
+        Ok(())
     }
 }
 
 /// An executable file, whole or not at all; a new one, as the old one may be running (K50).
-fn place(path: &Path, content: &[u8]) -> io::Result<()> {
+fn place(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
-    if !folder.is_dir() {
+    let made = !folder.is_dir();
+    if made {
         fs::create_dir_all(folder)?;
         fs::set_permissions(folder, Permissions::from_mode(0o755))?;
     }
-    let (mut file, temporary) = tempfile::Builder::new().prefix(".qus-").tempfile_in(folder)?.into_parts();
-    file.write_all(content)?;
-    file.set_permissions(Permissions::from_mode(0o755))?;
-    file.sync_all()?;
-    // Closed before it has its name: the kernel starts no file that is open for writing (K51).
-    drop(file);
-    temporary.persist(path).map_err(|error| error.error)?;
-    File::open(folder)?.sync_all()
+    let before = if path.exists() { Some(draft::set_aside(path)?) } else { None };
+    let was = file_id(path);
+    let placed = draft::place(path, content, 0o755);
+    // Whatever failed: it has its name, or it has not.
+    if file_id(path) != was {
+        copies.push(Copy { arch, path: path.to_owned(), before, made });
+    }
+    placed
+}
+
+fn file_id(path: &Path) -> Option<FileId> {
+    fs::symlink_metadata(path).ok().map(|metadata| FileId::of(&metadata))
 }
 
 /// The rules that were decided on for `arch`, as far as they are known before the proof.

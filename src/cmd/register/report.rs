@@ -251,6 +251,11 @@ impl Item {
         self.persisted.is_some()
     }
 
+    /// Whether it is about the architecture of this name.
+    pub(super) fn is_of(&self, arch: &str) -> bool {
+        self.arch == arch
+    }
+
     /// Whether a handler serves it.
     pub(super) fn is_served(&self) -> bool {
         self.outcome.status() == Status::Done && self.outcome != Outcome::Native

@@ -1,0 +1,306 @@
+//! Faults in what lasts: the files of rules and the copies of interpreters, beside the handlers that they are of.
+//!
+//! At every moment each of these files is the old one or the new one, from its first byte to its last, whoever is killed;
+//! what others have there is never touched.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use qus::binfmt::Flags;
+
+use crate::Test;
+use crate::downloads::interpreter;
+use crate::faults::{SAMPLE, Scene, instance_is_sound, with_foreign};
+use crate::lab::{Lab, OURS, Ran, busybox};
+use crate::persist::{FOLDERS, host};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("faults_in_persist", persist).with_strace(),
+    Test::new("faults_in_persist_of_another_version", another_version).with_strace(),
+    Test::new("faults_in_persist_with_openrc", openrc).with_strace(),
+    Test::new("faults_in_reset_persist", reset).with_strace(),
+    Test::new("faults_in_reset_persist_with_openrc", reset_openrc).with_strace(),
+    Test::new("faults_in_apply", apply).with_strace(),
+];
+
+/// Begins the names of files that are not complete.
+const DRAFT: &str = ".qus-new-";
+const PERSIST: [&str; 5] = ["register", "--persist", "--interpreter-dir", "q", "arm"];
+const COPIED: &str = "# The interpreter is a copy that was made for this file, and is removed with it.\n";
+
+/// Content and mode of files, where a link leads; nothing of folders but that they are there.
+type Tree = BTreeMap<PathBuf, (Vec<u8>, u32)>;
+
+/// Every file below the folders that qus may write to, but what is not complete, which is counted.
+fn tree() -> (Tree, usize) {
+    let (mut files, mut drafts) = (Tree::new(), 0);
+    let mut folders: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
+    while let Some(folder) = folders.pop() {
+        for file in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let kind = file.file_type().unwrap();
+            if kind.is_dir() {
+                folders.push(file.path());
+            } else if file.file_name().as_encoded_bytes().starts_with(DRAFT.as_bytes()) {
+                drafts += 1;
+            } else if kind.is_symlink() {
+                let target = fs::read_link(file.path()).unwrap().into_os_string().into_encoded_bytes();
+                files.insert(file.path(), (target, 0));
+            } else {
+                let mode = file.metadata().unwrap().permissions().mode();
+                files.insert(file.path(), (fs::read(file.path()).unwrap(), mode));
+            }
+        }
+    }
+    (files, drafts)
+}
+
+/// Makes the folders have these files, and no others; systemd or OpenRC is what runs.
+fn restore(files: &Tree, init: &str) {
+    for folder in FOLDERS {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if entry.file_type().unwrap().is_dir() {
+                fs::remove_dir_all(path).unwrap();
+            } else {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+    fs::create_dir_all(init).unwrap();
+    for (path, (content, mode)) in files {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if *mode == 0 {
+            symlink(String::from_utf8(content.clone()).unwrap(), path).unwrap();
+        } else {
+            fs::write(path, content).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(*mode)).unwrap();
+        }
+    }
+}
+
+/// Where a run was cut off after it had made a copy, nobody knows any more that the copy was made for the file.
+fn but_for_the_copy(files: &Tree) -> Tree {
+    let without = |(path, (content, mode)): (&PathBuf, &(Vec<u8>, u32))| {
+        let text = String::from_utf8(content.clone()).map(|text| text.replace(COPIED, "").into_bytes());
+        (path.clone(), (text.unwrap_or_else(|_| content.clone()), *mode))
+    };
+    files.iter().map(without).collect()
+}
+
+/// Every file is as it was or as it should be, and none that both have is gone.
+fn files_are_sound(ran: &Ran, killed: bool, before: &Tree, wanted: &Tree) {
+    let (now, drafts) = tree();
+    let now = but_for_the_copy(&now);
+    let (before, wanted) = (but_for_the_copy(before), but_for_the_copy(wanted));
+    for (path, file) in &now {
+        let is_known = [before.get(path), wanted.get(path)].contains(&Some(file));
+        assert!(is_known, "{} is neither old nor new after {ran:#?}", path.display());
+    }
+    for path in before.keys().filter(|path| wanted.contains_key(*path)) {
+        assert!(now.contains_key(path), "{} is lost after {ran:#?}", path.display());
+    }
+    // One that cannot be removed stays.
+    assert!(drafts == 0 || killed || ran.status != 0, "{drafts} drafts after {ran:#?}");
+    assert!(drafts <= 1, "{drafts} drafts after {ran:#?}");
+}
+
+fn files_are(wanted: &Tree) {
+    let (now, drafts) = tree();
+    let names = |files: &Tree| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!((names(&now), drafts), (names(wanted), 0));
+    let (now, wanted) = (but_for_the_copy(&now), but_for_the_copy(wanted));
+    let other: Vec<_> = now.keys().filter(|path| now.get(*path) != wanted.get(*path)).collect();
+    assert!(other.is_empty(), "another content: {other:?}");
+}
+
+const SYSTEMD: &str = "/run/systemd/system";
+const OPENRC: &str = "/run/openrc";
+
+/// What others have there.
+fn of_others() -> Tree {
+    let file = |path: &str, text: &str| (PathBuf::from(path), (text.as_bytes().to_vec(), 0o100_644));
+    Tree::from([
+        file("/etc/binfmt.d/theirs.conf", ":theirs:E::theirs::/theirs:\n"),
+        file("/usr/local/lib/qus/qemu-mips-static", "fetched by somebody"),
+        file("/etc/init.d/theirs", "#!/sbin/openrc-run\n"),
+    ])
+}
+
+/// `register --persist arm`, in surroundings that `prepare` makes.
+fn persists(lab: &Lab, sample: usize, prepare: &dyn Fn()) {
+    prepare();
+    let (before, entries) = (tree().0, lab.entries());
+    lab.done(PERSIST);
+    let (wanted, wanted_entries) = (tree().0, lab.entries());
+    assert!(before != wanted && entries != wanted_entries);
+    let served_before = entries.contains_key("qemu-arm");
+    Scene {
+        lab,
+        words: &PERSIST,
+        sample,
+        prepare,
+        after: &|ran, killed| {
+            instance_is_sound(lab, ran, killed, &entries, &wanted_entries);
+            files_are_sound(ran, killed, &before, &wanted);
+            // What did not come to be registered is not kept for the next boot either.
+            if !killed && lab.entries() == entries && !ran.stderr.contains("cannot put back") {
+                let (now, _) = tree();
+                assert!(
+                    but_for_the_copy(&now) == but_for_the_copy(&before),
+                    "{:?} after {ran:#?}",
+                    now.keys()
+                );
+            }
+            if served_before {
+                assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n", "{ran:#?}");
+            }
+        },
+        done: &|| {
+            assert_eq!(lab.entries(), wanted_entries);
+            files_are(&wanted);
+        },
+    }
+    .play();
+}
+
+fn persist(lab: &Lab) {
+    host(lab);
+    persists(lab, SAMPLE, &|| {
+        with_foreign(lab);
+        restore(&of_others(), SYSTEMD);
+    });
+}
+
+fn openrc(lab: &Lab) {
+    host(lab);
+    persists(lab, SAMPLE / 2, &|| {
+        with_foreign(lab);
+        restore(&of_others(), OPENRC);
+    });
+}
+
+/// What lasts is of one version, and another one is at hand: file and handler change places, under the same names.
+fn another_version(lab: &Lab) {
+    host(lab);
+    with_foreign(lab);
+    restore(&of_others(), SYSTEMD);
+    lab.done(PERSIST);
+    let (first, _) = tree();
+    let mut newer = fs::read(interpreter("arm")).unwrap();
+    newer.push(0);
+    lab.executable("q/qemu-arm-static", &newer);
+    persists(lab, SAMPLE, &|| {
+        with_foreign(lab);
+        restore(&first, SYSTEMD);
+        // Its file is another one since, so that this is a handler of an interpreter that is gone.
+        lab.handler(
+            "qemu-arm",
+            "arm",
+            Path::new("/usr/local/lib/qus/qemu-arm-static"),
+            OURS - Flags::OPEN_BINARY,
+        );
+    });
+}
+
+/// `reset --persist` of two architectures.
+fn resets(lab: &Lab, init: &str, sample: usize) {
+    host(lab);
+    with_foreign(lab);
+    restore(&of_others(), init);
+    lab.done(PERSIST.into_iter().chain(["s390x"]));
+    let (before, entries) = (tree().0, lab.entries());
+    let wanted = of_others();
+    Scene {
+        lab,
+        words: &["reset", "--persist"],
+        sample,
+        prepare: &|| {
+            with_foreign(lab);
+            restore(&before, init);
+            for arch in ["s390x", "arm"] {
+                let copy = format!("/usr/local/lib/qus/qemu-{arch}-static");
+                lab.handler(&format!("qemu-{arch}"), arch, Path::new(&copy), OURS);
+            }
+            assert_eq!(lab.entries(), entries);
+        },
+        after: &|ran, killed| {
+            let now = lab.entries();
+            assert!(now.contains_key("foreign"), "{ran:#?}");
+            assert!(
+                now.iter().all(|(name, text)| entries.get(name) == Some(text)),
+                "{now:#?} after {ran:#?}"
+            );
+            let (files, _) = tree();
+            // The service is made anew from the files that are left.
+            let service = Path::new("/etc/init.d/qus");
+            let but_for_the_service = |files: &Tree| {
+                let mut files = files.clone();
+                files.remove(service);
+                files
+            };
+            if let Some((text, _)) = files.get(service) {
+                assert!(
+                    text.starts_with(b"#!/sbin/openrc-run\n# Written by qus for ") && text.ends_with(b"}\n")
+                );
+            }
+            for (path, file) in but_for_the_service(&files) {
+                assert_eq!(before.get(&path), Some(&file), "{} after {ran:#?}", path.display());
+            }
+            for path in wanted.keys() {
+                assert!(files.contains_key(path), "{} is lost after {ran:#?}", path.display());
+            }
+            assert!(killed || ran.status != 0 || tree().1 == 0, "{ran:#?}");
+        },
+        done: &|| {
+            assert_eq!(lab.entries().into_keys().collect::<Vec<_>>(), ["foreign"]);
+            files_are(&wanted);
+        },
+    }
+    .play();
+}
+
+fn reset(lab: &Lab) {
+    resets(lab, SYSTEMD, SAMPLE);
+}
+
+fn reset_openrc(lab: &Lab) {
+    resets(lab, OPENRC, SAMPLE / 2);
+}
+
+/// One rule that is new, one that has drifted, one that is there already.
+fn apply(lab: &Lab) {
+    let line = |arch: &str| lab.done(["export", arch, "--format", "register"]);
+    fs::write(lab.path("some.conf"), ["arm", "s390x", "mips"].map(line).concat()).unwrap();
+    let prepare = || {
+        with_foreign(lab);
+        lab.handler("qemu-s390x", "s390x", &interpreter("s390x"), OURS - Flags::OPEN_BINARY);
+        lab.handler("qemu-mips", "mips", &interpreter("mips"), OURS);
+    };
+    prepare();
+    let before = lab.entries();
+    let words = ["apply", "some.conf"];
+    lab.done(words);
+    let wanted = lab.entries();
+    assert!(before.len() + 1 == wanted.len() && before["qemu-s390x"] != wanted["qemu-s390x"]);
+    Scene {
+        lab,
+        words: &words,
+        sample: SAMPLE,
+        prepare: &prepare,
+        after: &|ran, _| {
+            let now = lab.entries();
+            for (name, text) in &now {
+                let (name, _) = name.split_once(".qus-").unwrap_or((name, ""));
+                assert!([before.get(name), wanted.get(name)].contains(&Some(text)), "{name} after {ran:#?}");
+            }
+            // Each line is one: what others have, and what was there before, serves throughout.
+            assert_eq!(now.get("foreign"), before.get("foreign"), "{ran:#?}");
+            assert_eq!(now.get("qemu-mips"), before.get("qemu-mips"), "{ran:#?}");
+            assert_eq!(busybox("s390x", "echo works").unwrap().stdout, "works\n", "{ran:#?}");
+        },
+        done: &|| assert_eq!(lab.entries(), wanted),
+    }
+    .play();
+}
