@@ -78,8 +78,12 @@ impl Lab {
 }
 
 fn age(path: &Path, age: Duration) {
-    let time = SystemTime::now() - age;
-    fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    of(path, SystemTime::now() - age);
+}
+
+/// Has a file or a folder be of that time.
+fn of(path: &Path, time: SystemTime) {
+    fs::File::open(path).unwrap().set_modified(time).unwrap();
 }
 
 fn deb(name: &str, files: &[&str]) -> Vec<u8> {
@@ -220,6 +224,55 @@ fn several_at_once_do_not_disturb_each_other() {
         }
     });
     assert_eq!(lab.downloads(), 0);
+}
+
+/// The clock may have been far ahead, or far behind, when a process was killed, and may be so now.
+#[test]
+fn what_killed_processes_left_goes_whatever_the_clock_says() {
+    const YEARS: Duration = Duration::from_hours(24 * 365 * 30);
+    let Some(lab) = Lab::new() else { return };
+    lab.publish(&[("qemu-user", &["qemu-arm"])]);
+    let download = || lab.apt().download("qemu-user", &()).unwrap().unwrap();
+    let held = download();
+    for (name, time) in [
+        ("download-first", SystemTime::UNIX_EPOCH),
+        ("download-later", SystemTime::now() + YEARS),
+        ("download-young", SystemTime::now()),
+    ] {
+        let folder = lab.cache().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("half.deb"), "half").unwrap();
+        of(&folder, time);
+    }
+    for time in [SystemTime::UNIX_EPOCH, SystemTime::now() + YEARS] {
+        of(held.path().parent().unwrap(), time);
+        drop(download());
+        assert!(held.path().exists(), "it is in use");
+    }
+    // The young one may belong to somebody who could not lock it.
+    assert!(lab.cache().join("download-young").exists());
+    assert_eq!(lab.downloads(), 2);
+    drop(held);
+    assert_eq!(lab.downloads(), 1);
+}
+
+/// Lists that come from the future are no newer than others.
+#[test]
+fn lists_from_the_future_are_fetched_again() {
+    let Some(lab) = Lab::new() else { return };
+    let known = || lab.apt().download("qemu-user", &()).unwrap().is_some();
+    assert!(!known());
+    lab.publish(&[("qemu-user", &[])]);
+    for time in [SystemTime::now() + Duration::from_hours(24 * 365), SystemTime::UNIX_EPOCH] {
+        of(&lab.cache().join("updated"), time);
+        assert!(known());
+        let updated = fs::metadata(lab.cache().join("updated")).unwrap().modified().unwrap();
+        assert!(updated.elapsed().unwrap() < Duration::from_mins(10), "the next one needs no update");
+    }
+    // So are the sources: then nothing is known to be newer than they are.
+    of(&lab.folder.path().join("sources.list"), SystemTime::now() + Duration::from_hours(24 * 365));
+    lab.publish(&[]);
+    assert!(!known());
 }
 
 #[test]

@@ -14,11 +14,10 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
 use nix::unistd::Uid;
-use tempfile::TempDir;
 use thiserror::Error;
 
 use super::Progress;
-use cache::{Cache, absolute, give};
+use cache::{Cache, DownloadFolder, absolute, give};
 
 /// How long lists serve. A package that is gone by then is noticed, and the lists are fetched again.
 const LISTS_SERVE: Duration = Duration::from_hours(1);
@@ -43,7 +42,7 @@ pub struct Apt {
 /// A downloaded package, which is removed when this is dropped.
 #[derive(Debug)]
 pub struct Download {
-    _folder: TempDir,
+    _folder: DownloadFolder,
     path: PathBuf,
 }
 

@@ -1,6 +1,6 @@
 //! The private folder of apt's lists and downloads, and who may write there.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +13,8 @@ use tempfile::TempDir;
 use super::AptError;
 use crate::package::place;
 
-/// After this time a download belongs to a process that was killed.
+/// After this time a download that nobody holds belongs to a process that was killed. Before, it may be that of a process
+/// which could not say that it holds it, as some file systems know no locks.
 const DOWNLOAD_SERVES: Duration = Duration::from_hours(24);
 
 const DOWNLOAD_PREFIX: &str = "download-";
@@ -88,29 +89,50 @@ impl Cache {
     }
 
     /// A folder for one package. As root apt downloads as the user `_apt` if this one may write there.
-    pub(super) fn download_folder(&self) -> Result<TempDir, AptError> {
-        let folder = tempfile::Builder::new()
-            .prefix(DOWNLOAD_PREFIX)
-            .tempdir_in(&self.path)
-            .map_err(|source| AptError::Cache { path: self.path.clone(), source })?;
+    pub(super) fn download_folder(&self) -> Result<DownloadFolder, AptError> {
+        let cannot_make = |source| AptError::Cache { path: self.path.clone(), source };
+        let folder = tempfile::Builder::new().prefix(DOWNLOAD_PREFIX).tempdir_in(&self.path);
+        let folder = folder.map_err(cannot_make)?;
+        let lock = File::open(folder.path()).map_err(cannot_make)?;
+        let _unlocked = lock.lock_shared();
         if let Sandbox::User(user) = self.sandbox {
             give(folder.path(), user);
         }
-        Ok(folder)
+        Ok(DownloadFolder { folder, _lock: lock })
     }
 
     /// Removes what killed processes left behind. Nothing depends on it.
+    ///
+    /// The clock may have been set meanwhile: a folder from the future is as old as any, and one that is held is in use.
     fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.path) else { return };
         for entry in entries.flatten() {
             let ours = entry.file_name().to_string_lossy().starts_with(DOWNLOAD_PREFIX);
             let modified = entry.metadata().and_then(|metadata| metadata.modified());
             let age = modified.ok().and_then(|time| time.elapsed().ok());
-            if ours && age.is_some_and(|age| age > DOWNLOAD_SERVES) {
+            if ours && age.is_none_or(|age| age > DOWNLOAD_SERVES) && !is_held(&entry.path()) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
     }
+}
+
+/// A folder that is held, and goes with this.
+#[derive(Debug)]
+pub(super) struct DownloadFolder {
+    folder: TempDir,
+    _lock: File,
+}
+
+impl DownloadFolder {
+    pub(super) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+fn is_held(folder: &Path) -> bool {
+    let lock = File::open(folder).map(|folder| folder.try_lock());
+    matches!(lock, Ok(Err(TryLockError::WouldBlock)))
 }
 
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, AptError> {
