@@ -97,18 +97,16 @@ pub enum Lifetime {
 impl Lifetime {
     /// The lifetime of handlers in the instance that was mounted on `instance` at `since`, by this process.
     ///
-    /// An instance that is older than its mount is held by somebody else (K68); the clock of the file system ticks in
-    /// steps of up to 20 ms.
+    /// An instance that is older than its mount is held by somebody else (K68); so is one that comes from the future, as the
+    /// clock was ahead when it was made.
     #[must_use]
     pub fn of_new_mount(instance: &Path, since: SystemTime) -> Self {
-        /// How far the time of a new file can lie behind the clock (K68).
-        const TICK: Duration = Duration::from_millis(20);
         let made = fs::metadata(instance.join("register")).ok().and_then(|metadata| {
             let seconds = u64::try_from(metadata.ctime()).ok()?;
             let nanoseconds = u32::try_from(metadata.ctime_nsec()).ok()?;
             Some(SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds))
         });
-        let is_new = made.is_none_or(|made| made + TICK >= since);
+        let is_new = made.is_none_or(|made| is_between(made, since, SystemTime::now()));
         if !is_new || is_hosts_mount_namespace() {
             Self::Boot
         } else if shares_mount_namespace() {
@@ -117,6 +115,13 @@ impl Lifetime {
             Self::Process
         }
     }
+}
+
+/// Whether a file was made between two readings of the clock, as far as they tell: not where it was set back meanwhile.
+/// The clock of the file system ticks in steps of up to 20 ms (K68).
+fn is_between(made: SystemTime, since: SystemTime, until: SystemTime) -> bool {
+    const TICK: Duration = Duration::from_millis(20);
+    until < since || made + TICK >= since && made <= until + TICK
 }
 
 /// Whether mounts made here are the host's: the initial mount namespace has a number of its own on newer kernels; on
@@ -144,4 +149,26 @@ fn shares_mount_namespace() -> bool {
 pub(crate) fn inode(process: &str, kind: &str) -> Option<u64> {
     let path = Path::new("/proc").join(process).join("ns").join(kind);
     fs::metadata(path).ok().map(|metadata| metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_between_two_readings_of_the_clock_is_new() {
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let tick = Duration::from_millis(20);
+        assert!(is_between(at(10), at(10), at(10)));
+        assert!(is_between(at(10) - tick, at(10), at(11)));
+        assert!(!is_between(at(9), at(10), at(11)));
+        // The clock was ahead when it was made.
+        assert!(!is_between(at(12), at(10), at(11)));
+        // It was set ahead, or back, meanwhile: there is nothing to be promised.
+        assert!(is_between(at(10), at(10), at(1_000_000)));
+        assert!(is_between(at(1_000_000), at(10), at(1_000_001)));
+        for made in [at(2), at(10), at(99)] {
+            assert!(is_between(made, at(10), at(2)));
+        }
+    }
 }
