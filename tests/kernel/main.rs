@@ -15,6 +15,7 @@ mod bad_input;
 #[path = "../package/build.rs"]
 mod build;
 mod checks;
+mod clock;
 mod concurrency;
 mod conflict;
 mod differential;
@@ -129,6 +130,7 @@ fn tests() -> Vec<Test> {
         bad_input::TESTS,
         environment::TESTS,
         exhausted::TESTS,
+        clock::TESTS,
         faults::TESTS,
         faults_in_files::TESTS,
         concurrency::TESTS,

@@ -1,0 +1,165 @@
+//! Clocks that are set: what qus waits for counts on a clock that nobody sets, and no time of a file decides what becomes of
+//! it.
+//!
+//! A wall clock that is set back or ahead in the middle of a command is no test here, as it would be everybody's on this
+//! machine. Two readings of it are compared in one place alone, which has a test of its own (`namespace`).
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::Test;
+use crate::build::{Tree, deb};
+use crate::downloads::interpreter;
+use crate::lab::{Lab, order, run};
+use crate::persist::host;
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("clocks_of_a_time_namespace_change_nothing", time_namespace),
+    Test::new("drafts_of_any_date_are_swept", drafts),
+    Test::new("records_of_any_date_are_readable", records),
+    Test::new("files_that_last_may_be_of_any_date", lasting),
+];
+
+/// The first moment that there is, and one that is later than any 32 bits of seconds.
+fn far_away() -> [SystemTime; 2] {
+    [SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33)]
+}
+
+fn set(path: &Path, time: SystemTime) {
+    File::open(path).unwrap().set_modified(time).unwrap();
+}
+
+fn package(lab: &Lab) {
+    let content = fs::read(interpreter("arm")).unwrap();
+    let tree = Tree::new().file("./usr/bin/qemu-arm-static", &content).done();
+    fs::write(lab.path("some.deb"), deb(".gz", &tree)).unwrap();
+}
+
+const FETCH: [&str; 6] = ["fetch", "--from", "some.deb", "--dest", "dest", "arm"];
+
+/// What waits has as long as ever, where the clocks that it is measured by have just begun, or go since a hundred years.
+fn time_namespace(lab: &Lab) {
+    if !Path::new("/proc/self/ns/time").exists() {
+        eprintln!("skipped: this kernel has no time namespaces (Linux 5.6)");
+        return;
+    }
+    package(lab);
+    let uptime = fs::read_to_string("/proc/uptime").unwrap();
+    let (uptime, _) = uptime.split_once('.').unwrap();
+    for offset in [format!("-{uptime}"), (100 * 365 * 24 * 3600_u64).to_string()] {
+        let wrapper = ["unshare", "--time", "--fork", "--monotonic", &offset, "--boottime", &offset];
+        let inside = |words: &[&str]| {
+            let ran = run(&mut lab.program(&wrapper, words.iter().copied()));
+            assert_eq!(ran.status, 0, "{offset}: {ran:#?}");
+            ran.stdout
+        };
+        // It is another clock.
+        let mut other = Command::new(wrapper[0]);
+        let there = run(other.args(&wrapper[1..]).args(["cat", "/proc/uptime"])).stdout;
+        let there: u64 = there.split('.').next().unwrap().parse().unwrap();
+        assert!(there.abs_diff(uptime.parse().unwrap()) > 60, "{there}");
+        assert!(inside(&["register", "arm"]).contains("proven"));
+        assert!(inside(&["verify", "arm"]).contains("arm"));
+        assert!(inside(&FETCH).starts_with("arm  "));
+        assert!(inside(&["reset", "arm"]).contains("removed"));
+        assert!(order().is_empty());
+    }
+}
+
+/// Whose clock was ahead when it was killed has left a draft from the future.
+fn drafts(lab: &Lab) {
+    package(lab);
+    lab.done(FETCH);
+    let names = ["qemu-arm-static", "qemu-arm-static.json"];
+    for (time, name) in far_away().into_iter().zip([".qus-new-past99", ".qus-new-later9"]) {
+        let draft = lab.path("dest").join(name);
+        fs::write(&draft, "half").unwrap();
+        set(&draft, time);
+        let held = lab.path("dest/.qus-new-inuse9");
+        fs::write(&held, "half").unwrap();
+        set(&held, time);
+        let lock = File::open(&held).unwrap();
+        lock.lock_shared().unwrap();
+        lab.done(FETCH);
+        assert!(!draft.exists() && held.exists(), "{time:?}");
+        drop(lock);
+        lab.done(FETCH);
+        let mut there: Vec<_> = fs::read_dir(lab.path("dest"))
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        there.sort();
+        assert_eq!(there, names, "{time:?}");
+    }
+}
+
+/// As a host fetched it whose clock was at its beginning, or far ahead.
+fn records(lab: &Lab) {
+    package(lab);
+    lab.done(FETCH);
+    let (file, record) = (lab.path("dest/qemu-arm-static"), lab.path("dest/qemu-arm-static.json"));
+    for (time, date) in far_away().into_iter().zip(["1970-01-01T00:00:00Z", "2242-03-16T12:56:32Z"]) {
+        set(&file, time);
+        let mut value: Value = serde_json::from_str(&fs::read_to_string(&record).unwrap()).unwrap();
+        let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        value["modified"] = json!([seconds, 0]);
+        value["date"] = date.into();
+        fs::write(&record, value.to_string()).unwrap();
+        set(&record, time);
+        let listed = &lab.json(["fetch", "--list", "--dest", "dest"])["files"][0];
+        assert_eq!(listed["state"], "fetched", "{listed:#}");
+        assert_eq!(listed["provenance"]["date"], date, "{listed:#}");
+        assert!(lab.done(["fetch", "--list", "--dest", "dest"]).contains(date));
+        // Nothing is fetched again for its date, and it was fetched then.
+        let said = lab.done(FETCH);
+        assert!(said.starts_with("arm  unchanged  "), "{said}");
+        let listed = &lab.json(["fetch", "--list", "--dest", "dest"])["files"][0];
+        assert_eq!(listed["provenance"]["date"], date, "{listed:#}");
+        let path = file.to_str().unwrap();
+        let registered = lab.json(["register", "--replace", "--interpreter", path, "arm"]);
+        assert_eq!(registered["items"][0]["verified"], true, "{registered:#}");
+        let handlers = &lab.json(["list"])["handlers"];
+        assert!(handlers.to_string().contains(date), "{handlers:#}");
+        lab.done(["reset"]);
+    }
+    let said = lab.done(["fetch", "--prune", "--dest", "dest"]);
+    assert!(said.starts_with("arm  removed  ") && !file.exists() && !record.exists(), "{said}");
+}
+
+/// The very files that lie where the system looks at boot.
+fn lasting(lab: &Lab) {
+    host(lab);
+    let words = ["register", "--persist", "--interpreter-dir", "q", "arm"];
+    let files = [
+        "/etc/binfmt.d/qus-arm.conf",
+        "/usr/local/lib/qus/qemu-arm-static",
+        "/etc/binfmt.d",
+        "/usr/local/lib/qus",
+    ];
+    lab.done(words);
+    for time in far_away() {
+        for file in files {
+            set(Path::new(file), time);
+        }
+        let said = lab.done(words);
+        assert!(said.starts_with("arm  unchanged  "), "{said}");
+        assert_eq!(fs::metadata(files[0]).unwrap().modified().unwrap(), time);
+        // What is not as it should be is replaced, however new it says that it is.
+        lab.command("qemu-arm", "-1");
+        let text = fs::read_to_string(files[0]).unwrap();
+        fs::write(files[0], text.replace(":POF", ":F")).unwrap();
+        set(Path::new(files[0]), time);
+        let said = lab.done(words);
+        assert!(said.starts_with("arm  registered  "), "{said}");
+        assert_eq!(fs::read_to_string(files[0]).unwrap(), text);
+    }
+    for file in files {
+        set(Path::new(file), far_away()[1]);
+    }
+    lab.done(["reset", "--persist"]);
+    assert!(order().is_empty() && !Path::new(files[0]).exists() && !Path::new(files[1]).exists());
+}
