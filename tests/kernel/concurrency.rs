@@ -4,7 +4,7 @@
 //! `QUS_CONCURRENCY=64` makes it sixty-four of them with all architectures; the usual run has a few.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use qus::binfmt::Flags;
 use serde_json::Value;
@@ -22,7 +22,7 @@ pub(crate) static TESTS: &[Test] = &[
 ];
 
 /// A handler of somebody else, which has to be there in the end.
-const FOREIGN: &[u8] = b":foreign:E::qus-test::/bin/true:";
+pub(crate) const FOREIGN: &[u8] = b":foreign:E::qus-test::/bin/true:";
 
 /// How many at once, and which architectures.
 fn scale() -> (usize, &'static [&'static str]) {
@@ -32,11 +32,15 @@ fn scale() -> (usize, &'static [&'static str]) {
 
 /// Starts qus with each of `lines`, all before the first is waited for.
 fn at_once(lab: &Lab, lines: &[Vec<&str>]) -> Vec<Ran> {
-    let start = |words: &Vec<&str>| {
-        let mut command = lab.program(&[], words.iter().copied());
+    all_at_once(lines.iter().map(|words| lab.program(&[], words.iter().copied())).collect())
+}
+
+/// Starts all of them before the first is waited for.
+pub(crate) fn all_at_once(commands: Vec<Command>) -> Vec<Ran> {
+    let start = |mut command: Command| {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    let started: Vec<Child> = lines.iter().map(start).collect();
+    let started: Vec<Child> = commands.into_iter().map(start).collect();
     // Side by side, as a full pipe would stop them.
     std::thread::scope(|scope| {
         let waiting: Vec<_> = started

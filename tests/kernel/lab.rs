@@ -1,6 +1,7 @@
 //! What a test works with inside of its namespace: qus, the instance as the kernel has it, and a folder of its own.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -75,7 +76,17 @@ impl Lab {
     /// qus, not yet run, with the distribution's interpreters as the only ones at hand. `wrapper` is the beginning of a
     /// command line that starts it: what a person may type in front of it.
     pub(crate) fn program<'a>(&self, wrapper: &[&str], words: impl IntoIterator<Item = &'a str>) -> Command {
-        let mut line = wrapper.iter().copied().chain([QUS]);
+        self.program_of(Path::new(QUS), wrapper, words)
+    }
+
+    /// As [`program`](Self::program), of another executable of qus.
+    pub(crate) fn program_of<'a>(
+        &self,
+        qus: &Path,
+        wrapper: &[&str],
+        words: impl IntoIterator<Item = &'a str>,
+    ) -> Command {
+        let mut line = wrapper.iter().map(OsStr::new).chain([qus.as_os_str()]);
         let mut command = Command::new(line.next().unwrap());
         command.args(line).args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("QUS_INTERPRETER_DIR", downloads::distribution()).current_dir(self.folder.path());

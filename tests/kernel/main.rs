@@ -49,6 +49,7 @@ mod run;
 mod scope;
 mod situations;
 mod starter;
+mod two_versions;
 mod which;
 
 use std::process::{Command, ExitCode};
@@ -134,6 +135,7 @@ fn tests() -> Vec<Test> {
         faults::TESTS,
         faults_in_files::TESTS,
         concurrency::TESTS,
+        two_versions::TESTS,
     ];
     themes.into_iter().flatten().map(|test| Test { ..*test }).collect()
 }
