@@ -26,6 +26,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("persist_never_touches_files_of_others", foreign_files),
     Test::new("persist_says_when_a_later_file_overrides_it", overridden),
     Test::new("persist_where_nothing_can_be_written_registers_nothing", unwritable),
+    Test::new("persist_without_space_for_the_rules_says_how_long_it_lasts", full),
     Test::new("persist_needs_root", not_root).somebody(),
     Test::new("persist_says_when_nobody_restores", nobody),
     Test::new("persist_says_when_systemd_will_not", masked),
@@ -376,6 +377,32 @@ fn unwritable(lab: &Lab) {
     refused(lab, "cannot copy the interpreter for arm to /usr/local/lib/qus/qemu-arm-static: No space left");
     fs::write("/etc/binfmt.d", "").unwrap();
     refused(lab, "/etc/binfmt.d");
+}
+
+/// That a disk is full is seen only when something is written.
+fn full(lab: &Lab) {
+    host(lab);
+    cover("/etc", "mode=755,size=8k", MsFlags::empty());
+    fs::create_dir("/etc/binfmt.d").unwrap();
+    fs::write("/etc/full", vec![b' '; 16384]).unwrap_err();
+    let message = "registered until the next restart, and not for longer: \
+        cannot write /etc/binfmt.d/qus-arm.conf: No space left on device";
+    for _ in 0..2 {
+        let ran = persist(lab, &["arm"]);
+        assert!(ran.status == 2 && ran.stdout.contains(message), "{ran:#?}");
+        assert_eq!(fs::read_dir("/etc/binfmt.d").unwrap().count(), 0);
+        assert_eq!(order(), ["qemu-arm"]);
+    }
+    fs::remove_file("/etc/full").unwrap();
+    let ran = done(persist(lab, &["arm"]));
+    assert!(ran.stdout.contains(&format!("; at boot by {ARM}\n")), "{ran:#?}");
+    // The old file stays whole where there is no room for the new one.
+    fs::write(ARM, fs::read_to_string(ARM).unwrap().replace(":POF", ":PF")).unwrap();
+    let before = fs::read(ARM).unwrap();
+    fs::write("/etc/full", vec![b' '; 16384]).unwrap_err();
+    let ran = persist(lab, &["arm"]);
+    assert!(ran.status == 2 && ran.stdout.contains(message), "{ran:#?}");
+    assert_eq!((fs::read(ARM).unwrap(), fs::read_dir("/etc/binfmt.d").unwrap().count()), (before, 1));
 }
 
 fn not_root(lab: &Lab) {
