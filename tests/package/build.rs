@@ -7,7 +7,8 @@ use tar::{EntryType, Header};
 pub(crate) const CONTROL: &str = "Package: qemu-user-static\nVersion: 1:7.2\nArchitecture: amd64\n";
 
 pub(crate) fn elf(tag: u8, size: usize) -> Vec<u8> {
-    let noise = (0..size).map(|n| (n * n / 7).to_le_bytes()[0] ^ tag);
+    // 64 bits wherever this runs: the square of a large file's size has more than 32.
+    let noise = (0..size as u64).map(|n| (n * n / 7).to_le_bytes()[0] ^ tag);
     b"\x7fELF".iter().copied().chain(noise).collect()
 }
 
