@@ -4,12 +4,13 @@
 //! them. Where that is not what reads them at boot, its own files are made from them.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::fcntl::OFlag;
 use nix::sys::statfs::statfs;
 use serde::Serialize;
 
@@ -31,6 +32,8 @@ const OPENRC_SERVICES: &str = "/etc/init.d";
 const OPENRC_BOOT: &str = "/etc/runlevels/boot";
 /// binfmt-support's database.
 const BINFMT_SUPPORT: &str = "/var/lib/binfmts";
+/// Whoever writes what lasts holds a lock on this file. Only root can open it, so nobody else can keep anybody waiting.
+const LOCK: &str = "/run/qus.lock";
 /// Where nothing lasts, or somebody else than root may change it.
 const UNSTABLE: [&str; 10] =
     ["/tmp", "/var/tmp", "/run", "/dev", "/proc", "/sys", "/home", "/root", "/mnt", "/media"];
@@ -209,6 +212,26 @@ fn update_binfmts(command: &mut Command) -> Result<(), Problem> {
 
 fn io_problem(operation: &str, path: &Path, error: &io::Error) -> Problem {
     Problem::new(format!("cannot {operation} {}: {error}", path.display()))
+}
+
+/// Waits until nobody else writes what lasts, and nobody else does as long as the file is held: two that each put a copy
+/// of the same interpreter in its place would each find the other's in the kernel. Where there is no such lock to be had,
+/// it is done without.
+#[must_use]
+pub fn alone() -> Option<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+    let file = options.open(LOCK).inspect_err(|error| tracing::debug!("cannot open {LOCK}: {error}")).ok()?;
+    loop {
+        match file.lock() {
+            Ok(()) => return Some(file),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                tracing::debug!("cannot lock {LOCK}: {error}");
+                return None;
+            }
+        }
+    }
 }
 
 /// One of qus's own files of `binfmt.d`.

@@ -29,6 +29,8 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     if let Some(pid) = target(args)? {
         join(pid).map_err(Problem::from)?;
     }
+    // Before anything is looked at. Until this ends, as does the lock.
+    let _alone = (args.persist && !args.dry_run).then(crate::persist::alone);
     let patience = if args.hold { Some(Patience::begin()?) } else { None };
     let (instance, lifetime) = if args.dry_run {
         (open_if_mounted(common)?, Lifetime::Boot)

@@ -60,6 +60,8 @@ struct Return {
 
 pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let arches = named(&args.arches);
+    // Before anything is looked at. Until this ends, as does the lock.
+    let _alone = (args.persist && !args.dry_run).then(persist::alone);
     let instance = open_to_look(common)?;
     let handlers = match &instance {
         Some(instance) => instance.handlers().map_err(Problem::from)?,

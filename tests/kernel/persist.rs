@@ -11,6 +11,7 @@ use nix::mount::{MsFlags, mount, umount};
 use qus::binfmt::Flags;
 
 use crate::Test;
+use crate::concurrency::all_at_once;
 use crate::downloads::interpreter;
 use crate::lab::{Lab, OURS, QUS, Ran, order, run};
 
@@ -21,6 +22,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("persist_takes_interpreters_out_of_memory", from_memory),
     Test::new("persist_after_an_interrupted_run_mends_it", interrupted),
     Test::new("persist_of_what_is_not_proven_leaves_what_lasted", unproven),
+    Test::new("many_persist_at_once", at_once),
     Test::new("persist_keeps_what_others_restore", kept),
     Test::new("persist_asks_before_it_replaces_what_nobody_restores", conflict),
     Test::new("persist_never_touches_files_of_others", foreign_files),
@@ -80,6 +82,10 @@ fn tree() -> BTreeMap<PathBuf, (Vec<u8>, u64, u32)> {
                 Err(_) if metadata.is_file() => fs::read(file.path()).unwrap(),
                 Err(_) => Vec::new(),
             };
+            // One for all, which stays.
+            if file.path() == Path::new("/run/qus.lock") {
+                continue;
+            }
             files.insert(file.path(), (content, metadata.ino(), metadata.mode()));
             if metadata.is_dir() {
                 folders.push(file.path());
@@ -267,6 +273,51 @@ fn unproven(lab: &Lab) {
     // That what was there is still what the handler runs, is seen by its being left alone.
     let ran = done(persist(lab, &["arm"]));
     assert!(ran.stdout.contains("unchanged"), "{ran:#?}");
+}
+
+/// All of the same: who is faster makes the copy, nobody sweeps away what another one is about to name.
+fn at_once(lab: &Lab) {
+    host(lab);
+    let words = ["register", "--persist", "--interpreter-dir", "q", "arm", "s390x"];
+    let mut newer = fs::read(lab.path("q/qemu-arm-static")).unwrap();
+    newer.push(0);
+    let wanted = [ARM, "/etc/binfmt.d/qus-s390x.conf", COPY, "/usr/local/lib/qus/qemu-s390x-static"];
+    let wanted = wanted.map(PathBuf::from);
+    for content in [None, Some(newer)] {
+        if let Some(content) = &content {
+            lab.executable("q/qemu-arm-static", content);
+        }
+        for ran in all_at_once((0..8).map(|_| lab.program(&[], words)).collect()) {
+            assert_eq!(ran.status, 0, "{ran:#?}");
+        }
+        assert_eq!(ordinary_files(), wanted);
+        done(lab.qus(words));
+        assert_eq!(order().len(), 2);
+        assert_eq!(fs::read(COPY).unwrap(), fs::read(lab.path("q/qemu-arm-static")).unwrap());
+        assert!(fs::read_to_string(ARM).unwrap().ends_with(&format!(":{COPY}:POF\n")));
+        let ran = done(lab.qus(words));
+        assert!(ran.stdout.contains("unchanged") && !ran.stdout.contains("replaced"), "{ran:#?}");
+    }
+    // Whoever is last has it all, or nothing.
+    for _ in 0..3 {
+        let command = |index: usize| {
+            let words = if index.is_multiple_of(2) { &words[..] } else { &["reset", "--persist"] };
+            lab.program(&[], words.iter().copied())
+        };
+        for ran in all_at_once((0..8).map(command).collect()) {
+            assert_eq!(ran.status, 0, "{ran:#?}");
+        }
+        let (files, handlers) = (ordinary_files(), order().len());
+        assert!(
+            files == wanted && handlers == 2 || files.is_empty() && handlers == 0,
+            "{files:?}, {handlers}"
+        );
+    }
+}
+
+fn ordinary_files() -> Vec<PathBuf> {
+    let is_ordinary = |mode: u32| mode & 0o170_000 == 0o100_000;
+    tree().into_iter().filter(|(_, (_, _, mode))| is_ordinary(*mode)).map(|(path, _)| path).collect()
 }
 
 fn kept(lab: &Lab) {

@@ -39,11 +39,17 @@ struct Copy {
     before: Option<Draft>,
     /// Whether its folder was made for it.
     made: bool,
+    /// Which file it is.
+    id: Option<FileId>,
 }
 
 impl Copy {
     /// Has everything be as it was.
     fn undo(self) -> io::Result<()> {
+        // Somebody else has put another one there.
+        if file_id(&self.path) != self.id {
+            return Ok(());
+        }
         if let Some(before) = self.before {
             return before.persist(&self.path);
         }
@@ -254,8 +260,9 @@ fn place(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>
     let was = file_id(path);
     let placed = draft::place(path, content, 0o755);
     // Whatever failed: it has its name, or it has not.
-    if file_id(path) != was {
-        copies.push(Copy { arch, path: path.to_owned(), before, made });
+    let id = file_id(path);
+    if id != was {
+        copies.push(Copy { arch, path: path.to_owned(), before, made, id });
     }
     placed
 }
