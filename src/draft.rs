@@ -3,7 +3,7 @@
 //! A process that is killed cannot remove its own. So whoever writes one holds a lock on it (`flock(2)`), which ends with
 //! the process however that ends, and the next one that writes into the folder removes what nobody holds.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt as _};
@@ -12,6 +12,9 @@ use std::path::Path;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::geteuid;
 use tempfile::{NamedTempFile, TempPath};
+
+use crate::folders::{Held, folder_of};
+use crate::interpreter::FileId;
 
 /// Begins the name of a draft.
 const PREFIX: &str = ".qus-new-";
@@ -26,9 +29,9 @@ pub(crate) struct Draft {
 }
 
 /// A new draft in `folder`.
-pub(crate) fn create(folder: &Path) -> io::Result<NamedTempFile> {
+pub(crate) fn create(folder: &Held) -> io::Result<NamedTempFile> {
     loop {
-        let draft = tempfile::Builder::new().prefix(PREFIX).rand_bytes(RANDOM).tempfile_in(folder)?;
+        let draft = folder.temporary(PREFIX, RANDOM)?;
         hold(draft.as_file());
         // Somebody may have swept it away before it was locked.
         if draft.as_file().metadata()?.nlink() > 0 {
@@ -37,9 +40,13 @@ pub(crate) fn create(folder: &Path) -> io::Result<NamedTempFile> {
     }
 }
 
-/// Closes a draft that is complete.
+/// Closes a draft that is complete. Its name, by which it is opened anew, may have another file by now, where the folder is
+/// not this user's alone.
 pub(crate) fn complete(draft: NamedTempFile) -> io::Result<Draft> {
-    let lock = File::open(draft.path())?;
+    let lock = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(draft.path())?;
+    if FileId::of(&lock.metadata()?) != FileId::of(&draft.as_file().metadata()?) {
+        return Err(io::Error::other("somebody else has changed what is in the folder"));
+    }
     hold(&lock);
     Ok(Draft { path: draft.into_temp_path(), _lock: lock })
 }
@@ -56,17 +63,22 @@ impl Draft {
     }
 }
 
-/// A whole file at `path`, in the place of what is there: on the disk before it has its name, and then its name, too. Its
-/// draft is read by nobody: it is hidden, and its name has no ending.
-pub(crate) fn place(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut draft = create(folder)?;
+/// A whole file at `path`, in the place of what is there: on the disk before it has its name, and then its name, too. A
+/// symbolic link of that name is replaced, not followed. The draft is read by nobody: it is hidden, and its name has no
+/// ending. What the file is then, for the kernel.
+pub(crate) fn place(path: &Path, content: &[u8], mode: u32) -> io::Result<Metadata> {
+    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
+    let folder = Held::open(folder_of(path))?;
+    sweep(&folder.path());
+    let mut draft = create(&folder)?;
     draft.write_all(content)?;
     draft.as_file().set_permissions(Permissions::from_mode(mode))?;
     draft.as_file().sync_all()?;
+    let metadata = draft.as_file().metadata()?;
     // Closed before it has its name: the kernel starts no file that is open for writing (K51).
-    complete(draft)?.persist(path)?;
-    File::open(folder)?.sync_all()
+    complete(draft)?.persist(&folder.path().join(name))?;
+    folder.sync()?;
+    Ok(metadata)
 }
 
 /// A second name, that of a draft, for the file at `path`: who replaces that can put it back.
@@ -143,7 +155,8 @@ mod tests {
     #[test]
     fn a_draft_is_held_from_its_first_byte_to_its_name() {
         let folder = tempfile::tempdir().unwrap();
-        let mut draft = create(folder.path()).unwrap();
+        let held = Held::open(folder.path()).unwrap();
+        let mut draft = create(&held).unwrap();
         sweep(folder.path());
         draft.write_all(b"whole").unwrap();
         let draft = complete(draft).unwrap();

@@ -8,7 +8,7 @@ mod version;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -150,6 +150,31 @@ impl Interpreter {
             owned_by_root: metadata.uid() == 0 && metadata.mode() & 0o022 == 0,
         })
     }
+}
+
+/// Largest interpreter that is read, in bytes, as in a package.
+const WHOLE_MAX: u64 = 128 << 20;
+
+impl Interpreter {
+    /// All of it, if its path still leads to the file that was checked.
+    pub fn read(&self) -> io::Result<Vec<u8>> {
+        let file = open_ordinary(&self.path)?;
+        if FileId::of(&file.metadata()?) != self.id {
+            return Err(io::Error::other("it is not the file any more that was checked"));
+        }
+        let mut content = Vec::new();
+        file.take(WHOLE_MAX + 1).read_to_end(&mut content)?;
+        if content.len() as u64 > WHOLE_MAX {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(content)
+    }
+}
+
+/// Opens an ordinary file for reading: a pipe in its place would never end to be opened, a device never to be read.
+pub(crate) fn open_ordinary(path: &Path) -> io::Result<File> {
+    let file = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not an ordinary file")) }
 }
 
 fn is_noexec(file: &File) -> Result<bool, Unfit> {

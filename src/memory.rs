@@ -58,9 +58,18 @@ fn failed(operation: &'static str) -> impl Fn(io::Error) -> MemoryError {
 /// The path that an interpreter in memory is registered by; `size` is in bytes.
 #[must_use]
 pub fn path(version: &str, size: u64, sha256: &str, file_name: &str) -> PathBuf {
-    let beginning = sha256.get(..16).unwrap_or(sha256);
-    let content = format!("{size}-{beginning}");
-    [PREFIX, &format!("QEMU-{version}"), &content, file_name].iter().collect()
+    [PREFIX, &format!("QEMU-{version}"), &name_of(size, sha256), file_name].iter().collect()
+}
+
+/// What the folder of an interpreter is called, by its content.
+fn name_of(size: u64, sha256: &str) -> String {
+    format!("{size}-{}", sha256.get(..16).unwrap_or(sha256))
+}
+
+/// Whether `path` is that of an interpreter in memory with this content.
+#[must_use]
+pub fn is_called(path: &Path, size: u64, sha256: &str) -> bool {
+    path.parent().is_some_and(|folder| folder.ends_with(name_of(size, sha256)))
 }
 
 /// Whether a registered path is that of an interpreter in memory.
@@ -156,6 +165,8 @@ mod tests {
         assert!(is_in_memory(&path) && !is_in_memory(Path::new("/usr/bin/qemu-arm-static")));
         assert_eq!(told(&path), Some(Told { version: "7.2.22".to_owned(), size: 129 }));
         assert_eq!(told(Path::new("/usr/bin/qemu-arm-static")), None);
+        assert!(is_called(&path, 129, "0123456789abcdef1111"));
+        assert!(!is_called(&path, 130, "0123456789abcdef0000") && !is_called(&path, 129, "1123456789abcdef"));
         assert_eq!(
             crate::interpreter::emulated_by(crate::interpreter::file_name(&path)).unwrap().name,
             "arm"

@@ -3,9 +3,9 @@
 //!
 //! A file is qus's own when its first comment begins with [`MARK`].
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::draft;
 use crate::export::MARK;
+use crate::folders::{Held, folder_of};
 use crate::problem::shell_word;
 
 /// Largest file that is taken for one of qus's own, in bytes.
@@ -138,7 +139,7 @@ fn check_for(path: &Path, text: Option<&[u8]>) -> Result<(), OwnFileError> {
     // One that is missing is made in the first that is there.
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     // One without a name: nobody who is killed leaves it behind.
-    tempfile::tempfile_in(there).map(drop).map_err(failed("write", path))
+    Held::open(there).and_then(|held| held.check_writable()).map_err(failed("write", path))
 }
 
 /// Writes a file that qus owns from now on, its folder before it; whether anything had to be done. What lay there is as
@@ -153,9 +154,8 @@ pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, OwnFile
             return Err(OwnFileError::Foreign(path.to_owned()));
         }
     }
-    let folder = folder_of(path);
-    make(folder)?;
-    draft::sweep(folder);
+    let made = Held::make(folder_of(path), &mut Vec::new());
+    made.map_err(|(folder, error)| failed("make", &folder)(error))?;
     draft::place(path, text, mode).map_err(failed("write", path))?;
     Ok(true)
 }
@@ -166,38 +166,15 @@ pub fn remove(path: &Path) -> Result<bool, OwnFileError> {
         return Ok(false);
     }
     fs::remove_file(path).map_err(failed("remove", path))?;
-    sync(folder_of(path))?;
+    let folder = folder_of(path);
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("write", folder))?;
     Ok(true)
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Makes a folder and those above it where they are missing, for everybody to read, whatever the umask.
-fn make(folder: &Path) -> Result<(), OwnFileError> {
-    let missing: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.is_dir()).collect();
-    for folder in missing.into_iter().rev().filter(|folder| !folder.as_os_str().is_empty()) {
-        match fs::create_dir(folder) {
-            Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o755)),
-            // Somebody else was faster.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
-            Err(error) => Err(error),
-        }
-        .map_err(failed("make", folder))?;
-    }
-    Ok(())
-}
-
-/// Has the names in a folder reach the disk, too.
-fn sync(folder: &Path) -> Result<(), OwnFileError> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("write", folder))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     fn own(text: &str) -> Vec<u8> {
         format!("{MARK} for a test\n{text}").into_bytes()

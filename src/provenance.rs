@@ -4,15 +4,16 @@
 //! another file has the place by now, and its SHA-256 for who wants to be certain. What has no record, or another one's,
 //! comes from an unknown place: nothing is guessed.
 
-use std::fs::{File, Metadata, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use crate::draft;
+use crate::interpreter::open_ordinary;
 use crate::package::Sha256;
 
 /// Largest record that is read, in bytes.
@@ -86,7 +87,7 @@ impl Provenance {
         if let Some(known) = Self::of(path).filter(|known| known.is_from(&origin)) {
             return Ok(known);
         }
-        let mut file = File::open(path)?;
+        let mut file = open_ordinary(path)?;
         let metadata = file.metadata()?;
         let (package, package_version) = origin.package.unzip();
         let record = Self {
@@ -102,14 +103,14 @@ impl Provenance {
             all: origin.all,
             modified: modified(&metadata),
         };
-        let folder = path.parent().unwrap_or(Path::new("."));
-        draft::sweep(folder);
-        let mut draft = draft::create(folder)?;
         let mut text = serde_json::to_vec_pretty(&record)?;
         text.push(b'\n');
-        draft.write_all(&text)?;
-        draft.as_file().set_permissions(Permissions::from_mode(0o644))?;
-        draft::complete(draft)?.persist(&record_path(path))?;
+        let written = draft::place(&record_path(path), &text, 0o644)?;
+        // A stranger's file would get a record that it was fetched. On some file systems everything belongs to one user.
+        if written.uid() != metadata.uid() {
+            let _gone_or_not = std::fs::remove_file(record_path(path));
+            return Err(io::Error::other("it is not the file any more that was fetched"));
+        }
         Ok(record)
     }
 
@@ -124,7 +125,7 @@ impl Provenance {
     /// Whether the file at `path` is, byte for byte, the one that was fetched.
     #[must_use]
     pub fn is_of(&self, path: &Path) -> bool {
-        let digest = File::open(path).and_then(|mut file| Sha256::of(&mut file));
+        let digest = open_ordinary(path).and_then(|mut file| Sha256::of(&mut file));
         digest.is_ok_and(|digest| digest.to_string() == self.sha256)
     }
 

@@ -1,7 +1,7 @@
 //! `qus bundle`: a copy of qus that carries interpreters inside itself.
 
 use std::fs;
-use std::io::BufWriter;
+use std::io::{self, BufWriter};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::arch::Arch;
 use crate::bundle::{self, Content};
 use crate::cli::{Bundle, Common, named};
 use crate::draft;
-use crate::folders;
+use crate::folders::{self, Held, folder_of};
 use crate::interpreter::{Interpreter, default_places, search};
 use crate::output::{Output, Status, path_text};
 use crate::package::{Package, Selection};
@@ -49,8 +49,8 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
         let path = path_text(&interpreter.path);
         let version = version
             .ok_or_else(|| Problem::new(format!("{path} does not tell its version: it is none of QEMU's")))?;
-        let bytes = fs::read(&interpreter.path)
-            .map_err(|error| Problem::new(format!("cannot read {path}: {error}")))?;
+        let bytes =
+            interpreter.read().map_err(|error| Problem::new(format!("cannot read {path}: {error}")))?;
         contents.push(Content { name: format!("qemu-{}-static", arch.name), version: Some(version), bytes });
     }
     let licence = licence(args.from.as_deref());
@@ -153,13 +153,14 @@ impl Selection for LicenceText {
 fn write(path: &Path, contents: Vec<Content>) -> Result<u64, Problem> {
     let failed =
         |error: &dyn std::fmt::Display| Problem::new(format!("cannot write {}: {error}", path_text(path)));
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    draft::sweep(folder);
-    let mut file = draft::create(folder).map_err(|error| failed(&error))?;
+    let name = path.file_name().ok_or_else(|| failed(&io::Error::from(io::ErrorKind::IsADirectory)))?;
+    let folder = Held::open(folder_of(path)).map_err(|error| failed(&error))?;
+    draft::sweep(&folder.path());
+    let mut file = draft::create(&folder).map_err(|error| failed(&error))?;
     bundle::write(Path::new("/proc/self/exe"), contents, &mut BufWriter::new(file.as_file_mut()))
         .map_err(|error| failed(&error))?;
     file.as_file().set_permissions(fs::Permissions::from_mode(0o755)).map_err(|error| failed(&error))?;
     let size = file.as_file().metadata().map_err(|error| failed(&error))?.len();
-    file.persist(path).map_err(|error| failed(&error.error))?;
+    file.persist(folder.path().join(name)).map_err(|error| failed(&error.error))?;
     Ok(size)
 }

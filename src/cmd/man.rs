@@ -1,6 +1,5 @@
 //! `qus man`: manual pages, made from the command line itself.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -9,6 +8,7 @@ use clap_mangen::Man as Page;
 use serde::Serialize;
 
 use crate::cli::{Cli, Man};
+use crate::draft;
 use crate::output::{Output, Status, path_text};
 use crate::problem::Problem;
 
@@ -53,5 +53,6 @@ fn page(command: clap::Command) -> Result<(String, Vec<u8>)> {
 }
 
 fn write(path: &Path, page: &[u8]) -> Result<(), Problem> {
-    fs::write(path, page).map_err(|error| Problem::new(format!("cannot write {}: {error}", path_text(path))))
+    let written = draft::place(path, page, 0o644);
+    written.map(drop).map_err(|error| Problem::new(format!("cannot write {}: {error}", path_text(path))))
 }

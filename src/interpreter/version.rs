@@ -2,12 +2,13 @@
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::str::FromStr;
 
 use memchr::memmem::Finder;
+
+use super::{WHOLE_MAX, open_ordinary};
 
 /// Bytes of a file that are looked at together.
 const CHUNK: usize = 256 << 10;
@@ -20,7 +21,7 @@ const LONGEST: usize = 32;
 /// `linux-user/main.c`). `None` where there is no such string, or the file cannot be read.
 #[must_use]
 pub fn version_in(path: &Path, target: &str) -> Option<String> {
-    version_of(&mut File::open(path).ok()?, target).ok().flatten()
+    version_of(&mut open_ordinary(path).ok()?.take(WHOLE_MAX), target).ok().flatten()
 }
 
 fn version_of(content: &mut impl Read, target: &str) -> io::Result<Option<String>> {

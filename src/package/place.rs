@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::error::printable;
 use super::{Outcome, PackageError, Placed};
 use crate::draft::{self, Draft};
+use crate::folders::Held;
 
 /// The mode of an interpreter: everybody starts it, its owner alone replaces it.
 const MODE: u32 = 0o755;
@@ -18,6 +19,8 @@ pub(super) struct Staging {
     /// Folders that were made for this, outermost first.
     made: Vec<PathBuf>,
     staged: Vec<Staged>,
+    /// The destination, as soon as there is something for it. Behind the files, whose paths lead through it.
+    held: Option<Held>,
 }
 
 /// One complete file without its name.
@@ -39,7 +42,7 @@ impl Staging {
     pub(super) fn new(dest: &Path) -> Self {
         // An empty path is the working directory, as it is where a path has no parent.
         let dest = if dest.as_os_str().is_empty() { Path::new(".") } else { dest };
-        Self { dest: dest.to_owned(), made: Vec::new(), staged: Vec::new() }
+        Self { dest: dest.to_owned(), made: Vec::new(), staged: Vec::new(), held: None }
     }
 
     /// Writes `size` bytes of `content` into a temporary file beside its later place.
@@ -51,14 +54,14 @@ impl Staging {
         size: u64,
         content: &mut dyn Read,
     ) -> Result<Staged, PackageError> {
-        make_folder(&self.dest, &mut self.made)
-            .map_err(|(path, source)| PackageError::Write { path, source })?;
+        self.hold()?;
         let cannot_write =
             |error: io::Error| PackageError::Write { path: self.dest.join(name), source: error };
+        let Some(dest) = &self.held else { return Err(cannot_write(io::ErrorKind::NotFound.into())) };
         if self.staged.is_empty() {
-            draft::sweep(&self.dest);
+            draft::sweep(&dest.path());
         }
-        let mut temporary = draft::create(&self.dest).map_err(cannot_write)?;
+        let mut temporary = draft::create(dest).map_err(cannot_write)?;
         let mut buffer = vec![0; 128 << 10];
         let mut left = size;
         while left > 0 {
@@ -90,6 +93,16 @@ impl Staging {
         Ok(Staged { name: name.to_owned(), folder: None, file, size })
     }
 
+    /// Makes the destination, once, and holds it: the path that leads into it.
+    fn hold(&mut self) -> Result<PathBuf, PackageError> {
+        if self.held.is_none() {
+            let held = Held::make(&self.dest, &mut self.made)
+                .map_err(|(path, source)| PackageError::Write { path, source })?;
+            self.held = Some(held);
+        }
+        Ok(self.held.as_ref().map_or_else(|| self.dest.clone(), Held::path))
+    }
+
     /// Keeps a file for its place. As in every archive a later member stands in for an earlier one of its name.
     pub(super) fn keep(&mut self, mut staged: Staged, folder: Option<String>) {
         staged.folder = folder;
@@ -101,22 +114,27 @@ impl Staging {
     pub(super) fn commit(mut self) -> Result<Vec<Placed>, PackageError> {
         let mut plan = Vec::new();
         for staged in std::mem::take(&mut self.staged) {
-            let folder =
-                staged.folder.as_ref().map_or_else(|| self.dest.clone(), |name| self.dest.join(name));
-            make_folder(&folder, &mut self.made)
-                .map_err(|(path, source)| PackageError::Write { path, source })?;
-            let path = folder.join(&staged.name);
-            match outcome(staged.path(), &path) {
-                Ok(outcome) => plan.push((staged, path, outcome)),
+            let (mut place, mut path, mut below) = (self.hold()?, self.dest.clone(), None);
+            if let Some(name) = &staged.folder {
+                path.push(name);
+                let held = Held::make(&path, &mut self.made)
+                    .map_err(|(path, source)| PackageError::Write { path, source })?;
+                place = held.path();
+                below = Some(held);
+            }
+            place.push(&staged.name);
+            path.push(&staged.name);
+            match outcome(staged.path(), &place) {
+                Ok(outcome) => plan.push((staged, place, path, outcome, below)),
                 Err(source) => return Err(PackageError::Write { path, source }),
             }
         }
         let mut placed = Vec::new();
-        for (staged, path, outcome) in plan {
+        for (staged, place, path, outcome, _below) in plan {
             if outcome != Outcome::Same {
                 staged
                     .file
-                    .persist(&path)
+                    .persist(&place)
                     .map_err(|source| PackageError::Write { path: path.clone(), source })?;
             }
             placed.push(Placed { name: staged.name, path, size: staged.size, outcome });
@@ -136,25 +154,6 @@ impl Drop for Staging {
             let _ = fs::remove_dir(folder);
         }
     }
-}
-
-/// Makes a folder and those above it where they are missing, with mode 0755 whatever the umask, and adds those it made
-/// to `made`, outermost first. The error names the folder.
-pub(super) fn make_folder(path: &Path, made: &mut Vec<PathBuf>) -> Result<(), (PathBuf, io::Error)> {
-    let missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.is_dir();
-    let mut folders: Vec<&Path> = path.ancestors().take_while(missing).collect();
-    folders.reverse();
-    for folder in folders {
-        match fs::create_dir(folder) {
-            Ok(()) => made.push(folder.to_owned()),
-            // Somebody else was faster.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => continue,
-            Err(error) => return Err((folder.to_owned(), error)),
-        }
-        fs::set_permissions(folder, Permissions::from_mode(MODE))
-            .map_err(|error| (folder.to_owned(), error))?;
-    }
-    Ok(())
 }
 
 /// What giving `file` the name `path` comes to.

@@ -496,7 +496,7 @@ fn bundle(lab: &Lab) {
 }
 
 /// A program of x86_64 that says what QEMU says of its version, and is packed in no time.
-fn tells_a_version() -> Vec<u8> {
+pub(crate) fn tells_a_version() -> Vec<u8> {
     let said = b"qemu-arm version 9.9.9\n";
     // write(1, said, 23); exit(0); the address of what is said is relative to the end of its instruction.
     let code = b"\xb8\x01\0\0\0\xbf\x01\0\0\0\x48\x8d\x35\x10\0\0\0\xba\x17\0\0\0\x0f\x05\xb8\x3c\0\0\0\x31\xff\x0f\x05";

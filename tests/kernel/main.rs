@@ -10,6 +10,7 @@
 #![allow(clippy::unused_self, reason = "methods of a lab ask the kernel, whichever lab it is")]
 
 mod apply;
+mod attacks;
 mod bad_input;
 #[allow(dead_code, reason = "the tests of packages need more of it")]
 #[path = "../package/build.rs"]
@@ -84,6 +85,11 @@ impl Test {
         Self { identity: Identity::Somebody, ..self }
     }
 
+    /// The same test with another user in its namespace, where that can be had.
+    const fn among_others(self) -> Self {
+        Self { identity: Identity::RootAmongOthers, ..self }
+    }
+
     /// The same test, which starts nothing that is built like this executable.
     const fn alone(self) -> Self {
         Self { alone: true, ..self }
@@ -136,6 +142,7 @@ fn tests() -> Vec<Test> {
         faults_in_files::TESTS,
         concurrency::TESTS,
         two_versions::TESTS,
+        attacks::TESTS,
     ];
     themes.into_iter().flatten().map(|test| Test { ..*test }).collect()
 }

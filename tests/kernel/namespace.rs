@@ -1,8 +1,9 @@
 //! A process in namespaces of its own: this test executable, started again.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -12,6 +13,8 @@ use nix::unistd::{getegid, geteuid};
 const VARIABLE: &str = "QUS_TEST_INSIDE";
 /// Set where this executable is itself emulated: names the architecture whose programs the kernel runs.
 const EMULATED: &str = "QUS_TEST_EMULATED_ON";
+/// Another user, in a namespace of [`Identity::RootAmongOthers`].
+pub(crate) const STRANGER: u32 = 1000;
 /// Where the instance is.
 pub(crate) const INSTANCE: &str = "/proc/sys/fs/binfmt_misc";
 
@@ -20,6 +23,8 @@ pub(crate) const INSTANCE: &str = "/proc/sys/fs/binfmt_misc";
 pub(crate) enum Identity {
     /// uid 0.
     Root,
+    /// uid 0, and beside it [`STRANGER`], where whoever runs the tests may give out ids: root of the host.
+    RootAmongOthers,
     /// uid 1000 in a namespace that has no uid 0: it may mount, and may not register (K70).
     Somebody,
 }
@@ -77,8 +82,12 @@ impl Inside {
             return mount_instance(Path::new(INSTANCE), MsFlags::empty());
         }
         let (uid, gid) = (geteuid(), getegid());
+        if identity == Identity::RootAmongOthers && uid.is_root() {
+            enter_with_others();
+            return mount_instance(Path::new(INSTANCE), MsFlags::empty());
+        }
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).unwrap();
-        let id = if identity == Identity::Root { 0 } else { 1000 };
+        let id = if identity == Identity::Somebody { 1000 } else { 0 };
         fs::write("/proc/self/setgroups", "deny").unwrap();
         fs::write("/proc/self/uid_map", format!("{id} {uid} 1")).unwrap();
         fs::write("/proc/self/gid_map", format!("{id} {gid} 1")).unwrap();
@@ -86,6 +95,15 @@ impl Inside {
             mount_instance(Path::new(INSTANCE), MsFlags::empty());
         }
     }
+}
+
+/// Moves into a namespace with two users. Only who stays outside may map more than its own.
+fn enter_with_others() {
+    const MAP: &str = r#"read _ && for file in uid_map gid_map; do printf '0 0 1\n1000 1000 1\n' >"/proc/$PPID/$file"; done"#;
+    let mut mapper = Command::new("sh").args(["-ec", MAP]).stdin(Stdio::piped()).spawn().unwrap();
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).unwrap();
+    mapper.stdin.take().unwrap().write_all(b"now\n").unwrap();
+    assert!(mapper.wait().unwrap().success());
 }
 
 /// Mounts the instance of this user namespace.

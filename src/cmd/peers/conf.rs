@@ -1,6 +1,5 @@
 //! `qemu-binfmt-conf.sh` of QEMU, and what the tools have in common that wrap it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::words::{self, Known};
@@ -8,6 +7,7 @@ use super::{Item, Speaker, Stop};
 use crate::arch::{ARCHES, Arch};
 use crate::binfmt::Flags;
 use crate::cli::{ArchArg, Command, Register, Reset};
+use crate::draft;
 use crate::export::binfmt_support_format;
 use crate::output::{Status, escape, path_text};
 use crate::plan;
@@ -257,7 +257,7 @@ impl Setup {
                     }
                 };
                 if !self.dry_run {
-                    fs::write(&path, text).map_err(|error| {
+                    draft::place(&path, &text, 0o644).map_err(|error| {
                         Problem::new(format!("cannot write {}: {error}", path_text(&path)))
                     })?;
                 }

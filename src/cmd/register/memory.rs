@@ -1,7 +1,6 @@
 //! Interpreters that go into memory: out of this very executable, when it is a bundle, or from the files at hand.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::gather::Gathered;
@@ -18,15 +17,15 @@ use crate::problem::Problem;
 pub(super) enum Stored {
     /// This executable.
     Bundled(Member),
-    /// A file.
-    File(PathBuf),
+    /// A file, as it was checked.
+    File(Interpreter),
 }
 
 impl Stored {
     /// The content, whole.
     pub(super) fn content(&self) -> Result<Vec<u8>, Problem> {
         match self {
-            Self::File(path) => read(path),
+            Self::File(interpreter) => read(interpreter),
             Self::Bundled(member) => {
                 let bundle = own_bundle()?.ok_or_else(|| Problem::new("the bundle is gone"))?;
                 bundle.unpack(member).map_err(|error| Problem::new(error.to_string()))
@@ -62,17 +61,15 @@ impl Gathered {
     /// Takes the files that were found as content for memory.
     pub(super) fn find_in_files(&mut self) -> Result<(), Problem> {
         let found = self.found.values().filter_map(|found| found.interpreter.as_ref());
-        let files: Vec<PathBuf> = found
-            .map(|interpreter| interpreter.path.clone())
-            .filter(|path| !memory::is_in_memory(path))
-            .collect();
-        let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let files: Vec<Interpreter> =
+            found.filter(|interpreter| !memory::is_in_memory(&interpreter.path)).cloned().collect();
+        let paths: Vec<&Path> = files.iter().map(|file| file.path.as_path()).collect();
         let (_, versions) = probe::run(&[], &paths).map_err(|error| Problem::new(error.to_string()))?;
         for (file, version) in files.iter().zip(versions) {
-            let Some(arch) = self.arch_of(file) else { continue };
+            let Some(arch) = self.arch_of(&file.path) else { continue };
             let content = read(file)?;
             let version = version.unwrap_or_else(|| "unknown".to_owned());
-            let name = String::from_utf8_lossy(file_name(file)).into_owned();
+            let name = String::from_utf8_lossy(file_name(&file.path)).into_owned();
             let path = memory::path(&version, content.len() as u64, &bundle::digest(&content), &name);
             self.store(arch, path, Stored::File(file.clone()));
         }
@@ -103,9 +100,18 @@ impl Gathered {
         if arches.is_empty() {
             return Ok(None);
         }
-        let unpack = |arch: &Arch| match self.stored.get(arch.name) {
-            Some(stored) => stored.content(),
-            None => Err(Problem::new(format!("nothing is stored for {}", arch.name))),
+        let unpack = |arch: &Arch| {
+            let stored = self.stored.get(arch.name).zip(self.interpreter(arch));
+            let (stored, interpreter) =
+                stored.ok_or_else(|| Problem::new(format!("nothing is stored for {}", arch.name)))?;
+            let content = stored.content()?;
+            // A file whose owner has written to it since would be called by what it was. A bundle's is compared already.
+            if let Stored::File(file) = stored
+                && !memory::is_called(&interpreter.path, content.len() as u64, &bundle::digest(&content))
+            {
+                return Err(Problem::new(format!("{} has changed since it was read", file.path.display())));
+            }
+            Ok(content)
         };
         let contents: Vec<Result<Vec<u8>, Problem>> = std::thread::scope(|scope| {
             let unpacking: Vec<_> = arches.iter().map(|arch| scope.spawn(|| unpack(arch))).collect();
@@ -127,6 +133,6 @@ impl Gathered {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Problem> {
-    fs::read(path).map_err(|error| Problem::new(format!("cannot read {}: {error}", path.display())))
+fn read(file: &Interpreter) -> Result<Vec<u8>, Problem> {
+    file.read().map_err(|error| Problem::new(format!("cannot read {}: {error}", file.path.display())))
 }

@@ -1,9 +1,8 @@
 //! `--persist`: interpreters where they stay, and rules where the system restores them at boot. What would be in the way is
 //! found before anything is registered; what is written is what the kernel took.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -15,7 +14,7 @@ use crate::arch::Arch;
 use crate::binfmt::Rule;
 use crate::draft::{self, Draft};
 use crate::export::Set;
-use crate::folders;
+use crate::folders::{self, Held, folder_of};
 use crate::interpreter::{FileId, Interpreter, is_qemu};
 use crate::kernel::Instance;
 use crate::owner::{Configuration, Owner};
@@ -202,16 +201,16 @@ impl Gathered {
             (!persist::is_stable(interpreter)).then(|| (*arch, interpreter.clone()))
         });
         for (arch, interpreter) in moving.collect::<Vec<_>>() {
-            let stored = self.stored.remove(arch).unwrap_or_else(|| Stored::File(interpreter.path.clone()));
+            let stored = self.stored.remove(arch).unwrap_or_else(|| Stored::File(interpreter.clone()));
             let name = match &stored {
                 Stored::Bundled(member) => member.name.clone().into(),
-                Stored::File(path) => path.file_name().unwrap_or_default().to_owned(),
+                Stored::File(interpreter) => interpreter.path.file_name().unwrap_or_default().to_owned(),
             };
             let path = Path::new(folders::SYSTEM).join(name);
             // The very same file is there from another time: that it is, then.
             let there = Interpreter::check(&path, &self.host).ok().filter(persist::is_stable);
             let same = match there {
-                Some(there) if fs::read(&path).ok() == Some(stored.content()?) => Some(there),
+                Some(there) if there.read().ok() == Some(stored.content()?) => Some(there),
                 _ => None,
             };
             let Some(found) = self.found.get_mut(arch) else { continue };
@@ -250,12 +249,9 @@ impl Gathered {
 
 /// An executable file, whole or not at all; a new one, as the old one may be running (K50).
 fn place(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let made = !folder.is_dir();
-    if made {
-        fs::create_dir_all(folder)?;
-        fs::set_permissions(folder, Permissions::from_mode(0o755))?;
-    }
+    let mut folders = Vec::new();
+    Held::make(folder_of(path), &mut folders).map_err(|(_, error)| error)?;
+    let made = !folders.is_empty();
     let before = if path.exists() { Some(draft::set_aside(path)?) } else { None };
     let was = file_id(path);
     let placed = draft::place(path, content, 0o755);
@@ -264,7 +260,7 @@ fn place(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>
     if id != was {
         copies.push(Copy { arch, path: path.to_owned(), before, made, id });
     }
-    placed
+    placed.map(drop)
 }
 
 fn file_id(path: &Path) -> Option<FileId> {

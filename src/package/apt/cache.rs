@@ -11,7 +11,7 @@ use nix::unistd::{Uid, chown};
 use tempfile::TempDir;
 
 use super::AptError;
-use crate::package::place;
+use crate::folders::Held;
 
 /// After this time a download that nobody holds belongs to a process that was killed. Before, it may be that of a process
 /// which could not say that it holds it, as some file systems know no locks.
@@ -140,7 +140,8 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, AptError> {
 }
 
 fn make_folder(path: &Path) -> Result<(), AptError> {
-    place::make_folder(path, &mut Vec::new()).map_err(|(path, source)| AptError::Cache { path, source })
+    let made = Held::make(path, &mut Vec::new());
+    made.map(drop).map_err(|(path, source)| AptError::Cache { path, source })
 }
 
 fn wait_for(mut file: File) -> io::Result<Flock<File>> {

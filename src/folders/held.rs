@@ -1,0 +1,281 @@
+//! [`Held`]: a folder that files are written into, found once and held open.
+//!
+//! Part of its path may lie where somebody else may rename and link: root writes into a user's folder, a user into one in
+//! `/tmp`. Whoever does that meanwhile changes nothing about where the files go. And a symbolic link of a stranger's is not
+//! followed at all: it would choose the folder, for a process that may write where its owner may not.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use tempfile::NamedTempFile;
+
+use crate::namespace::Scope;
+
+/// Mode of the folders that are made: everybody reads them, their owner alone changes them.
+const MODE: u32 = 0o755;
+/// Symbolic links that are followed in one path, as by the kernel (`path_resolution(7)`).
+const LINKS_MAX: u32 = 40;
+/// Owner of what belongs to nobody in this user namespace.
+const UNMAPPED: u32 = 65534;
+
+/// A folder that is held open.
+#[derive(Debug)]
+pub struct Held {
+    folder: OwnedFd,
+}
+
+impl Held {
+    /// The folder at `path`; an empty path is the working directory.
+    ///
+    /// An error is the kernel's, or says whose link is in the way.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut walk = Walk::new(path)?;
+        while walk.step(|_, _| Err(Errno::ENOENT.into()))? {}
+        Ok(Self { folder: walk.folder })
+    }
+
+    /// The folder at `path`; it, and those above it, are made where they are missing, with mode 0755 whatever the umask.
+    /// Those that were made are added to `made`, outermost first. The error names the folder.
+    pub fn make(path: &Path, made: &mut Vec<PathBuf>) -> Result<Self, (PathBuf, io::Error)> {
+        let mut walk = Walk::new(path).map_err(|error| (path.to_owned(), error))?;
+        loop {
+            let stepped = walk.step(make);
+            made.extend(walk.made.take());
+            match stepped {
+                Ok(true) => {}
+                Ok(false) => return Ok(Self { folder: walk.folder }),
+                Err(error) => return Err((walk.shown, error)),
+            }
+        }
+    }
+
+    /// A path that leads into it, whatever became of its name: good in this process, and as long as it is held.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.folder.as_raw_fd()).into()
+    }
+
+    /// A file in it whose name begins with `prefix`, and that goes if it is not kept. The error is the kernel's alone: where
+    /// [`path`](Self::path) leads is nothing to a person.
+    pub fn temporary(&self, prefix: &str, random: usize) -> io::Result<NamedTempFile> {
+        let made = tempfile::Builder::new().prefix(prefix).rand_bytes(random).tempfile_in(self.path());
+        made.map_err(|error| without_path(&error))
+    }
+
+    /// Whether files can be made in it.
+    pub fn check_writable(&self) -> io::Result<()> {
+        tempfile::tempfile_in(self.path()).map(drop).map_err(|error| without_path(&error))
+    }
+
+    /// Has the names in it reach the disk.
+    pub fn sync(&self) -> io::Result<()> {
+        fs::File::open(self.path())?.sync_all()
+    }
+}
+
+/// An error of `tempfile`, which has the path in its text.
+fn without_path(error: &io::Error) -> io::Error {
+    let text = error.to_string();
+    let cause = text.split_once(" at path ").map_or(text.as_str(), |(cause, _)| cause);
+    io::Error::new(error.kind(), cause)
+}
+
+/// The folder that `path` lies in.
+#[must_use]
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A way through a path, one part after the other.
+struct Walk {
+    /// Where it is.
+    folder: OwnedFd,
+    /// The same, for a person.
+    shown: PathBuf,
+    /// What is left, the next part last.
+    rest: Vec<OsString>,
+    links: u32,
+    /// What the last step has made.
+    made: Option<PathBuf>,
+}
+
+impl Walk {
+    fn new(path: &Path) -> io::Result<Self> {
+        let begin = if path.is_absolute() { Path::new("/") } else { Path::new(".") };
+        let mut walk = Self {
+            folder: open(begin, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?,
+            shown: if path.is_absolute() { "/".into() } else { PathBuf::new() },
+            rest: Vec::new(),
+            links: 0,
+            made: None,
+        };
+        walk.push(path);
+        Ok(walk)
+    }
+
+    fn push(&mut self, path: &Path) {
+        let parts = path.components().rev().filter_map(|part| match part {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some("..".into()),
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
+        });
+        self.rest.extend(parts);
+    }
+
+    /// Goes one part further; `missing` makes what is not there. `false`: there is none left.
+    fn step(&mut self, missing: impl Fn(&OwnedFd, &OsStr) -> io::Result<OwnedFd>) -> io::Result<bool> {
+        let Some(part) = self.rest.pop() else { return Ok(false) };
+        let before = self.shown.clone();
+        self.shown.push(&part);
+        let next = match enter(&self.folder, &part) {
+            Ok(next) => next,
+            Err(Errno::ENOENT) => match missing(&self.folder, &part) {
+                Ok(next) => {
+                    self.made = Some(self.shown.clone());
+                    next
+                }
+                // Somebody else was faster, with a folder or with something else.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => enter(&self.folder, &part)?,
+                Err(error) => return Err(error),
+            },
+            Err(errno) => return Err(errno.into()),
+        };
+        let found = fstat(&next)?;
+        match kind(&found) {
+            SFlag::S_IFDIR => self.folder = next,
+            SFlag::S_IFLNK => {
+                let target = PathBuf::from(readlinkat(&next, "")?);
+                if !is_trusted(found.st_uid) {
+                    return Err(io::Error::other(format!(
+                        "{} is a symbolic link to {} that user {} has made, and is not followed",
+                        self.shown.display(),
+                        target.display(),
+                        found.st_uid
+                    )));
+                }
+                self.links += 1;
+                if self.links > LINKS_MAX {
+                    return Err(Errno::ELOOP.into());
+                }
+                self.shown = before;
+                if target.is_absolute() {
+                    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+                    self.folder = open("/", flags, Mode::empty())?;
+                    self.shown = "/".into();
+                }
+                self.push(&target);
+            }
+            _ => return Err(Errno::ENOTDIR.into()),
+        }
+        Ok(true)
+    }
+}
+
+/// What `name` is in `folder`, links not followed. Opened for reading where that may be, as only that makes an automount
+/// mount (K77 says so of `O_PATH`).
+fn enter(folder: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    match openat(folder, name, flags | OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()) {
+        Err(Errno::EACCES | Errno::ELOOP | Errno::ENOTDIR) => {
+            openat(folder, name, flags | OFlag::O_PATH, Mode::empty())
+        }
+        other => other,
+    }
+}
+
+/// Makes a folder. What has its name a moment later is given its mode only if it is a folder, and this user's.
+fn make(folder: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+    let readable = Mode::from_bits_truncate(MODE);
+    mkdirat(folder, name, readable)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let opened = || -> Result<OwnedFd, Errno> {
+        let made = openat(folder, name, flags, Mode::empty())?;
+        if fstat(&made)?.st_uid == geteuid().as_raw() {
+            fchmod(&made, readable)?;
+        }
+        Ok(made)
+    };
+    opened().map_err(|errno| {
+        let _not_empty_or_not_a_folder = unlinkat(folder, name, UnlinkatFlags::RemoveDir);
+        errno.into()
+    })
+}
+
+fn kind(found: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT
+}
+
+/// Whether a link of this owner's may choose where this process writes: its own, root's, and in a user namespace those of
+/// the root around it, which belong to nobody there.
+fn is_trusted(owner: u32) -> bool {
+    owner == 0
+        || owner == geteuid().as_raw()
+        || owner == UNMAPPED && matches!(Scope::here(), Scope::UserNamespace(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    #[test]
+    fn a_folder_is_found_as_the_kernel_finds_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        fs::create_dir_all(place("a/b")).unwrap();
+        symlink("a/../a/./b", place("relative")).unwrap();
+        symlink(place("relative"), place("absolute")).unwrap();
+        symlink("circle", place("circle")).unwrap();
+        symlink("nowhere", place("dangling")).unwrap();
+        fs::write(place("a/b/file"), "here").unwrap();
+        for name in ["a/b", "a/b/", "relative", "absolute", "absolute/../b", "a/../relative/."] {
+            let held = Held::open(&place(name)).unwrap();
+            assert_eq!(fs::read(held.path().join("file")).unwrap(), b"here", "{name}");
+        }
+        for name in ["circle", "dangling", "a/b/file", "a/b/file/x", "none/b"] {
+            let error = Held::open(&place(name)).unwrap_err();
+            assert_eq!(error.raw_os_error(), fs::read_dir(place(name)).unwrap_err().raw_os_error(), "{name}");
+        }
+        assert!(Held::open(Path::new("")).unwrap().path().join("Cargo.toml").exists());
+    }
+
+    #[test]
+    fn what_is_missing_is_made_and_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        fs::create_dir(place("there")).unwrap();
+        symlink("there", place("link")).unwrap();
+        let mut made = Vec::new();
+        Held::make(&place("link/one/two"), &mut made).unwrap();
+        assert_eq!(made, [place("there/one"), place("there/one/two")]);
+        assert_eq!(fs::metadata(&made[1]).unwrap().permissions().mode() & 0o7777, 0o755);
+        Held::make(&place("link/one/two"), &mut made).unwrap();
+        assert_eq!(made.len(), 2);
+        fs::write(place("file"), "").unwrap();
+        let (path, error) = Held::make(&place("file/below"), &mut made).unwrap_err();
+        assert_eq!((path, error.raw_os_error()), (place("file"), Some(Errno::ENOTDIR as i32)));
+    }
+
+    #[test]
+    fn a_held_folder_is_the_same_when_another_has_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        fs::create_dir(place("it")).unwrap();
+        let held = Held::open(&place("it")).unwrap();
+        fs::rename(place("it"), place("moved")).unwrap();
+        symlink("/", place("it")).unwrap();
+        fs::write(held.path().join("file"), "here").unwrap();
+        held.sync().unwrap();
+        assert_eq!(fs::read(place("moved/file")).unwrap(), b"here");
+        fs::remove_dir_all(place("moved")).unwrap();
+        let error = held.temporary(".test-", 6).unwrap_err();
+        assert_eq!(error.to_string(), "No such file or directory (os error 2)");
+    }
+}
