@@ -17,7 +17,7 @@
 //! Below them lie values without IO: [`arch`] is the table of architectures, [`binfmt`] what the kernel understands,
 //! [`defects`] what is known of emulators. Above them [`cli`] is the command line, [`cmd`] has a file for each command
 //! ([`cmd::peers`]: for other tools' command lines), [`output`] and [`log`] are how they speak; a [`problem`] is what went
-//! wrong, with its cure; [`folders`] says where things lie.
+//! wrong, with its cure; [`folders`] says where things lie, and [`caller`] whether there is anything to do for this one.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod apply;
@@ -25,6 +25,7 @@ pub mod arch;
 pub mod binfmt;
 pub mod binfmt_d;
 pub mod bundle;
+pub mod caller;
 pub mod cli;
 pub mod cmd;
 pub mod defects;

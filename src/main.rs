@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use qus::caller;
 use qus::cli::{self, Cli};
 use qus::cmd;
 use qus::cmd::peers::Tool;
@@ -15,6 +16,12 @@ use qus::probe;
 use qus::problem::Problem;
 
 fn main() -> ExitCode {
+    // Before anything of the caller's is looked at.
+    if let Err(problem) = caller::check() {
+        let (json, failed) = asked();
+        let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
+        return tell(&mut Output::new(&mut data, &mut prose, json, false), &problem, failed);
+    }
     // Helpers of our own, not commands: see `qus::probe` and `qus::namespace`.
     if std::env::args_os().skip(1).eq([probe::HELPER]) {
         return helper(probe::serve(&mut io::stdin().lock(), &mut io::stdout().lock()));
@@ -74,11 +81,7 @@ fn conclude(done: anyhow::Result<Status>, output: &mut Output<'_>) -> ExitCode {
 
 /// Help and version are answers; everything else that the command line parser says is a failure.
 fn usage(error: &clap::Error) -> ExitCode {
-    let words: Vec<_> = std::env::args_os().skip(1).collect();
-    let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
-    // Every other status of `run` is one of the program (`env(1)`).
-    let is_run = cli::subcommand(&words).is_some_and(|word| word == "run");
-    let failed = if is_run { Status::NotRun(NotRun::Qus) } else { Status::Failed };
+    let (json, failed) = asked();
     if !error.use_stderr() || !json {
         let _ = error.print();
         return ExitCode::from(if error.use_stderr() { failed.code() } else { Status::Done.code() });
@@ -91,6 +94,15 @@ fn usage(error: &clap::Error) -> ExitCode {
     let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
     let problem = Problem::new(message).cure("qus --help");
     tell(&mut Output::new(&mut data, &mut prose, true, false), &problem, failed)
+}
+
+/// What can be seen without the parser: whether JSON is asked for, and the status of a failure.
+fn asked() -> (bool, Status) {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+    // Every other status of `run` is one of the program (`env(1)`).
+    let is_run = cli::subcommand(&words).is_some_and(|word| word == "run");
+    (json, if is_run { Status::NotRun(NotRun::Qus) } else { Status::Failed })
 }
 
 fn tell(output: &mut Output<'_>, problem: &Problem, status: Status) -> ExitCode {

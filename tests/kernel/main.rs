@@ -15,6 +15,7 @@ mod bad_input;
 #[allow(dead_code, reason = "the tests of packages need more of it")]
 #[path = "../package/build.rs"]
 mod build;
+mod caller;
 mod checks;
 mod clock;
 mod concurrency;
@@ -143,6 +144,7 @@ fn tests() -> Vec<Test> {
         concurrency::TESTS,
         two_versions::TESTS,
         attacks::TESTS,
+        caller::TESTS,
     ];
     themes.into_iter().flatten().map(|test| Test { ..*test }).collect()
 }

@@ -1,0 +1,94 @@
+//! Whether qus has rights that its caller has not: through a setuid or setgid bit, or capabilities, of its file.
+//!
+//! It is not made for that. Its arguments name files that it writes, its environment names folders and programs (`PATH`,
+//! `TMPDIR`, `QUS_INTERPRETER_DIR`, `XDG_…`), and all of them would be the caller's. Tools that are made for it, such as
+//! `sudo`, decide what of that they keep; qus does nothing at all.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use nix::unistd::{getresgid, getresuid};
+
+use crate::problem::{Problem, shell_word};
+
+/// Type of the entry of the auxiliary vector that says so (`getauxval(3)`).
+const AT_SECURE: usize = 23;
+
+/// An error where qus has its rights from its file, and not from who started it.
+///
+/// The ids say it at once. Of capabilities it is the kernel's word, `AT_SECURE`: those that somebody who is not root was
+/// given before (`capabilities(7)`, ambient) are the caller's. The word alone does not count, as SELinux says it of any
+/// program that gets another domain.
+pub fn check() -> Result<(), Problem> {
+    let unknown = |errno| Problem::new(format!("cannot tell whose rights these are: {errno}"));
+    let (users, groups) = (getresuid().map_err(unknown)?, getresgid().map_err(unknown)?);
+    if users.real != users.effective || groups.real != groups.effective {
+        return Err(refusal("chmod ug-s"));
+    }
+    if !users.effective.is_root() && is_secure(&begin("/proc/self/auxv")) {
+        let status = begin("/proc/self/status");
+        if has_capabilities(&String::from_utf8_lossy(&status)) {
+            return Err(refusal("setcap -r"));
+        }
+    }
+    Ok(())
+}
+
+fn refusal(taking: &str) -> Problem {
+    let message = "qus would act here with rights that its caller has not (setuid, setgid, capabilities of its file): \
+                   it does nothing then, as its arguments and its environment are the caller's";
+    let file = std::env::current_exe().unwrap_or_default();
+    Problem::new(message).cure(format!("sudo {taking} {} (and start it with sudo)", path_word(&file)))
+}
+
+fn path_word(path: &Path) -> String {
+    shell_word(&path.to_string_lossy())
+}
+
+/// What a file of procfs says, in one read.
+fn begin(path: &str) -> Vec<u8> {
+    let mut text = vec![0; 8 << 10];
+    let length = File::open(path).and_then(|mut file| file.read(&mut text)).unwrap_or(0);
+    text.truncate(length);
+    text
+}
+
+/// Whether an auxiliary vector has `AT_SECURE` set: pairs of machine words, a type and a value.
+fn is_secure(vector: &[u8]) -> bool {
+    const WORD: usize = size_of::<usize>();
+    let word = |bytes: &[u8]| bytes.try_into().map_or(0, usize::from_ne_bytes);
+    vector.chunks_exact(2 * WORD).any(|pair| {
+        let (kind, value) = pair.split_at(WORD);
+        word(kind) == AT_SECURE && word(value) != 0
+    })
+}
+
+/// Whether a process of this status (`proc_pid_status(5)`) has any capability.
+fn has_capabilities(status: &str) -> bool {
+    let permitted = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    permitted.is_some_and(|digits| digits.trim().bytes().any(|digit| digit != b'0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_has_the_rights_of_its_caller() {
+        assert_eq!(check(), Ok(()));
+        assert!(!is_secure(&begin("/proc/self/auxv")));
+    }
+
+    #[test]
+    fn the_vector_is_read_by_words() {
+        let vector = |words: &[usize]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
+        assert!(is_secure(&vector(&[6, 4096, AT_SECURE, 1, 0, 0])));
+        assert!(!is_secure(&vector(&[6, 4096, AT_SECURE, 0, 0, 0])));
+        assert!(!is_secure(&vector(&[6, AT_SECURE, 7, 1, 0, 0])));
+        assert!(!is_secure(b""));
+        assert!(has_capabilities("Name:\tqus\nCapInh:\t0000000000000000\nCapPrm:\t0000000000200000\n"));
+        assert!(!has_capabilities("CapInh:\t0000000000200000\nCapPrm:\t0000000000000000\n"));
+        assert!(!has_capabilities(""));
+    }
+}

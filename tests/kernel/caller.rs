@@ -1,0 +1,171 @@
+//! qus whose file gives it rights that its caller has not: it does nothing, whatever it is called and asked for.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+
+use crate::Test;
+use crate::lab::{Lab, QUS, run};
+use crate::namespace::STRANGER;
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("a_setuid_qus_does_nothing", setuid).among_others(),
+    Test::new("a_qus_with_capabilities_does_nothing", capabilities).among_others(),
+    Test::new("rights_of_the_caller_are_no_obstacle", own_rights).among_others(),
+];
+
+const MESSAGE: &str = "qus would act here with rights that its caller has not (setuid, setgid, capabilities of its file): \
+                       it does nothing then, as its arguments and its environment are the caller's";
+
+/// Whether there is another user than root here.
+fn has_others() -> bool {
+    fs::read_to_string("/proc/self/uid_map").unwrap().lines().count() > 1
+}
+
+/// A copy of qus on a file system where such bits count, and in front of `PATH` programs that say that they were run.
+fn copy(lab: &Lab) -> PathBuf {
+    fs::set_permissions(lab.path(""), Permissions::from_mode(0o755)).unwrap();
+    let folder = lab.path("copy");
+    fs::create_dir(&folder).unwrap();
+    mount(Some("none"), &folder, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+    fs::create_dir(lab.path("bin")).unwrap();
+    for name in ["apt-get", "curl", "newuidmap", "qemu-arm-static"] {
+        let script = format!("#!/bin/sh\necho run >{}\n", lab.path("was-run").display());
+        lab.executable(&format!("bin/{name}"), script.as_bytes());
+    }
+    lab.copy("copy/qus", Path::new(QUS))
+}
+
+/// Starts a copy of qus behind `wrapper`, with an environment of the caller's.
+fn start(lab: &Lab, wrapper: &[&str], program: &Path, words: &[&str]) -> crate::lab::Ran {
+    let mut line = wrapper.iter().map(Path::new).chain([program]);
+    let mut command = Command::new(line.next().unwrap());
+    command.args(line).args(words).current_dir(lab.path("")).env_clear();
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", lab.path("bin").display());
+    for (name, value) in
+        [("PATH", path.as_str()), ("TMPDIR", "bin"), ("HOME", "bin"), ("QUS_INTERPRETER_DIR", "bin")]
+    {
+        command.env(name, value);
+    }
+    run(&mut command)
+}
+
+fn does_nothing(lab: &Lab, wrapper: &[&str], program: &Path, cure: &str) {
+    let before = lab.entries();
+    for (words, status) in [
+        (&["register", "arm"][..], 2),
+        (&["register", "--fetch", "--replace", "all"], 2),
+        (&["run", "--fetch", "--", "./program"], 125),
+        (&["fetch", "--dest", "made", "arm"], 2),
+        (&["man", "-o", "."], 2),
+        (&["reset"], 2),
+        (&["--version"], 2),
+        (&[], 2),
+        (&["--no-such-option"], 2),
+        (&[qus::probe::HELPER], 2),
+        (&[qus::namespace::MAP_HELPER], 2),
+    ] {
+        let ran = start(lab, wrapper, program, words);
+        assert_eq!((ran.status, ran.stdout.as_str()), (status, ""), "{words:?} {ran:#?}");
+        assert_eq!(ran.stderr.lines().next(), Some(format!("qus: {MESSAGE}").as_str()), "{ran:#?}");
+        ran.cured_by(cure);
+        let ran = start(lab, wrapper, program, &[&["--json"], words].concat());
+        assert_eq!((ran.status, &ran.json()["error"]["message"]), (status, &MESSAGE.into()), "{ran:#?}");
+    }
+    assert_eq!(lab.entries(), before);
+    for name in ["was-run", "made", "qus.1"] {
+        assert!(!lab.path(name).exists(), "{name}");
+    }
+}
+
+fn setuid(lab: &Lab) {
+    if !has_others() {
+        // With one user there is nobody to get rights from: that is the next test's.
+        return own_rights(lab);
+    }
+    let qus = copy(lab);
+    lab.done(["register", "arm"]);
+    let cure = format!("sudo chmod ug-s {} (and start it with sudo)", qus.display());
+    let stranger = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"];
+    for mode in [0o4755, 0o2755, 0o6755] {
+        fs::set_permissions(&qus, Permissions::from_mode(mode)).unwrap();
+        does_nothing(lab, &stranger, &qus, &cure);
+    }
+    // By the name of another tool as well.
+    symlink(&qus, lab.path("copy/binfmt")).unwrap();
+    let ran = start(lab, &stranger, &lab.path("copy/binfmt"), &["--install", "all"]);
+    assert_eq!(
+        (ran.status, ran.stderr.lines().next()),
+        (2, Some(format!("qus: {MESSAGE}").as_str())),
+        "{ran:#?}"
+    );
+    // Rights that were left half.
+    fs::set_permissions(&qus, Permissions::from_mode(0o755)).unwrap();
+    does_nothing(lab, &["setpriv", "--ruid", "1000"], &qus, &cure);
+    does_nothing(lab, &["setpriv", "--rgid", "1000", "--clear-groups"], &qus, &cure);
+    // Root itself gets nothing by its own bit.
+    fs::set_permissions(&qus, Permissions::from_mode(0o4755)).unwrap();
+    let ran = start(lab, &["env"], &qus, &["list"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+}
+
+/// `CAP_SYS_ADMIN`, with which one may mount.
+const SYS_ADMIN: &str = "21";
+
+/// Gives a file capabilities (`struct vfs_cap_data` of `include/uapi/linux/capability.h`), as there is no `setcap` everywhere.
+const GIVE: &str = r#"
+my ($call, $file, $capability) = @ARGV;
+my $name = "security.capability";
+my $value = pack("V5", 0x02000001, 1 << $capability, 0, 0, 0);
+exit(syscall($call + 0, $file, $name, $value, length $value, 0) == 0 ? 0 : 1);
+"#;
+
+fn capabilities(lab: &Lab) {
+    if !has_others() {
+        return own_rights(lab);
+    }
+    let qus = copy(lab);
+    let call = nix::libc::SYS_setxattr.to_string();
+    let given = Command::new("perl").args(["-e", GIVE, &call]).arg(&qus).arg(SYS_ADMIN).status();
+    let Ok(given) = given else {
+        eprintln!("skipped: capabilities of a file: there is no perl here");
+        assert!(
+            std::env::var_os("QUS_REQUIRE_KERNEL").is_none(),
+            "QUS_REQUIRE_KERNEL is set: a skip is a failure"
+        );
+        return;
+    };
+    assert!(given.success(), "{given}");
+    let cure = format!("sudo setcap -r {} (and start it with sudo)", qus.display());
+    let stranger = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"];
+    does_nothing(lab, &stranger, &qus, &cure);
+}
+
+/// Root, who is nobody else; and somebody who was given a capability by the one who started it.
+fn own_rights(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    if !has_others() {
+        return;
+    }
+    let id = STRANGER.to_string();
+    let given = [
+        "setpriv",
+        "--reuid",
+        &id,
+        "--regid",
+        &id,
+        "--clear-groups",
+        "--inh-caps",
+        "+sys_admin",
+        "--ambient-caps",
+        "+sys_admin",
+    ];
+    let qus = copy(lab);
+    let ran = start(lab, &given, &qus, &["list"]);
+    assert!(ran.status == 0 && ran.stdout.contains(" qemu-arm\n"), "{ran:#?}");
+    let status = run(Command::new(given[0]).args(&given[1..]).args(["grep", "CapPrm", "/proc/self/status"]));
+    assert_eq!(status.stdout, "CapPrm:\t0000000000200000\n");
+}
