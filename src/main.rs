@@ -1,5 +1,6 @@
 //! The `qus` command.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -11,7 +12,7 @@ use qus::cmd;
 use qus::cmd::peers::Tool;
 use qus::log;
 use qus::namespace;
-use qus::output::{NotRun, Output, Status};
+use qus::output::{NotRun, Output, Status, escape_lines};
 use qus::probe;
 use qus::problem::Problem;
 
@@ -83,7 +84,12 @@ fn conclude(done: anyhow::Result<Status>, output: &mut Output<'_>) -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     let (json, failed) = asked();
     if !error.use_stderr() || !json {
-        let _ = error.print();
+        // What was typed stands in it; a terminal does not do what somebody has put into that.
+        let text = error.to_string();
+        let _ = match escape_lines(&text) {
+            Cow::Borrowed(_) => error.print(),
+            Cow::Owned(safe) => write!(io::stderr(), "{safe}"),
+        };
         return ExitCode::from(if error.use_stderr() { failed.code() } else { Status::Done.code() });
     }
     // What is wrong stands before the usage, on a line or on several.

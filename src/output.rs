@@ -1,5 +1,6 @@
 //! What a command says: data on standard output, as text or as one JSON object, and prose on standard error.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -82,8 +83,13 @@ impl<'a> Output<'a> {
         Self { data, prose, json, quiet }
     }
 
-    /// Prints the data of a command: `view` as JSON, or `text`.
-    pub fn data<T: Serialize, D: AsRef<[u8]>>(
+    /// Prints the data of a command: `view` as JSON, or `text`, in which nothing commands a terminal, whoever wrote it.
+    pub fn data<T: Serialize>(&mut self, view: &T, text: impl FnOnce() -> String) -> io::Result<()> {
+        self.document(view, || escape_lines(&text()).into_owned())
+    }
+
+    /// Prints a text that is for a program, and goes to it as it is: `view` as JSON, or `text`.
+    pub fn document<T: Serialize, D: AsRef<[u8]>>(
         &mut self,
         view: &T,
         text: impl FnOnce() -> D,
@@ -105,7 +111,7 @@ impl<'a> Output<'a> {
 
     /// Tells a person something in passing.
     pub fn note(&mut self, text: &str) -> io::Result<()> {
-        if self.quiet { Ok(()) } else { writeln!(self.prose, "qus: {text}") }
+        if self.quiet { Ok(()) } else { writeln!(self.prose, "qus: {}", escape_lines(text)) }
     }
 
     /// Tells what failed, and the cure.
@@ -130,8 +136,10 @@ impl<'a> Output<'a> {
 
 /// One kind of writer alone, so that the code for a view is there once.
 fn write_json<T: Serialize>(writer: &mut dyn Write, view: &T) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *writer, &Versioned { version: JSON_VERSION, view })?;
-    writer.write_all(b"\n")
+    let mut json = Vec::new();
+    serde_json::to_writer_pretty(&mut json as &mut dyn Write, &Versioned { version: JSON_VERSION, view })?;
+    json.push(b'\n');
+    writer.write_all(escape_json(&String::from_utf8_lossy(&json)).as_bytes())
 }
 
 /// Rows with their columns lined up, two spaces between them; the last column is as long as it likes.
@@ -163,18 +171,68 @@ pub fn path_text(path: &Path) -> String {
     escape(&path.to_string_lossy())
 }
 
-/// Untrusted text for one line: control characters are escaped.
+/// Untrusted text for one line: what commands a terminal is escaped.
 #[must_use]
 pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
+    escape_where(text, commands, |character| character.escape_default().to_string()).into_owned()
+}
+
+/// The same for several lines, each of which ends as it did.
+#[must_use]
+pub fn escape_lines(text: &str) -> Cow<'_, str> {
+    let commands = |character| character != '\n' && commands(character);
+    escape_where(text, commands, |character| character.escape_default().to_string())
+}
+
+/// JSON that says the same, and commands no terminal: of control characters its grammar has escaped the lower ones alone.
+#[must_use]
+pub fn escape_json(text: &str) -> Cow<'_, str> {
+    let commands = |character| character != '\n' && commands(character);
+    escape_where(text, commands, |character| format!("\\u{:04x}", u32::from(character)))
+}
+
+fn escape_where(
+    text: &str,
+    commands: impl Fn(char) -> bool,
+    escaped: impl Fn(char) -> String,
+) -> Cow<'_, str> {
+    if !text.contains(&commands) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() {
-            escaped.extend(character.escape_default());
+        if commands(character) {
+            safe.push_str(&escaped(character));
         } else {
-            escaped.push(character);
+            safe.push(character);
         }
     }
-    escaped
+    Cow::Owned(safe)
+}
+
+/// Whether a terminal does something else with a character than to show it: C0, DEL and C1, and Unicode's orders to write
+/// from the other side, by which a name could look like another.
+fn commands(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+/// A writer of text in which nothing commands a terminal.
+pub struct Escaped<'a>(pub &'a mut dyn Write);
+
+impl Write for Escaped<'_> {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        // Formatting writes whole characters.
+        self.0.write_all(escape_lines(&String::from_utf8_lossy(text)).as_bytes())?;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 #[cfg(test)]
@@ -191,6 +249,21 @@ mod tests {
     #[test]
     fn names_cannot_command_a_terminal() {
         assert_eq!(escape("a\x1b[2Jb\nc\u{9b}ü"), "a\\u{1b}[2Jb\\nc\\u{9b}ü");
+        assert_eq!(escape_lines("a\u{202e}b\nc\u{7f}\n"), "a\\u{202e}b\nc\\u{7f}\n");
+        let mut text = Vec::new();
+        Escaped(&mut text).write_all("\x1b[2J\nü\n".as_bytes()).unwrap();
+        assert_eq!(text, "\\u{1b}[2J\nü\n".as_bytes());
+    }
+
+    #[test]
+    fn json_is_the_same_value_and_plain_text() {
+        let name = "\x1b[2J\u{9b}\u{202e}\u{7f}\nü";
+        let json = Output::json(&serde_json::json!({ "name": name })).unwrap();
+        let text = std::str::from_utf8(&json).unwrap();
+        assert!(!text.contains(|letter: char| letter != '\n' && commands(letter)), "{text}");
+        assert!(text.contains('ü'));
+        let value: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(value["name"], name);
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(super) fn run(args: &Completions, output: &mut Output<'_>) -> Result<Status>
         Shell::Zsh => Zsh.try_generate(&command, &mut script)?,
     }
     let view = View { script: String::from_utf8(script)? };
-    output.data(&view, || view.script.clone())?;
+    output.document(&view, || view.script.clone())?;
     Ok(Status::Done)
 }
 

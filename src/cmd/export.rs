@@ -52,7 +52,7 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
     };
     if args.output.is_none() {
         let json = if format == Format::Json { Output::json(&view)? } else { Vec::new() };
-        output.data(&view, || if json.is_empty() { export::together(format, &files) } else { json })?;
+        output.document(&view, || if json.is_empty() { export::together(format, &files) } else { json })?;
         return Ok(Status::Done);
     }
     let mut written = files;

@@ -28,7 +28,7 @@ pub(super) fn run(args: &Man, output: &mut Output<'_>) -> Result<Status> {
     command.build();
     let Some(folder) = &args.output else {
         let view = PageView { page: String::from_utf8(page(command)?.1)? };
-        output.data(&view, || view.page.clone())?;
+        output.document(&view, || view.page.clone())?;
         return Ok(Status::Done);
     };
     let commands = [command.clone()].into_iter().chain(command.get_subcommands().cloned());

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use crate::cli::{Cli, Command, Common};
 use crate::interpreter::file_name;
 use crate::kernel::DEFAULT_PATH;
-use crate::output::{Output, Status};
+use crate::output::{Escaped, Output, Status};
 use crate::problem::Problem;
 
 /// A tool that qus replaces.
@@ -60,6 +60,8 @@ impl Tool {
     /// Errors are those of the commands; a command line that the tool would not understand is told with its usage, and
     /// [`Status::Failed`].
     pub fn run(self, words: &[OsString], data: &mut dyn Write, prose: &mut dyn Write) -> Result<Status> {
+        // What is not JSON.
+        let (data, prose) = (&mut Escaped(data), &mut Escaped(prose));
         let speaker = &mut Speaker { common: common(), data, prose };
         let readable = |word: &OsString| {
             word.to_str()

@@ -24,6 +24,7 @@ mod differential;
 mod doctor;
 mod downloads;
 mod environment;
+mod escapes;
 mod exhausted;
 mod export;
 mod faults;
@@ -145,6 +146,7 @@ fn tests() -> Vec<Test> {
         two_versions::TESTS,
         attacks::TESTS,
         caller::TESTS,
+        escapes::TESTS,
     ];
     themes.into_iter().flatten().map(|test| Test { ..*test }).collect()
 }

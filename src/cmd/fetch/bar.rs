@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::output::escape;
 use crate::package::Progress;
 
 /// A bar on a terminal; nothing in a pipe.
@@ -40,7 +41,7 @@ impl Progress for Bar {
     }
 
     fn message(&self, text: &str) {
-        self.bar.set_message(text.to_owned());
+        self.bar.set_message(escape(text));
         self.bar.tick();
     }
 }

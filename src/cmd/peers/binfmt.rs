@@ -11,7 +11,7 @@ use crate::cli::{ArchArg, Command, Register, Reset, Verify};
 use crate::cmd::{open_to_look, own_bundle, own_head, plain};
 use crate::folders;
 use crate::interpreter::{default_places, search};
-use crate::output::{Status, escape};
+use crate::output::{Status, escape, escape_json};
 use crate::plan;
 use crate::probe::{self, End, STATUS_ARGV0, STATUS_PATH, Subject, Trial};
 use crate::problem::Problem;
@@ -256,7 +256,7 @@ fn status(speaker: &mut Speaker<'_>) -> Result<(), Stop> {
         }
     }
     let text = serde_json::to_string_pretty(&State { supported, emulators })?;
-    writeln!(speaker.data, "{text}")?;
+    writeln!(speaker.data, "{}", escape_json(&text))?;
     Ok(())
 }
 
