@@ -374,7 +374,17 @@ fn register(lab: &Lab) {
     let (good, bad) = good_and_bad(&scene);
     let wanted = fs::metadata(&good).unwrap().ino();
     let turns = |random: &mut Random| takes_turns(&scene, [&bad, &good], random);
-    scene.race(&[&turns], |round| {
+    let (folder, aside) = (scene.theirs.join("q"), scene.theirs.join("aside"));
+    scene.copy("other/qemu-arm-static", &bad, 0o4755);
+    let folders = |random: &mut Random| {
+        fs::rename(&folder, &aside).unwrap();
+        symlink("other", &folder).unwrap();
+        std::thread::sleep(Duration::from_micros(random.below(15_000) as u64));
+        fs::remove_file(&folder).unwrap();
+        fs::rename(&aside, &folder).unwrap();
+        std::thread::sleep(Duration::from_micros(random.below(15_000) as u64));
+    };
+    scene.race(&[&turns, &folders], |round| {
         let options: &[&str] = match round % 3 {
             // One that is there already, and has to be replaced, is given up only for what was checked.
             0 => &["--replace"],
