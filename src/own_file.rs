@@ -154,8 +154,8 @@ pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, OwnFile
             return Err(OwnFileError::Foreign(path.to_owned()));
         }
     }
-    let made = Held::make(folder_of(path), &mut Vec::new());
-    made.map_err(|(folder, error)| failed("make", &folder)(error))?;
+    let folder = Held::make(folder_of(path), &mut Vec::new());
+    folder.map_err(|(folder, error)| failed("make", &folder)(error))?;
     draft::place(path, text, mode).map_err(failed("write", path))?;
     Ok(true)
 }
