@@ -57,6 +57,11 @@ impl Draft {
         &self.path
     }
 
+    /// Removes it. One that is dropped goes as well, but nobody hears of it when it does not.
+    pub(crate) fn remove(self) -> io::Result<()> {
+        self.path.close()
+    }
+
     /// Gives it its name, in the place of what has that.
     pub(crate) fn persist(self, path: &Path) -> io::Result<()> {
         self.path.persist(path).map_err(|error| error.error)

@@ -105,7 +105,8 @@ fn files_are_sound(ran: &Ran, killed: bool, before: &Tree, wanted: &Tree) {
     }
     // One that cannot be removed stays.
     assert!(drafts == 0 || killed || ran.status != 0, "{drafts} drafts after {ran:#?}");
-    assert!(drafts <= 1, "{drafts} drafts after {ran:#?}");
+    // A copy that is not complete, and what it takes the place of.
+    assert!(drafts <= 2, "{drafts} drafts after {ran:#?}");
 }
 
 fn files_are(wanted: &Tree) {

@@ -143,7 +143,7 @@ impl Persistence {
 
     /// Writes down what the kernel has for every item that is well.
     pub(super) fn keep(
-        &self,
+        &mut self,
         instance: &Instance,
         items: &mut [Item],
         gathered: &Gathered,
@@ -162,7 +162,17 @@ impl Persistence {
                 Err(problem) => item.not_kept(problem),
             }
         }
-        if items.iter().any(Item::is_kept) { self.keeper.update() } else { Ok(()) }
+        let updated = if items.iter().any(Item::is_kept) { self.keeper.update() } else { Ok(()) };
+        updated.and(self.forget_what_was())
+    }
+
+    /// Removes the interpreters whose places copies have taken.
+    fn forget_what_was(&mut self) -> Result<(), Problem> {
+        self.copies.drain(..).filter_map(|copy| copy.before).try_for_each(|before| {
+            let path = before.path().to_owned();
+            let failed = |error| Problem::new(format!("cannot remove {}: {error}", path.display()));
+            before.remove().map_err(failed)
+        })
     }
 
     /// The file of somebody else that has the handler back at boot which serves `arch` and was kept.
