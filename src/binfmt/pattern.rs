@@ -116,10 +116,13 @@ impl Pattern {
     /// Whether the kernel takes a file that begins with `head`; only the first [`HEAD`] bytes of it count.
     #[must_use]
     pub fn matches(&self, head: &[u8]) -> bool {
-        self.window().all(|position| {
-            let (magic, mask) = self.at(position);
-            head.get(position).copied().unwrap_or(0) & mask == magic
-        })
+        let Some(window) = head.get(self.window()) else {
+            return self.differences(head).is_empty();
+        };
+        let Some(mask) = &self.mask else { return window == self.magic };
+        // From the end: patterns for ELF programs begin alike, and end with what tells them apart, the machine.
+        let mut bytes = window.iter().zip(&self.magic).zip(mask).rev();
+        bytes.all(|((byte, magic), mask)| (byte ^ magic) & mask == 0)
     }
 
     /// The bytes of `head` that keep it from matching; none where it matches.
@@ -182,6 +185,9 @@ impl fmt::Display for Hex<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn pattern(offset: usize, magic: &[u8], mask: Option<&[u8]>) -> Pattern {
@@ -219,6 +225,20 @@ mod tests {
         assert!(pattern(3, &[0, 0], None).matches(b"ab"));
         assert!(!pattern(3, &[0, 1], None).matches(b"ab"));
         assert!(pattern(0, &[0], None).matches(b""));
+    }
+
+    proptest! {
+        #[test]
+        fn what_matches_has_no_differences(
+            offset in 0_usize..4,
+            bytes in vec((0_u8..4, 0_u8..4), 1..6),
+            masked: bool,
+            head in vec(0_u8..4, 0..12),
+        ) {
+            let (magic, mask): (Vec<u8>, Vec<u8>) = bytes.into_iter().unzip();
+            let pattern = pattern(offset, &magic, masked.then_some(&mask));
+            prop_assert_eq!(pattern.matches(&head), pattern.differences(&head).is_empty());
+        }
     }
 
     #[test]
