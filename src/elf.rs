@@ -71,13 +71,25 @@ impl Executable {
         if first.get(..SELFMAG) != Some(ELFMAG) {
             return Err(ElfError::NotElf);
         }
-        let header =
-            Elf::parse_header(first).map_err(|_| ElfError::Damaged("its header is cut off or malformed"))?;
-        if !matches!(header.e_type, ET_EXEC | ET_DYN) {
-            return Err(ElfError::NotAProgram(header.e_type));
-        }
-        let loader = loader(file, first, &header)?;
+        let loader = loader_of(file, first)?;
         Ok(Self { head, loader })
+    }
+}
+
+/// The program that the kernel starts in the place of `file`, which is an ELF file that begins with `first`. Nothing is
+/// read again; of what lies elsewhere in the file, only that.
+pub fn loader_of(file: &impl FileExt, first: &[u8]) -> Result<Option<Vec<u8>>, ElfError> {
+    loader(file, first, &program_header(first)?)
+}
+
+/// The header of an ELF program that begins with `first`.
+fn program_header(first: &[u8]) -> Result<Header, ElfError> {
+    let header =
+        Elf::parse_header(first).map_err(|_| ElfError::Damaged("its header is cut off or malformed"))?;
+    if matches!(header.e_type, ET_EXEC | ET_DYN) {
+        Ok(header)
+    } else {
+        Err(ElfError::NotAProgram(header.e_type))
     }
 }
 

@@ -9,9 +9,9 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, access, faccessat};
 
 use crate::arch::Arch;
 use crate::binfmt::HEAD;
@@ -197,21 +197,18 @@ impl Candidate {
         candidate.id = Some(FileId::of(&metadata));
         candidate.denied = if !metadata.is_file() {
             Some(Denied::NotAFile)
-        } else if metadata.mode() & 0o111 == 0 || access(path, AccessFlags::X_OK).is_err() {
+        } else if metadata.mode() & 0o111 == 0 || !may_execute(&file, path) {
             // Root, too, needs one x bit.
             Some(if is_noexec(&file) { Denied::NoExec } else { Denied::NotExecutable })
-        } else if is_noexec(&file) {
-            Some(Denied::NoExec)
         } else {
             None
         };
         if metadata.is_file() {
-            let mut first = vec![0; FIRST_READ];
+            let mut first = [0; FIRST_READ];
             let length = file.read_at(&mut first, 0).unwrap_or(0);
-            first.truncate(length);
-            candidate.kind = classify(&first, path, &file);
-            // A copy, as the whole page would be kept otherwise, for each of a hundred thousand files.
-            candidate.head = first.get(..HEAD).unwrap_or(&first).to_vec();
+            let first = first.get(..length).unwrap_or_default();
+            candidate.kind = classify(first, path, &file);
+            candidate.head = first.get(..HEAD).unwrap_or(first).to_vec();
         }
         candidate
     }
@@ -228,13 +225,20 @@ fn denied_unread(path: &Path, error: &io::Error) -> Option<Denied> {
     }
 }
 
+/// Whether this process may execute a file, which then does not lie on a file system that is mounted noexec either
+/// (`do_faccessat` in `fs/open.c`). By its path where the kernel cannot be asked about an open file (before Linux 5.8).
+fn may_execute(file: &File, path: &Path) -> bool {
+    faccessat(file, "", AccessFlags::X_OK, AtFlags::AT_EMPTY_PATH).is_ok()
+        || access(path, AccessFlags::X_OK).is_ok()
+}
+
 fn is_noexec(file: &File) -> bool {
     fstatvfs(file).is_ok_and(|filesystem| filesystem.flags().contains(FsFlags::ST_NOEXEC))
 }
 
 fn classify(first: &[u8], path: &Path, file: &File) -> Kind {
     if let Some(header) = elf_header(first) {
-        let loader = elf::Executable::read(file).ok().and_then(|executable| executable.loader);
+        let loader = elf::loader_of(file, first).ok().flatten();
         let loader = loader.map(|loader| PathBuf::from(OsStr::from_bytes(&loader)));
         return Kind::Elf(Elf { loader, ..header });
     }
