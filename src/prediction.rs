@@ -5,6 +5,7 @@
 //! (K36), at most five rewrites (K38), no second choice (K39).
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 
@@ -80,8 +81,8 @@ pub struct Table<'a> {
     pub enabled: bool,
     /// Whether this host runs ELF programs that begin like this itself.
     pub native: &'a dyn Fn(&Candidate) -> bool,
-    /// Looks at a file.
-    pub look: &'a dyn Fn(&Path) -> Candidate,
+    /// Looks at a file. Many files have the same interpreter: it may have been looked at before.
+    pub look: &'a dyn Fn(&Path) -> Rc<Candidate>,
 }
 
 impl Table<'_> {
@@ -89,14 +90,16 @@ impl Table<'_> {
     #[must_use]
     pub fn predict(&self, file: &Candidate) -> Prediction {
         let mut steps = Vec::new();
-        let mut file = file.clone();
+        let mut stands_in: Option<Rc<Candidate>> = None;
+        let mut denied = file.denied;
         let mut has_open_file = false;
         let end = loop {
-            if let Some(denied) = file.denied {
-                break fails(denied.errno(), &file, Reason::Denied(denied));
+            let file = stands_in.as_deref().unwrap_or(file);
+            if let Some(denied) = denied {
+                break fails(denied.errno(), file, Reason::Denied(denied));
             }
             if steps.len() > REWRITES {
-                break fails(Errno::ELOOP, &file, Reason::Circle);
+                break fails(Errno::ELOOP, file, Reason::Circle);
             }
             let handlers = if self.enabled { self.handlers } else { &[] };
             let file_was_open = has_open_file;
@@ -104,30 +107,33 @@ impl Table<'_> {
                 let flags = handler.entry.flags;
                 has_open_file |= flags.contains(Flags::OPEN_BINARY);
                 let interpreter = handler.entry.interpreter.clone().unwrap_or_default();
-                steps.push(Step::Handler { name: handler.name.clone(), interpreter: interpreter.clone() });
-                let mut next = (self.look)(&interpreter);
+                let next = (self.look)(&interpreter);
+                steps.push(Step::Handler { name: handler.name.clone(), interpreter });
+                denied = next.denied;
                 if flags.contains(Flags::FIX_BINARY) {
                     // The file was opened at registration: what its path says now does not matter (K47, K54).
-                    next.denied = None;
+                    denied = None;
                     if next.id.is_none() && !file_was_open {
                         break End::Starts;
                     }
                 }
                 next
             } else if let Some(interpreter) = script_interpreter(&file.head) {
-                steps.push(Step::Script { interpreter: interpreter.clone() });
                 // Opening no name at all opens the current directory.
                 let is_nameless = interpreter.as_os_str().is_empty();
-                (self.look)(if is_nameless { Path::new(".") } else { &interpreter })
+                let next = (self.look)(if is_nameless { Path::new(".") } else { &interpreter });
+                steps.push(Step::Script { interpreter });
+                denied = next.denied;
+                next
             } else {
-                break self.end_of(&file);
+                break self.end_of(file);
             };
             // Once a file is open for an interpreter, nothing can stand in for that; but only after what would has been
             // opened (K59, `exec_binprm`).
-            if file_was_open && next.denied.is_none() {
-                break fails(Errno::ENOEXEC, &file, Reason::OpenFileTwice);
+            if file_was_open && denied.is_none() {
+                break fails(Errno::ENOEXEC, file, Reason::OpenFileTwice);
             }
-            file = next;
+            stands_in = Some(next);
         };
         Prediction { steps, end }
     }

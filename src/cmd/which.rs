@@ -3,18 +3,19 @@
 mod explain;
 mod report;
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::io::Read as _;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::Result;
 use goblin::elf::header::{ET_DYN, ET_EXEC};
 
-use self::explain::{Answer, Known, explain};
-use self::report::View;
+use self::explain::{Known, explain};
+use self::report::{Answers, View, write_text};
 use super::own_head;
 use crate::arch::Arch;
 use crate::binfmt::Handler;
@@ -30,42 +31,34 @@ use crate::problem::Problem;
 use crate::provenance::Provenance;
 
 pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Result<Status> {
-    let files = match &args.files0_from {
-        Some(list) => names_in(list)?,
-        None => args.files.clone(),
-    };
+    let names = Names::of(args)?;
     let (handlers, enabled, is_mounted) = table(common)?;
-    let candidates: Vec<Candidate> = files.iter().map(|file| Candidate::look(file)).collect();
     let natives = Natives::new(&handlers)?;
-    let table =
-        Table { handlers: &handlers, enabled, native: &|file| natives.runs(file), look: &Candidate::look };
-    let predictions: Vec<_> = candidates.iter().map(|candidate| table.predict(candidate)).collect();
-
-    let mut subjects: Vec<Subject> = Vec::new();
-    let mut interpreters: Vec<&Path> = Vec::new();
-    for (candidate, prediction) in candidates.iter().zip(&predictions) {
-        let Some(Step::Handler { interpreter, .. }) = prediction.steps.first() else {
-            if !is_mounted && prediction.end != End::Starts {
-                subjects.extend(subject(candidate));
-            }
-            continue;
-        };
-        subjects.extend(subject(candidate));
-        interpreters.extend(Some(interpreter.as_path()).filter(|path| is_qemu(path) && path.is_absolute()));
-    }
-    let mut known = if args.no_verify { Known::default() } else { know(subjects, interpreters)? };
+    let seen = Seen::default();
+    let table = Table {
+        handlers: &handlers,
+        enabled,
+        native: &|file| natives.runs(file),
+        look: &|path| seen.look(path),
+    };
+    let mut known = if args.no_verify { Known::default() } else { know(&names, &table, is_mounted)? };
     let paths = handlers.iter().filter_map(|handler| handler.entry.interpreter.clone());
     let fetched = paths.filter(|path| path.is_absolute());
     known.origins = fetched.filter_map(|path| Provenance::of(&path).map(|record| (path, record))).collect();
-    let answers: Vec<Answer> = candidates
-        .iter()
-        .zip(&predictions)
-        .map(|(candidate, prediction)| explain(candidate, prediction, &table, &known))
-        .collect();
-    let status = if answers.iter().all(|answer| answer.runs) { Status::Done } else { Status::No };
-    let view = View { answers };
-    output.data(&view, || view.text(common.verbose > 0, &candidates, &handlers))?;
-    Ok(status)
+    let all_run = Cell::new(true);
+    // Each answer is told before the next file is looked at: they may be a hundred thousand.
+    let answers = || {
+        names.iter().map(|name| {
+            let candidate = Candidate::look(name);
+            let answer = explain(&candidate, &table.predict(&candidate), &table, &known);
+            all_run.set(all_run.get() && answer.runs);
+            (candidate, answer)
+        })
+    };
+    let view = View { answers: Answers(|| answers().map(|(_, answer)| answer)) };
+    let compared = if common.verbose > 0 { handlers.as_slice() } else { &[] };
+    output.stream(&view, |data| write_text(answers(), compared, data))?;
+    Ok(if all_run.get() { Status::Done } else { Status::No })
 }
 
 /// The handlers, newest first, whether the instance is on, and whether it is mounted. Where none is, there are no handlers
@@ -81,17 +74,56 @@ fn table(common: &Common) -> Result<(Vec<Handler>, bool, bool)> {
     }
 }
 
-/// Names that each end in a NUL, as `find -print0` writes them.
-fn names_in(list: &Path) -> Result<Vec<PathBuf>, Problem> {
-    let failed = |error: std::io::Error| Problem::new(format!("cannot read {}: {error}", list.display()));
-    let mut bytes = Vec::new();
-    if list == Path::new("-") {
-        std::io::stdin().lock().read_to_end(&mut bytes).map_err(failed)?;
-    } else {
-        bytes = std::fs::read(list).map_err(failed)?;
+/// The names of the files that this is about.
+enum Names<'a> {
+    Typed(&'a [PathBuf]),
+    /// Each ends in a NUL, as `find -print0` writes them.
+    Listed(Vec<u8>),
+}
+
+impl<'a> Names<'a> {
+    fn of(args: &'a Which) -> Result<Self, Problem> {
+        let Some(list) = &args.files0_from else { return Ok(Self::Typed(&args.files)) };
+        let failed = |error: std::io::Error| Problem::new(format!("cannot read {}: {error}", list.display()));
+        let mut bytes = Vec::new();
+        if list == Path::new("-") {
+            std::io::stdin().lock().read_to_end(&mut bytes).map_err(failed)?;
+        } else {
+            bytes = std::fs::read(list).map_err(failed)?;
+        }
+        Ok(Self::Listed(bytes))
     }
-    let names = bytes.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    Ok(names.map(|name| PathBuf::from(OsString::from_vec(name.to_vec()))).collect())
+
+    fn iter(&self) -> impl Iterator<Item = &Path> {
+        let (typed, listed): (&[PathBuf], &[u8]) = match self {
+            Self::Typed(typed) => (typed, &[]),
+            Self::Listed(listed) => (&[], listed),
+        };
+        let listed = listed.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        let listed = listed.map(|name| Path::new(OsStr::from_bytes(name)));
+        typed.iter().map(PathBuf::as_path).chain(listed)
+    }
+}
+
+/// What stands in for files, and was looked at: of many files it is the same few.
+#[derive(Default)]
+struct Seen(RefCell<HashMap<PathBuf, Rc<Candidate>>>);
+
+impl Seen {
+    /// How many are kept: every file of a list could be a script for a program of its own.
+    const MOST: usize = 1000;
+
+    fn look(&self, path: &Path) -> Rc<Candidate> {
+        let mut seen = self.0.borrow_mut();
+        if let Some(candidate) = seen.get(path) {
+            return Rc::clone(candidate);
+        }
+        let candidate = Rc::new(Candidate::look(path));
+        if seen.len() < Self::MOST {
+            seen.insert(path.to_owned(), Rc::clone(&candidate));
+        }
+        candidate
+    }
 }
 
 /// The probe that looks to the kernel's handlers like `candidate` does.
@@ -103,16 +135,27 @@ fn subject(candidate: &Candidate) -> Option<Subject> {
     Some(Subject { arch: (*arch)?, machine: *machine, variant })
 }
 
-/// Executes each probe once, and asks each interpreter once.
-fn know(mut subjects: Vec<Subject>, mut interpreters: Vec<&Path>) -> Result<Known, Problem> {
-    let key = |subject: &Subject| (subject.arch.name, subject.machine, subject.variant);
-    subjects.sort_by_key(key);
-    subjects.dedup();
-    interpreters.sort_unstable();
-    interpreters.dedup();
+/// Executes once each probe that looks like some of the files, and asks each interpreter once.
+fn know(names: &Names<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known, Problem> {
+    let mut subjects = HashSet::new();
+    let mut interpreters = BTreeSet::new();
+    for candidate in names.iter().map(Candidate::look) {
+        let prediction = table.predict(&candidate);
+        match prediction.steps.into_iter().next() {
+            Some(Step::Handler { interpreter, .. }) => {
+                subjects.extend(subject(&candidate));
+                interpreters.extend(Some(interpreter).filter(|path| is_qemu(path) && path.is_absolute()));
+            }
+            _ if !is_mounted && prediction.end != End::Starts => subjects.extend(subject(&candidate)),
+            _ => {}
+        }
+    }
     if subjects.is_empty() {
         return Ok(Known::default());
     }
+    let mut subjects: Vec<Subject> = subjects.into_iter().collect();
+    subjects.sort_by_key(|subject| (subject.arch.name, subject.machine, subject.variant));
+    let interpreters: Vec<&Path> = interpreters.iter().map(PathBuf::as_path).collect();
     let (trials, versions) = probe::run(&subjects, &interpreters)
         .map_err(|error| Problem::new(error.to_string()).cure("qus which --no-verify …"))?;
     let paths = interpreters.iter().map(|path| path.to_path_buf());
@@ -124,13 +167,15 @@ fn know(mut subjects: Vec<Subject>, mut interpreters: Vec<&Path>) -> Result<Know
 /// What this host runs itself, found out once for each architecture that is asked about (U4).
 struct Natives<'a> {
     host: Vec<u8>,
+    own: Option<&'static Arch>,
     handlers: &'a [Handler],
     companions: RefCell<BTreeMap<&'static str, bool>>,
 }
 
 impl<'a> Natives<'a> {
     fn new(handlers: &'a [Handler]) -> Result<Self, Problem> {
-        Ok(Self { host: own_head()?, handlers, companions: RefCell::default() })
+        let host = own_head()?;
+        Ok(Self { own: Arch::of_head(&host), host, handlers, companions: RefCell::default() })
     }
 
     fn runs(&self, file: &Candidate) -> bool {
@@ -140,8 +185,7 @@ impl<'a> Natives<'a> {
         if same_machine(&file.head, &self.host) {
             return true;
         }
-        let own = Arch::of_head(&self.host);
-        if !own.is_some_and(|own| own.companions().contains(&arch.name)) {
+        if !self.own.is_some_and(|own| own.companions().contains(&arch.name)) {
             return false;
         }
         let mut companions = self.companions.borrow_mut();

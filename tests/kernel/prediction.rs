@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::mount::{MsFlags, mount};
 use qus::arch::{ARCHES, Arch};
@@ -220,7 +221,7 @@ impl<'a> World<'a> {
             handlers: &self.handlers,
             enabled: self.enabled,
             native: &native,
-            look: &Candidate::look,
+            look: &|path| Rc::new(Candidate::look(path)),
         };
         table.predict(&Candidate::look(file))
     }

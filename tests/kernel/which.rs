@@ -1,8 +1,10 @@
 //! `qus which`: every answer, its exit status, and what the kernel then does.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -36,6 +38,8 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("which_of_two_handlers", two_handlers),
     Test::new("which_byte_by_byte", byte_by_byte),
     Test::new("which_files_from_a_list", files_from_a_list),
+    Test::new("which_many_files", many_files),
+    Test::new("which_read_no_further", read_no_further),
     Test::new("which_unreadable", unreadable),
 ];
 
@@ -416,6 +420,56 @@ fn files_from_a_list(lab: &Lab) {
     assert_eq!(runs, [true, false], "{value:#}");
     lab.refused(["which", "--files0-from", "/absent"], 2, "cannot read /absent");
     lab.refused(["which"], 2, "FILE");
+}
+
+/// A list that is long needs no more memory than one that is short, in either form: 16 MiB of addresses are not enough to
+/// keep the answers.
+fn many_files(lab: &Lab) {
+    const COUNT: usize = 20_000;
+    lab.done(["register", "arm"]);
+    let files = [program(lab, "arm"), lab.executable("empty", b"")];
+    let names: Vec<u8> =
+        files.iter().flat_map(|file| [file.as_os_str().as_bytes(), b"\0"].concat()).collect();
+    fs::write(lab.path("short"), &names).unwrap();
+    fs::write(lab.path("long"), names.repeat(COUNT / 2)).unwrap();
+    let which = |list: &str, limit: &str, options: &[&str]| {
+        let script = format!("ulimit -v {limit}; exec \"$@\"");
+        let list = lab.path(list);
+        let words = ["which", "--files0-from", list.to_str().unwrap()];
+        let words = words.into_iter().chain(options.iter().copied());
+        let ran = run(&mut lab.program(&["sh", "-ec", &script, "sh"], words));
+        assert_eq!((ran.status, ran.stderr.as_str()), (1, ""), "{options:?}");
+        ran.stdout
+    };
+    // Emulators need more addresses than that.
+    for (limit, options) in [("unlimited", &[][..]), ("16384", &["--no-verify"])] {
+        let text = which("short", limit, options);
+        assert!(text.contains(": empty file\n") && text.contains(": arm program "), "{text}");
+        assert!(which("long", limit, options) == text.repeat(COUNT / 2), "{options:?}");
+    }
+    let json = which("long", "16384", &["--json", "--no-verify"]);
+    let long: Value = serde_json::from_str(&json).unwrap();
+    let short: Value = serde_json::from_str(&which("short", "16384", &["--json", "--no-verify"])).unwrap();
+    let (long, short) = (long["answers"].as_array().unwrap(), short["answers"].as_array().unwrap());
+    assert_eq!((long.len(), short.len()), (COUNT, 2));
+    assert!(long.chunks(2).all(|pair| pair == short.as_slice()));
+}
+
+/// Who reads may stop: there is nobody to complain to.
+fn read_no_further(lab: &Lab) {
+    let path = lab.executable("empty", b"");
+    fs::write(lab.path("list"), [path.as_os_str().as_bytes(), b"\0"].concat().repeat(20_000)).unwrap();
+    for options in [&[][..], &["--json"]] {
+        let list = lab.path("list");
+        let words = ["which", "--files0-from", list.to_str().unwrap()];
+        let mut command = lab.program(&[], words.into_iter().chain(options.iter().copied()));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut begin = [0; 10];
+        child.stdout.take().unwrap().read_exact(&mut begin).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{options:?}");
+        assert!(output.status.code() == Some(0) || output.status.signal() == Some(13), "{:?}", output.status);
+    }
 }
 
 /// Root without its capabilities: the file is its own, and it gave itself no permission to read.

@@ -112,12 +112,12 @@ pub(super) fn explain(file: &Candidate, prediction: &Prediction, table: &Table<'
     let matches = matching(table.handlers, file);
     let rivals: Vec<&Handler> = matches.iter().filter(|handler| handler.entry.enabled).copied().collect();
     let certainty = if rivals.len() > 1 { Certainty::Likely } else { Certainty::Ruled };
-    let taker = taker.map(|taker| executed_one(file, taker, &rivals, known).unwrap_or(taker));
+    let taker = taker.map(|taker| executed_one(file, taker, &rivals, table, known).unwrap_or(taker));
     let fate = match (&prediction.end, taker) {
         _ if is_unread(file) => unread(file, certainty),
         (End::Fails { reason: Reason::NotTaken, .. }, None) if known.ran(file) => hidden(file, arch),
         (End::Fails { file: at, reason, .. }, taker) => failing(file, taker, (at, reason), table, certainty),
-        (End::Starts, Some(taker)) => taken(file, arch, taker, known, certainty),
+        (End::Starts, Some(taker)) => taken(file, arch, taker, (table, known), certainty),
         (End::Starts, None) => match prediction.steps.first() {
             Some(Step::Script { interpreter }) => {
                 let further = prediction.steps.iter().skip(1).map(|step| match step {
@@ -165,12 +165,13 @@ fn executed_one<'a>(
     file: &Candidate,
     taker: &'a Handler,
     rivals: &[&'a Handler],
+    table: &Table<'_>,
     known: &Known,
 ) -> Option<&'a Handler> {
     let started = known.trials.get(&subject(file)?)?.host.started?;
     let opens = |handler: &&&Handler| {
         let path = handler.entry.interpreter.as_deref();
-        path.and_then(|path| Candidate::look(path).id) == Some(started)
+        path.and_then(|path| (table.look)(path).id) == Some(started)
     };
     std::iter::once(&taker).chain(rivals).find(opens).copied()
 }
@@ -201,7 +202,7 @@ fn taken(
     file: &Candidate,
     arch: Option<&Arch>,
     taker: &Handler,
-    known: &Known,
+    (table, known): (&Table<'_>, &Known),
     certainty: Certainty,
 ) -> Fate {
     let trial = subject(file).and_then(|subject| known.trials.get(&subject));
@@ -214,7 +215,7 @@ fn taken(
         in_front: None,
     };
     let replace = Some(format!("sudo qus register --replace {}", arch.name));
-    let at_path = taker.entry.interpreter.as_deref().and_then(|path| Candidate::look(path).id);
+    let at_path = taker.entry.interpreter.as_deref().and_then(|path| (table.look)(path).id);
     match judge(trial, &expected) {
         Err(Failure::NotInEmptyRoot) => {
             let text = format!("it runs here, and in no container: {}", Failure::NotInEmptyRoot);

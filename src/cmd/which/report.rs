@@ -1,60 +1,72 @@
 //! How `qus which` says it.
 
-use std::path::Path;
+use std::io::{self, Write};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::explain::{Answer, Certainty};
 use crate::binfmt::{Handler, Matcher};
 use crate::file::Candidate;
-use crate::output::{columns, escape, path_text};
+use crate::output::{columns, escape, escaped};
 
 #[derive(Serialize)]
-pub(super) struct View {
-    pub(super) answers: Vec<Answer>,
+pub(super) struct View<A> {
+    pub(super) answers: A,
 }
 
-impl View {
-    /// `verbose` explains every handler byte by byte.
-    pub(super) fn text(&self, verbose: bool, candidates: &[Candidate], handlers: &[Handler]) -> String {
-        let mut text = String::new();
-        for (answer, candidate) in self.answers.iter().zip(candidates) {
-            text.push_str(&answer.text());
-            if verbose {
-                for handler in handlers {
-                    text.push_str(&format!("  {}\n", comparison(handler, candidate)));
-                }
-            }
-        }
-        text
+/// Answers that are given one after the other, and not kept.
+pub(super) struct Answers<F>(pub(super) F);
+
+impl<I: Iterator<Item = Answer>, F: Fn() -> I> Serialize for Answers<F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq((self.0)())
     }
 }
 
+/// Tells a person the answers; how each of `compared` differs from the file, byte by byte.
+pub(super) fn write_text(
+    answers: impl Iterator<Item = (Candidate, Answer)>,
+    compared: &[Handler],
+    data: &mut dyn Write,
+) -> io::Result<()> {
+    let mut text = String::new();
+    for (candidate, answer) in answers {
+        text.clear();
+        answer.tell(&mut text);
+        for handler in compared {
+            text.push_str(&format!("  {}\n", comparison(handler, &candidate)));
+        }
+        data.write_all(text.as_bytes())?;
+    }
+    Ok(())
+}
+
 impl Answer {
-    fn text(&self) -> String {
-        let mut text = format!("{}: {}\n", path_text(Path::new(&self.file)), escape(&self.kind));
+    /// Appends the lines of the answer.
+    fn tell(&self, text: &mut String) {
+        let mut line = |words: &[&str]| {
+            text.extend(words.iter().copied());
+            text.push('\n');
+        };
+        line(&[&escaped(&self.file), ": ", &escaped(&self.kind)]);
         if let Some(handler) = &self.handler {
             let version = handler.version.as_ref().map(|version| format!("QEMU {version}"));
             let origin =
                 handler.provenance.as_ref().map(|record| format!("from {}", escape(&record.short())));
             let told: Vec<String> = version.into_iter().chain(origin).collect();
             let told = if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) };
-            let flags = if handler.flags.is_empty() { "none".to_owned() } else { escape(&handler.flags) };
-            let likely = if self.certainty == Certainty::Likely { "probably takes" } else { "takes" };
-            text.push_str(&format!(
-                "  {} {likely} it: {}{told}, flags {flags}\n",
-                escape(&handler.name),
-                escape(&handler.interpreter)
-            ));
+            let (name, interpreter) = (escaped(&handler.name), escaped(&handler.interpreter));
+            let flags = if handler.flags.is_empty() { "none" } else { &escaped(&handler.flags) };
+            let likely = if self.certainty == Certainty::Likely { " probably" } else { "" };
+            line(&["  ", &name, likely, " takes it: ", &interpreter, &told, ", flags ", flags]);
         }
-        text.push_str(&format!("  {}\n", self.text));
+        line(&["  ", &self.text]);
         for other in &self.others {
-            text.push_str(&format!("  {} matches too, but {}\n", escape(&other.name), other.why));
+            line(&["  ", &escaped(&other.name), " matches too, but ", other.why]);
         }
         if let Some(cure) = &self.cure {
-            text.push_str(&format!("  cure: {cure}\n"));
+            line(&["  cure: ", cure]);
         }
-        text
     }
 }
 
