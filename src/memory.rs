@@ -114,10 +114,9 @@ impl Memory {
         Ok(Self { directory, before, files: Vec::new() })
     }
 
-    /// Puts `content` into memory, so that `path` leads to it: which file it is.
-    pub fn put(&mut self, path: &Path, content: &[u8]) -> Result<FileId, MemoryError> {
-        let mut file = create()?;
-        file.write_all(content).map_err(failed("write"))?;
+    /// Seals a file in memory, and has `path` lead to it: which file it is.
+    pub fn put(&mut self, path: &Path, draft: Draft) -> Result<FileId, MemoryError> {
+        let file = draft.0;
         file.set_permissions(PermissionsExt::from_mode(0o755)).map_err(failed("write"))?;
         let seals =
             SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
@@ -130,6 +129,22 @@ impl Memory {
         let id = FileId::of(&file.metadata().map_err(failed("look at"))?);
         self.files.push(file);
         Ok(id)
+    }
+}
+
+/// A file in memory that is being written.
+#[derive(Debug)]
+pub struct Draft(File);
+
+impl Draft {
+    /// An empty one.
+    pub fn new() -> Result<Self, MemoryError> {
+        create().map(Self)
+    }
+
+    /// Appends to it.
+    pub fn write(&mut self, content: &[u8]) -> Result<(), MemoryError> {
+        self.0.write_all(content).map_err(failed("write"))
     }
 }
 

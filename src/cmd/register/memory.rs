@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
 
 use super::gather::Gathered;
 use crate::arch::Arch;
-use crate::bundle::{self, Member};
+use crate::bundle::{self, BundleError, Member};
 use crate::cmd::own_bundle;
 use crate::interpreter::{FileId, Found, Interpreter, emulated_by, file_name};
-use crate::memory::{self, Memory, MemoryError};
+use crate::memory::{self, Draft, Memory, MemoryError};
 use crate::plan::Registration;
 use crate::probe;
 use crate::problem::Problem;
+
+/// How many interpreters are unpacked at once where there are not even as many processors: each needs 9 MB meanwhile.
+const THREADS: usize = 8;
 
 /// Where the content of an interpreter in memory comes from.
 pub(super) enum Stored {
@@ -28,9 +33,36 @@ impl Stored {
             Self::File(interpreter) => read(interpreter),
             Self::Bundled(member) => {
                 let bundle = own_bundle()?.ok_or_else(|| Problem::new("the bundle is gone"))?;
-                bundle.unpack(member).map_err(|error| Problem::new(error.to_string()))
+                Ok(bundle.unpack(member)?)
             }
         }
+    }
+
+    /// The content, in a file in memory that is to be called `path`.
+    fn draft(&self, path: &Path) -> Result<Draft, Problem> {
+        let mut draft = Draft::new()?;
+        match self {
+            Self::File(file) => {
+                let content = read(file)?;
+                // A file whose owner has written to it since would be called by what it was. A bundle's is compared already.
+                if !memory::is_called(path, content.len() as u64, &bundle::digest(&content)) {
+                    let file = file.path.display();
+                    return Err(Problem::new(format!("{file} has changed since it was read")));
+                }
+                draft.write(&content)?;
+            }
+            Self::Bundled(member) => {
+                let bundle = own_bundle()?.ok_or_else(|| Problem::new("the bundle is gone"))?;
+                bundle.unpack_to(member, |part| draft.write(part).map_err(Problem::from))?;
+            }
+        }
+        Ok(draft)
+    }
+}
+
+impl From<BundleError> for Problem {
+    fn from(error: BundleError) -> Self {
+        Self::new(error.to_string())
     }
 }
 
@@ -100,29 +132,13 @@ impl Gathered {
         if arches.is_empty() {
             return Ok(None);
         }
-        let unpack = |arch: &Arch| {
-            let stored = self.stored.get(arch.name).zip(self.interpreter(arch));
-            let (stored, interpreter) =
-                stored.ok_or_else(|| Problem::new(format!("nothing is stored for {}", arch.name)))?;
-            let content = stored.content()?;
-            // A file whose owner has written to it since would be called by what it was. A bundle's is compared already.
-            if let Stored::File(file) = stored
-                && !memory::is_called(&interpreter.path, content.len() as u64, &bundle::digest(&content))
-            {
-                return Err(Problem::new(format!("{} has changed since it was read", file.path.display())));
-            }
-            Ok(content)
-        };
-        let contents: Vec<Result<Vec<u8>, Problem>> = std::thread::scope(|scope| {
-            let unpacking: Vec<_> = arches.iter().map(|arch| scope.spawn(|| unpack(arch))).collect();
-            let panicked = |_| Err(Problem::new("unpacking failed"));
-            unpacking.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
-        });
+        let drafts = self.drafts(&arches)?;
         let mut memory = Memory::enter()?;
         let mut ids = BTreeMap::new();
-        for (arch, content) in arches.into_iter().zip(contents) {
-            let Some(interpreter) = self.interpreter(arch) else { continue };
-            ids.insert(arch.name, memory.put(&interpreter.path, &content?)?);
+        for (name, draft) in drafts {
+            let interpreter = self.found.get(name).and_then(|found| found.interpreter.as_ref());
+            let Some(interpreter) = interpreter else { continue };
+            ids.insert(name, memory.put(&interpreter.path, draft)?);
         }
         for (name, id) in ids {
             if let Some(interpreter) = self.found.get_mut(name).and_then(|found| found.interpreter.as_mut()) {
@@ -130,6 +146,33 @@ impl Gathered {
             }
         }
         Ok(Some(memory))
+    }
+
+    /// What is stored for `arches`, in files in memory: several side by side.
+    fn drafts(&self, arches: &[&'static Arch]) -> Result<BTreeMap<&'static str, Draft>, Problem> {
+        let stored =
+            |arch: &&'static Arch| Some((arch.name, self.stored.get(arch.name)?, self.interpreter(arch)?));
+        let waiting = Mutex::new(arches.iter().filter_map(stored));
+        let work = || {
+            let mut drafts = Vec::new();
+            loop {
+                let next = waiting.lock().map_or(None, |mut waiting| waiting.next());
+                let Some((name, stored, interpreter)) = next else { return Ok::<_, Problem>(drafts) };
+                drafts.push((name, stored.draft(&interpreter.path)?));
+            }
+        };
+        // All take about as long: with a thread for each processor most would wait for the last one.
+        let threads = thread::available_parallelism().map_or(1, usize::from).max(THREADS).min(arches.len());
+        thread::scope(|scope| {
+            let start = |_| thread::Builder::new().spawn_scoped(scope, work);
+            // Where no thread can be had, this one does it all.
+            let others: Vec<_> = (1..threads).flat_map(start).collect();
+            let mut drafts: BTreeMap<_, _> = work()?.into_iter().collect();
+            for other in others {
+                drafts.extend(other.join().map_err(|_| Problem::new("unpacking failed"))??);
+            }
+            Ok(drafts)
+        })
     }
 }
 
