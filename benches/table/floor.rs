@@ -5,12 +5,14 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use qus::binfmt::Rule;
+use qus::bundle::{Bundle, BundleError};
 use qus::kernel::DEFAULT_PATH;
 use qus::probe::STATUS_PATH;
 
@@ -23,6 +25,7 @@ pub(crate) fn play(words: &[String]) -> Result<()> {
     match words.as_slice() {
         ["register", lines] => register(Path::new(lines)),
         ["register-in-memory", lines] => register_in_memory(Path::new(lines)),
+        ["unpack", bundle] => unpack(Path::new(bundle)),
         ["remove", names] => remove(Path::new(names)),
         ["read-entries"] => read_entries(),
         ["read-heads", list] => read_heads(Path::new(list)),
@@ -57,6 +60,20 @@ fn register_in_memory(lines: &Path) -> Result<()> {
         register.write_all(&rule.to_line())?;
     }
     Ok(())
+}
+
+/// Unpacks what a bundle carries and compares it with its digests, side by side, by the functions of the library that qus
+/// does it with: what remains of qus is what it does around that.
+fn unpack(bundle: &Path) -> Result<()> {
+    let bundle = Bundle::open(bundle)?.context("it carries nothing")?;
+    std::thread::scope(|scope| {
+        let unpack = |member| bundle.unpack_to(member, |_| Ok::<_, BundleError>(()));
+        let threads: Vec<_> =
+            bundle.members().iter().map(|member| scope.spawn(move || unpack(member))).collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| Ok(thread.join().unwrap_or_else(|panic| resume_unwind(panic))?))
+    })
 }
 
 /// Removes the handlers of these names.

@@ -139,13 +139,16 @@ impl<'a> Lab<'a> {
         let lines = self.lines("lines-of-five", &rules)?;
         // By name, as `all` would be the interpreters that lie elsewhere, too.
         let words = [bundle.as_str(), "register", "--no-verify"];
-        let ours = Program::new(words.into_iter().chain(FIVE));
+        let ours = || Program::new(words.into_iter().chain(FIVE));
         let floor = self.floor(["register-in-memory", &lines]);
         let what = format!(
             "a bundle of five registers from memory, {:.0} MB unpacked; a program that copies them into memory",
             megabytes(&rules)?
         );
-        self.row(&what, ours, floor, &|| self.empty(), &|_| self.has(rules.len()))?;
+        self.row(&what, ours(), floor, &|| self.empty(), &|_| self.has(rules.len()))?;
+        let what = "the same bundle; its five unpacked and compared, by the same code, and nothing else";
+        let after = |side| self.has(if side == Side::Ours { rules.len() } else { 0 });
+        self.row(what, ours(), self.floor(["unpack", &bundle]), &|| self.empty(), &after)?;
         self.empty()
     }
 
