@@ -28,7 +28,6 @@ use crate::output::{Output, Status};
 use crate::prediction::{End, Step, Table};
 use crate::probe::{self, Subject, Trial, Variant};
 use crate::problem::Problem;
-use crate::provenance::Provenance;
 
 pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let names = Names::of(args)?;
@@ -42,9 +41,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
         look: &|path| seen.look(path),
     };
     let mut known = if args.no_verify { Known::default() } else { know(&names, &table, is_mounted)? };
-    let paths = handlers.iter().filter_map(|handler| handler.entry.interpreter.clone());
-    let fetched = paths.filter(|path| path.is_absolute());
-    known.origins = fetched.filter_map(|path| Provenance::of(&path).map(|record| (path, record))).collect();
+    known.describe(&handlers);
     let all_run = Cell::new(true);
     // Each answer is told before the next file is looked at: they may be a hundred thousand.
     let answers = || {

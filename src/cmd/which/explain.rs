@@ -23,11 +23,33 @@ use crate::provenance::Provenance;
 pub(super) struct Known {
     pub(super) trials: Trials,
     pub(super) versions: HashMap<PathBuf, String>,
-    /// Where interpreters came from that were fetched.
-    pub(super) origins: HashMap<PathBuf, Provenance>,
+    /// The handlers as they are told of, in the order of the table.
+    pub(super) takers: Vec<Taken>,
 }
 
 impl Known {
+    /// Describes the handlers, once for all files that they take.
+    pub(super) fn describe(&mut self, handlers: &[Handler]) {
+        let describe = |handler: &Handler| {
+            let path = handler.entry.interpreter.clone().unwrap_or_default();
+            // The record of one that was fetched.
+            let provenance = path.is_absolute().then(|| Provenance::of(&path)).flatten();
+            Taken {
+                name: handler.name.to_string(),
+                interpreter: path.to_string_lossy().into(),
+                flags: handler.entry.flag_letters(),
+                version: self.versions.get(&path).cloned(),
+                provenance,
+            }
+        };
+        self.takers = handlers.iter().map(describe).collect();
+    }
+
+    fn taker(&self, handler: &Handler, table: &Table<'_>) -> Option<&Taken> {
+        let index = table.handlers.iter().position(|other| std::ptr::eq(other, handler))?;
+        self.takers.get(index)
+    }
+
     /// Whether a program with the header of `file` ran.
     fn ran(&self, file: &Candidate) -> bool {
         let trial = subject(file).and_then(|subject| self.trials.get(&subject));
@@ -49,14 +71,14 @@ pub(super) enum Certainty {
 
 /// What is said about one file.
 #[derive(Debug, Serialize)]
-pub(super) struct Answer {
+pub(super) struct Answer<'a> {
     pub(super) file: String,
     pub(super) kind: String,
     pub(super) arch: Option<&'static str>,
     pub(super) runs: bool,
     pub(super) certainty: Certainty,
     /// The handler that takes it; nothing for a program that the host runs itself.
-    pub(super) handler: Option<Taken>,
+    pub(super) handler: Option<&'a Taken>,
     /// Other handlers that match, in the kernel's order, and why they do not take it.
     pub(super) others: Vec<Other>,
     /// What happens, in words.
@@ -100,7 +122,12 @@ impl Fate {
 }
 
 /// The answer about `file`.
-pub(super) fn explain(file: &Candidate, prediction: &Prediction, table: &Table<'_>, known: &Known) -> Answer {
+pub(super) fn explain<'a>(
+    file: &Candidate,
+    prediction: &Prediction,
+    table: &Table<'_>,
+    known: &'a Known,
+) -> Answer<'a> {
     let arch = match &file.kind {
         Kind::Elf(Elf { arch, .. }) => *arch,
         _ => None,
@@ -149,7 +176,7 @@ pub(super) fn explain(file: &Candidate, prediction: &Prediction, table: &Table<'
         arch: arch.map(|arch| arch.name),
         runs: fate.runs,
         certainty: fate.certainty,
-        handler: taker.map(|taker| describe(taker, known)),
+        handler: taker.and_then(|taker| known.taker(taker, table)),
         others: others
             .map(|handler| Other { name: handler.name.to_string(), why: why_not(handler, table) })
             .collect(),
@@ -174,17 +201,6 @@ fn executed_one<'a>(
         path.and_then(|path| (table.look)(path).id) == Some(started)
     };
     std::iter::once(&taker).chain(rivals).find(opens).copied()
-}
-
-fn describe(taker: &Handler, known: &Known) -> Taken {
-    let path = taker.entry.interpreter.clone().unwrap_or_default();
-    Taken {
-        name: taker.name.to_string(),
-        interpreter: path.to_string_lossy().into(),
-        flags: taker.entry.flag_letters(),
-        version: known.versions.get(&path).cloned(),
-        provenance: known.origins.get(&path).cloned(),
-    }
 }
 
 fn why_not(handler: &Handler, table: &Table<'_>) -> &'static str {

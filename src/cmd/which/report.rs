@@ -17,15 +17,15 @@ pub(super) struct View<A> {
 /// Answers that are given one after the other, and not kept.
 pub(super) struct Answers<F>(pub(super) F);
 
-impl<I: Iterator<Item = Answer>, F: Fn() -> I> Serialize for Answers<F> {
+impl<'a, I: Iterator<Item = Answer<'a>>, F: Fn() -> I> Serialize for Answers<F> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq((self.0)())
     }
 }
 
 /// Tells a person the answers; how each of `compared` differs from the file, byte by byte.
-pub(super) fn write_text(
-    answers: impl Iterator<Item = (Candidate, Answer)>,
+pub(super) fn write_text<'a>(
+    answers: impl Iterator<Item = (Candidate, Answer<'a>)>,
     compared: &[Handler],
     data: &mut dyn Write,
 ) -> io::Result<()> {
@@ -41,7 +41,7 @@ pub(super) fn write_text(
     Ok(())
 }
 
-impl Answer {
+impl Answer<'_> {
     /// Appends the lines of the answer.
     fn tell(&self, text: &mut String) {
         let mut line = |words: &[&str]| {
