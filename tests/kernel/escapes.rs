@@ -235,6 +235,7 @@ fn tools(lab: &Lab) {
     };
     lab.handler(&format!("arm{EVIL}"), "arm", &interpreter("arm"), Flags::FIX_BINARY);
     lab.register(format!(":{EVIL}:E::x::/bin/{EVIL}:").as_bytes()).unwrap();
+    // Into a folder of the lab's: without one named it would be the host's /etc/binfmt.d.
     for (tool, words) in [
         ("binfmt", &["--install", EVIL][..]),
         ("binfmt", &["--uninstall", EVIL]),
@@ -243,7 +244,6 @@ fn tools(lab: &Lab) {
         ("register.sh", &["-s", "--", "-p", EVIL]),
         ("register.sh", &["-l", "--", "-p", "arm"]),
         ("register", &["--reset", "-p", EVIL]),
-        ("qemu-binfmt-conf.sh", &["--qemu-path", EVIL, "--systemd", "arm"]),
         ("qemu-binfmt-conf.sh", &["--qemu-path", EVIL, "--exportdir", EVIL, "--systemd", "arm"]),
         ("qemu-binfmt-conf.sh", &["--qemu-suffix", EVIL, "--debian", "--exportdir", "."]),
         ("qemu-binfmt-conf.sh", &[EVIL]),
