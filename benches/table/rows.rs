@@ -109,6 +109,17 @@ impl<'a> Lab<'a> {
         } else {
             tell("systemd-binfmt is not there: skipped")?;
         }
+        match self.binfmt_support()? {
+            Some(database) => {
+                let enable = ["update-binfmts", "--admindir", &database, "--enable"];
+                row(
+                    "the same; `update-binfmts` with the same in its database",
+                    ours(),
+                    Program::new(enable),
+                )?;
+            }
+            None => tell("update-binfmts is not there: skipped")?,
+        }
         // The floor registers nothing: what it has to do is to execute.
         let after = |side| self.has(if side == Side::Ours { count } else { 0 });
         let programs =
@@ -120,6 +131,24 @@ impl<'a> Lab<'a> {
         );
         self.row(&what, qus(["register", "all"]), floor, &before, &after)?;
         self.empty()
+    }
+
+    /// A database of binfmt-support with what qus registers; nothing where it is not installed.
+    fn binfmt_support(&self) -> Result<Option<String>> {
+        if Command::new("update-binfmts").arg("--version").output().is_err() {
+            return Ok(None);
+        }
+        let (formats, database) = (self.path("formats"), self.path("database"));
+        fs::create_dir_all(&database)?;
+        let mut export = Command::new(QUS);
+        export.args(["export", "--format", "binfmt-support", "-o", &formats]).args(self.programs.keys());
+        let mut import = Command::new("update-binfmts");
+        import.args(["--admindir", &database, "--importdir", &formats, "--import"]);
+        for command in [&mut export, &mut import] {
+            let output = command.output()?;
+            ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(Some(database))
     }
 
     fn bundle(&self) -> Result<()> {
