@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use build::{Cpio, Tree, apk, pack, rpm};
+use qus::arch::Arch;
+use qus::probe::Subject;
 
 /// A machine whose programs are the stand-ins alone.
 struct Machine {
@@ -60,9 +62,12 @@ impl Machine {
     }
 }
 
-/// This program's own executable is a static one of this host, so it passes for an interpreter.
+/// A static program of this host: qus accepts it as an interpreter. The executable of qus would not serve, as a
+/// distribution's build of it is dynamically linked.
 fn program() -> Vec<u8> {
-    fs::read(env!("CARGO_BIN_EXE_qus")).unwrap()
+    let header = fs::read(env!("CARGO_BIN_EXE_qus")).unwrap();
+    let host = Arch::of_head(&header).unwrap();
+    Subject::all_of(host).next().unwrap().image()
 }
 
 fn an_rpm(file: &str) -> Vec<u8> {

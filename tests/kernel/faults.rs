@@ -18,7 +18,7 @@ use qus::binfmt::Flags;
 use crate::Test;
 use crate::build::{Tree, deb};
 use crate::downloads::{self, interpreter};
-use crate::lab::{Lab, QUS, Ran, busybox, run};
+use crate::lab::{Lab, Ran, busybox, run};
 
 pub(crate) static TESTS: &[Test] = &[
     Test::new("faults_in_register", register).with_strace(),
@@ -361,7 +361,7 @@ fn interrupted(lab: &Lab) {
         with_foreign(lab);
         lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::PRESERVE_ARGV0);
     };
-    let none = lab.copy("none/qemu-arm-static", Path::new(QUS));
+    let none = lab.static_failure("none/qemu-arm-static");
     let words = ["register", "--replace", "--interpreter", none.to_str().unwrap(), "arm"];
     prepare();
     let before = lab.entries();

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::downloads;
 use crate::namespace::INSTANCE;
+use crate::programs;
 
 /// The qus under test.
 pub(crate) const QUS: &str = env!("CARGO_BIN_EXE_qus");
@@ -200,6 +201,13 @@ impl Lab {
     /// All that a failing command must leave alone: the handlers, their order, and what is mounted.
     fn state(&self) -> (BTreeMap<String, String>, Vec<String>, String) {
         (self.entries(), order(), fs::read_to_string("/proc/self/mounts").unwrap())
+    }
+
+    /// Writes an interpreter that is static, as qus requires, and crashes instead of emulating.
+    pub(crate) fn static_failure(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        self.executable(name, &programs::crashing())
     }
 
     /// Registers, without qus, a handler that gives the programs of `arch` to `interpreter`, by QEMU's pattern.

@@ -13,7 +13,7 @@ use qus::binfmt::Flags;
 use crate::Test;
 use crate::concurrency::all_at_once;
 use crate::downloads::interpreter;
-use crate::lab::{Lab, OURS, QUS, Ran, order, run};
+use crate::lab::{Lab, OURS, Ran, order, run};
 
 pub(crate) static TESTS: &[Test] = &[
     Test::new("persist_writes_what_was_registered", written),
@@ -249,7 +249,7 @@ fn interrupted(lab: &Lab) {
 /// An interpreter that turns out to be none had the place of a copy: the old one is there at boot, or none.
 fn unproven(lab: &Lab) {
     host(lab);
-    lab.copy("none/qemu-arm-static", Path::new(QUS));
+    lab.static_failure("none/qemu-arm-static");
     let words = ["register", "--persist", "--replace", "--interpreter", "none/qemu-arm-static", "arm"];
     let refused = || {
         let (before, handlers) = (tree(), lab.entries());

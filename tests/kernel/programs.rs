@@ -43,7 +43,7 @@ pub(crate) fn probe(arch: &'static Arch) -> Vec<u8> {
     Subject::all_of(arch).next().unwrap().image()
 }
 
-/// A program of this host that a signal ends: where its code should be are zeros, which no processor goes on with.
+/// A static program of this host that a signal ends: where its code should be are zeros, which no processor goes on with.
 pub(crate) fn crashing() -> Vec<u8> {
     let mut program = probe(host());
     let code = program.len() - host().probe_code().unwrap().code.len();
