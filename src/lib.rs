@@ -18,6 +18,7 @@
 //! [`defects`] what is known of emulators. Above them [`cli`] is the command line, [`cmd`] has a file for each command
 //! ([`cmd::peers`]: for other tools' command lines), [`output`] and [`log`] are how they speak; a [`problem`] is what went
 //! wrong, with its cure; [`folders`] says where things lie, and [`caller`] whether there is anything to do for this one.
+//! [`system`] is Linux itself: signals, for now.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod apply;
@@ -51,3 +52,4 @@ pub mod probe;
 pub mod problem;
 pub mod provenance;
 pub mod registrar;
+pub mod system;

@@ -15,10 +15,13 @@ use qus::namespace;
 use qus::output::{NotRun, Output, Status, escape_lines};
 use qus::probe;
 use qus::problem::Problem;
+use qus::system::signals;
 
 fn main() -> ExitCode {
+    let normalised = signals::normalise()
+        .map_err(|error| Problem::new(format!("cannot set SIGCHLD to its default: {error}")));
     // Before anything of the caller's is looked at.
-    if let Err(problem) = caller::check() {
+    if let Err(problem) = normalised.and_then(|()| caller::check()) {
         let (json, failed) = asked();
         let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
         return tell(&mut Output::new(&mut data, &mut prose, json, false), &problem, failed);

@@ -32,6 +32,7 @@ use crate::namespace::{
 use crate::output::{NotRun, Output, Status, path_text};
 use crate::plan;
 use crate::problem::{Problem, shell_word};
+use crate::system::signals;
 
 /// Why the program does not run, and as what that counts.
 struct Failure(NotRun, Problem);
@@ -343,8 +344,9 @@ fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
     let (Ok(file), Ok(words), Ok(variables)) = all else {
         return failed(NotRun::Qus, "a word of the command holds a NUL");
     };
-    // Rust's runtime ignores SIGPIPE, and execve(2) would hand that on: `yes | head` would end with an error.
-    sigpipe::reset();
+    if let Err(error) = signals::restore() {
+        return failed(NotRun::Qus, &format!("cannot restore its signals: {error}"));
+    }
     let Err(errno) = execve(&file, &words, &variables);
     match errno {
         Errno::ENOENT => {

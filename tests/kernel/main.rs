@@ -33,6 +33,7 @@ mod fetch;
 mod grammar;
 mod headers;
 mod hold;
+mod inherited;
 mod lab;
 mod list;
 mod memory;
@@ -121,6 +122,7 @@ fn tests() -> Vec<Test> {
         situations::TESTS,
         prediction::TESTS,
         hold::TESTS,
+        inherited::TESTS,
         scope::TESTS,
         run::TESTS,
         proof::TESTS,

@@ -9,14 +9,17 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::binfmt::HandlerName;
 use crate::kernel::{HandlerError, Instance};
 use crate::problem::Problem;
+use crate::system::signals::was_ignored;
 
 /// Signals that end the wait. Blocked from the beginning, so that one that comes early is not lost.
 pub(super) struct Patience(SigSet);
 
 impl Patience {
-    /// From now on SIGTERM and SIGINT wait for [`wait`](Self::wait).
+    /// Blocks SIGTERM and SIGINT until [`wait`](Self::wait), except those that are ignored: a shell has its background jobs
+    /// ignore SIGINT, and a blocked signal would arrive all the same.
     pub(super) fn begin() -> Result<Self, Problem> {
-        let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+        let ends = [Signal::SIGTERM, Signal::SIGINT];
+        let signals: SigSet = ends.into_iter().filter(|signal| !was_ignored(*signal)).collect();
         signals.thread_block().map_err(|errno| Problem::new(format!("cannot block signals: {errno}")))?;
         Ok(Self(signals))
     }

@@ -1,0 +1,3 @@
+//! Linux, without binfmt_misc: what every program of this kind needs from the system.
+
+pub mod signals;

@@ -1,0 +1,156 @@
+//! State that qus inherits from its parent: it does not change what qus does, and `qus run` passes it on.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::Test;
+use crate::downloads;
+use crate::lab::{Lab, run};
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("commands_work_with_inherited_state", commands_work),
+    Test::new("commands_of_a_user_work_with_inherited_state", commands_of_a_user_work).somebody(),
+    Test::new("run_passes_inherited_signals_on", run_passes_signals_on),
+    Test::new("run_passes_inherited_descriptors_and_umask_on", run_passes_descriptors_and_umask_on),
+    Test::new("hold_ignores_inherited_ignored_signals", hold_ignores_ignored_signals),
+];
+
+/// Command lines that start a program with state that breaks a careless one.
+const WRAPPERS: &[&[&str]] = &[
+    &["env", "--ignore-signal=CHLD"],
+    &["env", "--ignore-signal"],
+    &["env", "--block-signal"],
+    &["env", "--ignore-signal", "--block-signal"],
+    &["sh", "-c", "exec \"$@\" <&-", "sh"],
+    &["sh", "-c", "umask 0777; exec \"$@\"", "sh"],
+    &["sh", "-c", "trap '' CHLD PIPE HUP INT QUIT; umask 0077; exec \"$@\" <&-", "sh"],
+];
+
+/// Each command prints and changes the same with every wrapper as with none.
+fn same_with_every_wrapper(lab: &Lab, commands: &[&[&str]]) {
+    for words in commands {
+        let mut seen = Vec::new();
+        for wrapper in [&[][..]].iter().chain(WRAPPERS) {
+            let _none_yet = fs::remove_dir_all(lab.path("dest"));
+            let ran = run(&mut lab.program(wrapper, words.iter().copied()));
+            seen.push((ran, lab.entries()));
+            // The next run registers anew.
+            if words.contains(&"register") {
+                lab.done(["reset"]);
+            }
+        }
+        for (wrapper, with) in WRAPPERS.iter().zip(&seen[1..]) {
+            assert_eq!(with, &seen[0], "{wrapper:?} {words:?}");
+        }
+    }
+}
+
+fn commands_work(lab: &Lab) {
+    let program = lab.copy("busybox", &downloads::busybox("s390x"));
+    let program = program.to_str().unwrap();
+    same_with_every_wrapper(lab, &[&["register", "arm", "s390x"]]);
+    lab.done(["register", "arm", "s390x"]);
+    let from = downloads::distribution();
+    let from = from.to_str().unwrap();
+    same_with_every_wrapper(
+        lab,
+        &[
+            &["verify"],
+            &["list", "--probe"],
+            &["which", program],
+            &["run", "--", program, "uname", "-m"],
+            &["run", "--direct", "--", program, "uname", "-m"],
+            &["fetch", "--from", from, "--dest", "dest", "arm"],
+        ],
+    );
+    lab.done(["verify"]);
+}
+
+/// Without the rights of root over files, a umask counts in full.
+fn commands_of_a_user_work(lab: &Lab) {
+    let program = lab.copy("busybox", &downloads::busybox("s390x"));
+    let program = program.to_str().unwrap();
+    let from = downloads::distribution();
+    let from = from.to_str().unwrap();
+    same_with_every_wrapper(
+        lab,
+        &[
+            &["which", program],
+            &["run", "--", program, "uname", "-m"],
+            &["fetch", "--from", from, "--dest", "dest", "arm"],
+        ],
+    );
+}
+
+/// A program that `wrapper` starts finds the same as one that `wrapper` starts through `qus run`.
+fn same_through_run(lab: &Lab, wrapper: &[&str], program: &[&str]) {
+    let through = lab.program(wrapper, ["run", "--"].iter().chain(program).copied()).output().unwrap();
+    let mut words = wrapper.iter().chain(program);
+    let mut directly = std::process::Command::new(words.next().unwrap());
+    directly.args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir(lab.path(""));
+    assert_eq!(through, directly.output().unwrap(), "{wrapper:?} {program:?}");
+    assert!(through.status.success(), "{through:?}");
+}
+
+fn run_passes_signals_on(lab: &Lab) {
+    let program = ["grep", "-E", "^Sig(Blk|Ign|Cgt):", "/proc/self/status"];
+    let signals = ["CHLD", "PIPE", "HUP", "INT", "QUIT", "TERM", "USR1", "SEGV"];
+    for signal in signals {
+        for option in ["--ignore-signal", "--default-signal", "--block-signal"] {
+            same_through_run(lab, &["env", &format!("{option}={signal}")], &program);
+        }
+    }
+    same_through_run(lab, &["env", "--ignore-signal=CHLD,PIPE,HUP", "--block-signal=CHLD,USR1"], &program);
+    for wrapper in WRAPPERS {
+        same_through_run(lab, wrapper, &program);
+    }
+    // The comparison sees a difference.
+    let seen = |option: &str| {
+        let ran = run(lab.program(&["env", option], ["run", "--"]).args(program));
+        ran.stdout
+    };
+    let options =
+        ["--ignore-signal=CHLD", "--ignore-signal=PIPE", "--block-signal=CHLD", "--list-signal-handling"];
+    let all: BTreeSet<String> = options.into_iter().map(seen).collect();
+    assert_eq!(all.len(), options.len(), "{all:?}");
+}
+
+fn run_passes_descriptors_and_umask_on(lab: &Lab) {
+    // Which of the first ten are open, as the shell's own are above them.
+    let script =
+        "umask; for n in 0 1 2 3 4 5 6 7 8 9; do test -e /proc/$$/fd/$n && echo $n; done >>found; true";
+    for closed in ["", "<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
+        for umask in ["0022", "0777"] {
+            fs::write(lab.path("found"), "").unwrap();
+            let start = format!("umask {umask}; exec \"$@\" {closed}");
+            same_through_run(lab, &["sh", "-c", &start, "sh"], &["sh", "-c", script]);
+            let found = fs::read_to_string(lab.path("found")).unwrap();
+            let lines: Vec<&str> = found.lines().collect();
+            let (one, other) = lines.split_at(lines.len() / 2);
+            assert_eq!(one, other, "{closed}");
+        }
+    }
+}
+
+fn hold_ignores_ignored_signals(lab: &Lab) {
+    let mut command = lab.program(&["env", "--ignore-signal=INT,HUP"], ["register", "--hold", "arm"]);
+    let mut holder = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It prints what it has registered just before it waits.
+    let mut first = [0];
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut first).unwrap();
+    let process = Pid::from_raw(holder.id().try_into().unwrap());
+    for signal in [Signal::SIGINT, Signal::SIGHUP] {
+        kill(process, signal).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(holder.try_wait().unwrap(), None, "{signal}");
+    }
+    assert!(lab.entries().contains_key("qemu-arm"));
+    kill(process, Signal::SIGTERM).unwrap();
+    assert!(holder.wait().unwrap().success());
+    assert!(lab.entries().is_empty());
+}
