@@ -10,7 +10,8 @@ use std::path::Path;
 
 use nix::unistd::{getresgid, getresuid};
 
-use crate::problem::{Problem, shell_word};
+use crate::base::shell::shell_word;
+use crate::problem::Problem;
 
 /// Type of the entry of the auxiliary vector that says so (`getauxval(3)`).
 const AT_SECURE: usize = 23;
@@ -43,7 +44,7 @@ fn refusal(taking: &str) -> Problem {
 }
 
 fn path_word(path: &Path) -> String {
-    shell_word(&path.to_string_lossy())
+    shell_word(path)
 }
 
 /// What a file of procfs says, in one read.

@@ -27,6 +27,7 @@ use nix::errno::Errno;
 use nix::unistd::geteuid;
 
 use crate::arch::Arch;
+use crate::base::shell::shell_word;
 use crate::binfmt::{HEAD, Handler, HandlerName};
 use crate::bundle::Bundle;
 use crate::cli::{Cli, Command, Common};
@@ -35,7 +36,7 @@ use crate::kernel::{Instance, MountError, OpenError};
 use crate::namespace::{Lifetime, Scope};
 use crate::output::{Output, Status};
 use crate::plan;
-use crate::problem::{Problem, shell_word};
+use crate::problem::Problem;
 
 /// Ids of the checks of `qus doctor`, as they stand in what it says.
 pub fn doctor_checks() -> impl Iterator<Item = &'static str> {
@@ -153,7 +154,7 @@ fn ends_too_soon(lifetime: Lifetime, scope: Scope) -> Option<Problem> {
 fn switched_off(instance: &Instance) -> Problem {
     let status = instance.path().join("status");
     let problem = Problem::new("the whole instance is switched off: no handler is in force");
-    problem.cure(format!("echo 1 | sudo tee {}", shell_word(&status.to_string_lossy())))
+    problem.cure(format!("echo 1 | sudo tee {}", shell_word(status)))
 }
 
 /// Says where the handlers are that this is about, when that is not the host (DESIGN §3.7).

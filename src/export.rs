@@ -1,18 +1,18 @@
 //! Rules as files that other software registers from, at boot or in an image: pure functions from rules to bytes, the
 //! same rules always to the same bytes.
 //!
-//! What is written says who wrote it and how it is undone, where the format has comments; by [`MARK`] qus knows its own
+//! What is written says who wrote it and how it is undone, where the format has comments; by [`MARKER`] qus knows its own
 //! files.
 
 use serde::Serialize;
 use thiserror::Error;
 
 use crate::arch::Arch;
+use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Hex, Matcher, Rule};
-use crate::problem::shell_word;
+use crate::own_file::MARKER;
+use crate::problem::Hint;
 
-/// What the first comment of every file that qus writes begins with.
-pub const MARK: &str = "# Written by qus";
 /// Name of the OpenRC service, and the beginning of the names of all other files.
 pub const SERVICE: &str = "qus";
 /// The comment of a file of `binfmt.d` whose interpreter is a copy that goes with it.
@@ -89,6 +89,12 @@ pub enum ExportError {
     /// Every delimiter is taken, or begins a comment.
     #[error("no byte is left that could delimit the register line for {0}")]
     NoDelimiter(&'static str),
+}
+
+impl Hint for ExportError {
+    fn hint(&self) -> Option<String> {
+        Some("put the interpreter into a folder with a shorter, simpler path".to_owned())
+    }
 }
 
 /// A rule in parts.
@@ -177,7 +183,7 @@ fn header(sets: &[Set]) -> String {
     let names: Vec<&str> = sets.iter().map(|set| set.arch.name).collect();
     let names = names.join(" ");
     format!(
-        "{MARK} for {names}. To write it anew: qus register --persist {names}\n# To remove it: qus reset --persist {names}\n"
+        "{MARKER} for {names}. To write it anew: qus register --persist {names}\n# To remove it: qus reset --persist {names}\n"
     )
 }
 
@@ -206,8 +212,8 @@ fn binfmt_d(set: &Set) -> Result<File, ExportError> {
 
 fn binfmt_support(arch: &'static Arch, rule: &Rule) -> File {
     let mut text =
-        format!("{MARK} for {}. To import it: update-binfmts --import FILE\n", arch.name).into_bytes();
-    let path = shell_word(&rule.interpreter().to_string_lossy());
+        format!("{MARKER} for {}. To import it: update-binfmts --import FILE\n", arch.name).into_bytes();
+    let path = shell_word(rule.interpreter());
     let removal = format!("update-binfmts --package {PACKAGE} --remove {} {path}", rule.name());
     text.extend(format!("# To remove it: {removal}\n").bytes());
     if rule.flags().contains(Flags::OPEN_BINARY) && !rule.flags().contains(Flags::CREDENTIALS) {
@@ -336,7 +342,7 @@ fn quote(text: &mut Vec<u8>, word: &[u8]) {
 fn nix(sets: &[Set]) -> File {
     let names: Vec<&str> = sets.iter().map(|set| set.arch.name).collect();
     let mut text =
-        format!("{MARK} for {}. To use it: add this file to `imports`.\n", names.join(" ")).into_bytes();
+        format!("{MARKER} for {}. To use it: add this file to `imports`.\n", names.join(" ")).into_bytes();
     text.extend_from_slice(b"{\n  boot.binfmt.registrations = {\n");
     for rule in sets.iter().flat_map(|set| &set.rules) {
         text.extend_from_slice(b"    ");

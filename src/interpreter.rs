@@ -21,8 +21,8 @@ use thiserror::Error;
 pub use version::{WantedVersion, compare, is_version, version_in};
 
 use crate::arch::Arch;
+use crate::base::shell::shell_word;
 use crate::elf::{self, ElfError, Executable};
-use crate::problem::shell_word;
 
 /// Which file: what an open interpreter is recognised by, whatever its path says now (K49).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -98,7 +98,7 @@ impl Unfit {
     /// What to do with the file itself, where that can mend it.
     #[must_use]
     pub fn cure(&self, path: &Path) -> Option<String> {
-        let word = || shell_word(&path.to_string_lossy());
+        let word = || shell_word(path);
         match self {
             Self::NotExecutable => Some(format!("chmod 755 {}", word())),
             Self::SetId => Some(format!("chmod ug-s {}", word())),

@@ -14,10 +14,13 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::mount::MsFlags;
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, fstatfs};
+use nix::unistd::geteuid;
 use nix::unistd::{read, write};
 use thiserror::Error;
 
+use crate::base::shell::{shell_word, this_command_as_root};
 use crate::binfmt::{Entry, EntryError, Flags, Handler, HandlerName, Rule};
+use crate::problem::Hint;
 
 /// Where Linux has the instance of a user namespace mounted (`Documentation/admin-guide/binfmt-misc.rst`).
 pub const DEFAULT_PATH: &str = "/proc/sys/fs/binfmt_misc";
@@ -63,16 +66,14 @@ pub enum OpenError {
     },
 }
 
-impl OpenError {
-    /// The command that mends it, or what to do.
-    #[must_use]
-    pub fn cure(&self) -> Option<String> {
+impl Hint for OpenError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::NoSupport(_) => {
                 Some("use a kernel with CONFIG_BINFMT_MISC (and mount /proc, if it is not)".to_owned())
             }
             Self::NotMounted(path) | Self::Foreign(path) => Some(mount_command(path)),
-            Self::Automount(path) => Some(format!("on the host: ls {}", path.display())),
+            Self::Automount(path) => Some(format!("on the host: ls {}", shell_word(path))),
             Self::Io { .. } => None,
         }
     }
@@ -80,7 +81,12 @@ impl OpenError {
 
 /// The command that mounts an instance on `path`.
 pub(crate) fn mount_command(path: &Path) -> String {
-    format!("sudo mount -t binfmt_misc binfmt_misc {}", path.display())
+    format!("sudo mount -t binfmt_misc binfmt_misc {}", shell_word(path))
+}
+
+/// The command that makes the mount at `path` writable.
+fn remount_command(path: &Path) -> String {
+    format!("sudo mount -o remount,rw {}", shell_word(path))
 }
 
 /// Why binfmt_misc could not be mounted (K69, KERNEL §9).
@@ -111,6 +117,16 @@ impl MountError {
             Self::Denied(path) => Some(mount_command(path)),
             Self::NoSupport => Some("sudo modprobe binfmt_misc".to_owned()),
             Self::Io { .. } => None,
+        }
+    }
+}
+
+impl Hint for MountError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            // qus mounts it itself where it may.
+            Self::Denied(_) if !geteuid().is_root() => Some(this_command_as_root()),
+            _ => self.cure(),
         }
     }
 }
@@ -172,6 +188,17 @@ pub enum RegisterError {
     },
 }
 
+impl Hint for RegisterError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotRoot(_) => Some(this_command_as_root()),
+            Self::ReadOnly(path) => Some(remount_command(path)),
+            Self::NameTaken(_) => Some("qus list".to_owned()),
+            _ => None,
+        }
+    }
+}
+
 /// Why a handler, or the list of them, could not be read or changed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -203,6 +230,16 @@ pub enum HandlerError {
         /// What the kernel said.
         source: Errno,
     },
+}
+
+impl Hint for HandlerError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotRoot(_) => Some(this_command_as_root()),
+            Self::ReadOnly(path) => Some(remount_command(path)),
+            _ => None,
+        }
+    }
 }
 
 impl Instance {

@@ -23,6 +23,7 @@
 
 pub mod apply;
 pub mod arch;
+pub mod base;
 pub mod binfmt;
 pub mod binfmt_d;
 pub mod bundle;

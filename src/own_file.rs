@@ -1,7 +1,7 @@
 //! Files that qus writes into folders of others, such as `/etc`: whole or not at all, and never in the place of somebody
 //! else's.
 //!
-//! A file is qus's own when its first comment begins with [`MARK`].
+//! A file is qus's own when its first comment begins with [`MARKER`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
@@ -9,12 +9,16 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
 use thiserror::Error;
 
+use crate::base::shell::{shell_word, this_command_as_root};
 use crate::draft;
-use crate::export::MARK;
 use crate::folders::{Held, folder_of};
-use crate::problem::shell_word;
+use crate::problem::Hint;
+
+/// Beginning of the first line of every file that qus writes for other programs.
+pub const MARKER: &str = "# Written by qus";
 
 /// Largest file that is taken for one of qus's own, in bytes.
 const MAX: u64 = 1 << 20;
@@ -49,22 +53,25 @@ pub enum OwnFileError {
     },
 }
 
-impl OwnFileError {
-    /// What to do about it.
-    #[must_use]
-    pub fn cure(&self) -> Option<String> {
-        let word = |path: &Path| shell_word(&path.to_string_lossy());
+impl Hint for OwnFileError {
+    fn hint(&self) -> Option<String> {
+        if self.is_denied() && !geteuid().is_root() {
+            return Some(this_command_as_root());
+        }
         match self {
             // Out of the way of whoever reads every file of the folder that is called like it.
             Self::Foreign(path) => {
-                let aside = format!("{}.before-qus", path.display());
-                Some(format!("sudo mv {} {}", word(path), shell_word(&aside)))
+                let mut aside = path.as_os_str().to_owned();
+                aside.push(".before-qus");
+                Some(format!("sudo mv {} {}", shell_word(path), shell_word(aside)))
             }
-            Self::Link { path, .. } => Some(format!("sudo rm {}", word(path))),
+            Self::Link { path, .. } => Some(format!("sudo rm {}", shell_word(path))),
             Self::Special(_) | Self::Io { .. } => None,
         }
     }
+}
 
+impl OwnFileError {
     /// Whether it is that somebody else has put something there.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
@@ -108,7 +115,7 @@ fn is_own(content: &[u8]) -> bool {
     let mut lines = content.split(|byte| *byte == b'\n');
     let first = lines.next().unwrap_or_default();
     let line = if first.starts_with(b"#!") { lines.next().unwrap_or_default() } else { first };
-    line.starts_with(MARK.as_bytes())
+    line.starts_with(MARKER.as_bytes())
 }
 
 /// The content of qus's own file at `path`; `None` where there is nothing. Anything else there is an error.
@@ -177,7 +184,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     fn own(text: &str) -> Vec<u8> {
-        format!("{MARK} for a test\n{text}").into_bytes()
+        format!("{MARKER} for a test\n{text}").into_bytes()
     }
 
     #[test]
@@ -223,8 +230,8 @@ mod tests {
 
     #[test]
     fn a_script_has_its_mark_behind_its_first_line() {
-        assert!(is_own(format!("#!/bin/sh\n{MARK} for arm\n").as_bytes()));
-        assert!(!is_own(format!("#!/bin/sh\n\n{MARK} for arm\n").as_bytes()));
+        assert!(is_own(format!("#!/bin/sh\n{MARKER} for arm\n").as_bytes()));
+        assert!(!is_own(format!("#!/bin/sh\n\n{MARKER} for arm\n").as_bytes()));
         assert!(!is_own(b""));
     }
 }

@@ -15,6 +15,7 @@ use nix::sys::statfs::statfs;
 use serde::Serialize;
 
 use crate::arch::Arch;
+use crate::base::shell::shell_word;
 use crate::binfmt::Rule;
 use crate::binfmt_d;
 use crate::draft;
@@ -23,7 +24,7 @@ use crate::folders;
 use crate::interpreter::Interpreter;
 use crate::memory::is_in_memory;
 use crate::own_file::{self, OwnFileError};
-use crate::problem::{Problem, shell_word};
+use crate::problem::Problem;
 
 /// Where the files are.
 pub const FOLDER: &str = "/etc/binfmt.d";

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use crate::arch::Arch;
+use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler, HandlerName, Matcher, Pattern, Rule, RuleError, winner};
 use crate::interpreter::{FileId, Interpreter, emulated_by, file_name};
 use crate::memory::is_in_memory;
 use crate::probe::{Failure, Proof};
-use crate::problem::shell_word;
 
 /// Mark of the names that a handler has only while it takes the place of another one. One that is found was left
 /// behind by an interrupted run.
@@ -325,7 +325,7 @@ fn refusal(arch: &Arch, situation: &Situation<'_>, facts: &Facts<'_>, request: R
     }
     if request.flags.contains(Flags::CREDENTIALS) && !interpreter.owned_by_root {
         let path = interpreter.path.display();
-        let word = shell_word(&interpreter.path.to_string_lossy());
+        let word = shell_word(&interpreter.path);
         return refused(
             format!("with --credentials {path} runs as root, but others than root may write to it"),
             Some(format!("sudo chown root:root {word} && sudo chmod 755 {word}")),

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::{ARCHES, Arch};
+use crate::problem::Hint;
 
 /// Longer words than this get no suggestion, in bytes: the comparison takes time in proportion, and the longest name
 /// in the table has about twenty.
@@ -16,6 +17,12 @@ pub struct UnknownArch {
     pub query: String,
     /// The known name that is most like it, if one is like it at all.
     pub nearest: Option<&'static str>,
+}
+
+impl Hint for UnknownArch {
+    fn hint(&self) -> Option<String> {
+        Some("qus show".to_owned())
+    }
 }
 
 fn suggestion(nearest: Option<&str>) -> String {

@@ -19,6 +19,7 @@ use nix::unistd::{AccessFlags, access, execve};
 use super::fetch::{self, Order};
 use super::{is_of, own_head};
 use crate::arch::Arch;
+use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::{Flags, Handler, Rule};
 use crate::cli::{Common, Run, Variable};
 use crate::file::{Candidate, Elf, Kind};
@@ -31,7 +32,7 @@ use crate::namespace::{
 };
 use crate::output::{NotRun, Output, Status, path_text};
 use crate::plan;
-use crate::problem::{Problem, shell_word};
+use crate::problem::Problem;
 use crate::system::signals;
 
 /// Why the program does not run, and as what that counts.
@@ -114,7 +115,7 @@ fn typed(args: &Run, option: &str) -> String {
     }
     push("--", None);
     words.extend(args.command.iter().cloned());
-    words.iter().map(|word| shell_word(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
+    shell_line(&words)
 }
 
 /// The architecture of a program that this host does not run itself.
@@ -354,7 +355,7 @@ fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
         }
         Errno::ENOEXEC => {
             let failure = failed(NotRun::Unrunnable, "nothing here runs such programs (Exec format error)");
-            let cure = format!("qus which {}", shell_word(&path.to_string_lossy()));
+            let cure = format!("qus which {}", shell_word(path));
             Failure(failure.0, failure.1.cure(cure))
         }
         errno => failed(NotRun::Unrunnable, errno.desc()),

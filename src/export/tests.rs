@@ -74,7 +74,7 @@ fn several_handlers_of_binfmt_support_are_told_apart() {
         assert!(text.contains(&format!("==> {name} <==\n")), "{text}");
     }
     let one = self::text(Format::BinfmtSupport, &[set("arm", "/usr/bin/qemu-arm")]);
-    assert!(one.starts_with(MARK), "{one}");
+    assert!(one.starts_with(MARKER), "{one}");
     let tail = "credentials no\nfix_binary yes\npreserve yes\n";
     assert!(
         one.contains("\npackage qus\ninterpreter /usr/bin/qemu-arm\nmagic \\x7f\\x45") && one.ends_with(tail)
@@ -87,7 +87,7 @@ fn every_file_but_register_lines_bears_the_mark() {
     for format in ALL {
         for file in files(format, &sets).unwrap() {
             let text = String::from_utf8(file.text).unwrap();
-            let marked = text.lines().take(2).any(|line| line.starts_with(MARK));
+            let marked = text.lines().take(2).any(|line| line.starts_with(MARKER));
             assert_eq!(marked, format != Format::Register, "{text}");
         }
     }

@@ -8,6 +8,8 @@ use std::str::FromStr;
 use nix::unistd::geteuid;
 use thiserror::Error;
 
+use crate::problem::Hint;
+
 /// A container engine whose containers live in namespaces of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
@@ -43,14 +45,12 @@ pub struct EngineError {
     reason: String,
 }
 
-impl EngineError {
-    /// What makes the engine create its namespaces.
-    #[must_use]
-    pub fn cure(&self) -> String {
+impl Hint for EngineError {
+    fn hint(&self) -> Option<String> {
         if geteuid().is_root() {
-            return format!("as the user who runs it, not as root: {}", self.start);
+            return Some(format!("as the user who runs it, not as root: {}", self.start));
         }
-        self.start.to_owned()
+        Some(self.start.to_owned())
     }
 }
 

@@ -10,6 +10,7 @@ use nix::unistd::{Gid, Uid, getegid, geteuid, setgid, setgroups, setuid};
 use thiserror::Error;
 
 use super::helper::{MapFailure, MapHelper};
+use crate::problem::Hint;
 
 /// Who the caller was before a namespace was entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +69,8 @@ pub enum NamespaceError {
     },
 }
 
-impl NamespaceError {
-    /// What to do about it.
-    #[must_use]
-    pub fn cure(&self) -> Option<String> {
+impl Hint for NamespaceError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Forbidden { setting, permits } => Some(format!("sudo sysctl -w {setting}={permits}")),
             Self::NotPermitted(_) => Some("start it outside of the container".to_owned()),
@@ -200,7 +199,7 @@ mod tests {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, value).unwrap();
         };
-        let found = || forbidding_setting_in(folder.path()).map(|error| error.cure().unwrap());
+        let found = || forbidding_setting_in(folder.path()).map(|error| error.hint().unwrap());
         assert_eq!(found(), None);
         write("user/max_user_namespaces", "96365\n");
         write("kernel/apparmor_restrict_unprivileged_userns", "0\n");

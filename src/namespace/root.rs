@@ -13,6 +13,8 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{chdir, fchdir, pivot_root, symlinkat};
 use thiserror::Error;
 
+use crate::problem::Hint;
+
 /// Devices of every container (OCI runtime specification, "Default Devices").
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Links in `/dev` of every container (there, "Default symbolic links").
@@ -39,6 +41,8 @@ pub struct RootError {
     /// What the kernel said.
     source: io::Error,
 }
+
+impl Hint for RootError {}
 
 fn failed(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errno) -> RootError {
     let path = path.into();

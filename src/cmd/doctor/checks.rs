@@ -8,9 +8,9 @@ mod surroundings;
 
 use super::Level;
 use super::facts::{Facts, State};
+use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
 use crate::plan;
-use crate::problem::shell_word;
 
 /// One check.
 pub(super) struct Check {
@@ -179,7 +179,7 @@ fn remove(facts: &Facts, handler: &Handler) -> String {
 }
 
 fn entry_file(facts: &Facts, handler: &Handler) -> String {
-    shell_word(&facts.path.join(handler.name.as_os_str()).to_string_lossy())
+    shell_word(facts.path.join(handler.name.as_os_str()))
 }
 
 /// What `check` says of each handler.

@@ -9,6 +9,7 @@ use super::bar::Bar;
 use super::store::{self, Stored};
 use super::wanted::Wanted;
 use crate::arch::{ARCHES, Arch};
+use crate::base::shell::shell_word;
 use crate::cmd::own_head;
 use crate::folders;
 use crate::interpreter::{Found, Interpreter, WantedVersion, emulated_by, version_in};
@@ -16,7 +17,7 @@ use crate::package::{
     Apt, Extraction, FromPackage, Manager, ManagerError, Outcome, Package, PackageError, PackageInfo, Sha256,
     Web, WebError, fetch_with_apt, scheme,
 };
-use crate::problem::{Problem, shell_word};
+use crate::problem::Problem;
 use crate::provenance::{Origin, Provenance};
 
 /// What is to be fetched.
@@ -233,7 +234,7 @@ fn from_web(
     bar: &Bar,
 ) -> Result<Package, Problem> {
     let address = source.to_string_lossy();
-    let command = |more: &str| format!("qus fetch --from {}{more} {arches}", shell_word(&address));
+    let command = |more: &str| format!("qus fetch --from {}{more} {arches}", shell_word(source));
     if scheme == "http" && sha256.is_none() {
         let problem = Problem::new(format!("{address} could be changed by anybody on the way"));
         return Err(problem.cure(command(" --sha256 HEX")));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::memory::Stored;
 use crate::arch::{ARCHES, Arch};
+use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::cli::{Register, named};
 use crate::cmd::fetch::{self, Order};
@@ -14,7 +15,7 @@ use crate::interpreter::{Found, Interpreter, Unfit, WantedVersion, default_place
 use crate::output::path_text;
 use crate::plan::{self, Facts};
 use crate::probe::{self, Expected, Failure, Proof, Subject, judge};
-use crate::problem::{Problem, shell_word};
+use crate::problem::Problem;
 
 /// Everything that was found out before anything is done.
 pub(super) struct Gathered {
@@ -183,7 +184,7 @@ impl Gathered {
     fn take_interpreter(&mut self, path: &Path) -> Result<(), Problem> {
         let [arch] = self.arches.as_slice() else {
             return Err(Problem::new("--interpreter goes with exactly one architecture")
-                .cure(format!("qus register --interpreter {} ARCH", shell_word(&path.to_string_lossy()))));
+                .cure(format!("qus register --interpreter {} ARCH", shell_word(path))));
         };
         let interpreter = Interpreter::check(path, &self.host).map_err(|unfit| {
             let problem = Problem::new(format!("{} {unfit}", path_text(path)));
@@ -289,7 +290,7 @@ fn wishes(args: &Register) -> String {
     let dest = args.dest.iter().map(|path| ("--dest", path));
     let version = args.qemu_version.iter().map(|version| format!("--qemu-version {version} "));
     let paths = interpreter.chain(directories).chain(source).chain(dest);
-    let words = paths.map(|(option, path)| format!("{option} {} ", shell_word(&path.to_string_lossy())));
+    let words = paths.map(|(option, path)| format!("{option} {} ", shell_word(path)));
     let persist = args.persist.then(|| "--persist ".to_owned());
     persist
         .into_iter()

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Trials, subject};
 use crate::arch::Arch;
+use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::file::{Candidate, Denied, Elf, Kind};
 use crate::interpreter::FileId;
@@ -15,7 +16,6 @@ use crate::output::path_text;
 use crate::plan;
 use crate::prediction::{End, Prediction, Reason, Step, Table, matching};
 use crate::probe::{self, Expected, Failure, STATUS_ARGV0, STATUS_PATH, judge};
-use crate::problem::shell_word;
 use crate::provenance::Provenance;
 
 /// What was executed.
@@ -294,7 +294,7 @@ fn is_unread(file: &Candidate) -> bool {
 }
 
 fn unread(file: &Candidate, certainty: Certainty) -> Fate {
-    let cure = format!("sudo qus which {}", shell_word(&file.path.to_string_lossy()));
+    let cure = format!("sudo qus which {}", shell_word(&file.path));
     Fate::fails(
         certainty,
         "it may be executed by this user, but not read: what it is cannot be told",
@@ -336,7 +336,7 @@ fn failing(
                 format!(
                     "echo 0 | sudo tee {}/{}",
                     crate::kernel::DEFAULT_PATH,
-                    shell_word(&handler.name.to_string())
+                    shell_word(handler.name.as_os_str())
                 )
             });
             Fate::fails(certainty, "a handler takes its own interpreter, round and round", cure)
@@ -371,7 +371,7 @@ fn failing(
 }
 
 fn denied_cure(denied: Denied, path: &Path) -> Option<String> {
-    let word = shell_word(&path.to_string_lossy());
+    let word = shell_word(path);
     match denied {
         Denied::NotExecutable => Some(format!("chmod +x {word}")),
         Denied::NoExec => Some(format!("cp {word} to a file system that lets programs run")),
@@ -397,7 +397,7 @@ fn not_taken(file: &Candidate, arch: Option<&Arch>, table: &Table<'_>, certainty
             None => format!(
                 "echo 1 | sudo tee {}/{}",
                 crate::kernel::DEFAULT_PATH,
-                shell_word(&handler.name.to_string())
+                shell_word(handler.name.as_os_str())
             ),
         };
         return Fate::fails(
@@ -425,7 +425,7 @@ fn not_taken(file: &Candidate, arch: Option<&Arch>, table: &Table<'_>, certainty
         (Kind::Java, _) => Fate::fails(
             certainty,
             fails("no handler takes it"),
-            Some(format!("java -jar {}", shell_word(&file.path.to_string_lossy()))),
+            Some(format!("java -jar {}", shell_word(&file.path))),
         ),
         _ => Fate::fails(certainty, fails("it is no program that anything here would take"), None),
     }

@@ -1,6 +1,7 @@
 //! What should be there: by configuration, at the next boot, and for WSL.
 
 use super::Said;
+use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
 use crate::cmd::doctor::facts::Facts;
 use crate::interpreter::is_qemu;
@@ -8,7 +9,6 @@ use crate::namespace::Scope;
 use crate::output::path_text;
 use crate::owner::Owner;
 use crate::plan;
-use crate::problem::shell_word;
 
 pub(super) fn promised(facts: &Facts) -> Vec<Said> {
     let Some(state) = facts.state() else { return Vec::new() };
@@ -19,7 +19,7 @@ pub(super) fn promised(facts: &Facts) -> Vec<Said> {
         let interpreter = promise.rule.interpreter();
         if interpreter.exists() {
             // Under systemd, too: a restart of systemd-binfmt would remove what is in no configuration (K78).
-            Said::note(text, format!("sudo qus apply {}", shell_word(&promise.file.to_string_lossy())))
+            Said::note(text, format!("sudo qus apply {}", shell_word(&promise.file)))
         } else {
             Said::note(format!("{text}; its interpreter {} does not exist", path_text(interpreter)), None)
         }
@@ -48,7 +48,7 @@ pub(super) fn flushed(facts: &Facts) -> Vec<Said> {
             emulators.push(arch.name);
         } else {
             // Another interpreter was somebody's choice.
-            let path = shell_word(&path.to_string_lossy());
+            let path = shell_word(path);
             chosen.push(format!("sudo qus register --persist --replace --interpreter {path} {}", arch.name));
         }
     }

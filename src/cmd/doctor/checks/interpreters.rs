@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Said, each, name, replace};
 use crate::arch::Arch;
+use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::cmd::doctor::facts::Facts;
 use crate::defects;
@@ -12,7 +13,6 @@ use crate::interpreter::{FileId, Unfit};
 use crate::memory;
 use crate::output::{escape, path_text};
 use crate::plan;
-use crate::problem::shell_word;
 use crate::provenance::Provenance;
 
 pub(super) fn interpreter(facts: &Facts) -> Vec<Said> {
@@ -59,7 +59,7 @@ pub(super) fn writable_file(facts: &Facts) -> Vec<Said> {
         let open = metadata.mode() & 0o022 != 0;
         let text =
             format!("{} runs {}, which others than its owner may write to", name(handler), path_text(path));
-        open.then(|| Said::problem(text, format!("sudo chmod go-w {}", shell_word(&path.to_string_lossy()))))
+        open.then(|| Said::problem(text, format!("sudo chmod go-w {}", shell_word(path))))
     })
 }
 
@@ -146,7 +146,7 @@ pub(super) fn origin(facts: &Facts) -> Vec<Said> {
             let (from, date) = (escape(&record.short()), escape(&record.date));
             return Some(Said::ok(format!("{} runs what came from {from} on {date}", name(handler))));
         }
-        let word = |path: &Path| shell_word(&path.to_string_lossy());
+        let word = |path: &Path| shell_word(path);
         // What has no path and no address came from a package manager, which will give it again.
         let is_named = record.source.contains('/');
         let from = if is_named { format!("--from {} ", shell_word(&record.source)) } else { String::new() };

@@ -6,6 +6,7 @@ use crate::cmd::doctor::processes::Holder;
 use crate::kernel::{OpenError, mount_command};
 use crate::namespace::Scope;
 use crate::output::path_text;
+use crate::problem::Hint;
 
 pub(super) fn kernel(facts: &Facts) -> Vec<Said> {
     let kernel = facts.kernel;
@@ -31,7 +32,7 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Said> {
         Ok(_) => vec![Said::ok(format!("binfmt_misc is mounted on {}", path_text(&facts.path)))],
         Err(error @ OpenError::NotMounted(_)) => {
             let promised = facts.configuration.promises.len();
-            let cure = error.cure();
+            let cure = error.hint();
             if facts.scope != Scope::Host && facts.kernel.has_instances() {
                 // Mounting would make a new instance, without any of those handlers (K66).
                 let unseen = "the host's handlers may be in force and cannot be seen";
@@ -58,10 +59,10 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Said> {
         }
         // Nothing that could be typed.
         Err(error @ OpenError::NoSupport(_)) => {
-            let what = error.cure().map(|what| format!(": {what}")).unwrap_or_default();
+            let what = error.hint().map(|what| format!(": {what}")).unwrap_or_default();
             vec![Said::problem(format!("{error}{what}"), None)]
         }
-        Err(error) => vec![Said::problem(error.to_string(), error.cure())],
+        Err(error) => vec![Said::problem(error.to_string(), error.hint())],
     }
 }
 

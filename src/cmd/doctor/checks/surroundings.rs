@@ -1,9 +1,9 @@
 //! What is around qus on this machine.
 
 use super::Said;
+use crate::base::shell::shell_word;
 use crate::cmd::doctor::facts::Facts;
 use crate::cmd::doctor::processes::{Builder, CLEARLY};
-use crate::problem::shell_word;
 
 pub(super) fn engines(facts: &Facts) -> Vec<Said> {
     let mut said: Vec<Said> = facts.builders.iter().filter_map(|builder| too_early(facts, builder)).collect();

@@ -1,0 +1,3 @@
+//! Code without knowledge of binfmt_misc, architectures or packages.
+
+pub mod shell;

@@ -1,0 +1,105 @@
+//! Shell words: text that a person can paste into a shell.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+
+/// Quotes `word` so that a POSIX shell reads exactly its bytes.
+///
+/// The result is printable text on one line, whatever the bytes are: a control character or a byte that is not UTF-8
+/// becomes an octal escape of `printf(1)`. One exception is a word that ends in a newline, which a shell removes from the
+/// output of a command: such a word keeps its bytes between single quotes, and bytes that are not UTF-8 are lost.
+#[must_use]
+pub fn shell_word(word: impl AsRef<OsStr>) -> String {
+    let bytes = word.as_ref().as_bytes();
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./,=:+@%".contains(byte);
+    if !bytes.is_empty() && bytes.iter().all(is_plain) {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.contains(char::is_control) || text.ends_with('\n') => {
+            format!("'{}'", text.replace('\'', r"'\''"))
+        }
+        _ if bytes.ends_with(b"\n") => {
+            format!("'{}'", word.as_ref().to_string_lossy().replace('\'', r"'\''"))
+        }
+        _ => printf_word(bytes),
+    }
+}
+
+/// A command substitution that prints `bytes`.
+fn printf_word(bytes: &[u8]) -> String {
+    let mut word = String::from("\"$(printf '");
+    for &byte in bytes {
+        match byte {
+            b'%' => word.push_str("%%"),
+            // A backslash would begin an escape; a quote would end the word.
+            b' '..=b'~' if !b"\\'".contains(&byte) => word.push(char::from(byte)),
+            _ => {
+                let _ = write!(word, "\\{byte:03o}");
+            }
+        }
+    }
+    word.push_str("')\"");
+    word
+}
+
+/// Quotes each word, and joins them with spaces.
+pub fn shell_line<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> String {
+    words.into_iter().map(shell_word).collect::<Vec<_>>().join(" ")
+}
+
+/// The command that was typed, with `sudo` before it.
+///
+/// qus is called `qus`, as in every other hint. A link with another name, which makes qus take the command line of
+/// another tool, and an executable with another name are printed as they were typed.
+#[must_use]
+pub fn this_command_as_root() -> String {
+    let mut words = std::env::args_os();
+    let is_qus =
+        |name: &std::ffi::OsString| std::path::Path::new(name).file_name() == Some(OsStr::new("qus"));
+    let name = words.next().filter(|name| !is_qus(name)).unwrap_or_else(|| "qus".into());
+    format!("sudo {}", shell_line([name].into_iter().chain(words)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt as _;
+    use std::process::Command;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn plain_words_stay_readable() {
+        assert_eq!(shell_word("linux/arm/v7"), "linux/arm/v7");
+        assert_eq!(shell_word("it's; rm"), r"'it'\''s; rm'");
+        assert_eq!(shell_word("Größe 5"), "'Größe 5'");
+        assert_eq!(shell_word(""), "''");
+        assert_eq!(shell_line(["which", "a b"]), "which 'a b'");
+    }
+
+    #[test]
+    fn other_bytes_are_escaped() {
+        assert_eq!(shell_word(OsStr::from_bytes(b"d\xffx")), r#""$(printf 'd\377x')""#);
+        assert_eq!(shell_word("\x1b[2J%'\\"), r#""$(printf '\033[2J%%\047\134')""#);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn a_shell_reads_the_same_bytes(mut bytes in prop::collection::vec(1..=255_u8, 0..40)) {
+            if bytes.ends_with(b"\n") {
+                bytes.push(b'.');
+            }
+            let word = OsString::from_vec(bytes.clone());
+            let line = format!("printf %s {}", shell_word(&word));
+            prop_assert!(!line.contains(char::is_control));
+            let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+            prop_assert_eq!(output.stdout, bytes);
+        }
+    }
+}
