@@ -13,8 +13,8 @@ use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::geteuid;
 use tempfile::{NamedTempFile, TempPath};
 
-use crate::folders::{Held, folder_of};
-use crate::interpreter::FileId;
+use crate::system::dir::{Held, folder_of};
+use crate::system::file_id::FileId;
 
 /// Begins the name of a draft.
 const PREFIX: &str = ".qus-new-";

@@ -16,7 +16,7 @@ use nix::unistd::{AccessFlags, access, faccessat};
 use crate::arch::Arch;
 use crate::binfmt::HEAD;
 use crate::elf::{self, FIRST_READ};
-use crate::interpreter::FileId;
+use crate::system::file_id::FileId;
 
 /// A file that somebody wants to start.
 #[derive(Clone, Debug)]

@@ -1,15 +1,11 @@
 //! Folders: where fetched interpreters lie, what may be thrown away, and how one is written into that others may change.
 
-mod held;
-
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 use tempfile::TempDir;
-
-pub use held::{Held, folder_of};
 
 use crate::interpreter::{compare, is_version};
 use crate::namespace::Scope;

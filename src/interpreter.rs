@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use version::{WantedVersion, compare, is_version, version_in};
@@ -23,23 +22,7 @@ pub use version::{WantedVersion, compare, is_version, version_in};
 use crate::arch::Arch;
 use crate::base::shell::shell_word;
 use crate::elf::{self, ElfError, Executable};
-
-/// Which file: what an open interpreter is recognised by, whatever its path says now (K49).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct FileId {
-    /// Device number of the file system, `st_dev`.
-    pub device: u64,
-    /// Number of the file in it, `st_ino`.
-    pub inode: u64,
-}
-
-impl FileId {
-    /// The identity of the file that `metadata` is about.
-    #[must_use]
-    pub fn of(metadata: &fs::Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
-    }
-}
+use crate::system::file_id::FileId;
 
 /// A file that was checked: a static ELF program of this host, executable, on a file system that lets it run.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use thiserror::Error;
 
 use crate::folders;
-use crate::interpreter::FileId;
+use crate::system::file_id::FileId;
 
 /// First part of the path of every interpreter in memory.
 const PREFIX: &str = "memory";

@@ -14,8 +14,8 @@ use thiserror::Error;
 
 use crate::base::shell::{shell_word, this_command_as_root};
 use crate::draft;
-use crate::folders::{Held, folder_of};
 use crate::problem::Hint;
+use crate::system::dir::{Held, folder_of};
 
 /// Beginning of the first line of every file that qus writes for other programs.
 pub const MARKER: &str = "# Written by qus";

@@ -5,9 +5,10 @@ use std::path::Path;
 use crate::arch::Arch;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler, HandlerName, Matcher, Pattern, Rule, RuleError, winner};
-use crate::interpreter::{FileId, Interpreter, emulated_by, file_name};
+use crate::interpreter::{Interpreter, emulated_by, file_name};
 use crate::memory::is_in_memory;
 use crate::probe::{Failure, Proof};
+use crate::system::file_id::FileId;
 
 /// Mark of the names that a handler has only while it takes the place of another one. One that is found was left
 /// behind by an interrupted run.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arch::Arch;
 use crate::binfmt::{Handler, winner};
-use crate::interpreter::FileId;
+use crate::system::file_id::FileId;
 
 /// `argv[0]` of every probe.
 pub const ARGV0: &str = "*";

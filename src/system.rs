@@ -1,3 +1,5 @@
 //! Linux, without binfmt_misc: what every program of this kind needs from the system.
 
+pub mod dir;
+pub mod file_id;
 pub mod signals;

@@ -30,8 +30,10 @@ pub fn shell_word(word: impl AsRef<OsStr>) -> String {
 /// A command substitution that prints `bytes`.
 fn printf_word(bytes: &[u8]) -> String {
     let mut word = String::from("\"$(printf '");
-    for &byte in bytes {
+    for (index, &byte) in bytes.iter().enumerate() {
         match byte {
+            // A format that begins with a hyphen would be an option.
+            b'-' if index == 0 => word.push_str("\\055"),
             b'%' => word.push_str("%%"),
             // A backslash would begin an escape; a quote would end the word.
             b' '..=b'~' if !b"\\'".contains(&byte) => word.push(char::from(byte)),

@@ -15,12 +15,13 @@ use crate::arch::Arch;
 use crate::bundle::{self, Content};
 use crate::cli::{Bundle, Common, named};
 use crate::draft;
-use crate::folders::{self, Held, folder_of};
+use crate::folders;
 use crate::interpreter::{Interpreter, default_places, search};
 use crate::output::{Output, Status, path_text};
 use crate::package::{Package, Selection};
 use crate::probe;
 use crate::problem::Problem;
+use crate::system::dir::{Held, folder_of};
 
 /// Licence texts that Debian's packages of QEMU install.
 const LICENCES: [&str; 2] =

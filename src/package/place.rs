@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::error::printable;
 use super::{Outcome, PackageError, Placed};
 use crate::draft::{self, Draft};
-use crate::folders::Held;
+use crate::system::dir::Held;
 
 /// The mode of an interpreter: everybody starts it, its owner alone replaces it.
 const MODE: u32 = 0o755;

@@ -27,8 +27,8 @@ use nix::unistd::{chdir, chroot, getegid, geteuid};
 use serde::{Deserialize, Serialize};
 
 use super::{ARGV0, End, Outcome, Trial};
-use crate::interpreter::FileId;
 use crate::kernel::{DEFAULT_PATH, Instance};
+use crate::system::file_id::FileId;
 
 /// The only argument of a helper process.
 pub const HELPER: &str = "__probe";

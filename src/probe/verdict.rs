@@ -5,7 +5,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::{End, Outcome, STATUS_ARGV0, STATUS_PATH, Trial};
-use crate::interpreter::FileId;
+use crate::system::file_id::FileId;
 
 /// What a handler is expected to do.
 #[derive(Clone, Debug)]

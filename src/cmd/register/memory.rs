@@ -9,11 +9,12 @@ use super::gather::Gathered;
 use crate::arch::Arch;
 use crate::bundle::{self, BundleError, Member};
 use crate::cmd::own_bundle;
-use crate::interpreter::{FileId, Found, Interpreter, emulated_by, file_name};
+use crate::interpreter::{Found, Interpreter, emulated_by, file_name};
 use crate::memory::{self, Draft, Memory, MemoryError};
 use crate::plan::Registration;
 use crate::probe;
 use crate::problem::Problem;
+use crate::system::file_id::FileId;
 
 /// How many interpreters are unpacked at once where there are not even as many processors: each needs 9 MB meanwhile.
 const THREADS: usize = 8;

@@ -14,13 +14,15 @@ use crate::arch::Arch;
 use crate::binfmt::Rule;
 use crate::draft::{self, Draft};
 use crate::export::Set;
-use crate::folders::{self, Held, folder_of};
-use crate::interpreter::{FileId, Interpreter, is_qemu};
+use crate::folders;
+use crate::interpreter::{Interpreter, is_qemu};
 use crate::kernel::Instance;
 use crate::owner::{Configuration, Owner};
 use crate::persist::{self, Keeper};
 use crate::plan::{self, Decision, Registration, Request};
 use crate::problem::Problem;
+use crate::system::dir::{Held, folder_of};
+use crate::system::file_id::FileId;
 
 /// What is known about persistence before anything is registered.
 pub(super) struct Persistence {

@@ -10,13 +10,13 @@ use crate::arch::Arch;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::file::{Candidate, Denied, Elf, Kind};
-use crate::interpreter::FileId;
 use crate::memory;
 use crate::output::path_text;
 use crate::plan;
 use crate::prediction::{End, Prediction, Reason, Step, Table, matching};
 use crate::probe::{self, Expected, Failure, STATUS_ARGV0, STATUS_PATH, judge};
 use crate::provenance::Provenance;
+use crate::system::file_id::FileId;
 
 /// What was executed.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use nix::unistd::{Uid, chown};
 use tempfile::TempDir;
 
 use super::AptError;
-use crate::folders::Held;
+use crate::system::dir::Held;
 
 /// After this time a download that nobody holds belongs to a process that was killed. Before, it may be that of a process
 /// which could not say that it holds it, as some file systems know no locks.

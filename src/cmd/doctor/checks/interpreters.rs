@@ -9,11 +9,12 @@ use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::cmd::doctor::facts::Facts;
 use crate::defects;
-use crate::interpreter::{FileId, Unfit};
+use crate::interpreter::Unfit;
 use crate::memory;
 use crate::output::{escape, path_text};
 use crate::plan;
 use crate::provenance::Provenance;
+use crate::system::file_id::FileId;
 
 pub(super) fn interpreter(facts: &Facts) -> Vec<Said> {
     each(facts, |state, handler| {

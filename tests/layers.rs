@@ -1,0 +1,173 @@
+//! Imports in `src/` run downward: the rooms of `docs/design.md`, each of which may use only those below it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The rooms, from the top down, each with its modules. A module within another may have a room of its own.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("main", &["main", "lib"]),
+    ("commands", &["cmd", "cli"]),
+    ("handler", &["plan", "registrar", "apply", "prediction", "file"]),
+    ("boot", &["binfmt_d", "export", "persist", "owner", "own_file"]),
+    ("probe", &["probe"]),
+    ("interpreter", &["interpreter", "defects", "provenance", "memory", "bundle", "folders"]),
+    ("package", &["package"]),
+    ("arch", &["arch", "elf"]),
+    ("binfmt", &["binfmt", "kernel"]),
+    ("system", &["system", "host", "caller", "namespace", "draft"]),
+    ("base", &["base", "problem", "output", "log"]),
+];
+
+/// One import: the module that has it, and the path that it names, both from the root of the crate.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Import {
+    module: String,
+    path: String,
+}
+
+#[test]
+fn imports_run_downward() {
+    let imports = all_imports();
+    assert!(imports.len() > 300, "only {} imports were found", imports.len());
+    let upward: Vec<String> = imports.iter().filter_map(upward).collect();
+    assert!(upward.is_empty(), "upward imports:\n{}", upward.join("\n"));
+}
+
+#[test]
+fn every_module_has_a_room() {
+    let without: BTreeSet<String> =
+        modules().into_iter().map(|(module, _)| module).filter(|module| room(module).is_none()).collect();
+    assert!(without.is_empty(), "modules without a room in tests/layers.rs: {without:?}");
+}
+
+#[test]
+fn an_upward_import_is_found_in_every_form() {
+    let found = |module: &str, text: &str| {
+        let mut imports = BTreeSet::new();
+        read_imports(module, text, &mut imports);
+        imports.iter().filter_map(upward).count()
+    };
+    assert_eq!(found("binfmt::rule", "use crate::plan::decide;"), 1);
+    assert_eq!(found("binfmt::rule", "use crate::{base::shell, plan::decide};"), 1);
+    assert_eq!(found("binfmt::rule", "fn f() { crate::cmd::run(); }"), 1);
+    assert_eq!(found("binfmt::rule", "use super::super::plan;"), 1);
+    assert_eq!(found("binfmt::rule", "use super::{flags, super::{plan, cmd}};"), 2);
+    assert_eq!(found("binfmt::rule", "use crate::base::shell; use super::flags; // crate::plan"), 0);
+    assert_eq!(found("plan", "use crate::binfmt::Rule;\n/// [`crate::cmd`]\nfn f() {}"), 0);
+    assert_eq!(found("binfmt", "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::plan::decide;\n}\n"), 0);
+}
+
+/// A description of the import if it is upward.
+fn upward(import: &Import) -> Option<String> {
+    let (from, to) = (room(&import.module)?, room(&import.path)?);
+    (to < from).then(|| {
+        format!("{} (in {}) uses {} (in {})", import.module, ROOMS[from].0, import.path, ROOMS[to].0)
+    })
+}
+
+/// Index in [`ROOMS`] of the room with the longest module name that `path` begins with.
+fn room(path: &str) -> Option<usize> {
+    let begins = |module: &str| {
+        path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    let named = ROOMS
+        .iter()
+        .enumerate()
+        .flat_map(|(index, (_, modules))| modules.iter().map(move |module| (index, *module)));
+    named.filter(|(_, module)| begins(module)).max_by_key(|(_, module)| module.len()).map(|(index, _)| index)
+}
+
+fn all_imports() -> BTreeSet<Import> {
+    let mut imports = BTreeSet::new();
+    for (module, path) in modules() {
+        read_imports(&module, &fs::read_to_string(path).unwrap(), &mut imports);
+    }
+    imports
+}
+
+/// Every module of production code, with its file.
+fn modules() -> Vec<(String, PathBuf)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut directories = vec![root.clone()];
+    let mut modules = Vec::new();
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(&root).unwrap().with_extension("");
+                let module = name.to_str().unwrap().replace('/', "::");
+                if !module.ends_with("::tests") {
+                    modules.push((module, path));
+                }
+            }
+        }
+    }
+    modules
+}
+
+/// Adds what the text of `module` imports from this crate: `use` lines and paths in the code, both as `crate::` and as
+/// `super::`. Comments, and tests at the end of the file, do not count.
+fn read_imports(module: &str, text: &str, imports: &mut BTreeSet<Import>) {
+    let code: Vec<&str> = text
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap()
+        .lines()
+        .map(|line| line.split("//").next().unwrap())
+        .collect();
+    let code = code.join("\n");
+    for (start, _) in code.match_indices("crate::").chain(code.match_indices("super::")) {
+        let before = code[..start].chars().next_back();
+        // A longer word ends so, or the path before has been read with this one.
+        if before.is_some_and(|letter| letter.is_alphanumeric() || "_:".contains(letter)) {
+            continue;
+        }
+        let mut paths = Vec::new();
+        read_path(&code[start..], module, &mut paths);
+        imports.extend(paths.into_iter().map(|path| Import { module: module.to_owned(), path }));
+    }
+}
+
+/// Reads one path or tree of paths at the beginning of `text`, below the module `base`; returns its length.
+fn read_path(text: &str, base: &str, paths: &mut Vec<String>) -> usize {
+    let mut path = base.to_owned();
+    let mut length = 0;
+    loop {
+        let rest = &text[length..];
+        let word = rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(rest.len());
+        match &rest[..word] {
+            "" if rest.starts_with('{') => return length + read_group(rest, &path, paths),
+            "crate" => path.clear(),
+            "super" => path.truncate(path.rfind("::").unwrap_or(0)),
+            name if path.is_empty() => path.push_str(name),
+            name => path = format!("{path}::{name}"),
+        }
+        length += word;
+        if !text[length..].starts_with("::") {
+            break;
+        }
+        length += "::".len();
+    }
+    paths.push(path);
+    length
+}
+
+/// Reads `{…}` at the beginning of `text`: paths below `base`, separated by commas.
+fn read_group(text: &str, base: &str, paths: &mut Vec<String>) -> usize {
+    let mut length = 1;
+    while let Some(letter) = text[length..].chars().next() {
+        match letter {
+            '}' => return length + 1,
+            letter if letter.is_whitespace() || letter == ',' => length += letter.len_utf8(),
+            letter if letter.is_alphanumeric() || letter == '_' => {
+                length += read_path(&text[length..], base, paths);
+            }
+            letter => length += letter.len_utf8(),
+        }
+    }
+    length
+}
