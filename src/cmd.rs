@@ -24,7 +24,6 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use nix::errno::Errno;
-use nix::unistd::geteuid;
 
 use crate::arch::Arch;
 use crate::base::shell::shell_word;
@@ -33,7 +32,7 @@ use crate::bundle::Bundle;
 use crate::cli::{Cli, Command, Common};
 use crate::interpreter::{WantedVersion, version_in};
 use crate::kernel::{Instance, MountError, OpenError};
-use crate::namespace::{Lifetime, Scope};
+use crate::namespace::{Lifetime, Scope, UserNamespace};
 use crate::output::{Output, Status};
 use crate::plan;
 use crate::problem::Problem;
@@ -78,7 +77,7 @@ fn open_instance(common: &Common) -> Result<Instance, Problem> {
 fn open_to_look(common: &Common) -> Result<Option<Instance>> {
     let path = &common.instance;
     match Instance::open(path) {
-        Err(OpenError::NotMounted(_)) if Scope::here() == Scope::Host && geteuid().is_root() => {
+        Err(OpenError::NotMounted(_)) if UserNamespace::is_host_root() => {
             Instance::mount(path).map_err(Problem::from)?;
             Ok(Some(Instance::open(path).map_err(Problem::from)?))
         }
@@ -87,37 +86,57 @@ fn open_to_look(common: &Common) -> Result<Option<Instance>> {
     }
 }
 
-/// The instance of this user namespace, mounted first where it is missing; that is said. With it comes how long a mount of
-/// our own lasts.
-fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<(Instance, Lifetime)> {
+/// An instance to register in, its scope, and how long handlers last there.
+struct Opened {
+    /// Nothing where a dry run would have to mount one.
+    instance: Option<Instance>,
+    scope: Scope,
+    lifetime: Lifetime,
+}
+
+impl Opened {
+    /// The instance on `path`, which this process has not mounted.
+    fn existing(instance: Instance, path: &Path) -> Self {
+        let scope = Scope::of(path);
+        Self { instance: Some(instance), scope, lifetime: Lifetime::of_existing_mount(scope) }
+    }
+
+    /// The instance of this process's user namespace, which is mounted already, or would be.
+    fn own(instance: Option<Instance>) -> Self {
+        let scope = Scope::of_own_mount();
+        Self { instance, scope, lifetime: Lifetime::of_existing_mount(scope) }
+    }
+}
+
+/// The instance of this user namespace, mounted first where it is missing; that is said.
+fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Opened> {
     let path = &common.instance;
     let there = match Instance::open(path) {
         Err(OpenError::NotMounted(_)) => None,
         other => Some(other.map_err(Problem::from)?),
     };
-    let scope = Scope::here();
     let since = SystemTime::now();
-    match (there, scope) {
-        (Some(instance), Scope::Host) => return Ok((instance, Lifetime::Boot)),
+    match (there, UserNamespace::own()) {
+        (Some(instance), UserNamespace::Initial) => return Ok(Opened::existing(instance, path)),
         (None, _) => Instance::mount(path).map_err(Problem::from)?,
-        // It may be that of a namespace around this one, by a mount that was inherited, and belong to the same user: who
-        // registers there registers for others (K71). An instance is not mounted twice in one place: that tells. A
-        // container that is given its own need not be allowed to mount; who may not write to another's hears of it (K70).
+        // It may be that of an outer user namespace, by a mount that was inherited, and belong to the same user: who
+        // registers there registers for others (K71). An instance is not mounted twice in one place: EBUSY shows that it is
+        // this namespace's. A container that is given its own need not be allowed to mount; who may not write to another's
+        // hears of it (K70).
         (Some(instance), _) => match Instance::mount(path) {
-            Err(MountError::Io { source: Errno::EBUSY, .. } | MountError::Denied(_)) => {
-                return Ok((instance, Lifetime::Boot));
-            }
+            Err(MountError::Io { source: Errno::EBUSY, .. }) => return Ok(Opened::own(Some(instance))),
+            Err(MountError::Denied(_)) => return Ok(Opened::existing(instance, path)),
             mounted => mounted.map_err(Problem::from)?,
         },
     }
-    let lifetime = Lifetime::of_new_mount(path, since);
+    let (scope, lifetime) = (Scope::of_own_mount(), Lifetime::of_new_mount(path, since));
     let hides = if scope == Scope::Host {
         ""
     } else {
         ": an instance of this user namespace, which hides the host's handlers"
     };
     output.note(&format!("mounted binfmt_misc on {}{hides}", path.display()))?;
-    Ok((Instance::open(path).map_err(Problem::from)?, lifetime))
+    Ok(Opened { instance: Some(Instance::open(path).map_err(Problem::from)?), scope, lifetime })
 }
 
 /// Whether this is the interim name of a handler whose process was killed before it could give it the final one.
@@ -126,11 +145,17 @@ fn is_left_behind(name: &HandlerName) -> bool {
     process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists())
 }
 
-/// For a dry run: what is mounted, or nothing.
-fn open_if_mounted(common: &Common) -> Result<Option<Instance>> {
-    match Instance::open(&common.instance) {
-        Err(OpenError::NotMounted(_)) => Ok(None),
-        other => Ok(Some(other.map_err(Problem::from)?)),
+/// For a dry run: the instance that a run would register in, where it is mounted already.
+fn open_if_mounted(common: &Common) -> Result<Opened> {
+    let path = &common.instance;
+    match Instance::open(path) {
+        Err(OpenError::NotMounted(_)) => Ok(Opened::own(None)),
+        other => {
+            let opened = Opened::existing(other.map_err(Problem::from)?, path);
+            // A run would mount one of its own over this one.
+            let is_hidden = opened.scope == Scope::Outer && Instance::may_mount(path);
+            Ok(if is_hidden { Opened::own(None) } else { opened })
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use tempfile::TempDir;
 
 use crate::interpreter::{compare, is_version};
-use crate::namespace::Scope;
+use crate::namespace::UserNamespace;
 
 /// Interpreters that root fetches: readable for everybody, writable for root alone.
 pub const SYSTEM: &str = "/usr/local/lib/qus";
@@ -19,7 +19,11 @@ const SYSTEM_CACHE: &str = "/var/cache/qus";
 /// for a user without a home.
 #[must_use]
 pub fn fetched() -> Option<PathBuf> {
-    if Scope::here().is_host_root() { Some(SYSTEM.into()) } else { personal("XDG_DATA_HOME", ".local/share") }
+    if UserNamespace::is_host_root() {
+        Some(SYSTEM.into())
+    } else {
+        personal("XDG_DATA_HOME", ".local/share")
+    }
 }
 
 /// Where fetched interpreters are looked for: a folder for each version of QEMU, the newest first. Root never takes one
@@ -43,7 +47,7 @@ pub fn with_versions(folder: &Path) -> Vec<PathBuf> {
 /// Where package lists are kept between two runs; `None` for a user without a home.
 #[must_use]
 pub fn cache() -> Option<PathBuf> {
-    if Scope::here().is_host_root() {
+    if UserNamespace::is_host_root() {
         Some(SYSTEM_CACHE.into())
     } else {
         personal("XDG_CACHE_HOME", ".cache")

@@ -5,20 +5,20 @@ mod engine;
 mod enter;
 mod helper;
 mod root;
+mod scope;
 
-use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use nix::unistd::geteuid;
 use serde::Serialize;
 
 pub use engine::{Engine, EngineError, UnknownEngine};
 pub use enter::{Ids, NamespaceError, become_caller, enter_as_root, forbidding_setting, join};
 pub use helper::{MAP_HELPER, MapFailure, serve_map};
 pub use root::{RootError, enter_root, find_in_root};
+pub use scope::{Scope, UserNamespace};
 
 /// Inode of the initial user namespace, `PROC_USER_INIT_INO` in `include/linux/proc_ns.h` (K73).
 const INITIAL_USER: u64 = 0xefff_fffd;
@@ -28,66 +28,18 @@ const INITIAL_PID: u64 = 0xefff_fffc;
 /// namespace has this number on any kernel.
 const INITIAL_MOUNT: u64 = 0xefff_fff8;
 
-/// Who sees what is registered from here (K65).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Scope {
-    /// The initial user namespace: everything on this host that has no instance of its own.
-    Host,
-    /// A user namespace, by its inode: only what runs inside it, until it ends.
-    UserNamespace(u64),
-    /// A user namespace around this one, most likely that of the host: its mount of its instance is seen from here, and
-    /// what is registered in this namespace does not go there.
-    Outer,
-}
-
-impl Scope {
-    /// The scope of this process.
-    #[must_use]
-    pub fn here() -> Self {
-        match inode("self", "user") {
-            Some(inode) if inode != INITIAL_USER => Self::UserNamespace(inode),
-            // Kernels without user namespaces have no such file, and only one scope.
-            _ => Self::Host,
-        }
-    }
-
-    /// Whose handlers are in the instance that is mounted on `path`, as this process sees it.
-    ///
-    /// A mount namespace inherits the mounts of the one around it. In an instance of this user namespace everything
-    /// belongs to its root (K70); what belongs to an id that is not mapped here, or to another one, is not its own.
-    #[must_use]
-    pub fn of(path: &Path) -> Self {
-        let owner = fs::metadata(path.join("register")).map(|metadata| metadata.uid());
-        match Self::here() {
-            Self::UserNamespace(_) if owner.is_ok_and(|owner| owner != 0) => Self::Outer,
-            scope => scope,
-        }
-    }
-
-    /// Whether this process is the host's root, not that of a user namespace.
-    #[must_use]
-    pub fn is_host_root(self) -> bool {
-        self == Self::Host && geteuid().is_root()
-    }
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Host => formatter.write_str("this host"),
-            Self::UserNamespace(inode) => write!(formatter, "user namespace {inode}, not the host"),
-            Self::Outer => formatter.write_str("a user namespace around this one, most likely the host's"),
-        }
-    }
-}
-
-/// How long handlers last that were registered through a mount which this process made (K67).
+/// How long handlers last that are registered now (K67).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lifetime {
-    /// Until the host restarts: the mount is the host's, or another one holds the instance.
+    /// Until the host restarts: the mount is the host's, or another one holds its instance.
     Boot,
+    /// Until the user namespace ends, or its last mount of the instance goes.
+    UserNamespace,
+    /// As long as the instance of an outer user namespace: they stay when this user namespace ends.
+    Outer,
+    /// Not found out.
+    Unknown,
     /// Until the last process of this mount namespace ends: a container, a shell of `podman unshare`.
     MountNamespace,
     /// Until this very process ends: it is alone in its mount namespace, and nothing else holds the instance.
@@ -95,6 +47,17 @@ pub enum Lifetime {
 }
 
 impl Lifetime {
+    /// The lifetime of handlers in an instance of `scope` that was mounted before.
+    #[must_use]
+    pub fn of_existing_mount(scope: Scope) -> Self {
+        match scope {
+            Scope::Host => Self::Boot,
+            Scope::UserNamespace(_) => Self::UserNamespace,
+            Scope::Outer => Self::Outer,
+            Scope::Other | Scope::Unknown => Self::Unknown,
+        }
+    }
+
     /// The lifetime of handlers in the instance that was mounted on `instance` at `since`, by this process.
     ///
     /// An instance that is older than its mount is held by somebody else (K68); so is one that comes from the future, as the
@@ -108,7 +71,7 @@ impl Lifetime {
         });
         let is_new = made.is_none_or(|made| is_between(made, since, SystemTime::now()));
         if !is_new || is_hosts_mount_namespace() {
-            Self::Boot
+            Self::of_existing_mount(Scope::of_own_mount())
         } else if shares_mount_namespace() {
             Self::MountNamespace
         } else {

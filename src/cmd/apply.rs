@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use serde::Serialize;
 
 use super::{
-    ends_too_soon, is_left_behind, open_if_mounted, open_or_mount, own_head, switched_off, tell_scope,
+    Opened, ends_too_soon, is_left_behind, open_if_mounted, open_or_mount, own_head, switched_off, tell_scope,
 };
 use crate::apply::{InterpreterFile, Step, Wanted, steps};
 use crate::arch::Arch;
@@ -90,16 +90,14 @@ struct Line {
 }
 
 pub(super) fn run(args: &Apply, common: &Common, output: &mut Output<'_>) -> Result<Status> {
-    let (instance, lifetime) = if args.dry_run {
-        (open_if_mounted(common)?, Lifetime::Boot)
-    } else {
-        let (instance, lifetime) = open_or_mount(common, output)?;
+    let Opened { instance, scope, lifetime } =
+        if args.dry_run { open_if_mounted(common)? } else { open_or_mount(common, output)? };
+    if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
         instance.check_writable().map_err(Problem::from)?;
         if !instance.is_enabled().map_err(Problem::from)? {
-            return Err(switched_off(&instance).into());
+            return Err(switched_off(instance).into());
         }
-        (Some(instance), lifetime)
-    };
+    }
     let handlers = match &instance {
         Some(instance) => instance.handlers().map_err(Problem::from)?,
         None => Vec::new(),
@@ -138,7 +136,7 @@ pub(super) fn run(args: &Apply, common: &Common, output: &mut Output<'_>) -> Res
             item.message = message;
         }
     }
-    let view = View { scope: Scope::here(), lifetime, dry_run: args.dry_run, items };
+    let view = View { scope, lifetime, dry_run: args.dry_run, items };
     output.data(&view, || view.text())?;
     view.conclude(&args.paths, output)
 }

@@ -16,11 +16,11 @@ use self::gather::Gathered;
 use self::hold::Patience;
 use self::persist::Persistence;
 use self::report::{Item, View};
-use super::{open_if_mounted, open_or_mount, switched_off};
+use super::{Opened, open_if_mounted, open_or_mount, switched_off};
 use crate::binfmt::Flags;
 use crate::cli::{Common, Register};
 use crate::host::Kernel;
-use crate::namespace::{Lifetime, Scope, join};
+use crate::namespace::join;
 use crate::output::{Output, Status};
 use crate::plan::{Decision, Request, Situation, decide};
 use crate::problem::Problem;
@@ -32,12 +32,8 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     // Before anything is looked at. Until this ends, as does the lock.
     let _alone = (args.persist && !args.dry_run).then(crate::persist::alone);
     let patience = if args.hold { Some(Patience::begin()?) } else { None };
-    let (instance, lifetime) = if args.dry_run {
-        (open_if_mounted(common)?, Lifetime::Boot)
-    } else {
-        let (instance, lifetime) = open_or_mount(common, output)?;
-        (Some(instance), lifetime)
-    };
+    let Opened { instance, scope, lifetime } =
+        if args.dry_run { open_if_mounted(common)? } else { open_or_mount(common, output)? };
     if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
         instance.check_writable().map_err(Problem::from)?;
         if !instance.is_enabled().map_err(Problem::from)? {
@@ -96,7 +92,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
         }
     }
     let keeper = persistence.as_ref().map(|persistence| persistence.keeper);
-    let view = View { scope: Scope::here(), lifetime, held: args.hold, keeper, dry_run: args.dry_run, items };
+    let view = View { scope, lifetime, held: args.hold, keeper, dry_run: args.dry_run, items };
     output.data(&view, || view.text())?;
     let mut status = view.conclude(output)?;
     if let Some(problem) = problem {

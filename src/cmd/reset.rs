@@ -92,7 +92,7 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
     let is_doomed = |name: &HandlerName| doomed.iter().any(|(handler, _)| handler.name == *name);
     let left = handlers.iter().filter(|handler| !is_doomed(&handler.name));
     let left: Vec<String> = left.map(|handler| plain(&handler.name)).collect();
-    let scope = if instance.is_some() { Scope::of(&common.instance) } else { Scope::here() };
+    let scope = if instance.is_some() { Scope::of(&common.instance) } else { Scope::of_own_mount() };
     let returns = returns(&doomed, &files);
     let view = View { scope, dry_run: args.dry_run, items, files, left, returns };
     output.data(&view, || text(&view))?;

@@ -16,7 +16,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use tempfile::NamedTempFile;
 
-use crate::namespace::Scope;
+use crate::namespace::UserNamespace;
 
 /// Mode of the folders that are made: everybody reads them, their owner alone changes them.
 const MODE: u32 = 0o755;
@@ -217,7 +217,7 @@ fn kind(found: &FileStat) -> SFlag {
 fn is_trusted(owner: u32) -> bool {
     owner == 0
         || owner == geteuid().as_raw()
-        || owner == UNMAPPED && matches!(Scope::here(), Scope::UserNamespace(_))
+        || owner == UNMAPPED && matches!(UserNamespace::own(), UserNamespace::Other(_))
 }
 
 #[cfg(test)]

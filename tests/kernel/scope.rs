@@ -14,6 +14,10 @@ use crate::namespace::INSTANCE;
 pub(crate) static TESTS: &[Test] = &[
     Test::new("scope_is_said_by_every_command", scope_is_said_by_every_command),
     Test::new("scope_of_an_inherited_instance", scope_of_an_inherited_instance),
+    Test::new("registering_in_an_outer_instance", registering_in_an_outer_instance),
+    Test::new("scope_of_the_nearest_instance", scope_of_the_nearest_instance),
+    Test::new("finding_the_scope_changes_nothing", finding_the_scope_changes_nothing),
+    Test::new("scope_of_an_instance_of_another_process", scope_of_an_instance_of_another_process),
     Test::new("lifetime_of_this_very_command", lifetime_of_this_very_command).unmounted(),
     Test::new("lifetime_of_a_mount_namespace", lifetime_of_a_mount_namespace).unmounted(),
     Test::new("lifetime_where_another_holds_the_instance", lifetime_where_another_holds_the_instance),
@@ -84,7 +88,7 @@ fn lifetime_where_another_holds_the_instance(lab: &Lab) {
     std::thread::sleep(Duration::from_millis(100));
     let ran = in_mount_namespace(lab, &format!("umount {INSTANCE} && exec $QUS --json register aarch64"));
     assert_eq!(ran.status, 0, "{ran:?}");
-    assert_eq!(json(&ran.stdout)["lifetime"], "boot", "{ran:?}");
+    assert_eq!(json(&ran.stdout)["lifetime"], "user-namespace", "{ran:?}");
     assert!(lab.entries().contains_key("qemu-aarch64"));
 }
 
@@ -131,27 +135,116 @@ impl Drop for Other {
     }
 }
 
+/// Runs a shell script in namespaces that `unshare` makes, with qus as `$QUS`.
+fn unshared(lab: &Lab, words: &[&str], script: &str) -> Ran {
+    let mut command = Command::new("unshare");
+    command.args(words).args(["sh", "-c", script]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env("QUS", env!("CARGO_BIN_EXE_qus")).env("QUS_INTERPRETER_DIR", downloads::distribution());
+    run(command.current_dir(lab.path("")))
+}
+
+const OUTER: &str = "an outer user namespace, usually the host's";
+
 fn scope_of_an_inherited_instance(lab: &Lab) {
     lab.done(["register", "arm"]);
     let before = lab.entries();
-    let qus = env!("CARGO_BIN_EXE_qus");
-    let with = |words: &[&str]| {
-        let mut command = Command::new("unshare");
-        command.args(words).env("QUS_INTERPRETER_DIR", downloads::distribution());
-        run(&mut command)
-    };
-    // As somebody who cannot be mistaken for its owner, who sees it and does not change it.
-    let ran = with(&["-Um", "--map-user=7", "--map-group=7", qus, "list"]);
+    // Of somebody without rights it is not known whose instance it is, and so it is not said.
+    let ran = unshared(lab, &["-Um", "--map-user=7", "--map-group=7"], "$QUS list");
     assert!(
-        ran.stderr.contains("a user namespace around this one") && ran.stdout.contains("qemu-arm"),
+        ran.stderr.contains("a user namespace that could not be determined")
+            && ran.stdout.contains("qemu-arm"),
         "{ran:?}"
     );
-    let ran = with(&["-Um", "--map-user=7", "--map-group=7", qus, "--json", "list"]);
-    assert_eq!(json(&ran.stdout)["scope"], "outer", "{ran:?}");
+    let ran = unshared(lab, &["-Um", "--map-user=7", "--map-group=7"], "$QUS --json list");
+    assert_eq!(json(&ran.stdout)["scope"], "unknown", "{ran:?}");
+    for namespaces in [&["-Ur"][..], &["-Urm"], &["-U", "--map-user=7", "--map-group=7", "--keep-caps"]] {
+        let ran = unshared(lab, namespaces, "$QUS list");
+        assert!(ran.stderr.contains(&format!("this is about {OUTER}")), "{namespaces:?} {ran:?}");
+        let ran = unshared(lab, namespaces, "$QUS --json list");
+        assert_eq!(json(&ran.stdout)["scope"], "outer", "{namespaces:?} {ran:?}");
+        let ran = unshared(lab, namespaces, "$QUS doctor --no-verify");
+        assert!(
+            ran.stdout.contains(&format!("handlers here are those of {OUTER}")),
+            "{namespaces:?} {ran:?}"
+        );
+    }
     // As root, who could write to it (K71): what he registers stays in his own namespace.
-    let ran = with(&["-Urm", "sh", "-c", &format!("{qus} register aarch64 >&2 && ls {INSTANCE}")]);
+    let script = format!("$QUS -n register aarch64 >&2; $QUS register aarch64 >&2; ls {INSTANCE}");
+    let ran = unshared(lab, &["-Urm"], &script);
     assert_eq!(ran.stdout, "qemu-aarch64\nregister\nstatus\n", "{ran:?}");
+    assert!(ran.stderr.contains("not by the host, until that ends"), "{ran:?}");
+    // A dry run shows what the run does: nothing of the outer instance counts.
+    let ran = unshared(lab, &["-Urm"], "$QUS --json register -n arm");
+    let answer = json(&ran.stdout);
+    assert_eq!(answer["items"][0]["outcome"], "registered", "{ran:?}");
+    assert!(answer["scope"]["user-namespace"].is_u64(), "{ran:?}");
     assert_eq!(lab.entries(), before);
+}
+
+/// Without a mount namespace of its own a user namespace has no instance of its own, and root of it registers in the outer
+/// one (K71).
+fn registering_in_an_outer_instance(lab: &Lab) {
+    let ran = unshared(lab, &["-Ur"], "$QUS register arm");
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let sentence = format!("they run in {OUTER}, and stay when this user namespace ends");
+    assert!(ran.stderr.contains(&sentence), "{ran:?}");
+    // It is true.
+    assert!(lab.entries().contains_key("qemu-arm"));
+    lab.done(["verify"]);
+    let ran = unshared(lab, &["-Ur"], "$QUS --json register aarch64");
+    let answer = json(&ran.stdout);
+    assert_eq!((&answer["scope"], &answer["lifetime"]), (&"outer".into(), &"outer".into()), "{ran:?}");
+    let ran = unshared(lab, &["-Ur"], "$QUS --json register -n aarch64");
+    assert_eq!(json(&ran.stdout)["scope"], "outer", "{ran:?}");
+    for command in ["list", "verify", "disable arm", "enable arm", "reset -n", "apply -n /dev/null"] {
+        let ran = unshared(lab, &["-Ur"], &format!("$QUS --json {command}"));
+        assert_eq!((ran.status, &json(&ran.stdout)["scope"]), (0, &"outer".into()), "{command}: {ran:?}");
+    }
+    let ran = unshared(lab, &["-Ur"], "$QUS reset");
+    assert!(ran.stderr.contains(&format!("this is about {OUTER}")), "{ran:?}");
+    assert!(lab.entries().is_empty());
+}
+
+/// A user namespace with a mount of its own, and in it one that has none: the scope is that of the one between.
+fn scope_of_the_nearest_instance(lab: &Lab) {
+    let script = format!(
+        "mount -t binfmt_misc none {INSTANCE}; $QUS --json list; \
+         unshare -Ur $QUS --json register arm; $QUS --json list; ls {INSTANCE} >&2"
+    );
+    let ran = unshared(lab, &["-Urm"], &script);
+    let answers: Vec<_> = serde_json::Deserializer::from_str(&ran.stdout)
+        .into_iter::<serde_json::Value>()
+        .map(|answer| answer.unwrap()["scope"].clone())
+        .collect();
+    assert!(answers[0]["user-namespace"].is_u64(), "{ran:?}");
+    assert_eq!((&answers[1], &answers[2]), (&"outer".into(), &answers[0]), "{ran:?}");
+    assert!(ran.stderr.ends_with("qemu-arm\nregister\nstatus\n"), "{ran:?}");
+    assert!(lab.entries().is_empty());
+}
+
+/// To find out the scope changes nothing: neither mounts, nor which handlers are in force (K66).
+fn finding_the_scope_changes_nothing(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    lab.copy("busybox", &downloads::busybox("arm"));
+    let mounts = "cat /proc/self/mountinfo";
+    let script = format!(
+        "{mounts} >before; $QUS list >&2; $QUS doctor >&2; {mounts} >after; cmp before after && ./busybox uname -m"
+    );
+    for namespaces in [&["-Ur"][..], &["-Urm"]] {
+        let ran = unshared(lab, namespaces, &script);
+        assert_eq!(ran.stdout, "armv7l\n", "{namespaces:?} {ran:?}");
+    }
+    lab.done(["verify"]);
+}
+
+/// Through `/proc/PID/root` a path leads to an instance that this mount namespace does not have.
+fn scope_of_an_instance_of_another_process(lab: &Lab) {
+    let other = Other::start();
+    let mounted = other.inside(&["mount", "-t", "binfmt_misc", "none", INSTANCE]);
+    assert_eq!(mounted.status, 0, "{mounted:?}");
+    let path = format!("/proc/{}/root{INSTANCE}", other.pid());
+    let ran = lab.qus(["--json", "--instance", &path, "list"]);
+    assert_eq!(json(&ran.stdout)["scope"], "unknown", "{ran:?}");
 }
 
 fn target_is_another_process(lab: &Lab) {

@@ -16,7 +16,7 @@ use crate::folders;
 use crate::host::{Kernel, is_wsl};
 use crate::interpreter::{Interpreter, Unfit, default_places, search};
 use crate::kernel::{Instance, OpenError};
-use crate::namespace::{Scope, is_hosts_mount_namespace};
+use crate::namespace::{Scope, UserNamespace, is_hosts_mount_namespace};
 use crate::owner::{Configuration, Owner};
 use crate::plan;
 use crate::probe;
@@ -29,6 +29,9 @@ pub(super) struct Facts {
     pub(super) path: PathBuf,
     /// The instance, or why there is none.
     pub(super) instance: Result<State, OpenError>,
+    /// The user namespace of this process.
+    pub(super) process: UserNamespace,
+    /// That of the instance, or of the one that this process would mount.
     pub(super) scope: Scope,
     /// What says that this is a container, if anything does.
     pub(super) container: Option<String>,
@@ -84,8 +87,9 @@ impl Facts {
         Ok(Self {
             kernel,
             path: path.to_owned(),
+            process: UserNamespace::own(),
+            scope: if instance.is_ok() { Scope::of(path) } else { Scope::of_own_mount() },
             instance,
-            scope: Scope::here(),
             container: container(),
             is_container: !is_hosts_mount_namespace(),
             may_mount: !unmounted || Instance::may_mount(path),

@@ -321,7 +321,7 @@ impl Item {
     fn certainty(&self, scope: Scope) -> String {
         let place = match scope {
             Scope::Host => "on this host",
-            Scope::UserNamespace(_) | Scope::Outer => "in this user namespace",
+            _ => "in this user namespace",
         };
         match &self.proof {
             None => "unverified".to_owned(),
@@ -415,16 +415,18 @@ impl View {
         let until = match (self.lifetime, self.scope) {
             _ if self.held => "until this command is ended",
             (Lifetime::Process, _) => "until this command ends",
-            (Lifetime::Boot, Scope::Host) => "until it is restarted",
+            (Lifetime::Boot, _) => "until it is restarted",
             (Lifetime::MountNamespace, Scope::Host) => "until this container ends",
-            (_, Scope::UserNamespace(_) | Scope::Outer) => "until that ends",
+            (Lifetime::MountNamespace | Lifetime::UserNamespace, _) => "until that ends",
+            (Lifetime::Outer, _) => "and stay when this user namespace ends",
+            (Lifetime::Unknown, _) => "for a time that could not be determined",
         };
         match self.scope {
             Scope::Host => format!("on this host {until}"),
             Scope::UserNamespace(inode) => {
                 format!("in user namespace {inode}, seen by what runs inside it and not by the host, {until}")
             }
-            scope @ Scope::Outer => format!("in {scope}, {until}"),
+            scope => format!("in {scope}, {until}"),
         }
     }
 }

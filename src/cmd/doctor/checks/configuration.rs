@@ -5,7 +5,7 @@ use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
 use crate::cmd::doctor::facts::Facts;
 use crate::interpreter::is_qemu;
-use crate::namespace::Scope;
+use crate::namespace::{Scope, UserNamespace};
 use crate::output::path_text;
 use crate::owner::Owner;
 use crate::plan;
@@ -29,7 +29,7 @@ pub(super) fn promised(facts: &Facts) -> Vec<Said> {
 
 /// Handlers of qus that the next restart of systemd-binfmt takes along (K78).
 pub(super) fn flushed(facts: &Facts) -> Vec<Said> {
-    if facts.scope != Scope::Host || !facts.systemd {
+    if facts.scope != Scope::Host || facts.process != UserNamespace::Initial || !facts.systemd {
         return Vec::new();
     }
     let Some(state) = facts.state() else { return Vec::new() };

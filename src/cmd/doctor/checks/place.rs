@@ -4,7 +4,7 @@ use super::Said;
 use crate::cmd::doctor::facts::Facts;
 use crate::cmd::doctor::processes::Holder;
 use crate::kernel::{OpenError, mount_command};
-use crate::namespace::Scope;
+use crate::namespace::{Scope, UserNamespace};
 use crate::output::path_text;
 use crate::problem::Hint;
 
@@ -33,7 +33,7 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Said> {
         Err(error @ OpenError::NotMounted(_)) => {
             let promised = facts.configuration.promises.len();
             let cure = error.hint();
-            if facts.scope != Scope::Host && facts.kernel.has_instances() {
+            if facts.process != UserNamespace::Initial && facts.kernel.has_instances() {
                 // Mounting would make a new instance, without any of those handlers (K66).
                 let unseen = "the host's handlers may be in force and cannot be seen";
                 if !facts.may_mount {
@@ -92,7 +92,7 @@ pub(super) fn scope(facts: &Facts) -> Vec<Said> {
     };
     match facts.scope {
         Scope::Host => vec![Said::ok(format!("handlers here are those of the host; this is {place}"))],
-        scope @ (Scope::UserNamespace(_) | Scope::Outer) => {
+        scope => {
             vec![Said::note(format!("handlers here are those of {scope}; this is {place}"), None)]
         }
     }

@@ -11,7 +11,7 @@ use crate::binfmt::{Entry, HandlerName, Rule};
 use crate::cmd::doctor::processes::Holder;
 use crate::host::Kernel;
 use crate::kernel::OpenError;
-use crate::namespace::Scope;
+use crate::namespace::{Scope, UserNamespace};
 use crate::owner::{Configuration, Owner, Promise};
 
 fn facts() -> Facts {
@@ -19,6 +19,7 @@ fn facts() -> Facts {
         kernel: Kernel::parse("6.18.0"),
         path: crate::kernel::DEFAULT_PATH.into(),
         instance: Err(OpenError::NotMounted(crate::kernel::DEFAULT_PATH.into())),
+        process: UserNamespace::Initial,
         scope: Scope::Host,
         container: None,
         is_container: false,
@@ -70,7 +71,7 @@ fn old_kernels_are_a_problem_or_have_one_instance() {
 #[test]
 fn an_instance_of_the_host_has_to_be_mounted() {
     assert_eq!(mounted(&facts())[0].level, Level::Problem);
-    let old = Facts { kernel: Kernel::parse("6.1.0"), scope: Scope::UserNamespace(1), ..facts() };
+    let old = Facts { kernel: Kernel::parse("6.1.0"), process: UserNamespace::Other(1), ..facts() };
     assert_eq!(mounted(&old)[0].level, Level::Problem);
     let automount = OpenError::Automount(crate::kernel::DEFAULT_PATH.into());
     let said = mounted(&Facts { instance: Err(automount), ..facts() });
@@ -103,6 +104,8 @@ fn systemd_takes_what_no_configuration_promises() {
     let ours = || facts("qemu-arm", "/usr/bin/qemu-arm-static");
     assert!(flushed(&Facts { systemd: false, ..ours() }).is_empty());
     assert!(flushed(&Facts { scope: Scope::UserNamespace(1), ..ours() }).is_empty());
+    // Before Linux 6.7 a container sees the host's instance, and its systemd is not the host's.
+    assert!(flushed(&Facts { process: UserNamespace::Other(1), ..ours() }).is_empty());
     // One in memory lasts only where there is a file as well.
     let in_memory = || facts("qemu-arm", "memory/QEMU-7.2.22/129-0123/qemu-arm-static");
     assert!(flushed(&in_memory()).is_empty());

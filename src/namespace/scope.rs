@@ -1,0 +1,285 @@
+//! The scope of an instance: which user namespace it belongs to, and so which processes its handlers serve.
+//!
+//! That is not the user namespace of this process. Before Linux 6.7 there is one instance for the whole host. Since then
+//! an instance belongs to the user namespace that it was mounted in (K64), and a process often sees the mount of another
+//! one: mount namespaces inherit mounts, and a user namespace can be entered without the mount namespace that goes with it.
+//!
+//! The kernel shows the owner of a superblock nowhere. It does check it: only a process with CAP_SYS_ADMIN in the owner's
+//! namespace may reconfigure a superblock (`fs/fsopen.c: vfs_cmd_reconfigure`). [`may_reconfigure`] does so without any
+//! option, which changes nothing. A comparison with a fresh mount would be simpler, and must not be made in a user namespace
+//! that has no instance: its fresh one would hide the handlers that are in force there, for ever (K66).
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::thread;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{major, minor};
+use nix::unistd::geteuid;
+use rustix::io::Errno;
+use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fspick};
+use serde::Serialize;
+
+use super::{INITIAL_USER, inode, is_hosts_mount_namespace};
+use crate::host::Kernel;
+
+/// The user namespace of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserNamespace {
+    /// That of the host, the only one on kernels without user namespaces.
+    Initial,
+    /// Another one, by its inode.
+    Other(u64),
+    /// `/proc` does not show it.
+    Unknown,
+}
+
+impl UserNamespace {
+    /// That of this process.
+    #[must_use]
+    pub fn own() -> Self {
+        match inode("self", "user") {
+            Some(INITIAL_USER) => Self::Initial,
+            Some(inode) => Self::Other(inode),
+            // A kernel without user namespaces has the other files.
+            None if inode("self", "mnt").is_some() => Self::Initial,
+            None => Self::Unknown,
+        }
+    }
+
+    /// Whether this process is root of the host: it may write where only the host's root may.
+    #[must_use]
+    pub fn is_host_root() -> bool {
+        Self::own() == Self::Initial && geteuid().is_root()
+    }
+}
+
+/// Which user namespace an instance belongs to. Its handlers serve what runs inside that one (K65).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// The initial one: everything on this host that has no instance of its own.
+    Host,
+    /// The user namespace of this process, by its inode.
+    UserNamespace(u64),
+    /// A user namespace around that of this process; the kernel does not show which.
+    Outer,
+    /// A user namespace that is neither that of this process nor around it.
+    Other,
+    /// Not found out.
+    Unknown,
+}
+
+impl Scope {
+    /// The scope of the instance that is mounted on `path`.
+    #[must_use]
+    pub fn of(path: &Path) -> Self {
+        let (kernel, process) = (Kernel::running(), UserNamespace::own());
+        if !kernel.has_instances() {
+            return Self::Host;
+        }
+        decide(kernel, process, Facts::gather(path, process))
+    }
+
+    /// The scope of an instance that this process mounts itself.
+    #[must_use]
+    pub fn of_own_mount() -> Self {
+        match UserNamespace::own() {
+            _ if !Kernel::running().has_instances() => Self::Host,
+            UserNamespace::Initial => Self::Host,
+            UserNamespace::Other(inode) => Self::UserNamespace(inode),
+            UserNamespace::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => formatter.write_str("this host"),
+            Self::UserNamespace(inode) => write!(formatter, "user namespace {inode}, not the host"),
+            Self::Outer => formatter.write_str("an outer user namespace, usually the host's"),
+            Self::Other => formatter.write_str("another user namespace, not the host's"),
+            Self::Unknown => formatter.write_str("a user namespace that could not be determined"),
+        }
+    }
+}
+
+/// Facts about the mount of an instance. What is not needed is not asked for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Facts {
+    /// Whether this mount namespace has a mount of the instance. Otherwise the path leads into another one.
+    is_mounted_here: bool,
+    /// Whether its files belong to root of this user namespace; nothing where this one has no root.
+    is_owned_by_root: Option<bool>,
+    /// Whether the instance has the device number of a mount made by this process.
+    is_own_device: Option<bool>,
+    /// Whether this process has CAP_SYS_ADMIN in the user namespace that the instance belongs to.
+    may_reconfigure: Option<bool>,
+}
+
+fn decide(kernel: Kernel, process: UserNamespace, facts: Facts) -> Scope {
+    if !kernel.has_instances() {
+        return Scope::Host;
+    }
+    match process {
+        UserNamespace::Initial => match (facts.is_owned_by_root, facts.is_own_device) {
+            (_, Some(true)) => Scope::Host,
+            (_, Some(false)) | (Some(false), None) => Scope::Other,
+            // Only CAP_SYS_ADMIN enters a mount namespace of another user namespace, and with it the devices are compared.
+            _ if facts.is_mounted_here => Scope::Host,
+            _ => Scope::Unknown,
+        },
+        // It may belong to a namespace inside of this one.
+        UserNamespace::Other(_) if !facts.is_mounted_here => Scope::Unknown,
+        UserNamespace::Other(own) => match (facts.may_reconfigure, facts.is_owned_by_root) {
+            (Some(true), _) => Scope::UserNamespace(own),
+            (Some(false), _) | (None, Some(false)) => Scope::Outer,
+            (None, _) => Scope::Unknown,
+        },
+        UserNamespace::Unknown => Scope::Unknown,
+    }
+}
+
+impl Facts {
+    fn gather(path: &Path, process: UserNamespace) -> Self {
+        let Ok(register) = fs::metadata(path.join("register")) else { return Self::default() };
+        let is_mounted_here = is_mounted_here(register.dev());
+        let is_owned_by_root = has_root().then(|| register.uid() == 0);
+        let mut facts = Self { is_mounted_here, is_owned_by_root, ..Self::default() };
+        if process != UserNamespace::Initial {
+            facts.may_reconfigure = may_reconfigure(path);
+        } else if !(is_mounted_here && is_hosts_mount_namespace()) {
+            facts.is_own_device = own_device().map(|own| own == register.dev());
+        }
+        facts
+    }
+}
+
+/// Whether a file system is mounted in this mount namespace.
+fn is_mounted_here(device: u64) -> bool {
+    let device = format!("{}:{}", major(device), minor(device));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().any(|mount| mount.split(' ').nth(2) == Some(&device))
+}
+
+/// Whether this user namespace has a root: without one the owner of a file does not show whose it is.
+fn has_root() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.lines().any(|line| line.split_whitespace().next() == Some("0"))
+}
+
+/// Whether this process has CAP_SYS_ADMIN in the user namespace of the instance on `path`: in this one, or one inside of it.
+fn may_reconfigure(path: &Path) -> Option<bool> {
+    if !has_sys_admin() {
+        return None;
+    }
+    let reconfigure = || {
+        let picked = fspick(rustix::fs::CWD, path, FsPickFlags::FSPICK_CLOEXEC)?;
+        match fsconfig_reconfigure(picked) {
+            Ok(()) => Ok(true),
+            Err(Errno::PERM) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    };
+    match reconfigure() {
+        // The mount namespace belongs to an outer user namespace, and a right in that is needed to begin with.
+        Err(Errno::PERM) => in_new_mount_namespace(|| reconfigure().ok()),
+        done => done.ok(),
+    }
+}
+
+/// The device number of the instance that this process mounts. For the initial user namespace, which always has one, only.
+fn own_device() -> Option<u64> {
+    if !has_sys_admin() {
+        return None;
+    }
+    in_new_mount_namespace(|| {
+        // Where there certainly is a directory; nobody else sees this mount.
+        let point = Path::new("/proc");
+        mount(Some("none"), point, Some("binfmt_misc"), MsFlags::empty(), None::<&str>).ok()?;
+        fs::metadata(point.join("register")).ok().map(|metadata| metadata.dev())
+    })
+}
+
+/// Runs `body` in a mount namespace that belongs to this user namespace, on a thread that ends there.
+fn in_new_mount_namespace<T: Send>(body: impl FnOnce() -> Option<T> + Send) -> Option<T> {
+    let enter = || {
+        unshare(CloneFlags::CLONE_NEWNS).ok()?;
+        let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).ok()
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().spawn_scoped(scope, || enter().and_then(|()| body()));
+        thread.ok()?.join().ok()?
+    })
+}
+
+/// Whether this process has CAP_SYS_ADMIN in its user namespace (`capabilities(7)`, `proc_pid_status(5)`).
+fn has_sys_admin() -> bool {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    effective.is_some_and(|effective| effective & CAP_SYS_ADMIN != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEW: Kernel = Kernel { major: 6, minor: 7 };
+    const OLD: Kernel = Kernel { major: 6, minor: 6 };
+    const ANSWERS: [Option<bool>; 3] = [None, Some(false), Some(true)];
+
+    /// Every combination of facts.
+    fn all_facts() -> impl Iterator<Item = Facts> {
+        let here = [false, true].into_iter();
+        here.flat_map(|is_mounted_here| {
+            ANSWERS.into_iter().flat_map(move |is_owned_by_root| {
+                ANSWERS.into_iter().flat_map(move |is_own_device| {
+                    ANSWERS.into_iter().map(move |may_reconfigure| Facts {
+                        is_mounted_here,
+                        is_owned_by_root,
+                        is_own_device,
+                        may_reconfigure,
+                    })
+                })
+            })
+        })
+    }
+
+    #[test]
+    fn before_linux_6_7_every_instance_is_the_hosts() {
+        for facts in all_facts() {
+            for process in [UserNamespace::Initial, UserNamespace::Other(7), UserNamespace::Unknown] {
+                assert_eq!(decide(OLD, process, facts), Scope::Host, "{process:?} {facts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_instance_is_of_this_namespace_only_where_that_was_shown() {
+        for facts in all_facts() {
+            let scope = decide(NEW, UserNamespace::Other(7), facts);
+            let is_shown = facts.is_mounted_here && facts.may_reconfigure == Some(true);
+            assert_eq!(scope == Scope::UserNamespace(7), is_shown, "{facts:?}");
+            assert_ne!(scope, Scope::Host, "{facts:?}");
+            assert_eq!(decide(NEW, UserNamespace::Unknown, facts), Scope::Unknown);
+        }
+    }
+
+    #[test]
+    fn the_hosts_root_sees_other_instances() {
+        let host = |facts| decide(NEW, UserNamespace::Initial, facts);
+        let here = Facts { is_mounted_here: true, is_owned_by_root: Some(true), ..Facts::default() };
+        assert_eq!(host(here), Scope::Host);
+        assert_eq!(host(Facts { is_own_device: Some(false), ..here }), Scope::Other);
+        assert_eq!(host(Facts { is_owned_by_root: Some(false), ..here }), Scope::Other);
+        assert_eq!(host(Facts { is_mounted_here: false, ..here }), Scope::Unknown);
+        assert_eq!(host(Facts { is_mounted_here: false, is_own_device: Some(true), ..here }), Scope::Host);
+    }
+}
