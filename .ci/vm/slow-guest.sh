@@ -1,0 +1,115 @@
+# Checks qus in a guest of `.ci/vm/minimal`: no good emulator is refused, however slow the machine is.
+#
+#     .ci/vm/minimal --suite SUITE --cpus N --throttle PERCENT --interpreters DIR --programs DIR QUS .ci/vm/slow-guest.sh [ROUNDS]
+#
+# DIR of interpreters: qemu-ARCH-static for each architecture. DIR of programs: for each a static busybox named ARCH.
+# ROUNDS: how often everything is registered, verified and removed; 20 by default.
+#
+# A boot takes 3 to 10 s, a round about 1 s; with `--throttle 2` fifty times as long, so give it 1 or 2 rounds and
+# `--timeout 3000`. busybox's shell runs this script.
+#
+# shellcheck shell=dash
+set -u
+rounds=${1:-20}
+instance=/proc/sys/fs/binfmt_misc
+export QUS_INTERPRETER_DIR=/interpreters
+# One word each, without blanks or patterns.
+# shellcheck disable=SC2046
+set -- $(cd /interpreters && printf '%s\n' qemu-*-static | sed 's/^qemu-//; s/-static$//')
+arches=$*
+
+fail() {
+    echo "slow-guest: $1"
+    if [ -e /run/output ]; then cat /run/output; fi
+    exit 1
+}
+
+# expect STATUS PATTERN COMMAND…: the command has this exit status, and the pattern is not in what it prints.
+expect() {
+    want=$1 unwanted=$2 got=0
+    shift 2
+    "$@" >/run/output 2>&1 || got=$?
+    if [ "$got" -ne "$want" ]; then fail "status $got of: $*"; fi
+    if grep -qE "$unwanted" /run/output; then fail "/$unwanted/ is in the output of: $*"; fi
+}
+
+# The number of handlers.
+registered() { find "$instance" -name 'qemu-*' | wc -l; }
+
+programs_run() {
+    for arch in $arches; do
+        # busybox takes its applet from the first argument only under a name like its own.
+        ln -sf "/programs/$arch" "/run/busybox-$arch"
+        "/run/busybox-$arch" true || fail "/programs/$arch does not run"
+    done
+}
+
+# expect_word PATTERN COMMAND…: the command succeeds, and the pattern is in what it prints.
+expect_word() {
+    wanted=$1
+    shift
+    "$@" >/run/output 2>&1 || fail "status $? of: $*"
+    grep -qE "$wanted" /run/output || fail "no /$wanted/ in the output of: $*"
+}
+
+# The scope is that of the instance (K64): before Linux 6.7 the host's, from whatever user namespace.
+scope_is_true() {
+    release=$(uname -r)
+    major=${release%%.*} minor=${release#*.}
+    minor=${minor%%.*}
+    arch=${arches%% *}
+    expect_word 'on this host until it is restarted' qus register --no-verify "$arch"
+    qus reset >/dev/null 2>&1
+    if [ "$major" -lt 6 ] || [ "$major" -eq 6 ] && [ "$minor" -lt 7 ]; then
+        outer='on this host until it is restarted'
+        own=$outer
+    else
+        outer='in an outer user namespace, usually the host.s, and stay when this user namespace ends'
+        own='in user namespace [0-9]+, seen by what runs inside it and not by the host, until that ends'
+    fi
+    expect_word "$outer" unshare -U -r qus register --no-verify "$arch"
+    if [ "$(registered)" -ne 1 ]; then fail "the handler did not stay"; fi
+    qus reset >/dev/null 2>&1
+    # The shell stays, and the namespaces with it. It expands its own words.
+    # shellcheck disable=SC2016
+    expect_word "$own" unshare -U -r -m sh -c 'qus register --no-verify "$1" || exit; :' sh "$arch"
+    if [ "$own" = "$outer" ] && [ "$(registered)" -ne 1 ]; then fail "the handler is not on the host"; fi
+    if [ "$own" != "$outer" ] && [ "$(registered)" -ne 0 ]; then fail "the handler is on the host"; fi
+    qus reset >/dev/null 2>&1
+    # The host's root in a container's mount namespace sees the container's instance.
+    if [ "$own" != "$outer" ]; then
+        # shellcheck disable=SC2016
+        unshare -U -r -m sh -c 'mount -t binfmt_misc none "$1"; : >/run/mounted; exec sleep 1000' sh "$instance" &
+        until [ -e /run/mounted ]; do sleep 0.1; done
+        expect_word 'another user namespace, not the host' nsenter -t $! -m qus list
+        kill $!
+        expect_word 'handlers here are those of the host' unshare -m qus doctor --no-verify
+    fi
+    echo "the scope of an instance: reported as it is"
+}
+
+false_words='refused|broken|shadowed|stale|replaced|in front|in time'
+
+echo "Linux $(uname -r), $(nproc) CPU"
+# The first command ever typed: nothing is in the page cache.
+expect 0 "$false_words" qus register "$@"
+if [ "$(registered)" -ne $# ]; then fail "$(registered) of $# handlers are there"; fi
+echo "cold: $# registered"
+programs_run
+expect 0 "$false_words" qus verify
+expect 0 "$false_words" qus list --probe
+for arch in $arches; do expect 0 "$false_words" qus which "/programs/$arch"; done
+expect 0 "$false_words|^problem" qus doctor
+
+round=1
+while [ "$round" -le "$rounds" ]; do
+    expect 0 "$false_words" qus reset
+    if [ "$(registered)" -ne 0 ]; then fail "handlers are left"; fi
+    expect 0 "$false_words" qus register "$@"
+    expect 0 "$false_words" qus verify
+    expect 0 "$false_words|registered " qus register "$@"
+    round=$((round + 1))
+done
+echo "$rounds rounds: no false refusal"
+expect 0 "$false_words" qus reset
+scope_is_true
