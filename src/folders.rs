@@ -1,11 +1,8 @@
-//! Folders: where fetched interpreters lie, what may be thrown away, and how one is written into that others may change.
+//! Directories of fetched interpreters, and of caches.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-use nix::sys::statvfs::{FsFlags, statvfs};
-use tempfile::TempDir;
 
 use crate::interpreter::{compare, is_version};
 use crate::namespace::UserNamespace;
@@ -59,38 +56,4 @@ fn personal(variable: &str, below_home: &str) -> Option<PathBuf> {
     let named = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_dir());
     named.or_else(|| Some(home()?.join(below_home))).map(|path| path.join("qus"))
-}
-
-/// A folder of its own for a moment, which only this user may enter. With `executable` it is on a file system that lets
-/// programs run: `/tmp` is mounted `noexec` on hardened hosts. The error says what is wrong with each place.
-pub fn temporary(executable: bool) -> Result<TempDir, String> {
-    let places = [env::temp_dir(), "/run".into(), "/dev/shm".into(), "/var/tmp".into(), ".".into()];
-    temporary_in(&places, executable)
-}
-
-/// A [temporary] folder for some small programs, in memory unless `TMPDIR` says otherwise: on a disk, making and removing
-/// a folder takes longer than executing what lies in it.
-pub fn for_probes() -> Result<TempDir, String> {
-    let named = env::var_os("TMPDIR").map(PathBuf::from);
-    let places = ["/dev/shm", "/run", "/tmp", "/var/tmp", "."].map(PathBuf::from);
-    temporary_in(&named.into_iter().chain(places).collect::<Vec<_>>(), true)
-}
-
-fn temporary_in(places: &[PathBuf], executable: bool) -> Result<TempDir, String> {
-    let mut reasons = Vec::new();
-    for place in places {
-        let noexec = executable
-            && statvfs(place).is_ok_and(|filesystem| filesystem.flags().contains(FsFlags::ST_NOEXEC));
-        let made = if noexec {
-            Err("noexec".to_owned())
-        } else {
-            let made = tempfile::Builder::new().prefix("qus-").tempdir_in(place);
-            made.map_err(|error| error.to_string())
-        };
-        match made {
-            Ok(folder) => return Ok(folder),
-            Err(reason) => reasons.push(format!("{}: {reason}", place.display())),
-        }
-    }
-    Err(reasons.join("; "))
 }

@@ -15,11 +15,10 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Serialize;
-use tempfile::TempDir;
 use thiserror::Error;
 
-use crate::folders;
 use crate::system::file_id::FileId;
+use crate::system::temp_dir::TempDir;
 
 /// First part of the path of every interpreter in memory.
 const PREFIX: &str = "memory";
@@ -108,7 +107,7 @@ impl Memory {
     /// Makes a directory of its own the working directory of this process, until it is dropped.
     pub fn enter() -> Result<Self, MemoryError> {
         let nowhere = |reasons: String| failed("find a place for")(io::Error::other(reasons));
-        let directory = folders::temporary(false).map_err(nowhere)?;
+        let directory = TempDir::create(false).map_err(nowhere)?;
         let before = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         std::env::set_current_dir(directory.path()).map_err(failed("find a place for"))?;
         Ok(Self { directory, before, files: Vec::new() })

@@ -25,6 +25,7 @@ use crate::interpreter::Interpreter;
 use crate::memory::is_in_memory;
 use crate::own_file::{self, OwnFileError};
 use crate::problem::Problem;
+use crate::system::temp_dir::TempDir;
 
 /// Where the files are.
 pub const FOLDER: &str = "/etc/binfmt.d";
@@ -170,7 +171,7 @@ fn leads_to(link: &Path, target: &Path) -> io::Result<bool> {
 /// Imports what binfmt-support does not know yet.
 fn import(sets: &[Set]) -> Result<(), Problem> {
     let folder =
-        folders::temporary(false).map_err(|reasons| Problem::new(format!("no place to write: {reasons}")))?;
+        TempDir::create(false).map_err(|reasons| Problem::new(format!("no place to write: {reasons}")))?;
     for file in export::files(Format::BinfmtSupport, sets)? {
         let path = folder.path().join(&file.name);
         fs::write(&path, &file.text).map_err(|error| io_problem("write", &path, &error))?;

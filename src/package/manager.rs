@@ -9,10 +9,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use tempfile::TempDir;
 use thiserror::Error;
 
 use super::{FromPackage, Package, PackageError, Progress, Selection};
+use crate::system::temp_dir::TempDir;
 
 /// Folders below the private one: zypper has one for a repository and one in it for an architecture.
 const DEPTH: usize = 3;
@@ -151,7 +151,8 @@ impl Manager {
                 break;
             }
             progress.message(&format!("downloading {name}"));
-            let folder = tempfile::tempdir().map_err(|error| ManagerError::Io(self.program, error))?;
+            let folder = TempDir::create(false)
+                .map_err(|reasons| ManagerError::Io(self.program, std::io::Error::other(reasons)))?;
             let output = self.download(&folder, &name)?;
             // What a failed check turned down may be left behind.
             let files = if output.status.success() { packages(folder.path()) } else { Vec::new() };

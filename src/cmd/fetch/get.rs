@@ -19,6 +19,7 @@ use crate::package::{
 };
 use crate::problem::Problem;
 use crate::provenance::{Origin, Provenance};
+use crate::system::temp_dir::TempDir;
 
 /// What is to be fetched.
 pub(in crate::cmd) struct Order<'a> {
@@ -276,7 +277,8 @@ fn from_apt(wanted: &mut Wanted, dest: &Path, bar: &Bar) -> Result<Vec<Part>, Pr
     let cache = if let Some(folder) = folders::cache() {
         folder
     } else {
-        temporary = tempfile::tempdir().map_err(|error| chain(&error))?;
+        temporary = TempDir::create(false)
+            .map_err(|reasons| Problem::new(format!("cannot make a temporary directory: {reasons}")))?;
         temporary.path().to_owned()
     };
     let apt = Apt::new(cache.join("apt"));

@@ -1,0 +1,225 @@
+//! Temporary directories that carry their owner: the next process removes those of a killed one.
+
+use std::env;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::geteuid;
+
+use crate::system::file_id::FileId;
+
+/// Beginning of the names of temporary directories. Version 0.1.0 used `qus-` and held no lock.
+const PREFIX: &str = "qus-tmp-";
+/// Number of letters and digits after the prefix.
+const RANDOM: usize = 8;
+
+/// A temporary directory, removed with its content when the value is dropped.
+///
+/// The process holds a lock on it (`flock(2)`), which the kernel releases however the process ends.
+#[derive(Debug)]
+pub struct TempDir {
+    path: PathBuf,
+    /// Holds the lock. It closes at exec, so that no other program keeps the lock.
+    directory: File,
+}
+
+impl TempDir {
+    /// Creates a directory with `mode` in `parent`, after [`sweep`] removed stale ones there.
+    pub fn create_in(parent: &Path, mode: u32) -> io::Result<Self> {
+        let parent = std::path::absolute(parent)?;
+        sweep(&parent);
+        loop {
+            let mut builder = tempfile::Builder::new();
+            let created = builder
+                .prefix(PREFIX)
+                .rand_bytes(RANDOM)
+                .make_in(&parent, |path| fs::DirBuilder::new().mode(0o700).create(path));
+            let path = created.map_err(|error| without_path(&error))?.into_temp_path().keep()?;
+            // Another process may take it for a stale one, and remove it, before it is locked.
+            let directory = match open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
+            if lock(&directory) && is_at(&directory, &path) {
+                // The mode at creation is subject to the umask.
+                directory.set_permissions(Permissions::from_mode(mode))?;
+                return Ok(Self { path, directory });
+            }
+        }
+    }
+
+    /// Creates a directory for data that only this user may read, in the first of several places where that works. With
+    /// `executable` its file system must let programs run: `/tmp` is mounted `noexec` on hardened hosts.
+    ///
+    /// # Errors
+    /// Each place, with the reason why it does not serve.
+    pub fn create(executable: bool) -> Result<Self, String> {
+        let mut reasons = Vec::new();
+        for parent in [env::temp_dir(), "/run".into(), "/dev/shm".into(), "/var/tmp".into(), ".".into()] {
+            let is_noexec = statvfs(&parent).is_ok_and(|found| found.flags().contains(FsFlags::ST_NOEXEC));
+            let reason = if executable && is_noexec {
+                "noexec".to_owned()
+            } else {
+                match Self::create_in(&parent, 0o700) {
+                    Ok(directory) => return Ok(directory),
+                    Err(error) => error.to_string(),
+                }
+            };
+            reasons.push(format!("{}: {reason}", parent.display()));
+        }
+        Err(reasons.join("; "))
+    }
+
+    /// Path of the directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        remove(&self.path, &self.directory);
+    }
+}
+
+/// Removes this user's temporary directories in `parent` that no process holds. Errors are ignored: another process may
+/// remove the same ones.
+pub fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let random = name.as_bytes().strip_prefix(PREFIX.as_bytes());
+        if random.is_some_and(|random| random.len() == RANDOM && random.iter().all(u8::is_ascii_alphanumeric))
+        {
+            remove_stale(&entry.path());
+        }
+    }
+}
+
+fn remove_stale(path: &Path) {
+    let Ok(directory) = open(path) else { return };
+    let is_ours = directory.metadata().is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
+    if is_ours && lock(&directory) && is_at(&directory, path) {
+        remove(path, &directory);
+    }
+}
+
+/// Opens a directory; a symbolic link in its place is an error.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(path)
+}
+
+/// Locks a directory; false if another process holds it. A file system without locks keeps stale directories.
+fn lock(directory: &File) -> bool {
+    match directory.try_lock() {
+        Err(fs::TryLockError::WouldBlock) => false,
+        Ok(()) | Err(fs::TryLockError::Error(_)) => true,
+    }
+}
+
+/// Compares a directory with the one that its path leads to now.
+fn is_at(directory: &File, path: &Path) -> bool {
+    let held = directory.metadata().map(|metadata| FileId::of(&metadata));
+    let named = fs::symlink_metadata(path).map(|metadata| FileId::of(&metadata));
+    matches!((held, named), (Ok(held), Ok(named)) if held == named)
+}
+
+/// Removes the content through the open directory, whatever its path leads to now, and then the empty directory.
+fn remove(path: &Path, directory: &File) {
+    let opened = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+    for entry in fs::read_dir(&opened).into_iter().flatten().flatten() {
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let _ = if is_directory { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+    }
+    let _ = fs::remove_dir(path);
+}
+
+/// An error of `tempfile`, whose text repeats the path.
+fn without_path(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn names(parent: &Path) -> Vec<String> {
+        let entries = fs::read_dir(parent).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_directory_goes_with_its_content() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = TempDir::create_in(parent.path(), 0o755).unwrap();
+        assert_eq!(fs::metadata(directory.path()).unwrap().mode() & 0o7777, 0o755);
+        fs::create_dir(directory.path().join("below")).unwrap();
+        fs::write(directory.path().join("below/file"), "x").unwrap();
+        symlink("/", directory.path().join("link")).unwrap();
+        drop(directory);
+        assert!(names(parent.path()).is_empty());
+    }
+
+    #[test]
+    fn only_stale_directories_are_swept() {
+        let parent = tempfile::tempdir().unwrap();
+        let held = TempDir::create_in(parent.path(), 0o700).unwrap();
+        let place = |name: &str| parent.path().join(name);
+        for name in ["qus-tmp-aB345678", "qus-tmp-short", "qus-tmp-a.345678", "qus-aB3456"] {
+            fs::create_dir(place(name)).unwrap();
+        }
+        fs::write(place("qus-tmp-aB345678/probe"), "x").unwrap();
+        fs::write(place("qus-tmp-ordinary"), "a file").unwrap();
+        symlink("qus-aB3456", place("qus-tmp-linked00")).unwrap();
+        fs::write(place("qus-aB3456/kept"), "x").unwrap();
+        let second = TempDir::create_in(parent.path(), 0o700).unwrap();
+        assert!(held.path().exists() && second.path().exists());
+        drop((held, second));
+        let left =
+            ["qus-aB3456", "qus-tmp-a.345678", "qus-tmp-linked00", "qus-tmp-ordinary", "qus-tmp-short"];
+        assert_eq!(names(parent.path()), left);
+        assert!(place("qus-aB3456/kept").exists());
+    }
+
+    #[test]
+    fn a_directory_that_was_exchanged_is_left() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = TempDir::create_in(parent.path(), 0o700).unwrap();
+        let path = directory.path().to_owned();
+        fs::write(path.join("own"), "x").unwrap();
+        fs::rename(&path, parent.path().join("moved")).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("other"), "x").unwrap();
+        drop(directory);
+        assert!(path.join("other").exists());
+        assert_eq!(names(&parent.path().join("moved")).len(), 0);
+    }
+
+    #[test]
+    fn many_processes_at_once_do_not_remove_each_others() {
+        let parent = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let directory = TempDir::create_in(parent.path(), 0o700).unwrap();
+                        fs::write(directory.path().join("file"), "x").unwrap();
+                        assert!(directory.path().join("file").exists());
+                    }
+                });
+            }
+        });
+        assert!(names(parent.path()).is_empty());
+    }
+}
