@@ -17,7 +17,7 @@ use nix::fcntl::OFlag;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use thiserror::Error;
 
-pub use version::{WantedVersion, compare, is_version, version_in};
+pub use version::{WantedVersion, compare, is_version, version_in, versions_of};
 
 use crate::arch::Arch;
 use crate::base::shell::shell_word;

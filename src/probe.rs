@@ -3,19 +3,23 @@
 //! A probe ends with the first byte of its `argv[0]` as exit status. It is started as `*`, so 42 says that `argv[0]`
 //! arrived, and 47 (`/`) that the kernel put the path there, as it does without the flag `P` (K58).
 //!
-//! [`image`] builds one, [`run`] executes a batch in a helper process (which goes into an empty root directory after the
-//! host's own, because that is what a container sees), and [`judge`] reads what came of it.
+//! [`image`] builds one, [`run`] executes a batch in two helper processes (in the host's root directory and in an empty
+//! one, as a container has it), and [`judge`] reads the outcomes.
 
+mod execution;
+mod helper;
 mod image;
 mod launch;
-mod runner;
 mod verdict;
 
+pub use helper::{HELPER, serve};
 pub use image::{Variant, image};
 pub use launch::{ProbeError, run, runs_natively};
-pub use runner::{HELPER, serve};
 pub use verdict::{Expected, Failure, Proof, judge, judge_all};
 
+use std::fmt;
+
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::arch::Arch;
@@ -59,13 +63,13 @@ impl Subject {
     }
 }
 
-/// What became of one execution.
+/// Outcome of one execution.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// How it ended.
     pub end: End,
-    /// Which file the kernel started: the interpreter that took the probe, or the probe itself. `None` where that could
-    /// not be seen.
+    /// File that the kernel started: the interpreter that took the probe, or the probe itself. `None` where that could not
+    /// be seen.
     pub started: Option<FileId>,
     /// The first bytes of what it printed; an emulator that gives up says why.
     pub said: String,
@@ -82,6 +86,19 @@ pub enum End {
     NotStarted(i32),
     /// It was still running when time was up.
     TimedOut,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Exited(status) => write!(formatter, "ended with status {status}"),
+            Self::Killed(signal) => write!(formatter, "was killed by signal {signal}"),
+            Self::NotStarted(errno) => {
+                write!(formatter, "cannot be started: {}", Errno::from_raw(errno).desc())
+            }
+            Self::TimedOut => formatter.write_str("did not end in time"),
+        }
+    }
 }
 
 /// What became of a probe.

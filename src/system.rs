@@ -2,4 +2,6 @@
 
 pub mod dir;
 pub mod file_id;
+pub mod rights;
 pub mod signals;
+pub mod temp_dir;

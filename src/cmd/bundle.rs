@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
-use tempfile::TempDir;
 
 use super::fetch::{self, Order};
 use super::{is_of, own_head};
@@ -16,12 +15,12 @@ use crate::bundle::{self, Content};
 use crate::cli::{Bundle, Common, named};
 use crate::draft;
 use crate::folders;
-use crate::interpreter::{Interpreter, default_places, search};
+use crate::interpreter::{Interpreter, default_places, search, versions_of};
 use crate::output::{Output, Status, path_text};
 use crate::package::{Package, Selection};
-use crate::probe;
 use crate::problem::Problem;
 use crate::system::dir::{Held, folder_of};
+use crate::system::temp_dir::TempDir;
 
 /// Licence texts that Debian's packages of QEMU install.
 const LICENCES: [&str; 2] =
@@ -43,13 +42,13 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
     let arches = named(&args.arches);
     let gathered = gather(args, arches.as_deref(), common.quiet)?;
     let interpreters = &gathered.interpreters;
-    let paths: Vec<&Path> = interpreters.iter().map(|(_, interpreter)| interpreter.path.as_path()).collect();
-    let (_, versions) = probe::run(&[], &paths).map_err(|error| Problem::new(error.to_string()))?;
+    let versions = versions_of(interpreters.iter().map(|(_, interpreter)| interpreter.path.as_path()));
     let mut contents = Vec::new();
-    for ((arch, interpreter), version) in interpreters.iter().zip(versions) {
+    for (arch, interpreter) in interpreters {
         let path = path_text(&interpreter.path);
-        let version = version
-            .ok_or_else(|| Problem::new(format!("{path} does not tell its version: it is none of QEMU's")))?;
+        let version = versions.get(&interpreter.path).cloned().ok_or_else(|| {
+            Problem::new(format!("{path} has no version of QEMU in it: it is not one of QEMU's emulators"))
+        })?;
         let bytes =
             interpreter.read().map_err(|error| Problem::new(format!("cannot read {path}: {error}")))?;
         contents.push(Content { name: format!("qemu-{}-static", arch.name), version: Some(version), bytes });
@@ -79,7 +78,7 @@ struct Gathered {
 fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Result<Gathered, Problem> {
     let mut folder = None;
     let places = if let Some(source) = &args.from {
-        let temporary = folders::temporary(true).map_err(Problem::new)?;
+        let temporary = TempDir::create(true).map_err(Problem::new)?;
         let order = Order {
             arches: arches.map(<[_]>::to_vec),
             from: Some(source),
@@ -124,7 +123,7 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
 /// The licence text that the source carries, or that the distribution has installed with its interpreters.
 fn licence(source: Option<&Path>) -> Option<Vec<u8>> {
     let Some(source) = source else { return LICENCES.iter().find_map(|path| fs::read(path).ok()) };
-    let folder = folders::temporary(false).ok()?;
+    let folder = TempDir::create(false).ok()?;
     let mut text = LicenceText { done: false };
     let extraction = Package::open(source).ok()?.extract(&mut text, folder.path(), &()).ok()?;
     fs::read(&extraction.placed.first()?.path).ok()

@@ -12,6 +12,7 @@ use super::{open_instance, plain, tell_scope, version_path};
 use crate::arch::Arch;
 use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::cli::{Common, Verify, named};
+use crate::interpreter::versions_of;
 use crate::memory;
 use crate::namespace::Scope;
 use crate::output::{Output, Status, columns, escape, path_text};
@@ -64,23 +65,17 @@ pub(super) fn health(handlers: &[Handler], enabled: bool) -> Result<BTreeMap<Han
         .collect();
     let mut subjects: Vec<Subject> = judged.iter().filter_map(|(_, subject)| *subject).collect();
     subjects.dedup();
-    let mut interpreters: Vec<&Path> =
-        judged.iter().filter_map(|(handler, _)| version_path(handler)).collect();
-    interpreters.sort_unstable();
-    interpreters.dedup();
-    let (trials, versions) =
-        probe::run(&subjects, &interpreters).map_err(|error| Problem::new(error.to_string()))?;
+    let versions = versions_of(judged.iter().filter_map(|(handler, _)| version_path(handler)));
+    let trials = probe::run(&subjects).map_err(|error| Problem::new(error.to_string()))?;
     let mut health = BTreeMap::new();
     for (handler, subject) in &judged {
         let trial =
             subject.and_then(|subject| trials.get(subjects.iter().position(|other| *other == subject)?));
         let path = handler.entry.interpreter.as_deref();
-        let version =
-            interpreters.iter().position(|other| Some(*other) == path).and_then(|at| versions.get(at));
+        let version = path.and_then(|path| versions.get(path)).cloned();
         let judged = judge_handler(handler, subject.zip(trial), handlers, enabled);
         let told = path.and_then(memory::told).map(|told| told.version);
-        health
-            .insert(handler.name.clone(), Health { version: version.cloned().flatten().or(told), ..judged });
+        health.insert(handler.name.clone(), Health { version: version.or(told), ..judged });
     }
     Ok(health)
 }
@@ -194,7 +189,7 @@ fn without_handler(arches: &[&'static Arch]) -> Result<Vec<Item>, Problem> {
         return Ok(Vec::new());
     }
     let subjects: Vec<Subject> = arches.iter().filter_map(|arch| Subject::all_of(arch).next()).collect();
-    let (trials, _) = probe::run(&subjects, &[]).map_err(|error| Problem::new(error.to_string()))?;
+    let trials = probe::run(&subjects).map_err(|error| Problem::new(error.to_string()))?;
     let items = arches.iter().zip(trials).map(|(arch, trial)| {
         let native = trial.host.end == End::Exited(STATUS_ARGV0);
         let reason = format!("no handler takes its programs; cure: sudo qus register {}", arch.name);

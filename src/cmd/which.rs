@@ -22,7 +22,7 @@ use crate::binfmt::Handler;
 use crate::cli::{Common, Which};
 use crate::elf::same_machine;
 use crate::file::{Candidate, Elf, Kind};
-use crate::interpreter::is_qemu;
+use crate::interpreter::{is_qemu, versions_of};
 use crate::kernel::{Instance, OpenError};
 use crate::output::{Output, Status};
 use crate::prediction::{End, Step, Table};
@@ -152,13 +152,11 @@ fn know(names: &Names<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known,
     }
     let mut subjects: Vec<Subject> = subjects.into_iter().collect();
     subjects.sort_by_key(|subject| (subject.arch.name, subject.machine, subject.variant));
-    let interpreters: Vec<&Path> = interpreters.iter().map(PathBuf::as_path).collect();
-    let (trials, versions) = probe::run(&subjects, &interpreters)
+    let versions = versions_of(interpreters.iter().map(PathBuf::as_path));
+    let trials = probe::run(&subjects)
         .map_err(|error| Problem::new(error.to_string()).cure("qus which --no-verify …"))?;
-    let paths = interpreters.iter().map(|path| path.to_path_buf());
-    let versions = paths.zip(versions).filter_map(|(path, version)| Some((path, version?)));
     let trials = subjects.into_iter().zip(trials).collect();
-    Ok(Known { trials, versions: versions.collect(), ..Known::default() })
+    Ok(Known { trials, versions, ..Known::default() })
 }
 
 /// What this host runs itself, found out once for each architecture that is asked about (U4).

@@ -1,19 +1,32 @@
 //! The version of an emulator of QEMU's, as its file has it: without starting what was just downloaded.
 
 use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use memchr::memmem::Finder;
 
-use super::{WHOLE_MAX, open_ordinary};
+use super::{WHOLE_MAX, emulated_by, file_name, open_ordinary};
+use crate::base::parallel;
 
 /// Bytes of a file that are looked at together.
 const CHUNK: usize = 256 << 10;
 /// Bytes of a version: `10.0.0-rc1`.
 const LONGEST: usize = 32;
+
+/// Versions of those of the files at `paths` that are called like QEMU's emulators and carry one.
+///
+/// A version is read from the bytes of a file, which is never executed: its path may lead to another user's program.
+#[must_use]
+pub fn versions_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> BTreeMap<PathBuf, String> {
+    let paths: Vec<&Path> = paths.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+    let versions = parallel::map(&paths, |path| version_in(path, emulated_by(file_name(path))?.name));
+    let named = paths.into_iter().zip(versions);
+    named.filter_map(|(path, version)| Some((path.to_owned(), version?))).collect()
+}
 
 /// The version that the file at `path` would answer to `--version`.
 ///

@@ -1,131 +1,189 @@
-//! Starting probes: in a helper process, or right here where nothing but an execution is asked for.
+//! Starting probes in helper processes.
 
+use std::env;
 use std::io::{Read, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 
-use tempfile::TempDir;
 use thiserror::Error;
 
-use super::runner::{HELPER, Report, Session};
-use super::{End, STATUS_ARGV0, Subject, Trial};
+use super::helper::{HELPER, Report, Root, Session, write_probes};
+use super::{End, Outcome, STATUS_ARGV0, Subject, Trial};
 use crate::arch::Arch;
 use crate::binfmt::Handler;
-use crate::folders;
+use crate::system::temp_dir::TempDir;
 
-/// Why nothing was executed.
+/// Largest report of a helper, in bytes.
+const REPORT_MAX: u64 = 16 << 20;
+/// Directories for probes, after `$TMPDIR`: in memory first, as making and removing a directory on a disk takes longer
+/// than executing its programs.
+const DIRECTORIES: [&str; 5] = ["/dev/shm", "/run", "/tmp", "/var/tmp", "."];
+
+/// A failure to execute probes. It says nothing about a handler.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ProbeError {
-    /// No directory for temporary files lets programs run.
-    #[error("cannot run probes: none of the directories for temporary files lets programs run ({0})")]
-    NoPlace(String),
-    /// The helper process could not be started or spoken to.
-    #[error("cannot run probes: {0}")]
+    /// No directory lets programs run; each with its reason.
+    #[error("cannot run probes: no directory for temporary files lets programs run ({0})")]
+    NoDirectory(String),
+    /// A helper process could not be started or spoken to.
+    #[error("cannot run probes: cannot start a process: {0}")]
     Helper(#[from] std::io::Error),
-    /// The helper process gave up.
+    /// A helper process failed.
     #[error("cannot run probes: {0}")]
     Failed(String),
+    /// The host's probe of an architecture ended in a way that answers nothing.
+    #[error("cannot find out whether this host runs {arch} programs natively: their probe {end}")]
+    Undecided {
+        /// The architecture.
+        arch: &'static str,
+        /// End of the probe.
+        end: String,
+    },
 }
 
-/// Executes the probe of each subject, in the root directory of this process and in an empty one, and asks each of
-/// `versions` for its version. Results are in the order of the arguments; a version that cannot be had is `None`.
-pub fn run(
-    subjects: &[Subject],
-    versions: &[&Path],
-) -> Result<(Vec<Trial>, Vec<Option<String>>), ProbeError> {
-    let report = in_helper(Session {
-        directory: PathBuf::new(),
-        without_handlers: false,
-        empty_root: true,
-        see: true,
-        images: subjects.iter().map(|subject| subject.image()).collect(),
-        versions: versions.iter().map(|path| path.to_path_buf()).collect(),
-    })?;
-    Ok((report.trials, report.versions.iter().map(|said| version_in(said)).collect()))
-}
-
-/// The kernel itself, asked by execution: whether it runs the programs of `arch` with no handler in the way (U4).
+/// Executes the probe of each subject, in the root directory of this process and in an empty one. Results are in the order
+/// of the subjects.
 ///
-/// Where one of `handlers` would take the probe, a fresh instance is made to ask in; the error says why that was not
-/// possible.
+/// Whoever calls it, probes run without rights: see [`crate::system::rights::give_up_all`].
+pub fn run(subjects: &[Subject]) -> Result<Vec<Trial>, ProbeError> {
+    if subjects.is_empty() {
+        return Ok(Vec::new());
+    }
+    let images: Vec<Vec<u8>> = subjects.iter().map(|subject| subject.image()).collect();
+    in_directory(&images, |session| {
+        let empty_root = Helper::start(&Session { root: Root::Empty, ..session.clone() })?;
+        let host = match Helper::start(session)?.report()? {
+            Report::Executed(outcomes) => outcomes,
+            Report::DirectoryUnusable(reason) => return Ok(Err(reason)),
+            Report::RootNotEntered => {
+                return Err(ProbeError::Failed("the helper changed its root".to_owned()));
+            }
+        };
+        let again: Vec<Option<Outcome>> = match empty_root.report()? {
+            Report::Executed(outcomes) => outcomes.into_iter().map(Some).collect(),
+            Report::DirectoryUnusable(reason) => return Ok(Err(reason)),
+            Report::RootNotEntered => vec![None; host.len()],
+        };
+        if host.len() != images.len() || again.len() != images.len() {
+            return Err(ProbeError::Failed("a helper reported another number of probes".to_owned()));
+        }
+        Ok(Ok(host.into_iter().zip(again).map(|(host, empty_root)| Trial { host, empty_root }).collect()))
+    })
+}
+
+/// Asks the kernel, by execution, whether it runs the programs of `arch` without any handler.
+///
+/// Where one of `handlers` would take the probe, a fresh instance is made to ask in.
+///
+/// # Errors
+/// The answer is unknown; it is not "no".
 pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, ProbeError> {
     let Some(subject) = Subject::all_of(arch).next() else { return Ok(false) };
-    let in_the_way = subject.taker(handlers).is_some();
-    let session = Session {
-        directory: PathBuf::new(),
-        without_handlers: in_the_way,
-        empty_root: false,
-        // With no handler in the way it is the kernel; its program ends in microseconds, often before anybody can look.
-        see: false,
-        images: vec![subject.image()],
-        versions: Vec::new(),
-    };
-    let report = if in_the_way { in_helper(session) } else { in_this_process(session) }?;
-    Ok(report.trials.iter().all(|trial| trial.host.end == End::Exited(STATUS_ARGV0)))
-}
-
-/// "7.2.22" out of "qemu-arm version 7.2.22 (Debian …)\nCopyright …".
-fn version_in(said: &str) -> Option<String> {
-    let (_, rest) = said.lines().next()?.split_once(" version ")?;
-    let version = rest.split_whitespace().next()?.trim_end_matches(',');
-    (!version.is_empty() && version.len() <= 40).then(|| version.escape_default().to_string())
-}
-
-fn in_this_process(mut session: Session) -> Result<Report, ProbeError> {
-    let directory = executable_directory()?;
-    session.directory.push(directory.path());
-    session.run().map_err(ProbeError::Failed)
-}
-
-fn in_helper(mut session: Session) -> Result<Report, ProbeError> {
-    let directory = executable_directory()?;
-    session.directory.push(directory.path());
-    let request = serde_json::to_vec(&session).map_err(std::io::Error::from)?;
-    let mut helper = Command::new("/proc/self/exe")
-        .arg(HELPER)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    // A helper that ends early says why on its standard error.
-    let sent = helper.stdin.take().map_or(Ok(()), |mut input| input.write_all(&request));
-    // Not `wait_with_output`, which panics where a pipe cannot be read. One pipe after the other is enough: the reason fits
-    // into one.
-    let (mut report, mut reason) = (Vec::new(), Vec::new());
-    let read = read_all(helper.stdout.take(), &mut report).and(read_all(helper.stderr.take(), &mut reason));
-    if read.is_err() {
-        let _it_ends_by_itself = helper.kill();
+    let root = if subject.taker(handlers).is_some() { Root::WithoutHandlers } else { Root::Host };
+    let outcomes = in_directory(&[subject.image()], |session| {
+        match Helper::start(&Session { root, ..session.clone() })?.report()? {
+            Report::Executed(outcomes) => Ok(Ok(outcomes)),
+            Report::DirectoryUnusable(reason) => Ok(Err(reason)),
+            Report::RootNotEntered => Err(ProbeError::Failed("the helper changed its root".to_owned())),
+        }
+    })?;
+    match outcomes.first().map(|outcome| outcome.end) {
+        Some(End::Exited(STATUS_ARGV0)) => Ok(true),
+        Some(End::NotStarted(errno)) if errno == nix::libc::ENOEXEC => Ok(false),
+        end => Err(ProbeError::Undecided {
+            arch: arch.name,
+            end: end.map_or_else(|| "was not executed".to_owned(), |end| end.to_string()),
+        }),
     }
-    let status = helper.wait()?;
-    read?;
-    if !status.success() {
-        let reason = String::from_utf8_lossy(&reason).trim().to_owned();
-        return Err(ProbeError::Failed(if reason.is_empty() { status.to_string() } else { reason }));
+}
+
+/// Writes probes into the first directory where `execute` finds that programs run; its inner error is the reason why they
+/// do not.
+fn in_directory<T>(
+    images: &[Vec<u8>],
+    mut execute: impl FnMut(&Session) -> Result<Result<T, String>, ProbeError>,
+) -> Result<T, ProbeError> {
+    let canary = own_arch().and_then(|arch| Subject::all_of(arch).next()).map(Subject::image);
+    let mut reasons = Vec::new();
+    let named = env::var_os("TMPDIR").map(PathBuf::from);
+    for parent in named.into_iter().chain(DIRECTORIES.map(PathBuf::from)) {
+        // Probes run as a user who must be able to enter it.
+        let prepared = TempDir::create_in(&parent, 0o755).and_then(|directory| {
+            write_probes(directory.path(), images, canary.as_deref())?;
+            Ok(directory)
+        });
+        let reason = match prepared {
+            Err(error) => error.to_string(),
+            Ok(directory) => {
+                let session = Session {
+                    directory: directory.path().into(),
+                    root: Root::Host,
+                    count: images.len(),
+                    has_canary: canary.is_some(),
+                };
+                match execute(&session)? {
+                    Ok(done) => return Ok(done),
+                    Err(reason) => reason,
+                }
+            }
+        };
+        reasons.push(format!("{}: {reason}", parent.display()));
     }
-    sent?;
-    serde_json::from_slice(&report).map_err(|error| ProbeError::Failed(error.to_string()))
+    Err(ProbeError::NoDirectory(reasons.join("; ")))
+}
+
+/// Architecture of this executable, which is one that the host runs.
+fn own_arch() -> Option<&'static Arch> {
+    let mut header = vec![0; crate::binfmt::HEAD];
+    std::fs::File::open("/proc/self/exe").and_then(|mut file| file.read_exact(&mut header)).ok()?;
+    Arch::of_head(&header)
+}
+
+/// A helper process that works. One that is dropped is killed.
+struct Helper {
+    process: Child,
+}
+
+impl Helper {
+    fn start(session: &Session) -> Result<Self, ProbeError> {
+        let request = serde_json::to_vec(session).map_err(std::io::Error::from)?;
+        let mut process = Command::new("/proc/self/exe")
+            .arg(HELPER)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        // A helper that ends early gives its reason on standard error, so a failure to write is not reported here.
+        let _reason_follows = process.stdin.take().map_or(Ok(()), |mut input| input.write_all(&request));
+        Ok(Self { process })
+    }
+
+    fn report(mut self) -> Result<Report, ProbeError> {
+        // Not `wait_with_output`, which panics where a pipe cannot be read. Reading one pipe after the other is enough: the
+        // reason fits into a pipe.
+        let (mut report, mut reason) = (Vec::new(), Vec::new());
+        read_all(self.process.stdout.take(), &mut report)
+            .and(read_all(self.process.stderr.take(), &mut reason))?;
+        let status = self.process.wait()?;
+        if !status.success() {
+            let reason = String::from_utf8_lossy(&reason).trim().to_owned();
+            return Err(ProbeError::Failed(if reason.is_empty() { status.to_string() } else { reason }));
+        }
+        serde_json::from_slice(&report)
+            .map_err(|error| ProbeError::Failed(format!("cannot read the report of a helper: {error}")))
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // Both fail for a process that was waited for.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 fn read_all(pipe: Option<impl Read>, content: &mut Vec<u8>) -> std::io::Result<()> {
-    pipe.map_or(Ok(0), |mut pipe| pipe.read_to_end(content)).map(|_| ())
-}
-
-/// Where probes are put.
-fn executable_directory() -> Result<TempDir, ProbeError> {
-    folders::for_probes().map_err(ProbeError::NoPlace)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn version_is_what_follows_the_word() {
-        let said = "qemu-arm version 7.2.22 (Debian 1:7.2+dfsg-7)\nCopyright (c) 2003";
-        assert_eq!(version_in(said).as_deref(), Some("7.2.22"));
-        assert_eq!(version_in("qemu-arm version 10.0.2\n").as_deref(), Some("10.0.2"));
-        assert_eq!(version_in("usage: foo"), None);
-        assert_eq!(version_in(""), None);
-    }
+    // A helper runs as a user who may be able to write a report of any size.
+    pipe.map_or(Ok(0), |pipe| pipe.take(REPORT_MAX).read_to_end(content)).map(|_| ())
 }

@@ -104,22 +104,24 @@ pub fn judge(trial: &Trial, expected: &Expected<'_>) -> Result<Proof, Failure> {
     }
 }
 
-/// Whether `argv[0]` arrived, of an execution that went well.
+/// Judges one execution: whether `argv[0]` arrived, or the failure.
 fn judge_outcome(outcome: &Outcome, expected: &Expected<'_>) -> Result<bool, Failure> {
     let said = first_line(&outcome.said);
-    let other = |one: FileId| expected.interpreter.is_some_and(|two| one != two);
-    let shadowed = outcome.started.is_some_and(other);
+    // Which file was started is unknown where it could not be seen: that is no other handler.
+    let is_expected = outcome.started.zip(expected.interpreter).map(|(started, own)| started == own);
     let failure = match outcome.end {
+        End::TimedOut => return Err(Failure::TimedOut),
         End::NotStarted(errno) if errno == Errno::ENOEXEC as i32 => Failure::NotTaken,
         End::NotStarted(errno) => Failure::NotStarted(reason(Errno::from_raw(errno))),
-        End::TimedOut => Failure::TimedOut,
         End::Killed(signal) => Failure::Crashed { signal, said },
-        End::Exited(STATUS_ARGV0) if !shadowed => return Ok(true),
-        End::Exited(STATUS_PATH) if !shadowed && !expected.preserve_argv0 => return Ok(false),
+        End::Exited(STATUS_ARGV0) if is_expected != Some(false) => return Ok(true),
+        End::Exited(STATUS_PATH) if is_expected != Some(false) && !expected.preserve_argv0 => {
+            return Ok(false);
+        }
         End::Exited(STATUS_PATH) => Failure::Shifted,
         End::Exited(status) => Failure::WrongStatus { status, said },
     };
-    if shadowed || expected.in_front.is_some() {
+    if is_expected == Some(false) || is_expected.is_none() && expected.in_front.is_some() {
         return Err(Failure::Shadowed(expected.in_front.map(str::to_owned)));
     }
     Err(failure)
@@ -209,10 +211,27 @@ mod tests {
             (End::Exited(47), None, Failure::Shifted),
             (End::Exited(1), None, Failure::WrongStatus { status: 1, said: String::new() }),
             (End::TimedOut, None, Failure::TimedOut),
+            (End::Exited(42), Some(End::TimedOut), Failure::TimedOut),
         ];
         for (host, empty_root, failure) in cases {
             assert_eq!(verdict(host, empty_root, true, OURS), Err(failure));
         }
         assert_eq!(verdict(End::Exited(42), None, true, OTHER), Err(Failure::Shadowed(None)));
+        // A time-out is one, whichever file was started.
+        assert_eq!(verdict(End::TimedOut, None, true, OTHER), Err(Failure::TimedOut));
+    }
+
+    #[test]
+    fn a_file_that_was_not_seen_is_not_another_handler() {
+        let judge = |end: End, in_front: Option<&str>| {
+            let trial = Trial { host: Outcome { end, started: None, said: String::new() }, empty_root: None };
+            judge(&trial, &Expected { preserve_argv0: true, interpreter: Some(OURS), in_front })
+        };
+        assert!(judge(End::Exited(42), None).is_ok());
+        assert!(judge(End::Exited(42), Some("box")).is_ok());
+        assert_eq!(judge(End::TimedOut, Some("box")), Err(Failure::TimedOut));
+        let crashed = Failure::Crashed { signal: 11, said: String::new() };
+        assert_eq!(judge(End::Killed(11), None), Err(crashed));
+        assert_eq!(judge(End::Killed(11), Some("box")), Err(Failure::Shadowed(Some("box".to_owned()))));
     }
 }

@@ -56,19 +56,26 @@ fn read_only(lab: &Lab) {
     umount(&lab.path("dest")).unwrap();
 }
 
-/// The folder for temporary files has no room for a probe.
+/// No directory for temporary files has room for a probe, or lets it run.
 fn probes(lab: &Lab) {
     lab.done(["register", "arm"]);
     let before = lab.entries();
     small_disk(lab, "tmp", "8k", "full");
     fs::write(lab.path("tmp/more"), vec![b' '; 8192]).unwrap_err();
+    let covered = lab.without_probe_directories();
     for words in [&["register", "s390x"][..], &["register", "--replace", "arm", "s390x"]] {
         let ran = run(lab.program(&[], words.iter().copied()).env("TMPDIR", lab.path("tmp")));
         assert_eq!(ran.status, 2, "{ran:#?}");
         assert!(ran.stderr.contains("cannot run probes: "), "{ran:#?}");
-        assert!(ran.stderr.contains("No space left on device"), "{ran:#?}");
+        assert!(ran.stderr.contains("/tmp: No space left on device"), "{ran:#?}");
+        for directory in ["/dev/shm", "/run", "/var/tmp"] {
+            let reason = format!("{directory}: cannot execute programs there: Permission denied");
+            assert!(ran.stderr.contains(&reason), "{ran:#?}");
+        }
+        assert!(ran.stderr.contains("/tmp: Read-only file system"), "{ran:#?}");
         assert_eq!(lab.entries(), before, "{ran:#?}");
     }
+    drop(covered);
     umount(&lab.path("tmp")).unwrap();
     lab.done(["register", "s390x"]);
 }

@@ -350,7 +350,11 @@ fn not_proven_again(lab: &Lab) {
         let wrapper = ["strace", "-qq", "-o", trace.to_str().unwrap(), "-e", &inject];
         let ran = run(&mut lab.program(&wrapper, words));
         assert_eq!(ran.status, 2, "{ran:#?}");
-        assert!(ran.stdout.contains("cannot run probes: Resource temporarily unavailable"), "{ran:#?}");
+        assert!(
+            ran.stdout
+                .contains("cannot run probes: cannot start a process: Resource temporarily unavailable"),
+            "{ran:#?}"
+        );
         assert_eq!(lab.entries(), before);
     }
 }

@@ -9,7 +9,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use qus::arch::Arch;
 use qus::binfmt::{Flags, HandlerName, Matcher, Rule};
 use serde_json::Value;
@@ -210,6 +210,24 @@ impl Lab {
         self.executable(name, &programs::crashing())
     }
 
+    /// Makes every directory useless in which qus puts probes, until the value is dropped: three let no program run, and
+    /// in the others nothing can be written. The files of this test stay readable and executable.
+    pub(crate) fn without_probe_directories(&self) -> CoveredDirectories {
+        let mut covered = CoveredDirectories { points: Vec::new() };
+        for point in ["/dev/shm", "/run", "/var/tmp"] {
+            mount(Some("none"), point, Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
+            covered.points.push(point.into());
+        }
+        for point in [Path::new("/tmp"), self.folder.path()] {
+            let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(Some(point), point, None::<&str>, bind, None::<&str>).unwrap();
+            covered.points.push(point.to_owned());
+            let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(None::<&str>, point, None::<&str>, read_only, None::<&str>).unwrap();
+        }
+        covered
+    }
+
     /// Registers, without qus, a handler that gives the programs of `arch` to `interpreter`, by QEMU's pattern.
     pub(crate) fn handler(&self, name: &str, arch: &str, interpreter: &Path, flags: Flags) {
         let pattern = Arch::by_target(arch).unwrap().identity.patterns().swap_remove(0);
@@ -238,6 +256,19 @@ impl Lab {
     pub(crate) fn command(&self, name: &str, word: &str) {
         let mut file = fs::OpenOptions::new().write(true).open(Path::new(INSTANCE).join(name)).unwrap();
         file.write_all(word.as_bytes()).unwrap();
+    }
+}
+
+/// Directories that a test has covered by mounts.
+pub(crate) struct CoveredDirectories {
+    points: Vec<PathBuf>,
+}
+
+impl Drop for CoveredDirectories {
+    fn drop(&mut self) {
+        for point in self.points.iter().rev() {
+            umount2(point, MntFlags::MNT_DETACH).unwrap();
+        }
     }
 }
 

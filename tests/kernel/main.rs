@@ -42,6 +42,7 @@ mod owner;
 mod peers;
 mod persist;
 mod prediction;
+mod probing;
 mod programs;
 mod proof;
 mod provenance;
@@ -126,6 +127,7 @@ fn tests() -> Vec<Test> {
         scope::TESTS,
         run::TESTS,
         proof::TESTS,
+        probing::TESTS,
         headers::TESTS,
         differential::TESTS,
         grammar::TESTS,

@@ -23,7 +23,7 @@ pub(crate) const INSTANCE: &str = "/proc/sys/fs/binfmt_misc";
 pub(crate) enum Identity {
     /// uid 0.
     Root,
-    /// uid 0, and beside it [`STRANGER`], where whoever runs the tests may give out ids: root of the host.
+    /// uid 0, and beside it [`STRANGER`] and nobody (65534), where whoever runs the tests may give out ids: root of the host.
     RootAmongOthers,
     /// uid 1000 in a namespace that has no uid 0: it may mount, and may not register (K70).
     Somebody,
@@ -99,7 +99,7 @@ impl Inside {
 
 /// Moves into a namespace with two users. Only who stays outside may map more than its own.
 fn enter_with_others() {
-    const MAP: &str = r#"read _ && for file in uid_map gid_map; do printf '0 0 1\n1000 1000 1\n' >"/proc/$PPID/$file"; done"#;
+    const MAP: &str = r#"read _ && for file in uid_map gid_map; do printf '0 0 1\n1000 1000 1\n65534 65534 1\n' >"/proc/$PPID/$file"; done"#;
     let mut mapper = Command::new("sh").args(["-ec", MAP]).stdin(Stdio::piped()).spawn().unwrap();
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).unwrap();
     mapper.stdin.take().unwrap().write_all(b"now\n").unwrap();

@@ -261,7 +261,9 @@ fn unproven(lab: &Lab) {
         fs::create_dir(lab.path("tmp")).unwrap();
         cover(lab.path("tmp").to_str().unwrap(), "size=8k", MsFlags::empty());
         fs::write(lab.path("tmp/full"), vec![b' '; 16384]).unwrap_err();
+        let covered = lab.without_probe_directories();
         let ran = run(lab.program(&[], words).env("TMPDIR", lab.path("tmp")));
+        drop(covered);
         umount(&lab.path("tmp")).unwrap();
         fs::remove_dir(lab.path("tmp")).unwrap();
         assert!(ran.status == 2 && ran.stderr.contains("cannot run probes"), "{ran:#?}");

@@ -1,6 +1,6 @@
 //! `binfmt` of tonistiigi/binfmt: `--install`, `--uninstall`, and the state as JSON.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::arch::Arch;
 use crate::cli::{ArchArg, Command, Register, Reset, Verify};
 use crate::cmd::{open_to_look, own_bundle, own_head, plain};
 use crate::folders;
-use crate::interpreter::{default_places, search};
+use crate::interpreter::{default_places, search, versions_of};
 use crate::output::{Status, escape, escape_json};
 use crate::plan;
 use crate::probe::{self, End, STATUS_ARGV0, STATUS_PATH, Subject, Trial};
@@ -265,7 +265,7 @@ fn status(speaker: &mut Speaker<'_>) -> Result<(), Stop> {
 fn states_by_execution() -> Result<Vec<(String, String)>, Problem> {
     let arches = PLATFORMS.iter().filter_map(|(name, _)| Arch::by_target(name));
     let subjects: Vec<Subject> = arches.filter_map(|arch| Subject::all_of(arch).next()).collect();
-    let (trials, _) = probe::run(&subjects, &[]).map_err(|error| Problem::new(error.to_string()))?;
+    let trials = probe::run(&subjects).map_err(|error| Problem::new(error.to_string()))?;
     let own = Arch::of_head(&own_head()?);
     let runs = |trial: &Trial| {
         [STATUS_ARGV0, STATUS_PATH].iter().any(|status| trial.host.end == End::Exited(*status))
@@ -325,11 +325,6 @@ fn first_version() -> Result<Option<String>, Problem> {
     let places = named.map_or_else(|| default_places(&folders::all_fetched()), |place| vec![place]);
     let mut one = None;
     let found = search(&places, &own_head()?, |arch, _| *one.get_or_insert(arch) == arch);
-    let paths: Vec<&Path> = found
-        .values()
-        .filter_map(|found| found.interpreter.as_ref())
-        .map(|found| found.path.as_path())
-        .collect();
-    let (_, versions) = probe::run(&[], &paths).map_err(|error| Problem::new(error.to_string()))?;
-    Ok(versions.into_iter().flatten().next())
+    let interpreters = found.values().filter_map(|found| found.interpreter.as_ref());
+    Ok(versions_of(interpreters.map(|interpreter| interpreter.path.as_path())).into_values().next())
 }

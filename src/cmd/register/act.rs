@@ -1,13 +1,11 @@
 //! The act and its proof: register, execute, then remove what is superseded; or put back what was there.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
 use super::gather::{Gathered, NO_VERIFY};
 use super::report::{Item, Outcome};
 use crate::arch::Arch;
 use crate::binfmt::{Flags, Rule};
 use crate::cmd::is_left_behind;
+use crate::interpreter::versions_of;
 use crate::kernel::{HandlerError, Instance};
 use crate::memory;
 use crate::plan::{self, Registration};
@@ -119,23 +117,17 @@ impl Act<'_> {
             return Ok(Vec::new());
         }
         let subjects: Vec<Subject> = open.iter().flat_map(|one| Subject::all_of(one.arch)).collect();
-        let paths: Vec<&Path> = open
-            .iter()
-            .filter_map(|one| self.gathered.interpreter(one.arch))
-            .filter(|interpreter| {
-                crate::interpreter::is_qemu(&interpreter.path) && interpreter.path.is_absolute()
-            })
-            .map(|interpreter| interpreter.path.as_path())
-            .collect();
-        let (trials, versions) =
-            probe::run(&subjects, &paths).map_err(|error| Problem::new(error.to_string()).cure(NO_VERIFY))?;
+        let interpreters = open.iter().filter_map(|one| self.gathered.interpreter(one.arch));
+        let paths = interpreters.map(|interpreter| interpreter.path.as_path());
+        let versions = versions_of(paths.filter(|path| path.is_absolute()));
+        let trials =
+            probe::run(&subjects).map_err(|error| Problem::new(error.to_string()).cure(NO_VERIFY))?;
         let mut trials = trials.into_iter();
-        let versions: BTreeMap<&Path, Option<String>> = paths.into_iter().zip(versions).collect();
         for one in open {
             let path = self.gathered.interpreter(one.arch).map(|interpreter| interpreter.path.as_path());
             if let Some(item) = self.items.get_mut(one.item) {
-                let asked = path.and_then(|path| versions.get(path).cloned().flatten());
-                item.version = asked.or_else(|| Some(memory::told(path?)?.version));
+                let found = path.and_then(|path| versions.get(path).cloned());
+                item.version = found.or_else(|| Some(memory::told(path?)?.version));
             }
         }
         Ok(open.iter().map(|one| trials.by_ref().take(Subject::all_of(one.arch).count()).collect()).collect())
@@ -182,7 +174,7 @@ impl Act<'_> {
     }
 
     fn prove_again(&self, arch: &'static Arch, flags: Flags) -> Result<Proof, Unproven> {
-        let (trials, _) = probe::run(&Subject::all_of(arch).collect::<Vec<_>>(), &[])
+        let trials = probe::run(&Subject::all_of(arch).collect::<Vec<_>>())
             .map_err(|error| Unproven::NotRun(Problem::new(error.to_string()).cure(NO_VERIFY)))?;
         let interpreter = self.gathered.interpreter(arch).map(|interpreter| interpreter.id);
         let preserve_argv0 = flags.contains(Flags::PRESERVE_ARGV0);

@@ -11,7 +11,7 @@ use crate::cli::{Register, named};
 use crate::cmd::fetch::{self, Order};
 use crate::cmd::{is_of, own_head, version_path};
 use crate::folders;
-use crate::interpreter::{Found, Interpreter, Unfit, WantedVersion, default_places, search};
+use crate::interpreter::{Found, Interpreter, Unfit, WantedVersion, default_places, search, versions_of};
 use crate::output::path_text;
 use crate::plan::{self, Facts};
 use crate::probe::{self, Expected, Failure, Proof, Subject, judge};
@@ -267,17 +267,14 @@ impl Gathered {
         }
         let subjects: Vec<Subject> =
             served.iter().filter_map(|(arch, _)| Subject::all_of(arch).next()).collect();
-        let paths: Vec<&Path> = served.iter().filter_map(|(_, handler)| version_path(handler)).collect();
-        let (trials, versions) =
-            probe::run(&subjects, &paths).map_err(|error| Problem::new(error.to_string()).cure(NO_VERIFY))?;
+        let trials =
+            probe::run(&subjects).map_err(|error| Problem::new(error.to_string()).cure(NO_VERIFY))?;
         for ((arch, handler), trial) in served.iter().zip(&trials) {
             let preserve_argv0 = handler.entry.flags.contains(Flags::PRESERVE_ARGV0);
             let expected = Expected { preserve_argv0, interpreter: None, in_front: None };
             self.verdicts.insert(arch.name, judge(trial, &expected));
         }
-        let versions = paths.iter().map(|path| path.to_path_buf()).zip(versions);
-        self.versions =
-            versions.filter_map(|(path, version)| version.map(|version| (path, version))).collect();
+        self.versions = versions_of(served.iter().filter_map(|(_, handler)| version_path(handler)));
         Ok(())
     }
 }

@@ -9,10 +9,9 @@ use super::gather::Gathered;
 use crate::arch::Arch;
 use crate::bundle::{self, BundleError, Member};
 use crate::cmd::own_bundle;
-use crate::interpreter::{Found, Interpreter, emulated_by, file_name};
+use crate::interpreter::{Found, Interpreter, emulated_by, file_name, versions_of};
 use crate::memory::{self, Draft, Memory, MemoryError};
 use crate::plan::Registration;
-use crate::probe;
 use crate::problem::Problem;
 use crate::system::file_id::FileId;
 
@@ -96,14 +95,13 @@ impl Gathered {
         let found = self.found.values().filter_map(|found| found.interpreter.as_ref());
         let files: Vec<Interpreter> =
             found.filter(|interpreter| !memory::is_in_memory(&interpreter.path)).cloned().collect();
-        let paths: Vec<&Path> = files.iter().map(|file| file.path.as_path()).collect();
-        let (_, versions) = probe::run(&[], &paths).map_err(|error| Problem::new(error.to_string()))?;
-        for (file, version) in files.iter().zip(versions) {
+        let versions = versions_of(files.iter().map(|file| file.path.as_path()));
+        for file in &files {
             let Some(arch) = self.arch_of(&file.path) else { continue };
             let content = read(file)?;
-            let version = version.unwrap_or_else(|| "unknown".to_owned());
+            let version = versions.get(&file.path).map_or("unknown", String::as_str);
             let name = String::from_utf8_lossy(file_name(&file.path)).into_owned();
-            let path = memory::path(&version, content.len() as u64, &bundle::digest(&content), &name);
+            let path = memory::path(version, content.len() as u64, &bundle::digest(&content), &name);
             self.store(arch, path, Stored::File(file.clone()));
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! From a prediction, and what was executed, to an answer that a person can act on.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -22,7 +22,7 @@ use crate::system::file_id::FileId;
 #[derive(Default)]
 pub(super) struct Known {
     pub(super) trials: Trials,
-    pub(super) versions: HashMap<PathBuf, String>,
+    pub(super) versions: BTreeMap<PathBuf, String>,
     /// The handlers as they are told of, in the order of the table.
     pub(super) takers: Vec<Taken>,
 }

@@ -1,0 +1,310 @@
+//! One execution of a probe, and what can be seen of it whatever the load of the machine.
+//!
+//! Two pipes keep the verdict independent of time. The first is closed by `execve(2)`: its end of file says that the
+//! process is the new program, so that `/proc/PID/exe` names the file that the kernel started. Before that, it can still
+//! name the file of the starter. The second is the standard input of the probe, which reads from it before it ends: the
+//! program waits until it has been looked at.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, PipeReader, PipeWriter, Read as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::stat::fstatat;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use super::{ARGV0, End, Outcome, STATUS_ARGV0};
+use crate::system::file_id::FileId;
+
+/// Shortest and longest time that one execution may take. An emulator starts in milliseconds, on a host that is itself
+/// emulated in seconds.
+const TIME_LIMITS: [Duration; 2] = [Duration::from_secs(20), Duration::from_mins(10)];
+/// Time limit of an emulator, as a multiple of the time that a program of the host takes to start and end.
+const TIME_FACTOR: u32 = 2000;
+/// Longest wait before it is checked that the process is still alive.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// Longest output of an execution that is kept, in bytes.
+const OUTPUT_MAX: usize = 2048;
+
+/// Executes probes. Everything it needs is opened beforehand: another root directory has no `/proc`.
+pub(super) struct Executor {
+    proc: OwnedFd,
+    /// This executable, which is the program of a process that has not reached exec.
+    own: Option<FileId>,
+    limit: Limit,
+}
+
+/// Time limit of an execution.
+#[derive(Clone, Debug)]
+struct Limit {
+    time: Duration,
+    /// Program of the host by which the machine is measured again before anything is called late.
+    canary: Option<PathBuf>,
+}
+
+impl Executor {
+    pub(super) fn new() -> io::Result<Self> {
+        let proc = OpenOptions::new().read(true).custom_flags(OFlag::O_PATH.bits()).open("/proc")?;
+        let own = fs::metadata("/proc/self/exe").ok().map(|metadata| FileId::of(&metadata));
+        Ok(Self { proc: proc.into(), own, limit: Limit { time: TIME_LIMITS[0], canary: None } })
+    }
+
+    /// Executes the host's own program at `path`, and scales the time limit by the time that it takes.
+    ///
+    /// The inner error is the reason why nothing can be executed there. Where a handler takes the program, or the kernel
+    /// runs no program of this kind, the directory is not to blame.
+    pub(super) fn start_canary(&mut self, path: PathBuf) -> Result<Result<(), String>, String> {
+        let before = Instant::now();
+        let outcome = self.execute(&path).map_err(|error| format!("cannot start a process: {error}"))?;
+        match outcome.end {
+            End::Exited(STATUS_ARGV0) => {
+                self.limit = Limit { time: time_limit(before.elapsed()), canary: Some(path) };
+                Ok(Ok(()))
+            }
+            End::NotStarted(errno) if errno != Errno::ENOEXEC as i32 => {
+                Ok(Err(format!("cannot execute programs there: {}", Errno::from_raw(errno).desc())))
+            }
+            _ => Ok(Ok(())),
+        }
+    }
+
+    /// Executes the program at `path` without environment, in a process group of its own.
+    ///
+    /// # Errors
+    /// This process has no more processes, memory or descriptors. That says nothing about a handler.
+    pub(super) fn execute(&self, path: &Path) -> io::Result<Outcome> {
+        self.execute_within(path, &self.limit)
+    }
+
+    fn execute_within(&self, path: &Path, limit: &Limit) -> io::Result<Outcome> {
+        let (exec, before_exec) = io::pipe()?;
+        let (input, release) = io::pipe()?;
+        let (output, writer) = io::pipe()?;
+        let mut command = Command::new(path);
+        command.arg0(ARGV0).env_clear().process_group(0);
+        command.stdin(input).stdout(writer.try_clone()?).stderr(writer);
+        let began = Instant::now();
+        let spawned = command.spawn();
+        // The descriptors of this process would keep the pipes open.
+        drop((command, before_exec));
+        match spawned {
+            Ok(child) => Running { executor: self, limit, child, output, began, text: Vec::new() }
+                .watch(&exec, release),
+            Err(error) => not_started(error),
+        }
+    }
+
+    /// File that the process `pid` executes.
+    fn program_of(&self, pid: u32) -> Option<FileId> {
+        let stat = fstatat(&self.proc, format!("{pid}/exe").as_str(), AtFlags::empty()).ok()?;
+        #[allow(clippy::useless_conversion, reason = "narrower on some hosts")]
+        let program = FileId { device: stat.st_dev.into(), inode: stat.st_ino.into() };
+        Some(program).filter(|program| Some(*program) != self.own)
+    }
+
+    /// Whether an execution that began at `began` takes too long, on this machine as it is now.
+    fn is_late(&self, began: Instant, limit: &Limit) -> bool {
+        if began.elapsed() < limit.time {
+            return false;
+        }
+        // The machine may have become slower since it was measured.
+        let Some(canary) = &limit.canary else { return true };
+        let before = Instant::now();
+        let longest = Limit { time: TIME_LIMITS[1], canary: None };
+        let measured = self.execute_within(canary, &longest).is_ok();
+        !measured || began.elapsed() >= time_limit(before.elapsed()).max(limit.time)
+    }
+}
+
+/// Time limit on a machine where a program of the host takes `start`.
+fn time_limit(start: Duration) -> Duration {
+    let [shortest, longest] = TIME_LIMITS;
+    start.saturating_mul(TIME_FACTOR).clamp(shortest, longest)
+}
+
+/// Judges a failure to start: an error of `execve(2)` is an outcome, a lack of resources is not.
+fn not_started(error: io::Error) -> io::Result<Outcome> {
+    match error.raw_os_error().map(Errno::from_raw) {
+        None | Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => Err(error),
+        Some(errno) => Ok(Outcome { end: End::NotStarted(errno as i32), started: None, said: String::new() }),
+    }
+}
+
+/// A process that was started.
+struct Running<'a> {
+    executor: &'a Executor,
+    limit: &'a Limit,
+    child: Child,
+    output: PipeReader,
+    began: Instant,
+    text: Vec<u8>,
+}
+
+impl Running<'_> {
+    /// Looks at the program once it runs, releases it, and waits for its end.
+    fn watch(mut self, exec: &PipeReader, release: PipeWriter) -> io::Result<Outcome> {
+        let reached_exec = self.wait_for(exec);
+        let started = if reached_exec { self.executor.program_of(self.child.id()) } else { None };
+        drop(release);
+        let in_time = reached_exec && self.read_output() && self.wait_for_end();
+        // The process is not reaped yet, so its number names no other group.
+        let group = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
+        let _no_process_left = killpg(group, Signal::SIGKILL);
+        let status = self.child.wait()?;
+        let end = if in_time { end_of(status) } else { End::TimedOut };
+        Ok(Outcome { end, started, said: String::from_utf8_lossy(&self.text).into_owned() })
+    }
+
+    fn is_late(&self) -> bool {
+        self.executor.is_late(self.began, self.limit)
+    }
+
+    /// Waits until the other end of `pipe` is closed, or something was written; false when that takes too long.
+    fn wait_for(&self, pipe: &PipeReader) -> bool {
+        loop {
+            let timeout = PollTimeout::try_from(CHECK_INTERVAL).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) | Err(Errno::EINTR) if self.is_late() => return false,
+                Ok(0) | Err(Errno::EINTR) => {}
+                _ => return true,
+            }
+        }
+    }
+
+    /// Reads output until the program closes it, or ends and leaves it open to a child; false when that takes too long.
+    fn read_output(&mut self) -> bool {
+        let mut buffer = [0; 512];
+        loop {
+            let timeout = PollTimeout::try_from(CHECK_INTERVAL).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) if self.has_ended() => return true,
+                Ok(0) | Err(Errno::EINTR) if self.is_late() => return false,
+                Ok(0) | Err(Errno::EINTR) => continue,
+                _ => {}
+            }
+            match self.output.read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(count) => {
+                    let room = OUTPUT_MAX.saturating_sub(self.text.len()).min(count);
+                    self.text.extend_from_slice(buffer.get(..room).unwrap_or_default());
+                    // A program that never stops to write is late, too.
+                    if self.is_late() {
+                        return false;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+    }
+
+    /// Waits for the end of a program that closed its output; false when that takes too long.
+    fn wait_for_end(&self) -> bool {
+        let mut pause = Duration::from_micros(100);
+        while !self.has_ended() {
+            if self.is_late() {
+                return false;
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(CHECK_INTERVAL);
+        }
+        true
+    }
+
+    /// Whether the process has ended. It is not reaped by this.
+    fn has_ended(&self) -> bool {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        !matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::StillAlive))
+    }
+}
+
+fn end_of(status: ExitStatus) -> End {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => End::Exited(code),
+        (None, signal) => End::Killed(signal.unwrap_or(0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn executor(time: Duration) -> Executor {
+        Executor { limit: Limit { time, canary: None }, ..Executor::new().unwrap() }
+    }
+
+    fn script(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("script");
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        (directory, path)
+    }
+
+    fn run(text: &str, time_limit: Duration) -> Outcome {
+        let (_directory, path) = script(text);
+        // Another thread may have forked while the script was open for writing.
+        loop {
+            let outcome = executor(time_limit).execute(&path).unwrap();
+            if outcome.end != End::NotStarted(Errno::ETXTBSY as i32) {
+                return outcome;
+            }
+        }
+    }
+
+    #[test]
+    fn a_program_waits_until_it_was_looked_at() {
+        let outcome = run("read line; exit 5", TIME_LIMITS[0]);
+        assert_eq!(outcome.end, End::Exited(5));
+        let shell = fs::metadata("/bin/sh").unwrap();
+        assert_eq!(outcome.started, Some(FileId::of(&shell)));
+    }
+
+    #[test]
+    fn the_time_limit_ends_a_program_and_its_children() {
+        let limit = Duration::from_millis(200);
+        assert_eq!(run("echo working on it; sleep 1000", limit).end, End::TimedOut);
+        assert_eq!(run("exec >&- 2>&-; sleep 1000", limit).end, End::TimedOut);
+        assert_eq!(run("while :; do echo x; done", limit).end, End::TimedOut);
+        let outcome = run("echo working on it; sleep 1000", limit);
+        assert_eq!(outcome.said, "working on it\n");
+    }
+
+    #[test]
+    fn a_child_that_stays_does_not_keep_the_outcome() {
+        assert_eq!(run("sleep 1000 & exit 3", TIME_LIMITS[0]).end, End::Exited(3));
+    }
+
+    #[test]
+    fn a_part_of_the_output_is_kept() {
+        let outcome = run("head -c 100000 /dev/zero | tr '\\0' x", TIME_LIMITS[0]);
+        assert_eq!((outcome.end, outcome.said.len()), (End::Exited(0), OUTPUT_MAX));
+    }
+
+    #[test]
+    fn the_time_limit_follows_the_machine() {
+        assert_eq!(time_limit(Duration::from_micros(300)), TIME_LIMITS[0]);
+        assert_eq!(time_limit(Duration::from_millis(50)), Duration::from_secs(100));
+        assert_eq!(time_limit(Duration::from_secs(5)), TIME_LIMITS[1]);
+    }
+
+    #[test]
+    fn a_lack_of_resources_is_no_outcome() {
+        for errno in [Errno::EAGAIN, Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM] {
+            assert!(not_started(io::Error::from_raw_os_error(errno as i32)).is_err());
+        }
+        let outcome = not_started(io::Error::from_raw_os_error(Errno::ENOEXEC as i32)).unwrap();
+        assert_eq!(outcome.end, End::NotStarted(Errno::ENOEXEC as i32));
+    }
+}
