@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use crate::binfmt::{Flags, Handler, HandlerName, Matcher, Rule};
+use crate::binfmt::{Flags, HEAD, Handler, HandlerName, Matcher, Rule};
 
 /// A rule of the configuration, and what was found out about its interpreter.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ pub enum Step {
 /// What to do about each of `wanted`, which are in the order of the configuration. `handlers` are newest first; `guarded`
 /// are beginnings of files that no rule may take (K37).
 #[must_use]
-pub fn steps(wanted: &[Wanted<'_>], handlers: &[Handler], guarded: &[Vec<u8>]) -> Vec<Step> {
+pub fn steps(wanted: &[Wanted<'_>], handlers: &[Handler], guarded: &[Guarded]) -> Vec<Step> {
     let refusals: Vec<Option<String>> = wanted.iter().map(|wanted| refusal(wanted, guarded)).collect();
     let is_fit = |index: usize| refusals.get(index).is_some_and(Option::is_none);
     // As the kernel will have them, newest first.
@@ -92,13 +92,37 @@ fn overlap(one: &Rule, other: &Rule) -> bool {
     }
 }
 
+/// Beginning of files that no rule may take.
+#[derive(Clone, Debug)]
+pub struct Guarded {
+    /// The first bytes of such a file.
+    pub head: Vec<u8>,
+    /// Why a rule that takes it is refused; `None` where it is certainly a program of this host.
+    pub reason: Option<String>,
+}
+
+impl Guarded {
+    /// A file that this host certainly runs itself.
+    #[must_use]
+    pub fn certain(head: Vec<u8>) -> Self {
+        Self { head, reason: None }
+    }
+
+    /// Whether `rule` takes the file. The kernel compares a buffer that is filled up with zeros.
+    fn is_taken_by(&self, rule: &Rule) -> bool {
+        let mut head = self.head.clone();
+        head.resize(head.len().max(HEAD), 0);
+        rule.matcher().matches(&head, Path::new(""))
+    }
+}
+
 /// Why a rule must not be registered.
-fn refusal(wanted: &Wanted<'_>, guarded: &[Vec<u8>]) -> Option<String> {
+fn refusal(wanted: &Wanted<'_>, guarded: &[Guarded]) -> Option<String> {
     let rule = wanted.rule;
     let path = rule.interpreter();
-    if guarded.iter().any(|head| rule.matcher().matches(head, Path::new(""))) {
-        let reason = "it takes this host's own programs: none of them could be started any more";
-        return Some(reason.to_owned());
+    if let Some(guarded) = guarded.iter().find(|guarded| guarded.is_taken_by(rule)) {
+        let certain = "it takes this host's own programs: none of them could be started any more";
+        return Some(guarded.reason.clone().unwrap_or_else(|| certain.to_owned()));
     }
     let file = wanted.interpreter?;
     if rule.matcher().matches(&file.head, path) {
@@ -142,7 +166,7 @@ mod tests {
         let rules: Vec<Rule> = lines.iter().map(|line| rule(line)).collect();
         let wanted: Vec<Wanted<'_>> = rules.iter().map(|rule| Wanted { rule, interpreter: None }).collect();
         let handlers: Vec<Handler> = handlers.iter().map(|line| handler(line)).collect();
-        steps(&wanted, &handlers, &[b"NATIVE".to_vec()])
+        steps(&wanted, &handlers, &[Guarded::certain(b"NATIVE".to_vec())])
     }
 
     const NEW: Step = Step::Register { replaces: false };

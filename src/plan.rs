@@ -7,7 +7,7 @@ use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler, HandlerName, Matcher, Pattern, Rule, RuleError, winner};
 use crate::interpreter::{Interpreter, emulated_by, file_name};
 use crate::memory::is_in_memory;
-use crate::probe::{Failure, Proof};
+use crate::probe::{Failure, Nativeness, Proof};
 use crate::system::file_id::FileId;
 
 /// Mark of the names that a handler has only while it takes the place of another one. One that is found was left
@@ -28,8 +28,8 @@ pub struct Situation<'a> {
 pub struct Facts<'a> {
     /// The interpreter to register, if one is at hand.
     pub interpreter: Option<&'a Interpreter>,
-    /// Whether the kernel runs its programs itself.
-    pub native: bool,
+    /// Whether the host runs its programs itself.
+    pub native: &'a Nativeness,
     /// What came of executing its probe with the handlers as they are; `None` where that was not done.
     pub verdict: Option<&'a Result<Proof, Failure>>,
     /// Why the file at the path of the handler that takes its programs is unfit, judged by looking, where no probe was run.
@@ -310,11 +310,10 @@ fn refusal(arch: &Arch, situation: &Situation<'_>, facts: &Facts<'_>, request: R
     let refused = |reason: String, cure: Option<String>| Some(Decision::Refused { reason, cure });
     let patterns = arch.identity.patterns();
     let takes = |head: &[u8]| patterns.iter().any(|pattern| pattern.matches(head));
-    if facts.native && !request.force_native {
-        return refused(
-            format!("this host runs {} itself; its programs would all go through the emulator", arch.name),
-            None,
-        );
+    if !request.force_native
+        && let Some(reason) = native_refusal(arch, facts.native)
+    {
+        return refused(reason, None);
     }
     if situation.guarded.iter().any(|head| takes(head)) {
         let reason = "its rule takes this host's own programs: none of them could be started any more";
@@ -333,6 +332,23 @@ fn refusal(arch: &Arch, situation: &Situation<'_>, facts: &Facts<'_>, request: R
         );
     }
     None
+}
+
+/// Reason not to register a handler that takes programs of this host, or may take them.
+#[must_use]
+pub fn native_refusal(arch: &Arch, native: &Nativeness) -> Option<String> {
+    match native {
+        Nativeness::Native => Some(format!(
+            "this host runs {} itself; its programs would all go through the emulator",
+            arch.name
+        )),
+        Nativeness::Unknown(reason) => Some(format!(
+            "cannot find out whether this host runs {} itself, and its own programs would then go through the \
+             emulator: {reason}",
+            arch.name
+        )),
+        Nativeness::Foreign | Nativeness::NotAsked => None,
+    }
 }
 
 /// Whether `rule` is what the kernel has, with the file that is there now. Without `P` where the proof says that its

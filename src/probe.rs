@@ -10,11 +10,13 @@ mod execution;
 mod helper;
 mod image;
 mod launch;
+mod native;
 mod verdict;
 
 pub use helper::{HELPER, serve};
 pub use image::{Variant, image};
 pub use launch::{ProbeError, run, runs_natively};
+pub use native::{Nativeness, companions};
 pub use verdict::{Expected, Failure, Proof, judge, judge_all};
 
 use std::fmt;

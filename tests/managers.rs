@@ -53,11 +53,11 @@ impl Machine {
         let log = fs::read_to_string(self.path("log")).unwrap_or_default();
         let plain = |word: &str| {
             let word = word.strip_prefix(self.folder.path().to_str().unwrap()).unwrap_or(word);
-            if word.starts_with("/.tmp") { "DIR".to_owned() } else { word.to_owned() }
+            if word.starts_with("/qus-tmp-") { "DIR".to_owned() } else { word.to_owned() }
         };
         let words = log.lines().map(|line| line.split(' ').map(plain).collect::<Vec<_>>().join(" "));
         let left = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
-        assert!(left.into_iter().all(|name| !name.to_str().unwrap().starts_with(".tmp")));
+        assert!(left.into_iter().all(|name| !name.to_str().unwrap().starts_with("qus-tmp-")));
         (output.status.code().unwrap(), String::from_utf8(said).unwrap(), words.collect())
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{
     Opened, ends_too_soon, is_left_behind, open_if_mounted, open_or_mount, own_head, switched_off, tell_scope,
 };
-use crate::apply::{InterpreterFile, Step, Wanted, steps};
+use crate::apply::{Guarded, InterpreterFile, Step, Wanted, steps};
 use crate::arch::Arch;
 use crate::binfmt::{HEAD, Handler, HandlerName, Rule};
 use crate::binfmt_d::{self, ReadError};
@@ -20,8 +20,8 @@ use crate::cli::{Apply, Common};
 use crate::kernel::{HandlerError, Instance};
 use crate::namespace::{Lifetime, Scope};
 use crate::output::{Output, Status, columns, escape, path_text};
-use crate::plan::{INTERIM, Registration};
-use crate::probe;
+use crate::plan::{self, INTERIM, Registration};
+use crate::probe::{Nativeness, companions};
 use crate::problem::Problem;
 use crate::registrar::{Staged, remove};
 
@@ -107,7 +107,7 @@ pub(super) fn run(args: &Apply, common: &Common, output: &mut Output<'_>) -> Res
         .iter()
         .map(|line| Wanted { rule: &line.rule, interpreter: line.interpreter.as_ref() })
         .collect();
-    let steps = steps(&wanted, &handlers, &guarded(&lines, &handlers)?);
+    let steps = steps(&wanted, &handlers, &guarded(&lines, &handlers, args.dry_run)?);
     for (line, step) in lines.iter().zip(steps) {
         let (outcome, message) = match step {
             Step::Unchanged => (Outcome::Unchanged, None),
@@ -198,33 +198,26 @@ fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
     })
 }
 
-/// Beginnings of files that no rule may take: programs of this host, as it is known to run them, and scripts.
-fn guarded(lines: &[Line], handlers: &[Handler]) -> Result<Vec<Vec<u8>>, Problem> {
+/// Beginnings of files that no rule may take: programs of this host, and scripts.
+fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Guarded>, Problem> {
     let own = own_head()?;
-    let mut guarded = vec![b"#!/bin/sh\n".to_vec()];
-    if let Some(arch) = Arch::of_head(&own) {
-        guarded.extend(arch.everyday_headers());
-        let companions = arch.companions().iter().filter_map(|name| Arch::by_target(name));
-        for companion in companions.filter(|companion| *companion != arch) {
-            let headers = companion.everyday_headers();
-            let takes =
-                |line: &Line| headers.iter().any(|head| line.rule.matcher().matches(head, Path::new("")));
-            // What is not asked for need not be found out.
-            if !lines.iter().any(takes) {
-                continue;
-            }
-            match probe::runs_natively(companion, handlers) {
-                Ok(true) => guarded.extend(headers),
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!("whether this host runs {} itself is not known: {error}", companion.name);
-                }
-            }
+    let mut guarded = vec![Guarded::certain(b"#!/bin/sh\n".to_vec()), Guarded::certain(own.clone())];
+    let Some(arch) = Arch::of_head(&own) else { return Ok(guarded) };
+    guarded.extend(arch.everyday_headers().into_iter().map(Guarded::certain));
+    for companion in companions(arch) {
+        let headers = companion.everyday_headers();
+        let takes = |line: &Line| headers.iter().any(|head| line.rule.matcher().matches(head, Path::new("")));
+        // The kernel is asked only where the answer matters.
+        if !lines.iter().any(takes) {
+            continue;
         }
-    }
-    guarded.push(own);
-    for head in &mut guarded {
-        head.resize(HEAD, 0);
+        let native = if dry_run { Nativeness::NotAsked } else { Nativeness::of(companion, handlers) };
+        if native == Nativeness::NotAsked {
+            tracing::warn!("a dry run does not find out whether this host runs {} itself", companion.name);
+        }
+        if let Some(reason) = plan::native_refusal(companion, &native) {
+            guarded.extend(headers.into_iter().map(|head| Guarded { head, reason: Some(reason.clone()) }));
+        }
     }
     Ok(guarded)
 }

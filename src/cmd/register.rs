@@ -64,7 +64,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
             decision = persistence.checked(arch, decision, set.as_ref());
         }
         let mut item = Item::new(arch, &decision, &gathered, args.dry_run);
-        if args.skip_native && gathered.facts(arch).native {
+        if args.skip_native && gathered.facts(arch).native.is_native() {
             item.pass_over();
         }
         items.push(item);

@@ -26,7 +26,7 @@ use crate::interpreter::{is_qemu, versions_of};
 use crate::kernel::{Instance, OpenError};
 use crate::output::{Output, Status};
 use crate::prediction::{End, Step, Table};
-use crate::probe::{self, Subject, Trial, Variant};
+use crate::probe::{self, Nativeness, Subject, Trial, Variant};
 use crate::problem::Problem;
 
 pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Result<Status> {
@@ -40,7 +40,16 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
         native: &|file| natives.runs(file),
         look: &|path| seen.look(path),
     };
-    let mut known = if args.no_verify { Known::default() } else { know(&names, &table, is_mounted)? };
+    let mut known = if args.no_verify {
+        // Has every native question asked before the first answer is printed, as `know` does.
+        names.iter().for_each(|name| drop(table.predict(&Candidate::look(name))));
+        Known::default()
+    } else {
+        know(&names, &table, is_mounted)?
+    };
+    if let Some(problem) = natives.unknown() {
+        return Err(problem.into());
+    }
     known.describe(&handlers);
     let all_run = Cell::new(true);
     // Each answer is told before the next file is looked at: they may be a hundred thousand.
@@ -164,7 +173,7 @@ struct Natives<'a> {
     host: Vec<u8>,
     own: Option<&'static Arch>,
     handlers: &'a [Handler],
-    companions: RefCell<BTreeMap<&'static str, bool>>,
+    companions: RefCell<BTreeMap<&'static str, Nativeness>>,
 }
 
 impl<'a> Natives<'a> {
@@ -184,9 +193,17 @@ impl<'a> Natives<'a> {
             return false;
         }
         let mut companions = self.companions.borrow_mut();
-        *companions
-            .entry(arch.name)
-            .or_insert_with(|| probe::runs_natively(arch, self.handlers).unwrap_or(false))
+        companions.entry(arch.name).or_insert_with(|| Nativeness::of(arch, self.handlers)).is_native()
+    }
+
+    /// The error of a prediction that depended on an answer that nobody has.
+    fn unknown(&self) -> Option<Problem> {
+        self.companions.borrow().iter().find_map(|(arch, native)| match native {
+            Nativeness::Unknown(reason) => {
+                Some(Problem::new(format!("cannot find out whether this host runs {arch} itself: {reason}")))
+            }
+            _ => None,
+        })
     }
 }
 

@@ -56,7 +56,7 @@ fn proof(argv0: bool, started: FileId) -> Result<Proof, Failure> {
 /// What is decided about arm with the interpreter at hand.
 fn decided(handlers: &[Handler], verdict: Option<&Result<Proof, Failure>>, request: Request) -> Decision {
     let interpreter = interpreter();
-    let facts = Facts { interpreter: Some(&interpreter), native: false, verdict, unfit: None };
+    let facts = Facts { interpreter: Some(&interpreter), native: &Nativeness::Foreign, verdict, unfit: None };
     decide(arm(), &Situation { handlers, guarded: &[] }, &facts, request).unwrap()
 }
 
@@ -78,7 +78,7 @@ fn registration(removes: &[&str], because: Option<&str>, displaced: &[&str]) -> 
 #[test]
 fn nothing_is_there() {
     assert_eq!(decided(&[], None, ASKED), registration(&[], None, &[]));
-    let facts = Facts { interpreter: None, native: false, verdict: None, unfit: None };
+    let facts = Facts { interpreter: None, native: &Nativeness::Foreign, verdict: None, unfit: None };
     let situation = Situation { handlers: &[], guarded: &[] };
     assert_eq!(decide(arm(), &situation, &facts, ASKED).unwrap(), Decision::NoInterpreter);
     // Handlers of other architectures, of other files, and by extension do not matter.
@@ -125,7 +125,12 @@ fn another_emulators_handler_serves() {
     }
     // With no interpreter at hand it is kept as well.
     let there = [handler("qemu-arm", "/usr/bin/qemu-arm", POF)];
-    let facts = Facts { interpreter: None, native: false, verdict: Some(&proof(true, OTHER)), unfit: None };
+    let facts = Facts {
+        interpreter: None,
+        native: &Nativeness::Foreign,
+        verdict: Some(&proof(true, OTHER)),
+        unfit: None,
+    };
     let situation = Situation { handlers: &there, guarded: &[] };
     assert_eq!(decide(arm(), &situation, &facts, ASKED).unwrap(), Decision::Kept(name("qemu-arm")));
 }
@@ -147,7 +152,7 @@ fn what_is_there_is_in_vain() {
     let interpreter = interpreter();
     let facts = Facts {
         interpreter: Some(&interpreter),
-        native: false,
+        native: &Nativeness::Foreign,
         verdict: None,
         unfit: Some("it is not static"),
     };
@@ -246,7 +251,8 @@ fn the_host_is_safe() {
     let interpreter = interpreter();
     let header = arm().everyday_headers().swap_remove(0);
     let force = Request { force_native: true, ..REPLACE };
-    let facts = Facts { interpreter: Some(&interpreter), native: true, verdict: None, unfit: None };
+    let facts =
+        Facts { interpreter: Some(&interpreter), native: &Nativeness::Native, verdict: None, unfit: None };
     let open = Situation { handlers: &[], guarded: &[] };
     for request in [ASKED, REPLACE] {
         assert!(reason(decide(arm(), &open, &facts, request).unwrap()).contains("runs arm itself"));
@@ -254,13 +260,13 @@ fn the_host_is_safe() {
     assert_eq!(decide(arm(), &open, &facts, force).unwrap(), registration(&[], None, &[]));
     let guarded = [b"MZ".to_vec(), header.clone()];
     let situation = Situation { handlers: &[], guarded: &guarded };
-    for native in [false, true] {
-        let facts = Facts { native, ..facts };
+    for native in [Nativeness::Foreign, Nativeness::Native] {
+        let facts = Facts { native: &native, ..facts };
         let decision = decide(arm(), &situation, &facts, force).unwrap();
         assert!(reason(decision).contains("takes this host's own programs"));
     }
     let of_arm = Interpreter { head: header, ..interpreter.clone() };
-    let facts = Facts { interpreter: Some(&of_arm), native: false, ..facts };
+    let facts = Facts { interpreter: Some(&of_arm), native: &Nativeness::Foreign, ..facts };
     assert!(reason(decide(arm(), &open, &facts, force).unwrap()).contains("its own interpreter"));
 }
 
@@ -268,7 +274,8 @@ fn the_host_is_safe() {
 fn credentials_need_an_interpreter_of_roots() {
     let request = Request { flags: POF | Flags::CREDENTIALS, ..EXPLICIT };
     let writable = Interpreter { owned_by_root: false, ..interpreter() };
-    let facts = Facts { interpreter: Some(&writable), native: false, verdict: None, unfit: None };
+    let facts =
+        Facts { interpreter: Some(&writable), native: &Nativeness::Foreign, verdict: None, unfit: None };
     let situation = Situation { handlers: &[], guarded: &[] };
     let Decision::Refused { reason, cure } = decide(arm(), &situation, &facts, request).unwrap() else {
         panic!("not refused");
@@ -287,8 +294,12 @@ fn only_what_is_missing_is_registered() {
     let path = "/usr/bin/qemu-microblaze-static";
     let interpreter = Interpreter { path: path.into(), ..interpreter() };
     let verdict = proof(true, OURS);
-    let facts =
-        Facts { interpreter: Some(&interpreter), native: false, verdict: Some(&verdict), unfit: None };
+    let facts = Facts {
+        interpreter: Some(&interpreter),
+        native: &Nativeness::Foreign,
+        verdict: Some(&verdict),
+        unfit: None,
+    };
     let both = rules(microblaze, Path::new(path), POF).unwrap();
     let names: Vec<_> = both.iter().map(|rule| rule.name().to_string()).collect();
     assert_eq!(names, ["qemu-microblaze", "qemu-microblaze-old"]);

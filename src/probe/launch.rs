@@ -33,7 +33,7 @@ pub enum ProbeError {
     #[error("cannot run probes: {0}")]
     Failed(String),
     /// The host's probe of an architecture ended in a way that answers nothing.
-    #[error("cannot find out whether this host runs {arch} programs natively: their probe {end}")]
+    #[error("the probe of {arch} {end}")]
     Undecided {
         /// The architecture.
         arch: &'static str,

@@ -7,10 +7,12 @@ use std::thread;
 
 use nix::mount::{MsFlags, mount, umount};
 use qus::binfmt::Flags;
+use qus::probe::companions;
 
 use crate::Test;
+use crate::downloads;
 use crate::lab::{Lab, run};
-use crate::programs::{arch, probe};
+use crate::programs::{arch, host, probe};
 
 pub(crate) static TESTS: &[Test] = &[
     Test::new("probes_of_root_run_as_nobody", rights_of_nobody).among_others(),
@@ -19,6 +21,8 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("no_emulator_is_refused_on_a_busy_machine", busy_machine),
     Test::new("no_emulator_is_refused_on_one_processor", one_processor),
     Test::new("limits_of_this_process_are_no_verdict", limits),
+    Test::new("a_native_architecture_is_never_taken_for_a_foreign_one", unknown_native),
+    Test::new("a_dry_run_executes_and_writes_nothing", dry_run).with_strace(),
 ];
 
 /// An interpreter that writes down the rights it runs with. Its handler has no `F`, as it is a script.
@@ -152,5 +156,106 @@ fn limits(lab: &Lab) {
         let ran = run(&mut lab.program(&["prlimit", &limit], ["register", "arm", "s390x"]));
         assert!(ran.status == 0 || ran.status == 2, "{descriptors}: {ran:#?}");
         assert_eq!(lab.entries(), before, "{descriptors}: {ran:#?}");
+    }
+}
+
+/// The architecture that this host may run besides its own, with an interpreter for it.
+fn companion(lab: &Lab) -> Option<&'static str> {
+    let companion = companions(host()).next()?.name;
+    lab.copy(&format!("own/qemu-{companion}-static"), &downloads::interpreter("arm"));
+    Some(companion)
+}
+
+/// Where the kernel cannot be asked whether it runs an architecture itself, nothing is registered for it, and nothing
+/// advises to do so all the same.
+fn unknown_native(lab: &Lab) {
+    let Some(companion) = companion(lab) else { return };
+    let refuses = |program: &mut Command, reasons: &[&str]| {
+        let ran = run(program);
+        assert!(ran.status == 2 || ran.status > 128, "{program:?}: {ran:#?}");
+        let text = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(reasons.iter().any(|reason| text.contains(reason)), "none of {reasons:?} in {ran:#?}");
+        assert!(!text.contains("--no-verify") && !text.contains("--force-native"), "{ran:#?}");
+        assert!(lab.entries().is_empty(), "{program:?}: {ran:#?}");
+    };
+    let words = ["register", "--no-verify", "--interpreter-dir", "own", companion];
+    let program = lab.executable("program", &probe(arch(companion)));
+    let program = program.to_str().unwrap();
+    let unknown = format!("cannot find out whether this host runs {companion} itself");
+    let native = format!("this host runs {companion} itself");
+    {
+        let _covered = lab.without_probe_directories();
+        refuses(&mut lab.program(&[], words), &[&unknown]);
+        refuses(&mut lab.program(&[], ["register", "--no-verify", "--interpreter-dir", "own"]), &[&unknown]);
+        let rule = &qus::plan::rules(arch(companion), &lab.path("own/qemu-i386-static"), Flags::FIX_BINARY)
+            .unwrap()[0];
+        fs::write("/dev/shm/rule.conf", rule.to_line()).unwrap();
+        refuses(&mut lab.program(&[], ["apply", "/dev/shm/rule.conf"]), &[&unknown]);
+        refuses(&mut lab.program(&[], ["which", "--no-verify", program]), &[&unknown]);
+    }
+    // The parent's state and limits, with which the question was answered by "no" once.
+    let reasons = [unknown.as_str(), &native, "Too many open files", "Resource temporarily unavailable"];
+    refuses(&mut lab.program(&["env", "--ignore-signal=CHLD"], words), &reasons);
+    for descriptors in 3..16 {
+        refuses(&mut lab.program(&["prlimit", &format!("--nofile={descriptors}")], words), &reasons);
+    }
+}
+
+/// A dry run starts no other program, and opens nothing for writing; what it cannot know it says.
+fn dry_run(lab: &Lab) {
+    lab.done(["register", "s390x"]);
+    lab.handler("qemu-arm", "arm", &downloads::interpreter("arm"), Flags::empty());
+    let rule = lab.executable(
+        "rule.conf",
+        &qus::plan::rules(arch("mips"), &downloads::interpreter("mips"), Flags::FIX_BINARY).unwrap()[0]
+            .to_line(),
+    );
+    let before = lab.entries();
+    let trace = lab.path("trace");
+    let traced = |words: &[&str]| {
+        let wrapper = [
+            "strace",
+            "-f",
+            "-qq",
+            "-e",
+            "trace=execve,execveat,clone,clone3,fork,vfork,openat,open,creat,mkdir,mkdirat,unlink,unlinkat,mount",
+            "-o",
+            trace.to_str().unwrap(),
+        ];
+        let ran = run(&mut lab.program(&wrapper, words.iter().copied()));
+        let text = fs::read_to_string(&trace).unwrap();
+        let is_written =
+            |line: &str| ["O_WRONLY", "O_RDWR", "O_CREAT"].iter().any(|flag| line.contains(flag));
+        let is_forbidden = |line: &&str| {
+            let call = line.split_whitespace().nth(1).unwrap_or_default();
+            // A file without a name shows whether the directory can be written to.
+            let is_check = line.contains("O_TMPFILE");
+            !call.starts_with("open") || !is_check && is_written(line)
+        };
+        // The first call starts qus itself.
+        let starts: Vec<&str> = text.lines().skip(1).filter(is_forbidden).collect();
+        assert!(starts.is_empty(), "{words:?}: {starts:#?}");
+        assert_eq!(lab.entries(), before);
+        ran
+    };
+    let ran = traced(&["register", "--dry-run", "arm", "s390x", "aarch64"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert!(ran.stdout.contains("it has no F flag"), "{ran:#?}");
+    assert!(
+        ran.stdout.lines().any(|line| line.starts_with("s390x") && line.contains("unverified")),
+        "{ran:#?}"
+    );
+    traced(&["register", "--dry-run", "--replace", "all"]);
+    traced(&["register", "--dry-run", "--persist", "arm"]);
+    traced(&["reset", "--dry-run"]);
+    traced(&["reset", "--dry-run", "--persist"]);
+    traced(&["apply", "--dry-run", rule.to_str().unwrap()]);
+    traced(&["fetch", "--prune", "--dry-run"]);
+    if let Some(companion) = companion(lab) {
+        let ran = traced(&["register", "-n", "--interpreter-dir", "own", companion]);
+        assert!(
+            ran.stdout.contains("a dry run does not find out whether this host runs it itself"),
+            "{ran:#?}"
+        );
     }
 }

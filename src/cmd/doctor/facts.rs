@@ -19,7 +19,7 @@ use crate::kernel::{Instance, OpenError};
 use crate::namespace::{Scope, UserNamespace, is_hosts_mount_namespace};
 use crate::owner::{Configuration, Owner};
 use crate::plan;
-use crate::probe;
+use crate::probe::{Nativeness, companions};
 use crate::problem::Problem;
 
 /// The whole situation.
@@ -70,7 +70,7 @@ pub(super) struct State {
     /// For emulated architectures, the interpreter that is at hand.
     pub(super) at_hand: BTreeMap<&'static str, PathBuf>,
     /// Emulated architectures that the host runs itself, as far as that was found out.
-    pub(super) natives: BTreeSet<&'static str>,
+    pub(super) natives: BTreeMap<&'static str, Nativeness>,
 }
 
 impl Facts {
@@ -148,21 +148,22 @@ impl State {
         let found = search(&places, &host, |arch, _| emulated.contains(arch.name));
         let at_hand =
             found.into_iter().filter_map(|(arch, found)| Some((arch, found.interpreter?.path))).collect();
-        let natives = if verify { natives(&host, &handlers) } else { BTreeSet::new() };
+        let natives = if verify { natives(&host, &handlers) } else { BTreeMap::new() };
         Ok(Self { enabled, read_only, handlers, registered, holder, owners, health, unfit, at_hand, natives })
     }
 }
 
-/// Architectures with a handler in force that the host runs itself: found out by executing, without the handlers (U4).
-fn natives(host: &[u8], handlers: &[Handler]) -> BTreeSet<&'static str> {
-    let companions = Arch::of_head(host).map(Arch::companions).unwrap_or_default();
-    let emulated = handlers.iter().filter(|handler| handler.entry.enabled).filter_map(plan::emulates);
-    let asked_for: BTreeSet<_> =
-        emulated.map(|arch| arch.name).filter(|name| companions.contains(name)).collect();
-    let runs = |arch: &&str| {
-        Arch::by_target(arch).is_some_and(|arch| probe::runs_natively(arch, handlers).unwrap_or(false))
-    };
-    asked_for.into_iter().filter(runs).collect()
+/// Answers for architectures that the host may run itself and that have an enabled handler. Found out by execution, without
+/// the handlers.
+fn natives(host: &[u8], handlers: &[Handler]) -> BTreeMap<&'static str, Nativeness> {
+    let emulated: BTreeSet<&str> = handlers
+        .iter()
+        .filter(|handler| handler.entry.enabled)
+        .filter_map(|handler| Some(plan::emulates(handler)?.name))
+        .collect();
+    let companions = Arch::of_head(host).into_iter().flat_map(companions);
+    let asked_for = companions.filter(|arch| emulated.contains(arch.name));
+    asked_for.map(|arch| (arch.name, Nativeness::of(arch, handlers))).collect()
 }
 
 /// What container managers leave behind in what they start.

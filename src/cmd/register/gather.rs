@@ -1,6 +1,6 @@
 //! What `qus register` has to know before it decides.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::memory::Stored;
@@ -14,7 +14,7 @@ use crate::folders;
 use crate::interpreter::{Found, Interpreter, Unfit, WantedVersion, default_places, search, versions_of};
 use crate::output::path_text;
 use crate::plan::{self, Facts};
-use crate::probe::{self, Expected, Failure, Proof, Subject, judge};
+use crate::probe::{self, Expected, Failure, Nativeness, Proof, Subject, companions, judge};
 use crate::problem::Problem;
 
 /// Everything that was found out before anything is done.
@@ -44,7 +44,8 @@ pub(super) struct Gathered {
     pub(super) version: Option<WantedVersion>,
     /// What it has, and what is wrong with it.
     refused: BTreeMap<&'static str, String>,
-    natives: BTreeSet<&'static str>,
+    /// Answers for the host's own architecture and those that it may run besides; all others are foreign.
+    natives: BTreeMap<&'static str, Nativeness>,
     verdicts: BTreeMap<&'static str, Result<Proof, Failure>>,
     unfit: BTreeMap<&'static str, String>,
     versions: BTreeMap<PathBuf, String>,
@@ -58,7 +59,7 @@ impl Gathered {
             host: own_head()?,
             arches: named(&args.arches).unwrap_or_default(),
             places: Vec::new(),
-            verify: !args.no_verify,
+            verify: !args.no_verify && !args.dry_run,
             persist: args.persist,
             wishes: wishes(args),
             found: BTreeMap::new(),
@@ -67,12 +68,12 @@ impl Gathered {
             source: args.from.clone(),
             version: args.qemu_version.clone(),
             refused: BTreeMap::new(),
-            natives: BTreeSet::new(),
+            natives: BTreeMap::new(),
             verdicts: BTreeMap::new(),
             unfit: BTreeMap::new(),
             versions: BTreeMap::new(),
         };
-        gathered.find_natives();
+        gathered.find_natives(args.dry_run);
         gathered.find_interpreters(args, quiet)?;
         let is_named = args.interpreter.is_some() || !args.interpreter_dir.is_empty() || args.from.is_some();
         if !is_named {
@@ -92,7 +93,7 @@ impl Gathered {
     pub(super) fn facts(&self, arch: &Arch) -> Facts<'_> {
         Facts {
             interpreter: self.interpreter(arch),
-            native: self.natives.contains(arch.name),
+            native: self.natives.get(arch.name).unwrap_or(&Nativeness::Foreign),
             verdict: self.verdicts.get(arch.name),
             unfit: self.unfit.get(arch.name).map(String::as_str),
         }
@@ -122,23 +123,25 @@ impl Gathered {
         self.versions.get(path)
     }
 
-    /// The host's own architecture, and those of its family whose probes run (U4).
-    fn find_natives(&mut self) {
+    /// Finds out which architectures the host runs itself: its own, and those of its family whose probes run.
+    fn find_natives(&mut self, dry_run: bool) {
         let Some(own) = Arch::of_head(&self.host) else { return };
-        self.natives.insert(own.name);
+        self.natives.insert(own.name, Nativeness::Native);
         let asked_for = |arch: &&Arch| self.arches.is_empty() || self.arches.contains(arch);
-        let companions = own.companions().iter().filter_map(|name| Arch::by_target(name));
-        for arch in companions.filter(|arch| *arch != own).filter(asked_for) {
-            match probe::runs_natively(arch, &self.handlers) {
-                Ok(true) => {
-                    self.natives.insert(arch.name);
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!("whether this host runs {} itself is not known: {error}", arch.name);
-                }
-            }
-        }
+        let answers: Vec<_> = companions(own)
+            .filter(asked_for)
+            .map(|arch| {
+                let answer =
+                    if dry_run { Nativeness::NotAsked } else { Nativeness::of(arch, &self.handlers) };
+                (arch.name, answer)
+            })
+            .collect();
+        self.natives.extend(answers);
+    }
+
+    /// True only for an architecture that the host certainly runs itself.
+    fn is_native(&self, arch: &Arch) -> bool {
+        self.natives.get(arch.name).is_some_and(Nativeness::is_native)
     }
 
     fn find_interpreters(&mut self, args: &Register, quiet: bool) -> Result<(), Problem> {
@@ -204,7 +207,7 @@ impl Gathered {
 
     /// Whether this is about `arch`: it was named, or all are meant that the host does not run itself.
     pub(super) fn is_wanted(&self, arch: &'static Arch) -> bool {
-        if self.arches.is_empty() { !self.natives.contains(arch.name) } else { self.arches.contains(&arch) }
+        if self.arches.is_empty() { !self.is_native(arch) } else { self.arches.contains(&arch) }
     }
 
     /// What would have to be fetched: no interpreter at hand, no handler that serves it by its rule and is to be kept, not
@@ -217,17 +220,15 @@ impl Gathered {
                 && plan::serving(arch, &self.handlers).is_some_and(|handler| {
                     plan::emulates(handler) == Some(**arch) && handler.entry.flags.contains(Flags::FIX_BINARY)
                 });
-            self.interpreter(arch).is_none() && !served && !self.natives.contains(arch.name)
+            self.interpreter(arch).is_none() && !served && !self.is_native(arch)
         };
         arches.iter().filter(is_missing).copied().collect()
     }
 
     /// `all`: every architecture with an interpreter at hand that the host does not run itself.
     fn all(&self) -> Result<Vec<&'static Arch>, Problem> {
-        let all: Vec<&'static Arch> = ARCHES
-            .iter()
-            .filter(|arch| !self.natives.contains(arch.name) && self.interpreter(arch).is_some())
-            .collect();
+        let all: Vec<&'static Arch> =
+            ARCHES.iter().filter(|arch| !self.is_native(arch) && self.interpreter(arch).is_some()).collect();
         if !all.is_empty() {
             return Ok(all);
         }
@@ -251,7 +252,7 @@ impl Gathered {
         let served: Vec<(&'static Arch, &Handler)> = self
             .arches
             .iter()
-            .filter(|arch| !self.natives.contains(arch.name))
+            .filter(|arch| !self.is_native(arch))
             .filter_map(|arch| plan::serving(arch, &self.handlers).map(|handler| (*arch, handler)))
             .collect();
         if served.is_empty() {

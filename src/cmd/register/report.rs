@@ -15,7 +15,7 @@ use crate::namespace::{Lifetime, Scope};
 use crate::output::{Output, Status, columns, escape, path_text};
 use crate::persist::Keeper;
 use crate::plan::{self, Decision, Registration};
-use crate::probe::Proof;
+use crate::probe::{Nativeness, Proof};
 use crate::problem::Problem;
 
 /// What came of one architecture.
@@ -110,7 +110,12 @@ impl Item {
                 item.standing(Outcome::Kept, std::slice::from_ref(name), arch, gathered);
                 item.message = Some("serves it already".to_owned());
             }
-            Decision::Register(registration) => item.planned(registration, dry_run),
+            Decision::Register(registration) => {
+                item.planned(registration, dry_run);
+                if *gathered.facts(arch).native == Nativeness::NotAsked {
+                    item.remark("a dry run does not find out whether this host runs it itself");
+                }
+            }
             Decision::Refused { reason, cure } => {
                 item.outcome = Outcome::Refused;
                 item.message = Some(reason.clone());
@@ -202,14 +207,17 @@ impl Item {
             && self.flags.as_ref().is_some_and(|planned| planned.contains('P'))
             && !flags.contains(Flags::PRESERVE_ARGV0)
         {
-            let remark = "without P: its interpreter does not know the flag";
-            self.message = Some(
-                self.message.take().map_or_else(|| remark.to_owned(), |text| format!("{text}; {remark}")),
-            );
+            self.remark("without P: its interpreter does not know the flag");
         }
         self.flags = Some(flags.to_string());
         self.verified = proof.is_some();
         self.proof = proof;
+    }
+
+    /// Adds a remark to the message.
+    fn remark(&mut self, remark: &str) {
+        let message = self.message.take();
+        self.message = Some(message.map_or_else(|| remark.to_owned(), |text| format!("{text}; {remark}")));
     }
 
     /// It is not registered after all.

@@ -10,6 +10,7 @@ use crate::file::Candidate;
 use crate::output::path_text;
 use crate::owner::Owner;
 use crate::plan;
+use crate::probe::Nativeness;
 
 pub(super) fn captures(facts: &Facts) -> Vec<Said> {
     let Ok(host) = own_head() else { return Vec::new() };
@@ -21,9 +22,24 @@ pub(super) fn captures(facts: &Facts) -> Vec<Said> {
             let text = format!("{} takes this host's own programs", name(handler));
             return Some(Said::problem(text, remove(facts, handler)));
         }
-        let arch = plan::emulates(handler).filter(|arch| state.natives.contains(arch.name))?;
-        let text = format!("{} takes programs of {}, which this host runs itself", name(handler), arch.name);
-        Some(Said::problem(text, format!("sudo qus reset {}", arch.name)))
+        let arch = plan::emulates(handler)?;
+        match state.natives.get(arch.name)? {
+            Nativeness::Native => {
+                let text =
+                    format!("{} takes programs of {}, which this host runs itself", name(handler), arch.name);
+                Some(Said::problem(text, format!("sudo qus reset {}", arch.name)))
+            }
+            Nativeness::Unknown(reason) => {
+                let (handler, arch) = (name(handler), arch.name);
+                Some(Said::note(
+                    format!(
+                        "cannot find out whether this host runs the programs of {handler} ({arch}) itself: {reason}"
+                    ),
+                    None,
+                ))
+            }
+            Nativeness::Foreign | Nativeness::NotAsked => None,
+        }
     })
 }
 

@@ -48,7 +48,7 @@ fn with_handler(name: &str) -> Facts {
         health: Ok(BTreeMap::new()),
         unfit: BTreeMap::new(),
         at_hand: BTreeMap::new(),
-        natives: BTreeSet::new(),
+        natives: BTreeMap::new(),
     };
     Facts { instance: Ok(state), ..facts() }
 }
