@@ -2,7 +2,7 @@
 #
 #     .ci/vm/minimal --suite SUITE --cpus N --throttle PERCENT --interpreters DIR --programs DIR QUS .ci/vm/slow-guest.sh [ROUNDS]
 #
-# DIR of interpreters: qemu-ARCH-static for each architecture. DIR of programs: for each a static busybox named ARCH.
+# DIR of interpreters: qemu-ARCH-static for each architecture. DIR of programs: static busyboxes named ARCH.
 # ROUNDS: how often everything is registered, verified and removed; 20 by default.
 #
 # A boot takes 3 to 10 s, a round about 1 s; with `--throttle 2` fifty times as long, so give it 1 or 2 rounds and
@@ -13,9 +13,9 @@ set -u
 rounds=${1:-20}
 instance=/proc/sys/fs/binfmt_misc
 export QUS_INTERPRETER_DIR=/interpreters
-# One word each, without blanks or patterns.
+# One word each, without blanks or patterns; all but what the host runs itself.
 # shellcheck disable=SC2046
-set -- $(cd /interpreters && printf '%s\n' qemu-*-static | sed 's/^qemu-//; s/-static$//')
+set -- $(cd /interpreters && printf '%s\n' qemu-*-static | sed -E 's/^qemu-//; s/-static$//; /^(x86_64|i386)$/d')
 arches=$*
 
 fail() {
@@ -37,10 +37,11 @@ expect() {
 registered() { find "$instance" -name 'qemu-*' | wc -l; }
 
 programs_run() {
-    for arch in $arches; do
+    for program in /programs/*; do
+        arch=${program##*/}
         # busybox takes its applet from the first argument only under a name like its own.
-        ln -sf "/programs/$arch" "/run/busybox-$arch"
-        "/run/busybox-$arch" true || fail "/programs/$arch does not run"
+        ln -sf "$program" "/run/busybox-$arch"
+        "/run/busybox-$arch" true || fail "$program does not run"
     done
 }
 
@@ -58,9 +59,9 @@ scope_is_true() {
     major=${release%%.*} minor=${release#*.}
     minor=${minor%%.*}
     arch=${arches%% *}
-    expect_word 'on this host until it is restarted' qus register --no-verify "$arch"
-    qus reset >/dev/null 2>&1
-    if [ "$major" -lt 6 ] || [ "$major" -eq 6 ] && [ "$minor" -lt 7 ]; then
+    # This one stays: Linux 5.10 refuses to register the first handler from a user namespace (EBUSY).
+    expect_word 'on this host until it is restarted' qus register --no-verify "${arches##* }"
+    if [ $((major * 1000 + minor)) -lt 6007 ]; then
         outer='on this host until it is restarted'
         own=$outer
     else
@@ -68,13 +69,13 @@ scope_is_true() {
         own='in user namespace [0-9]+, seen by what runs inside it and not by the host, until that ends'
     fi
     expect_word "$outer" unshare -U -r qus register --no-verify "$arch"
-    if [ "$(registered)" -ne 1 ]; then fail "the handler did not stay"; fi
-    qus reset >/dev/null 2>&1
+    if [ "$(registered)" -ne 2 ]; then fail "the handler did not stay"; fi
+    qus reset "$arch" >/dev/null 2>&1
     # The shell stays, and the namespaces with it. It expands its own words.
     # shellcheck disable=SC2016
     expect_word "$own" unshare -U -r -m sh -c 'qus register --no-verify "$1" || exit; :' sh "$arch"
-    if [ "$own" = "$outer" ] && [ "$(registered)" -ne 1 ]; then fail "the handler is not on the host"; fi
-    if [ "$own" != "$outer" ] && [ "$(registered)" -ne 0 ]; then fail "the handler is on the host"; fi
+    if [ "$own" = "$outer" ] && [ "$(registered)" -ne 2 ]; then fail "the handler is not on the host"; fi
+    if [ "$own" != "$outer" ] && [ "$(registered)" -ne 1 ]; then fail "the handler is on the host"; fi
     qus reset >/dev/null 2>&1
     # The host's root in a container's mount namespace sees the container's instance.
     if [ "$own" != "$outer" ]; then
@@ -93,21 +94,24 @@ false_words='refused|broken|shadowed|stale|replaced|in front|in time'
 echo "Linux $(uname -r), $(nproc) CPU"
 # The first command ever typed: nothing is in the page cache.
 expect 0 "$false_words" qus register "$@"
-if [ "$(registered)" -ne $# ]; then fail "$(registered) of $# handlers are there"; fi
+# Some architectures have more than one.
+count=$(registered)
+if [ "$count" -lt $# ]; then fail "$count handlers are there for $# architectures"; fi
 echo "cold: $# registered"
 programs_run
 expect 0 "$false_words" qus verify
 expect 0 "$false_words" qus list --probe
-for arch in $arches; do expect 0 "$false_words" qus which "/programs/$arch"; done
+for program in /programs/*; do expect 0 "$false_words" qus which "$program"; done
 expect 0 "$false_words|^problem" qus doctor
 
 round=1
 while [ "$round" -le "$rounds" ]; do
     expect 0 "$false_words" qus reset
     if [ "$(registered)" -ne 0 ]; then fail "handlers are left"; fi
-    expect 0 "$false_words" qus register "$@"
+    expect 0 "$false_words" qus register all
+    if [ "$(registered)" -ne "$count" ]; then fail "$(registered) of $count handlers are there"; fi
     expect 0 "$false_words" qus verify
-    expect 0 "$false_words|registered " qus register "$@"
+    expect 0 "$false_words|registered " qus register all
     round=$((round + 1))
 done
 echo "$rounds rounds: no false refusal"
