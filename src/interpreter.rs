@@ -23,6 +23,7 @@ use crate::arch::Arch;
 use crate::base::shell::shell_word;
 use crate::elf::{self, ElfError, Executable};
 use crate::system::file_id::FileId;
+use crate::system::ownership::is_roots_alone;
 
 /// A file that was checked: a static ELF program of this host, executable, on a file system that lets it run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,7 +131,7 @@ impl Interpreter {
             path,
             id: FileId::of(&metadata),
             head: executable.head,
-            owned_by_root: metadata.uid() == 0 && metadata.mode() & 0o022 == 0,
+            owned_by_root: is_roots_alone(&metadata),
         })
     }
 }

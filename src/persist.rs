@@ -25,6 +25,7 @@ use crate::interpreter::Interpreter;
 use crate::memory::is_in_memory;
 use crate::own_file::{self, OwnFileError};
 use crate::problem::Problem;
+use crate::system::ownership::is_roots_alone;
 use crate::system::temp_dir::TempDir;
 
 /// Where the files are.
@@ -339,9 +340,7 @@ pub fn is_stable(interpreter: &Interpreter) -> bool {
     }
     // The path leads to the file, by links and folders, each of which can be changed.
     let Ok(real) = fs::canonicalize(path) else { return false };
-    let is_roots = |folder: &Path| {
-        fs::metadata(folder).is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
-    };
+    let is_roots = |folder: &Path| fs::metadata(folder).is_ok_and(|metadata| is_roots_alone(&metadata));
     [path.as_path(), &real].into_iter().all(|path| {
         !UNSTABLE.iter().any(|place| path.starts_with(place)) && path.ancestors().skip(1).all(is_roots)
     }) && volatile(&real).is_none()

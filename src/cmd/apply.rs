@@ -24,6 +24,7 @@ use crate::plan::{self, INTERIM, Registration};
 use crate::probe::{Nativeness, companions};
 use crate::problem::Problem;
 use crate::registrar::{Staged, remove};
+use crate::system::ownership::is_roots_alone;
 
 #[derive(Serialize)]
 struct View {
@@ -193,7 +194,7 @@ fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
     head.resize(HEAD, 0);
     Some(InterpreterFile {
         head,
-        owned_by_root: metadata.uid() == 0 && metadata.mode() & 0o022 == 0,
+        owned_by_root: is_roots_alone(&metadata),
         set_id: metadata.mode() & 0o6000 != 0,
     })
 }

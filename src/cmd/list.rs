@@ -18,6 +18,7 @@ use crate::owner::{Breach, Configuration, Owner, Promise, packages};
 use crate::plan;
 use crate::problem::Problem;
 use crate::provenance::Provenance;
+use crate::system::ownership::changeable_by_others;
 
 #[derive(Serialize)]
 struct View {
@@ -67,6 +68,9 @@ struct HandlerView {
     /// Where the file at its path came from, if qus fetched it.
     #[serde(skip_serializing_if = "Option::is_none")]
     provenance: Option<Provenance>,
+    /// The interpreter, or a directory of its path, where other users can change it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changeable_by_others: Option<PathBuf>,
     /// Who put it there; `unknown` where nothing says so.
     by: String,
     #[serde(flatten)]
@@ -105,6 +109,12 @@ pub(super) fn run(args: &List, common: &Common, output: &mut Output<'_>) -> Resu
     };
     output.data(&view, || text(&view, args.probe))?;
     tell_scope(view.scope, output)?;
+    for handler in &view.handlers {
+        if let (Some(place), Some(path)) = (&handler.changeable_by_others, &handler.interpreter) {
+            let (name, path) = (escape(&handler.name), path_text(Path::new(path)));
+            output.note(&format!("{name} runs {path}: other users can change {}", path_text(place)))?;
+        }
+    }
     if !view.enabled {
         output.problem(&switched_off(&instance))?;
     }
@@ -152,6 +162,11 @@ fn handler_view(handler: &Handler, owner: &Owner, probe: Option<Health>) -> Hand
         interpreter: entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into),
         in_memory: entry.interpreter.as_deref().and_then(memory::told),
         provenance: entry.interpreter.as_deref().and_then(fetched),
+        changeable_by_others: entry
+            .interpreter
+            .as_deref()
+            .filter(|path| path.is_absolute())
+            .and_then(|path| changeable_by_others(path).ok().flatten()),
         by: owner.to_string(),
         takes,
         unknown_lines: entry.unknown_lines.iter().map(|line| String::from_utf8_lossy(line).into()).collect(),

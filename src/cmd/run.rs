@@ -33,6 +33,7 @@ use crate::namespace::{
 use crate::output::{NotRun, Output, Status, path_text};
 use crate::plan;
 use crate::problem::Problem;
+use crate::system::ownership::changeable_by_others;
 use crate::system::signals;
 
 /// Why the program does not run, and as what that counts.
@@ -176,7 +177,8 @@ fn interpreters(
             Instance::open(Path::new(DEFAULT_PATH)).map(|instance| instance.handlers().unwrap_or_default());
         let arch = Arch::by_target(name);
         handlers.is_ok_and(|handlers| {
-            arch.and_then(|arch| plan::serving(arch, &handlers)).is_some_and(can_take_over)
+            arch.and_then(|arch| plan::serving(arch, &handlers))
+                .is_some_and(|handler| can_take_over(handler).is_ok())
         })
     };
     // Of what version a handler of the host is, is not asked.
@@ -206,10 +208,9 @@ fn rules(found: &BTreeMap<&'static str, Found>, args: &Run) -> Result<Vec<Rule>,
     let mut taken_over = Vec::new();
     for handler in hidden.iter().rev().filter(|handler| handler.entry.enabled) {
         let replacement = plan::emulates(handler).filter(|arch| is_at_hand(arch));
-        if !can_take_over(handler) {
+        if let Err(reason) = can_take_over(handler) {
             if replacement.is_none() {
-                let path = handler.entry.interpreter.as_deref().map(path_text).unwrap_or_default();
-                tracing::warn!("the handler {} is left out: {path} cannot be opened here", handler.name);
+                tracing::warn!("the handler {} is left out: {reason}", handler.name);
             }
         } else if replacement.is_none() || is_pinned(handler) {
             taken_over.push(handler);
@@ -222,7 +223,7 @@ fn rules(found: &BTreeMap<&'static str, Found>, args: &Run) -> Result<Vec<Rule>,
         };
         let own = plan::rules(arch, path, flags).map_err(|error| Problem::new(format!("{name}: {error}")))?;
         let serving = plan::serving(arch, &hidden);
-        let is_served = serving.is_some_and(|handler| is_pinned(handler) && can_take_over(handler));
+        let is_served = serving.is_some_and(|handler| is_pinned(handler) && can_take_over(handler).is_ok());
         if explicit || !is_served {
             rules.extend(own);
         }
@@ -243,12 +244,26 @@ fn is_pinned(handler: &Handler) -> bool {
     handler.entry.flags.contains(Flags::FIX_BINARY)
 }
 
-/// Whether the handler's interpreter is there to be opened once more. One that a container registered is not.
-fn can_take_over(handler: &Handler) -> bool {
-    let path = handler.entry.interpreter.as_deref();
-    handler.entry.enabled
-        && path.is_some_and(|path| access(path, AccessFlags::X_OK).is_ok())
-        && handler.entry.to_rule(&handler.name).is_some()
+/// Checks that the handler's interpreter can be registered again by its path; the error is the reason against it.
+///
+/// The file that now has the path need not be the one that the handler runs, so nobody but root and the caller may be able to
+/// put one there: the new instance would execute it with the rights of the caller.
+fn can_take_over(handler: &Handler) -> Result<(), String> {
+    let Some(path) = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute()) else {
+        return Err("its interpreter has no path".to_owned());
+    };
+    let cannot_open =
+        |reason: &dyn std::fmt::Display| format!("{} cannot be opened here: {reason}", path_text(path));
+    match changeable_by_others(path) {
+        Ok(None) => {}
+        Ok(Some(place)) => {
+            return Err(format!("other users can change {}, and so the interpreter", path_text(&place)));
+        }
+        Err(error) => return Err(cannot_open(&error)),
+    }
+    access(path, AccessFlags::X_OK).map_err(|errno| cannot_open(&errno.desc()))?;
+    let has_rule = handler.entry.enabled && handler.entry.to_rule(&handler.name).is_some();
+    has_rule.then_some(()).ok_or_else(|| "its entry is not one that qus can register".to_owned())
 }
 
 /// Mounts the instance of the new user namespace, and fills it.

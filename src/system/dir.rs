@@ -16,14 +16,12 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use tempfile::NamedTempFile;
 
-use crate::namespace::UserNamespace;
+use crate::system::ownership::is_trusted;
 
 /// Mode of the folders that are made: everybody reads them, their owner alone changes them.
 const MODE: u32 = 0o755;
 /// Symbolic links that are followed in one path, as by the kernel (`path_resolution(7)`).
 const LINKS_MAX: u32 = 40;
-/// Owner of what belongs to nobody in this user namespace.
-const UNMAPPED: u32 = 65534;
 
 /// A folder that is held open.
 #[derive(Debug)]
@@ -210,14 +208,6 @@ fn make(folder: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
 
 fn kind(found: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT
-}
-
-/// Whether a link of this owner's may choose where this process writes: its own, root's, and in a user namespace those of
-/// the root around it, which belong to nobody there.
-fn is_trusted(owner: u32) -> bool {
-    owner == 0
-        || owner == geteuid().as_raw()
-        || owner == UNMAPPED && matches!(UserNamespace::own(), UserNamespace::Other(_))
 }
 
 #[cfg(test)]

@@ -363,7 +363,7 @@ fn self_capture(lab: &Lab) {
 
 fn writable_file(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &copy_of_qemu_arm(lab, 0o775), "F");
-    mends(lab, "problem", "writable-file", "which others than its owner may write to");
+    mends(lab, "problem", "writable-file", "which other users can change");
     sound(lab);
 }
 

@@ -39,6 +39,7 @@ mod list;
 mod memory;
 mod namespace;
 mod owner;
+mod paths;
 mod peers;
 mod persist;
 mod prediction;
@@ -128,6 +129,7 @@ fn tests() -> Vec<Test> {
         run::TESTS,
         proof::TESTS,
         probing::TESTS,
+        paths::TESTS,
         headers::TESTS,
         differential::TESTS,
         grammar::TESTS,

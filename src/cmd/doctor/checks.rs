@@ -96,7 +96,7 @@ pub(super) static CHECKS: &[Check] = &[
     },
     Check {
         id: "writable-file",
-        why: "whoever may write to it decides what every foreign program does",
+        why: "a user who can change the interpreter decides what every foreign program does",
         run: interpreters::writable_file,
     },
     Check {

@@ -15,6 +15,7 @@ use crate::output::{escape, path_text};
 use crate::plan;
 use crate::provenance::Provenance;
 use crate::system::file_id::FileId;
+use crate::system::ownership::{changeable_by_others, is_trusted};
 
 pub(super) fn interpreter(facts: &Facts) -> Vec<Said> {
     each(facts, |state, handler| {
@@ -52,15 +53,24 @@ pub(super) fn stale(facts: &Facts) -> Vec<Said> {
     })
 }
 
+/// Files that other users can change, or exchange, at the path of an interpreter. With `F` the kernel holds the file: then
+/// an exchange counts from the next registration on.
 pub(super) fn writable_file(facts: &Facts) -> Vec<Said> {
-    each(facts, |_, handler| {
-        plan::emulates(handler)?;
-        let path = handler.entry.interpreter.as_deref()?;
-        let metadata = std::fs::metadata(path).ok()?;
-        let open = metadata.mode() & 0o022 != 0;
-        let text =
-            format!("{} runs {}, which others than its owner may write to", name(handler), path_text(path));
-        open.then(|| Said::problem(text, format!("sudo chmod go-w {}", shell_word(path))))
+    each(facts, |state, handler| {
+        let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;
+        let place = changeable_by_others(path).ok()??;
+        let (name, shown) = (name(handler), path_text(path));
+        if place != path {
+            let text = format!("{name} runs {shown}, and other users can change {}", path_text(&place));
+            let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);
+            let cure = replace(state, handler);
+            return Some(if pinned { Said::note(text, cure) } else { Said::problem(text, cure) });
+        }
+        let text = format!("{name} runs {shown}, which other users can change");
+        let is_owned = std::fs::metadata(path).is_ok_and(|metadata| is_trusted(metadata.uid()));
+        let owner = if is_owned { "" } else { "sudo chown root:root {} && " };
+        let word = shell_word(path);
+        Some(Said::problem(text, format!("{}sudo chmod go-w {word}", owner.replace("{}", &word))))
     })
 }
 

@@ -1,0 +1,162 @@
+//! Users who can change a file, or where its path leads.
+
+use std::ffi::OsString;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::unistd::geteuid;
+
+use crate::namespace::UserNamespace;
+
+/// Number of symbolic links that are followed in one path, as by the kernel (`path_resolution(7)`).
+const LINKS_MAX: u32 = 40;
+/// Owner of files of users without an id in this user namespace.
+const UNMAPPED: u32 = 65534;
+/// Write permission of the group and of others.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// In a sticky directory only the owner of an entry may rename or remove it (`inode(7)`).
+const STICKY: u32 = 0o1000;
+
+/// Finds what users other than root and the caller can change of `path`: the file itself, or a directory in which they can
+/// exchange or create a part of the path. `None` if there is nothing.
+///
+/// Symbolic links are followed, and each directory on the way counts. Write permission of a group counts, too; access
+/// control lists show as such.
+///
+/// # Errors
+/// A part of the path cannot be looked at, or does not exist where nobody else could create it.
+pub fn changeable_by_others(path: &Path) -> io::Result<Option<PathBuf>> {
+    let path = std::path::absolute(path)?;
+    let mut rest: Vec<OsString> = Vec::new();
+    push(&mut rest, &path);
+    let (mut directory, mut links) = (PathBuf::from("/"), 0);
+    while let Some(part) = rest.pop() {
+        if part == ".." {
+            directory.pop();
+            continue;
+        }
+        let above = fs::metadata(&directory)?;
+        let here = directory.join(&part);
+        let found = match fs::symlink_metadata(&here) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_changeable(&above) => {
+                return Ok(Some(directory));
+            }
+            found => found?,
+        };
+        let is_protected = above.mode() & STICKY != 0 && is_trusted(above.uid()) && is_trusted(found.uid());
+        if is_changeable(&above) && !is_protected {
+            return Ok(Some(directory));
+        }
+        if found.is_symlink() {
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(Errno::ELOOP.into());
+            }
+            let target = fs::read_link(&here)?;
+            if target.is_absolute() {
+                directory = PathBuf::from("/");
+            }
+            push(&mut rest, &target);
+            continue;
+        }
+        if rest.is_empty() && is_changeable(&found) {
+            return Ok(Some(here));
+        }
+        directory = here;
+    }
+    Ok(None)
+}
+
+/// Whether root owns a file or directory and nobody else may write to it. Unlike [`changeable_by_others`], the caller counts
+/// as another user: the file is meant for all.
+#[must_use]
+pub fn is_roots_alone(metadata: &Metadata) -> bool {
+    metadata.uid() == 0 && metadata.mode() & WRITABLE_BY_OTHERS == 0
+}
+
+/// Adds the parts of `path` to `rest`, the last part first.
+fn push(rest: &mut Vec<OsString>, path: &Path) {
+    let parts = path.components().rev().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
+    });
+    rest.extend(parts);
+}
+
+/// Whether users other than root and the caller may write to a file or directory.
+fn is_changeable(metadata: &Metadata) -> bool {
+    metadata.mode() & WRITABLE_BY_OTHERS != 0 || !is_trusted(metadata.uid())
+}
+
+/// Whether files of this owner can be trusted: the caller, root, and in a user namespace the root around it, which has no id
+/// there.
+pub(crate) fn is_trusted(owner: u32) -> bool {
+    owner == 0
+        || owner == geteuid().as_raw()
+        || owner == UNMAPPED && matches!(UserNamespace::own(), UserNamespace::Other(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    /// A directory of the caller alone, in which `file` is its own.
+    fn directory() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("file"), "x").unwrap();
+        mode(&directory.path().join("file"), 0o755);
+        directory
+    }
+
+    fn mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn files_of_root_and_of_the_caller_are_trusted() {
+        assert_eq!(changeable_by_others(Path::new("/bin/sh")).unwrap(), None);
+        let directory = directory();
+        assert_eq!(changeable_by_others(&directory.path().join("file")).unwrap(), None);
+        let missing = changeable_by_others(&directory.path().join("missing")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_writable_file_or_directory_is_found() {
+        let directory = directory();
+        let file = directory.path().join("file");
+        mode(&file, 0o775);
+        assert_eq!(changeable_by_others(&file).unwrap(), Some(file.clone()));
+        mode(&file, 0o755);
+        mode(directory.path(), 0o777);
+        assert_eq!(changeable_by_others(&file).unwrap(), Some(directory.path().to_owned()));
+        let missing = directory.path().join("missing");
+        assert_eq!(changeable_by_others(&missing).unwrap(), Some(directory.path().to_owned()));
+        // Others may not rename the caller's file there, but they may create one that is missing.
+        mode(directory.path(), 0o1777);
+        assert_eq!(changeable_by_others(&file).unwrap(), None);
+        assert_eq!(changeable_by_others(&missing).unwrap(), Some(directory.path().to_owned()));
+    }
+
+    #[test]
+    fn every_directory_on_the_way_of_a_link_counts() {
+        let (directory, other) = (directory(), tempfile::tempdir().unwrap());
+        let link = other.path().join("link");
+        symlink(directory.path().join("file"), &link).unwrap();
+        assert_eq!(changeable_by_others(&link).unwrap(), None);
+        mode(other.path(), 0o777);
+        assert_eq!(changeable_by_others(&link).unwrap(), Some(other.path().to_owned()));
+        mode(other.path(), 0o755);
+        mode(directory.path(), 0o777);
+        assert_eq!(changeable_by_others(&link).unwrap(), Some(directory.path().to_owned()));
+        symlink("loop", other.path().join("loop")).unwrap();
+        assert!(changeable_by_others(&other.path().join("loop")).is_err());
+    }
+}
