@@ -1,7 +1,7 @@
 //! Packages through the machine's apt, from repositories that these tests make.
 //!
 //! Nothing leaves the machine and nothing of its own apt is changed. Where there is no apt there is nothing to test.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, clippy::print_stdout)]
 
 use std::fmt::Write;
 use std::fs;
@@ -175,6 +175,50 @@ fn a_package_that_is_gone_is_looked_up_again() {
     assert!(lab.apt().download("qemu-user", &()).unwrap().is_none());
 }
 
+/// Whatever apt reports about a failed download, new lists are fetched once, and an unknown package is found by status.
+#[test]
+fn the_words_of_apt_do_not_matter() {
+    let Some(lab) = Lab::new() else { return };
+    lab.publish(&[("qemu-user", &["qemu-arm"])]);
+    assert!(lab.apt().download("qemu-user", &()).unwrap().is_some());
+    let bin = lab.folder.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let wrapper = bin.join("apt-get");
+    // apt with all its words exchanged.
+    let script = "#!/bin/sh\nPATH=/usr/bin:/bin\napt-get \"$@\" 2>/dev/null && exit\necho 'E: !' >&2; exit 100\n";
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    let fetch = |package: &str| {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "download_of_another_process"])
+            .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+            .env("QUS_TEST_CACHE", lab.cache())
+            .env("QUS_TEST_SOURCES", lab.folder.path().join("sources.list"))
+            .env("QUS_TEST_PACKAGE", package)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(fetch("absent").contains("result: unknown"));
+    fs::remove_file(lab.repository().join("qemu-user.deb")).unwrap();
+    lab.publish(&[]);
+    let printed = fetch("qemu-user");
+    assert!(printed.contains("result: unknown"), "{printed}");
+}
+
+/// Runs in a process that [`the_words_of_apt_do_not_matter`] starts with another `PATH`, and does nothing elsewhere.
+#[test]
+fn download_of_another_process() {
+    let Some(cache) = std::env::var_os("QUS_TEST_CACHE") else { return };
+    let sources = std::env::var_os("QUS_TEST_SOURCES").unwrap();
+    let apt = Apt::new(cache.into()).sources_list(sources.into());
+    match apt.download(&std::env::var("QUS_TEST_PACKAGE").unwrap(), &()) {
+        Ok(Some(_)) => println!("result: package"),
+        Ok(None) => println!("result: unknown"),
+        Err(error) => println!("result: {error}"),
+    }
+}
+
 #[test]
 fn a_package_of_another_content_than_its_list_says_is_refused() {
     let Some(lab) = Lab::new() else { return };
@@ -185,7 +229,6 @@ fn a_package_of_another_content_than_its_list_says_is_refused() {
     fs::write(&path, content).unwrap();
     let error = lab.apt().download("qemu-user", &()).unwrap_err().to_string();
     assert!(error.starts_with("apt-get download qemu-user failed: E: "), "{error}");
-    assert!(error.contains("Hash Sum mismatch"), "{error}");
     assert_eq!(lab.downloads(), 0);
 }
 

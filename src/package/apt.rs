@@ -22,13 +22,6 @@ use cache::{Cache, DownloadFolder, absolute, give};
 /// How long lists serve. A package that is gone by then is noticed, and the lists are fetched again.
 const LISTS_SERVE: Duration = Duration::from_hours(1);
 
-/// What apt says about a package that it does not have (in the locale `C.UTF-8`).
-const UNKNOWN: [&str; 3] =
-    ["Unable to locate package", "as it has no candidate", "has no installation candidate"];
-
-/// What apt says when a list names a package that the repository does not have any more, or not like that.
-const STALE: [&str; 5] = ["404 ", "File not found", "Failed to stat", "Hash Sum mismatch", "unexpected size"];
-
 /// The machine's apt with lists of its own.
 #[derive(Clone, Debug)]
 pub struct Apt {
@@ -120,10 +113,8 @@ impl Apt {
         let updated = self.refresh(&cache, progress)?;
         progress.message(&format!("downloading {package}"));
         let mut result = self.get(&cache, package)?;
-        if !updated
-            && let Got::Failed(messages) = &result
-            && STALE.iter().any(|text| messages.contains(text))
-        {
+        // The lists may name a package that the repository no longer has. apt words that differently in each version.
+        if !updated && matches!(result, Got::Failed(_)) {
             self.update(&cache, progress)?;
             progress.message(&format!("downloading {package}"));
             result = self.get(&cache, package)?;
@@ -206,9 +197,8 @@ impl Apt {
         let asked = self.asked(package);
         let output = self.run(cache, folder.path(), &["download".as_ref(), "--".as_ref(), asked.as_ref()])?;
         if !output.status.success() {
-            let messages = messages(&output);
-            let unknown = UNKNOWN.iter().any(|text| messages.contains(text));
-            return Ok(if unknown { Got::Unknown } else { Got::Failed(messages) });
+            let unknown = self.is_unknown(cache, &asked)?;
+            return Ok(if unknown { Got::Unknown } else { Got::Failed(messages(&output)) });
         }
         let cannot_use = |source| AptError::Cache { path: folder.path().to_owned(), source };
         // From here on nobody but this user changes what is in the folder.
@@ -223,6 +213,16 @@ impl Apt {
             }
         }
         Err(AptError::Nothing { package: package.to_owned() })
+    }
+
+    /// Reports whether apt works and its lists have no such package. Exit statuses decide, as the words of messages
+    /// differ between versions of apt.
+    fn is_unknown(&self, cache: &Cache, asked: &str) -> Result<bool, AptError> {
+        let address = ["--print-uris", "download", "--", asked].map(OsStr::new);
+        if self.run(cache, cache.path(), &address)?.status.success() {
+            return Ok(false);
+        }
+        Ok(self.run(cache, cache.path(), &["indextargets".as_ref()])?.status.success())
     }
 
     fn run(&self, cache: &Cache, folder: &Path, arguments: &[&OsStr]) -> Result<Output, AptError> {
@@ -243,7 +243,7 @@ impl Apt {
             command.arg("-o").arg("APT::Sandbox::User=root");
         }
         command.args(arguments).current_dir(folder).stdin(Stdio::null());
-        // The messages are read here, so they are wanted in the language that this program knows.
+        // Messages of qus are in English, and so are those of apt in them.
         command.env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE").env("DEBIAN_FRONTEND", "noninteractive");
         let output = command.output().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => AptError::NoApt,
