@@ -185,7 +185,8 @@ fn the_words_of_apt_do_not_matter() {
     fs::create_dir(&bin).unwrap();
     let wrapper = bin.join("apt-get");
     // apt with all its words exchanged.
-    let script = "#!/bin/sh\nPATH=/usr/bin:/bin\napt-get \"$@\" 2>/dev/null && exit\necho 'E: !' >&2; exit 100\n";
+    let script =
+        "#!/bin/sh\nPATH=/usr/bin:/bin\napt-get \"$@\" 2>/dev/null && exit\necho 'E: !' >&2; exit 100\n";
     fs::write(&wrapper, script).unwrap();
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
     let fetch = |package: &str| {

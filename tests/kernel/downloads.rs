@@ -12,6 +12,8 @@ use std::process::Command;
 use nix::fcntl::{Flock, FlockArg};
 use qus::package::{Apt, Package, Selection};
 
+use crate::skip::skip;
+
 /// Architectures that Debian builds busybox-static for: QEMU's name and Debian's.
 pub(crate) const PROGRAMS: [(&str, &str); 10] = [
     ("aarch64", "arm64"),
@@ -36,9 +38,22 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("downloads")
 }
 
+/// Where a part of the downloads is. A test that asks for a part that could not be downloaded is skipped.
+fn part(name: &str) -> PathBuf {
+    if let Ok(reason) = fs::read_to_string(missing(name)) {
+        skip(reason);
+    }
+    folder().join(name)
+}
+
+/// The file with the reason why a part is missing.
+fn missing(name: &str) -> PathBuf {
+    folder().join(format!("missing-{}", name.replace('/', "-")))
+}
+
 /// Interpreters of the machine's own suite.
 pub(crate) fn distribution() -> PathBuf {
-    folder().join("distribution")
+    part("distribution")
 }
 
 /// The interpreter of the machine's own suite for `arch`.
@@ -48,15 +63,15 @@ pub(crate) fn interpreter(arch: &str) -> PathBuf {
 
 /// Interpreters of a newer QEMU.
 pub(crate) fn newer() -> PathBuf {
-    folder().join("newer")
+    part("newer")
 }
 
 /// A static busybox of the architecture that QEMU, or Debian, calls `name`.
 pub(crate) fn busybox(name: &str) -> PathBuf {
-    folder().join("busybox").join(name)
+    part(&format!("busybox/{name}"))
 }
 
-/// Sees to it that everything is there. One process works, others wait.
+/// Downloads every part that is not there yet. One process works, others wait.
 pub(crate) fn prepare() {
     let ready = folder().join("ready");
     if ready.exists() {
@@ -69,70 +84,92 @@ pub(crate) fn prepare() {
         return;
     }
     eprintln!("fetching interpreters and foreign programs into {}", folder().display());
-    std::thread::scope(|scope| {
-        scope.spawn(|| fetch(&["all"], &distribution()));
-        scope.spawn(|| {
-            let apt = apt(NEWER, None);
-            let package = apt.download("qemu-user", &()).unwrap().expect("a suite with qemu-user");
-            fetch(&["all", "--from", package.path().to_str().unwrap()], &newer());
-        });
+    let complete = std::thread::scope(|scope| {
+        let mut parts = vec![
+            scope.spawn(|| obtain("distribution", || fetch(&["all"], &folder().join("distribution")))),
+            scope.spawn(|| obtain("newer", fetch_newer)),
+        ];
         for half in PROGRAMS.chunks(5) {
-            scope.spawn(|| half.iter().for_each(|(name, debian)| fetch_busybox(name, debian)));
+            let one = |(name, debian): &(&str, &str)| {
+                obtain(&format!("busybox/{name}"), || fetch_busybox(name, debian))
+            };
+            // None is left out because of another.
+            parts.push(scope.spawn(move || half.iter().map(one).fold(true, |all, is_there| all & is_there)));
         }
+        parts.into_iter().map(|part| part.join().unwrap()).fold(true, |all, is_there| all & is_there)
     });
-    fs::write(ready, "").unwrap();
-}
-
-fn fetch(words: &[&str], dest: &Path) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qus"));
-    let output = command.arg("fetch").args(words).arg("--dest").arg(dest).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// apt with the machine's own sources, but of another suite, and perhaps of another architecture.
-fn apt(suite: &str, architecture: Option<&str>) -> Apt {
-    let cache = folder().join("apt").join(format!("{suite}-{}", architecture.unwrap_or("own")));
-    fs::create_dir_all(&cache).unwrap();
-    let list = cache.join("sources.list");
-    fs::write(&list, source(suite, architecture)).unwrap();
-    let apt = Apt::new(cache).sources_list(list);
-    match architecture {
-        Some(name) => apt.architecture(name.to_owned()),
-        None => apt,
+    if complete {
+        fs::write(ready, "").unwrap();
     }
 }
 
+/// Downloads a part, and records the reason if that fails.
+fn obtain(name: &str, download: impl FnOnce() -> Result<(), String>) -> bool {
+    let result = download();
+    match &result {
+        Ok(()) => drop(fs::remove_file(missing(name))),
+        Err(reason) => {
+            fs::write(missing(name), format!("{name} is missing: {}", reason.replace('\n', " "))).unwrap()
+        }
+    }
+    result.is_ok()
+}
+
+fn fetch(words: &[&str], dest: &Path) -> Result<(), String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qus"));
+    let output = command.arg("fetch").args(words).arg("--dest").arg(dest).output().unwrap();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+fn fetch_newer() -> Result<(), String> {
+    let package = apt(NEWER, None)?.download("qemu-user", &()).map_err(|error| error.to_string())?;
+    let package = package.ok_or("that suite has no qemu-user")?;
+    fetch(&["all", "--from", package.path().to_str().unwrap()], &folder().join("newer"))
+}
+
+/// apt with the machine's own sources, but of another suite, and perhaps of another architecture.
+fn apt(suite: &str, architecture: Option<&str>) -> Result<Apt, String> {
+    let cache = folder().join("apt").join(format!("{suite}-{}", architecture.unwrap_or("own")));
+    fs::create_dir_all(&cache).unwrap();
+    let list = cache.join("sources.list");
+    fs::write(&list, source(suite, architecture)?).unwrap();
+    let apt = Apt::new(cache).sources_list(list);
+    Ok(match architecture {
+        Some(name) => apt.architecture(name.to_owned()),
+        None => apt,
+    })
+}
+
 /// A line for apt: the machine's first Debian archive, with its key, for another suite.
-fn source(suite: &str, architecture: Option<&str>) -> String {
-    let uri = uris()
-        .into_iter()
-        .find(|uri| !uri.contains("security"))
-        .expect("a Debian archive among apt's sources");
+fn source(suite: &str, architecture: Option<&str>) -> Result<String, String> {
+    let is_debian = |uri: &String| uri.trim_end_matches('/').ends_with("/debian");
+    let uri = uris()?.into_iter().find(is_debian).ok_or("no Debian archive is among apt's sources")?;
     let architecture = architecture.map(|name| format!("arch={name} ")).unwrap_or_default();
-    format!(
+    Ok(format!(
         "deb [{architecture}signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {uri} {suite} main\n"
-    )
+    ))
 }
 
 /// The archives that apt knows, also where it has no lists of them yet.
-fn uris() -> Vec<String> {
-    let output = Command::new("apt-get").args(["--print-uris", "update"]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+fn uris() -> Result<Vec<String>, String> {
+    let output = Command::new("apt-get").args(["--print-uris", "update"]).output();
+    let output = output.map_err(|error| format!("cannot start apt-get: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
     let uri = |line: &str| Some(line.strip_prefix('\'')?.split_once("/dists/")?.0.to_owned());
-    text.lines().filter_map(uri).collect()
+    Ok(text.lines().filter_map(uri).collect())
 }
 
-fn fetch_busybox(name: &str, debian: &str) {
+fn fetch_busybox(name: &str, debian: &str) -> Result<(), String> {
     for suite in SUITES {
-        if let Ok(Some(package)) = apt(suite, Some(debian)).download("busybox-static", &()) {
+        if let Ok(Some(package)) = apt(suite, Some(debian))?.download("busybox-static", &()) {
             let mut selection = Busybox { name, done: false };
             let dest = folder().join("busybox");
             Package::open(package.path()).unwrap().extract(&mut selection, &dest, &()).unwrap();
             assert!(selection.done, "no busybox in the package for {debian}");
-            return;
+            return Ok(());
         }
     }
-    panic!("no suite of {SUITES:?} has busybox-static for {debian}");
+    Err(format!("none of the suites {SUITES:?} gives busybox-static for {debian}"))
 }
 
 /// Takes `busybox` out of a package, under another name.

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::downloads;
 use crate::namespace::INSTANCE;
-use crate::programs;
+use crate::{programs, skip};
 
 /// The qus under test.
 pub(crate) const QUS: &str = env!("CARGO_BIN_EXE_qus");
@@ -133,6 +133,7 @@ impl Lab {
         shell.args(["-c", &cure.replace("sudo ", "")]);
         shell.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()));
         let ran = run(&mut shell);
+        skip::without_programs_of(cure, ran.status);
         assert_eq!(ran.status, 0, "{cure}: {ran:#?}");
     }
 
@@ -195,6 +196,7 @@ impl Lab {
         let folder = Path::new(QUS).parent().unwrap().display();
         command.args(["-ec", line]).env("PATH", format!("{folder}:/usr/bin:/bin"));
         let ran = run(command.current_dir(self.folder.path()));
+        skip::without_programs_of(line, ran.status);
         assert_eq!(ran.status, 0, "{ran:#?}");
     }
 
@@ -316,7 +318,13 @@ pub(crate) fn order() -> Vec<String> {
 
 /// Runs a program to its end.
 pub(crate) fn run(command: &mut Command) -> Ran {
-    Ran::of(&command.output().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    let output = command.output().unwrap_or_else(|error| {
+        if let Some(name) = command.get_program().to_str().filter(|name| !skip::has_program(name)) {
+            skip::skip(format!("there is no {name} here"));
+        }
+        panic!("{command:?}: {error}")
+    });
+    Ran::of(&output)
 }
 
 /// Starts `path` with `arguments`, the first of which is `argv[0]`: what it printed, or the errno of `execve(2)`.

@@ -6,7 +6,7 @@
 //!
 //! Where this executable is of another architecture than the kernel's (`.ci/foreign-hosts`), with `QUS_TEST_EMULATED_ON`
 //! naming the kernel's, only tests are run that start nothing of this executable's.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, clippy::print_stdout)]
 #![allow(clippy::unused_self, reason = "methods of a lab ask the kernel, whichever lab it is")]
 
 mod apply;
@@ -20,6 +20,7 @@ mod checks;
 mod clock;
 mod concurrency;
 mod conflict;
+mod cover;
 mod differential;
 mod doctor;
 mod downloads;
@@ -31,6 +32,7 @@ mod faults;
 mod faults_in_files;
 mod fetch;
 mod grammar;
+mod guard;
 mod headers;
 mod hold;
 mod inherited;
@@ -54,14 +56,16 @@ mod reset;
 mod run;
 mod scope;
 mod situations;
+mod skip;
 mod starter;
 mod two_versions;
 mod which;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Conclusion, Trial};
+use libtest_mimic::{Arguments, Completion, Conclusion, Trial};
 
+use crate::guard::Machine;
 use crate::lab::Lab;
 use crate::namespace::{Identity, Inside};
 
@@ -153,6 +157,7 @@ fn tests() -> Vec<Test> {
         attacks::TESTS,
         caller::TESTS,
         escapes::TESTS,
+        guard::TESTS,
     ];
     themes.into_iter().flatten().map(|test| Test { ..*test }).collect()
 }
@@ -165,44 +170,70 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         };
         Inside::enter(test.identity, test.mounted);
-        (test.body)(&Lab::new());
-        checks::kept_its_word(test.name);
-        return ExitCode::SUCCESS;
+        let skipped = skip::catch(|| {
+            (test.body)(&Lab::new());
+            checks::kept_its_word(test.name);
+        });
+        return match skipped {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(reason) => {
+                println!("{reason}");
+                ExitCode::from(skip::STATUS)
+            }
+        };
     }
     let arguments = Arguments::from_args();
     if arguments.list {
-        return conclude(&arguments, tests, |_| false).exit_code();
+        return conclude(&arguments, tests, |_| None).exit_code();
     }
     if namespace::emulated_on().is_some() {
         // None of these needs a download.
-        return conclude(&arguments, tests, |test| !test.alone).exit_code();
+        let needed =
+            |test: &Test| (!test.alone).then(|| "it starts programs of the other architecture".to_owned());
+        return conclude(&arguments, tests, needed).exit_code();
     }
-    let obstacle = namespace::obstacle();
-    let has_strace = Command::new("strace").arg("--version").output().is_ok();
-    if !has_strace {
-        eprintln!("skipped: tests of faults: there is no strace here");
-        assert!(
-            std::env::var_os("QUS_REQUIRE_KERNEL").is_none(),
-            "QUS_REQUIRE_KERNEL is set: a skip is a failure"
-        );
-    }
-    if let Some(obstacle) = &obstacle {
-        eprintln!("skipped: no instance of our own can be had here: {obstacle}");
-        if std::env::var_os("QUS_REQUIRE_KERNEL").is_some() {
-            eprintln!("QUS_REQUIRE_KERNEL is set: a skip is a failure");
-            return ExitCode::FAILURE;
-        }
-    } else {
+    let obstacle =
+        namespace::obstacle().map(|text| format!("no instance of our own can be had here: {text}"));
+    let has_strace = skip::has_program("strace");
+    if obstacle.is_none() {
         downloads::prepare();
     }
-    conclude(&arguments, tests, |test| obstacle.is_some() || test.strace && !has_strace).exit_code()
+    let machine = Machine::look();
+    let missing = |test: &Test| match &obstacle {
+        None if test.strace && !has_strace => Some("there is no strace here".to_owned()),
+        obstacle => obstacle.clone(),
+    };
+    let conclusion = conclude(&arguments, tests, missing);
+    let differences = machine.differences(&Machine::look());
+    if !differences.is_empty() {
+        eprintln!("the tests changed this machine:\n{}", differences.join("\n"));
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
 }
 
-fn conclude(arguments: &Arguments, tests: Vec<Test>, skipped: impl Fn(&Test) -> bool) -> Conclusion {
+/// Runs the tests. `missing` gives the reason why one cannot run here, which is a failure with `QUS_REQUIRE_KERNEL=1`.
+fn conclude(
+    arguments: &Arguments,
+    tests: Vec<Test>,
+    missing: impl Fn(&Test) -> Option<String>,
+) -> Conclusion {
+    let is_emulated = namespace::emulated_on().is_some();
     let trials = tests.into_iter().map(|test| {
-        let skipped = skipped(&test);
-        Trial::test(test.name, move || namespace::run_inside(test.name).map_err(Into::into))
-            .with_ignored_flag(skipped)
+        let missing = missing(&test);
+        Trial::ignorable_test(test.name, move || {
+            let skipped = match missing {
+                Some(reason) => Some(reason),
+                None => namespace::run_inside(test.name)?,
+            };
+            match skipped {
+                None => Ok(Completion::Completed),
+                Some(reason) if skip::is_forbidden() && !is_emulated => {
+                    Err(format!("skipped: {reason}; QUS_REQUIRE_KERNEL is set: a skip is a failure").into())
+                }
+                Some(reason) => Ok(Completion::ignored_with(reason)),
+            }
+        })
     });
     libtest_mimic::run(arguments, trials.collect())
 }

@@ -5,9 +5,11 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
+
+use crate::{cover, skip};
 
 /// Names the test that a process started by [`run_inside`] has to run.
 const VARIABLE: &str = "QUS_TEST_INSIDE";
@@ -39,8 +41,8 @@ pub(crate) fn emulated_on() -> Option<String> {
     std::env::var(EMULATED).ok()
 }
 
-/// Runs the test called `name` in a new process; the error is what that process wrote.
-pub(crate) fn run_inside(name: &str) -> Result<(), String> {
+/// Runs the test called `name` in a new process: the reason if it was skipped; the error is what that process wrote.
+pub(crate) fn run_inside(name: &str) -> Result<Option<String>, String> {
     let executable = std::env::current_exe().unwrap();
     // An emulator has a thread of its own, with which no process may change its user namespace.
     let mut command = if emulated_on().is_some() {
@@ -50,9 +52,17 @@ pub(crate) fn run_inside(name: &str) -> Result<(), String> {
     } else {
         Command::new(executable)
     };
-    let output = command.env(VARIABLE, name).output().unwrap();
+    // No test reads or writes the directories of the user who runs it.
+    for variable in ["XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"] {
+        command.env_remove(variable);
+    }
+    let output = command.env("HOME", "/nonexistent").env(VARIABLE, name).output().unwrap();
     if output.status.success() {
-        return Ok(());
+        return Ok(None);
+    }
+    if output.status.code() == Some(skip::STATUS.into()) {
+        let reason = String::from_utf8_lossy(&output.stdout);
+        return Ok(Some(reason.lines().last().unwrap_or_default().to_owned()));
     }
     let text = [output.stdout, output.stderr].concat();
     Err(format!("{}\n{}", output.status, String::from_utf8_lossy(&text)))
@@ -79,22 +89,36 @@ impl Inside {
         if emulated_on().is_some() {
             assert!(identity == Identity::Root && mounted, "in an emulator there is no other way to be");
             crate::starter::prepare();
+            cover::machine();
             return mount_instance(Path::new(INSTANCE), MsFlags::empty());
         }
-        let (uid, gid) = (geteuid(), getegid());
-        if identity == Identity::RootAmongOthers && uid.is_root() {
+        if identity == Identity::RootAmongOthers && geteuid().is_root() {
             enter_with_others();
+            cover::machine();
             return mount_instance(Path::new(INSTANCE), MsFlags::empty());
         }
-        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).unwrap();
-        let id = if identity == Identity::Somebody { 1000 } else { 0 };
-        fs::write("/proc/self/setgroups", "deny").unwrap();
-        fs::write("/proc/self/uid_map", format!("{id} {uid} 1")).unwrap();
-        fs::write("/proc/self/gid_map", format!("{id} {gid} 1")).unwrap();
-        if mounted {
-            mount_instance(Path::new(INSTANCE), MsFlags::empty());
+        enter_as(if identity == Identity::Somebody { 1000 } else { 0 });
+        cover::machine();
+        mount_instance(Path::new(INSTANCE), MsFlags::empty());
+        if !mounted {
+            // An instance that was mounted once hides the machine's handlers for ever (K66).
+            umount2(INSTANCE, MntFlags::empty()).unwrap();
         }
     }
+}
+
+/// Moves into a further user and mount namespace, as its root, below that of a test.
+pub(crate) fn enter_nested() {
+    enter_as(0);
+}
+
+/// Moves into a user namespace that has one user, `id`, and into a mount namespace.
+fn enter_as(id: u32) {
+    let (uid, gid) = (geteuid(), getegid());
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).unwrap();
+    fs::write("/proc/self/setgroups", "deny").unwrap();
+    fs::write("/proc/self/uid_map", format!("{id} {uid} 1")).unwrap();
+    fs::write("/proc/self/gid_map", format!("{id} {gid} 1")).unwrap();
 }
 
 /// Moves into a namespace with two users. Only who stays outside may map more than its own.

@@ -20,8 +20,17 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("a_killed_fetch_leaves_nothing_half_written", killed),
 ];
 
-/// A version that the second of two emulators tells.
-const OTHER: &str = "9.2.22";
+/// A newer version of the same length, which the second of two emulators reports.
+fn newer_version() -> String {
+    let version = version();
+    let (major, rest) = version.split_once('.').unwrap();
+    let next = (major.parse::<u32>().unwrap() + 1).to_string();
+    if next.len() == major.len() {
+        return format!("{next}.{rest}");
+    }
+    let (minor, patch) = rest.split_once('.').unwrap();
+    format!("{major}.{}.{patch}", "9".repeat(minor.len()))
+}
 
 /// qus with a folder of its own for what it fetches, and no other interpreter before that.
 fn command(lab: &Lab, words: &[&str]) -> Command {
@@ -57,7 +66,7 @@ fn other_version(arch: &str) -> Vec<u8> {
     let before = format!("qemu-{arch} version ");
     let at = content.windows(before.len()).position(|window| window == before.as_bytes()).unwrap();
     let at = at + before.len();
-    let other = format!("{OTHER}{}", " ".repeat(version().len() - OTHER.len()));
+    let other = newer_version();
     content[at..at + other.len()].copy_from_slice(other.as_bytes());
     content
 }
@@ -145,6 +154,7 @@ fn told(lab: &Lab) {
 }
 
 fn side_by_side(lab: &Lab) {
+    let newest = newer_version();
     let other = other_version("arm");
     fs::create_dir(lab.path("other")).unwrap();
     lab.executable("other/qemu-arm-static", &other);
@@ -152,19 +162,19 @@ fn side_by_side(lab: &Lab) {
     done(lab, &["fetch", "--from", "some.deb", "arm"]);
     done(lab, &["fetch", "--from", "other", "arm"]);
     let in_store = |version: &str| lab.path("data/qus").join(version).join("qemu-arm-static");
-    assert_eq!(fs::read(in_store(OTHER)).unwrap(), other);
+    assert_eq!(fs::read(in_store(&newest)).unwrap(), other);
     assert_eq!(fs::read(in_store(&version())).unwrap(), fs::read(interpreter("arm")).unwrap());
     // The newest is taken, unless another one is asked for.
     let interpreter = || answer(lab, &["list"])["handlers"][0]["interpreter"].clone();
     assert!(done(lab, &["register", "arm"]).contains(" registered "));
-    assert_eq!(interpreter(), json!(in_store(OTHER)));
+    assert_eq!(interpreter(), json!(in_store(&newest)));
     let short = version().rsplit_once('.').unwrap().0.to_owned();
     let asked = ["register", "--qemu-version", &short, "arm"];
     let ran = qus(lab, &asked);
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(ran.stdout.contains(" conflict "), "{ran:#?}");
     ran.cured_by(&format!("qus register --replace --qemu-version {short} arm"));
-    assert_eq!(interpreter(), json!(in_store(OTHER)));
+    assert_eq!(interpreter(), json!(in_store(&newest)));
     let replaced = done(lab, &["register", "--replace", "--qemu-version", &short, "arm"]);
     assert!(replaced.contains(" replaced "), "{replaced}");
     assert_eq!(interpreter(), json!(in_store(&version())));
@@ -184,15 +194,15 @@ fn side_by_side(lab: &Lab) {
     );
     // A program runs with the one that is asked for.
     let busybox = lab.link("busybox", &crate::downloads::busybox("arm"));
-    for (version, status) in [(OTHER, 0), ("3", 125)] {
+    for (version, status) in [(newest.as_str(), 0), ("3", 125)] {
         let words =
             ["run", "--arch", "arm", "--qemu-version", version, "--", busybox.to_str().unwrap(), "true"];
         assert_eq!(qus(lab, &words).status, status);
     }
     // So does a bundle.
-    done(lab, &["bundle", "--qemu-version", OTHER, "-o", "bundle", "arm"]);
+    done(lab, &["bundle", "--qemu-version", &newest, "-o", "bundle", "arm"]);
     let bundled = run(Command::new(lab.path("bundle")).args(["show", "--bundled", "--json"]));
-    assert!(bundled.stdout.contains(OTHER), "{bundled:#?}");
+    assert!(bundled.stdout.contains(&newest), "{bundled:#?}");
 }
 
 fn changed(lab: &Lab) {
@@ -277,7 +287,7 @@ fn prune(lab: &Lab) {
     );
     let left = [format!("{}/qemu-arm-static", version()), format!("{}/qemu-arm-static.json", version())];
     assert_eq!(tree(&store), left);
-    assert!(!store.join(OTHER).exists());
+    assert!(!store.join(newer_version()).exists());
     assert_eq!(busybox("arm", "echo still").unwrap().stdout, "still\n");
     assert_eq!(done(lab, &["fetch", "--prune"]), "");
     // A handler that is reached by another path uses it too.

@@ -20,7 +20,7 @@ use crate::checks::{Seen, saw};
 use crate::doctor::{PROMISES, quiet, systemd};
 use crate::downloads;
 use crate::lab::{Lab, start};
-use crate::namespace::{INSTANCE, Identity, Inside, mount_instance};
+use crate::namespace::{INSTANCE, enter_nested, mount_instance};
 use crate::prediction::native;
 use qus::binfmt::Flags;
 
@@ -237,7 +237,7 @@ fn native_programs_captured(lab: &Lab) {
     quiet();
     let mut shell = Shell::start(lab, &[]);
     shell.done("/bin/true");
-    Inside::enter(Identity::Root, false);
+    enter_nested();
     fs::create_dir(lab.path("inner")).unwrap();
     mount_instance(&lab.path("inner"), MsFlags::empty());
     let interpreter = downloads::interpreter("aarch64");

@@ -1,0 +1,97 @@
+//! Compares the machine before and after the tests: no test may change it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::namespace::INSTANCE;
+
+/// Directories of which every file is compared.
+const WHOLE: [&str; 6] =
+    ["/etc", "/usr/local/lib", "/usr/local/bin", "/var/lib/binfmts", "/var/cache/qus", "/run/binfmt.d"];
+/// Directories that other programs use, of which only names that qus may use are compared.
+const SHARED: [&str; 4] = ["/dev/shm", "/run", "/tmp", "/var/tmp"];
+/// Files that the system itself rewrites.
+const VOLATILE: [&str; 4] = ["/etc/mtab", "/etc/resolv.conf", "/etc/hosts", "/etc/ld.so.cache"];
+
+/// Everything that is compared, by name.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Machine(BTreeMap<String, String>);
+
+impl Machine {
+    /// Looks at the machine.
+    pub(crate) fn look() -> Self {
+        let mut seen = BTreeMap::new();
+        for directory in WHOLE {
+            walk(Path::new(directory), &mut seen);
+        }
+        for directory in SHARED {
+            for path in children(Path::new(directory)) {
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                if name.starts_with("qus") || name.starts_with(".qus") {
+                    // Which files other runs of qus have there is their own affair, whoever runs them.
+                    let owner = fs::symlink_metadata(&path).map(|metadata| metadata.uid());
+                    if owner.is_ok_and(|uid| uid == nix::unistd::geteuid().as_raw()) {
+                        seen.insert(path.display().to_string(), "there".to_owned());
+                    }
+                }
+            }
+        }
+        for (at, mount) in fs::read_to_string("/proc/self/mounts").unwrap().lines().enumerate() {
+            seen.insert(format!("mount {at}"), mount.to_owned());
+        }
+        if fs::read_to_string("/proc/self/mounts").unwrap().contains(" binfmt_misc ") {
+            for path in children(Path::new(INSTANCE)) {
+                if let Ok(text) = fs::read_to_string(&path) {
+                    seen.insert(path.display().to_string(), text);
+                }
+            }
+        }
+        Self(seen)
+    }
+
+    /// Every difference, a line each.
+    pub(crate) fn differences(&self, later: &Self) -> Vec<String> {
+        let names: std::collections::BTreeSet<_> = self.0.keys().chain(later.0.keys()).collect();
+        let differs = names.into_iter().filter(|name| self.0.get(*name) != later.0.get(*name));
+        differs.map(|name| format!("{name}: {:?}, now {:?}", self.0.get(name), later.0.get(name))).collect()
+    }
+}
+
+fn children(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|file| file.path()).collect()
+}
+
+fn walk(directory: &Path, seen: &mut BTreeMap<String, String>) {
+    for path in children(directory) {
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        let name = path.display().to_string();
+        if metadata.is_dir() {
+            walk(&path, seen);
+        }
+        if VOLATILE.contains(&name.as_str()) {
+            continue;
+        }
+        let times = if metadata.is_dir() { 0 } else { metadata.mtime() };
+        let mode = metadata.permissions().mode();
+        let size = if metadata.is_dir() { 0 } else { metadata.len() };
+        seen.insert(name, format!("mode {mode:o}, {size} bytes, changed at {times}"));
+    }
+}
+
+pub(crate) fn holds(lab: &crate::lab::Lab) {
+    use nix::mount::{MsFlags, mount};
+    mount(Some("none"), "/etc", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let before = Machine::look();
+    assert_eq!(before.differences(&Machine::look()), [""; 0]);
+    fs::write("/etc/new", "").unwrap();
+    lab.register(b":new:E::new::/bin/true:").unwrap();
+    mount(Some("none"), "/mnt", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let found = before.differences(&Machine::look()).join("\n");
+    for name in ["/etc/new: None", "binfmt_misc/new: None", "tmpfs"] {
+        assert!(found.contains(name), "no {name} in {found}");
+    }
+}
+
+pub(crate) static TESTS: &[crate::Test] = &[crate::Test::new("a_changed_machine_is_noticed", holds)];
