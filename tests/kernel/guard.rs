@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::namespace::INSTANCE;
 
@@ -29,12 +32,8 @@ impl Machine {
         for directory in SHARED {
             for path in children(Path::new(directory)) {
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                if name.starts_with("qus") || name.starts_with(".qus") {
-                    // Which files other runs of qus have there is their own affair, whoever runs them.
-                    let owner = fs::symlink_metadata(&path).map(|metadata| metadata.uid());
-                    if owner.is_ok_and(|uid| uid == nix::unistd::geteuid().as_raw()) {
-                        seen.insert(path.display().to_string(), "there".to_owned());
-                    }
+                if (name.starts_with("qus") || name.starts_with(".qus")) && is_abandoned(&path) {
+                    seen.insert(format!("leftover {}", path.display()), "there".to_owned());
                 }
             }
         }
@@ -55,8 +54,18 @@ impl Machine {
     pub(crate) fn differences(&self, later: &Self) -> Vec<String> {
         let names: std::collections::BTreeSet<_> = self.0.keys().chain(later.0.keys()).collect();
         let differs = names.into_iter().filter(|name| self.0.get(*name) != later.0.get(*name));
+        // Any run of qus removes leftovers.
+        let differs = differs.filter(|name| !name.starts_with("leftover ") || later.0.contains_key(*name));
         differs.map(|name| format!("{name}: {:?}, now {:?}", self.0.get(name), later.0.get(name))).collect()
     }
+}
+
+/// Reports whether no process holds this file or directory, which runs of qus lock as long as they use it.
+fn is_abandoned(path: &Path) -> bool {
+    let Ok(file) = fs::File::open(path) else { return false };
+    let young = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
+    let young = young.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < Duration::from_secs(2)));
+    !young && Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok()
 }
 
 fn children(directory: &Path) -> Vec<PathBuf> {
