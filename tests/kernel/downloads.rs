@@ -109,7 +109,7 @@ fn obtain(name: &str, download: impl FnOnce() -> Result<(), String>) -> bool {
     match &result {
         Ok(()) => drop(fs::remove_file(missing(name))),
         Err(reason) => {
-            fs::write(missing(name), format!("{name} is missing: {}", reason.replace('\n', " "))).unwrap()
+            fs::write(missing(name), format!("{name} is missing: {}", reason.replace('\n', " "))).unwrap();
         }
     }
     result.is_ok()
