@@ -359,7 +359,7 @@ pub struct Bundle {
     /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
     #[arg(long, value_name = "VERSION")]
     pub qemu_version: Option<WantedVersion>,
-    /// The file to write
+    /// The file to write; `-` is standard output, and a pipe or a device is written into
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
 }

@@ -15,6 +15,7 @@ use tempfile::{NamedTempFile, TempPath};
 
 use crate::system::dir::{Held, folder_of};
 use crate::system::file_id::FileId;
+use crate::system::output_file::special_type;
 
 /// Begins the name of a draft.
 const PREFIX: &str = ".qus-new-";
@@ -62,8 +63,13 @@ impl Draft {
         self.path.close()
     }
 
-    /// Gives it its name, in the place of what has that.
+    /// Gives it its name, in the place of a regular file or a symbolic link. A pipe or a device is not replaced.
     pub(crate) fn persist(self, path: &Path) -> io::Result<()> {
+        if let Ok(metadata) = fs::symlink_metadata(path)
+            && let Some(name) = special_type(&metadata)
+        {
+            return Err(io::Error::other(format!("it is {name}")));
+        }
         self.path.persist(path).map_err(|error| error.error)
     }
 }
@@ -102,12 +108,17 @@ fn hold(file: &File) {
     let _unlocked = file.lock_shared();
 }
 
+/// Whether the name of a file is that of a draft.
+pub(crate) fn is_draft(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let random = name.strip_prefix(PREFIX.as_bytes());
+    random.is_some_and(|random| random.len() == RANDOM && random.iter().all(u8::is_ascii_alphanumeric))
+}
+
 /// Removes this user's drafts in `folder` that no process holds. What cannot be removed stays, and is in nobody's way.
 pub(crate) fn sweep(folder: &Path) {
     for file in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = file.file_name();
-        let rest = name.as_bytes().strip_prefix(PREFIX.as_bytes());
-        if rest.is_some_and(|rest| rest.len() == RANDOM && rest.iter().all(u8::is_ascii_alphanumeric)) {
+        if is_draft(&file.path()) {
             let _ = remove_if_left(&file.path());
         }
     }

@@ -9,6 +9,9 @@ use crate::namespace::UserNamespace;
 
 /// Interpreters that root fetches: readable for everybody, writable for root alone.
 pub const SYSTEM: &str = "/usr/local/lib/qus";
+/// Copies of interpreters that `register --persist` makes. Nothing else is in this directory, so that a copy is known as one
+/// even if its process was killed before it wrote the file that names it.
+pub const COPIES: &str = "/usr/local/lib/qus/copies";
 /// Caches of root (`hier(7)`).
 const SYSTEM_CACHE: &str = "/var/cache/qus";
 

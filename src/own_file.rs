@@ -3,6 +3,7 @@
 //!
 //! A file is qus's own when its first comment begins with [`MARKER`].
 
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use crate::base::shell::{shell_word, this_command_as_root};
@@ -19,6 +21,8 @@ use crate::system::dir::{Held, folder_of};
 
 /// Beginning of the first line of every file that qus writes for other programs.
 pub const MARKER: &str = "# Written by qus";
+/// Beginning of the line after that, with the checksum of all other lines: it shows whether somebody changed the file.
+const CHECKSUM: &str = "# Checksum: ";
 
 /// Largest file that is taken for one of qus's own, in bytes.
 const MAX: u64 = 1 << 20;
@@ -30,6 +34,9 @@ pub enum OwnFileError {
     /// Somebody else wrote it.
     #[error("{} was not written by qus, and stays as it is", .0.display())]
     Foreign(PathBuf),
+    /// qus wrote it, and somebody changed it since; or version 0.1.0 wrote it, which left no checksum.
+    #[error("{} was changed since qus wrote it, and stays as it is", .0.display())]
+    Edited(PathBuf),
     /// A symbolic link: by one to `/dev/null` somebody says that there shall be no such file.
     #[error("{} is a symbolic link, to {}, and stays as it is", path.display(), target.display())]
     Link {
@@ -63,6 +70,11 @@ impl Hint for OwnFileError {
             Self::Foreign(path) => {
                 let mut aside = path.as_os_str().to_owned();
                 aside.push(".before-qus");
+                Some(format!("sudo mv {} {}", shell_word(path), shell_word(aside)))
+            }
+            Self::Edited(path) => {
+                let mut aside = path.as_os_str().to_owned();
+                aside.push(".edited");
                 Some(format!("sudo mv {} {}", shell_word(path), shell_word(aside)))
             }
             Self::Link { path, .. } => Some(format!("sudo rm {}", shell_word(path))),
@@ -110,19 +122,83 @@ fn content(path: &Path) -> Result<Option<Vec<u8>>, OwnFileError> {
     Ok(Some(content))
 }
 
-/// Whether qus wrote this: its mark begins the first line, or the second one of a script.
-fn is_own(content: &[u8]) -> bool {
-    let mut lines = content.split(|byte| *byte == b'\n');
-    let first = lines.next().unwrap_or_default();
-    let line = if first.starts_with(b"#!") { lines.next().unwrap_or_default() } else { first };
-    line.starts_with(MARKER.as_bytes())
+/// Origin of a file, by its own text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Written by qus, and unchanged since.
+    Own,
+    /// Written by qus, and changed since.
+    Edited,
+    /// Not written by qus.
+    Foreign,
 }
 
-/// The content of qus's own file at `path`; `None` where there is nothing. Anything else there is an error.
-pub fn read(path: &Path) -> Result<Option<Vec<u8>>, OwnFileError> {
-    match content(path)? {
-        Some(content) if !is_own(&content) => Err(OwnFileError::Foreign(path.to_owned())),
-        content => Ok(content),
+/// End of the line with the marker: the first one, or the second one of a script. `None` where there is no marker.
+fn marker_end(content: &[u8]) -> Option<usize> {
+    let line_end = |from: usize| {
+        let rest = content.get(from..)?;
+        Some(from + rest.iter().position(|byte| *byte == b'\n')? + 1)
+    };
+    let start = if content.starts_with(b"#!") { line_end(0)? } else { 0 };
+    content.get(start..)?.starts_with(MARKER.as_bytes()).then(|| line_end(start)).flatten()
+}
+
+/// The line that holds the checksum of all the others.
+fn checksum_line(others: &[&[u8]]) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    for part in others {
+        hash.update(part);
+    }
+    let mut line = CHECKSUM.to_owned();
+    for byte in hash.finalize() {
+        let _ = write!(line, "{byte:02x}");
+    }
+    line.push('\n');
+    line.into_bytes()
+}
+
+/// `text` with a checksum after the line with the marker; without a marker it stays as it is.
+fn sealed(text: &[u8]) -> Vec<u8> {
+    let Some((head, rest)) = marker_end(text).and_then(|end| text.split_at_checked(end)) else {
+        return text.to_owned();
+    };
+    [head, &checksum_line(&[head, rest]), rest].concat()
+}
+
+/// A marker without a checksum was written by version 0.1.0: whether such a file was edited is unknown, so it counts as one.
+fn origin(content: &[u8]) -> Origin {
+    let Some((head, rest)) = marker_end(content).and_then(|end| content.split_at_checked(end)) else {
+        return Origin::Foreign;
+    };
+    let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |position| position + 1);
+    let (line, others) = rest.split_at(end);
+    if line == checksum_line(&[head, others]) { Origin::Own } else { Origin::Edited }
+}
+
+/// A file that qus wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnFile {
+    /// Its content.
+    pub content: Vec<u8>,
+    /// Somebody changed it since qus wrote it: it is neither replaced nor removed.
+    pub is_edited: bool,
+}
+
+/// Reads a file that qus wrote; `None` where there is nothing. Anything else there is an error.
+pub fn read(path: &Path) -> Result<Option<OwnFile>, OwnFileError> {
+    let Some(content) = content(path)? else { return Ok(None) };
+    match origin(&content) {
+        Origin::Foreign => Err(OwnFileError::Foreign(path.to_owned())),
+        origin => Ok(Some(OwnFile { content, is_edited: origin == Origin::Edited })),
+    }
+}
+
+/// Refuses what qus did not write, and what was changed since.
+fn check_origin(path: &Path, content: &[u8]) -> Result<(), OwnFileError> {
+    match origin(content) {
+        Origin::Own => Ok(()),
+        Origin::Edited => Err(OwnFileError::Edited(path.to_owned())),
+        Origin::Foreign => Err(OwnFileError::Foreign(path.to_owned())),
     }
 }
 
@@ -138,9 +214,11 @@ pub fn check_content(path: &Path, text: &[u8]) -> Result<(), OwnFileError> {
 
 fn check_for(path: &Path, text: Option<&[u8]>) -> Result<(), OwnFileError> {
     match content(path)? {
-        Some(content) if Some(content.as_slice()) == text => return Ok(()),
-        Some(content) if !is_own(&content) => return Err(OwnFileError::Foreign(path.to_owned())),
-        _ => {}
+        Some(content) if text.is_some_and(|text| content == text || content == sealed(text)) => {
+            return Ok(());
+        }
+        Some(content) => check_origin(path, &content)?,
+        None => {}
     }
     let folder = folder_of(path);
     // One that is missing is made in the first that is there.
@@ -153,24 +231,24 @@ fn check_for(path: &Path, text: Option<&[u8]>) -> Result<(), OwnFileError> {
 /// it was until the new one is complete on the disk.
 pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, OwnFileError> {
     let mode = if executable { 0o755 } else { 0o644 };
+    let sealed = sealed(text);
     if let Some(there) = content(path)? {
-        if there == text {
+        if there == text || there == sealed {
             return Ok(false);
         }
-        if !is_own(&there) {
-            return Err(OwnFileError::Foreign(path.to_owned()));
-        }
+        check_origin(path, &there)?;
     }
     let folder = Held::make(folder_of(path), &mut Vec::new());
     folder.map_err(|(folder, error)| failed("make", &folder)(error))?;
-    draft::place(path, text, mode).map_err(failed("write", path))?;
+    draft::place(path, &sealed, mode).map_err(failed("write", path))?;
     Ok(true)
 }
 
 /// Removes qus's own file at `path`; whether there was one.
 pub fn remove(path: &Path) -> Result<bool, OwnFileError> {
-    if read(path)?.is_none() {
-        return Ok(false);
+    match content(path)? {
+        None => return Ok(false),
+        Some(content) => check_origin(path, &content)?,
     }
     fs::remove_file(path).map_err(failed("remove", path))?;
     let folder = folder_of(path);
@@ -196,7 +274,7 @@ mod tests {
         assert!(write(&path, &own("a"), false).unwrap());
         assert!(!write(&path, &own("a"), false).unwrap());
         assert!(write(&path, &own("b"), true).unwrap());
-        assert_eq!(read(&path).unwrap(), Some(own("b")));
+        assert_eq!(read(&path).unwrap(), Some(OwnFile { content: sealed(&own("b")), is_edited: false }));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         assert!(remove(&path).unwrap());
@@ -229,9 +307,26 @@ mod tests {
     }
 
     #[test]
-    fn a_script_has_its_mark_behind_its_first_line() {
-        assert!(is_own(format!("#!/bin/sh\n{MARKER} for arm\n").as_bytes()));
-        assert!(!is_own(format!("#!/bin/sh\n\n{MARKER} for arm\n").as_bytes()));
-        assert!(!is_own(b""));
+    fn a_script_has_its_marker_after_its_first_line() {
+        assert_eq!(origin(&sealed(format!("#!/bin/sh\n{MARKER} for arm\nx\n").as_bytes())), Origin::Own);
+        assert_eq!(origin(&sealed(format!("#!/bin/sh\n\n{MARKER} for arm\n").as_bytes())), Origin::Foreign);
+        assert_eq!(origin(b""), Origin::Foreign);
+        assert_eq!(origin(MARKER.as_bytes()), Origin::Foreign);
+    }
+
+    #[test]
+    fn every_change_of_one_byte_is_found() {
+        let text = sealed(&own("a\nb\n"));
+        assert_eq!(origin(&text), Origin::Own);
+        assert_eq!(origin(&own("a\nb\n")), Origin::Edited);
+        for position in 0..text.len() {
+            let mut changed = text.clone();
+            changed[position] ^= 1;
+            assert_ne!(origin(&changed), Origin::Own, "byte {position}");
+            let mut shorter = text.clone();
+            shorter.remove(position);
+            assert_ne!(origin(&shorter), Origin::Own, "without byte {position}");
+        }
+        assert_eq!(origin(&[text, b"\n".to_vec()].concat()), Origin::Edited);
     }
 }

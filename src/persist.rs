@@ -16,10 +16,10 @@ use serde::Serialize;
 
 use crate::arch::Arch;
 use crate::base::shell::shell_word;
-use crate::binfmt::Rule;
+use crate::binfmt::{Handler, Rule};
 use crate::binfmt_d;
 use crate::draft;
-use crate::export::{self, COPIED, Format, PACKAGE, SERVICE, Set};
+use crate::export::{self, Format, PACKAGE, SERVICE, Set};
 use crate::folders;
 use crate::interpreter::Interpreter;
 use crate::memory::is_in_memory;
@@ -244,6 +244,14 @@ pub struct Kept {
     pub path: PathBuf,
     /// What it says.
     pub set: Set,
+    /// Somebody changed it since qus wrote it: it stays as it is.
+    pub is_edited: bool,
+}
+
+/// Whether an interpreter is a copy that `register --persist` made.
+#[must_use]
+pub fn is_copy(interpreter: &Path) -> bool {
+    interpreter.parent() == Some(Path::new(folders::COPIES))
 }
 
 /// The place of the file for `arch`.
@@ -255,10 +263,11 @@ pub fn file_of(arch: &Arch) -> PathBuf {
 /// The file for `arch`, if there is one that qus wrote.
 pub fn kept_for(arch: &'static Arch) -> Result<Option<Kept>, OwnFileError> {
     let path = file_of(arch);
-    let Some(text) = own_file::read(&path)? else { return Ok(None) };
-    let rules = binfmt_d::lines(&text).into_iter().filter_map(|line| line.rule.ok()).collect();
-    let copied = text.split(|byte| *byte == b'\n').any(|line| line == COPIED.as_bytes());
-    Ok(Some(Kept { path, set: Set { arch, rules, copied } }))
+    let Some(own) = own_file::read(&path)? else { return Ok(None) };
+    let text = own.content;
+    let rules: Vec<Rule> = binfmt_d::lines(&text).into_iter().filter_map(|line| line.rule.ok()).collect();
+    let copied = rules.first().is_some_and(|rule: &Rule| is_copy(rule.interpreter()));
+    Ok(Some(Kept { path, set: Set { arch, rules, copied }, is_edited: own.is_edited }))
 }
 
 /// All of qus's own files, in the order of the table. What somebody else has put into such a place is none; what cannot be
@@ -294,6 +303,9 @@ pub fn keep(set: &Set) -> Result<PathBuf, Problem> {
 ///
 /// The file goes last: who ends this halfway finds by it what is left.
 pub fn drop_kept(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem> {
+    if kept.is_edited {
+        return Err(OwnFileError::Edited(kept.path.clone()).into());
+    }
     if kept.set.copied {
         drop_copies(kept, removed)?;
     }
@@ -308,7 +320,7 @@ fn drop_copies(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem> {
     let copies: BTreeSet<&Path> = kept.set.rules.iter().map(Rule::interpreter).collect();
     for copy in copies {
         // Whatever the file says: nothing is removed from anywhere else.
-        if copy.parent() != Some(Path::new(folders::SYSTEM)) || used.contains(copy) {
+        if !is_copy(copy) || used.contains(copy) {
             continue;
         }
         match fs::remove_file(copy) {
@@ -317,14 +329,51 @@ fn drop_copies(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem> {
             Err(error) => return Err(io_problem("remove", copy, &error)),
         }
     }
+    if !removed.is_empty() {
+        remove_empty_directories();
+    }
     Ok(())
 }
 
 /// Removes what killed runs have left in the places of files and interpreters.
 pub fn sweep() {
-    for folder in [FOLDER, folders::SYSTEM, OPENRC_SERVICES] {
+    for folder in [FOLDER, folders::COPIES, OPENRC_SERVICES] {
         draft::sweep(Path::new(folder));
     }
+}
+
+/// Removes copies of interpreters that no configuration and no handler uses: a killed process left them, or another file
+/// took their place.
+pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Problem> {
+    let promises = crate::owner::Configuration::read(Path::new("/")).promises;
+    let configured = promises.iter().map(|promise| promise.rule.interpreter());
+    let registered = handlers.iter().filter_map(|handler| handler.entry.interpreter.as_deref());
+    let used: BTreeSet<&Path> = configured.chain(registered).collect();
+    let entries = match fs::read_dir(folders::COPIES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|error| io_problem("read", Path::new(folders::COPIES), &error))?,
+    };
+    let mut removed = false;
+    for copy in entries.flatten().map(|entry| entry.path()).filter(|copy| !used.contains(copy.as_path())) {
+        if draft::is_draft(&copy) {
+            continue;
+        }
+        match fs::remove_file(&copy) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_problem("remove", &copy, &error));
+            }
+            _ => removed = true,
+        }
+    }
+    if removed {
+        remove_empty_directories();
+    }
+    Ok(())
+}
+
+/// Removes the directory of copies, and the one that it is in, where they are empty.
+pub fn remove_empty_directories() {
+    let _ = fs::remove_dir(folders::COPIES).and_then(|()| fs::remove_dir(folders::SYSTEM));
 }
 
 /// Whether an interpreter can be left where it is: there it is at boot, and nobody but root can change it.

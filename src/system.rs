@@ -2,6 +2,7 @@
 
 pub mod dir;
 pub mod file_id;
+pub mod output_file;
 pub mod ownership;
 pub mod rights;
 pub mod signals;

@@ -1,7 +1,7 @@
 //! `qus bundle`: a copy of qus that carries interpreters inside itself.
 
 use std::fs;
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,7 @@ use crate::output::{Output, Status, path_text};
 use crate::package::{Package, Selection};
 use crate::problem::Problem;
 use crate::system::dir::{Held, folder_of};
+use crate::system::output_file::{OutputFile, is_standard_output};
 use crate::system::temp_dir::TempDir;
 
 /// Licence texts that Debian's packages of QEMU install.
@@ -39,6 +40,13 @@ struct View {
 }
 
 pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let unfit = |error| Problem::new(format!("cannot write {}: {error}", path_text(&args.output)));
+    let is_standard = is_standard_output(&args.output).map_err(unfit)?;
+    if is_standard && common.json {
+        return Err(Problem::new("cannot write both the bundle and JSON to standard output").into());
+    }
+    // A target that cannot be written is refused before anything is fetched.
+    OutputFile::check(&args.output).map_err(unfit)?;
     let arches = named(&args.arches);
     let gathered = gather(args, arches.as_deref(), common.quiet)?;
     let interpreters = &gathered.interpreters;
@@ -59,9 +67,12 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
     let size = write(&args.output, contents)?;
     let arches = interpreters.iter().map(|(arch, _)| arch.name).collect();
     let view = View { file: args.output.clone(), size, arches, licence: has_licence };
-    output.data(&view, || {
-        format!("{}  {} bytes, with {}\n", path_text(&view.file), view.size, view.arches.join(" "))
-    })?;
+    let text = || format!("{}  {} bytes, with {}", path_text(&view.file), view.size, view.arches.join(" "));
+    if is_standard {
+        output.note(&text())?;
+    } else {
+        output.data(&view, || text() + "\n")?;
+    }
     if !has_licence {
         output.note("no licence text of QEMU was found to go with it: the GPL asks for one where the bundle is passed on")?;
     }
@@ -149,18 +160,50 @@ impl Selection for LicenceText {
     }
 }
 
-/// Writes the bundle beside its place first, so that there is a whole one or none: its size in bytes.
+/// Writes the bundle; its size in bytes. A file is whole or does not change; a pipe or a device is written into.
 fn write(path: &Path, contents: Vec<Content>) -> Result<u64, Problem> {
-    let failed =
-        |error: &dyn std::fmt::Display| Problem::new(format!("cannot write {}: {error}", path_text(path)));
-    let name = path.file_name().ok_or_else(|| failed(&io::Error::from(io::ErrorKind::IsADirectory)))?;
-    let folder = Held::open(folder_of(path)).map_err(|error| failed(&error))?;
+    let written = OutputFile::open(path).and_then(|output| match output {
+        OutputFile::Standard => stream(io::stdout().lock(), contents),
+        OutputFile::Stream(file) => stream(file, contents),
+        OutputFile::Regular => write_file(path, contents),
+    });
+    written.map_err(|error| Problem::new(format!("cannot write {}: {error}", path_text(path))))
+}
+
+fn write_file(path: &Path, contents: Vec<Content>) -> io::Result<u64> {
+    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
+    let folder = Held::open(folder_of(path))?;
     draft::sweep(&folder.path());
-    let mut file = draft::create(&folder).map_err(|error| failed(&error))?;
+    let mut file = draft::create(&folder)?;
     bundle::write(Path::new("/proc/self/exe"), contents, &mut BufWriter::new(file.as_file_mut()))
-        .map_err(|error| failed(&error))?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(0o755)).map_err(|error| failed(&error))?;
-    let size = file.as_file().metadata().map_err(|error| failed(&error))?.len();
-    file.persist(folder.path().join(name)).map_err(|error| failed(&error.error))?;
+        .map_err(io::Error::other)?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o755))?;
+    let size = file.as_file().metadata()?.len();
+    draft::complete(file)?.persist(&folder.path().join(name))?;
     Ok(size)
+}
+
+fn stream(target: impl Write, contents: Vec<Content>) -> io::Result<u64> {
+    let mut target = CountingWriter { target: BufWriter::new(target), count: 0 };
+    bundle::write(Path::new("/proc/self/exe"), contents, &mut target).map_err(io::Error::other)?;
+    target.flush()?;
+    Ok(target.count)
+}
+
+/// Counts the bytes that it hands on.
+struct CountingWriter<W> {
+    target: W,
+    count: u64,
+}
+
+impl<W: Write> Write for CountingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.target.write(bytes)?;
+        self.count += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.target.flush()
+    }
 }

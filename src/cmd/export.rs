@@ -37,7 +37,8 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
     let format = args.format.unwrap_or(Format::Json);
     let sets = sets(args)?;
     let files = export::files(format, &sets).map_err(Problem::from)?;
-    let place = |name: &str| args.output.as_ref().map(|folder| folder.join(name));
+    let directory = args.output.as_ref().filter(|output| *output != Path::new("-"));
+    let place = |name: &str| directory.map(|directory| directory.join(name));
     let mut view = View {
         format,
         rules: export::views(&sets),
@@ -50,7 +51,7 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
             })
             .collect(),
     };
-    if args.output.is_none() {
+    if directory.is_none() {
         let json = if format == Format::Json { Output::json(&view)? } else { Vec::new() };
         output.document(&view, || if json.is_empty() { export::together(format, &files) } else { json })?;
         return Ok(Status::Done);

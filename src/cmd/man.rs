@@ -26,7 +26,7 @@ pub(super) fn run(args: &Man, output: &mut Output<'_>) -> Result<Status> {
     // `qus help register` is no page: it prints what `qus register --help` prints.
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
-    let Some(folder) = &args.output else {
+    let Some(folder) = args.output.as_ref().filter(|output| *output != Path::new("-")) else {
         let view = PageView { page: String::from_utf8(page(command)?.1)? };
         output.document(&view, || view.page.clone())?;
         return Ok(Status::Done);

@@ -13,7 +13,7 @@ use crate::cli::{Common, Reset, named};
 use crate::kernel::{HandlerError, Instance};
 use crate::namespace::Scope;
 use crate::output::{Output, Status, columns, escape, path_text};
-use crate::own_file;
+use crate::own_file::{self, OwnFileError};
 use crate::owner::{Configuration, Owner};
 use crate::persist::{self, Keeper, Kept};
 use crate::problem::Problem;
@@ -73,7 +73,7 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
         if let Some(instance) = instance.as_ref().filter(|_| !doomed.is_empty()) {
             instance.check_writable().map_err(Problem::from)?;
         }
-        for kept in &kept {
+        for kept in kept.iter().filter(|kept| !kept.is_edited) {
             own_file::check(&kept.path).map_err(Problem::from)?;
         }
     }
@@ -87,6 +87,10 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
         Some(instance) => remove(instance, &doomed, args.dry_run),
         None => Vec::new(),
     };
+    if args.persist && !args.dry_run {
+        let handlers = instance.as_ref().map_or(Ok(Vec::new()), Instance::handlers).map_err(Problem::from)?;
+        persist::remove_unused_copies(&handlers)?;
+    }
     let errors = items.iter().map(|item| &item.error).chain(files.iter().map(|file| &file.error));
     let status = if errors.flatten().next().is_some() { Status::Failed } else { Status::Done };
     let is_doomed = |name: &HandlerName| doomed.iter().any(|(handler, _)| handler.name == *name);
@@ -142,6 +146,11 @@ fn forget(kept: &[Kept], dry_run: bool) -> Vec<FileItem> {
     for kept in kept {
         let arch = kept.set.arch.name;
         let mut copies = Vec::new();
+        if kept.is_edited {
+            let error = Problem::from(OwnFileError::Edited(kept.path.clone())).message;
+            files.push(FileItem { arch, outcome: "kept", path: kept.path.clone(), error: Some(error) });
+            continue;
+        }
         let forgotten = if dry_run { Ok(()) } else { forget_one(kept, &mut copies) };
         let (outcome, error) = match forgotten {
             Ok(()) => (if dry_run { "would remove" } else { "removed" }, None),
@@ -172,7 +181,8 @@ fn returns(doomed: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<Retu
     let going = |file: &PathBuf| files.iter().any(|going| going.error.is_none() && going.path == *file);
     let returning = doomed.iter().filter_map(|(handler, arch)| {
         let file = file(handler).filter(|file| !going(file))?;
-        let own = file == persist::file_of(arch) && own_file::read(&file).is_ok();
+        let own = file == persist::file_of(arch)
+            && matches!(own_file::read(&file), Ok(Some(own)) if !own.is_edited);
         Some(Return { arch: arch.name, name: plain(&handler.name), file, own })
     });
     returning.collect()

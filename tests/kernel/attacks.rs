@@ -452,7 +452,7 @@ fn persist(lab: &Lab) {
     scene.race(&[&turns, &special, &link], |_| {
         let ran = scene.qus(&["register", "--persist", "--interpreter-dir", "theirs/q", "arm"]);
         scene.is_true(&ran);
-        let copy = Path::new("/usr/local/lib/qus/qemu-arm-static");
+        let copy = Path::new("/usr/local/lib/qus/copies/qemu-arm-static");
         if let Ok(metadata) = fs::symlink_metadata(copy) {
             assert!(
                 metadata.is_file() && metadata.uid() == 0 && metadata.mode() & 0o7777 == 0o755,

@@ -136,7 +136,7 @@ fn lasting(lab: &Lab) {
     let words = ["register", "--persist", "--interpreter-dir", "q", "arm"];
     let files = [
         "/etc/binfmt.d/qus-arm.conf",
-        "/usr/local/lib/qus/qemu-arm-static",
+        "/usr/local/lib/qus/copies/qemu-arm-static",
         "/etc/binfmt.d",
         "/usr/local/lib/qus",
     ];

@@ -201,7 +201,7 @@ fn another_version(lab: &Lab) {
         lab.handler(
             "qemu-arm",
             "arm",
-            Path::new("/usr/local/lib/qus/qemu-arm-static"),
+            Path::new("/usr/local/lib/qus/copies/qemu-arm-static"),
             OURS - Flags::OPEN_BINARY,
         );
     });
@@ -223,7 +223,7 @@ fn resets(lab: &Lab, init: &str, sample: usize) {
             with_foreign(lab);
             restore(&before, init);
             for arch in ["s390x", "arm"] {
-                let copy = format!("/usr/local/lib/qus/qemu-{arch}-static");
+                let copy = format!("/usr/local/lib/qus/copies/qemu-{arch}-static");
                 lab.handler(&format!("qemu-{arch}"), arch, Path::new(&copy), OURS);
             }
             assert_eq!(lab.entries(), entries);

@@ -24,6 +24,7 @@ mod cover;
 mod differential;
 mod doctor;
 mod downloads;
+mod edited;
 mod environment;
 mod escapes;
 mod exhausted;
@@ -40,6 +41,7 @@ mod lab;
 mod list;
 mod memory;
 mod namespace;
+mod output;
 mod owner;
 mod paths;
 mod peers;
@@ -134,6 +136,7 @@ fn tests() -> Vec<Test> {
         proof::TESTS,
         probing::TESTS,
         paths::TESTS,
+        output::TESTS,
         headers::TESTS,
         differential::TESTS,
         grammar::TESTS,
@@ -145,6 +148,7 @@ fn tests() -> Vec<Test> {
         fetch::TESTS,
         export::TESTS,
         persist::TESTS,
+        edited::TESTS,
         apply::TESTS,
         bad_input::TESTS,
         environment::TESTS,

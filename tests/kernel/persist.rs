@@ -105,7 +105,9 @@ fn refused(lab: &Lab, message: &str) -> Ran {
 }
 
 const ARM: &str = "/etc/binfmt.d/qus-arm.conf";
-const COPY: &str = "/usr/local/lib/qus/qemu-arm-static";
+const COPY: &str = "/usr/local/lib/qus/copies/qemu-arm-static";
+/// An interpreter in the directory that `fetch` fills.
+const FETCHED: &str = "/usr/local/lib/qus/qemu-arm-static";
 
 fn written(lab: &Lab) {
     host(lab);
@@ -125,9 +127,12 @@ fn written(lab: &Lab) {
     // Who wrote it, how it is undone, and the very rule that the kernel has.
     let text = fs::read_to_string(ARM).unwrap();
     let words = ["export", "arm", "--format", "systemd", "--interpreter-path"];
-    let exported = lab.done(words.into_iter().chain(["/usr/local/lib/qus/qemu-{arch}-static"]));
+    let exported = lab.done(words.into_iter().chain(["/usr/local/lib/qus/copies/qemu-{arch}-static"]));
     let comment = "# The interpreter is a copy that was made for this file, and is removed with it.\n";
-    assert_eq!(text.replace(comment, ""), exported);
+    let is_checksum = |line: &&str| line.starts_with("# Checksum: ");
+    assert_eq!(text.lines().filter(is_checksum).count(), 1, "{text}");
+    let lines = text.split_inclusive('\n').filter(|line| !is_checksum(line));
+    assert_eq!(lines.collect::<String>().replace(comment, ""), exported);
     assert!(text.contains(comment) && text.contains("\n# To remove it: qus reset --persist arm\n"), "{text}");
     assert_eq!(fs::metadata(ARM).unwrap().mode() & 0o7777, 0o644);
     let registered = lab.entries();
@@ -174,30 +179,33 @@ fn copied(lab: &Lab) {
     lab.copy("q/emulator", &interpreter("s390x"));
     let words = ["register", "--persist", "--interpreter", "q/emulator", "s390x"];
     let said = lab.done(words);
-    assert!(said.contains("/usr/local/lib/qus/emulator, proven"), "{said}");
+    assert!(said.contains("/usr/local/lib/qus/copies/emulator, proven"), "{said}");
     let text = fs::read_to_string("/etc/binfmt.d/qus-s390x.conf").unwrap();
-    assert!(text.contains(":qus-s390x:M:") && text.contains(":/usr/local/lib/qus/emulator:POF"), "{text}");
+    assert!(
+        text.contains(":qus-s390x:M:") && text.contains(":/usr/local/lib/qus/copies/emulator:POF"),
+        "{text}"
+    );
 }
 
 fn stable(lab: &Lab) {
     host(lab);
     // As `qus fetch` puts it there.
     fs::create_dir("/usr/local/lib/qus").unwrap();
-    fs::copy(lab.path("q/qemu-arm-static"), COPY).unwrap();
-    fs::set_permissions(COPY, fs::Permissions::from_mode(0o755)).unwrap();
-    let before = fs::metadata(COPY).unwrap().ino();
+    fs::copy(lab.path("q/qemu-arm-static"), FETCHED).unwrap();
+    fs::set_permissions(FETCHED, fs::Permissions::from_mode(0o755)).unwrap();
+    let before = fs::metadata(FETCHED).unwrap().ino();
     for words in [&["register", "arm"][..], &["register", "--persist", "arm"]] {
         let mut command = lab.program(&[], words.iter().copied());
         done(run(command.env_remove("QUS_INTERPRETER_DIR")));
     }
     let text = fs::read_to_string(ARM).unwrap();
-    assert!(text.ends_with(&format!(":{COPY}:POF\n")) && !text.contains("copy"), "{text}");
+    assert!(text.ends_with(&format!(":{FETCHED}:POF\n")) && !text.contains("copy"), "{text}");
     // The same content from elsewhere is no reason for another file either.
     let ran = done(persist(lab, &["arm"]));
     assert!(ran.stdout.contains("unchanged"), "{ran:#?}");
-    assert_eq!(fs::metadata(COPY).unwrap().ino(), before);
+    assert_eq!(fs::metadata(FETCHED).unwrap().ino(), before);
     lab.done(["reset", "--persist"]);
-    assert!(Path::new(COPY).exists());
+    assert!(Path::new(FETCHED).exists());
 }
 
 fn from_memory(lab: &Lab) {
@@ -220,9 +228,7 @@ fn from_memory(lab: &Lab) {
 fn interrupted(lab: &Lab) {
     host(lab);
     done(persist(lab, &["arm"]));
-    let text = fs::read_to_string(ARM)
-        .unwrap()
-        .replace("# The interpreter is a copy that was made for this file, and is removed with it.\n", "");
+    let text = fs::read_to_string(ARM).unwrap();
     // Killed between registering and writing: the handler and its interpreter are there, and perhaps half of a file.
     fs::remove_file(ARM).unwrap();
     fs::write("/etc/binfmt.d/.qus-AbCdEf", "# Writ").unwrap();
@@ -283,7 +289,7 @@ fn at_once(lab: &Lab) {
     let words = ["register", "--persist", "--interpreter-dir", "q", "arm", "s390x"];
     let mut newer = fs::read(lab.path("q/qemu-arm-static")).unwrap();
     newer.push(0);
-    let wanted = [ARM, "/etc/binfmt.d/qus-s390x.conf", COPY, "/usr/local/lib/qus/qemu-s390x-static"];
+    let wanted = [ARM, "/etc/binfmt.d/qus-s390x.conf", COPY, "/usr/local/lib/qus/copies/qemu-s390x-static"];
     let wanted = wanted.map(PathBuf::from);
     for content in [None, Some(newer)] {
         if let Some(content) = &content {
@@ -365,7 +371,7 @@ fn conflict(lab: &Lab) {
     lab.done(["register", "--interpreter", "q/emulator", "arm"]);
     refused(lab, "qus-arm (");
     let chosen = ["register", "--interpreter", "q/emulator", "--replace", "--persist", "arm"];
-    assert!(lab.done(chosen).contains("/usr/local/lib/qus/emulator, proven"));
+    assert!(lab.done(chosen).contains("/usr/local/lib/qus/copies/emulator, proven"));
     // Somebody else's is so with and without.
     lab.done(["reset", "--persist"]);
     lab.handler("rosetta", "arm", Path::new("/run/rosetta/rosetta"), Flags::empty());
@@ -423,11 +429,14 @@ fn unwritable(lab: &Lab) {
     cover("/usr/local/lib", "mode=755", MsFlags::MS_RDONLY);
     refused(
         lab,
-        "cannot copy the interpreter for arm to /usr/local/lib/qus/qemu-arm-static: Read-only file system",
+        "cannot copy the interpreter for arm to /usr/local/lib/qus/copies/qemu-arm-static: Read-only file system",
     );
     cover("/usr/local/lib", "mode=755,size=1m", MsFlags::empty());
-    fs::create_dir("/usr/local/lib/qus").unwrap();
-    refused(lab, "cannot copy the interpreter for arm to /usr/local/lib/qus/qemu-arm-static: No space left");
+    fs::create_dir_all("/usr/local/lib/qus/copies").unwrap();
+    refused(
+        lab,
+        "cannot copy the interpreter for arm to /usr/local/lib/qus/copies/qemu-arm-static: No space left",
+    );
     fs::write("/etc/binfmt.d", "").unwrap();
     refused(lab, "/etc/binfmt.d");
 }
@@ -450,10 +459,11 @@ fn full(lab: &Lab) {
     let ran = done(persist(lab, &["arm"]));
     assert!(ran.stdout.contains(&format!("; at boot by {ARM}\n")), "{ran:#?}");
     // The old file stays whole where there is no room for the new one.
-    fs::write(ARM, fs::read_to_string(ARM).unwrap().replace(":POF", ":PF")).unwrap();
+    lab.copy("q/emulator", &interpreter("arm"));
+    lab.done(["register", "--persist", "--replace", "--interpreter", "q/emulator", "arm"]);
     let before = fs::read(ARM).unwrap();
     fs::write("/etc/full", vec![b' '; 16384]).unwrap_err();
-    let ran = persist(lab, &["arm"]);
+    let ran = persist(lab, &["--replace", "arm"]);
     assert!(ran.status == 2 && ran.stdout.contains(message), "{ran:#?}");
     assert_eq!((fs::read(ARM).unwrap(), fs::read_dir("/etc/binfmt.d").unwrap().count()), (before, 1));
 }
@@ -557,7 +567,7 @@ fn reset(lab: &Lab) {
     let said = lab.done(["reset", "--persist", "s390x"]);
     let file = "s390x  removed  /etc/binfmt.d/qus-s390x.conf\n";
     assert!(said.starts_with("s390x  removed  qemu-s390x ") && said.contains(file), "{said}");
-    assert!(said.contains("s390x  removed  /usr/local/lib/qus/qemu-s390x-static\n"), "{said}");
+    assert!(said.contains("s390x  removed  /usr/local/lib/qus/copies/qemu-s390x-static\n"), "{said}");
     assert!(Path::new(ARM).exists() && order().contains(&"qemu-arm".to_owned()));
     // Both ends by themselves: the handler is gone already, then the file.
     lab.command("qemu-arm", "-1");
@@ -567,8 +577,6 @@ fn reset(lab: &Lab) {
     fs::remove_file(ARM).unwrap();
     lab.done(["reset", "--persist"]);
     assert_eq!(lab.entries(), handlers);
-    // With no file to tell, a copy is nobody's: it stays.
-    fs::remove_file(COPY).unwrap();
     assert_eq!(tree(), before);
     // A copy that somebody else's file names stays, too; and nothing outside of its folder ever goes.
     done(persist(lab, &["arm"]));
@@ -579,8 +587,9 @@ fn reset(lab: &Lab) {
     fs::write("/etc/victim", "").unwrap();
     let forged = "# Written by qus\n# The interpreter is a copy that was made for this file, and is removed with it.\n:qemu-arm:M::AAAA::/etc/victim:\n";
     fs::write(ARM, forged).unwrap();
-    lab.done(["reset", "--persist"]);
-    assert!(Path::new("/etc/victim").exists() && !Path::new(ARM).exists());
+    assert_eq!(lab.qus(["reset", "--persist"]).status, 2);
+    assert!(Path::new("/etc/victim").exists() && Path::new(ARM).exists());
+    fs::remove_file(ARM).unwrap();
     // Where nothing may be written, nothing is removed.
     done(persist(lab, &["arm"]));
     let options = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;

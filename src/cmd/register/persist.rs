@@ -55,9 +55,8 @@ impl Copy {
             return before.persist(&self.path);
         }
         fs::remove_file(&self.path)?;
-        if let Some(folder) = self.path.parent().filter(|_| self.made) {
-            // Not empty: somebody else has put something there meanwhile.
-            let _ = fs::remove_dir(folder);
+        if self.made {
+            persist::remove_empty_directories();
         }
         Ok(())
     }
@@ -158,14 +157,15 @@ impl Persistence {
                 item.kept_in(file);
                 continue;
             }
-            let kept = self.registered(instance, arch, item).and_then(|set| persist::keep(&set));
+            let kept = Self::registered(instance, arch, item).and_then(|set| persist::keep(&set));
             match kept {
                 Ok(path) => item.kept_in(path),
                 Err(problem) => item.not_kept(problem),
             }
         }
         let updated = if items.iter().any(Item::is_kept) { self.keeper.update() } else { Ok(()) };
-        updated.and(self.forget_what_was())
+        updated.and(self.forget_what_was())?;
+        persist::remove_unused_copies(&instance.handlers()?)
     }
 
     /// Removes the interpreters whose places copies have taken.
@@ -189,18 +189,13 @@ impl Persistence {
     }
 
     /// The rules of an item as the kernel has them: with the flags that were proven.
-    fn registered(&self, instance: &Instance, arch: &'static Arch, item: &Item) -> Result<Set, Problem> {
+    fn registered(instance: &Instance, arch: &'static Arch, item: &Item) -> Result<Set, Problem> {
         let mut rules: Vec<Rule> = Vec::new();
         for name in item.names() {
             let rule = instance.entry(&name)?.and_then(|entry| entry.to_rule(&name));
             rules.push(rule.ok_or_else(|| Problem::new(format!("{name} is gone already")))?);
         }
-        let before = persist::kept_for(arch)?.map(|kept| kept.set);
-        let is_same = |set: &Set| {
-            set.copied && set.rules.first().map(Rule::interpreter) == rules.first().map(Rule::interpreter)
-        };
-        let is_new = |copy: &Copy| copy.arch == arch.name && copy.before.is_none();
-        let copied = self.copies.iter().any(is_new) || before.as_ref().is_some_and(is_same);
+        let copied = rules.first().is_some_and(|rule| persist::is_copy(rule.interpreter()));
         Ok(Set { arch, rules, copied })
     }
 }
@@ -218,13 +213,8 @@ impl Gathered {
                 Stored::Bundled(member) => member.name.clone().into(),
                 Stored::File(interpreter) => interpreter.path.file_name().unwrap_or_default().to_owned(),
             };
-            let path = Path::new(folders::SYSTEM).join(name);
-            // The very same file is there from another time: that it is, then.
-            let there = Interpreter::check(&path, &self.host).ok().filter(persist::is_stable);
-            let same = match there {
-                Some(there) if there.read().ok() == Some(stored.content()?) => Some(there),
-                _ => None,
-            };
+            let path = Path::new(folders::COPIES).join(&name);
+            let same = self.same_file(&[path.clone(), Path::new(folders::SYSTEM).join(&name)], &stored)?;
             let Some(found) = self.found.get_mut(arch) else { continue };
             if same.is_none() {
                 self.moving.insert(arch, stored);
@@ -234,6 +224,18 @@ impl Gathered {
             found.interpreter = Some(same.unwrap_or(new));
         }
         Ok(())
+    }
+
+    /// The first of `paths` that has the very content of `stored`, and stays as it is: a copy of an earlier run, or what
+    /// `qus fetch` got.
+    fn same_file(&self, paths: &[PathBuf], stored: &Stored) -> Result<Option<Interpreter>, Problem> {
+        let fit = |path: &PathBuf| Interpreter::check(path, &self.host).ok().filter(persist::is_stable);
+        let found: Vec<Interpreter> = paths.iter().filter_map(fit).collect();
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let content = stored.content()?;
+        Ok(found.into_iter().find(|there| there.read().is_ok_and(|there| *there == *content)))
     }
 
     /// Copies the interpreter for `arch`, where it has to be.

@@ -1,0 +1,175 @@
+//! The file that a user names for output: what it is decides how it is written.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IsTerminal as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use nix::libc::{O_NOCTTY, O_PATH};
+
+/// Way to write to a file.
+#[derive(Debug)]
+pub enum OutputFile {
+    /// Standard output, which is called `-`.
+    Standard,
+    /// A pipe, a character device, or a descriptor of this process such as `/dev/stdout`: data is written into it.
+    Stream(File),
+    /// A regular file, or none yet: a whole new file takes its place.
+    Regular,
+}
+
+impl OutputFile {
+    /// Looks at the type of the file at `path`, and opens it if data is written into it.
+    ///
+    /// # Errors
+    /// A directory, a block device or a socket, or a terminal, which would show bytes that are not text.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let output = if is_standard_output(path)? { Self::Standard } else { Self::open_named(path)? };
+        let is_terminal = match &output {
+            Self::Standard => io::stdout().is_terminal(),
+            Self::Stream(file) => file.is_terminal(),
+            Self::Regular => false,
+        };
+        if is_terminal {
+            Err(io::Error::other("it is a terminal, and the data is not text"))
+        } else {
+            Ok(output)
+        }
+    }
+
+    /// Finds out whether data could be written to `path`, without opening a pipe or a device.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), but for a terminal.
+    pub fn check(path: &Path) -> io::Result<()> {
+        if is_standard_output(path)? {
+            return Ok(());
+        }
+        match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(found) => {
+                refused_type(&found).map_or(Ok(()), |name| Err(io::Error::other(format!("it is {name}"))))
+            }
+        }
+    }
+
+    fn open_named(path: &Path) -> io::Result<Self> {
+        // A pipe would wait for a reader at this point, and a device could act.
+        let looked_at = match OpenOptions::new().read(true).custom_flags(O_PATH).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Regular),
+            opened => opened?.metadata()?,
+        };
+        let kind = looked_at.file_type();
+        if descriptor(path)?.is_some() || kind.is_fifo() || kind.is_char_device() {
+            let file = OpenOptions::new().write(true).custom_flags(O_NOCTTY).open(path)?;
+            let opened = file.metadata()?.file_type();
+            return if opened == kind {
+                Ok(Self::Stream(file))
+            } else {
+                Err(io::Error::other("it was exchanged for a file of another type"))
+            };
+        }
+        match refused_type(&looked_at) {
+            Some(name) => Err(io::Error::other(format!("it is {name}"))),
+            None => Ok(Self::Regular),
+        }
+    }
+}
+
+/// Whether `path` is standard output, by any of its names. The file that it was redirected to is not opened once more: text
+/// that is printed later would be written over the data.
+pub fn is_standard_output(path: &Path) -> io::Result<bool> {
+    Ok(path == Path::new("-") || descriptor(path)?.as_deref() == Some(OsStr::new("1")))
+}
+
+/// Number of the open descriptor of this process that `path` names: `/dev/stdout`, `/dev/fd/3`, `/proc/self/fd/3`.
+fn descriptor(path: &Path) -> io::Result<Option<OsString>> {
+    let mut path = std::path::absolute(path)?;
+    for _ in 0..2 {
+        let parent = path.parent().map(fs::canonicalize).transpose()?;
+        let own = Path::new("/proc").join(std::process::id().to_string()).join("fd");
+        if parent.as_deref() == Some(&own) {
+            return Ok(path.file_name().map(OsStr::to_owned));
+        }
+        match fs::read_link(&path) {
+            Ok(target) if target.is_absolute() => path = target,
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// Name of the type of a file that takes no data.
+fn refused_type(metadata: &fs::Metadata) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    special_type(metadata).filter(|_| !kind.is_fifo() && !kind.is_char_device())
+}
+
+/// Name of the type of a file that a regular file must not replace; `None` for regular files and symbolic links.
+#[must_use]
+pub fn special_type(metadata: &fs::Metadata) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    if kind.is_dir() {
+        Some("a directory")
+    } else if kind.is_block_device() {
+        Some("a block device")
+    } else if kind.is_char_device() {
+        Some("a character device")
+    } else if kind.is_fifo() {
+        Some("a named pipe")
+    } else if kind.is_socket() {
+        Some("a socket")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    #[test]
+    fn the_type_decides() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("file"), "x").unwrap();
+        mkfifo(&path("pipe"), Mode::S_IRWXU).unwrap();
+        let _socket = UnixListener::bind(path("socket")).unwrap();
+        let open = |name: &str| OutputFile::open(&path(name));
+        assert!(matches!(open("file"), Ok(OutputFile::Regular)));
+        assert!(matches!(open("missing"), Ok(OutputFile::Regular)));
+        assert_eq!(open("socket").unwrap_err().to_string(), "it is a socket");
+        assert_eq!(open("").unwrap_err().to_string(), "it is a directory");
+        let reader = std::thread::spawn({
+            let pipe = path("pipe");
+            move || fs::read(pipe).unwrap()
+        });
+        let Ok(OutputFile::Stream(mut file)) = open("pipe") else { panic!("a pipe is written into") };
+        io::Write::write_all(&mut file, b"data").unwrap();
+        drop(file);
+        assert_eq!(reader.join().unwrap(), b"data");
+        assert!(matches!(OutputFile::open(Path::new("/dev/null")), Ok(OutputFile::Stream(_))));
+    }
+
+    #[test]
+    fn a_descriptor_of_this_process_is_found_by_every_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = File::create(directory.path().join("file")).unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&file);
+        for path in [format!("/dev/fd/{number}"), format!("/proc/self/fd/{number}")] {
+            assert_eq!(descriptor(Path::new(&path)).unwrap(), Some(number.to_string().into()), "{path}");
+        }
+        assert_eq!(descriptor(&directory.path().join("file")).unwrap(), None);
+        let is_standard = |path: &str| is_standard_output(Path::new(path)).unwrap();
+        assert!(is_standard("-") && is_standard("/dev/stdout") && is_standard("/dev/fd/1"));
+        let opened = OutputFile::open(Path::new(&format!("/dev/fd/{number}")));
+        assert!(matches!(opened, Ok(OutputFile::Stream(_))));
+    }
+}

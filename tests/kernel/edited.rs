@@ -1,0 +1,148 @@
+//! Files that qus wrote and an administrator changed since, and copies that no file names.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use crate::Test;
+use crate::downloads::interpreter;
+use crate::lab::{Lab, Ran};
+use crate::persist::host;
+
+pub(crate) static TESTS: &[Test] = &[
+    Test::new("an_edited_file_stays_as_it_is", stays),
+    Test::new("an_edited_service_stays_as_it_is", service),
+    Test::new("an_exported_file_that_was_edited_stays", exported),
+    Test::new("a_copy_without_a_file_is_removed", orphan),
+    Test::new("a_copy_of_another_name_is_removed", renamed),
+];
+
+const ARM: &str = "/etc/binfmt.d/qus-arm.conf";
+const S390X: &str = "/etc/binfmt.d/qus-s390x.conf";
+const COPIES: &str = "/usr/local/lib/qus/copies";
+
+fn persist(lab: &Lab, words: &[&str]) -> Ran {
+    lab.qus(["register", "--persist", "--interpreter-dir", "q"].iter().chain(words).copied())
+}
+
+fn names(directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Every way to edit a file, each found.
+fn stays(lab: &Lab) {
+    host(lab);
+    let ran = persist(lab, &["arm", "s390x"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    let written = fs::read_to_string(ARM).unwrap();
+    let edits = [
+        format!("{written}:mine:E::mine::/mine:\n"),
+        written.replace(":POF", ":OF"),
+        format!("# A note of mine\n{written}"),
+        written.replacen("# Checksum: ", "# Checksum: 0", 1),
+        written.split_inclusive('\n').filter(|line| !line.starts_with("# Checksum: ")).collect(),
+        written.replacen('\n', "\n\n", 1),
+    ];
+    for edited in edits {
+        assert_ne!(edited, written);
+        // The first line belongs to nobody else: a file without the marker is not one of qus.
+        let message = if edited.starts_with("# Written by qus") {
+            format!("{ARM} was changed since qus wrote it, and stays as it is")
+        } else {
+            format!("{ARM} was not written by qus, and stays as it is")
+        };
+        fs::write(ARM, &edited).unwrap();
+        for words in [&["arm"][..], &["--replace", "arm"]] {
+            let ran = persist(lab, words);
+            assert!(ran.status == 2 && ran.stdout.contains("arm  refused"), "{ran:#?}");
+            assert!(ran.stdout.contains(&message), "no {message:?} in {ran:#?}");
+            assert_eq!(fs::read_to_string(ARM).unwrap(), edited);
+        }
+        assert!(Path::new(COPIES).join("qemu-arm-static").exists());
+    }
+
+    let edited = format!("{written}:mine:E::mine::/mine:\n");
+    fs::write(ARM, &edited).unwrap();
+    let ran = lab.qus(["reset", "--persist"]);
+    let message = format!("  {ARM} was changed since qus wrote it, and stays as it is\n");
+    let row = ran.stdout.lines().find(|line| line.starts_with(&format!("arm    kept     {ARM}  ")));
+    assert!(ran.status == 2 && row.is_some() && ran.stdout.contains(&message), "no {message:?} in {ran:#?}");
+    assert!(ran.stderr.contains(&format!("qemu-arm comes back at boot, by {ARM}\n")), "{ran:#?}");
+    assert_eq!(fs::read_to_string(ARM).unwrap(), edited);
+    assert_eq!(names(COPIES), ["qemu-arm-static"]);
+    assert!(!Path::new(S390X).exists() && lab.entries().is_empty());
+
+    // What the message of `register` says to do about it.
+    let ran = persist(lab, &["arm"]);
+    ran.cured_by(&format!("sudo mv {ARM} {ARM}.edited"));
+    lab.cure(&format!("sudo mv {ARM} {ARM}.edited"));
+    let ran = persist(lab, &["arm"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert_eq!(fs::read_to_string(ARM).unwrap(), written);
+    let ran = lab.qus(["reset", "--persist"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    assert!(!Path::new(ARM).exists() && !Path::new("/usr/local/lib/qus").exists());
+}
+
+fn service(lab: &Lab) {
+    host(lab);
+    fs::remove_dir_all("/run/systemd").unwrap();
+    fs::create_dir("/run/openrc").unwrap();
+    let ran = persist(lab, &["arm"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    let service = "/etc/init.d/qus";
+    let edited = fs::read_to_string(service).unwrap() + "# mine\n";
+    fs::write(service, &edited).unwrap();
+    let message = format!("{service} was changed since qus wrote it, and stays as it is");
+    for words in [&["register", "--persist", "--interpreter-dir", "q", "arm"][..], &["reset", "--persist"]] {
+        let ran = lab.qus(words.iter().copied());
+        assert_eq!(ran.status, 2, "{ran:#?}");
+        assert!(format!("{}{}", ran.stdout, ran.stderr).contains(&message), "{ran:#?}");
+        assert_eq!(fs::read_to_string(service).unwrap(), edited);
+    }
+}
+
+fn exported(lab: &Lab) {
+    let words = ["export", "--format", "systemd", "--output", "rules", "arm"];
+    lab.done(words);
+    let path = lab.path("rules/qus-arm.conf");
+    let edited = fs::read_to_string(&path).unwrap() + "# mine\n";
+    fs::write(&path, &edited).unwrap();
+    lab.refused(words, 2, "rules/qus-arm.conf was changed since qus wrote it, and stays as it is");
+    assert_eq!(fs::read_to_string(&path).unwrap(), edited);
+}
+
+/// A process was killed between the copy and the file.
+fn orphan(lab: &Lab) {
+    host(lab);
+    for words in [&["register", "--persist", "--interpreter-dir", "q", "arm"][..], &["reset", "--persist"]] {
+        fs::create_dir_all(COPIES).unwrap();
+        fs::copy(interpreter("s390x"), Path::new(COPIES).join("qemu-s390x-static")).unwrap();
+        lab.done(words.iter().copied());
+        assert!(!names(COPIES).contains(&"qemu-s390x-static".to_owned()), "{words:?}");
+    }
+    // One that a handler still runs stays.
+    fs::create_dir_all(COPIES).unwrap();
+    let copy = Path::new(COPIES).join("qemu-s390x-static");
+    fs::copy(interpreter("s390x"), &copy).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    lab.handler("theirs", "s390x", &copy, crate::lab::OURS);
+    lab.done(["reset", "--persist", "arm"]);
+    assert_eq!(names(COPIES), ["qemu-s390x-static"]);
+}
+
+fn renamed(lab: &Lab) {
+    host(lab);
+    lab.copy("q/emulator", &interpreter("arm"));
+    for (words, left) in [
+        (&["register", "--persist", "--interpreter-dir", "q", "arm"][..], "qemu-arm-static"),
+        (&["register", "--persist", "--replace", "--interpreter", "q/emulator", "arm"], "emulator"),
+    ] {
+        lab.done(words.iter().copied());
+        assert_eq!(names(COPIES), [left], "{words:?}");
+    }
+    lab.done(["reset", "--persist"]);
+}
