@@ -47,6 +47,7 @@ mod paths;
 mod peers;
 mod persist;
 mod prediction;
+mod probe_code;
 mod probing;
 mod programs;
 mod proof;
@@ -135,6 +136,7 @@ fn tests() -> Vec<Test> {
         run::TESTS,
         proof::TESTS,
         probing::TESTS,
+        probe_code::TESTS,
         paths::TESTS,
         output::TESTS,
         headers::TESTS,

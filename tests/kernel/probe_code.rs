@@ -1,0 +1,108 @@
+//! Code of the probes, executed: each waits until its starter lets it end.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use qus::arch::{ARCHES, Arch};
+use qus::binfmt::Flags;
+use qus::probe::{Subject, Variant};
+
+use crate::Test;
+use crate::downloads;
+use crate::lab::{Lab, OURS};
+use crate::programs::{ET_DYN, host};
+
+pub(crate) static TESTS: &[Test] = &[Test::new("every_probe_waits_for_its_starter", waits)];
+
+/// End of standard input for which a probe waits.
+#[derive(Clone, Copy, Debug)]
+enum Release {
+    EndOfFile,
+    Byte,
+    /// There is no standard input at all.
+    Closed,
+}
+
+/// Starts the probe at `path`, and returns its exit status. It must not end before it is released.
+fn run(path: &Path, release: Release) -> i32 {
+    let (mut exec, before_exec) = io::pipe().unwrap();
+    let mut command = match release {
+        Release::Closed => {
+            // A shell closes it, and hands the other names on.
+            let mut shell = Command::new("bash");
+            shell.args(["-c", "exec -a '*' \"$0\" <&-"]).arg(path);
+            shell
+        }
+        _ => Command::new(path),
+    };
+    if !matches!(release, Release::Closed) {
+        command.arg0("*").stdin(Stdio::piped());
+    }
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    drop(before_exec);
+    // The pipe closes at exec.
+    assert_eq!(exec.read(&mut [0]).unwrap(), 0);
+    if let Some(mut input) = child.stdin.take() {
+        // It must still be there once its emulator waits for the pipe, which no time limits: the kernel shows the call.
+        let call = format!("/proc/{}/syscall", child.id());
+        while !fs::read_to_string(&call)
+            .unwrap_or_default()
+            .starts_with(&format!("{} 0x0 ", nix::libc::SYS_read))
+        {
+            assert!(child.try_wait().unwrap().is_none(), "{} ended before it was released", path.display());
+            std::thread::yield_now();
+        }
+        if matches!(release, Release::Byte) {
+            input.write_all(b"x").unwrap();
+        }
+    }
+    child.wait().unwrap().code().unwrap_or(-1)
+}
+
+/// Every architecture that an emulator of the distribution, or of a newer one, knows.
+fn waits(lab: &Lab) {
+    let mut executed = BTreeSet::new();
+    for directory in [downloads::distribution(), downloads::newer()] {
+        for arch in ARCHES.iter().filter(|arch| **arch != *host()) {
+            let interpreter = directory.join(format!("qemu-{}-static", arch.name));
+            if interpreter.exists() {
+                waits_with(lab, arch, &interpreter);
+                executed.insert(arch.name);
+            }
+        }
+    }
+    let all: BTreeSet<&str> = ARCHES.iter().map(|arch| arch.name).collect();
+    let missing: Vec<_> = all.difference(&executed).collect();
+    eprintln!("not executed, as there is no emulator: {missing:?}");
+    assert!(executed.len() >= 30, "only {executed:?}");
+    let native = lab.executable("native", &Subject::all_of(host()).next().unwrap().image());
+    for release in [Release::EndOfFile, Release::Byte, Release::Closed] {
+        assert_eq!(run(&native, release), 42, "native {release:?}");
+    }
+}
+
+fn waits_with(lab: &Lab, arch: &'static Arch, interpreter: &Path) {
+    for flags in [OURS, Flags::FIX_BINARY | Flags::OPEN_BINARY] {
+        lab.handler("probed", arch.name, interpreter, flags);
+        let status = if flags.contains(Flags::PRESERVE_ARGV0) { 42 } else { 47 };
+        let subject = Subject::all_of(arch).next().unwrap();
+        for variant in [Variant::default(), Variant { e_type: ET_DYN, ..Variant::default() }] {
+            let path = lab.executable("probe", &Subject { variant, ..subject }.image());
+            for release in [Release::EndOfFile, Release::Byte, Release::Closed] {
+                let end = run(&path, release);
+                assert_eq!(
+                    end,
+                    status,
+                    "{} {flags} {variant:?} {release:?} {}",
+                    arch.name,
+                    interpreter.display()
+                );
+            }
+        }
+        lab.command("probed", "-1");
+    }
+}
