@@ -37,6 +37,7 @@ mod guard;
 mod headers;
 mod hold;
 mod inherited;
+mod killed;
 mod lab;
 mod list;
 mod memory;
@@ -131,6 +132,7 @@ fn tests() -> Vec<Test> {
         situations::TESTS,
         prediction::TESTS,
         hold::TESTS,
+        killed::TESTS,
         inherited::TESTS,
         scope::TESTS,
         run::TESTS,
