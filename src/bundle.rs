@@ -1,19 +1,21 @@
 //! A bundle: a copy of qus that carries interpreters inside itself.
 //!
 //! ```text
-//! qus, an ELF executable, as it was
+//! qus, an ELF executable, with the length of the whole file in its seal
 //! members, one after the other, each an xz stream
 //! index: JSON, `"format": 1`, a row a member
 //! trailer, 56 bytes: "QUSBNDL1", offset and length of the index (64-bit little-endian), SHA-256 of the index
 //! ```
 //!
-//! The same members give the same bytes. A signature beside the file, or behind it, is not disturbed: what counts is the
-//! last trailer. Every member is compared with its SHA-256 before it is used.
+//! The same members give the same bytes. Every member is compared with its SHA-256 before it is used.
+//!
+//! The seal is a few bytes of the executable itself, which is in memory: a bundle that was cut, or to which something was
+//! appended, knows by it that it is one, and that it is damaged.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lzma_rust2::{CheckType, XzOptions, XzReader, XzWriter};
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,17 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::binfmt::Hex;
+use crate::elf::Executable;
 
+/// Seal of this executable: a mark that nothing else in it has, and the length of the whole bundle in bytes, 64-bit
+/// little-endian; 0 in a qus without members.
+#[used]
+static SEAL: [u8; 24] = *b"\x00qus bundle seal\0\0\0\0\0\0\0\0";
+/// Length of the mark.
+const MARK: usize = 16;
+
+/// The executable of this process.
+const OWN: &str = "/proc/self/exe";
 /// Begins the trailer.
 const MAGIC: &[u8; 8] = b"QUSBNDL1";
 /// Length of the trailer, in bytes.
@@ -74,6 +86,20 @@ pub enum BundleError {
         /// What the system said.
         source: io::Error,
     },
+    /// The file is shorter or longer than it was written.
+    #[error("the bundle is damaged: it has {length} bytes, and was written with {written}")]
+    Length {
+        /// Its length, in bytes.
+        length: u64,
+        /// Its length in its seal, in bytes.
+        written: u64,
+    },
+    /// The executable has no seal: it is no qus that can carry anything.
+    #[error("{0} has no place for the length of a bundle")]
+    NoSeal(PathBuf),
+    /// A copy would need files that other machines lack.
+    #[error("this qus is dynamically linked (needs {0})")]
+    Dynamic(String),
     /// The trailer or the index is not what it was written as.
     #[error("the bundle is damaged: {0}")]
     Damaged(&'static str),
@@ -90,6 +116,31 @@ pub struct Bundle {
 }
 
 impl Bundle {
+    /// Opens the bundle that this process runs; `None` for a qus without members.
+    ///
+    /// # Errors
+    /// The file has another length than it was written with, or is damaged in another way.
+    pub fn own() -> Result<Option<Self>, BundleError> {
+        let length = seal_length(std::hint::black_box(&SEAL));
+        if length == 0 {
+            return Ok(None);
+        }
+        Self::of_length(Path::new(OWN), length)
+    }
+
+    /// Opens a bundle that was written with `written` bytes.
+    fn of_length(path: &Path, written: u64) -> Result<Option<Self>, BundleError> {
+        let io = |source| BundleError::Io { operation: "open", source };
+        let length = File::open(path).and_then(|file| file.metadata()).map_err(io)?.len();
+        if length != written {
+            return Err(BundleError::Length { length, written });
+        }
+        match Self::open(path)? {
+            Some(bundle) => Ok(Some(bundle)),
+            None => Err(BundleError::Damaged("its end is not what it was")),
+        }
+    }
+
     /// What the file at `path` carries; `None` for one that carries nothing.
     pub fn open(path: &Path) -> Result<Option<Self>, BundleError> {
         let io = |source| BundleError::Io { operation: "open", source };
@@ -213,44 +264,94 @@ pub struct Content {
     pub bytes: Vec<u8>,
 }
 
-/// Writes a bundle of `contents` to `output`: a copy of the executable at `executable`, without what that may carry
-/// itself, then the members. They are packed side by side, and written by name.
-pub fn write(
-    executable: &Path,
+/// Length of the whole bundle by its seal.
+fn seal_length(seal: &[u8]) -> u64 {
+    let bytes = seal.get(MARK..MARK + 8).and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, u64::from_le_bytes)
+}
+
+/// Writes a bundle of `contents` to `output`: a copy of the executable of this process, without what that may carry itself,
+/// then the members. They are packed side by side, and written by name.
+///
+/// # Errors
+/// This qus is dynamically linked, or damaged; `output` cannot be written.
+pub fn write(contents: Vec<Content>, output: &mut dyn Write) -> Result<(), BundleError> {
+    check_own()?;
+    write_with(Path::new(OWN), Bundle::own()?.as_ref(), contents, output)
+}
+
+/// Checks that copies of this executable run on other machines, in containers and in empty root directories.
+pub fn check_own() -> Result<(), BundleError> {
+    let file = File::open(OWN).map_err(|source| BundleError::Io { operation: "read", source })?;
+    check_static(&file)
+}
+
+fn check_static(file: &File) -> Result<(), BundleError> {
+    let executable = Executable::read(file).map_err(|_| BundleError::NoSeal(OWN.into()))?;
+    let loader = executable.loader.map(|loader| BundleError::Dynamic(loader.escape_ascii().to_string()));
+    loader.map_or(Ok(()), Err)
+}
+
+/// Writes a bundle with the executable at `path`, which carries `own`.
+fn write_with(
+    path: &Path,
+    own: Option<&Bundle>,
     mut contents: Vec<Content>,
     output: &mut dyn Write,
 ) -> Result<(), BundleError> {
     let io = |operation| move |source| BundleError::Io { operation, source };
     contents.sort_by(|one, two| one.name.cmp(&two.name));
-    let file = File::open(executable).map_err(io("read"))?;
-    let length = match Bundle::open(executable)? {
-        Some(bundle) => bundle.executable_end(),
-        None => file.metadata().map_err(io("read"))?.len(),
-    };
-    // In pieces that are worth a system call.
-    let mut whole = BufReader::with_capacity(128 << 10, file.take(length));
-    let mut position = io::copy(&mut whole, &mut *output).map_err(io("write"))?;
     let packed: Vec<io::Result<Vec<u8>>> = std::thread::scope(|scope| {
         let packing: Vec<_> = contents.iter().map(|content| scope.spawn(|| pack(&content.bytes))).collect();
         let panicked = |_| Err(io::ErrorKind::Other.into());
         packing.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
     });
+    let packed = packed.into_iter().collect::<io::Result<Vec<_>>>().map_err(io("pack"))?;
+
+    let file = File::open(path).map_err(io("read"))?;
+    let length = match own {
+        Some(bundle) => bundle.executable_end(),
+        None => file.metadata().map_err(io("read"))?.len(),
+    };
+    let mut executable = Vec::new();
+    file.take(length).read_to_end(&mut executable).map_err(io("read"))?;
+    let end = index_and_trailer(executable.len() as u64, contents, &packed)?;
+    let written = [executable.len(), packed.iter().map(Vec::len).sum(), end.len()];
+    seal(&mut executable, path, written.iter().map(|length| *length as u64).sum())?;
+    for part in [&executable].into_iter().chain(&packed).chain([&end]) {
+        output.write_all(part).map_err(io("write"))?;
+    }
+    output.flush().map_err(io("write"))
+}
+
+/// The end of a bundle, whose members come after `position` bytes.
+fn index_and_trailer(
+    mut position: u64,
+    contents: Vec<Content>,
+    packed: &[Vec<u8>],
+) -> Result<Vec<u8>, BundleError> {
     let mut members = Vec::new();
     for (content, packed) in contents.into_iter().zip(packed) {
-        let packed = packed.map_err(io("pack"))?;
-        output.write_all(&packed).map_err(io("write"))?;
         let (size, sha256) = (content.bytes.len() as u64, digest(&content.bytes));
-        let offset = position;
-        position += packed.len() as u64;
         let Content { name, version, .. } = content;
-        members.push(Member { name, version, sha256, size, offset, packed: packed.len() as u64 });
+        members.push(Member { name, version, sha256, size, offset: position, packed: packed.len() as u64 });
+        position += packed.len() as u64;
     }
-    let index = Index { format: FORMAT, members };
-    let index = serde_json::to_vec(&index).map_err(|error| io("write")(error.into()))?;
+    let index = serde_json::to_vec(&Index { format: FORMAT, members })
+        .map_err(|error| BundleError::Io { operation: "write", source: error.into() })?;
     let numbers = [position, index.len() as u64].map(u64::to_le_bytes).concat();
-    let trailer = [MAGIC.as_slice(), &numbers, &Sha256::digest(&index)].concat();
-    output.write_all(&[index, trailer].concat()).map_err(io("write"))?;
-    output.flush().map_err(io("write"))
+    let digest = Sha256::digest(&index);
+    Ok([index.as_slice(), MAGIC, &numbers, &digest].concat())
+}
+
+/// Writes the length of the bundle into the seal of `executable`.
+fn seal(executable: &mut [u8], path: &Path, length: u64) -> Result<(), BundleError> {
+    let mark = std::hint::black_box(&SEAL).get(..MARK).unwrap_or_default();
+    let places: Vec<usize> = memchr::memmem::find_iter(executable, mark).collect();
+    let [place] = places.as_slice() else { return Err(BundleError::NoSeal(path.to_owned())) };
+    let bytes = executable.get_mut(place + MARK..place + MARK + 8);
+    bytes.ok_or_else(|| BundleError::NoSeal(path.to_owned()))?.copy_from_slice(&length.to_le_bytes());
+    Ok(())
 }
 
 fn pack(bytes: &[u8]) -> io::Result<Vec<u8>> {
@@ -278,9 +379,9 @@ mod tests {
 
     fn bundle(folder: &Path) -> (std::path::PathBuf, Vec<u8>) {
         let executable = folder.join("qus");
-        std::fs::write(&executable, "an executable").unwrap();
+        std::fs::write(&executable, [b"an executable".as_slice(), &SEAL].concat()).unwrap();
         let mut bytes = Vec::new();
-        write(&executable, contents(), &mut bytes).unwrap();
+        write_with(&executable, None, contents(), &mut bytes).unwrap();
         let path = folder.join("bundle");
         std::fs::write(&path, &bytes).unwrap();
         (path, bytes)
@@ -298,7 +399,8 @@ mod tests {
         assert!(bytes.starts_with(b"an executable"));
         // The same again, from a bundle: what it carries is left behind.
         let mut again = Vec::new();
-        write(&path, contents(), &mut again).unwrap();
+        let own = Bundle::open(&path).unwrap();
+        write_with(&path, own.as_ref(), contents(), &mut again).unwrap();
         assert_eq!(again, bytes);
     }
 
@@ -306,10 +408,10 @@ mod tests {
     fn whoever_takes_a_member_may_stop() {
         let folder = tempfile::tempdir().unwrap();
         let executable = folder.path().join("qus");
-        std::fs::write(&executable, "an executable").unwrap();
+        std::fs::write(&executable, [b"an executable".as_slice(), &SEAL].concat()).unwrap();
         let large = Content { name: "large".to_owned(), version: None, bytes: vec![7; 4 * PART] };
         let mut bytes = Vec::new();
-        write(&executable, vec![large], &mut bytes).unwrap();
+        write_with(&executable, None, vec![large], &mut bytes).unwrap();
         let path = folder.path().join("bundle");
         std::fs::write(&path, &bytes).unwrap();
         let bundle = Bundle::open(&path).unwrap().unwrap();
@@ -334,6 +436,47 @@ mod tests {
             std::fs::write(&path, content).unwrap();
             assert!(Bundle::open(&path).unwrap().is_none());
         }
+    }
+
+    #[test]
+    fn a_cut_or_longer_bundle_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, bytes) = bundle(folder.path());
+        let place = memchr::memmem::find(&bytes, &SEAL[..MARK]).unwrap();
+        let written = seal_length(&bytes[place..]);
+        assert_eq!(written, bytes.len() as u64);
+        assert!(Bundle::of_length(&path, written).unwrap().is_some());
+        for length in (0..bytes.len()).step_by(7) {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            let error = Bundle::of_length(&path, written).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("the bundle is damaged: it has {length} bytes, and was written with {written}")
+            );
+        }
+        std::fs::write(&path, [&bytes, &b"signature"[..]].concat()).unwrap();
+        assert!(matches!(Bundle::of_length(&path, written), Err(BundleError::Length { .. })));
+        let zeros = [&bytes[..bytes.len() - TRAILER], &[0; TRAILER]].concat();
+        std::fs::write(&path, zeros).unwrap();
+        assert!(matches!(Bundle::of_length(&path, written), Err(BundleError::Damaged(_))));
+    }
+
+    #[test]
+    fn an_executable_without_a_seal_carries_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let executable = folder.path().join("other");
+        for content in [b"an executable".to_vec(), [SEAL, SEAL].concat()] {
+            std::fs::write(&executable, content).unwrap();
+            let written = write_with(&executable, None, contents(), &mut Vec::new());
+            assert!(matches!(written, Err(BundleError::NoSeal(_))), "{written:?}");
+        }
+    }
+
+    #[test]
+    fn a_dynamic_executable_is_refused() {
+        let file = File::open("/bin/sh").unwrap();
+        let error = check_static(&file).unwrap_err().to_string();
+        assert!(error.starts_with("this qus is dynamically linked (needs /"), "{error}");
     }
 
     proptest! {

@@ -17,9 +17,10 @@ mod switch;
 mod verify;
 mod which;
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Result;
@@ -30,12 +31,14 @@ use crate::base::shell::shell_word;
 use crate::binfmt::{HEAD, Handler, HandlerName};
 use crate::bundle::Bundle;
 use crate::cli::{Cli, Command, Common};
-use crate::interpreter::{WantedVersion, version_in};
+use crate::folders;
+use crate::interpreter::{WantedVersion, default_places, emulated_by, version_in};
 use crate::kernel::{Instance, MountError, OpenError};
 use crate::namespace::{Lifetime, Scope, UserNamespace};
-use crate::output::{Output, Status};
+use crate::output::{NotRun, Output, Status};
 use crate::plan;
 use crate::problem::Problem;
+use crate::system::temp_dir::TempDir;
 
 /// Ids of the checks of `qus doctor`, as they stand in what it says.
 pub fn doctor_checks() -> impl Iterator<Item = &'static str> {
@@ -45,6 +48,12 @@ pub fn doctor_checks() -> impl Iterator<Item = &'static str> {
 /// Runs the command that was typed.
 pub fn run(cli: &Cli, output: &mut Output<'_>) -> Result<Status> {
     let common = &cli.common;
+    // A damaged bundle does nothing at all.
+    if let Err(problem) = own_bundle() {
+        output.failure(&problem)?;
+        let is_run = matches!(cli.command, Command::Run(_));
+        return Ok(if is_run { Status::NotRun(NotRun::Qus) } else { Status::Failed });
+    }
     match &cli.command {
         Command::Register(args) => register::run(args, common, output),
         Command::List(args) => list::run(args, common, output),
@@ -194,7 +203,32 @@ fn is_of(wanted: Option<&WantedVersion>, arch: &Arch, path: &Path) -> bool {
 
 /// What this executable carries, if anything.
 fn own_bundle() -> Result<Option<Bundle>, Problem> {
-    Bundle::open(Path::new("/proc/self/exe")).map_err(|error| Problem::new(error.to_string()))
+    Bundle::own().map_err(|error| Problem::new(error.to_string()))
+}
+
+/// Unpacks the interpreters that this executable carries, of the wanted architectures, into a temporary directory; `None`
+/// for a qus that carries nothing.
+fn unpack_bundle(wanted: impl Fn(&'static Arch) -> bool) -> Result<Option<TempDir>, Problem> {
+    let Some(bundle) = own_bundle()? else { return Ok(None) };
+    let directory = TempDir::create(true).map_err(|reasons| {
+        Problem::new(format!("cannot unpack the bundle: no directory serves ({reasons})"))
+    })?;
+    for member in bundle.members() {
+        if !emulated_by(member.name.as_bytes()).is_some_and(&wanted) {
+            continue;
+        }
+        let path = directory.path().join(&member.name);
+        let failed = |error| Problem::new(format!("cannot write {}: {error}", path.display()));
+        std::fs::write(&path, bundle.unpack(member)?).map_err(failed)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).map_err(failed)?;
+    }
+    Ok(Some(directory))
+}
+
+/// Directories that are searched without `--interpreter-dir`, with the unpacked interpreters of this bundle among them.
+fn search_places(unpacked: Option<&TempDir>) -> Vec<PathBuf> {
+    let unpacked = unpacked.map(|directory| directory.path().to_owned());
+    default_places(&unpacked.into_iter().chain(folders::all_fetched()).collect::<Vec<_>>())
 }
 
 /// The beginning of qus itself: a program that this host runs.

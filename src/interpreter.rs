@@ -239,12 +239,17 @@ fn candidates(place: &Path) -> Vec<(&'static Arch, PathBuf)> {
 /// what `qus fetch` fills, and where distributions put QEMU.
 #[must_use]
 pub fn default_places(fetched: &[PathBuf]) -> Vec<PathBuf> {
-    let variables = ["QUS_INTERPRETER_DIR", "QEMU_BIN_DIR"];
-    let named = variables.iter().filter_map(std::env::var_os).flat_map(|value| {
-        std::env::split_paths(&value).filter(|path| !path.as_os_str().is_empty()).collect::<Vec<_>>()
-    });
     let system = ["/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-binfmt"].map(PathBuf::from);
-    named.chain(fetched.iter().cloned()).chain(system).collect()
+    named_places().into_iter().chain(fetched.iter().cloned()).chain(system).collect()
+}
+
+/// Directories that `QUS_INTERPRETER_DIR` and `QEMU_BIN_DIR` name. They come first, in a bundle too.
+#[must_use]
+pub fn named_places() -> Vec<PathBuf> {
+    let variables = ["QUS_INTERPRETER_DIR", "QEMU_BIN_DIR"];
+    let named = variables.iter().filter_map(std::env::var_os);
+    let paths = named.flat_map(|value| std::env::split_paths(&value).collect::<Vec<_>>());
+    paths.filter(|path| !path.as_os_str().is_empty()).collect()
 }
 
 /// The file name of a path, as bytes; empty where it has none.

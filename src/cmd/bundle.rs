@@ -13,9 +13,9 @@ use super::{is_of, own_head};
 use crate::arch::Arch;
 use crate::bundle::{self, Content};
 use crate::cli::{Bundle, Common, named};
+use crate::cmd::{search_places, unpack_bundle};
 use crate::draft;
-use crate::folders;
-use crate::interpreter::{Interpreter, default_places, search, versions_of};
+use crate::interpreter::{Interpreter, search, versions_of};
 use crate::output::{Output, Status, path_text};
 use crate::package::{Package, Selection};
 use crate::problem::Problem;
@@ -45,6 +45,10 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
     if is_standard && common.json {
         return Err(Problem::new("cannot write both the bundle and JSON to standard output").into());
     }
+    bundle::check_own().map_err(|error| {
+        Problem::new(format!("cannot bundle: {error}"))
+            .cure("use a statically linked qus, as `cargo build --release` makes it in its source tree")
+    })?;
     // A target that cannot be written is refused before anything is fetched.
     OutputFile::check(&args.output).map_err(unfit)?;
     let arches = named(&args.arches);
@@ -105,7 +109,8 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
         folder = Some(temporary);
         places
     } else if args.interpreter_dir.is_empty() {
-        default_places(&folders::all_fetched())
+        folder = unpack_bundle(|arch| arches.is_none_or(|arches| arches.contains(&arch)))?;
+        search_places(folder.as_ref())
     } else {
         args.interpreter_dir.clone()
     };
@@ -175,8 +180,7 @@ fn write_file(path: &Path, contents: Vec<Content>) -> io::Result<u64> {
     let folder = Held::open(folder_of(path))?;
     draft::sweep(&folder.path());
     let mut file = draft::create(&folder)?;
-    bundle::write(Path::new("/proc/self/exe"), contents, &mut BufWriter::new(file.as_file_mut()))
-        .map_err(io::Error::other)?;
+    bundle::write(contents, &mut BufWriter::new(file.as_file_mut())).map_err(io::Error::other)?;
     file.as_file().set_permissions(fs::Permissions::from_mode(0o755))?;
     let size = file.as_file().metadata()?.len();
     draft::complete(file)?.persist(&folder.path().join(name))?;
@@ -185,7 +189,7 @@ fn write_file(path: &Path, contents: Vec<Content>) -> io::Result<u64> {
 
 fn stream(target: impl Write, contents: Vec<Content>) -> io::Result<u64> {
     let mut target = CountingWriter { target: BufWriter::new(target), count: 0 };
-    bundle::write(Path::new("/proc/self/exe"), contents, &mut target).map_err(io::Error::other)?;
+    bundle::write(contents, &mut target).map_err(io::Error::other)?;
     target.flush()?;
     Ok(target.count)
 }

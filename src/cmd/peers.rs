@@ -6,6 +6,7 @@
 
 mod binfmt;
 mod conf;
+mod glob;
 mod register;
 mod words;
 

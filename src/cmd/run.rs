@@ -22,10 +22,10 @@ use crate::arch::Arch;
 use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::{Flags, Handler, Rule};
 use crate::cli::{Common, Run, Variable};
+use crate::cmd::{search_places, unpack_bundle};
 use crate::file::{Candidate, Elf, Kind};
-use crate::folders;
 use crate::host::Kernel;
-use crate::interpreter::{Found, Interpreter, default_places, search};
+use crate::interpreter::{Found, Interpreter, search};
 use crate::kernel::{DEFAULT_PATH, Instance, MountError};
 use crate::namespace::{
     Ids, NamespaceError, become_caller, enter_as_root, enter_root, find_in_root, forbidding_setting,
@@ -35,6 +35,7 @@ use crate::plan;
 use crate::problem::Problem;
 use crate::system::ownership::changeable_by_others;
 use crate::system::signals;
+use crate::system::temp_dir::TempDir;
 
 /// Why the program does not run, and as what that counts.
 struct Failure(NotRun, Problem);
@@ -64,7 +65,10 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
         }
         (_, arches) => arches.to_vec(),
     };
-    let found = interpreters(args, &wanted, own, &host, quiet)?;
+    let is_explicit = !args.interpreter_dir.is_empty() || args.from.is_some();
+    let unpacked =
+        if is_explicit { None } else { unpack_bundle(|arch| wanted.is_empty() || wanted.contains(&arch))? };
+    let found = interpreters(args, &wanted, own, &host, quiet, unpacked.as_ref())?;
     if args.direct {
         return direct(args, &find(program)?, &found);
     }
@@ -72,6 +76,8 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
     let forbidden = |error: NamespaceError| or_direct(error.into(), args);
     let ids = enter_as_root(args.root.is_some()).map_err(forbidden)?;
     register(&rules, ids, args)?;
+    // The kernel holds the interpreters.
+    drop(unpacked);
     if let Some(root) = &args.root {
         enter_root(root).map_err(Problem::from)?;
     }
@@ -132,6 +138,7 @@ fn interpreters(
     own: Option<&'static Arch>,
     host: &[u8],
     quiet: bool,
+    unpacked: Option<&TempDir>,
 ) -> Result<BTreeMap<&'static str, Found>, Problem> {
     let is_companion = |arch: &Arch| own.is_some_and(|own| own.companions().contains(&arch.name));
     let version = args.qemu_version.as_ref();
@@ -146,11 +153,8 @@ fn interpreters(
     let is_missing = |found: &BTreeMap<&'static str, Found>, arch: &Arch| {
         found.get(arch.name).is_none_or(|found| found.interpreter.is_none())
     };
-    let places = if args.interpreter_dir.is_empty() {
-        default_places(&folders::all_fetched())
-    } else {
-        args.interpreter_dir.clone()
-    };
+    let places =
+        if args.interpreter_dir.is_empty() { search_places(unpacked) } else { args.interpreter_dir.clone() };
     let mut found = if let Some(source) = &args.from {
         let arches = (!wanted.is_empty()).then(|| wanted.to_vec());
         fetch::fetch(&Order { arches, from: Some(source), sha256: args.sha256, dest: None, version }, quiet)?

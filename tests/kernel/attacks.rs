@@ -336,6 +336,7 @@ fn fetch(lab: &Lab) {
 }
 
 fn bundle(lab: &Lab) {
+    crate::lab::needs_static_qus();
     let scene = Scene::new(lab);
     source(lab);
     fs::create_dir(scene.theirs.join("q")).unwrap();

@@ -32,6 +32,7 @@ fn is_as_it_was(lab: &Lab, folder: &str, name: &str) {
 }
 
 fn bundle(lab: &Lab) {
+    crate::lab::needs_static_qus();
     small_disk(lab, "dest", "1m", "qus-arm");
     let words = ["bundle", "-o", "dest/qus-arm", "arm"];
     lab.refused(words, 2, "cannot write dest/qus-arm: cannot write the bundle: No space left on device");
@@ -40,6 +41,7 @@ fn bundle(lab: &Lab) {
 }
 
 fn read_only(lab: &Lab) {
+    crate::lab::needs_static_qus();
     small_disk(lab, "dest", "64m", "qemu-arm-static");
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     mount(None::<&str>, &lab.path("dest"), None::<&str>, flags, None::<&str>).unwrap();

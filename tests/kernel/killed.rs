@@ -145,6 +145,7 @@ fn quick(lab: &Lab) {
 }
 
 fn bundle(lab: &Lab) {
+    crate::lab::needs_static_qus();
     begin(lab);
     fs::create_dir_all(lab.path("out")).unwrap();
     let words = "bundle --from q --output out/bundle arm".split(' ').collect();

@@ -309,6 +309,19 @@ impl Ran {
     }
 }
 
+/// Whether the qus under test is one that a distribution builds. It makes no bundles.
+pub(crate) fn is_dynamic() -> bool {
+    let file = fs::File::open(QUS).unwrap();
+    qus::elf::Executable::read(&file).unwrap().loader.is_some()
+}
+
+/// Skips a test that makes a bundle, or runs qus in an empty root directory, where qus is dynamically linked.
+pub(crate) fn needs_static_qus() {
+    if is_dynamic() {
+        crate::skip::skip("this qus is dynamically linked");
+    }
+}
+
 /// Names of the handlers, newest first (K32).
 pub(crate) fn order() -> Vec<String> {
     let Ok(files) = fs::read_dir(INSTANCE) else { return Vec::new() };

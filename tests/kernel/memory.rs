@@ -8,13 +8,16 @@ use nix::unistd::{AccessFlags, access};
 
 use crate::Test;
 use crate::downloads;
-use crate::lab::{Lab, Ran, busybox, order, run};
+use crate::lab::{Lab, QUS, Ran, busybox, is_dynamic, needs_static_qus, order, run};
 
 pub(crate) static TESTS: &[Test] = &[
     Test::new("interpreters_live_in_memory", in_memory),
     Test::new("memory_that_may_not_be_executed", noexec),
     Test::new("a_bundle_needs_nothing_else", bundle),
     Test::new("a_damaged_bundle_is_refused", damaged),
+    Test::new("a_cut_or_longer_bundle_is_refused", of_wrong_length),
+    Test::new("commands_of_a_bundle_use_its_interpreters", commands_of_a_bundle),
+    Test::new("a_dynamic_qus_makes_no_bundle", no_bundle),
     Test::new("bundles_of_the_same_are_the_same", reproducible),
 ];
 
@@ -72,12 +75,91 @@ fn noexec(lab: &Lab) {
 
 /// A bundle of arm and s390x in the folder of the test.
 fn make(lab: &Lab, name: &str) -> std::path::PathBuf {
+    needs_static_qus();
     let directory = downloads::distribution();
     let words =
         ["bundle", "--interpreter-dir", directory.to_str().unwrap(), "-o", name, "linux/arm/v7,s390x"];
     let said = lab.done(words);
     assert!(said.contains("with arm s390x"), "{said}");
     lab.path(name)
+}
+
+/// A bundle that is shorter or longer than it was written is no plain qus: every command says so, and does nothing.
+fn of_wrong_length(lab: &Lab) {
+    let file = make(lab, "whole");
+    let bytes = fs::read(&file).unwrap();
+    let length = bytes.len();
+    let cases = [
+        ("cut", bytes[..length - 1].to_vec()),
+        ("half", fs::read(QUS).unwrap().iter().enumerate().map(|(at, _)| bytes[at]).collect()),
+        ("longer", [&bytes, &b"signature"[..]].concat()),
+    ];
+    for (name, content) in cases {
+        let path = lab.executable(name, &content);
+        let message = format!(
+            "qus: the bundle is damaged: it has {} bytes, and was written with {length}\n",
+            content.len()
+        );
+        for words in [
+            &["register", "all"][..],
+            &["list"],
+            &["show", "--bundled"],
+            &["show"],
+            &["run", "--", "/bin/true"],
+            &["bundle", "-o", "again", "arm"],
+            &["doctor"],
+        ] {
+            let ran = run(Command::new(&path).args(words).current_dir(lab.path("")));
+            let status = if words[0] == "run" { 125 } else { 2 };
+            assert_eq!((ran.status, ran.stderr.as_str()), (status, message.as_str()), "{name} {words:?}");
+            assert!(ran.stdout.is_empty() && lab.entries().is_empty() && !lab.path("again").exists());
+        }
+    }
+}
+
+/// Commands of a bundle use the interpreters inside, where no directory is named.
+fn commands_of_a_bundle(lab: &Lab) {
+    let file = make(lab, "whole");
+    let program = lab.copy("busybox", &downloads::busybox("s390x"));
+    let alone = |words: &[&str]| {
+        let mut command = Command::new(&file);
+        command.args(words).env_clear().env("PATH", "/usr/bin:/bin").current_dir(lab.path(""));
+        command.env("TMPDIR", lab.path("tmp"));
+        command
+    };
+    fs::create_dir(lab.path("tmp")).unwrap();
+    let ran = run(&mut alone(&["run", "--", program.to_str().unwrap(), "echo", "works"]));
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, "works\n"), "{ran:#?}");
+    assert_eq!(fs::read_dir(lab.path("tmp")).unwrap().count(), 0);
+    let ran = run(&mut alone(&["bundle", "-o", "again", "arm"]));
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    let ran = run(Command::new(lab.path("again")).args(["show", "--bundled"]));
+    assert!(ran.stdout.contains("qemu-arm-static") && !ran.stdout.contains("s390x"), "{ran:#?}");
+    // What a variable names comes first.
+    for variable in ["QUS_INTERPRETER_DIR", "QEMU_BIN_DIR"] {
+        let mut command = alone(&["register", "arm", "s390x"]);
+        lab.copy("own/qemu-arm-static", &downloads::interpreter("arm"));
+        let ran = run(command.env(variable, lab.path("own")));
+        let own = format!("arm    registered  POF  {} ", lab.path("own/qemu-arm-static").display());
+        assert!(ran.status == 0 && ran.stdout.contains(&own), "no {own:?} in {ran:#?}");
+        assert!(ran.stdout.contains("s390x  registered  POF  memory/QEMU-"), "{ran:#?}");
+        lab.done(["reset"]);
+    }
+}
+
+/// The build of a distribution makes no bundles.
+fn no_bundle(lab: &Lab) {
+    let ran = lab.qus(["bundle", "-o", "bundle", "arm"]);
+    if is_dynamic() {
+        assert_eq!(ran.status, 2, "{ran:#?}");
+        assert!(
+            ran.stderr.starts_with("qus: cannot bundle: this qus is dynamically linked (needs /"),
+            "{ran:#?}"
+        );
+        assert!(!lab.path("bundle").exists());
+    } else {
+        assert_eq!(ran.status, 0, "{ran:#?}");
+    }
 }
 
 fn bundle(lab: &Lab) {

@@ -39,6 +39,7 @@ fn is_pipe(path: &Path) -> bool {
 }
 
 fn streams(lab: &Lab) {
+    crate::lab::needs_static_qus();
     let ran = bundle(lab, "bundle");
     assert_eq!(ran.status, 0, "{ran:#?}");
     let expected = fs::read(lab.path("bundle")).unwrap();
@@ -72,6 +73,7 @@ fn streams(lab: &Lab) {
 }
 
 fn devices(lab: &Lab) {
+    crate::lab::needs_static_qus();
     for (device, status) in [("/dev/null", 0), ("/dev/full", 2)] {
         let path = lab.path("device");
         fs::write(&path, "").unwrap();
@@ -89,6 +91,7 @@ fn devices(lab: &Lab) {
 }
 
 fn refused(lab: &Lab) {
+    crate::lab::needs_static_qus();
     fs::create_dir(lab.path("directory")).unwrap();
     let _socket = UnixListener::bind(lab.path("socket")).unwrap();
     lab.refused(["bundle", "-o", "directory", "arm"], 2, "cannot write directory: it is a directory");

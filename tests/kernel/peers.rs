@@ -17,6 +17,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("binfmt_installs_and_tells_the_state", binfmt_installs),
     Test::new("binfmt_is_honest_about_failures", binfmt_failures),
     Test::new("binfmt_uninstalls_emulators_alone", binfmt_uninstalls),
+    Test::new("binfmt_reads_patterns_as_go_does", binfmt_patterns),
     Test::new("binfmt_takes_its_mount_point", binfmt_mount),
     Test::new("binfmt_needs_no_handler_for_what_the_host_runs", binfmt_native),
     Test::new("binfmt_does_not_hide_that_nothing_lasts", binfmt_doomed).unmounted(),
@@ -146,6 +147,28 @@ fn binfmt_failures(lab: &Lab) {
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(last_line(&ran).contains("qemu-s390x"), "{ran:#?}");
     assert!(lab.entries()["qemu-s390x"].contains(&format!("interpreter {}\n", own.display())));
+}
+
+/// Classes, a pattern that is none, and one that would take the naive way for ever.
+fn binfmt_patterns(lab: &Lab) {
+    let long = "a".repeat(60);
+    lab.register(format!(":{long}:E::theirs::/theirs:").as_bytes()).unwrap();
+    lab.done(["register", "arm", "aarch64", "s390x"]);
+    let ran = call(lab, "binfmt", &["--uninstall", "qemu-[s-z]*"]);
+    assert!(ran.status == 0 && ran.stderr.contains("uninstalling: qemu-s390x OK\n"), "{ran:#?}");
+    assert_eq!(lab.entries().len(), 3);
+    let before = lab.entries();
+    for pattern in ["qemu-[", "qemu-[]", "qemu-arm\\"] {
+        let ran = call(lab, "binfmt", &["--uninstall", &format!("qemu-aarch64,{pattern}")]);
+        assert_eq!(ran.status, 2, "{ran:#?}");
+        assert!(ran.stderr.contains(&format!("{pattern}: syntax error in pattern")), "{ran:#?}");
+        assert_eq!(lab.entries(), before);
+    }
+    let mut command = Command::new("timeout");
+    command.args(["-s", "KILL", "30"]).arg(lab.path("binfmt")).args(["--uninstall", "*a*a*a*a*a*a*b"]);
+    let ran = run(command.env_clear().env("PATH", "/usr/bin:/bin"));
+    assert!(ran.status == 0 && ran.stderr.contains("uninstalling: *a*a*a*a*a*a*b not found\n"), "{ran:#?}");
+    assert_eq!(lab.entries(), before);
 }
 
 fn binfmt_uninstalls(lab: &Lab) {

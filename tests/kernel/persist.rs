@@ -209,6 +209,7 @@ fn stable(lab: &Lab) {
 }
 
 fn from_memory(lab: &Lab) {
+    crate::lab::needs_static_qus();
     host(lab);
     lab.done(["register", "--in-memory", "--interpreter-dir", "q", "arm"]);
     assert!(lab.entries()["qemu-arm"].contains("interpreter memory/"));

@@ -117,6 +117,7 @@ fn taken_back(lab: &Lab, file: &Path, reason: &str) {
 }
 
 fn no_emulator(lab: &Lab) {
+    crate::lab::needs_static_qus();
     taken_back(lab, Path::new(QUS), "its probe ended with status 2, not 42: error: unrecognized subcommand");
 }
 

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::words::{self, Known, is_like};
+use super::glob::Glob;
+use super::words::{self, Known};
 use super::{Item, Speaker, Stop};
 use crate::arch::Arch;
 use crate::cli::{ArchArg, Command, Register, Reset, Verify};
@@ -174,10 +175,10 @@ fn uninstall(words: &[String], failures: &mut Vec<String>, speaker: &mut Speaker
     let mut arches = Vec::new();
     for word in words {
         let named = Arch::named(word).ok();
-        let is_pattern = word.contains(['*', '?']);
+        let pattern = Glob::new(word).map_err(|error| Stop::Usage(format!("{}: {error}", escape(word))))?;
+        let is_pattern = word.contains(['*', '?', '[', '\\']);
         let is_meant = |name: &str| {
-            is_like(word.as_bytes(), name.as_bytes())
-                || name.strip_suffix(word.as_str()).is_some_and(|rest| rest.ends_with('-'))
+            pattern.matches(name) || name.strip_suffix(word.as_str()).is_some_and(|rest| rest.ends_with('-'))
         };
         let is_meant_item =
             |item: &&Item| is_meant(item.name()) || named.is_some_and(|arch| arch.name == item.arch);

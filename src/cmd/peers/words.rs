@@ -84,19 +84,6 @@ impl Said {
     }
 }
 
-/// A word with `*` and `?` in it, as a shell compares it with a name.
-pub(super) fn is_like(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern, name) {
-        ([], []) => true,
-        ([b'*', pattern @ ..], _) => {
-            (0..=name.len()).any(|skipped| name.get(skipped..).is_some_and(|name| is_like(pattern, name)))
-        }
-        ([b'?', pattern @ ..], [_, name @ ..]) => is_like(pattern, name),
-        ([one, pattern @ ..], [other, name @ ..]) => one == other && is_like(pattern, name),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,16 +130,6 @@ mod tests {
             ("--help=yes", "--help=yes: this option has no value"),
         ] {
             assert_eq!(read_line(line).unwrap_err(), message, "{line}");
-        }
-    }
-
-    #[test]
-    fn stars_stand_for_anything() {
-        for (pattern, name) in [("qemu-*", "qemu-arm"), ("*", ""), ("q?mu-*m", "qemu-arm"), ("a", "a")] {
-            assert!(is_like(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
-        }
-        for (pattern, name) in [("qemu-*", "python3.11"), ("qemu-?", "qemu-"), ("", "a"), ("a", "")] {
-            assert!(!is_like(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
         }
     }
 }

@@ -9,7 +9,7 @@ use super::gather::Gathered;
 use crate::arch::Arch;
 use crate::bundle::{self, BundleError, Member};
 use crate::cmd::own_bundle;
-use crate::interpreter::{Found, Interpreter, emulated_by, file_name, versions_of};
+use crate::interpreter::{Found, Interpreter, emulated_by, file_name, named_places, versions_of};
 use crate::memory::{self, Draft, Memory, MemoryError};
 use crate::plan::Registration;
 use crate::problem::Problem;
@@ -73,15 +73,23 @@ impl From<MemoryError> for Problem {
 }
 
 impl Gathered {
-    /// Puts what this executable carries in front of everything that is found elsewhere.
+    /// Takes the interpreters that this executable carries, before all others but those in directories that a variable names.
     pub(super) fn find_bundled(&mut self) -> Result<(), Problem> {
         let Some(bundle) = own_bundle()? else { return Ok(()) };
+        let named: Vec<PathBuf> =
+            named_places().iter().filter_map(|place| std::path::absolute(place).ok()).collect();
         for member in bundle.members() {
             let Some((arch, version)) = emulated_by(member.name.as_bytes()).zip(member.version.as_ref())
             else {
                 continue;
             };
             if !self.is_wanted(arch) || self.version.as_ref().is_some_and(|wanted| !wanted.is(version)) {
+                continue;
+            }
+            let is_named = |found: &Interpreter| {
+                found.path.parent().is_some_and(|place| named.iter().any(|named| named == place))
+            };
+            if self.interpreter(arch).is_some_and(is_named) {
                 continue;
             }
             let path = memory::path(version, member.size, &member.sha256, &member.name);

@@ -1,0 +1,202 @@
+//! Patterns as Go's `path/filepath.Match` reads them, which tonistiigi/binfmt uses.
+
+use thiserror::Error;
+
+/// A malformed pattern; the text is that of Go's `ErrBadPattern`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("syntax error in pattern")]
+pub(super) struct BadPattern;
+
+/// A pattern for names without `/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Glob {
+    parts: Vec<Part>,
+}
+
+/// A part of a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    /// `*`: any number of characters but `/`.
+    Star,
+    /// `?`: one character but `/`.
+    Any,
+    /// `[…]` or `[^…]`: one character in a range, or in none.
+    Class { negated: bool, ranges: Vec<(char, char)> },
+    /// The character itself.
+    Literal(char),
+}
+
+impl Glob {
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// An empty, unclosed or malformed class, or a backslash at the end.
+    pub(super) fn new(pattern: &str) -> Result<Self, BadPattern> {
+        let mut letters = pattern.chars().peekable();
+        let mut parts = Vec::new();
+        while let Some(letter) = letters.next() {
+            parts.push(match letter {
+                '*' => Part::Star,
+                '?' => Part::Any,
+                '[' => class(&mut letters)?,
+                '\\' => Part::Literal(letters.next().ok_or(BadPattern)?),
+                letter => Part::Literal(letter),
+            });
+        }
+        Ok(Self { parts })
+    }
+
+    /// Compares a whole name with the pattern, in a time that grows with the product of their lengths.
+    pub(super) fn matches(&self, name: &str) -> bool {
+        self.matches_counting(name).0
+    }
+
+    /// The same, and the number of comparisons.
+    fn matches_counting(&self, name: &str) -> (bool, usize) {
+        let name: Vec<char> = name.chars().collect();
+        let (mut part, mut letter, mut steps) = (0, 0, 0);
+        // Where the last star is, and how much of the name it takes so far. Only that one may take more: an earlier star
+        // that takes more leaves less for the same rest.
+        let mut last_star: Option<(usize, usize)> = None;
+        while part < self.parts.len() || letter < name.len() {
+            steps += 1;
+            match (self.parts.get(part), name.get(letter)) {
+                (Some(Part::Star), _) => {
+                    last_star = Some((part, letter));
+                    part += 1;
+                }
+                (Some(one), Some(other)) if one.is(*other) => {
+                    part += 1;
+                    letter += 1;
+                }
+                _ => match last_star {
+                    Some((star, taken)) if name.get(taken).is_some_and(|letter| *letter != '/') => {
+                        last_star = Some((star, taken + 1));
+                        (part, letter) = (star + 1, taken + 1);
+                    }
+                    _ => return (false, steps),
+                },
+            }
+        }
+        (true, steps)
+    }
+}
+
+impl Part {
+    /// Whether a part that stands for one character stands for `letter`.
+    fn is(&self, letter: char) -> bool {
+        match self {
+            Self::Star => false,
+            Self::Any => letter != '/',
+            Self::Class { negated, ranges } => {
+                ranges.iter().any(|(first, last)| (*first..=*last).contains(&letter)) != *negated
+            }
+            Self::Literal(own) => *own == letter,
+        }
+    }
+}
+
+/// Reads a class after its `[`.
+fn class(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Part, BadPattern> {
+    let negated = letters.next_if_eq(&'^').is_some();
+    let mut ranges = Vec::new();
+    loop {
+        if letters.peek() == Some(&']') && !ranges.is_empty() {
+            letters.next();
+            return Ok(Part::Class { negated, ranges });
+        }
+        let first = class_letter(letters)?;
+        let last = if letters.next_if_eq(&'-').is_some() { class_letter(letters)? } else { first };
+        ranges.push((first, last));
+    }
+}
+
+/// Reads a character of a class, which may follow a backslash.
+fn class_letter(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<char, BadPattern> {
+    match letters.next() {
+        None | Some('-' | ']') => Err(BadPattern),
+        Some('\\') => letters.next().ok_or(BadPattern),
+        Some(letter) => Ok(letter),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The answer by trying every length of every star.
+    fn naive(parts: &[Part], name: &[char]) -> bool {
+        match (parts, name) {
+            ([], []) => true,
+            ([Part::Star, rest @ ..], _) => {
+                naive(rest, name)
+                    || name.first().is_some_and(|letter| *letter != '/') && naive(parts, &name[1..])
+            }
+            ([part, parts @ ..], [letter, name @ ..]) => part.is(*letter) && naive(parts, name),
+            _ => false,
+        }
+    }
+
+    /// Cases of the table in Go's `path/filepath/match_test.go`, without those that need a separator in the name.
+    #[test]
+    fn patterns_mean_what_they_mean_in_go() {
+        for (pattern, name, matches) in [
+            ("abc", "abc", true),
+            ("*", "abc", true),
+            ("*c", "abc", true),
+            ("a*", "a", true),
+            ("a*", "ab/c", false),
+            ("a*b*c*d*e*", "axbxcxdxexxx", true),
+            ("a*b?c*x", "abxbbxdbxebxczzx", true),
+            ("a*b?c*x", "abxbbxdbxebxczzy", false),
+            ("ab[c]", "abc", true),
+            ("ab[b-d]", "abc", true),
+            ("ab[e-g]", "abc", false),
+            ("ab[^c]", "abc", false),
+            ("ab[^e-g]", "abc", true),
+            ("a\\*b", "a*b", true),
+            ("a\\*b", "ab", false),
+            ("a?b", "a☺b", true),
+            ("a[^a]b", "a☺b", true),
+            ("[a-ζ]*", "α", true),
+            ("[\\]a]", "]", true),
+            ("[\\-x]", "-", true),
+            ("[x\\-]", "z", false),
+            ("*x", "xxx", true),
+            ("qemu-[x]*", "qemu-xtensa", true),
+            ("qemu-*", "python3.11", false),
+            ("", "", true),
+            ("", "a", false),
+        ] {
+            assert_eq!(Glob::new(pattern).unwrap().matches(name), matches, "{pattern:?} {name:?}");
+        }
+        for pattern in
+            ["[]a]", "[-]", "[x-]", "[-x]", "[a-b-c]", "[", "[^", "[^bc", "a[", "\\", "a\\", "[]", "[^]"]
+        {
+            assert_eq!(Glob::new(pattern), Err(BadPattern), "{pattern:?}");
+        }
+    }
+
+    #[test]
+    fn many_stars_take_few_steps() {
+        for stars in [7, 60, 500] {
+            let glob = Glob::new(&("*a".repeat(stars) + "b")).unwrap();
+            let name = "a".repeat(60.max(stars));
+            let (matches, steps) = glob.matches_counting(&name);
+            assert!(!matches);
+            assert!(steps <= (2 * stars + 2) * (name.len() + 2), "{stars} stars: {steps} steps");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn matching_is_that_of_the_naive_way(pattern in "[ab*?\\[\\]^\\\\/-]{0,10}", name in "[ab/-]{0,10}") {
+            if let Ok(glob) = Glob::new(&pattern) {
+                let letters: Vec<char> = name.chars().collect();
+                prop_assert_eq!(glob.matches(&name), naive(&glob.parts, &letters), "{} {}", pattern, name);
+            }
+        }
+    }
+}
