@@ -26,7 +26,7 @@ const PROGRAMS: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
 /// Hides everything of the machine that qus looks at. It comes before all else that a test mounts.
 pub(crate) fn machine() {
     if is_mount_point(INSTANCE) {
-        mount_empty(INSTANCE);
+        hide_instance();
     }
     for directory in EMPTY.iter().filter(|directory| Path::new(directory).is_dir()) {
         mount_empty(directory);
@@ -35,6 +35,19 @@ pub(crate) fn machine() {
         let hidden = emulators(directory);
         if !hidden.is_empty() {
             hide(directory, &hidden);
+        }
+    }
+}
+
+/// Hides the machine's instance by an empty directory of procfs, which is what a mount point without a mount shows. A file
+/// system of another type would be another state.
+fn hide_instance() {
+    let is_empty =
+        |directory: &&&str| fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none());
+    match ["/proc/tty/ldisc", "/proc/driver", "/proc/acpi"].iter().find(is_empty) {
+        Some(empty) => mount(Some(*empty), INSTANCE, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap(),
+        None => {
+            crate::skip::skip("binfmt_misc is mounted here, and no empty directory of procfs can hide it")
         }
     }
 }
