@@ -300,6 +300,8 @@ fn dbhi(lab: &Lab) {
         // To list is not to register.
         (&["-l"], "aarch64  enabled  POF"),
         (&["-s", "--", "-t", "riscv64"], "Would set "),
+        (&["-r", "-s", "--", "-t", "riscv64"], "Would remove qemu-arm "),
+        (&["--", "-t", "-r", "arm"], "Would remove qemu-arm "),
         (&["-e"], ""),
         (&["-h"], "Usage: register.sh "),
     ] {

@@ -78,16 +78,21 @@ pub(super) fn run(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status,
     Setup::default().with(words)?.act(speaker)
 }
 
-/// Removes the handlers of `arches`, or of all of QEMU's emulators, and says what was left alone.
-pub(super) fn clear(arches: &[&'static Arch], speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
+/// Removes the handlers of `arches`, or of all of QEMU's emulators, and prints which handlers are left in place. A dry run
+/// removes none.
+pub(super) fn clear(
+    arches: &[&'static Arch],
+    dry_run: bool,
+    speaker: &mut Speaker<'_>,
+) -> Result<Status, Stop> {
     let all = arches.is_empty();
     let arches = arches.iter().copied().map(ArchArg::One).collect();
-    let (status, answer) =
-        speaker.ask(Command::Reset(Reset { arches, dry_run: false, persist: false }), false)?;
+    let (status, answer) = speaker.ask(Command::Reset(Reset { arches, dry_run, persist: false }), false)?;
+    let verb = if dry_run { "Would remove" } else { "Removed" };
     for item in &answer.items {
         let name = escape(item.name());
         match &item.error {
-            None => writeln!(speaker.data, "Removed {name} as binfmt interpreter for {}", item.arch)?,
+            None => writeln!(speaker.data, "{verb} {name} as binfmt interpreter for {}", item.arch)?,
             Some(error) => writeln!(speaker.prose, "ERROR: {name}: {}", escape(error))?,
         }
     }
@@ -150,7 +155,7 @@ impl Setup {
         match self.export {
             Some(_) if self.clear => Err(Stop::Usage("ERROR: files cannot be cleared".to_owned())),
             Some(export) => self.write(export, &arches, speaker),
-            None if self.clear => clear(&arches, speaker),
+            None if self.clear => clear(&arches, self.dry_run, speaker),
             None => self.register(&arches, speaker),
         }
     }

@@ -79,7 +79,7 @@ pub(super) fn dbhi(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status
             "list" => return list(speaker),
             "exit" => return Ok(Status::Done),
             "reset" => {
-                let status = conf::clear(&[], speaker)?;
+                let status = conf::clear(&[], setup.dry_run, speaker)?;
                 if status != Status::Done {
                     return Ok(status);
                 }
@@ -159,7 +159,7 @@ pub(super) fn multiarch(words: &[String], speaker: &mut Speaker<'_>) -> Result<S
     };
     let setup = Setup { suffix: "-static".to_owned(), ..Setup::default() }.with(words)?;
     if reset {
-        let status = conf::clear(&[], speaker)?;
+        let status = conf::clear(&[], setup.dry_run, speaker)?;
         if status != Status::Done {
             return Ok(status);
         }
