@@ -195,13 +195,13 @@ pub struct Register {
     /// Do not execute probes: what is registered is then unverified
     #[arg(long)]
     pub no_verify: bool,
-    /// Register even what the host runs itself
+    /// Register even what the host runs itself, or may run itself. This can break the programs of the host
     #[arg(long)]
     pub force_native: bool,
     /// Be content with what the host runs itself: no handler is needed for it
     #[arg(long, conflicts_with = "force_native")]
     pub skip_native: bool,
-    /// Say what would be done, and do nothing
+    /// Print what would be done. Executes, fetches and writes nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Enter the namespaces of this process first: what is registered is then what it sees
@@ -416,7 +416,7 @@ pub struct Apply {
     /// /etc/binfmt.d, /run/binfmt.d, /usr/local/lib/binfmt.d, /usr/lib/binfmt.d]
     #[arg(value_name = "FILE|DIR")]
     pub paths: Vec<PathBuf>,
-    /// Say what would be done, and do nothing
+    /// Print what would be done. Executes and writes nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 }

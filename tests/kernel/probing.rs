@@ -11,7 +11,7 @@ use qus::probe::companions;
 
 use crate::Test;
 use crate::downloads;
-use crate::lab::{Lab, run};
+use crate::lab::{Lab, Ran, run};
 use crate::programs::{arch, host, probe};
 
 pub(crate) static TESTS: &[Test] = &[
@@ -23,6 +23,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("limits_of_this_process_are_no_verdict", limits),
     Test::new("a_native_architecture_is_never_taken_for_a_foreign_one", unknown_native),
     Test::new("a_dry_run_executes_and_writes_nothing", dry_run).with_strace(),
+    Test::new("a_dry_run_fetches_nothing", dry_fetch).with_strace(),
 ];
 
 /// An interpreter that writes down the rights it runs with. Its handler has no `F`, as it is a script.
@@ -201,6 +202,35 @@ fn unknown_native(lab: &Lab) {
     }
 }
 
+/// Runs qus, and checks that it starts no other program, opens nothing for writing and changes no handler.
+fn traced(lab: &Lab, words: &[&str]) -> Ran {
+    let before = lab.entries();
+    let trace = lab.path("trace");
+    let wrapper = [
+        "strace",
+        "-f",
+        "-qq",
+        "-e",
+        "trace=execve,execveat,clone,clone3,fork,vfork,openat,open,creat,mkdir,mkdirat,unlink,unlinkat,mount",
+        "-o",
+        trace.to_str().unwrap(),
+    ];
+    let ran = run(&mut lab.program(&wrapper, words.iter().copied()));
+    let text = fs::read_to_string(&trace).unwrap();
+    let is_written = |line: &str| ["O_WRONLY", "O_RDWR", "O_CREAT"].iter().any(|flag| line.contains(flag));
+    let is_forbidden = |line: &&str| {
+        let call = line.split_whitespace().nth(1).unwrap_or_default();
+        // A file without a name shows whether the directory can be written to.
+        let is_check = line.contains("O_TMPFILE");
+        !call.starts_with("open") || !is_check && is_written(line)
+    };
+    // The first call starts qus itself.
+    let starts: Vec<&str> = text.lines().skip(1).filter(is_forbidden).collect();
+    assert!(starts.is_empty(), "{words:?}: {starts:#?}");
+    assert_eq!(lab.entries(), before);
+    ran
+}
+
 /// A dry run starts no other program, and opens nothing for writing; what it cannot know it says.
 fn dry_run(lab: &Lab) {
     lab.done(["register", "s390x"]);
@@ -210,34 +240,7 @@ fn dry_run(lab: &Lab) {
         &qus::plan::rules(arch("mips"), &downloads::interpreter("mips"), Flags::FIX_BINARY).unwrap()[0]
             .to_line(),
     );
-    let before = lab.entries();
-    let trace = lab.path("trace");
-    let traced = |words: &[&str]| {
-        let wrapper = [
-            "strace",
-            "-f",
-            "-qq",
-            "-e",
-            "trace=execve,execveat,clone,clone3,fork,vfork,openat,open,creat,mkdir,mkdirat,unlink,unlinkat,mount",
-            "-o",
-            trace.to_str().unwrap(),
-        ];
-        let ran = run(&mut lab.program(&wrapper, words.iter().copied()));
-        let text = fs::read_to_string(&trace).unwrap();
-        let is_written =
-            |line: &str| ["O_WRONLY", "O_RDWR", "O_CREAT"].iter().any(|flag| line.contains(flag));
-        let is_forbidden = |line: &&str| {
-            let call = line.split_whitespace().nth(1).unwrap_or_default();
-            // A file without a name shows whether the directory can be written to.
-            let is_check = line.contains("O_TMPFILE");
-            !call.starts_with("open") || !is_check && is_written(line)
-        };
-        // The first call starts qus itself.
-        let starts: Vec<&str> = text.lines().skip(1).filter(is_forbidden).collect();
-        assert!(starts.is_empty(), "{words:?}: {starts:#?}");
-        assert_eq!(lab.entries(), before);
-        ran
-    };
+    let traced = |words: &[&str]| traced(lab, words);
     let ran = traced(&["register", "--dry-run", "arm", "s390x", "aarch64"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert!(ran.stdout.contains("it has no F flag"), "{ran:#?}");
@@ -258,4 +261,29 @@ fn dry_run(lab: &Lab) {
             "{ran:#?}"
         );
     }
+}
+
+/// A dry run neither starts a package manager nor unpacks a source. It prints what it leaves out.
+fn dry_fetch(lab: &Lab) {
+    fs::create_dir(lab.path("empty")).unwrap();
+    let words = ["register", "-n", "--fetch", "--interpreter-dir", "empty", "--dest", "fetched", "sparc"];
+    let ran = traced(lab, &words);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    let reason = "no interpreter is in empty; a dry run fetches none";
+    assert!(ran.stdout.contains(reason), "no {reason:?} in {ran:#?}");
+
+    lab.copy("a source/qemu-arm-static", &downloads::interpreter("arm"));
+    let words = ["register", "-n", "--from", "a source", "--dest", "fetched", "arm"];
+    let ran = traced(lab, &words);
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    let reason = "cannot plan with a source: a dry run fetches nothing";
+    assert!(ran.stderr.contains(reason), "no {reason:?} in {ran:#?}");
+    assert!(!lab.path("fetched").exists());
+
+    // After the hint the interpreter is there, and a dry run plans with it.
+    let hint = "qus fetch --from 'a source' --dest fetched arm";
+    assert!(ran.stderr.contains(hint), "no {hint:?} in {ran:#?}");
+    lab.cure(hint);
+    let ran = traced(lab, &["register", "-n", "--interpreter-dir", "fetched", "arm"]);
+    assert!(ran.status == 0 && ran.stdout.contains("fetched/qemu-arm-static"), "{ran:#?}");
 }

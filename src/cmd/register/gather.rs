@@ -1,11 +1,12 @@
 //! What `qus register` has to know before it decides.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::memory::Stored;
 use crate::arch::{ARCHES, Arch};
-use crate::base::shell::shell_word;
+use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::{Flags, Handler};
 use crate::cli::{Register, named};
 use crate::cmd::fetch::{self, Order};
@@ -29,6 +30,8 @@ pub(super) struct Gathered {
     pub(super) places: Vec<PathBuf>,
     /// Whether probes are executed.
     pub(super) verify: bool,
+    /// Whether missing interpreters would be fetched, and a dry run does not fetch them.
+    pub(super) is_dry_fetch: bool,
     /// Whether what is registered is to last over a restart.
     pub(super) persist: bool,
     /// The options that said what must serve, as they were typed, each followed by a space.
@@ -60,6 +63,7 @@ impl Gathered {
             arches: named(&args.arches).unwrap_or_default(),
             places: Vec::new(),
             verify: !args.no_verify && !args.dry_run,
+            is_dry_fetch: args.dry_run && args.fetch,
             persist: args.persist,
             wishes: wishes(args),
             found: BTreeMap::new(),
@@ -149,6 +153,9 @@ impl Gathered {
             return self.take_interpreter(path);
         }
         if let Some(source) = &args.from {
+            if args.dry_run {
+                return Err(not_fetched(args, source));
+            }
             let arches = (!self.arches.is_empty()).then(|| self.arches.clone());
             let (sha256, dest) = (args.sha256, args.dest.as_deref());
             let order = Order { arches, from: Some(source), sha256, dest, version: self.version.as_ref() };
@@ -171,7 +178,7 @@ impl Gathered {
             args.interpreter_dir.clone()
         };
         self.search();
-        if args.fetch {
+        if args.fetch && !args.dry_run {
             let missing = self.missing(args.replace);
             if !missing.is_empty() {
                 let (dest, version) = (args.dest.as_deref(), self.version.as_ref());
@@ -278,6 +285,23 @@ impl Gathered {
         self.versions = versions_of(served.iter().filter_map(|(_, handler)| version_path(handler)));
         Ok(())
     }
+}
+
+/// Error of a dry run that is to register from `source`, which only `qus fetch` reads.
+fn not_fetched(args: &Register, source: &Path) -> Problem {
+    let mut words: Vec<OsString> = ["qus", "fetch", "--from"].map(OsString::from).to_vec();
+    words.push(source.into());
+    let sha256 = args.sha256.map(|digest| ("--sha256", digest.to_string().into()));
+    let version = args.qemu_version.as_ref().map(|version| ("--qemu-version", version.to_string().into()));
+    let dest = args.dest.as_ref().map(|dest| ("--dest", dest.clone().into_os_string()));
+    for (option, value) in sha256.into_iter().chain(version).chain(dest) {
+        words.extend([OsString::from(option), value]);
+    }
+    let arches = named(&args.arches);
+    let names = arches.iter().flatten().map(|arch| OsString::from(arch.name));
+    words.extend(if arches.is_none() { vec!["all".into()] } else { names.collect() });
+    let message = format!("cannot plan with {}: a dry run fetches nothing", path_text(source));
+    Problem::new(message).cure(shell_line(&words))
 }
 
 /// The options of `args` that say what must serve, each followed by a space.

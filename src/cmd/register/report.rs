@@ -197,6 +197,9 @@ impl Item {
         } else {
             unfit.join("; ")
         });
+        if gathered.is_dry_fetch {
+            self.remark("a dry run fetches none");
+        }
         let persist = if gathered.persist { "--persist " } else { "" };
         self.cure = Some(format!("qus register --fetch {persist}{}", arch.name));
     }
