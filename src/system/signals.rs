@@ -5,7 +5,7 @@
 //! program that `qus run` becomes.
 //!
 //! * `SIGCHLD` ignored: the kernel reaps children by itself, and `wait(2)` fails with `ECHILD`. qus sets the default.
-//! * `SIGPIPE`: Rust's runtime ignores it before `main`, so [`record`] runs before the runtime.
+//! * `SIGPIPE`: Rust's runtime ignores it before `main`, so `record` runs before the runtime.
 //! * Closed descriptors 0, 1, 2: Rust's runtime opens `/dev/null` in their place before `main`.
 //! * A umask that takes the owner's own bits: a directory that qus makes could not be entered.
 //!
