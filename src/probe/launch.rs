@@ -32,6 +32,12 @@ pub enum ProbeError {
     /// A helper process failed.
     #[error("cannot run probes: {0}")]
     Failed(String),
+    /// An architecture has no probe.
+    #[error("there is no probe of {arch}")]
+    NoProbe {
+        /// The architecture.
+        arch: &'static str,
+    },
     /// The host's probe of an architecture ended in a way that answers nothing.
     #[error("the probe of {arch} {end}")]
     Undecided {
@@ -79,7 +85,7 @@ pub fn run(subjects: &[Subject]) -> Result<Vec<Trial>, ProbeError> {
 /// # Errors
 /// The answer is unknown; it is not "no".
 pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, ProbeError> {
-    let Some(subject) = Subject::all_of(arch).next() else { return Ok(false) };
+    let subject = Subject::all_of(arch).next().ok_or(ProbeError::NoProbe { arch: arch.name })?;
     let root = if subject.taker(handlers).is_some() { Root::WithoutHandlers } else { Root::Host };
     let outcomes = in_directory(&[subject.image()], |session| {
         match Helper::start(&Session { root, ..session.clone() })?.report()? {

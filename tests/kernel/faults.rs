@@ -489,6 +489,7 @@ fn fetch(lab: &Lab) {
 }
 
 fn bundle(lab: &Lab) {
+    crate::lab::needs_static_qus();
     if cfg!(target_arch = "x86_64") {
         fs::create_dir(lab.path("one")).unwrap();
         lab.executable("one/qemu-arm-static", &tells_a_version());
