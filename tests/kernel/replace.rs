@@ -30,7 +30,17 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("any_static_emulator_can_be_given", any_emulator),
 ];
 
+/// Ends the threads of a scope however the scope is left: a failed or skipped test would else wait for them for ever.
+struct StopWhenLeft<'a>(&'a AtomicBool);
+
+impl Drop for StopWhenLeft<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn throughout(lab: &Lab) {
+    let folders = [downloads::newer(), downloads::distribution()];
     lab.done(["register", "arm"]);
     let stop = AtomicBool::new(false);
     let until_stopped = |look: &dyn Fn()| {
@@ -42,6 +52,7 @@ fn throughout(lab: &Lab) {
         count
     };
     let (ran, seen) = thread::scope(|scope| {
+        let left = StopWhenLeft(&stop);
         let running = scope.spawn(|| {
             until_stopped(&|| {
                 let end = busybox("arm", "true");
@@ -55,13 +66,13 @@ fn throughout(lab: &Lab) {
                 assert!(names.iter().any(|name| name.starts_with("qemu-arm")), "{names:?}");
             })
         });
-        for folder in [downloads::newer(), downloads::distribution()].iter().cycle().take(24) {
+        for folder in folders.iter().cycle().take(24) {
             let words = ["register", "--replace", "--interpreter-dir", folder.to_str().unwrap(), "arm"];
             let said = lab.done(words);
             assert!(said.contains(" replaced "), "{said}");
             assert_eq!(order(), ["qemu-arm"]);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(left);
         (running.join().unwrap(), watching.join().unwrap())
     });
     assert!(ran > 0 && seen > 0, "{ran} programs ran meanwhile, and the list was read {seen} times");
