@@ -67,6 +67,8 @@ mod which;
 
 use std::process::ExitCode;
 
+use nix::sys::signal::{SigHandler, SigSet, Signal};
+
 use libtest_mimic::{Arguments, Completion, Conclusion, Trial};
 
 use crate::guard::Machine;
@@ -170,7 +172,19 @@ fn tests() -> Vec<Test> {
     themes.into_iter().flatten().map(|test| Test { ..*test }).collect()
 }
 
+/// Has the signals that end a program do so: whoever starts the tests may have them ignored, as a shell does for what it
+/// runs in the background, and every program that a test starts would inherit that.
+#[allow(unsafe_code, reason = "nix marks every change of a disposition as unsafe, because of handlers")]
+fn end_by_signals() {
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+        // SAFETY: the default is no function of this program.
+        unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.unwrap();
+    }
+    SigSet::empty().thread_set_mask().unwrap();
+}
+
 fn main() -> ExitCode {
+    end_by_signals();
     let tests = tests();
     if let Some(name) = namespace::inside() {
         let Some(test) = tests.iter().find(|test| test.name == name) else {

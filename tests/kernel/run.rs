@@ -473,7 +473,10 @@ fn run_in_another_root(lab: &Lab) {
     };
     assert_eq!(inside("pwd; busybox uname -m"), "/\naarch64\n");
     assert_eq!(inside("busybox ls /"), "bin\ndev\netc\nproc\nsys\n");
-    assert_eq!(inside("test -d /proc/$$ && test -d /sys/kernel && echo yes"), "yes\n");
+    assert_eq!(inside("test -d /proc/$$ && echo yes"), "yes\n");
+    if Path::new("/sys/kernel").exists() {
+        assert_eq!(inside("test -d /sys/kernel && echo yes"), "yes\n");
+    }
     assert_eq!(inside("echo gone > /dev/null; busybox head -c 5 /dev/zero | busybox wc -c"), "5\n");
     assert_eq!(
         inside("test -c /dev/urandom && test -d /dev/shm && test -e /dev/pts/ptmx && echo yes"),
