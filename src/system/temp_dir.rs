@@ -86,6 +86,11 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         remove(&self.path, &self.directory);
+        // A process that was killed while it started another one leaves its lock to that one, until that one executes a
+        // program: a directory may have become stale since this one was created.
+        if let Some(parent) = self.path.parent() {
+            sweep(parent);
+        }
     }
 }
 
@@ -193,6 +198,20 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_becomes_stale_meanwhile_is_swept() {
+        let parent = tempfile::tempdir().unwrap();
+        let stale = parent.path().join("qus-tmp-aB345678");
+        fs::create_dir(&stale).unwrap();
+        let held = open(&stale).unwrap();
+        assert!(lock(&held));
+        let directory = TempDir::create_in(parent.path(), 0o700).unwrap();
+        assert!(stale.exists());
+        drop(held);
+        drop(directory);
+        assert!(names(parent.path()).is_empty());
+    }
+
+    #[test]
     fn a_directory_that_was_exchanged_is_left() {
         let parent = tempfile::tempdir().unwrap();
         let directory = TempDir::create_in(parent.path(), 0o700).unwrap();
@@ -201,6 +220,8 @@ mod tests {
         fs::rename(&path, parent.path().join("moved")).unwrap();
         fs::create_dir(&path).unwrap();
         fs::write(path.join("other"), "x").unwrap();
+        let held = open(&path).unwrap();
+        assert!(lock(&held));
         drop(directory);
         assert!(path.join("other").exists());
         assert_eq!(names(&parent.path().join("moved")).len(), 0);
