@@ -119,6 +119,13 @@ fn enter_as(id: u32) {
     fs::write("/proc/self/setgroups", "deny").unwrap();
     fs::write("/proc/self/uid_map", format!("{id} {uid} 1")).unwrap();
     fs::write("/proc/self/gid_map", format!("{id} {gid} 1")).unwrap();
+    keep_mounts();
+}
+
+/// Keeps what others mount on this machine while a test runs out of its mount namespace.
+fn keep_mounts() {
+    let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
 }
 
 /// Moves into a namespace with two users. Only who stays outside may map more than its own.
@@ -128,6 +135,7 @@ fn enter_with_others() {
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).unwrap();
     mapper.stdin.take().unwrap().write_all(b"now\n").unwrap();
     assert!(mapper.wait().unwrap().success());
+    keep_mounts();
 }
 
 /// Mounts the instance of this user namespace.
