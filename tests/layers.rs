@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 /// The rooms, from the top down, each with its modules. A module within another may have a room of its own.
 const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["main", "lib"]),
-    ("commands", &["cmd", "cli"]),
-    ("handler", &["plan", "registrar", "apply", "prediction", "file"]),
-    ("boot", &["binfmt_d", "export", "persist", "owner", "own_file"]),
+    ("commands", &["cmd", "commands", "cli"]),
+    ("handler", &["handler", "plan", "registrar", "apply", "prediction", "file"]),
+    ("boot", &["boot", "binfmt_d", "export", "persist", "owner", "handler::owner"]),
     ("probe", &["probe"]),
     ("interpreter", &["interpreter", "defects", "provenance", "memory", "bundle", "folders"]),
     ("package", &["package"]),
     ("arch", &["arch", "elf"]),
     ("binfmt", &["binfmt", "kernel"]),
-    ("system", &["system", "host", "caller", "namespace", "draft"]),
+    ("system", &["system", "host", "caller", "namespace", "draft", "own_file"]),
     ("base", &["base", "problem", "output", "log"]),
 ];
 
@@ -49,14 +49,17 @@ fn an_upward_import_is_found_in_every_form() {
         read_imports(module, text, &mut imports);
         imports.iter().filter_map(upward).count()
     };
-    assert_eq!(found("binfmt::rule", "use crate::plan::decide;"), 1);
-    assert_eq!(found("binfmt::rule", "use crate::{base::shell, plan::decide};"), 1);
-    assert_eq!(found("binfmt::rule", "fn f() { crate::cmd::run(); }"), 1);
-    assert_eq!(found("binfmt::rule", "use super::super::plan;"), 1);
-    assert_eq!(found("binfmt::rule", "use super::{flags, super::{plan, cmd}};"), 2);
-    assert_eq!(found("binfmt::rule", "use crate::base::shell; use super::flags; // crate::plan"), 0);
-    assert_eq!(found("plan", "use crate::binfmt::Rule;\n/// [`crate::cmd`]\nfn f() {}"), 0);
-    assert_eq!(found("binfmt", "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::plan::decide;\n}\n"), 0);
+    assert_eq!(found("binfmt::rule", "use crate::handler::decide;"), 1);
+    assert_eq!(found("binfmt::rule", "use crate::{base::shell, handler::plan};"), 1);
+    assert_eq!(found("binfmt::rule", "fn f() { crate::commands::run(); }"), 1);
+    assert_eq!(found("binfmt::rule", "use super::super::handler;"), 1);
+    assert_eq!(found("binfmt::rule", "use super::{flags, super::{handler, commands}};"), 2);
+    assert_eq!(found("binfmt::rule", "use crate::base::shell; use super::flags; // crate::handler"), 0);
+    assert_eq!(found("handler", "use crate::binfmt::Rule;\n/// [`crate::commands`]\nfn f() {}"), 0);
+    assert_eq!(
+        found("binfmt", "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::handler::decide;\n}\n"),
+        0
+    );
 }
 
 /// A description of the import if it is upward.
