@@ -10,8 +10,8 @@ use std::path::Path;
 
 use nix::unistd::{getresgid, getresuid};
 
+use crate::base::error::Problem;
 use crate::base::shell::shell_word;
-use crate::problem::Problem;
 
 /// Type of the entry of the auxiliary vector that says so (`getauxval(3)`).
 const AT_SECURE: usize = 23;

@@ -27,6 +27,8 @@ use anyhow::Result;
 use nix::errno::Errno;
 
 use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{NotRun, Output, Status};
 use crate::base::shell::shell_word;
 use crate::binfmt::{HEAD, Handler, HandlerName};
 use crate::bundle::Bundle;
@@ -35,9 +37,7 @@ use crate::folders;
 use crate::interpreter::{WantedVersion, default_places, emulated_by, version_in};
 use crate::kernel::{Instance, MountError, OpenError};
 use crate::namespace::{Lifetime, Scope, UserNamespace};
-use crate::output::{NotRun, Output, Status};
 use crate::plan;
-use crate::problem::Problem;
 use crate::system::temp_dir::TempDir;
 
 /// Ids of the checks of `qus doctor`, as they stand in what it says.

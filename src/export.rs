@@ -8,10 +8,10 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::arch::Arch;
+use crate::base::error::Hint;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Hex, Matcher, Rule};
 use crate::own_file::MARKER;
-use crate::problem::Hint;
 
 /// Name of the OpenRC service, and the beginning of the names of all other files.
 pub const SERVICE: &str = "qus";

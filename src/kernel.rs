@@ -18,9 +18,9 @@ use nix::unistd::geteuid;
 use nix::unistd::{read, write};
 use thiserror::Error;
 
+use crate::base::error::Hint;
 use crate::base::shell::{shell_word, this_command_as_root};
 use crate::binfmt::{Entry, EntryError, Flags, Handler, HandlerName, Rule};
-use crate::problem::Hint;
 
 /// Where Linux has the instance of a user namespace mounted (`Documentation/admin-guide/binfmt-misc.rst`).
 pub const DEFAULT_PATH: &str = "/proc/sys/fs/binfmt_misc";

@@ -6,15 +6,15 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use qus::base::error::Problem;
+use qus::base::log;
+use qus::base::output::{NotRun, Output, Status, escape_lines};
 use qus::caller;
 use qus::cli::{self, Cli};
 use qus::cmd;
 use qus::cmd::peers::Tool;
-use qus::log;
 use qus::namespace;
-use qus::output::{NotRun, Output, Status, escape_lines};
 use qus::probe;
-use qus::problem::Problem;
 use qus::system::signals;
 
 fn main() -> ExitCode {

@@ -14,9 +14,9 @@ use nix::unistd::geteuid;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
+use crate::base::error::Hint;
 use crate::base::shell::{shell_word, this_command_as_root};
 use crate::draft;
-use crate::problem::Hint;
 use crate::system::dir::{Held, folder_of};
 
 /// Beginning of the first line of every file that qus writes for other programs.

@@ -15,6 +15,7 @@ use nix::sys::statfs::statfs;
 use serde::Serialize;
 
 use crate::arch::Arch;
+use crate::base::error::Problem;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Handler, Rule};
 use crate::binfmt_d;
@@ -24,7 +25,6 @@ use crate::folders;
 use crate::interpreter::Interpreter;
 use crate::memory::is_in_memory;
 use crate::own_file::{self, OwnFileError};
-use crate::problem::Problem;
 use crate::system::ownership::is_roots_alone;
 use crate::system::temp_dir::TempDir;
 

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::{ARCHES, Arch};
-use crate::problem::Hint;
+use crate::base::error::Hint;
 
 /// Longer words than this get no suggestion, in bytes: the comparison takes time in proportion, and the longest name
 /// in the table has about twenty.

@@ -14,15 +14,15 @@ use super::{
 };
 use crate::apply::{Guarded, InterpreterFile, Step, Wanted, steps};
 use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{HEAD, Handler, HandlerName, Rule};
 use crate::binfmt_d::{self, ReadError};
 use crate::cli::{Apply, Common};
 use crate::kernel::{HandlerError, Instance};
 use crate::namespace::{Lifetime, Scope};
-use crate::output::{Output, Status, columns, escape, path_text};
 use crate::plan::{self, INTERIM, Registration};
 use crate::probe::{Nativeness, companions};
-use crate::problem::Problem;
 use crate::registrar::{Staged, remove};
 use crate::system::ownership::is_roots_alone;
 

@@ -8,8 +8,8 @@ use clap_complete::shells::{Bash, Fish, Zsh};
 use serde::Serialize;
 
 use crate::arch::ARCHES;
+use crate::base::output::{Output, Status};
 use crate::cli::{Cli, Completions, Shell};
-use crate::output::{Output, Status};
 
 #[derive(Serialize)]
 struct View {

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use self::checks::CHECKS;
 use self::facts::Facts;
+use crate::base::output::{Output, Status, columns, escape};
 use crate::cli::{Common, Doctor};
-use crate::output::{Output, Status, columns, escape};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

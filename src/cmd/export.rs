@@ -7,15 +7,15 @@ use serde::Serialize;
 
 use super::own_head;
 use crate::arch::{ARCHES, Arch};
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, path_text};
 use crate::binfmt::Flags;
 use crate::cli::{Export, named};
 use crate::export::{self, Format, RuleView, Set};
 use crate::folders;
 use crate::interpreter::{default_places, search};
-use crate::output::{Output, Status, columns, path_text};
 use crate::own_file;
 use crate::plan;
-use crate::problem::Problem;
 
 #[derive(Serialize)]
 struct View {

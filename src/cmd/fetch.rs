@@ -12,10 +12,10 @@ use anyhow::Result;
 
 use self::get::Fetched;
 pub(super) use self::get::{File, Order, fetch};
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, path_text};
 use crate::cli::{Common, Fetch, named};
 use crate::folders;
-use crate::output::{Output, Status, columns, path_text};
-use crate::problem::Problem;
 
 pub(super) fn run(args: &Fetch, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     if args.list {

@@ -9,14 +9,14 @@ use serde::Serialize;
 use super::verify::{Health, health};
 use super::{open_instance, plain, switched_off, tell_scope};
 use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Handler, Hex, Matcher};
 use crate::cli::{Common, List};
 use crate::memory::{self, Told};
 use crate::namespace::Scope;
-use crate::output::{Output, Status, columns, escape, path_text};
 use crate::owner::{Breach, Configuration, Owner, Promise, packages};
 use crate::plan;
-use crate::problem::Problem;
 use crate::provenance::Provenance;
 use crate::system::ownership::changeable_by_others;
 

@@ -7,10 +7,10 @@ use clap::CommandFactory;
 use clap_mangen::Man as Page;
 use serde::Serialize;
 
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, path_text};
 use crate::cli::{Cli, Man};
 use crate::draft;
-use crate::output::{Output, Status, path_text};
-use crate::problem::Problem;
 
 #[derive(Serialize)]
 struct PageView {

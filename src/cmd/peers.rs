@@ -17,11 +17,11 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Deserialize;
 
+use crate::base::error::Problem;
+use crate::base::output::{Escaped, Output, Status};
 use crate::cli::{Cli, Command, Common};
 use crate::interpreter::file_name;
 use crate::kernel::DEFAULT_PATH;
-use crate::output::{Escaped, Output, Status};
-use crate::problem::Problem;
 
 /// A tool that qus replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,13 +17,13 @@ use self::hold::Patience;
 use self::persist::Persistence;
 use self::report::{Item, View};
 use super::{Opened, open_if_mounted, open_or_mount, switched_off};
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status};
 use crate::binfmt::Flags;
 use crate::cli::{Common, Register};
 use crate::host::Kernel;
 use crate::namespace::join;
-use crate::output::{Output, Status};
 use crate::plan::{Decision, Request, Situation, decide};
-use crate::problem::Problem;
 
 pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     if let Some(pid) = target(args)? {

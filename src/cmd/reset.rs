@@ -8,15 +8,15 @@ use serde::Serialize;
 
 use super::{emulators, open_to_look, plain, tell_scope};
 use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Handler, HandlerName};
 use crate::cli::{Common, Reset, named};
 use crate::kernel::{HandlerError, Instance};
 use crate::namespace::Scope;
-use crate::output::{Output, Status, columns, escape, path_text};
 use crate::own_file::{self, OwnFileError};
 use crate::owner::{Configuration, Owner};
 use crate::persist::{self, Keeper, Kept};
-use crate::problem::Problem;
 
 #[derive(Serialize)]
 struct View {

@@ -19,6 +19,8 @@ use nix::unistd::{AccessFlags, access, execve};
 use super::fetch::{self, Order};
 use super::{is_of, own_head};
 use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{NotRun, Output, Status, path_text};
 use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::{Flags, Handler, Rule};
 use crate::cli::{Common, Run, Variable};
@@ -30,9 +32,7 @@ use crate::kernel::{DEFAULT_PATH, Instance, MountError};
 use crate::namespace::{
     Ids, NamespaceError, become_caller, enter_as_root, enter_root, find_in_root, forbidding_setting,
 };
-use crate::output::{NotRun, Output, Status, path_text};
 use crate::plan;
-use crate::problem::Problem;
 use crate::system::ownership::changeable_by_others;
 use crate::system::signals;
 use crate::system::temp_dir::TempDir;

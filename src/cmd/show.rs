@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use super::own_bundle;
 use crate::arch::{ARCHES, Arch};
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns};
 use crate::binfmt::{Flags, Hex};
 use crate::bundle::Member;
 use crate::cli::Show;
-use crate::output::{Output, Status, columns};
 use crate::plan;
-use crate::problem::Problem;
 
 #[derive(Serialize)]
 struct TableView {

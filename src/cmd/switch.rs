@@ -4,10 +4,10 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::{emulators, open_instance, plain};
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, escape};
 use crate::cli::{Common, Switch, named};
 use crate::namespace::Scope;
-use crate::output::{Output, Status, columns, escape};
-use crate::problem::Problem;
 
 #[derive(Serialize)]
 struct View {

@@ -10,15 +10,15 @@ use serde::Serialize;
 
 use super::{open_instance, plain, tell_scope, version_path};
 use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::cli::{Common, Verify, named};
 use crate::interpreter::versions_of;
 use crate::memory;
 use crate::namespace::Scope;
-use crate::output::{Output, Status, columns, escape, path_text};
 use crate::plan;
 use crate::probe::{self, End, Expected, Failure, Proof, STATUS_ARGV0, Subject, Trial, judge};
-use crate::problem::Problem;
 use crate::system::file_id::FileId;
 
 /// What the probe of a handler showed.

@@ -18,16 +18,16 @@ use self::explain::{Known, explain};
 use self::report::{Answers, View, write_text};
 use super::own_head;
 use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status};
 use crate::binfmt::Handler;
 use crate::cli::{Common, Which};
 use crate::elf::same_machine;
 use crate::file::{Candidate, Elf, Kind};
 use crate::interpreter::{is_qemu, versions_of};
 use crate::kernel::{Instance, OpenError};
-use crate::output::{Output, Status};
 use crate::prediction::{End, Step, Table};
 use crate::probe::{self, Nativeness, Subject, Trial, Variant};
-use crate::problem::Problem;
 
 pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let names = Names::of(args)?;

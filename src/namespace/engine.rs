@@ -8,7 +8,7 @@ use std::str::FromStr;
 use nix::unistd::geteuid;
 use thiserror::Error;
 
-use crate::problem::Hint;
+use crate::base::error::Hint;
 
 /// A container engine whose containers live in namespaces of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Uid, getegid, geteuid, setgid, setgroups, setuid};
 use thiserror::Error;
 
 use super::helper::{MapFailure, MapHelper};
-use crate::problem::Hint;
+use crate::base::error::Hint;
 
 /// Who the caller was before a namespace was entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{chdir, fchdir, pivot_root, symlinkat};
 use thiserror::Error;
 
-use crate::problem::Hint;
+use crate::base::error::Hint;
 
 /// Devices of every container (OCI runtime specification, "Default Devices").
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];

@@ -11,7 +11,7 @@ use super::PackageError;
 use super::error::printable;
 use super::limit::{Bounded, Limit, NAME_SIZE};
 use super::sink::Kind;
-use crate::output::escape;
+use crate::base::output::escape;
 
 /// A tar archive inside of a package.
 pub(super) struct Tarball<'a> {

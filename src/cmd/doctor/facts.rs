@@ -9,6 +9,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::processes::{Builder, Holder, builders};
 use crate::arch::Arch;
+use crate::base::error::Problem;
 use crate::binfmt::{Handler, HandlerName};
 use crate::cmd::own_head;
 use crate::cmd::verify::{Health, health};
@@ -20,7 +21,6 @@ use crate::namespace::{Scope, UserNamespace, is_hosts_mount_namespace};
 use crate::owner::{Configuration, Owner};
 use crate::plan;
 use crate::probe::{Nativeness, companions};
-use crate::problem::Problem;
 
 /// The whole situation.
 #[allow(clippy::struct_excessive_bools, reason = "answers to independent questions")]

@@ -9,6 +9,7 @@ use super::bar::Bar;
 use super::store::{self, Stored};
 use super::wanted::Wanted;
 use crate::arch::{ARCHES, Arch};
+use crate::base::error::Problem;
 use crate::base::shell::shell_word;
 use crate::cmd::own_head;
 use crate::folders;
@@ -17,7 +18,6 @@ use crate::package::{
     Apt, Extraction, FromPackage, Manager, ManagerError, Outcome, Package, PackageError, PackageInfo, Sha256,
     Web, WebError, fetch_with_apt, scheme,
 };
-use crate::problem::Problem;
 use crate::provenance::{Origin, Provenance};
 use crate::system::temp_dir::TempDir;
 

@@ -10,15 +10,15 @@ use serde::Serialize;
 
 use super::wanted::Wanted;
 use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::Handler;
 use crate::cli::{Common, Fetch};
 use crate::cmd::own_head;
 use crate::folders;
 use crate::interpreter::{Interpreter, emulated_by, file_name, is_version, version_in};
 use crate::kernel::{Instance, OpenError};
-use crate::output::{Output, Status, columns, escape, path_text};
 use crate::owner::Configuration;
-use crate::problem::Problem;
 use crate::provenance::{Provenance, record_path};
 use crate::system::file_id::FileId;
 

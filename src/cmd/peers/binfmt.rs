@@ -8,14 +8,14 @@ use super::glob::Glob;
 use super::words::{self, Known};
 use super::{Item, Speaker, Stop};
 use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{Status, escape, escape_json};
 use crate::cli::{ArchArg, Command, Register, Reset, Verify};
 use crate::cmd::{open_to_look, own_bundle, own_head, plain};
 use crate::folders;
 use crate::interpreter::{default_places, search, versions_of};
-use crate::output::{Status, escape, escape_json};
 use crate::plan;
 use crate::probe::{self, End, STATUS_ARGV0, STATUS_PATH, Subject, Trial};
-use crate::problem::Problem;
 
 pub(super) const USAGE: &str = "\
 Usage of binfmt (qus in its place; `binfmt COMMAND …` is `qus COMMAND …`):

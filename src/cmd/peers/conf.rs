@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use super::words::{self, Known};
 use super::{Item, Speaker, Stop};
 use crate::arch::{ARCHES, Arch};
+use crate::base::error::Problem;
+use crate::base::output::{Status, escape, path_text};
 use crate::binfmt::Flags;
 use crate::cli::{ArchArg, Command, Register, Reset};
 use crate::draft;
 use crate::export::binfmt_support_format;
-use crate::output::{Status, escape, path_text};
 use crate::plan;
-use crate::problem::Problem;
 
 pub(super) const USAGE: &str = "\
 Usage: qemu-binfmt-conf.sh [OPTIONS] (qus in its place)

@@ -6,9 +6,9 @@ use std::process::Command as Process;
 use super::conf::{self, Setup};
 use super::words::{self, Known};
 use super::{Speaker, Stop};
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status};
 use crate::cli::{Command, List};
-use crate::output::{Output, Status};
-use crate::problem::Problem;
 
 pub(super) const DBHI_USAGE: &str = "\
 Usage: register.sh [-h] [-i COMMAND…] [-l] [-e] [-r] [-s] [-t TARGETS] [-- ARGS] (qus in its place)

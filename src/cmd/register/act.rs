@@ -3,6 +3,7 @@
 use super::gather::{Gathered, NO_VERIFY};
 use super::report::{Item, Outcome};
 use crate::arch::Arch;
+use crate::base::error::Problem;
 use crate::binfmt::{Flags, Rule};
 use crate::cmd::is_left_behind;
 use crate::interpreter::versions_of;
@@ -10,7 +11,6 @@ use crate::kernel::{HandlerError, Instance};
 use crate::memory;
 use crate::plan::{self, Registration};
 use crate::probe::{self, Expected, Failure, Proof, Subject, Trial, judge_all};
-use crate::problem::Problem;
 use crate::registrar::{Staged, remove};
 
 /// One architecture whose new rules are registered, and not yet final.

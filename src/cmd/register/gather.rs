@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::memory::Stored;
 use crate::arch::{ARCHES, Arch};
+use crate::base::error::Problem;
+use crate::base::output::path_text;
 use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::{Flags, Handler};
 use crate::cli::{Register, named};
@@ -13,10 +15,8 @@ use crate::cmd::fetch::{self, Order};
 use crate::cmd::{is_of, own_head, version_path};
 use crate::folders;
 use crate::interpreter::{Found, Interpreter, Unfit, WantedVersion, default_places, search, versions_of};
-use crate::output::path_text;
 use crate::plan::{self, Facts};
 use crate::probe::{self, Expected, Failure, Nativeness, Proof, Subject, companions, judge};
-use crate::problem::Problem;
 
 /// Everything that was found out before anything is done.
 pub(super) struct Gathered {

@@ -6,9 +6,9 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::base::error::Problem;
 use crate::binfmt::HandlerName;
 use crate::kernel::{HandlerError, Instance};
-use crate::problem::Problem;
 use crate::system::signals::was_ignored;
 
 /// Signals that end the wait. Blocked from the beginning, so that one that comes early is not lost.

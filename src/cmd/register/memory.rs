@@ -7,12 +7,12 @@ use std::thread;
 
 use super::gather::Gathered;
 use crate::arch::Arch;
+use crate::base::error::Problem;
 use crate::bundle::{self, BundleError, Member};
 use crate::cmd::own_bundle;
 use crate::interpreter::{Found, Interpreter, emulated_by, file_name, named_places, versions_of};
 use crate::memory::{self, Draft, Memory, MemoryError};
 use crate::plan::Registration;
-use crate::problem::Problem;
 use crate::system::file_id::FileId;
 
 /// How many interpreters are unpacked at once where there are not even as many processors: each needs 9 MB meanwhile.

@@ -11,6 +11,7 @@ use super::gather::Gathered;
 use super::memory::Stored;
 use super::report::Item;
 use crate::arch::Arch;
+use crate::base::error::Problem;
 use crate::binfmt::Rule;
 use crate::draft::{self, Draft};
 use crate::export::Set;
@@ -20,7 +21,6 @@ use crate::kernel::Instance;
 use crate::owner::{Configuration, Owner};
 use crate::persist::{self, Keeper};
 use crate::plan::{self, Decision, Registration, Request};
-use crate::problem::Problem;
 use crate::system::dir::{Held, folder_of};
 use crate::system::file_id::FileId;
 

@@ -8,15 +8,15 @@ use serde::Serialize;
 use super::gather::{Gathered, first_line};
 use super::persist;
 use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Flags, HandlerName, Rule};
 use crate::cmd::{ends_too_soon, plain};
 use crate::memory;
 use crate::namespace::{Lifetime, Scope};
-use crate::output::{Output, Status, columns, escape, path_text};
 use crate::persist::Keeper;
 use crate::plan::{self, Decision, Registration};
 use crate::probe::{Nativeness, Proof};
-use crate::problem::Problem;
 
 /// What came of one architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::{Trials, subject};
 use crate::arch::Arch;
+use crate::base::output::path_text;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::file::{Candidate, Denied, Elf, Kind};
 use crate::memory;
-use crate::output::path_text;
 use crate::plan;
 use crate::prediction::{End, Prediction, Reason, Step, Table, matching};
 use crate::probe::{self, Expected, Failure, STATUS_ARGV0, STATUS_PATH, judge};

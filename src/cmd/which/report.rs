@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use serde::{Serialize, Serializer};
 
 use super::explain::{Answer, Certainty};
+use crate::base::output::{columns, escape, escaped};
 use crate::binfmt::{Handler, Matcher};
 use crate::file::Candidate;
-use crate::output::{columns, escape, escaped};
 
 #[derive(Serialize)]
 pub(super) struct View<A> {

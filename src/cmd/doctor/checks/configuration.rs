@@ -1,12 +1,12 @@
 //! What should be there: by configuration, at the next boot, and for WSL.
 
 use super::Said;
+use crate::base::output::path_text;
 use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
 use crate::cmd::doctor::facts::Facts;
 use crate::interpreter::is_qemu;
 use crate::namespace::{Scope, UserNamespace};
-use crate::output::path_text;
 use crate::owner::Owner;
 use crate::plan;
 

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::{Said, each, entry_file, name, remove, replace};
+use crate::base::output::path_text;
 use crate::binfmt::{Flags, Handler};
 use crate::cmd::doctor::facts::Facts;
 use crate::cmd::own_head;
 use crate::file::Candidate;
-use crate::output::path_text;
 use crate::owner::Owner;
 use crate::plan;
 use crate::probe::Nativeness;

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use super::{Said, each, name, replace};
 use crate::arch::Arch;
+use crate::base::output::{escape, path_text};
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::cmd::doctor::facts::Facts;
 use crate::defects;
 use crate::interpreter::Unfit;
 use crate::memory;
-use crate::output::{escape, path_text};
 use crate::plan;
 use crate::provenance::Provenance;
 use crate::system::file_id::FileId;

@@ -1,12 +1,12 @@
 //! Where this is: the kernel, the instance, and whose it is.
 
 use super::Said;
+use crate::base::error::Hint;
+use crate::base::output::path_text;
 use crate::cmd::doctor::facts::Facts;
 use crate::cmd::doctor::processes::Holder;
 use crate::kernel::{OpenError, mount_command};
 use crate::namespace::{Scope, UserNamespace};
-use crate::output::path_text;
-use crate::problem::Hint;
 
 pub(super) fn kernel(facts: &Facts) -> Vec<Said> {
     let kernel = facts.kernel;

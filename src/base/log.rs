@@ -10,7 +10,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::output::escape;
+use crate::base::output::escape;
 
 /// Starts telling: warnings, with `verbose` 1 what is being done, above that every detail.
 ///

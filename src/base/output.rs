@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::problem::Problem;
+use crate::base::error::Problem;
 
 /// Version of the JSON that is printed; it changes when a field changes its meaning or goes.
 const JSON_VERSION: u32 = 1;
