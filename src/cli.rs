@@ -11,8 +11,8 @@ use crate::arch::{Arch, UnknownArch};
 use crate::export::Format;
 use crate::interpreter::WantedVersion;
 use crate::kernel::DEFAULT_PATH;
-use crate::namespace::Engine;
 use crate::package::Sha256;
+use crate::system::namespace::Engine;
 
 /// Make foreign-architecture programs and containers run on this host.
 #[derive(Debug, Parser)]

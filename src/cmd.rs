@@ -36,8 +36,8 @@ use crate::cli::{Cli, Command, Common};
 use crate::folders;
 use crate::interpreter::{WantedVersion, default_places, emulated_by, version_in};
 use crate::kernel::{Instance, MountError, OpenError};
-use crate::namespace::{Lifetime, Scope, UserNamespace};
 use crate::plan;
+use crate::system::namespace::{Lifetime, Scope, UserNamespace};
 use crate::system::temp_dir::TempDir;
 
 /// Ids of the checks of `qus doctor`, as they stand in what it says.

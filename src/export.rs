@@ -11,7 +11,7 @@ use crate::arch::Arch;
 use crate::base::error::Hint;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Hex, Matcher, Rule};
-use crate::own_file::MARKER;
+use crate::system::managed_file::MARKER;
 
 /// Name of the OpenRC service, and the beginning of the names of all other files.
 pub const SERVICE: &str = "qus";

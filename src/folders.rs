@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::interpreter::{compare, is_version};
-use crate::namespace::UserNamespace;
+use crate::system::namespace::UserNamespace;
 
 /// Interpreters that root fetches: readable for everybody, writable for root alone.
 pub const SYSTEM: &str = "/usr/local/lib/qus";

@@ -9,24 +9,24 @@ use clap::Parser;
 use qus::base::error::Problem;
 use qus::base::log;
 use qus::base::output::{NotRun, Output, Status, escape_lines};
-use qus::caller;
 use qus::cli::{self, Cli};
 use qus::cmd;
 use qus::cmd::peers::Tool;
-use qus::namespace;
 use qus::probe;
+use qus::system::namespace;
+use qus::system::secure_exec;
 use qus::system::signals;
 
 fn main() -> ExitCode {
     let normalised = signals::normalise()
         .map_err(|error| Problem::new(format!("cannot set SIGCHLD to its default: {error}")));
     // Before anything of the caller's is looked at.
-    if let Err(problem) = normalised.and_then(|()| caller::check()) {
+    if let Err(problem) = normalised.and_then(|()| secure_exec::check()) {
         let (json, failed) = asked();
         let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
         return tell(&mut Output::new(&mut data, &mut prose, json, false), &problem, failed);
     }
-    // Helpers of our own, not commands: see `qus::probe` and `qus::namespace`.
+    // Helpers of our own, not commands: see `qus::probe` and `qus::system::namespace`.
     if std::env::args_os().skip(1).eq([probe::HELPER]) {
         return helper(probe::serve(&mut io::stdin().lock(), &mut io::stdout().lock()));
     }

@@ -19,12 +19,12 @@ use crate::base::error::Problem;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Handler, Rule};
 use crate::binfmt_d;
-use crate::draft;
 use crate::export::{self, Format, PACKAGE, SERVICE, Set};
 use crate::folders;
 use crate::interpreter::Interpreter;
 use crate::memory::is_in_memory;
-use crate::own_file::{self, OwnFileError};
+use crate::system::atomic_file;
+use crate::system::managed_file::{self, OwnFileError};
 use crate::system::ownership::is_roots_alone;
 use crate::system::temp_dir::TempDir;
 
@@ -109,7 +109,7 @@ impl Keeper {
     pub fn check(self, set: &Set) -> Result<(), Problem> {
         if self == Self::Openrc {
             export::files(Format::Openrc, std::slice::from_ref(set))?;
-            own_file::check(&service())?;
+            managed_file::check(&service())?;
         }
         Ok(())
     }
@@ -134,7 +134,7 @@ fn service() -> PathBuf {
 fn update_openrc(sets: &[Set]) -> Result<(), Problem> {
     let (service, link) = (service(), Path::new(OPENRC_BOOT).join(SERVICE));
     if sets.is_empty() {
-        let is_own = match own_file::read(&service) {
+        let is_own = match managed_file::read(&service) {
             // Somebody else's of that name stays, and is none of this.
             Err(error) if error.is_foreign() => false,
             read => read?.is_some(),
@@ -143,12 +143,12 @@ fn update_openrc(sets: &[Set]) -> Result<(), Problem> {
             if leads_to(&link, &service).map_err(|error| io_problem("read", &link, &error))? {
                 fs::remove_file(&link).map_err(|error| io_problem("remove", &link, &error))?;
             }
-            own_file::remove(&service)?;
+            managed_file::remove(&service)?;
         }
         return Ok(());
     }
     for file in export::files(Format::Openrc, sets)? {
-        own_file::write(&service, &file.text, file.executable)?;
+        managed_file::write(&service, &file.text, file.executable)?;
     }
     fs::create_dir_all(OPENRC_BOOT).map_err(|error| io_problem("make", Path::new(OPENRC_BOOT), &error))?;
     match symlink(&service, &link) {
@@ -263,7 +263,7 @@ pub fn file_of(arch: &Arch) -> PathBuf {
 /// The file for `arch`, if there is one that qus wrote.
 pub fn kept_for(arch: &'static Arch) -> Result<Option<Kept>, OwnFileError> {
     let path = file_of(arch);
-    let Some(own) = own_file::read(&path)? else { return Ok(None) };
+    let Some(own) = managed_file::read(&path)? else { return Ok(None) };
     let text = own.content;
     let rules: Vec<Rule> = binfmt_d::lines(&text).into_iter().filter_map(|line| line.rule.ok()).collect();
     let copied = rules.first().is_some_and(|rule: &Rule| is_copy(rule.interpreter()));
@@ -281,7 +281,7 @@ pub fn kept() -> Result<Vec<Kept>, OwnFileError> {
 /// Whether a file that says `set` could be written.
 pub fn check(set: &Set) -> Result<(), Problem> {
     export::files(Format::Systemd, std::slice::from_ref(set))?;
-    own_file::check(&file_of(set.arch))?;
+    managed_file::check(&file_of(set.arch))?;
     Ok(())
 }
 
@@ -294,7 +294,7 @@ pub fn keep(set: &Set) -> Result<PathBuf, Problem> {
         forget(rule)?;
     }
     for file in export::files(Format::Systemd, std::slice::from_ref(set))? {
-        own_file::write(&path, &file.text, file.executable)?;
+        managed_file::write(&path, &file.text, file.executable)?;
     }
     Ok(path)
 }
@@ -309,7 +309,7 @@ pub fn drop_kept(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem>
     if kept.set.copied {
         drop_copies(kept, removed)?;
     }
-    own_file::remove(&kept.path)?;
+    managed_file::remove(&kept.path)?;
     Ok(())
 }
 
@@ -338,7 +338,7 @@ fn drop_copies(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem> {
 /// Removes what killed runs have left in the places of files and interpreters.
 pub fn sweep() {
     for folder in [FOLDER, folders::COPIES, OPENRC_SERVICES] {
-        draft::sweep(Path::new(folder));
+        atomic_file::sweep(Path::new(folder));
     }
 }
 
@@ -355,7 +355,7 @@ pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Problem> {
     };
     let mut removed = false;
     for copy in entries.flatten().map(|entry| entry.path()).filter(|copy| !used.contains(copy.as_path())) {
-        if draft::is_draft(&copy) {
+        if atomic_file::is_draft(&copy) {
             continue;
         }
         match fs::remove_file(&copy) {

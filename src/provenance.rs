@@ -12,9 +12,9 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::draft;
 use crate::interpreter::open_ordinary;
 use crate::package::Sha256;
+use crate::system::atomic_file;
 
 /// Largest record that is read, in bytes.
 const RECORD_MAX: u64 = 64 << 10;
@@ -105,7 +105,7 @@ impl Provenance {
         };
         let mut text = serde_json::to_vec_pretty(&record)?;
         text.push(b'\n');
-        let written = draft::place(&record_path(path), &text, 0o644)?;
+        let written = atomic_file::place(&record_path(path), &text, 0o644)?;
         // A stranger's file would get a record that it was fetched. On some file systems everything belongs to one user.
         if written.uid() != metadata.uid() {
             let _gone_or_not = std::fs::remove_file(record_path(path));

@@ -1,9 +1,14 @@
 //! Linux, without binfmt_misc: what every program of this kind needs from the system.
 
+pub(crate) mod atomic_file;
 pub mod dir;
 pub mod file_id;
+pub mod kernel_version;
+pub mod managed_file;
+pub mod namespace;
 pub mod output_file;
 pub mod ownership;
 pub mod rights;
+pub mod secure_exec;
 pub mod signals;
 pub mod temp_dir;

@@ -20,10 +20,10 @@ use crate::binfmt::{HEAD, Handler, HandlerName, Rule};
 use crate::binfmt_d::{self, ReadError};
 use crate::cli::{Apply, Common};
 use crate::kernel::{HandlerError, Instance};
-use crate::namespace::{Lifetime, Scope};
 use crate::plan::{self, INTERIM, Registration};
 use crate::probe::{Nativeness, companions};
 use crate::registrar::{Staged, remove};
+use crate::system::namespace::{Lifetime, Scope};
 use crate::system::ownership::is_roots_alone;
 
 #[derive(Serialize)]

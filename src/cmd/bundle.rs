@@ -16,9 +16,9 @@ use crate::base::output::{Output, Status, path_text};
 use crate::bundle::{self, Content};
 use crate::cli::{Bundle, Common, named};
 use crate::cmd::{search_places, unpack_bundle};
-use crate::draft;
 use crate::interpreter::{Interpreter, search, versions_of};
 use crate::package::{Package, Selection};
+use crate::system::atomic_file;
 use crate::system::dir::{Held, folder_of};
 use crate::system::output_file::{OutputFile, is_standard_output};
 use crate::system::temp_dir::TempDir;
@@ -178,12 +178,12 @@ fn write(path: &Path, contents: Vec<Content>) -> Result<u64, Problem> {
 fn write_file(path: &Path, contents: Vec<Content>) -> io::Result<u64> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
     let folder = Held::open(folder_of(path))?;
-    draft::sweep(&folder.path());
-    let mut file = draft::create(&folder)?;
+    atomic_file::sweep(&folder.path());
+    let mut file = atomic_file::create(&folder)?;
     bundle::write(contents, &mut BufWriter::new(file.as_file_mut())).map_err(io::Error::other)?;
     file.as_file().set_permissions(fs::Permissions::from_mode(0o755))?;
     let size = file.as_file().metadata()?.len();
-    draft::complete(file)?.persist(&folder.path().join(name))?;
+    atomic_file::complete(file)?.persist(&folder.path().join(name))?;
     Ok(size)
 }
 

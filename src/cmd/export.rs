@@ -14,8 +14,8 @@ use crate::cli::{Export, named};
 use crate::export::{self, Format, RuleView, Set};
 use crate::folders;
 use crate::interpreter::{default_places, search};
-use crate::own_file;
 use crate::plan;
+use crate::system::managed_file;
 
 #[derive(Serialize)]
 struct View {
@@ -66,12 +66,12 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
     // What stands in the way is found before the first is written.
     for file in &written {
         if let Some(path) = place(&file.name) {
-            own_file::check_content(&path, &file.text).map_err(Problem::from)?;
+            managed_file::check_content(&path, &file.text).map_err(Problem::from)?;
         }
     }
     for file in &written {
         if let Some(path) = place(&file.name) {
-            own_file::write(&path, &file.text, file.executable).map_err(Problem::from)?;
+            managed_file::write(&path, &file.text, file.executable).map_err(Problem::from)?;
         }
     }
     output.data(&view, || {

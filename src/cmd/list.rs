@@ -14,10 +14,10 @@ use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Handler, Hex, Matcher};
 use crate::cli::{Common, List};
 use crate::memory::{self, Told};
-use crate::namespace::Scope;
 use crate::owner::{Breach, Configuration, Owner, Promise, packages};
 use crate::plan;
 use crate::provenance::Provenance;
+use crate::system::namespace::Scope;
 use crate::system::ownership::changeable_by_others;
 
 #[derive(Serialize)]

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::base::error::Problem;
 use crate::base::output::{Output, Status, path_text};
 use crate::cli::{Cli, Man};
-use crate::draft;
+use crate::system::atomic_file;
 
 #[derive(Serialize)]
 struct PageView {
@@ -53,6 +53,6 @@ fn page(command: clap::Command) -> Result<(String, Vec<u8>)> {
 }
 
 fn write(path: &Path, page: &[u8]) -> Result<(), Problem> {
-    let written = draft::place(path, page, 0o644);
+    let written = atomic_file::place(path, page, 0o644);
     written.map(drop).map_err(|error| Problem::new(format!("cannot write {}: {error}", path_text(path))))
 }

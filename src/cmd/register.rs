@@ -21,9 +21,9 @@ use crate::base::error::Problem;
 use crate::base::output::{Output, Status};
 use crate::binfmt::Flags;
 use crate::cli::{Common, Register};
-use crate::host::Kernel;
-use crate::namespace::join;
 use crate::plan::{Decision, Request, Situation, decide};
+use crate::system::kernel_version::Kernel;
+use crate::system::namespace::join;
 
 pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     if let Some(pid) = target(args)? {

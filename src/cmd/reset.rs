@@ -13,10 +13,10 @@ use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Handler, HandlerName};
 use crate::cli::{Common, Reset, named};
 use crate::kernel::{HandlerError, Instance};
-use crate::namespace::Scope;
-use crate::own_file::{self, OwnFileError};
 use crate::owner::{Configuration, Owner};
 use crate::persist::{self, Keeper, Kept};
+use crate::system::managed_file::{self, OwnFileError};
+use crate::system::namespace::Scope;
 
 #[derive(Serialize)]
 struct View {
@@ -74,7 +74,7 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
             instance.check_writable().map_err(Problem::from)?;
         }
         for kept in kept.iter().filter(|kept| !kept.is_edited) {
-            own_file::check(&kept.path).map_err(Problem::from)?;
+            managed_file::check(&kept.path).map_err(Problem::from)?;
         }
     }
     // First what would bring the handlers back: who ends this halfway is left with handlers that are seen.
@@ -182,7 +182,7 @@ fn returns(doomed: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<Retu
     let returning = doomed.iter().filter_map(|(handler, arch)| {
         let file = file(handler).filter(|file| !going(file))?;
         let own = file == persist::file_of(arch)
-            && matches!(own_file::read(&file), Ok(Some(own)) if !own.is_edited);
+            && matches!(managed_file::read(&file), Ok(Some(own)) if !own.is_edited);
         Some(Return { arch: arch.name, name: plain(&handler.name), file, own })
     });
     returning.collect()

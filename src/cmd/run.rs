@@ -26,13 +26,13 @@ use crate::binfmt::{Flags, Handler, Rule};
 use crate::cli::{Common, Run, Variable};
 use crate::cmd::{search_places, unpack_bundle};
 use crate::file::{Candidate, Elf, Kind};
-use crate::host::Kernel;
 use crate::interpreter::{Found, Interpreter, search};
 use crate::kernel::{DEFAULT_PATH, Instance, MountError};
-use crate::namespace::{
+use crate::plan;
+use crate::system::kernel_version::Kernel;
+use crate::system::namespace::{
     Ids, NamespaceError, become_caller, enter_as_root, enter_root, find_in_root, forbidding_setting,
 };
-use crate::plan;
 use crate::system::ownership::changeable_by_others;
 use crate::system::signals;
 use crate::system::temp_dir::TempDir;

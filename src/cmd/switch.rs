@@ -7,7 +7,7 @@ use super::{emulators, open_instance, plain};
 use crate::base::error::Problem;
 use crate::base::output::{Output, Status, columns, escape};
 use crate::cli::{Common, Switch, named};
-use crate::namespace::Scope;
+use crate::system::namespace::Scope;
 
 #[derive(Serialize)]
 struct View {

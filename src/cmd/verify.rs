@@ -16,10 +16,10 @@ use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::cli::{Common, Verify, named};
 use crate::interpreter::versions_of;
 use crate::memory;
-use crate::namespace::Scope;
 use crate::plan;
 use crate::probe::{self, End, Expected, Failure, Proof, STATUS_ARGV0, Subject, Trial, judge};
 use crate::system::file_id::FileId;
+use crate::system::namespace::Scope;
 
 /// What the probe of a handler showed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::printable;
 use super::{Outcome, PackageError, Placed};
-use crate::draft::{self, Draft};
+use crate::system::atomic_file::{self, Draft};
 use crate::system::dir::Held;
 
 /// The mode of an interpreter: everybody starts it, its owner alone replaces it.
@@ -59,9 +59,9 @@ impl Staging {
             |error: io::Error| PackageError::Write { path: self.dest.join(name), source: error };
         let Some(dest) = &self.held else { return Err(cannot_write(io::ErrorKind::NotFound.into())) };
         if self.staged.is_empty() {
-            draft::sweep(&dest.path());
+            atomic_file::sweep(&dest.path());
         }
-        let mut temporary = draft::create(dest).map_err(cannot_write)?;
+        let mut temporary = atomic_file::create(dest).map_err(cannot_write)?;
         let mut buffer = vec![0; 128 << 10];
         let mut left = size;
         while left > 0 {
@@ -89,7 +89,7 @@ impl Staging {
         }
         temporary.as_file().set_permissions(Permissions::from_mode(MODE)).map_err(cannot_write)?;
         // Closed here: the kernel starts no file that is open for writing.
-        let file = draft::complete(temporary).map_err(cannot_write)?;
+        let file = atomic_file::complete(temporary).map_err(cannot_write)?;
         Ok(Staged { name: name.to_owned(), folder: None, file, size })
     }
 

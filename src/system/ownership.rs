@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::geteuid;
 
-use crate::namespace::UserNamespace;
+use crate::system::namespace::UserNamespace;
 
 /// Number of symbolic links that are followed in one path, as by the kernel (`path_resolution(7)`).
 const LINKS_MAX: u32 = 40;

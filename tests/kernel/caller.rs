@@ -66,7 +66,7 @@ fn does_nothing(lab: &Lab, wrapper: &[&str], program: &Path, cure: &str) {
         (&[], 2),
         (&["--no-such-option"], 2),
         (&[qus::probe::HELPER], 2),
-        (&[qus::namespace::MAP_HELPER], 2),
+        (&[qus::system::namespace::MAP_HELPER], 2),
     ] {
         let ran = start(lab, wrapper, program, words);
         assert_eq!((ran.status, ran.stdout.as_str()), (status, ""), "{words:?} {ran:#?}");

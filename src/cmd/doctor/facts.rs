@@ -14,13 +14,13 @@ use crate::binfmt::{Handler, HandlerName};
 use crate::cmd::own_head;
 use crate::cmd::verify::{Health, health};
 use crate::folders;
-use crate::host::{Kernel, is_wsl};
 use crate::interpreter::{Interpreter, Unfit, default_places, search};
 use crate::kernel::{Instance, OpenError};
-use crate::namespace::{Scope, UserNamespace, is_hosts_mount_namespace};
 use crate::owner::{Configuration, Owner};
 use crate::plan;
 use crate::probe::{Nativeness, companions};
+use crate::system::kernel_version::{Kernel, is_wsl};
+use crate::system::namespace::{Scope, UserNamespace, is_hosts_mount_namespace};
 
 /// The whole situation.
 #[allow(clippy::struct_excessive_bools, reason = "answers to independent questions")]

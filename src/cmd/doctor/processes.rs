@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use nix::sys::stat::{major, minor};
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::namespace::{inode, is_hosts_mount_namespace};
+use crate::system::namespace::{inode, is_hosts_mount_namespace};
 
 /// How far apart the times of a process and of a file have to be to tell which came first: the one is counted in ticks
 /// since boot, the other read from a clock that is updated a few times in 20 ms (K68).

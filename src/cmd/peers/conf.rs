@@ -9,9 +9,9 @@ use crate::base::error::Problem;
 use crate::base::output::{Status, escape, path_text};
 use crate::binfmt::Flags;
 use crate::cli::{ArchArg, Command, Register, Reset};
-use crate::draft;
 use crate::export::binfmt_support_format;
 use crate::plan;
+use crate::system::atomic_file;
 
 pub(super) const USAGE: &str = "\
 Usage: qemu-binfmt-conf.sh [OPTIONS] (qus in its place)
@@ -262,7 +262,7 @@ impl Setup {
                     }
                 };
                 if !self.dry_run {
-                    draft::place(&path, &text, 0o644).map_err(|error| {
+                    atomic_file::place(&path, &text, 0o644).map_err(|error| {
                         Problem::new(format!("cannot write {}: {error}", path_text(&path)))
                     })?;
                 }

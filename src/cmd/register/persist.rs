@@ -13,7 +13,6 @@ use super::report::Item;
 use crate::arch::Arch;
 use crate::base::error::Problem;
 use crate::binfmt::Rule;
-use crate::draft::{self, Draft};
 use crate::export::Set;
 use crate::folders;
 use crate::interpreter::{Interpreter, is_qemu};
@@ -21,6 +20,7 @@ use crate::kernel::Instance;
 use crate::owner::{Configuration, Owner};
 use crate::persist::{self, Keeper};
 use crate::plan::{self, Decision, Registration, Request};
+use crate::system::atomic_file::{self, Draft};
 use crate::system::dir::{Held, folder_of};
 use crate::system::file_id::FileId;
 
@@ -266,9 +266,9 @@ fn place(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>
     let mut folders = Vec::new();
     Held::make(folder_of(path), &mut folders).map_err(|(_, error)| error)?;
     let made = !folders.is_empty();
-    let before = if path.exists() { Some(draft::set_aside(path)?) } else { None };
+    let before = if path.exists() { Some(atomic_file::set_aside(path)?) } else { None };
     let was = file_id(path);
-    let placed = draft::place(path, content, 0o755);
+    let placed = atomic_file::place(path, content, 0o755);
     // Whatever failed: it has its name, or it has not.
     let id = file_id(path);
     if id != was {
@@ -303,7 +303,7 @@ pub(super) fn warnings(items: &[Item]) -> Vec<String> {
         .filter(|item| item.is_kept())
         .filter_map(|item| persist::lateness(item.interpreter_path()?))
         .collect();
-    if crate::host::is_wsl() {
+    if crate::system::kernel_version::is_wsl() {
         warnings.push(
             "under WSL all distributions share one kernel: the end of another one may remove these handlers"
                 .to_owned(),

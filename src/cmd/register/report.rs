@@ -13,10 +13,10 @@ use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Flags, HandlerName, Rule};
 use crate::cmd::{ends_too_soon, plain};
 use crate::memory;
-use crate::namespace::{Lifetime, Scope};
 use crate::persist::Keeper;
 use crate::plan::{self, Decision, Registration};
 use crate::probe::{Nativeness, Proof};
+use crate::system::namespace::{Lifetime, Scope};
 
 /// What came of one architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

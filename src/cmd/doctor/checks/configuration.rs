@@ -6,9 +6,9 @@ use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
 use crate::cmd::doctor::facts::Facts;
 use crate::interpreter::is_qemu;
-use crate::namespace::{Scope, UserNamespace};
 use crate::owner::Owner;
 use crate::plan;
+use crate::system::namespace::{Scope, UserNamespace};
 
 pub(super) fn promised(facts: &Facts) -> Vec<Said> {
     let Some(state) = facts.state() else { return Vec::new() };

@@ -6,7 +6,7 @@ use crate::base::output::path_text;
 use crate::cmd::doctor::facts::Facts;
 use crate::cmd::doctor::processes::Holder;
 use crate::kernel::{OpenError, mount_command};
-use crate::namespace::{Scope, UserNamespace};
+use crate::system::namespace::{Scope, UserNamespace};
 
 pub(super) fn kernel(facts: &Facts) -> Vec<Said> {
     let kernel = facts.kernel;

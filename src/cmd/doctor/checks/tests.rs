@@ -9,10 +9,10 @@ use super::*;
 use crate::arch::Arch;
 use crate::binfmt::{Entry, HandlerName, Rule};
 use crate::cmd::doctor::processes::Holder;
-use crate::host::Kernel;
 use crate::kernel::OpenError;
-use crate::namespace::{Scope, UserNamespace};
 use crate::owner::{Configuration, Owner, Promise};
+use crate::system::kernel_version::Kernel;
+use crate::system::namespace::{Scope, UserNamespace};
 
 fn facts() -> Facts {
     Facts {

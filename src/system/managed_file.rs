@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::base::error::Hint;
 use crate::base::shell::{shell_word, this_command_as_root};
-use crate::draft;
+use crate::system::atomic_file;
 use crate::system::dir::{Held, folder_of};
 
 /// Beginning of the first line of every file that qus writes for other programs.
@@ -240,7 +240,7 @@ pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, OwnFile
     }
     let folder = Held::make(folder_of(path), &mut Vec::new());
     folder.map_err(|(folder, error)| failed("make", &folder)(error))?;
-    draft::place(path, &sealed, mode).map_err(failed("write", path))?;
+    atomic_file::place(path, &sealed, mode).map_err(failed("write", path))?;
     Ok(true)
 }
 

@@ -24,7 +24,7 @@ use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fspick};
 use serde::Serialize;
 
 use super::{INITIAL_USER, inode, is_hosts_mount_namespace};
-use crate::host::Kernel;
+use crate::system::kernel_version::Kernel;
 
 /// The user namespace of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
