@@ -4,6 +4,7 @@
 //! bits) and derives the bytes from that, so that a byte-order slip cannot be typed in.
 
 mod decode;
+pub mod elf;
 mod identity;
 #[cfg(test)]
 mod laws;

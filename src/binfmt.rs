@@ -1,8 +1,9 @@
 //! What binfmt_misc understands, as values: rules and their register lines, entries and their text, and which file
-//! goes to which handler. Pure: the only module that does IO on binfmt_misc is [`crate::kernel`].
+//! goes to which handler. Pure: the only module that does IO on binfmt_misc is [`crate::binfmt::instance`].
 
 mod entry;
 mod flags;
+pub mod instance;
 mod matching;
 mod name;
 mod pattern;

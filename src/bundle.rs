@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::arch::elf::Executable;
 use crate::binfmt::Hex;
-use crate::elf::Executable;
 
 /// Seal of this executable: a mark that nothing else in it has, and the length of the whole bundle in bytes, 64-bit
 /// little-endian; 0 in a qus without members.

@@ -8,9 +8,9 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::arch::{Arch, UnknownArch};
+use crate::binfmt::instance::DEFAULT_PATH;
 use crate::export::Format;
 use crate::interpreter::WantedVersion;
-use crate::kernel::DEFAULT_PATH;
 use crate::package::Sha256;
 use crate::system::namespace::Engine;
 

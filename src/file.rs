@@ -14,8 +14,8 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{AccessFlags, access, faccessat};
 
 use crate::arch::Arch;
+use crate::arch::elf::{self, FIRST_READ};
 use crate::binfmt::HEAD;
-use crate::elf::{self, FIRST_READ};
 use crate::system::file_id::FileId;
 
 /// A file that somebody wants to start.

@@ -20,8 +20,8 @@ use thiserror::Error;
 pub use version::{WantedVersion, compare, is_version, version_in, versions_of};
 
 use crate::arch::Arch;
+use crate::arch::elf::{self, ElfError, Executable};
 use crate::base::shell::shell_word;
-use crate::elf::{self, ElfError, Executable};
 use crate::system::file_id::FileId;
 use crate::system::ownership::is_roots_alone;
 

@@ -72,7 +72,7 @@ fn fetched() -> Result<PathBuf> {
 
 /// Prints the table.
 fn table(filters: &[String]) -> Result<()> {
-    qus::kernel::Instance::mount(Path::new(qus::kernel::DEFAULT_PATH))?;
+    qus::binfmt::instance::Instance::mount(Path::new(qus::binfmt::instance::DEFAULT_PATH))?;
     let (system, processors) = (uname()?, std::thread::available_parallelism()?);
     let size = std::fs::metadata(QUS)?.len();
     let mut output = io::stdout();

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use qus::binfmt::instance::{DEFAULT_PATH, Instance};
 use qus::binfmt::{Flags, HandlerName, Matcher, Pattern, Rule};
-use qus::kernel::{DEFAULT_PATH, Instance};
 use qus::plan::emulates;
 use qus::probe::{STATUS_PATH, Subject};
 use tempfile::TempDir;

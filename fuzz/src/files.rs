@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use qus::arch::Arch;
 use qus::binfmt::{Entry, HEAD, Handler, Rule};
 use qus::bundle::{Bundle, digest};
-use qus::elf::Executable;
+use qus::arch::elf::Executable;
 use qus::file::{Candidate, Kind, script_interpreter};
 use qus::owner::Configuration;
 use sha2::{Digest, Sha256};

@@ -19,9 +19,9 @@ use serde::Deserialize;
 
 use crate::base::error::Problem;
 use crate::base::output::{Escaped, Output, Status};
+use crate::binfmt::instance::DEFAULT_PATH;
 use crate::cli::{Cli, Command, Common};
 use crate::interpreter::file_name;
-use crate::kernel::DEFAULT_PATH;
 
 /// A tool that qus replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,12 +22,12 @@ use crate::arch::Arch;
 use crate::base::error::Problem;
 use crate::base::output::{NotRun, Output, Status, path_text};
 use crate::base::shell::{shell_line, shell_word};
+use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError};
 use crate::binfmt::{Flags, Handler, Rule};
 use crate::cli::{Common, Run, Variable};
 use crate::cmd::{search_places, unpack_bundle};
 use crate::file::{Candidate, Elf, Kind};
 use crate::interpreter::{Found, Interpreter, search};
-use crate::kernel::{DEFAULT_PATH, Instance, MountError};
 use crate::plan;
 use crate::system::kernel_version::Kernel;
 use crate::system::namespace::{

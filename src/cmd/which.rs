@@ -18,14 +18,14 @@ use self::explain::{Known, explain};
 use self::report::{Answers, View, write_text};
 use super::own_head;
 use crate::arch::Arch;
+use crate::arch::elf::same_machine;
 use crate::base::error::Problem;
 use crate::base::output::{Output, Status};
 use crate::binfmt::Handler;
+use crate::binfmt::instance::{Instance, OpenError};
 use crate::cli::{Common, Which};
-use crate::elf::same_machine;
 use crate::file::{Candidate, Elf, Kind};
 use crate::interpreter::{is_qemu, versions_of};
-use crate::kernel::{Instance, OpenError};
 use crate::prediction::{End, Step, Table};
 use crate::probe::{self, Nativeness, Subject, Trial, Variant};
 

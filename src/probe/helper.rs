@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::Outcome;
 use super::execution::Executor;
 use crate::base::parallel;
-use crate::kernel::{DEFAULT_PATH, Instance};
+use crate::binfmt::instance::{DEFAULT_PATH, Instance};
 use crate::system::rights;
 
 /// The only argument of a helper process.

@@ -72,7 +72,7 @@ pub fn image(arch: &Arch, machine: u16, variant: Variant) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::arch::ARCHES;
-    use crate::elf::Executable;
+    use crate::arch::elf::Executable;
 
     #[test]
     fn every_architecture_has_a_static_probe_of_its_own() {

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use qus::arch::ARCHES;
+use qus::binfmt::instance::Instance;
 use qus::binfmt::{Extension, Flags, HEAD, Handler, HandlerName, Matcher, Pattern, Rule, winner};
-use qus::kernel::Instance;
 
 use crate::Test;
 use crate::lab::Lab;

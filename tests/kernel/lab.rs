@@ -312,7 +312,7 @@ impl Ran {
 /// Whether the qus under test is one that a distribution builds. It makes no bundles.
 pub(crate) fn is_dynamic() -> bool {
     let file = fs::File::open(QUS).unwrap();
-    qus::elf::Executable::read(&file).unwrap().loader.is_some()
+    qus::arch::elf::Executable::read(&file).unwrap().loader.is_some()
 }
 
 /// Skips a test that makes a bundle, or runs qus in an empty root directory, where qus is dynamically linked.

@@ -13,9 +13,9 @@ use std::rc::Rc;
 
 use nix::mount::{MsFlags, mount};
 use qus::arch::{ARCHES, Arch};
+use qus::binfmt::instance::Instance;
 use qus::binfmt::{HEAD, Handler, winner};
 use qus::file::Candidate;
-use qus::kernel::Instance;
 use qus::prediction::{End, Prediction, Step, Table};
 use qus::probe::{Variant, image};
 

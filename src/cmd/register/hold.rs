@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::base::error::Problem;
 use crate::binfmt::HandlerName;
-use crate::kernel::{HandlerError, Instance};
+use crate::binfmt::instance::{HandlerError, Instance};
 use crate::system::signals::was_ignored;
 
 /// Signals that end the wait. Blocked from the beginning, so that one that comes early is not lost.

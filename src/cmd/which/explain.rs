@@ -335,7 +335,7 @@ fn failing(
             let cure = matching(table.handlers, file).first().map(|handler| {
                 format!(
                     "echo 0 | sudo tee {}/{}",
-                    crate::kernel::DEFAULT_PATH,
+                    crate::binfmt::instance::DEFAULT_PATH,
                     shell_word(handler.name.as_os_str())
                 )
             });
@@ -385,7 +385,7 @@ fn not_taken(file: &Candidate, arch: Option<&Arch>, table: &Table<'_>, certainty
     let matches = matching(table.handlers, file);
     if let Some(handler) = matches.first() {
         if !table.enabled {
-            let cure = format!("echo 1 | sudo tee {}/status", crate::kernel::DEFAULT_PATH);
+            let cure = format!("echo 1 | sudo tee {}/status", crate::binfmt::instance::DEFAULT_PATH);
             return Fate::fails(
                 certainty,
                 fails("the whole binfmt_misc instance is switched off"),
@@ -396,7 +396,7 @@ fn not_taken(file: &Candidate, arch: Option<&Arch>, table: &Table<'_>, certainty
             Some(arch) => format!("sudo qus enable {}", arch.name),
             None => format!(
                 "echo 1 | sudo tee {}/{}",
-                crate::kernel::DEFAULT_PATH,
+                crate::binfmt::instance::DEFAULT_PATH,
                 shell_word(handler.name.as_os_str())
             ),
         };

@@ -3,9 +3,9 @@
 use super::Said;
 use crate::base::error::Hint;
 use crate::base::output::path_text;
+use crate::binfmt::instance::{OpenError, mount_command};
 use crate::cmd::doctor::facts::Facts;
 use crate::cmd::doctor::processes::Holder;
-use crate::kernel::{OpenError, mount_command};
 use crate::system::namespace::{Scope, UserNamespace};
 
 pub(super) fn kernel(facts: &Facts) -> Vec<Said> {

@@ -7,9 +7,9 @@ use super::place::{kernel, mounted};
 use super::surroundings::{page_size, restart};
 use super::*;
 use crate::arch::Arch;
+use crate::binfmt::instance::OpenError;
 use crate::binfmt::{Entry, HandlerName, Rule};
 use crate::cmd::doctor::processes::Holder;
-use crate::kernel::OpenError;
 use crate::owner::{Configuration, Owner, Promise};
 use crate::system::kernel_version::Kernel;
 use crate::system::namespace::{Scope, UserNamespace};
@@ -17,8 +17,8 @@ use crate::system::namespace::{Scope, UserNamespace};
 fn facts() -> Facts {
     Facts {
         kernel: Kernel::parse("6.18.0"),
-        path: crate::kernel::DEFAULT_PATH.into(),
-        instance: Err(OpenError::NotMounted(crate::kernel::DEFAULT_PATH.into())),
+        path: crate::binfmt::instance::DEFAULT_PATH.into(),
+        instance: Err(OpenError::NotMounted(crate::binfmt::instance::DEFAULT_PATH.into())),
         process: UserNamespace::Initial,
         scope: Scope::Host,
         container: None,
@@ -73,7 +73,7 @@ fn an_instance_of_the_host_has_to_be_mounted() {
     assert_eq!(mounted(&facts())[0].level, Level::Problem);
     let old = Facts { kernel: Kernel::parse("6.1.0"), process: UserNamespace::Other(1), ..facts() };
     assert_eq!(mounted(&old)[0].level, Level::Problem);
-    let automount = OpenError::Automount(crate::kernel::DEFAULT_PATH.into());
+    let automount = OpenError::Automount(crate::binfmt::instance::DEFAULT_PATH.into());
     let said = mounted(&Facts { instance: Err(automount), ..facts() });
     assert!(said[0].text.ends_with("that only the host can trigger; on the host, the cure does"));
     assert_eq!(said[0].cure.as_deref(), Some("ls /proc/sys/fs/binfmt_misc"));
