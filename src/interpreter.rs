@@ -3,6 +3,10 @@
 //! A check reads the first kilobytes of a file, never the whole (DESIGN §3.5). What it finds wrong is an [`Unfit`]; what
 //! it finds fit is an [`Interpreter`], which can be had in no other way.
 
+pub mod bundle;
+pub mod known_bugs;
+pub mod memfd;
+pub mod provenance;
 mod version;
 
 use std::collections::BTreeMap;

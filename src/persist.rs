@@ -22,7 +22,7 @@ use crate::binfmt_d;
 use crate::export::{self, Format, PACKAGE, SERVICE, Set};
 use crate::folders;
 use crate::interpreter::Interpreter;
-use crate::memory::is_in_memory;
+use crate::interpreter::memfd::is_in_memory;
 use crate::system::atomic_file;
 use crate::system::managed_file::{self, OwnFileError};
 use crate::system::ownership::is_roots_alone;

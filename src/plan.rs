@@ -5,8 +5,8 @@ use std::path::Path;
 use crate::arch::Arch;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler, HandlerName, Matcher, Pattern, Rule, RuleError, winner};
+use crate::interpreter::memfd::is_in_memory;
 use crate::interpreter::{Interpreter, emulated_by, file_name};
-use crate::memory::is_in_memory;
 use crate::probe::{Failure, Nativeness, Proof};
 use crate::system::file_id::FileId;
 

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use qus::binfmt::Rule;
 use qus::binfmt::instance::DEFAULT_PATH;
-use qus::bundle::{Bundle, BundleError};
+use qus::interpreter::bundle::{Bundle, BundleError};
 use qus::probe::STATUS_PATH;
 
 /// What the kernel looks at, and more than any header has: a page.

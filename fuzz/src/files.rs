@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use qus::arch::Arch;
 use qus::binfmt::{Entry, HEAD, Handler, Rule};
-use qus::bundle::{Bundle, digest};
+use qus::interpreter::bundle::{Bundle, digest};
 use qus::arch::elf::Executable;
 use qus::file::{Candidate, Kind, script_interpreter};
 use qus::owner::Configuration;

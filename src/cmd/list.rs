@@ -13,10 +13,10 @@ use crate::base::error::Problem;
 use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Handler, Hex, Matcher};
 use crate::cli::{Common, List};
-use crate::memory::{self, Told};
+use crate::interpreter::memfd::{self, Told};
+use crate::interpreter::provenance::Provenance;
 use crate::owner::{Breach, Configuration, Owner, Promise, packages};
 use crate::plan;
-use crate::provenance::Provenance;
 use crate::system::namespace::Scope;
 use crate::system::ownership::changeable_by_others;
 
@@ -160,7 +160,7 @@ fn handler_view(handler: &Handler, owner: &Owner, probe: Option<Health>) -> Hand
         state: if entry.enabled { "enabled" } else { "disabled" },
         flags: entry.flag_letters(),
         interpreter: entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into),
-        in_memory: entry.interpreter.as_deref().and_then(memory::told),
+        in_memory: entry.interpreter.as_deref().and_then(memfd::told),
         provenance: entry.interpreter.as_deref().and_then(fetched),
         changeable_by_others: entry
             .interpreter

@@ -10,8 +10,8 @@ use crate::arch::{ARCHES, Arch};
 use crate::base::error::Problem;
 use crate::base::output::{Output, Status, columns};
 use crate::binfmt::{Flags, Hex};
-use crate::bundle::Member;
 use crate::cli::Show;
+use crate::interpreter::bundle::Member;
 use crate::plan;
 
 #[derive(Serialize)]

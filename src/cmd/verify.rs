@@ -14,8 +14,8 @@ use crate::base::error::Problem;
 use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::cli::{Common, Verify, named};
+use crate::interpreter::memfd;
 use crate::interpreter::versions_of;
-use crate::memory;
 use crate::plan;
 use crate::probe::{self, End, Expected, Failure, Proof, STATUS_ARGV0, Subject, Trial, judge};
 use crate::system::file_id::FileId;
@@ -74,7 +74,7 @@ pub(super) fn health(handlers: &[Handler], enabled: bool) -> Result<BTreeMap<Han
         let path = handler.entry.interpreter.as_deref();
         let version = path.and_then(|path| versions.get(path)).cloned();
         let judged = judge_handler(handler, subject.zip(trial), handlers, enabled);
-        let told = path.and_then(memory::told).map(|told| told.version);
+        let told = path.and_then(memfd::told).map(|told| told.version);
         health.insert(handler.name.clone(), Health { version: version.or(told), ..judged });
     }
     Ok(health)

@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use qus::arch::ARCHES;
 use qus::binfmt::{Flags, Rule};
-use qus::provenance::Provenance;
+use qus::interpreter::provenance::Provenance;
 
 use crate::Test;
 use crate::downloads::interpreter;

@@ -13,12 +13,12 @@ use crate::base::error::Problem;
 use crate::base::shell::shell_word;
 use crate::cmd::own_head;
 use crate::folders;
+use crate::interpreter::provenance::{Origin, Provenance};
 use crate::interpreter::{Found, Interpreter, WantedVersion, emulated_by, version_in};
 use crate::package::{
     Apt, Extraction, FromPackage, Manager, ManagerError, Outcome, Package, PackageError, PackageInfo, Sha256,
     Web, WebError, fetch_with_apt, scheme,
 };
-use crate::provenance::{Origin, Provenance};
 use crate::system::temp_dir::TempDir;
 
 /// What is to be fetched.

@@ -7,8 +7,8 @@ use crate::base::error::Problem;
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Flags, Rule};
 use crate::cmd::is_left_behind;
+use crate::interpreter::memfd;
 use crate::interpreter::versions_of;
-use crate::memory;
 use crate::plan::{self, Registration};
 use crate::probe::{self, Expected, Failure, Proof, Subject, Trial, judge_all};
 use crate::registrar::{Staged, remove};
@@ -127,7 +127,7 @@ impl Act<'_> {
             let path = self.gathered.interpreter(one.arch).map(|interpreter| interpreter.path.as_path());
             if let Some(item) = self.items.get_mut(one.item) {
                 let found = path.and_then(|path| versions.get(path).cloned());
-                item.version = found.or_else(|| Some(memory::told(path?)?.version));
+                item.version = found.or_else(|| Some(memfd::told(path?)?.version));
             }
         }
         Ok(open.iter().map(|one| trials.by_ref().take(Subject::all_of(one.arch).count()).collect()).collect())

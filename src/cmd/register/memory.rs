@@ -8,10 +8,10 @@ use std::thread;
 use super::gather::Gathered;
 use crate::arch::Arch;
 use crate::base::error::Problem;
-use crate::bundle::{self, BundleError, Member};
 use crate::cmd::own_bundle;
+use crate::interpreter::bundle::{self, BundleError, Member};
+use crate::interpreter::memfd::{self, Draft, Memory, MemoryError};
 use crate::interpreter::{Found, Interpreter, emulated_by, file_name, named_places, versions_of};
-use crate::memory::{self, Draft, Memory, MemoryError};
 use crate::plan::Registration;
 use crate::system::file_id::FileId;
 
@@ -45,7 +45,7 @@ impl Stored {
             Self::File(file) => {
                 let content = read(file)?;
                 // A file whose owner has written to it since would be called by what it was. A bundle's is compared already.
-                if !memory::is_called(path, content.len() as u64, &bundle::digest(&content)) {
+                if !memfd::is_called(path, content.len() as u64, &bundle::digest(&content)) {
                     let file = file.path.display();
                     return Err(Problem::new(format!("{file} has changed since it was read")));
                 }
@@ -92,7 +92,7 @@ impl Gathered {
             if self.interpreter(arch).is_some_and(is_named) {
                 continue;
             }
-            let path = memory::path(version, member.size, &member.sha256, &member.name);
+            let path = memfd::path(version, member.size, &member.sha256, &member.name);
             self.store(arch, path, Stored::Bundled(member.clone()));
         }
         Ok(())
@@ -102,14 +102,14 @@ impl Gathered {
     pub(super) fn find_in_files(&mut self) -> Result<(), Problem> {
         let found = self.found.values().filter_map(|found| found.interpreter.as_ref());
         let files: Vec<Interpreter> =
-            found.filter(|interpreter| !memory::is_in_memory(&interpreter.path)).cloned().collect();
+            found.filter(|interpreter| !memfd::is_in_memory(&interpreter.path)).cloned().collect();
         let versions = versions_of(files.iter().map(|file| file.path.as_path()));
         for file in &files {
             let Some(arch) = self.arch_of(&file.path) else { continue };
             let content = read(file)?;
             let version = versions.get(&file.path).map_or("unknown", String::as_str);
             let name = String::from_utf8_lossy(file_name(&file.path)).into_owned();
-            let path = memory::path(version, content.len() as u64, &bundle::digest(&content), &name);
+            let path = memfd::path(version, content.len() as u64, &bundle::digest(&content), &name);
             self.store(arch, path, Stored::File(file.clone()));
         }
         Ok(())

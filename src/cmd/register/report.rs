@@ -12,7 +12,7 @@ use crate::base::error::Problem;
 use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Flags, HandlerName, Rule};
 use crate::cmd::{ends_too_soon, plain};
-use crate::memory;
+use crate::interpreter::memfd;
 use crate::persist::Keeper;
 use crate::plan::{self, Decision, Registration};
 use crate::probe::{Nativeness, Proof};
@@ -134,7 +134,7 @@ impl Item {
         self.flags = handler.map(|handler| handler.entry.flag_letters());
         let path = handler.and_then(|handler| handler.entry.interpreter.as_deref());
         self.interpreter = path.map(|path| path.to_string_lossy().into());
-        let told = path.and_then(memory::told).map(|told| told.version);
+        let told = path.and_then(memfd::told).map(|told| told.version);
         self.version = path.and_then(|path| gathered.version(path)).cloned().or(told);
         self.verified = gathered.verify;
         self.proof = gathered.facts(arch).verdict.and_then(|verdict| verdict.as_ref().ok()).copied();

@@ -11,11 +11,11 @@ use crate::base::output::path_text;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::file::{Candidate, Denied, Elf, Kind};
-use crate::memory;
+use crate::interpreter::memfd;
+use crate::interpreter::provenance::Provenance;
 use crate::plan;
 use crate::prediction::{End, Prediction, Reason, Step, Table, matching};
 use crate::probe::{self, Expected, Failure, STATUS_ARGV0, STATUS_PATH, judge};
-use crate::provenance::Provenance;
 use crate::system::file_id::FileId;
 
 /// What was executed.
@@ -247,7 +247,7 @@ fn taken(
                 );
             }
             let proven = if proof.empty_root { "proven here and from an empty root" } else { "proven here" };
-            let in_memory = taker.entry.interpreter.as_deref().is_some_and(memory::is_in_memory);
+            let in_memory = taker.entry.interpreter.as_deref().is_some_and(memfd::is_in_memory);
             let is_same = |id: FileId| proof.interpreter == Some(id);
             let stale = taker.entry.flags.contains(Flags::FIX_BINARY)
                 && proof.interpreter.is_some()

@@ -9,11 +9,11 @@ use crate::base::output::{escape, path_text};
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::cmd::doctor::facts::Facts;
-use crate::defects;
 use crate::interpreter::Unfit;
-use crate::memory;
+use crate::interpreter::known_bugs;
+use crate::interpreter::memfd;
+use crate::interpreter::provenance::Provenance;
 use crate::plan;
-use crate::provenance::Provenance;
 use crate::system::file_id::FileId;
 use crate::system::ownership::{changeable_by_others, is_trusted};
 
@@ -26,7 +26,7 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Said> {
         let reason = unfit.to_string().lines().next().unwrap_or_default().to_owned();
         let text = format!("{} runs {}, which {reason}", name(handler), path_text(path));
         Some(match unfit {
-            Unfit::Missing if memory::is_in_memory(path) => return None,
+            Unfit::Missing if memfd::is_in_memory(path) => return None,
             Unfit::Missing if pinned => Said::note(
                 format!(
                     "{}: the kernel holds {} open, and no file is there any more",
@@ -122,7 +122,7 @@ pub(super) fn emulator(facts: &Facts) -> Vec<Said> {
     for handler in &state.handlers {
         let version = health.get(&handler.name).and_then(|health| health.version.as_deref());
         let Some((arch, version)) = plan::emulates(handler).zip(version) else { continue };
-        said.extend(defects::of(arch.name, version).map(|defect| {
+        said.extend(known_bugs::of(arch.name, version).map(|defect| {
             let text = format!(
                 "{} is QEMU {version}: {} ({}); DIR has another version",
                 name(handler),
@@ -138,7 +138,7 @@ pub(super) fn emulator(facts: &Facts) -> Vec<Said> {
 /// Interpreters in memory: how much of it they hold.
 pub(super) fn in_memory(facts: &Facts) -> Vec<Said> {
     each(facts, |_, handler| {
-        let told = memory::told(handler.entry.interpreter.as_deref()?)?;
+        let told = memfd::told(handler.entry.interpreter.as_deref()?)?;
         let mib = told.size.div_ceil(1 << 20);
         Some(Said::ok(format!(
             "{} is QEMU {}, in memory, and holds {mib} MiB of it",
