@@ -9,7 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::arch::{Arch, UnknownArch};
 use crate::binfmt::instance::DEFAULT_PATH;
-use crate::export::Format;
+use crate::boot::formats::Format;
 use crate::interpreter::WantedVersion;
 use crate::package::Sha256;
 use crate::system::namespace::Engine;

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::arch::Arch;
 use crate::binfmt::{Handler, Rule};
-use crate::binfmt_d;
+use crate::boot::binfmt_d;
 use crate::interpreter::file_name;
 
 /// The database of binfmt-support (`update-binfmts(8)`).

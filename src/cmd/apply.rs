@@ -18,7 +18,7 @@ use crate::base::error::Problem;
 use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{HEAD, Handler, HandlerName, Rule};
-use crate::binfmt_d::{self, ReadError};
+use crate::boot::binfmt_d::{self, ReadError};
 use crate::cli::{Apply, Common};
 use crate::plan::{self, INTERIM, Registration};
 use crate::probe::{Nativeness, companions};

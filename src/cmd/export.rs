@@ -10,8 +10,8 @@ use crate::arch::{ARCHES, Arch};
 use crate::base::error::Problem;
 use crate::base::output::{Output, Status, columns, path_text};
 use crate::binfmt::Flags;
+use crate::boot::formats::{self, Format, RuleView, Set};
 use crate::cli::{Export, named};
-use crate::export::{self, Format, RuleView, Set};
 use crate::folders;
 use crate::interpreter::{default_places, search};
 use crate::plan;
@@ -36,12 +36,12 @@ struct FileView {
 pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
     let format = args.format.unwrap_or(Format::Json);
     let sets = sets(args)?;
-    let files = export::files(format, &sets).map_err(Problem::from)?;
+    let files = formats::files(format, &sets).map_err(Problem::from)?;
     let directory = args.output.as_ref().filter(|output| *output != Path::new("-"));
     let place = |name: &str| directory.map(|directory| directory.join(name));
     let mut view = View {
         format,
-        rules: export::views(&sets),
+        rules: formats::views(&sets),
         files: files
             .iter()
             .map(|file| FileView {
@@ -53,15 +53,15 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
     };
     if directory.is_none() {
         let json = if format == Format::Json { Output::json(&view)? } else { Vec::new() };
-        output.document(&view, || if json.is_empty() { export::together(format, &files) } else { json })?;
+        output.document(&view, || if json.is_empty() { formats::together(format, &files) } else { json })?;
         return Ok(Status::Done);
     }
     let mut written = files;
     if format == Format::Json {
         let text = Output::json(&view)?;
-        let name = format!("{}.json", export::SERVICE);
+        let name = format!("{}.json", formats::SERVICE);
         view.files.push(FileView { name: name.clone(), text: String::new(), path: place(&name) });
-        written.push(export::File { name, text, executable: false });
+        written.push(formats::File { name, text, executable: false });
     }
     // What stands in the way is found before the first is written.
     for file in &written {

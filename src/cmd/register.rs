@@ -30,7 +30,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
         join(pid).map_err(Problem::from)?;
     }
     // Before anything is looked at. Until this ends, as does the lock.
-    let _alone = (args.persist && !args.dry_run).then(crate::persist::alone);
+    let _alone = (args.persist && !args.dry_run).then(crate::boot::persist::alone);
     let patience = if args.hold { Some(Patience::begin()?) } else { None };
     let Opened { instance, scope, lifetime } =
         if args.dry_run { open_if_mounted(common)? } else { open_or_mount(common, output)? };

@@ -12,9 +12,9 @@ use crate::base::error::Problem;
 use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Handler, HandlerName};
+use crate::boot::persist::{self, Keeper, Kept};
 use crate::cli::{Common, Reset, named};
 use crate::owner::{Configuration, Owner};
-use crate::persist::{self, Keeper, Kept};
 use crate::system::managed_file::{self, OwnFileError};
 use crate::system::namespace::Scope;
 

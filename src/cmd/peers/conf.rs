@@ -8,8 +8,8 @@ use crate::arch::{ARCHES, Arch};
 use crate::base::error::Problem;
 use crate::base::output::{Status, escape, path_text};
 use crate::binfmt::Flags;
+use crate::boot::formats::binfmt_support_format;
 use crate::cli::{ArchArg, Command, Register, Reset};
-use crate::export::binfmt_support_format;
 use crate::plan;
 use crate::system::atomic_file;
 

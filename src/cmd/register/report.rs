@@ -11,9 +11,9 @@ use crate::arch::Arch;
 use crate::base::error::Problem;
 use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Flags, HandlerName, Rule};
+use crate::boot::persist::Keeper;
 use crate::cmd::{ends_too_soon, plain};
 use crate::interpreter::memfd;
-use crate::persist::Keeper;
 use crate::plan::{self, Decision, Registration};
 use crate::probe::{Nativeness, Proof};
 use crate::system::namespace::{Lifetime, Scope};
@@ -246,7 +246,7 @@ impl Item {
     /// For a dry run: the file that would have it registered at boot, if it is one of qus's own.
     pub(super) fn would_be_kept(&mut self, arch: &Arch) {
         let own = matches!(self.outcome, Outcome::Registered | Outcome::Replaced | Outcome::Unchanged);
-        self.persisted = own.then(|| crate::persist::file_of(arch));
+        self.persisted = own.then(|| crate::boot::persist::file_of(arch));
     }
 
     /// It is registered, and will not be at boot.

@@ -18,8 +18,8 @@ use crate::arch::Arch;
 use crate::base::error::Problem;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Handler, Rule};
-use crate::binfmt_d;
-use crate::export::{self, Format, PACKAGE, SERVICE, Set};
+use crate::boot::binfmt_d;
+use crate::boot::formats::{self, Format, PACKAGE, SERVICE, Set};
 use crate::folders;
 use crate::interpreter::Interpreter;
 use crate::interpreter::memfd::is_in_memory;
@@ -108,7 +108,7 @@ impl Keeper {
     /// Whether [`update`](Self::update) could do what it has to for `set`, as far as can be known without doing it.
     pub fn check(self, set: &Set) -> Result<(), Problem> {
         if self == Self::Openrc {
-            export::files(Format::Openrc, std::slice::from_ref(set))?;
+            formats::files(Format::Openrc, std::slice::from_ref(set))?;
             managed_file::check(&service())?;
         }
         Ok(())
@@ -147,7 +147,7 @@ fn update_openrc(sets: &[Set]) -> Result<(), Problem> {
         }
         return Ok(());
     }
-    for file in export::files(Format::Openrc, sets)? {
+    for file in formats::files(Format::Openrc, sets)? {
         managed_file::write(&service, &file.text, file.executable)?;
     }
     fs::create_dir_all(OPENRC_BOOT).map_err(|error| io_problem("make", Path::new(OPENRC_BOOT), &error))?;
@@ -173,7 +173,7 @@ fn leads_to(link: &Path, target: &Path) -> io::Result<bool> {
 fn import(sets: &[Set]) -> Result<(), Problem> {
     let folder =
         TempDir::create(false).map_err(|reasons| Problem::new(format!("no place to write: {reasons}")))?;
-    for file in export::files(Format::BinfmtSupport, sets)? {
+    for file in formats::files(Format::BinfmtSupport, sets)? {
         let path = folder.path().join(&file.name);
         fs::write(&path, &file.text).map_err(|error| io_problem("write", &path, &error))?;
         update_binfmts(Command::new("update-binfmts").arg("--import").arg(&path))?;
@@ -257,7 +257,7 @@ pub fn is_copy(interpreter: &Path) -> bool {
 /// The place of the file for `arch`.
 #[must_use]
 pub fn file_of(arch: &Arch) -> PathBuf {
-    Path::new(FOLDER).join(export::binfmt_d_name(arch))
+    Path::new(FOLDER).join(formats::binfmt_d_name(arch))
 }
 
 /// The file for `arch`, if there is one that qus wrote.
@@ -280,7 +280,7 @@ pub fn kept() -> Result<Vec<Kept>, OwnFileError> {
 
 /// Whether a file that says `set` could be written.
 pub fn check(set: &Set) -> Result<(), Problem> {
-    export::files(Format::Systemd, std::slice::from_ref(set))?;
+    formats::files(Format::Systemd, std::slice::from_ref(set))?;
     managed_file::check(&file_of(set.arch))?;
     Ok(())
 }
@@ -293,7 +293,7 @@ pub fn keep(set: &Set) -> Result<PathBuf, Problem> {
     for rule in before.iter().filter(is_gone) {
         forget(rule)?;
     }
-    for file in export::files(Format::Systemd, std::slice::from_ref(set))? {
+    for file in formats::files(Format::Systemd, std::slice::from_ref(set))? {
         managed_file::write(&path, &file.text, file.executable)?;
     }
     Ok(path)

@@ -1,0 +1,5 @@
+//! Rules that are registered at boot: files of other software, init systems, and persistence.
+
+pub mod binfmt_d;
+pub mod formats;
+pub mod persist;
