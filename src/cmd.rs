@@ -34,9 +34,9 @@ use crate::binfmt::instance::{Instance, MountError, OpenError};
 use crate::binfmt::{HEAD, Handler, HandlerName};
 use crate::cli::{Cli, Command, Common};
 use crate::folders;
+use crate::handler::plan;
 use crate::interpreter::bundle::Bundle;
 use crate::interpreter::{WantedVersion, default_places, emulated_by, version_in};
-use crate::plan;
 use crate::system::namespace::{Lifetime, Scope, UserNamespace};
 use crate::system::temp_dir::TempDir;
 

@@ -21,20 +21,15 @@
 //! [`system`] is Linux itself: signals, for now.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
-pub mod apply;
 pub mod arch;
 pub mod base;
 pub mod binfmt;
 pub mod boot;
 pub mod cli;
 pub mod cmd;
-pub mod file;
 pub mod folders;
+pub mod handler;
 pub mod interpreter;
-pub mod owner;
 pub mod package;
-pub mod plan;
-pub mod prediction;
 pub mod probe;
-pub mod registrar;
 pub mod system;

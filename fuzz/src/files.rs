@@ -9,8 +9,8 @@ use qus::arch::Arch;
 use qus::binfmt::{Entry, HEAD, Handler, Rule};
 use qus::interpreter::bundle::{Bundle, digest};
 use qus::arch::elf::Executable;
-use qus::file::{Candidate, Kind, script_interpreter};
-use qus::owner::Configuration;
+use qus::handler::exec_target::{Candidate, Kind, script_interpreter};
+use qus::handler::owner::Configuration;
 use sha2::{Digest, Sha256};
 
 use crate::lines::entry_text;

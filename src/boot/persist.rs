@@ -314,7 +314,7 @@ pub fn drop_kept(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem>
 }
 
 fn drop_copies(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem> {
-    let promises = crate::owner::Configuration::read(Path::new("/")).promises;
+    let promises = crate::handler::owner::Configuration::read(Path::new("/")).promises;
     let others = promises.into_iter().filter(|promise| promise.file != kept.path);
     let used: BTreeSet<PathBuf> = others.map(|promise| promise.rule.interpreter().to_owned()).collect();
     let copies: BTreeSet<&Path> = kept.set.rules.iter().map(Rule::interpreter).collect();
@@ -345,7 +345,7 @@ pub fn sweep() {
 /// Removes copies of interpreters that no configuration and no handler uses: a killed process left them, or another file
 /// took their place.
 pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Problem> {
-    let promises = crate::owner::Configuration::read(Path::new("/")).promises;
+    let promises = crate::handler::owner::Configuration::read(Path::new("/")).promises;
     let configured = promises.iter().map(|promise| promise.rule.interpreter());
     let registered = handlers.iter().filter_map(|handler| handler.entry.interpreter.as_deref());
     let used: BTreeSet<&Path> = configured.chain(registered).collect();

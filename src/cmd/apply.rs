@@ -12,7 +12,6 @@ use serde::Serialize;
 use super::{
     Opened, ends_too_soon, is_left_behind, open_if_mounted, open_or_mount, own_head, switched_off, tell_scope,
 };
-use crate::apply::{Guarded, InterpreterFile, Step, Wanted, steps};
 use crate::arch::Arch;
 use crate::base::error::Problem;
 use crate::base::output::{Output, Status, columns, escape, path_text};
@@ -20,9 +19,10 @@ use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{HEAD, Handler, HandlerName, Rule};
 use crate::boot::binfmt_d::{self, ReadError};
 use crate::cli::{Apply, Common};
-use crate::plan::{self, INTERIM, Registration};
+use crate::handler::apply::{Guarded, InterpreterFile, Step, Wanted, steps};
+use crate::handler::plan::{self, INTERIM, Registration};
+use crate::handler::transaction::{Staged, remove};
 use crate::probe::{Nativeness, companions};
-use crate::registrar::{Staged, remove};
 use crate::system::namespace::{Lifetime, Scope};
 use crate::system::ownership::is_roots_alone;
 

@@ -13,8 +13,8 @@ use crate::binfmt::Flags;
 use crate::boot::formats::{self, Format, RuleView, Set};
 use crate::cli::{Export, named};
 use crate::folders;
+use crate::handler::plan;
 use crate::interpreter::{default_places, search};
-use crate::plan;
 use crate::system::managed_file;
 
 #[derive(Serialize)]

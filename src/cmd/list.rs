@@ -13,10 +13,10 @@ use crate::base::error::Problem;
 use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Handler, Hex, Matcher};
 use crate::cli::{Common, List};
+use crate::handler::owner::{Breach, Configuration, Owner, Promise, packages};
+use crate::handler::plan;
 use crate::interpreter::memfd::{self, Told};
 use crate::interpreter::provenance::Provenance;
-use crate::owner::{Breach, Configuration, Owner, Promise, packages};
-use crate::plan;
 use crate::system::namespace::Scope;
 use crate::system::ownership::changeable_by_others;
 

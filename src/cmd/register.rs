@@ -21,7 +21,7 @@ use crate::base::error::Problem;
 use crate::base::output::{Output, Status};
 use crate::binfmt::Flags;
 use crate::cli::{Common, Register};
-use crate::plan::{Decision, Request, Situation, decide};
+use crate::handler::plan::{Decision, Request, Situation, decide};
 use crate::system::kernel_version::Kernel;
 use crate::system::namespace::join;
 

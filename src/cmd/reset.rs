@@ -14,7 +14,7 @@ use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Handler, HandlerName};
 use crate::boot::persist::{self, Keeper, Kept};
 use crate::cli::{Common, Reset, named};
-use crate::owner::{Configuration, Owner};
+use crate::handler::owner::{Configuration, Owner};
 use crate::system::managed_file::{self, OwnFileError};
 use crate::system::namespace::Scope;
 

@@ -26,9 +26,9 @@ use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError};
 use crate::binfmt::{Flags, Handler, Rule};
 use crate::cli::{Common, Run, Variable};
 use crate::cmd::{search_places, unpack_bundle};
-use crate::file::{Candidate, Elf, Kind};
+use crate::handler::exec_target::{Candidate, Elf, Kind};
+use crate::handler::plan;
 use crate::interpreter::{Found, Interpreter, search};
-use crate::plan;
 use crate::system::kernel_version::Kernel;
 use crate::system::namespace::{
     Ids, NamespaceError, become_caller, enter_as_root, enter_root, find_in_root, forbidding_setting,

@@ -11,8 +11,8 @@ use crate::base::error::Problem;
 use crate::base::output::{Output, Status, columns};
 use crate::binfmt::{Flags, Hex};
 use crate::cli::Show;
+use crate::handler::plan;
 use crate::interpreter::bundle::Member;
-use crate::plan;
 
 #[derive(Serialize)]
 struct TableView {

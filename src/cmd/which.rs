@@ -24,9 +24,9 @@ use crate::base::output::{Output, Status};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::cli::{Common, Which};
-use crate::file::{Candidate, Elf, Kind};
+use crate::handler::exec_target::{Candidate, Elf, Kind};
+use crate::handler::predict::{End, Step, Table};
 use crate::interpreter::{is_qemu, versions_of};
-use crate::prediction::{End, Step, Table};
 use crate::probe::{self, Nativeness, Subject, Trial, Variant};
 
 pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Result<Status> {

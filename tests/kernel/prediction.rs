@@ -1,4 +1,4 @@
-//! [`qus::prediction`] against `execve(2)`: random rules and random files, and the kernel's word for each.
+//! [`qus::handler::predict`] against `execve(2)`: random rules and random files, and the kernel's word for each.
 //!
 //! Every file is called by a name of its own first letter, and every program of this host is a probe, which ends with the
 //! first byte of its `argv[0]`: the exit status says which interpreter ran.
@@ -15,8 +15,8 @@ use nix::mount::{MsFlags, mount};
 use qus::arch::{ARCHES, Arch};
 use qus::binfmt::instance::Instance;
 use qus::binfmt::{HEAD, Handler, winner};
-use qus::file::Candidate;
-use qus::prediction::{End, Prediction, Step, Table};
+use qus::handler::exec_target::Candidate;
+use qus::handler::predict::{End, Prediction, Step, Table};
 use qus::probe::{Variant, image};
 
 use crate::Test;

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::*;
 use crate::binfmt::{Extension, HandlerName};
-use crate::plan;
+use crate::handler::plan;
 
 const ALL: [Format; 5] =
     [Format::Systemd, Format::BinfmtSupport, Format::Openrc, Format::Nix, Format::Register];

@@ -10,7 +10,7 @@ use super::Level;
 use super::facts::{Facts, State};
 use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
-use crate::plan;
+use crate::handler::plan;
 
 /// One check.
 pub(super) struct Check {

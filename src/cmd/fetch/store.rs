@@ -17,9 +17,9 @@ use crate::binfmt::instance::{Instance, OpenError};
 use crate::cli::{Common, Fetch};
 use crate::cmd::own_head;
 use crate::folders;
+use crate::handler::owner::Configuration;
 use crate::interpreter::provenance::{Provenance, record_path};
 use crate::interpreter::{Interpreter, emulated_by, file_name, is_version, version_in};
-use crate::owner::Configuration;
 use crate::system::file_id::FileId;
 
 /// An interpreter that lies in a folder of fetched ones.

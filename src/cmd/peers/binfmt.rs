@@ -13,8 +13,8 @@ use crate::base::output::{Status, escape, escape_json};
 use crate::cli::{ArchArg, Command, Register, Reset, Verify};
 use crate::cmd::{open_to_look, own_bundle, own_head, plain};
 use crate::folders;
+use crate::handler::plan;
 use crate::interpreter::{default_places, search, versions_of};
-use crate::plan;
 use crate::probe::{self, End, STATUS_ARGV0, STATUS_PATH, Subject, Trial};
 
 pub(super) const USAGE: &str = "\

@@ -10,7 +10,7 @@ use crate::base::output::{Status, escape, path_text};
 use crate::binfmt::Flags;
 use crate::boot::formats::binfmt_support_format;
 use crate::cli::{ArchArg, Command, Register, Reset};
-use crate::plan;
+use crate::handler::plan;
 use crate::system::atomic_file;
 
 pub(super) const USAGE: &str = "\

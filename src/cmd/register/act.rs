@@ -7,11 +7,11 @@ use crate::base::error::Problem;
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Flags, Rule};
 use crate::cmd::is_left_behind;
+use crate::handler::plan::{self, Registration};
+use crate::handler::transaction::{Staged, remove};
 use crate::interpreter::memfd;
 use crate::interpreter::versions_of;
-use crate::plan::{self, Registration};
 use crate::probe::{self, Expected, Failure, Proof, Subject, Trial, judge_all};
-use crate::registrar::{Staged, remove};
 
 /// One architecture whose new rules are registered, and not yet final.
 struct Open {

@@ -14,8 +14,8 @@ use crate::cli::{Register, named};
 use crate::cmd::fetch::{self, Order};
 use crate::cmd::{is_of, own_head, version_path};
 use crate::folders;
+use crate::handler::plan::{self, Facts};
 use crate::interpreter::{Found, Interpreter, Unfit, WantedVersion, default_places, search, versions_of};
-use crate::plan::{self, Facts};
 use crate::probe::{self, Expected, Failure, Nativeness, Proof, Subject, companions, judge};
 
 /// Everything that was found out before anything is done.

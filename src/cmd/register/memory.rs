@@ -9,10 +9,10 @@ use super::gather::Gathered;
 use crate::arch::Arch;
 use crate::base::error::Problem;
 use crate::cmd::own_bundle;
+use crate::handler::plan::Registration;
 use crate::interpreter::bundle::{self, BundleError, Member};
 use crate::interpreter::memfd::{self, Draft, Memory, MemoryError};
 use crate::interpreter::{Found, Interpreter, emulated_by, file_name, named_places, versions_of};
-use crate::plan::Registration;
 use crate::system::file_id::FileId;
 
 /// How many interpreters are unpacked at once where there are not even as many processors: each needs 9 MB meanwhile.

@@ -13,8 +13,8 @@ use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Flags, HandlerName, Rule};
 use crate::boot::persist::Keeper;
 use crate::cmd::{ends_too_soon, plain};
+use crate::handler::plan::{self, Decision, Registration};
 use crate::interpreter::memfd;
-use crate::plan::{self, Decision, Registration};
 use crate::probe::{Nativeness, Proof};
 use crate::system::namespace::{Lifetime, Scope};
 

@@ -10,11 +10,11 @@ use crate::arch::Arch;
 use crate::base::output::path_text;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
-use crate::file::{Candidate, Denied, Elf, Kind};
+use crate::handler::exec_target::{Candidate, Denied, Elf, Kind};
+use crate::handler::plan;
+use crate::handler::predict::{End, Prediction, Reason, Step, Table, matching};
 use crate::interpreter::memfd;
 use crate::interpreter::provenance::Provenance;
-use crate::plan;
-use crate::prediction::{End, Prediction, Reason, Step, Table, matching};
 use crate::probe::{self, Expected, Failure, STATUS_ARGV0, STATUS_PATH, judge};
 use crate::system::file_id::FileId;
 

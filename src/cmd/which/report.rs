@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::explain::{Answer, Certainty};
 use crate::base::output::{columns, escape, escaped};
 use crate::binfmt::{Handler, Matcher};
-use crate::file::Candidate;
+use crate::handler::exec_target::Candidate;
 
 #[derive(Serialize)]
 pub(super) struct View<A> {

@@ -5,9 +5,9 @@ use crate::base::output::path_text;
 use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
 use crate::cmd::doctor::facts::Facts;
+use crate::handler::owner::Owner;
+use crate::handler::plan;
 use crate::interpreter::is_qemu;
-use crate::owner::Owner;
-use crate::plan;
 use crate::system::namespace::{Scope, UserNamespace};
 
 pub(super) fn promised(facts: &Facts) -> Vec<Said> {

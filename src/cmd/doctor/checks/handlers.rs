@@ -7,9 +7,9 @@ use crate::base::output::path_text;
 use crate::binfmt::{Flags, Handler};
 use crate::cmd::doctor::facts::Facts;
 use crate::cmd::own_head;
-use crate::file::Candidate;
-use crate::owner::Owner;
-use crate::plan;
+use crate::handler::exec_target::Candidate;
+use crate::handler::owner::Owner;
+use crate::handler::plan;
 use crate::probe::Nativeness;
 
 pub(super) fn captures(facts: &Facts) -> Vec<Said> {

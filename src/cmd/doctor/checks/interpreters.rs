@@ -9,11 +9,11 @@ use crate::base::output::{escape, path_text};
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::cmd::doctor::facts::Facts;
+use crate::handler::plan;
 use crate::interpreter::Unfit;
 use crate::interpreter::known_bugs;
 use crate::interpreter::memfd;
 use crate::interpreter::provenance::Provenance;
-use crate::plan;
 use crate::system::file_id::FileId;
 use crate::system::ownership::{changeable_by_others, is_trusted};
 

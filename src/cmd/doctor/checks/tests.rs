@@ -10,7 +10,7 @@ use crate::arch::Arch;
 use crate::binfmt::instance::OpenError;
 use crate::binfmt::{Entry, HandlerName, Rule};
 use crate::cmd::doctor::processes::Holder;
-use crate::owner::{Configuration, Owner, Promise};
+use crate::handler::owner::{Configuration, Owner, Promise};
 use crate::system::kernel_version::Kernel;
 use crate::system::namespace::{Scope, UserNamespace};
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 
 use crate::binfmt::{Flags, Handler, HandlerName, winner};
-use crate::file::{Candidate, Denied, Elf, Kind, script_interpreter};
+use crate::handler::exec_target::{Candidate, Denied, Elf, Kind, script_interpreter};
 
 /// How often one program may stand in for another (`exec_binprm`; K38).
 const REWRITES: usize = 5;
