@@ -5,13 +5,13 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use qus::base::error::Problem;
 use qus::base::log;
 use qus::base::output::{NotRun, Output, Status, escape_lines};
+use qus::cli::compat::Tool;
 use qus::cli::{self, Cli};
-use qus::cmd;
-use qus::cmd::peers::Tool;
+use qus::commands;
 use qus::probe;
 use qus::system::namespace;
 use qus::system::secure_exec;
@@ -65,7 +65,7 @@ fn run(cli: &Cli) -> ExitCode {
     log::start(cli.common.verbose);
     let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
     let mut output = Output::new(&mut data, &mut prose, cli.common.json, cli.common.quiet);
-    let done = cmd::run(cli, &mut output);
+    let done = commands::run(&cli.command, &cli.common, Cli::command, &mut output);
     conclude(done, &mut output)
 }
 

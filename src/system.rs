@@ -2,6 +2,7 @@
 
 pub(crate) mod atomic_file;
 pub mod dir;
+pub mod directories;
 pub mod file_id;
 pub mod kernel_version;
 pub mod managed_file;

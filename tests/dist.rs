@@ -8,7 +8,10 @@ use std::path::Path;
 
 use clap::Parser as _;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use qus::cli::{Cli, Command, Register};
+use qus::cli::Cli;
+use qus::commands::Command;
+use qus::commands::args::named;
+use qus::commands::register::Register;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -117,7 +120,7 @@ fn compose() {
     assert!(!app.privileged && app.entrypoint.is_none() && app.pid.is_none());
     assert_eq!(app.depends_on["qus"].condition, Condition::ServiceCompletedSuccessfully);
     let platform = app.platform.as_deref().unwrap();
-    let registered = qus::cli::named(&register.arches).unwrap();
+    let registered = named(&register.arches).unwrap();
     assert_eq!(
         registered,
         [qus::arch::Arch::named(platform).unwrap()],
@@ -147,7 +150,7 @@ fn gitlab() {
     assert!(!build.before_script.is_empty());
     let platforms: Vec<&str> = build.variables["PLATFORMS"].split(',').collect();
     let line = build.script.iter().find_map(|line| line.strip_prefix("qus ")).unwrap();
-    let registered = qus::cli::named(&register(line.split(' ')).arches).unwrap();
+    let registered = named(&register(line.split(' ')).arches).unwrap();
     for platform in platforms {
         let arch = qus::arch::Arch::named(platform).unwrap();
         assert!(

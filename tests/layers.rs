@@ -8,16 +8,17 @@ use std::path::{Path, PathBuf};
 /// The rooms, from the top down, each with its modules. A module within another may have a room of its own.
 const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["main", "lib"]),
-    ("commands", &["cmd", "commands", "cli"]),
-    ("handler", &["handler", "plan", "registrar", "apply", "prediction", "file"]),
-    ("boot", &["boot", "binfmt_d", "export", "persist", "owner", "handler::owner"]),
+    ("cli", &["cli"]),
+    ("commands", &["commands"]),
+    ("handler", &["handler"]),
+    ("boot", &["boot"]),
     ("probe", &["probe"]),
-    ("interpreter", &["interpreter", "defects", "provenance", "memory", "bundle", "folders"]),
+    ("interpreter", &["interpreter", "folders"]),
     ("package", &["package"]),
-    ("arch", &["arch", "elf"]),
-    ("binfmt", &["binfmt", "kernel"]),
-    ("system", &["system", "host", "caller", "namespace", "draft", "own_file"]),
-    ("base", &["base", "problem", "output", "log"]),
+    ("arch", &["arch"]),
+    ("binfmt", &["binfmt"]),
+    ("system", &["system"]),
+    ("base", &["base"]),
 ];
 
 /// One import: the module that has it, and the path that it names, both from the root of the crate.

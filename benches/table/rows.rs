@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use qus::binfmt::instance::{DEFAULT_PATH, Instance};
 use qus::binfmt::{Flags, HandlerName, Matcher, Pattern, Rule};
-use qus::handler::plan::emulates;
+use qus::handler::classify::emulates;
 use qus::probe::{STATUS_PATH, Subject};
 use tempfile::TempDir;
 

@@ -20,9 +20,9 @@ use crate::base::shell::shell_word;
 use crate::binfmt::{Handler, Rule};
 use crate::boot::binfmt_d;
 use crate::boot::formats::{self, Format, PACKAGE, SERVICE, Set};
-use crate::folders;
 use crate::interpreter::Interpreter;
 use crate::interpreter::memfd::is_in_memory;
+use crate::interpreter::store;
 use crate::system::atomic_file;
 use crate::system::managed_file::{self, OwnFileError};
 use crate::system::ownership::is_roots_alone;
@@ -251,7 +251,7 @@ pub struct Kept {
 /// Whether an interpreter is a copy that `register --persist` made.
 #[must_use]
 pub fn is_copy(interpreter: &Path) -> bool {
-    interpreter.parent() == Some(Path::new(folders::COPIES))
+    interpreter.parent() == Some(Path::new(store::COPIES))
 }
 
 /// The place of the file for `arch`.
@@ -314,7 +314,7 @@ pub fn drop_kept(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem>
 }
 
 fn drop_copies(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem> {
-    let promises = crate::handler::owner::Configuration::read(Path::new("/")).promises;
+    let promises = crate::boot::configuration::Configuration::read(Path::new("/")).promises;
     let others = promises.into_iter().filter(|promise| promise.file != kept.path);
     let used: BTreeSet<PathBuf> = others.map(|promise| promise.rule.interpreter().to_owned()).collect();
     let copies: BTreeSet<&Path> = kept.set.rules.iter().map(Rule::interpreter).collect();
@@ -337,7 +337,7 @@ fn drop_copies(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem> {
 
 /// Removes what killed runs have left in the places of files and interpreters.
 pub fn sweep() {
-    for folder in [FOLDER, folders::COPIES, OPENRC_SERVICES] {
+    for folder in [FOLDER, store::COPIES, OPENRC_SERVICES] {
         atomic_file::sweep(Path::new(folder));
     }
 }
@@ -345,13 +345,13 @@ pub fn sweep() {
 /// Removes copies of interpreters that no configuration and no handler uses: a killed process left them, or another file
 /// took their place.
 pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Problem> {
-    let promises = crate::handler::owner::Configuration::read(Path::new("/")).promises;
+    let promises = crate::boot::configuration::Configuration::read(Path::new("/")).promises;
     let configured = promises.iter().map(|promise| promise.rule.interpreter());
     let registered = handlers.iter().filter_map(|handler| handler.entry.interpreter.as_deref());
     let used: BTreeSet<&Path> = configured.chain(registered).collect();
-    let entries = match fs::read_dir(folders::COPIES) {
+    let entries = match fs::read_dir(store::COPIES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(|error| io_problem("read", Path::new(folders::COPIES), &error))?,
+        entries => entries.map_err(|error| io_problem("read", Path::new(store::COPIES), &error))?,
     };
     let mut removed = false;
     for copy in entries.flatten().map(|entry| entry.path()).filter(|copy| !used.contains(copy.as_path())) {
@@ -373,7 +373,7 @@ pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Problem> {
 
 /// Removes the directory of copies, and the one that it is in, where they are empty.
 pub fn remove_empty_directories() {
-    let _ = fs::remove_dir(folders::COPIES).and_then(|()| fs::remove_dir(folders::SYSTEM));
+    let _ = fs::remove_dir(store::COPIES).and_then(|()| fs::remove_dir(store::SYSTEM));
 }
 
 /// Whether an interpreter can be left where it is: there it is at boot, and nobody but root can change it.
@@ -381,7 +381,7 @@ pub fn remove_empty_directories() {
 pub fn is_stable(interpreter: &Interpreter) -> bool {
     let path = &interpreter.path;
     // Or in the folder of its version.
-    if path.ancestors().skip(1).take(2).any(|folder| folder == Path::new(folders::SYSTEM)) {
+    if path.ancestors().skip(1).take(2).any(|folder| folder == Path::new(store::SYSTEM)) {
         return interpreter.owned_by_root;
     }
     if is_in_memory(path) || !interpreter.owned_by_root {

@@ -2,17 +2,14 @@
 
 use std::path::Path;
 
+use super::classify::{concerns, emulates, is_interim, rules, serving};
 use crate::arch::Arch;
 use crate::base::shell::shell_word;
-use crate::binfmt::{Flags, Handler, HandlerName, Matcher, Pattern, Rule, RuleError, winner};
+use crate::binfmt::{Flags, Handler, HandlerName, Rule, RuleError, winner};
+use crate::interpreter::Interpreter;
 use crate::interpreter::memfd::is_in_memory;
-use crate::interpreter::{Interpreter, emulated_by, file_name};
 use crate::probe::{Failure, Nativeness, Proof};
 use crate::system::file_id::FileId;
-
-/// Mark of the names that a handler has only while it takes the place of another one. One that is found was left
-/// behind by an interrupted run.
-pub const INTERIM: &str = ".qus-";
 
 /// What was found out about the host.
 #[derive(Debug)]
@@ -85,86 +82,6 @@ pub struct Registration {
     pub because: Option<String>,
     /// Handlers of others that will lie behind the new ones.
     pub displaced: Vec<HandlerName>,
-}
-
-/// The architecture whose programs a handler gives to QEMU's user-mode emulator, whatever its name, or to an interpreter
-/// that qus was told to register (a name that begins with `qus-`). `None`: it is somebody else's.
-#[must_use]
-pub fn emulates(handler: &Handler) -> Option<&'static Arch> {
-    let elf = Pattern::new(0, goblin::elf::header::ELFMAG.to_vec(), None).ok()?;
-    handler.entry.pattern().filter(|pattern| pattern.overlaps(&elf))?;
-    let name = std::str::from_utf8(handler.name.as_bytes()).ok()?;
-    if let Some(arch) = name.strip_prefix("qus-").and_then(|rest| Arch::named(interim_stripped(rest)).ok()) {
-        return Some(arch);
-    }
-    let interpreter = handler.entry.interpreter.as_deref()?;
-    if interpreter.starts_with("/proc") {
-        // A file that never had a name: only the handler's says what it is.
-        return name.strip_prefix("qemu-").and_then(|rest| Arch::named(interim_stripped(rest)).ok());
-    }
-    emulated_by(file_name(interpreter))
-}
-
-fn interim_stripped(name: &str) -> &str {
-    name.split_once(INTERIM).map_or(name, |(name, _)| name)
-}
-
-/// Whether the name is one that a handler has only for a moment.
-#[must_use]
-pub fn is_interim(name: &HandlerName) -> bool {
-    name.as_bytes().windows(INTERIM.len()).any(|window| window == INTERIM.as_bytes())
-}
-
-/// The number of the process that gave a handler its interim name.
-#[must_use]
-pub fn interim_process(name: &HandlerName) -> Option<u32> {
-    let name = std::str::from_utf8(name.as_bytes()).ok()?;
-    name.rsplit_once(INTERIM)?.1.parse().ok()
-}
-
-/// Whether `name` is one that qus gives to a handler of `arch`.
-#[must_use]
-pub fn is_named_for(name: &HandlerName, arch: &Arch) -> bool {
-    let names = arch.handler_names();
-    names.iter().any(|own| {
-        let own = own.as_bytes();
-        name.as_bytes() == own
-            || own
-                .strip_prefix(b"qemu-")
-                .is_some_and(|rest| name.as_bytes().strip_prefix(b"qus-") == Some(rest))
-    })
-}
-
-/// The rules that give the programs of `arch` to `interpreter`, the first for what today's toolchains write.
-///
-/// An interpreter that is not called like QEMU's gets handlers called `qus-…`.
-pub fn rules(arch: &Arch, interpreter: &Path, flags: Flags) -> Result<Vec<Rule>, RuleError> {
-    let is_qemu = emulated_by(file_name(interpreter)) == Some(arch);
-    let names = arch.handler_names().into_iter();
-    arch.identity
-        .patterns()
-        .into_iter()
-        .zip(names)
-        .map(|(pattern, name)| {
-            let name = if is_qemu { name } else { name.replacen("qemu-", "qus-", 1) };
-            Rule::new(HandlerName::new(name)?, Matcher::Magic(pattern), interpreter, flags)
-        })
-        .collect()
-}
-
-/// Whether `handler` takes some program of `arch`.
-#[must_use]
-pub fn concerns(handler: &Handler, arch: &Arch) -> bool {
-    handler
-        .entry
-        .pattern()
-        .is_some_and(|taken| arch.identity.patterns().iter().any(|pattern| pattern.overlaps(taken)))
-}
-
-/// The handler that takes the programs that today's toolchains write for `arch`: all of them, or the first of them.
-#[must_use]
-pub fn serving<'a>(arch: &Arch, handlers: &'a [Handler]) -> Option<&'a Handler> {
-    winner(handlers, &arch.plain_header()?, Path::new(""))
 }
 
 /// Why `handler` does not do for `arch` what a container needs, judged by its rule alone.

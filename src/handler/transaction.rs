@@ -7,7 +7,8 @@ use thiserror::Error;
 
 use crate::binfmt::instance::{HandlerError, Instance, RegisterError};
 use crate::binfmt::{Entry, HandlerName, NameError, Rule, RuleError};
-use crate::handler::plan::{INTERIM, Registration};
+use crate::handler::classify::INTERIM;
+use crate::handler::plan::Registration;
 
 /// Rules that are registered, and not yet final: either [`commit`](Staged::commit) or [`undo`](Staged::undo) them.
 #[derive(Debug)]

@@ -13,8 +13,10 @@
 //! appended, knows by it that it is one, and that it is damaged.
 
 use std::fs::File;
+use std::fs::Permissions;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use lzma_rust2::{CheckType, XzOptions, XzReader, XzWriter};
@@ -22,8 +24,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use super::emulated_by;
+use crate::arch::Arch;
 use crate::arch::elf::Executable;
+use crate::base::error::Problem;
 use crate::binfmt::Hex;
+use crate::system::temp_dir::TempDir;
 
 /// Seal of this executable: a mark that nothing else in it has, and the length of the whole bundle in bytes, 64-bit
 /// little-endian; 0 in a qus without members.
@@ -361,6 +367,30 @@ fn pack(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut writer = XzWriter::new(Vec::new(), options)?;
     writer.write_all(bytes)?;
     writer.finish()
+}
+
+/// What this executable carries, if anything.
+pub(crate) fn own_bundle() -> Result<Option<Bundle>, Problem> {
+    Bundle::own().map_err(|error| Problem::new(error.to_string()))
+}
+
+/// Unpacks the interpreters that this executable carries, of the wanted architectures, into a temporary directory; `None`
+/// for a qus that carries nothing.
+pub(crate) fn unpack_bundle(wanted: impl Fn(&'static Arch) -> bool) -> Result<Option<TempDir>, Problem> {
+    let Some(bundle) = own_bundle()? else { return Ok(None) };
+    let directory = TempDir::create(true).map_err(|reasons| {
+        Problem::new(format!("cannot unpack the bundle: no directory serves ({reasons})"))
+    })?;
+    for member in bundle.members() {
+        if !emulated_by(member.name.as_bytes()).is_some_and(&wanted) {
+            continue;
+        }
+        let path = directory.path().join(&member.name);
+        let failed = |error| Problem::new(format!("cannot write {}: {error}", path.display()));
+        std::fs::write(&path, bundle.unpack(member)?).map_err(failed)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).map_err(failed)?;
+    }
+    Ok(Some(directory))
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::interpreter::open_ordinary;
 use crate::package::Sha256;
 use crate::system::atomic_file;
+use crate::system::file_id::open_ordinary;
 
 /// Largest record that is read, in bytes.
 const RECORD_MAX: u64 = 64 << 10;

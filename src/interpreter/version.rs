@@ -9,8 +9,10 @@ use std::str::FromStr;
 
 use memchr::memmem::Finder;
 
-use super::{WHOLE_MAX, emulated_by, file_name, open_ordinary};
+use super::check::WHOLE_MAX;
+use super::emulated_by;
 use crate::base::parallel;
+use crate::system::file_id::{file_name, open_ordinary};
 
 /// Bytes of a file that are looked at together.
 const CHUNK: usize = 256 << 10;

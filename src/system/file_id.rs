@@ -1,8 +1,13 @@
-//! Identity of files: a path can lead to another file at any moment.
+//! Identity of files, which a path is not: it can lead to another file at any moment.
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt as _;
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
 
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 /// Identity of a file, which stays when its path leads to another one. An open interpreter is recognised by it (K49).
@@ -20,4 +25,16 @@ impl FileId {
     pub fn of(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
+}
+
+/// Opens an ordinary file for reading: a pipe in its place would never end to be opened, a device never to be read.
+pub(crate) fn open_ordinary(path: &Path) -> io::Result<File> {
+    let file = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not an ordinary file")) }
+}
+
+/// The file name of a path, as bytes; empty where it has none.
+#[must_use]
+pub fn file_name(path: &Path) -> &[u8] {
+    path.file_name().map(OsStr::as_bytes).unwrap_or_default()
 }

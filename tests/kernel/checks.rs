@@ -95,7 +95,7 @@ pub(crate) fn kept_its_word(name: &str) {
 
 fn every_check(_: &Lab) {
     let held: Vec<&str> = HELD.iter().map(|(id, _)| *id).collect();
-    assert_eq!(qus::cmd::doctor_checks().collect::<Vec<_>>(), held);
+    assert_eq!(qus::commands::doctor_checks().collect::<Vec<_>>(), held);
     let tests: BTreeSet<&str> =
         doctor::TESTS.iter().chain(crate::situations::TESTS).map(|test| test.name).collect();
     for (id, held) in HELD {

@@ -188,9 +188,12 @@ fn unknown_native(lab: &Lab) {
         let _covered = lab.without_probe_directories();
         refuses(&mut lab.program(&[], words), &[&unknown]);
         refuses(&mut lab.program(&[], ["register", "--no-verify", "--interpreter-dir", "own"]), &[&unknown]);
-        let rule =
-            &qus::handler::plan::rules(arch(companion), &lab.path("own/qemu-i386-static"), Flags::FIX_BINARY)
-                .unwrap()[0];
+        let rule = &qus::handler::classify::rules(
+            arch(companion),
+            &lab.path("own/qemu-i386-static"),
+            Flags::FIX_BINARY,
+        )
+        .unwrap()[0];
         fs::write("/dev/shm/rule.conf", rule.to_line()).unwrap();
         refuses(&mut lab.program(&[], ["apply", "/dev/shm/rule.conf"]), &[&unknown]);
         refuses(&mut lab.program(&[], ["which", "--no-verify", program]), &[&unknown]);
@@ -238,9 +241,9 @@ fn dry_run(lab: &Lab) {
     lab.handler("qemu-arm", "arm", &downloads::interpreter("arm"), Flags::empty());
     let rule = lab.executable(
         "rule.conf",
-        &qus::handler::plan::rules(arch("mips"), &downloads::interpreter("mips"), Flags::FIX_BINARY).unwrap()
-            [0]
-        .to_line(),
+        &qus::handler::classify::rules(arch("mips"), &downloads::interpreter("mips"), Flags::FIX_BINARY)
+            .unwrap()[0]
+            .to_line(),
     );
     let traced = |words: &[&str]| traced(lab, words);
     let ran = traced(&["register", "--dry-run", "arm", "s390x", "aarch64"]);

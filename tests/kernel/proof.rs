@@ -30,7 +30,7 @@ const NOT_STATIC: &str = "it works on this host, but not from an empty root dire
 /// Registers `interpreter` for the programs of the architecture called `name`, without qus.
 fn register(lab: &Lab, handler: &str, name: &str, interpreter: &Path, flags: &str) {
     let rule =
-        &qus::handler::plan::rules(arch(name), Path::new("/i"), qus::binfmt::Flags::empty()).unwrap()[0];
+        &qus::handler::classify::rules(arch(name), Path::new("/i"), qus::binfmt::Flags::empty()).unwrap()[0];
     let line = String::from_utf8(rule.to_line()).unwrap();
     let fields: Vec<&str> = line.split(':').collect();
     let line = format!(":{handler}:M::{}:{}:{}:{flags}", fields[4], fields[5], interpreter.display());

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use super::*;
 use crate::binfmt::{Extension, HandlerName};
+use crate::handler::classify;
 use crate::handler::plan;
 
 const ALL: [Format; 5] =
@@ -10,7 +11,7 @@ const ALL: [Format; 5] =
 fn set(arch: &str, interpreter: &str) -> Set {
     let arch = Arch::by_target(arch).unwrap();
     let flags = Flags::FIX_BINARY | Flags::OPEN_BINARY | Flags::PRESERVE_ARGV0;
-    Set { arch, rules: plan::rules(arch, Path::new(interpreter), flags).unwrap(), copied: false }
+    Set { arch, rules: classify::rules(arch, Path::new(interpreter), flags).unwrap(), copied: false }
 }
 
 fn text(format: Format, sets: &[Set]) -> String {
@@ -50,12 +51,13 @@ fn the_longest_line_of_binfmt_d_leaves_room_for_a_newline() {
     let arch = Arch::by_target("arm").unwrap();
     let of_length = |length| {
         let path = format!("/{}", "a".repeat(length));
-        Some(Set { arch, rules: plan::rules(arch, Path::new(&path), flags).ok()?, copied: false })
+        Some(Set { arch, rules: classify::rules(arch, Path::new(&path), flags).ok()?, copied: false })
     };
     let mut sets = (1..crate::binfmt::LINE_MAX).filter_map(of_length);
     let longest = sets.rfind(|set| binfmt_d(set).is_ok()).unwrap();
     let longer = format!("{}a", longest.rules[0].interpreter().display());
-    let longer = Set { arch, rules: plan::rules(arch, Path::new(&longer), flags).unwrap(), copied: false };
+    let longer =
+        Set { arch, rules: classify::rules(arch, Path::new(&longer), flags).unwrap(), copied: false };
     assert_eq!(longer.rules[0].to_line().len(), crate::binfmt::LINE_MAX);
     assert_eq!(
         binfmt_d(&longer),

@@ -1,7 +1,7 @@
 //! [`decide`] as a table: what is there, what is asked for, and what is to be done.
 
 use super::*;
-use crate::binfmt::Entry;
+use crate::binfmt::{Entry, Matcher, Pattern};
 
 const OURS: FileId = FileId { device: 1, inode: 1 };
 const OTHER: FileId = FileId { device: 1, inode: 2 };

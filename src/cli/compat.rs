@@ -1,0 +1,180 @@
+//! The command lines of the tools that qus replaces, chosen by the name that it is called by.
+//!
+//! Each is translated into commands of qus, and what those answer into what the tool prints. What cannot be taken over
+//! is not: a failure is in the exit status, an interpreter is always opened once (`F`) and proven, and what is cleared
+//! away are the handlers of QEMU's emulators, nobody else's (DESIGN §3.4).
+
+mod binfmt;
+mod conf;
+mod glob;
+mod register;
+mod words;
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Deserialize;
+
+use crate::base::error::Problem;
+use crate::base::output::{Escaped, Output, Status};
+use crate::binfmt::instance::DEFAULT_PATH;
+use crate::cli::Cli;
+use crate::commands::args::Common;
+use crate::commands::{self, Command};
+use crate::system::file_id::file_name;
+use clap::CommandFactory;
+
+/// A tool that qus replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tool {
+    /// `binfmt` of tonistiigi/binfmt, which docker/setup-qemu-action calls.
+    Binfmt,
+    /// `register.sh` of dbhi/qus.
+    Dbhi,
+    /// `/register` of multiarch/qemu-user-static.
+    Multiarch,
+    /// `qemu-binfmt-conf.sh` of QEMU.
+    Conf,
+}
+
+/// What they are called, or may be where two of them have the same name.
+const NAMES: [(&str, Tool); 8] = [
+    ("binfmt", Tool::Binfmt),
+    ("register.sh", Tool::Dbhi),
+    ("dbhi-qus", Tool::Dbhi),
+    ("qus-static.sh", Tool::Dbhi),
+    ("register", Tool::Multiarch),
+    ("multiarch", Tool::Multiarch),
+    ("qemu-user-static", Tool::Multiarch),
+    ("qemu-binfmt-conf.sh", Tool::Conf),
+];
+
+impl Tool {
+    /// The tool that is meant by `argv[0]`, if any.
+    #[must_use]
+    pub fn called(argv0: &OsStr) -> Option<Self> {
+        let name = file_name(Path::new(argv0));
+        NAMES.iter().find(|(known, _)| known.as_bytes() == name).map(|(_, tool)| *tool)
+    }
+
+    /// Runs its command line, without the name. What the tool prints goes to `data`, everything else to `prose`.
+    ///
+    /// Errors are those of the commands; a command line that the tool would not understand is told with its usage, and
+    /// [`Status::Failed`].
+    pub fn run(self, words: &[OsString], data: &mut dyn Write, prose: &mut dyn Write) -> Result<Status> {
+        // What is not JSON.
+        let (data, prose) = (&mut Escaped(data), &mut Escaped(prose));
+        let speaker = &mut Speaker { common: common(), data, prose };
+        let readable = |word: &OsString| {
+            word.to_str()
+                .map(str::to_owned)
+                .ok_or_else(|| Stop::Usage(format!("{} is no UTF-8", word.display())))
+        };
+        let words: Result<Vec<String>, Stop> = words.iter().map(readable).collect();
+        let done = words.and_then(|words| match self {
+            Self::Binfmt => binfmt::run(&words, speaker),
+            Self::Dbhi => register::dbhi(&words, speaker),
+            Self::Multiarch => register::multiarch(&words, speaker),
+            Self::Conf => conf::run(&words, speaker),
+        });
+        match done {
+            Err(Stop::Usage(message)) => {
+                writeln!(prose, "{message}\n\n{}", self.usage())?;
+                Ok(Status::Failed)
+            }
+            Err(Stop::Help) => {
+                writeln!(data, "{}", self.usage())?;
+                Ok(Status::Done)
+            }
+            Err(Stop::Failed(error)) => Err(error),
+            Ok(status) => Ok(status),
+        }
+    }
+
+    fn usage(self) -> &'static str {
+        match self {
+            Self::Binfmt => binfmt::USAGE,
+            Self::Dbhi => register::DBHI_USAGE,
+            Self::Multiarch => register::MULTIARCH_USAGE,
+            Self::Conf => conf::USAGE,
+        }
+    }
+}
+
+/// Why a tool does not go on.
+enum Stop {
+    /// The command line is not one of its.
+    Usage(String),
+    /// Nothing but help was asked for.
+    Help,
+    /// A command failed as a whole.
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Who runs commands of qus, and says what comes of them in another tool's words.
+struct Speaker<'a> {
+    common: Common,
+    data: &'a mut dyn Write,
+    prose: &'a mut dyn Write,
+}
+
+fn common() -> Common {
+    Common { json: true, quiet: false, verbose: 0, instance: DEFAULT_PATH.into() }
+}
+
+impl Speaker<'_> {
+    /// What `command` answers, as its JSON has it. Its prose is told as it is, with `quiet` nothing but problems.
+    fn ask(&mut self, command: Command, quiet: bool) -> Result<(Status, Answer)> {
+        let common = Common { instance: self.common.instance.clone(), quiet, ..common() };
+        let mut data = Vec::new();
+        let mut output = Output::new(&mut data, &mut self.prose, true, quiet);
+        let status = commands::run(&command, &common, Cli::command, &mut output)?;
+        let answer = serde_json::from_slice(&data).map_err(|error| Problem::new(error.to_string()))?;
+        Ok((status, answer))
+    }
+}
+
+/// What is looked at of the answers of `register`, `reset` and `verify`.
+#[derive(Deserialize)]
+struct Answer {
+    items: Vec<Item>,
+    #[serde(default)]
+    left: Vec<String>,
+}
+
+/// What is looked at of one of their items.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Item {
+    arch: String,
+    /// Of `register` and `reset`.
+    outcome: String,
+    /// Of `verify`.
+    state: String,
+    name: Option<String>,
+    handlers: Vec<String>,
+    interpreter: Option<String>,
+    message: Option<String>,
+    cure: Option<String>,
+    error: Option<String>,
+}
+
+impl Item {
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+
+    /// Why `register` did not do it, and what to do about that.
+    fn reason(&self) -> String {
+        let reason = self.message.as_deref().unwrap_or(&self.outcome).replace('\n', " ");
+        self.cure.as_ref().map_or_else(|| reason.clone(), |cure| format!("{reason}; cure: {cure}"))
+    }
+}

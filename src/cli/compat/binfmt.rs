@@ -1,0 +1,338 @@
+//! `binfmt` of tonistiigi/binfmt: `--install`, `--uninstall`, and the state as JSON.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::glob::Glob;
+use super::words::{self, Known};
+use super::{Item, Speaker, Stop};
+use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{Status, escape, escape_json};
+use crate::commands::Command;
+use crate::commands::args::ArchArg;
+use crate::commands::instance::open_to_look;
+use crate::commands::register::Register;
+use crate::commands::reset::Reset;
+use crate::commands::verify::Verify;
+use crate::handler::classify;
+use crate::handler::classify::plain;
+use crate::interpreter::bundle::own_bundle;
+use crate::interpreter::own_head;
+use crate::interpreter::store;
+use crate::interpreter::{default_places, search, versions_of};
+use crate::probe::{self, End, STATUS_ARGV0, STATUS_PATH, Subject, Trial};
+
+pub(super) const USAGE: &str = "\
+Usage of binfmt (qus in its place; `binfmt COMMAND …` is `qus COMMAND …`):
+  -install LIST     architectures to install, separated by commas, or all
+  -uninstall LIST   architectures, names of handlers, or patterns (qemu-*): of QEMU's emulators alone
+  -mount DIR        where binfmt_misc is mounted (default /proc/sys/fs/binfmt_misc)
+  -version          tell the versions
+Prints what this host runs, and the emulators, as JSON. Exit status: 0 done, 2 could not.
+Environment: QEMU_BINARY_PATH, the folder of the emulators; QEMU_PRESERVE_ARGV0 is always in force.";
+
+const KNOWN: &[Known] = &[
+    (None, "install", true),
+    (None, "uninstall", true),
+    (None, "mount", true),
+    (None, "version", false),
+    (Some('h'), "help", false),
+];
+
+/// What containers are built for, in the order in which that tool tells them, by QEMU's target.
+const PLATFORMS: [(&str, &[&str]); 11] = [
+    ("x86_64", &["linux/amd64"]),
+    ("aarch64", &["linux/arm64"]),
+    ("riscv64", &["linux/riscv64"]),
+    ("ppc64", &["linux/ppc64"]),
+    ("ppc64le", &["linux/ppc64le"]),
+    ("s390x", &["linux/s390x"]),
+    ("i386", &["linux/386"]),
+    ("mips64el", &["linux/mips64le"]),
+    ("mips64", &["linux/mips64"]),
+    ("loongarch64", &["linux/loong64"]),
+    ("arm", &["linux/arm/v7", "linux/arm/v6"]),
+];
+
+pub(super) fn run(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
+    let said = words::read(words, KNOWN).map_err(Stop::Usage)?;
+    if let Some(word) = said.others.first() {
+        return Err(Stop::Usage(format!("{word} is no option")));
+    }
+    let (mut install, mut uninstall, mut version) = (String::new(), String::new(), false);
+    for (name, value) in said.options {
+        match name {
+            "install" => install = value,
+            "uninstall" => uninstall = value,
+            "mount" => speaker.common.instance = value.into(),
+            "version" => version = true,
+            _ => return Err(Stop::Help),
+        }
+    }
+    // The last line says what went wrong, and all of it: who calls this tool may show no other.
+    match act(&install, &uninstall, version, speaker) {
+        Ok(failures) if failures.is_empty() => Ok(Status::Done),
+        Ok(failures) => {
+            writeln!(speaker.prose, "error: {}", failures.join("; "))?;
+            Ok(Status::Failed)
+        }
+        Err(Stop::Failed(error)) => {
+            let problem = error.downcast::<Problem>()?;
+            let cure = problem.cure.map(|cure| format!("; cure: {cure}")).unwrap_or_default();
+            writeln!(
+                speaker.prose,
+                "error: {}",
+                escape(&format!("{}{cure}", problem.message).replace('\n', " "))
+            )?;
+            Ok(Status::Failed)
+        }
+        Err(stop) => Err(stop),
+    }
+}
+
+/// Does it all, and returns what failed.
+fn act(
+    install: &str,
+    uninstall: &str,
+    version: bool,
+    speaker: &mut Speaker<'_>,
+) -> Result<Vec<String>, Stop> {
+    if version {
+        let own = env!("CARGO_PKG_VERSION");
+        writeln!(speaker.prose, "binfmt/qus-{own} qemu/{}", versions()?.join(","))?;
+        return Ok(Vec::new());
+    }
+    let mut failures = Vec::new();
+    let list = |list: &str| {
+        list.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    self::uninstall(&list(uninstall), &mut failures, speaker)?;
+    self::install(&list(install), &mut failures, speaker)?;
+    status(speaker)?;
+    Ok(failures)
+}
+
+fn install(words: &[String], failures: &mut Vec<String>, speaker: &mut Speaker<'_>) -> Result<(), Stop> {
+    if std::env::var_os("QEMU_BINARY_PREFIX").is_some_and(|prefix| !prefix.is_empty()) {
+        let problem =
+            Problem::new("QEMU_BINARY_PREFIX is not known: emulators are called as QEMU calls them");
+        return Err(problem.cure("qus register --interpreter FILE ARCH").into());
+    }
+    let mut arches = Vec::new();
+    for word in words {
+        match Arch::named(word) {
+            _ if word == "all" => arches.push(ArchArg::All),
+            Ok(arch) => arches.push(ArchArg::One(arch)),
+            Err(unknown) => {
+                let nearest =
+                    unknown.nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+                let word = escape(word);
+                let line = format!("installing: {word} unsupported architecture: {word}{nearest}");
+                writeln!(speaker.prose, "{line}")?;
+                failures.push(line);
+            }
+        }
+    }
+    if arches.is_empty() {
+        return Ok(());
+    }
+    let places = std::env::var_os("QEMU_BINARY_PATH").filter(|path| !path.is_empty());
+    let register = Register {
+        arches,
+        interpreter_dir: places.map(PathBuf::from).into_iter().collect(),
+        skip_native: true,
+        ..Register::default()
+    };
+    let (status, answer) = speaker.ask(Command::Register(register), false)?;
+    let before = failures.len();
+    for item in answer.items {
+        let name = docker_name(&item.arch);
+        let (is_done, what) = match item.outcome.as_str() {
+            "registered" | "replaced" => (true, "OK".to_owned()),
+            "unchanged" | "kept" => (true, format!("{} already registered", item.handlers.join(", "))),
+            "native" => (true, item.reason()),
+            _ => (false, item.reason()),
+        };
+        let line = format!("installing: {name} {}", escape(&what));
+        writeln!(speaker.prose, "{line}")?;
+        if !is_done {
+            failures.push(line);
+        }
+    }
+    if status != Status::Done && failures.len() == before {
+        failures.push("what was registered does not last, as was said above".to_owned());
+    }
+    Ok(())
+}
+
+/// What Docker calls QEMU's target `name`; the same where Docker does not know it.
+fn docker_name(name: &str) -> &str {
+    let platform = Arch::by_target(name).and_then(|arch| arch.names.platforms.first());
+    platform.and_then(|platform| platform.strip_prefix("linux/")).unwrap_or(name)
+}
+
+fn uninstall(words: &[String], failures: &mut Vec<String>, speaker: &mut Speaker<'_>) -> Result<(), Stop> {
+    if words.is_empty() {
+        return Ok(());
+    }
+    let (_, there) =
+        speaker.ask(Command::Reset(Reset { arches: Vec::new(), dry_run: true, persist: false }), false)?;
+    let mut arches = Vec::new();
+    for word in words {
+        let named = Arch::named(word).ok();
+        let pattern = Glob::new(word).map_err(|error| Stop::Usage(format!("{}: {error}", escape(word))))?;
+        let is_pattern = word.contains(['*', '?', '[', '\\']);
+        let is_meant = |name: &str| {
+            pattern.matches(name) || name.strip_suffix(word.as_str()).is_some_and(|rest| rest.ends_with('-'))
+        };
+        let is_meant_item =
+            |item: &&Item| is_meant(item.name()) || named.is_some_and(|arch| arch.name == item.arch);
+        let meant = there.items.iter().filter(is_meant_item).filter_map(|item| Arch::by_target(&item.arch));
+        let before = arches.len();
+        arches.extend(meant.map(ArchArg::One));
+        let others: Vec<&String> = there.left.iter().filter(|name| is_meant(name)).collect();
+        for other in &others {
+            let line = format!("uninstalling: {} is none of QEMU's emulators: left alone", escape(other));
+            writeln!(speaker.prose, "{line}")?;
+            if !is_pattern {
+                failures.push(line);
+            }
+        }
+        if arches.len() == before && others.is_empty() {
+            let line = format!("uninstalling: {} not found", escape(word));
+            writeln!(speaker.prose, "{line}")?;
+            // What is not there is as it was asked for; what nobody knows was hardly meant.
+            if !is_pattern && named.is_none() {
+                failures.push(line);
+            }
+        }
+    }
+    // With no name at all it would be all of them.
+    if !arches.is_empty() {
+        let (_, answer) =
+            speaker.ask(Command::Reset(Reset { arches, dry_run: false, persist: false }), true)?;
+        for item in answer.items {
+            let line =
+                format!("uninstalling: {} {}", escape(item.name()), item.error.as_deref().unwrap_or("OK"));
+            writeln!(speaker.prose, "{line}")?;
+            if item.error.is_some() {
+                failures.push(line);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct State {
+    supported: Vec<&'static str>,
+    emulators: Vec<String>,
+}
+
+/// Prints what this host runs, proven by execution, and the emulators that are in force.
+fn status(speaker: &mut Speaker<'_>) -> Result<(), Stop> {
+    let mut emulators = Vec::new();
+    let states = if let Some(instance) = open_to_look(&speaker.common)? {
+        let enabled = instance.is_enabled().map_err(Problem::from)?;
+        let handlers = instance.handlers().map_err(Problem::from)?;
+        let in_force = handlers.iter().filter(|handler| enabled && handler.entry.enabled);
+        let ours = in_force.filter(|handler| classify::emulates(handler).is_some());
+        emulators.extend(ours.map(|handler| plain(&handler.name)));
+        emulators.sort();
+        let arches =
+            PLATFORMS.iter().filter_map(|(name, _)| Arch::by_target(name).map(ArchArg::One)).collect();
+        let (_, answer) = speaker.ask(Command::Verify(Verify { arches }), false)?;
+        answer.items.into_iter().map(|item| (item.arch, item.state)).collect()
+    } else {
+        let path = speaker.common.instance.display();
+        writeln!(
+            speaker.prose,
+            "qus: binfmt_misc is not mounted on {path}: what has emulators here cannot be seen"
+        )?;
+        states_by_execution()?
+    };
+    let runs = |name: &str, state: &str| states.iter().any(|(arch, is)| arch == name && is == state);
+    let mut supported = Vec::new();
+    for state in ["native", "working"] {
+        for (name, platforms) in PLATFORMS.iter().filter(|(name, _)| runs(name, state)) {
+            supported.extend(*platforms);
+            if *name == "x86_64" && state == "native" {
+                supported.extend(levels_of_amd64());
+            }
+        }
+    }
+    let text = serde_json::to_string_pretty(&State { supported, emulators })?;
+    writeln!(speaker.data, "{}", escape_json(&text))?;
+    Ok(())
+}
+
+/// What runs here, where no handler can be seen. To mount an instance in order to look would hide those of the host from
+/// this user namespace, for good (K66).
+fn states_by_execution() -> Result<Vec<(String, String)>, Problem> {
+    let arches = PLATFORMS.iter().filter_map(|(name, _)| Arch::by_target(name));
+    let subjects: Vec<Subject> = arches.filter_map(|arch| Subject::all_of(arch).next()).collect();
+    let trials = probe::run(&subjects).map_err(|error| Problem::new(error.to_string()))?;
+    let own = Arch::of_head(&own_head()?);
+    let runs = |trial: &Trial| {
+        [STATUS_ARGV0, STATUS_PATH].iter().any(|status| trial.host.end == End::Exited(*status))
+    };
+    let running = subjects.iter().zip(&trials).filter(|(_, trial)| runs(trial));
+    Ok(running
+        .map(|(subject, _)| {
+            let state = if own == Some(subject.arch) { "native" } else { "working" };
+            (subject.arch.name.to_owned(), state.to_owned())
+        })
+        .collect())
+}
+
+/// The levels of x86-64 above the first that this processor has (System V ABI, x86-64 supplement, §3.1.1), as far as the
+/// tool tells them.
+#[cfg(target_arch = "x86_64")]
+fn levels_of_amd64() -> Vec<&'static str> {
+    use std::arch::is_x86_feature_detected as has;
+    let v2 = has!("cmpxchg16b")
+        && has!("popcnt")
+        && has!("sse3")
+        && has!("sse4.1")
+        && has!("sse4.2")
+        && has!("ssse3");
+    let v3 = v2
+        && has!("avx")
+        && has!("avx2")
+        && has!("bmi1")
+        && has!("bmi2")
+        && has!("f16c")
+        && has!("fma")
+        && has!("lzcnt")
+        && has!("movbe");
+    let levels = [(v2, "linux/amd64/v2"), (v3, "linux/amd64/v3")];
+    levels.into_iter().filter(|(has, _)| *has).map(|(_, level)| level).collect()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn levels_of_amd64() -> Vec<&'static str> {
+    Vec::new()
+}
+
+/// Versions of the emulators that this executable carries, or else of the first that is at hand.
+fn versions() -> Result<Vec<String>, Problem> {
+    let mut versions: Vec<String> = match own_bundle()? {
+        Some(bundle) => bundle.members().iter().filter_map(|member| member.version.clone()).collect(),
+        None => first_version()?.into_iter().collect(),
+    };
+    versions.sort();
+    versions.dedup();
+    let versions: Vec<String> = versions.into_iter().map(|version| format!("v{version}")).collect();
+    Ok(if versions.is_empty() { vec!["none".to_owned()] } else { versions })
+}
+
+fn first_version() -> Result<Option<String>, Problem> {
+    let named = std::env::var_os("QEMU_BINARY_PATH").map(PathBuf::from);
+    let places = named.map_or_else(|| default_places(&store::all_fetched()), |place| vec![place]);
+    let mut one = None;
+    let found = search(&places, &own_head()?, |arch, _| *one.get_or_insert(arch) == arch);
+    let interpreters = found.values().filter_map(|found| found.interpreter.as_ref());
+    Ok(versions_of(interpreters.map(|interpreter| interpreter.path.as_path())).into_values().next())
+}

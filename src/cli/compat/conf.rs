@@ -1,0 +1,302 @@
+//! `qemu-binfmt-conf.sh` of QEMU, and what the tools have in common that wrap it.
+
+use std::path::{Path, PathBuf};
+
+use super::words::{self, Known};
+use super::{Item, Speaker, Stop};
+use crate::arch::{ARCHES, Arch};
+use crate::base::error::Problem;
+use crate::base::output::{Status, escape, path_text};
+use crate::binfmt::Flags;
+use crate::boot::formats::binfmt_support_format;
+use crate::commands::Command;
+use crate::commands::args::ArchArg;
+use crate::commands::register::Register;
+use crate::commands::reset::Reset;
+use crate::handler::classify;
+use crate::system::atomic_file;
+
+pub(super) const USAGE: &str = "\
+Usage: qemu-binfmt-conf.sh [OPTIONS] (qus in its place)
+  -Q, --qemu-path PATH         the folder of the interpreters
+  -F, --qemu-suffix SUFFIX     the end of their names
+  -p, --persistent yes|no      always in force, except in files: interpreters are opened once (F)
+  -c, --credential yes|no      setuid programs get the rights of their owners (C)
+  -g, --preserve-argv0 yes|no  always in force, except in files, where kernel and interpreter know it (P)
+  -i, --ignore-family yes|no   in files: the host does not run others of its family; else that is found out
+  -s, --systemd CPU|ALL        write files for systemd-binfmt instead (/etc/binfmt.d)
+  -d, --debian                 write files for update-binfmts instead (/usr/share/binfmts)
+  -e, --exportdir PATH         write them here
+  -h, --help                   this text
+CPU: any name of an architecture; ALL: those with an interpreter, or where there is none, all that are known.
+Environment: HOST_ARCH, the host that files are for.";
+
+const KNOWN: &[Known] = &[
+    (Some('h'), "help", false),
+    (Some('d'), "debian", false),
+    (Some('s'), "systemd", true),
+    (Some('Q'), "qemu-path", true),
+    (Some('F'), "qemu-suffix", true),
+    (Some('e'), "exportdir", true),
+    (Some('c'), "credential", true),
+    (Some('p'), "persistent", true),
+    (Some('g'), "preserve-argv0", true),
+    (Some('i'), "ignore-family", true),
+];
+
+/// Where the script takes interpreters from when it is not told.
+const SCRIPT_PATH: &str = "/usr/local/bin";
+
+/// Files that are written instead of registering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Export {
+    /// For systemd-binfmt.
+    Systemd,
+    /// For update-binfmts.
+    Debian,
+}
+
+/// What the command line asks for.
+#[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
+#[derive(Debug, Default)]
+pub(super) struct Setup {
+    /// Where interpreters lie; where qus looks for them when it is not said.
+    pub(super) path: Option<PathBuf>,
+    pub(super) suffix: String,
+    pub(super) credentials: bool,
+    pub(super) preserve_argv0: bool,
+    /// In files alone.
+    pub(super) persistent: Option<bool>,
+    /// In files alone.
+    pub(super) ignore_family: bool,
+    pub(super) clear: bool,
+    pub(super) dry_run: bool,
+    pub(super) export: Option<Export>,
+    pub(super) exportdir: Option<PathBuf>,
+    /// Names of architectures; empty for all.
+    pub(super) targets: Vec<String>,
+}
+
+pub(super) fn run(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
+    Setup::default().with(words)?.act(speaker)
+}
+
+/// Removes the handlers of `arches`, or of all of QEMU's emulators, and prints which handlers are left in place. A dry run
+/// removes none.
+pub(super) fn clear(
+    arches: &[&'static Arch],
+    dry_run: bool,
+    speaker: &mut Speaker<'_>,
+) -> Result<Status, Stop> {
+    let all = arches.is_empty();
+    let arches = arches.iter().copied().map(ArchArg::One).collect();
+    let (status, answer) = speaker.ask(Command::Reset(Reset { arches, dry_run, persist: false }), false)?;
+    let verb = if dry_run { "Would remove" } else { "Removed" };
+    for item in &answer.items {
+        let name = escape(item.name());
+        match &item.error {
+            None => writeln!(speaker.data, "{verb} {name} as binfmt interpreter for {}", item.arch)?,
+            Some(error) => writeln!(speaker.prose, "ERROR: {name}: {}", escape(error))?,
+        }
+    }
+    if all && !answer.left.is_empty() {
+        let left = escape(&answer.left.join(" "));
+        writeln!(speaker.prose, "left alone, as none of QEMU's emulators: {left}")?;
+    }
+    Ok(status)
+}
+
+impl Setup {
+    /// The same with what a command line of QEMU's script says.
+    pub(super) fn with(mut self, words: &[String]) -> Result<Self, Stop> {
+        let said = words::read(words, KNOWN).map_err(Stop::Usage)?;
+        if let Some(word) = said.others.first() {
+            return Err(Stop::Usage(format!("{word} is no option")));
+        }
+        for (name, value) in said.options {
+            let yes = || match value.as_str() {
+                "yes" => Ok(true),
+                "no" => Ok(false),
+                _ => Err(Stop::Usage(format!("--{name} is yes or no, not {value}"))),
+            };
+            match name {
+                "debian" => self.export = Some(Export::Debian),
+                "systemd" => {
+                    self.export = Some(Export::Systemd);
+                    self.targets.clear();
+                    if value != "ALL" {
+                        self.targets.push(value);
+                    }
+                }
+                "qemu-path" => self.path = Some(value.into()),
+                "qemu-suffix" => self.suffix = value,
+                "exportdir" => self.exportdir = Some(value.into()),
+                "credential" => self.credentials = yes()?,
+                "persistent" => self.persistent = Some(yes()?),
+                "preserve-argv0" => self.preserve_argv0 = yes()?,
+                "ignore-family" => self.ignore_family = yes()?,
+                _ => return Err(Stop::Help),
+            }
+        }
+        Ok(self)
+    }
+
+    /// Adds the names in `list`, which are separated by commas or spaces.
+    pub(super) fn add_targets(&mut self, list: &str) {
+        let names = list.split([',', ' ']).filter(|name| !name.is_empty() && *name != "all");
+        self.targets.extend(names.map(str::to_owned));
+    }
+
+    /// Does what is asked for.
+    pub(super) fn act(&self, speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
+        let mut arches = Vec::new();
+        for name in &self.targets {
+            arches.push(
+                Arch::named(name).map_err(|_| Stop::Usage(format!("ERROR: unknown CPU {}", escape(name))))?,
+            );
+        }
+        match self.export {
+            Some(_) if self.clear => Err(Stop::Usage("ERROR: files cannot be cleared".to_owned())),
+            Some(export) => self.write(export, &arches, speaker),
+            None if self.clear => clear(&arches, self.dry_run, speaker),
+            None => self.register(&arches, speaker),
+        }
+    }
+
+    fn register(&self, arches: &[&'static Arch], speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
+        if self.persistent == Some(false) {
+            let note = "every interpreter is opened once (F): without, it would serve no container";
+            writeln!(speaker.prose, "{note}")?;
+        }
+        let request = |arches: &[&'static Arch]| Register {
+            arches: arches.iter().copied().map(ArchArg::One).collect(),
+            credentials: self.credentials,
+            dry_run: self.dry_run,
+            skip_native: true,
+            ..Register::default()
+        };
+        // Interpreters are found by the names that distributions give them; any other ending is that of a file.
+        let requests = if matches!(self.suffix.as_str(), "" | "-static") {
+            vec![Register { interpreter_dir: self.path.iter().cloned().collect(), ..request(arches) }]
+        } else {
+            let files = self.files(arches)?.into_iter();
+            files.map(|(arch, path)| Register { interpreter: Some(path), ..request(&[arch]) }).collect()
+        };
+        let mut worst = Status::Done;
+        for request in requests {
+            let (status, answer) = speaker.ask(Command::Register(request), false)?;
+            worst = worst.max(status);
+            for item in &answer.items {
+                self.tell(item, speaker)?;
+            }
+        }
+        Ok(worst)
+    }
+
+    fn tell(&self, item: &Item, speaker: &mut Speaker<'_>) -> Result<(), Stop> {
+        let arch = &item.arch;
+        let interpreter = escape(item.interpreter.as_deref().unwrap_or_default());
+        match item.outcome.as_str() {
+            "registered" | "replaced" => {
+                let verb = if self.dry_run { "Would set" } else { "Setting" };
+                writeln!(speaker.data, "{verb} {interpreter} as binfmt interpreter for {arch}")?;
+            }
+            "unchanged" | "kept" => {
+                writeln!(speaker.data, "{interpreter} is the binfmt interpreter for {arch} already")?;
+            }
+            "native" => writeln!(speaker.data, "{arch} needs none: {}", item.reason())?,
+            _ => writeln!(speaker.prose, "ERROR: {arch}: {}", escape(&item.reason()))?,
+        }
+        Ok(())
+    }
+
+    fn folder(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new(SCRIPT_PATH))
+    }
+
+    /// Where the interpreter of `arch` lies by the words of the command line.
+    fn file(&self, arch: &Arch) -> PathBuf {
+        self.folder().join(format!("qemu-{}{}", arch.name, self.suffix))
+    }
+
+    /// Those of `arches`, or of all that have one.
+    fn files(&self, arches: &[&'static Arch]) -> Result<Vec<(&'static Arch, PathBuf)>, Problem> {
+        let with_file = |arch: &'static Arch| (arch, self.file(arch));
+        let files: Vec<_> = if arches.is_empty() {
+            ARCHES.iter().map(with_file).filter(|(_, path)| path.exists()).collect()
+        } else {
+            arches.iter().copied().map(with_file).collect()
+        };
+        if files.is_empty() {
+            let folder = path_text(self.folder());
+            return Err(Problem::new(format!(
+                "{folder} has no interpreter called qemu-…{}",
+                escape(&self.suffix)
+            )));
+        }
+        Ok(files)
+    }
+
+    fn write(
+        &self,
+        export: Export,
+        arches: &[&'static Arch],
+        speaker: &mut Speaker<'_>,
+    ) -> Result<Status, Stop> {
+        let mut flags = Flags::OPEN_BINARY;
+        flags.set(Flags::FIX_BINARY, self.persistent != Some(false));
+        flags.set(Flags::CREDENTIALS, self.credentials);
+        flags.set(Flags::PRESERVE_ARGV0, self.preserve_argv0);
+        let (folder, service) = match export {
+            Export::Systemd => ("/etc/binfmt.d", "systemd-binfmt.service"),
+            Export::Debian => ("/usr/share/binfmts", "update-binfmts"),
+        };
+        let folder = self.exportdir.as_deref().unwrap_or(Path::new(folder));
+        for arch in self.exported(arches)? {
+            let interpreter = self.file(arch);
+            for rule in classify::rules(arch, &interpreter, flags)? {
+                let name = rule.name();
+                let (path, text) = match export {
+                    Export::Systemd => {
+                        (folder.join(format!("{name}.conf")), [rule.to_line(), b"\n".to_vec()].concat())
+                    }
+                    Export::Debian => {
+                        (folder.join(name.as_os_str()), binfmt_support_format(&name.to_string(), &rule))
+                    }
+                };
+                if !self.dry_run {
+                    atomic_file::place(&path, &text, 0o644).map_err(|error| {
+                        Problem::new(format!("cannot write {}: {error}", path_text(&path)))
+                    })?;
+                }
+            }
+            let interpreter = path_text(&interpreter);
+            writeln!(
+                speaker.data,
+                "Setting {interpreter} as binfmt interpreter for {} for {service}",
+                arch.name
+            )?;
+        }
+        Ok(Status::Done)
+    }
+
+    /// What files are written for: what was named, or all that have an interpreter, or all that are known where there is
+    /// none at all, as when a package is built; without the host's own, and without its family.
+    fn exported(&self, arches: &[&'static Arch]) -> Result<Vec<&'static Arch>, Stop> {
+        let machine = match std::env::var("HOST_ARCH") {
+            Ok(machine) => machine,
+            Err(_) => std::env::consts::ARCH.to_owned(),
+        };
+        let host = Arch::named(&machine).map_err(|unknown| Stop::Usage(format!("HOST_ARCH: {unknown}")))?;
+        let is_native =
+            |arch: &Arch| *arch == *host || !self.ignore_family && host.companions().contains(&arch.name);
+        let is_there = |arch: &&'static Arch| self.file(arch).exists();
+        let mut chosen: Vec<&'static Arch> = match arches {
+            [] if ARCHES.iter().any(|arch| is_there(&arch)) => ARCHES.iter().filter(is_there).collect(),
+            [] => ARCHES.iter().collect(),
+            named => named.to_vec(),
+        };
+        chosen.retain(|arch| !is_native(arch));
+        Ok(chosen)
+    }
+}

@@ -1,0 +1,189 @@
+//! `register.sh` of dbhi/qus and `/register` of multiarch/qemu-user-static: each wraps `qemu-binfmt-conf.sh`.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command as Process;
+
+use super::conf::{self, Setup};
+use super::words::{self, Known};
+use super::{Speaker, Stop};
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status};
+use crate::commands::Command;
+use crate::commands::list::List;
+
+pub(super) const DBHI_USAGE: &str = "\
+Usage: register.sh [-h] [-i COMMAND…] [-l] [-e] [-r] [-s] [-t TARGETS] [-- ARGS] (qus in its place)
+  -i, --interactive  execute the words behind it with sh -c, and nothing else
+  -l, --list         list the handlers, and do nothing else
+  -e, --exit         end here
+  -r, --reset        remove the handlers of QEMU's emulators first
+  -s, --static       the interpreters are called qemu-…-static
+  -t, --targets      what to register, separated by commas
+ARGS: [-h] [-t] [-r] [-c] [-p] [-Q PATH] [-F SUFFIX] [-s] [-d] [-e PATH] [TARGETS]
+  -t, --test         say what would be registered
+  -r, --clear        remove the handlers of TARGETS, or of all of QEMU's emulators, and end
+  -c, --credential   setuid programs get the rights of their owners
+  -p, --persistent   always in force: interpreters are opened once (F)
+  -Q, --path         the folder of the interpreters
+  -F, --suffix       the end of their names
+  -s, --systemd      write files for systemd-binfmt
+  -d, --debian       write files for update-binfmts
+  -e, --exportdir    where to write them
+  --preserve-argv0   always in force where kernel and interpreter know it
+Environment: QEMU_BIN_DIR, QEMU_PATH, QEMU_SUFFIX, QEMU_CREDENTIAL, QEMU_CLEAR, QEMU_TEST, QEMU_TARGETS, HOST_ARCH.";
+
+const DBHI: &[Known] = &[
+    (Some('h'), "help", false),
+    (Some('i'), "interactive", false),
+    (Some('l'), "list", false),
+    (Some('e'), "exit", false),
+    (Some('r'), "reset", false),
+    (Some('s'), "static", false),
+    (Some('t'), "targets", true),
+];
+
+const DBHI_ARGS: &[Known] = &[
+    (Some('h'), "help", false),
+    (Some('t'), "test", false),
+    (Some('r'), "clear", false),
+    (Some('c'), "credential", false),
+    (Some('p'), "persistent", false),
+    (Some('Q'), "path", true),
+    (None, "qemu-path", true),
+    (Some('F'), "suffix", true),
+    (Some('S'), "qemu-suffix", true),
+    (Some('s'), "systemd", false),
+    (Some('d'), "debian", false),
+    (Some('e'), "exportdir", true),
+    (None, "preserve-argv0", false),
+];
+
+/// `register.sh` of dbhi/qus. Its options are for itself up to `--`, and behind that for the script of QEMU's which it
+/// brings, changed so that it takes targets.
+pub(super) fn dbhi(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
+    let (own, args) = match words.iter().position(|word| word == "--") {
+        Some(at) => words.split_at(at),
+        None => (words, &[][..]),
+    };
+    let is_interactive = |word: &String| matches!(word.as_str(), "-i" | "-interactive" | "--interactive");
+    if let Some(at) = own.iter().position(is_interactive) {
+        return interact(words.get(at + 1..).unwrap_or_default());
+    }
+    let said = words::read(own, DBHI).map_err(Stop::Usage)?;
+    if let Some(word) = said.others.first() {
+        return Err(Stop::Usage(format!("{word} is no option; targets stand behind --")));
+    }
+    // All is read before anything is done.
+    let mut setup = behind_dashes(args.get(1..).unwrap_or_default())?;
+    for (name, value) in said.options {
+        match name {
+            "list" => return list(speaker),
+            "exit" => return Ok(Status::Done),
+            "reset" => {
+                let status = conf::clear(&[], setup.dry_run, speaker)?;
+                if status != Status::Done {
+                    return Ok(status);
+                }
+            }
+            "static" => "-static".clone_into(&mut setup.suffix),
+            "targets" => setup.add_targets(&value),
+            _ => return Err(Stop::Help),
+        }
+    }
+    setup.act(speaker)
+}
+
+/// What the environment says, and then the words for QEMU's script.
+fn behind_dashes(words: &[String]) -> Result<Setup, Stop> {
+    let mut setup = from_environment();
+    let said = words::read(words, DBHI_ARGS).map_err(Stop::Usage)?;
+    for (name, value) in said.options {
+        match name {
+            "test" => setup.dry_run = true,
+            "clear" => setup.clear = true,
+            "credential" => setup.credentials = true,
+            "persistent" => setup.persistent = Some(true),
+            "path" | "qemu-path" => setup.path = Some(value.into()),
+            "suffix" | "qemu-suffix" => setup.suffix = value,
+            "systemd" => setup.export = Some(conf::Export::Systemd),
+            "debian" => setup.export = Some(conf::Export::Debian),
+            "exportdir" => setup.exportdir = Some(value.into()),
+            "preserve-argv0" => setup.preserve_argv0 = true,
+            _ => return Err(Stop::Help),
+        }
+    }
+    for target in &said.others {
+        setup.add_targets(target);
+    }
+    Ok(setup)
+}
+
+fn from_environment() -> Setup {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let mut setup = Setup {
+        path: Some(variable("QEMU_PATH")).filter(|path| !path.is_empty()).map(Into::into),
+        suffix: variable("QEMU_SUFFIX"),
+        credentials: variable("QEMU_CREDENTIAL") == "yes",
+        clear: variable("QEMU_CLEAR") == "yes",
+        dry_run: variable("QEMU_TEST") == "yes",
+        ..Setup::default()
+    };
+    setup.add_targets(&variable("QEMU_TARGETS"));
+    setup
+}
+
+/// Becomes a shell, where the image has one.
+fn interact(words: &[String]) -> Result<Status, Stop> {
+    let error = Process::new("sh").arg("-c").arg(words.join(" ")).exec();
+    let problem = Problem::new(format!("cannot start a shell for -i: {error}"));
+    Err(problem.cure("an image that has one, with qus and its interpreters copied into it").into())
+}
+
+fn list(speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
+    let common = crate::cli::Common { json: false, ..super::common() };
+    let mut output = Output::new(&mut speaker.data, &mut speaker.prose, false, false);
+    let command = Command::List(List { probe: false });
+    Ok(crate::commands::run(
+        &command,
+        &common,
+        <crate::cli::Cli as clap::CommandFactory>::command,
+        &mut output,
+    )?)
+}
+
+pub(super) const MULTIARCH_USAGE: &str = "\
+Usage: register [--reset] [OPTIONS of qemu-binfmt-conf.sh] (qus in its place)
+  --reset            remove the handlers of QEMU's emulators first
+  -p, --persistent yes|no, -c, --credential yes|no, -Q, --qemu-path PATH, …: see qemu-binfmt-conf.sh --help
+Environment: QEMU_BIN_DIR, the folder of the interpreters.";
+
+/// `/register` of multiarch/qemu-user-static: everything behind `--reset` goes to QEMU's script.
+pub(super) fn multiarch(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
+    let (reset, words) = match words {
+        [first, rest @ ..] if first == "--reset" => (true, rest),
+        _ => (false, words),
+    };
+    let setup = Setup { suffix: "-static".to_owned(), ..Setup::default() }.with(words)?;
+    if reset {
+        let status = conf::clear(&[], setup.dry_run, speaker)?;
+        if status != Status::Done {
+            return Ok(status);
+        }
+    }
+    setup.act(speaker)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_of_one_tool_mean_one_thing() {
+        for known in [DBHI, DBHI_ARGS] {
+            for (at, (letter, name, _)) in known.iter().enumerate() {
+                let same = |(other, long, _): &Known| other.is_some() && other == letter || long == name;
+                assert!(!known[at + 1..].iter().any(same), "{name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The commands, one file each: gather, decide, act, prove, report.
+
+pub mod apply;
+pub mod args;
+pub mod bundle;
+pub mod completions;
+pub mod doctor;
+pub mod export;
+pub mod fetch;
+pub(crate) mod instance;
+pub mod list;
+pub mod man;
+pub mod register;
+pub mod reset;
+pub mod run;
+pub mod show;
+pub mod switch;
+pub mod verify;
+pub mod which;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::base::output::{NotRun, Output, Status};
+use crate::interpreter::bundle::own_bundle;
+use args::Common;
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Register interpreters with the kernel, and prove that they work
+    Register(register::Register),
+    /// List every handler, newest first
+    List(list::List),
+    /// Remove the handlers of QEMU's emulators, whoever registered them; nobody else's
+    Reset(reset::Reset),
+    /// Execute a probe of each architecture through the kernel
+    Verify(verify::Verify),
+    /// Say what the kernel will do with a file, and why
+    Which(which::Which),
+    /// Run a foreign program now, with no root and no trace on the host
+    Run(run::Run),
+    /// Tell what is wrong here, each with the command that mends it
+    Doctor(doctor::Doctor),
+    /// Get static interpreters, from the distribution's package or from a file
+    Fetch(fetch::Fetch),
+    /// Write a copy of qus that carries interpreters inside itself
+    Bundle(bundle::Bundle),
+    /// Switch handlers on
+    Enable(switch::Switch),
+    /// Switch handlers off, without removing them
+    Disable(switch::Switch),
+    /// Show the table of architectures, or all about one
+    Show(show::Show),
+    /// Print what a shell needs to complete this command line
+    Completions(completions::Completions),
+    /// Print the manual page, or write the pages of all commands
+    Man(man::Man),
+    /// Print the rules for other software to register: systemd, binfmt-support, OpenRC, NixOS
+    Export(export::Export),
+    /// Register what binfmt.d says, as systemd does, and remove nobody's handlers
+    Apply(apply::Apply),
+}
+
+/// Ids of the checks of `qus doctor`, as they stand in what it says.
+pub fn doctor_checks() -> impl Iterator<Item = &'static str> {
+    doctor::ids()
+}
+
+/// Runs `command`; `program` gives the whole command line, of which manual pages and completions are made.
+pub fn run(
+    command: &Command,
+    common: &Common,
+    program: fn() -> clap::Command,
+    output: &mut Output<'_>,
+) -> Result<Status> {
+    // A damaged bundle does nothing at all.
+    if let Err(problem) = own_bundle() {
+        output.failure(&problem)?;
+        let is_run = matches!(command, Command::Run(_));
+        return Ok(if is_run { Status::NotRun(NotRun::Qus) } else { Status::Failed });
+    }
+    match command {
+        Command::Register(args) => register::run(args, common, output),
+        Command::List(args) => list::run(args, common, output),
+        Command::Reset(args) => reset::run(args, common, output),
+        Command::Verify(args) => verify::run(args, common, output),
+        Command::Which(args) => which::run(args, common, output),
+        Command::Run(args) => run::run(args, common, output),
+        Command::Doctor(args) => doctor::run(args, common, output),
+        Command::Fetch(args) => fetch::run(args, common, output),
+        Command::Bundle(args) => bundle::run(args, common, output),
+        Command::Enable(args) => switch::run(args, true, common, output),
+        Command::Disable(args) => switch::run(args, false, common, output),
+        Command::Show(args) => show::run(args, output),
+        Command::Completions(args) => completions::run(args, program(), output),
+        Command::Man(args) => man::run(args, program(), output),
+        Command::Export(args) => export::run(args, output),
+        Command::Apply(args) => apply::run(args, common, output),
+    }
+}

@@ -1,0 +1,325 @@
+//! `qus apply`: have the kernel have what `binfmt.d` says, as systemd-binfmt does, and remove nobody's handlers.
+
+use std::fs::OpenOptions;
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use nix::fcntl::OFlag;
+use serde::Serialize;
+
+use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, escape, path_text};
+use crate::binfmt::instance::{HandlerError, Instance};
+use crate::binfmt::{HEAD, Handler, HandlerName, Rule};
+use crate::boot::binfmt_d::{self, ReadError};
+use crate::commands::args::Common;
+use crate::commands::instance::{
+    Opened, ends_too_soon, open_if_mounted, open_or_mount, switched_off, tell_scope,
+};
+use crate::handler::apply::{Guarded, InterpreterFile, Step, Wanted, steps};
+use crate::handler::classify::INTERIM;
+use crate::handler::classify::is_left_behind;
+use crate::handler::plan::{self, Registration};
+use crate::handler::transaction::{Staged, remove};
+use crate::interpreter::own_head;
+use crate::probe::{Nativeness, companions};
+use crate::system::namespace::{Lifetime, Scope};
+use crate::system::ownership::is_roots_alone;
+use clap::Args;
+
+/// `qus apply`.
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// Files of binfmt.d, or folders of them; of files with one name in several folders the first counts [default:
+    /// /etc/binfmt.d, /run/binfmt.d, /usr/local/lib/binfmt.d, /usr/lib/binfmt.d]
+    #[arg(value_name = "FILE|DIR")]
+    pub paths: Vec<PathBuf>,
+    /// Print what would be done. Executes and writes nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct View {
+    scope: Scope,
+    /// How long what was registered lasts.
+    lifetime: Lifetime,
+    dry_run: bool,
+    items: Vec<Item>,
+}
+
+/// What came of one line.
+#[derive(Serialize)]
+struct Item {
+    file: PathBuf,
+    /// Nothing where the file itself is what it is about.
+    line: Option<usize>,
+    outcome: Outcome,
+    name: Option<String>,
+    interpreter: Option<String>,
+    flags: Option<String>,
+    message: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Outcome {
+    Registered,
+    Replaced,
+    Unchanged,
+    Superseded,
+    Refused,
+    Failed,
+}
+
+impl Outcome {
+    fn word(self, dry_run: bool) -> &'static str {
+        match self {
+            Self::Registered if dry_run => "would register",
+            Self::Registered => "registered",
+            Self::Replaced if dry_run => "would replace",
+            Self::Replaced => "replaced",
+            Self::Unchanged => "unchanged",
+            Self::Superseded => "superseded",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn is_in_force(self) -> bool {
+        matches!(self, Self::Registered | Self::Replaced | Self::Unchanged)
+    }
+
+    fn is_wrong(self) -> bool {
+        matches!(self, Self::Refused | Self::Failed)
+    }
+}
+
+/// A line that is a rule.
+struct Line {
+    /// Which of the items it is.
+    item: usize,
+    rule: Rule,
+    interpreter: Option<InterpreterFile>,
+}
+
+pub(super) fn run(args: &Apply, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let Opened { instance, scope, lifetime } =
+        if args.dry_run { open_if_mounted(common)? } else { open_or_mount(common, output)? };
+    if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
+        instance.check_writable().map_err(Problem::from)?;
+        if !instance.is_enabled().map_err(Problem::from)? {
+            return Err(switched_off(instance).into());
+        }
+    }
+    let handlers = match &instance {
+        Some(instance) => instance.handlers().map_err(Problem::from)?,
+        None => Vec::new(),
+    };
+    let (mut items, lines) = read(&args.paths);
+    let wanted: Vec<Wanted<'_>> = lines
+        .iter()
+        .map(|line| Wanted { rule: &line.rule, interpreter: line.interpreter.as_ref() })
+        .collect();
+    let steps = steps(&wanted, &handlers, &guarded(&lines, &handlers, args.dry_run)?);
+    for (line, step) in lines.iter().zip(steps) {
+        let (outcome, message) = match step {
+            Step::Unchanged => (Outcome::Unchanged, None),
+            Step::Superseded(later) => {
+                let later = lines.get(later).and_then(|later| items.get(later.item));
+                (Outcome::Superseded, later.map(|later| format!("{} has the name", later.place())))
+            }
+            Step::Refused(reason) => (Outcome::Refused, Some(reason)),
+            Step::Register { replaces } => {
+                let done = if replaces { Outcome::Replaced } else { Outcome::Registered };
+                match instance.as_ref().filter(|_| !args.dry_run) {
+                    Some(instance) => match register(instance, &line.rule, replaces) {
+                        Ok(()) => (done, None),
+                        Err(problem) => (Outcome::Failed, Some(problem.message)),
+                    },
+                    None => (done, None),
+                }
+            }
+        };
+        let swept = instance.as_ref().filter(|_| !args.dry_run && outcome.is_in_force());
+        let swept = swept.map_or(Ok(()), |instance| sweep(instance, &handlers, line.rule.name()));
+        let (outcome, message) =
+            swept.map_or_else(|error| (Outcome::Failed, Some(error.to_string())), |()| (outcome, message));
+        if let Some(item) = items.get_mut(line.item) {
+            item.outcome = outcome;
+            item.message = message;
+        }
+    }
+    let view = View { scope, lifetime, dry_run: args.dry_run, items };
+    output.data(&view, || view.text())?;
+    view.conclude(&args.paths, output)
+}
+
+/// Removes the interims of a rule that killed processes left behind: it needs none.
+fn sweep(instance: &Instance, handlers: &[Handler], name: &HandlerName) -> Result<(), HandlerError> {
+    let interim = [name.as_bytes(), INTERIM.as_bytes()].concat();
+    let left = handlers.iter().map(|handler| &handler.name).filter(|name| is_left_behind(name));
+    left.filter(|name| name.as_bytes().starts_with(&interim)).try_for_each(|name| remove(instance, name))
+}
+
+/// Reads the files that are meant, each line an item; the rules among them.
+fn read(paths: &[PathBuf]) -> (Vec<Item>, Vec<Line>) {
+    let (folders, named): (Vec<PathBuf>, Vec<PathBuf>) = if paths.is_empty() {
+        (binfmt_d::folders(Path::new("/")), Vec::new())
+    } else {
+        paths.iter().cloned().partition(|path| path.is_dir())
+    };
+    let listed = binfmt_d::files(&folders).into_iter().map(|file| (file, true));
+    let (mut items, mut lines) = (Vec::new(), Vec::new());
+    for (file, is_listed) in listed.chain(named.into_iter().map(|file| (file, false))) {
+        let read = match binfmt_d::read(&file) {
+            // A link that leads nowhere says that there shall be no such file.
+            Err(ReadError::Missing) if is_listed => continue,
+            Err(error) => {
+                items.push(Item::failed(&file, None, error.to_string()));
+                continue;
+            }
+            Ok(read) => read,
+        };
+        for line in read {
+            match line.rule {
+                Ok(rule) => {
+                    let item = items.len();
+                    items.push(Item::new(&file, line.number, &rule));
+                    let interpreter = interpreter_file(rule.interpreter());
+                    lines.push(Line { item, rule, interpreter });
+                }
+                Err(error) => items.push(Item::failed(&file, Some(line.number), error.to_string())),
+            }
+        }
+    }
+    (items, lines)
+}
+
+/// The ordinary file at `path`, if there is one that can be read.
+fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
+    let flags = OFlag::O_NONBLOCK.bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+    let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let mut head = Vec::new();
+    file.take(HEAD as u64).read_to_end(&mut head).ok()?;
+    // As the kernel sees it (K34).
+    head.resize(HEAD, 0);
+    Some(InterpreterFile {
+        head,
+        owned_by_root: is_roots_alone(&metadata),
+        set_id: metadata.mode() & 0o6000 != 0,
+    })
+}
+
+/// Beginnings of files that no rule may take: programs of this host, and scripts.
+fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Guarded>, Problem> {
+    let own = own_head()?;
+    let mut guarded = vec![Guarded::certain(b"#!/bin/sh\n".to_vec()), Guarded::certain(own.clone())];
+    let Some(arch) = Arch::of_head(&own) else { return Ok(guarded) };
+    guarded.extend(arch.everyday_headers().into_iter().map(Guarded::certain));
+    for companion in companions(arch) {
+        let headers = companion.everyday_headers();
+        let takes = |line: &Line| headers.iter().any(|head| line.rule.matcher().matches(head, Path::new("")));
+        // The kernel is asked only where the answer matters.
+        if !lines.iter().any(takes) {
+            continue;
+        }
+        let native = if dry_run { Nativeness::NotAsked } else { Nativeness::of(companion, handlers) };
+        if native == Nativeness::NotAsked {
+            tracing::warn!("a dry run does not find out whether this host runs {} itself", companion.name);
+        }
+        if let Some(reason) = plan::native_refusal(companion, &native) {
+            guarded.extend(headers.into_iter().map(|head| Guarded { head, reason: Some(reason.clone()) }));
+        }
+    }
+    Ok(guarded)
+}
+
+/// Registers one rule, read back and compared; a handler of its name is in place throughout.
+fn register(instance: &Instance, rule: &Rule, replaces: bool) -> Result<(), Problem> {
+    let removes = if replaces { vec![rule.name().clone()] } else { Vec::new() };
+    let registration =
+        Registration { rules: vec![rule.clone()], removes, because: None, displaced: Vec::new() };
+    let staged = Staged::stage(instance, &registration);
+    // Nothing is executed here that could speak against it.
+    let done = staged.and_then(|staged| staged.commit(instance, &mut || true));
+    done.map(|_confirmed| ()).map_err(|error| Problem::new(error.to_string()))
+}
+
+impl Item {
+    fn new(file: &Path, line: usize, rule: &Rule) -> Self {
+        Self {
+            file: file.to_owned(),
+            line: Some(line),
+            outcome: Outcome::Failed,
+            name: Some(rule.name().to_string()),
+            interpreter: Some(rule.interpreter().to_string_lossy().into()),
+            flags: Some(rule.flags().to_string()),
+            message: None,
+        }
+    }
+
+    fn failed(file: &Path, line: Option<usize>, message: String) -> Self {
+        Self {
+            file: file.to_owned(),
+            line,
+            outcome: Outcome::Failed,
+            name: None,
+            interpreter: None,
+            flags: None,
+            message: Some(message),
+        }
+    }
+
+    /// Where it stands, as compilers say it.
+    fn place(&self) -> String {
+        let file = path_text(&self.file);
+        self.line.map_or_else(|| file.clone(), |line| format!("{file}:{line}"))
+    }
+}
+
+impl View {
+    fn text(&self) -> String {
+        let row = |item: &Item| {
+            let detail = item.message.as_ref().or(item.interpreter.as_ref()).map(|text| escape(text));
+            let name = item.name.as_ref().map_or_else(|| "-".to_owned(), |name| escape(name));
+            let word = item.outcome.word(self.dry_run).to_owned();
+            vec![item.place(), word, name, detail.unwrap_or_default()]
+        };
+        columns(&self.items.iter().map(row).collect::<Vec<_>>())
+    }
+
+    fn conclude(&self, paths: &[PathBuf], output: &mut Output<'_>) -> Result<Status> {
+        tell_scope(self.scope, output)?;
+        let mut status = Status::Done;
+        let wrong = self.items.iter().filter(|item| item.outcome.is_wrong()).count();
+        let is_new = |item: &&Item| matches!(item.outcome, Outcome::Registered | Outcome::Replaced);
+        let new = self.items.iter().filter(is_new).count();
+        if wrong > 0 {
+            let mut message = format!("{wrong} of {} lines are not in force", self.items.len());
+            if wrong < self.items.len() && !self.dry_run {
+                message.push_str("; the others are");
+            }
+            output.problem(&Problem::new(message))?;
+            status = Status::Failed;
+        } else if self.items.is_empty() {
+            let folders = if paths.is_empty() { binfmt_d::folders(Path::new("/")) } else { paths.to_vec() };
+            let places: Vec<String> = folders.iter().map(|path| path_text(path)).collect();
+            output.note(&format!("no rule is in {}", places.join(", ")))?;
+        }
+        if new > 0 && !self.dry_run {
+            output.note(&format!("{new} handlers are new; whether they work, tells qus verify"))?;
+        }
+        let in_force = self.items.iter().any(|item| !item.outcome.is_wrong());
+        if let Some(problem) = ends_too_soon(self.lifetime, self.scope).filter(|_| in_force && !self.dry_run)
+        {
+            output.problem(&problem)?;
+            status = Status::Failed;
+        }
+        Ok(status)
+    }
+}

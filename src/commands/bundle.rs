@@ -1,0 +1,236 @@
+//! `qus bundle`: a copy of qus that carries interpreters inside itself.
+
+use std::fs;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, path_text};
+use crate::commands::args::{ArchArg, Common, named, parse_arch};
+use crate::interpreter::WantedVersion;
+use crate::interpreter::bundle::unpack_bundle;
+use crate::interpreter::bundle::{self, Content};
+use crate::interpreter::fetch::{self, Order};
+use crate::interpreter::search_places;
+use crate::interpreter::{Interpreter, search, versions_of};
+use crate::interpreter::{is_of, own_head};
+use crate::package::{Package, Selection};
+use crate::system::atomic_file;
+use crate::system::dir::{Held, folder_of};
+use crate::system::output_file::{OutputFile, is_standard_output};
+use crate::system::temp_dir::TempDir;
+use clap::Args;
+
+/// `qus bundle`.
+#[derive(Debug, Args)]
+pub struct Bundle {
+    /// Architectures, or `all` with an interpreter at hand
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
+    pub arches: Vec<ArchArg>,
+    /// Take them out of this package or folder
+    #[arg(long, value_name = "SRC")]
+    pub from: Option<PathBuf>,
+    /// Look for interpreters here, and nowhere else (may be repeated)
+    #[arg(long, value_name = "DIR", conflicts_with = "from")]
+    pub interpreter_dir: Vec<PathBuf>,
+    /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
+    #[arg(long, value_name = "VERSION")]
+    pub qemu_version: Option<WantedVersion>,
+    /// The file to write; `-` is standard output, and a pipe or a device is written into
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// Licence texts that Debian's packages of QEMU install.
+const LICENCES: [&str; 2] =
+    ["/usr/share/doc/qemu-user-static/copyright", "/usr/share/doc/qemu-user/copyright"];
+/// What such a text is called in a bundle, and in a package.
+const LICENCE: &str = "copyright";
+
+#[derive(Serialize)]
+struct View {
+    file: PathBuf,
+    /// In bytes.
+    size: u64,
+    arches: Vec<&'static str>,
+    /// Whether the licence text of QEMU is in it.
+    licence: bool,
+}
+
+pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let unfit = |error| Problem::new(format!("cannot write {}: {error}", path_text(&args.output)));
+    let is_standard = is_standard_output(&args.output).map_err(unfit)?;
+    if is_standard && common.json {
+        return Err(Problem::new("cannot write both the bundle and JSON to standard output").into());
+    }
+    bundle::check_own().map_err(|error| {
+        Problem::new(format!("cannot bundle: {error}"))
+            .cure("use a statically linked qus, as `cargo build --release` makes it in its source tree")
+    })?;
+    // A target that cannot be written is refused before anything is fetched.
+    OutputFile::check(&args.output).map_err(unfit)?;
+    let arches = named(&args.arches);
+    let gathered = gather(args, arches.as_deref(), common.quiet)?;
+    let interpreters = &gathered.interpreters;
+    let versions = versions_of(interpreters.iter().map(|(_, interpreter)| interpreter.path.as_path()));
+    let mut contents = Vec::new();
+    for (arch, interpreter) in interpreters {
+        let path = path_text(&interpreter.path);
+        let version = versions.get(&interpreter.path).cloned().ok_or_else(|| {
+            Problem::new(format!("{path} has no version of QEMU in it: it is not one of QEMU's emulators"))
+        })?;
+        let bytes =
+            interpreter.read().map_err(|error| Problem::new(format!("cannot read {path}: {error}")))?;
+        contents.push(Content { name: format!("qemu-{}-static", arch.name), version: Some(version), bytes });
+    }
+    let licence = licence(args.from.as_deref());
+    let has_licence = licence.is_some();
+    contents.extend(licence.map(|bytes| Content { name: LICENCE.to_owned(), version: None, bytes }));
+    let size = write(&args.output, contents)?;
+    let arches = interpreters.iter().map(|(arch, _)| arch.name).collect();
+    let view = View { file: args.output.clone(), size, arches, licence: has_licence };
+    let text = || format!("{}  {} bytes, with {}", path_text(&view.file), view.size, view.arches.join(" "));
+    if is_standard {
+        output.note(&text())?;
+    } else {
+        output.data(&view, || text() + "\n")?;
+    }
+    if !has_licence {
+        output.note("no licence text of QEMU was found to go with it: the GPL asks for one where the bundle is passed on")?;
+    }
+    Ok(Status::Done)
+}
+
+/// Interpreters, and the folder that holds them, where that is only for a moment.
+struct Gathered {
+    _folder: Option<TempDir>,
+    interpreters: Vec<(&'static Arch, Interpreter)>,
+}
+
+/// Interpreters of all that was asked for.
+fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Result<Gathered, Problem> {
+    let mut folder = None;
+    let places = if let Some(source) = &args.from {
+        let temporary = TempDir::create(true).map_err(Problem::new)?;
+        let order = Order {
+            arches: arches.map(<[_]>::to_vec),
+            from: Some(source),
+            sha256: None,
+            dest: Some(temporary.path()),
+            version: args.qemu_version.as_ref(),
+        };
+        let fetched = fetch::fetch(&order, quiet)?;
+        if let Some(problem) = fetched.problem() {
+            return Err(problem);
+        }
+        let places = vec![temporary.path().to_owned()];
+        folder = Some(temporary);
+        places
+    } else if args.interpreter_dir.is_empty() {
+        folder = unpack_bundle(|arch| arches.is_none_or(|arches| arches.contains(&arch)))?;
+        search_places(folder.as_ref())
+    } else {
+        args.interpreter_dir.clone()
+    };
+    let wanted = |arch: &'static Arch, path: &Path| {
+        arches.is_none_or(|arches| arches.contains(&arch)) && is_of(args.qemu_version.as_ref(), arch, path)
+    };
+    let found = search(&places, &own_head()?, wanted);
+    let mut interpreters = Vec::new();
+    for (name, found) in found {
+        interpreters.extend(Arch::by_target(name).zip(found.interpreter));
+    }
+    let has = |arch: &&&'static Arch| !interpreters.iter().any(|(there, _)| *there == **arch);
+    let missing: Vec<&str> = arches.unwrap_or_default().iter().filter(has).map(|arch| arch.name).collect();
+    if !missing.is_empty() || interpreters.is_empty() {
+        let what = if missing.is_empty() { "any architecture".to_owned() } else { missing.join(", ") };
+        let places = places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ");
+        let problem = Problem::new(format!("no interpreter for {what} is in {places}"));
+        return Err(problem.cure(format!(
+            "qus fetch {}",
+            if missing.is_empty() { "all".to_owned() } else { missing.join(" ") }
+        )));
+    }
+    Ok(Gathered { _folder: folder, interpreters })
+}
+
+/// The licence text that the source carries, or that the distribution has installed with its interpreters.
+fn licence(source: Option<&Path>) -> Option<Vec<u8>> {
+    let Some(source) = source else { return LICENCES.iter().find_map(|path| fs::read(path).ok()) };
+    let folder = TempDir::create(false).ok()?;
+    let mut text = LicenceText { done: false };
+    let extraction = Package::open(source).ok()?.extract(&mut text, folder.path(), &()).ok()?;
+    fs::read(&extraction.placed.first()?.path).ok()
+}
+
+/// The first `copyright` of a package.
+struct LicenceText {
+    done: bool,
+}
+
+impl Selection for LicenceText {
+    fn want(&mut self, file_name: &[u8]) -> Option<String> {
+        (!self.done && file_name == LICENCE.as_bytes()).then(|| LICENCE.to_owned())
+    }
+
+    fn complete(&self) -> bool {
+        self.done
+    }
+
+    fn accept(&mut self, _: &str, _: &Path) -> Result<(), String> {
+        self.done = true;
+        Ok(())
+    }
+}
+
+/// Writes the bundle; its size in bytes. A file is whole or does not change; a pipe or a device is written into.
+fn write(path: &Path, contents: Vec<Content>) -> Result<u64, Problem> {
+    let written = OutputFile::open(path).and_then(|output| match output {
+        OutputFile::Standard => stream(io::stdout().lock(), contents),
+        OutputFile::Stream(file) => stream(file, contents),
+        OutputFile::Regular => write_file(path, contents),
+    });
+    written.map_err(|error| Problem::new(format!("cannot write {}: {error}", path_text(path))))
+}
+
+fn write_file(path: &Path, contents: Vec<Content>) -> io::Result<u64> {
+    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
+    let folder = Held::open(folder_of(path))?;
+    atomic_file::sweep(&folder.path());
+    let mut file = atomic_file::create(&folder)?;
+    bundle::write(contents, &mut BufWriter::new(file.as_file_mut())).map_err(io::Error::other)?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o755))?;
+    let size = file.as_file().metadata()?.len();
+    atomic_file::complete(file)?.persist(&folder.path().join(name))?;
+    Ok(size)
+}
+
+fn stream(target: impl Write, contents: Vec<Content>) -> io::Result<u64> {
+    let mut target = CountingWriter { target: BufWriter::new(target), count: 0 };
+    bundle::write(contents, &mut target).map_err(io::Error::other)?;
+    target.flush()?;
+    Ok(target.count)
+}
+
+/// Counts the bytes that it hands on.
+struct CountingWriter<W> {
+    target: W,
+    count: u64,
+}
+
+impl<W: Write> Write for CountingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.target.write(bytes)?;
+        self.count += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.target.flush()
+    }
+}

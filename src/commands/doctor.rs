@@ -1,0 +1,118 @@
+//! `qus doctor`: the whole situation, what is wrong with it first, each with the command that mends it.
+
+mod checks;
+mod facts;
+mod processes;
+
+use anyhow::Result;
+use nix::unistd::geteuid;
+use serde::Serialize;
+
+use self::checks::CHECKS;
+use self::facts::Facts;
+use crate::base::output::{Output, Status, columns, escape};
+use crate::commands::args::Common;
+use clap::Args;
+
+/// `qus doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Do not execute probes
+    #[arg(long)]
+    pub no_verify: bool,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Level {
+    /// Something does not work.
+    Problem,
+    /// It works, and somebody should know.
+    Note,
+    /// As it should be.
+    Ok,
+}
+
+/// What a check found.
+#[derive(Debug, Serialize)]
+pub(super) struct Finding {
+    level: Level,
+    /// Name of the check.
+    id: &'static str,
+    /// What is so.
+    text: String,
+    /// Why it matters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'static str>,
+    /// What mends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cure: Option<String>,
+}
+
+#[derive(Serialize)]
+struct View {
+    findings: Vec<Finding>,
+}
+
+/// Ids of the checks, in their order.
+pub(super) fn ids() -> impl Iterator<Item = &'static str> {
+    CHECKS.iter().map(|check| check.id)
+}
+
+pub(super) fn run(args: &Doctor, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let facts = Facts::gather(&common.instance, !args.no_verify)?;
+    let is_root = geteuid().is_root();
+    let mut findings = Vec::new();
+    for check in CHECKS {
+        findings.extend((check.run)(&facts).into_iter().map(|said| Finding {
+            level: said.level,
+            id: check.id,
+            text: said.text,
+            why: Some(check.why).filter(|why| said.level != Level::Ok && !why.is_empty()),
+            cure: said.cure.map(|cure| if is_root { without_sudo(&cure) } else { cure }),
+        }));
+    }
+    findings.sort_by_key(|finding| finding.level);
+    let status = if findings.first().is_some_and(|finding| finding.level == Level::Problem) {
+        Status::No
+    } else {
+        Status::Done
+    };
+    let view = View { findings };
+    output.data(&view, || text(&view))?;
+    Ok(status)
+}
+
+/// What root types: containers have no sudo, and in a user namespace it does not work.
+fn without_sudo(cure: &str) -> String {
+    cure.strip_prefix("sudo ").unwrap_or(cure).replace(" | sudo ", " | ")
+}
+
+fn text(view: &View) -> String {
+    let mut rows = Vec::new();
+    for finding in &view.findings {
+        let level = match finding.level {
+            Level::Problem => "problem",
+            Level::Note => "note",
+            Level::Ok => "ok",
+        };
+        rows.push(vec![level.to_owned(), finding.id.to_owned(), escape(&finding.text)]);
+        let more = finding.why.map(str::to_owned).into_iter();
+        let cure = finding.cure.as_ref().map(|cure| format!("cure: {}", escape(cure)));
+        rows.extend(more.chain(cure).map(|line| vec![String::new(), String::new(), line]));
+    }
+    columns(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_types_no_sudo() {
+        assert_eq!(without_sudo("sudo qus reset arm"), "qus reset arm");
+        assert_eq!(without_sudo("echo -1 | sudo tee '/a/sudo b'"), "echo -1 | tee '/a/sudo b'");
+        assert_eq!(without_sudo("qus run sh"), "qus run sh");
+    }
+}

@@ -1,0 +1,193 @@
+//! The checks of `qus doctor`: a table, each with an id, what it looks for, and why that matters.
+
+mod configuration;
+mod handlers;
+mod interpreters;
+mod place;
+mod surroundings;
+
+use super::Level;
+use super::facts::{Facts, State};
+use crate::base::shell::shell_word;
+use crate::binfmt::Handler;
+use crate::handler::classify;
+
+/// One check.
+pub(super) struct Check {
+    pub(super) id: &'static str,
+    pub(super) why: &'static str,
+    pub(super) run: fn(&Facts) -> Vec<Said>,
+}
+
+/// What a check says.
+pub(super) struct Said {
+    pub(super) level: Level,
+    pub(super) text: String,
+    pub(super) cure: Option<String>,
+}
+
+impl Said {
+    fn problem(text: impl Into<String>, cure: impl Into<Option<String>>) -> Self {
+        Self { level: Level::Problem, text: text.into(), cure: cure.into() }
+    }
+
+    fn note(text: impl Into<String>, cure: impl Into<Option<String>>) -> Self {
+        Self { level: Level::Note, text: text.into(), cure: cure.into() }
+    }
+
+    fn ok(text: impl Into<String>) -> Self {
+        Self { level: Level::Ok, text: text.into(), cure: None }
+    }
+}
+
+/// All checks, in the order in which a person would look.
+pub(super) static CHECKS: &[Check] = &[
+    Check { id: "kernel", why: "handlers need what the kernel brings along", run: place::kernel },
+    Check {
+        id: "mounted",
+        why: "handlers can be neither seen nor changed; those that a container registers go with its own mount",
+        run: place::mounted,
+    },
+    Check {
+        id: "writable",
+        why: "nothing can be registered or removed through this mount",
+        run: place::writable,
+    },
+    Check {
+        id: "instance-off",
+        why: "no handler is in force while the instance is off",
+        run: place::instance_off,
+    },
+    Check {
+        id: "scope",
+        why: "only what runs in their user namespace sees them; what is meant for the host is registered on the host",
+        run: place::scope,
+    },
+    Check {
+        id: "lifetime",
+        why: "the kernel removes all handlers with the last mount of their instance",
+        run: place::lifetime,
+    },
+    Check {
+        id: "captures",
+        why: "programs of the host itself go through a handler",
+        run: handlers::captures,
+    },
+    Check { id: "disabled", why: "the kernel passes over it", run: handlers::disabled },
+    Check {
+        id: "no-fix",
+        why: "it may work on the host, and fails in every container",
+        run: handlers::no_fix,
+    },
+    Check {
+        id: "interpreter",
+        why: "the kernel opens this file whenever a program is started",
+        run: interpreters::interpreter,
+    },
+    Check {
+        id: "stale",
+        why: "the kernel keeps the file that was there at registration",
+        run: interpreters::stale,
+    },
+    Check {
+        id: "self-capture",
+        why: "every start ends in \"too many levels of symbolic links\"",
+        run: handlers::self_capture,
+    },
+    Check {
+        id: "writable-file",
+        why: "a user who can change the interpreter decides what every foreign program does",
+        run: interpreters::writable_file,
+    },
+    Check {
+        id: "credentials",
+        why: "setuid programs make the interpreter run as root",
+        run: handlers::credentials,
+    },
+    Check {
+        id: "shadowed",
+        why: "the kernel takes the handler that was registered last",
+        run: handlers::shadowed,
+    },
+    Check {
+        id: "overlap",
+        why: "which of the two runs depends on the order of registration",
+        run: handlers::overlap,
+    },
+    Check {
+        id: "broken",
+        why: "its probe was executed, and did not do what it should",
+        run: interpreters::broken,
+    },
+    Check { id: "interim", why: "qus was interrupted while it replaced a handler", run: handlers::interim },
+    Check {
+        id: "promised",
+        why: "it was never registered, or something removed all: systemd-binfmt, a container with --reset, another WSL distribution",
+        run: configuration::promised,
+    },
+    Check {
+        id: "flushed",
+        why: "systemd-binfmt removes all handlers when it restarts, and registers only its own",
+        run: configuration::flushed,
+    },
+    Check {
+        id: "wsl",
+        why: "Windows programs cannot be started from Linux without it",
+        run: configuration::wsl,
+    },
+    Check { id: "emulator", why: "this version is known to be defective", run: interpreters::emulator },
+    Check {
+        id: "engines",
+        why: "builders look for platforms when they start, and may build without those that come later",
+        run: surroundings::engines,
+    },
+    Check {
+        id: "page-size",
+        why: "some programs and emulators take 4 KiB for granted",
+        run: surroundings::page_size,
+    },
+    Check { id: "security", why: "it can forbid programs without saying so", run: surroundings::security },
+    Check {
+        id: "namespaces",
+        why: "without user namespaces nothing goes without root",
+        run: surroundings::namespaces,
+    },
+    Check {
+        id: "origin",
+        why: "it is another file than the one that was fetched",
+        run: interpreters::origin,
+    },
+    Check { id: "in-memory", why: "", run: interpreters::in_memory },
+    Check { id: "working", why: "", run: interpreters::working },
+];
+
+fn name(handler: &Handler) -> String {
+    handler.name.to_string()
+}
+
+/// The command that puts qus's own handler in the place of one of QEMU's, with an interpreter that is at hand or has to
+/// be fetched first; for another's only its removal can be named.
+fn replace(state: &State, handler: &Handler) -> Option<String> {
+    let arch = classify::emulates(handler)?;
+    let fetch = if state.at_hand.contains_key(arch.name) { "" } else { "--fetch " };
+    Some(format!("sudo qus register --replace {fetch}{}", arch.name))
+}
+
+/// The command that removes a handler.
+fn remove(facts: &Facts, handler: &Handler) -> String {
+    format!("echo -1 | sudo tee {}", entry_file(facts, handler))
+}
+
+fn entry_file(facts: &Facts, handler: &Handler) -> String {
+    shell_word(facts.path.join(handler.name.as_os_str()))
+}
+
+/// What `check` says of each handler.
+fn each(facts: &Facts, check: impl Fn(&State, &Handler) -> Option<Said>) -> Vec<Said> {
+    let Some(state) = facts.state() else { return Vec::new() };
+    state.handlers.iter().filter_map(|handler| check(state, handler)).collect()
+}
+
+/// What no namespace of a test can be made into.
+#[cfg(test)]
+mod tests;

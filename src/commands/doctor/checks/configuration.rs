@@ -1,0 +1,75 @@
+//! What should be there: by configuration, at the next boot, and for WSL.
+
+use super::Said;
+use crate::base::output::path_text;
+use crate::base::shell::shell_word;
+use crate::binfmt::Handler;
+use crate::commands::doctor::facts::Facts;
+use crate::handler::classify;
+use crate::handler::owner::Owner;
+use crate::interpreter::is_qemu;
+use crate::system::namespace::{Scope, UserNamespace};
+
+pub(super) fn promised(facts: &Facts) -> Vec<Said> {
+    let Some(state) = facts.state() else { return Vec::new() };
+    let missing = facts.configuration.broken_promises(&state.handlers);
+    let said = missing.into_iter().map(|promise| {
+        let file = path_text(&promise.file);
+        let text = format!("{} is promised by {file}, and not there", promise.rule.name());
+        let interpreter = promise.rule.interpreter();
+        if interpreter.exists() {
+            // Under systemd, too: a restart of systemd-binfmt would remove what is in no configuration (K78).
+            Said::note(text, format!("sudo qus apply {}", shell_word(&promise.file)))
+        } else {
+            Said::note(format!("{text}; its interpreter {} does not exist", path_text(interpreter)), None)
+        }
+    });
+    said.collect()
+}
+
+/// Handlers of qus that the next restart of systemd-binfmt takes along (K78).
+pub(super) fn flushed(facts: &Facts) -> Vec<Said> {
+    if facts.scope != Scope::Host || facts.process != UserNamespace::Initial || !facts.systemd {
+        return Vec::new();
+    }
+    let Some(state) = facts.state() else { return Vec::new() };
+    let is_ours = |handler: &&Handler| state.owners.get(&handler.name) == Some(&Owner::Qus);
+    let (mut emulators, mut chosen) = (Vec::new(), Vec::new());
+    let mut count = 0;
+    for handler in state.handlers.iter().rev().filter(is_ours) {
+        let interpreter = handler.entry.interpreter.as_deref();
+        let Some((arch, path)) = classify::emulates(handler).zip(interpreter) else { continue };
+        // One in memory has no file that could be opened at boot.
+        if !path.is_absolute() && !state.at_hand.contains_key(arch.name) {
+            continue;
+        }
+        count += 1;
+        if is_qemu(path) {
+            emulators.push(arch.name);
+        } else {
+            // Another interpreter was somebody's choice.
+            let path = shell_word(path);
+            chosen.push(format!("sudo qus register --persist --replace --interpreter {path} {}", arch.name));
+        }
+    }
+    emulators.dedup();
+    chosen.dedup();
+    if !emulators.is_empty() {
+        chosen.insert(0, format!("sudo qus register --persist {}", emulators.join(" ")));
+    }
+    if chosen.is_empty() {
+        return Vec::new();
+    }
+    let text = format!("{count} handlers are in no configuration and end with the next boot");
+    vec![Said::note(text, chosen.join(" && "))]
+}
+
+pub(super) fn wsl(facts: &Facts) -> Vec<Said> {
+    let Some(state) = facts.state().filter(|_| facts.is_wsl) else { return Vec::new() };
+    if state.handlers.iter().any(|handler| handler.name.as_bytes().starts_with(b"WSLInterop")) {
+        return Vec::new();
+    }
+    let register = path_text(&facts.path.join("register"));
+    let cure = format!("echo ':WSLInterop:M::MZ::/init:P' | sudo tee {register}");
+    vec![Said::problem("this is WSL, and its handler WSLInterop is gone", cure)]
+}

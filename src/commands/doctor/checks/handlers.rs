@@ -1,0 +1,174 @@
+//! The handlers, and how they stand to each other.
+
+use std::path::Path;
+
+use super::{Said, each, entry_file, name, remove, replace};
+use crate::base::output::path_text;
+use crate::binfmt::{Flags, Handler};
+use crate::commands::doctor::facts::Facts;
+use crate::handler::classify;
+use crate::handler::exec_target::Candidate;
+use crate::handler::owner::Owner;
+use crate::interpreter::own_head;
+use crate::probe::Nativeness;
+
+pub(super) fn captures(facts: &Facts) -> Vec<Said> {
+    let Ok(host) = own_head() else { return Vec::new() };
+    each(facts, |state, handler| {
+        if !handler.entry.enabled {
+            return None;
+        }
+        if handler.entry.pattern().is_some_and(|pattern| pattern.matches(&host)) {
+            let text = format!("{} takes this host's own programs", name(handler));
+            return Some(Said::problem(text, remove(facts, handler)));
+        }
+        let arch = classify::emulates(handler)?;
+        match state.natives.get(arch.name)? {
+            Nativeness::Native => {
+                let text =
+                    format!("{} takes programs of {}, which this host runs itself", name(handler), arch.name);
+                Some(Said::problem(text, format!("sudo qus reset {}", arch.name)))
+            }
+            Nativeness::Unknown(reason) => {
+                let (handler, arch) = (name(handler), arch.name);
+                Some(Said::note(
+                    format!(
+                        "cannot find out whether this host runs the programs of {handler} ({arch}) itself: {reason}"
+                    ),
+                    None,
+                ))
+            }
+            Nativeness::Foreign | Nativeness::NotAsked => None,
+        }
+    })
+}
+
+pub(super) fn disabled(facts: &Facts) -> Vec<Said> {
+    each(facts, |_, handler| {
+        if handler.entry.enabled {
+            return None;
+        }
+        let cure = match classify::emulates(handler) {
+            Some(arch) => format!("sudo qus enable {}", arch.name),
+            None => format!("echo 1 | sudo tee {}", entry_file(facts, handler)),
+        };
+        Some(Said::problem(format!("{} is disabled", name(handler)), cure))
+    })
+}
+
+pub(super) fn no_fix(facts: &Facts) -> Vec<Said> {
+    each(facts, |state, handler| {
+        let arch = classify::emulates(handler)?;
+        let lacks = !handler.entry.flags.contains(Flags::FIX_BINARY);
+        lacks.then(|| {
+            Said::problem(format!("{} has no F flag ({})", name(handler), arch.name), replace(state, handler))
+        })
+    })
+}
+
+/// A handler that takes its own interpreter (K37). The host's own programs are another check's.
+pub(super) fn self_capture(facts: &Facts) -> Vec<Said> {
+    let Ok(host) = own_head() else { return Vec::new() };
+    each(facts, |_, handler| {
+        let path = handler.entry.interpreter.as_deref()?;
+        let head = Candidate::look(path).head;
+        let matcher = handler.entry.matcher.as_ref()?;
+        let takes =
+            handler.entry.enabled && matcher.matches(&head, path) && !matcher.matches(&host, Path::new(""));
+        let cure = remove(facts, handler);
+        takes.then(|| {
+            Said::problem(format!("{} takes its own interpreter, {}", name(handler), path_text(path)), cure)
+        })
+    })
+}
+
+pub(super) fn credentials(facts: &Facts) -> Vec<Said> {
+    each(facts, |state, handler| {
+        if !handler.entry.flags.contains(Flags::CREDENTIALS) {
+            return None;
+        }
+        let owner = state.owners.get(&handler.name).unwrap_or(&Owner::Unknown);
+        let by = if *owner == Owner::Unknown { "somebody".to_owned() } else { owner.to_string() };
+        let cure = replace(state, handler);
+        Some(Said::note(format!("{} has the flag C, set by {by}", name(handler)), cure))
+    })
+}
+
+/// Handlers that never run, or not for all of their programs, because one that was registered later takes them.
+pub(super) fn shadowed(facts: &Facts) -> Vec<Said> {
+    each(facts, |state, handler| {
+        if !handler.entry.enabled {
+            return None;
+        }
+        let pattern = handler.entry.pattern()?;
+        let newer = || state.handlers.iter().take_while(|other| other.name != handler.name);
+        let is_taken = |head: &[u8]| {
+            let takes = |other: &&Handler| {
+                other.entry.enabled && other.entry.pattern().is_some_and(|pattern| pattern.matches(head))
+            };
+            newer().find(takes)
+        };
+        let covers = |other: &&Handler| {
+            other.entry.enabled && other.entry.pattern().is_some_and(|other| other.covers(pattern))
+        };
+        if let Some(other) = newer().find(covers) {
+            let text = format!(
+                "{} never runs: {}, registered later, takes the same files",
+                name(handler),
+                name(other)
+            );
+            if classify::emulates(handler).is_some() {
+                return Some(Said::problem(text, replace(state, handler)));
+            }
+            // Somebody may have wanted it so: `register --replace` does that.
+            let give_back = classify::emulates(other).map(|arch| format!("sudo qus disable {}", arch.name));
+            return Some(Said::note(text, give_back));
+        }
+        let headers = classify::emulates(handler)?.everyday_headers();
+        let other = headers.iter().filter(|head| pattern.matches(head)).find_map(|head| is_taken(head))?;
+        let text = format!(
+            "{} does not get all its programs: {}, registered later, takes some",
+            name(handler),
+            name(other)
+        );
+        Some(Said::problem(text, replace(state, handler)))
+    })
+}
+
+/// Two handlers that take some of the same files, neither all of the other's; emulators of an architecture are judged
+/// by their programs, in another check.
+pub(super) fn overlap(facts: &Facts) -> Vec<Said> {
+    let Some(state) = facts.state() else { return Vec::new() };
+    let enabled: Vec<&Handler> = state.handlers.iter().filter(|handler| handler.entry.enabled).collect();
+    let mut said = Vec::new();
+    for (index, newer) in enabled.iter().enumerate() {
+        for older in enabled.iter().skip(index + 1) {
+            let Some((one, two)) = newer.entry.pattern().zip(older.entry.pattern()) else { continue };
+            if one.overlaps(two) && !one.covers(two) && classify::emulates(older).is_none() {
+                let text = format!(
+                    "{} takes some files of {}, which was registered earlier",
+                    name(newer),
+                    name(older)
+                );
+                said.push(Said::note(text, None));
+            }
+        }
+    }
+    said
+}
+
+pub(super) fn interim(facts: &Facts) -> Vec<Said> {
+    each(facts, |state, handler| {
+        if !classify::is_interim(&handler.name) {
+            return None;
+        }
+        let arch = classify::emulates(handler);
+        let stands_in = |other: &&Handler| {
+            other.entry.enabled && !classify::is_interim(&other.name) && classify::emulates(other) == arch
+        };
+        let is_needed = arch.is_some() && !state.handlers.iter().any(|other| stands_in(&other));
+        let cure = replace(state, handler).filter(|_| is_needed);
+        let cure = cure.unwrap_or_else(|| remove(facts, handler));
+        Some(Said::problem(format!("{} was left behind", name(handler)), cure))
+    })
+}

@@ -1,0 +1,191 @@
+//! The interpreters: their files, and what came of executing them.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{Said, each, name, replace};
+use crate::arch::Arch;
+use crate::base::output::{escape, path_text};
+use crate::base::shell::shell_word;
+use crate::binfmt::{Flags, Handler};
+use crate::commands::doctor::facts::Facts;
+use crate::handler::classify;
+use crate::interpreter::Unfit;
+use crate::interpreter::known_bugs;
+use crate::interpreter::memfd;
+use crate::interpreter::provenance::Provenance;
+use crate::system::file_id::FileId;
+use crate::system::ownership::{changeable_by_others, is_trusted};
+
+pub(super) fn interpreter(facts: &Facts) -> Vec<Said> {
+    each(facts, |state, handler| {
+        classify::emulates(handler)?;
+        let path = handler.entry.interpreter.as_deref()?;
+        let unfit = state.unfit.get(&handler.name)?;
+        let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);
+        let reason = unfit.to_string().lines().next().unwrap_or_default().to_owned();
+        let text = format!("{} runs {}, which {reason}", name(handler), path_text(path));
+        Some(match unfit {
+            Unfit::Missing if memfd::is_in_memory(path) => return None,
+            Unfit::Missing if pinned => Said::note(
+                format!(
+                    "{}: the kernel holds {} open, and no file is there any more",
+                    name(handler),
+                    path_text(path)
+                ),
+                None,
+            ),
+            Unfit::SetId => Said::problem(text, unfit.cure(path).map(|cure| format!("sudo {cure}"))),
+            _ => Said::problem(text, replace(state, handler)),
+        })
+    })
+}
+
+/// The probe showed which file runs; another one lies at the path now (K49).
+pub(super) fn stale(facts: &Facts) -> Vec<Said> {
+    each(facts, |state, handler| {
+        let proof = state.health.as_ref().ok()?.get(&handler.name)?.proof?;
+        let path = handler.entry.interpreter.as_deref()?;
+        let there = FileId::of(&std::fs::metadata(path).ok()?);
+        let is_stale = proof.interpreter.is_some_and(|started| started != there);
+        let text = format!("{} runs a file that was replaced at {} since", name(handler), path_text(path));
+        is_stale.then(|| Said::problem(text, replace(state, handler)))
+    })
+}
+
+/// Files that other users can change, or exchange, at the path of an interpreter. With `F` the kernel holds the file: then
+/// an exchange counts from the next registration on.
+pub(super) fn writable_file(facts: &Facts) -> Vec<Said> {
+    each(facts, |state, handler| {
+        let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;
+        let place = changeable_by_others(path).ok()??;
+        let (name, shown) = (name(handler), path_text(path));
+        if place != path {
+            let text = format!("{name} runs {shown}, and other users can change {}", path_text(&place));
+            let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);
+            let cure = replace(state, handler);
+            return Some(if pinned { Said::note(text, cure) } else { Said::problem(text, cure) });
+        }
+        let text = format!("{name} runs {shown}, which other users can change");
+        let is_owned = std::fs::metadata(path).is_ok_and(|metadata| is_trusted(metadata.uid()));
+        let owner = if is_owned { "" } else { "sudo chown root:root {} && " };
+        let word = shell_word(path);
+        Some(Said::problem(text, format!("{}sudo chmod go-w {word}", owner.replace("{}", &word))))
+    })
+}
+
+/// Handlers whose probe failed for a reason that no other check names.
+pub(super) fn broken(facts: &Facts) -> Vec<Said> {
+    let unverified = facts.state().and_then(|state| state.health.as_ref().err());
+    if let Some(reason) = unverified {
+        return vec![Said::note(format!("no handler was tried: {reason}"), None)];
+    }
+    each(facts, |state, handler| {
+        let health = state.health.as_ref().ok()?.get(&handler.name)?;
+        let reason = health.reason.as_ref().filter(|_| health.state == "broken")?;
+        let arch = classify::emulates(handler);
+        let named_elsewhere = !state.enabled
+            || !handler.entry.enabled
+            || arch.is_some() && !handler.entry.flags.contains(Flags::FIX_BINARY)
+            || reason.contains("another handler is in front");
+        if named_elsewhere {
+            return None;
+        }
+        let version = health.version.as_ref().map(|version| format!(", QEMU {version}")).unwrap_or_default();
+        let path = handler.entry.interpreter.as_deref();
+        let shown = path.map(path_text).unwrap_or_default();
+        let mut text = format!("{} ({shown}{version}): {reason}", name(handler));
+        let again =
+            arch.filter(|arch| path.is_some() && state.at_hand.get(arch.name).map(PathBuf::as_path) == path);
+        let cure = match again {
+            // The same file again would do no better.
+            Some(arch) => {
+                text.push_str("; DIR has another version");
+                Some(format!("sudo qus register --replace --interpreter-dir DIR {}", arch.name))
+            }
+            // Another's handler, which does nothing for its programs: an emulator of QEMU's would.
+            None => replace(state, handler).or_else(|| {
+                match Arch::of_pattern(handler.entry.pattern()?).as_slice() {
+                    [arch] => Some(format!("sudo qus register --replace --fetch {}", arch.name)),
+                    _ => None,
+                }
+            }),
+        };
+        Some(Said::problem(text, cure))
+    })
+}
+
+pub(super) fn emulator(facts: &Facts) -> Vec<Said> {
+    let Some(state) = facts.state() else { return Vec::new() };
+    let Ok(health) = &state.health else { return Vec::new() };
+    let mut said = Vec::new();
+    for handler in &state.handlers {
+        let version = health.get(&handler.name).and_then(|health| health.version.as_deref());
+        let Some((arch, version)) = classify::emulates(handler).zip(version) else { continue };
+        said.extend(known_bugs::of(arch.name, version).map(|defect| {
+            let text = format!(
+                "{} is QEMU {version}: {} ({}); DIR has another version",
+                name(handler),
+                defect.what,
+                defect.source
+            );
+            Said::note(text, format!("sudo qus register --replace --interpreter-dir DIR {}", arch.name))
+        }));
+    }
+    said
+}
+
+/// Interpreters in memory: how much of it they hold.
+pub(super) fn in_memory(facts: &Facts) -> Vec<Said> {
+    each(facts, |_, handler| {
+        let told = memfd::told(handler.entry.interpreter.as_deref()?)?;
+        let mib = told.size.div_ceil(1 << 20);
+        Some(Said::ok(format!(
+            "{} is QEMU {}, in memory, and holds {mib} MiB of it",
+            name(handler),
+            told.version
+        )))
+    })
+}
+
+/// Where fetched interpreters came from, and whether they are what came.
+pub(super) fn origin(facts: &Facts) -> Vec<Said> {
+    each(facts, |_, handler| {
+        let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;
+        let record = Provenance::beside(path)?;
+        if Provenance::of(path).is_some() || record.is_of(path) {
+            let (from, date) = (escape(&record.short()), escape(&record.date));
+            return Some(Said::ok(format!("{} runs what came from {from} on {date}", name(handler))));
+        }
+        let word = |path: &Path| shell_word(path);
+        // What has no path and no address came from a package manager, which will give it again.
+        let is_named = record.source.contains('/');
+        let from = if is_named { format!("--from {} ", shell_word(&record.source)) } else { String::new() };
+        let arch = classify::emulates(handler)?;
+        let cure = format!("sudo qus fetch {from}--dest {} {}", word(path.parent()?), arch.name);
+        Some(Said::problem(format!("{}: {} was changed", name(handler), path_text(path)), cure))
+    })
+}
+
+/// What works, as a summary: executed or not claimed.
+pub(super) fn working(facts: &Facts) -> Vec<Said> {
+    let Some(state) = facts.state() else { return Vec::new() };
+    let Ok(health) = &state.health else { return Vec::new() };
+    let is_working =
+        |handler: &&Handler| health.get(&handler.name).is_some_and(|health| health.state == "working");
+    let mut arches: Vec<&str> = state
+        .handlers
+        .iter()
+        .filter(is_working)
+        .filter_map(|handler| Arch::of_pattern(handler.entry.pattern()?).first().map(|arch| arch.name))
+        .collect();
+    arches.sort_unstable();
+    arches.dedup();
+    if arches.is_empty() {
+        return vec![Said::note(
+            "no architecture is emulated: aarch64, or any other, is to be had",
+            "sudo qus register --fetch aarch64".to_owned(),
+        )];
+    }
+    vec![Said::ok(format!("programs ran of: {}", arches.join(" ")))]
+}

@@ -1,0 +1,82 @@
+//! What is around qus on this machine.
+
+use super::Said;
+use crate::base::shell::shell_word;
+use crate::commands::doctor::facts::Facts;
+use crate::commands::doctor::processes::{Builder, CLEARLY};
+
+pub(super) fn engines(facts: &Facts) -> Vec<Said> {
+    let mut said: Vec<Said> = facts.builders.iter().filter_map(|builder| too_early(facts, builder)).collect();
+    if !facts.engines.is_empty() {
+        let engines = facts.engines.join(", ");
+        said.push(Said::ok(format!(
+            "{engines} here: what they start runs by every handler that has the flag F"
+        )));
+    }
+    said
+}
+
+/// What is said of a builder that started before emulators were registered.
+fn too_early(facts: &Facts, builder: &Builder) -> Option<Said> {
+    let registered = &facts.state()?.registered;
+    let later = registered.iter().filter(|registered| builder.started + CLEARLY < **registered).count();
+    if later == 0 {
+        return None;
+    }
+    let pid = builder.pid;
+    let text = format!("buildkitd (process {pid}) started before {later} handlers were registered");
+    let (does, cure) = match restart(&builder.groups) {
+        Some(cure) => ("starts it again", cure),
+        None => ("ends it; then start it as it was", format!("sudo kill {pid}")),
+    };
+    Some(Said::note(format!("{text}; the cure {does}"), cure))
+}
+
+/// The command that starts again what a process belongs to, by its control groups: a container, or a service.
+pub(super) fn restart(groups: &str) -> Option<String> {
+    groups.lines().find_map(|line| {
+        let path = line.splitn(3, ':').nth(2)?;
+        let mut parents = path.rsplit('/');
+        let (last, parent) = (parents.next()?, parents.next().unwrap_or_default());
+        let unit = last.strip_suffix(".scope").unwrap_or(last);
+        for (engine, prefix) in [("docker", "docker-"), ("podman", "libpod-")] {
+            let id = unit.strip_prefix(prefix).or((parent == engine).then_some(unit));
+            let id = id.filter(|id| id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+            if let Some(id) = id.and_then(|id| id.get(..12)) {
+                return Some(format!("sudo {engine} restart {id}"));
+            }
+        }
+        let service = last.ends_with(".service").then(|| shell_word(last))?;
+        // A service of a user's is below that user's own manager.
+        let is_users = path.contains("/user@");
+        Some(format!("{} restart {service}", if is_users { "systemctl --user" } else { "sudo systemctl" }))
+    })
+}
+
+pub(super) fn page_size(facts: &Facts) -> Vec<Said> {
+    if facts.page_size == 4096 {
+        return vec![Said::ok("pages of 4 KiB")];
+    }
+    vec![Said::note(format!("pages of {} KiB", facts.page_size / 1024), None)]
+}
+
+/// Nothing is wrong with such a module, and no command mends it.
+pub(super) fn security(facts: &Facts) -> Vec<Said> {
+    let tells = |module: &String| {
+        if !module.starts_with("SELinux") {
+            return Said::ok(format!("active: {module}"));
+        }
+        let log = "what a container is refused stands in its log (ausearch -m avc -ts recent)";
+        Said::note(format!("active: {module}; {log}"), None)
+    };
+    facts.security.iter().map(tells).collect()
+}
+
+pub(super) fn namespaces(facts: &Facts) -> Vec<Said> {
+    match &facts.no_user_namespaces {
+        Some(cure) => {
+            vec![Said::note("a setting keeps user namespaces from unprivileged users", cure.clone())]
+        }
+        None => vec![Said::ok("user namespaces are to be had")],
+    }
+}

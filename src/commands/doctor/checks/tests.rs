@@ -1,0 +1,147 @@
+//! Checks whose situations no namespace can be made into, by their facts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::configuration::{flushed, promised};
+use super::place::{kernel, mounted};
+use super::surroundings::{page_size, restart};
+use super::*;
+use crate::arch::Arch;
+use crate::binfmt::instance::OpenError;
+use crate::binfmt::{Entry, HandlerName, Rule};
+use crate::boot::configuration::{Configuration, Promise};
+use crate::commands::doctor::processes::Holder;
+use crate::handler::owner::Owner;
+use crate::system::kernel_version::Kernel;
+use crate::system::namespace::{Scope, UserNamespace};
+
+fn facts() -> Facts {
+    Facts {
+        kernel: Kernel::parse("6.18.0"),
+        path: crate::binfmt::instance::DEFAULT_PATH.into(),
+        instance: Err(OpenError::NotMounted(crate::binfmt::instance::DEFAULT_PATH.into())),
+        process: UserNamespace::Initial,
+        scope: Scope::Host,
+        container: None,
+        is_container: false,
+        may_mount: true,
+        is_wsl: false,
+        systemd: true,
+        configuration: Configuration::default(),
+        engines: Vec::new(),
+        builders: Vec::new(),
+        page_size: 4096,
+        security: Vec::new(),
+        no_user_namespaces: None,
+    }
+}
+
+fn with_handler(name: &str) -> Facts {
+    let name = HandlerName::new(name).unwrap();
+    let entry = Entry::parse(b"enabled\ninterpreter /bin/sh\nflags: F\noffset 0\nmagic 4d\n").unwrap();
+    let state = State {
+        enabled: true,
+        read_only: false,
+        registered: Vec::new(),
+        holder: Holder::Others,
+        owners: BTreeMap::from([(name.clone(), Owner::Qus)]),
+        handlers: vec![Handler { name, entry }],
+        health: Ok(BTreeMap::new()),
+        unfit: BTreeMap::new(),
+        at_hand: BTreeMap::new(),
+        natives: BTreeMap::new(),
+    };
+    Facts { instance: Ok(state), ..facts() }
+}
+
+#[test]
+fn ids_are_unique() {
+    let ids: BTreeSet<&str> = CHECKS.iter().map(|check| check.id).collect();
+    assert_eq!(ids.len(), CHECKS.len());
+}
+
+#[test]
+fn old_kernels_are_a_problem_or_have_one_instance() {
+    let said = kernel(&Facts { kernel: Kernel::parse("4.4.0"), ..facts() });
+    assert_eq!(said[0].level, Level::Problem);
+    assert_eq!(said[0].text, "Linux 4.4 does not know the flag F; 4.8 and later do");
+    let said = kernel(&Facts { kernel: Kernel::parse("5.10.0"), ..facts() });
+    assert_eq!((said[0].level, said[0].text.as_str()), (Level::Ok, "Linux 5.10: F, one instance for all"));
+}
+
+#[test]
+fn an_instance_of_the_host_has_to_be_mounted() {
+    assert_eq!(mounted(&facts())[0].level, Level::Problem);
+    let old = Facts { kernel: Kernel::parse("6.1.0"), process: UserNamespace::Other(1), ..facts() };
+    assert_eq!(mounted(&old)[0].level, Level::Problem);
+    let automount = OpenError::Automount(crate::binfmt::instance::DEFAULT_PATH.into());
+    let said = mounted(&Facts { instance: Err(automount), ..facts() });
+    assert!(said[0].text.ends_with("that only the host can trigger; on the host, the cure does"));
+    assert_eq!(said[0].cure.as_deref(), Some("ls /proc/sys/fs/binfmt_misc"));
+}
+
+#[test]
+fn large_pages_are_a_note() {
+    let said = page_size(&Facts { page_size: 65536, ..facts() });
+    assert_eq!((said[0].level, said[0].text.as_str()), (Level::Note, "pages of 64 KiB"));
+}
+
+#[test]
+fn systemd_takes_what_no_configuration_promises() {
+    let facts = |name: &str, interpreter: &str| {
+        let pattern = Arch::by_target("arm").unwrap().identity.patterns().swap_remove(0);
+        let mut facts = with_handler(name);
+        let State { handlers, .. } = facts.instance.as_mut().unwrap();
+        handlers[0].entry.matcher = Some(crate::binfmt::Matcher::Magic(pattern));
+        handlers[0].entry.interpreter = Some(interpreter.into());
+        facts
+    };
+    let said = flushed(&facts("qemu-arm", "/usr/bin/qemu-arm-static"));
+    assert_eq!(said[0].text, "1 handlers are in no configuration and end with the next boot");
+    assert_eq!(said[0].cure.as_deref(), Some("sudo qus register --persist arm"));
+    let said = flushed(&facts("qus-arm", "/opt/other"));
+    let cure = "sudo qus register --persist --replace --interpreter /opt/other arm";
+    assert_eq!(said[0].cure.as_deref(), Some(cure));
+    let ours = || facts("qemu-arm", "/usr/bin/qemu-arm-static");
+    assert!(flushed(&Facts { systemd: false, ..ours() }).is_empty());
+    assert!(flushed(&Facts { scope: Scope::UserNamespace(1), ..ours() }).is_empty());
+    // Before Linux 6.7 a container sees the host's instance, and its systemd is not the host's.
+    assert!(flushed(&Facts { process: UserNamespace::Other(1), ..ours() }).is_empty());
+    // One in memory lasts only where there is a file as well.
+    let in_memory = || facts("qemu-arm", "memory/QEMU-7.2.22/129-0123/qemu-arm-static");
+    assert!(flushed(&in_memory()).is_empty());
+    let mut at_hand = in_memory();
+    at_hand.instance.as_mut().unwrap().at_hand.insert("arm", "/usr/bin/qemu-arm".into());
+    assert_eq!(flushed(&at_hand)[0].cure.as_deref(), Some("sudo qus register --persist arm"));
+}
+
+#[test]
+fn a_builder_is_started_again_as_what_it_is() {
+    let id = "0123456789abcdef".repeat(4);
+    let cases = [
+        (format!("0::/system.slice/docker-{id}.scope"), Some("sudo docker restart 0123456789ab")),
+        (format!("4:memory:/docker/{id}\n0::/\n"), Some("sudo docker restart 0123456789ab")),
+        (format!("0::/machine.slice/libpod-{id}.scope"), Some("sudo podman restart 0123456789ab")),
+        ("0::/system.slice/buildkit.service".to_owned(), Some("sudo systemctl restart buildkit.service")),
+        (
+            "0::/user.slice/user-7.slice/user@7.service/app.slice/it's.service".to_owned(),
+            Some(r"systemctl --user restart 'it'\''s.service'"),
+        ),
+        ("0::/system.slice/docker-; rm.scope".to_owned(), None),
+        ("0::/user.slice/session-1.scope\n1:name=systemd:/\nnonsense".to_owned(), None),
+        (String::new(), None),
+    ];
+    for (groups, cure) in cases {
+        assert_eq!(restart(&groups).as_deref(), cure, "{groups}");
+    }
+}
+
+#[test]
+fn a_promise_is_kept_without_flushing_anybody() {
+    let rule = Rule::parse(b":promised:M::M::/bin/sh:F").unwrap();
+    let promises = vec![Promise { file: "/etc/binfmt.d/a.conf".into(), rule }];
+    let configuration = || Configuration { promises: promises.clone(), ..Configuration::default() };
+    let said = promised(&Facts { configuration: configuration(), ..with_handler("other") });
+    assert_eq!(said[0].cure.as_deref(), Some("sudo qus apply /etc/binfmt.d/a.conf"));
+    assert!(promised(&Facts { configuration: configuration(), ..with_handler("promised") }).is_empty());
+}

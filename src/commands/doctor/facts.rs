@@ -1,0 +1,213 @@
+//! Everything that the checks look at, gathered once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use super::processes::{Builder, Holder, builders};
+use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::binfmt::instance::{Instance, OpenError};
+use crate::binfmt::{Handler, HandlerName};
+use crate::boot::configuration::Configuration;
+use crate::commands::verify::{Health, health};
+use crate::handler::classify;
+use crate::handler::owner::Owner;
+use crate::interpreter::own_head;
+use crate::interpreter::store;
+use crate::interpreter::{Interpreter, Unfit, default_places, search};
+use crate::probe::{Nativeness, companions};
+use crate::system::kernel_version::{Kernel, is_wsl};
+use crate::system::namespace::{Scope, UserNamespace, is_hosts_mount_namespace};
+
+/// The whole situation.
+#[allow(clippy::struct_excessive_bools, reason = "answers to independent questions")]
+pub(super) struct Facts {
+    pub(super) kernel: Kernel,
+    pub(super) path: PathBuf,
+    /// The instance, or why there is none.
+    pub(super) instance: Result<State, OpenError>,
+    /// The user namespace of this process.
+    pub(super) process: UserNamespace,
+    /// That of the instance, or of the one that this process would mount.
+    pub(super) scope: Scope,
+    /// What says that this is a container, if anything does.
+    pub(super) container: Option<String>,
+    /// Whether mounts made here are not the host's.
+    pub(super) is_container: bool,
+    /// Whether binfmt_misc may be mounted here; asked only in a user namespace without an instance.
+    pub(super) may_mount: bool,
+    pub(super) is_wsl: bool,
+    /// Whether systemd is the init system.
+    pub(super) systemd: bool,
+    pub(super) configuration: Configuration,
+    /// Programs that run or build containers.
+    pub(super) engines: Vec<&'static str>,
+    /// BuildKit's daemons that run.
+    pub(super) builders: Vec<Builder>,
+    pub(super) page_size: u64,
+    pub(super) security: Vec<String>,
+    /// Why unprivileged user namespaces are not to be had, by their settings.
+    pub(super) no_user_namespaces: Option<String>,
+}
+
+/// A mounted instance.
+pub(super) struct State {
+    pub(super) enabled: bool,
+    pub(super) read_only: bool,
+    pub(super) handlers: Vec<Handler>,
+    /// When emulators were registered, by the times of their files.
+    pub(super) registered: Vec<SystemTime>,
+    /// Who holds the instance, and with it the handlers.
+    pub(super) holder: Holder,
+    pub(super) owners: BTreeMap<HandlerName, Owner>,
+    /// What executing showed; nothing where it was not wanted, or not possible: then the reason.
+    pub(super) health: Result<BTreeMap<HandlerName, Health>, String>,
+    /// What is wrong with the file at each interpreter's path.
+    pub(super) unfit: BTreeMap<HandlerName, Unfit>,
+    /// For emulated architectures, the interpreter that is at hand.
+    pub(super) at_hand: BTreeMap<&'static str, PathBuf>,
+    /// Emulated architectures that the host runs itself, as far as that was found out.
+    pub(super) natives: BTreeMap<&'static str, Nativeness>,
+}
+
+impl Facts {
+    /// Gathers what there is. Nothing is changed, and nothing but probes is executed.
+    pub(super) fn gather(path: &Path, verify: bool) -> Result<Self, Problem> {
+        let configuration = Configuration::read(Path::new("/"));
+        let instance = match Instance::open(path) {
+            Ok(instance) => Ok(State::gather(&instance, &configuration, verify)?),
+            Err(error) => Err(error),
+        };
+        let kernel = Kernel::running();
+        // Asked in a way that only newer kernels answer without mounting.
+        let unmounted = kernel.has_instances() && matches!(instance, Err(OpenError::NotMounted(_)));
+        Ok(Self {
+            kernel,
+            path: path.to_owned(),
+            process: UserNamespace::own(),
+            scope: if instance.is_ok() { Scope::of(path) } else { Scope::of_own_mount() },
+            instance,
+            container: container(),
+            is_container: !is_hosts_mount_namespace(),
+            may_mount: !unmounted || Instance::may_mount(path),
+            is_wsl: is_wsl(),
+            systemd: Path::new("/run/systemd/system").exists(),
+            configuration,
+            engines: engines(),
+            builders: builders(),
+            page_size: nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+                .ok()
+                .flatten()
+                .and_then(|size| u64::try_from(size).ok())
+                .unwrap_or(0),
+            security: security(),
+            no_user_namespaces: no_user_namespaces(),
+        })
+    }
+
+    /// The handlers, where an instance is mounted.
+    pub(super) fn state(&self) -> Option<&State> {
+        self.instance.as_ref().ok()
+    }
+}
+
+impl State {
+    fn gather(instance: &Instance, configuration: &Configuration, verify: bool) -> Result<Self, Problem> {
+        let handlers = instance.handlers()?;
+        let enabled = instance.is_enabled()?;
+        let host = own_head()?;
+        let mut unfit = BTreeMap::new();
+        for handler in &handlers {
+            let Some(path) = handler.entry.interpreter.as_deref() else { continue };
+            if let Err(reason) = Interpreter::check(path, &host) {
+                unfit.insert(handler.name.clone(), reason);
+            }
+        }
+        let owners = handlers
+            .iter()
+            .map(|handler| (handler.name.clone(), Owner::of(handler, configuration)))
+            .collect();
+        let path = instance.path();
+        let registered = handlers
+            .iter()
+            .filter(|handler| classify::emulates(handler).is_some())
+            .filter_map(|handler| fs::metadata(path.join(handler.name.as_os_str())).ok()?.modified().ok())
+            .collect();
+        let holder = Holder::of(path);
+        let health = if verify {
+            health(&handlers, enabled).map_err(|problem| problem.message)
+        } else {
+            Err("probes were not wanted".to_owned())
+        };
+        let read_only =
+            statvfs(instance.path()).is_ok_and(|filesystem| filesystem.flags().contains(FsFlags::ST_RDONLY));
+        let emulated: BTreeSet<&str> =
+            handlers.iter().filter_map(classify::emulates).map(|arch| arch.name).collect();
+        let places = default_places(&store::all_fetched());
+        let found = search(&places, &host, |arch, _| emulated.contains(arch.name));
+        let at_hand =
+            found.into_iter().filter_map(|(arch, found)| Some((arch, found.interpreter?.path))).collect();
+        let natives = if verify { natives(&host, &handlers) } else { BTreeMap::new() };
+        Ok(Self { enabled, read_only, handlers, registered, holder, owners, health, unfit, at_hand, natives })
+    }
+}
+
+/// Answers for architectures that the host may run itself and that have an enabled handler. Found out by execution, without
+/// the handlers.
+fn natives(host: &[u8], handlers: &[Handler]) -> BTreeMap<&'static str, Nativeness> {
+    let emulated: BTreeSet<&str> = handlers
+        .iter()
+        .filter(|handler| handler.entry.enabled)
+        .filter_map(|handler| Some(classify::emulates(handler)?.name))
+        .collect();
+    let companions = Arch::of_head(host).into_iter().flat_map(companions);
+    let asked_for = companions.filter(|arch| emulated.contains(arch.name));
+    asked_for.map(|arch| (arch.name, Nativeness::of(arch, handlers))).collect()
+}
+
+/// What container managers leave behind in what they start.
+fn container() -> Option<String> {
+    for (file, engine) in [("/.dockerenv", "Docker"), ("/run/.containerenv", "Podman")] {
+        if Path::new(file).exists() {
+            return Some(engine.to_owned());
+        }
+    }
+    let systemd = fs::read_to_string("/run/systemd/container").ok()?;
+    Some(systemd.trim().to_owned())
+}
+
+fn engines() -> Vec<&'static str> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let is_there = |name: &&str| folders.iter().any(|folder| folder.join(name).is_file());
+    ["docker", "buildkitd", "podman", "buildah", "nerdctl"].into_iter().filter(is_there).collect()
+}
+
+/// Security modules that can forbid what qus or an emulator does.
+fn security() -> Vec<String> {
+    let mut active = Vec::new();
+    if fs::read_to_string("/sys/fs/selinux/enforce").is_ok_and(|text| text.trim() == "1") {
+        active.push("SELinux (enforcing)".to_owned());
+    }
+    if fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y") {
+        active.push("AppArmor".to_owned());
+    }
+    active
+}
+
+/// A setting that keeps user namespaces from unprivileged users.
+fn no_user_namespaces() -> Option<String> {
+    let settings = [
+        ("user/max_user_namespaces", "0", "65536"),
+        ("kernel/unprivileged_userns_clone", "0", "1"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
+    ];
+    settings.into_iter().find_map(|(name, forbids, allows)| {
+        let value = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
+        (value.trim() == forbids).then(|| format!("sudo sysctl -w {}={allows}", name.replace('/', ".")))
+    })
+}

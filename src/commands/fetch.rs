@@ -1,0 +1,82 @@
+//! `qus fetch`: static interpreters, from the distribution's package or from a source that was named, into a folder.
+
+mod stored;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::base::output::{Output, Status, columns, path_text};
+use crate::commands::args::{ArchArg, Common, named, parse_arch};
+use crate::interpreter::WantedVersion;
+use crate::interpreter::fetch::{Fetched, File, Order, fetch};
+use crate::interpreter::store::destination;
+use crate::package::Sha256;
+use clap::Args;
+
+/// `qus fetch`.
+#[derive(Debug, Args)]
+pub struct Fetch {
+    /// Architectures, or `all` that the package has
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required_unless_present_any = ["list", "prune"])]
+    pub arches: Vec<ArchArg>,
+    /// A package, archive, image, folder, interpreter, - or http(s)://…, not the distribution's package
+    #[arg(long, value_name = "SRC")]
+    pub from: Option<PathBuf>,
+    /// What SRC has to be: the SHA-256 that its maker tells
+    #[arg(long, value_name = "HEX", requires = "from")]
+    pub sha256: Option<Sha256>,
+    /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
+    #[arg(long, value_name = "VERSION")]
+    pub qemu_version: Option<WantedVersion>,
+    /// Where to put them [default: by version in /usr/local/lib/qus as root, $XDG_DATA_HOME/qus otherwise]
+    #[arg(long, value_name = "DIR")]
+    pub dest: Option<PathBuf>,
+    /// Show what was fetched, from where, and who uses it
+    #[arg(long, conflicts_with_all = ["from", "prune"])]
+    pub list: bool,
+    /// Remove what was fetched and no handler uses
+    #[arg(long, conflicts_with = "from")]
+    pub prune: bool,
+    /// With --prune: say what would be removed, and remove nothing
+    #[arg(short = 'n', long, requires = "prune")]
+    pub dry_run: bool,
+}
+
+pub(super) fn run(args: &Fetch, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    if args.list {
+        return stored::list(args, destination(args.dest.as_deref())?, common, output);
+    }
+    if args.prune {
+        return stored::prune(args, destination(args.dest.as_deref())?, common, output);
+    }
+    let order = Order {
+        arches: named(&args.arches),
+        from: args.from.as_deref(),
+        sha256: args.sha256,
+        dest: args.dest.as_deref(),
+        version: args.qemu_version.as_ref(),
+    };
+    let fetched = fetch(&order, common.quiet)?;
+    output.data(&fetched, || text(&fetched))?;
+    if let Some(problem) = fetched.problem() {
+        output.problem(&problem)?;
+        return Ok(Status::Failed);
+    }
+    Ok(Status::Done)
+}
+
+/// The architectures that were named; `None` for all.
+fn arches(args: &Fetch) -> Option<BTreeSet<&'static str>> {
+    Some(named(&args.arches)?.into_iter().map(|arch| arch.name).collect())
+}
+
+fn text(fetched: &Fetched) -> String {
+    let row = |file: &File| {
+        let from = file.package.as_ref().zip(file.version.as_ref());
+        let from = from.map(|(name, version)| format!("from {name} {version}")).unwrap_or_default();
+        vec![file.arch.to_owned(), file.outcome.to_owned(), path_text(&file.path), from]
+    };
+    columns(&fetched.files.iter().map(row).collect::<Vec<_>>())
+}

@@ -1,0 +1,193 @@
+//! `qus fetch --list` and `--prune`: what was fetched before, listed, and removed where no handler needs it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::Fetch;
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, escape, path_text};
+use crate::binfmt::Handler;
+use crate::binfmt::instance::{Instance, OpenError};
+use crate::boot::configuration::Configuration;
+use crate::commands::args::Common;
+use crate::interpreter::fetch::Wanted;
+use crate::interpreter::is_version;
+use crate::interpreter::own_head;
+use crate::interpreter::provenance::{Provenance, record_path};
+use crate::interpreter::store::stored;
+use crate::system::file_id::FileId;
+
+#[derive(Serialize)]
+struct View {
+    dest: PathBuf,
+    files: Vec<Item>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dry_run: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct Item {
+    arch: &'static str,
+    /// `fetched`: as it was fetched; `changed` since; `unknown`: nothing tells where it came from.
+    state: &'static str,
+    path: PathBuf,
+    /// In bytes.
+    size: u64,
+    /// Handlers that run it, and lines of configuration that will.
+    used_by: Vec<String>,
+    provenance: Option<Provenance>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removed: Option<bool>,
+}
+
+/// Who needs an interpreter.
+struct Users {
+    handlers: Vec<Handler>,
+    configuration: Configuration,
+}
+
+impl Users {
+    /// The handlers of this instance, and what the host's configuration promises.
+    fn gather(common: &Common) -> Result<Self, Problem> {
+        let handlers = match Instance::open(&common.instance) {
+            Ok(instance) => instance.handlers()?,
+            // No instance, no handlers.
+            Err(OpenError::NotMounted(_)) => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { handlers, configuration: Configuration::read(Path::new("/")) })
+    }
+
+    fn of(&self, path: &Path) -> Vec<String> {
+        let id = |path: &Path| fs::metadata(path).ok().map(|metadata| FileId::of(&metadata));
+        let this = id(path);
+        let is_this = |other: &Path| other == path || other.is_absolute() && id(other) == this;
+        let handlers =
+            self.handlers.iter().filter(|handler| handler.entry.interpreter.as_deref().is_some_and(is_this));
+        let promises =
+            self.configuration.promises.iter().filter(|promise| is_this(promise.rule.interpreter()));
+        let files = promises.map(|promise| promise.file.to_string_lossy().into_owned());
+        handlers.map(|handler| handler.name.to_string()).chain(files).collect()
+    }
+}
+
+fn items(dest: &Path, wanted: &Wanted, users: &Users) -> Vec<Item> {
+    let stored = stored(dest).into_iter().filter(|stored| wanted.is_wanted(stored.arch));
+    stored
+        .map(|stored| {
+            let state = match (&stored.provenance, Provenance::beside(&stored.path)) {
+                (Some(record), _) if record.is_of(&stored.path) => "fetched",
+                (None, None) => "unknown",
+                _ => "changed",
+            };
+            let size = fs::metadata(&stored.path).map_or(0, |metadata| metadata.len());
+            let used_by = users.of(&stored.path);
+            let (arch, path) = (stored.arch.name, stored.path);
+            Item { arch, state, path, size, used_by, provenance: stored.provenance, removed: None }
+        })
+        .collect()
+}
+
+/// `qus fetch --list`.
+pub(super) fn list(args: &Fetch, dest: PathBuf, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let wanted = wanted(args)?;
+    let files = items(&dest, &wanted, &Users::gather(common)?);
+    let view = View { dest, files, dry_run: None };
+    output.data(&view, || view.text())?;
+    if view.files.is_empty() {
+        output.note(&format!("nothing was fetched into {}", path_text(&view.dest)))?;
+    }
+    Ok(Status::Done)
+}
+
+/// `qus fetch --prune`: only what qus fetched, as it fetched it, and nobody needs.
+pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let wanted = wanted(args)?;
+    let mut files = items(&dest, &wanted, &Users::gather(common)?);
+    files.retain(|item| item.state == "fetched" && item.used_by.is_empty());
+    let mut problems = Vec::new();
+    for item in &mut files {
+        let failed = |error: io::Error| {
+            Problem::new(format!("cannot remove {}: {error}", path_text(&item.path)))
+                .cure("sudo qus fetch --prune")
+        };
+        if !args.dry_run
+            && let Err(error) = remove(&item.path)
+        {
+            problems.push(failed(error));
+            item.removed = Some(false);
+            continue;
+        }
+        item.removed = Some(!args.dry_run);
+    }
+    let view = View { dest, files, dry_run: Some(args.dry_run) };
+    output.data(&view, || view.removed_text(args.dry_run))?;
+    for problem in &problems {
+        output.problem(problem)?;
+    }
+    if view.files.is_empty() {
+        output.note("every interpreter that was fetched is in use")?;
+    }
+    Ok(if problems.is_empty() { Status::Done } else { Status::Failed })
+}
+
+/// Removes an interpreter, then its record, then the folder of its version if that is empty. Without its record a file would be nobody's.
+fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    match fs::remove_file(record_path(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    if let Some(folder) =
+        path.parent().filter(|folder| is_version(&folder.file_name().unwrap_or_default().to_string_lossy()))
+    {
+        // Not empty: other interpreters are in it.
+        let _ = fs::remove_dir(folder);
+    }
+    Ok(())
+}
+
+/// The architectures that were named; none are all.
+fn wanted(args: &Fetch) -> Result<Wanted, Problem> {
+    Ok(Wanted {
+        host: own_head()?,
+        arches: super::arches(args),
+        version: args.qemu_version.clone(),
+        by_version: true,
+        done: std::collections::BTreeSet::new(),
+    })
+}
+
+impl View {
+    fn text(&self) -> String {
+        let or_dash = |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| escape(text));
+        let header = ["ARCH", "QEMU", "STATE", "FETCHED", "FROM", "USED-BY", "PATH"];
+        let rows = self.files.iter().map(|item| {
+            let record = item.provenance.as_ref();
+            let from = record.map(Provenance::short);
+            let used_by =
+                if item.used_by.is_empty() { "-".to_owned() } else { escape(&item.used_by.join(",")) };
+            vec![
+                item.arch.to_owned(),
+                or_dash(record.and_then(|record| record.qemu_version.as_ref())),
+                item.state.to_owned(),
+                or_dash(record.map(|record| &record.date)),
+                or_dash(from.as_ref()),
+                used_by,
+                path_text(&item.path),
+            ]
+        });
+        columns(&std::iter::once(header.map(str::to_owned).to_vec()).chain(rows).collect::<Vec<_>>())
+    }
+
+    fn removed_text(&self, dry_run: bool) -> String {
+        let word = if dry_run { "would be removed" } else { "removed" };
+        let removed = self.files.iter().filter(|item| dry_run || item.removed == Some(true));
+        let rows = removed.map(|item| vec![item.arch.to_owned(), word.to_owned(), path_text(&item.path)]);
+        columns(&rows.collect::<Vec<_>>())
+    }
+}

@@ -1,0 +1,230 @@
+//! `qus list`: every handler of the instance, newest first.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::verify::{Health, health};
+use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, escape, path_text};
+use crate::binfmt::{Handler, Hex, Matcher};
+use crate::boot::configuration::{Breach, Configuration, Promise};
+use crate::commands::args::Common;
+use crate::commands::instance::{open_instance, switched_off, tell_scope};
+use crate::handler::classify;
+use crate::handler::classify::plain;
+use crate::handler::owner::{Owner, packages};
+use crate::interpreter::memfd::{self, Told};
+use crate::interpreter::provenance::Provenance;
+use crate::system::namespace::Scope;
+use crate::system::ownership::changeable_by_others;
+use clap::Args;
+
+/// `qus list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Execute a probe through each handler
+    #[arg(long)]
+    pub probe: bool,
+}
+
+#[derive(Serialize)]
+struct View {
+    instance: PathBuf,
+    enabled: bool,
+    scope: Scope,
+    handlers: Vec<HandlerView>,
+    /// Handlers that configuration promises and the kernel does not have, or has differently.
+    promised: Vec<Promised>,
+}
+
+#[derive(Serialize)]
+struct Promised {
+    name: String,
+    file: PathBuf,
+    state: Breach,
+    /// What it shall start, and how.
+    interpreter: String,
+    flags: String,
+}
+
+impl Promised {
+    fn of((promise, state): (&Promise, Breach)) -> Self {
+        Self {
+            name: promise.rule.name().to_string(),
+            file: promise.file.clone(),
+            state,
+            interpreter: promise.rule.interpreter().to_string_lossy().into(),
+            flags: promise.rule.flags().to_string(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct HandlerView {
+    name: String,
+    /// Architectures whose programs it takes; empty for anything else than programs of the table.
+    arches: Vec<&'static str>,
+    /// Whether it starts one of QEMU's emulators.
+    emulator: bool,
+    state: &'static str,
+    flags: String,
+    interpreter: Option<String>,
+    /// What there is to be told of one that lies in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_memory: Option<Told>,
+    /// Where the file at its path came from, if qus fetched it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provenance: Option<Provenance>,
+    /// The interpreter, or a directory of its path, where other users can change it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changeable_by_others: Option<PathBuf>,
+    /// Who put it there; `unknown` where nothing says so.
+    by: String,
+    #[serde(flatten)]
+    takes: Takes,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unknown_lines: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probe: Option<Health>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Takes {
+    Magic { offset: usize, magic: String, mask: Option<String> },
+    Extension { extension: String },
+    Unknown {},
+}
+
+pub(super) fn run(args: &List, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let instance = open_instance(common)?;
+    let handlers = instance.handlers().map_err(Problem::from)?;
+    let enabled = instance.is_enabled().map_err(Problem::from)?;
+    let mut probes = if args.probe { health(&handlers, enabled)? } else { BTreeMap::new() };
+    let broken = probes.values().any(|health| health.state == "broken");
+    let configuration = Configuration::read(Path::new("/"));
+    let view = View {
+        instance: instance.path().to_owned(),
+        enabled,
+        scope: Scope::of(instance.path()),
+        handlers: handlers
+            .iter()
+            .zip(owners(&handlers, &configuration))
+            .map(|(handler, owner)| handler_view(handler, &owner, probes.remove(&handler.name)))
+            .collect(),
+        promised: configuration.breaches(&handlers).into_iter().map(Promised::of).collect(),
+    };
+    output.data(&view, || text(&view, args.probe))?;
+    tell_scope(view.scope, output)?;
+    for handler in &view.handlers {
+        if let (Some(place), Some(path)) = (&handler.changeable_by_others, &handler.interpreter) {
+            let (name, path) = (escape(&handler.name), path_text(Path::new(path)));
+            output.note(&format!("{name} runs {path}: other users can change {}", path_text(place)))?;
+        }
+    }
+    if !view.enabled {
+        output.problem(&switched_off(&instance))?;
+    }
+    Ok(if broken { Status::No } else { Status::Done })
+}
+
+/// Who put each handler there. A package manager is asked about those that nothing else tells of.
+fn owners(handlers: &[Handler], configuration: &Configuration) -> Vec<Owner> {
+    let mut owners: Vec<Owner> = handlers.iter().map(|handler| Owner::of(handler, configuration)).collect();
+    let path = |handler: &Handler| {
+        handler.entry.interpreter.clone().filter(|path| path.is_absolute() && path.exists())
+    };
+    let unknown = handlers.iter().zip(&owners).filter(|(_, owner)| **owner == Owner::Unknown);
+    let paths: Vec<PathBuf> = unknown.filter_map(|(handler, _)| path(handler)).collect();
+    let packages = packages(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+    for (handler, owner) in handlers.iter().zip(&mut owners) {
+        let package = path(handler).and_then(|path| packages.get(&path).cloned());
+        if let (Owner::Unknown, Some(package)) = (&owner, package) {
+            *owner = Owner::Package(package);
+        }
+    }
+    owners
+}
+
+fn handler_view(handler: &Handler, owner: &Owner, probe: Option<Health>) -> HandlerView {
+    let entry = &handler.entry;
+    let arches = entry.pattern().map(Arch::of_pattern).unwrap_or_default();
+    let takes = match &entry.matcher {
+        Some(Matcher::Magic(pattern)) => Takes::Magic {
+            offset: pattern.offset(),
+            magic: Hex(pattern.magic()).to_string(),
+            mask: pattern.mask().map(|mask| Hex(mask).to_string()),
+        },
+        Some(Matcher::Extension(extension)) => {
+            Takes::Extension { extension: String::from_utf8_lossy(extension.as_bytes()).into() }
+        }
+        None => Takes::Unknown {},
+    };
+    HandlerView {
+        name: plain(&handler.name),
+        arches: arches.iter().map(|arch| arch.name).collect(),
+        emulator: classify::emulates(handler).is_some(),
+        state: if entry.enabled { "enabled" } else { "disabled" },
+        flags: entry.flag_letters(),
+        interpreter: entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into),
+        in_memory: entry.interpreter.as_deref().and_then(memfd::told),
+        provenance: entry.interpreter.as_deref().and_then(fetched),
+        changeable_by_others: entry
+            .interpreter
+            .as_deref()
+            .filter(|path| path.is_absolute())
+            .and_then(|path| changeable_by_others(path).ok().flatten()),
+        by: owner.to_string(),
+        takes,
+        unknown_lines: entry.unknown_lines.iter().map(|line| String::from_utf8_lossy(line).into()).collect(),
+        probe,
+    }
+}
+
+/// The record of an interpreter that has a path of its own.
+fn fetched(path: &Path) -> Option<Provenance> {
+    if path.is_absolute() { Provenance::of(path) } else { None }
+}
+
+fn text(view: &View, probed: bool) -> String {
+    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let mut header = vec!["ARCH", "STATE", "FLAGS", "INTERPRETER", "FROM", "BY", "NAME"];
+    if probed {
+        header.push("PROBE");
+    }
+    let mut rows = vec![header.into_iter().map(str::to_owned).collect::<Vec<_>>()];
+    for handler in &view.handlers {
+        let interpreter = handler.interpreter.as_deref().map(|path| path_text(Path::new(path)));
+        let mut row = vec![
+            or_dash(handler.arches.join(",")),
+            handler.state.to_owned(),
+            or_dash(escape(&handler.flags)),
+            interpreter.unwrap_or_else(|| "-".to_owned()),
+            handler.provenance.as_ref().map_or_else(|| "-".to_owned(), |record| escape(&record.short())),
+            escape(&handler.by),
+            escape(&handler.name),
+        ];
+        if probed {
+            row.push(handler.probe.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string));
+        }
+        rows.push(row);
+    }
+    for promised in &view.promised {
+        let by = path_text(&promised.file);
+        // Of what is there differently, the promise: the other side has a row of its own.
+        let (state, flags, interpreter) = match promised.state {
+            Breach::Missing => ("missing", String::new(), String::new()),
+            Breach::Drifted => {
+                ("drifted", promised.flags.clone(), path_text(Path::new(&promised.interpreter)))
+            }
+        };
+        let row =
+            ["-".to_owned(), state.to_owned(), or_dash(flags), or_dash(interpreter), "-".to_owned(), by];
+        rows.push(row.into_iter().chain([escape(&promised.name)]).collect());
+    }
+    columns(&rows)
+}

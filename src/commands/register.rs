@@ -1,0 +1,211 @@
+//! `qus register`: find interpreters, register them with `F`, read the entries back, prove them by execution.
+
+mod act;
+mod calm;
+mod gather;
+mod hold;
+mod memory;
+mod persist;
+mod report;
+
+use anyhow::Result;
+
+use self::act::act;
+use self::calm::Calm;
+use self::gather::Gathered;
+use self::hold::Patience;
+use self::persist::Persistence;
+use self::report::{Item, View};
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status};
+use crate::binfmt::Flags;
+use crate::commands::args::{ArchArg, Common, parse_arch};
+use crate::commands::instance::{Opened, open_if_mounted, open_or_mount, switched_off};
+use crate::handler::plan::{Decision, Request, Situation, decide};
+use crate::interpreter::WantedVersion;
+use crate::package::Sha256;
+use crate::system::kernel_version::Kernel;
+use crate::system::namespace::Engine;
+use crate::system::namespace::join;
+use clap::Args;
+use std::path::PathBuf;
+
+/// `qus register`.
+#[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
+#[derive(Debug, Default, Args)]
+pub struct Register {
+    /// Architectures, or `all`: those with an interpreter at hand that the host does not run itself [default: all]
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
+    pub arches: Vec<ArchArg>,
+    /// The interpreter of the one ARCH: any static emulator (qemu-user, box64, FEX)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["interpreter_dir", "fetch", "from"])]
+    pub interpreter: Option<PathBuf>,
+    /// Look for interpreters here, and nowhere else (may be repeated)
+    #[arg(long, value_name = "DIR")]
+    pub interpreter_dir: Vec<PathBuf>,
+    /// Get missing interpreters first, as `qus fetch` does
+    #[arg(long)]
+    pub fetch: bool,
+    /// Get the interpreters from this source first: whatever `qus fetch --from` takes
+    #[arg(long, value_name = "SRC")]
+    pub from: Option<PathBuf>,
+    /// What SRC has to be: the SHA-256 that its maker tells
+    #[arg(long, value_name = "HEX", requires = "from")]
+    pub sha256: Option<Sha256>,
+    /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
+    #[arg(long, value_name = "VERSION", conflicts_with = "interpreter")]
+    pub qemu_version: Option<WantedVersion>,
+    /// Put fetched interpreters here
+    #[arg(long, value_name = "DIR")]
+    pub dest: Option<PathBuf>,
+    /// Keep the interpreters in memory alone, with no file on any disk; the default of a bundle
+    #[arg(long)]
+    pub in_memory: bool,
+    /// Take over from another handler
+    #[arg(long)]
+    pub replace: bool,
+    /// Give setuid programs the rights of their owners: the emulator then runs as root for them (flag C)
+    #[arg(long)]
+    pub credentials: bool,
+    /// Do not execute probes: what is registered is then unverified
+    #[arg(long)]
+    pub no_verify: bool,
+    /// Register even what the host runs itself, or may run itself. This can break the programs of the host
+    #[arg(long)]
+    pub force_native: bool,
+    /// Be content with what the host runs itself: no handler is needed for it
+    #[arg(long, conflicts_with = "force_native")]
+    pub skip_native: bool,
+    /// Print what would be done. Executes, fetches and writes nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Enter the namespaces of this process first: what is registered is then what it sees
+    #[arg(long, value_name = "PID", conflicts_with_all = ["host", "namespaces_of"])]
+    pub target: Option<u32>,
+    /// Enter those of a container engine of this user first: podman or docker-rootless
+    #[arg(long, value_name = "ENGINE", conflicts_with = "host")]
+    pub namespaces_of: Option<Engine>,
+    /// Enter the namespaces of process 1 first: those of the host, in a container that shares its pids
+    #[arg(long)]
+    pub host: bool,
+    /// Stay, and keep the instance, until SIGTERM or SIGINT; then remove what was registered
+    #[arg(long, conflicts_with = "dry_run")]
+    pub hold: bool,
+    /// Register them at every boot from now on: /etc/binfmt.d/qus-ARCH.conf, and interpreters in a place that stays
+    #[arg(long, conflicts_with_all = ["in_memory", "hold"])]
+    pub persist: bool,
+    /// With --hold: remove nothing in the end
+    #[arg(long, requires = "hold")]
+    pub keep: bool,
+}
+
+pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    if let Some(pid) = target(args)? {
+        join(pid).map_err(Problem::from)?;
+    }
+    // Before anything is looked at. Until this ends, as does the lock.
+    let _alone = (args.persist && !args.dry_run).then(crate::boot::persist::alone);
+    let patience = if args.hold { Some(Patience::begin()?) } else { None };
+    let Opened { instance, scope, lifetime } =
+        if args.dry_run { open_if_mounted(common)? } else { open_or_mount(common, output)? };
+    if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
+        instance.check_writable().map_err(Problem::from)?;
+        if !instance.is_enabled().map_err(Problem::from)? {
+            return Err(switched_off(instance).into());
+        }
+    }
+    let handlers = match &instance {
+        Some(instance) => instance.handlers().map_err(Problem::from)?,
+        None => Vec::new(),
+    };
+    let mut gathered = Gathered::gather(args, handlers, common.quiet)?;
+    let mut persistence = if args.persist { Some(Persistence::gather(&mut gathered)?) } else { None };
+    let situation = Situation { handlers: &gathered.handlers, guarded: std::slice::from_ref(&gathered.host) };
+    let mut items = Vec::new();
+    let mut work = Vec::new();
+    let asked = request(args);
+    for arch in &gathered.arches {
+        let mut request = asked;
+        if let Some(persistence) = &persistence {
+            request = persistence.request(arch, &gathered, request);
+        }
+        let mut decision = decide(arch, &situation, &gathered.facts(arch), request).unwrap_or_else(|error| {
+            let cure = "put the interpreter into a folder with a shorter path";
+            Decision::Refused { reason: error.to_string(), cure: Some(cure.to_owned()) }
+        });
+        if let Some(persistence) = &persistence {
+            let set = persist::planned(arch, &decision, &gathered, request);
+            decision = persistence.checked(arch, decision, set.as_ref());
+        }
+        let mut item = Item::new(arch, &decision, &gathered, args.dry_run);
+        if args.skip_native && gathered.facts(arch).native.is_native() {
+            item.pass_over();
+        }
+        items.push(item);
+        if let Decision::Register(registration) = decision {
+            work.push((items.len() - 1, registration));
+        }
+    }
+    let mut problem = None;
+    if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
+        // Held until all is registered: the paths of interpreters in memory lead to them as long.
+        let _memory = gathered.remember(&work)?;
+        let _calm = Calm::begin();
+        if let Some(persistence) = &mut persistence {
+            let copied = persistence.copy(&work, &mut gathered);
+            let acted = copied.and_then(|()| act(instance, work, &mut items, &gathered));
+            persistence.settle(&mut items, acted)?;
+            problem = persistence.keep(instance, &mut items, &gathered).err();
+        } else {
+            act(instance, work, &mut items, &gathered)?;
+        }
+    }
+    if args.persist && args.dry_run {
+        for (item, arch) in items.iter_mut().zip(&gathered.arches) {
+            item.would_be_kept(arch);
+        }
+    }
+    let keeper = persistence.as_ref().map(|persistence| persistence.keeper);
+    let view = View { scope, lifetime, held: args.hold, keeper, dry_run: args.dry_run, items };
+    output.data(&view, || view.text())?;
+    let mut status = view.conclude(output)?;
+    if let Some(problem) = problem {
+        output.problem(&problem)?;
+        status = Status::Failed;
+    }
+    // Nothing to stay for is no success that could be held.
+    if let Some((patience, instance)) = patience.zip(instance).filter(|_| view.has_any()) {
+        let new = view.new_handlers(&gathered);
+        hold::notify_ready();
+        patience.wait()?;
+        if !args.keep {
+            hold::remove(&instance, &new)?;
+            output.note(&format!("removed the {} handlers that were registered", new.len()))?;
+        }
+    }
+    Ok(status)
+}
+
+/// The process whose namespaces are meant, if not those that this is in.
+fn target(args: &Register) -> Result<Option<u32>, Problem> {
+    match args.namespaces_of {
+        Some(engine) => Ok(Some(engine.process()?)),
+        None => Ok(args.target.or(args.host.then_some(1))),
+    }
+}
+
+fn request(args: &Register) -> Request {
+    let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
+    if Kernel::running().tells_preserve_argv0() {
+        flags |= Flags::PRESERVE_ARGV0;
+    }
+    if args.credentials {
+        flags |= Flags::CREDENTIALS;
+    }
+    let explicit = args.interpreter.is_some()
+        || !args.interpreter_dir.is_empty()
+        || args.from.is_some()
+        || args.qemu_version.is_some()
+        || args.credentials;
+    Request { flags, explicit, replace: args.replace, force_native: args.force_native }
+}

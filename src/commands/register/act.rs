@@ -1,0 +1,209 @@
+//! The act and its proof: register, execute, then remove what is superseded; or put back what was there.
+
+use super::gather::{Gathered, NO_VERIFY};
+use super::report::{Item, Outcome};
+use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::binfmt::instance::{HandlerError, Instance};
+use crate::binfmt::{Flags, Rule};
+use crate::handler::classify;
+use crate::handler::classify::is_left_behind;
+use crate::handler::plan::Registration;
+use crate::handler::transaction::{Staged, remove};
+use crate::interpreter::memfd;
+use crate::interpreter::versions_of;
+use crate::probe::{self, Expected, Failure, Proof, Subject, Trial, judge_all};
+
+/// One architecture whose new rules are registered, and not yet final.
+struct Open {
+    item: usize,
+    arch: &'static Arch,
+    flags: Flags,
+    staged: Staged,
+}
+
+/// Carries out `work`: registrations, each with the index of its item. What comes of it is written into the items.
+pub(super) fn act(
+    instance: &Instance,
+    work: Vec<(usize, Registration)>,
+    items: &mut [Item],
+    gathered: &Gathered,
+) -> Result<(), Problem> {
+    let mut act = Act { instance, items, gathered };
+    act.sweep()?;
+    let mut open = Vec::new();
+    for (item, registration) in work {
+        let Some(arch) = act.gathered.arches.get(item).copied() else { continue };
+        let flags = registration.rules.first().map_or(Flags::empty(), Rule::flags);
+        match Staged::stage(instance, &registration) {
+            Ok(staged) => open.push(Open { item, arch, flags, staged }),
+            Err(error) => act.failed(item, Problem::new(error.to_string())),
+        }
+    }
+    if !act.gathered.verify {
+        for one in open {
+            act.commit(one, None);
+        }
+        return Ok(());
+    }
+    // An interpreter that does not know P gets a second trial without it.
+    let again = act.prove(open)?;
+    let left = act.prove(again)?;
+    for one in left {
+        act.undo(one, &Failure::Shifted);
+    }
+    Ok(())
+}
+
+/// Why there is no proof.
+enum Unproven {
+    /// It failed.
+    Failed(Failure),
+    /// Nothing could be executed.
+    NotRun(Problem),
+}
+
+struct Act<'a> {
+    instance: &'a Instance,
+    items: &'a mut [Item],
+    gathered: &'a Gathered,
+}
+
+impl Act<'_> {
+    /// Removes the interims that killed processes left behind handlers that need nothing. Where there is work to do, they
+    /// are superseded anyway.
+    fn sweep(&self) -> Result<(), Problem> {
+        for handler in &self.gathered.handlers {
+            let Some(arch) = classify::emulates(handler) else { continue };
+            let mut items = self.gathered.arches.iter().zip(self.items.iter());
+            if is_left_behind(&handler.name) && items.any(|(its, item)| *its == arch && item.is_at_rest()) {
+                remove(self.instance, &handler.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Executes the probes of `open` and finishes each; returns those that are registered anew without `P`.
+    fn prove(&mut self, open: Vec<Open>) -> Result<Vec<Open>, Problem> {
+        let mut again = Vec::new();
+        let trials = match self.trials(&open) {
+            Ok(trials) => trials,
+            Err(problem) => {
+                for one in open {
+                    // The problem that made this necessary is the one to tell.
+                    let _ = one.staged.undo(self.instance);
+                }
+                return Err(problem);
+            }
+        };
+        for (one, trials) in open.into_iter().zip(trials) {
+            match self.judge(&one, &trials) {
+                Ok(proof) => self.commit(one, Some(proof)),
+                Err(Failure::Shifted) if one.flags.contains(Flags::PRESERVE_ARGV0) => {
+                    let flags = one.flags - Flags::PRESERVE_ARGV0;
+                    match one.staged.with_flags(self.instance, flags) {
+                        Ok(staged) => again.push(Open { flags, staged, ..one }),
+                        Err(error) => self.failed(one.item, Problem::new(error.to_string())),
+                    }
+                }
+                Err(failure) => self.undo(one, &failure),
+            }
+        }
+        Ok(again)
+    }
+
+    /// What becomes of the probes of each of `open`: a trial for each of its machine numbers.
+    fn trials(&mut self, open: &[Open]) -> Result<Vec<Vec<Trial>>, Problem> {
+        if open.is_empty() {
+            return Ok(Vec::new());
+        }
+        let subjects: Vec<Subject> = open.iter().flat_map(|one| Subject::all_of(one.arch)).collect();
+        let interpreters = open.iter().filter_map(|one| self.gathered.interpreter(one.arch));
+        let paths = interpreters.map(|interpreter| interpreter.path.as_path());
+        let versions = versions_of(paths.filter(|path| path.is_absolute()));
+        let trials =
+            probe::run(&subjects).map_err(|error| Problem::new(error.to_string()).cure(NO_VERIFY))?;
+        let mut trials = trials.into_iter();
+        for one in open {
+            let path = self.gathered.interpreter(one.arch).map(|interpreter| interpreter.path.as_path());
+            if let Some(item) = self.items.get_mut(one.item) {
+                let found = path.and_then(|path| versions.get(path).cloned());
+                item.version = found.or_else(|| Some(memfd::told(path?)?.version));
+            }
+        }
+        Ok(open.iter().map(|one| trials.by_ref().take(Subject::all_of(one.arch).count()).collect()).collect())
+    }
+
+    fn judge(&self, one: &Open, trials: &[Trial]) -> Result<Proof, Failure> {
+        let expected = Expected {
+            preserve_argv0: one.flags.contains(Flags::PRESERVE_ARGV0),
+            interpreter: self.gathered.interpreter(one.arch).map(|interpreter| interpreter.id),
+            in_front: None,
+        };
+        judge_all(trials, &expected).map_err(|failure| match failure {
+            // Somebody registered at the same time: who?
+            Failure::Shadowed(None) => {
+                let handlers = self.instance.handlers().unwrap_or_default();
+                Failure::Shadowed(
+                    classify::serving(one.arch, &handlers).map(|handler| handler.name.to_string()),
+                )
+            }
+            other => other,
+        })
+    }
+
+    fn commit(&mut self, one: Open, proof: Option<Proof>) {
+        let Open { item, arch, flags, staged } = one;
+        let verify = proof.is_some();
+        let mut again = proof.map(Ok);
+        // The same rule under its final name has opened the interpreter anew: that, too, is executed before it is claimed.
+        let mut confirm = || {
+            if verify {
+                again = Some(self.prove_again(arch, flags));
+            }
+            matches!(again, None | Some(Ok(_)))
+        };
+        let committed = staged.commit(self.instance, &mut confirm);
+        match (committed, again.transpose()) {
+            (Ok(_), Ok(proof)) => {
+                if let Some(item) = self.items.get_mut(item) {
+                    item.done(flags, proof);
+                }
+            }
+            (Ok(_), Err(Unproven::Failed(failure))) => self.unproven(item, &failure),
+            (Ok(_), Err(Unproven::NotRun(problem))) => self.failed(item, problem),
+            (Err(error), _) => self.failed(item, Problem::new(error.to_string())),
+        }
+    }
+
+    fn prove_again(&self, arch: &'static Arch, flags: Flags) -> Result<Proof, Unproven> {
+        let trials = probe::run(&Subject::all_of(arch).collect::<Vec<_>>())
+            .map_err(|error| Unproven::NotRun(Problem::new(error.to_string()).cure(NO_VERIFY)))?;
+        let interpreter = self.gathered.interpreter(arch).map(|interpreter| interpreter.id);
+        let preserve_argv0 = flags.contains(Flags::PRESERVE_ARGV0);
+        judge_all(&trials, &Expected { preserve_argv0, interpreter, in_front: None })
+            .map_err(Unproven::Failed)
+    }
+
+    /// A failed proof: the new rules go, and what was there is as it was.
+    fn undo(&mut self, one: Open, failure: &Failure) {
+        let undone: Result<(), HandlerError> = one.staged.undo(self.instance);
+        match undone {
+            Ok(()) => self.unproven(one.item, failure),
+            Err(error) => self
+                .failed(one.item, Problem::new(format!("{failure}; and it could not be removed: {error}"))),
+        }
+    }
+
+    fn unproven(&mut self, item: usize, failure: &Failure) {
+        if let Some(item) = self.items.get_mut(item) {
+            item.fail(Outcome::Unproven, Problem::new(failure.to_string()));
+        }
+    }
+
+    fn failed(&mut self, item: usize, problem: Problem) {
+        if let Some(item) = self.items.get_mut(item) {
+            item.fail(Outcome::Failed, problem);
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! What `qus register` has to know before it decides.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::Register;
+use super::memory::Stored;
+use crate::arch::{ARCHES, Arch};
+use crate::base::error::Problem;
+use crate::base::output::path_text;
+use crate::base::shell::{shell_line, shell_word};
+use crate::binfmt::{Flags, Handler};
+use crate::commands::args::named;
+use crate::handler::classify;
+use crate::handler::classify::version_path;
+use crate::handler::plan::Facts;
+use crate::interpreter::fetch::{self, Order};
+use crate::interpreter::store;
+use crate::interpreter::{Found, Interpreter, Unfit, WantedVersion, default_places, search, versions_of};
+use crate::interpreter::{is_of, own_head};
+use crate::probe::{self, Expected, Failure, Nativeness, Proof, Subject, companions, judge};
+
+/// Everything that was found out before anything is done.
+pub(super) struct Gathered {
+    /// All handlers, newest first.
+    pub(super) handlers: Vec<Handler>,
+    /// The beginning of a program that this host runs: qus.
+    pub(super) host: Vec<u8>,
+    /// What this is about.
+    pub(super) arches: Vec<&'static Arch>,
+    /// Where interpreters were looked for.
+    pub(super) places: Vec<PathBuf>,
+    /// Whether probes are executed.
+    pub(super) verify: bool,
+    /// Whether missing interpreters would be fetched, and a dry run does not fetch them.
+    pub(super) is_dry_fetch: bool,
+    /// Whether what is registered is to last over a restart.
+    pub(super) persist: bool,
+    /// The options that said what must serve, as they were typed, each followed by a space.
+    pub(super) wishes: String,
+    pub(super) found: BTreeMap<&'static str, Found>,
+    /// Where the interpreters come from that are to lie in memory.
+    pub(super) stored: BTreeMap<&'static str, Stored>,
+    /// Where those come from that are to be copied to where they stay.
+    pub(super) moving: BTreeMap<&'static str, Stored>,
+    /// The source that was named.
+    source: Option<PathBuf>,
+    /// The version of QEMU that was named.
+    pub(super) version: Option<WantedVersion>,
+    /// What it has, and what is wrong with it.
+    refused: BTreeMap<&'static str, String>,
+    /// Answers for the host's own architecture and those that it may run besides; all others are foreign.
+    natives: BTreeMap<&'static str, Nativeness>,
+    verdicts: BTreeMap<&'static str, Result<Proof, Failure>>,
+    unfit: BTreeMap<&'static str, String>,
+    versions: BTreeMap<PathBuf, String>,
+}
+
+impl Gathered {
+    /// Gathers for `args`, with `handlers` as the instance has them.
+    pub(super) fn gather(args: &Register, handlers: Vec<Handler>, quiet: bool) -> Result<Self, Problem> {
+        let mut gathered = Self {
+            handlers,
+            host: own_head()?,
+            arches: named(&args.arches).unwrap_or_default(),
+            places: Vec::new(),
+            verify: !args.no_verify && !args.dry_run,
+            is_dry_fetch: args.dry_run && args.fetch,
+            persist: args.persist,
+            wishes: wishes(args),
+            found: BTreeMap::new(),
+            stored: BTreeMap::new(),
+            moving: BTreeMap::new(),
+            source: args.from.clone(),
+            version: args.qemu_version.clone(),
+            refused: BTreeMap::new(),
+            natives: BTreeMap::new(),
+            verdicts: BTreeMap::new(),
+            unfit: BTreeMap::new(),
+            versions: BTreeMap::new(),
+        };
+        gathered.find_natives(args.dry_run);
+        gathered.find_interpreters(args, quiet)?;
+        let is_named = args.interpreter.is_some() || !args.interpreter_dir.is_empty() || args.from.is_some();
+        if !is_named {
+            gathered.find_bundled()?;
+        }
+        if args.in_memory {
+            gathered.find_in_files()?;
+        }
+        if gathered.arches.is_empty() {
+            gathered.arches = gathered.all()?;
+        }
+        gathered.judge_standing()?;
+        Ok(gathered)
+    }
+
+    /// The facts about one architecture.
+    pub(super) fn facts(&self, arch: &Arch) -> Facts<'_> {
+        Facts {
+            interpreter: self.interpreter(arch),
+            native: self.natives.get(arch.name).unwrap_or(&Nativeness::Foreign),
+            verdict: self.verdicts.get(arch.name),
+            unfit: self.unfit.get(arch.name).map(String::as_str),
+        }
+    }
+
+    /// The interpreter at hand.
+    pub(super) fn interpreter(&self, arch: &Arch) -> Option<&Interpreter> {
+        self.found.get(arch.name)?.interpreter.as_ref()
+    }
+
+    /// Files of the right name that cannot serve.
+    pub(super) fn passed_over(&self, arch: &Arch) -> &[(PathBuf, Unfit)] {
+        self.found.get(arch.name).map(|found| found.unfit.as_slice()).unwrap_or_default()
+    }
+
+    /// Why the named source has no interpreter for `arch`, if there is such a source and it has none.
+    pub(super) fn not_in_source(&self, arch: &Arch) -> Option<String> {
+        let source = path_text(self.source.as_ref()?);
+        Some(match self.refused.get(arch.name) {
+            Some(reason) => format!("the one in {source} {}", reason.lines().next().unwrap_or_default()),
+            None => format!("{source} has no interpreter for it"),
+        })
+    }
+
+    /// The version of the interpreter at `path`, where it was asked.
+    pub(super) fn version(&self, path: &Path) -> Option<&String> {
+        self.versions.get(path)
+    }
+
+    /// Finds out which architectures the host runs itself: its own, and those of its family whose probes run.
+    fn find_natives(&mut self, dry_run: bool) {
+        let Some(own) = Arch::of_head(&self.host) else { return };
+        self.natives.insert(own.name, Nativeness::Native);
+        let asked_for = |arch: &&Arch| self.arches.is_empty() || self.arches.contains(arch);
+        let answers: Vec<_> = companions(own)
+            .filter(asked_for)
+            .map(|arch| {
+                let answer =
+                    if dry_run { Nativeness::NotAsked } else { Nativeness::of(arch, &self.handlers) };
+                (arch.name, answer)
+            })
+            .collect();
+        self.natives.extend(answers);
+    }
+
+    /// True only for an architecture that the host certainly runs itself.
+    fn is_native(&self, arch: &Arch) -> bool {
+        self.natives.get(arch.name).is_some_and(Nativeness::is_native)
+    }
+
+    fn find_interpreters(&mut self, args: &Register, quiet: bool) -> Result<(), Problem> {
+        if let Some(path) = &args.interpreter {
+            return self.take_interpreter(path);
+        }
+        if let Some(source) = &args.from {
+            if args.dry_run {
+                return Err(not_fetched(args, source));
+            }
+            let arches = (!self.arches.is_empty()).then(|| self.arches.clone());
+            let (sha256, dest) = (args.sha256, args.dest.as_deref());
+            let order = Order { arches, from: Some(source), sha256, dest, version: self.version.as_ref() };
+            let fetched = fetch::fetch(&order, quiet)?;
+            if let Some(problem) = fetched.problem().filter(|_| fetched.files.is_empty()) {
+                return Err(problem);
+            }
+            // What lies there from another time is not from this source.
+            let mut found = fetched.found(&self.host);
+            found.retain(|name, _| Arch::by_target(name).is_some_and(|arch| self.is_wanted(arch)));
+            self.found = found;
+            self.places = vec![fetched.dest];
+            self.refused = fetched.refused.into_iter().map(|file| (file.arch, file.reason)).collect();
+            return Ok(());
+        }
+        self.places = if args.interpreter_dir.is_empty() {
+            let fetched = args.dest.iter().cloned().chain(store::all_fetched());
+            default_places(&fetched.collect::<Vec<_>>())
+        } else {
+            args.interpreter_dir.clone()
+        };
+        self.search();
+        if args.fetch && !args.dry_run {
+            let missing = self.missing(args.replace);
+            if !missing.is_empty() {
+                let (dest, version) = (args.dest.as_deref(), self.version.as_ref());
+                let order = Order { arches: Some(missing), from: None, sha256: None, dest, version };
+                let fetched = fetch::fetch(&order, quiet)?;
+                self.found.extend(fetched.found(&self.host));
+            }
+        }
+        Ok(())
+    }
+
+    /// One file for one architecture: nothing is looked for, and what is wrong with it is an error.
+    fn take_interpreter(&mut self, path: &Path) -> Result<(), Problem> {
+        let [arch] = self.arches.as_slice() else {
+            return Err(Problem::new("--interpreter goes with exactly one architecture")
+                .cure(format!("qus register --interpreter {} ARCH", shell_word(path))));
+        };
+        let interpreter = Interpreter::check(path, &self.host).map_err(|unfit| {
+            let problem = Problem::new(format!("{} {unfit}", path_text(path)));
+            let again = format!("qus register --fetch {}", arch.name);
+            problem.cure(unfit.cure(path).unwrap_or(again))
+        })?;
+        let found = Found { interpreter: Some(interpreter), unfit: Vec::new() };
+        self.found.insert(arch.name, found);
+        Ok(())
+    }
+
+    fn search(&mut self) {
+        let version = self.version.as_ref();
+        self.found =
+            search(&self.places, &self.host, |arch, path| self.is_wanted(arch) && is_of(version, arch, path));
+    }
+
+    /// Whether this is about `arch`: it was named, or all are meant that the host does not run itself.
+    pub(super) fn is_wanted(&self, arch: &'static Arch) -> bool {
+        if self.arches.is_empty() { !self.is_native(arch) } else { self.arches.contains(&arch) }
+    }
+
+    /// What would have to be fetched: no interpreter at hand, no handler that serves it by its rule and is to be kept, not
+    /// native.
+    fn missing(&self, replace: bool) -> Vec<&'static Arch> {
+        let all: Vec<&'static Arch> = ARCHES.iter().collect();
+        let arches = if self.arches.is_empty() { &all } else { &self.arches };
+        let is_missing = |arch: &&&'static Arch| {
+            let served = !replace
+                && classify::serving(arch, &self.handlers).is_some_and(|handler| {
+                    classify::emulates(handler) == Some(**arch)
+                        && handler.entry.flags.contains(Flags::FIX_BINARY)
+                });
+            self.interpreter(arch).is_none() && !served && !self.is_native(arch)
+        };
+        arches.iter().filter(is_missing).copied().collect()
+    }
+
+    /// `all`: every architecture with an interpreter at hand that the host does not run itself.
+    fn all(&self) -> Result<Vec<&'static Arch>, Problem> {
+        let all: Vec<&'static Arch> =
+            ARCHES.iter().filter(|arch| !self.is_native(arch) && self.interpreter(arch).is_some()).collect();
+        if !all.is_empty() {
+            return Ok(all);
+        }
+        let unfit = self.found.values().flat_map(|found| &found.unfit);
+        let unfit = unfit.map(|(path, unfit)| format!("\n{} {}", path.display(), first_line(unfit)));
+        let message = format!("no interpreter is in {}{}", self.searched(), unfit.collect::<String>());
+        Err(Problem::new(message).cure("qus register --fetch all"))
+    }
+
+    /// The places that were searched, for a person.
+    pub(super) fn searched(&self) -> String {
+        let places = self.places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ");
+        match &self.version {
+            Some(version) => format!("{places}, of QEMU {version}"),
+            None => places,
+        }
+    }
+
+    /// Judges the handlers that serve the architectures now: by execution, or by looking at their files.
+    fn judge_standing(&mut self) -> Result<(), Problem> {
+        let served: Vec<(&'static Arch, &Handler)> = self
+            .arches
+            .iter()
+            .filter(|arch| !self.is_native(arch))
+            .filter_map(|arch| classify::serving(arch, &self.handlers).map(|handler| (*arch, handler)))
+            .collect();
+        if served.is_empty() {
+            return Ok(());
+        }
+        if !self.verify {
+            for (arch, handler) in served {
+                if let Some(reason) = looks_unfit(handler, &self.host) {
+                    self.unfit.insert(arch.name, reason);
+                }
+            }
+            return Ok(());
+        }
+        let subjects: Vec<Subject> =
+            served.iter().filter_map(|(arch, _)| Subject::all_of(arch).next()).collect();
+        let trials =
+            probe::run(&subjects).map_err(|error| Problem::new(error.to_string()).cure(NO_VERIFY))?;
+        for ((arch, handler), trial) in served.iter().zip(&trials) {
+            let preserve_argv0 = handler.entry.flags.contains(Flags::PRESERVE_ARGV0);
+            let expected = Expected { preserve_argv0, interpreter: None, in_front: None };
+            self.verdicts.insert(arch.name, judge(trial, &expected));
+        }
+        self.versions = versions_of(served.iter().filter_map(|(_, handler)| version_path(handler)));
+        Ok(())
+    }
+}
+
+/// Error of a dry run that is to register from `source`, which only `qus fetch` reads.
+fn not_fetched(args: &Register, source: &Path) -> Problem {
+    let mut words: Vec<OsString> = ["qus", "fetch", "--from"].map(OsString::from).to_vec();
+    words.push(source.into());
+    let sha256 = args.sha256.map(|digest| ("--sha256", digest.to_string().into()));
+    let version = args.qemu_version.as_ref().map(|version| ("--qemu-version", version.to_string().into()));
+    let dest = args.dest.as_ref().map(|dest| ("--dest", dest.clone().into_os_string()));
+    for (option, value) in sha256.into_iter().chain(version).chain(dest) {
+        words.extend([OsString::from(option), value]);
+    }
+    let arches = named(&args.arches);
+    let names = arches.iter().flatten().map(|arch| OsString::from(arch.name));
+    words.extend(if arches.is_none() { vec!["all".into()] } else { names.collect() });
+    let message = format!("cannot plan with {}: a dry run fetches nothing", path_text(source));
+    Problem::new(message).cure(shell_line(&words))
+}
+
+/// The options of `args` that say what must serve, each followed by a space.
+fn wishes(args: &Register) -> String {
+    let interpreter = args.interpreter.iter().map(|path| ("--interpreter", path));
+    let directories = args.interpreter_dir.iter().map(|path| ("--interpreter-dir", path));
+    let source = args.from.iter().map(|path| ("--from", path));
+    let dest = args.dest.iter().map(|path| ("--dest", path));
+    let version = args.qemu_version.iter().map(|version| format!("--qemu-version {version} "));
+    let paths = interpreter.chain(directories).chain(source).chain(dest);
+    let words = paths.map(|(option, path)| format!("{option} {} ", shell_word(path)));
+    let persist = args.persist.then(|| "--persist ".to_owned());
+    persist
+        .into_iter()
+        .chain(words)
+        .chain(version)
+        .chain(args.credentials.then(|| "--credentials ".to_owned()))
+        .collect()
+}
+
+/// What to do when nothing can be executed.
+pub(super) const NO_VERIFY: &str = "qus register --no-verify … (what is registered is then unverified)";
+
+/// What is wrong with the file at the path of a handler's interpreter. With `F` the file may be gone from there, and
+/// the handler all right (K49).
+fn looks_unfit(handler: &Handler, host: &[u8]) -> Option<String> {
+    let path = handler.entry.interpreter.as_deref()?;
+    let unfit = Interpreter::check(path, host).err()?;
+    let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);
+    match unfit {
+        Unfit::Dynamic(_) => Some(format!("its interpreter {}", first_line(&unfit))),
+        _ if pinned => None,
+        _ => Some(format!("its interpreter {}", first_line(&unfit))),
+    }
+}
+
+/// The first line of a reason; the others explain it.
+pub(super) fn first_line(unfit: &Unfit) -> String {
+    unfit.to_string().lines().next().unwrap_or_default().to_owned()
+}

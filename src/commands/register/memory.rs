@@ -1,0 +1,189 @@
+//! Interpreters that go into memory: out of this very executable, when it is a bundle, or from the files at hand.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+
+use super::gather::Gathered;
+use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::handler::plan::Registration;
+use crate::interpreter::bundle::own_bundle;
+use crate::interpreter::bundle::{self, BundleError, Member};
+use crate::interpreter::memfd::{self, Draft, Memory, MemoryError};
+use crate::interpreter::{Found, Interpreter, emulated_by, named_places, versions_of};
+use crate::system::file_id::FileId;
+use crate::system::file_id::file_name;
+
+/// How many interpreters are unpacked at once where there are not even as many processors: each needs 9 MB meanwhile.
+const THREADS: usize = 8;
+
+/// Where the content of an interpreter in memory comes from.
+pub(super) enum Stored {
+    /// This executable.
+    Bundled(Member),
+    /// A file, as it was checked.
+    File(Interpreter),
+}
+
+impl Stored {
+    /// The content, whole.
+    pub(super) fn content(&self) -> Result<Vec<u8>, Problem> {
+        match self {
+            Self::File(interpreter) => read(interpreter),
+            Self::Bundled(member) => {
+                let bundle = own_bundle()?.ok_or_else(|| Problem::new("the bundle is gone"))?;
+                Ok(bundle.unpack(member)?)
+            }
+        }
+    }
+
+    /// The content, in a file in memory that is to be called `path`.
+    fn draft(&self, path: &Path) -> Result<Draft, Problem> {
+        let mut draft = Draft::new()?;
+        match self {
+            Self::File(file) => {
+                let content = read(file)?;
+                // A file whose owner has written to it since would be called by what it was. A bundle's is compared already.
+                if !memfd::is_called(path, content.len() as u64, &bundle::digest(&content)) {
+                    let file = file.path.display();
+                    return Err(Problem::new(format!("{file} has changed since it was read")));
+                }
+                draft.write(&content)?;
+            }
+            Self::Bundled(member) => {
+                let bundle = own_bundle()?.ok_or_else(|| Problem::new("the bundle is gone"))?;
+                bundle.unpack_to(member, |part| draft.write(part).map_err(Problem::from))?;
+            }
+        }
+        Ok(draft)
+    }
+}
+
+impl From<BundleError> for Problem {
+    fn from(error: BundleError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<MemoryError> for Problem {
+    fn from(error: MemoryError) -> Self {
+        Self { message: error.to_string(), cure: error.cure() }
+    }
+}
+
+impl Gathered {
+    /// Takes the interpreters that this executable carries, before all others but those in directories that a variable names.
+    pub(super) fn find_bundled(&mut self) -> Result<(), Problem> {
+        let Some(bundle) = own_bundle()? else { return Ok(()) };
+        let named: Vec<PathBuf> =
+            named_places().iter().filter_map(|place| std::path::absolute(place).ok()).collect();
+        for member in bundle.members() {
+            let Some((arch, version)) = emulated_by(member.name.as_bytes()).zip(member.version.as_ref())
+            else {
+                continue;
+            };
+            if !self.is_wanted(arch) || self.version.as_ref().is_some_and(|wanted| !wanted.is(version)) {
+                continue;
+            }
+            let is_named = |found: &Interpreter| {
+                found.path.parent().is_some_and(|place| named.iter().any(|named| named == place))
+            };
+            if self.interpreter(arch).is_some_and(is_named) {
+                continue;
+            }
+            let path = memfd::path(version, member.size, &member.sha256, &member.name);
+            self.store(arch, path, Stored::Bundled(member.clone()));
+        }
+        Ok(())
+    }
+
+    /// Takes the files that were found as content for memory.
+    pub(super) fn find_in_files(&mut self) -> Result<(), Problem> {
+        let found = self.found.values().filter_map(|found| found.interpreter.as_ref());
+        let files: Vec<Interpreter> =
+            found.filter(|interpreter| !memfd::is_in_memory(&interpreter.path)).cloned().collect();
+        let versions = versions_of(files.iter().map(|file| file.path.as_path()));
+        for file in &files {
+            let Some(arch) = self.arch_of(&file.path) else { continue };
+            let content = read(file)?;
+            let version = versions.get(&file.path).map_or("unknown", String::as_str);
+            let name = String::from_utf8_lossy(file_name(&file.path)).into_owned();
+            let path = memfd::path(version, content.len() as u64, &bundle::digest(&content), &name);
+            self.store(arch, path, Stored::File(file.clone()));
+        }
+        Ok(())
+    }
+
+    fn arch_of(&self, file: &Path) -> Option<&'static Arch> {
+        let is_it =
+            |found: &Found| found.interpreter.as_ref().is_some_and(|interpreter| interpreter.path == file);
+        let (name, _) = self.found.iter().find(|(_, found)| is_it(found))?;
+        Arch::by_target(name)
+    }
+
+    /// An interpreter that is not in memory yet, but can be put there: which file it will be is not known before.
+    fn store(&mut self, arch: &'static Arch, path: PathBuf, stored: Stored) {
+        let id = FileId { device: 0, inode: 0 };
+        // It was checked to be a program of this host when it was bundled, and belongs to nobody else.
+        let interpreter = Interpreter { path, id, head: self.host.clone(), owned_by_root: true };
+        self.found.insert(arch.name, Found { interpreter: Some(interpreter), unfit: Vec::new() });
+        self.stored.insert(arch.name, stored);
+    }
+
+    /// Puts into memory what `work` registers from there. As long as the result lives, the paths lead to it.
+    pub(super) fn remember(&mut self, work: &[(usize, Registration)]) -> Result<Option<Memory>, Problem> {
+        let arches = work.iter().filter_map(|(item, _)| self.arches.get(*item));
+        let arches: Vec<&'static Arch> =
+            arches.copied().filter(|arch| self.stored.contains_key(arch.name)).collect();
+        if arches.is_empty() {
+            return Ok(None);
+        }
+        let drafts = self.drafts(&arches)?;
+        let mut memory = Memory::enter()?;
+        let mut ids = BTreeMap::new();
+        for (name, draft) in drafts {
+            let interpreter = self.found.get(name).and_then(|found| found.interpreter.as_ref());
+            let Some(interpreter) = interpreter else { continue };
+            ids.insert(name, memory.put(&interpreter.path, draft)?);
+        }
+        for (name, id) in ids {
+            if let Some(interpreter) = self.found.get_mut(name).and_then(|found| found.interpreter.as_mut()) {
+                interpreter.id = id;
+            }
+        }
+        Ok(Some(memory))
+    }
+
+    /// What is stored for `arches`, in files in memory: several side by side.
+    fn drafts(&self, arches: &[&'static Arch]) -> Result<BTreeMap<&'static str, Draft>, Problem> {
+        let stored =
+            |arch: &&'static Arch| Some((arch.name, self.stored.get(arch.name)?, self.interpreter(arch)?));
+        let waiting = Mutex::new(arches.iter().filter_map(stored));
+        let work = || {
+            let mut drafts = Vec::new();
+            loop {
+                let next = waiting.lock().map_or(None, |mut waiting| waiting.next());
+                let Some((name, stored, interpreter)) = next else { return Ok::<_, Problem>(drafts) };
+                drafts.push((name, stored.draft(&interpreter.path)?));
+            }
+        };
+        // All take about as long: with a thread for each processor most would wait for the last one.
+        let threads = thread::available_parallelism().map_or(1, usize::from).max(THREADS).min(arches.len());
+        thread::scope(|scope| {
+            let start = |_| thread::Builder::new().spawn_scoped(scope, work);
+            // Where no thread can be had, this one does it all.
+            let others: Vec<_> = (1..threads).flat_map(start).collect();
+            let mut drafts: BTreeMap<_, _> = work()?.into_iter().collect();
+            for other in others {
+                drafts.extend(other.join().map_err(|_| Problem::new("unpacking failed"))??);
+            }
+            Ok(drafts)
+        })
+    }
+}
+
+fn read(file: &Interpreter) -> Result<Vec<u8>, Problem> {
+    file.read().map_err(|error| Problem::new(format!("cannot read {}: {error}", file.path.display())))
+}

@@ -1,0 +1,315 @@
+//! `--persist`: interpreters where they stay, and rules where the system restores them at boot. What would be in the way is
+//! found before anything is registered; what is written is what the kernel took.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::gather::Gathered;
+use super::memory::Stored;
+use super::report::Item;
+use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::binfmt::Rule;
+use crate::binfmt::instance::Instance;
+use crate::boot::configuration::Configuration;
+use crate::boot::formats::Set;
+use crate::boot::persist::{self, Keeper};
+use crate::handler::classify;
+use crate::handler::owner::Owner;
+use crate::handler::plan::{Decision, Registration, Request};
+use crate::interpreter::store;
+use crate::interpreter::{Interpreter, is_qemu};
+use crate::system::atomic_file::{self, Draft};
+use crate::system::dir::{Held, folder_of};
+use crate::system::file_id::FileId;
+
+/// What is known about persistence before anything is registered.
+pub(super) struct Persistence {
+    pub(super) keeper: Keeper,
+    configuration: Configuration,
+    /// Interpreters that this run has copied.
+    copies: Vec<Copy>,
+}
+
+/// The copy of an interpreter.
+struct Copy {
+    arch: &'static str,
+    path: PathBuf,
+    /// What was in its place.
+    before: Option<Draft>,
+    /// Whether its folder was made for it.
+    made: bool,
+    /// Which file it is.
+    id: Option<FileId>,
+}
+
+impl Copy {
+    /// Has everything be as it was.
+    fn undo(self) -> io::Result<()> {
+        // Somebody else has put another one there.
+        if file_id(&self.path) != self.id {
+            return Ok(());
+        }
+        if let Some(before) = self.before {
+            return before.persist(&self.path);
+        }
+        fs::remove_file(&self.path)?;
+        if self.made {
+            persist::remove_empty_directories();
+        }
+        Ok(())
+    }
+}
+
+impl Persistence {
+    /// Gathers, and has `gathered` name the interpreters by the paths that they will have.
+    pub(super) fn gather(gathered: &mut Gathered) -> Result<Self, Problem> {
+        gathered.find_lasting_places()?;
+        let configuration = Configuration::read(Path::new("/"));
+        Ok(Self { keeper: Keeper::here(), configuration, copies: Vec::new() })
+    }
+
+    /// The request for `arch`: a handler that lasts. One that nobody restores is no answer to that; where qus itself
+    /// registered one of QEMU's emulators, for the moment, it makes room. Another interpreter somebody has chosen.
+    pub(super) fn request(&self, arch: &'static Arch, gathered: &Gathered, request: Request) -> Request {
+        let Some(handler) = classify::serving(arch, &gathered.handlers) else { return request };
+        match Owner::of(handler, &self.configuration) {
+            Owner::Configuration(file) if file != persist::file_of(arch) => request,
+            Owner::BinfmtSupport(_) => request,
+            Owner::Qus if handler.entry.interpreter.as_deref().is_some_and(is_qemu) => {
+                Request { explicit: true, replace: true, ..request }
+            }
+            _ => Request { explicit: true, ..request },
+        }
+    }
+
+    /// The decision, or what would keep it from lasting.
+    pub(super) fn checked(&self, arch: &'static Arch, decision: Decision, set: Option<&Set>) -> Decision {
+        let Some(set) = set.filter(|_| matches!(decision, Decision::Register(_) | Decision::Unchanged(_)))
+        else {
+            return decision;
+        };
+        // A name that somebody else's configuration has, and that comes later, would be taken back at boot.
+        let own = persist::file_of(arch);
+        let overridden = self.configuration.promises.iter().find(|promise| {
+            promise.file.file_name() > own.file_name()
+                && set.rules.iter().any(|rule| rule.name() == promise.rule.name())
+        });
+        if let Some(promise) = overridden {
+            let (name, file) = (promise.rule.name(), promise.file.display());
+            let reason = format!("{file} has another rule for {name}, which would replace this one at boot");
+            return Decision::Refused { reason, cure: None };
+        }
+        match persist::check(set).and_then(|()| self.keeper.check(set)) {
+            Ok(()) => decision,
+            Err(problem) => Decision::Refused { reason: problem.message, cure: problem.cure },
+        }
+    }
+
+    /// Puts the interpreters of `work` where they stay.
+    pub(super) fn copy(
+        &mut self,
+        work: &[(usize, Registration)],
+        gathered: &mut Gathered,
+    ) -> Result<(), Problem> {
+        persist::sweep();
+        for (item, _) in work {
+            let Some(arch) = gathered.arches.get(*item).copied() else { continue };
+            gathered.copy_to_lasting_place(arch, &mut self.copies)?;
+        }
+        Ok(())
+    }
+
+    /// Takes back the copies for what did not come to be registered: at boot the old ones are to be there, or none.
+    pub(super) fn settle(&mut self, items: &mut [Item], acted: Result<(), Problem>) -> Result<(), Problem> {
+        let is_served = |copy: &Copy| items.iter().any(|item| item.is_of(copy.arch) && item.is_served());
+        let (good, vain): (Vec<Copy>, Vec<Copy>) =
+            self.copies.drain(..).partition(|copy| acted.is_ok() && is_served(copy));
+        self.copies = good;
+        let mut problems: Vec<Problem> = acted.err().into_iter().collect();
+        for copy in vain.into_iter().rev() {
+            let path = copy.path.clone();
+            if let Err(error) = copy.undo() {
+                problems.push(Problem::new(format!("cannot put back {}: {error}", path.display())));
+            }
+        }
+        let mut problems = problems.into_iter();
+        let Some(first) = problems.next() else { return Ok(()) };
+        Err(problems.fold(first, |first, more| Problem {
+            message: format!("{}; {}", first.message, more.message),
+            ..first
+        }))
+    }
+
+    /// Writes down what the kernel has for every item that is well.
+    pub(super) fn keep(
+        &mut self,
+        instance: &Instance,
+        items: &mut [Item],
+        gathered: &Gathered,
+    ) -> Result<(), Problem> {
+        for (item, arch) in items.iter_mut().zip(&gathered.arches) {
+            if !item.is_served() {
+                continue;
+            }
+            if let Some(file) = self.kept_by_others(arch, item, gathered) {
+                item.kept_in(file);
+                continue;
+            }
+            let kept = Self::registered(instance, arch, item).and_then(|set| persist::keep(&set));
+            match kept {
+                Ok(path) => item.kept_in(path),
+                Err(problem) => item.not_kept(problem),
+            }
+        }
+        let updated = if items.iter().any(Item::is_kept) { self.keeper.update() } else { Ok(()) };
+        updated.and(self.forget_what_was())?;
+        persist::remove_unused_copies(&instance.handlers()?)
+    }
+
+    /// Removes the interpreters whose places copies have taken.
+    fn forget_what_was(&mut self) -> Result<(), Problem> {
+        self.copies.drain(..).filter_map(|copy| copy.before).try_for_each(|before| {
+            let path = before.path().to_owned();
+            let failed = |error| Problem::new(format!("cannot remove {}: {error}", path.display()));
+            before.remove().map_err(failed)
+        })
+    }
+
+    /// The file of somebody else that has the handler back at boot which serves `arch` and was kept.
+    fn kept_by_others(&self, arch: &'static Arch, item: &Item, gathered: &Gathered) -> Option<PathBuf> {
+        let mut handlers = gathered.handlers.iter();
+        let handler = handlers.find(|handler| item.has_kept(&handler.name))?;
+        match Owner::of(handler, &self.configuration) {
+            Owner::Configuration(file) if file != persist::file_of(arch) => Some(file),
+            Owner::BinfmtSupport(_) => Some(Path::new("/var/lib/binfmts").join(handler.name.as_os_str())),
+            _ => None,
+        }
+    }
+
+    /// The rules of an item as the kernel has them: with the flags that were proven.
+    fn registered(instance: &Instance, arch: &'static Arch, item: &Item) -> Result<Set, Problem> {
+        let mut rules: Vec<Rule> = Vec::new();
+        for name in item.names() {
+            let rule = instance.entry(&name)?.and_then(|entry| entry.to_rule(&name));
+            rules.push(rule.ok_or_else(|| Problem::new(format!("{name} is gone already")))?);
+        }
+        let copied = rules.first().is_some_and(|rule| persist::is_copy(rule.interpreter()));
+        Ok(Set { arch, rules, copied })
+    }
+}
+
+impl Gathered {
+    /// Interpreters that cannot stay where they are get the path of the copy that is to be made of them.
+    fn find_lasting_places(&mut self) -> Result<(), Problem> {
+        let moving = self.found.iter().filter_map(|(arch, found)| {
+            let interpreter = found.interpreter.as_ref()?;
+            (!persist::is_stable(interpreter)).then(|| (*arch, interpreter.clone()))
+        });
+        for (arch, interpreter) in moving.collect::<Vec<_>>() {
+            let stored = self.stored.remove(arch).unwrap_or_else(|| Stored::File(interpreter.clone()));
+            let name = match &stored {
+                Stored::Bundled(member) => member.name.clone().into(),
+                Stored::File(interpreter) => interpreter.path.file_name().unwrap_or_default().to_owned(),
+            };
+            let path = Path::new(store::COPIES).join(&name);
+            let same = self.same_file(&[path.clone(), Path::new(store::SYSTEM).join(&name)], &stored)?;
+            let Some(found) = self.found.get_mut(arch) else { continue };
+            if same.is_none() {
+                self.moving.insert(arch, stored);
+            }
+            let new =
+                Interpreter { path, id: FileId { device: 0, inode: 0 }, owned_by_root: true, ..interpreter };
+            found.interpreter = Some(same.unwrap_or(new));
+        }
+        Ok(())
+    }
+
+    /// The first of `paths` that has the very content of `stored`, and stays as it is: a copy of an earlier run, or what
+    /// `qus fetch` got.
+    fn same_file(&self, paths: &[PathBuf], stored: &Stored) -> Result<Option<Interpreter>, Problem> {
+        let fit = |path: &PathBuf| Interpreter::check(path, &self.host).ok().filter(persist::is_stable);
+        let found: Vec<Interpreter> = paths.iter().filter_map(fit).collect();
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let content = stored.content()?;
+        Ok(found.into_iter().find(|there| there.read().is_ok_and(|there| *there == *content)))
+    }
+
+    /// Copies the interpreter for `arch`, where it has to be.
+    fn copy_to_lasting_place(&mut self, arch: &'static Arch, copies: &mut Vec<Copy>) -> Result<(), Problem> {
+        let Some(stored) = self.moving.get(arch.name) else { return Ok(()) };
+        let Some(path) = self.interpreter(arch).map(|interpreter| interpreter.path.clone()) else {
+            return Ok(());
+        };
+        let content = stored.content()?;
+        place(arch.name, &path, &content, copies).map_err(|error| {
+            Problem::new(format!(
+                "cannot copy the interpreter for {} to {}: {error}",
+                arch.name,
+                path.display()
+            ))
+        })?;
+        let copy = Interpreter::check(&path, &self.host)
+            .map_err(|unfit| Problem::new(format!("{} {unfit}", path.display())))?;
+        if let Some(found) = self.found.get_mut(arch.name) {
+            found.interpreter = Some(copy);
+        }
+        Ok(())
+    }
+}
+
+/// An executable file, whole or not at all; a new one, as the old one may be running (K50).
+fn place(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>) -> io::Result<()> {
+    let mut folders = Vec::new();
+    Held::make(folder_of(path), &mut folders).map_err(|(_, error)| error)?;
+    let made = !folders.is_empty();
+    let before = if path.exists() { Some(atomic_file::set_aside(path)?) } else { None };
+    let was = file_id(path);
+    let placed = atomic_file::place(path, content, 0o755);
+    // Whatever failed: it has its name, or it has not.
+    let id = file_id(path);
+    if id != was {
+        copies.push(Copy { arch, path: path.to_owned(), before, made, id });
+    }
+    placed.map(drop)
+}
+
+fn file_id(path: &Path) -> Option<FileId> {
+    fs::symlink_metadata(path).ok().map(|metadata| FileId::of(&metadata))
+}
+
+/// The rules that were decided on for `arch`, as far as they are known before the proof.
+pub(super) fn planned(
+    arch: &'static Arch,
+    decision: &Decision,
+    gathered: &Gathered,
+    request: Request,
+) -> Option<Set> {
+    if !matches!(decision, Decision::Register(_) | Decision::Unchanged(_)) {
+        return None;
+    }
+    let interpreter = gathered.interpreter(arch)?;
+    let rules = classify::rules(arch, &interpreter.path, request.flags).ok()?;
+    Some(Set { arch, rules, copied: false })
+}
+
+/// What a person has to know of the interpreters that are to be there at boot.
+pub(super) fn warnings(items: &[Item]) -> Vec<String> {
+    let mut warnings: Vec<String> = items
+        .iter()
+        .filter(|item| item.is_kept())
+        .filter_map(|item| persist::lateness(item.interpreter_path()?))
+        .collect();
+    if crate::system::kernel_version::is_wsl() {
+        warnings.push(
+            "under WSL all distributions share one kernel: the end of another one may remove these handlers"
+                .to_owned(),
+        );
+    }
+    warnings
+}

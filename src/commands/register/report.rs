@@ -1,0 +1,462 @@
+//! What `qus register` says: a line an architecture, then what a person should know.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::gather::{Gathered, first_line};
+use super::persist;
+use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, escape, path_text};
+use crate::binfmt::{Flags, HandlerName, Rule};
+use crate::boot::persist::Keeper;
+use crate::commands::instance::ends_too_soon;
+use crate::handler::classify;
+use crate::handler::classify::plain;
+use crate::handler::plan::{Decision, Registration};
+use crate::interpreter::memfd;
+use crate::probe::{Nativeness, Proof};
+use crate::system::namespace::{Lifetime, Scope};
+
+/// What came of one architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Outcome {
+    /// A new handler is there.
+    Registered,
+    /// A new handler is there, and an old one is gone.
+    Replaced,
+    /// The very handlers were there.
+    Unchanged,
+    /// Another emulator's handler serves it.
+    Kept,
+    /// The host runs it itself, and that is enough.
+    Native,
+    /// Not on this host.
+    Refused,
+    /// Something else has its programs.
+    Conflict,
+    /// There is no interpreter.
+    Missing,
+    /// The proof failed; the handler is gone again.
+    Unproven,
+    /// The kernel did not do what it was asked.
+    Failed,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Registered => "registered",
+            Self::Replaced => "replaced",
+            Self::Unchanged => "unchanged",
+            Self::Kept => "kept",
+            Self::Native => "native",
+            Self::Refused => "refused",
+            Self::Conflict => "conflict",
+            Self::Missing => "missing",
+            Self::Unproven => "unproven",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn status(self) -> Status {
+        match self {
+            Self::Registered | Self::Replaced | Self::Unchanged | Self::Kept | Self::Native => Status::Done,
+            Self::Unproven => Status::No,
+            Self::Refused | Self::Conflict | Self::Missing | Self::Failed => Status::Failed,
+        }
+    }
+}
+
+/// What is said about one architecture.
+#[derive(Debug, Serialize)]
+pub(super) struct Item {
+    arch: &'static str,
+    outcome: Outcome,
+    handlers: Vec<String>,
+    flags: Option<String>,
+    interpreter: Option<String>,
+    /// Version of the interpreter, where it was asked.
+    pub(super) version: Option<String>,
+    /// Whether a probe ran.
+    verified: bool,
+    proof: Option<Proof>,
+    message: Option<String>,
+    cure: Option<String>,
+    /// With `--persist`: the file that has it registered at boot.
+    persisted: Option<PathBuf>,
+}
+
+impl Item {
+    /// What is to be said about `arch` by the decision alone.
+    pub(super) fn new(arch: &'static Arch, decision: &Decision, gathered: &Gathered, dry_run: bool) -> Self {
+        let mut item = Self {
+            arch: arch.name,
+            outcome: Outcome::Failed,
+            handlers: Vec::new(),
+            flags: None,
+            interpreter: None,
+            version: None,
+            verified: false,
+            proof: None,
+            message: None,
+            cure: None,
+            persisted: None,
+        };
+        match decision {
+            Decision::Unchanged(names) => item.standing(Outcome::Unchanged, names, arch, gathered),
+            Decision::Kept(name) => {
+                item.standing(Outcome::Kept, std::slice::from_ref(name), arch, gathered);
+                item.message = Some("serves it already".to_owned());
+            }
+            Decision::Register(registration) => {
+                item.planned(registration, dry_run);
+                if *gathered.facts(arch).native == Nativeness::NotAsked {
+                    item.remark("a dry run does not find out whether this host runs it itself");
+                }
+            }
+            Decision::Refused { reason, cure } => {
+                item.outcome = Outcome::Refused;
+                item.message = Some(reason.clone());
+                item.cure.clone_from(cure);
+            }
+            Decision::Conflict { with } => item.conflict(arch, with, gathered),
+            Decision::NoInterpreter => item.missing(arch, gathered),
+        }
+        item
+    }
+
+    fn standing(&mut self, outcome: Outcome, names: &[HandlerName], arch: &Arch, gathered: &Gathered) {
+        self.outcome = outcome;
+        self.handlers = names.iter().map(plain).collect();
+        let handler = gathered.handlers.iter().find(|handler| Some(&handler.name) == names.first());
+        self.flags = handler.map(|handler| handler.entry.flag_letters());
+        let path = handler.and_then(|handler| handler.entry.interpreter.as_deref());
+        self.interpreter = path.map(|path| path.to_string_lossy().into());
+        let told = path.and_then(memfd::told).map(|told| told.version);
+        self.version = path.and_then(|path| gathered.version(path)).cloned().or(told);
+        self.verified = gathered.verify;
+        self.proof = gathered.facts(arch).verdict.and_then(|verdict| verdict.as_ref().ok()).copied();
+    }
+
+    fn planned(&mut self, registration: &Registration, dry_run: bool) {
+        self.outcome = if registration.removes.is_empty() { Outcome::Registered } else { Outcome::Replaced };
+        self.handlers = registration.rules.iter().map(|rule| rule.name().to_string()).collect();
+        let rule = registration.rules.first();
+        self.flags = rule.map(|rule| rule.flags().to_string());
+        self.interpreter = rule.map(Rule::interpreter).map(|path| path.to_string_lossy().into());
+        let displaced = registration.displaced.iter().map(|name| format!("{name} now lies behind it"));
+        let remarks: Vec<String> = registration.because.clone().into_iter().chain(displaced).collect();
+        self.message = (!remarks.is_empty()).then(|| remarks.join("; "));
+        if dry_run {
+            self.verified = false;
+        }
+    }
+
+    fn conflict(&mut self, arch: &Arch, with: &[HandlerName], gathered: &Gathered) {
+        self.outcome = Outcome::Conflict;
+        let describe = |name: &HandlerName| {
+            let handler = gathered.handlers.iter().find(|handler| handler.name == *name);
+            let entry = handler.map(|handler| &handler.entry);
+            let path =
+                entry.and_then(|entry| entry.interpreter.as_deref()).unwrap_or(Path::new("a BPF program"));
+            let flags = entry.map(crate::binfmt::Entry::flag_letters).unwrap_or_default();
+            format!("{name} ({}, flags {})", path_text(path), if flags.is_empty() { "none" } else { &flags })
+        };
+        let has_programs = |name: &&HandlerName| {
+            let handler = gathered.handlers.iter().find(|handler| handler.name == **name);
+            handler.is_some_and(|handler| handler.entry.enabled && classify::concerns(handler, arch))
+        };
+        let (takers, namesakes): (Vec<_>, Vec<_>) = with.iter().partition(has_programs);
+        let all = |names: &[&HandlerName]| {
+            names.iter().map(|name| describe(name)).collect::<Vec<_>>().join(" and ")
+        };
+        let ours = gathered.interpreter(arch).map(|interpreter| path_text(&interpreter.path));
+        let ours = ours.map(|ours| format!(", not {ours}")).unwrap_or_default();
+        let mut reasons = Vec::new();
+        if !takers.is_empty() {
+            reasons.push(format!("{} has its programs{ours}", all(&takers)));
+        }
+        if !namesakes.is_empty() {
+            reasons.push(format!("the name is taken by another handler, {}", all(&namesakes)));
+        }
+        self.message = Some(reasons.join("; "));
+        self.cure = Some(format!("qus register --replace {}{}", gathered.wishes, arch.name));
+    }
+
+    fn missing(&mut self, arch: &Arch, gathered: &Gathered) {
+        self.outcome = Outcome::Missing;
+        let unfit = gathered.passed_over(arch).iter();
+        let unfit: Vec<String> =
+            unfit.map(|(path, unfit)| format!("{} {}", path_text(path), first_line(unfit))).collect();
+        self.message = Some(if let Some(reason) = gathered.not_in_source(arch) {
+            reason
+        } else if unfit.is_empty() {
+            format!("no interpreter is in {}", gathered.searched())
+        } else {
+            unfit.join("; ")
+        });
+        if gathered.is_dry_fetch {
+            self.remark("a dry run fetches none");
+        }
+        let persist = if gathered.persist { "--persist " } else { "" };
+        self.cure = Some(format!("qus register --fetch {persist}{}", arch.name));
+    }
+
+    /// It is registered, with these flags, and `proof` is what was seen of it.
+    pub(super) fn done(&mut self, flags: Flags, proof: Option<Proof>) {
+        if proof.is_some()
+            && self.flags.as_ref().is_some_and(|planned| planned.contains('P'))
+            && !flags.contains(Flags::PRESERVE_ARGV0)
+        {
+            self.remark("without P: its interpreter does not know the flag");
+        }
+        self.flags = Some(flags.to_string());
+        self.verified = proof.is_some();
+        self.proof = proof;
+    }
+
+    /// Adds a remark to the message.
+    fn remark(&mut self, remark: &str) {
+        let message = self.message.take();
+        self.message = Some(message.map_or_else(|| remark.to_owned(), |text| format!("{text}; {remark}")));
+    }
+
+    /// It is not registered after all.
+    pub(super) fn fail(&mut self, outcome: Outcome, problem: Problem) {
+        self.outcome = outcome;
+        self.message = Some(problem.message);
+        self.cure = problem.cure;
+        self.handlers.clear();
+    }
+
+    /// It needs no handler: the host runs it itself.
+    pub(super) fn pass_over(&mut self) {
+        self.outcome = Outcome::Native;
+        self.message = Some("this host runs it itself".to_owned());
+        self.cure = None;
+    }
+
+    /// It is registered, and at boot by what `file` says.
+    pub(super) fn kept_in(&mut self, file: PathBuf) {
+        self.persisted = Some(file);
+    }
+
+    /// For a dry run: the file that would have it registered at boot, if it is one of qus's own.
+    pub(super) fn would_be_kept(&mut self, arch: &Arch) {
+        let own = matches!(self.outcome, Outcome::Registered | Outcome::Replaced | Outcome::Unchanged);
+        self.persisted = own.then(|| crate::boot::persist::file_of(arch));
+    }
+
+    /// It is registered, and will not be at boot.
+    pub(super) fn not_kept(&mut self, problem: Problem) {
+        self.outcome = Outcome::Failed;
+        self.message =
+            Some(format!("registered until the next restart, and not for longer: {}", problem.message));
+        self.cure = problem.cure;
+    }
+
+    /// Whether it will be registered at boot.
+    pub(super) fn is_kept(&self) -> bool {
+        self.persisted.is_some()
+    }
+
+    /// Whether it is about the architecture of this name.
+    pub(super) fn is_of(&self, arch: &str) -> bool {
+        self.arch == arch
+    }
+
+    /// Whether a handler serves it.
+    pub(super) fn is_served(&self) -> bool {
+        self.outcome.status() == Status::Done && self.outcome != Outcome::Native
+    }
+
+    /// Whether it is about a handler of another emulator, of this name, that is left as it is.
+    pub(super) fn has_kept(&self, name: &HandlerName) -> bool {
+        self.outcome == Outcome::Kept && self.names().contains(name)
+    }
+
+    /// Names of its handlers.
+    pub(super) fn names(&self) -> Vec<HandlerName> {
+        self.handlers.iter().filter_map(|name| HandlerName::new(name.as_bytes()).ok()).collect()
+    }
+
+    /// The path of its interpreter.
+    pub(super) fn interpreter_path(&self) -> Option<&Path> {
+        self.interpreter.as_deref().map(Path::new)
+    }
+
+    /// Whether its handlers were there already, and stay.
+    pub(super) fn is_at_rest(&self) -> bool {
+        matches!(self.outcome, Outcome::Unchanged | Outcome::Kept)
+    }
+
+    fn is_new(&self) -> bool {
+        matches!(self.outcome, Outcome::Registered | Outcome::Replaced)
+    }
+
+    fn row(&self, dry_run: bool, scope: Scope) -> Vec<String> {
+        let mut detail = String::new();
+        if self.is_served() {
+            detail.push_str(&self.interpreter.as_deref().map(escape).unwrap_or_default());
+            if let Some(version) = &self.version {
+                detail.push_str(&format!(" (QEMU {version})"));
+            }
+            if self.outcome == Outcome::Kept {
+                detail.push_str(" serves it already");
+            }
+            if !dry_run || matches!(self.outcome, Outcome::Unchanged | Outcome::Kept) {
+                detail.push_str(&format!(", {}", self.certainty(scope)));
+            }
+            if let Some(message) = self.message.as_ref().filter(|_| self.outcome != Outcome::Kept) {
+                detail.push_str(&format!("; {message}"));
+            }
+            if let Some(file) = &self.persisted {
+                detail.push_str(&format!("; at boot by {}", path_text(file)));
+            }
+        } else {
+            detail = self.message.as_deref().map(|text| escape(&text.replace('\n', " "))).unwrap_or_default();
+        }
+        let word = self.outcome.word();
+        let is_plan = dry_run && matches!(self.outcome, Outcome::Registered | Outcome::Replaced);
+        let word = match self.outcome {
+            Outcome::Registered if is_plan => "would register",
+            Outcome::Replaced if is_plan => "would replace",
+            _ => word,
+        };
+        let flags = self.flags.clone().filter(|_| self.is_served()).unwrap_or_default();
+        vec![self.arch.to_owned(), word.to_owned(), flags, detail]
+    }
+
+    fn certainty(&self, scope: Scope) -> String {
+        let place = match scope {
+            Scope::Host => "on this host",
+            _ => "in this user namespace",
+        };
+        match &self.proof {
+            None => "unverified".to_owned(),
+            Some(proof) if proof.empty_root => format!("proven {place} and from an empty root"),
+            Some(_) => format!("proven {place}"),
+        }
+    }
+}
+
+/// All that `qus register` says.
+#[derive(Serialize)]
+pub(super) struct View {
+    pub(super) scope: Scope,
+    /// How long what was registered lasts.
+    pub(super) lifetime: Lifetime,
+    /// Whether this process stays, and the instance with it.
+    pub(super) held: bool,
+    /// Who registers at boot what was persisted; nothing without `--persist`.
+    pub(super) keeper: Option<Keeper>,
+    pub(super) dry_run: bool,
+    pub(super) items: Vec<Item>,
+}
+
+impl View {
+    pub(super) fn text(&self) -> String {
+        columns(&self.items.iter().map(|item| item.row(self.dry_run, self.scope)).collect::<Vec<_>>())
+    }
+
+    /// The handlers that are new, by name.
+    pub(super) fn new_handlers(&self, gathered: &Gathered) -> Vec<HandlerName> {
+        let names = self.items.iter().filter(|item| item.is_new()).flat_map(|item| &item.handlers);
+        let known =
+            |name: &HandlerName| gathered.arches.iter().any(|arch| classify::is_named_for(name, arch));
+        names.filter_map(|name| HandlerName::new(name.as_bytes()).ok()).filter(known).collect()
+    }
+
+    /// Says how it went as a whole, who sees what was registered, and how long it lasts.
+    pub(super) fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
+        let mut status = self.items.iter().map(|item| item.outcome.status()).max().unwrap_or(Status::Done);
+        let wrong: Vec<&Item> =
+            self.items.iter().filter(|item| item.outcome.status() != Status::Done).collect();
+        if !wrong.is_empty() {
+            let mut words: Vec<&str> = wrong.iter().map(|item| item.outcome.word()).collect();
+            words.dedup();
+            let mut message =
+                format!("{} of {} architectures {}", wrong.len(), self.items.len(), words.join(", "));
+            if wrong.len() < self.items.len() && !self.dry_run {
+                message.push_str(&format!("; the others run {}", self.lasting()));
+            }
+            let mut cures: Vec<&str> = wrong.iter().filter_map(|item| item.cure.as_deref()).collect();
+            cures.dedup();
+            output.problem(&Problem { message, cure: together(&cures) })?;
+        } else if !self.dry_run && (self.keeper.is_some() || self.items.iter().any(Item::is_new)) {
+            output.note(&format!("they run {}", self.lasting()))?;
+        }
+        if let Some(keeper) = self.keeper.filter(|_| !self.dry_run && self.items.iter().any(Item::is_kept)) {
+            for warning in persist::warnings(&self.items) {
+                output.note(&warning)?;
+            }
+            if let Some(problem) = keeper.obstacle() {
+                output.problem(&problem)?;
+                status = status.max(Status::Failed);
+            }
+        }
+        let doomed = ends_too_soon(self.lifetime, self.scope);
+        if let Some(problem) = doomed.filter(|_| !self.held && !self.dry_run && self.has_any()) {
+            output.problem(&problem)?;
+            status = status.max(Status::Failed);
+        }
+        Ok(status)
+    }
+
+    /// Whether any architecture is served now.
+    pub(super) fn has_any(&self) -> bool {
+        self.items.iter().any(Item::is_served)
+    }
+
+    /// Whether all that is registered will be again at boot.
+    fn is_kept(&self) -> bool {
+        if self.keeper.is_none_or(|keeper| keeper.obstacle().is_some()) {
+            return false;
+        }
+        let mut well = self.items.iter().filter(|item| item.is_served()).peekable();
+        well.peek().is_some() && well.all(Item::is_kept)
+    }
+
+    fn lasting(&self) -> String {
+        if let Some(keeper) = self.keeper.filter(|_| self.is_kept()) {
+            let place = if self.scope == Scope::Host { "on" } else { "in" };
+            return format!("{place} {}; {}", self.scope, keeper.deed());
+        }
+        let until = match (self.lifetime, self.scope) {
+            _ if self.held => "until this command is ended",
+            (Lifetime::Process, _) => "until this command ends",
+            (Lifetime::Boot, _) => "until it is restarted",
+            (Lifetime::MountNamespace, Scope::Host) => "until this container ends",
+            (Lifetime::MountNamespace | Lifetime::UserNamespace, _) => "until that ends",
+            (Lifetime::Outer, _) => "and stay when this user namespace ends",
+            (Lifetime::Unknown, _) => "for a time that could not be determined",
+        };
+        match self.scope {
+            Scope::Host => format!("on this host {until}"),
+            Scope::UserNamespace(inode) => {
+                format!("in user namespace {inode}, seen by what runs inside it and not by the host, {until}")
+            }
+            scope => format!("in {scope}, {until}"),
+        }
+    }
+}
+
+/// Several cures that are the same command with another architecture, as one.
+fn together(cures: &[&str]) -> Option<String> {
+    let (first, rest) = cures.split_first()?;
+    let (command, _) = first.rsplit_once(' ')?;
+    if rest.is_empty() || !command.starts_with("qus register") {
+        return Some((*first).to_owned());
+    }
+    let arches: Vec<&str> =
+        cures.iter().filter_map(|cure| cure.strip_prefix(command)?.strip_prefix(' ')).collect();
+    if arches.len() == cures.len() {
+        Some(format!("{command} {}", arches.join(" ")))
+    } else {
+        Some(cures.join("\n"))
+    }
+}

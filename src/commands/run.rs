@@ -1,0 +1,457 @@
+//! `qus run`: a foreign program, or one whose children are foreign, in an instance of its own.
+//!
+//! A user namespace with its own instance (K64), the handlers in it, inside of that another user namespace in which the
+//! caller is who he was (K65), then `exec`: no process stays between, and nothing is left when the program ends.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::env;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access, execve};
+
+use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{NotRun, Output, Status, path_text};
+use crate::base::shell::{shell_line, shell_word};
+use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError};
+use crate::binfmt::{Flags, Handler, Rule};
+use crate::commands::args::{Common, parse_one_arch};
+use crate::handler::classify;
+use crate::handler::exec_target::{Candidate, Elf, Kind};
+use crate::interpreter::WantedVersion;
+use crate::interpreter::bundle::unpack_bundle;
+use crate::interpreter::fetch::{self, Order};
+use crate::interpreter::search_places;
+use crate::interpreter::{Found, Interpreter, search};
+use crate::interpreter::{is_of, own_head};
+use crate::package::Sha256;
+use crate::system::kernel_version::Kernel;
+use crate::system::namespace::{
+    Ids, NamespaceError, become_caller, enter_as_root, enter_root, find_in_root, forbidding_setting,
+};
+use crate::system::ownership::changeable_by_others;
+use crate::system::signals;
+use crate::system::temp_dir::TempDir;
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use std::os::unix::ffi::OsStringExt;
+
+/// A variable of the environment and its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variable(pub OsString, pub OsString);
+
+fn parse_variable(word: OsString) -> Result<Variable, &'static str> {
+    let bytes = word.into_vec();
+    match bytes.iter().position(|byte| *byte == b'=').and_then(|at| bytes.split_at_checked(at)) {
+        Some((name, [_, value @ ..])) if !name.is_empty() => {
+            Ok(Variable(OsString::from_vec(name.to_vec()), OsString::from_vec(value.to_vec())))
+        }
+        _ => Err("a variable is written NAME=VALUE"),
+    }
+}
+
+/// `qus run`.
+#[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Run it in this root directory, furnished like a container's
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Register only these architectures [default: all with an interpreter at hand]
+    #[arg(long, value_name = "ARCH", value_delimiter = ',', value_parser = parse_one_arch)]
+    pub arch: Vec<&'static Arch>,
+    /// Be root inside, as far as files and handlers there go
+    #[arg(long)]
+    pub as_root: bool,
+    /// Get a missing interpreter first, as `qus fetch` does
+    #[arg(long)]
+    pub fetch: bool,
+    /// Get the interpreters from this source first: whatever `qus fetch --from` takes
+    #[arg(long, value_name = "SRC")]
+    pub from: Option<PathBuf>,
+    /// What SRC has to be: the SHA-256 that its maker tells
+    #[arg(long, value_name = "HEX", requires = "from")]
+    pub sha256: Option<Sha256>,
+    /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
+    #[arg(long, value_name = "VERSION")]
+    pub qemu_version: Option<WantedVersion>,
+    /// Look for interpreters here, and nowhere else (may be repeated)
+    #[arg(long, value_name = "DIR")]
+    pub interpreter_dir: Vec<PathBuf>,
+    /// Set a variable for the program (may be repeated): QEMU_CPU=max, QEMU_STRACE=1, …
+    #[arg(long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(parse_variable))]
+    pub env: Vec<Variable>,
+    /// Start the emulator itself, without namespaces: for one program whose children are not foreign
+    #[arg(long, conflicts_with_all = ["root", "as_root"])]
+    pub direct: bool,
+    /// The program and its arguments
+    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Why the program does not run, and as what that counts.
+struct Failure(NotRun, Problem);
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self(NotRun::Qus, problem)
+    }
+}
+
+pub(super) fn run(args: &Run, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let Err(Failure(kind, problem)) = start(args, common.quiet);
+    output.failure(&problem)?;
+    Ok(Status::NotRun(kind))
+}
+
+fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
+    let program = args.command.first().map(OsString::as_os_str).unwrap_or_default();
+    let host = own_head()?;
+    let own = Arch::of_head(&host);
+    let wanted = match (&args.root, args.arch.as_slice()) {
+        (None, []) => foreign_arch(&find(program)?, own).into_iter().collect(),
+        (Some(root), []) => {
+            let file = find_below(root, program);
+            let path = file.as_ref().map(|file| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())));
+            path.and_then(|path| foreign_arch(&path, own)).into_iter().collect()
+        }
+        (_, arches) => arches.to_vec(),
+    };
+    let is_explicit = !args.interpreter_dir.is_empty() || args.from.is_some();
+    let unpacked =
+        if is_explicit { None } else { unpack_bundle(|arch| wanted.is_empty() || wanted.contains(&arch))? };
+    let found = interpreters(args, &wanted, own, &host, quiet, unpacked.as_ref())?;
+    if args.direct {
+        return direct(args, &find(program)?, &found);
+    }
+    let rules = rules(&found, args)?;
+    let forbidden = |error: NamespaceError| or_direct(error.into(), args);
+    let ids = enter_as_root(args.root.is_some()).map_err(forbidden)?;
+    register(&rules, ids, args)?;
+    // The kernel holds the interpreters.
+    drop(unpacked);
+    if let Some(root) = &args.root {
+        enter_root(root).map_err(Problem::from)?;
+    }
+    if !args.as_root && !ids.many && args.root.is_none() {
+        become_caller(ids).map_err(forbidden)?;
+    }
+    let path = find(program)?;
+    Err(exec(&path, &args.command, args))
+}
+
+/// A problem with namespaces, which `--direct` does without.
+fn or_direct(problem: Problem, args: &Run) -> Problem {
+    if args.root.is_some() || args.as_root {
+        return problem;
+    }
+    let direct = typed(args, "--direct");
+    let cure = match problem.cure {
+        Some(cure) => format!("{cure}\n     or:   {direct}"),
+        None => direct,
+    };
+    Problem { cure: Some(cure), ..problem }
+}
+
+/// What was typed, with one more option.
+fn typed(args: &Run, option: &str) -> String {
+    let mut words: Vec<OsString> = ["qus", "run", option].map(OsString::from).to_vec();
+    let mut push = |option: &str, value: Option<&OsStr>| {
+        words.push(option.into());
+        words.extend(value.map(OsStr::to_owned));
+    };
+    args.root.iter().for_each(|root| push("--root", Some(root.as_os_str())));
+    args.arch.iter().for_each(|arch| push("--arch", Some(OsStr::new(arch.name))));
+    args.from.iter().for_each(|source| push("--from", Some(source.as_os_str())));
+    if let Some(version) = &args.qemu_version {
+        push("--qemu-version", Some(OsStr::new(&version.to_string())));
+    }
+    args.interpreter_dir.iter().for_each(|folder| push("--interpreter-dir", Some(folder.as_os_str())));
+    let switches = [(args.as_root, "--as-root"), (args.fetch, "--fetch"), (args.direct, "--direct")];
+    switches.iter().filter(|(is_set, _)| *is_set).for_each(|(_, switch)| push(switch, None));
+    for Variable(name, value) in &args.env {
+        push("--env", Some(&[name.as_os_str(), value].join(OsStr::new("="))));
+    }
+    push("--", None);
+    words.extend(args.command.iter().cloned());
+    shell_line(&words)
+}
+
+/// The architecture of a program that this host does not run itself.
+fn foreign_arch(path: &Path, own: Option<&'static Arch>) -> Option<&'static Arch> {
+    let Kind::Elf(Elf { arch: Some(arch), .. }) = Candidate::look(path).kind else { return None };
+    (Some(arch) != own).then_some(arch)
+}
+
+/// Interpreters at hand. `wanted` must be among them, as far as this host does not run them itself.
+fn interpreters(
+    args: &Run,
+    wanted: &[&'static Arch],
+    own: Option<&'static Arch>,
+    host: &[u8],
+    quiet: bool,
+    unpacked: Option<&TempDir>,
+) -> Result<BTreeMap<&'static str, Found>, Problem> {
+    let is_companion = |arch: &Arch| own.is_some_and(|own| own.companions().contains(&arch.name));
+    let version = args.qemu_version.as_ref();
+    let is_asked_for = |arch: &'static Arch, path: &Path| {
+        let is_named = if args.arch.is_empty() {
+            !is_companion(arch) || wanted.contains(&arch)
+        } else {
+            args.arch.contains(&arch)
+        };
+        is_named && is_of(version, arch, path)
+    };
+    let is_missing = |found: &BTreeMap<&'static str, Found>, arch: &Arch| {
+        found.get(arch.name).is_none_or(|found| found.interpreter.is_none())
+    };
+    let places =
+        if args.interpreter_dir.is_empty() { search_places(unpacked) } else { args.interpreter_dir.clone() };
+    let mut found = if let Some(source) = &args.from {
+        let arches = (!wanted.is_empty()).then(|| wanted.to_vec());
+        fetch::fetch(&Order { arches, from: Some(source), sha256: args.sha256, dest: None, version }, quiet)?
+            .found(host)
+    } else {
+        search(&places, host, is_asked_for)
+    };
+    let missing: Vec<&'static Arch> =
+        wanted.iter().copied().filter(|arch| is_missing(&found, arch)).collect();
+    if args.fetch && !missing.is_empty() {
+        let order = Order { arches: Some(missing), from: None, sha256: None, dest: None, version };
+        found.extend(fetch::fetch(&order, quiet)?.found(host));
+    }
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|arch| is_missing(&found, arch) && !is_companion(arch))
+        .map(|arch| arch.name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(found);
+    }
+    let served = |name: &&str| {
+        let handlers =
+            Instance::open(Path::new(DEFAULT_PATH)).map(|instance| instance.handlers().unwrap_or_default());
+        let arch = Arch::by_target(name);
+        handlers.is_ok_and(|handlers| {
+            arch.and_then(|arch| classify::serving(arch, &handlers))
+                .is_some_and(|handler| can_take_over(handler).is_ok())
+        })
+    };
+    // Of what version a handler of the host is, is not asked.
+    if version.is_none() && missing.iter().all(served) {
+        return Ok(found);
+    }
+    let places = places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ");
+    let of = version.map(|version| format!(", of QEMU {version}")).unwrap_or_default();
+    let problem = Problem::new(format!("no interpreter for {} is in {places}{of}", missing.join(", ")));
+    // Who has fetched and still has none does not get it by fetching.
+    Err(if args.fetch { problem } else { problem.cure(typed(args, "--fetch")) })
+}
+
+/// Rules of the new instance, oldest first: the interpreters at hand, and before them in force the handlers of the
+/// instance that it hides (K66), as far as their interpreters can be opened again.
+fn rules(found: &BTreeMap<&'static str, Found>, args: &Run) -> Result<Vec<Rule>, Problem> {
+    let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
+    if Kernel::running().tells_preserve_argv0() {
+        flags |= Flags::PRESERVE_ARGV0;
+    }
+    let hidden = match Instance::open(Path::new(DEFAULT_PATH)) {
+        Ok(instance) if instance.is_enabled().unwrap_or(false) => instance.handlers()?,
+        _ => Vec::new(),
+    };
+    let explicit = !args.interpreter_dir.is_empty() || args.from.is_some() || args.qemu_version.is_some();
+    let is_at_hand = |arch: &Arch| found.get(arch.name).is_some_and(|found| found.interpreter.is_some());
+    let mut taken_over = Vec::new();
+    for handler in hidden.iter().rev().filter(|handler| handler.entry.enabled) {
+        let replacement = classify::emulates(handler).filter(|arch| is_at_hand(arch));
+        if let Err(reason) = can_take_over(handler) {
+            if replacement.is_none() {
+                tracing::warn!("the handler {} is left out: {reason}", handler.name);
+            }
+        } else if replacement.is_none() || is_pinned(handler) {
+            taken_over.push(handler);
+        }
+    }
+    let mut rules = Vec::new();
+    for (name, found) in found {
+        let (Some(arch), Some(Interpreter { path, .. })) = (Arch::by_target(name), &found.interpreter) else {
+            continue;
+        };
+        let own =
+            classify::rules(arch, path, flags).map_err(|error| Problem::new(format!("{name}: {error}")))?;
+        let serving = classify::serving(arch, &hidden);
+        let is_served = serving.is_some_and(|handler| is_pinned(handler) && can_take_over(handler).is_ok());
+        if explicit || !is_served {
+            rules.extend(own);
+        }
+    }
+    let names: Vec<_> = rules.iter().map(|rule| rule.name().clone()).collect();
+    let hidden = taken_over.into_iter().filter(|handler| !names.contains(&handler.name));
+    let hidden: Vec<Rule> = hidden.filter_map(|handler| handler.entry.to_rule(&handler.name)).collect();
+    if explicit {
+        Ok(hidden.into_iter().chain(rules).collect())
+    } else {
+        rules.extend(hidden);
+        Ok(rules)
+    }
+}
+
+/// Whether the handler works in another root directory, too: without `F` its interpreter is looked for there (K47).
+fn is_pinned(handler: &Handler) -> bool {
+    handler.entry.flags.contains(Flags::FIX_BINARY)
+}
+
+/// Checks that the handler's interpreter can be registered again by its path; the error is the reason against it.
+///
+/// The file that now has the path need not be the one that the handler runs, so nobody but root and the caller may be able to
+/// put one there: the new instance would execute it with the rights of the caller.
+fn can_take_over(handler: &Handler) -> Result<(), String> {
+    let Some(path) = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute()) else {
+        return Err("its interpreter has no path".to_owned());
+    };
+    let cannot_open =
+        |reason: &dyn std::fmt::Display| format!("{} cannot be opened here: {reason}", path_text(path));
+    match changeable_by_others(path) {
+        Ok(None) => {}
+        Ok(Some(place)) => {
+            return Err(format!("other users can change {}, and so the interpreter", path_text(&place)));
+        }
+        Err(error) => return Err(cannot_open(&error)),
+    }
+    access(path, AccessFlags::X_OK).map_err(|errno| cannot_open(&errno.desc()))?;
+    let has_rule = handler.entry.enabled && handler.entry.to_rule(&handler.name).is_some();
+    has_rule.then_some(()).ok_or_else(|| "its entry is not one that qus can register".to_owned())
+}
+
+/// Mounts the instance of the new user namespace, and fills it.
+fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Problem> {
+    let path = Path::new(DEFAULT_PATH);
+    Instance::mount(path).map_err(|error| {
+        let kernel = Kernel::running();
+        if !kernel.has_instances() {
+            let message = format!(
+                "Linux {kernel} has one instance for all: only since 6.7 a user namespace has its own"
+            );
+            return or_direct(Problem::new(message), args);
+        }
+        // Root of a user namespace may mount; where it may not, something takes the rights that come with one.
+        let forbidding = if ids.uid.is_root() { None } else { forbidding_setting() };
+        match (error, forbidding) {
+            (MountError::Denied(_), Some(forbidding)) => or_direct(forbidding.into(), args),
+            (error @ MountError::Denied(_), None) => {
+                or_direct(Problem::new(format!("{error}, not even in a user namespace")), args)
+            }
+            (error, _) => error.into(),
+        }
+    })?;
+    let instance = Instance::open(path)?;
+    for rule in rules {
+        if let Err(error) = instance.register(rule) {
+            tracing::warn!("{error}");
+        }
+    }
+    Ok(())
+}
+
+/// The emulator itself, with the program as its argument.
+fn direct(args: &Run, program: &Path, found: &BTreeMap<&'static str, Found>) -> Result<Infallible, Failure> {
+    let Kind::Elf(Elf { arch: Some(arch), .. }) = Candidate::look(program).kind else {
+        let problem =
+            Problem::new(format!("{} is no program of an architecture that QEMU knows", path_text(program)));
+        return Err(Failure(NotRun::Unrunnable, problem));
+    };
+    let Some(interpreter) = found.get(arch.name).and_then(|found| found.interpreter.as_ref()) else {
+        return Err(exec(program, &args.command, args));
+    };
+    let mut words = vec![interpreter.path.clone().into_os_string()];
+    if let Some(argv0) = args.command.first() {
+        words.extend([OsString::from("-0"), argv0.clone()]);
+    }
+    words.push(program.as_os_str().to_owned());
+    words.extend(args.command.iter().skip(1).cloned());
+    Err(exec(&interpreter.path, &words, args))
+}
+
+/// Where programs are looked for when nothing else is said.
+const DEFAULT_SEARCH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The program called `name` in the root directory `root`, as it will be found there.
+fn find_below(root: &Path, name: &OsStr) -> Option<File> {
+    if name.as_bytes().contains(&b'/') {
+        return find_in_root(root, Path::new(name));
+    }
+    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_SEARCH.into());
+    env::split_paths(&path).find_map(|folder| find_in_root(root, &folder.join(name)))
+}
+
+/// The program called `name`, as a shell finds it.
+fn find(name: &OsStr) -> Result<PathBuf, Failure> {
+    let not_found = || {
+        let problem = Problem::new(format!("there is no program {}", path_text(Path::new(name))));
+        Failure(NotRun::NotFound, problem)
+    };
+    if name.as_bytes().contains(&b'/') {
+        let path = PathBuf::from(name);
+        return if path.symlink_metadata().is_ok() { Ok(path) } else { Err(not_found()) };
+    }
+    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_SEARCH.into());
+    let is_program = |path: &PathBuf| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+    env::split_paths(&path).map(|folder| folder.join(name)).find(is_program).ok_or_else(not_found)
+}
+
+/// Becomes the program; what returns is why not.
+///
+/// `execve(2)` itself, as the library functions that search start a shell on a file that the kernel refuses.
+fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
+    let failed = |kind, reason: &str| {
+        Failure(kind, Problem::new(format!("cannot start {}: {reason}", path_text(path))))
+    };
+    let mut variables: BTreeMap<OsString, OsString> = env::vars_os().collect();
+    variables.extend(args.env.iter().map(|Variable(name, value)| (name.clone(), value.clone())));
+    let variables = variables.into_iter().map(|(name, value)| [name, value].join(OsStr::new("=")));
+    let strings = |words: Vec<OsString>| {
+        words.into_iter().map(|word| CString::new(word.as_bytes())).collect::<Result<Vec<_>, _>>()
+    };
+    let all =
+        (CString::new(path.as_os_str().as_bytes()), strings(words.to_vec()), strings(variables.collect()));
+    let (Ok(file), Ok(words), Ok(variables)) = all else {
+        return failed(NotRun::Qus, "a word of the command holds a NUL");
+    };
+    if let Err(error) = signals::restore() {
+        return failed(NotRun::Qus, &format!("cannot restore its signals: {error}"));
+    }
+    let Err(errno) = execve(&file, &words, &variables);
+    match errno {
+        Errno::ENOENT => {
+            failed(NotRun::NotFound, "it, or the program that it needs to be loaded, does not exist")
+        }
+        Errno::ENOEXEC => {
+            let failure = failed(NotRun::Unrunnable, "nothing here runs such programs (Exec format error)");
+            let cure = format!("qus which {}", shell_word(path));
+            Failure(failure.0, failure.1.cure(cure))
+        }
+        errno => failed(NotRun::Unrunnable, errno.desc()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_has_a_name_and_a_value() {
+        let parse = |word: &[u8]| parse_variable(OsString::from_vec(word.to_vec()));
+        assert_eq!(parse(b"A=b=c"), Ok(Variable("A".into(), "b=c".into())));
+        assert_eq!(parse(b"A=\xff"), Ok(Variable("A".into(), OsString::from_vec(vec![0xff]))));
+        for word in [&b"A"[..], b"=b", b""] {
+            assert!(parse(word).is_err(), "{word:?}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! `qus show`: the table of architectures, or one of them with its header explained.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::arch::{ARCHES, Arch};
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns};
+use crate::binfmt::{Flags, Hex};
+use crate::commands::args::parse_one_arch;
+use crate::handler::classify;
+use crate::interpreter::bundle::Member;
+use crate::interpreter::bundle::own_bundle;
+use clap::Args;
+
+/// `qus show`.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// The architecture to be explained
+    #[arg(value_name = "ARCH", value_parser = parse_one_arch)]
+    pub arch: Option<&'static Arch>,
+    /// Show what this qus carries inside itself
+    #[arg(long, conflicts_with = "arch")]
+    pub bundled: bool,
+}
+
+#[derive(Serialize)]
+struct TableView {
+    arches: Vec<Summary>,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    name: &'static str,
+    description: &'static str,
+    names: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct ArchView {
+    name: &'static str,
+    description: &'static str,
+    names: Vec<(&'static str, &'static [&'static str])>,
+    handlers: Vec<HandlerView>,
+}
+
+#[derive(Serialize)]
+struct HandlerView {
+    name: String,
+    machine: u16,
+    magic: String,
+    mask: String,
+    /// What is written to `register`, for the interpreter in Debian's place.
+    line: String,
+}
+
+#[derive(Serialize)]
+struct BundleView {
+    bundled: Vec<Member>,
+}
+
+pub(super) fn run(args: &Show, output: &mut Output<'_>) -> Result<Status> {
+    if args.bundled {
+        let bundled = own_bundle()?.map(|bundle| bundle.members().to_vec()).unwrap_or_default();
+        let view = BundleView { bundled };
+        output.data(&view, || bundle_text(&view))?;
+        return Ok(Status::Done);
+    }
+    if let Some(arch) = args.arch {
+        let view = arch_view(arch)?;
+        output.data(&view, || arch_text(arch, &view))?;
+    } else {
+        let view = TableView { arches: ARCHES.iter().map(summary).collect() };
+        output.data(&view, || table_text(&view))?;
+    }
+    Ok(Status::Done)
+}
+
+fn bundle_text(view: &BundleView) -> String {
+    let row = |member: &Member| {
+        let version = member.version.as_ref().map(|version| format!("QEMU {version}")).unwrap_or_default();
+        vec![member.name.clone(), version, member.size.to_string(), member.sha256.clone()]
+    };
+    columns(&view.bundled.iter().map(row).collect::<Vec<_>>())
+}
+
+fn summary(arch: &Arch) -> Summary {
+    let mut names: Vec<&str> = arch.names.iter().filter(|name| *name != arch.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    Summary { name: arch.name, description: arch.description, names }
+}
+
+fn table_text(view: &TableView) -> String {
+    let mut rows = vec![["ARCH", "WHAT IT IS", "ALSO CALLED"].map(str::to_owned).to_vec()];
+    rows.extend(
+        view.arches
+            .iter()
+            .map(|arch| vec![arch.name.to_owned(), arch.description.to_owned(), arch.names.join(" ")]),
+    );
+    columns(&rows)
+}
+
+fn arch_view(arch: &Arch) -> Result<ArchView, Problem> {
+    let interpreter = format!("/usr/bin/qemu-{}-static", arch.name);
+    let flags = Flags::PRESERVE_ARGV0 | Flags::OPEN_BINARY | Flags::FIX_BINARY;
+    let rules = classify::rules(arch, Path::new(&interpreter), flags)
+        .map_err(|error| Problem::new(error.to_string()))?;
+    let machines = arch.identity.machines.iter();
+    let handlers = rules.iter().zip(machines).filter_map(|(rule, &machine)| {
+        let pattern = rule.matcher().pattern()?;
+        Some(HandlerView {
+            name: rule.name().to_string(),
+            machine,
+            magic: Hex(pattern.magic()).to_string(),
+            mask: Hex(pattern.mask().unwrap_or_default()).to_string(),
+            line: String::from_utf8_lossy(&rule.to_line()).into(),
+        })
+    });
+    Ok(ArchView {
+        name: arch.name,
+        description: arch.description,
+        names: arch.names.kinds().into_iter().filter(|(_, names)| !names.is_empty()).collect(),
+        handlers: handlers.collect(),
+    })
+}
+
+fn arch_text(arch: &Arch, view: &ArchView) -> String {
+    let mut text = format!("{}: {}\n", view.name, view.description);
+    let names = view.names.iter().map(|(kind, names)| vec![format!("  {kind}"), names.join(" ")]);
+    text.push_str(&columns(&names.collect::<Vec<_>>()));
+    for (handler, pattern) in view.handlers.iter().zip(arch.identity.patterns()) {
+        text.push_str(&format!("\nhandler {}\n", handler.name));
+        let mut rows = vec![["  bytes", "magic", "mask", "meaning"].map(str::to_owned).to_vec()];
+        for (from, to, meaning) in fields(arch, handler.machine) {
+            let Some(magic) = pattern.magic().get(from..to) else { continue };
+            let mask = pattern.mask().and_then(|mask| mask.get(from..to)).unwrap_or_default();
+            rows.push(vec![
+                format!("  {from}..{to}"),
+                Hex(magic).to_string(),
+                Hex(mask).to_string(),
+                meaning,
+            ]);
+        }
+        text.push_str(&columns(&rows));
+        text.push_str(&format!("  {}\n", handler.line));
+    }
+    text
+}
+
+/// The fields of an ELF header that a pattern spans: first byte, byte behind the last, meaning (ELF specification).
+fn fields(arch: &Arch, machine: u16) -> Vec<(usize, usize, String)> {
+    let flags = arch.identity.class.flags_offset();
+    let mut fields = vec![
+        (0, 4, "ELF".to_owned()),
+        (4, 5, format!("EI_CLASS: {:?}", arch.identity.class)),
+        (5, 6, format!("EI_DATA: {:?}-endian", arch.identity.order)),
+        (6, 7, "EI_VERSION: 1".to_owned()),
+        (7, 16, "EI_OSABI, EI_ABIVERSION and padding: anything".to_owned()),
+        (16, 18, "e_type: ET_EXEC or ET_DYN".to_owned()),
+        (18, 20, format!("e_machine: {machine}")),
+    ];
+    if let Some(abi) = arch.identity.abi {
+        let word = arch.identity.order.word(abi.mask);
+        let last = word.iter().rposition(|byte| *byte != 0).map_or(4, |last| last + 1);
+        fields.push((20, flags, "anything".to_owned()));
+        fields.push((flags, flags + last, format!("e_flags: {:#x} of {:#x}", abi.value, abi.mask)));
+    }
+    fields
+}

@@ -1,0 +1,86 @@
+//! `qus enable` and `qus disable`: switch handlers without removing them.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, escape};
+use crate::commands::args::{ArchArg, Common, named, parse_arch};
+use crate::commands::instance::open_instance;
+use crate::handler::classify::{emulators, plain};
+use crate::system::namespace::Scope;
+use clap::Args;
+
+/// `qus enable` and `qus disable`.
+#[derive(Debug, Args)]
+pub struct Switch {
+    /// Architectures, or `all` that have a handler
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
+    pub arches: Vec<ArchArg>,
+}
+
+#[derive(Serialize)]
+struct View {
+    scope: Scope,
+    items: Vec<Item>,
+}
+
+#[derive(Serialize)]
+struct Item {
+    arch: &'static str,
+    outcome: &'static str,
+    name: Option<String>,
+    error: Option<String>,
+}
+
+pub(super) fn run(args: &Switch, enable: bool, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let instance = open_instance(common)?;
+    let handlers = instance.handlers().map_err(Problem::from)?;
+    let arches = named(&args.arches);
+    let chosen = emulators(&handlers, arches.as_deref());
+    if chosen.iter().any(|(handler, _)| handler.entry.enabled != enable) {
+        instance.check_writable().map_err(Problem::from)?;
+    }
+    let mut status = Status::Done;
+    let mut items = Vec::new();
+    for (handler, arch) in &chosen {
+        let (outcome, error) = if handler.entry.enabled == enable {
+            ("unchanged", None)
+        } else {
+            match instance.set_enabled(&handler.name, enable) {
+                Ok(()) => (if enable { "enabled" } else { "disabled" }, None),
+                Err(error) => {
+                    status = Status::Failed;
+                    ("failed", Some(error.to_string()))
+                }
+            }
+        };
+        items.push(Item { arch: arch.name, outcome, name: Some(plain(&handler.name)), error });
+    }
+    for arch in arches.unwrap_or_default() {
+        if !chosen.iter().any(|(_, served)| *served == arch) {
+            status = Status::Failed;
+            let error = Some(format!("there is no handler for {}", arch.name));
+            items.push(Item { arch: arch.name, outcome: "missing", name: None, error });
+        }
+    }
+    let view = View { scope: Scope::of(instance.path()), items };
+    output.data(&view, || {
+        let row = |item: &Item| {
+            let detail = item.error.clone().or_else(|| item.name.as_deref().map(escape)).unwrap_or_default();
+            vec![item.arch.to_owned(), item.outcome.to_owned(), detail]
+        };
+        columns(&view.items.iter().map(row).collect::<Vec<_>>())
+    })?;
+    let missing: Vec<_> =
+        view.items.iter().filter(|item| item.outcome == "missing").map(|item| item.arch).collect();
+    if !missing.is_empty() {
+        let problem =
+            Problem::new(format!("{} of {} architectures have no handler", missing.len(), view.items.len()));
+        output.problem(&problem.cure(format!("sudo qus register {}", missing.join(" "))))?;
+    }
+    if view.items.is_empty() {
+        output.note("no handler of QEMU's emulators is there")?;
+    }
+    Ok(status)
+}

@@ -1,0 +1,227 @@
+//! `qus verify`: execute probes through the kernel, and say of each handler what came of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status, columns, escape, path_text};
+use crate::binfmt::{Flags, Handler, HandlerName};
+use crate::commands::args::{ArchArg, Common, named, parse_arch};
+use crate::commands::instance::{open_instance, tell_scope};
+use crate::handler::classify;
+use crate::handler::classify::{plain, version_path};
+use crate::interpreter::memfd;
+use crate::interpreter::versions_of;
+use crate::probe::{self, End, Expected, Failure, Proof, STATUS_ARGV0, Subject, Trial, judge};
+use crate::system::file_id::FileId;
+use crate::system::namespace::Scope;
+use clap::Args;
+
+/// `qus verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Architectures [default: all that have a handler]
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
+    pub arches: Vec<ArchArg>,
+}
+
+/// What the probe of a handler showed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Health {
+    /// `working`, `broken`, or `native` where the host runs the architecture itself, with no handler in the way.
+    pub(super) state: &'static str,
+    /// Why it is broken.
+    pub(super) reason: Option<String>,
+    /// Version of the interpreter at the handler's path, if it says one.
+    pub(super) version: Option<String>,
+    /// What was seen of it working.
+    pub(super) proof: Option<Proof>,
+}
+
+impl Health {
+    fn broken(reason: impl Into<String>) -> Self {
+        Self { state: "broken", reason: Some(reason.into()), version: None, proof: None }
+    }
+
+    /// In words, behind the path of the interpreter.
+    fn detail(&self) -> String {
+        let version = self.version.as_ref().map(|version| format!(" (QEMU {version})")).unwrap_or_default();
+        let seen = match (&self.reason, &self.proof) {
+            (Some(reason), _) => format!(": {reason}"),
+            (None, Some(proof)) if !proof.empty_root => ", but an empty root could not be tried".to_owned(),
+            (None, _) => String::new(),
+        };
+        format!("{version}{seen}")
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}{}", self.state, self.detail())
+    }
+}
+
+/// Executes a probe for every handler of programs of the table, and judges the handler by it. The others are left out.
+pub(super) fn health(handlers: &[Handler], enabled: bool) -> Result<BTreeMap<HandlerName, Health>, Problem> {
+    let judged: Vec<(&Handler, Option<Subject>)> = handlers
+        .iter()
+        .filter_map(|handler| main_arch(handler).map(|arch| (handler, subject(handler, arch))))
+        .collect();
+    let mut subjects: Vec<Subject> = judged.iter().filter_map(|(_, subject)| *subject).collect();
+    subjects.dedup();
+    let versions = versions_of(judged.iter().filter_map(|(handler, _)| version_path(handler)));
+    let trials = probe::run(&subjects).map_err(|error| Problem::new(error.to_string()))?;
+    let mut health = BTreeMap::new();
+    for (handler, subject) in &judged {
+        let trial =
+            subject.and_then(|subject| trials.get(subjects.iter().position(|other| *other == subject)?));
+        let path = handler.entry.interpreter.as_deref();
+        let version = path.and_then(|path| versions.get(path)).cloned();
+        let judged = judge_handler(handler, subject.zip(trial), handlers, enabled);
+        let told = path.and_then(memfd::told).map(|told| told.version);
+        health.insert(handler.name.clone(), Health { version: version.or(told), ..judged });
+    }
+    Ok(health)
+}
+
+fn judge_handler(
+    handler: &Handler,
+    executed: Option<(Subject, &Trial)>,
+    handlers: &[Handler],
+    enabled: bool,
+) -> Health {
+    let Some((subject, trial)) = executed else {
+        return Health::broken("no program there is has the header that its rule asks for");
+    };
+    let taker = subject.taker(handlers).filter(|_| enabled);
+    if taker.is_none() && trial.host.end == End::Exited(STATUS_ARGV0) {
+        return Health { state: "native", reason: None, version: None, proof: None };
+    }
+    if !handler.entry.enabled {
+        return Health::broken("it is disabled");
+    }
+    if !enabled {
+        return Health::broken("the whole instance is switched off");
+    }
+    let in_front = taker.filter(|taker| taker.name != handler.name).map(|taker| taker.name.to_string());
+    if in_front.is_some() {
+        return Health::broken(Failure::Shadowed(in_front).to_string());
+    }
+    let expected = Expected {
+        preserve_argv0: handler.entry.flags.contains(Flags::PRESERVE_ARGV0),
+        interpreter: pinned(handler),
+        in_front: None,
+    };
+    match judge(trial, &expected) {
+        Ok(proof) => Health { state: "working", reason: None, version: None, proof: Some(proof) },
+        Err(failure) => Health::broken(failure.to_string()),
+    }
+}
+
+/// The file that a handler must have opened, where that can be known: without `F` it is the one at its path. With `F` it
+/// may be one that is long gone from there (K49), and running is all that can be asked of it.
+fn pinned(handler: &Handler) -> Option<FileId> {
+    if handler.entry.flags.contains(Flags::FIX_BINARY) {
+        return None;
+    }
+    let path = handler.entry.interpreter.as_deref()?;
+    fs::metadata(path).ok().map(|metadata| FileId::of(&metadata))
+}
+
+/// The architecture that a handler is there for: the one it emulates, else the only one it takes.
+fn main_arch(handler: &Handler) -> Option<&'static Arch> {
+    classify::emulates(handler).or_else(|| match Arch::of_pattern(handler.entry.pattern()?).as_slice() {
+        [arch] => Some(*arch),
+        _ => None,
+    })
+}
+
+/// The first probe of `arch` that the handler's pattern takes.
+fn subject(handler: &Handler, arch: &'static Arch) -> Option<Subject> {
+    let pattern = handler.entry.pattern()?;
+    Subject::all_of(arch).find(|subject| pattern.matches(&subject.image()))
+}
+
+#[derive(Serialize)]
+struct View {
+    scope: Scope,
+    items: Vec<Item>,
+}
+
+#[derive(Serialize)]
+struct Item {
+    arch: &'static str,
+    name: Option<String>,
+    interpreter: Option<String>,
+    #[serde(flatten)]
+    health: Health,
+}
+
+pub(super) fn run(args: &Verify, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let instance = open_instance(common)?;
+    let handlers = instance.handlers().map_err(Problem::from)?;
+    let enabled = instance.is_enabled().map_err(Problem::from)?;
+    let named = named(&args.arches);
+    let mut health = health(&handlers, enabled)?;
+    let mut items = Vec::new();
+    let wanted = |arch: &Arch| named.as_ref().is_none_or(|named| named.iter().any(|named| **named == *arch));
+    for handler in &handlers {
+        let Some(arch) = main_arch(handler).filter(|arch| wanted(arch)) else { continue };
+        if let Some(health) = health.remove(&handler.name) {
+            let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
+            items.push(Item { arch: arch.name, name: Some(plain(&handler.name)), interpreter, health });
+        }
+    }
+    let mut unserved: Vec<&'static Arch> = named.into_iter().flatten().collect();
+    unserved.retain(|arch| items.iter().all(|item| item.arch != arch.name));
+    items.extend(without_handler(&unserved)?);
+    items.sort_by_key(|item| item.arch);
+    let status =
+        if items.iter().any(|item| item.health.state == "broken") { Status::No } else { Status::Done };
+    let view = View { scope: Scope::of(instance.path()), items };
+    output.data(&view, || text(&view))?;
+    tell_scope(view.scope, output)?;
+    if view.items.is_empty() {
+        output.note("no handler of an architecture is there")?;
+    }
+    Ok(status)
+}
+
+/// Architectures that were asked for and have no handler: the host itself runs them, or nothing does.
+fn without_handler(arches: &[&'static Arch]) -> Result<Vec<Item>, Problem> {
+    if arches.is_empty() {
+        return Ok(Vec::new());
+    }
+    let subjects: Vec<Subject> = arches.iter().filter_map(|arch| Subject::all_of(arch).next()).collect();
+    let trials = probe::run(&subjects).map_err(|error| Problem::new(error.to_string()))?;
+    let items = arches.iter().zip(trials).map(|(arch, trial)| {
+        let native = trial.host.end == End::Exited(STATUS_ARGV0);
+        let reason = format!("no handler takes its programs; cure: sudo qus register {}", arch.name);
+        let health = Health {
+            state: if native { "native" } else { "broken" },
+            reason: (!native).then_some(reason),
+            version: None,
+            proof: None,
+        };
+        Item { arch: arch.name, name: None, interpreter: None, health }
+    });
+    Ok(items.collect())
+}
+
+fn text(view: &View) -> String {
+    let row = |item: &Item| {
+        let interpreter =
+            item.interpreter.as_deref().map(|path| path_text(Path::new(path))).unwrap_or_default();
+        let name = item.name.clone().unwrap_or_else(|| "-".to_owned());
+        let detail = format!("{interpreter}{}", item.health.detail());
+        let detail = detail.strip_prefix(": ").unwrap_or(&detail).to_owned();
+        vec![item.arch.to_owned(), item.health.state.to_owned(), escape(&name), detail]
+    };
+    columns(&view.items.iter().map(row).collect::<Vec<_>>())
+}

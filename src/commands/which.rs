@@ -1,0 +1,226 @@
+//! `qus which`: what the kernel will do with a file, which handler takes it, or why it will not run.
+
+mod explain;
+mod report;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::Result;
+use goblin::elf::header::{ET_DYN, ET_EXEC};
+
+use self::explain::{Known, explain};
+use self::report::{Answers, View, write_text};
+use crate::arch::Arch;
+use crate::arch::elf::same_machine;
+use crate::base::error::Problem;
+use crate::base::output::{Output, Status};
+use crate::binfmt::Handler;
+use crate::binfmt::instance::{Instance, OpenError};
+use crate::commands::args::Common;
+use crate::handler::exec_target::{Candidate, Elf, Kind};
+use crate::handler::predict::{End, Step, Table};
+use crate::interpreter::own_head;
+use crate::interpreter::{is_qemu, versions_of};
+use crate::probe::{self, Nativeness, Subject, Trial, Variant};
+use clap::Args;
+
+/// `qus which`.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// Files somebody wants to start
+    #[arg(value_name = "FILE", required_unless_present = "files0_from")]
+    pub files: Vec<PathBuf>,
+    /// Read NUL-terminated names of files from here; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "files")]
+    pub files0_from: Option<PathBuf>,
+    /// Do not execute probes: what handlers do is then unverified
+    #[arg(long)]
+    pub no_verify: bool,
+}
+
+pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let names = Names::of(args)?;
+    let (handlers, enabled, is_mounted) = table(common)?;
+    let natives = Natives::new(&handlers)?;
+    let seen = Seen::default();
+    let table = Table {
+        handlers: &handlers,
+        enabled,
+        native: &|file| natives.runs(file),
+        look: &|path| seen.look(path),
+    };
+    let mut known = if args.no_verify {
+        // Has every native question asked before the first answer is printed, as `know` does.
+        names.iter().for_each(|name| drop(table.predict(&Candidate::look(name))));
+        Known::default()
+    } else {
+        know(&names, &table, is_mounted)?
+    };
+    if let Some(problem) = natives.unknown() {
+        return Err(problem.into());
+    }
+    known.describe(&handlers);
+    let all_run = Cell::new(true);
+    // Each answer is told before the next file is looked at: they may be a hundred thousand.
+    let answers = || {
+        names.iter().map(|name| {
+            let candidate = Candidate::look(name);
+            let answer = explain(&candidate, &table.predict(&candidate), &table, &known);
+            all_run.set(all_run.get() && answer.runs);
+            (candidate, answer)
+        })
+    };
+    let view = View { answers: Answers(|| answers().map(|(_, answer)| answer)) };
+    let compared = if common.verbose > 0 { handlers.as_slice() } else { &[] };
+    output.stream(&view, |data| write_text(answers(), compared, data))?;
+    Ok(if all_run.get() { Status::Done } else { Status::No })
+}
+
+/// The handlers, newest first, whether the instance is on, and whether it is mounted. Where none is, there are no handlers
+/// to see, but those of an ancestor namespace may be in force (K65).
+fn table(common: &Common) -> Result<(Vec<Handler>, bool, bool)> {
+    match Instance::open(&common.instance) {
+        Ok(instance) => {
+            let handlers = instance.handlers().map_err(Problem::from)?;
+            Ok((handlers, instance.is_enabled().map_err(Problem::from)?, true))
+        }
+        Err(OpenError::NotMounted(_) | OpenError::NoSupport(_)) => Ok((Vec::new(), true, false)),
+        Err(error) => Err(Problem::from(error).into()),
+    }
+}
+
+/// The names of the files that this is about.
+enum Names<'a> {
+    Typed(&'a [PathBuf]),
+    /// Each ends in a NUL, as `find -print0` writes them.
+    Listed(Vec<u8>),
+}
+
+impl<'a> Names<'a> {
+    fn of(args: &'a Which) -> Result<Self, Problem> {
+        let Some(list) = &args.files0_from else { return Ok(Self::Typed(&args.files)) };
+        let failed = |error: std::io::Error| Problem::new(format!("cannot read {}: {error}", list.display()));
+        let mut bytes = Vec::new();
+        if list == Path::new("-") {
+            std::io::stdin().lock().read_to_end(&mut bytes).map_err(failed)?;
+        } else {
+            bytes = std::fs::read(list).map_err(failed)?;
+        }
+        Ok(Self::Listed(bytes))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Path> {
+        let (typed, listed): (&[PathBuf], &[u8]) = match self {
+            Self::Typed(typed) => (typed, &[]),
+            Self::Listed(listed) => (&[], listed),
+        };
+        let listed = listed.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        let listed = listed.map(|name| Path::new(OsStr::from_bytes(name)));
+        typed.iter().map(PathBuf::as_path).chain(listed)
+    }
+}
+
+/// What stands in for files, and was looked at: of many files it is the same few.
+#[derive(Default)]
+struct Seen(RefCell<HashMap<PathBuf, Rc<Candidate>>>);
+
+impl Seen {
+    /// How many are kept: every file of a list could be a script for a program of its own.
+    const MOST: usize = 1000;
+
+    fn look(&self, path: &Path) -> Rc<Candidate> {
+        let mut seen = self.0.borrow_mut();
+        if let Some(candidate) = seen.get(path) {
+            return Rc::clone(candidate);
+        }
+        let candidate = Rc::new(Candidate::look(path));
+        if seen.len() < Self::MOST {
+            seen.insert(path.to_owned(), Rc::clone(&candidate));
+        }
+        candidate
+    }
+}
+
+/// The probe that looks to the kernel's handlers like `candidate` does.
+fn subject(candidate: &Candidate) -> Option<Subject> {
+    let Kind::Elf(Elf { arch, machine, e_type, os_abi, abi_version, .. }) = &candidate.kind else {
+        return None;
+    };
+    let variant = Variant { e_type: *e_type, os_abi: *os_abi, abi_version: *abi_version };
+    Some(Subject { arch: (*arch)?, machine: *machine, variant })
+}
+
+/// Executes once each probe that looks like some of the files, and asks each interpreter once.
+fn know(names: &Names<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known, Problem> {
+    let mut subjects = HashSet::new();
+    let mut interpreters = BTreeSet::new();
+    for candidate in names.iter().map(Candidate::look) {
+        let prediction = table.predict(&candidate);
+        match prediction.steps.into_iter().next() {
+            Some(Step::Handler { interpreter, .. }) => {
+                subjects.extend(subject(&candidate));
+                interpreters.extend(Some(interpreter).filter(|path| is_qemu(path) && path.is_absolute()));
+            }
+            _ if !is_mounted && prediction.end != End::Starts => subjects.extend(subject(&candidate)),
+            _ => {}
+        }
+    }
+    if subjects.is_empty() {
+        return Ok(Known::default());
+    }
+    let mut subjects: Vec<Subject> = subjects.into_iter().collect();
+    subjects.sort_by_key(|subject| (subject.arch.name, subject.machine, subject.variant));
+    let versions = versions_of(interpreters.iter().map(PathBuf::as_path));
+    let trials = probe::run(&subjects)
+        .map_err(|error| Problem::new(error.to_string()).cure("qus which --no-verify …"))?;
+    let trials = subjects.into_iter().zip(trials).collect();
+    Ok(Known { trials, versions, ..Known::default() })
+}
+
+/// What this host runs itself, found out once for each architecture that is asked about (U4).
+struct Natives<'a> {
+    host: Vec<u8>,
+    own: Option<&'static Arch>,
+    handlers: &'a [Handler],
+    companions: RefCell<BTreeMap<&'static str, Nativeness>>,
+}
+
+impl<'a> Natives<'a> {
+    fn new(handlers: &'a [Handler]) -> Result<Self, Problem> {
+        let host = own_head()?;
+        Ok(Self { own: Arch::of_head(&host), host, handlers, companions: RefCell::default() })
+    }
+
+    fn runs(&self, file: &Candidate) -> bool {
+        let Kind::Elf(Elf { arch: Some(arch), e_type: ET_EXEC | ET_DYN, .. }) = &file.kind else {
+            return false;
+        };
+        if same_machine(&file.head, &self.host) {
+            return true;
+        }
+        if !self.own.is_some_and(|own| own.companions().contains(&arch.name)) {
+            return false;
+        }
+        let mut companions = self.companions.borrow_mut();
+        companions.entry(arch.name).or_insert_with(|| Nativeness::of(arch, self.handlers)).is_native()
+    }
+
+    /// The error of a prediction that depended on an answer that nobody has.
+    fn unknown(&self) -> Option<Problem> {
+        self.companions.borrow().iter().find_map(|(arch, native)| match native {
+            Nativeness::Unknown(reason) => {
+                Some(Problem::new(format!("cannot find out whether this host runs {arch} itself: {reason}")))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// What was executed, by subject.
+type Trials = HashMap<Subject, Trial>;

@@ -1,0 +1,166 @@
+//! Checks whether a file can serve every container as an interpreter.
+//!
+//! A check reads the first kilobytes of a file, never the whole. What it finds wrong is an [`Unfit`]; what it finds fit is an
+//! [`Interpreter`], which can be had in no other way.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+use thiserror::Error;
+
+use crate::arch::Arch;
+use crate::arch::elf::{self, ElfError, Executable};
+use crate::base::error::Problem;
+use crate::base::shell::shell_word;
+use crate::binfmt::HEAD;
+use crate::system::file_id::{FileId, open_ordinary};
+use crate::system::ownership::is_roots_alone;
+
+/// A file that was checked: a static ELF program of this host, executable, on a file system that lets it run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interpreter {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Which file that was.
+    pub id: FileId,
+    /// Its first bytes: a rule must not match them (K37).
+    pub head: Vec<u8>,
+    /// Whether it belongs to root and nobody else may write to it: with the flag `C` it will run as root (K61).
+    pub owned_by_root: bool,
+}
+
+/// Why a file cannot be the interpreter of a handler. Displayed behind the file's path.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Unfit {
+    /// No such file.
+    #[error("does not exist")]
+    Missing,
+    /// A directory.
+    #[error("is a directory")]
+    Directory,
+    /// A device, a pipe, a socket.
+    #[error("is not an ordinary file")]
+    Special,
+    /// It could not be opened or looked at.
+    #[error("cannot be opened: {0}")]
+    Open(#[source] io::Error),
+    /// Not an ELF program.
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    /// A program of another machine than this host; what it is.
+    #[error("is a program for {0}, not for this host")]
+    OtherHost(String),
+    /// It needs a loader, which the root directory of a container does not have (K52).
+    #[error(
+        "is not static: it needs {}, which containers do not have.\n\
+         They would fail with \"No such file or directory\", naming a file that exists.",
+        .0.escape_ascii()
+    )]
+    Dynamic(Vec<u8>),
+    /// No `x` bit in its mode.
+    #[error("is not executable")]
+    NotExecutable,
+    /// On a file system that is mounted `noexec` (K55).
+    #[error("lies on a file system that is mounted noexec")]
+    NoExec,
+    /// A setuid or setgid bit: every foreign program would run with its owner's rights (K60).
+    #[error("has a setuid or setgid bit: every program that it runs would get the rights of its owner")]
+    SetId,
+}
+
+impl Unfit {
+    /// What to do with the file itself, where that can mend it.
+    #[must_use]
+    pub fn cure(&self, path: &Path) -> Option<String> {
+        let word = || shell_word(path);
+        match self {
+            Self::NotExecutable => Some(format!("chmod 755 {}", word())),
+            Self::SetId => Some(format!("chmod ug-s {}", word())),
+            Self::NoExec => Some(format!("cp {} /usr/local/bin/", word())),
+            _ => None,
+        }
+    }
+}
+
+impl Interpreter {
+    /// Checks the file at `path` for a host whose own programs begin with `host`.
+    pub fn check(path: &Path, host: &[u8]) -> Result<Self, Unfit> {
+        let path = std::path::absolute(path).map_err(Unfit::Open)?;
+        // Non-blocking, as the path may be that of a pipe.
+        let mut options = fs::OpenOptions::new();
+        let file = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path);
+        let file = file.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Unfit::Missing,
+            _ => Unfit::Open(error),
+        })?;
+        let metadata = file.metadata().map_err(Unfit::Open)?;
+        if metadata.is_dir() {
+            return Err(Unfit::Directory);
+        }
+        if !metadata.is_file() {
+            return Err(Unfit::Special);
+        }
+        let executable = Executable::read(&file)?;
+        if !elf::same_machine(&executable.head, host) {
+            let machine = Arch::of_head(&executable.head).map_or("an unknown machine", |arch| arch.name);
+            return Err(Unfit::OtherHost(machine.to_owned()));
+        }
+        if let Some(loader) = executable.loader {
+            return Err(Unfit::Dynamic(loader));
+        }
+        if metadata.mode() & 0o111 == 0 {
+            return Err(Unfit::NotExecutable);
+        }
+        if metadata.mode() & 0o6000 != 0 {
+            return Err(Unfit::SetId);
+        }
+        if is_noexec(&file)? {
+            return Err(Unfit::NoExec);
+        }
+        Ok(Self {
+            path,
+            id: FileId::of(&metadata),
+            head: executable.head,
+            owned_by_root: is_roots_alone(&metadata),
+        })
+    }
+}
+
+/// Largest interpreter that is read, in bytes, as in a package.
+pub(super) const WHOLE_MAX: u64 = 128 << 20;
+
+impl Interpreter {
+    /// All of it, if its path still leads to the file that was checked.
+    pub fn read(&self) -> io::Result<Vec<u8>> {
+        let file = open_ordinary(&self.path)?;
+        if FileId::of(&file.metadata()?) != self.id {
+            return Err(io::Error::other("it is not the file any more that was checked"));
+        }
+        let mut content = Vec::new();
+        file.take(WHOLE_MAX + 1).read_to_end(&mut content)?;
+        if content.len() as u64 > WHOLE_MAX {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(content)
+    }
+}
+
+fn is_noexec(file: &File) -> Result<bool, Unfit> {
+    let filesystem = fstatvfs(file).map_err(|errno| Unfit::Open(errno.into()))?;
+    Ok(filesystem.flags().contains(FsFlags::ST_NOEXEC))
+}
+
+/// The beginning of qus itself: a program that this host runs.
+pub fn own_head() -> Result<Vec<u8>, Problem> {
+    let failed = |error: io::Error| Problem::new(format!("cannot read /proc/self/exe: {error}"));
+    let file = File::open("/proc/self/exe").map_err(failed)?;
+    let mut head = vec![0; HEAD];
+    let length = std::os::unix::fs::FileExt::read_at(&file, &mut head, 0).map_err(failed)?;
+    head.truncate(length);
+    Ok(head)
+}

@@ -1,0 +1,311 @@
+//! Fetching: getting interpreters out of a source and into their folder, with a record of where they came from.
+
+mod bar;
+mod wanted;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use self::bar::Bar;
+pub(crate) use self::wanted::Wanted;
+use super::own_head;
+use super::store::{self, Stored};
+use crate::arch::{ARCHES, Arch};
+use crate::base::error::Problem;
+use crate::base::shell::shell_word;
+use crate::interpreter::provenance::{Origin, Provenance};
+use crate::interpreter::{Found, Interpreter, WantedVersion, emulated_by, version_in};
+use crate::package::{
+    Apt, Extraction, FromPackage, Manager, ManagerError, Outcome, Package, PackageError, PackageInfo, Sha256,
+    Web, WebError, fetch_with_apt, scheme,
+};
+use crate::system::temp_dir::TempDir;
+
+/// What is to be fetched.
+pub(crate) struct Order<'a> {
+    /// `None`: all that the source has.
+    pub(crate) arches: Option<Vec<&'static Arch>>,
+    /// A file, a folder, `-` or an address; `None`: the distribution's package.
+    pub(crate) from: Option<&'a Path>,
+    /// What that has to be.
+    pub(crate) sha256: Option<Sha256>,
+    /// Where to put it; `None`: the folder of this user, where each version has a folder of its own.
+    pub(crate) dest: Option<&'a Path>,
+    /// The version of QEMU that is wanted, if not any.
+    pub(crate) version: Option<&'a WantedVersion>,
+}
+
+/// What was fetched.
+#[derive(Serialize)]
+pub(crate) struct Fetched {
+    pub(crate) dest: PathBuf,
+    pub(crate) files: Vec<File>,
+    pub(crate) refused: Vec<Refused>,
+    /// Asked for, and not in the source.
+    pub(crate) missing: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct File {
+    pub(crate) arch: &'static str,
+    pub(crate) path: PathBuf,
+    /// In bytes.
+    size: u64,
+    pub(crate) outcome: &'static str,
+    pub(crate) package: Option<String>,
+    pub(crate) version: Option<String>,
+    provenance: Provenance,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Refused {
+    pub(crate) arch: &'static str,
+    pub(crate) reason: String,
+}
+
+impl Fetched {
+    /// What was asked for and did not come.
+    pub(crate) fn problem(&self) -> Option<Problem> {
+        if self.missing.is_empty() && !self.files.is_empty() {
+            return None;
+        }
+        let reasons = self.refused.iter().map(|refused| format!("\n{}: {}", refused.arch, refused.reason));
+        let what = if self.missing.is_empty() { "anything".to_owned() } else { self.missing.join(" ") };
+        let message =
+            format!("the source has no static interpreter for {what}{}", reasons.collect::<String>());
+        let missing = if self.missing.is_empty() { "all".to_owned() } else { self.missing.join(" ") };
+        Some(Problem::new(message).cure(format!("qus fetch --from PACKAGE {missing}")))
+    }
+
+    /// What is at hand now, as a search would have found it.
+    pub(crate) fn found(&self, host: &[u8]) -> BTreeMap<&'static str, Found> {
+        let mut found = BTreeMap::<_, Found>::new();
+        for file in &self.files {
+            let found = found.entry(file.arch).or_default();
+            match Interpreter::check(&file.path, host) {
+                Ok(interpreter) => found.interpreter = Some(interpreter),
+                Err(unfit) => found.unfit.push((file.path.clone(), unfit)),
+            }
+        }
+        found
+    }
+}
+
+/// What a source gave.
+enum Part {
+    Extracted(Origin, Extraction),
+    /// It has what was fetched from it before; it was not read again.
+    Known(Vec<Stored>),
+}
+
+impl Part {
+    fn of_package(
+        source: &str,
+        sha256: Option<String>,
+        info: Option<&PackageInfo>,
+        extraction: Extraction,
+    ) -> Self {
+        let package = info.map(|info| (info.name.clone(), info.version.clone()));
+        let origin = Origin { source: source.to_owned(), source_sha256: sha256, package, all: None };
+        Self::Extracted(origin, extraction)
+    }
+}
+
+/// Gets the interpreters of `order` into their folder.
+pub(crate) fn fetch(order: &Order<'_>, quiet: bool) -> Result<Fetched, Problem> {
+    let dest = store::destination(order.dest)?;
+    let mut wanted = Wanted {
+        host: own_head()?,
+        arches: order.arches.as_ref().map(|arches| arches.iter().map(|arch| arch.name).collect()),
+        version: order.version.cloned(),
+        by_version: order.dest.is_none(),
+        done: BTreeSet::new(),
+    };
+    let bar = Bar::new(quiet);
+    let parts = match order.from {
+        Some(source) => from_source(source, order.sha256, &mut wanted, &dest, &bar).map(|part| vec![part]),
+        None => from_distribution(&mut wanted, &dest, &bar),
+    };
+    bar.finish();
+    let mut fetched = Fetched { dest, files: Vec::new(), refused: Vec::new(), missing: Vec::new() };
+    for part in parts? {
+        match part {
+            Part::Known(stored) => fetched.files.extend(stored.into_iter().filter_map(File::of_stored)),
+            Part::Extracted(mut origin, extraction) => {
+                origin.all = wanted.arches.is_none().then_some(extraction.placed.len());
+                fetched.add(&origin, extraction)?;
+            }
+        }
+    }
+    fetched.files.sort_by_key(|file| file.arch);
+    let is_there = |arch: &&str| fetched.files.iter().any(|file| file.arch == *arch);
+    let asked_for = order.arches.iter().flatten().map(|arch| arch.name);
+    fetched.missing = asked_for.filter(|arch| !is_there(arch)).collect();
+    Ok(fetched)
+}
+
+impl File {
+    fn of_stored(stored: Stored) -> Option<Self> {
+        let (path, provenance) = (stored.path, stored.provenance?);
+        Some(Self {
+            arch: stored.arch.name,
+            path,
+            size: provenance.size,
+            outcome: "unchanged",
+            package: provenance.package.clone(),
+            version: provenance.package_version.clone(),
+            provenance,
+        })
+    }
+}
+
+impl Fetched {
+    /// Adds what was extracted, and records where it came from.
+    fn add(&mut self, origin: &Origin, extraction: Extraction) -> Result<(), Problem> {
+        let arch = |name: &str| emulated_by(name.as_bytes()).map_or("", |arch| arch.name);
+        for placed in extraction.placed {
+            let arch = arch(&placed.name);
+            let recorded = Provenance::record(&placed.path, version_in(&placed.path, arch), origin.clone());
+            let provenance = recorded.map_err(|error| {
+                let path = placed.path.display();
+                Problem::new(format!("cannot record where {path} came from: {error}"))
+            })?;
+            self.files.push(File {
+                arch,
+                path: placed.path,
+                size: placed.size,
+                outcome: match placed.outcome {
+                    Outcome::New => "fetched",
+                    Outcome::Same => "unchanged",
+                    Outcome::Replaced => "replaced",
+                },
+                package: provenance.package.clone(),
+                version: provenance.package_version.clone(),
+                provenance,
+            });
+        }
+        let refused = extraction.refused.into_iter();
+        self.refused.extend(refused.map(|file| Refused { arch: arch(&file.name), reason: file.reason }));
+        Ok(())
+    }
+}
+
+/// A source that was named. One of a digest that is in place already is not read again.
+fn from_source(
+    source: &Path,
+    sha256: Option<Sha256>,
+    wanted: &mut Wanted,
+    dest: &Path,
+    bar: &Bar,
+) -> Result<Part, Problem> {
+    let digest = sha256.map(|digest| digest.to_string());
+    if let Some(stored) = digest.as_ref().and_then(|digest| store::known(dest, wanted).remove(digest)) {
+        return Ok(Part::Known(stored));
+    }
+    let arches = wanted.words();
+    let failed = |error: PackageError| match error {
+        PackageError::Write { .. } => chain(&error).cure(format!("qus fetch --dest DIR {arches}")),
+        _ => chain(&error).cure(format!("qus fetch {arches} (from the distribution's package)")),
+    };
+    let (package, name) = if let Some(scheme) = scheme(source) {
+        (from_web(source, scheme, sha256, &arches, bar)?, source.to_string_lossy().into_owned())
+    } else if source.as_os_str() == "-" {
+        let path = Path::new("standard input");
+        let package = Package::of_stream(&mut std::io::stdin().lock(), path, sha256).map_err(failed)?;
+        (package, "standard input".to_owned())
+    } else {
+        let package = match sha256 {
+            Some(sha256) => Package::open_only(source, sha256),
+            None => Package::open(source),
+        };
+        let name = std::path::absolute(source).unwrap_or_else(|_| source.to_owned());
+        (package.map_err(failed)?, name.to_string_lossy().into_owned())
+    };
+    let info = package.info().cloned();
+    let extraction = package.extract(wanted, dest, bar).map_err(failed)?;
+    Ok(Part::of_package(&name, digest, info.as_ref(), extraction))
+}
+
+/// Downloads a source. Without a digest only `https` says that it came from where it should.
+fn from_web(
+    source: &Path,
+    scheme: &str,
+    sha256: Option<Sha256>,
+    arches: &str,
+    bar: &Bar,
+) -> Result<Package, Problem> {
+    let address = source.to_string_lossy();
+    let command = |more: &str| format!("qus fetch --from {}{more} {arches}", shell_word(source));
+    if scheme == "http" && sha256.is_none() {
+        let problem = Problem::new(format!("{address} could be changed by anybody on the way"));
+        return Err(problem.cure(command(" --sha256 HEX")));
+    }
+    let file = Web::default().download(&address, bar).map_err(|error| {
+        let problem = chain(&error);
+        match error {
+            WebError::NoTool(_) => problem.cure("sudo apt-get install curl"),
+            _ => problem,
+        }
+    })?;
+    let package = Package::of_file(file, source, sha256).map_err(|error| chain(&error))?;
+    if sha256.is_none() && !bar.quiet {
+        let digest = package.sha256().map_err(|error| chain(&error))?;
+        tracing::warn!("nothing but the server's certificate vouches for it; next time: --sha256 {digest}");
+    }
+    Ok(package)
+}
+
+/// The distribution's package, through its own package manager.
+fn from_distribution(wanted: &mut Wanted, dest: &Path, bar: &Bar) -> Result<Vec<Part>, Problem> {
+    let Some(manager) = Manager::of_this_machine() else { return from_apt(wanted, dest, bar) };
+    let arches = match &wanted.arches {
+        Some(arches) => arches.iter().copied().collect(),
+        None => ARCHES.iter().map(|arch| arch.name).collect::<Vec<_>>(),
+    };
+    let fetched = manager.fetch(&arches, wanted, dest, bar).map_err(|error| {
+        let problem = chain(&error);
+        match error {
+            ManagerError::Unsigned { .. } => problem.cure("sudo rpmkeys --import /etc/pki/rpm-gpg/KEY"),
+            _ => problem.cure("qus fetch --from PACKAGE … (a package with qemu-user, from anywhere)"),
+        }
+    })?;
+    Ok(fetched.into_iter().map(|package| of_distribution(manager.program, package)).collect())
+}
+
+fn from_apt(wanted: &mut Wanted, dest: &Path, bar: &Bar) -> Result<Vec<Part>, Problem> {
+    let temporary;
+    let cache = if let Some(folder) = crate::system::directories::cache() {
+        folder
+    } else {
+        temporary = TempDir::create(false)
+            .map_err(|reasons| Problem::new(format!("cannot make a temporary directory: {reasons}")))?;
+        temporary.path().to_owned()
+    };
+    let apt = Apt::new(cache.join("apt"));
+    let mut known = store::known(dest, wanted);
+    let digests: Vec<String> = known.keys().cloned().collect();
+    let fetched = fetch_with_apt(&apt, wanted, &digests, dest, bar).map_err(|error| {
+        chain(&error).cure("qus fetch --from PACKAGE … (a Debian package with qemu-user, from anywhere)")
+    })?;
+    let known = fetched.known.and_then(|digest| known.remove(&digest));
+    let new = fetched.packages.into_iter().map(|package| of_distribution("apt", package));
+    Ok(new.chain(known.map(Part::Known)).collect())
+}
+
+fn of_distribution(manager: &str, package: FromPackage) -> Part {
+    Part::of_package(manager, Some(package.sha256.to_string()), Some(&package.info), package.extraction)
+}
+
+/// An error with everything that caused it.
+fn chain(error: &dyn std::error::Error) -> Problem {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message.push_str(": ");
+        message.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    Problem::new(message)
+}

@@ -1,0 +1,66 @@
+//! Which files of a source are taken.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::arch::Arch;
+use crate::interpreter::{Interpreter, WantedVersion, emulated_by, version_in};
+use crate::package::Selection;
+
+/// Interpreters of the wanted architectures, each once, stored as `qemu-ARCH-static`.
+pub(crate) struct Wanted {
+    /// The beginning of a program of this host.
+    pub(crate) host: Vec<u8>,
+    /// `None`: all.
+    pub(crate) arches: Option<BTreeSet<&'static str>>,
+    /// Of this version of QEMU, and of no other.
+    pub(crate) version: Option<WantedVersion>,
+    /// Whether each version has a folder of its own.
+    pub(crate) by_version: bool,
+    pub(crate) done: BTreeSet<&'static str>,
+}
+
+impl Wanted {
+    pub(crate) fn is_wanted(&self, arch: &Arch) -> bool {
+        self.arches.as_ref().is_none_or(|arches| arches.contains(arch.name))
+    }
+
+    /// The architectures for a command line.
+    pub(crate) fn words(&self) -> String {
+        let arches = self.arches.as_ref().map(|arches| arches.iter().copied().collect::<Vec<_>>().join(" "));
+        arches.unwrap_or_else(|| "all".to_owned())
+    }
+}
+
+impl Selection for Wanted {
+    fn want(&mut self, file_name: &[u8]) -> Option<String> {
+        let arch = emulated_by(file_name)?;
+        (self.is_wanted(arch) && !self.done.contains(arch.name)).then(|| format!("qemu-{}-static", arch.name))
+    }
+
+    fn complete(&self) -> bool {
+        self.arches.as_ref().is_some_and(|arches| arches.is_subset(&self.done))
+    }
+
+    fn satisfied(&self) -> bool {
+        self.complete() || self.arches.is_none() && !self.done.is_empty()
+    }
+
+    fn accept(&mut self, stored_name: &str, file: &Path) -> Result<(), String> {
+        Interpreter::check(file, &self.host).map_err(|unfit| unfit.to_string())?;
+        let Some(arch) = emulated_by(stored_name.as_bytes()) else { return Ok(()) };
+        if let Some(wanted) = &self.version {
+            let version = version_in(file, arch.name).unwrap_or_else(|| "unknown".to_owned());
+            if !wanted.is(&version) {
+                return Err(format!("is of version {version}, not {wanted}"));
+            }
+        }
+        self.done.insert(arch.name);
+        Ok(())
+    }
+
+    fn folder(&self, stored_name: &str, file: &Path) -> Option<String> {
+        let arch = emulated_by(stored_name.as_bytes()).filter(|_| self.by_version)?;
+        version_in(file, arch.name)
+    }
+}

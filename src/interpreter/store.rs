@@ -1,0 +1,109 @@
+//! Directories of fetched interpreters.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::fetch::Wanted;
+use super::provenance::Provenance;
+use super::{Interpreter, compare, emulated_by, is_version, version_in};
+use crate::arch::Arch;
+use crate::base::error::Problem;
+use crate::system::directories;
+use crate::system::file_id::file_name;
+use crate::system::namespace::UserNamespace;
+
+/// Interpreters that root fetches: readable for everybody, writable for root alone.
+pub const SYSTEM: &str = "/usr/local/lib/qus";
+/// Copies of interpreters that `register --persist` makes. Nothing else is in this directory, so that a copy is known as one
+/// even if its process was killed before it wrote the file that names it.
+pub const COPIES: &str = "/usr/local/lib/qus/copies";
+/// Where `qus fetch` puts interpreters: `/usr/local/lib/qus` for the host's root, `$XDG_DATA_HOME/qus` otherwise. `None`
+/// for a user without a home.
+#[must_use]
+pub fn fetched() -> Option<PathBuf> {
+    if UserNamespace::is_host_root() { Some(SYSTEM.into()) } else { directories::data() }
+}
+
+/// Where fetched interpreters are looked for: a folder for each version of QEMU, the newest first. Root never takes one
+/// from a folder of somebody else.
+#[must_use]
+pub fn all_fetched() -> Vec<PathBuf> {
+    let personal = fetched().filter(|folder| folder.as_os_str() != SYSTEM);
+    personal.into_iter().chain([SYSTEM.into()]).flat_map(|folder| with_versions(&folder)).collect()
+}
+
+/// `folder`, and before it the folders of versions in it, the newest first.
+#[must_use]
+pub fn with_versions(folder: &Path) -> Vec<PathBuf> {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut versions: Vec<String> =
+        names.filter_map(|name| name.into_string().ok()).filter(|name| is_version(name)).collect();
+    versions.sort_by(|one, other| compare(other, one));
+    versions.iter().map(|version| folder.join(version)).chain([folder.to_owned()]).collect()
+}
+
+/// `dest`, or the directory of this user.
+///
+/// # Errors
+/// This user has no home.
+pub fn destination(dest: Option<&Path>) -> Result<PathBuf, Problem> {
+    let home = || Problem::new("this user has no home to put interpreters in").cure("qus fetch --dest DIR …");
+    match dest {
+        Some(dest) => {
+            std::path::absolute(dest).map_err(|error| Problem::new(format!("{}: {error}", dest.display())))
+        }
+        None => fetched().ok_or_else(home),
+    }
+}
+
+/// An interpreter that lies in a folder of fetched ones.
+pub(crate) struct Stored {
+    pub(crate) arch: &'static Arch,
+    pub(crate) path: PathBuf,
+    /// Its record, if it is still the file that was fetched.
+    pub(crate) provenance: Option<Provenance>,
+}
+
+/// The interpreters in `folder` and its folders of versions, newest version first.
+pub(crate) fn stored(folder: &Path) -> Vec<Stored> {
+    let mut stored = Vec::new();
+    for folder in with_versions(folder) {
+        let mut paths: Vec<PathBuf> =
+            fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        let found = paths.into_iter().filter(|path| path.is_file()).filter_map(|path| {
+            let arch = emulated_by(file_name(&path))?;
+            Some(Stored { arch, provenance: Provenance::of(&path), path })
+        });
+        stored.extend(found);
+    }
+    stored
+}
+
+/// Sources, by their SHA-256, of which everything wanted lies in `folder` as it was fetched.
+pub(crate) fn known(folder: &Path, wanted: &Wanted) -> BTreeMap<String, Vec<Stored>> {
+    let mut sources = BTreeMap::<String, Vec<Stored>>::new();
+    for stored in stored(folder) {
+        let digest = stored.provenance.as_ref().and_then(|record| record.source_sha256.clone());
+        if let Some(digest) = digest.filter(|_| wanted.is_wanted(stored.arch)) {
+            sources.entry(digest).or_default().push(stored);
+        }
+    }
+    let is_whole = |stored: &Stored| {
+        let version = || version_in(&stored.path, stored.arch.name).unwrap_or_default();
+        stored.provenance.as_ref().is_some_and(|record| record.is_of(&stored.path))
+            && Interpreter::check(&stored.path, &wanted.host).is_ok()
+            && wanted.version.as_ref().is_none_or(|wanted| wanted.is(&version()))
+    };
+    sources.retain(|_, stored| {
+        let enough = match &wanted.arches {
+            Some(arches) => arches.iter().all(|arch| stored.iter().any(|stored| stored.arch.name == *arch)),
+            None => stored
+                .iter()
+                .any(|one| one.provenance.as_ref().is_some_and(|record| record.all == Some(stored.len()))),
+        };
+        enough && stored.iter().all(is_whole)
+    });
+    sources
+}
