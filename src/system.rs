@@ -11,5 +11,6 @@ pub mod output_file;
 pub mod ownership;
 pub mod rights;
 pub mod secure_exec;
+pub mod service_manager;
 pub mod signals;
 pub mod temp_dir;

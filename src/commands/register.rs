@@ -1,9 +1,7 @@
 //! `qus register`: find interpreters, register them with `F`, read the entries back, prove them by execution.
 
 mod act;
-mod calm;
 mod gather;
-mod hold;
 mod memory;
 mod persist;
 mod report;
@@ -11,14 +9,13 @@ mod report;
 use anyhow::Result;
 
 use self::act::act;
-use self::calm::Calm;
 use self::gather::Gathered;
-use self::hold::Patience;
 use self::persist::Persistence;
 use self::report::{Item, View};
 use crate::base::error::Problem;
 use crate::base::output::{Output, Status};
-use crate::binfmt::Flags;
+use crate::binfmt::instance::{HandlerError, Instance};
+use crate::binfmt::{Flags, HandlerName};
 use crate::commands::args::{ArchArg, Common, parse_arch};
 use crate::commands::instance::{Opened, open_if_mounted, open_or_mount, switched_off};
 use crate::handler::plan::{Decision, Request, Situation, decide};
@@ -27,6 +24,8 @@ use crate::package::Sha256;
 use crate::system::kernel_version::Kernel;
 use crate::system::namespace::Engine;
 use crate::system::namespace::join;
+use crate::system::service_manager::notify_ready;
+use crate::system::signals::{DeferredSignals, EndSignals};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -105,7 +104,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     }
     // Before anything is looked at. Until this ends, as does the lock.
     let _alone = (args.persist && !args.dry_run).then(crate::boot::persist::alone);
-    let patience = if args.hold { Some(Patience::begin()?) } else { None };
+    let end_signals = if args.hold { Some(block_end_signals()?) } else { None };
     let Opened { instance, scope, lifetime } =
         if args.dry_run { open_if_mounted(common)? } else { open_or_mount(common, output)? };
     if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
@@ -150,7 +149,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
         // Held until all is registered: the paths of interpreters in memory lead to them as long.
         let _memory = gathered.remember(&work)?;
-        let _calm = Calm::begin();
+        let _deferred = DeferredSignals::begin();
         if let Some(persistence) = &mut persistence {
             let copied = persistence.copy(&work, &mut gathered);
             let acted = copied.and_then(|()| act(instance, work, &mut items, &gathered));
@@ -174,16 +173,38 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
         status = Status::Failed;
     }
     // Nothing to stay for is no success that could be held.
-    if let Some((patience, instance)) = patience.zip(instance).filter(|_| view.has_any()) {
+    if let Some((end_signals, instance)) = end_signals.zip(instance).filter(|_| view.has_any()) {
         let new = view.new_handlers(&gathered);
-        hold::notify_ready();
-        patience.wait()?;
+        hold(&end_signals)?;
         if !args.keep {
-            hold::remove(&instance, &new)?;
+            remove(&instance, &new)?;
             output.note(&format!("removed the {} handlers that were registered", new.len()))?;
         }
     }
     Ok(status)
+}
+
+fn block_end_signals() -> Result<EndSignals, Problem> {
+    EndSignals::block().map_err(|errno| Problem::new(format!("cannot block signals: {errno}")))
+}
+
+/// Stays, and the instance with this process, until a signal says that it is enough.
+fn hold(end_signals: &EndSignals) -> Result<(), Problem> {
+    if let Err(error) = notify_ready() {
+        tracing::warn!("cannot tell the service manager: {error}");
+    }
+    end_signals.wait().map_err(|errno| Problem::new(format!("cannot wait for signals: {errno}")))
+}
+
+/// Removes handlers; one that is gone already is no error.
+fn remove(instance: &Instance, names: &[HandlerName]) -> Result<(), Problem> {
+    for name in names {
+        match instance.remove(name) {
+            Ok(()) | Err(HandlerError::Missing(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// The process whose namespaces are meant, if not those that this is in.

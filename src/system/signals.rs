@@ -1,4 +1,4 @@
-//! Inherited process state: signal dispositions, standard file descriptors, and the umask.
+//! Signals, and other inherited process state: standard file descriptors and the umask.
 //!
 //! A process inherits ignored signals, its signal mask, open and closed descriptors and its umask from its parent
 //! (`execve(2)`). [`normalise`] replaces those that would make qus fail; [`restore`] sets what was inherited, for the
@@ -15,6 +15,9 @@
 //! This module has all unsafe code of this crate. The standard library cannot change a disposition, nix cannot do it
 //! without unsafe code, and the libraries with a safe interface either install handlers or serve `SIGPIPE` only.
 
+mod deferred;
+mod wait;
+
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -27,6 +30,9 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::stat::{Mode, umask};
+
+pub use self::deferred::DeferredSignals;
+pub use self::wait::EndSignals;
 
 /// Bits of [`RECORD`]: the signal was ignored.
 const SIGCHLD_IGNORED: u8 = 1 << 0;

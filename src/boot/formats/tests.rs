@@ -3,7 +3,6 @@ use std::path::Path;
 use super::*;
 use crate::binfmt::{Extension, HandlerName};
 use crate::handler::classify;
-use crate::handler::plan;
 
 const ALL: [Format; 5] =
     [Format::Systemd, Format::BinfmtSupport, Format::Openrc, Format::Nix, Format::Register];
