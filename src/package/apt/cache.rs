@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::AptError;
 use crate::system::dir::Held;
+use crate::system::users;
 
 /// After this time a download that nobody holds belongs to a process that was killed. Before, it may be that of a process
 /// which could not say that it holds it, as some file systems know no locks.
@@ -167,22 +168,12 @@ enum Sandbox {
 impl Sandbox {
     /// Finds out on the folder `partial`, which belongs to apt's user where there is one.
     fn of(partial: &Path) -> Self {
-        match apt_user().filter(|_| Uid::effective().is_root()) {
+        match users::uid_of("_apt").filter(|_| Uid::effective().is_root()) {
             None => Self::NotNeeded,
             Some(user) if give(partial, user) => Self::User(user),
             Some(_) => Self::Impossible,
         }
     }
-}
-
-/// apt's own user.
-///
-/// Read from the file: looking a user up through the C library loads code at run time, which one static executable
-/// cannot do.
-fn apt_user() -> Option<Uid> {
-    let users = fs::read_to_string("/etc/passwd").ok()?;
-    let user = users.lines().find_map(|line| line.strip_prefix("_apt:"))?.split(':').nth(1)?;
-    user.parse().ok().map(Uid::from_raw)
 }
 
 /// Gives a folder to a user, if that is permitted.

@@ -9,7 +9,8 @@ use std::io::{Read, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use nix::unistd::{Uid, getegid, geteuid, getppid};
+use crate::system::users;
+use nix::unistd::{getegid, geteuid, getppid};
 
 /// The only argument of the helper process.
 pub const MAP_HELPER: &str = "__map-ids";
@@ -78,10 +79,10 @@ pub fn serve_map(input: &mut dyn Read) -> Result<(), MapFailure> {
         }
         return Ok(());
     }
-    let name = name_of(geteuid()).unwrap_or_default();
+    let name = users::name_of(geteuid()).unwrap_or_default();
     let range = |file: &str| {
         let no_range = || MapFailure::NoRange(format!("{file} has no range for this user"));
-        subordinate(file, &name, geteuid()).ok_or_else(no_range)
+        users::subordinate_ids(Path::new(file), &name, geteuid()).ok_or_else(no_range)
     };
     // Both are known before the first is mapped: a map cannot be taken back.
     let (users, groups) = (range("/etc/subuid")?, range("/etc/subgid")?);
@@ -110,45 +111,4 @@ fn whole_map(file: &str) -> Option<String> {
         Some(format!("{inside} {inside} {count}\n"))
     });
     lines.collect()
-}
-
-/// The name of a user, by `/etc/passwd` alone: a static program has no name service to ask, and who is in none of its
-/// files may be in `/etc/subuid` by number.
-fn name_of(uid: Uid) -> Option<String> {
-    let users = fs::read_to_string("/etc/passwd").ok()?;
-    let uid = uid.to_string();
-    let is_it = |line: &&str| line.split(':').nth(2) == Some(&uid);
-    users.lines().find(is_it)?.split(':').next().map(str::to_owned)
-}
-
-/// The first range of subordinate ids of a user, by name or by number (`subuid(5)`).
-fn subordinate(file: &str, name: &str, uid: Uid) -> Option<(u32, u32)> {
-    let text = fs::read_to_string(file).ok()?;
-    let uid = uid.to_string();
-    text.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let (user, start, count) = (fields.next()?, fields.next()?, fields.next()?);
-        let is_ours = (!name.is_empty() && user == name) || user == uid;
-        is_ours.then(|| Some((start.parse().ok()?, count.trim().parse().ok()?)))?
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn subordinate_ids_are_found_by_name_and_by_number() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let text =
-            "other:100000:65536\nsomebody:junk:1\nme:200000:1000\nme:300000:5\n1234:400000:7\n:500000:9\n";
-        fs::write(file.path(), text).unwrap();
-        let find =
-            |name: &str, uid: u32| subordinate(file.path().to_str().unwrap(), name, Uid::from_raw(uid));
-        assert_eq!(find("me", 1), Some((200_000, 1000)));
-        assert_eq!(find("nobody", 1234), Some((400_000, 7)));
-        // A user without a name is not the one whose name is empty.
-        assert_eq!(find("", 1), None);
-        assert_eq!(find("somebody", 1), None);
-    }
 }
