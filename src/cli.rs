@@ -1,6 +1,7 @@
 //! The command line: what a person can type, parsed into the values that the commands work with.
 
 pub mod compat;
+pub mod start;
 
 use std::ffi::OsString;
 

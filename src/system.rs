@@ -14,3 +14,4 @@ pub mod secure_exec;
 pub mod service_manager;
 pub mod signals;
 pub mod temp_dir;
+pub mod users;

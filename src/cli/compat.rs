@@ -132,11 +132,11 @@ fn common() -> Common {
 
 impl Speaker<'_> {
     /// What `command` answers, as its JSON has it. Its prose is told as it is, with `quiet` nothing but problems.
-    fn ask(&mut self, command: Command, quiet: bool) -> Result<(Status, Answer)> {
+    fn ask(&mut self, command: &Command, quiet: bool) -> Result<(Status, Answer)> {
         let common = Common { instance: self.common.instance.clone(), quiet, ..common() };
         let mut data = Vec::new();
         let mut output = Output::new(&mut data, &mut self.prose, true, quiet);
-        let status = commands::run(&command, &common, Cli::command, &mut output)?;
+        let status = commands::run(command, &common, Cli::command, &mut output)?;
         let answer = serde_json::from_slice(&data).map_err(|error| Problem::new(error.to_string()))?;
         Ok((status, answer))
     }

@@ -145,7 +145,7 @@ fn install(words: &[String], failures: &mut Vec<String>, speaker: &mut Speaker<'
         skip_native: true,
         ..Register::default()
     };
-    let (status, answer) = speaker.ask(Command::Register(register), false)?;
+    let (status, answer) = speaker.ask(&Command::Register(register), false)?;
     let before = failures.len();
     for item in answer.items {
         let name = docker_name(&item.arch);
@@ -178,7 +178,7 @@ fn uninstall(words: &[String], failures: &mut Vec<String>, speaker: &mut Speaker
         return Ok(());
     }
     let (_, there) =
-        speaker.ask(Command::Reset(Reset { arches: Vec::new(), dry_run: true, persist: false }), false)?;
+        speaker.ask(&Command::Reset(Reset { arches: Vec::new(), dry_run: true, persist: false }), false)?;
     let mut arches = Vec::new();
     for word in words {
         let named = Arch::named(word).ok();
@@ -212,7 +212,7 @@ fn uninstall(words: &[String], failures: &mut Vec<String>, speaker: &mut Speaker
     // With no name at all it would be all of them.
     if !arches.is_empty() {
         let (_, answer) =
-            speaker.ask(Command::Reset(Reset { arches, dry_run: false, persist: false }), true)?;
+            speaker.ask(&Command::Reset(Reset { arches, dry_run: false, persist: false }), true)?;
         for item in answer.items {
             let line =
                 format!("uninstalling: {} {}", escape(item.name()), item.error.as_deref().unwrap_or("OK"));
@@ -243,7 +243,7 @@ fn status(speaker: &mut Speaker<'_>) -> Result<(), Stop> {
         emulators.sort();
         let arches =
             PLATFORMS.iter().filter_map(|(name, _)| Arch::by_target(name).map(ArchArg::One)).collect();
-        let (_, answer) = speaker.ask(Command::Verify(Verify { arches }), false)?;
+        let (_, answer) = speaker.ask(&Command::Verify(Verify { arches }), false)?;
         answer.items.into_iter().map(|item| (item.arch, item.state)).collect()
     } else {
         let path = speaker.common.instance.display();

@@ -90,7 +90,7 @@ pub(super) fn clear(
 ) -> Result<Status, Stop> {
     let all = arches.is_empty();
     let arches = arches.iter().copied().map(ArchArg::One).collect();
-    let (status, answer) = speaker.ask(Command::Reset(Reset { arches, dry_run, persist: false }), false)?;
+    let (status, answer) = speaker.ask(&Command::Reset(Reset { arches, dry_run, persist: false }), false)?;
     let verb = if dry_run { "Would remove" } else { "Removed" };
     for item in &answer.items {
         let name = escape(item.name());
@@ -184,7 +184,7 @@ impl Setup {
         };
         let mut worst = Status::Done;
         for request in requests {
-            let (status, answer) = speaker.ask(Command::Register(request), false)?;
+            let (status, answer) = speaker.ask(&Command::Register(request), false)?;
             worst = worst.max(status);
             for item in &answer.items {
                 self.tell(item, speaker)?;

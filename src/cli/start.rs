@@ -1,0 +1,139 @@
+//! From the words that were typed to the exit status.
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use super::compat::Tool;
+use super::{Cli, subcommand};
+use crate::base::error::Problem;
+use crate::base::log;
+use crate::base::output::{NotRun, Output, Status, escape_lines};
+use crate::commands;
+use crate::probe;
+use crate::system::namespace;
+
+/// Tells why this process does nothing at all.
+#[must_use]
+pub fn refuse(problem: &Problem) -> ExitCode {
+    let (json, failed) = asked();
+    let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
+    tell(&mut Output::new(&mut data, &mut prose, json, false), problem, failed)
+}
+
+/// Does what a helper process of qus is started for; `None` for a process that a person started.
+///
+/// Helpers are not commands: see [`crate::probe`] and [`crate::system::namespace`].
+#[must_use]
+pub fn serve_as_helper() -> Option<ExitCode> {
+    if std::env::args_os().skip(1).eq([probe::HELPER]) {
+        return Some(helper(probe::serve(&mut io::stdin().lock(), &mut io::stdout().lock())));
+    }
+    if !std::env::args_os().skip(1).eq([namespace::MAP_HELPER]) {
+        return None;
+    }
+    Some(match namespace::serve_map(&mut io::stdin().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let (reason, code) = failure.tell();
+            let _ = writeln!(io::stderr(), "{reason}");
+            ExitCode::from(code)
+        }
+    })
+}
+
+/// Acts as another tool if this process was started under its name; else parses the command line and runs the command.
+#[must_use]
+pub fn run() -> ExitCode {
+    if let Some((tool, words)) = called_as() {
+        log::start(0);
+        let done = tool.run(&words, &mut io::stdout().lock(), &mut io::stderr());
+        return conclude(done, &mut Output::new(&mut io::sink(), &mut io::stderr(), false, false));
+    }
+    match Cli::try_parse() {
+        Ok(cli) => run_command(&cli),
+        Err(error) => usage(&error),
+    }
+}
+
+/// The tool that qus is to be, and the words for it. Behind `binfmt`, which has none, a command of qus may be typed.
+fn called_as() -> Option<(Tool, Vec<OsString>)> {
+    let mut words = std::env::args_os();
+    let tool = Tool::called(&words.next()?)?;
+    let words: Vec<OsString> = words.collect();
+    let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
+    let is_command = tool == Tool::Binfmt && words.first().is_some_and(|word| !is_option(word));
+    (!is_command).then_some((tool, words))
+}
+
+fn run_command(cli: &Cli) -> ExitCode {
+    log::start(cli.common.verbose);
+    let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
+    let mut output = Output::new(&mut data, &mut prose, cli.common.json, cli.common.quiet);
+    let done = commands::run(&cli.command, &cli.common, Cli::command, &mut output);
+    conclude(done, &mut output)
+}
+
+fn conclude(done: anyhow::Result<Status>, output: &mut Output<'_>) -> ExitCode {
+    let error = match done {
+        Ok(status) => return ExitCode::from(status.code()),
+        Err(error) => error,
+    };
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        // Whoever reads has read enough.
+        return ExitCode::SUCCESS;
+    }
+    let problem =
+        error.downcast_ref::<Problem>().cloned().unwrap_or_else(|| Problem::new(format!("{error:#}")));
+    tell(output, &problem, Status::Failed)
+}
+
+/// Help and version are answers; everything else that the command line parser says is a failure.
+fn usage(error: &clap::Error) -> ExitCode {
+    let (json, failed) = asked();
+    if !error.use_stderr() || !json {
+        // What was typed stands in it; a terminal does not do what somebody has put into that.
+        let text = error.to_string();
+        let _ = match escape_lines(&text) {
+            Cow::Borrowed(_) => error.print(),
+            Cow::Owned(safe) => write!(io::stderr(), "{safe}"),
+        };
+        return ExitCode::from(if error.use_stderr() { failed.code() } else { Status::Done.code() });
+    }
+    // What is wrong stands before the usage, on a line or on several.
+    let text = error.to_string();
+    let lines = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim);
+    let message = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    let message = message.trim_start_matches("error: ");
+    let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
+    let problem = Problem::new(message).cure("qus --help");
+    tell(&mut Output::new(&mut data, &mut prose, true, false), &problem, failed)
+}
+
+/// What can be seen without the parser: whether JSON is asked for, and the status of a failure.
+fn asked() -> (bool, Status) {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+    // Every other status of `run` is one of the program (`env(1)`).
+    let is_run = subcommand(&words).is_some_and(|word| word == "run");
+    (json, if is_run { Status::NotRun(NotRun::Qus) } else { Status::Failed })
+}
+
+fn tell(output: &mut Output<'_>, problem: &Problem, status: Status) -> ExitCode {
+    // Nothing is left to tell it to when this fails.
+    let _ = output.failure(problem);
+    ExitCode::from(status.code())
+}
+
+fn helper(served: Result<(), String>) -> ExitCode {
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            let _ = writeln!(io::stderr(), "{reason}");
+            ExitCode::from(Status::Failed.code())
+        }
+    }
+}
