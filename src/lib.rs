@@ -1,24 +1,25 @@
-//! qus makes foreign-architecture programs and containers run on a Linux host.
+//! qus makes programs and containers of other CPU architectures run on a Linux host.
 //!
-//! It registers interpreters (QEMU's user-mode emulators, or others) with the kernel's binfmt_misc, with the flag `F`, so
-//! that each is opened once and serves every container. The way through the code is that of every command:
+//! It registers interpreters (QEMU's user-mode emulators, or others) with the kernel's binfmt_misc. The flag `F` has the
+//! kernel open an interpreter once, at registration, so that it serves every container.
 //!
-//! * **gather**: [`kernel`] reads the instance, [`interpreter`] finds and checks files with the help of [`elf`],
-//!   [`package`] gets them where there are none, [`provenance`] knows where from, [`bundle`] has them inside this
-//!   executable; [`namespace`] and [`host`] tell where this is, [`owner`] who put a handler there, [`binfmt_d`] what is
-//!   configured, [`file`](mod@file) what somebody wants to start;
-//! * **decide**: [`plan`] is a pure function from those facts to what is to be done, [`apply`] one for a configuration,
-//!   [`prediction`] one to what the kernel will do;
-//! * **act**: [`registrar`] registers through [`kernel`] and puts back what failed halfway; [`memory`] keeps interpreters
-//!   that have no file; [`export`] writes rules for others who register at boot, [`own_file`] into their folders,
-//!   and [`persist`] knows who they are;
-//! * **prove**: [`probe`] makes the kernel execute a tiny program of each architecture.
+//! The rooms, from the top down; each uses only those below it, which `tests/layers.rs` checks:
 //!
-//! Below them lie values without IO: [`arch`] is the table of architectures, [`binfmt`] what the kernel understands,
-//! [`defects`] what is known of emulators. Above them [`cli`] is the command line, [`cmd`] has a file for each command
-//! ([`cmd::peers`]: for other tools' command lines), [`output`] and [`log`] are how they speak; a [`problem`] is what went
-//! wrong, with its cure; [`folders`] says where things lie, and [`caller`] whether there is anything to do for this one.
-//! [`system`] is Linux itself: signals, for now.
+//! * [`cli`]: the command line, and those of other tools ([`cli::compat`]).
+//! * [`commands`]: a file or a directory for each command, with its arguments. A command gathers, decides, executes, and
+//!   reports.
+//! * [`handler`]: handlers as values. [`handler::classify`] tells the architecture of one, [`handler::owner`] who registered
+//!   it, [`handler::plan`] decides what to register, [`handler::transaction`] registers it and rolls back what failed,
+//!   [`handler::predict`] tells what the kernel does with a file.
+//! * [`boot`]: what is registered at boot, by whom.
+//! * [`probe`]: tiny programs of each architecture that the kernel executes, and what is concluded from it.
+//! * [`interpreter`]: the check and the search of interpreters, fetching and storing them, what is known of their faults.
+//! * [`package`]: packages, archives, images, package managers, downloads.
+//! * [`arch`]: the table of architectures, and ELF files.
+//! * [`binfmt`]: what binfmt_misc understands, as values; [`binfmt::instance`] is the only code that reads and writes it.
+//! * [`system`]: Linux, without binfmt_misc.
+//! * [`base`]: errors with hints, output, logging, shell quoting.
+
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod arch;
