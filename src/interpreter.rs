@@ -11,7 +11,7 @@ mod search;
 pub mod store;
 mod version;
 
-pub use check::{Interpreter, Unfit, own_head};
-pub use search::{Found, default_places, emulated_by, is_qemu, named_places, search};
+pub use check::{CheckError, Interpreter, own_head};
+pub use search::{SearchResult, default_places, emulated_by, is_qemu, named_places, search};
 pub(crate) use search::{is_of, search_places};
-pub use version::{WantedVersion, compare, is_version, version_in, versions_of};
+pub use version::{VersionReq, compare, is_version, version_in, versions_of};

@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use qus::base::error::Problem;
+use qus::base::error::Diagnostic;
 use qus::cli::start;
 use qus::system::{secure_exec, signals};
 
 fn main() -> ExitCode {
     let normalised = signals::normalise()
-        .map_err(|error| Problem::new(format!("cannot set SIGCHLD to its default: {error}")));
+        .map_err(|error| Diagnostic::new(format!("cannot set SIGCHLD to its default: {error}")));
     // Before anything of the caller's is looked at.
     if let Err(problem) = normalised.and_then(|()| secure_exec::check()) {
         return start::refuse(&problem);

@@ -40,18 +40,18 @@ pub use digest::Sha256;
 pub use error::PackageError;
 pub use limit::Limit;
 pub use manager::{Manager, ManagerError};
-pub use web::{Web, WebError, scheme};
+pub use web::{Downloader, WebError, scheme};
 
 use archive::Archive;
 use deb::Deb;
 use folder::Folder;
 use limit::STREAM_SIZE;
 use rpm::Rpm;
-use section::Section;
-use sink::Sink;
+use section::FileSlice;
+use sink::Extractor;
 
 /// Which members of a source are wanted, and under which name they are stored.
-pub trait Selection {
+pub trait MemberFilter {
     /// Whether the member is wanted whose last path component is `file_name`: the name to store it under, which is
     /// a single path component. Called for regular files only; links are no interpreters.
     fn want(&mut self, file_name: &[u8]) -> Option<String>;
@@ -126,7 +126,7 @@ pub enum Outcome {
     Replaced,
 }
 
-/// A wanted file that [`Selection::accept`] turned down.
+/// A wanted file that [`MemberFilter::accept`] turned down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// The name it would have been stored under.
@@ -149,7 +149,7 @@ pub struct Extraction {
 pub struct Package {
     path: PathBuf,
     /// All bytes of the source; a folder has none.
-    whole: Option<Section>,
+    whole: Option<FileSlice>,
     source: Source,
 }
 
@@ -159,7 +159,7 @@ enum Source {
     Rpm(Rpm),
     Archive(Archive),
     Folder(Folder),
-    Program(Section),
+    Program(FileSlice),
 }
 
 impl Package {
@@ -181,7 +181,7 @@ impl Package {
         path: &Path,
         sha256: Option<Sha256>,
     ) -> Result<Self, PackageError> {
-        let section = Section::spool(content, STREAM_SIZE).map_err(|error| {
+        let section = FileSlice::spool(content, STREAM_SIZE).map_err(|error| {
             let path = path.to_owned();
             if let Some(source) = error {
                 return PackageError::Open { path, source };
@@ -205,10 +205,10 @@ impl Package {
         if !metadata.is_file() {
             return Err(PackageError::Unknown { path: path.to_owned() });
         }
-        Self::of_section(Section::whole(file, metadata.len()), path, sha256)
+        Self::of_section(FileSlice::whole(file, metadata.len()), path, sha256)
     }
 
-    fn of_section(section: Section, path: &Path, sha256: Option<Sha256>) -> Result<Self, PackageError> {
+    fn of_section(section: FileSlice, path: &Path, sha256: Option<Sha256>) -> Result<Self, PackageError> {
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
         if section.len() == 0 {
             return Err(PackageError::Empty { path: path.to_owned() });
@@ -263,11 +263,11 @@ impl Package {
     /// written in place (K50), and one that is the same already is left alone. On an error `dest` is as it was.
     pub fn extract(
         self,
-        selection: &mut dyn Selection,
+        selection: &mut dyn MemberFilter,
         dest: &Path,
         progress: &dyn Progress,
     ) -> Result<Extraction, PackageError> {
-        let mut sink = Sink::new(&self.path, selection, dest);
+        let mut sink = Extractor::new(&self.path, selection, dest);
         if sink.complete() {
             return Ok(Extraction::default());
         }

@@ -37,7 +37,7 @@ pub const STATUS_PATH: i32 = 47;
 
 /// What a probe is a program of: an architecture, under one of its machine numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Subject {
+pub struct ProbeTarget {
     /// The architecture.
     pub arch: &'static Arch,
     /// `e_machine`.
@@ -46,7 +46,7 @@ pub struct Subject {
     pub variant: Variant,
 }
 
-impl Subject {
+impl ProbeTarget {
     /// The subjects of `arch`, first the one that today's toolchains write.
     pub fn all_of(arch: &'static Arch) -> impl Iterator<Item = Self> {
         arch.identity.machines.iter().map(move |&machine| Self { arch, machine, variant: Variant::default() })
@@ -105,7 +105,7 @@ impl fmt::Display for End {
 
 /// What became of a probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trial {
+pub struct ProbeResult {
     /// In the root directory of this process.
     pub host: Outcome,
     /// In an empty root directory; `None` where this process may not enter one.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use qus::package::{Apt, AptError, Package, Selection, debian_packages, fetch_with_apt};
+use qus::package::{Apt, AptError, MemberFilter, Package, debian_packages, fetch_with_apt};
 
 /// A repository of packages that have one file each, and an [`Apt`] that knows this repository alone.
 struct Lab {
@@ -113,7 +113,7 @@ fn deb(name: &str, files: &[&str]) -> Vec<u8> {
 
 struct Wanted(Vec<&'static str>);
 
-impl Selection for Wanted {
+impl MemberFilter for Wanted {
     fn want(&mut self, file_name: &[u8]) -> Option<String> {
         let name = std::str::from_utf8(file_name).ok()?;
         self.0.contains(&name).then(|| name.to_owned())

@@ -13,7 +13,7 @@ use std::process::Command;
 
 use build::{Cpio, Tree, apk, pack, rpm};
 use qus::arch::Arch;
-use qus::probe::Subject;
+use qus::probe::ProbeTarget;
 
 /// A machine whose programs are the stand-ins alone.
 struct Machine {
@@ -67,7 +67,7 @@ impl Machine {
 fn program() -> Vec<u8> {
     let header = fs::read(env!("CARGO_BIN_EXE_qus")).unwrap();
     let host = Arch::of_head(&header).unwrap();
-    Subject::all_of(host).next().unwrap().image()
+    ProbeTarget::all_of(host).next().unwrap().image()
 }
 
 fn an_rpm(file: &str) -> Vec<u8> {

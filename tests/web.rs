@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qus::package::{Web, WebError, scheme};
+use qus::package::{Downloader, WebError, scheme};
 
 /// The programs that are here. Where tests must not be skipped, both have to be.
 fn tools() -> Vec<&'static str> {
@@ -89,14 +89,14 @@ fn answer(path: &str, stream: &mut TcpStream) {
 fn a_file_comes_whole() {
     let address = server(answer);
     for tool in tools() {
-        let mut file = Web::default().tool(tool).download(&format!("{address}/good"), &()).unwrap();
+        let mut file = Downloader::default().tool(tool).download(&format!("{address}/good"), &()).unwrap();
         let mut got = Vec::new();
         std::io::Seek::rewind(&mut file).unwrap();
         file.read_to_end(&mut got).unwrap();
         assert!(got == content(), "{tool}");
     }
     if tools().contains(&"curl") {
-        Web::default().tool("curl").download(&format!("{address}/moved"), &()).unwrap();
+        Downloader::default().tool("curl").download(&format!("{address}/moved"), &()).unwrap();
     }
 }
 
@@ -109,11 +109,11 @@ fn what_does_not_come_is_an_error() {
                 // It takes an answer without a header for HTTP/0.9.
                 continue;
             }
-            let result = Web::default().tool(tool).download(&format!("{address}{path}"), &());
+            let result = Downloader::default().tool(tool).download(&format!("{address}{path}"), &());
             let Err(WebError::Failed { messages, .. }) = result else { panic!("{tool} {path}: {result:?}") };
             assert!(!messages.is_empty());
         }
-        let nobody = Web::default().tool(tool).download("http://127.0.0.1:1/x", &());
+        let nobody = Downloader::default().tool(tool).download("http://127.0.0.1:1/x", &());
         assert!(matches!(nobody, Err(WebError::Failed { .. })), "{tool}: {nobody:?}");
     }
 }
@@ -122,7 +122,7 @@ fn what_does_not_come_is_an_error() {
 fn too_much_is_given_up() {
     let address = server(answer);
     for tool in tools() {
-        let web = Web::default().tool(tool).size(1 << 20);
+        let web = Downloader::default().tool(tool).size(1 << 20);
         for path in ["/endless", "/good"] {
             let error = web.download(&format!("{address}{path}"), &()).unwrap_err();
             assert_eq!(error.to_string(), format!("{address}{path} is larger than 1 MiB"), "{tool}");
@@ -134,7 +134,7 @@ fn too_much_is_given_up() {
 fn a_server_that_stalls_is_given_up() {
     let address = server(answer);
     for tool in tools() {
-        let web = Web::default().tool(tool).patience(Duration::from_secs(1));
+        let web = Downloader::default().tool(tool).patience(Duration::from_secs(1));
         for path in ["/stalls", "/silent", "/drips"] {
             let begin = Instant::now();
             let error = web.download(&format!("{address}{path}"), &()).unwrap_err();
@@ -146,7 +146,8 @@ fn a_server_that_stalls_is_given_up() {
 
 #[test]
 fn without_a_program_that_is_said() {
-    let error = Web::default().tool("no-such-program").download("http://127.0.0.1:1/x", &()).unwrap_err();
+    let error =
+        Downloader::default().tool("no-such-program").download("http://127.0.0.1:1/x", &()).unwrap_err();
     let message = "cannot download http://127.0.0.1:1/x: this machine has neither curl nor wget";
     assert_eq!(error.to_string(), message);
 }

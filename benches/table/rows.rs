@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use qus::binfmt::instance::{DEFAULT_PATH, Instance};
 use qus::binfmt::{Flags, HandlerName, Matcher, Pattern, Rule};
 use qus::handler::classify::emulates;
-use qus::probe::{STATUS_PATH, Subject};
+use qus::probe::{ProbeTarget, STATUS_PATH};
 use tempfile::TempDir;
 
 use crate::measure::{Program, Row, Side};
@@ -70,7 +70,7 @@ impl<'a> Lab<'a> {
         for handler in lab.instance.handlers()? {
             let rule = handler.entry.to_rule(&handler.name).context("an entry that is no rule")?;
             let arch = emulates(&handler).context("a handler of no architecture")?;
-            let subject = Subject::all_of(arch).next().context("an architecture without a probe")?;
+            let subject = ProbeTarget::all_of(arch).next().context("an architecture without a probe")?;
             let probe = lab.file(&format!("probe-{}", arch.name), subject.image())?;
             fs::set_permissions(&probe, fs::Permissions::from_mode(0o755))?;
             let emulator = rule.interpreter().to_string_lossy().into_owned();

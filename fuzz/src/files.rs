@@ -6,11 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 
 use qus::arch::Arch;
-use qus::binfmt::{Entry, HEAD, Handler, Rule};
-use qus::interpreter::bundle::{Bundle, digest};
 use qus::arch::elf::Executable;
-use qus::handler::exec_target::{Candidate, Kind, script_interpreter};
-use qus::handler::owner::Configuration;
+use qus::binfmt::{Entry, HEAD, Handler, Rule};
+use qus::boot::configuration::Configuration;
+use qus::handler::exec_target::{ExecTarget, Kind, script_interpreter};
+use qus::interpreter::bundle::{Bundle, digest};
 use sha2::{Digest, Sha256};
 
 use crate::lines::entry_text;
@@ -50,7 +50,7 @@ pub fn elf(input: &[u8]) {
     }
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     fs::write(file.path(), input).expect("a temporary file can be written");
-    let candidate = Candidate::look(file.path());
+    let candidate = ExecTarget::look(file.path());
     assert_eq!(candidate.head, head);
     let loader = executable.ok().and_then(|executable| executable.loader);
     match candidate.kind {

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use qus::package::{Outcome, Package, Placed, Selection};
+use qus::package::{MemberFilter, Outcome, Package, Placed};
 
 use crate::files::assert_printable;
 
@@ -23,7 +23,7 @@ struct Wanted {
     staged: u64,
 }
 
-impl Selection for Wanted {
+impl MemberFilter for Wanted {
     fn want(&mut self, file_name: &[u8]) -> Option<String> {
         self.asked += 1;
         assert!(!file_name.contains(&b'/'));

@@ -1,18 +1,18 @@
-//! [`Problem`]: what a person is told when something does not work.
+//! [`Diagnostic`]: what a person is told when something does not work.
 
 use thiserror::Error;
 
 /// What failed and why, and the command that mends it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{message}")]
-pub struct Problem {
+pub struct Diagnostic {
     /// The failed operation, the path, and the cause; lines after the first explain.
     pub message: String,
     /// What to type instead, or to do.
     pub cure: Option<String>,
 }
 
-impl Problem {
+impl Diagnostic {
     /// A problem without a cure that could be named.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
@@ -34,7 +34,7 @@ pub trait Hint: std::error::Error {
     }
 }
 
-impl<E: Hint> From<E> for Problem {
+impl<E: Hint> From<E> for Diagnostic {
     fn from(error: E) -> Self {
         Self { message: error.to_string(), cure: error.hint() }
     }

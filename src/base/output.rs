@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 
 /// Version of the JSON that is printed; it changes when a field changes its meaning or goes.
 const JSON_VERSION: u32 = 1;
@@ -106,7 +106,7 @@ impl<'a> Output<'a> {
         view: &T,
         text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<()> {
-        self.blocks(view, |data| text(&mut Escaped(data)))
+        self.blocks(view, |data| text(&mut SanitizingWriter(data)))
     }
 
     /// In blocks, so that a line is not a system call.
@@ -137,7 +137,7 @@ impl<'a> Output<'a> {
     }
 
     /// Tells what failed, and the cure.
-    pub fn problem(&mut self, problem: &Problem) -> io::Result<()> {
+    pub fn problem(&mut self, problem: &Diagnostic) -> io::Result<()> {
         let message: Vec<String> = problem.message.lines().map(escape).collect();
         writeln!(self.prose, "qus: {}", message.join("\n     "))?;
         let mut cure = problem.cure.iter().flat_map(|cure| cure.lines().map(escape)).enumerate();
@@ -147,7 +147,7 @@ impl<'a> Output<'a> {
     }
 
     /// Tells what made the whole command fail: as [`problem`](Self::problem), and as the JSON object that is promised.
-    pub fn failure(&mut self, problem: &Problem) -> io::Result<()> {
+    pub fn failure(&mut self, problem: &Diagnostic) -> io::Result<()> {
         if self.json {
             let error = ErrorDetail { message: &problem.message, cure: problem.cure.as_deref() };
             self.data(&ErrorView { error }, String::new)?;
@@ -250,9 +250,9 @@ fn commands(character: char) -> bool {
 }
 
 /// A writer of text in which nothing commands a terminal.
-pub struct Escaped<'a>(pub &'a mut dyn Write);
+pub struct SanitizingWriter<'a>(pub &'a mut dyn Write);
 
-impl Write for Escaped<'_> {
+impl Write for SanitizingWriter<'_> {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         // Formatting writes whole characters.
         self.0.write_all(escape_lines(&String::from_utf8_lossy(text)).as_bytes())?;
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(escape("a\x1b[2Jb\nc\u{9b}ü"), "a\\u{1b}[2Jb\\nc\\u{9b}ü");
         assert_eq!(escape_lines("a\u{202e}b\nc\u{7f}\n"), "a\\u{202e}b\nc\\u{7f}\n");
         let mut text = Vec::new();
-        Escaped(&mut text).write_all("\x1b[2J\nü\n".as_bytes()).unwrap();
+        SanitizingWriter(&mut text).write_all("\x1b[2J\nü\n".as_bytes()).unwrap();
         assert_eq!(text, "\\u{1b}[2J\nü\n".as_bytes());
     }
 
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn a_failure_is_an_object_too() {
         let (mut data, mut prose) = (Vec::new(), Vec::new());
-        let problem = Problem::new("no\nreally").cure("do");
+        let problem = Diagnostic::new("no\nreally").cure("do");
         Output::new(&mut data, &mut prose, true, true).failure(&problem).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&data).unwrap();
         assert_eq!(value["version"], 1);

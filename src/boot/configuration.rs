@@ -17,7 +17,7 @@ const CONFIGURATION_MAX: u64 = 1 << 20;
 
 /// A rule that configuration promises, and the file that does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Promise {
+pub struct ConfiguredRule {
     /// The file.
     pub file: PathBuf,
     /// The rule.
@@ -27,7 +27,7 @@ pub struct Promise {
 /// How a promise is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Breach {
+pub enum Drift {
     /// There is no handler of that name.
     Missing,
     /// There is one, with another interpreter, for other files, or with other flags.
@@ -38,7 +38,7 @@ pub enum Breach {
 #[derive(Clone, Debug, Default)]
 pub struct Configuration {
     /// What systemd-binfmt registers at boot.
-    pub promises: Vec<Promise>,
+    pub promises: Vec<ConfiguredRule>,
     /// What binfmt-support registers: the handler's name, and the package that it belongs to.
     pub binfmt_support: BTreeMap<OsString, Option<String>>,
 }
@@ -59,8 +59,8 @@ impl Configuration {
     /// Promises that no handler keeps, or one that says it differently; what comes later in the configuration replaces
     /// what has the same name before.
     #[must_use]
-    pub fn breaches<'a>(&'a self, handlers: &[Handler]) -> Vec<(&'a Promise, Breach)> {
-        let is_last = |index: usize, promise: &Promise| {
+    pub fn breaches<'a>(&'a self, handlers: &[Handler]) -> Vec<(&'a ConfiguredRule, Drift)> {
+        let is_last = |index: usize, promise: &ConfiguredRule| {
             let mut later = self.promises.iter().skip(index + 1);
             !later.any(|later| later.rule.name() == promise.rule.name())
         };
@@ -68,23 +68,24 @@ impl Configuration {
         promises
             .filter_map(|(_, promise)| {
                 let handler = handlers.iter().find(|handler| handler.name == *promise.rule.name());
-                let Some(handler) = handler else { return Some((promise, Breach::Missing)) };
+                let Some(handler) = handler else { return Some((promise, Drift::Missing)) };
                 let entry = &handler.entry;
                 let same_flags = entry.flags == promise.rule.flags() && entry.unknown_flags.is_empty();
-                (!promise.is_kept_by(handler) || !same_flags).then_some((promise, Breach::Drifted))
+                (!promise.is_kept_by(handler) || !same_flags).then_some((promise, Drift::Drifted))
             })
             .collect()
     }
 
     /// Promises that no handler keeps.
     #[must_use]
-    pub fn broken_promises(&self, handlers: &[Handler]) -> Vec<&Promise> {
-        let is_broken = |promise: &&Promise| !handlers.iter().any(|handler| promise.is_kept_by(handler));
+    pub fn broken_promises(&self, handlers: &[Handler]) -> Vec<&ConfiguredRule> {
+        let is_broken =
+            |promise: &&ConfiguredRule| !handlers.iter().any(|handler| promise.is_kept_by(handler));
         self.promises.iter().filter(is_broken).collect()
     }
 }
 
-impl Promise {
+impl ConfiguredRule {
     /// Whether `handler` is what the rule asks for, enabled or not.
     #[must_use]
     pub fn is_kept_by(&self, handler: &Handler) -> bool {
@@ -95,9 +96,9 @@ impl Promise {
 }
 
 /// Rules of a configuration file. A line that is no rule promises nothing.
-fn promises_of(file: &Path) -> Vec<Promise> {
+fn promises_of(file: &Path) -> Vec<ConfiguredRule> {
     let lines = binfmt_d::read(file).unwrap_or_default().into_iter();
-    lines.filter_map(|line| Some(Promise { file: file.to_owned(), rule: line.rule.ok()? })).collect()
+    lines.filter_map(|line| Some(ConfiguredRule { file: file.to_owned(), rule: line.rule.ok()? })).collect()
 }
 
 /// The first line of a database entry is the package; `:` stands for the administrator.
@@ -149,7 +150,8 @@ mod tests {
 
     #[test]
     fn a_breach_is_missing_or_drifted() {
-        let promise = |line: &[u8]| Promise { file: "/a.conf".into(), rule: Rule::parse(line).unwrap() };
+        let promise =
+            |line: &[u8]| ConfiguredRule { file: "/a.conf".into(), rule: Rule::parse(line).unwrap() };
         let configuration = Configuration {
             // The first is replaced by what comes later.
             promises: vec![
@@ -159,12 +161,12 @@ mod tests {
             ],
             ..Configuration::default()
         };
-        let breaches = |handlers: &[Handler]| -> Vec<(String, Breach)> {
+        let breaches = |handlers: &[Handler]| -> Vec<(String, Drift)> {
             let breaches = configuration.breaches(handlers).into_iter();
             breaches.map(|(promise, breach)| (promise.rule.name().to_string(), breach)).collect()
         };
-        let missing = |name: &str| (name.to_owned(), Breach::Missing);
-        let drifted = |name: &str| (name.to_owned(), Breach::Drifted);
+        let missing = |name: &str| (name.to_owned(), Drift::Missing);
+        let drifted = |name: &str| (name.to_owned(), Drift::Drifted);
         assert_eq!(breaches(&[]), [missing("a"), missing("b")]);
         let a = handler("a", "/a", "offset 0\nmagic 4141");
         let mut b = handler("b", "/other", "offset 0\nmagic 4242");

@@ -15,7 +15,7 @@ use nix::sys::statfs::statfs;
 use serde::Serialize;
 
 use crate::arch::Arch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Handler, Rule};
 use crate::boot::binfmt_d;
@@ -44,7 +44,7 @@ const UNSTABLE: [&str; 10] =
 /// Who registers at boot what the files say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Keeper {
+pub enum InitSystem {
     /// systemd-binfmt, by reading the files.
     Systemd,
     /// OpenRC, by a service.
@@ -55,7 +55,7 @@ pub enum Keeper {
     Nobody,
 }
 
-impl Keeper {
+impl InitSystem {
     /// Who it is on this host.
     #[must_use]
     pub fn here() -> Self {
@@ -86,16 +86,16 @@ impl Keeper {
 
     /// Why it will not do that, and what to do.
     #[must_use]
-    pub fn obstacle(self) -> Option<Problem> {
+    pub fn obstacle(self) -> Option<Diagnostic> {
         const UNIT: &str = "/etc/systemd/system/systemd-binfmt.service";
         match self {
             Self::Systemd if fs::read_link(UNIT).is_ok_and(|target| target == Path::new("/dev/null")) => {
                 let problem =
-                    Problem::new("systemd-binfmt.service is masked: it will not register them again");
+                    Diagnostic::new("systemd-binfmt.service is masked: it will not register them again");
                 Some(problem.cure("sudo systemctl unmask systemd-binfmt.service"))
             }
             Self::Nobody => Some(
-                Problem::new(format!(
+                Diagnostic::new(format!(
                     "they are in {FOLDER}, and nothing on this host registers that at boot: \
                      it has neither systemd nor OpenRC nor binfmt-support"
                 ))
@@ -106,7 +106,7 @@ impl Keeper {
     }
 
     /// Whether [`update`](Self::update) could do what it has to for `set`, as far as can be known without doing it.
-    pub fn check(self, set: &Set) -> Result<(), Problem> {
+    pub fn check(self, set: &Set) -> Result<(), Diagnostic> {
         if self == Self::Openrc {
             formats::files(Format::Openrc, std::slice::from_ref(set))?;
             managed_file::check(&service())?;
@@ -115,7 +115,7 @@ impl Keeper {
     }
 
     /// Has it know what the files say now.
-    pub fn update(self) -> Result<(), Problem> {
+    pub fn update(self) -> Result<(), Diagnostic> {
         let kept = kept()?.into_iter().map(|kept| kept.set).collect::<Vec<_>>();
         // What was made for another keeper, before the init system changed, goes with the files all the same.
         update_openrc(if self == Self::Openrc { &kept } else { &[] })?;
@@ -131,7 +131,7 @@ fn service() -> PathBuf {
 }
 
 /// Writes the service and adds it to its runlevel; with nothing to be registered it goes.
-fn update_openrc(sets: &[Set]) -> Result<(), Problem> {
+fn update_openrc(sets: &[Set]) -> Result<(), Diagnostic> {
     let (service, link) = (service(), Path::new(OPENRC_BOOT).join(SERVICE));
     if sets.is_empty() {
         let is_own = match managed_file::read(&service) {
@@ -170,16 +170,16 @@ fn leads_to(link: &Path, target: &Path) -> io::Result<bool> {
 }
 
 /// Imports what binfmt-support does not know yet.
-fn import(sets: &[Set]) -> Result<(), Problem> {
+fn import(sets: &[Set]) -> Result<(), Diagnostic> {
     let folder =
-        TempDir::create(false).map_err(|reasons| Problem::new(format!("no place to write: {reasons}")))?;
+        TempDir::create(false).map_err(|reasons| Diagnostic::new(format!("no place to write: {reasons}")))?;
     for file in formats::files(Format::BinfmtSupport, sets)? {
         let path = folder.path().join(&file.name);
         fs::write(&path, &file.text).map_err(|error| io_problem("write", &path, &error))?;
         update_binfmts(Command::new("update-binfmts").arg("--import").arg(&path))?;
         // It says 0 when it did not import.
         if !belongs_to_us(&file.name) {
-            return Err(Problem::new(format!("update-binfmts has not imported {}", file.name))
+            return Err(Diagnostic::new(format!("update-binfmts has not imported {}", file.name))
                 .cure(format!("update-binfmts --display {}", shell_word(&file.name))));
         }
     }
@@ -188,7 +188,7 @@ fn import(sets: &[Set]) -> Result<(), Problem> {
 
 /// Has binfmt-support forget a rule of ours, whoever the keeper is by now; one of another package stays. This comes before
 /// the file that says the rule goes: by that it is known to be ours.
-pub fn forget(rule: &Rule) -> Result<(), Problem> {
+pub fn forget(rule: &Rule) -> Result<(), Diagnostic> {
     let name = rule.name().to_string();
     if !belongs_to_us(&name) {
         return Ok(());
@@ -203,18 +203,18 @@ fn belongs_to_us(name: &str) -> bool {
     entry.lines().next() == Some(PACKAGE)
 }
 
-fn update_binfmts(command: &mut Command) -> Result<(), Problem> {
+fn update_binfmts(command: &mut Command) -> Result<(), Diagnostic> {
     let output =
-        command.output().map_err(|error| Problem::new(format!("cannot start update-binfmts: {error}")))?;
+        command.output().map_err(|error| Diagnostic::new(format!("cannot start update-binfmts: {error}")))?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(Problem::new(format!("update-binfmts failed: {}", said.trim())))
+    Err(Diagnostic::new(format!("update-binfmts failed: {}", said.trim())))
 }
 
-fn io_problem(operation: &str, path: &Path, error: &io::Error) -> Problem {
-    Problem::new(format!("cannot {operation} {}: {error}", path.display()))
+fn io_problem(operation: &str, path: &Path, error: &io::Error) -> Diagnostic {
+    Diagnostic::new(format!("cannot {operation} {}: {error}", path.display()))
 }
 
 /// Waits until nobody else writes what lasts, and nobody else does as long as the file is held: two that each put a copy
@@ -279,14 +279,14 @@ pub fn kept() -> Result<Vec<Kept>, OwnFileError> {
 }
 
 /// Whether a file that says `set` could be written.
-pub fn check(set: &Set) -> Result<(), Problem> {
+pub fn check(set: &Set) -> Result<(), Diagnostic> {
     formats::files(Format::Systemd, std::slice::from_ref(set))?;
     managed_file::check(&file_of(set.arch))?;
     Ok(())
 }
 
 /// Writes the file that says `set`: where it is.
-pub fn keep(set: &Set) -> Result<PathBuf, Problem> {
+pub fn keep(set: &Set) -> Result<PathBuf, Diagnostic> {
     let path = file_of(set.arch);
     let before = kept_for(set.arch)?.map(|kept| kept.set.rules).unwrap_or_default();
     let is_gone = |rule: &&Rule| !set.rules.iter().any(|new| new.name() == rule.name());
@@ -302,7 +302,7 @@ pub fn keep(set: &Set) -> Result<PathBuf, Problem> {
 /// Removes a file and the copy of an interpreter that goes with it; what else was removed comes into `removed`.
 ///
 /// The file goes last: who ends this halfway finds by it what is left.
-pub fn drop_kept(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem> {
+pub fn drop_kept(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     if kept.is_edited {
         return Err(OwnFileError::Edited(kept.path.clone()).into());
     }
@@ -313,7 +313,7 @@ pub fn drop_kept(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem>
     Ok(())
 }
 
-fn drop_copies(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem> {
+fn drop_copies(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     let promises = crate::boot::configuration::Configuration::read(Path::new("/")).promises;
     let others = promises.into_iter().filter(|promise| promise.file != kept.path);
     let used: BTreeSet<PathBuf> = others.map(|promise| promise.rule.interpreter().to_owned()).collect();
@@ -344,7 +344,7 @@ pub fn sweep() {
 
 /// Removes copies of interpreters that no configuration and no handler uses: a killed process left them, or another file
 /// took their place.
-pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Problem> {
+pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Diagnostic> {
     let promises = crate::boot::configuration::Configuration::read(Path::new("/")).promises;
     let configured = promises.iter().map(|promise| promise.rule.interpreter());
     let registered = handlers.iter().filter_map(|handler| handler.entry.interpreter.as_deref());

@@ -17,8 +17,8 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Deserialize;
 
-use crate::base::error::Problem;
-use crate::base::output::{Escaped, Output, Status};
+use crate::base::error::Diagnostic;
+use crate::base::output::{Output, SanitizingWriter, Status};
 use crate::binfmt::instance::DEFAULT_PATH;
 use crate::cli::Cli;
 use crate::commands::args::Common;
@@ -28,7 +28,7 @@ use clap::CommandFactory;
 
 /// A tool that qus replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tool {
+pub enum CompatTool {
     /// `binfmt` of tonistiigi/binfmt, which docker/setup-qemu-action calls.
     Binfmt,
     /// `register.sh` of dbhi/qus.
@@ -40,18 +40,18 @@ pub enum Tool {
 }
 
 /// What they are called, or may be where two of them have the same name.
-const NAMES: [(&str, Tool); 8] = [
-    ("binfmt", Tool::Binfmt),
-    ("register.sh", Tool::Dbhi),
-    ("dbhi-qus", Tool::Dbhi),
-    ("qus-static.sh", Tool::Dbhi),
-    ("register", Tool::Multiarch),
-    ("multiarch", Tool::Multiarch),
-    ("qemu-user-static", Tool::Multiarch),
-    ("qemu-binfmt-conf.sh", Tool::Conf),
+const NAMES: [(&str, CompatTool); 8] = [
+    ("binfmt", CompatTool::Binfmt),
+    ("register.sh", CompatTool::Dbhi),
+    ("dbhi-qus", CompatTool::Dbhi),
+    ("qus-static.sh", CompatTool::Dbhi),
+    ("register", CompatTool::Multiarch),
+    ("multiarch", CompatTool::Multiarch),
+    ("qemu-user-static", CompatTool::Multiarch),
+    ("qemu-binfmt-conf.sh", CompatTool::Conf),
 ];
 
-impl Tool {
+impl CompatTool {
     /// The tool that is meant by `argv[0]`, if any.
     #[must_use]
     pub fn called(argv0: &OsStr) -> Option<Self> {
@@ -65,14 +65,14 @@ impl Tool {
     /// [`Status::Failed`].
     pub fn run(self, words: &[OsString], data: &mut dyn Write, prose: &mut dyn Write) -> Result<Status> {
         // What is not JSON.
-        let (data, prose) = (&mut Escaped(data), &mut Escaped(prose));
-        let speaker = &mut Speaker { common: common(), data, prose };
+        let (data, prose) = (&mut SanitizingWriter(data), &mut SanitizingWriter(prose));
+        let speaker = &mut Adapter { common: common(), data, prose };
         let readable = |word: &OsString| {
             word.to_str()
                 .map(str::to_owned)
-                .ok_or_else(|| Stop::Usage(format!("{} is no UTF-8", word.display())))
+                .ok_or_else(|| EarlyExit::Usage(format!("{} is no UTF-8", word.display())))
         };
-        let words: Result<Vec<String>, Stop> = words.iter().map(readable).collect();
+        let words: Result<Vec<String>, EarlyExit> = words.iter().map(readable).collect();
         let done = words.and_then(|words| match self {
             Self::Binfmt => binfmt::run(&words, speaker),
             Self::Dbhi => register::dbhi(&words, speaker),
@@ -80,15 +80,15 @@ impl Tool {
             Self::Conf => conf::run(&words, speaker),
         });
         match done {
-            Err(Stop::Usage(message)) => {
+            Err(EarlyExit::Usage(message)) => {
                 writeln!(prose, "{message}\n\n{}", self.usage())?;
                 Ok(Status::Failed)
             }
-            Err(Stop::Help) => {
+            Err(EarlyExit::Help) => {
                 writeln!(data, "{}", self.usage())?;
                 Ok(Status::Done)
             }
-            Err(Stop::Failed(error)) => Err(error),
+            Err(EarlyExit::Failed(error)) => Err(error),
             Ok(status) => Ok(status),
         }
     }
@@ -104,7 +104,7 @@ impl Tool {
 }
 
 /// Why a tool does not go on.
-enum Stop {
+enum EarlyExit {
     /// The command line is not one of its.
     Usage(String),
     /// Nothing but help was asked for.
@@ -113,14 +113,14 @@ enum Stop {
     Failed(anyhow::Error),
 }
 
-impl<E: Into<anyhow::Error>> From<E> for Stop {
+impl<E: Into<anyhow::Error>> From<E> for EarlyExit {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
 }
 
 /// Who runs commands of qus, and says what comes of them in another tool's words.
-struct Speaker<'a> {
+struct Adapter<'a> {
     common: Common,
     data: &'a mut dyn Write,
     prose: &'a mut dyn Write,
@@ -130,14 +130,14 @@ fn common() -> Common {
     Common { json: true, quiet: false, verbose: 0, instance: DEFAULT_PATH.into() }
 }
 
-impl Speaker<'_> {
+impl Adapter<'_> {
     /// What `command` answers, as its JSON has it. Its prose is told as it is, with `quiet` nothing but problems.
     fn ask(&mut self, command: &Command, quiet: bool) -> Result<(Status, Answer)> {
         let common = Common { instance: self.common.instance.clone(), quiet, ..common() };
         let mut data = Vec::new();
         let mut output = Output::new(&mut data, &mut self.prose, true, quiet);
         let status = commands::run(command, &common, Cli::command, &mut output)?;
-        let answer = serde_json::from_slice(&data).map_err(|error| Problem::new(error.to_string()))?;
+        let answer = serde_json::from_slice(&data).map_err(|error| Diagnostic::new(error.to_string()))?;
         Ok((status, answer))
     }
 }

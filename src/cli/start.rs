@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use super::compat::Tool;
+use super::compat::CompatTool;
 use super::{Cli, subcommand};
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::log;
 use crate::base::output::{NotRun, Output, Status, escape_lines};
 use crate::commands;
@@ -18,7 +18,7 @@ use crate::system::namespace;
 
 /// Tells why this process does nothing at all.
 #[must_use]
-pub fn refuse(problem: &Problem) -> ExitCode {
+pub fn refuse(problem: &Diagnostic) -> ExitCode {
     let (json, failed) = asked();
     let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
     tell(&mut Output::new(&mut data, &mut prose, json, false), problem, failed)
@@ -60,12 +60,12 @@ pub fn run() -> ExitCode {
 }
 
 /// The tool that qus is to be, and the words for it. Behind `binfmt`, which has none, a command of qus may be typed.
-fn called_as() -> Option<(Tool, Vec<OsString>)> {
+fn called_as() -> Option<(CompatTool, Vec<OsString>)> {
     let mut words = std::env::args_os();
-    let tool = Tool::called(&words.next()?)?;
+    let tool = CompatTool::called(&words.next()?)?;
     let words: Vec<OsString> = words.collect();
     let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
-    let is_command = tool == Tool::Binfmt && words.first().is_some_and(|word| !is_option(word));
+    let is_command = tool == CompatTool::Binfmt && words.first().is_some_and(|word| !is_option(word));
     (!is_command).then_some((tool, words))
 }
 
@@ -87,7 +87,7 @@ fn conclude(done: anyhow::Result<Status>, output: &mut Output<'_>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let problem =
-        error.downcast_ref::<Problem>().cloned().unwrap_or_else(|| Problem::new(format!("{error:#}")));
+        error.downcast_ref::<Diagnostic>().cloned().unwrap_or_else(|| Diagnostic::new(format!("{error:#}")));
     tell(output, &problem, Status::Failed)
 }
 
@@ -109,7 +109,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let message = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
     let message = message.trim_start_matches("error: ");
     let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
-    let problem = Problem::new(message).cure("qus --help");
+    let problem = Diagnostic::new(message).cure("qus --help");
     tell(&mut Output::new(&mut data, &mut prose, true, false), &problem, failed)
 }
 
@@ -122,7 +122,7 @@ fn asked() -> (bool, Status) {
     (json, if is_run { Status::NotRun(NotRun::Qus) } else { Status::Failed })
 }
 
-fn tell(output: &mut Output<'_>, problem: &Problem, status: Status) -> ExitCode {
+fn tell(output: &mut Output<'_>, problem: &Diagnostic, status: Status) -> ExitCode {
     // Nothing is left to tell it to when this fails.
     let _ = output.failure(problem);
     ExitCode::from(status.code())

@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use serde::Serialize;
 
 use crate::arch::Arch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{HEAD, Handler, HandlerName, Rule};
@@ -110,13 +110,13 @@ pub(super) fn run(args: &Apply, common: &Common, output: &mut Output<'_>) -> Res
     let Opened { instance, scope, lifetime } =
         if args.dry_run { open_if_mounted(common)? } else { open_or_mount(common, output)? };
     if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
-        instance.check_writable().map_err(Problem::from)?;
-        if !instance.is_enabled().map_err(Problem::from)? {
+        instance.check_writable().map_err(Diagnostic::from)?;
+        if !instance.is_enabled().map_err(Diagnostic::from)? {
             return Err(switched_off(instance).into());
         }
     }
     let handlers = match &instance {
-        Some(instance) => instance.handlers().map_err(Problem::from)?,
+        Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
         None => Vec::new(),
     };
     let (mut items, lines) = read(&args.paths);
@@ -216,7 +216,7 @@ fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
 }
 
 /// Beginnings of files that no rule may take: programs of this host, and scripts.
-fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Guarded>, Problem> {
+fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Guarded>, Diagnostic> {
     let own = own_head()?;
     let mut guarded = vec![Guarded::certain(b"#!/bin/sh\n".to_vec()), Guarded::certain(own.clone())];
     let Some(arch) = Arch::of_head(&own) else { return Ok(guarded) };
@@ -240,14 +240,14 @@ fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Gu
 }
 
 /// Registers one rule, read back and compared; a handler of its name is in place throughout.
-fn register(instance: &Instance, rule: &Rule, replaces: bool) -> Result<(), Problem> {
+fn register(instance: &Instance, rule: &Rule, replaces: bool) -> Result<(), Diagnostic> {
     let removes = if replaces { vec![rule.name().clone()] } else { Vec::new() };
     let registration =
         Registration { rules: vec![rule.clone()], removes, because: None, displaced: Vec::new() };
     let staged = Staged::stage(instance, &registration);
     // Nothing is executed here that could speak against it.
     let done = staged.and_then(|staged| staged.commit(instance, &mut || true));
-    done.map(|_confirmed| ()).map_err(|error| Problem::new(error.to_string()))
+    done.map(|_confirmed| ()).map_err(|error| Diagnostic::new(error.to_string()))
 }
 
 impl Item {
@@ -304,7 +304,7 @@ impl View {
             if wrong < self.items.len() && !self.dry_run {
                 message.push_str("; the others are");
             }
-            output.problem(&Problem::new(message))?;
+            output.problem(&Diagnostic::new(message))?;
             status = Status::Failed;
         } else if self.items.is_empty() {
             let folders = if paths.is_empty() { binfmt_d::folders(Path::new("/")) } else { paths.to_vec() };

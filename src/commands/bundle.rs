@@ -9,19 +9,19 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::arch::Arch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, path_text};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
-use crate::interpreter::WantedVersion;
+use crate::interpreter::VersionReq;
 use crate::interpreter::bundle::unpack_bundle;
 use crate::interpreter::bundle::{self, Content};
 use crate::interpreter::fetch::{self, Order};
 use crate::interpreter::search_places;
 use crate::interpreter::{Interpreter, search, versions_of};
 use crate::interpreter::{is_of, own_head};
-use crate::package::{Package, Selection};
+use crate::package::{MemberFilter, Package};
 use crate::system::atomic_file;
-use crate::system::dir::{Held, folder_of};
+use crate::system::dir::{Dir, folder_of};
 use crate::system::output_file::{OutputFile, is_standard_output};
 use crate::system::temp_dir::TempDir;
 use clap::Args;
@@ -40,7 +40,7 @@ pub struct Bundle {
     pub interpreter_dir: Vec<PathBuf>,
     /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
     #[arg(long, value_name = "VERSION")]
-    pub qemu_version: Option<WantedVersion>,
+    pub qemu_version: Option<VersionReq>,
     /// The file to write; `-` is standard output, and a pipe or a device is written into
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
@@ -63,13 +63,13 @@ struct View {
 }
 
 pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Result<Status> {
-    let unfit = |error| Problem::new(format!("cannot write {}: {error}", path_text(&args.output)));
+    let unfit = |error| Diagnostic::new(format!("cannot write {}: {error}", path_text(&args.output)));
     let is_standard = is_standard_output(&args.output).map_err(unfit)?;
     if is_standard && common.json {
-        return Err(Problem::new("cannot write both the bundle and JSON to standard output").into());
+        return Err(Diagnostic::new("cannot write both the bundle and JSON to standard output").into());
     }
     bundle::check_own().map_err(|error| {
-        Problem::new(format!("cannot bundle: {error}"))
+        Diagnostic::new(format!("cannot bundle: {error}"))
             .cure("use a statically linked qus, as `cargo build --release` makes it in its source tree")
     })?;
     // A target that cannot be written is refused before anything is fetched.
@@ -82,10 +82,10 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
     for (arch, interpreter) in interpreters {
         let path = path_text(&interpreter.path);
         let version = versions.get(&interpreter.path).cloned().ok_or_else(|| {
-            Problem::new(format!("{path} has no version of QEMU in it: it is not one of QEMU's emulators"))
+            Diagnostic::new(format!("{path} has no version of QEMU in it: it is not one of QEMU's emulators"))
         })?;
         let bytes =
-            interpreter.read().map_err(|error| Problem::new(format!("cannot read {path}: {error}")))?;
+            interpreter.read().map_err(|error| Diagnostic::new(format!("cannot read {path}: {error}")))?;
         contents.push(Content { name: format!("qemu-{}-static", arch.name), version: Some(version), bytes });
     }
     let licence = licence(args.from.as_deref());
@@ -107,16 +107,16 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
 }
 
 /// Interpreters, and the folder that holds them, where that is only for a moment.
-struct Gathered {
+struct Inputs {
     _folder: Option<TempDir>,
     interpreters: Vec<(&'static Arch, Interpreter)>,
 }
 
 /// Interpreters of all that was asked for.
-fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Result<Gathered, Problem> {
+fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Result<Inputs, Diagnostic> {
     let mut folder = None;
     let places = if let Some(source) = &args.from {
-        let temporary = TempDir::create(true).map_err(Problem::new)?;
+        let temporary = TempDir::create(true).map_err(Diagnostic::new)?;
         let order = Order {
             arches: arches.map(<[_]>::to_vec),
             from: Some(source),
@@ -150,13 +150,13 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
     if !missing.is_empty() || interpreters.is_empty() {
         let what = if missing.is_empty() { "any architecture".to_owned() } else { missing.join(", ") };
         let places = places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ");
-        let problem = Problem::new(format!("no interpreter for {what} is in {places}"));
+        let problem = Diagnostic::new(format!("no interpreter for {what} is in {places}"));
         return Err(problem.cure(format!(
             "qus fetch {}",
             if missing.is_empty() { "all".to_owned() } else { missing.join(" ") }
         )));
     }
-    Ok(Gathered { _folder: folder, interpreters })
+    Ok(Inputs { _folder: folder, interpreters })
 }
 
 /// The licence text that the source carries, or that the distribution has installed with its interpreters.
@@ -173,7 +173,7 @@ struct LicenceText {
     done: bool,
 }
 
-impl Selection for LicenceText {
+impl MemberFilter for LicenceText {
     fn want(&mut self, file_name: &[u8]) -> Option<String> {
         (!self.done && file_name == LICENCE.as_bytes()).then(|| LICENCE.to_owned())
     }
@@ -189,18 +189,18 @@ impl Selection for LicenceText {
 }
 
 /// Writes the bundle; its size in bytes. A file is whole or does not change; a pipe or a device is written into.
-fn write(path: &Path, contents: Vec<Content>) -> Result<u64, Problem> {
+fn write(path: &Path, contents: Vec<Content>) -> Result<u64, Diagnostic> {
     let written = OutputFile::open(path).and_then(|output| match output {
         OutputFile::Standard => stream(io::stdout().lock(), contents),
         OutputFile::Stream(file) => stream(file, contents),
         OutputFile::Regular => write_file(path, contents),
     });
-    written.map_err(|error| Problem::new(format!("cannot write {}: {error}", path_text(path))))
+    written.map_err(|error| Diagnostic::new(format!("cannot write {}: {error}", path_text(path))))
 }
 
 fn write_file(path: &Path, contents: Vec<Content>) -> io::Result<u64> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
-    let folder = Held::open(folder_of(path))?;
+    let folder = Dir::open(folder_of(path))?;
     atomic_file::sweep(&folder.path());
     let mut file = atomic_file::create(&folder)?;
     bundle::write(contents, &mut BufWriter::new(file.as_file_mut())).map_err(io::Error::other)?;

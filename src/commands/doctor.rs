@@ -27,7 +27,7 @@ pub struct Doctor {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Level {
     /// Something does not work.
-    Problem,
+    Diagnostic,
     /// It works, and somebody should know.
     Note,
     /// As it should be.
@@ -74,7 +74,7 @@ pub(super) fn run(args: &Doctor, common: &Common, output: &mut Output<'_>) -> Re
         }));
     }
     findings.sort_by_key(|finding| finding.level);
-    let status = if findings.first().is_some_and(|finding| finding.level == Level::Problem) {
+    let status = if findings.first().is_some_and(|finding| finding.level == Level::Diagnostic) {
         Status::No
     } else {
         Status::Done
@@ -93,7 +93,7 @@ fn text(view: &View) -> String {
     let mut rows = Vec::new();
     for finding in &view.findings {
         let level = match finding.level {
-            Level::Problem => "problem",
+            Level::Diagnostic => "problem",
             Level::Note => "note",
             Level::Ok => "ok",
         };

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::arch::{ARCHES, Arch};
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, columns, path_text};
 use crate::binfmt::Flags;
 use crate::boot::formats::{self, Format, RuleView, Set};
@@ -71,7 +71,7 @@ struct FileView {
 pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
     let format = args.format.unwrap_or(Format::Json);
     let sets = sets(args)?;
-    let files = formats::files(format, &sets).map_err(Problem::from)?;
+    let files = formats::files(format, &sets).map_err(Diagnostic::from)?;
     let directory = args.output.as_ref().filter(|output| *output != Path::new("-"));
     let place = |name: &str| directory.map(|directory| directory.join(name));
     let mut view = View {
@@ -101,12 +101,12 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
     // What stands in the way is found before the first is written.
     for file in &written {
         if let Some(path) = place(&file.name) {
-            managed_file::check_content(&path, &file.text).map_err(Problem::from)?;
+            managed_file::check_content(&path, &file.text).map_err(Diagnostic::from)?;
         }
     }
     for file in &written {
         if let Some(path) = place(&file.name) {
-            managed_file::write(&path, &file.text, file.executable).map_err(Problem::from)?;
+            managed_file::write(&path, &file.text, file.executable).map_err(Diagnostic::from)?;
         }
     }
     output.data(&view, || {
@@ -117,7 +117,7 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
 }
 
 /// The rules that are asked for, by architecture.
-fn sets(args: &Export) -> Result<Vec<Set>, Problem> {
+fn sets(args: &Export) -> Result<Vec<Set>, Diagnostic> {
     let host = own_head()?;
     let machine = args.machine.or_else(|| Arch::of_head(&host));
     let interpreters = interpreters(args, &host, machine)?;
@@ -128,7 +128,7 @@ fn sets(args: &Export) -> Result<Vec<Set>, Problem> {
     let mut sets = Vec::new();
     for (arch, path) in interpreters {
         if machine == Some(arch) {
-            return Err(Problem::new(format!(
+            return Err(Diagnostic::new(format!(
                 "a machine of {0} runs {0} itself; its programs would all go through the emulator",
                 arch.name
             ))
@@ -138,7 +138,7 @@ fn sets(args: &Export) -> Result<Vec<Set>, Problem> {
             )));
         }
         let rules = classify::rules(arch, &path, flags).map_err(|error| {
-            Problem::new(error.to_string()).cure("put the interpreter into a folder with a shorter path")
+            Diagnostic::new(error.to_string()).cure("put the interpreter into a folder with a shorter path")
         })?;
         sets.push(Set { arch, rules, copied: false });
     }
@@ -150,7 +150,7 @@ fn interpreters(
     args: &Export,
     host: &[u8],
     machine: Option<&'static Arch>,
-) -> Result<Vec<(&'static Arch, PathBuf)>, Problem> {
+) -> Result<Vec<(&'static Arch, PathBuf)>, Diagnostic> {
     let named = named(&args.arches);
     let family = machine.map(Arch::companions).unwrap_or_default();
     // Whether a machine runs its companions, only an execution there tells: who wants their rules names them.
@@ -183,22 +183,28 @@ fn interpreters(
             "qus fetch {0}; or, for a path that need not exist here: qus export --interpreter-path '/usr/bin/qemu-{{arch}}-static' {0}",
             if named.is_some() { what.as_str() } else { "all" }
         );
-        return Err(Problem::new(format!("no interpreter for {what} is in {}", places.join(", "))).cure(cure));
+        return Err(
+            Diagnostic::new(format!("no interpreter for {what} is in {}", places.join(", "))).cure(cure)
+        );
     }
     Ok(interpreters)
 }
 
 /// The path that a template means for an architecture.
-fn filled(template: &Path, arch: &'static Arch, named: Option<&[&'static Arch]>) -> Result<PathBuf, Problem> {
+fn filled(
+    template: &Path,
+    arch: &'static Arch,
+    named: Option<&[&'static Arch]>,
+) -> Result<PathBuf, Diagnostic> {
     /// What stands for the name of the architecture.
     const BLANK: &str = "{arch}";
     let example = "qus export --interpreter-path '/usr/bin/qemu-{arch}-static' …";
     let Some(text) = template.to_str().filter(|text| text.starts_with('/')) else {
-        let problem = Problem::new(format!("{} is no absolute path in UTF-8", path_text(template)));
+        let problem = Diagnostic::new(format!("{} is no absolute path in UTF-8", path_text(template)));
         return Err(problem.cure(example));
     };
     if !text.contains(BLANK) && named.is_none_or(|named| named.len() != 1) {
-        let problem = Problem::new(format!("{text} would be the interpreter of several architectures"));
+        let problem = Diagnostic::new(format!("{text} would be the interpreter of several architectures"));
         return Err(problem.cure(example));
     }
     Ok(text.replace(BLANK, arch.name).into())

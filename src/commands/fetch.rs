@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::base::output::{Output, Status, columns, path_text};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
-use crate::interpreter::WantedVersion;
+use crate::interpreter::VersionReq;
 use crate::interpreter::fetch::{Fetched, File, Order, fetch};
 use crate::interpreter::store::destination;
 use crate::package::Sha256;
@@ -29,7 +29,7 @@ pub struct Fetch {
     pub sha256: Option<Sha256>,
     /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
     #[arg(long, value_name = "VERSION")]
-    pub qemu_version: Option<WantedVersion>,
+    pub qemu_version: Option<VersionReq>,
     /// Where to put them [default: by version in /usr/local/lib/qus as root, $XDG_DATA_HOME/qus otherwise]
     #[arg(long, value_name = "DIR")]
     pub dest: Option<PathBuf>,

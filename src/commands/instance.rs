@@ -8,14 +8,14 @@ use anyhow::Result;
 use nix::errno::Errno;
 
 use super::args::Common;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::Output;
 use crate::base::shell::shell_word;
 use crate::binfmt::instance::{Instance, MountError, OpenError};
 use crate::system::namespace::{Lifetime, Scope, UserNamespace};
 
 /// The instance, which has to be there.
-pub(crate) fn open_instance(common: &Common) -> Result<Instance, Problem> {
+pub(crate) fn open_instance(common: &Common) -> Result<Instance, Diagnostic> {
     Ok(Instance::open(&common.instance)?)
 }
 
@@ -27,11 +27,11 @@ pub(crate) fn open_to_look(common: &Common) -> Result<Option<Instance>> {
     let path = &common.instance;
     match Instance::open(path) {
         Err(OpenError::NotMounted(_)) if UserNamespace::is_host_root() => {
-            Instance::mount(path).map_err(Problem::from)?;
-            Ok(Some(Instance::open(path).map_err(Problem::from)?))
+            Instance::mount(path).map_err(Diagnostic::from)?;
+            Ok(Some(Instance::open(path).map_err(Diagnostic::from)?))
         }
         Err(OpenError::NotMounted(_)) => Ok(None),
-        other => Ok(Some(other.map_err(Problem::from)?)),
+        other => Ok(Some(other.map_err(Diagnostic::from)?)),
     }
 }
 
@@ -62,12 +62,12 @@ pub(crate) fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<
     let path = &common.instance;
     let there = match Instance::open(path) {
         Err(OpenError::NotMounted(_)) => None,
-        other => Some(other.map_err(Problem::from)?),
+        other => Some(other.map_err(Diagnostic::from)?),
     };
     let since = SystemTime::now();
     match (there, UserNamespace::own()) {
         (Some(instance), UserNamespace::Initial) => return Ok(Opened::existing(instance, path)),
-        (None, _) => Instance::mount(path).map_err(Problem::from)?,
+        (None, _) => Instance::mount(path).map_err(Diagnostic::from)?,
         // It may be that of an outer user namespace, by a mount that was inherited, and belong to the same user: who
         // registers there registers for others (K71). An instance is not mounted twice in one place: EBUSY shows that it is
         // this namespace's. A container that is given its own need not be allowed to mount; who may not write to another's
@@ -75,7 +75,7 @@ pub(crate) fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<
         (Some(instance), _) => match Instance::mount(path) {
             Err(MountError::Io { source: Errno::EBUSY, .. }) => return Ok(Opened::own(Some(instance))),
             Err(MountError::Denied(_)) => return Ok(Opened::existing(instance, path)),
-            mounted => mounted.map_err(Problem::from)?,
+            mounted => mounted.map_err(Diagnostic::from)?,
         },
     }
     let (scope, lifetime) = (Scope::of_own_mount(), Lifetime::of_new_mount(path, since));
@@ -85,7 +85,7 @@ pub(crate) fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<
         ": an instance of this user namespace, which hides the host's handlers"
     };
     output.note(&format!("mounted binfmt_misc on {}{hides}", path.display()))?;
-    Ok(Opened { instance: Some(Instance::open(path).map_err(Problem::from)?), scope, lifetime })
+    Ok(Opened { instance: Some(Instance::open(path).map_err(Diagnostic::from)?), scope, lifetime })
 }
 
 /// For a dry run: the instance that a run would register in, where it is mounted already.
@@ -94,7 +94,7 @@ pub(crate) fn open_if_mounted(common: &Common) -> Result<Opened> {
     match Instance::open(path) {
         Err(OpenError::NotMounted(_)) => Ok(Opened::own(None)),
         other => {
-            let opened = Opened::existing(other.map_err(Problem::from)?, path);
+            let opened = Opened::existing(other.map_err(Diagnostic::from)?, path);
             // A run would mount one of its own over this one.
             let is_hidden = opened.scope == Scope::Outer && Instance::may_mount(path);
             Ok(if is_hidden { Opened::own(None) } else { opened })
@@ -103,7 +103,7 @@ pub(crate) fn open_if_mounted(common: &Common) -> Result<Opened> {
 }
 
 /// What is to be told where what was registered ends with what registered it: never told as a success (K67).
-pub(crate) fn ends_too_soon(lifetime: Lifetime, scope: Scope) -> Option<Problem> {
+pub(crate) fn ends_too_soon(lifetime: Lifetime, scope: Scope) -> Option<Diagnostic> {
     let message = match lifetime {
         Lifetime::Process => {
             "what was registered ends with this very command: nothing but its own mount holds the instance"
@@ -115,13 +115,13 @@ pub(crate) fn ends_too_soon(lifetime: Lifetime, scope: Scope) -> Option<Problem>
         _ => return None,
     };
     let cure = "on the host: sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc; or here: qus register --hold …";
-    Some(Problem::new(message).cure(cure))
+    Some(Diagnostic::new(message).cure(cure))
 }
 
 /// What is to be told of an instance that is switched off as a whole (K27).
-pub(crate) fn switched_off(instance: &Instance) -> Problem {
+pub(crate) fn switched_off(instance: &Instance) -> Diagnostic {
     let status = instance.path().join("status");
-    let problem = Problem::new("the whole instance is switched off: no handler is in force");
+    let problem = Diagnostic::new("the whole instance is switched off: no handler is in force");
     problem.cure(format!("echo 1 | sudo tee {}", shell_word(status)))
 }
 

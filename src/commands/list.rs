@@ -8,16 +8,16 @@ use serde::Serialize;
 
 use super::verify::{Health, health};
 use crate::arch::Arch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Handler, Hex, Matcher};
-use crate::boot::configuration::{Breach, Configuration, Promise};
+use crate::boot::configuration::{Configuration, ConfiguredRule, Drift};
 use crate::commands::args::Common;
 use crate::commands::instance::{open_instance, switched_off, tell_scope};
 use crate::handler::classify;
 use crate::handler::classify::plain;
 use crate::handler::owner::{Owner, packages};
-use crate::interpreter::memfd::{self, Told};
+use crate::interpreter::memfd::{self, MemfdInfo};
 use crate::interpreter::provenance::Provenance;
 use crate::system::namespace::Scope;
 use crate::system::ownership::changeable_by_others;
@@ -45,14 +45,14 @@ struct View {
 struct Promised {
     name: String,
     file: PathBuf,
-    state: Breach,
+    state: Drift,
     /// What it shall start, and how.
     interpreter: String,
     flags: String,
 }
 
 impl Promised {
-    fn of((promise, state): (&Promise, Breach)) -> Self {
+    fn of((promise, state): (&ConfiguredRule, Drift)) -> Self {
         Self {
             name: promise.rule.name().to_string(),
             file: promise.file.clone(),
@@ -75,7 +75,7 @@ struct HandlerView {
     interpreter: Option<String>,
     /// What there is to be told of one that lies in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
-    in_memory: Option<Told>,
+    in_memory: Option<MemfdInfo>,
     /// Where the file at its path came from, if qus fetched it.
     #[serde(skip_serializing_if = "Option::is_none")]
     provenance: Option<Provenance>,
@@ -102,8 +102,8 @@ enum Takes {
 
 pub(super) fn run(args: &List, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let instance = open_instance(common)?;
-    let handlers = instance.handlers().map_err(Problem::from)?;
-    let enabled = instance.is_enabled().map_err(Problem::from)?;
+    let handlers = instance.handlers().map_err(Diagnostic::from)?;
+    let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
     let mut probes = if args.probe { health(&handlers, enabled)? } else { BTreeMap::new() };
     let broken = probes.values().any(|health| health.state == "broken");
     let configuration = Configuration::read(Path::new("/"));
@@ -217,8 +217,8 @@ fn text(view: &View, probed: bool) -> String {
         let by = path_text(&promised.file);
         // Of what is there differently, the promise: the other side has a row of its own.
         let (state, flags, interpreter) = match promised.state {
-            Breach::Missing => ("missing", String::new(), String::new()),
-            Breach::Drifted => {
+            Drift::Missing => ("missing", String::new(), String::new()),
+            Drift::Drifted => {
                 ("drifted", promised.flags.clone(), path_text(Path::new(&promised.interpreter)))
             }
         };

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap_mangen::Man as Page;
 use serde::Serialize;
 
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, path_text};
 use crate::system::atomic_file;
 use clap::Args;
@@ -59,7 +59,7 @@ fn page(command: clap::Command) -> Result<(String, Vec<u8>)> {
     Ok((page.get_filename(), text))
 }
 
-fn write(path: &Path, page: &[u8]) -> Result<(), Problem> {
+fn write(path: &Path, page: &[u8]) -> Result<(), Diagnostic> {
     let written = atomic_file::place(path, page, 0o644);
-    written.map(drop).map_err(|error| Problem::new(format!("cannot write {}: {error}", path_text(path))))
+    written.map(drop).map_err(|error| Diagnostic::new(format!("cannot write {}: {error}", path_text(path))))
 }

@@ -9,19 +9,19 @@ mod report;
 use anyhow::Result;
 
 use self::act::act;
-use self::gather::Gathered;
+use self::gather::Inputs;
 use self::persist::Persistence;
 use self::report::{Item, View};
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status};
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Flags, HandlerName};
 use crate::commands::args::{ArchArg, Common, parse_arch};
 use crate::commands::instance::{Opened, open_if_mounted, open_or_mount, switched_off};
-use crate::handler::plan::{Decision, Request, Situation, decide};
-use crate::interpreter::WantedVersion;
+use crate::handler::plan::{Decision, Request, Snapshot, decide};
+use crate::interpreter::VersionReq;
 use crate::package::Sha256;
-use crate::system::kernel_version::Kernel;
+use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::Engine;
 use crate::system::namespace::join;
 use crate::system::service_manager::notify_ready;
@@ -53,7 +53,7 @@ pub struct Register {
     pub sha256: Option<Sha256>,
     /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
     #[arg(long, value_name = "VERSION", conflicts_with = "interpreter")]
-    pub qemu_version: Option<WantedVersion>,
+    pub qemu_version: Option<VersionReq>,
     /// Put fetched interpreters here
     #[arg(long, value_name = "DIR")]
     pub dest: Option<PathBuf>,
@@ -100,7 +100,7 @@ pub struct Register {
 
 pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     if let Some(pid) = target(args)? {
-        join(pid).map_err(Problem::from)?;
+        join(pid).map_err(Diagnostic::from)?;
     }
     // Before anything is looked at. Until this ends, as does the lock.
     let _alone = (args.persist && !args.dry_run).then(crate::boot::persist::alone);
@@ -108,18 +108,18 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     let Opened { instance, scope, lifetime } =
         if args.dry_run { open_if_mounted(common)? } else { open_or_mount(common, output)? };
     if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
-        instance.check_writable().map_err(Problem::from)?;
-        if !instance.is_enabled().map_err(Problem::from)? {
+        instance.check_writable().map_err(Diagnostic::from)?;
+        if !instance.is_enabled().map_err(Diagnostic::from)? {
             return Err(switched_off(instance).into());
         }
     }
     let handlers = match &instance {
-        Some(instance) => instance.handlers().map_err(Problem::from)?,
+        Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
         None => Vec::new(),
     };
-    let mut gathered = Gathered::gather(args, handlers, common.quiet)?;
+    let mut gathered = Inputs::gather(args, handlers, common.quiet)?;
     let mut persistence = if args.persist { Some(Persistence::gather(&mut gathered)?) } else { None };
-    let situation = Situation { handlers: &gathered.handlers, guarded: std::slice::from_ref(&gathered.host) };
+    let situation = Snapshot { handlers: &gathered.handlers, guarded: std::slice::from_ref(&gathered.host) };
     let mut items = Vec::new();
     let mut work = Vec::new();
     let asked = request(args);
@@ -184,20 +184,20 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     Ok(status)
 }
 
-fn block_end_signals() -> Result<EndSignals, Problem> {
-    EndSignals::block().map_err(|errno| Problem::new(format!("cannot block signals: {errno}")))
+fn block_end_signals() -> Result<EndSignals, Diagnostic> {
+    EndSignals::block().map_err(|errno| Diagnostic::new(format!("cannot block signals: {errno}")))
 }
 
 /// Stays, and the instance with this process, until a signal says that it is enough.
-fn hold(end_signals: &EndSignals) -> Result<(), Problem> {
+fn hold(end_signals: &EndSignals) -> Result<(), Diagnostic> {
     if let Err(error) = notify_ready() {
         tracing::warn!("cannot tell the service manager: {error}");
     }
-    end_signals.wait().map_err(|errno| Problem::new(format!("cannot wait for signals: {errno}")))
+    end_signals.wait().map_err(|errno| Diagnostic::new(format!("cannot wait for signals: {errno}")))
 }
 
 /// Removes handlers; one that is gone already is no error.
-fn remove(instance: &Instance, names: &[HandlerName]) -> Result<(), Problem> {
+fn remove(instance: &Instance, names: &[HandlerName]) -> Result<(), Diagnostic> {
     for name in names {
         match instance.remove(name) {
             Ok(()) | Err(HandlerError::Missing(_)) => {}
@@ -208,7 +208,7 @@ fn remove(instance: &Instance, names: &[HandlerName]) -> Result<(), Problem> {
 }
 
 /// The process whose namespaces are meant, if not those that this is in.
-fn target(args: &Register) -> Result<Option<u32>, Problem> {
+fn target(args: &Register) -> Result<Option<u32>, Diagnostic> {
     match args.namespaces_of {
         Some(engine) => Ok(Some(engine.process()?)),
         None => Ok(args.target.or(args.host.then_some(1))),
@@ -217,7 +217,7 @@ fn target(args: &Register) -> Result<Option<u32>, Problem> {
 
 fn request(args: &Register) -> Request {
     let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
-    if Kernel::running().tells_preserve_argv0() {
+    if KernelVersion::running().tells_preserve_argv0() {
         flags |= Flags::PRESERVE_ARGV0;
     }
     if args.credentials {

@@ -7,12 +7,12 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::arch::Arch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Handler, HandlerName};
 use crate::boot::configuration::Configuration;
-use crate::boot::persist::{self, Keeper, Kept};
+use crate::boot::persist::{self, InitSystem, Kept};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::commands::instance::{open_to_look, tell_scope};
 use crate::handler::classify::{emulators, plain};
@@ -81,31 +81,32 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
     let _alone = (args.persist && !args.dry_run).then(persist::alone);
     let instance = open_to_look(common)?;
     let handlers = match &instance {
-        Some(instance) => instance.handlers().map_err(Problem::from)?,
+        Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
         None => Vec::new(),
     };
     let doomed = emulators(&handlers, arches.as_deref());
     let kept = if args.persist { kept(arches.as_deref())? } else { Vec::new() };
     if !args.dry_run {
         if let Some(instance) = instance.as_ref().filter(|_| !doomed.is_empty()) {
-            instance.check_writable().map_err(Problem::from)?;
+            instance.check_writable().map_err(Diagnostic::from)?;
         }
         for kept in kept.iter().filter(|kept| !kept.is_edited) {
-            managed_file::check(&kept.path).map_err(Problem::from)?;
+            managed_file::check(&kept.path).map_err(Diagnostic::from)?;
         }
     }
     // First what would bring the handlers back: who ends this halfway is left with handlers that are seen.
     let files = forget(&kept, args.dry_run);
     if args.persist && !args.dry_run {
         persist::sweep();
-        Keeper::here().update()?;
+        InitSystem::here().update()?;
     }
     let items = match &instance {
         Some(instance) => remove(instance, &doomed, args.dry_run),
         None => Vec::new(),
     };
     if args.persist && !args.dry_run {
-        let handlers = instance.as_ref().map_or(Ok(Vec::new()), Instance::handlers).map_err(Problem::from)?;
+        let handlers =
+            instance.as_ref().map_or(Ok(Vec::new()), Instance::handlers).map_err(Diagnostic::from)?;
         persist::remove_unused_copies(&handlers)?;
     }
     let errors = items.iter().map(|item| &item.error).chain(files.iter().map(|file| &file.error));
@@ -151,7 +152,7 @@ fn remove(instance: &Instance, doomed: &[(&Handler, &'static Arch)], dry_run: bo
 }
 
 /// What `register --persist` wrote, for the named architectures or for all.
-fn kept(arches: Option<&[&'static Arch]>) -> Result<Vec<Kept>, Problem> {
+fn kept(arches: Option<&[&'static Arch]>) -> Result<Vec<Kept>, Diagnostic> {
     let mut kept = persist::kept()?;
     kept.retain(|kept| arches.is_none_or(|arches| arches.contains(&kept.set.arch)));
     Ok(kept)
@@ -164,7 +165,7 @@ fn forget(kept: &[Kept], dry_run: bool) -> Vec<FileItem> {
         let arch = kept.set.arch.name;
         let mut copies = Vec::new();
         if kept.is_edited {
-            let error = Problem::from(OwnFileError::Edited(kept.path.clone())).message;
+            let error = Diagnostic::from(OwnFileError::Edited(kept.path.clone())).message;
             files.push(FileItem { arch, outcome: "kept", path: kept.path.clone(), error: Some(error) });
             continue;
         }
@@ -180,7 +181,7 @@ fn forget(kept: &[Kept], dry_run: bool) -> Vec<FileItem> {
 }
 
 /// Removes a file, and before it what goes with it; copies of interpreters that were removed come into `removed`.
-fn forget_one(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Problem> {
+fn forget_one(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     for rule in &kept.set.rules {
         persist::forget(rule)?;
     }

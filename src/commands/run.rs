@@ -17,22 +17,22 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, execve};
 
 use crate::arch::Arch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{NotRun, Output, Status, path_text};
 use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError};
 use crate::binfmt::{Flags, Handler, Rule};
 use crate::commands::args::{Common, parse_one_arch};
 use crate::handler::classify;
-use crate::handler::exec_target::{Candidate, Elf, Kind};
-use crate::interpreter::WantedVersion;
+use crate::handler::exec_target::{Elf, ExecTarget, Kind};
+use crate::interpreter::VersionReq;
 use crate::interpreter::bundle::unpack_bundle;
 use crate::interpreter::fetch::{self, Order};
 use crate::interpreter::search_places;
-use crate::interpreter::{Found, Interpreter, search};
+use crate::interpreter::{Interpreter, SearchResult, search};
 use crate::interpreter::{is_of, own_head};
 use crate::package::Sha256;
-use crate::system::kernel_version::Kernel;
+use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::{
     Ids, NamespaceError, become_caller, enter_as_root, enter_root, find_in_root, forbidding_setting,
 };
@@ -81,7 +81,7 @@ pub struct Run {
     pub sha256: Option<Sha256>,
     /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
     #[arg(long, value_name = "VERSION")]
-    pub qemu_version: Option<WantedVersion>,
+    pub qemu_version: Option<VersionReq>,
     /// Look for interpreters here, and nowhere else (may be repeated)
     #[arg(long, value_name = "DIR")]
     pub interpreter_dir: Vec<PathBuf>,
@@ -97,10 +97,10 @@ pub struct Run {
 }
 
 /// Why the program does not run, and as what that counts.
-struct Failure(NotRun, Problem);
+struct Failure(NotRun, Diagnostic);
 
-impl From<Problem> for Failure {
-    fn from(problem: Problem) -> Self {
+impl From<Diagnostic> for Failure {
+    fn from(problem: Diagnostic) -> Self {
         Self(NotRun::Qus, problem)
     }
 }
@@ -138,7 +138,7 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
     // The kernel holds the interpreters.
     drop(unpacked);
     if let Some(root) = &args.root {
-        enter_root(root).map_err(Problem::from)?;
+        enter_root(root).map_err(Diagnostic::from)?;
     }
     if !args.as_root && !ids.many && args.root.is_none() {
         become_caller(ids).map_err(forbidden)?;
@@ -148,7 +148,7 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
 }
 
 /// A problem with namespaces, which `--direct` does without.
-fn or_direct(problem: Problem, args: &Run) -> Problem {
+fn or_direct(problem: Diagnostic, args: &Run) -> Diagnostic {
     if args.root.is_some() || args.as_root {
         return problem;
     }
@@ -157,7 +157,7 @@ fn or_direct(problem: Problem, args: &Run) -> Problem {
         Some(cure) => format!("{cure}\n     or:   {direct}"),
         None => direct,
     };
-    Problem { cure: Some(cure), ..problem }
+    Diagnostic { cure: Some(cure), ..problem }
 }
 
 /// What was typed, with one more option.
@@ -186,7 +186,7 @@ fn typed(args: &Run, option: &str) -> String {
 
 /// The architecture of a program that this host does not run itself.
 fn foreign_arch(path: &Path, own: Option<&'static Arch>) -> Option<&'static Arch> {
-    let Kind::Elf(Elf { arch: Some(arch), .. }) = Candidate::look(path).kind else { return None };
+    let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::look(path).kind else { return None };
     (Some(arch) != own).then_some(arch)
 }
 
@@ -198,7 +198,7 @@ fn interpreters(
     host: &[u8],
     quiet: bool,
     unpacked: Option<&TempDir>,
-) -> Result<BTreeMap<&'static str, Found>, Problem> {
+) -> Result<BTreeMap<&'static str, SearchResult>, Diagnostic> {
     let is_companion = |arch: &Arch| own.is_some_and(|own| own.companions().contains(&arch.name));
     let version = args.qemu_version.as_ref();
     let is_asked_for = |arch: &'static Arch, path: &Path| {
@@ -209,7 +209,7 @@ fn interpreters(
         };
         is_named && is_of(version, arch, path)
     };
-    let is_missing = |found: &BTreeMap<&'static str, Found>, arch: &Arch| {
+    let is_missing = |found: &BTreeMap<&'static str, SearchResult>, arch: &Arch| {
         found.get(arch.name).is_none_or(|found| found.interpreter.is_none())
     };
     let places =
@@ -250,16 +250,16 @@ fn interpreters(
     }
     let places = places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ");
     let of = version.map(|version| format!(", of QEMU {version}")).unwrap_or_default();
-    let problem = Problem::new(format!("no interpreter for {} is in {places}{of}", missing.join(", ")));
+    let problem = Diagnostic::new(format!("no interpreter for {} is in {places}{of}", missing.join(", ")));
     // Who has fetched and still has none does not get it by fetching.
     Err(if args.fetch { problem } else { problem.cure(typed(args, "--fetch")) })
 }
 
 /// Rules of the new instance, oldest first: the interpreters at hand, and before them in force the handlers of the
 /// instance that it hides (K66), as far as their interpreters can be opened again.
-fn rules(found: &BTreeMap<&'static str, Found>, args: &Run) -> Result<Vec<Rule>, Problem> {
+fn rules(found: &BTreeMap<&'static str, SearchResult>, args: &Run) -> Result<Vec<Rule>, Diagnostic> {
     let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
-    if Kernel::running().tells_preserve_argv0() {
+    if KernelVersion::running().tells_preserve_argv0() {
         flags |= Flags::PRESERVE_ARGV0;
     }
     let hidden = match Instance::open(Path::new(DEFAULT_PATH)) {
@@ -284,8 +284,8 @@ fn rules(found: &BTreeMap<&'static str, Found>, args: &Run) -> Result<Vec<Rule>,
         let (Some(arch), Some(Interpreter { path, .. })) = (Arch::by_target(name), &found.interpreter) else {
             continue;
         };
-        let own =
-            classify::rules(arch, path, flags).map_err(|error| Problem::new(format!("{name}: {error}")))?;
+        let own = classify::rules(arch, path, flags)
+            .map_err(|error| Diagnostic::new(format!("{name}: {error}")))?;
         let serving = classify::serving(arch, &hidden);
         let is_served = serving.is_some_and(|handler| is_pinned(handler) && can_take_over(handler).is_ok());
         if explicit || !is_served {
@@ -331,22 +331,22 @@ fn can_take_over(handler: &Handler) -> Result<(), String> {
 }
 
 /// Mounts the instance of the new user namespace, and fills it.
-fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Problem> {
+fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
     let path = Path::new(DEFAULT_PATH);
     Instance::mount(path).map_err(|error| {
-        let kernel = Kernel::running();
+        let kernel = KernelVersion::running();
         if !kernel.has_instances() {
             let message = format!(
                 "Linux {kernel} has one instance for all: only since 6.7 a user namespace has its own"
             );
-            return or_direct(Problem::new(message), args);
+            return or_direct(Diagnostic::new(message), args);
         }
         // Root of a user namespace may mount; where it may not, something takes the rights that come with one.
         let forbidding = if ids.uid.is_root() { None } else { forbidding_setting() };
         match (error, forbidding) {
             (MountError::Denied(_), Some(forbidding)) => or_direct(forbidding.into(), args),
             (error @ MountError::Denied(_), None) => {
-                or_direct(Problem::new(format!("{error}, not even in a user namespace")), args)
+                or_direct(Diagnostic::new(format!("{error}, not even in a user namespace")), args)
             }
             (error, _) => error.into(),
         }
@@ -361,10 +361,16 @@ fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Problem> {
 }
 
 /// The emulator itself, with the program as its argument.
-fn direct(args: &Run, program: &Path, found: &BTreeMap<&'static str, Found>) -> Result<Infallible, Failure> {
-    let Kind::Elf(Elf { arch: Some(arch), .. }) = Candidate::look(program).kind else {
-        let problem =
-            Problem::new(format!("{} is no program of an architecture that QEMU knows", path_text(program)));
+fn direct(
+    args: &Run,
+    program: &Path,
+    found: &BTreeMap<&'static str, SearchResult>,
+) -> Result<Infallible, Failure> {
+    let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::look(program).kind else {
+        let problem = Diagnostic::new(format!(
+            "{} is no program of an architecture that QEMU knows",
+            path_text(program)
+        ));
         return Err(Failure(NotRun::Unrunnable, problem));
     };
     let Some(interpreter) = found.get(arch.name).and_then(|found| found.interpreter.as_ref()) else {
@@ -394,7 +400,7 @@ fn find_below(root: &Path, name: &OsStr) -> Option<File> {
 /// The program called `name`, as a shell finds it.
 fn find(name: &OsStr) -> Result<PathBuf, Failure> {
     let not_found = || {
-        let problem = Problem::new(format!("there is no program {}", path_text(Path::new(name))));
+        let problem = Diagnostic::new(format!("there is no program {}", path_text(Path::new(name))));
         Failure(NotRun::NotFound, problem)
     };
     if name.as_bytes().contains(&b'/') {
@@ -411,7 +417,7 @@ fn find(name: &OsStr) -> Result<PathBuf, Failure> {
 /// `execve(2)` itself, as the library functions that search start a shell on a file that the kernel refuses.
 fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
     let failed = |kind, reason: &str| {
-        Failure(kind, Problem::new(format!("cannot start {}: {reason}", path_text(path))))
+        Failure(kind, Diagnostic::new(format!("cannot start {}: {reason}", path_text(path))))
     };
     let mut variables: BTreeMap<OsString, OsString> = env::vars_os().collect();
     variables.extend(args.env.iter().map(|Variable(name, value)| (name.clone(), value.clone())));

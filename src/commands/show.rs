@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::arch::{ARCHES, Arch};
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, columns};
 use crate::binfmt::{Flags, Hex};
 use crate::commands::args::parse_one_arch;
@@ -103,11 +103,11 @@ fn table_text(view: &TableView) -> String {
     columns(&rows)
 }
 
-fn arch_view(arch: &Arch) -> Result<ArchView, Problem> {
+fn arch_view(arch: &Arch) -> Result<ArchView, Diagnostic> {
     let interpreter = format!("/usr/bin/qemu-{}-static", arch.name);
     let flags = Flags::PRESERVE_ARGV0 | Flags::OPEN_BINARY | Flags::FIX_BINARY;
     let rules = classify::rules(arch, Path::new(&interpreter), flags)
-        .map_err(|error| Problem::new(error.to_string()))?;
+        .map_err(|error| Diagnostic::new(error.to_string()))?;
     let machines = arch.identity.machines.iter();
     let handlers = rules.iter().zip(machines).filter_map(|(rule, &machine)| {
         let pattern = rule.matcher().pattern()?;

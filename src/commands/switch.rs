@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, columns, escape};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::commands::instance::open_instance;
@@ -35,11 +35,11 @@ struct Item {
 
 pub(super) fn run(args: &Switch, enable: bool, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let instance = open_instance(common)?;
-    let handlers = instance.handlers().map_err(Problem::from)?;
+    let handlers = instance.handlers().map_err(Diagnostic::from)?;
     let arches = named(&args.arches);
     let chosen = emulators(&handlers, arches.as_deref());
     if chosen.iter().any(|(handler, _)| handler.entry.enabled != enable) {
-        instance.check_writable().map_err(Problem::from)?;
+        instance.check_writable().map_err(Diagnostic::from)?;
     }
     let mut status = Status::Done;
     let mut items = Vec::new();
@@ -75,8 +75,11 @@ pub(super) fn run(args: &Switch, enable: bool, common: &Common, output: &mut Out
     let missing: Vec<_> =
         view.items.iter().filter(|item| item.outcome == "missing").map(|item| item.arch).collect();
     if !missing.is_empty() {
-        let problem =
-            Problem::new(format!("{} of {} architectures have no handler", missing.len(), view.items.len()));
+        let problem = Diagnostic::new(format!(
+            "{} of {} architectures have no handler",
+            missing.len(),
+            view.items.len()
+        ));
         output.problem(&problem.cure(format!("sudo qus register {}", missing.join(" "))))?;
     }
     if view.items.is_empty() {

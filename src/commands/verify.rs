@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::arch::Arch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
@@ -18,7 +18,7 @@ use crate::handler::classify;
 use crate::handler::classify::{plain, version_path};
 use crate::interpreter::memfd;
 use crate::interpreter::versions_of;
-use crate::probe::{self, End, Expected, Failure, Proof, STATUS_ARGV0, Subject, Trial, judge};
+use crate::probe::{self, End, Expected, Failure, ProbeResult, ProbeTarget, Proof, STATUS_ARGV0, judge};
 use crate::system::file_id::FileId;
 use crate::system::namespace::Scope;
 use clap::Args;
@@ -68,15 +68,18 @@ impl fmt::Display for Health {
 }
 
 /// Executes a probe for every handler of programs of the table, and judges the handler by it. The others are left out.
-pub(super) fn health(handlers: &[Handler], enabled: bool) -> Result<BTreeMap<HandlerName, Health>, Problem> {
-    let judged: Vec<(&Handler, Option<Subject>)> = handlers
+pub(super) fn health(
+    handlers: &[Handler],
+    enabled: bool,
+) -> Result<BTreeMap<HandlerName, Health>, Diagnostic> {
+    let judged: Vec<(&Handler, Option<ProbeTarget>)> = handlers
         .iter()
         .filter_map(|handler| main_arch(handler).map(|arch| (handler, subject(handler, arch))))
         .collect();
-    let mut subjects: Vec<Subject> = judged.iter().filter_map(|(_, subject)| *subject).collect();
+    let mut subjects: Vec<ProbeTarget> = judged.iter().filter_map(|(_, subject)| *subject).collect();
     subjects.dedup();
     let versions = versions_of(judged.iter().filter_map(|(handler, _)| version_path(handler)));
-    let trials = probe::run(&subjects).map_err(|error| Problem::new(error.to_string()))?;
+    let trials = probe::run(&subjects).map_err(|error| Diagnostic::new(error.to_string()))?;
     let mut health = BTreeMap::new();
     for (handler, subject) in &judged {
         let trial =
@@ -92,7 +95,7 @@ pub(super) fn health(handlers: &[Handler], enabled: bool) -> Result<BTreeMap<Han
 
 fn judge_handler(
     handler: &Handler,
-    executed: Option<(Subject, &Trial)>,
+    executed: Option<(ProbeTarget, &ProbeResult)>,
     handlers: &[Handler],
     enabled: bool,
 ) -> Health {
@@ -143,9 +146,9 @@ fn main_arch(handler: &Handler) -> Option<&'static Arch> {
 }
 
 /// The first probe of `arch` that the handler's pattern takes.
-fn subject(handler: &Handler, arch: &'static Arch) -> Option<Subject> {
+fn subject(handler: &Handler, arch: &'static Arch) -> Option<ProbeTarget> {
     let pattern = handler.entry.pattern()?;
-    Subject::all_of(arch).find(|subject| pattern.matches(&subject.image()))
+    ProbeTarget::all_of(arch).find(|subject| pattern.matches(&subject.image()))
 }
 
 #[derive(Serialize)]
@@ -165,8 +168,8 @@ struct Item {
 
 pub(super) fn run(args: &Verify, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let instance = open_instance(common)?;
-    let handlers = instance.handlers().map_err(Problem::from)?;
-    let enabled = instance.is_enabled().map_err(Problem::from)?;
+    let handlers = instance.handlers().map_err(Diagnostic::from)?;
+    let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
     let named = named(&args.arches);
     let mut health = health(&handlers, enabled)?;
     let mut items = Vec::new();
@@ -194,12 +197,13 @@ pub(super) fn run(args: &Verify, common: &Common, output: &mut Output<'_>) -> Re
 }
 
 /// Architectures that were asked for and have no handler: the host itself runs them, or nothing does.
-fn without_handler(arches: &[&'static Arch]) -> Result<Vec<Item>, Problem> {
+fn without_handler(arches: &[&'static Arch]) -> Result<Vec<Item>, Diagnostic> {
     if arches.is_empty() {
         return Ok(Vec::new());
     }
-    let subjects: Vec<Subject> = arches.iter().filter_map(|arch| Subject::all_of(arch).next()).collect();
-    let trials = probe::run(&subjects).map_err(|error| Problem::new(error.to_string()))?;
+    let subjects: Vec<ProbeTarget> =
+        arches.iter().filter_map(|arch| ProbeTarget::all_of(arch).next()).collect();
+    let trials = probe::run(&subjects).map_err(|error| Diagnostic::new(error.to_string()))?;
     let items = arches.iter().zip(trials).map(|(arch, trial)| {
         let native = trial.host.end == End::Exited(STATUS_ARGV0);
         let reason = format!("no handler takes its programs; cure: sudo qus register {}", arch.name);

@@ -18,16 +18,16 @@ use self::explain::{Known, explain};
 use self::report::{Answers, View, write_text};
 use crate::arch::Arch;
 use crate::arch::elf::same_machine;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::commands::args::Common;
-use crate::handler::exec_target::{Candidate, Elf, Kind};
+use crate::handler::exec_target::{Elf, ExecTarget, Kind};
 use crate::handler::predict::{End, Step, Table};
 use crate::interpreter::own_head;
 use crate::interpreter::{is_qemu, versions_of};
-use crate::probe::{self, Nativeness, Subject, Trial, Variant};
+use crate::probe::{self, Nativeness, ProbeResult, ProbeTarget, Variant};
 use clap::Args;
 
 /// `qus which`.
@@ -57,7 +57,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
     };
     let mut known = if args.no_verify {
         // Has every native question asked before the first answer is printed, as `know` does.
-        names.iter().for_each(|name| drop(table.predict(&Candidate::look(name))));
+        names.iter().for_each(|name| drop(table.predict(&ExecTarget::look(name))));
         Known::default()
     } else {
         know(&names, &table, is_mounted)?
@@ -70,7 +70,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
     // Each answer is told before the next file is looked at: they may be a hundred thousand.
     let answers = || {
         names.iter().map(|name| {
-            let candidate = Candidate::look(name);
+            let candidate = ExecTarget::look(name);
             let answer = explain(&candidate, &table.predict(&candidate), &table, &known);
             all_run.set(all_run.get() && answer.runs);
             (candidate, answer)
@@ -87,11 +87,11 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
 fn table(common: &Common) -> Result<(Vec<Handler>, bool, bool)> {
     match Instance::open(&common.instance) {
         Ok(instance) => {
-            let handlers = instance.handlers().map_err(Problem::from)?;
-            Ok((handlers, instance.is_enabled().map_err(Problem::from)?, true))
+            let handlers = instance.handlers().map_err(Diagnostic::from)?;
+            Ok((handlers, instance.is_enabled().map_err(Diagnostic::from)?, true))
         }
         Err(OpenError::NotMounted(_) | OpenError::NoSupport(_)) => Ok((Vec::new(), true, false)),
-        Err(error) => Err(Problem::from(error).into()),
+        Err(error) => Err(Diagnostic::from(error).into()),
     }
 }
 
@@ -103,9 +103,10 @@ enum Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    fn of(args: &'a Which) -> Result<Self, Problem> {
+    fn of(args: &'a Which) -> Result<Self, Diagnostic> {
         let Some(list) = &args.files0_from else { return Ok(Self::Typed(&args.files)) };
-        let failed = |error: std::io::Error| Problem::new(format!("cannot read {}: {error}", list.display()));
+        let failed =
+            |error: std::io::Error| Diagnostic::new(format!("cannot read {}: {error}", list.display()));
         let mut bytes = Vec::new();
         if list == Path::new("-") {
             std::io::stdin().lock().read_to_end(&mut bytes).map_err(failed)?;
@@ -128,18 +129,18 @@ impl<'a> Names<'a> {
 
 /// What stands in for files, and was looked at: of many files it is the same few.
 #[derive(Default)]
-struct Seen(RefCell<HashMap<PathBuf, Rc<Candidate>>>);
+struct Seen(RefCell<HashMap<PathBuf, Rc<ExecTarget>>>);
 
 impl Seen {
     /// How many are kept: every file of a list could be a script for a program of its own.
     const MOST: usize = 1000;
 
-    fn look(&self, path: &Path) -> Rc<Candidate> {
+    fn look(&self, path: &Path) -> Rc<ExecTarget> {
         let mut seen = self.0.borrow_mut();
         if let Some(candidate) = seen.get(path) {
             return Rc::clone(candidate);
         }
-        let candidate = Rc::new(Candidate::look(path));
+        let candidate = Rc::new(ExecTarget::look(path));
         if seen.len() < Self::MOST {
             seen.insert(path.to_owned(), Rc::clone(&candidate));
         }
@@ -148,19 +149,19 @@ impl Seen {
 }
 
 /// The probe that looks to the kernel's handlers like `candidate` does.
-fn subject(candidate: &Candidate) -> Option<Subject> {
+fn subject(candidate: &ExecTarget) -> Option<ProbeTarget> {
     let Kind::Elf(Elf { arch, machine, e_type, os_abi, abi_version, .. }) = &candidate.kind else {
         return None;
     };
     let variant = Variant { e_type: *e_type, os_abi: *os_abi, abi_version: *abi_version };
-    Some(Subject { arch: (*arch)?, machine: *machine, variant })
+    Some(ProbeTarget { arch: (*arch)?, machine: *machine, variant })
 }
 
 /// Executes once each probe that looks like some of the files, and asks each interpreter once.
-fn know(names: &Names<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known, Problem> {
+fn know(names: &Names<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known, Diagnostic> {
     let mut subjects = HashSet::new();
     let mut interpreters = BTreeSet::new();
-    for candidate in names.iter().map(Candidate::look) {
+    for candidate in names.iter().map(ExecTarget::look) {
         let prediction = table.predict(&candidate);
         match prediction.steps.into_iter().next() {
             Some(Step::Handler { interpreter, .. }) => {
@@ -174,11 +175,11 @@ fn know(names: &Names<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known,
     if subjects.is_empty() {
         return Ok(Known::default());
     }
-    let mut subjects: Vec<Subject> = subjects.into_iter().collect();
+    let mut subjects: Vec<ProbeTarget> = subjects.into_iter().collect();
     subjects.sort_by_key(|subject| (subject.arch.name, subject.machine, subject.variant));
     let versions = versions_of(interpreters.iter().map(PathBuf::as_path));
     let trials = probe::run(&subjects)
-        .map_err(|error| Problem::new(error.to_string()).cure("qus which --no-verify …"))?;
+        .map_err(|error| Diagnostic::new(error.to_string()).cure("qus which --no-verify …"))?;
     let trials = subjects.into_iter().zip(trials).collect();
     Ok(Known { trials, versions, ..Known::default() })
 }
@@ -192,12 +193,12 @@ struct Natives<'a> {
 }
 
 impl<'a> Natives<'a> {
-    fn new(handlers: &'a [Handler]) -> Result<Self, Problem> {
+    fn new(handlers: &'a [Handler]) -> Result<Self, Diagnostic> {
         let host = own_head()?;
         Ok(Self { own: Arch::of_head(&host), host, handlers, companions: RefCell::default() })
     }
 
-    fn runs(&self, file: &Candidate) -> bool {
+    fn runs(&self, file: &ExecTarget) -> bool {
         let Kind::Elf(Elf { arch: Some(arch), e_type: ET_EXEC | ET_DYN, .. }) = &file.kind else {
             return false;
         };
@@ -212,15 +213,15 @@ impl<'a> Natives<'a> {
     }
 
     /// The error of a prediction that depended on an answer that nobody has.
-    fn unknown(&self) -> Option<Problem> {
+    fn unknown(&self) -> Option<Diagnostic> {
         self.companions.borrow().iter().find_map(|(arch, native)| match native {
-            Nativeness::Unknown(reason) => {
-                Some(Problem::new(format!("cannot find out whether this host runs {arch} itself: {reason}")))
-            }
+            Nativeness::Unknown(reason) => Some(Diagnostic::new(format!(
+                "cannot find out whether this host runs {arch} itself: {reason}"
+            ))),
             _ => None,
         })
     }
 }
 
 /// What was executed, by subject.
-type Trials = HashMap<Subject, Trial>;
+type Trials = HashMap<ProbeTarget, ProbeResult>;

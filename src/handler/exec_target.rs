@@ -20,7 +20,7 @@ use crate::system::file_id::FileId;
 
 /// A file that somebody wants to start.
 #[derive(Clone, Debug)]
-pub struct Candidate {
+pub struct ExecTarget {
     /// Its path, as it is given to `execve(2)`.
     pub path: PathBuf,
     /// Which file it is; `None` where it could not be opened.
@@ -178,7 +178,7 @@ fn os_abi(value: u8) -> &'static str {
     }
 }
 
-impl Candidate {
+impl ExecTarget {
     /// Looks at the file at `path`: one open, one read.
     #[must_use]
     pub fn look(path: &Path) -> Self {
@@ -328,7 +328,7 @@ mod tests {
         let kind = |name: &str, content: &[u8]| {
             let path = folder.path().join(name);
             fs::write(&path, content).unwrap();
-            Candidate::look(&path).kind.to_string()
+            ExecTarget::look(&path).kind.to_string()
         };
         assert_eq!(kind("a", b""), "empty file");
         assert_eq!(kind("b", b"MZ\x90"), "Windows or DOS program (MZ)");
@@ -349,9 +349,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let plain = folder.path().join("plain");
         fs::write(&plain, "x").unwrap();
-        assert_eq!(Candidate::look(&plain).denied, Some(Denied::NotExecutable));
-        assert_eq!(Candidate::look(folder.path()).denied, Some(Denied::NotAFile));
-        assert_eq!(Candidate::look(&folder.path().join("none")).denied, Some(Denied::Missing));
-        assert_eq!(Candidate::look(&plain.join("x")).denied, Some(Denied::Path(Errno::ENOTDIR)));
+        assert_eq!(ExecTarget::look(&plain).denied, Some(Denied::NotExecutable));
+        assert_eq!(ExecTarget::look(folder.path()).denied, Some(Denied::NotAFile));
+        assert_eq!(ExecTarget::look(&folder.path().join("none")).denied, Some(Denied::Missing));
+        assert_eq!(ExecTarget::look(&plain.join("x")).denied, Some(Denied::Path(Errno::ENOTDIR)));
     }
 }

@@ -131,7 +131,7 @@ pub fn packages(paths: &[&Path]) -> BTreeMap<PathBuf, String> {
 mod tests {
     use super::*;
     use crate::binfmt::{Entry, HandlerName, Rule};
-    use crate::boot::configuration::Promise;
+    use crate::boot::configuration::ConfiguredRule;
 
     fn handler(name: &str, interpreter: &str, takes: &str) -> Handler {
         let text = format!("enabled\ninterpreter {interpreter}\nflags: F\n{takes}\n");
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn configuration_is_an_owner() {
         let promise =
-            Promise { file: "/a.conf".into(), rule: Rule::parse(b":three:M::CC::/other:").unwrap() };
+            ConfiguredRule { file: "/a.conf".into(), rule: Rule::parse(b":three:M::CC::/other:").unwrap() };
         let configuration = Configuration {
             promises: vec![promise],
             binfmt_support: [("jar".into(), Some("openjdk-17".to_owned())), ("mine".into(), None)].into(),

@@ -13,7 +13,7 @@ use crate::system::file_id::FileId;
 
 /// What was found out about the host.
 #[derive(Debug)]
-pub struct Situation<'a> {
+pub struct Snapshot<'a> {
     /// All handlers, newest first.
     pub handlers: &'a [Handler],
     /// Beginnings of files that no rule may match: the host's own programs, qus among them (K37).
@@ -98,7 +98,7 @@ fn deficiency(arch: &Arch, handler: &Handler, handlers: &[Handler]) -> Option<St
 /// What to do about `arch`.
 pub fn decide(
     arch: &'static Arch,
-    situation: &Situation<'_>,
+    situation: &Snapshot<'_>,
     facts: &Facts<'_>,
     request: Request,
 ) -> Result<Decision, RuleError> {
@@ -223,7 +223,7 @@ fn because(
 }
 
 /// Refusals that no handler can change.
-fn refusal(arch: &Arch, situation: &Situation<'_>, facts: &Facts<'_>, request: Request) -> Option<Decision> {
+fn refusal(arch: &Arch, situation: &Snapshot<'_>, facts: &Facts<'_>, request: Request) -> Option<Decision> {
     let refused = |reason: String, cure: Option<String>| Some(Decision::Refused { reason, cure });
     let patterns = arch.identity.patterns();
     let takes = |head: &[u8]| patterns.iter().any(|pattern| pattern.matches(head));

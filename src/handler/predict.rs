@@ -10,7 +10,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 
 use crate::binfmt::{Flags, Handler, HandlerName, winner};
-use crate::handler::exec_target::{Candidate, Denied, Elf, Kind, script_interpreter};
+use crate::handler::exec_target::{Denied, Elf, ExecTarget, Kind, script_interpreter};
 
 /// How often one program may stand in for another (`exec_binprm`; K38).
 const REWRITES: usize = 5;
@@ -54,9 +54,9 @@ pub enum Reason {
     /// The file may not be started, whatever is in it.
     Denied(Denied),
     /// Nothing takes it: no handler, and the host does not run it itself (K40).
-    NotTaken,
+    NoHandler,
     /// Too many programs stand in for one another, usually because a handler takes its own interpreter (K37, K38).
-    Circle,
+    Loop,
     /// What a handler with `O` or `C` starts is no program of this host, but has to be started by another one: a script,
     /// or a file that a handler takes (K59).
     OpenFileTwice,
@@ -80,17 +80,17 @@ pub struct Table<'a> {
     /// Whether the instance as a whole is on.
     pub enabled: bool,
     /// Whether this host runs ELF programs that begin like this itself.
-    pub native: &'a dyn Fn(&Candidate) -> bool,
+    pub native: &'a dyn Fn(&ExecTarget) -> bool,
     /// Looks at a file. Many files have the same interpreter: it may have been looked at before.
-    pub look: &'a dyn Fn(&Path) -> Rc<Candidate>,
+    pub look: &'a dyn Fn(&Path) -> Rc<ExecTarget>,
 }
 
 impl Table<'_> {
     /// What becomes of `execve(2)` on `file`.
     #[must_use]
-    pub fn predict(&self, file: &Candidate) -> Prediction {
+    pub fn predict(&self, file: &ExecTarget) -> Prediction {
         let mut steps = Vec::new();
-        let mut stands_in: Option<Rc<Candidate>> = None;
+        let mut stands_in: Option<Rc<ExecTarget>> = None;
         let mut denied = file.denied;
         let mut has_open_file = false;
         let end = loop {
@@ -99,7 +99,7 @@ impl Table<'_> {
                 break fails(denied.errno(), file, Reason::Denied(denied));
             }
             if steps.len() > REWRITES {
-                break fails(Errno::ELOOP, file, Reason::Circle);
+                break fails(Errno::ELOOP, file, Reason::Loop);
             }
             let handlers = if self.enabled { self.handlers } else { &[] };
             let file_was_open = has_open_file;
@@ -138,9 +138,9 @@ impl Table<'_> {
         Prediction { steps, end }
     }
 
-    fn end_of(&self, file: &Candidate) -> End {
+    fn end_of(&self, file: &ExecTarget) -> End {
         if !(self.native)(file) {
-            return fails(Errno::ENOEXEC, file, Reason::NotTaken);
+            return fails(Errno::ENOEXEC, file, Reason::NoHandler);
         }
         let Kind::Elf(Elf { loader: Some(loader), class, .. }) = &file.kind else { return End::Starts };
         let there = (self.look)(loader);
@@ -157,13 +157,13 @@ impl Table<'_> {
     }
 }
 
-fn fails(errno: Errno, file: &Candidate, reason: Reason) -> End {
+fn fails(errno: Errno, file: &ExecTarget, reason: Reason) -> End {
     End::Fails { errno, file: file.path.clone(), reason }
 }
 
 /// The handlers that take `file`, in the kernel's order, disabled ones among them.
 #[must_use]
-pub fn matching<'a>(handlers: &'a [Handler], file: &Candidate) -> Vec<&'a Handler> {
+pub fn matching<'a>(handlers: &'a [Handler], file: &ExecTarget) -> Vec<&'a Handler> {
     let takes = |handler: &&Handler| {
         handler.entry.matcher.as_ref().is_some_and(|matcher| matcher.matches(&file.head, &file.path))
     };

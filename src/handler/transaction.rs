@@ -31,7 +31,7 @@ struct StagedRule {
 /// Why rules could not be registered. Whatever had been written is removed again.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum ActError {
+pub enum TransactionError {
     /// The kernel did not take a rule.
     #[error(transparent)]
     Register(#[from] RegisterError),
@@ -51,7 +51,7 @@ pub enum ActError {
     },
 }
 
-impl From<NameError> for ActError {
+impl From<NameError> for TransactionError {
     fn from(error: NameError) -> Self {
         Self::Interim(error.into())
     }
@@ -59,7 +59,7 @@ impl From<NameError> for ActError {
 
 impl Staged {
     /// Registers the new rules of `registration`, each read back and compared. Nothing is removed yet.
-    pub fn stage(instance: &Instance, registration: &Registration) -> Result<Self, ActError> {
+    pub fn stage(instance: &Instance, registration: &Registration) -> Result<Self, TransactionError> {
         let mut staged = Self { rules: Vec::new(), removes: registration.removes.clone() };
         for rule in &registration.rules {
             if let Err(error) = staged.add(instance, rule) {
@@ -71,7 +71,7 @@ impl Staged {
         Ok(staged)
     }
 
-    fn add(&mut self, instance: &Instance, rule: &Rule) -> Result<(), ActError> {
+    fn add(&mut self, instance: &Instance, rule: &Rule) -> Result<(), TransactionError> {
         let taken = self.removes.contains(rule.name());
         let current = if taken { rule.renamed(interim_name(rule.name())?)? } else { rule.clone() };
         let found = register_or_find(instance, &current)?;
@@ -87,7 +87,11 @@ impl Staged {
     }
 
     /// Registers the same rules with other flags in place of these, still not final.
-    pub fn with_flags(self, instance: &Instance, flags: crate::binfmt::Flags) -> Result<Self, ActError> {
+    pub fn with_flags(
+        self,
+        instance: &Instance,
+        flags: crate::binfmt::Flags,
+    ) -> Result<Self, TransactionError> {
         let registration = Registration {
             rules: self.rules.iter().map(|staged| staged.rule.with_flags(flags)).collect::<Result<_, _>>()?,
             removes: self.removes.clone(),
@@ -109,7 +113,11 @@ impl Staged {
     ///
     /// The interim rules go last, so that a handler is in place throughout. Where the final ones cannot be registered, or
     /// are not confirmed, everything is as it was, but that what comes back is in front of its neighbours.
-    pub fn commit(self, instance: &Instance, confirm: &mut dyn FnMut() -> bool) -> Result<bool, ActError> {
+    pub fn commit(
+        self,
+        instance: &Instance,
+        confirm: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, TransactionError> {
         let mut renamed = Vec::new();
         let mut done = self.rename(instance, &mut renamed);
         if done.is_ok() && !renamed.is_empty() && !confirm() {
@@ -138,7 +146,7 @@ impl Staged {
 
     /// Registers the rules that wait under an interim name under their final ones. Those that were are in `renamed`,
     /// whatever the result.
-    fn rename(&self, instance: &Instance, renamed: &mut Vec<Renamed>) -> Result<bool, ActError> {
+    fn rename(&self, instance: &Instance, renamed: &mut Vec<Renamed>) -> Result<bool, TransactionError> {
         for staged in self.rules.iter().filter(|staged| staged.is_interim()) {
             let name = staged.rule.name();
             let old = instance.entry(name)?;
@@ -169,7 +177,7 @@ struct Renamed {
 
 impl Renamed {
     /// Gives the name back, unless somebody else has done something with it meanwhile.
-    fn put_back(self, instance: &Instance) -> Result<(), ActError> {
+    fn put_back(self, instance: &Instance) -> Result<(), TransactionError> {
         if let Some(new) = &self.new {
             if instance.entry(&self.name)?.is_none_or(|entry| !entry.is(new)) {
                 return Ok(());
@@ -194,7 +202,7 @@ fn interim_name(name: &HandlerName) -> Result<HandlerName, NameError> {
 
 /// Registers a rule, or finds that another process has just done so: whether it was found. Of several that try at once
 /// the kernel lets one have the name (K42).
-fn register_or_find(instance: &Instance, rule: &Rule) -> Result<bool, ActError> {
+fn register_or_find(instance: &Instance, rule: &Rule) -> Result<bool, TransactionError> {
     match instance.register(rule) {
         Ok(()) => Ok(false),
         Err(RegisterError::NameTaken(name)) => match instance.entry(&name)? {
@@ -213,9 +221,9 @@ pub fn remove(instance: &Instance, name: &HandlerName) -> Result<(), HandlerErro
     }
 }
 
-fn read_back(instance: &Instance, rule: &Rule) -> Result<(), ActError> {
+fn read_back(instance: &Instance, rule: &Rule) -> Result<(), TransactionError> {
     match instance.entry(rule.name())? {
         Some(entry) if entry.is(rule) => Ok(()),
-        found => Err(ActError::Different { name: rule.name().clone(), found: found.map(Box::new) }),
+        found => Err(TransactionError::Different { name: rule.name().clone(), found: found.map(Box::new) }),
     }
 }

@@ -27,7 +27,7 @@ use thiserror::Error;
 use super::emulated_by;
 use crate::arch::Arch;
 use crate::arch::elf::Executable;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::binfmt::Hex;
 use crate::system::temp_dir::TempDir;
 
@@ -370,23 +370,23 @@ fn pack(bytes: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// What this executable carries, if anything.
-pub(crate) fn own_bundle() -> Result<Option<Bundle>, Problem> {
-    Bundle::own().map_err(|error| Problem::new(error.to_string()))
+pub(crate) fn own_bundle() -> Result<Option<Bundle>, Diagnostic> {
+    Bundle::own().map_err(|error| Diagnostic::new(error.to_string()))
 }
 
 /// Unpacks the interpreters that this executable carries, of the wanted architectures, into a temporary directory; `None`
 /// for a qus that carries nothing.
-pub(crate) fn unpack_bundle(wanted: impl Fn(&'static Arch) -> bool) -> Result<Option<TempDir>, Problem> {
+pub(crate) fn unpack_bundle(wanted: impl Fn(&'static Arch) -> bool) -> Result<Option<TempDir>, Diagnostic> {
     let Some(bundle) = own_bundle()? else { return Ok(None) };
     let directory = TempDir::create(true).map_err(|reasons| {
-        Problem::new(format!("cannot unpack the bundle: no directory serves ({reasons})"))
+        Diagnostic::new(format!("cannot unpack the bundle: no directory serves ({reasons})"))
     })?;
     for member in bundle.members() {
         if !emulated_by(member.name.as_bytes()).is_some_and(&wanted) {
             continue;
         }
         let path = directory.path().join(&member.name);
-        let failed = |error| Problem::new(format!("cannot write {}: {error}", path.display()));
+        let failed = |error| Diagnostic::new(format!("cannot write {}: {error}", path.display()));
         std::fs::write(&path, bundle.unpack(member)?).map_err(failed)?;
         std::fs::set_permissions(&path, Permissions::from_mode(0o755)).map_err(failed)?;
     }

@@ -1,6 +1,6 @@
 //! Checks whether a file can serve every container as an interpreter.
 //!
-//! A check reads the first kilobytes of a file, never the whole. What it finds wrong is an [`Unfit`]; what it finds fit is an
+//! A check reads the first kilobytes of a file, never the whole. What it finds wrong is an [`CheckError`]; what it finds fit is an
 //! [`Interpreter`], which can be had in no other way.
 
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::arch::Arch;
 use crate::arch::elf::{self, ElfError, Executable};
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
 use crate::binfmt::HEAD;
 use crate::system::file_id::{FileId, open_ordinary};
@@ -36,7 +36,7 @@ pub struct Interpreter {
 /// Why a file cannot be the interpreter of a handler. Displayed behind the file's path.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum Unfit {
+pub enum CheckError {
     /// No such file.
     #[error("does not exist")]
     Missing,
@@ -73,7 +73,7 @@ pub enum Unfit {
     SetId,
 }
 
-impl Unfit {
+impl CheckError {
     /// What to do with the file itself, where that can mend it.
     #[must_use]
     pub fn cure(&self, path: &Path) -> Option<String> {
@@ -89,38 +89,38 @@ impl Unfit {
 
 impl Interpreter {
     /// Checks the file at `path` for a host whose own programs begin with `host`.
-    pub fn check(path: &Path, host: &[u8]) -> Result<Self, Unfit> {
-        let path = std::path::absolute(path).map_err(Unfit::Open)?;
+    pub fn check(path: &Path, host: &[u8]) -> Result<Self, CheckError> {
+        let path = std::path::absolute(path).map_err(CheckError::Open)?;
         // Non-blocking, as the path may be that of a pipe.
         let mut options = fs::OpenOptions::new();
         let file = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path);
         let file = file.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Unfit::Missing,
-            _ => Unfit::Open(error),
+            io::ErrorKind::NotFound => CheckError::Missing,
+            _ => CheckError::Open(error),
         })?;
-        let metadata = file.metadata().map_err(Unfit::Open)?;
+        let metadata = file.metadata().map_err(CheckError::Open)?;
         if metadata.is_dir() {
-            return Err(Unfit::Directory);
+            return Err(CheckError::Directory);
         }
         if !metadata.is_file() {
-            return Err(Unfit::Special);
+            return Err(CheckError::Special);
         }
         let executable = Executable::read(&file)?;
         if !elf::same_machine(&executable.head, host) {
             let machine = Arch::of_head(&executable.head).map_or("an unknown machine", |arch| arch.name);
-            return Err(Unfit::OtherHost(machine.to_owned()));
+            return Err(CheckError::OtherHost(machine.to_owned()));
         }
         if let Some(loader) = executable.loader {
-            return Err(Unfit::Dynamic(loader));
+            return Err(CheckError::Dynamic(loader));
         }
         if metadata.mode() & 0o111 == 0 {
-            return Err(Unfit::NotExecutable);
+            return Err(CheckError::NotExecutable);
         }
         if metadata.mode() & 0o6000 != 0 {
-            return Err(Unfit::SetId);
+            return Err(CheckError::SetId);
         }
         if is_noexec(&file)? {
-            return Err(Unfit::NoExec);
+            return Err(CheckError::NoExec);
         }
         Ok(Self {
             path,
@@ -150,14 +150,14 @@ impl Interpreter {
     }
 }
 
-fn is_noexec(file: &File) -> Result<bool, Unfit> {
-    let filesystem = fstatvfs(file).map_err(|errno| Unfit::Open(errno.into()))?;
+fn is_noexec(file: &File) -> Result<bool, CheckError> {
+    let filesystem = fstatvfs(file).map_err(|errno| CheckError::Open(errno.into()))?;
     Ok(filesystem.flags().contains(FsFlags::ST_NOEXEC))
 }
 
 /// The beginning of qus itself: a program that this host runs.
-pub fn own_head() -> Result<Vec<u8>, Problem> {
-    let failed = |error: io::Error| Problem::new(format!("cannot read /proc/self/exe: {error}"));
+pub fn own_head() -> Result<Vec<u8>, Diagnostic> {
+    let failed = |error: io::Error| Diagnostic::new(format!("cannot read /proc/self/exe: {error}"));
     let file = File::open("/proc/self/exe").map_err(failed)?;
     let mut head = vec![0; HEAD];
     let length = std::os::unix::fs::FileExt::read_at(&file, &mut head, 0).map_err(failed)?;

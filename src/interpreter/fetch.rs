@@ -13,13 +13,13 @@ pub(crate) use self::wanted::Wanted;
 use super::own_head;
 use super::store::{self, Stored};
 use crate::arch::{ARCHES, Arch};
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
 use crate::interpreter::provenance::{Origin, Provenance};
-use crate::interpreter::{Found, Interpreter, WantedVersion, emulated_by, version_in};
+use crate::interpreter::{Interpreter, SearchResult, VersionReq, emulated_by, version_in};
 use crate::package::{
-    Apt, Extraction, FromPackage, Manager, ManagerError, Outcome, Package, PackageError, PackageInfo, Sha256,
-    Web, WebError, fetch_with_apt, scheme,
+    Apt, Downloader, Extraction, FromPackage, Manager, ManagerError, Outcome, Package, PackageError,
+    PackageInfo, Sha256, WebError, fetch_with_apt, scheme,
 };
 use crate::system::temp_dir::TempDir;
 
@@ -34,7 +34,7 @@ pub(crate) struct Order<'a> {
     /// Where to put it; `None`: the folder of this user, where each version has a folder of its own.
     pub(crate) dest: Option<&'a Path>,
     /// The version of QEMU that is wanted, if not any.
-    pub(crate) version: Option<&'a WantedVersion>,
+    pub(crate) version: Option<&'a VersionReq>,
 }
 
 /// What was fetched.
@@ -67,7 +67,7 @@ pub(crate) struct Refused {
 
 impl Fetched {
     /// What was asked for and did not come.
-    pub(crate) fn problem(&self) -> Option<Problem> {
+    pub(crate) fn problem(&self) -> Option<Diagnostic> {
         if self.missing.is_empty() && !self.files.is_empty() {
             return None;
         }
@@ -76,12 +76,12 @@ impl Fetched {
         let message =
             format!("the source has no static interpreter for {what}{}", reasons.collect::<String>());
         let missing = if self.missing.is_empty() { "all".to_owned() } else { self.missing.join(" ") };
-        Some(Problem::new(message).cure(format!("qus fetch --from PACKAGE {missing}")))
+        Some(Diagnostic::new(message).cure(format!("qus fetch --from PACKAGE {missing}")))
     }
 
     /// What is at hand now, as a search would have found it.
-    pub(crate) fn found(&self, host: &[u8]) -> BTreeMap<&'static str, Found> {
-        let mut found = BTreeMap::<_, Found>::new();
+    pub(crate) fn found(&self, host: &[u8]) -> BTreeMap<&'static str, SearchResult> {
+        let mut found = BTreeMap::<_, SearchResult>::new();
         for file in &self.files {
             let found = found.entry(file.arch).or_default();
             match Interpreter::check(&file.path, host) {
@@ -114,7 +114,7 @@ impl Part {
 }
 
 /// Gets the interpreters of `order` into their folder.
-pub(crate) fn fetch(order: &Order<'_>, quiet: bool) -> Result<Fetched, Problem> {
+pub(crate) fn fetch(order: &Order<'_>, quiet: bool) -> Result<Fetched, Diagnostic> {
     let dest = store::destination(order.dest)?;
     let mut wanted = Wanted {
         host: own_head()?,
@@ -163,14 +163,14 @@ impl File {
 
 impl Fetched {
     /// Adds what was extracted, and records where it came from.
-    fn add(&mut self, origin: &Origin, extraction: Extraction) -> Result<(), Problem> {
+    fn add(&mut self, origin: &Origin, extraction: Extraction) -> Result<(), Diagnostic> {
         let arch = |name: &str| emulated_by(name.as_bytes()).map_or("", |arch| arch.name);
         for placed in extraction.placed {
             let arch = arch(&placed.name);
             let recorded = Provenance::record(&placed.path, version_in(&placed.path, arch), origin.clone());
             let provenance = recorded.map_err(|error| {
                 let path = placed.path.display();
-                Problem::new(format!("cannot record where {path} came from: {error}"))
+                Diagnostic::new(format!("cannot record where {path} came from: {error}"))
             })?;
             self.files.push(File {
                 arch,
@@ -199,7 +199,7 @@ fn from_source(
     wanted: &mut Wanted,
     dest: &Path,
     bar: &Bar,
-) -> Result<Part, Problem> {
+) -> Result<Part, Diagnostic> {
     let digest = sha256.map(|digest| digest.to_string());
     if let Some(stored) = digest.as_ref().and_then(|digest| store::known(dest, wanted).remove(digest)) {
         return Ok(Part::Known(stored));
@@ -235,14 +235,14 @@ fn from_web(
     sha256: Option<Sha256>,
     arches: &str,
     bar: &Bar,
-) -> Result<Package, Problem> {
+) -> Result<Package, Diagnostic> {
     let address = source.to_string_lossy();
     let command = |more: &str| format!("qus fetch --from {}{more} {arches}", shell_word(source));
     if scheme == "http" && sha256.is_none() {
-        let problem = Problem::new(format!("{address} could be changed by anybody on the way"));
+        let problem = Diagnostic::new(format!("{address} could be changed by anybody on the way"));
         return Err(problem.cure(command(" --sha256 HEX")));
     }
-    let file = Web::default().download(&address, bar).map_err(|error| {
+    let file = Downloader::default().download(&address, bar).map_err(|error| {
         let problem = chain(&error);
         match error {
             WebError::NoTool(_) => problem.cure("sudo apt-get install curl"),
@@ -258,7 +258,7 @@ fn from_web(
 }
 
 /// The distribution's package, through its own package manager.
-fn from_distribution(wanted: &mut Wanted, dest: &Path, bar: &Bar) -> Result<Vec<Part>, Problem> {
+fn from_distribution(wanted: &mut Wanted, dest: &Path, bar: &Bar) -> Result<Vec<Part>, Diagnostic> {
     let Some(manager) = Manager::of_this_machine() else { return from_apt(wanted, dest, bar) };
     let arches = match &wanted.arches {
         Some(arches) => arches.iter().copied().collect(),
@@ -274,13 +274,13 @@ fn from_distribution(wanted: &mut Wanted, dest: &Path, bar: &Bar) -> Result<Vec<
     Ok(fetched.into_iter().map(|package| of_distribution(manager.program, package)).collect())
 }
 
-fn from_apt(wanted: &mut Wanted, dest: &Path, bar: &Bar) -> Result<Vec<Part>, Problem> {
+fn from_apt(wanted: &mut Wanted, dest: &Path, bar: &Bar) -> Result<Vec<Part>, Diagnostic> {
     let temporary;
     let cache = if let Some(folder) = crate::system::directories::cache() {
         folder
     } else {
         temporary = TempDir::create(false)
-            .map_err(|reasons| Problem::new(format!("cannot make a temporary directory: {reasons}")))?;
+            .map_err(|reasons| Diagnostic::new(format!("cannot make a temporary directory: {reasons}")))?;
         temporary.path().to_owned()
     };
     let apt = Apt::new(cache.join("apt"));
@@ -299,7 +299,7 @@ fn of_distribution(manager: &str, package: FromPackage) -> Part {
 }
 
 /// An error with everything that caused it.
-fn chain(error: &dyn std::error::Error) -> Problem {
+fn chain(error: &dyn std::error::Error) -> Diagnostic {
     let mut message = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -307,5 +307,5 @@ fn chain(error: &dyn std::error::Error) -> Problem {
         message.push_str(&cause.to_string());
         source = cause.source();
     }
-    Problem::new(message)
+    Diagnostic::new(message)
 }

@@ -79,7 +79,7 @@ pub fn is_in_memory(path: &Path) -> bool {
 
 /// What the path of an interpreter in memory tells of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Told {
+pub struct MemfdInfo {
     /// Its version.
     pub version: String,
     /// Memory that it holds as long as a handler has it, in bytes.
@@ -88,11 +88,11 @@ pub struct Told {
 
 /// What `path` tells, if it is that of an interpreter in memory.
 #[must_use]
-pub fn told(path: &Path) -> Option<Told> {
+pub fn told(path: &Path) -> Option<MemfdInfo> {
     let mut parts = path.strip_prefix(PREFIX).ok()?.iter().map(|part| part.to_str());
     let version = parts.next()??.strip_prefix("QEMU-")?.to_owned();
     let (size, _) = parts.next()??.split_once('-')?;
-    Some(Told { version, size: size.parse().ok()? })
+    Some(MemfdInfo { version, size: size.parse().ok()? })
 }
 
 /// Interpreters in memory, and the working directory from which their paths lead to them.
@@ -114,7 +114,7 @@ impl Memory {
     }
 
     /// Seals a file in memory, and has `path` lead to it: which file it is.
-    pub fn put(&mut self, path: &Path, draft: Draft) -> Result<FileId, MemoryError> {
+    pub fn put(&mut self, path: &Path, draft: PendingFile) -> Result<FileId, MemoryError> {
         let file = draft.0;
         file.set_permissions(PermissionsExt::from_mode(0o755)).map_err(failed("write"))?;
         let seals =
@@ -133,9 +133,9 @@ impl Memory {
 
 /// A file in memory that is being written.
 #[derive(Debug)]
-pub struct Draft(File);
+pub struct PendingFile(File);
 
-impl Draft {
+impl PendingFile {
     /// An empty one.
     pub fn new() -> Result<Self, MemoryError> {
         create().map(Self)
@@ -177,7 +177,7 @@ mod tests {
         let path = path("7.2.22", 129, "0123456789abcdef0000", "qemu-arm-static");
         assert_eq!(path, Path::new("memory/QEMU-7.2.22/129-0123456789abcdef/qemu-arm-static"));
         assert!(is_in_memory(&path) && !is_in_memory(Path::new("/usr/bin/qemu-arm-static")));
-        assert_eq!(told(&path), Some(Told { version: "7.2.22".to_owned(), size: 129 }));
+        assert_eq!(told(&path), Some(MemfdInfo { version: "7.2.22".to_owned(), size: 129 }));
         assert_eq!(told(Path::new("/usr/bin/qemu-arm-static")), None);
         assert!(is_called(&path, 129, "0123456789abcdef1111"));
         assert!(!is_called(&path, 130, "0123456789abcdef0000") && !is_called(&path, 129, "1123456789abcdef"));

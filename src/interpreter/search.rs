@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Interpreter, Unfit, WantedVersion, store, version_in};
+use super::{CheckError, Interpreter, VersionReq, store, version_in};
 use crate::arch::Arch;
 use crate::system::file_id::file_name;
 use crate::system::temp_dir::TempDir;
@@ -38,11 +38,11 @@ fn scheme(file_name: &[u8]) -> Option<(u8, &'static Arch)> {
 
 /// What a search found for one architecture.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct SearchResult {
     /// The first fit one.
     pub interpreter: Option<Interpreter>,
     /// Files of the right name that were passed over, in the order of the search.
-    pub unfit: Vec<(PathBuf, Unfit)>,
+    pub unfit: Vec<(PathBuf, CheckError)>,
 }
 
 /// Looks for interpreters in `places`, one after the other; the first fit one of an architecture is taken.
@@ -53,8 +53,8 @@ pub fn search(
     places: &[PathBuf],
     host: &[u8],
     mut wanted: impl FnMut(&'static Arch, &Path) -> bool,
-) -> BTreeMap<&'static str, Found> {
-    let mut found = BTreeMap::<_, Found>::new();
+) -> BTreeMap<&'static str, SearchResult> {
+    let mut found = BTreeMap::<_, SearchResult>::new();
     for place in places {
         for (arch, path) in candidates(place) {
             if found.get(arch.name).is_some_and(|found| found.interpreter.is_some()) || !wanted(arch, &path) {
@@ -103,6 +103,6 @@ pub(crate) fn search_places(unpacked: Option<&TempDir>) -> Vec<PathBuf> {
 }
 
 /// Whether the file at `path` has the wanted version of QEMU; any will do where none is named.
-pub(crate) fn is_of(wanted: Option<&WantedVersion>, arch: &Arch, path: &Path) -> bool {
+pub(crate) fn is_of(wanted: Option<&VersionReq>, arch: &Arch, path: &Path) -> bool {
     wanted.is_none_or(|wanted| version_in(path, arch.name).is_some_and(|version| wanted.is(&version)))
 }

@@ -8,7 +8,7 @@ use super::fetch::Wanted;
 use super::provenance::Provenance;
 use super::{Interpreter, compare, emulated_by, is_version, version_in};
 use crate::arch::Arch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::system::directories;
 use crate::system::file_id::file_name;
 use crate::system::namespace::UserNamespace;
@@ -47,11 +47,12 @@ pub fn with_versions(folder: &Path) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// This user has no home.
-pub fn destination(dest: Option<&Path>) -> Result<PathBuf, Problem> {
-    let home = || Problem::new("this user has no home to put interpreters in").cure("qus fetch --dest DIR …");
+pub fn destination(dest: Option<&Path>) -> Result<PathBuf, Diagnostic> {
+    let home =
+        || Diagnostic::new("this user has no home to put interpreters in").cure("qus fetch --dest DIR …");
     match dest {
         Some(dest) => {
-            std::path::absolute(dest).map_err(|error| Problem::new(format!("{}: {error}", dest.display())))
+            std::path::absolute(dest).map_err(|error| Diagnostic::new(format!("{}: {error}", dest.display())))
         }
         None => fetched().ok_or_else(home),
     }

@@ -94,9 +94,9 @@ pub fn compare(one: &str, other: &str) -> Ordering {
 
 /// A version that is asked for: `7.2` is every `7.2.x` too.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WantedVersion(String);
+pub struct VersionReq(String);
 
-impl WantedVersion {
+impl VersionReq {
     /// Whether `version` is what was asked for.
     #[must_use]
     pub fn is(&self, version: &str) -> bool {
@@ -104,13 +104,13 @@ impl WantedVersion {
     }
 }
 
-impl fmt::Display for WantedVersion {
+impl fmt::Display for VersionReq {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
 }
 
-impl FromStr for WantedVersion {
+impl FromStr for VersionReq {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -153,11 +153,11 @@ mod tests {
 
     #[test]
     fn a_wanted_version_may_be_short() {
-        let wanted: WantedVersion = "7.2".parse().unwrap();
+        let wanted: VersionReq = "7.2".parse().unwrap();
         assert!(wanted.is("7.2.22") && wanted.is("7.2") && !wanted.is("7.20.1") && !wanted.is("7.1.2"));
-        assert!("8".parse::<WantedVersion>().unwrap().is("8.2.1"));
+        assert!("8".parse::<VersionReq>().unwrap().is("8.2.1"));
         for wrong in ["", "x", "../7.2", "7..2", "7.2/"] {
-            assert!(wrong.parse::<WantedVersion>().is_err(), "{wrong}");
+            assert!(wrong.parse::<VersionReq>().is_err(), "{wrong}");
         }
     }
 }

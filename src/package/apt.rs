@@ -114,18 +114,18 @@ impl Apt {
         progress.message(&format!("downloading {package}"));
         let mut result = self.get(&cache, package)?;
         // The lists may name a package that the repository no longer has. apt words that differently in each version.
-        if !updated && matches!(result, Got::Failed(_)) {
+        if !updated && matches!(result, DownloadOutcome::Failed(_)) {
             self.update(&cache, progress)?;
             progress.message(&format!("downloading {package}"));
             result = self.get(&cache, package)?;
         }
         match (result, self.failed_update.borrow().as_ref()) {
-            (Got::Package(download), _) => Ok(Some(download)),
-            (Got::Unknown, Some(messages)) => {
+            (DownloadOutcome::Package(download), _) => Ok(Some(download)),
+            (DownloadOutcome::Unknown, Some(messages)) => {
                 Err(AptError::Failed { action: "update".to_owned(), messages: messages.clone() })
             }
-            (Got::Unknown, None) => Ok(None),
-            (Got::Failed(messages), _) => {
+            (DownloadOutcome::Unknown, None) => Ok(None),
+            (DownloadOutcome::Failed(messages), _) => {
                 Err(AptError::Failed { action: format!("download {package}"), messages })
             }
         }
@@ -192,13 +192,17 @@ impl Apt {
             .map_err(|source| AptError::Cache { path: stamp, source })
     }
 
-    fn get(&self, cache: &Cache, package: &str) -> Result<Got, AptError> {
+    fn get(&self, cache: &Cache, package: &str) -> Result<DownloadOutcome, AptError> {
         let folder = cache.download_folder()?;
         let asked = self.asked(package);
         let output = self.run(cache, folder.path(), &["download".as_ref(), "--".as_ref(), asked.as_ref()])?;
         if !output.status.success() {
             let unknown = self.is_unknown(cache, &asked)?;
-            return Ok(if unknown { Got::Unknown } else { Got::Failed(messages(&output)) });
+            return Ok(if unknown {
+                DownloadOutcome::Unknown
+            } else {
+                DownloadOutcome::Failed(messages(&output))
+            });
         }
         let cannot_use = |source| AptError::Cache { path: folder.path().to_owned(), source };
         // From here on nobody but this user changes what is in the folder.
@@ -209,7 +213,7 @@ impl Apt {
             if path.extension() == Some(OsStr::new("deb"))
                 && entry.file_type().is_ok_and(|kind| kind.is_file())
             {
-                return Ok(Got::Package(Download { _folder: folder, path }));
+                return Ok(DownloadOutcome::Package(Download { _folder: folder, path }));
             }
         }
         Err(AptError::Nothing { package: package.to_owned() })
@@ -255,7 +259,7 @@ impl Apt {
 }
 
 /// What became of a download.
-enum Got {
+enum DownloadOutcome {
     Package(Download),
     Unknown,
     /// apt's messages.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::PackageError;
 use super::error::printable;
-use super::section::Section;
+use super::section::FileSlice;
 
 /// What an `ar` archive begins with.
 pub(super) const MAGIC: &[u8] = b"!<arch>\n";
@@ -17,19 +17,19 @@ const HEADER: usize = 60;
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) name: Vec<u8>,
-    pub(super) content: Section,
+    pub(super) content: FileSlice,
 }
 
 /// Reads the headers of an `ar` archive one after the other (deb(5), ar(5)).
 pub(super) struct Ar<'a> {
     path: &'a Path,
-    file: &'a Section,
+    file: &'a FileSlice,
     offset: u64,
 }
 
 impl<'a> Ar<'a> {
     /// The members of `file`, which begins with [`MAGIC`]. `path` is for messages.
-    pub(super) fn new(path: &'a Path, file: &'a Section) -> Self {
+    pub(super) fn new(path: &'a Path, file: &'a FileSlice) -> Self {
         Self { path, file, offset: MAGIC.len() as u64 }
     }
 

@@ -11,8 +11,8 @@ use std::path::Path;
 use super::compression::Compression;
 use super::image;
 use super::limit::{CONTROL_SIZE, Limit, UNPACKED_SIZE};
-use super::section::Section;
-use super::sink::{Kind, Sink};
+use super::section::FileSlice;
+use super::sink::{Extractor, Kind};
 use super::tarball::Tarball;
 use super::{PackageError, PackageInfo, Progress};
 
@@ -30,13 +30,13 @@ const INFO_SIZE: u64 = CONTROL_SIZE;
 #[derive(Debug)]
 pub(super) struct Archive {
     info: Option<PackageInfo>,
-    file: Section,
+    file: FileSlice,
     compression: Compression,
 }
 
 impl Archive {
     /// `None` where the content is no tar archive.
-    pub(super) fn open(path: &Path, file: &Section) -> Result<Option<Self>, PackageError> {
+    pub(super) fn open(path: &Path, file: &FileSlice) -> Result<Option<Self>, PackageError> {
         let mut head = [0; BLOCK];
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
         let length = file.peek(&mut head).map_err(cannot_open)?;
@@ -67,7 +67,11 @@ impl Archive {
     }
 
     /// Hands in the files. An archive that has the manifest of an image before anything that is wanted is an image.
-    pub(super) fn members(self, sink: &mut Sink<'_>, progress: &dyn Progress) -> Result<(), PackageError> {
+    pub(super) fn members(
+        self,
+        sink: &mut Extractor<'_>,
+        progress: &dyn Progress,
+    ) -> Result<(), PackageError> {
         progress.total(self.file.len());
         let path = sink.source();
         let mut image = false;
@@ -86,7 +90,7 @@ impl Archive {
             Compression::None => self.file,
             // Layers are read in an order of their own.
             compression => {
-                Section::spool(&mut compression.reader(self.file, &()), UNPACKED_SIZE).map_err(|error| {
+                FileSlice::spool(&mut compression.reader(self.file, &()), UNPACKED_SIZE).map_err(|error| {
                     error.map_or_else(
                         || tarball(path).over(Limit::UnpackedSize),
                         |error| tarball(path).unpack(error),

@@ -6,7 +6,7 @@ mod zstd;
 use std::io::{self, BufReader, Read};
 
 use super::Progress;
-use super::section::Section;
+use super::section::FileSlice;
 
 /// Bytes read at once from a package.
 const BUFFER: usize = 64 << 10;
@@ -45,13 +45,13 @@ impl Compression {
     /// A reader of the unpacked content. `progress` advances with the packed bytes.
     ///
     /// A decoder that would need too much memory fails with [`io::ErrorKind::OutOfMemory`].
-    pub(super) fn reader<'a>(self, section: Section, progress: &'a dyn Progress) -> Box<dyn Read + 'a> {
+    pub(super) fn reader<'a>(self, section: FileSlice, progress: &'a dyn Progress) -> Box<dyn Read + 'a> {
         if self == Self::Xz
             && let Some(blocks) = xz::Blocks::new(&section, progress)
         {
             return Box::new(blocks);
         }
-        let packed = BufReader::with_capacity(BUFFER, Counted { inner: section, progress });
+        let packed = BufReader::with_capacity(BUFFER, CountingReader { inner: section, progress });
         match self {
             Self::None => Box::new(packed),
             Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(packed)),
@@ -62,12 +62,12 @@ impl Compression {
 }
 
 /// Reports what is read.
-struct Counted<'a> {
-    inner: Section,
+struct CountingReader<'a> {
+    inner: FileSlice,
     progress: &'a dyn Progress,
 }
 
-impl Read for Counted<'_> {
+impl Read for CountingReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         self.progress.advance(length as u64);

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use super::PackageError;
 use super::error::printable;
 use super::limit::{Bounded, Limit, NAME_SIZE, UNPACKED_SIZE};
-use super::sink::{Kind, Sink};
+use super::sink::{Extractor, Kind};
 
 /// Bytes of a member's header: a magic of six and thirteen fields of eight hexadecimal digits.
 const HEADER: usize = 110;
@@ -28,7 +28,7 @@ pub(super) struct Cpio<'a, 's> {
     /// The name of the archive within the package, for messages.
     pub(super) member: &'static str,
     /// What takes the members.
-    pub(super) sink: &'a mut Sink<'s>,
+    pub(super) sink: &'a mut Extractor<'s>,
 }
 
 /// What the header of a member says. Numbers of devices and times play no part.
@@ -66,7 +66,7 @@ impl Cpio<'_, '_> {
             if name == TRAILER {
                 break;
             }
-            let mut body = Summed { inner: &mut *content, left: header.size, sum: header.sum };
+            let mut body = ChecksumReader { inner: &mut *content, left: header.size, sum: header.sum };
             let mut names = Vec::new();
             if header.regular && header.links > 1 {
                 if header.size == 0 {
@@ -208,13 +208,13 @@ fn hexadecimal(digits: &[u8]) -> Option<u64> {
 }
 
 /// The content of a member: it ends where it should, and has the sum that it should have.
-struct Summed<'a> {
+struct ChecksumReader<'a> {
     inner: &'a mut dyn Read,
     left: u64,
     sum: Option<u32>,
 }
 
-impl Read for Summed<'_> {
+impl Read for ChecksumReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         let buffer = buffer.get_mut(..most).unwrap_or_default();

@@ -8,8 +8,8 @@ use super::ar::{Ar, Member};
 use super::compression::Compression;
 use super::error::printable;
 use super::limit::{CONTROL_SIZE, CONTROL_UNPACKED_SIZE, Limit, UNPACKED_SIZE};
-use super::section::Section;
-use super::sink::{Kind, Sink};
+use super::section::FileSlice;
+use super::sink::{Extractor, Kind};
 use super::tarball::Tarball;
 use super::{PackageError, PackageInfo, Progress};
 
@@ -24,7 +24,7 @@ pub(super) struct Deb {
 }
 
 impl Deb {
-    pub(super) fn open(path: &Path, file: &Section) -> Result<Self, PackageError> {
+    pub(super) fn open(path: &Path, file: &FileSlice) -> Result<Self, PackageError> {
         let mut archive = Ar::new(path, file);
         let format = archive.next()?.filter(|member| member.name == b"debian-binary");
         let format = format.ok_or_else(|| missing(path, "debian-binary at its beginning"))?;
@@ -51,7 +51,11 @@ impl Deb {
     }
 
     /// Hands in the files of the package.
-    pub(super) fn members(self, sink: &mut Sink<'_>, progress: &dyn Progress) -> Result<(), PackageError> {
+    pub(super) fn members(
+        self,
+        sink: &mut Extractor<'_>,
+        progress: &dyn Progress,
+    ) -> Result<(), PackageError> {
         progress.total(self.data.content.len());
         let member = printable(&self.data.name);
         let tarball =

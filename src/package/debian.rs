@@ -5,12 +5,12 @@ use std::path::Path;
 use thiserror::Error;
 
 use super::apt::{Apt, AptError};
-use super::{Extraction, Package, PackageError, PackageInfo, Progress, Selection, Sha256};
+use super::{Extraction, MemberFilter, Package, PackageError, PackageInfo, Progress, Sha256};
 
 /// The packages with interpreters, in the order to try them.
 ///
 /// Until Debian 12 `qemu-user-static` has them, and the emulators of `qemu-user` are not static, which
-/// [`Selection::accept`] finds. Since Debian 13 `qemu-user` is static itself, and `qemu-user-static` is gone or has
+/// [`MemberFilter::accept`] finds. Since Debian 13 `qemu-user` is static itself, and `qemu-user-static` is gone or has
 /// only links into it (U23).
 #[must_use]
 pub fn debian_packages() -> &'static [&'static str] {
@@ -57,7 +57,7 @@ pub enum FetchError {
 /// all that is wanted of it is in place.
 pub fn fetch_with_apt(
     apt: &Apt,
-    selection: &mut dyn Selection,
+    selection: &mut dyn MemberFilter,
     known: &[String],
     dest: &Path,
     progress: &dyn Progress,

@@ -5,8 +5,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::section::Section;
-use super::sink::Sink;
+use super::section::FileSlice;
+use super::sink::Extractor;
 use super::{PackageError, Progress};
 
 /// Where a folder, such as an unpacked package or a root filesystem, keeps its programs.
@@ -23,7 +23,11 @@ impl Folder {
     }
 
     /// Hands the files in, in the order of their names. Links are followed: the folder is the user's own.
-    pub(super) fn members(&self, sink: &mut Sink<'_>, progress: &dyn Progress) -> Result<(), PackageError> {
+    pub(super) fn members(
+        &self,
+        sink: &mut Extractor<'_>,
+        progress: &dyn Progress,
+    ) -> Result<(), PackageError> {
         for place in PLACES {
             let folder = if place.is_empty() { self.path.clone() } else { self.path.join(place) };
             let entries = match fs::read_dir(&folder) {
@@ -67,11 +71,11 @@ fn regular(path: &Path) -> Result<bool, PackageError> {
     }
 }
 
-fn open(path: &Path) -> Result<Section, PackageError> {
+fn open(path: &Path) -> Result<FileSlice, PackageError> {
     let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
     let file = super::open(path).map_err(cannot_open)?;
     let length = file.metadata().map_err(cannot_open)?.len();
-    Ok(Section::whole(file, length))
+    Ok(FileSlice::whole(file, length))
 }
 
 /// A link that leads nowhere, or in circles, is not a file.

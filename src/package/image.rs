@@ -14,8 +14,8 @@ use std::ops::ControlFlow;
 
 use super::error::printable;
 use super::limit::{CONTROL_SIZE, Limit, MEMBERS, UNPACKED_SIZE};
-use super::section::Section;
-use super::sink::{Kind, Sink};
+use super::section::FileSlice;
+use super::sink::{Extractor, Kind};
 use super::tarball::Tarball;
 use super::{PackageError, Progress, Sha256};
 
@@ -34,8 +34,8 @@ pub(super) fn is_mark(path: &[u8]) -> bool {
 
 /// Hands in the files of the image for this host.
 pub(super) fn members(
-    file: &Section,
-    sink: &mut Sink<'_>,
+    file: &FileSlice,
+    sink: &mut Extractor<'_>,
     progress: &dyn Progress,
 ) -> Result<(), PackageError> {
     let image = Image::read(file, sink)?;
@@ -53,12 +53,12 @@ pub(super) fn members(
 /// The members of the archive, with their paths.
 struct Image<'a> {
     path: &'a std::path::Path,
-    members: Vec<(Vec<u8>, Section)>,
+    members: Vec<(Vec<u8>, FileSlice)>,
 }
 
 impl<'a> Image<'a> {
     /// Notes where every member is. Nothing of it is unpacked: an image has its compression within.
-    fn read(file: &Section, sink: &mut Sink<'a>) -> Result<Self, PackageError> {
+    fn read(file: &FileSlice, sink: &mut Extractor<'a>) -> Result<Self, PackageError> {
         let path = sink.source();
         let tarball = Tarball { path, member: "the image", size: UNPACKED_SIZE, limit: Limit::UnpackedSize };
         let position = Cell::new(0);
@@ -81,19 +81,19 @@ impl<'a> Image<'a> {
         Ok(Self { path, members })
     }
 
-    fn member(&self, name: &str) -> Option<&Section> {
+    fn member(&self, name: &str) -> Option<&FileSlice> {
         // The last of a name, as in every archive.
         let name = normal(name.as_bytes());
         self.members.iter().rev().find(|(member, _)| member == name).map(|(_, content)| content)
     }
 
     /// A member that another one speaks of.
-    fn required(&self, name: &str) -> Result<&Section, PackageError> {
+    fn required(&self, name: &str) -> Result<&FileSlice, PackageError> {
         self.member(name).ok_or_else(|| self.malformed(&format!("it has no {}", printable(name.as_bytes()))))
     }
 
     /// The same, read whole: one that is called by its SHA-256 must have it.
-    fn verified(&self, name: &str) -> Result<&Section, PackageError> {
+    fn verified(&self, name: &str) -> Result<&FileSlice, PackageError> {
         let member = self.required(name)?;
         let digest = name.strip_prefix("./").unwrap_or(name).strip_prefix("blobs/sha256/");
         let Some(wanted) = digest.and_then(|digest| digest.parse::<Sha256>().ok()) else { return Ok(member) };

@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use thiserror::Error;
 
-use super::{FromPackage, Package, PackageError, Progress, Selection};
+use super::{FromPackage, MemberFilter, Package, PackageError, Progress};
 use crate::system::temp_dir::TempDir;
 
 /// Folders below the private one: zypper has one for a repository and one in it for an architecture.
@@ -141,7 +141,7 @@ impl Manager {
     pub fn fetch(
         &self,
         arches: &[&str],
-        selection: &mut dyn Selection,
+        selection: &mut dyn MemberFilter,
         dest: &Path,
         progress: &dyn Progress,
     ) -> Result<Vec<FromPackage>, ManagerError> {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::error::printable;
 use super::{Outcome, PackageError, Placed};
-use crate::system::atomic_file::{self, Draft};
-use crate::system::dir::Held;
+use crate::system::atomic_file::{self, PendingFile};
+use crate::system::dir::Dir;
 
 /// The mode of an interpreter: everybody starts it, its owner alone replaces it.
 const MODE: u32 = 0o755;
@@ -20,7 +20,7 @@ pub(super) struct Staging {
     made: Vec<PathBuf>,
     staged: Vec<Staged>,
     /// The destination, as soon as there is something for it. Behind the files, whose paths lead through it.
-    held: Option<Held>,
+    held: Option<Dir>,
 }
 
 /// One complete file without its name.
@@ -28,7 +28,7 @@ pub(super) struct Staged {
     name: String,
     /// A folder below the destination.
     folder: Option<String>,
-    file: Draft,
+    file: PendingFile,
     size: u64,
 }
 
@@ -96,11 +96,11 @@ impl Staging {
     /// Makes the destination, once, and holds it: the path that leads into it.
     fn hold(&mut self) -> Result<PathBuf, PackageError> {
         if self.held.is_none() {
-            let held = Held::make(&self.dest, &mut self.made)
+            let held = Dir::make(&self.dest, &mut self.made)
                 .map_err(|(path, source)| PackageError::Write { path, source })?;
             self.held = Some(held);
         }
-        Ok(self.held.as_ref().map_or_else(|| self.dest.clone(), Held::path))
+        Ok(self.held.as_ref().map_or_else(|| self.dest.clone(), Dir::path))
     }
 
     /// Keeps a file for its place. As in every archive a later member stands in for an earlier one of its name.
@@ -117,7 +117,7 @@ impl Staging {
             let (mut place, mut path, mut below) = (self.hold()?, self.dest.clone(), None);
             if let Some(name) = &staged.folder {
                 path.push(name);
-                let held = Held::make(&path, &mut self.made)
+                let held = Dir::make(&path, &mut self.made)
                     .map_err(|(path, source)| PackageError::Write { path, source })?;
                 place = held.path();
                 below = Some(held);

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::compression::Compression;
 use super::cpio::Cpio;
-use super::section::Section;
-use super::sink::Sink;
+use super::section::FileSlice;
+use super::sink::Extractor;
 use super::{PackageError, PackageInfo, Progress};
 
 /// What the lead of a package begins with.
@@ -43,12 +43,12 @@ const TYPE_STRING: u32 = 6;
 #[derive(Debug)]
 pub(super) struct Rpm {
     info: PackageInfo,
-    payload: Section,
+    payload: FileSlice,
     compression: Compression,
 }
 
 impl Rpm {
-    pub(super) fn open(path: &Path, file: &Section) -> Result<Self, PackageError> {
+    pub(super) fn open(path: &Path, file: &FileSlice) -> Result<Self, PackageError> {
         let reader = Headers { path, file };
         let signature = reader.header(LEAD)?;
         // The signature alone is padded.
@@ -76,7 +76,11 @@ impl Rpm {
     }
 
     /// Hands in the files of the package.
-    pub(super) fn members(self, sink: &mut Sink<'_>, progress: &dyn Progress) -> Result<(), PackageError> {
+    pub(super) fn members(
+        self,
+        sink: &mut Extractor<'_>,
+        progress: &dyn Progress,
+    ) -> Result<(), PackageError> {
         progress.total(self.payload.len());
         let mut content = self.compression.reader(self.payload, progress);
         Cpio { member: PAYLOAD, sink }.members(&mut content)
@@ -93,7 +97,7 @@ struct Header {
 
 struct Headers<'a> {
     path: &'a Path,
-    file: &'a Section,
+    file: &'a FileSlice,
 }
 
 impl Headers<'_> {

@@ -1,4 +1,4 @@
-//! [`Section`]: a part of a file, read without moving the file's own position.
+//! [`FileSlice`]: a part of a file, read without moving the file's own position.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 /// A part of a file as a reader. Copies read independently of each other, from several threads too.
 #[derive(Clone, Debug)]
-pub(super) struct Section {
+pub(super) struct FileSlice {
     file: Arc<File>,
     position: u64,
     end: u64,
 }
 
-impl Section {
+impl FileSlice {
     /// A file of `length` bytes.
     pub(super) fn whole(file: File, length: u64) -> Self {
         Self { file: Arc::new(file), position: 0, end: length }
@@ -55,7 +55,7 @@ impl Section {
     }
 }
 
-impl Read for Section {
+impl Read for FileSlice {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = usize::try_from(self.len()).unwrap_or(usize::MAX).min(buffer.len());
         let Some(buffer) = buffer.get_mut(..length) else { return Ok(0) };

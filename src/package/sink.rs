@@ -1,4 +1,4 @@
-//! [`Sink`]: where every source hands its members in.
+//! [`Extractor`]: where every source hands its members in.
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -7,7 +7,7 @@ use std::path::Path;
 use super::error::printable;
 use super::limit::{Limit, MEMBER_SIZE, MEMBERS};
 use super::place::Staging;
-use super::{Extraction, PackageError, Refused, Selection};
+use super::{Extraction, MemberFilter, PackageError, Refused};
 
 /// What kind of member an archive has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,17 +24,17 @@ fn is_component(name: &str) -> bool {
 }
 
 /// Takes members, keeps the wanted ones in temporary files, and gives them their names at the end.
-pub(super) struct Sink<'a> {
+pub(super) struct Extractor<'a> {
     source: &'a Path,
-    selection: &'a mut dyn Selection,
+    selection: &'a mut dyn MemberFilter,
     staging: Staging,
     refused: Vec<Refused>,
     members: u64,
     found: bool,
 }
 
-impl<'a> Sink<'a> {
-    pub(super) fn new(source: &'a Path, selection: &'a mut dyn Selection, dest: &Path) -> Self {
+impl<'a> Extractor<'a> {
+    pub(super) fn new(source: &'a Path, selection: &'a mut dyn MemberFilter, dest: &Path) -> Self {
         Self { source, selection, staging: Staging::new(dest), refused: Vec::new(), members: 0, found: false }
     }
 

@@ -30,7 +30,7 @@ type Visit<'v> = dyn FnMut(&[u8], Kind, u64, &mut dyn Read) -> Result<ControlFlo
 
 /// What the members before a file say about it, where its own header has no room.
 #[derive(Default)]
-struct Ahead {
+struct PaxState {
     path: Option<Vec<u8>>,
     size: Option<u64>,
     sparse: bool,
@@ -57,7 +57,7 @@ impl Tarball<'_> {
         visit: &mut Visit<'_>,
     ) -> Result<(), PackageError> {
         let mut archive = Archive::new(content);
-        let mut ahead = Ahead::default();
+        let mut ahead = PaxState::default();
         // Raw: the crate would read names of any length into memory.
         let entries = archive.entries().map_err(|error| self.unpack(error))?.raw(true);
         for entry in entries {
@@ -83,7 +83,7 @@ impl Tarball<'_> {
                 EntryType::Directory => Kind::Folder,
                 _ => Kind::Other,
             };
-            let Ahead { path, size: extended_size, sparse } = std::mem::take(&mut ahead);
+            let PaxState { path, size: extended_size, sparse } = std::mem::take(&mut ahead);
             let path = path.unwrap_or_else(|| entry.path_bytes().into_owned());
             if sparse {
                 return Err(PackageError::Sparse { path: self.path.to_owned(), member: printable(&path) });
@@ -126,7 +126,7 @@ impl Tarball<'_> {
     }
 
     /// An extended header: `path`, `size`, and what gives a sparse file away.
-    fn extended(&self, records: &[u8], ahead: &mut Ahead) -> Result<(), PackageError> {
+    fn extended(&self, records: &[u8], ahead: &mut PaxState) -> Result<(), PackageError> {
         for record in PaxExtensions::new(records) {
             let record = record.map_err(|error| self.unpack(error))?;
             match record.key_bytes() {

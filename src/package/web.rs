@@ -1,4 +1,4 @@
-//! [`Web`]: a file from an `http` or `https` address, through the machine's own curl or wget.
+//! [`Downloader`]: a file from an `http` or `https` address, through the machine's own curl or wget.
 //!
 //! A TLS stack is larger than all of this program, and has keys, proxies and fixes that are the machine's business. The
 //! other program is started without a shell and writes into a pipe; what comes is counted and timed here, whatever
@@ -54,13 +54,13 @@ pub enum WebError {
 
 /// A way to download.
 #[derive(Clone, Debug)]
-pub struct Web {
+pub struct Downloader {
     size: u64,
     patience: Duration,
     tools: Vec<&'static str>,
 }
 
-impl Default for Web {
+impl Default for Downloader {
     fn default() -> Self {
         Self { size: SIZE, patience: PATIENCE, tools: vec!["curl", "wget"] }
     }
@@ -75,7 +75,7 @@ pub fn scheme(source: &Path) -> Option<&'static str> {
     text.get(scheme.len()..)?.starts_with("://").then_some(scheme)
 }
 
-impl Web {
+impl Downloader {
     /// Takes at most so many bytes.
     #[must_use]
     pub fn size(self, size: u64) -> Self {

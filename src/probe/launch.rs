@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use thiserror::Error;
 
 use super::helper::{HELPER, Report, Root, Session, write_probes};
-use super::{End, Outcome, STATUS_ARGV0, Subject, Trial};
+use super::{End, Outcome, ProbeResult, ProbeTarget, STATUS_ARGV0};
 use crate::arch::Arch;
 use crate::binfmt::Handler;
 use crate::system::temp_dir::TempDir;
@@ -52,7 +52,7 @@ pub enum ProbeError {
 /// of the subjects.
 ///
 /// Whoever calls it, probes run without rights: see [`crate::system::rights::give_up_all`].
-pub fn run(subjects: &[Subject]) -> Result<Vec<Trial>, ProbeError> {
+pub fn run(subjects: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
     if subjects.is_empty() {
         return Ok(Vec::new());
     }
@@ -74,7 +74,11 @@ pub fn run(subjects: &[Subject]) -> Result<Vec<Trial>, ProbeError> {
         if host.len() != images.len() || again.len() != images.len() {
             return Err(ProbeError::Failed("a helper reported another number of probes".to_owned()));
         }
-        Ok(Ok(host.into_iter().zip(again).map(|(host, empty_root)| Trial { host, empty_root }).collect()))
+        Ok(Ok(host
+            .into_iter()
+            .zip(again)
+            .map(|(host, empty_root)| ProbeResult { host, empty_root })
+            .collect()))
     })
 }
 
@@ -85,7 +89,7 @@ pub fn run(subjects: &[Subject]) -> Result<Vec<Trial>, ProbeError> {
 /// # Errors
 /// The answer is unknown; it is not "no".
 pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, ProbeError> {
-    let subject = Subject::all_of(arch).next().ok_or(ProbeError::NoProbe { arch: arch.name })?;
+    let subject = ProbeTarget::all_of(arch).next().ok_or(ProbeError::NoProbe { arch: arch.name })?;
     let root = if subject.taker(handlers).is_some() { Root::WithoutHandlers } else { Root::Host };
     let outcomes = in_directory(&[subject.image()], |session| {
         match Helper::start(&Session { root, ..session.clone() })?.report()? {
@@ -110,7 +114,7 @@ fn in_directory<T>(
     images: &[Vec<u8>],
     mut execute: impl FnMut(&Session) -> Result<Result<T, String>, ProbeError>,
 ) -> Result<T, ProbeError> {
-    let canary = own_arch().and_then(|arch| Subject::all_of(arch).next()).map(Subject::image);
+    let canary = own_arch().and_then(|arch| ProbeTarget::all_of(arch).next()).map(ProbeTarget::image);
     let mut reasons = Vec::new();
     let named = env::var_os("TMPDIR").map(PathBuf::from);
     for parent in named.into_iter().chain(DIRECTORIES.map(PathBuf::from)) {

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::{End, Outcome, STATUS_ARGV0, STATUS_PATH, Trial};
+use super::{End, Outcome, ProbeResult, STATUS_ARGV0, STATUS_PATH};
 use crate::system::file_id::FileId;
 
 /// What a handler is expected to do.
@@ -36,7 +36,7 @@ pub struct Proof {
 pub enum Failure {
     /// No enabled handler takes the probe (K40).
     #[error("the kernel starts nothing for its programs (Exec format error)")]
-    NotTaken,
+    NoHandler,
     /// Another handler, registered later, takes it (K31); its name, if it is known.
     #[error("another handler is in front and takes its programs{}", named(.0.as_ref()))]
     Shadowed(Option<String>),
@@ -59,7 +59,7 @@ pub enum Failure {
     },
     /// With `P` the program got its path as `argv[0]`: the interpreter does not know the flag, and arguments are shifted.
     #[error("its interpreter does not know the flag P: programs get shifted arguments")]
-    Shifted,
+    Argv0NotPreserved,
     /// The program did not do what it is made of.
     #[error("its probe ended with status {status}, not {STATUS_ARGV0}{}", after(.said))]
     WrongStatus {
@@ -83,13 +83,13 @@ fn after(text: &str) -> String {
 
 /// Judges trials of the same handler, or of several that belong together: the proof of the first, or what went wrong
 /// with any.
-pub fn judge_all(trials: &[Trial], expected: &Expected<'_>) -> Result<Proof, Failure> {
+pub fn judge_all(trials: &[ProbeResult], expected: &Expected<'_>) -> Result<Proof, Failure> {
     let mut proofs = trials.iter().map(|trial| judge(trial, expected)).collect::<Result<Vec<_>, _>>()?;
-    if proofs.is_empty() { Err(Failure::NotTaken) } else { Ok(proofs.swap_remove(0)) }
+    if proofs.is_empty() { Err(Failure::NoHandler) } else { Ok(proofs.swap_remove(0)) }
 }
 
 /// Judges a trial: a proof, or what went wrong.
-pub fn judge(trial: &Trial, expected: &Expected<'_>) -> Result<Proof, Failure> {
+pub fn judge(trial: &ProbeResult, expected: &Expected<'_>) -> Result<Proof, Failure> {
     let argv0 = judge_outcome(&trial.host, expected)?;
     let Some(again) = &trial.empty_root else {
         return Ok(Proof { argv0, empty_root: false, interpreter: trial.host.started });
@@ -111,14 +111,14 @@ fn judge_outcome(outcome: &Outcome, expected: &Expected<'_>) -> Result<bool, Fai
     let is_expected = outcome.started.zip(expected.interpreter).map(|(started, own)| started == own);
     let failure = match outcome.end {
         End::TimedOut => return Err(Failure::TimedOut),
-        End::NotStarted(errno) if errno == Errno::ENOEXEC as i32 => Failure::NotTaken,
+        End::NotStarted(errno) if errno == Errno::ENOEXEC as i32 => Failure::NoHandler,
         End::NotStarted(errno) => Failure::NotStarted(reason(Errno::from_raw(errno))),
         End::Killed(signal) => Failure::Crashed { signal, said },
         End::Exited(STATUS_ARGV0) if is_expected != Some(false) => return Ok(true),
         End::Exited(STATUS_PATH) if is_expected != Some(false) && !expected.preserve_argv0 => {
             return Ok(false);
         }
-        End::Exited(STATUS_PATH) => Failure::Shifted,
+        End::Exited(STATUS_PATH) => Failure::Argv0NotPreserved,
         End::Exited(status) => Failure::WrongStatus { status, said },
     };
     if is_expected == Some(false) || is_expected.is_none() && expected.in_front.is_some() {
@@ -169,7 +169,7 @@ mod tests {
         started: FileId,
     ) -> Result<Proof, Failure> {
         let empty_root = empty_root.map(|end| outcome(end, started));
-        let trial = Trial { host: outcome(host, started), empty_root };
+        let trial = ProbeResult { host: outcome(host, started), empty_root };
         judge(&trial, &Expected { preserve_argv0, interpreter: Some(OURS), in_front: None })
     }
 
@@ -191,24 +191,24 @@ mod tests {
     fn both_executions_count() {
         // ENOEXEC in the empty root alone, a crash there, and a handler in front that is known by name.
         let enoexec = End::NotStarted(Errno::ENOEXEC as i32);
-        assert_eq!(verdict(End::Exited(42), Some(enoexec), true, OURS), Err(Failure::NotTaken));
+        assert_eq!(verdict(End::Exited(42), Some(enoexec), true, OURS), Err(Failure::NoHandler));
         let crashed = Failure::Crashed { signal: 4, said: String::new() };
         assert_eq!(verdict(End::Exited(42), Some(End::Killed(4)), true, OURS), Err(crashed));
-        let trial = Trial { host: outcome(End::Exited(1), OTHER), empty_root: None };
+        let trial = ProbeResult { host: outcome(End::Exited(1), OTHER), empty_root: None };
         let expected = Expected { preserve_argv0: true, interpreter: Some(OURS), in_front: Some("box") };
         assert_eq!(judge(&trial, &expected), Err(Failure::Shadowed(Some("box".to_owned()))));
-        assert_eq!(judge_all(&[], &expected), Err(Failure::NotTaken));
+        assert_eq!(judge_all(&[], &expected), Err(Failure::NoHandler));
     }
 
     #[test]
     fn each_failure_has_its_own_verdict() {
         let enoent = End::NotStarted(Errno::ENOENT as i32);
         let cases = [
-            (End::NotStarted(Errno::ENOEXEC as i32), None, Failure::NotTaken),
+            (End::NotStarted(Errno::ENOEXEC as i32), None, Failure::NoHandler),
             (End::Exited(42), Some(enoent), Failure::NotInEmptyRoot),
             (End::Exited(42), Some(End::Exited(127)), Failure::NotInEmptyRoot),
             (End::Killed(11), None, Failure::Crashed { signal: 11, said: String::new() }),
-            (End::Exited(47), None, Failure::Shifted),
+            (End::Exited(47), None, Failure::Argv0NotPreserved),
             (End::Exited(1), None, Failure::WrongStatus { status: 1, said: String::new() }),
             (End::TimedOut, None, Failure::TimedOut),
             (End::Exited(42), Some(End::TimedOut), Failure::TimedOut),
@@ -224,7 +224,8 @@ mod tests {
     #[test]
     fn a_file_that_was_not_seen_is_not_another_handler() {
         let judge = |end: End, in_front: Option<&str>| {
-            let trial = Trial { host: Outcome { end, started: None, said: String::new() }, empty_root: None };
+            let trial =
+                ProbeResult { host: Outcome { end, started: None, said: String::new() }, empty_root: None };
             judge(&trial, &Expected { preserve_argv0: true, interpreter: Some(OURS), in_front })
         };
         assert!(judge(End::Exited(42), None).is_ok());

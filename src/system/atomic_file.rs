@@ -13,7 +13,7 @@ use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::geteuid;
 use tempfile::{NamedTempFile, TempPath};
 
-use crate::system::dir::{Held, folder_of};
+use crate::system::dir::{Dir, folder_of};
 use crate::system::file_id::FileId;
 use crate::system::output_file::special_type;
 
@@ -24,13 +24,13 @@ const RANDOM: usize = 6;
 
 /// A complete draft, which may be started as it is no longer open for writing.
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub(crate) struct PendingFile {
     path: TempPath,
     _lock: File,
 }
 
 /// A new draft in `folder`.
-pub(crate) fn create(folder: &Held) -> io::Result<NamedTempFile> {
+pub(crate) fn create(folder: &Dir) -> io::Result<NamedTempFile> {
     loop {
         let draft = folder.temporary(PREFIX, RANDOM)?;
         hold(draft.as_file());
@@ -43,16 +43,16 @@ pub(crate) fn create(folder: &Held) -> io::Result<NamedTempFile> {
 
 /// Closes a draft that is complete. Its name, by which it is opened anew, may have another file by now, where the folder is
 /// not this user's alone.
-pub(crate) fn complete(draft: NamedTempFile) -> io::Result<Draft> {
+pub(crate) fn complete(draft: NamedTempFile) -> io::Result<PendingFile> {
     let lock = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(draft.path())?;
     if FileId::of(&lock.metadata()?) != FileId::of(&draft.as_file().metadata()?) {
         return Err(io::Error::other("somebody else has changed what is in the folder"));
     }
     hold(&lock);
-    Ok(Draft { path: draft.into_temp_path(), _lock: lock })
+    Ok(PendingFile { path: draft.into_temp_path(), _lock: lock })
 }
 
-impl Draft {
+impl PendingFile {
     /// Where it lies.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -79,7 +79,7 @@ impl Draft {
 /// ending. What the file is then, for the kernel.
 pub(crate) fn place(path: &Path, content: &[u8], mode: u32) -> io::Result<Metadata> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
-    let folder = Held::open(folder_of(path))?;
+    let folder = Dir::open(folder_of(path))?;
     sweep(&folder.path());
     let mut draft = create(&folder)?;
     draft.write_all(content)?;
@@ -93,14 +93,14 @@ pub(crate) fn place(path: &Path, content: &[u8], mode: u32) -> io::Result<Metada
 }
 
 /// A second name, that of a draft, for the file at `path`: who replaces that can put it back.
-pub(crate) fn set_aside(path: &Path) -> io::Result<Draft> {
+pub(crate) fn set_aside(path: &Path) -> io::Result<PendingFile> {
     let lock = File::open(path)?;
     hold(&lock);
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut name = tempfile::Builder::new();
     let linked =
         name.prefix(PREFIX).rand_bytes(RANDOM).make_in(folder, |draft| fs::hard_link(path, draft))?;
-    Ok(Draft { path: linked.into_temp_path(), _lock: lock })
+    Ok(PendingFile { path: linked.into_temp_path(), _lock: lock })
 }
 
 /// Where a file system knows no locks, nobody can take this one for a leftover either.
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_draft_is_held_from_its_first_byte_to_its_name() {
         let folder = tempfile::tempdir().unwrap();
-        let held = Held::open(folder.path()).unwrap();
+        let held = Dir::open(folder.path()).unwrap();
         let mut draft = create(&held).unwrap();
         sweep(folder.path());
         draft.write_all(b"whole").unwrap();

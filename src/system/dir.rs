@@ -1,4 +1,4 @@
-//! [`Held`]: a folder that files are written into, found once and held open.
+//! [`Dir`]: a folder that files are written into, found once and held open.
 //!
 //! Part of its path may lie where somebody else may rename and link: root writes into a user's folder, a user into one in
 //! `/tmp`. Whoever does that meanwhile changes nothing about where the files go. And a symbolic link of a stranger's is not
@@ -25,11 +25,11 @@ const LINKS_MAX: u32 = 40;
 
 /// A folder that is held open.
 #[derive(Debug)]
-pub struct Held {
+pub struct Dir {
     folder: OwnedFd,
 }
 
-impl Held {
+impl Dir {
     /// The folder at `path`; an empty path is the working directory.
     ///
     /// An error is the kernel's, or says whose link is in the way.
@@ -226,14 +226,14 @@ mod tests {
         symlink("nowhere", place("dangling")).unwrap();
         fs::write(place("a/b/file"), "here").unwrap();
         for name in ["a/b", "a/b/", "relative", "absolute", "absolute/../b", "a/../relative/."] {
-            let held = Held::open(&place(name)).unwrap();
+            let held = Dir::open(&place(name)).unwrap();
             assert_eq!(fs::read(held.path().join("file")).unwrap(), b"here", "{name}");
         }
         for name in ["circle", "dangling", "a/b/file", "a/b/file/x", "none/b"] {
-            let error = Held::open(&place(name)).unwrap_err();
+            let error = Dir::open(&place(name)).unwrap_err();
             assert_eq!(error.raw_os_error(), fs::read_dir(place(name)).unwrap_err().raw_os_error(), "{name}");
         }
-        assert!(Held::open(Path::new("")).unwrap().path().join("Cargo.toml").exists());
+        assert!(Dir::open(Path::new("")).unwrap().path().join("Cargo.toml").exists());
     }
 
     #[test]
@@ -243,13 +243,13 @@ mod tests {
         fs::create_dir(place("there")).unwrap();
         symlink("there", place("link")).unwrap();
         let mut made = Vec::new();
-        Held::make(&place("link/one/two"), &mut made).unwrap();
+        Dir::make(&place("link/one/two"), &mut made).unwrap();
         assert_eq!(made, [place("there/one"), place("there/one/two")]);
         assert_eq!(fs::metadata(&made[1]).unwrap().permissions().mode() & 0o7777, 0o755);
-        Held::make(&place("link/one/two"), &mut made).unwrap();
+        Dir::make(&place("link/one/two"), &mut made).unwrap();
         assert_eq!(made.len(), 2);
         fs::write(place("file"), "").unwrap();
-        let (path, error) = Held::make(&place("file/below"), &mut made).unwrap_err();
+        let (path, error) = Dir::make(&place("file/below"), &mut made).unwrap_err();
         assert_eq!((path, error.raw_os_error()), (place("file"), Some(Errno::ENOTDIR as i32)));
     }
 
@@ -258,7 +258,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let place = |name: &str| folder.path().join(name);
         fs::create_dir(place("it")).unwrap();
-        let held = Held::open(&place("it")).unwrap();
+        let held = Dir::open(&place("it")).unwrap();
         fs::rename(place("it"), place("moved")).unwrap();
         symlink("/", place("it")).unwrap();
         fs::write(held.path().join("file"), "here").unwrap();

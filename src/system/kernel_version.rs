@@ -6,14 +6,14 @@ use nix::sys::utsname::uname;
 
 /// A version of Linux, major and minor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Kernel {
+pub struct KernelVersion {
     /// Major number.
     pub major: u32,
     /// Minor number.
     pub minor: u32,
 }
 
-impl Kernel {
+impl KernelVersion {
     /// The one that runs. 0.0 where it does not say.
     #[must_use]
     pub fn running() -> Self {
@@ -52,7 +52,7 @@ impl Kernel {
     }
 }
 
-impl fmt::Display for Kernel {
+impl fmt::Display for KernelVersion {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}.{}", self.major, self.minor)
     }
@@ -70,12 +70,12 @@ mod tests {
 
     #[test]
     fn versions_have_what_they_have() {
-        let old = Kernel::parse("4.4.0-210-generic");
+        let old = KernelVersion::parse("4.4.0-210-generic");
         assert!(!old.knows_fix_binary() && !old.tells_preserve_argv0());
-        let debian = Kernel::parse("6.1.0-13-amd64");
+        let debian = KernelVersion::parse("6.1.0-13-amd64");
         assert!(debian.tells_preserve_argv0() && !debian.has_instances());
-        assert!(Kernel::parse("6.18.44").has_instances());
-        assert!(Kernel::parse("10.0").has_instances());
-        assert_eq!(Kernel::parse("nonsense"), Kernel { major: 0, minor: 0 });
+        assert!(KernelVersion::parse("6.18.44").has_instances());
+        assert!(KernelVersion::parse("10.0").has_instances());
+        assert_eq!(KernelVersion::parse("nonsense"), KernelVersion { major: 0, minor: 0 });
     }
 }

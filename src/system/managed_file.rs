@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::base::error::Hint;
 use crate::base::shell::{shell_word, this_command_as_root};
 use crate::system::atomic_file;
-use crate::system::dir::{Held, folder_of};
+use crate::system::dir::{Dir, folder_of};
 
 /// Beginning of the first line of every file that qus writes for other programs.
 pub const MARKER: &str = "# Written by qus";
@@ -224,7 +224,7 @@ fn check_for(path: &Path, text: Option<&[u8]>) -> Result<(), OwnFileError> {
     // One that is missing is made in the first that is there.
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     // One without a name: nobody who is killed leaves it behind.
-    Held::open(there).and_then(|held| held.check_writable()).map_err(failed("write", path))
+    Dir::open(there).and_then(|held| held.check_writable()).map_err(failed("write", path))
 }
 
 /// Writes a file that qus owns from now on, its folder before it; whether anything had to be done. What lay there is as
@@ -238,7 +238,7 @@ pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, OwnFile
         }
         check_origin(path, &there)?;
     }
-    let folder = Held::make(folder_of(path), &mut Vec::new());
+    let folder = Dir::make(folder_of(path), &mut Vec::new());
     folder.map_err(|(folder, error)| failed("make", &folder)(error))?;
     atomic_file::place(path, &sealed, mode).map_err(failed("write", path))?;
     Ok(true)

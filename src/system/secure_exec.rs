@@ -10,7 +10,7 @@ use std::path::Path;
 
 use nix::unistd::{getresgid, getresuid};
 
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
 
 /// Type of the entry of the auxiliary vector that says so (`getauxval(3)`).
@@ -21,8 +21,8 @@ const AT_SECURE: usize = 23;
 /// The ids say it at once. Of capabilities it is the kernel's word, `AT_SECURE`: those that somebody who is not root was
 /// given before (`capabilities(7)`, ambient) are the caller's. The word alone does not count, as SELinux says it of any
 /// program that gets another domain.
-pub fn check() -> Result<(), Problem> {
-    let unknown = |errno| Problem::new(format!("cannot tell whose rights these are: {errno}"));
+pub fn check() -> Result<(), Diagnostic> {
+    let unknown = |errno| Diagnostic::new(format!("cannot tell whose rights these are: {errno}"));
     let (users, groups) = (getresuid().map_err(unknown)?, getresgid().map_err(unknown)?);
     if users.real != users.effective || groups.real != groups.effective {
         return Err(refusal("chmod ug-s"));
@@ -36,11 +36,11 @@ pub fn check() -> Result<(), Problem> {
     Ok(())
 }
 
-fn refusal(taking: &str) -> Problem {
+fn refusal(taking: &str) -> Diagnostic {
     let message = "qus would act here with rights that its caller has not (setuid, setgid, capabilities of its file): \
                    it does nothing then, as its arguments and its environment are the caller's";
     let file = std::env::current_exe().unwrap_or_default();
-    Problem::new(message).cure(format!("sudo {taking} {} (and start it with sudo)", path_word(&file)))
+    Diagnostic::new(message).cure(format!("sudo {taking} {} (and start it with sudo)", path_word(&file)))
 }
 
 fn path_word(path: &Path) -> String {

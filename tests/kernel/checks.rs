@@ -13,22 +13,22 @@ use crate::lab::Lab;
 pub(crate) static TESTS: &[Test] = &[Test::new("doctor_has_a_test_for_every_check", every_check).alone()];
 
 /// How a check is held.
-enum Held {
+enum Dir {
     /// These tests see it found, and gone after its cure was typed into a shell.
     Mended(&'static [&'static str]),
     /// This test sees it found, with no cure; then why there is none.
-    Told(&'static str, &'static str),
+    MemfdInfo(&'static str, &'static str),
     /// No test of this folder makes it real, because; the tests that there are judge facts.
     NotHere(&'static str),
 }
-use Held::{Mended, NotHere, Told};
+use Dir::{MemfdInfo, Mended, NotHere};
 
-static HELD: &[(&str, Held)] = &[
+static HELD: &[(&str, Dir)] = &[
     ("kernel", NotHere("there is one kernel here, and it is not older than 4.8")),
     ("mounted", Mended(&["doctor_not_mounted", "doctor_mounted_over"])),
     ("writable", Mended(&["doctor_read_only"])),
     ("instance-off", Mended(&["doctor_instance_off"])),
-    ("scope", Told("doctor_of_a_healthy_instance", "it says where this is, which is not wrong")),
+    ("scope", MemfdInfo("doctor_of_a_healthy_instance", "it says where this is, which is not wrong")),
     ("lifetime", Mended(&["situation_9_in_a_mount_namespace"])),
     ("captures", Mended(&["doctor_captures", "situation_4_native_programs_captured"])),
     ("disabled", Mended(&["doctor_disabled"])),
@@ -41,7 +41,7 @@ static HELD: &[(&str, Held)] = &[
     ("shadowed", Mended(&["doctor_shadowed"])),
     (
         "overlap",
-        Told("doctor_overlap", "which of two other programs shall be in front is for their user to say"),
+        MemfdInfo("doctor_overlap", "which of two other programs shall be in front is for their user to say"),
     ),
     ("broken", Mended(&["doctor_broken", "doctor_broken_of_another"])),
     ("interim", Mended(&["doctor_interim"])),
@@ -56,10 +56,10 @@ static HELD: &[(&str, Held)] = &[
     ("emulator", Mended(&["doctor_emulator"])),
     ("engines", Mended(&["doctor_builder_that_started_too_early"])),
     ("page-size", NotHere("pages have the size that the machine's kernel was built for")),
-    ("security", Told("doctor_security", "a security module that is active is not wrong")),
+    ("security", MemfdInfo("doctor_security", "a security module that is active is not wrong")),
     ("namespaces", Mended(&["doctor_namespaces"])),
     ("origin", Mended(&["doctor_origin"])),
-    ("in-memory", Told("doctor_in_memory", "it says how much memory is held, which is not wrong")),
+    ("in-memory", MemfdInfo("doctor_in_memory", "it says how much memory is held, which is not wrong")),
     ("working", Mended(&["doctor_of_a_healthy_instance"])),
 ];
 
@@ -86,7 +86,7 @@ pub(crate) fn kept_its_word(name: &str) {
     for (id, held) in HELD {
         let wanted = match held {
             Mended(tests) if tests.contains(&name) => Seen::Mended,
-            Told(test, _) if *test == name => Seen::WithoutCure,
+            MemfdInfo(test, _) if *test == name => Seen::WithoutCure,
             _ => continue,
         };
         assert!(seen.contains(&((*id).to_owned(), wanted)), "{name} did not do for {id} what the table says");
@@ -103,7 +103,7 @@ fn every_check(_: &Lab) {
             Mended(names) => {
                 assert!(!names.is_empty() && names.iter().all(|name| tests.contains(name)), "{id}");
             }
-            Told(name, why) => assert!(tests.contains(name) && !why.is_empty(), "{id}"),
+            MemfdInfo(name, why) => assert!(tests.contains(name) && !why.is_empty(), "{id}"),
             NotHere(why) => assert!(!why.is_empty(), "{id}"),
         }
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::fcntl::{Flock, FlockArg};
-use qus::package::{Apt, Package, Selection};
+use qus::package::{Apt, MemberFilter, Package};
 
 use crate::skip::skip;
 
@@ -178,7 +178,7 @@ struct Busybox<'a> {
     done: bool,
 }
 
-impl Selection for Busybox<'_> {
+impl MemberFilter for Busybox<'_> {
     fn want(&mut self, file_name: &[u8]) -> Option<String> {
         (file_name == b"busybox" && !self.done).then(|| self.name.to_owned())
     }

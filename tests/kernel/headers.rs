@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use qus::arch::{ARCHES, Arch};
-use qus::probe::{STATUS_ARGV0, Subject, Variant, image};
+use qus::probe::{ProbeTarget, STATUS_ARGV0, Variant, image};
 
 use crate::Test;
 use crate::downloads;
@@ -89,7 +89,7 @@ fn variants(arch: &'static Arch) -> Vec<(String, Vec<u8>)> {
             ..dynamic
         }));
     }
-    let machines = Subject::all_of(arch).map(|subject| subject.machine);
+    let machines = ProbeTarget::all_of(arch).map(|subject| subject.machine);
     let build = |machine| {
         let name = format!("{} with machine {machine:#x}", arch.name);
         variants

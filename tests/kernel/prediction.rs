@@ -15,7 +15,7 @@ use nix::mount::{MsFlags, mount};
 use qus::arch::{ARCHES, Arch};
 use qus::binfmt::instance::Instance;
 use qus::binfmt::{HEAD, Handler, winner};
-use qus::handler::exec_target::Candidate;
+use qus::handler::exec_target::ExecTarget;
 use qus::handler::predict::{End, Prediction, Step, Table};
 use qus::probe::{Variant, image};
 
@@ -214,16 +214,16 @@ impl<'a> World<'a> {
     }
 
     fn predict(&self, file: &Path) -> Prediction {
-        let native = |file: &Candidate| {
+        let native = |file: &ExecTarget| {
             self.natives.iter().any(|image| file.head.starts_with(&image[..image.len().min(HEAD)]))
         };
         let table = Table {
             handlers: &self.handlers,
             enabled: self.enabled,
             native: &native,
-            look: &|path| Rc::new(Candidate::look(path)),
+            look: &|path| Rc::new(ExecTarget::look(path)),
         };
-        table.predict(&Candidate::look(file))
+        table.predict(&ExecTarget::look(file))
     }
 
     /// Whether the file was started; the error says how the kernel differs.

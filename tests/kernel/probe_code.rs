@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use qus::arch::{ARCHES, Arch};
 use qus::binfmt::Flags;
-use qus::probe::{Subject, Variant};
+use qus::probe::{ProbeTarget, Variant};
 
 use crate::Test;
 use crate::downloads;
@@ -79,7 +79,7 @@ fn waits(lab: &Lab) {
     let missing: Vec<_> = all.difference(&executed).collect();
     eprintln!("not executed, as there is no emulator: {missing:?}");
     assert!(executed.len() >= 30, "only {executed:?}");
-    let native = lab.executable("native", &Subject::all_of(host()).next().unwrap().image());
+    let native = lab.executable("native", &ProbeTarget::all_of(host()).next().unwrap().image());
     for release in [Release::EndOfFile, Release::Byte, Release::Closed] {
         assert_eq!(run(&native, release), 42, "native {release:?}");
     }
@@ -89,9 +89,9 @@ fn waits_with(lab: &Lab, arch: &'static Arch, interpreter: &Path) {
     for flags in [OURS, Flags::FIX_BINARY | Flags::OPEN_BINARY] {
         lab.handler("probed", arch.name, interpreter, flags);
         let status = if flags.contains(Flags::PRESERVE_ARGV0) { 42 } else { 47 };
-        let subject = Subject::all_of(arch).next().unwrap();
+        let subject = ProbeTarget::all_of(arch).next().unwrap();
         for variant in [Variant::default(), Variant { e_type: ET_DYN, ..Variant::default() }] {
-            let path = lab.executable("probe", &Subject { variant, ..subject }.image());
+            let path = lab.executable("probe", &ProbeTarget { variant, ..subject }.image());
             for release in [Release::EndOfFile, Release::Byte, Release::Closed] {
                 let end = run(&path, release);
                 assert_eq!(

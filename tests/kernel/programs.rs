@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 use qus::arch::{Arch, Class};
 use qus::binfmt::HEAD;
-use qus::probe::{Subject, Variant, image};
+use qus::probe::{ProbeTarget, Variant, image};
 
 use crate::namespace::emulated_on;
 use crate::starter::start;
@@ -40,7 +40,7 @@ pub(crate) fn arch(name: &str) -> &'static Arch {
 
 /// A program of `arch` that ends with the first byte of its `argv[0]`.
 pub(crate) fn probe(arch: &'static Arch) -> Vec<u8> {
-    Subject::all_of(arch).next().unwrap().image()
+    ProbeTarget::all_of(arch).next().unwrap().image()
 }
 
 /// A static program of this host that a signal ends: where its code should be are zeros, which no processor goes on with.

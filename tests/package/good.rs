@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use qus::package::{Outcome, Package, PackageError, PackageInfo, Selection};
+use qus::package::{MemberFilter, Outcome, Package, PackageError, PackageInfo};
 use tar::EntryType;
 
 use crate::build::{Tree, ar, control, deb, elf, good_tree, pack};
@@ -199,7 +199,7 @@ fn a_single_program_needs_a_wanted_name() {
 #[test]
 fn a_stored_name_is_never_a_path() {
     struct Evil(&'static str);
-    impl Selection for Evil {
+    impl MemberFilter for Evil {
         fn want(&mut self, _: &[u8]) -> Option<String> {
             Some(self.0.to_owned())
         }

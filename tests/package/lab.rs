@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use qus::package::{Extraction, Outcome, Package, PackageError, Selection};
+use qus::package::{Extraction, MemberFilter, Outcome, Package, PackageError};
 
 /// Wants some names, stores them without `-static`, and accepts what begins with the ELF magic.
 #[derive(Default)]
@@ -18,7 +18,7 @@ pub(crate) fn wanted(names: &[&str]) -> Wanted {
     Wanted { left: names.iter().map(|name| (*name).to_owned()).collect(), dropped: Vec::new() }
 }
 
-impl Selection for Wanted {
+impl MemberFilter for Wanted {
     fn want(&mut self, file_name: &[u8]) -> Option<String> {
         let name = std::str::from_utf8(file_name).ok()?;
         let name = name.strip_suffix("-static").unwrap_or(name);

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::glob::Glob;
 use super::words::{self, Known};
-use super::{Item, Speaker, Stop};
+use super::{Adapter, EarlyExit, Item};
 use crate::arch::Arch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Status, escape, escape_json};
 use crate::commands::Command;
 use crate::commands::args::ArchArg;
@@ -22,7 +22,7 @@ use crate::interpreter::bundle::own_bundle;
 use crate::interpreter::own_head;
 use crate::interpreter::store;
 use crate::interpreter::{default_places, search, versions_of};
-use crate::probe::{self, End, STATUS_ARGV0, STATUS_PATH, Subject, Trial};
+use crate::probe::{self, End, ProbeResult, ProbeTarget, STATUS_ARGV0, STATUS_PATH};
 
 pub(super) const USAGE: &str = "\
 Usage of binfmt (qus in its place; `binfmt COMMAND …` is `qus COMMAND …`):
@@ -56,10 +56,10 @@ const PLATFORMS: [(&str, &[&str]); 11] = [
     ("arm", &["linux/arm/v7", "linux/arm/v6"]),
 ];
 
-pub(super) fn run(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
-    let said = words::read(words, KNOWN).map_err(Stop::Usage)?;
+pub(super) fn run(words: &[String], speaker: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
+    let said = words::read(words, KNOWN).map_err(EarlyExit::Usage)?;
     if let Some(word) = said.others.first() {
-        return Err(Stop::Usage(format!("{word} is no option")));
+        return Err(EarlyExit::Usage(format!("{word} is no option")));
     }
     let (mut install, mut uninstall, mut version) = (String::new(), String::new(), false);
     for (name, value) in said.options {
@@ -68,7 +68,7 @@ pub(super) fn run(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status,
             "uninstall" => uninstall = value,
             "mount" => speaker.common.instance = value.into(),
             "version" => version = true,
-            _ => return Err(Stop::Help),
+            _ => return Err(EarlyExit::Help),
         }
     }
     // The last line says what went wrong, and all of it: who calls this tool may show no other.
@@ -78,8 +78,8 @@ pub(super) fn run(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status,
             writeln!(speaker.prose, "error: {}", failures.join("; "))?;
             Ok(Status::Failed)
         }
-        Err(Stop::Failed(error)) => {
-            let problem = error.downcast::<Problem>()?;
+        Err(EarlyExit::Failed(error)) => {
+            let problem = error.downcast::<Diagnostic>()?;
             let cure = problem.cure.map(|cure| format!("; cure: {cure}")).unwrap_or_default();
             writeln!(
                 speaker.prose,
@@ -97,8 +97,8 @@ fn act(
     install: &str,
     uninstall: &str,
     version: bool,
-    speaker: &mut Speaker<'_>,
-) -> Result<Vec<String>, Stop> {
+    speaker: &mut Adapter<'_>,
+) -> Result<Vec<String>, EarlyExit> {
     if version {
         let own = env!("CARGO_PKG_VERSION");
         writeln!(speaker.prose, "binfmt/qus-{own} qemu/{}", versions()?.join(","))?;
@@ -114,10 +114,10 @@ fn act(
     Ok(failures)
 }
 
-fn install(words: &[String], failures: &mut Vec<String>, speaker: &mut Speaker<'_>) -> Result<(), Stop> {
+fn install(words: &[String], failures: &mut Vec<String>, speaker: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     if std::env::var_os("QEMU_BINARY_PREFIX").is_some_and(|prefix| !prefix.is_empty()) {
         let problem =
-            Problem::new("QEMU_BINARY_PREFIX is not known: emulators are called as QEMU calls them");
+            Diagnostic::new("QEMU_BINARY_PREFIX is not known: emulators are called as QEMU calls them");
         return Err(problem.cure("qus register --interpreter FILE ARCH").into());
     }
     let mut arches = Vec::new();
@@ -173,7 +173,11 @@ fn docker_name(name: &str) -> &str {
     platform.and_then(|platform| platform.strip_prefix("linux/")).unwrap_or(name)
 }
 
-fn uninstall(words: &[String], failures: &mut Vec<String>, speaker: &mut Speaker<'_>) -> Result<(), Stop> {
+fn uninstall(
+    words: &[String],
+    failures: &mut Vec<String>,
+    speaker: &mut Adapter<'_>,
+) -> Result<(), EarlyExit> {
     if words.is_empty() {
         return Ok(());
     }
@@ -182,7 +186,8 @@ fn uninstall(words: &[String], failures: &mut Vec<String>, speaker: &mut Speaker
     let mut arches = Vec::new();
     for word in words {
         let named = Arch::named(word).ok();
-        let pattern = Glob::new(word).map_err(|error| Stop::Usage(format!("{}: {error}", escape(word))))?;
+        let pattern =
+            Glob::new(word).map_err(|error| EarlyExit::Usage(format!("{}: {error}", escape(word))))?;
         let is_pattern = word.contains(['*', '?', '[', '\\']);
         let is_meant = |name: &str| {
             pattern.matches(name) || name.strip_suffix(word.as_str()).is_some_and(|rest| rest.ends_with('-'))
@@ -232,11 +237,11 @@ struct State {
 }
 
 /// Prints what this host runs, proven by execution, and the emulators that are in force.
-fn status(speaker: &mut Speaker<'_>) -> Result<(), Stop> {
+fn status(speaker: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     let mut emulators = Vec::new();
     let states = if let Some(instance) = open_to_look(&speaker.common)? {
-        let enabled = instance.is_enabled().map_err(Problem::from)?;
-        let handlers = instance.handlers().map_err(Problem::from)?;
+        let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
+        let handlers = instance.handlers().map_err(Diagnostic::from)?;
         let in_force = handlers.iter().filter(|handler| enabled && handler.entry.enabled);
         let ours = in_force.filter(|handler| classify::emulates(handler).is_some());
         emulators.extend(ours.map(|handler| plain(&handler.name)));
@@ -270,12 +275,12 @@ fn status(speaker: &mut Speaker<'_>) -> Result<(), Stop> {
 
 /// What runs here, where no handler can be seen. To mount an instance in order to look would hide those of the host from
 /// this user namespace, for good (K66).
-fn states_by_execution() -> Result<Vec<(String, String)>, Problem> {
+fn states_by_execution() -> Result<Vec<(String, String)>, Diagnostic> {
     let arches = PLATFORMS.iter().filter_map(|(name, _)| Arch::by_target(name));
-    let subjects: Vec<Subject> = arches.filter_map(|arch| Subject::all_of(arch).next()).collect();
-    let trials = probe::run(&subjects).map_err(|error| Problem::new(error.to_string()))?;
+    let subjects: Vec<ProbeTarget> = arches.filter_map(|arch| ProbeTarget::all_of(arch).next()).collect();
+    let trials = probe::run(&subjects).map_err(|error| Diagnostic::new(error.to_string()))?;
     let own = Arch::of_head(&own_head()?);
-    let runs = |trial: &Trial| {
+    let runs = |trial: &ProbeResult| {
         [STATUS_ARGV0, STATUS_PATH].iter().any(|status| trial.host.end == End::Exited(*status))
     };
     let running = subjects.iter().zip(&trials).filter(|(_, trial)| runs(trial));
@@ -317,7 +322,7 @@ fn levels_of_amd64() -> Vec<&'static str> {
 }
 
 /// Versions of the emulators that this executable carries, or else of the first that is at hand.
-fn versions() -> Result<Vec<String>, Problem> {
+fn versions() -> Result<Vec<String>, Diagnostic> {
     let mut versions: Vec<String> = match own_bundle()? {
         Some(bundle) => bundle.members().iter().filter_map(|member| member.version.clone()).collect(),
         None => first_version()?.into_iter().collect(),
@@ -328,7 +333,7 @@ fn versions() -> Result<Vec<String>, Problem> {
     Ok(if versions.is_empty() { vec!["none".to_owned()] } else { versions })
 }
 
-fn first_version() -> Result<Option<String>, Problem> {
+fn first_version() -> Result<Option<String>, Diagnostic> {
     let named = std::env::var_os("QEMU_BINARY_PATH").map(PathBuf::from);
     let places = named.map_or_else(|| default_places(&store::all_fetched()), |place| vec![place]);
     let mut one = None;

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::words::{self, Known};
-use super::{Item, Speaker, Stop};
+use super::{Adapter, EarlyExit, Item};
 use crate::arch::{ARCHES, Arch};
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Status, escape, path_text};
 use crate::binfmt::Flags;
 use crate::boot::formats::binfmt_support_format;
@@ -77,7 +77,7 @@ pub(super) struct Setup {
     pub(super) targets: Vec<String>,
 }
 
-pub(super) fn run(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
+pub(super) fn run(words: &[String], speaker: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
     Setup::default().with(words)?.act(speaker)
 }
 
@@ -86,8 +86,8 @@ pub(super) fn run(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status,
 pub(super) fn clear(
     arches: &[&'static Arch],
     dry_run: bool,
-    speaker: &mut Speaker<'_>,
-) -> Result<Status, Stop> {
+    speaker: &mut Adapter<'_>,
+) -> Result<Status, EarlyExit> {
     let all = arches.is_empty();
     let arches = arches.iter().copied().map(ArchArg::One).collect();
     let (status, answer) = speaker.ask(&Command::Reset(Reset { arches, dry_run, persist: false }), false)?;
@@ -108,16 +108,16 @@ pub(super) fn clear(
 
 impl Setup {
     /// The same with what a command line of QEMU's script says.
-    pub(super) fn with(mut self, words: &[String]) -> Result<Self, Stop> {
-        let said = words::read(words, KNOWN).map_err(Stop::Usage)?;
+    pub(super) fn with(mut self, words: &[String]) -> Result<Self, EarlyExit> {
+        let said = words::read(words, KNOWN).map_err(EarlyExit::Usage)?;
         if let Some(word) = said.others.first() {
-            return Err(Stop::Usage(format!("{word} is no option")));
+            return Err(EarlyExit::Usage(format!("{word} is no option")));
         }
         for (name, value) in said.options {
             let yes = || match value.as_str() {
                 "yes" => Ok(true),
                 "no" => Ok(false),
-                _ => Err(Stop::Usage(format!("--{name} is yes or no, not {value}"))),
+                _ => Err(EarlyExit::Usage(format!("--{name} is yes or no, not {value}"))),
             };
             match name {
                 "debian" => self.export = Some(Export::Debian),
@@ -135,7 +135,7 @@ impl Setup {
                 "persistent" => self.persistent = Some(yes()?),
                 "preserve-argv0" => self.preserve_argv0 = yes()?,
                 "ignore-family" => self.ignore_family = yes()?,
-                _ => return Err(Stop::Help),
+                _ => return Err(EarlyExit::Help),
             }
         }
         Ok(self)
@@ -148,22 +148,23 @@ impl Setup {
     }
 
     /// Does what is asked for.
-    pub(super) fn act(&self, speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
+    pub(super) fn act(&self, speaker: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
         let mut arches = Vec::new();
         for name in &self.targets {
             arches.push(
-                Arch::named(name).map_err(|_| Stop::Usage(format!("ERROR: unknown CPU {}", escape(name))))?,
+                Arch::named(name)
+                    .map_err(|_| EarlyExit::Usage(format!("ERROR: unknown CPU {}", escape(name))))?,
             );
         }
         match self.export {
-            Some(_) if self.clear => Err(Stop::Usage("ERROR: files cannot be cleared".to_owned())),
+            Some(_) if self.clear => Err(EarlyExit::Usage("ERROR: files cannot be cleared".to_owned())),
             Some(export) => self.write(export, &arches, speaker),
             None if self.clear => clear(&arches, self.dry_run, speaker),
             None => self.register(&arches, speaker),
         }
     }
 
-    fn register(&self, arches: &[&'static Arch], speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
+    fn register(&self, arches: &[&'static Arch], speaker: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
         if self.persistent == Some(false) {
             let note = "every interpreter is opened once (F): without, it would serve no container";
             writeln!(speaker.prose, "{note}")?;
@@ -193,7 +194,7 @@ impl Setup {
         Ok(worst)
     }
 
-    fn tell(&self, item: &Item, speaker: &mut Speaker<'_>) -> Result<(), Stop> {
+    fn tell(&self, item: &Item, speaker: &mut Adapter<'_>) -> Result<(), EarlyExit> {
         let arch = &item.arch;
         let interpreter = escape(item.interpreter.as_deref().unwrap_or_default());
         match item.outcome.as_str() {
@@ -220,7 +221,7 @@ impl Setup {
     }
 
     /// Those of `arches`, or of all that have one.
-    fn files(&self, arches: &[&'static Arch]) -> Result<Vec<(&'static Arch, PathBuf)>, Problem> {
+    fn files(&self, arches: &[&'static Arch]) -> Result<Vec<(&'static Arch, PathBuf)>, Diagnostic> {
         let with_file = |arch: &'static Arch| (arch, self.file(arch));
         let files: Vec<_> = if arches.is_empty() {
             ARCHES.iter().map(with_file).filter(|(_, path)| path.exists()).collect()
@@ -229,7 +230,7 @@ impl Setup {
         };
         if files.is_empty() {
             let folder = path_text(self.folder());
-            return Err(Problem::new(format!(
+            return Err(Diagnostic::new(format!(
                 "{folder} has no interpreter called qemu-…{}",
                 escape(&self.suffix)
             )));
@@ -241,8 +242,8 @@ impl Setup {
         &self,
         export: Export,
         arches: &[&'static Arch],
-        speaker: &mut Speaker<'_>,
-    ) -> Result<Status, Stop> {
+        speaker: &mut Adapter<'_>,
+    ) -> Result<Status, EarlyExit> {
         let mut flags = Flags::OPEN_BINARY;
         flags.set(Flags::FIX_BINARY, self.persistent != Some(false));
         flags.set(Flags::CREDENTIALS, self.credentials);
@@ -266,7 +267,7 @@ impl Setup {
                 };
                 if !self.dry_run {
                     atomic_file::place(&path, &text, 0o644).map_err(|error| {
-                        Problem::new(format!("cannot write {}: {error}", path_text(&path)))
+                        Diagnostic::new(format!("cannot write {}: {error}", path_text(&path)))
                     })?;
                 }
             }
@@ -282,12 +283,13 @@ impl Setup {
 
     /// What files are written for: what was named, or all that have an interpreter, or all that are known where there is
     /// none at all, as when a package is built; without the host's own, and without its family.
-    fn exported(&self, arches: &[&'static Arch]) -> Result<Vec<&'static Arch>, Stop> {
+    fn exported(&self, arches: &[&'static Arch]) -> Result<Vec<&'static Arch>, EarlyExit> {
         let machine = match std::env::var("HOST_ARCH") {
             Ok(machine) => machine,
             Err(_) => std::env::consts::ARCH.to_owned(),
         };
-        let host = Arch::named(&machine).map_err(|unknown| Stop::Usage(format!("HOST_ARCH: {unknown}")))?;
+        let host =
+            Arch::named(&machine).map_err(|unknown| EarlyExit::Usage(format!("HOST_ARCH: {unknown}")))?;
         let is_native =
             |arch: &Arch| *arch == *host || !self.ignore_family && host.companions().contains(&arch.name);
         let is_there = |arch: &&'static Arch| self.file(arch).exists();

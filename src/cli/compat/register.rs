@@ -5,8 +5,8 @@ use std::process::Command as Process;
 
 use super::conf::{self, Setup};
 use super::words::{self, Known};
-use super::{Speaker, Stop};
-use crate::base::error::Problem;
+use super::{Adapter, EarlyExit};
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status};
 use crate::commands::Command;
 use crate::commands::list::List;
@@ -60,7 +60,7 @@ const DBHI_ARGS: &[Known] = &[
 
 /// `register.sh` of dbhi/qus. Its options are for itself up to `--`, and behind that for the script of QEMU's which it
 /// brings, changed so that it takes targets.
-pub(super) fn dbhi(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
+pub(super) fn dbhi(words: &[String], speaker: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
     let (own, args) = match words.iter().position(|word| word == "--") {
         Some(at) => words.split_at(at),
         None => (words, &[][..]),
@@ -69,9 +69,9 @@ pub(super) fn dbhi(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status
     if let Some(at) = own.iter().position(is_interactive) {
         return interact(words.get(at + 1..).unwrap_or_default());
     }
-    let said = words::read(own, DBHI).map_err(Stop::Usage)?;
+    let said = words::read(own, DBHI).map_err(EarlyExit::Usage)?;
     if let Some(word) = said.others.first() {
-        return Err(Stop::Usage(format!("{word} is no option; targets stand behind --")));
+        return Err(EarlyExit::Usage(format!("{word} is no option; targets stand behind --")));
     }
     // All is read before anything is done.
     let mut setup = behind_dashes(args.get(1..).unwrap_or_default())?;
@@ -87,16 +87,16 @@ pub(super) fn dbhi(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status
             }
             "static" => "-static".clone_into(&mut setup.suffix),
             "targets" => setup.add_targets(&value),
-            _ => return Err(Stop::Help),
+            _ => return Err(EarlyExit::Help),
         }
     }
     setup.act(speaker)
 }
 
 /// What the environment says, and then the words for QEMU's script.
-fn behind_dashes(words: &[String]) -> Result<Setup, Stop> {
+fn behind_dashes(words: &[String]) -> Result<Setup, EarlyExit> {
     let mut setup = from_environment();
-    let said = words::read(words, DBHI_ARGS).map_err(Stop::Usage)?;
+    let said = words::read(words, DBHI_ARGS).map_err(EarlyExit::Usage)?;
     for (name, value) in said.options {
         match name {
             "test" => setup.dry_run = true,
@@ -109,7 +109,7 @@ fn behind_dashes(words: &[String]) -> Result<Setup, Stop> {
             "debian" => setup.export = Some(conf::Export::Debian),
             "exportdir" => setup.exportdir = Some(value.into()),
             "preserve-argv0" => setup.preserve_argv0 = true,
-            _ => return Err(Stop::Help),
+            _ => return Err(EarlyExit::Help),
         }
     }
     for target in &said.others {
@@ -133,13 +133,13 @@ fn from_environment() -> Setup {
 }
 
 /// Becomes a shell, where the image has one.
-fn interact(words: &[String]) -> Result<Status, Stop> {
+fn interact(words: &[String]) -> Result<Status, EarlyExit> {
     let error = Process::new("sh").arg("-c").arg(words.join(" ")).exec();
-    let problem = Problem::new(format!("cannot start a shell for -i: {error}"));
+    let problem = Diagnostic::new(format!("cannot start a shell for -i: {error}"));
     Err(problem.cure("an image that has one, with qus and its interpreters copied into it").into())
 }
 
-fn list(speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
+fn list(speaker: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
     let common = crate::cli::Common { json: false, ..super::common() };
     let mut output = Output::new(&mut speaker.data, &mut speaker.prose, false, false);
     let command = Command::List(List { probe: false });
@@ -158,7 +158,7 @@ Usage: register [--reset] [OPTIONS of qemu-binfmt-conf.sh] (qus in its place)
 Environment: QEMU_BIN_DIR, the folder of the interpreters.";
 
 /// `/register` of multiarch/qemu-user-static: everything behind `--reset` goes to QEMU's script.
-pub(super) fn multiarch(words: &[String], speaker: &mut Speaker<'_>) -> Result<Status, Stop> {
+pub(super) fn multiarch(words: &[String], speaker: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
     let (reset, words) = match words {
         [first, rest @ ..] if first == "--reset" => (true, rest),
         _ => (false, words),

@@ -28,7 +28,7 @@ pub(super) struct Said {
 
 impl Said {
     fn problem(text: impl Into<String>, cure: impl Into<Option<String>>) -> Self {
-        Self { level: Level::Problem, text: text.into(), cure: cure.into() }
+        Self { level: Level::Diagnostic, text: text.into(), cure: cure.into() }
     }
 
     fn note(text: impl Into<String>, cure: impl Into<Option<String>>) -> Self {

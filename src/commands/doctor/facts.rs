@@ -9,7 +9,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::processes::{Builder, Holder, builders};
 use crate::arch::Arch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::binfmt::{Handler, HandlerName};
 use crate::boot::configuration::Configuration;
@@ -18,15 +18,15 @@ use crate::handler::classify;
 use crate::handler::owner::Owner;
 use crate::interpreter::own_head;
 use crate::interpreter::store;
-use crate::interpreter::{Interpreter, Unfit, default_places, search};
+use crate::interpreter::{CheckError, Interpreter, default_places, search};
 use crate::probe::{Nativeness, companions};
-use crate::system::kernel_version::{Kernel, is_wsl};
+use crate::system::kernel_version::{KernelVersion, is_wsl};
 use crate::system::namespace::{Scope, UserNamespace, is_hosts_mount_namespace};
 
 /// The whole situation.
 #[allow(clippy::struct_excessive_bools, reason = "answers to independent questions")]
 pub(super) struct Facts {
-    pub(super) kernel: Kernel,
+    pub(super) kernel: KernelVersion,
     pub(super) path: PathBuf,
     /// The instance, or why there is none.
     pub(super) instance: Result<State, OpenError>,
@@ -67,7 +67,7 @@ pub(super) struct State {
     /// What executing showed; nothing where it was not wanted, or not possible: then the reason.
     pub(super) health: Result<BTreeMap<HandlerName, Health>, String>,
     /// What is wrong with the file at each interpreter's path.
-    pub(super) unfit: BTreeMap<HandlerName, Unfit>,
+    pub(super) unfit: BTreeMap<HandlerName, CheckError>,
     /// For emulated architectures, the interpreter that is at hand.
     pub(super) at_hand: BTreeMap<&'static str, PathBuf>,
     /// Emulated architectures that the host runs itself, as far as that was found out.
@@ -76,13 +76,13 @@ pub(super) struct State {
 
 impl Facts {
     /// Gathers what there is. Nothing is changed, and nothing but probes is executed.
-    pub(super) fn gather(path: &Path, verify: bool) -> Result<Self, Problem> {
+    pub(super) fn gather(path: &Path, verify: bool) -> Result<Self, Diagnostic> {
         let configuration = Configuration::read(Path::new("/"));
         let instance = match Instance::open(path) {
             Ok(instance) => Ok(State::gather(&instance, &configuration, verify)?),
             Err(error) => Err(error),
         };
-        let kernel = Kernel::running();
+        let kernel = KernelVersion::running();
         // Asked in a way that only newer kernels answer without mounting.
         let unmounted = kernel.has_instances() && matches!(instance, Err(OpenError::NotMounted(_)));
         Ok(Self {
@@ -116,7 +116,7 @@ impl Facts {
 }
 
 impl State {
-    fn gather(instance: &Instance, configuration: &Configuration, verify: bool) -> Result<Self, Problem> {
+    fn gather(instance: &Instance, configuration: &Configuration, verify: bool) -> Result<Self, Diagnostic> {
         let handlers = instance.handlers()?;
         let enabled = instance.is_enabled()?;
         let host = own_head()?;

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::Fetch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
@@ -52,7 +52,7 @@ struct Users {
 
 impl Users {
     /// The handlers of this instance, and what the host's configuration promises.
-    fn gather(common: &Common) -> Result<Self, Problem> {
+    fn gather(common: &Common) -> Result<Self, Diagnostic> {
         let handlers = match Instance::open(&common.instance) {
             Ok(instance) => instance.handlers()?,
             // No instance, no handlers.
@@ -112,7 +112,7 @@ pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common, output: &mut O
     let mut problems = Vec::new();
     for item in &mut files {
         let failed = |error: io::Error| {
-            Problem::new(format!("cannot remove {}: {error}", path_text(&item.path)))
+            Diagnostic::new(format!("cannot remove {}: {error}", path_text(&item.path)))
                 .cure("sudo qus fetch --prune")
         };
         if !args.dry_run
@@ -152,7 +152,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// The architectures that were named; none are all.
-fn wanted(args: &Fetch) -> Result<Wanted, Problem> {
+fn wanted(args: &Fetch) -> Result<Wanted, Diagnostic> {
     Ok(Wanted {
         host: own_head()?,
         arches: super::arches(args),

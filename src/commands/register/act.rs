@@ -1,9 +1,9 @@
 //! The act and its proof: register, execute, then remove what is superseded; or put back what was there.
 
-use super::gather::{Gathered, NO_VERIFY};
+use super::gather::{Inputs, NO_VERIFY};
 use super::report::{Item, Outcome};
 use crate::arch::Arch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Flags, Rule};
 use crate::handler::classify;
@@ -12,7 +12,7 @@ use crate::handler::plan::Registration;
 use crate::handler::transaction::{Staged, remove};
 use crate::interpreter::memfd;
 use crate::interpreter::versions_of;
-use crate::probe::{self, Expected, Failure, Proof, Subject, Trial, judge_all};
+use crate::probe::{self, Expected, Failure, ProbeResult, ProbeTarget, Proof, judge_all};
 
 /// One architecture whose new rules are registered, and not yet final.
 struct Open {
@@ -27,8 +27,8 @@ pub(super) fn act(
     instance: &Instance,
     work: Vec<(usize, Registration)>,
     items: &mut [Item],
-    gathered: &Gathered,
-) -> Result<(), Problem> {
+    gathered: &Inputs,
+) -> Result<(), Diagnostic> {
     let mut act = Act { instance, items, gathered };
     act.sweep()?;
     let mut open = Vec::new();
@@ -37,7 +37,7 @@ pub(super) fn act(
         let flags = registration.rules.first().map_or(Flags::empty(), Rule::flags);
         match Staged::stage(instance, &registration) {
             Ok(staged) => open.push(Open { item, arch, flags, staged }),
-            Err(error) => act.failed(item, Problem::new(error.to_string())),
+            Err(error) => act.failed(item, Diagnostic::new(error.to_string())),
         }
     }
     if !act.gathered.verify {
@@ -50,7 +50,7 @@ pub(super) fn act(
     let again = act.prove(open)?;
     let left = act.prove(again)?;
     for one in left {
-        act.undo(one, &Failure::Shifted);
+        act.undo(one, &Failure::Argv0NotPreserved);
     }
     Ok(())
 }
@@ -60,19 +60,19 @@ enum Unproven {
     /// It failed.
     Failed(Failure),
     /// Nothing could be executed.
-    NotRun(Problem),
+    NotRun(Diagnostic),
 }
 
 struct Act<'a> {
     instance: &'a Instance,
     items: &'a mut [Item],
-    gathered: &'a Gathered,
+    gathered: &'a Inputs,
 }
 
 impl Act<'_> {
     /// Removes the interims that killed processes left behind handlers that need nothing. Where there is work to do, they
     /// are superseded anyway.
-    fn sweep(&self) -> Result<(), Problem> {
+    fn sweep(&self) -> Result<(), Diagnostic> {
         for handler in &self.gathered.handlers {
             let Some(arch) = classify::emulates(handler) else { continue };
             let mut items = self.gathered.arches.iter().zip(self.items.iter());
@@ -84,7 +84,7 @@ impl Act<'_> {
     }
 
     /// Executes the probes of `open` and finishes each; returns those that are registered anew without `P`.
-    fn prove(&mut self, open: Vec<Open>) -> Result<Vec<Open>, Problem> {
+    fn prove(&mut self, open: Vec<Open>) -> Result<Vec<Open>, Diagnostic> {
         let mut again = Vec::new();
         let trials = match self.trials(&open) {
             Ok(trials) => trials,
@@ -99,11 +99,11 @@ impl Act<'_> {
         for (one, trials) in open.into_iter().zip(trials) {
             match self.judge(&one, &trials) {
                 Ok(proof) => self.commit(one, Some(proof)),
-                Err(Failure::Shifted) if one.flags.contains(Flags::PRESERVE_ARGV0) => {
+                Err(Failure::Argv0NotPreserved) if one.flags.contains(Flags::PRESERVE_ARGV0) => {
                     let flags = one.flags - Flags::PRESERVE_ARGV0;
                     match one.staged.with_flags(self.instance, flags) {
                         Ok(staged) => again.push(Open { flags, staged, ..one }),
-                        Err(error) => self.failed(one.item, Problem::new(error.to_string())),
+                        Err(error) => self.failed(one.item, Diagnostic::new(error.to_string())),
                     }
                 }
                 Err(failure) => self.undo(one, &failure),
@@ -113,16 +113,16 @@ impl Act<'_> {
     }
 
     /// What becomes of the probes of each of `open`: a trial for each of its machine numbers.
-    fn trials(&mut self, open: &[Open]) -> Result<Vec<Vec<Trial>>, Problem> {
+    fn trials(&mut self, open: &[Open]) -> Result<Vec<Vec<ProbeResult>>, Diagnostic> {
         if open.is_empty() {
             return Ok(Vec::new());
         }
-        let subjects: Vec<Subject> = open.iter().flat_map(|one| Subject::all_of(one.arch)).collect();
+        let subjects: Vec<ProbeTarget> = open.iter().flat_map(|one| ProbeTarget::all_of(one.arch)).collect();
         let interpreters = open.iter().filter_map(|one| self.gathered.interpreter(one.arch));
         let paths = interpreters.map(|interpreter| interpreter.path.as_path());
         let versions = versions_of(paths.filter(|path| path.is_absolute()));
         let trials =
-            probe::run(&subjects).map_err(|error| Problem::new(error.to_string()).cure(NO_VERIFY))?;
+            probe::run(&subjects).map_err(|error| Diagnostic::new(error.to_string()).cure(NO_VERIFY))?;
         let mut trials = trials.into_iter();
         for one in open {
             let path = self.gathered.interpreter(one.arch).map(|interpreter| interpreter.path.as_path());
@@ -131,10 +131,13 @@ impl Act<'_> {
                 item.version = found.or_else(|| Some(memfd::told(path?)?.version));
             }
         }
-        Ok(open.iter().map(|one| trials.by_ref().take(Subject::all_of(one.arch).count()).collect()).collect())
+        Ok(open
+            .iter()
+            .map(|one| trials.by_ref().take(ProbeTarget::all_of(one.arch).count()).collect())
+            .collect())
     }
 
-    fn judge(&self, one: &Open, trials: &[Trial]) -> Result<Proof, Failure> {
+    fn judge(&self, one: &Open, trials: &[ProbeResult]) -> Result<Proof, Failure> {
         let expected = Expected {
             preserve_argv0: one.flags.contains(Flags::PRESERVE_ARGV0),
             interpreter: self.gathered.interpreter(one.arch).map(|interpreter| interpreter.id),
@@ -172,13 +175,13 @@ impl Act<'_> {
             }
             (Ok(_), Err(Unproven::Failed(failure))) => self.unproven(item, &failure),
             (Ok(_), Err(Unproven::NotRun(problem))) => self.failed(item, problem),
-            (Err(error), _) => self.failed(item, Problem::new(error.to_string())),
+            (Err(error), _) => self.failed(item, Diagnostic::new(error.to_string())),
         }
     }
 
     fn prove_again(&self, arch: &'static Arch, flags: Flags) -> Result<Proof, Unproven> {
-        let trials = probe::run(&Subject::all_of(arch).collect::<Vec<_>>())
-            .map_err(|error| Unproven::NotRun(Problem::new(error.to_string()).cure(NO_VERIFY)))?;
+        let trials = probe::run(&ProbeTarget::all_of(arch).collect::<Vec<_>>())
+            .map_err(|error| Unproven::NotRun(Diagnostic::new(error.to_string()).cure(NO_VERIFY)))?;
         let interpreter = self.gathered.interpreter(arch).map(|interpreter| interpreter.id);
         let preserve_argv0 = flags.contains(Flags::PRESERVE_ARGV0);
         judge_all(&trials, &Expected { preserve_argv0, interpreter, in_front: None })
@@ -190,18 +193,20 @@ impl Act<'_> {
         let undone: Result<(), HandlerError> = one.staged.undo(self.instance);
         match undone {
             Ok(()) => self.unproven(one.item, failure),
-            Err(error) => self
-                .failed(one.item, Problem::new(format!("{failure}; and it could not be removed: {error}"))),
+            Err(error) => self.failed(
+                one.item,
+                Diagnostic::new(format!("{failure}; and it could not be removed: {error}")),
+            ),
         }
     }
 
     fn unproven(&mut self, item: usize, failure: &Failure) {
         if let Some(item) = self.items.get_mut(item) {
-            item.fail(Outcome::Unproven, Problem::new(failure.to_string()));
+            item.fail(Outcome::Unproven, Diagnostic::new(failure.to_string()));
         }
     }
 
-    fn failed(&mut self, item: usize, problem: Problem) {
+    fn failed(&mut self, item: usize, problem: Diagnostic) {
         if let Some(item) = self.items.get_mut(item) {
             item.fail(Outcome::Failed, problem);
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Register;
 use super::memory::Stored;
 use crate::arch::{ARCHES, Arch};
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::path_text;
 use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::{Flags, Handler};
@@ -17,12 +17,14 @@ use crate::handler::classify::version_path;
 use crate::handler::plan::Facts;
 use crate::interpreter::fetch::{self, Order};
 use crate::interpreter::store;
-use crate::interpreter::{Found, Interpreter, Unfit, WantedVersion, default_places, search, versions_of};
+use crate::interpreter::{
+    CheckError, Interpreter, SearchResult, VersionReq, default_places, search, versions_of,
+};
 use crate::interpreter::{is_of, own_head};
-use crate::probe::{self, Expected, Failure, Nativeness, Proof, Subject, companions, judge};
+use crate::probe::{self, Expected, Failure, Nativeness, ProbeTarget, Proof, companions, judge};
 
 /// Everything that was found out before anything is done.
-pub(super) struct Gathered {
+pub(super) struct Inputs {
     /// All handlers, newest first.
     pub(super) handlers: Vec<Handler>,
     /// The beginning of a program that this host runs: qus.
@@ -39,7 +41,7 @@ pub(super) struct Gathered {
     pub(super) persist: bool,
     /// The options that said what must serve, as they were typed, each followed by a space.
     pub(super) wishes: String,
-    pub(super) found: BTreeMap<&'static str, Found>,
+    pub(super) found: BTreeMap<&'static str, SearchResult>,
     /// Where the interpreters come from that are to lie in memory.
     pub(super) stored: BTreeMap<&'static str, Stored>,
     /// Where those come from that are to be copied to where they stay.
@@ -47,7 +49,7 @@ pub(super) struct Gathered {
     /// The source that was named.
     source: Option<PathBuf>,
     /// The version of QEMU that was named.
-    pub(super) version: Option<WantedVersion>,
+    pub(super) version: Option<VersionReq>,
     /// What it has, and what is wrong with it.
     refused: BTreeMap<&'static str, String>,
     /// Answers for the host's own architecture and those that it may run besides; all others are foreign.
@@ -57,9 +59,9 @@ pub(super) struct Gathered {
     versions: BTreeMap<PathBuf, String>,
 }
 
-impl Gathered {
+impl Inputs {
     /// Gathers for `args`, with `handlers` as the instance has them.
-    pub(super) fn gather(args: &Register, handlers: Vec<Handler>, quiet: bool) -> Result<Self, Problem> {
+    pub(super) fn gather(args: &Register, handlers: Vec<Handler>, quiet: bool) -> Result<Self, Diagnostic> {
         let mut gathered = Self {
             handlers,
             host: own_head()?,
@@ -112,7 +114,7 @@ impl Gathered {
     }
 
     /// Files of the right name that cannot serve.
-    pub(super) fn passed_over(&self, arch: &Arch) -> &[(PathBuf, Unfit)] {
+    pub(super) fn passed_over(&self, arch: &Arch) -> &[(PathBuf, CheckError)] {
         self.found.get(arch.name).map(|found| found.unfit.as_slice()).unwrap_or_default()
     }
 
@@ -151,7 +153,7 @@ impl Gathered {
         self.natives.get(arch.name).is_some_and(Nativeness::is_native)
     }
 
-    fn find_interpreters(&mut self, args: &Register, quiet: bool) -> Result<(), Problem> {
+    fn find_interpreters(&mut self, args: &Register, quiet: bool) -> Result<(), Diagnostic> {
         if let Some(path) = &args.interpreter {
             return self.take_interpreter(path);
         }
@@ -194,17 +196,17 @@ impl Gathered {
     }
 
     /// One file for one architecture: nothing is looked for, and what is wrong with it is an error.
-    fn take_interpreter(&mut self, path: &Path) -> Result<(), Problem> {
+    fn take_interpreter(&mut self, path: &Path) -> Result<(), Diagnostic> {
         let [arch] = self.arches.as_slice() else {
-            return Err(Problem::new("--interpreter goes with exactly one architecture")
+            return Err(Diagnostic::new("--interpreter goes with exactly one architecture")
                 .cure(format!("qus register --interpreter {} ARCH", shell_word(path))));
         };
         let interpreter = Interpreter::check(path, &self.host).map_err(|unfit| {
-            let problem = Problem::new(format!("{} {unfit}", path_text(path)));
+            let problem = Diagnostic::new(format!("{} {unfit}", path_text(path)));
             let again = format!("qus register --fetch {}", arch.name);
             problem.cure(unfit.cure(path).unwrap_or(again))
         })?;
-        let found = Found { interpreter: Some(interpreter), unfit: Vec::new() };
+        let found = SearchResult { interpreter: Some(interpreter), unfit: Vec::new() };
         self.found.insert(arch.name, found);
         Ok(())
     }
@@ -237,7 +239,7 @@ impl Gathered {
     }
 
     /// `all`: every architecture with an interpreter at hand that the host does not run itself.
-    fn all(&self) -> Result<Vec<&'static Arch>, Problem> {
+    fn all(&self) -> Result<Vec<&'static Arch>, Diagnostic> {
         let all: Vec<&'static Arch> =
             ARCHES.iter().filter(|arch| !self.is_native(arch) && self.interpreter(arch).is_some()).collect();
         if !all.is_empty() {
@@ -246,7 +248,7 @@ impl Gathered {
         let unfit = self.found.values().flat_map(|found| &found.unfit);
         let unfit = unfit.map(|(path, unfit)| format!("\n{} {}", path.display(), first_line(unfit)));
         let message = format!("no interpreter is in {}{}", self.searched(), unfit.collect::<String>());
-        Err(Problem::new(message).cure("qus register --fetch all"))
+        Err(Diagnostic::new(message).cure("qus register --fetch all"))
     }
 
     /// The places that were searched, for a person.
@@ -259,7 +261,7 @@ impl Gathered {
     }
 
     /// Judges the handlers that serve the architectures now: by execution, or by looking at their files.
-    fn judge_standing(&mut self) -> Result<(), Problem> {
+    fn judge_standing(&mut self) -> Result<(), Diagnostic> {
         let served: Vec<(&'static Arch, &Handler)> = self
             .arches
             .iter()
@@ -277,10 +279,10 @@ impl Gathered {
             }
             return Ok(());
         }
-        let subjects: Vec<Subject> =
-            served.iter().filter_map(|(arch, _)| Subject::all_of(arch).next()).collect();
+        let subjects: Vec<ProbeTarget> =
+            served.iter().filter_map(|(arch, _)| ProbeTarget::all_of(arch).next()).collect();
         let trials =
-            probe::run(&subjects).map_err(|error| Problem::new(error.to_string()).cure(NO_VERIFY))?;
+            probe::run(&subjects).map_err(|error| Diagnostic::new(error.to_string()).cure(NO_VERIFY))?;
         for ((arch, handler), trial) in served.iter().zip(&trials) {
             let preserve_argv0 = handler.entry.flags.contains(Flags::PRESERVE_ARGV0);
             let expected = Expected { preserve_argv0, interpreter: None, in_front: None };
@@ -292,7 +294,7 @@ impl Gathered {
 }
 
 /// Error of a dry run that is to register from `source`, which only `qus fetch` reads.
-fn not_fetched(args: &Register, source: &Path) -> Problem {
+fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
     let mut words: Vec<OsString> = ["qus", "fetch", "--from"].map(OsString::from).to_vec();
     words.push(source.into());
     let sha256 = args.sha256.map(|digest| ("--sha256", digest.to_string().into()));
@@ -305,7 +307,7 @@ fn not_fetched(args: &Register, source: &Path) -> Problem {
     let names = arches.iter().flatten().map(|arch| OsString::from(arch.name));
     words.extend(if arches.is_none() { vec!["all".into()] } else { names.collect() });
     let message = format!("cannot plan with {}: a dry run fetches nothing", path_text(source));
-    Problem::new(message).cure(shell_line(&words))
+    Diagnostic::new(message).cure(shell_line(&words))
 }
 
 /// The options of `args` that say what must serve, each followed by a space.
@@ -336,13 +338,13 @@ fn looks_unfit(handler: &Handler, host: &[u8]) -> Option<String> {
     let unfit = Interpreter::check(path, host).err()?;
     let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);
     match unfit {
-        Unfit::Dynamic(_) => Some(format!("its interpreter {}", first_line(&unfit))),
+        CheckError::Dynamic(_) => Some(format!("its interpreter {}", first_line(&unfit))),
         _ if pinned => None,
         _ => Some(format!("its interpreter {}", first_line(&unfit))),
     }
 }
 
 /// The first line of a reason; the others explain it.
-pub(super) fn first_line(unfit: &Unfit) -> String {
+pub(super) fn first_line(unfit: &CheckError) -> String {
     unfit.to_string().lines().next().unwrap_or_default().to_owned()
 }

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
 
-use super::gather::Gathered;
+use super::gather::Inputs;
 use crate::arch::Arch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::handler::plan::Registration;
 use crate::interpreter::bundle::own_bundle;
 use crate::interpreter::bundle::{self, BundleError, Member};
-use crate::interpreter::memfd::{self, Draft, Memory, MemoryError};
-use crate::interpreter::{Found, Interpreter, emulated_by, named_places, versions_of};
+use crate::interpreter::memfd::{self, Memory, MemoryError, PendingFile};
+use crate::interpreter::{Interpreter, SearchResult, emulated_by, named_places, versions_of};
 use crate::system::file_id::FileId;
 use crate::system::file_id::file_name;
 
@@ -29,53 +29,53 @@ pub(super) enum Stored {
 
 impl Stored {
     /// The content, whole.
-    pub(super) fn content(&self) -> Result<Vec<u8>, Problem> {
+    pub(super) fn content(&self) -> Result<Vec<u8>, Diagnostic> {
         match self {
             Self::File(interpreter) => read(interpreter),
             Self::Bundled(member) => {
-                let bundle = own_bundle()?.ok_or_else(|| Problem::new("the bundle is gone"))?;
+                let bundle = own_bundle()?.ok_or_else(|| Diagnostic::new("the bundle is gone"))?;
                 Ok(bundle.unpack(member)?)
             }
         }
     }
 
     /// The content, in a file in memory that is to be called `path`.
-    fn draft(&self, path: &Path) -> Result<Draft, Problem> {
-        let mut draft = Draft::new()?;
+    fn draft(&self, path: &Path) -> Result<PendingFile, Diagnostic> {
+        let mut draft = PendingFile::new()?;
         match self {
             Self::File(file) => {
                 let content = read(file)?;
                 // A file whose owner has written to it since would be called by what it was. A bundle's is compared already.
                 if !memfd::is_called(path, content.len() as u64, &bundle::digest(&content)) {
                     let file = file.path.display();
-                    return Err(Problem::new(format!("{file} has changed since it was read")));
+                    return Err(Diagnostic::new(format!("{file} has changed since it was read")));
                 }
                 draft.write(&content)?;
             }
             Self::Bundled(member) => {
-                let bundle = own_bundle()?.ok_or_else(|| Problem::new("the bundle is gone"))?;
-                bundle.unpack_to(member, |part| draft.write(part).map_err(Problem::from))?;
+                let bundle = own_bundle()?.ok_or_else(|| Diagnostic::new("the bundle is gone"))?;
+                bundle.unpack_to(member, |part| draft.write(part).map_err(Diagnostic::from))?;
             }
         }
         Ok(draft)
     }
 }
 
-impl From<BundleError> for Problem {
+impl From<BundleError> for Diagnostic {
     fn from(error: BundleError) -> Self {
         Self::new(error.to_string())
     }
 }
 
-impl From<MemoryError> for Problem {
+impl From<MemoryError> for Diagnostic {
     fn from(error: MemoryError) -> Self {
         Self { message: error.to_string(), cure: error.cure() }
     }
 }
 
-impl Gathered {
+impl Inputs {
     /// Takes the interpreters that this executable carries, before all others but those in directories that a variable names.
-    pub(super) fn find_bundled(&mut self) -> Result<(), Problem> {
+    pub(super) fn find_bundled(&mut self) -> Result<(), Diagnostic> {
         let Some(bundle) = own_bundle()? else { return Ok(()) };
         let named: Vec<PathBuf> =
             named_places().iter().filter_map(|place| std::path::absolute(place).ok()).collect();
@@ -100,7 +100,7 @@ impl Gathered {
     }
 
     /// Takes the files that were found as content for memory.
-    pub(super) fn find_in_files(&mut self) -> Result<(), Problem> {
+    pub(super) fn find_in_files(&mut self) -> Result<(), Diagnostic> {
         let found = self.found.values().filter_map(|found| found.interpreter.as_ref());
         let files: Vec<Interpreter> =
             found.filter(|interpreter| !memfd::is_in_memory(&interpreter.path)).cloned().collect();
@@ -117,8 +117,9 @@ impl Gathered {
     }
 
     fn arch_of(&self, file: &Path) -> Option<&'static Arch> {
-        let is_it =
-            |found: &Found| found.interpreter.as_ref().is_some_and(|interpreter| interpreter.path == file);
+        let is_it = |found: &SearchResult| {
+            found.interpreter.as_ref().is_some_and(|interpreter| interpreter.path == file)
+        };
         let (name, _) = self.found.iter().find(|(_, found)| is_it(found))?;
         Arch::by_target(name)
     }
@@ -128,12 +129,12 @@ impl Gathered {
         let id = FileId { device: 0, inode: 0 };
         // It was checked to be a program of this host when it was bundled, and belongs to nobody else.
         let interpreter = Interpreter { path, id, head: self.host.clone(), owned_by_root: true };
-        self.found.insert(arch.name, Found { interpreter: Some(interpreter), unfit: Vec::new() });
+        self.found.insert(arch.name, SearchResult { interpreter: Some(interpreter), unfit: Vec::new() });
         self.stored.insert(arch.name, stored);
     }
 
     /// Puts into memory what `work` registers from there. As long as the result lives, the paths lead to it.
-    pub(super) fn remember(&mut self, work: &[(usize, Registration)]) -> Result<Option<Memory>, Problem> {
+    pub(super) fn remember(&mut self, work: &[(usize, Registration)]) -> Result<Option<Memory>, Diagnostic> {
         let arches = work.iter().filter_map(|(item, _)| self.arches.get(*item));
         let arches: Vec<&'static Arch> =
             arches.copied().filter(|arch| self.stored.contains_key(arch.name)).collect();
@@ -157,7 +158,7 @@ impl Gathered {
     }
 
     /// What is stored for `arches`, in files in memory: several side by side.
-    fn drafts(&self, arches: &[&'static Arch]) -> Result<BTreeMap<&'static str, Draft>, Problem> {
+    fn drafts(&self, arches: &[&'static Arch]) -> Result<BTreeMap<&'static str, PendingFile>, Diagnostic> {
         let stored =
             |arch: &&'static Arch| Some((arch.name, self.stored.get(arch.name)?, self.interpreter(arch)?));
         let waiting = Mutex::new(arches.iter().filter_map(stored));
@@ -165,7 +166,7 @@ impl Gathered {
             let mut drafts = Vec::new();
             loop {
                 let next = waiting.lock().map_or(None, |mut waiting| waiting.next());
-                let Some((name, stored, interpreter)) = next else { return Ok::<_, Problem>(drafts) };
+                let Some((name, stored, interpreter)) = next else { return Ok::<_, Diagnostic>(drafts) };
                 drafts.push((name, stored.draft(&interpreter.path)?));
             }
         };
@@ -177,13 +178,13 @@ impl Gathered {
             let others: Vec<_> = (1..threads).flat_map(start).collect();
             let mut drafts: BTreeMap<_, _> = work()?.into_iter().collect();
             for other in others {
-                drafts.extend(other.join().map_err(|_| Problem::new("unpacking failed"))??);
+                drafts.extend(other.join().map_err(|_| Diagnostic::new("unpacking failed"))??);
             }
             Ok(drafts)
         })
     }
 }
 
-fn read(file: &Interpreter) -> Result<Vec<u8>, Problem> {
-    file.read().map_err(|error| Problem::new(format!("cannot read {}: {error}", file.path.display())))
+fn read(file: &Interpreter) -> Result<Vec<u8>, Diagnostic> {
+    file.read().map_err(|error| Diagnostic::new(format!("cannot read {}: {error}", file.path.display())))
 }

@@ -7,28 +7,28 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::gather::Gathered;
+use super::gather::Inputs;
 use super::memory::Stored;
 use super::report::Item;
 use crate::arch::Arch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::binfmt::Rule;
 use crate::binfmt::instance::Instance;
 use crate::boot::configuration::Configuration;
 use crate::boot::formats::Set;
-use crate::boot::persist::{self, Keeper};
+use crate::boot::persist::{self, InitSystem};
 use crate::handler::classify;
 use crate::handler::owner::Owner;
 use crate::handler::plan::{Decision, Registration, Request};
 use crate::interpreter::store;
 use crate::interpreter::{Interpreter, is_qemu};
-use crate::system::atomic_file::{self, Draft};
-use crate::system::dir::{Held, folder_of};
+use crate::system::atomic_file::{self, PendingFile};
+use crate::system::dir::{Dir, folder_of};
 use crate::system::file_id::FileId;
 
 /// What is known about persistence before anything is registered.
 pub(super) struct Persistence {
-    pub(super) keeper: Keeper,
+    pub(super) keeper: InitSystem,
     configuration: Configuration,
     /// Interpreters that this run has copied.
     copies: Vec<Copy>,
@@ -39,7 +39,7 @@ struct Copy {
     arch: &'static str,
     path: PathBuf,
     /// What was in its place.
-    before: Option<Draft>,
+    before: Option<PendingFile>,
     /// Whether its folder was made for it.
     made: bool,
     /// Which file it is.
@@ -66,15 +66,15 @@ impl Copy {
 
 impl Persistence {
     /// Gathers, and has `gathered` name the interpreters by the paths that they will have.
-    pub(super) fn gather(gathered: &mut Gathered) -> Result<Self, Problem> {
+    pub(super) fn gather(gathered: &mut Inputs) -> Result<Self, Diagnostic> {
         gathered.find_lasting_places()?;
         let configuration = Configuration::read(Path::new("/"));
-        Ok(Self { keeper: Keeper::here(), configuration, copies: Vec::new() })
+        Ok(Self { keeper: InitSystem::here(), configuration, copies: Vec::new() })
     }
 
     /// The request for `arch`: a handler that lasts. One that nobody restores is no answer to that; where qus itself
     /// registered one of QEMU's emulators, for the moment, it makes room. Another interpreter somebody has chosen.
-    pub(super) fn request(&self, arch: &'static Arch, gathered: &Gathered, request: Request) -> Request {
+    pub(super) fn request(&self, arch: &'static Arch, gathered: &Inputs, request: Request) -> Request {
         let Some(handler) = classify::serving(arch, &gathered.handlers) else { return request };
         match Owner::of(handler, &self.configuration) {
             Owner::Configuration(file) if file != persist::file_of(arch) => request,
@@ -113,8 +113,8 @@ impl Persistence {
     pub(super) fn copy(
         &mut self,
         work: &[(usize, Registration)],
-        gathered: &mut Gathered,
-    ) -> Result<(), Problem> {
+        gathered: &mut Inputs,
+    ) -> Result<(), Diagnostic> {
         persist::sweep();
         for (item, _) in work {
             let Some(arch) = gathered.arches.get(*item).copied() else { continue };
@@ -124,21 +124,25 @@ impl Persistence {
     }
 
     /// Takes back the copies for what did not come to be registered: at boot the old ones are to be there, or none.
-    pub(super) fn settle(&mut self, items: &mut [Item], acted: Result<(), Problem>) -> Result<(), Problem> {
+    pub(super) fn settle(
+        &mut self,
+        items: &mut [Item],
+        acted: Result<(), Diagnostic>,
+    ) -> Result<(), Diagnostic> {
         let is_served = |copy: &Copy| items.iter().any(|item| item.is_of(copy.arch) && item.is_served());
         let (good, vain): (Vec<Copy>, Vec<Copy>) =
             self.copies.drain(..).partition(|copy| acted.is_ok() && is_served(copy));
         self.copies = good;
-        let mut problems: Vec<Problem> = acted.err().into_iter().collect();
+        let mut problems: Vec<Diagnostic> = acted.err().into_iter().collect();
         for copy in vain.into_iter().rev() {
             let path = copy.path.clone();
             if let Err(error) = copy.undo() {
-                problems.push(Problem::new(format!("cannot put back {}: {error}", path.display())));
+                problems.push(Diagnostic::new(format!("cannot put back {}: {error}", path.display())));
             }
         }
         let mut problems = problems.into_iter();
         let Some(first) = problems.next() else { return Ok(()) };
-        Err(problems.fold(first, |first, more| Problem {
+        Err(problems.fold(first, |first, more| Diagnostic {
             message: format!("{}; {}", first.message, more.message),
             ..first
         }))
@@ -149,8 +153,8 @@ impl Persistence {
         &mut self,
         instance: &Instance,
         items: &mut [Item],
-        gathered: &Gathered,
-    ) -> Result<(), Problem> {
+        gathered: &Inputs,
+    ) -> Result<(), Diagnostic> {
         for (item, arch) in items.iter_mut().zip(&gathered.arches) {
             if !item.is_served() {
                 continue;
@@ -171,16 +175,16 @@ impl Persistence {
     }
 
     /// Removes the interpreters whose places copies have taken.
-    fn forget_what_was(&mut self) -> Result<(), Problem> {
+    fn forget_what_was(&mut self) -> Result<(), Diagnostic> {
         self.copies.drain(..).filter_map(|copy| copy.before).try_for_each(|before| {
             let path = before.path().to_owned();
-            let failed = |error| Problem::new(format!("cannot remove {}: {error}", path.display()));
+            let failed = |error| Diagnostic::new(format!("cannot remove {}: {error}", path.display()));
             before.remove().map_err(failed)
         })
     }
 
     /// The file of somebody else that has the handler back at boot which serves `arch` and was kept.
-    fn kept_by_others(&self, arch: &'static Arch, item: &Item, gathered: &Gathered) -> Option<PathBuf> {
+    fn kept_by_others(&self, arch: &'static Arch, item: &Item, gathered: &Inputs) -> Option<PathBuf> {
         let mut handlers = gathered.handlers.iter();
         let handler = handlers.find(|handler| item.has_kept(&handler.name))?;
         match Owner::of(handler, &self.configuration) {
@@ -191,20 +195,20 @@ impl Persistence {
     }
 
     /// The rules of an item as the kernel has them: with the flags that were proven.
-    fn registered(instance: &Instance, arch: &'static Arch, item: &Item) -> Result<Set, Problem> {
+    fn registered(instance: &Instance, arch: &'static Arch, item: &Item) -> Result<Set, Diagnostic> {
         let mut rules: Vec<Rule> = Vec::new();
         for name in item.names() {
             let rule = instance.entry(&name)?.and_then(|entry| entry.to_rule(&name));
-            rules.push(rule.ok_or_else(|| Problem::new(format!("{name} is gone already")))?);
+            rules.push(rule.ok_or_else(|| Diagnostic::new(format!("{name} is gone already")))?);
         }
         let copied = rules.first().is_some_and(|rule| persist::is_copy(rule.interpreter()));
         Ok(Set { arch, rules, copied })
     }
 }
 
-impl Gathered {
+impl Inputs {
     /// Interpreters that cannot stay where they are get the path of the copy that is to be made of them.
-    fn find_lasting_places(&mut self) -> Result<(), Problem> {
+    fn find_lasting_places(&mut self) -> Result<(), Diagnostic> {
         let moving = self.found.iter().filter_map(|(arch, found)| {
             let interpreter = found.interpreter.as_ref()?;
             (!persist::is_stable(interpreter)).then(|| (*arch, interpreter.clone()))
@@ -230,7 +234,7 @@ impl Gathered {
 
     /// The first of `paths` that has the very content of `stored`, and stays as it is: a copy of an earlier run, or what
     /// `qus fetch` got.
-    fn same_file(&self, paths: &[PathBuf], stored: &Stored) -> Result<Option<Interpreter>, Problem> {
+    fn same_file(&self, paths: &[PathBuf], stored: &Stored) -> Result<Option<Interpreter>, Diagnostic> {
         let fit = |path: &PathBuf| Interpreter::check(path, &self.host).ok().filter(persist::is_stable);
         let found: Vec<Interpreter> = paths.iter().filter_map(fit).collect();
         if found.is_empty() {
@@ -241,21 +245,25 @@ impl Gathered {
     }
 
     /// Copies the interpreter for `arch`, where it has to be.
-    fn copy_to_lasting_place(&mut self, arch: &'static Arch, copies: &mut Vec<Copy>) -> Result<(), Problem> {
+    fn copy_to_lasting_place(
+        &mut self,
+        arch: &'static Arch,
+        copies: &mut Vec<Copy>,
+    ) -> Result<(), Diagnostic> {
         let Some(stored) = self.moving.get(arch.name) else { return Ok(()) };
         let Some(path) = self.interpreter(arch).map(|interpreter| interpreter.path.clone()) else {
             return Ok(());
         };
         let content = stored.content()?;
         place(arch.name, &path, &content, copies).map_err(|error| {
-            Problem::new(format!(
+            Diagnostic::new(format!(
                 "cannot copy the interpreter for {} to {}: {error}",
                 arch.name,
                 path.display()
             ))
         })?;
         let copy = Interpreter::check(&path, &self.host)
-            .map_err(|unfit| Problem::new(format!("{} {unfit}", path.display())))?;
+            .map_err(|unfit| Diagnostic::new(format!("{} {unfit}", path.display())))?;
         if let Some(found) = self.found.get_mut(arch.name) {
             found.interpreter = Some(copy);
         }
@@ -266,7 +274,7 @@ impl Gathered {
 /// An executable file, whole or not at all; a new one, as the old one may be running (K50).
 fn place(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>) -> io::Result<()> {
     let mut folders = Vec::new();
-    Held::make(folder_of(path), &mut folders).map_err(|(_, error)| error)?;
+    Dir::make(folder_of(path), &mut folders).map_err(|(_, error)| error)?;
     let made = !folders.is_empty();
     let before = if path.exists() { Some(atomic_file::set_aside(path)?) } else { None };
     let was = file_id(path);
@@ -287,7 +295,7 @@ fn file_id(path: &Path) -> Option<FileId> {
 pub(super) fn planned(
     arch: &'static Arch,
     decision: &Decision,
-    gathered: &Gathered,
+    gathered: &Inputs,
     request: Request,
 ) -> Option<Set> {
     if !matches!(decision, Decision::Register(_) | Decision::Unchanged(_)) {

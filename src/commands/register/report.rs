@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::gather::{Gathered, first_line};
+use super::gather::{Inputs, first_line};
 use super::persist;
 use crate::arch::Arch;
-use crate::base::error::Problem;
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, columns, escape, path_text};
 use crate::binfmt::{Flags, HandlerName, Rule};
-use crate::boot::persist::Keeper;
+use crate::boot::persist::InitSystem;
 use crate::commands::instance::ends_too_soon;
 use crate::handler::classify;
 use crate::handler::classify::plain;
@@ -92,7 +92,7 @@ pub(super) struct Item {
 
 impl Item {
     /// What is to be said about `arch` by the decision alone.
-    pub(super) fn new(arch: &'static Arch, decision: &Decision, gathered: &Gathered, dry_run: bool) -> Self {
+    pub(super) fn new(arch: &'static Arch, decision: &Decision, gathered: &Inputs, dry_run: bool) -> Self {
         let mut item = Self {
             arch: arch.name,
             outcome: Outcome::Failed,
@@ -129,7 +129,7 @@ impl Item {
         item
     }
 
-    fn standing(&mut self, outcome: Outcome, names: &[HandlerName], arch: &Arch, gathered: &Gathered) {
+    fn standing(&mut self, outcome: Outcome, names: &[HandlerName], arch: &Arch, gathered: &Inputs) {
         self.outcome = outcome;
         self.handlers = names.iter().map(plain).collect();
         let handler = gathered.handlers.iter().find(|handler| Some(&handler.name) == names.first());
@@ -156,7 +156,7 @@ impl Item {
         }
     }
 
-    fn conflict(&mut self, arch: &Arch, with: &[HandlerName], gathered: &Gathered) {
+    fn conflict(&mut self, arch: &Arch, with: &[HandlerName], gathered: &Inputs) {
         self.outcome = Outcome::Conflict;
         let describe = |name: &HandlerName| {
             let handler = gathered.handlers.iter().find(|handler| handler.name == *name);
@@ -187,7 +187,7 @@ impl Item {
         self.cure = Some(format!("qus register --replace {}{}", gathered.wishes, arch.name));
     }
 
-    fn missing(&mut self, arch: &Arch, gathered: &Gathered) {
+    fn missing(&mut self, arch: &Arch, gathered: &Inputs) {
         self.outcome = Outcome::Missing;
         let unfit = gathered.passed_over(arch).iter();
         let unfit: Vec<String> =
@@ -226,7 +226,7 @@ impl Item {
     }
 
     /// It is not registered after all.
-    pub(super) fn fail(&mut self, outcome: Outcome, problem: Problem) {
+    pub(super) fn fail(&mut self, outcome: Outcome, problem: Diagnostic) {
         self.outcome = outcome;
         self.message = Some(problem.message);
         self.cure = problem.cure;
@@ -252,7 +252,7 @@ impl Item {
     }
 
     /// It is registered, and will not be at boot.
-    pub(super) fn not_kept(&mut self, problem: Problem) {
+    pub(super) fn not_kept(&mut self, problem: Diagnostic) {
         self.outcome = Outcome::Failed;
         self.message =
             Some(format!("registered until the next restart, and not for longer: {}", problem.message));
@@ -353,7 +353,7 @@ pub(super) struct View {
     /// Whether this process stays, and the instance with it.
     pub(super) held: bool,
     /// Who registers at boot what was persisted; nothing without `--persist`.
-    pub(super) keeper: Option<Keeper>,
+    pub(super) keeper: Option<InitSystem>,
     pub(super) dry_run: bool,
     pub(super) items: Vec<Item>,
 }
@@ -364,7 +364,7 @@ impl View {
     }
 
     /// The handlers that are new, by name.
-    pub(super) fn new_handlers(&self, gathered: &Gathered) -> Vec<HandlerName> {
+    pub(super) fn new_handlers(&self, gathered: &Inputs) -> Vec<HandlerName> {
         let names = self.items.iter().filter(|item| item.is_new()).flat_map(|item| &item.handlers);
         let known =
             |name: &HandlerName| gathered.arches.iter().any(|arch| classify::is_named_for(name, arch));
@@ -386,7 +386,7 @@ impl View {
             }
             let mut cures: Vec<&str> = wrong.iter().filter_map(|item| item.cure.as_deref()).collect();
             cures.dedup();
-            output.problem(&Problem { message, cure: together(&cures) })?;
+            output.problem(&Diagnostic { message, cure: together(&cures) })?;
         } else if !self.dry_run && (self.keeper.is_some() || self.items.iter().any(Item::is_new)) {
             output.note(&format!("they run {}", self.lasting()))?;
         }

@@ -11,7 +11,7 @@ use crate::base::output::path_text;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::handler::classify;
-use crate::handler::exec_target::{Candidate, Denied, Elf, Kind};
+use crate::handler::exec_target::{Denied, Elf, ExecTarget, Kind};
 use crate::handler::predict::{End, Prediction, Reason, Step, Table, matching};
 use crate::interpreter::memfd;
 use crate::interpreter::provenance::Provenance;
@@ -51,7 +51,7 @@ impl Known {
     }
 
     /// Whether a program with the header of `file` ran.
-    fn ran(&self, file: &Candidate) -> bool {
+    fn ran(&self, file: &ExecTarget) -> bool {
         let trial = subject(file).and_then(|subject| self.trials.get(&subject));
         trial.is_some_and(|trial| matches!(trial.host.end, probe::End::Exited(STATUS_ARGV0 | STATUS_PATH)))
     }
@@ -123,7 +123,7 @@ impl Fate {
 
 /// The answer about `file`.
 pub(super) fn explain<'a>(
-    file: &Candidate,
+    file: &ExecTarget,
     prediction: &Prediction,
     table: &Table<'_>,
     known: &'a Known,
@@ -142,7 +142,7 @@ pub(super) fn explain<'a>(
     let taker = taker.map(|taker| executed_one(file, taker, &rivals, table, known).unwrap_or(taker));
     let fate = match (&prediction.end, taker) {
         _ if is_unread(file) => unread(file, certainty),
-        (End::Fails { reason: Reason::NotTaken, .. }, None) if known.ran(file) => hidden(file, arch),
+        (End::Fails { reason: Reason::NoHandler, .. }, None) if known.ran(file) => hidden(file, arch),
         (End::Fails { file: at, reason, .. }, taker) => failing(file, taker, (at, reason), table, certainty),
         (End::Starts, Some(taker)) => taken(file, arch, taker, (table, known), certainty),
         (End::Starts, None) => match prediction.steps.first() {
@@ -189,7 +189,7 @@ pub(super) fn explain<'a>(
 /// The rival whose interpreter the kernel was seen to start. Directory order is newest first, but only as far as anyone
 /// has seen (K32): an execution knows better.
 fn executed_one<'a>(
-    file: &Candidate,
+    file: &ExecTarget,
     taker: &'a Handler,
     rivals: &[&'a Handler],
     table: &Table<'_>,
@@ -215,7 +215,7 @@ fn why_not(handler: &Handler, table: &Table<'_>) -> &'static str {
 
 /// A handler takes the file: does it work, and will the program find what it needs?
 fn taken(
-    file: &Candidate,
+    file: &ExecTarget,
     arch: Option<&Arch>,
     taker: &Handler,
     (table, known): (&Table<'_>, &Known),
@@ -265,7 +265,7 @@ fn taken(
 }
 
 /// The loader that a foreign program needs, where the emulator will not find it (U24).
-fn missing_loader(file: &Candidate) -> Option<PathBuf> {
+fn missing_loader(file: &ExecTarget) -> Option<PathBuf> {
     let Kind::Elf(Elf { loader: Some(loader), .. }) = &file.kind else { return None };
     let prefix = std::env::var_os("QEMU_LD_PREFIX").map(PathBuf::from);
     let below = |root: &Path| root.join(loader.strip_prefix("/").unwrap_or(loader)).exists();
@@ -289,11 +289,11 @@ fn loader_cure(arch: &Arch, loader: &Path) -> String {
 }
 
 /// Whether the kernel may start the file, and this process may not read it (mode 0711).
-fn is_unread(file: &Candidate) -> bool {
+fn is_unread(file: &ExecTarget) -> bool {
     file.id.is_none() && file.denied.is_none()
 }
 
-fn unread(file: &Candidate, certainty: Certainty) -> Fate {
+fn unread(file: &ExecTarget, certainty: Certainty) -> Fate {
     let cure = format!("sudo qus which {}", shell_word(&file.path));
     Fate::fails(
         certainty,
@@ -303,7 +303,7 @@ fn unread(file: &Candidate, certainty: Certainty) -> Fate {
 }
 
 /// No handler is to be seen, and yet a program like it ran: the instance of an ancestor namespace is not mounted here (K65).
-fn hidden(file: &Candidate, arch: Option<&Arch>) -> Fate {
+fn hidden(file: &ExecTarget, arch: Option<&Arch>) -> Fate {
     if let Some((loader, arch)) = missing_loader(file).zip(arch) {
         return Fate::fails(Certainty::Executed, no_loader(&loader), Some(loader_cure(arch, &loader)));
     }
@@ -313,7 +313,7 @@ fn hidden(file: &Candidate, arch: Option<&Arch>) -> Fate {
 
 /// `execve(2)` fails.
 fn failing(
-    file: &Candidate,
+    file: &ExecTarget,
     taker: Option<&Handler>,
     (at, reason): (&Path, &Reason),
     table: &Table<'_>,
@@ -331,7 +331,7 @@ fn failing(
             Fate::fails(certainty, format!("it {denied}"), denied_cure(*denied, at))
         }
         Reason::Denied(denied) => Fate::fails(certainty, format!("its interpreter {name} {denied}"), replace),
-        Reason::Circle => {
+        Reason::Loop => {
             let cure = matching(table.handlers, file).first().map(|handler| {
                 format!(
                     "echo 0 | sudo tee {}/{}",
@@ -352,8 +352,8 @@ fn failing(
             let text = format!("its loader {} is missing or cannot be started", path_text(loader));
             Fate::fails(certainty, text, arch.map(|arch| loader_cure(arch, loader)))
         }
-        Reason::NotTaken if is_itself => not_taken(file, arch, table, certainty),
-        Reason::NotTaken if matches!(file.kind, Kind::Script { .. }) && taker.is_none() => {
+        Reason::NoHandler if is_itself => not_taken(file, arch, table, certainty),
+        Reason::NoHandler if matches!(file.kind, Kind::Script { .. }) && taker.is_none() => {
             let program = (table.look)(at);
             let arch = match &program.kind {
                 Kind::Elf(Elf { arch, .. }) => *arch,
@@ -362,7 +362,7 @@ fn failing(
             let fate = not_taken(&program, arch, table, certainty);
             Fate { text: format!("its interpreter {name} is this: {}; {}", program.kind, fate.text), ..fate }
         }
-        Reason::NotTaken => Fate::fails(
+        Reason::NoHandler => Fate::fails(
             certainty,
             format!("its interpreter {name} is no program that this host runs"),
             replace,
@@ -380,7 +380,7 @@ fn denied_cure(denied: Denied, path: &Path) -> Option<String> {
 }
 
 /// No handler, and the host does not run it: what is missing?
-fn not_taken(file: &Candidate, arch: Option<&Arch>, table: &Table<'_>, certainty: Certainty) -> Fate {
+fn not_taken(file: &ExecTarget, arch: Option<&Arch>, table: &Table<'_>, certainty: Certainty) -> Fate {
     let fails = |why: &str| format!("{why}; starting it fails with \"Exec format error\"");
     let matches = matching(table.handlers, file);
     if let Some(handler) = matches.first() {

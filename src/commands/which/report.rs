@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::explain::{Answer, Certainty};
 use crate::base::output::{columns, escape, escaped};
 use crate::binfmt::{Handler, Matcher};
-use crate::handler::exec_target::Candidate;
+use crate::handler::exec_target::ExecTarget;
 
 #[derive(Serialize)]
 pub(super) struct View<A> {
@@ -25,7 +25,7 @@ impl<'a, I: Iterator<Item = Answer<'a>>, F: Fn() -> I> Serialize for Answers<F> 
 
 /// Tells a person the answers; how each of `compared` differs from the file, byte by byte.
 pub(super) fn write_text<'a>(
-    answers: impl Iterator<Item = (Candidate, Answer<'a>)>,
+    answers: impl Iterator<Item = (ExecTarget, Answer<'a>)>,
     compared: &[Handler],
     data: &mut dyn Write,
 ) -> io::Result<()> {
@@ -71,7 +71,7 @@ impl Answer<'_> {
 }
 
 /// Whether and where a handler's rule differs from a file.
-fn comparison(handler: &Handler, file: &Candidate) -> String {
+fn comparison(handler: &Handler, file: &ExecTarget) -> String {
     let name = escape(&handler.name.to_string());
     match &handler.entry.matcher {
         None => format!("{name}: it does not say which files it takes"),

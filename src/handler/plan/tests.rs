@@ -57,7 +57,7 @@ fn proof(argv0: bool, started: FileId) -> Result<Proof, Failure> {
 fn decided(handlers: &[Handler], verdict: Option<&Result<Proof, Failure>>, request: Request) -> Decision {
     let interpreter = interpreter();
     let facts = Facts { interpreter: Some(&interpreter), native: &Nativeness::Foreign, verdict, unfit: None };
-    decide(arm(), &Situation { handlers, guarded: &[] }, &facts, request).unwrap()
+    decide(arm(), &Snapshot { handlers, guarded: &[] }, &facts, request).unwrap()
 }
 
 fn conflict(with: &str) -> Decision {
@@ -79,7 +79,7 @@ fn registration(removes: &[&str], because: Option<&str>, displaced: &[&str]) -> 
 fn nothing_is_there() {
     assert_eq!(decided(&[], None, ASKED), registration(&[], None, &[]));
     let facts = Facts { interpreter: None, native: &Nativeness::Foreign, verdict: None, unfit: None };
-    let situation = Situation { handlers: &[], guarded: &[] };
+    let situation = Snapshot { handlers: &[], guarded: &[] };
     assert_eq!(decide(arm(), &situation, &facts, ASKED).unwrap(), Decision::NoInterpreter);
     // Handlers of other architectures, of other files, and by extension do not matter.
     let mut jar = handler("jar", "/usr/bin/jexec", Flags::empty());
@@ -131,7 +131,7 @@ fn another_emulators_handler_serves() {
         verdict: Some(&proof(true, OTHER)),
         unfit: None,
     };
-    let situation = Situation { handlers: &there, guarded: &[] };
+    let situation = Snapshot { handlers: &there, guarded: &[] };
     assert_eq!(decide(arm(), &situation, &facts, ASKED).unwrap(), Decision::Kept(name("qemu-arm")));
 }
 
@@ -156,11 +156,11 @@ fn what_is_there_is_in_vain() {
         verdict: None,
         unfit: Some("it is not static"),
     };
-    let decision = decide(arm(), &Situation { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
+    let decision = decide(arm(), &Snapshot { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
     assert_eq!(decision, registration(&["qemu-arm"], Some("qemu-arm was in vain: it is not static"), &[]));
     // Without an interpreter there is nothing that could take its place.
     let facts = Facts { interpreter: None, ..facts };
-    let decision = decide(arm(), &Situation { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
+    let decision = decide(arm(), &Snapshot { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
     assert_eq!(decision, Decision::NoInterpreter);
 }
 
@@ -253,13 +253,13 @@ fn the_host_is_safe() {
     let force = Request { force_native: true, ..REPLACE };
     let facts =
         Facts { interpreter: Some(&interpreter), native: &Nativeness::Native, verdict: None, unfit: None };
-    let open = Situation { handlers: &[], guarded: &[] };
+    let open = Snapshot { handlers: &[], guarded: &[] };
     for request in [ASKED, REPLACE] {
         assert!(reason(decide(arm(), &open, &facts, request).unwrap()).contains("runs arm itself"));
     }
     assert_eq!(decide(arm(), &open, &facts, force).unwrap(), registration(&[], None, &[]));
     let guarded = [b"MZ".to_vec(), header.clone()];
-    let situation = Situation { handlers: &[], guarded: &guarded };
+    let situation = Snapshot { handlers: &[], guarded: &guarded };
     for native in [Nativeness::Foreign, Nativeness::Native] {
         let facts = Facts { native: &native, ..facts };
         let decision = decide(arm(), &situation, &facts, force).unwrap();
@@ -276,7 +276,7 @@ fn credentials_need_an_interpreter_of_roots() {
     let writable = Interpreter { owned_by_root: false, ..interpreter() };
     let facts =
         Facts { interpreter: Some(&writable), native: &Nativeness::Foreign, verdict: None, unfit: None };
-    let situation = Situation { handlers: &[], guarded: &[] };
+    let situation = Snapshot { handlers: &[], guarded: &[] };
     let Decision::Refused { reason, cure } = decide(arm(), &situation, &facts, request).unwrap() else {
         panic!("not refused");
     };
@@ -304,7 +304,7 @@ fn only_what_is_missing_is_registered() {
     let names: Vec<_> = both.iter().map(|rule| rule.name().to_string()).collect();
     assert_eq!(names, ["qemu-microblaze", "qemu-microblaze-old"]);
     let there = [handler_of("microblaze", "qemu-microblaze", path, POF)];
-    let decision = decide(microblaze, &Situation { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
+    let decision = decide(microblaze, &Snapshot { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
     let expected =
         Registration { rules: both[1..].to_vec(), removes: Vec::new(), because: None, displaced: Vec::new() };
     assert_eq!(decision, Decision::Register(expected));

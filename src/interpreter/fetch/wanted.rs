@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::arch::Arch;
-use crate::interpreter::{Interpreter, WantedVersion, emulated_by, version_in};
-use crate::package::Selection;
+use crate::interpreter::{Interpreter, VersionReq, emulated_by, version_in};
+use crate::package::MemberFilter;
 
 /// Interpreters of the wanted architectures, each once, stored as `qemu-ARCH-static`.
 pub(crate) struct Wanted {
@@ -14,7 +14,7 @@ pub(crate) struct Wanted {
     /// `None`: all.
     pub(crate) arches: Option<BTreeSet<&'static str>>,
     /// Of this version of QEMU, and of no other.
-    pub(crate) version: Option<WantedVersion>,
+    pub(crate) version: Option<VersionReq>,
     /// Whether each version has a folder of its own.
     pub(crate) by_version: bool,
     pub(crate) done: BTreeSet<&'static str>,
@@ -32,7 +32,7 @@ impl Wanted {
     }
 }
 
-impl Selection for Wanted {
+impl MemberFilter for Wanted {
     fn want(&mut self, file_name: &[u8]) -> Option<String> {
         let arch = emulated_by(file_name)?;
         (self.is_wanted(arch) && !self.done.contains(arch.name)).then(|| format!("qemu-{}-static", arch.name))

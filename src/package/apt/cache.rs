@@ -11,7 +11,7 @@ use nix::unistd::{Uid, chown};
 use tempfile::TempDir;
 
 use super::AptError;
-use crate::system::dir::Held;
+use crate::system::dir::Dir;
 use crate::system::users;
 
 /// After this time a download that nobody holds belongs to a process that was killed. Before, it may be that of a process
@@ -141,7 +141,7 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, AptError> {
 }
 
 fn make_folder(path: &Path) -> Result<(), AptError> {
-    let made = Held::make(path, &mut Vec::new());
+    let made = Dir::make(path, &mut Vec::new());
     made.map(drop).map_err(|(path, source)| AptError::Cache { path, source })
 }
 

@@ -15,7 +15,7 @@ use lzma_rust2::XzReader;
 use super::BUFFER;
 use crate::package::Progress;
 use crate::package::limit::XZ_MEMORY_KIB;
-use crate::package::section::Section;
+use crate::package::section::FileSlice;
 
 /// Unpacked bytes of a block that is held in memory as a whole. dpkg makes blocks of 24 MiB.
 const BLOCK_SIZE: u64 = 64 << 20;
@@ -48,7 +48,7 @@ struct Block {
 
 /// A reader that unpacks the next blocks in threads. Every byte it gives was compared with its block's checksum.
 pub(super) struct Blocks<'a> {
-    section: Section,
+    section: FileSlice,
     header: [u8; 12],
     waiting: VecDeque<Block>,
     running: VecDeque<Running>,
@@ -67,7 +67,7 @@ struct Running {
 impl<'a> Blocks<'a> {
     /// `None` where the stream has no index of small blocks that fits it: another reader says what is wrong, if
     /// anything is.
-    pub(super) fn new(section: &Section, progress: &'a dyn Progress) -> Option<Self> {
+    pub(super) fn new(section: &FileSlice, progress: &'a dyn Progress) -> Option<Self> {
         let (header, blocks) = index(section)?;
         Some(Self {
             section: section.clone(),
@@ -135,7 +135,7 @@ impl Drop for Blocks<'_> {
 }
 
 /// The content of one block, which is read as a stream of its own: header, this block, an index of it, footer.
-fn unpack(section: &Section, header: [u8; 12], block: &Block, stop: &AtomicBool) -> io::Result<Vec<u8>> {
+fn unpack(section: &FileSlice, header: [u8; 12], block: &Block, stop: &AtomicBool) -> io::Result<Vec<u8>> {
     let packed =
         section.part(block.offset, block.unpadded.next_multiple_of(4)).ok_or(io::ErrorKind::UnexpectedEof)?;
     let end = Cursor::new(end_of_stream(header, block));
@@ -175,7 +175,7 @@ fn end_of_stream(header: [u8; 12], block: &Block) -> Vec<u8> {
 }
 
 /// The stream's header and its blocks, if the stream fills the section and its index is in order.
-fn index(section: &Section) -> Option<([u8; 12], Vec<Block>)> {
+fn index(section: &FileSlice) -> Option<([u8; 12], Vec<Block>)> {
     let mut header = [0; 12];
     section.part(0, HEADER)?.read_exact(&mut header).ok()?;
     let mut footer = [0; 12];
@@ -261,7 +261,7 @@ mod tests {
 
     use super::*;
 
-    fn packed(content: &[u8], block: u64) -> (tempfile::NamedTempFile, Section) {
+    fn packed(content: &[u8], block: u64) -> (tempfile::NamedTempFile, FileSlice) {
         let mut options = XzOptions::with_preset(1);
         options.lzma_options.dict_size = 64 << 10;
         options.set_block_size(NonZeroU64::new(block));
@@ -269,7 +269,7 @@ mod tests {
         let mut writer = XzWriter::new(file.as_file_mut(), options).unwrap();
         writer.write_all(content).unwrap();
         writer.finish().unwrap();
-        let section = Section::whole(file.reopen().unwrap(), file.as_file().metadata().unwrap().len());
+        let section = FileSlice::whole(file.reopen().unwrap(), file.as_file().metadata().unwrap().len());
         (file, section)
     }
 

@@ -9,8 +9,8 @@ use super::{Positioned, normal};
 use crate::package::compression::Compression;
 use crate::package::error::printable;
 use crate::package::limit::{Limit, UNPACKED_SIZE};
-use crate::package::section::Section;
-use crate::package::sink::{Kind, Sink};
+use crate::package::section::FileSlice;
+use crate::package::sink::{Extractor, Kind};
 use crate::package::tarball::Tarball;
 use crate::package::{PackageError, Progress};
 
@@ -36,8 +36,8 @@ impl Layers {
     pub(super) fn read(
         &mut self,
         name: &str,
-        layer: Section,
-        sink: &mut Sink<'_>,
+        layer: FileSlice,
+        sink: &mut Extractor<'_>,
         progress: &dyn Progress,
     ) -> Result<ControlFlow<()>, PackageError> {
         let member = printable(name.as_bytes());

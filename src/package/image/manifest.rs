@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Image, LAYERS};
 use crate::arch::Arch;
 use crate::package::PackageError;
-use crate::package::section::Section;
+use crate::package::section::FileSlice;
 
 /// How often an index may name another index. One that names itself has no digest that fits, and any archive may lie.
 const DEPTH: usize = 4;
@@ -16,7 +16,7 @@ const DEPTH: usize = 4;
 const IMAGES: usize = 1000;
 
 /// The layers, lowest first, with their names.
-pub(super) fn layers(image: &Image<'_>) -> Result<Vec<(String, Section)>, PackageError> {
+pub(super) fn layers(image: &Image<'_>) -> Result<Vec<(String, FileSlice)>, PackageError> {
     // Newer archives of Docker have both, with the same content.
     let names = if image.member("manifest.json").is_some() { docker(image)? } else { oci(image)? };
     if names.len() > LAYERS {

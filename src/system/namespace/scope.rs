@@ -24,7 +24,7 @@ use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fspick};
 use serde::Serialize;
 
 use super::{INITIAL_USER, inode, is_hosts_mount_namespace};
-use crate::system::kernel_version::Kernel;
+use crate::system::kernel_version::KernelVersion;
 
 /// The user namespace of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Scope {
     /// The scope of the instance that is mounted on `path`.
     #[must_use]
     pub fn of(path: &Path) -> Self {
-        let (kernel, process) = (Kernel::running(), UserNamespace::own());
+        let (kernel, process) = (KernelVersion::running(), UserNamespace::own());
         if !kernel.has_instances() {
             return Self::Host;
         }
@@ -88,7 +88,7 @@ impl Scope {
     #[must_use]
     pub fn of_own_mount() -> Self {
         match UserNamespace::own() {
-            _ if !Kernel::running().has_instances() => Self::Host,
+            _ if !KernelVersion::running().has_instances() => Self::Host,
             UserNamespace::Initial => Self::Host,
             UserNamespace::Other(inode) => Self::UserNamespace(inode),
             UserNamespace::Unknown => Self::Unknown,
@@ -121,7 +121,7 @@ struct Facts {
     may_reconfigure: Option<bool>,
 }
 
-fn decide(kernel: Kernel, process: UserNamespace, facts: Facts) -> Scope {
+fn decide(kernel: KernelVersion, process: UserNamespace, facts: Facts) -> Scope {
     if !kernel.has_instances() {
         return Scope::Host;
     }
@@ -231,8 +231,8 @@ fn has_sys_admin() -> bool {
 mod tests {
     use super::*;
 
-    const NEW: Kernel = Kernel { major: 6, minor: 7 };
-    const OLD: Kernel = Kernel { major: 6, minor: 6 };
+    const NEW: KernelVersion = KernelVersion { major: 6, minor: 7 };
+    const OLD: KernelVersion = KernelVersion { major: 6, minor: 6 };
     const ANSWERS: [Option<bool>; 3] = [None, Some(false), Some(true)];
 
     /// Every combination of facts.

@@ -7,7 +7,7 @@ use crate::base::output::path_text;
 use crate::binfmt::{Flags, Handler};
 use crate::commands::doctor::facts::Facts;
 use crate::handler::classify;
-use crate::handler::exec_target::Candidate;
+use crate::handler::exec_target::ExecTarget;
 use crate::handler::owner::Owner;
 use crate::interpreter::own_head;
 use crate::probe::Nativeness;
@@ -71,7 +71,7 @@ pub(super) fn self_capture(facts: &Facts) -> Vec<Said> {
     let Ok(host) = own_head() else { return Vec::new() };
     each(facts, |_, handler| {
         let path = handler.entry.interpreter.as_deref()?;
-        let head = Candidate::look(path).head;
+        let head = ExecTarget::look(path).head;
         let matcher = handler.entry.matcher.as_ref()?;
         let takes =
             handler.entry.enabled && matcher.matches(&head, path) && !matcher.matches(&host, Path::new(""));

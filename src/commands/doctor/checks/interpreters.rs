@@ -10,7 +10,7 @@ use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::commands::doctor::facts::Facts;
 use crate::handler::classify;
-use crate::interpreter::Unfit;
+use crate::interpreter::CheckError;
 use crate::interpreter::known_bugs;
 use crate::interpreter::memfd;
 use crate::interpreter::provenance::Provenance;
@@ -26,8 +26,8 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Said> {
         let reason = unfit.to_string().lines().next().unwrap_or_default().to_owned();
         let text = format!("{} runs {}, which {reason}", name(handler), path_text(path));
         Some(match unfit {
-            Unfit::Missing if memfd::is_in_memory(path) => return None,
-            Unfit::Missing if pinned => Said::note(
+            CheckError::Missing if memfd::is_in_memory(path) => return None,
+            CheckError::Missing if pinned => Said::note(
                 format!(
                     "{}: the kernel holds {} open, and no file is there any more",
                     name(handler),
@@ -35,7 +35,7 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Said> {
                 ),
                 None,
             ),
-            Unfit::SetId => Said::problem(text, unfit.cure(path).map(|cure| format!("sudo {cure}"))),
+            CheckError::SetId => Said::problem(text, unfit.cure(path).map(|cure| format!("sudo {cure}"))),
             _ => Said::problem(text, replace(state, handler)),
         })
     })

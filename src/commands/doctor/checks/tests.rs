@@ -9,15 +9,15 @@ use super::*;
 use crate::arch::Arch;
 use crate::binfmt::instance::OpenError;
 use crate::binfmt::{Entry, HandlerName, Rule};
-use crate::boot::configuration::{Configuration, Promise};
+use crate::boot::configuration::{Configuration, ConfiguredRule};
 use crate::commands::doctor::processes::Holder;
 use crate::handler::owner::Owner;
-use crate::system::kernel_version::Kernel;
+use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::{Scope, UserNamespace};
 
 fn facts() -> Facts {
     Facts {
-        kernel: Kernel::parse("6.18.0"),
+        kernel: KernelVersion::parse("6.18.0"),
         path: crate::binfmt::instance::DEFAULT_PATH.into(),
         instance: Err(OpenError::NotMounted(crate::binfmt::instance::DEFAULT_PATH.into())),
         process: UserNamespace::Initial,
@@ -62,18 +62,18 @@ fn ids_are_unique() {
 
 #[test]
 fn old_kernels_are_a_problem_or_have_one_instance() {
-    let said = kernel(&Facts { kernel: Kernel::parse("4.4.0"), ..facts() });
-    assert_eq!(said[0].level, Level::Problem);
+    let said = kernel(&Facts { kernel: KernelVersion::parse("4.4.0"), ..facts() });
+    assert_eq!(said[0].level, Level::Diagnostic);
     assert_eq!(said[0].text, "Linux 4.4 does not know the flag F; 4.8 and later do");
-    let said = kernel(&Facts { kernel: Kernel::parse("5.10.0"), ..facts() });
+    let said = kernel(&Facts { kernel: KernelVersion::parse("5.10.0"), ..facts() });
     assert_eq!((said[0].level, said[0].text.as_str()), (Level::Ok, "Linux 5.10: F, one instance for all"));
 }
 
 #[test]
 fn an_instance_of_the_host_has_to_be_mounted() {
-    assert_eq!(mounted(&facts())[0].level, Level::Problem);
-    let old = Facts { kernel: Kernel::parse("6.1.0"), process: UserNamespace::Other(1), ..facts() };
-    assert_eq!(mounted(&old)[0].level, Level::Problem);
+    assert_eq!(mounted(&facts())[0].level, Level::Diagnostic);
+    let old = Facts { kernel: KernelVersion::parse("6.1.0"), process: UserNamespace::Other(1), ..facts() };
+    assert_eq!(mounted(&old)[0].level, Level::Diagnostic);
     let automount = OpenError::Automount(crate::binfmt::instance::DEFAULT_PATH.into());
     let said = mounted(&Facts { instance: Err(automount), ..facts() });
     assert!(said[0].text.ends_with("that only the host can trigger; on the host, the cure does"));
@@ -139,7 +139,7 @@ fn a_builder_is_started_again_as_what_it_is() {
 #[test]
 fn a_promise_is_kept_without_flushing_anybody() {
     let rule = Rule::parse(b":promised:M::M::/bin/sh:F").unwrap();
-    let promises = vec![Promise { file: "/etc/binfmt.d/a.conf".into(), rule }];
+    let promises = vec![ConfiguredRule { file: "/etc/binfmt.d/a.conf".into(), rule }];
     let configuration = || Configuration { promises: promises.clone(), ..Configuration::default() };
     let said = promised(&Facts { configuration: configuration(), ..with_handler("other") });
     assert_eq!(said[0].cure.as_deref(), Some("sudo qus apply /etc/binfmt.d/a.conf"));
