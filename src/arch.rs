@@ -56,7 +56,7 @@ impl Arch {
 
     /// The row of QEMU's target `name`, exactly as QEMU writes it.
     #[must_use]
-    pub fn by_target(name: &str) -> Option<&'static Arch> {
+    pub fn from_qemu_target(name: &str) -> Option<&'static Arch> {
         ARCHES.iter().find(|arch| arch.name == name)
     }
 
@@ -79,7 +79,7 @@ impl Arch {
     ///
     /// A handler that takes them all serves the architecture, even where its rule is narrower than [`Identity`].
     #[must_use]
-    pub fn everyday_headers(&self) -> Vec<Vec<u8>> {
+    pub fn typical_headers(&self) -> Vec<Vec<u8>> {
         /// Position of `EI_OSABI` in the header; `EI_ABIVERSION` follows it.
         const EI_OSABI: usize = 7;
         let Some(&machine) = self.identity.machines.first() else { return Vec::new() };

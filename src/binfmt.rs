@@ -11,8 +11,8 @@ mod rule;
 
 pub use entry::{Entry, EntryError, Handler};
 pub use flags::Flags;
-pub use matching::winner;
+pub use matching::first_match;
 pub use name::{HandlerName, NAME_MAX, NameError};
 pub(crate) use pattern::Hex;
-pub use pattern::{Difference, HEAD, Pattern, PatternError};
+pub use pattern::{Difference, HEADER_LEN, Pattern, PatternError};
 pub use rule::{Extension, LINE_MAX, LINE_MIN, Matcher, Rule, RuleError};

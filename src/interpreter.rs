@@ -11,7 +11,7 @@ mod search;
 pub mod store;
 mod version;
 
-pub use check::{CheckError, Interpreter, own_head};
-pub use search::{SearchResult, default_places, emulated_by, is_qemu, named_places, search};
+pub use check::{CheckError, Interpreter, self_exe_header};
+pub use search::{SearchResult, arch_from_file_name, default_places, is_qemu, named_places, search};
 pub(crate) use search::{is_of, search_places};
 pub use version::{VersionReq, compare, is_version, version_in, versions_of};

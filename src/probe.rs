@@ -25,7 +25,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::arch::Arch;
-use crate::binfmt::{Handler, winner};
+use crate::binfmt::{Handler, first_match};
 use crate::system::file_id::FileId;
 
 /// `argv[0]` of every probe.
@@ -61,7 +61,7 @@ impl ProbeTarget {
     /// The handler that is predicted to take the probe; `handlers` are newest first.
     #[must_use]
     pub fn taker(self, handlers: &[Handler]) -> Option<&Handler> {
-        winner(handlers, &self.image(), std::path::Path::new(""))
+        first_match(handlers, &self.image(), std::path::Path::new(""))
     }
 }
 

@@ -66,7 +66,7 @@ impl Machine {
 /// distribution's build of it is dynamically linked.
 fn program() -> Vec<u8> {
     let header = fs::read(env!("CARGO_BIN_EXE_qus")).unwrap();
-    let host = Arch::of_head(&header).unwrap();
+    let host = Arch::from_header(&header).unwrap();
     ProbeTarget::all_of(host).next().unwrap().image()
 }
 

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use qus::binfmt::instance::{DEFAULT_PATH, Instance};
 use qus::binfmt::{Flags, HandlerName, Matcher, Pattern, Rule};
-use qus::handler::classify::emulates;
+use qus::handler::classify::emulated_arch;
 use qus::probe::{ProbeTarget, STATUS_PATH};
 use tempfile::TempDir;
 
@@ -69,7 +69,7 @@ impl<'a> Lab<'a> {
         ensure!(status.success(), "register all: {status}");
         for handler in lab.instance.handlers()? {
             let rule = handler.entry.to_rule(&handler.name).context("an entry that is no rule")?;
-            let arch = emulates(&handler).context("a handler of no architecture")?;
+            let arch = emulated_arch(&handler).context("a handler of no architecture")?;
             let subject = ProbeTarget::all_of(arch).next().context("an architecture without a probe")?;
             let probe = lab.file(&format!("probe-{}", arch.name), subject.image())?;
             fs::set_permissions(&probe, fs::Permissions::from_mode(0o755))?;

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use qus::arch::Arch;
 use qus::arch::elf::Executable;
-use qus::binfmt::{Entry, HEAD, Handler, Rule};
+use qus::binfmt::{Entry, HEADER_LEN, Handler, Rule};
 use qus::boot::configuration::Configuration;
 use qus::handler::exec_target::{ExecTarget, Kind, script_interpreter};
 use qus::interpreter::bundle::{Bundle, digest};
@@ -34,9 +34,9 @@ impl FileExt for Bytes<'_> {
 /// Any bytes as a file that somebody wants to start: both readers of ELF agree, and say what is in the file.
 pub fn elf(input: &[u8]) {
     let executable = Executable::read(&Bytes(input));
-    let head = &input[..input.len().min(HEAD)];
+    let head = &input[..input.len().min(HEADER_LEN)];
     if let Some(interpreter) = script_interpreter(head) {
-        assert!(head.starts_with(b"#!") && interpreter.as_os_str().len() < HEAD);
+        assert!(head.starts_with(b"#!") && interpreter.as_os_str().len() < HEADER_LEN);
     }
     if let Ok(executable) = &executable {
         assert_eq!(executable.head, head);
@@ -45,7 +45,7 @@ pub fn elf(input: &[u8]) {
             assert!(loader.is_empty() || input.windows(loader.len()).any(|window| window == loader));
         }
     }
-    if let Some(arch) = Arch::of_head(head) {
+    if let Some(arch) = Arch::from_header(head) {
         assert!(arch.identity.patterns().iter().any(|pattern| pattern.matches(head)), "{}", arch.name);
     }
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
@@ -92,7 +92,7 @@ pub fn binfmt_d(input: &[u8]) {
         let entry = Entry::parse(&text).unwrap_or_else(|error| panic!("{error}: {}", text.escape_ascii()));
         let handler = Handler { name, entry };
         assert!(promise.is_kept_by(&handler), "{promise:?} by {handler:?}");
-        assert_printable(&configuration.owner(&handler).to_string());
+        assert_printable(&qus::handler::owner::Owner::of(&handler, &configuration).to_string());
     }
     // Comments and blank lines are nothing.
     let commented = [b"# comment\n\n", input, b"\n;another"].concat();

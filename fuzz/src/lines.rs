@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 
-use qus::binfmt::{Entry, HEAD, HandlerName, LINE_MAX, Matcher, Pattern, Rule};
+use qus::binfmt::{Entry, HEADER_LEN, HandlerName, LINE_MAX, Matcher, Pattern, Rule};
 
 /// Any bytes as a register line. A line that is one can be written and read again, and the entry that the kernel makes of
 /// it is that of the rule.
@@ -96,7 +96,7 @@ fn laws(one: &Pattern, two: &Pattern, head: &[u8]) {
     assert_eq!(one.matches(head), one.differences(head).is_empty());
     assert!(one.covers(one) && one.overlaps(one) && one.matches(&file_of(one)));
     assert_eq!(one.overlaps(two), two.overlaps(one));
-    assert_eq!(one.same_files(two), one.covers(two) && two.covers(one));
+    assert_eq!(one.equivalent(two), one.covers(two) && two.covers(one));
     assert!(!(one.matches(head) && two.matches(head)) || one.overlaps(two));
     assert!(!(one.covers(two) && two.matches(head)) || one.matches(head));
     // A file that both take, if there is one.
@@ -104,7 +104,7 @@ fn laws(one: &Pattern, two: &Pattern, head: &[u8]) {
     let both: Vec<u8> = first.iter().zip(&second).map(|(first, second)| first | second).collect();
     assert_eq!(one.overlaps(two), one.matches(&both) && two.matches(&both), "{one:?} {two:?}");
     // A file that `two` takes and `one` does not, unless `one` covers it.
-    let exception = (0..HEAD).map(|at| {
+    let exception = (0..HEADER_LEN).map(|at| {
         let (ones, twos) = (mask_at(one, at), mask_at(two, at));
         // Turns every bit that only `one` looks at into the wrong one.
         second[at] | (!first[at] & ones & !twos)
@@ -116,7 +116,7 @@ fn laws(one: &Pattern, two: &Pattern, head: &[u8]) {
 
 /// The file that has no bit but those that the pattern wants.
 fn file_of(pattern: &Pattern) -> Vec<u8> {
-    let mut file = vec![0; HEAD];
+    let mut file = vec![0; HEADER_LEN];
     for (index, magic) in pattern.magic().iter().enumerate() {
         let at = pattern.offset() + index;
         file[at] = magic & mask_at(pattern, at);

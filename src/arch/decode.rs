@@ -32,7 +32,7 @@ impl Arch {
     ///
     /// 40 bytes are enough; what is missing counts as zero, as for the kernel (K34).
     #[must_use]
-    pub fn of_head(head: &[u8]) -> Option<&'static Arch> {
+    pub fn from_header(head: &[u8]) -> Option<&'static Arch> {
         KNOWN.iter().find(|known| known.pattern.matches(head)).map(|known| known.arch)
     }
 
@@ -46,7 +46,7 @@ impl Arch {
     /// A pattern which takes no program at all (numbers in the wrong byte order) belongs to none, and neither does one
     /// which takes everybody's (`\x7fELF` alone, or an empty mask): it concerns the whole table, not a part of it.
     #[must_use]
-    pub fn of_pattern(pattern: &Pattern) -> Vec<&'static Arch> {
+    pub fn matching_pattern(pattern: &Pattern) -> Vec<&'static Arch> {
         if !ELFMAG.iter().enumerate().all(|(position, &byte)| demands(pattern, position, byte)) {
             return Vec::new();
         }

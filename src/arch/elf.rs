@@ -23,7 +23,7 @@ const LOADER_MAX: usize = 4096;
 /// An ELF executable, as its headers describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Executable {
-    /// The first bytes of the file, at most [`crate::binfmt::HEAD`]: what a pattern is compared with.
+    /// The first bytes of the file, at most [`crate::binfmt::HEADER_LEN`]: what a pattern is compared with.
     pub head: Vec<u8>,
     /// The program that the kernel starts in its place (`PT_INTERP`); `None` for a static one.
     pub loader: Option<Vec<u8>>,
@@ -59,7 +59,7 @@ impl Executable {
         let mut buffer = [0; FIRST_READ];
         let length = read_at_most(file, &mut buffer, 0)?;
         let first = buffer.get(..length).unwrap_or_default();
-        let head = first.get(..length.min(crate::binfmt::HEAD)).unwrap_or_default().to_vec();
+        let head = first.get(..length.min(crate::binfmt::HEADER_LEN)).unwrap_or_default().to_vec();
         if first.is_empty() {
             return Err(ElfError::Empty);
         }

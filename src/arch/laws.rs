@@ -111,7 +111,7 @@ fn a_program_is_taken_by_its_own_row_alone() {
                 takers.extend(patterns.iter().filter(|pattern| pattern.matches(&header)).map(|_| other.name));
             }
             assert_eq!(takers, [arch.name], "machine {machine:#x}");
-            assert_eq!(Arch::of_head(&header), Some(arch));
+            assert_eq!(Arch::from_header(&header), Some(arch));
         }
     }
 }
@@ -141,17 +141,17 @@ fn what_is_no_program_is_not_taken() {
         let Identity { machines, .. } = arch.identity;
         for e_type in [ET_NONE, ET_REL, ET_CORE, 5, 0xfe00, 0xff02] {
             let header = arch.identity.header(machines[0], e_type, 0);
-            assert_eq!(Arch::of_head(&header), None, "{} type {e_type:#x}", arch.name);
+            assert_eq!(Arch::from_header(&header), None, "{} type {e_type:#x}", arch.name);
         }
         // Magic, EI_CLASS, EI_DATA and EI_VERSION.
         for position in 0..7 {
             let mut header = arch.identity.header(machines[0], ET_EXEC, 0);
             header[position] = 0;
-            assert_eq!(Arch::of_head(&header), None, "{} byte {position}", arch.name);
+            assert_eq!(Arch::from_header(&header), None, "{} byte {position}", arch.name);
         }
     }
     for head in [&b""[..], b"\x7fELF", b"MZ", b"#!/bin/sh\n", &[0; 256], &[0xff; 256]] {
-        assert_eq!(Arch::of_head(head), None, "{head:x?}");
+        assert_eq!(Arch::from_header(head), None, "{head:x?}");
     }
 }
 
@@ -171,7 +171,7 @@ fn what_no_emulator_serves_is_not_taken() {
     ];
     for (name, class, order, machine) in foreign {
         let identity = Identity { class, order, machines: &[], abi: None };
-        assert_eq!(Arch::of_head(&identity.header(machine, ET_EXEC, 0)), None, "{name}");
-        assert_eq!(Arch::of_head(&identity.header(machine, ET_DYN, 0)), None, "{name}");
+        assert_eq!(Arch::from_header(&identity.header(machine, ET_EXEC, 0)), None, "{name}");
+        assert_eq!(Arch::from_header(&identity.header(machine, ET_DYN, 0)), None, "{name}");
     }
 }

@@ -165,7 +165,7 @@ fn write_json<T: Serialize>(writer: &mut dyn Write, view: &T) -> io::Result<()> 
 
 /// Rows with their columns lined up, two spaces between them; the last column is as long as it likes.
 #[must_use]
-pub fn columns(rows: &[Vec<String>]) -> String {
+pub fn format_table(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..count)
         .map(|column| {
@@ -188,7 +188,7 @@ pub fn columns(rows: &[Vec<String>]) -> String {
 
 /// A path for one line of text: control characters, which a terminal would act on, are escaped.
 #[must_use]
-pub fn path_text(path: &Path) -> String {
+pub fn display_path(path: &Path) -> String {
     escape(&path.to_string_lossy())
 }
 
@@ -286,7 +286,7 @@ mod tests {
     fn columns_line_up() {
         let rows =
             [vec!["a".into(), "bb".into(), "c c".into()], vec!["aaa".into(), String::new(), "d".into()]];
-        assert_eq!(columns(&rows), "a    bb  c c\naaa      d\n");
+        assert_eq!(format_table(&rows), "a    bb  c c\naaa      d\n");
     }
 
     #[test]

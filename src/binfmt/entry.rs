@@ -126,7 +126,7 @@ impl Entry {
             && self.flags == rule.flags()
             && self.unknown_flags.is_empty()
             && self.unknown_lines.is_empty()
-            && self.matcher.as_ref().is_some_and(|matcher| matcher.same_files(rule.matcher()))
+            && self.matcher.as_ref().is_some_and(|matcher| matcher.equivalent(rule.matcher()))
     }
 
     /// The rule that would register this handler again under `name`; `None` where it holds what a [`Rule`] does not know.

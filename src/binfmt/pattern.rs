@@ -8,14 +8,14 @@ use thiserror::Error;
 /// How many bytes of a file the kernel looks at: `BINPRM_BUF_SIZE`, in bytes (K10, K34).
 ///
 /// Source: `include/uapi/linux/binfmts.h`.
-pub const HEAD: usize = 256;
+pub const HEADER_LEN: usize = 256;
 
 /// A byte window at the beginning of a file: offset, magic and mask.
 ///
 /// A file matches when `(file[offset + i] ^ magic[i]) & mask[i] == 0` for every `i`; what lies behind the end of a
 /// short file counts as zero (K33, K34; `search_binfmt_handler` in `fs/binfmt_misc.c`).
 ///
-/// Magic and mask have the same length, at least one byte, and lie within the first [`HEAD`] bytes of the file (K10).
+/// Magic and mask have the same length, at least one byte, and lie within the first [`HEADER_LEN`] bytes of the file (K10).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Pattern {
     offset: usize,
@@ -52,7 +52,9 @@ pub enum PatternError {
         magic: usize,
     },
     /// The window ends behind what the kernel reads of a file (K10); positions in bytes.
-    #[error("offset {offset} and {length} bytes of magic reach behind the first {HEAD} bytes of a file")]
+    #[error(
+        "offset {offset} and {length} bytes of magic reach behind the first {HEADER_LEN} bytes of a file"
+    )]
     OutOfWindow {
         /// First byte of the window.
         offset: usize,
@@ -73,7 +75,7 @@ impl Pattern {
         {
             return Err(PatternError::MaskLength { mask: mask.len(), magic: magic.len() });
         }
-        if offset.checked_add(magic.len()).is_none_or(|end| end > HEAD) {
+        if offset.checked_add(magic.len()).is_none_or(|end| end > HEADER_LEN) {
             return Err(PatternError::OutOfWindow { offset, length: magic.len() });
         }
         Ok(Self { offset, magic, mask })
@@ -113,7 +115,7 @@ impl Pattern {
         self.offset..self.offset + self.magic.len()
     }
 
-    /// Whether the kernel takes a file that begins with `head`; only the first [`HEAD`] bytes of it count.
+    /// Whether the kernel takes a file that begins with `head`; only the first [`HEADER_LEN`] bytes of it count.
     #[must_use]
     pub fn matches(&self, head: &[u8]) -> bool {
         let Some(window) = head.get(self.window()) else {
@@ -159,7 +161,7 @@ impl Pattern {
 
     /// Whether both patterns take exactly the same files, however they are written.
     #[must_use]
-    pub fn same_files(&self, other: &Self) -> bool {
+    pub fn equivalent(&self, other: &Self) -> bool {
         self.covers(other) && other.covers(self)
     }
 }
@@ -250,6 +252,6 @@ mod tests {
         assert!(elf.covers(&elf64) && !elf64.covers(&elf));
         assert!(class64.covers(&elf64) && class64.overlaps(&elf) && !class64.covers(&elf));
         assert!(!class32.overlaps(&elf64) && class32.overlaps(&elf));
-        assert!(pattern(0, &[0xff], Some(&[0])).same_files(&pattern(200, &[7], Some(&[0]))));
+        assert!(pattern(0, &[0xff], Some(&[0])).equivalent(&pattern(200, &[7], Some(&[0]))));
     }
 }

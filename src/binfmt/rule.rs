@@ -129,9 +129,9 @@ impl Matcher {
 
     /// Whether both take exactly the same files, however they are written.
     #[must_use]
-    pub fn same_files(&self, other: &Self) -> bool {
+    pub fn equivalent(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Magic(one), Self::Magic(two)) => one.same_files(two),
+            (Self::Magic(one), Self::Magic(two)) => one.equivalent(two),
             (Self::Extension(one), Self::Extension(two)) => one == two,
             _ => false,
         }

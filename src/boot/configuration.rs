@@ -91,7 +91,7 @@ impl ConfiguredRule {
     pub fn is_kept_by(&self, handler: &Handler) -> bool {
         handler.name == *self.rule.name()
             && handler.entry.interpreter.as_deref() == Some(self.rule.interpreter())
-            && handler.entry.matcher.as_ref().is_some_and(|matcher| matcher.same_files(self.rule.matcher()))
+            && handler.entry.matcher.as_ref().is_some_and(|matcher| matcher.equivalent(self.rule.matcher()))
     }
 }
 

@@ -11,20 +11,20 @@ use serde::Serialize;
 
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, columns, escape, path_text};
+use crate::base::output::{Output, Status, display_path, escape, format_table};
 use crate::binfmt::instance::{HandlerError, Instance};
-use crate::binfmt::{HEAD, Handler, HandlerName, Rule};
+use crate::binfmt::{HEADER_LEN, Handler, HandlerName, Rule};
 use crate::boot::binfmt_d::{self, ReadError};
 use crate::commands::args::Common;
 use crate::commands::instance::{
-    Opened, ends_too_soon, open_if_mounted, open_or_mount, switched_off, tell_scope,
+    Opened, lifetime_warning, open_if_mounted, open_or_mount, print_scope, switched_off,
 };
 use crate::handler::apply::{Guarded, InterpreterFile, Step, Wanted, steps};
-use crate::handler::classify::INTERIM;
-use crate::handler::classify::is_left_behind;
+use crate::handler::classify::STAGING_SUFFIX;
+use crate::handler::classify::is_stale_staging;
 use crate::handler::plan::{self, Registration};
 use crate::handler::transaction::{Staged, remove};
-use crate::interpreter::own_head;
+use crate::interpreter::self_exe_header;
 use crate::probe::{Nativeness, companions};
 use crate::system::namespace::{Lifetime, Scope};
 use crate::system::ownership::is_roots_alone;
@@ -160,8 +160,8 @@ pub(super) fn run(args: &Apply, common: &Common, output: &mut Output<'_>) -> Res
 
 /// Removes the interims of a rule that killed processes left behind: it needs none.
 fn sweep(instance: &Instance, handlers: &[Handler], name: &HandlerName) -> Result<(), HandlerError> {
-    let interim = [name.as_bytes(), INTERIM.as_bytes()].concat();
-    let left = handlers.iter().map(|handler| &handler.name).filter(|name| is_left_behind(name));
+    let interim = [name.as_bytes(), STAGING_SUFFIX.as_bytes()].concat();
+    let left = handlers.iter().map(|handler| &handler.name).filter(|name| is_stale_staging(name));
     left.filter(|name| name.as_bytes().starts_with(&interim)).try_for_each(|name| remove(instance, name))
 }
 
@@ -205,9 +205,9 @@ fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
     let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
     let mut head = Vec::new();
-    file.take(HEAD as u64).read_to_end(&mut head).ok()?;
+    file.take(HEADER_LEN as u64).read_to_end(&mut head).ok()?;
     // As the kernel sees it (K34).
-    head.resize(HEAD, 0);
+    head.resize(HEADER_LEN, 0);
     Some(InterpreterFile {
         head,
         owned_by_root: is_roots_alone(&metadata),
@@ -217,12 +217,12 @@ fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
 
 /// Beginnings of files that no rule may take: programs of this host, and scripts.
 fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Guarded>, Diagnostic> {
-    let own = own_head()?;
+    let own = self_exe_header()?;
     let mut guarded = vec![Guarded::certain(b"#!/bin/sh\n".to_vec()), Guarded::certain(own.clone())];
-    let Some(arch) = Arch::of_head(&own) else { return Ok(guarded) };
-    guarded.extend(arch.everyday_headers().into_iter().map(Guarded::certain));
+    let Some(arch) = Arch::from_header(&own) else { return Ok(guarded) };
+    guarded.extend(arch.typical_headers().into_iter().map(Guarded::certain));
     for companion in companions(arch) {
-        let headers = companion.everyday_headers();
+        let headers = companion.typical_headers();
         let takes = |line: &Line| headers.iter().any(|head| line.rule.matcher().matches(head, Path::new("")));
         // The kernel is asked only where the answer matters.
         if !lines.iter().any(takes) {
@@ -277,7 +277,7 @@ impl Item {
 
     /// Where it stands, as compilers say it.
     fn place(&self) -> String {
-        let file = path_text(&self.file);
+        let file = display_path(&self.file);
         self.line.map_or_else(|| file.clone(), |line| format!("{file}:{line}"))
     }
 }
@@ -290,11 +290,11 @@ impl View {
             let word = item.outcome.word(self.dry_run).to_owned();
             vec![item.place(), word, name, detail.unwrap_or_default()]
         };
-        columns(&self.items.iter().map(row).collect::<Vec<_>>())
+        format_table(&self.items.iter().map(row).collect::<Vec<_>>())
     }
 
     fn conclude(&self, paths: &[PathBuf], output: &mut Output<'_>) -> Result<Status> {
-        tell_scope(self.scope, output)?;
+        print_scope(self.scope, output)?;
         let mut status = Status::Done;
         let wrong = self.items.iter().filter(|item| item.outcome.is_wrong()).count();
         let is_new = |item: &&Item| matches!(item.outcome, Outcome::Registered | Outcome::Replaced);
@@ -308,14 +308,15 @@ impl View {
             status = Status::Failed;
         } else if self.items.is_empty() {
             let folders = if paths.is_empty() { binfmt_d::folders(Path::new("/")) } else { paths.to_vec() };
-            let places: Vec<String> = folders.iter().map(|path| path_text(path)).collect();
+            let places: Vec<String> = folders.iter().map(|path| display_path(path)).collect();
             output.note(&format!("no rule is in {}", places.join(", ")))?;
         }
         if new > 0 && !self.dry_run {
             output.note(&format!("{new} handlers are new; whether they work, tells qus verify"))?;
         }
         let in_force = self.items.iter().any(|item| !item.outcome.is_wrong());
-        if let Some(problem) = ends_too_soon(self.lifetime, self.scope).filter(|_| in_force && !self.dry_run)
+        if let Some(problem) =
+            lifetime_warning(self.lifetime, self.scope).filter(|_| in_force && !self.dry_run)
         {
             output.problem(&problem)?;
             status = Status::Failed;

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, path_text};
+use crate::base::output::{Output, Status, display_path};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::interpreter::VersionReq;
 use crate::interpreter::bundle::unpack_bundle;
@@ -18,7 +18,7 @@ use crate::interpreter::bundle::{self, Content};
 use crate::interpreter::fetch::{self, Order};
 use crate::interpreter::search_places;
 use crate::interpreter::{Interpreter, search, versions_of};
-use crate::interpreter::{is_of, own_head};
+use crate::interpreter::{is_of, self_exe_header};
 use crate::package::{MemberFilter, Package};
 use crate::system::atomic_file;
 use crate::system::dir::{Dir, folder_of};
@@ -63,7 +63,7 @@ struct View {
 }
 
 pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Result<Status> {
-    let unfit = |error| Diagnostic::new(format!("cannot write {}: {error}", path_text(&args.output)));
+    let unfit = |error| Diagnostic::new(format!("cannot write {}: {error}", display_path(&args.output)));
     let is_standard = is_standard_output(&args.output).map_err(unfit)?;
     if is_standard && common.json {
         return Err(Diagnostic::new("cannot write both the bundle and JSON to standard output").into());
@@ -80,7 +80,7 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
     let versions = versions_of(interpreters.iter().map(|(_, interpreter)| interpreter.path.as_path()));
     let mut contents = Vec::new();
     for (arch, interpreter) in interpreters {
-        let path = path_text(&interpreter.path);
+        let path = display_path(&interpreter.path);
         let version = versions.get(&interpreter.path).cloned().ok_or_else(|| {
             Diagnostic::new(format!("{path} has no version of QEMU in it: it is not one of QEMU's emulators"))
         })?;
@@ -94,7 +94,8 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
     let size = write(&args.output, contents)?;
     let arches = interpreters.iter().map(|(arch, _)| arch.name).collect();
     let view = View { file: args.output.clone(), size, arches, licence: has_licence };
-    let text = || format!("{}  {} bytes, with {}", path_text(&view.file), view.size, view.arches.join(" "));
+    let text =
+        || format!("{}  {} bytes, with {}", display_path(&view.file), view.size, view.arches.join(" "));
     if is_standard {
         output.note(&text())?;
     } else {
@@ -140,16 +141,16 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
     let wanted = |arch: &'static Arch, path: &Path| {
         arches.is_none_or(|arches| arches.contains(&arch)) && is_of(args.qemu_version.as_ref(), arch, path)
     };
-    let found = search(&places, &own_head()?, wanted);
+    let found = search(&places, &self_exe_header()?, wanted);
     let mut interpreters = Vec::new();
     for (name, found) in found {
-        interpreters.extend(Arch::by_target(name).zip(found.interpreter));
+        interpreters.extend(Arch::from_qemu_target(name).zip(found.interpreter));
     }
     let has = |arch: &&&'static Arch| !interpreters.iter().any(|(there, _)| *there == **arch);
     let missing: Vec<&str> = arches.unwrap_or_default().iter().filter(has).map(|arch| arch.name).collect();
     if !missing.is_empty() || interpreters.is_empty() {
         let what = if missing.is_empty() { "any architecture".to_owned() } else { missing.join(", ") };
-        let places = places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ");
+        let places = places.iter().map(|place| display_path(place)).collect::<Vec<_>>().join(", ");
         let problem = Diagnostic::new(format!("no interpreter for {what} is in {places}"));
         return Err(problem.cure(format!(
             "qus fetch {}",
@@ -195,7 +196,7 @@ fn write(path: &Path, contents: Vec<Content>) -> Result<u64, Diagnostic> {
         OutputFile::Stream(file) => stream(file, contents),
         OutputFile::Regular => write_file(path, contents),
     });
-    written.map_err(|error| Diagnostic::new(format!("cannot write {}: {error}", path_text(path))))
+    written.map_err(|error| Diagnostic::new(format!("cannot write {}: {error}", display_path(path))))
 }
 
 fn write_file(path: &Path, contents: Vec<Content>) -> io::Result<u64> {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use self::checks::CHECKS;
 use self::facts::Facts;
-use crate::base::output::{Output, Status, columns, escape};
+use crate::base::output::{Output, Status, escape, format_table};
 use crate::commands::args::Common;
 use clap::Args;
 
@@ -102,7 +102,7 @@ fn text(view: &View) -> String {
         let cure = finding.cure.as_ref().map(|cure| format!("cure: {}", escape(cure)));
         rows.extend(more.chain(cure).map(|line| vec![String::new(), String::new(), line]));
     }
-    columns(&rows)
+    format_table(&rows)
 }
 
 #[cfg(test)]

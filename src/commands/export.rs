@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, columns, path_text};
+use crate::base::output::{Output, Status, display_path, format_table};
 use crate::binfmt::Flags;
 use crate::boot::formats::{self, Format, RuleView, Set};
 use crate::commands::args::{ArchArg, named, parse_arch, parse_one_arch};
 use crate::handler::classify;
-use crate::interpreter::own_head;
+use crate::interpreter::self_exe_header;
 use crate::interpreter::store;
 use crate::interpreter::{default_places, search};
 use crate::system::managed_file;
@@ -111,15 +111,15 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
     }
     output.data(&view, || {
         let lines = view.files.iter().filter_map(|file| file.path.as_deref());
-        columns(&lines.map(|path| vec![path_text(path)]).collect::<Vec<_>>())
+        format_table(&lines.map(|path| vec![display_path(path)]).collect::<Vec<_>>())
     })?;
     Ok(Status::Done)
 }
 
 /// The rules that are asked for, by architecture.
 fn sets(args: &Export) -> Result<Vec<Set>, Diagnostic> {
-    let host = own_head()?;
-    let machine = args.machine.or_else(|| Arch::of_head(&host));
+    let host = self_exe_header()?;
+    let machine = args.machine.or_else(|| Arch::from_header(&host));
     let interpreters = interpreters(args, &host, machine)?;
     let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY | Flags::PRESERVE_ARGV0;
     if args.credentials {
@@ -178,7 +178,7 @@ fn interpreters(
     }
     if interpreters.is_empty() || named.is_some() && !missing.is_empty() {
         let what = if named.is_some() { missing.join(" ") } else { "any architecture".to_owned() };
-        let places: Vec<String> = places.iter().map(|place| path_text(place)).collect();
+        let places: Vec<String> = places.iter().map(|place| display_path(place)).collect();
         let cure = format!(
             "qus fetch {0}; or, for a path that need not exist here: qus export --interpreter-path '/usr/bin/qemu-{{arch}}-static' {0}",
             if named.is_some() { what.as_str() } else { "all" }
@@ -200,7 +200,7 @@ fn filled(
     const BLANK: &str = "{arch}";
     let example = "qus export --interpreter-path '/usr/bin/qemu-{arch}-static' …";
     let Some(text) = template.to_str().filter(|text| text.starts_with('/')) else {
-        let problem = Diagnostic::new(format!("{} is no absolute path in UTF-8", path_text(template)));
+        let problem = Diagnostic::new(format!("{} is no absolute path in UTF-8", display_path(template)));
         return Err(problem.cure(example));
     };
     if !text.contains(BLANK) && named.is_none_or(|named| named.len() != 1) {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::base::output::{Output, Status, columns, path_text};
+use crate::base::output::{Output, Status, display_path, format_table};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::interpreter::VersionReq;
 use crate::interpreter::fetch::{Fetched, File, Order, fetch};
@@ -76,7 +76,7 @@ fn text(fetched: &Fetched) -> String {
     let row = |file: &File| {
         let from = file.package.as_ref().zip(file.version.as_ref());
         let from = from.map(|(name, version)| format!("from {name} {version}")).unwrap_or_default();
-        vec![file.arch.to_owned(), file.outcome.to_owned(), path_text(&file.path), from]
+        vec![file.arch.to_owned(), file.outcome.to_owned(), display_path(&file.path), from]
     };
-    columns(&fetched.files.iter().map(row).collect::<Vec<_>>())
+    format_table(&fetched.files.iter().map(row).collect::<Vec<_>>())
 }

@@ -23,7 +23,7 @@ pub(crate) fn open_instance(common: &Common) -> Result<Instance, Diagnostic> {
 ///
 /// On the host an instance that is mounted nowhere may still live in some container (K67), so root mounts it to look.
 /// In a user namespace mounting would make a new one, and hide the host's (K66).
-pub(crate) fn open_to_look(common: &Common) -> Result<Option<Instance>> {
+pub(crate) fn open_read_only(common: &Common) -> Result<Option<Instance>> {
     let path = &common.instance;
     match Instance::open(path) {
         Err(OpenError::NotMounted(_)) if UserNamespace::is_host_root() => {
@@ -103,7 +103,7 @@ pub(crate) fn open_if_mounted(common: &Common) -> Result<Opened> {
 }
 
 /// What is to be told where what was registered ends with what registered it: never told as a success (K67).
-pub(crate) fn ends_too_soon(lifetime: Lifetime, scope: Scope) -> Option<Diagnostic> {
+pub(crate) fn lifetime_warning(lifetime: Lifetime, scope: Scope) -> Option<Diagnostic> {
     let message = match lifetime {
         Lifetime::Process => {
             "what was registered ends with this very command: nothing but its own mount holds the instance"
@@ -126,6 +126,6 @@ pub(crate) fn switched_off(instance: &Instance) -> Diagnostic {
 }
 
 /// Says where the handlers are that this is about, when that is not the host (DESIGN §3.7).
-pub(crate) fn tell_scope(scope: Scope, output: &mut Output<'_>) -> io::Result<()> {
+pub(crate) fn print_scope(scope: Scope, output: &mut Output<'_>) -> io::Result<()> {
     if scope == Scope::Host { Ok(()) } else { output.note(&format!("this is about {scope}")) }
 }

@@ -9,13 +9,13 @@ use serde::Serialize;
 use super::verify::{Health, health};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, columns, escape, path_text};
+use crate::base::output::{Output, Status, display_path, escape, format_table};
 use crate::binfmt::{Handler, Hex, Matcher};
 use crate::boot::configuration::{Configuration, ConfiguredRule, Drift};
 use crate::commands::args::Common;
-use crate::commands::instance::{open_instance, switched_off, tell_scope};
+use crate::commands::instance::{open_instance, print_scope, switched_off};
 use crate::handler::classify;
-use crate::handler::classify::plain;
+use crate::handler::classify::name_lossy;
 use crate::handler::owner::{Owner, packages};
 use crate::interpreter::memfd::{self, MemfdInfo};
 use crate::interpreter::provenance::Provenance;
@@ -119,11 +119,11 @@ pub(super) fn run(args: &List, common: &Common, output: &mut Output<'_>) -> Resu
         promised: configuration.breaches(&handlers).into_iter().map(Promised::of).collect(),
     };
     output.data(&view, || text(&view, args.probe))?;
-    tell_scope(view.scope, output)?;
+    print_scope(view.scope, output)?;
     for handler in &view.handlers {
         if let (Some(place), Some(path)) = (&handler.changeable_by_others, &handler.interpreter) {
-            let (name, path) = (escape(&handler.name), path_text(Path::new(path)));
-            output.note(&format!("{name} runs {path}: other users can change {}", path_text(place)))?;
+            let (name, path) = (escape(&handler.name), display_path(Path::new(path)));
+            output.note(&format!("{name} runs {path}: other users can change {}", display_path(place)))?;
         }
     }
     if !view.enabled {
@@ -152,7 +152,7 @@ fn owners(handlers: &[Handler], configuration: &Configuration) -> Vec<Owner> {
 
 fn handler_view(handler: &Handler, owner: &Owner, probe: Option<Health>) -> HandlerView {
     let entry = &handler.entry;
-    let arches = entry.pattern().map(Arch::of_pattern).unwrap_or_default();
+    let arches = entry.pattern().map(Arch::matching_pattern).unwrap_or_default();
     let takes = match &entry.matcher {
         Some(Matcher::Magic(pattern)) => Takes::Magic {
             offset: pattern.offset(),
@@ -165,9 +165,9 @@ fn handler_view(handler: &Handler, owner: &Owner, probe: Option<Health>) -> Hand
         None => Takes::Unknown {},
     };
     HandlerView {
-        name: plain(&handler.name),
+        name: name_lossy(&handler.name),
         arches: arches.iter().map(|arch| arch.name).collect(),
-        emulator: classify::emulates(handler).is_some(),
+        emulator: classify::emulated_arch(handler).is_some(),
         state: if entry.enabled { "enabled" } else { "disabled" },
         flags: entry.flag_letters(),
         interpreter: entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into),
@@ -198,7 +198,7 @@ fn text(view: &View, probed: bool) -> String {
     }
     let mut rows = vec![header.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for handler in &view.handlers {
-        let interpreter = handler.interpreter.as_deref().map(|path| path_text(Path::new(path)));
+        let interpreter = handler.interpreter.as_deref().map(|path| display_path(Path::new(path)));
         let mut row = vec![
             or_dash(handler.arches.join(",")),
             handler.state.to_owned(),
@@ -214,17 +214,17 @@ fn text(view: &View, probed: bool) -> String {
         rows.push(row);
     }
     for promised in &view.promised {
-        let by = path_text(&promised.file);
+        let by = display_path(&promised.file);
         // Of what is there differently, the promise: the other side has a row of its own.
         let (state, flags, interpreter) = match promised.state {
             Drift::Missing => ("missing", String::new(), String::new()),
             Drift::Drifted => {
-                ("drifted", promised.flags.clone(), path_text(Path::new(&promised.interpreter)))
+                ("drifted", promised.flags.clone(), display_path(Path::new(&promised.interpreter)))
             }
         };
         let row =
             ["-".to_owned(), state.to_owned(), or_dash(flags), or_dash(interpreter), "-".to_owned(), by];
         rows.push(row.into_iter().chain([escape(&promised.name)]).collect());
     }
-    columns(&rows)
+    format_table(&rows)
 }

@@ -7,7 +7,7 @@ use clap_mangen::Man as Page;
 use serde::Serialize;
 
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, path_text};
+use crate::base::output::{Output, Status, display_path};
 use crate::system::atomic_file;
 use clap::Args;
 
@@ -47,7 +47,7 @@ pub(super) fn run(args: &Man, program: clap::Command, output: &mut Output<'_>) -
         files.push(path);
     }
     let view = FilesView { files };
-    output.data(&view, || view.files.iter().map(|path| path_text(path) + "\n").collect::<String>())?;
+    output.data(&view, || view.files.iter().map(|path| display_path(path) + "\n").collect::<String>())?;
     Ok(Status::Done)
 }
 
@@ -61,5 +61,7 @@ fn page(command: clap::Command) -> Result<(String, Vec<u8>)> {
 
 fn write(path: &Path, page: &[u8]) -> Result<(), Diagnostic> {
     let written = atomic_file::place(path, page, 0o644);
-    written.map(drop).map_err(|error| Diagnostic::new(format!("cannot write {}: {error}", path_text(path))))
+    written
+        .map(drop)
+        .map_err(|error| Diagnostic::new(format!("cannot write {}: {error}", display_path(path))))
 }

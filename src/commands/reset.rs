@@ -8,14 +8,14 @@ use serde::Serialize;
 
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, columns, escape, path_text};
+use crate::base::output::{Output, Status, display_path, escape, format_table};
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Handler, HandlerName};
 use crate::boot::configuration::Configuration;
 use crate::boot::persist::{self, InitSystem, Kept};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
-use crate::commands::instance::{open_to_look, tell_scope};
-use crate::handler::classify::{emulators, plain};
+use crate::commands::instance::{open_read_only, print_scope};
+use crate::handler::classify::{emulators, name_lossy};
 use crate::handler::owner::Owner;
 use crate::system::managed_file::{self, OwnFileError};
 use crate::system::namespace::Scope;
@@ -79,7 +79,7 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
     let arches = named(&args.arches);
     // Before anything is looked at. Until this ends, as does the lock.
     let _alone = (args.persist && !args.dry_run).then(persist::alone);
-    let instance = open_to_look(common)?;
+    let instance = open_read_only(common)?;
     let handlers = match &instance {
         Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
         None => Vec::new(),
@@ -113,7 +113,7 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
     let status = if errors.flatten().next().is_some() { Status::Failed } else { Status::Done };
     let is_doomed = |name: &HandlerName| doomed.iter().any(|(handler, _)| handler.name == *name);
     let left = handlers.iter().filter(|handler| !is_doomed(&handler.name));
-    let left: Vec<String> = left.map(|handler| plain(&handler.name)).collect();
+    let left: Vec<String> = left.map(|handler| name_lossy(&handler.name)).collect();
     let scope = if instance.is_some() { Scope::of(&common.instance) } else { Scope::of_own_mount() };
     let returns = returns(&doomed, &files);
     let view = View { scope, dry_run: args.dry_run, items, files, left, returns };
@@ -125,7 +125,7 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
         ))?;
         return Ok(status);
     }
-    tell_scope(view.scope, output)?;
+    print_scope(view.scope, output)?;
     if view.items.is_empty() {
         output.note("no handler of QEMU's emulators is there")?;
     }
@@ -144,7 +144,7 @@ fn remove(instance: &Instance, doomed: &[(&Handler, &'static Arch)], dry_run: bo
             Ok(()) | Err(HandlerError::Missing(_)) => ("removed", None),
             Err(error) => ("failed", Some(error.to_string())),
         };
-        let name = plain(&handler.name);
+        let name = name_lossy(&handler.name);
         let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
         items.push(Item { arch: arch.name, outcome, name, interpreter, error });
     }
@@ -201,7 +201,7 @@ fn returns(doomed: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<Retu
         let file = file(handler).filter(|file| !going(file))?;
         let own = file == persist::file_of(arch)
             && matches!(managed_file::read(&file), Ok(Some(own)) if !own.is_edited);
-        Some(Return { arch: arch.name, name: plain(&handler.name), file, own })
+        Some(Return { arch: arch.name, name: name_lossy(&handler.name), file, own })
     });
     returning.collect()
 }
@@ -213,7 +213,7 @@ fn tell_returns(view: &View, output: &mut Output<'_>) -> Result<()> {
         } else {
             String::new()
         };
-        let (name, file) = (escape(&back.name), path_text(&back.file));
+        let (name, file) = (escape(&back.name), display_path(&back.file));
         output.note(&format!("{name} comes back at boot, by {file}{cure}"))?;
     }
     Ok(())
@@ -221,13 +221,13 @@ fn tell_returns(view: &View, output: &mut Output<'_>) -> Result<()> {
 
 fn text(view: &View) -> String {
     let handlers = view.items.iter().map(|item| {
-        let interpreter = item.interpreter.as_ref().map(|path| path_text(Path::new(path)));
+        let interpreter = item.interpreter.as_ref().map(|path| display_path(Path::new(path)));
         let detail = item.error.clone().or(interpreter).unwrap_or_default();
         vec![item.arch.to_owned(), item.outcome.to_owned(), escape(&item.name), detail]
     });
     let files = view.files.iter().map(|file| {
         let detail = file.error.clone().unwrap_or_default();
-        vec![file.arch.to_owned(), file.outcome.to_owned(), path_text(&file.path), detail]
+        vec![file.arch.to_owned(), file.outcome.to_owned(), display_path(&file.path), detail]
     });
-    columns(&handlers.chain(files).collect::<Vec<_>>())
+    format_table(&handlers.chain(files).collect::<Vec<_>>())
 }

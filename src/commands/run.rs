@@ -18,7 +18,7 @@ use nix::unistd::{AccessFlags, access, execve};
 
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{NotRun, Output, Status, path_text};
+use crate::base::output::{NotRun, Output, Status, display_path};
 use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError};
 use crate::binfmt::{Flags, Handler, Rule};
@@ -30,7 +30,7 @@ use crate::interpreter::bundle::unpack_bundle;
 use crate::interpreter::fetch::{self, Order};
 use crate::interpreter::search_places;
 use crate::interpreter::{Interpreter, SearchResult, search};
-use crate::interpreter::{is_of, own_head};
+use crate::interpreter::{is_of, self_exe_header};
 use crate::package::Sha256;
 use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::{
@@ -113,8 +113,8 @@ pub(super) fn run(args: &Run, common: &Common, output: &mut Output<'_>) -> Resul
 
 fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
     let program = args.command.first().map(OsString::as_os_str).unwrap_or_default();
-    let host = own_head()?;
-    let own = Arch::of_head(&host);
+    let host = self_exe_header()?;
+    let own = Arch::from_header(&host);
     let wanted = match (&args.root, args.arch.as_slice()) {
         (None, []) => foreign_arch(&find(program)?, own).into_iter().collect(),
         (Some(root), []) => {
@@ -238,9 +238,9 @@ fn interpreters(
     let served = |name: &&str| {
         let handlers =
             Instance::open(Path::new(DEFAULT_PATH)).map(|instance| instance.handlers().unwrap_or_default());
-        let arch = Arch::by_target(name);
+        let arch = Arch::from_qemu_target(name);
         handlers.is_ok_and(|handlers| {
-            arch.and_then(|arch| classify::serving(arch, &handlers))
+            arch.and_then(|arch| classify::active_handler(arch, &handlers))
                 .is_some_and(|handler| can_take_over(handler).is_ok())
         })
     };
@@ -248,7 +248,7 @@ fn interpreters(
     if version.is_none() && missing.iter().all(served) {
         return Ok(found);
     }
-    let places = places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ");
+    let places = places.iter().map(|place| display_path(place)).collect::<Vec<_>>().join(", ");
     let of = version.map(|version| format!(", of QEMU {version}")).unwrap_or_default();
     let problem = Diagnostic::new(format!("no interpreter for {} is in {places}{of}", missing.join(", ")));
     // Who has fetched and still has none does not get it by fetching.
@@ -270,7 +270,7 @@ fn rules(found: &BTreeMap<&'static str, SearchResult>, args: &Run) -> Result<Vec
     let is_at_hand = |arch: &Arch| found.get(arch.name).is_some_and(|found| found.interpreter.is_some());
     let mut taken_over = Vec::new();
     for handler in hidden.iter().rev().filter(|handler| handler.entry.enabled) {
-        let replacement = classify::emulates(handler).filter(|arch| is_at_hand(arch));
+        let replacement = classify::emulated_arch(handler).filter(|arch| is_at_hand(arch));
         if let Err(reason) = can_take_over(handler) {
             if replacement.is_none() {
                 tracing::warn!("the handler {} is left out: {reason}", handler.name);
@@ -281,13 +281,15 @@ fn rules(found: &BTreeMap<&'static str, SearchResult>, args: &Run) -> Result<Vec
     }
     let mut rules = Vec::new();
     for (name, found) in found {
-        let (Some(arch), Some(Interpreter { path, .. })) = (Arch::by_target(name), &found.interpreter) else {
+        let (Some(arch), Some(Interpreter { path, .. })) = (Arch::from_qemu_target(name), &found.interpreter)
+        else {
             continue;
         };
         let own = classify::rules(arch, path, flags)
             .map_err(|error| Diagnostic::new(format!("{name}: {error}")))?;
-        let serving = classify::serving(arch, &hidden);
-        let is_served = serving.is_some_and(|handler| is_pinned(handler) && can_take_over(handler).is_ok());
+        let active_handler = classify::active_handler(arch, &hidden);
+        let is_served =
+            active_handler.is_some_and(|handler| is_pinned(handler) && can_take_over(handler).is_ok());
         if explicit || !is_served {
             rules.extend(own);
         }
@@ -317,11 +319,11 @@ fn can_take_over(handler: &Handler) -> Result<(), String> {
         return Err("its interpreter has no path".to_owned());
     };
     let cannot_open =
-        |reason: &dyn std::fmt::Display| format!("{} cannot be opened here: {reason}", path_text(path));
+        |reason: &dyn std::fmt::Display| format!("{} cannot be opened here: {reason}", display_path(path));
     match changeable_by_others(path) {
         Ok(None) => {}
         Ok(Some(place)) => {
-            return Err(format!("other users can change {}, and so the interpreter", path_text(&place)));
+            return Err(format!("other users can change {}, and so the interpreter", display_path(&place)));
         }
         Err(error) => return Err(cannot_open(&error)),
     }
@@ -369,7 +371,7 @@ fn direct(
     let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::look(program).kind else {
         let problem = Diagnostic::new(format!(
             "{} is no program of an architecture that QEMU knows",
-            path_text(program)
+            display_path(program)
         ));
         return Err(Failure(NotRun::Unrunnable, problem));
     };
@@ -400,7 +402,7 @@ fn find_below(root: &Path, name: &OsStr) -> Option<File> {
 /// The program called `name`, as a shell finds it.
 fn find(name: &OsStr) -> Result<PathBuf, Failure> {
     let not_found = || {
-        let problem = Diagnostic::new(format!("there is no program {}", path_text(Path::new(name))));
+        let problem = Diagnostic::new(format!("there is no program {}", display_path(Path::new(name))));
         Failure(NotRun::NotFound, problem)
     };
     if name.as_bytes().contains(&b'/') {
@@ -417,7 +419,7 @@ fn find(name: &OsStr) -> Result<PathBuf, Failure> {
 /// `execve(2)` itself, as the library functions that search start a shell on a file that the kernel refuses.
 fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
     let failed = |kind, reason: &str| {
-        Failure(kind, Diagnostic::new(format!("cannot start {}: {reason}", path_text(path))))
+        Failure(kind, Diagnostic::new(format!("cannot start {}: {reason}", display_path(path))))
     };
     let mut variables: BTreeMap<OsString, OsString> = env::vars_os().collect();
     variables.extend(args.env.iter().map(|Variable(name, value)| (name.clone(), value.clone())));

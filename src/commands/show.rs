@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, columns};
+use crate::base::output::{Output, Status, format_table};
 use crate::binfmt::{Flags, Hex};
 use crate::commands::args::parse_one_arch;
 use crate::handler::classify;
@@ -83,7 +83,7 @@ fn bundle_text(view: &BundleView) -> String {
         let version = member.version.as_ref().map(|version| format!("QEMU {version}")).unwrap_or_default();
         vec![member.name.clone(), version, member.size.to_string(), member.sha256.clone()]
     };
-    columns(&view.bundled.iter().map(row).collect::<Vec<_>>())
+    format_table(&view.bundled.iter().map(row).collect::<Vec<_>>())
 }
 
 fn summary(arch: &Arch) -> Summary {
@@ -100,7 +100,7 @@ fn table_text(view: &TableView) -> String {
             .iter()
             .map(|arch| vec![arch.name.to_owned(), arch.description.to_owned(), arch.names.join(" ")]),
     );
-    columns(&rows)
+    format_table(&rows)
 }
 
 fn arch_view(arch: &Arch) -> Result<ArchView, Diagnostic> {
@@ -130,7 +130,7 @@ fn arch_view(arch: &Arch) -> Result<ArchView, Diagnostic> {
 fn arch_text(arch: &Arch, view: &ArchView) -> String {
     let mut text = format!("{}: {}\n", view.name, view.description);
     let names = view.names.iter().map(|(kind, names)| vec![format!("  {kind}"), names.join(" ")]);
-    text.push_str(&columns(&names.collect::<Vec<_>>()));
+    text.push_str(&format_table(&names.collect::<Vec<_>>()));
     for (handler, pattern) in view.handlers.iter().zip(arch.identity.patterns()) {
         text.push_str(&format!("\nhandler {}\n", handler.name));
         let mut rows = vec![["  bytes", "magic", "mask", "meaning"].map(str::to_owned).to_vec()];
@@ -144,7 +144,7 @@ fn arch_text(arch: &Arch, view: &ArchView) -> String {
                 meaning,
             ]);
         }
-        text.push_str(&columns(&rows));
+        text.push_str(&format_table(&rows));
         text.push_str(&format!("  {}\n", handler.line));
     }
     text

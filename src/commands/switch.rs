@@ -4,10 +4,10 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, columns, escape};
+use crate::base::output::{Output, Status, escape, format_table};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::commands::instance::open_instance;
-use crate::handler::classify::{emulators, plain};
+use crate::handler::classify::{emulators, name_lossy};
 use crate::system::namespace::Scope;
 use clap::Args;
 
@@ -55,7 +55,7 @@ pub(super) fn run(args: &Switch, enable: bool, common: &Common, output: &mut Out
                 }
             }
         };
-        items.push(Item { arch: arch.name, outcome, name: Some(plain(&handler.name)), error });
+        items.push(Item { arch: arch.name, outcome, name: Some(name_lossy(&handler.name)), error });
     }
     for arch in arches.unwrap_or_default() {
         if !chosen.iter().any(|(_, served)| *served == arch) {
@@ -70,7 +70,7 @@ pub(super) fn run(args: &Switch, enable: bool, common: &Common, output: &mut Out
             let detail = item.error.clone().or_else(|| item.name.as_deref().map(escape)).unwrap_or_default();
             vec![item.arch.to_owned(), item.outcome.to_owned(), detail]
         };
-        columns(&view.items.iter().map(row).collect::<Vec<_>>())
+        format_table(&view.items.iter().map(row).collect::<Vec<_>>())
     })?;
     let missing: Vec<_> =
         view.items.iter().filter(|item| item.outcome == "missing").map(|item| item.arch).collect();

@@ -10,12 +10,12 @@ use serde::Serialize;
 
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, columns, escape, path_text};
+use crate::base::output::{Output, Status, display_path, escape, format_table};
 use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
-use crate::commands::instance::{open_instance, tell_scope};
+use crate::commands::instance::{open_instance, print_scope};
 use crate::handler::classify;
-use crate::handler::classify::{plain, version_path};
+use crate::handler::classify::{emulator_path, name_lossy};
 use crate::interpreter::memfd;
 use crate::interpreter::versions_of;
 use crate::probe::{self, End, Expected, Failure, ProbeResult, ProbeTarget, Proof, STATUS_ARGV0, judge};
@@ -78,7 +78,7 @@ pub(super) fn health(
         .collect();
     let mut subjects: Vec<ProbeTarget> = judged.iter().filter_map(|(_, subject)| *subject).collect();
     subjects.dedup();
-    let versions = versions_of(judged.iter().filter_map(|(handler, _)| version_path(handler)));
+    let versions = versions_of(judged.iter().filter_map(|(handler, _)| emulator_path(handler)));
     let trials = probe::run(&subjects).map_err(|error| Diagnostic::new(error.to_string()))?;
     let mut health = BTreeMap::new();
     for (handler, subject) in &judged {
@@ -139,9 +139,11 @@ fn pinned(handler: &Handler) -> Option<FileId> {
 
 /// The architecture that a handler is there for: the one it emulates, else the only one it takes.
 fn main_arch(handler: &Handler) -> Option<&'static Arch> {
-    classify::emulates(handler).or_else(|| match Arch::of_pattern(handler.entry.pattern()?).as_slice() {
-        [arch] => Some(*arch),
-        _ => None,
+    classify::emulated_arch(handler).or_else(|| {
+        match Arch::matching_pattern(handler.entry.pattern()?).as_slice() {
+            [arch] => Some(*arch),
+            _ => None,
+        }
     })
 }
 
@@ -178,7 +180,7 @@ pub(super) fn run(args: &Verify, common: &Common, output: &mut Output<'_>) -> Re
         let Some(arch) = main_arch(handler).filter(|arch| wanted(arch)) else { continue };
         if let Some(health) = health.remove(&handler.name) {
             let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
-            items.push(Item { arch: arch.name, name: Some(plain(&handler.name)), interpreter, health });
+            items.push(Item { arch: arch.name, name: Some(name_lossy(&handler.name)), interpreter, health });
         }
     }
     let mut unserved: Vec<&'static Arch> = named.into_iter().flatten().collect();
@@ -189,7 +191,7 @@ pub(super) fn run(args: &Verify, common: &Common, output: &mut Output<'_>) -> Re
         if items.iter().any(|item| item.health.state == "broken") { Status::No } else { Status::Done };
     let view = View { scope: Scope::of(instance.path()), items };
     output.data(&view, || text(&view))?;
-    tell_scope(view.scope, output)?;
+    print_scope(view.scope, output)?;
     if view.items.is_empty() {
         output.note("no handler of an architecture is there")?;
     }
@@ -221,11 +223,11 @@ fn without_handler(arches: &[&'static Arch]) -> Result<Vec<Item>, Diagnostic> {
 fn text(view: &View) -> String {
     let row = |item: &Item| {
         let interpreter =
-            item.interpreter.as_deref().map(|path| path_text(Path::new(path))).unwrap_or_default();
+            item.interpreter.as_deref().map(|path| display_path(Path::new(path))).unwrap_or_default();
         let name = item.name.clone().unwrap_or_else(|| "-".to_owned());
         let detail = format!("{interpreter}{}", item.health.detail());
         let detail = detail.strip_prefix(": ").unwrap_or(&detail).to_owned();
         vec![item.arch.to_owned(), item.health.state.to_owned(), escape(&name), detail]
     };
-    columns(&view.items.iter().map(row).collect::<Vec<_>>())
+    format_table(&view.items.iter().map(row).collect::<Vec<_>>())
 }

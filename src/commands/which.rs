@@ -25,7 +25,7 @@ use crate::binfmt::instance::{Instance, OpenError};
 use crate::commands::args::Common;
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
 use crate::handler::predict::{End, Step, Table};
-use crate::interpreter::own_head;
+use crate::interpreter::self_exe_header;
 use crate::interpreter::{is_qemu, versions_of};
 use crate::probe::{self, Nativeness, ProbeResult, ProbeTarget, Variant};
 use clap::Args;
@@ -194,8 +194,8 @@ struct Natives<'a> {
 
 impl<'a> Natives<'a> {
     fn new(handlers: &'a [Handler]) -> Result<Self, Diagnostic> {
-        let host = own_head()?;
-        Ok(Self { own: Arch::of_head(&host), host, handlers, companions: RefCell::default() })
+        let host = self_exe_header()?;
+        Ok(Self { own: Arch::from_header(&host), host, handlers, companions: RefCell::default() })
     }
 
     fn runs(&self, file: &ExecTarget) -> bool {

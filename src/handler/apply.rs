@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use crate::binfmt::{Flags, HEAD, Handler, HandlerName, Matcher, Rule};
+use crate::binfmt::{Flags, HEADER_LEN, Handler, HandlerName, Matcher, Rule};
 
 /// A rule of the configuration, and what was found out about its interpreter.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +111,7 @@ impl Guarded {
     /// Whether `rule` takes the file. The kernel compares a buffer that is filled up with zeros.
     fn is_taken_by(&self, rule: &Rule) -> bool {
         let mut head = self.head.clone();
-        head.resize(head.len().max(HEAD), 0);
+        head.resize(head.len().max(HEADER_LEN), 0);
         rule.matcher().matches(&head, Path::new(""))
     }
 }

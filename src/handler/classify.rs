@@ -3,47 +3,49 @@
 use std::path::Path;
 
 use crate::arch::Arch;
-use crate::binfmt::{Flags, Handler, HandlerName, Matcher, Pattern, Rule, RuleError, winner};
-use crate::interpreter::emulated_by;
+use crate::binfmt::{Flags, Handler, HandlerName, Matcher, Pattern, Rule, RuleError, first_match};
+use crate::interpreter::arch_from_file_name;
 use crate::system::file_id::file_name;
 
 /// Mark of the names that a handler has only while it takes the place of another one. One that is found was left
 /// behind by an interrupted run.
-pub const INTERIM: &str = ".qus-";
+pub const STAGING_SUFFIX: &str = ".qus-";
 
 /// The architecture whose programs a handler gives to QEMU's user-mode emulator, whatever its name, or to an interpreter
 /// that qus was told to register (a name that begins with `qus-`). `None`: it is somebody else's.
 #[must_use]
-pub fn emulates(handler: &Handler) -> Option<&'static Arch> {
+pub fn emulated_arch(handler: &Handler) -> Option<&'static Arch> {
     let elf = Pattern::new(0, goblin::elf::header::ELFMAG.to_vec(), None).ok()?;
     handler.entry.pattern().filter(|pattern| pattern.overlaps(&elf))?;
     let name = std::str::from_utf8(handler.name.as_bytes()).ok()?;
-    if let Some(arch) = name.strip_prefix("qus-").and_then(|rest| Arch::named(interim_stripped(rest)).ok()) {
+    if let Some(arch) =
+        name.strip_prefix("qus-").and_then(|rest| Arch::named(without_staging_suffix(rest)).ok())
+    {
         return Some(arch);
     }
     let interpreter = handler.entry.interpreter.as_deref()?;
     if interpreter.starts_with("/proc") {
         // A file that never had a name: only the handler's says what it is.
-        return name.strip_prefix("qemu-").and_then(|rest| Arch::named(interim_stripped(rest)).ok());
+        return name.strip_prefix("qemu-").and_then(|rest| Arch::named(without_staging_suffix(rest)).ok());
     }
-    emulated_by(file_name(interpreter))
+    arch_from_file_name(file_name(interpreter))
 }
 
-fn interim_stripped(name: &str) -> &str {
-    name.split_once(INTERIM).map_or(name, |(name, _)| name)
+fn without_staging_suffix(name: &str) -> &str {
+    name.split_once(STAGING_SUFFIX).map_or(name, |(name, _)| name)
 }
 
 /// Whether the name is one that a handler has only for a moment.
 #[must_use]
-pub fn is_interim(name: &HandlerName) -> bool {
-    name.as_bytes().windows(INTERIM.len()).any(|window| window == INTERIM.as_bytes())
+pub fn is_staging(name: &HandlerName) -> bool {
+    name.as_bytes().windows(STAGING_SUFFIX.len()).any(|window| window == STAGING_SUFFIX.as_bytes())
 }
 
 /// The number of the process that gave a handler its interim name.
 #[must_use]
-pub fn interim_process(name: &HandlerName) -> Option<u32> {
+pub fn staging_process(name: &HandlerName) -> Option<u32> {
     let name = std::str::from_utf8(name.as_bytes()).ok()?;
-    name.rsplit_once(INTERIM)?.1.parse().ok()
+    name.rsplit_once(STAGING_SUFFIX)?.1.parse().ok()
 }
 
 /// Whether `name` is one that qus gives to a handler of `arch`.
@@ -63,7 +65,7 @@ pub fn is_named_for(name: &HandlerName, arch: &Arch) -> bool {
 ///
 /// An interpreter that is not called like QEMU's gets handlers called `qus-…`.
 pub fn rules(arch: &Arch, interpreter: &Path, flags: Flags) -> Result<Vec<Rule>, RuleError> {
-    let is_qemu = emulated_by(file_name(interpreter)) == Some(arch);
+    let is_qemu = arch_from_file_name(file_name(interpreter)) == Some(arch);
     let names = arch.handler_names().into_iter();
     arch.identity
         .patterns()
@@ -78,7 +80,7 @@ pub fn rules(arch: &Arch, interpreter: &Path, flags: Flags) -> Result<Vec<Rule>,
 
 /// Whether `handler` takes some program of `arch`.
 #[must_use]
-pub fn concerns(handler: &Handler, arch: &Arch) -> bool {
+pub fn overlaps_arch(handler: &Handler, arch: &Arch) -> bool {
     handler
         .entry
         .pattern()
@@ -87,13 +89,13 @@ pub fn concerns(handler: &Handler, arch: &Arch) -> bool {
 
 /// The handler that takes the programs that today's toolchains write for `arch`: all of them, or the first of them.
 #[must_use]
-pub fn serving<'a>(arch: &Arch, handlers: &'a [Handler]) -> Option<&'a Handler> {
-    winner(handlers, &arch.plain_header()?, Path::new(""))
+pub fn active_handler<'a>(arch: &Arch, handlers: &'a [Handler]) -> Option<&'a Handler> {
+    first_match(handlers, &arch.plain_header()?, Path::new(""))
 }
 
 /// Whether this is the interim name of a handler whose process was killed before it could give it the final one.
-pub(crate) fn is_left_behind(name: &HandlerName) -> bool {
-    let process = interim_process(name);
+pub(crate) fn is_stale_staging(name: &HandlerName) -> bool {
+    let process = staging_process(name);
     process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists())
 }
 
@@ -104,32 +106,33 @@ pub(crate) fn emulators<'a>(
 ) -> Vec<(&'a Handler, &'static Arch)> {
     handlers
         .iter()
-        .filter_map(|handler| emulates(handler).map(|arch| (handler, arch)))
+        .filter_map(|handler| emulated_arch(handler).map(|arch| (handler, arch)))
         .filter(|(handler, arch)| {
-            named
-                .is_none_or(|named| named.contains(arch) || named.iter().any(|arch| is_mainly(handler, arch)))
+            named.is_none_or(|named| {
+                named.contains(arch) || named.iter().any(|arch| serves_only(handler, arch))
+            })
         })
         .collect()
 }
 
 /// The name of a handler for JSON, as it is; whoever prints it escapes it.
-pub(crate) fn plain(name: &HandlerName) -> String {
+pub(crate) fn name_lossy(name: &HandlerName) -> String {
     String::from_utf8_lossy(name.as_bytes()).into_owned()
 }
 
 /// The interpreter of a handler, where it is an emulator of QEMU's that can be asked for its version: of no other is it
 /// known that it has one to tell and does nothing else. A path in `/proc` is of another file in every process.
-pub(crate) fn version_path(handler: &Handler) -> Option<&Path> {
-    emulates(handler)?;
+pub(crate) fn emulator_path(handler: &Handler) -> Option<&Path> {
+    emulated_arch(handler)?;
     let path = handler.entry.interpreter.as_deref()?;
     (path.is_absolute() && !path.starts_with("/proc")).then_some(path)
 }
 
 /// Whether a handler takes programs of `arch` and of nothing else.
-pub(crate) fn is_mainly(handler: &Handler, arch: &Arch) -> bool {
+pub(crate) fn serves_only(handler: &Handler, arch: &Arch) -> bool {
     handler
         .entry
         .pattern()
-        .is_some_and(|pattern| Arch::of_pattern(pattern).iter().all(|taken| *taken == arch))
-        && concerns(handler, arch)
+        .is_some_and(|pattern| Arch::matching_pattern(pattern).iter().all(|taken| *taken == arch))
+        && overlaps_arch(handler, arch)
 }

@@ -15,7 +15,7 @@ use nix::unistd::{AccessFlags, access, faccessat};
 
 use crate::arch::Arch;
 use crate::arch::elf::{self, FIRST_READ};
-use crate::binfmt::HEAD;
+use crate::binfmt::HEADER_LEN;
 use crate::system::file_id::FileId;
 
 /// A file that somebody wants to start.
@@ -25,7 +25,7 @@ pub struct ExecTarget {
     pub path: PathBuf,
     /// Which file it is; `None` where it could not be opened.
     pub id: Option<FileId>,
-    /// Its first bytes, at most [`HEAD`].
+    /// Its first bytes, at most [`HEADER_LEN`].
     pub head: Vec<u8>,
     /// What the bytes mean.
     pub kind: Kind,
@@ -128,7 +128,7 @@ impl fmt::Display for Kind {
         match self {
             Self::Elf(elf) => write!(formatter, "{elf}"),
             Self::Script { interpreter } => {
-                write!(formatter, "script (#!{})", crate::base::output::path_text(interpreter))
+                write!(formatter, "script (#!{})", crate::base::output::display_path(interpreter))
             }
             Self::Windows => formatter.write_str("Windows or DOS program (MZ)"),
             Self::Java => formatter.write_str("Java program"),
@@ -159,7 +159,7 @@ impl fmt::Display for Elf {
         let order = if self.big_endian { "big-endian" } else { "little-endian" };
         write!(formatter, "{kind} (ELF, {bits}, {order}{})", os_abi(self.os_abi))?;
         match &self.loader {
-            Some(loader) => write!(formatter, ", loader {}", crate::base::output::path_text(loader)),
+            Some(loader) => write!(formatter, ", loader {}", crate::base::output::display_path(loader)),
             None => Ok(()),
         }
     }
@@ -208,7 +208,7 @@ impl ExecTarget {
             let length = file.read_at(&mut first, 0).unwrap_or(0);
             let first = first.get(..length).unwrap_or_default();
             candidate.kind = classify(first, path, &file);
-            candidate.head = first.get(..HEAD).unwrap_or(first).to_vec();
+            candidate.head = first.get(..HEADER_LEN).unwrap_or(first).to_vec();
         }
         candidate
     }
@@ -267,7 +267,7 @@ fn elf_header(first: &[u8]) -> Option<Elf> {
         Some(if big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
     };
     Some(Elf {
-        arch: Arch::of_head(first),
+        arch: Arch::from_header(first),
         class,
         big_endian,
         machine: half(18)?,
@@ -279,13 +279,13 @@ fn elf_header(first: &[u8]) -> Option<Elf> {
 }
 
 /// The program that the first line of a script names, as `load_script` of `fs/binfmt_script.c` finds it: within the
-/// first [`HEAD`] bytes, behind blanks, up to a blank, a NUL, or the end of the line.
+/// first [`HEADER_LEN`] bytes, behind blanks, up to a blank, a NUL, or the end of the line.
 ///
 /// What lies behind the end of a short file counts as NUL (K34). The name may be empty: a NUL ends it, too.
 #[must_use]
 pub fn script_interpreter(head: &[u8]) -> Option<PathBuf> {
-    let mut window = [0; HEAD];
-    let length = head.len().min(HEAD);
+    let mut window = [0; HEADER_LEN];
+    let length = head.len().min(HEADER_LEN);
     window.get_mut(..length)?.copy_from_slice(head.get(..length)?);
     let line = window.strip_prefix(b"#!")?;
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
@@ -335,12 +335,12 @@ mod tests {
         assert_eq!(kind("c", b"#!/bin/sh -e\n"), "script (#!/bin/sh)");
         assert_eq!(kind("d.jar", b"PK\x03\x04"), "Java program");
         assert_eq!(kind("d.zip", b"PK\x03\x04"), "unknown kind of file");
-        let arm = Arch::by_target("arm").unwrap().identity.header(40, 2, 0);
+        let arm = Arch::from_qemu_target("arm").unwrap().identity.header(40, 2, 0);
         assert_eq!(kind("e", &arm), "arm program (ELF, 32-bit, little-endian)");
         let mut app_image = arm.clone();
         app_image[8..11].copy_from_slice(b"AI\x02");
         assert_eq!(kind("f", &app_image), "arm AppImage (ELF, 32-bit, little-endian)");
-        let object = Arch::by_target("s390x").unwrap().identity.header(22, 1, 0);
+        let object = Arch::from_qemu_target("s390x").unwrap().identity.header(22, 1, 0);
         assert_eq!(kind("g", &object), "machine 0x0016 object file (ELF, 64-bit, big-endian)");
     }
 

@@ -35,7 +35,7 @@ impl fmt::Display for Owner {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Qus => formatter.write_str("qus"),
-            Self::Configuration(file) => formatter.write_str(&crate::base::output::path_text(file)),
+            Self::Configuration(file) => formatter.write_str(&crate::base::output::display_path(file)),
             Self::BinfmtSupport(Some(package)) => write!(formatter, "binfmt-support({package})"),
             Self::BinfmtSupport(None) => formatter.write_str("binfmt-support"),
             Self::Product(name) => formatter.write_str(name),
@@ -72,7 +72,7 @@ fn is_ours(handler: &Handler) -> bool {
         return true;
     }
     let Some(pattern) = handler.entry.pattern() else { return false };
-    Arch::of_pattern(pattern).iter().any(|arch| {
+    Arch::matching_pattern(pattern).iter().any(|arch| {
         let names = arch.handler_names().into_iter();
         names.zip(arch.identity.patterns()).any(|(own, table)| own.as_bytes() == name && table == *pattern)
     })

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::classify::{concerns, emulates, is_interim, rules, serving};
+use super::classify::{active_handler, emulated_arch, is_staging, overlaps_arch, rules};
 use crate::arch::Arch;
 use crate::base::shell::shell_word;
-use crate::binfmt::{Flags, Handler, HandlerName, Rule, RuleError, winner};
+use crate::binfmt::{Flags, Handler, HandlerName, Rule, RuleError, first_match};
 use crate::interpreter::Interpreter;
 use crate::interpreter::memfd::is_in_memory;
 use crate::probe::{Failure, Nativeness, Proof};
@@ -89,8 +89,8 @@ fn deficiency(arch: &Arch, handler: &Handler, handlers: &[Handler]) -> Option<St
     if !handler.entry.flags.contains(Flags::FIX_BINARY) {
         return Some("it has no F flag, and would fail in every container".to_owned());
     }
-    let takes_all = arch.everyday_headers().iter().all(|header| {
-        winner(handlers, header, Path::new("")).is_some_and(|winner| winner.name == handler.name)
+    let takes_all = arch.typical_headers().iter().all(|header| {
+        first_match(handlers, header, Path::new("")).is_some_and(|winner| winner.name == handler.name)
     });
     (!takes_all).then(|| "it does not take all programs that today's toolchains write".to_owned())
 }
@@ -114,7 +114,7 @@ pub fn decide(
         // What serves now is no answer to what was asked for.
         return Ok(Decision::NoInterpreter);
     }
-    let top = serving(arch, handlers);
+    let top = active_handler(arch, handlers);
     let broken = top.and_then(|top| match facts.verdict {
         Some(Err(failure)) => Some(failure.to_string()),
         Some(Ok(_)) => deficiency(arch, top, handlers),
@@ -126,17 +126,17 @@ pub fn decide(
         .iter()
         .enumerate()
         .map(|(index, rule)| {
-            stands(rule, index == 0, handlers, facts) && (index > 0 || is_sound(rule.name()))
+            is_current(rule, index == 0, handlers, facts) && (index > 0 || is_sound(rule.name()))
         })
         .collect();
     if !wanted.is_empty() && stands.iter().all(|stands| *stands) {
         return Ok(Decision::Unchanged(wanted.iter().map(|rule| rule.name().clone()).collect()));
     }
 
-    let ours = |handler: &&Handler| emulates(handler) == Some(arch);
+    let ours = |handler: &&Handler| emulated_arch(handler) == Some(arch);
     let first_stands = stands.first() == Some(&true);
     if !first_stands
-        && let Some(top) = top.filter(|top| ours(top) && broken.is_none() && !is_interim(&top.name))
+        && let Some(top) = top.filter(|top| ours(top) && broken.is_none() && !is_staging(&top.name))
         && !is_outdated(top, &wanted, facts)
         && !request.replace
     {
@@ -170,7 +170,7 @@ pub fn decide(
                         .zip(rule.matcher().pattern())
                         .is_some_and(|(one, two)| one.overlaps(two))
         };
-        emulates(handler).is_none() && new.iter().any(taken)
+        emulated_arch(handler).is_none() && new.iter().any(taken)
     };
     let foreign: Vec<&Handler> = handlers.iter().filter(in_the_way).collect();
     if !foreign.is_empty() && !request.replace {
@@ -179,7 +179,7 @@ pub fn decide(
 
     let names = |handler: &Handler| new.iter().any(|rule| *rule.name() == handler.name);
     let superseded =
-        |handler: &&Handler| names(handler) || ours(handler) && concerns(handler, arch) && !first_stands;
+        |handler: &&Handler| names(handler) || ours(handler) && overlaps_arch(handler, arch) && !first_stands;
     let removes: Vec<&Handler> = handlers.iter().filter(superseded).collect();
     let displaced =
         foreign.iter().filter(|handler| !names(handler)).map(|handler| handler.name.clone()).collect();
@@ -270,7 +270,7 @@ pub fn native_refusal(arch: &Arch, native: &Nativeness) -> Option<String> {
 
 /// Whether `rule` is what the kernel has, with the file that is there now. Without `P` where the proof says that its
 /// interpreter does not know it.
-fn stands(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'_>) -> bool {
+fn is_current(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'_>) -> bool {
     let Some(handler) = handlers.iter().find(|handler| handler.name == *rule.name()) else { return false };
     let proof = facts.verdict.and_then(|verdict| verdict.as_ref().ok());
     let without_p = || {

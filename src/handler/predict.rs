@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 
-use crate::binfmt::{Flags, Handler, HandlerName, winner};
+use crate::binfmt::{Flags, Handler, HandlerName, first_match};
 use crate::handler::exec_target::{Denied, Elf, ExecTarget, Kind, script_interpreter};
 
 /// How often one program may stand in for another (`exec_binprm`; K38).
@@ -103,7 +103,7 @@ impl Table<'_> {
             }
             let handlers = if self.enabled { self.handlers } else { &[] };
             let file_was_open = has_open_file;
-            let next = if let Some(handler) = winner(handlers, &file.head, &file.path) {
+            let next = if let Some(handler) = first_match(handlers, &file.head, &file.path) {
                 let flags = handler.entry.flags;
                 has_open_file |= flags.contains(Flags::OPEN_BINARY);
                 let interpreter = handler.entry.interpreter.clone().unwrap_or_default();

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::binfmt::instance::{HandlerError, Instance, RegisterError};
 use crate::binfmt::{Entry, HandlerName, NameError, Rule, RuleError};
-use crate::handler::classify::INTERIM;
+use crate::handler::classify::STAGING_SUFFIX;
 use crate::handler::plan::Registration;
 
 /// Rules that are registered, and not yet final: either [`commit`](Staged::commit) or [`undo`](Staged::undo) them.
@@ -25,7 +25,7 @@ struct StagedRule {
     /// As it is called now.
     name: HandlerName,
     /// Whether another process was faster with the very same rule: then it is not ours to be removed.
-    found: bool,
+    already_present: bool,
 }
 
 /// Why rules could not be registered. Whatever had been written is removed again.
@@ -40,20 +40,20 @@ pub enum TransactionError {
     Handler(#[from] HandlerError),
     /// A name or rule that only the interim needs cannot be.
     #[error("cannot register under an interim name: {0}")]
-    Interim(#[from] RuleError),
+    StagingName(#[from] RuleError),
     /// The entry is not what was asked for (K12, K14 say how that can be).
-    #[error("the kernel has made something else of {name} than was asked for: {found:?}")]
+    #[error("the kernel has made something else of {name} than was asked for: {already_present:?}")]
     Different {
         /// Name of the handler.
         name: HandlerName,
         /// What the kernel has; nothing where it vanished at once.
-        found: Option<Box<Entry>>,
+        already_present: Option<Box<Entry>>,
     },
 }
 
 impl From<NameError> for TransactionError {
     fn from(error: NameError) -> Self {
-        Self::Interim(error.into())
+        Self::StagingName(error.into())
     }
 }
 
@@ -64,7 +64,7 @@ impl Staged {
         for rule in &registration.rules {
             if let Err(error) = staged.add(instance, rule) {
                 // The first error is the one to tell; a removal that fails would only repeat it.
-                let _ = staged.undo(instance);
+                let _ = staged.rollback(instance);
                 return Err(error);
             }
         }
@@ -73,15 +73,15 @@ impl Staged {
 
     fn add(&mut self, instance: &Instance, rule: &Rule) -> Result<(), TransactionError> {
         let taken = self.removes.contains(rule.name());
-        let current = if taken { rule.renamed(interim_name(rule.name())?)? } else { rule.clone() };
-        let found = register_or_find(instance, &current)?;
-        self.rules.push(StagedRule { rule: rule.clone(), name: current.name().clone(), found });
+        let current = if taken { rule.renamed(staging_name(rule.name())?)? } else { rule.clone() };
+        let already_present = register_or_recognise(instance, &current)?;
+        self.rules.push(StagedRule { rule: rule.clone(), name: current.name().clone(), already_present });
         read_back(instance, &current)
     }
 
     /// Removes the new rules: everything is as it was.
-    pub fn undo(self, instance: &Instance) -> Result<(), HandlerError> {
-        let ours = self.rules.iter().rev().filter(|staged| !staged.found);
+    pub fn rollback(self, instance: &Instance) -> Result<(), HandlerError> {
+        let ours = self.rules.iter().rev().filter(|staged| !staged.already_present);
         let removals = ours.map(|staged| remove(instance, &staged.name));
         removals.fold(Ok(()), std::result::Result::and)
     }
@@ -98,14 +98,14 @@ impl Staged {
             because: None,
             displaced: Vec::new(),
         };
-        self.undo(instance)?;
+        self.rollback(instance)?;
         Self::stage(instance, &registration)
     }
 
     /// Whether some rule still has to be registered anew, under its final name.
     #[must_use]
-    pub fn is_interim(&self) -> bool {
-        self.rules.iter().any(StagedRule::is_interim)
+    pub fn is_staging(&self) -> bool {
+        self.rules.iter().any(StagedRule::is_staging)
     }
 
     /// Gives the new rules their final names and removes what they supersede, unless `confirm`, which is asked in between,
@@ -125,7 +125,7 @@ impl Staged {
         }
         if matches!(done, Ok(true)) {
             // From here on there is no way back; what fails to go is told, and is gone with the next run.
-            let interim = self.rules.iter().filter(|staged| staged.is_interim()).map(|staged| &staged.name);
+            let interim = self.rules.iter().filter(|staged| staged.is_staging()).map(|staged| &staged.name);
             let is_final = |name: &&HandlerName| !self.rules.iter().any(|staged| staged.rule.name() == *name);
             let superseded = self.removes.iter().filter(is_final);
             let removals = interim.chain(superseded).map(|name| remove(instance, name));
@@ -134,24 +134,24 @@ impl Staged {
         }
         let mut back = Ok(());
         for one in renamed.into_iter().rev() {
-            back = back.and(one.put_back(instance));
+            back = back.and(one.restore(instance));
         }
         if back.is_err() {
             // The interim rules are all that is left of some handler.
             return back.map(|()| false);
         }
-        self.undo(instance)?;
+        self.rollback(instance)?;
         done
     }
 
     /// Registers the rules that wait under an interim name under their final ones. Those that were are in `renamed`,
     /// whatever the result.
     fn rename(&self, instance: &Instance, renamed: &mut Vec<Renamed>) -> Result<bool, TransactionError> {
-        for staged in self.rules.iter().filter(|staged| staged.is_interim()) {
+        for staged in self.rules.iter().filter(|staged| staged.is_staging()) {
             let name = staged.rule.name();
             let old = instance.entry(name)?;
             remove(instance, name)?;
-            let registered = register_or_find(instance, &staged.rule);
+            let registered = register_or_recognise(instance, &staged.rule);
             let new = matches!(registered, Ok(false)).then(|| staged.rule.clone());
             renamed.push(Renamed { name: name.clone(), old, new });
             registered?;
@@ -162,7 +162,7 @@ impl Staged {
 }
 
 impl StagedRule {
-    fn is_interim(&self) -> bool {
+    fn is_staging(&self) -> bool {
         self.name != *self.rule.name()
     }
 }
@@ -177,7 +177,7 @@ struct Renamed {
 
 impl Renamed {
     /// Gives the name back, unless somebody else has done something with it meanwhile.
-    fn put_back(self, instance: &Instance) -> Result<(), TransactionError> {
+    fn restore(self, instance: &Instance) -> Result<(), TransactionError> {
         if let Some(new) = &self.new {
             if instance.entry(&self.name)?.is_none_or(|entry| !entry.is(new)) {
                 return Ok(());
@@ -195,14 +195,14 @@ impl Renamed {
 }
 
 /// A name that no handler has for longer than a moment: two processes never share one.
-fn interim_name(name: &HandlerName) -> Result<HandlerName, NameError> {
-    let suffix = format!("{INTERIM}{}", std::process::id());
+fn staging_name(name: &HandlerName) -> Result<HandlerName, NameError> {
+    let suffix = format!("{STAGING_SUFFIX}{}", std::process::id());
     HandlerName::new([name.as_bytes(), suffix.as_bytes()].concat())
 }
 
 /// Registers a rule, or finds that another process has just done so: whether it was found. Of several that try at once
 /// the kernel lets one have the name (K42).
-fn register_or_find(instance: &Instance, rule: &Rule) -> Result<bool, TransactionError> {
+fn register_or_recognise(instance: &Instance, rule: &Rule) -> Result<bool, TransactionError> {
     match instance.register(rule) {
         Ok(()) => Ok(false),
         Err(RegisterError::NameTaken(name)) => match instance.entry(&name)? {
@@ -224,6 +224,9 @@ pub fn remove(instance: &Instance, name: &HandlerName) -> Result<(), HandlerErro
 fn read_back(instance: &Instance, rule: &Rule) -> Result<(), TransactionError> {
     match instance.entry(rule.name())? {
         Some(entry) if entry.is(rule) => Ok(()),
-        found => Err(TransactionError::Different { name: rule.name().clone(), found: found.map(Box::new) }),
+        already_present => Err(TransactionError::Different {
+            name: rule.name().clone(),
+            already_present: already_present.map(Box::new),
+        }),
     }
 }

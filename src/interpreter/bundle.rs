@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::emulated_by;
+use super::arch_from_file_name;
 use crate::arch::Arch;
 use crate::arch::elf::Executable;
 use crate::base::error::Diagnostic;
@@ -382,7 +382,7 @@ pub(crate) fn unpack_bundle(wanted: impl Fn(&'static Arch) -> bool) -> Result<Op
         Diagnostic::new(format!("cannot unpack the bundle: no directory serves ({reasons})"))
     })?;
     for member in bundle.members() {
-        if !emulated_by(member.name.as_bytes()).is_some_and(&wanted) {
+        if !arch_from_file_name(member.name.as_bytes()).is_some_and(&wanted) {
             continue;
         }
         let path = directory.path().join(&member.name);

@@ -16,8 +16,8 @@ use crate::arch::Arch;
 use crate::arch::elf::{self, ElfError, Executable};
 use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
-use crate::binfmt::HEAD;
-use crate::system::file_id::{FileId, open_ordinary};
+use crate::binfmt::HEADER_LEN;
+use crate::system::file_id::{FileId, open_regular};
 use crate::system::ownership::is_roots_alone;
 
 /// A file that was checked: a static ELF program of this host, executable, on a file system that lets it run.
@@ -107,7 +107,7 @@ impl Interpreter {
         }
         let executable = Executable::read(&file)?;
         if !elf::same_machine(&executable.head, host) {
-            let machine = Arch::of_head(&executable.head).map_or("an unknown machine", |arch| arch.name);
+            let machine = Arch::from_header(&executable.head).map_or("an unknown machine", |arch| arch.name);
             return Err(CheckError::OtherHost(machine.to_owned()));
         }
         if let Some(loader) = executable.loader {
@@ -137,7 +137,7 @@ pub(super) const WHOLE_MAX: u64 = 128 << 20;
 impl Interpreter {
     /// All of it, if its path still leads to the file that was checked.
     pub fn read(&self) -> io::Result<Vec<u8>> {
-        let file = open_ordinary(&self.path)?;
+        let file = open_regular(&self.path)?;
         if FileId::of(&file.metadata()?) != self.id {
             return Err(io::Error::other("it is not the file any more that was checked"));
         }
@@ -156,10 +156,10 @@ fn is_noexec(file: &File) -> Result<bool, CheckError> {
 }
 
 /// The beginning of qus itself: a program that this host runs.
-pub fn own_head() -> Result<Vec<u8>, Diagnostic> {
+pub fn self_exe_header() -> Result<Vec<u8>, Diagnostic> {
     let failed = |error: io::Error| Diagnostic::new(format!("cannot read /proc/self/exe: {error}"));
     let file = File::open("/proc/self/exe").map_err(failed)?;
-    let mut head = vec![0; HEAD];
+    let mut head = vec![0; HEADER_LEN];
     let length = std::os::unix::fs::FileExt::read_at(&file, &mut head, 0).map_err(failed)?;
     head.truncate(length);
     Ok(head)

@@ -10,13 +10,13 @@ use serde::Serialize;
 
 use self::bar::Bar;
 pub(crate) use self::wanted::Wanted;
-use super::own_head;
+use super::self_exe_header;
 use super::store::{self, Stored};
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
 use crate::interpreter::provenance::{Origin, Provenance};
-use crate::interpreter::{Interpreter, SearchResult, VersionReq, emulated_by, version_in};
+use crate::interpreter::{Interpreter, SearchResult, VersionReq, arch_from_file_name, version_in};
 use crate::package::{
     Apt, Downloader, Extraction, FromPackage, Manager, ManagerError, Outcome, Package, PackageError,
     PackageInfo, Sha256, WebError, fetch_with_apt, scheme,
@@ -117,7 +117,7 @@ impl Part {
 pub(crate) fn fetch(order: &Order<'_>, quiet: bool) -> Result<Fetched, Diagnostic> {
     let dest = store::destination(order.dest)?;
     let mut wanted = Wanted {
-        host: own_head()?,
+        host: self_exe_header()?,
         arches: order.arches.as_ref().map(|arches| arches.iter().map(|arch| arch.name).collect()),
         version: order.version.cloned(),
         by_version: order.dest.is_none(),
@@ -164,7 +164,7 @@ impl File {
 impl Fetched {
     /// Adds what was extracted, and records where it came from.
     fn add(&mut self, origin: &Origin, extraction: Extraction) -> Result<(), Diagnostic> {
-        let arch = |name: &str| emulated_by(name.as_bytes()).map_or("", |arch| arch.name);
+        let arch = |name: &str| arch_from_file_name(name.as_bytes()).map_or("", |arch| arch.name);
         for placed in extraction.placed {
             let arch = arch(&placed.name);
             let recorded = Provenance::record(&placed.path, version_in(&placed.path, arch), origin.clone());

@@ -68,7 +68,7 @@ mod tests {
     fn every_row_has_its_source_and_an_architecture_of_the_table() {
         for defect in DEFECTS {
             assert!(defect.source.starts_with("https://"), "{defect:?}");
-            assert!(crate::arch::Arch::by_target(defect.arch).is_some(), "{defect:?}");
+            assert!(crate::arch::Arch::from_qemu_target(defect.arch).is_some(), "{defect:?}");
             assert!(defect.versions[0] <= defect.versions[1], "{defect:?}");
         }
     }

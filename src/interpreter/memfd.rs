@@ -182,7 +182,7 @@ mod tests {
         assert!(is_called(&path, 129, "0123456789abcdef1111"));
         assert!(!is_called(&path, 130, "0123456789abcdef0000") && !is_called(&path, 129, "1123456789abcdef"));
         assert_eq!(
-            crate::interpreter::emulated_by(crate::system::file_id::file_name(&path)).unwrap().name,
+            crate::interpreter::arch_from_file_name(crate::system::file_id::file_name(&path)).unwrap().name,
             "arm"
         );
     }

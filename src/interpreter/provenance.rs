@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::package::Sha256;
 use crate::system::atomic_file;
-use crate::system::file_id::open_ordinary;
+use crate::system::file_id::open_regular;
 
 /// Largest record that is read, in bytes.
 const RECORD_MAX: u64 = 64 << 10;
@@ -87,7 +87,7 @@ impl Provenance {
         if let Some(known) = Self::of(path).filter(|known| known.is_from(&origin)) {
             return Ok(known);
         }
-        let mut file = open_ordinary(path)?;
+        let mut file = open_regular(path)?;
         let metadata = file.metadata()?;
         let (package, package_version) = origin.package.unzip();
         let record = Self {
@@ -125,7 +125,7 @@ impl Provenance {
     /// Whether the file at `path` is, byte for byte, the one that was fetched.
     #[must_use]
     pub fn is_of(&self, path: &Path) -> bool {
-        let digest = open_ordinary(path).and_then(|mut file| Sha256::of(&mut file));
+        let digest = open_regular(path).and_then(|mut file| Sha256::of(&mut file));
         digest.is_ok_and(|digest| digest.to_string() == self.sha256)
     }
 

@@ -13,14 +13,14 @@ use crate::system::temp_dir::TempDir;
 /// The architecture whose programs a file of this name runs, by the names that distributions give to QEMU's emulators
 /// (U23): `qemu-ARCH-static`, `qemu-ARCH`, `ARCH-binfmt-P`, and the `buildkit-qemu-ARCH` of builders.
 #[must_use]
-pub fn emulated_by(file_name: &[u8]) -> Option<&'static Arch> {
+pub fn arch_from_file_name(file_name: &[u8]) -> Option<&'static Arch> {
     scheme(file_name).map(|(_, arch)| arch)
 }
 
 /// Whether the file at `path` is called like one of QEMU's emulators: those can be asked for their version.
 #[must_use]
 pub fn is_qemu(path: &Path) -> bool {
-    emulated_by(file_name(path)).is_some()
+    arch_from_file_name(file_name(path)).is_some()
 }
 
 /// Rank of the naming scheme, best first, and the architecture. `-static` says what is wanted; a plain name may be
@@ -33,7 +33,7 @@ fn scheme(file_name: &[u8]) -> Option<(u8, &'static Arch)> {
         let target = name.strip_prefix("buildkit-").unwrap_or(name).strip_prefix("qemu-")?;
         target.strip_suffix("-static").map_or((1, target), |target| (0, target))
     };
-    Some((rank, Arch::by_target(target)?))
+    Some((rank, Arch::from_qemu_target(target)?))
 }
 
 /// What a search found for one architecture.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::fetch::Wanted;
 use super::provenance::Provenance;
-use super::{Interpreter, compare, emulated_by, is_version, version_in};
+use super::{Interpreter, arch_from_file_name, compare, is_version, version_in};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::system::directories;
@@ -74,7 +74,7 @@ pub(crate) fn stored(folder: &Path) -> Vec<Stored> {
             fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         paths.sort();
         let found = paths.into_iter().filter(|path| path.is_file()).filter_map(|path| {
-            let arch = emulated_by(file_name(&path))?;
+            let arch = arch_from_file_name(file_name(&path))?;
             Some(Stored { arch, provenance: Provenance::of(&path), path })
         });
         stored.extend(found);

@@ -9,10 +9,10 @@ use std::str::FromStr;
 
 use memchr::memmem::Finder;
 
+use super::arch_from_file_name;
 use super::check::WHOLE_MAX;
-use super::emulated_by;
 use crate::base::parallel;
-use crate::system::file_id::{file_name, open_ordinary};
+use crate::system::file_id::{file_name, open_regular};
 
 /// Bytes of a file that are looked at together.
 const CHUNK: usize = 256 << 10;
@@ -25,7 +25,7 @@ const LONGEST: usize = 32;
 #[must_use]
 pub fn versions_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> BTreeMap<PathBuf, String> {
     let paths: Vec<&Path> = paths.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
-    let versions = parallel::map(&paths, |path| version_in(path, emulated_by(file_name(path))?.name));
+    let versions = parallel::map(&paths, |path| version_in(path, arch_from_file_name(file_name(path))?.name));
     let named = paths.into_iter().zip(versions);
     named.filter_map(|(path, version)| Some((path.to_owned(), version?))).collect()
 }
@@ -36,7 +36,7 @@ pub fn versions_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> BTreeMap<Pa
 /// `linux-user/main.c`). `None` where there is no such string, or the file cannot be read.
 #[must_use]
 pub fn version_in(path: &Path, target: &str) -> Option<String> {
-    version_of(&mut open_ordinary(path).ok()?.take(WHOLE_MAX), target).ok().flatten()
+    version_of(&mut open_regular(path).ok()?.take(WHOLE_MAX), target).ok().flatten()
 }
 
 fn version_of(content: &mut impl Read, target: &str) -> io::Result<Option<String>> {

@@ -79,7 +79,7 @@ mod tests {
         for arch in ARCHES {
             for &machine in arch.identity.machines {
                 let image = image(arch, machine, Variant::default());
-                assert_eq!(Arch::of_head(&image), Some(arch), "{}", arch.name);
+                assert_eq!(Arch::from_header(&image), Some(arch), "{}", arch.name);
                 let file = tempfile::tempfile().unwrap();
                 std::os::unix::fs::FileExt::write_all_at(&file, &image, 0).unwrap();
                 assert_eq!(Executable::read(&file).unwrap().loader, None, "{}", arch.name);
@@ -96,7 +96,7 @@ mod tests {
             "x86" => "i386",
             other => other,
         };
-        let arch = Arch::by_target(name).unwrap();
+        let arch = Arch::from_qemu_target(name).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("probe");
         std::fs::write(&path, image(arch, arch.identity.machines[0], Variant::default())).unwrap();

@@ -145,9 +145,9 @@ fn in_directory<T>(
 
 /// Architecture of this executable, which is one that the host runs.
 fn own_arch() -> Option<&'static Arch> {
-    let mut header = vec![0; crate::binfmt::HEAD];
+    let mut header = vec![0; crate::binfmt::HEADER_LEN];
     std::fs::File::open("/proc/self/exe").and_then(|mut file| file.read_exact(&mut header)).ok()?;
-    Arch::of_head(&header)
+    Arch::from_header(&header)
 }
 
 /// A helper process that works. One that is dropped is killed.

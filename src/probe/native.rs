@@ -38,5 +38,5 @@ impl Nativeness {
 
 /// Architectures that a host of `own` may run besides its own; only an execution shows whether it does.
 pub fn companions(own: &'static Arch) -> impl Iterator<Item = &'static Arch> {
-    own.companions().iter().filter_map(|name| Arch::by_target(name)).filter(move |arch| *arch != own)
+    own.companions().iter().filter_map(|name| Arch::from_qemu_target(name)).filter(move |arch| *arch != own)
 }

@@ -28,7 +28,7 @@ impl FileId {
 }
 
 /// Opens an ordinary file for reading: a pipe in its place would never end to be opened, a device never to be read.
-pub(crate) fn open_ordinary(path: &Path) -> io::Result<File> {
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let file = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not an ordinary file")) }
 }

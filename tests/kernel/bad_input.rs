@@ -232,7 +232,7 @@ fn newline(lab: &Lab) {
 fn nul(lab: &Lab) {
     // execve(2) cannot pass one, so it can come only from a program that uses the library.
     let rule = |path: &str| {
-        let pattern = Arch::by_target("arm").unwrap().identity.patterns().swap_remove(0);
+        let pattern = Arch::from_qemu_target("arm").unwrap().identity.patterns().swap_remove(0);
         let name = HandlerName::new("qemu-arm").unwrap();
         Rule::new(name, Matcher::Magic(pattern), path, Flags::empty())
     };

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use qus::arch::ARCHES;
 use qus::binfmt::instance::Instance;
-use qus::binfmt::{Extension, Flags, HEAD, Handler, HandlerName, Matcher, Pattern, Rule, winner};
+use qus::binfmt::{Extension, Flags, HEADER_LEN, Handler, HandlerName, Matcher, Pattern, Rule, first_match};
 
 use crate::Test;
 use crate::lab::Lab;
@@ -116,7 +116,7 @@ fn predict(handlers: &[Handler], path: &Path) -> Result<i32, Errno> {
     let mut open_files = 0;
     for _ in 0..=REWRITES {
         let head = head(&path);
-        let interpreter = if let Some(handler) = winner(handlers, &head, &path) {
+        let interpreter = if let Some(handler) = first_match(handlers, &head, &path) {
             let interpreter = handler.entry.interpreter.clone().unwrap();
             if handler.entry.flags.contains(Flags::OPEN_BINARY) {
                 open_files = open_files.max(1);
@@ -150,7 +150,7 @@ fn predict(handlers: &[Handler], path: &Path) -> Result<i32, Errno> {
 /// The beginning of a file, as much as the kernel looks at.
 fn head(path: &Path) -> Vec<u8> {
     let mut content = fs::read(path).unwrap();
-    content.truncate(HEAD);
+    content.truncate(HEADER_LEN);
     content
 }
 
@@ -240,19 +240,19 @@ fn matcher(random: &mut Random, files: &[PathBuf]) -> Matcher {
         head(Path::new(random.pick(&INTERPRETERS)))
     };
     let end = file.len().max(1);
-    file.resize(HEAD, 0);
+    file.resize(HEADER_LEN, 0);
     let offset = match random.below(10) {
         0 => 248 + random.below(8),
-        1 => (end - 1).min(HEAD - 1),
-        2..5 => random.below(end.min(HEAD)),
+        1 => (end - 1).min(HEADER_LEN - 1),
+        2..5 => random.below(end.min(HEADER_LEN)),
         _ => 0,
     };
     let length = match random.below(10) {
-        0 => HEAD - offset,
+        0 => HEADER_LEN - offset,
         1 => 1,
         _ => 1 + random.below(24),
     };
-    let length = length.min(HEAD - offset);
+    let length = length.min(HEADER_LEN - offset);
     let mut magic = file[offset..offset + length].to_vec();
     let mask = match random.below(10) {
         0..4 => None,

@@ -36,7 +36,7 @@ fn is_plain(ran: &Ran) {
 }
 
 /// Runs qus as a person does and as a program does.
-fn plain(lab: &Lab, words: &[&str]) {
+fn name_lossy(lab: &Lab, words: &[&str]) {
     is_plain(&lab.qus(words.iter().copied()));
     let ran = lab.qus(["--json"].into_iter().chain(words.iter().copied()));
     is_plain(&ran);
@@ -80,7 +80,7 @@ fn typed(lab: &Lab) {
         &["run", "--env", EVIL, "--", "/x"],
         &[EVIL],
     ] {
-        plain(lab, words);
+        name_lossy(lab, words);
     }
     // What begins as JSON asked for is an object, whatever was typed behind it.
     assert_eq!(lab.json(["register", EVIL])["version"], 1);
@@ -102,14 +102,14 @@ fn read(lab: &Lab) {
         let at = says.len() - 7;
         says[at..].copy_from_slice(b"\x1b[2J\x07\x9b\n");
         lab.executable("says", &says);
-        plain(lab, &["register", "--replace", "--interpreter", "says", "arm"]);
+        name_lossy(lab, &["register", "--replace", "--interpreter", "says", "arm"]);
         fs::create_dir(lab.path("s")).unwrap();
         lab.executable("s/qemu-s390x-static", &says);
-        plain(lab, &["register", "--interpreter-dir", "s", "s390x"]);
+        name_lossy(lab, &["register", "--interpreter-dir", "s", "s390x"]);
         // A small one is packed in no time.
         fs::create_dir(lab.path(&name("b"))).unwrap();
         lab.executable(&format!("{}/qemu-arm-static", name("b")), &tells_a_version());
-        plain(lab, &["bundle", "--interpreter-dir", &name("b"), "-o", &name("bundle"), "arm"]);
+        name_lossy(lab, &["bundle", "--interpreter-dir", &name("b"), "-o", &name("bundle"), "arm"]);
     }
     // Archives: members, what a package says of itself, and records of what was fetched.
     let elf = tells_a_version();
@@ -160,7 +160,7 @@ fn read(lab: &Lab) {
         &["reset", "--dry-run"],
         &["reset"],
     ] {
-        plain(lab, words);
+        name_lossy(lab, words);
     }
     // A machine gets what it was.
     lab.register(format!(":{EVIL}2:E::x::/bin/true:").as_bytes()).unwrap();

@@ -106,7 +106,7 @@ fn damaged(arch: &'static Arch) -> Vec<(String, Vec<u8>)> {
     let mut damage = |what: String, place: usize, bytes: &[u8]| {
         let mut image = probe(arch);
         image.splice(place..place + bytes.len(), bytes.iter().copied());
-        if Arch::of_head(&image).is_none() {
+        if Arch::from_header(&image).is_none() {
             damaged.push((format!("{} with {what}", arch.name), image));
         }
     };
@@ -137,7 +137,7 @@ fn elsewhere() -> Vec<(String, Vec<u8>)> {
     let build = |(what, like, machine): (&str, &str, u16)| {
         let mut image = probe(arch(like));
         image.splice(E_MACHINE..E_MACHINE + 2, arch(like).identity.order.half(machine));
-        assert_eq!(Arch::of_head(&image), None, "{what}");
+        assert_eq!(Arch::from_header(&image), None, "{what}");
         (what.to_owned(), image)
     };
     others.into_iter().map(build).collect()

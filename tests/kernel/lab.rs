@@ -232,7 +232,7 @@ impl Lab {
 
     /// Registers, without qus, a handler that gives the programs of `arch` to `interpreter`, by QEMU's pattern.
     pub(crate) fn handler(&self, name: &str, arch: &str, interpreter: &Path, flags: Flags) {
-        let pattern = Arch::by_target(arch).unwrap().identity.patterns().swap_remove(0);
+        let pattern = Arch::from_qemu_target(arch).unwrap().identity.patterns().swap_remove(0);
         let name = HandlerName::new(name).unwrap();
         let rule = Rule::new(name, Matcher::Magic(pattern), interpreter, flags).unwrap();
         self.register(&rule.to_line()).unwrap();

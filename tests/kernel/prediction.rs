@@ -14,7 +14,7 @@ use std::rc::Rc;
 use nix::mount::{MsFlags, mount};
 use qus::arch::{ARCHES, Arch};
 use qus::binfmt::instance::Instance;
-use qus::binfmt::{HEAD, Handler, winner};
+use qus::binfmt::{HEADER_LEN, Handler, first_match};
 use qus::handler::exec_target::ExecTarget;
 use qus::handler::predict::{End, Prediction, Step, Table};
 use qus::probe::{Variant, image};
@@ -206,8 +206,8 @@ impl<'a> World<'a> {
         let native = fs::read(path).unwrap();
         if random.chance(20)
             && self.natives[..2].contains(&native)
-            && winner(&self.handlers, &native, path).is_none()
-            && winner(&self.handlers, &native, Path::new("wlink")).is_none()
+            && first_match(&self.handlers, &native, path).is_none()
+            && first_match(&self.handlers, &native, Path::new("wlink")).is_none()
         {
             fs::remove_file(path).unwrap();
         }
@@ -215,7 +215,7 @@ impl<'a> World<'a> {
 
     fn predict(&self, file: &Path) -> Prediction {
         let native = |file: &ExecTarget| {
-            self.natives.iter().any(|image| file.head.starts_with(&image[..image.len().min(HEAD)]))
+            self.natives.iter().any(|image| file.head.starts_with(&image[..image.len().min(HEADER_LEN)]))
         };
         let table = Table {
             handlers: &self.handlers,
@@ -291,7 +291,7 @@ pub(crate) fn native(e_type: u16) -> Vec<u8> {
 
 /// A program that needs `loader`: its program headers are moved behind it, one more among them.
 pub(crate) fn with_loader(program: &[u8], loader: &Path) -> Vec<u8> {
-    let arch = Arch::of_head(program).unwrap();
+    let arch = Arch::from_header(program).unwrap();
     let order = arch.identity.order;
     let [header, program_header] = if program[4] == 2 { [64, 56] } else { [52, 32] };
     let wide = |value: usize| match program[4] {
@@ -335,7 +335,7 @@ fn script(interpreter: &Path, random: &mut Random) -> Vec<u8> {
 fn pattern(head: &[u8], random: &mut Random) -> String {
     let offset = *random.pick(&[0, 0, 0, 1, 2, 4, 16, 18, 100, 250]);
     let longest = *random.pick(&[2, 4, 20]);
-    let length = (1 + random.below(longest)).min(HEAD - offset);
+    let length = (1 + random.below(longest)).min(HEADER_LEN - offset);
     let mut magic = Vec::new();
     let mut mask = Vec::new();
     for position in offset..offset + length {

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use qus::arch::{Arch, Class};
-use qus::binfmt::HEAD;
+use qus::binfmt::HEADER_LEN;
 use qus::probe::{ProbeTarget, Variant, image};
 
 use crate::namespace::emulated_on;
@@ -27,15 +27,15 @@ pub(crate) fn host() -> &'static Arch {
         if let Some(name) = emulated_on() {
             return arch(&name);
         }
-        let mut head = [0; HEAD];
+        let mut head = [0; HEADER_LEN];
         File::open("/proc/self/exe").unwrap().read_exact(&mut head).unwrap();
-        Arch::of_head(&head).expect("a row of the table for this host")
+        Arch::from_header(&head).expect("a row of the table for this host")
     })
 }
 
 /// The architecture that QEMU calls `name`.
 pub(crate) fn arch(name: &str) -> &'static Arch {
-    Arch::by_target(name).unwrap()
+    Arch::from_qemu_target(name).unwrap()
 }
 
 /// A program of `arch` that ends with the first byte of its `argv[0]`.

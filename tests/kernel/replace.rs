@@ -181,7 +181,7 @@ fn no_verify(lab: &Lab) {
 }
 
 fn two_handlers(lab: &Lab) {
-    let names = qus::arch::Arch::by_target("microblaze").unwrap().handler_names();
+    let names = qus::arch::Arch::from_qemu_target("microblaze").unwrap().handler_names();
     assert_eq!(names.len(), 2);
     lab.done(["register", "microblaze"]);
     assert_eq!(lab.entries().keys().collect::<Vec<_>>(), names.iter().collect::<Vec<_>>());

@@ -182,7 +182,7 @@ fn wipe_what_is_promised(lab: &Lab) {
 /// A line of configuration.
 fn rule(name: &str, arch: &str, interpreter: &Path) -> Vec<u8> {
     use qus::binfmt::{HandlerName, Matcher, Rule};
-    let pattern = qus::arch::Arch::by_target(arch).unwrap().identity.patterns().swap_remove(0);
+    let pattern = qus::arch::Arch::from_qemu_target(arch).unwrap().identity.patterns().swap_remove(0);
     let name = HandlerName::new(name).unwrap();
     let mut line =
         Rule::new(name, Matcher::Magic(pattern), interpreter, Flags::FIX_BINARY).unwrap().to_line();

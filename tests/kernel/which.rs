@@ -49,7 +49,7 @@ fn program(lab: &Lab, arch: &str) -> PathBuf {
 }
 
 fn content(arch: &str, variant: Variant) -> Vec<u8> {
-    let arch = Arch::by_target(arch).unwrap();
+    let arch = Arch::from_qemu_target(arch).unwrap();
     image(arch, arch.identity.machines[0], variant)
 }
 

@@ -5,7 +5,7 @@ use crate::arch::{ARCHES, Arch};
 use crate::binfmt::Pattern;
 
 fn rows(pattern: &Pattern) -> Vec<&'static str> {
-    Arch::of_pattern(pattern).iter().map(|arch| arch.name).collect()
+    Arch::matching_pattern(pattern).iter().map(|arch| arch.name).collect()
 }
 
 #[test]

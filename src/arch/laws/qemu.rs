@@ -130,7 +130,7 @@ fn every_difference_from_qemus_rule_has_its_reason() {
             (0..HEADER).filter(|&byte| at(&ours, byte) != at(&theirs, byte)).map(Reason::at).collect();
         reasons.dedup();
         assert_eq!(reasons, rule.reasons, "{}", rule.script);
-        assert_eq!(reasons.is_empty(), ours.same_files(&theirs), "{}", rule.script);
+        assert_eq!(reasons.is_empty(), ours.equivalent(&theirs), "{}", rule.script);
         assert_eq!(reasons.iter().all(|reason| reason.is_wider()), ours.covers(&theirs), "{}", rule.script);
         assert_eq!(!reasons.contains(&TypeByteOrder), ours.overlaps(&theirs), "{}", rule.script);
     }
@@ -143,7 +143,7 @@ fn every_pattern_has_a_rule_or_is_listed_without() {
         .flat_map(|arch| {
             arch.identity.patterns().into_iter().zip(arch.handler_names()).map(move |pair| (arch.name, pair))
         })
-        .filter(|(_, (ours, _))| !RULES.iter().any(|rule| counterpart(rule).same_files(ours)))
+        .filter(|(_, (ours, _))| !RULES.iter().any(|rule| counterpart(rule).equivalent(ours)))
         .map(|(row, (_, handler))| (row, handler))
         .collect();
     let without: Vec<_> = without.iter().map(|(row, handler)| (*row, &**handler)).collect();
@@ -153,7 +153,7 @@ fn every_pattern_has_a_rule_or_is_listed_without() {
 #[test]
 fn qemus_rules_decode_to_their_rows() {
     for rule in RULES {
-        let rows = Arch::of_pattern(&pattern(rule.magic, rule.mask));
+        let rows = Arch::matching_pattern(&pattern(rule.magic, rule.mask));
         let names: Vec<_> = rows.iter().map(|arch| arch.name).collect();
         // Rows of which it takes no program are not named.
         let expected: &[&str] = if rule.reasons.contains(&TypeByteOrder) { &[] } else { &[rule.row] };

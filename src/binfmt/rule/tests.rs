@@ -1,7 +1,7 @@
 //! Rules and their lines; the kernel itself judges both in `tests/kernel/grammar.rs`.
 
 use super::*;
-use crate::binfmt::HEAD;
+use crate::binfmt::HEADER_LEN;
 use proptest::prelude::*;
 
 fn magic(name: &str, interpreter: &str) -> Rule {
@@ -50,15 +50,15 @@ fn backslashes_are_written_raw_where_they_must() {
     for bytes in
         [&br"\"[..], br"\\", br"\\\", br"\\x41", br"\\x4", br"\x41", br"\\\x", b"\\\0a", br"\:\n", br"\\x"]
     {
-        let mut magic = bytes.repeat(HEAD / bytes.len());
-        magic.resize(HEAD, b'a');
+        let mut magic = bytes.repeat(HEADER_LEN / bytes.len());
+        magic.resize(HEADER_LEN, b'a');
         let pattern = Pattern::new(0, magic, None).unwrap();
         let name = HandlerName::new("a").unwrap();
         // The path makes it too long for escaping everything.
         let rule = Rule::new(name, Matcher::Magic(pattern), "/".repeat(1000), Flags::empty()).unwrap();
         assert_eq!(Rule::parse(&rule.to_line()), Ok(rule), "{}", bytes.escape_ascii());
     }
-    let odd = HEAD - 1;
+    let odd = HEADER_LEN - 1;
     let pattern = Pattern::new(0, vec![b'\\'; odd], Some(vec![b'\\'; odd])).unwrap();
     let name = HandlerName::new("a").unwrap();
     let rule = Rule::new(name, Matcher::Magic(pattern), "/i", Flags::empty()).unwrap();

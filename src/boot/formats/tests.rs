@@ -8,7 +8,7 @@ const ALL: [Format; 5] =
     [Format::Systemd, Format::BinfmtSupport, Format::Openrc, Format::Nix, Format::Register];
 
 fn set(arch: &str, interpreter: &str) -> Set {
-    let arch = Arch::by_target(arch).unwrap();
+    let arch = Arch::from_qemu_target(arch).unwrap();
     let flags = Flags::FIX_BINARY | Flags::OPEN_BINARY | Flags::PRESERVE_ARGV0;
     Set { arch, rules: classify::rules(arch, Path::new(interpreter), flags).unwrap(), copied: false }
 }
@@ -47,7 +47,7 @@ fn a_path_that_a_line_cannot_hold_is_refused() {
 #[test]
 fn the_longest_line_of_binfmt_d_leaves_room_for_a_newline() {
     let flags = Flags::FIX_BINARY;
-    let arch = Arch::by_target("arm").unwrap();
+    let arch = Arch::from_qemu_target("arm").unwrap();
     let of_length = |length| {
         let path = format!("/{}", "a".repeat(length));
         Some(Set { arch, rules: classify::rules(arch, Path::new(&path), flags).ok()?, copied: false })
@@ -108,7 +108,8 @@ fn an_extension_is_said_in_every_format() {
     let name = HandlerName::new("jar").unwrap();
     let rule =
         Rule::new(name, Matcher::Extension(Extension::new("jar").unwrap()), "/usr/bin/jexec", Flags::empty());
-    let sets = [Set { arch: Arch::by_target("arm").unwrap(), rules: vec![rule.unwrap()], copied: false }];
+    let sets =
+        [Set { arch: Arch::from_qemu_target("arm").unwrap(), rules: vec![rule.unwrap()], copied: false }];
     assert!(text(Format::Systemd, &sets).ends_with("\n:jar:E::jar::/usr/bin/jexec:\n"));
     assert!(text(Format::BinfmtSupport, &sets).contains("\nextension jar\n"));
     assert!(text(Format::Nix, &sets).contains("magicOrExtension = \"jar\";"));

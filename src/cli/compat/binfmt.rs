@@ -12,14 +12,14 @@ use crate::base::error::Diagnostic;
 use crate::base::output::{Status, escape, escape_json};
 use crate::commands::Command;
 use crate::commands::args::ArchArg;
-use crate::commands::instance::open_to_look;
+use crate::commands::instance::open_read_only;
 use crate::commands::register::Register;
 use crate::commands::reset::Reset;
 use crate::commands::verify::Verify;
 use crate::handler::classify;
-use crate::handler::classify::plain;
+use crate::handler::classify::name_lossy;
 use crate::interpreter::bundle::own_bundle;
-use crate::interpreter::own_head;
+use crate::interpreter::self_exe_header;
 use crate::interpreter::store;
 use crate::interpreter::{default_places, search, versions_of};
 use crate::probe::{self, End, ProbeResult, ProbeTarget, STATUS_ARGV0, STATUS_PATH};
@@ -169,7 +169,7 @@ fn install(words: &[String], failures: &mut Vec<String>, speaker: &mut Adapter<'
 
 /// What Docker calls QEMU's target `name`; the same where Docker does not know it.
 fn docker_name(name: &str) -> &str {
-    let platform = Arch::by_target(name).and_then(|arch| arch.names.platforms.first());
+    let platform = Arch::from_qemu_target(name).and_then(|arch| arch.names.platforms.first());
     platform.and_then(|platform| platform.strip_prefix("linux/")).unwrap_or(name)
 }
 
@@ -194,7 +194,8 @@ fn uninstall(
         };
         let is_meant_item =
             |item: &&Item| is_meant(item.name()) || named.is_some_and(|arch| arch.name == item.arch);
-        let meant = there.items.iter().filter(is_meant_item).filter_map(|item| Arch::by_target(&item.arch));
+        let meant =
+            there.items.iter().filter(is_meant_item).filter_map(|item| Arch::from_qemu_target(&item.arch));
         let before = arches.len();
         arches.extend(meant.map(ArchArg::One));
         let others: Vec<&String> = there.left.iter().filter(|name| is_meant(name)).collect();
@@ -239,15 +240,15 @@ struct State {
 /// Prints what this host runs, proven by execution, and the emulators that are in force.
 fn status(speaker: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     let mut emulators = Vec::new();
-    let states = if let Some(instance) = open_to_look(&speaker.common)? {
+    let states = if let Some(instance) = open_read_only(&speaker.common)? {
         let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
         let handlers = instance.handlers().map_err(Diagnostic::from)?;
         let in_force = handlers.iter().filter(|handler| enabled && handler.entry.enabled);
-        let ours = in_force.filter(|handler| classify::emulates(handler).is_some());
-        emulators.extend(ours.map(|handler| plain(&handler.name)));
+        let ours = in_force.filter(|handler| classify::emulated_arch(handler).is_some());
+        emulators.extend(ours.map(|handler| name_lossy(&handler.name)));
         emulators.sort();
         let arches =
-            PLATFORMS.iter().filter_map(|(name, _)| Arch::by_target(name).map(ArchArg::One)).collect();
+            PLATFORMS.iter().filter_map(|(name, _)| Arch::from_qemu_target(name).map(ArchArg::One)).collect();
         let (_, answer) = speaker.ask(&Command::Verify(Verify { arches }), false)?;
         answer.items.into_iter().map(|item| (item.arch, item.state)).collect()
     } else {
@@ -276,10 +277,10 @@ fn status(speaker: &mut Adapter<'_>) -> Result<(), EarlyExit> {
 /// What runs here, where no handler can be seen. To mount an instance in order to look would hide those of the host from
 /// this user namespace, for good (K66).
 fn states_by_execution() -> Result<Vec<(String, String)>, Diagnostic> {
-    let arches = PLATFORMS.iter().filter_map(|(name, _)| Arch::by_target(name));
+    let arches = PLATFORMS.iter().filter_map(|(name, _)| Arch::from_qemu_target(name));
     let subjects: Vec<ProbeTarget> = arches.filter_map(|arch| ProbeTarget::all_of(arch).next()).collect();
     let trials = probe::run(&subjects).map_err(|error| Diagnostic::new(error.to_string()))?;
-    let own = Arch::of_head(&own_head()?);
+    let own = Arch::from_header(&self_exe_header()?);
     let runs = |trial: &ProbeResult| {
         [STATUS_ARGV0, STATUS_PATH].iter().any(|status| trial.host.end == End::Exited(*status))
     };
@@ -337,7 +338,7 @@ fn first_version() -> Result<Option<String>, Diagnostic> {
     let named = std::env::var_os("QEMU_BINARY_PATH").map(PathBuf::from);
     let places = named.map_or_else(|| default_places(&store::all_fetched()), |place| vec![place]);
     let mut one = None;
-    let found = search(&places, &own_head()?, |arch, _| *one.get_or_insert(arch) == arch);
+    let found = search(&places, &self_exe_header()?, |arch, _| *one.get_or_insert(arch) == arch);
     let interpreters = found.values().filter_map(|found| found.interpreter.as_ref());
     Ok(versions_of(interpreters.map(|interpreter| interpreter.path.as_path())).into_values().next())
 }

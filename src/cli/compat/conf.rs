@@ -6,7 +6,7 @@ use super::words::{self, Known};
 use super::{Adapter, EarlyExit, Item};
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
-use crate::base::output::{Status, escape, path_text};
+use crate::base::output::{Status, display_path, escape};
 use crate::binfmt::Flags;
 use crate::boot::formats::binfmt_support_format;
 use crate::commands::Command;
@@ -229,7 +229,7 @@ impl Setup {
             arches.iter().copied().map(with_file).collect()
         };
         if files.is_empty() {
-            let folder = path_text(self.folder());
+            let folder = display_path(self.folder());
             return Err(Diagnostic::new(format!(
                 "{folder} has no interpreter called qemu-…{}",
                 escape(&self.suffix)
@@ -267,11 +267,11 @@ impl Setup {
                 };
                 if !self.dry_run {
                     atomic_file::place(&path, &text, 0o644).map_err(|error| {
-                        Diagnostic::new(format!("cannot write {}: {error}", path_text(&path)))
+                        Diagnostic::new(format!("cannot write {}: {error}", display_path(&path)))
                     })?;
                 }
             }
-            let interpreter = path_text(&interpreter);
+            let interpreter = display_path(&interpreter);
             writeln!(
                 speaker.data,
                 "Setting {interpreter} as binfmt interpreter for {} for {service}",

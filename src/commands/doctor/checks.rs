@@ -168,7 +168,7 @@ fn name(handler: &Handler) -> String {
 /// The command that puts qus's own handler in the place of one of QEMU's, with an interpreter that is at hand or has to
 /// be fetched first; for another's only its removal can be named.
 fn replace(state: &State, handler: &Handler) -> Option<String> {
-    let arch = classify::emulates(handler)?;
+    let arch = classify::emulated_arch(handler)?;
     let fetch = if state.at_hand.contains_key(arch.name) { "" } else { "--fetch " };
     Some(format!("sudo qus register --replace {fetch}{}", arch.name))
 }

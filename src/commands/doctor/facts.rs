@@ -16,7 +16,7 @@ use crate::boot::configuration::Configuration;
 use crate::commands::verify::{Health, health};
 use crate::handler::classify;
 use crate::handler::owner::Owner;
-use crate::interpreter::own_head;
+use crate::interpreter::self_exe_header;
 use crate::interpreter::store;
 use crate::interpreter::{CheckError, Interpreter, default_places, search};
 use crate::probe::{Nativeness, companions};
@@ -119,7 +119,7 @@ impl State {
     fn gather(instance: &Instance, configuration: &Configuration, verify: bool) -> Result<Self, Diagnostic> {
         let handlers = instance.handlers()?;
         let enabled = instance.is_enabled()?;
-        let host = own_head()?;
+        let host = self_exe_header()?;
         let mut unfit = BTreeMap::new();
         for handler in &handlers {
             let Some(path) = handler.entry.interpreter.as_deref() else { continue };
@@ -134,7 +134,7 @@ impl State {
         let path = instance.path();
         let registered = handlers
             .iter()
-            .filter(|handler| classify::emulates(handler).is_some())
+            .filter(|handler| classify::emulated_arch(handler).is_some())
             .filter_map(|handler| fs::metadata(path.join(handler.name.as_os_str())).ok()?.modified().ok())
             .collect();
         let holder = Holder::of(path);
@@ -146,7 +146,7 @@ impl State {
         let read_only =
             statvfs(instance.path()).is_ok_and(|filesystem| filesystem.flags().contains(FsFlags::ST_RDONLY));
         let emulated: BTreeSet<&str> =
-            handlers.iter().filter_map(classify::emulates).map(|arch| arch.name).collect();
+            handlers.iter().filter_map(classify::emulated_arch).map(|arch| arch.name).collect();
         let places = default_places(&store::all_fetched());
         let found = search(&places, &host, |arch, _| emulated.contains(arch.name));
         let at_hand =
@@ -162,9 +162,9 @@ fn natives(host: &[u8], handlers: &[Handler]) -> BTreeMap<&'static str, Nativene
     let emulated: BTreeSet<&str> = handlers
         .iter()
         .filter(|handler| handler.entry.enabled)
-        .filter_map(|handler| Some(classify::emulates(handler)?.name))
+        .filter_map(|handler| Some(classify::emulated_arch(handler)?.name))
         .collect();
-    let companions = Arch::of_head(host).into_iter().flat_map(companions);
+    let companions = Arch::from_header(host).into_iter().flat_map(companions);
     let asked_for = companions.filter(|arch| emulated.contains(arch.name));
     asked_for.map(|arch| (arch.name, Nativeness::of(arch, handlers))).collect()
 }

@@ -9,15 +9,15 @@ use serde::Serialize;
 
 use super::Fetch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, columns, escape, path_text};
+use crate::base::output::{Output, Status, display_path, escape, format_table};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::boot::configuration::Configuration;
 use crate::commands::args::Common;
 use crate::interpreter::fetch::Wanted;
 use crate::interpreter::is_version;
-use crate::interpreter::own_head;
 use crate::interpreter::provenance::{Provenance, record_path};
+use crate::interpreter::self_exe_header;
 use crate::interpreter::store::stored;
 use crate::system::file_id::FileId;
 
@@ -99,7 +99,7 @@ pub(super) fn list(args: &Fetch, dest: PathBuf, common: &Common, output: &mut Ou
     let view = View { dest, files, dry_run: None };
     output.data(&view, || view.text())?;
     if view.files.is_empty() {
-        output.note(&format!("nothing was fetched into {}", path_text(&view.dest)))?;
+        output.note(&format!("nothing was fetched into {}", display_path(&view.dest)))?;
     }
     Ok(Status::Done)
 }
@@ -112,7 +112,7 @@ pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common, output: &mut O
     let mut problems = Vec::new();
     for item in &mut files {
         let failed = |error: io::Error| {
-            Diagnostic::new(format!("cannot remove {}: {error}", path_text(&item.path)))
+            Diagnostic::new(format!("cannot remove {}: {error}", display_path(&item.path)))
                 .cure("sudo qus fetch --prune")
         };
         if !args.dry_run
@@ -154,7 +154,7 @@ fn remove(path: &Path) -> io::Result<()> {
 /// The architectures that were named; none are all.
 fn wanted(args: &Fetch) -> Result<Wanted, Diagnostic> {
     Ok(Wanted {
-        host: own_head()?,
+        host: self_exe_header()?,
         arches: super::arches(args),
         version: args.qemu_version.clone(),
         by_version: true,
@@ -178,16 +178,16 @@ impl View {
                 or_dash(record.map(|record| &record.date)),
                 or_dash(from.as_ref()),
                 used_by,
-                path_text(&item.path),
+                display_path(&item.path),
             ]
         });
-        columns(&std::iter::once(header.map(str::to_owned).to_vec()).chain(rows).collect::<Vec<_>>())
+        format_table(&std::iter::once(header.map(str::to_owned).to_vec()).chain(rows).collect::<Vec<_>>())
     }
 
     fn removed_text(&self, dry_run: bool) -> String {
         let word = if dry_run { "would be removed" } else { "removed" };
         let removed = self.files.iter().filter(|item| dry_run || item.removed == Some(true));
-        let rows = removed.map(|item| vec![item.arch.to_owned(), word.to_owned(), path_text(&item.path)]);
-        columns(&rows.collect::<Vec<_>>())
+        let rows = removed.map(|item| vec![item.arch.to_owned(), word.to_owned(), display_path(&item.path)]);
+        format_table(&rows.collect::<Vec<_>>())
     }
 }

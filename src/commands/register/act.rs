@@ -7,7 +7,7 @@ use crate::base::error::Diagnostic;
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Flags, Rule};
 use crate::handler::classify;
-use crate::handler::classify::is_left_behind;
+use crate::handler::classify::is_stale_staging;
 use crate::handler::plan::Registration;
 use crate::handler::transaction::{Staged, remove};
 use crate::interpreter::memfd;
@@ -50,7 +50,7 @@ pub(super) fn act(
     let again = act.prove(open)?;
     let left = act.prove(again)?;
     for one in left {
-        act.undo(one, &Failure::Argv0NotPreserved);
+        act.rollback(one, &Failure::Argv0NotPreserved);
     }
     Ok(())
 }
@@ -74,9 +74,9 @@ impl Act<'_> {
     /// are superseded anyway.
     fn sweep(&self) -> Result<(), Diagnostic> {
         for handler in &self.gathered.handlers {
-            let Some(arch) = classify::emulates(handler) else { continue };
+            let Some(arch) = classify::emulated_arch(handler) else { continue };
             let mut items = self.gathered.arches.iter().zip(self.items.iter());
-            if is_left_behind(&handler.name) && items.any(|(its, item)| *its == arch && item.is_at_rest()) {
+            if is_stale_staging(&handler.name) && items.any(|(its, item)| *its == arch && item.is_at_rest()) {
                 remove(self.instance, &handler.name)?;
             }
         }
@@ -91,7 +91,7 @@ impl Act<'_> {
             Err(problem) => {
                 for one in open {
                     // The problem that made this necessary is the one to tell.
-                    let _ = one.staged.undo(self.instance);
+                    let _ = one.staged.rollback(self.instance);
                 }
                 return Err(problem);
             }
@@ -106,7 +106,7 @@ impl Act<'_> {
                         Err(error) => self.failed(one.item, Diagnostic::new(error.to_string())),
                     }
                 }
-                Err(failure) => self.undo(one, &failure),
+                Err(failure) => self.rollback(one, &failure),
             }
         }
         Ok(again)
@@ -148,7 +148,7 @@ impl Act<'_> {
             Failure::Shadowed(None) => {
                 let handlers = self.instance.handlers().unwrap_or_default();
                 Failure::Shadowed(
-                    classify::serving(one.arch, &handlers).map(|handler| handler.name.to_string()),
+                    classify::active_handler(one.arch, &handlers).map(|handler| handler.name.to_string()),
                 )
             }
             other => other,
@@ -189,8 +189,8 @@ impl Act<'_> {
     }
 
     /// A failed proof: the new rules go, and what was there is as it was.
-    fn undo(&mut self, one: Open, failure: &Failure) {
-        let undone: Result<(), HandlerError> = one.staged.undo(self.instance);
+    fn rollback(&mut self, one: Open, failure: &Failure) {
+        let undone: Result<(), HandlerError> = one.staged.rollback(self.instance);
         match undone {
             Ok(()) => self.unproven(one.item, failure),
             Err(error) => self.failed(

@@ -8,19 +8,19 @@ use super::Register;
 use super::memory::Stored;
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
-use crate::base::output::path_text;
+use crate::base::output::display_path;
 use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::{Flags, Handler};
 use crate::commands::args::named;
 use crate::handler::classify;
-use crate::handler::classify::version_path;
+use crate::handler::classify::emulator_path;
 use crate::handler::plan::Facts;
 use crate::interpreter::fetch::{self, Order};
 use crate::interpreter::store;
 use crate::interpreter::{
     CheckError, Interpreter, SearchResult, VersionReq, default_places, search, versions_of,
 };
-use crate::interpreter::{is_of, own_head};
+use crate::interpreter::{is_of, self_exe_header};
 use crate::probe::{self, Expected, Failure, Nativeness, ProbeTarget, Proof, companions, judge};
 
 /// Everything that was found out before anything is done.
@@ -64,7 +64,7 @@ impl Inputs {
     pub(super) fn gather(args: &Register, handlers: Vec<Handler>, quiet: bool) -> Result<Self, Diagnostic> {
         let mut gathered = Self {
             handlers,
-            host: own_head()?,
+            host: self_exe_header()?,
             arches: named(&args.arches).unwrap_or_default(),
             places: Vec::new(),
             verify: !args.no_verify && !args.dry_run,
@@ -120,7 +120,7 @@ impl Inputs {
 
     /// Why the named source has no interpreter for `arch`, if there is such a source and it has none.
     pub(super) fn not_in_source(&self, arch: &Arch) -> Option<String> {
-        let source = path_text(self.source.as_ref()?);
+        let source = display_path(self.source.as_ref()?);
         Some(match self.refused.get(arch.name) {
             Some(reason) => format!("the one in {source} {}", reason.lines().next().unwrap_or_default()),
             None => format!("{source} has no interpreter for it"),
@@ -134,7 +134,7 @@ impl Inputs {
 
     /// Finds out which architectures the host runs itself: its own, and those of its family whose probes run.
     fn find_natives(&mut self, dry_run: bool) {
-        let Some(own) = Arch::of_head(&self.host) else { return };
+        let Some(own) = Arch::from_header(&self.host) else { return };
         self.natives.insert(own.name, Nativeness::Native);
         let asked_for = |arch: &&Arch| self.arches.is_empty() || self.arches.contains(arch);
         let answers: Vec<_> = companions(own)
@@ -170,7 +170,7 @@ impl Inputs {
             }
             // What lies there from another time is not from this source.
             let mut found = fetched.found(&self.host);
-            found.retain(|name, _| Arch::by_target(name).is_some_and(|arch| self.is_wanted(arch)));
+            found.retain(|name, _| Arch::from_qemu_target(name).is_some_and(|arch| self.is_wanted(arch)));
             self.found = found;
             self.places = vec![fetched.dest];
             self.refused = fetched.refused.into_iter().map(|file| (file.arch, file.reason)).collect();
@@ -202,7 +202,7 @@ impl Inputs {
                 .cure(format!("qus register --interpreter {} ARCH", shell_word(path))));
         };
         let interpreter = Interpreter::check(path, &self.host).map_err(|unfit| {
-            let problem = Diagnostic::new(format!("{} {unfit}", path_text(path)));
+            let problem = Diagnostic::new(format!("{} {unfit}", display_path(path)));
             let again = format!("qus register --fetch {}", arch.name);
             problem.cure(unfit.cure(path).unwrap_or(again))
         })?;
@@ -229,8 +229,8 @@ impl Inputs {
         let arches = if self.arches.is_empty() { &all } else { &self.arches };
         let is_missing = |arch: &&&'static Arch| {
             let served = !replace
-                && classify::serving(arch, &self.handlers).is_some_and(|handler| {
-                    classify::emulates(handler) == Some(**arch)
+                && classify::active_handler(arch, &self.handlers).is_some_and(|handler| {
+                    classify::emulated_arch(handler) == Some(**arch)
                         && handler.entry.flags.contains(Flags::FIX_BINARY)
                 });
             self.interpreter(arch).is_none() && !served && !self.is_native(arch)
@@ -253,7 +253,7 @@ impl Inputs {
 
     /// The places that were searched, for a person.
     pub(super) fn searched(&self) -> String {
-        let places = self.places.iter().map(|place| path_text(place)).collect::<Vec<_>>().join(", ");
+        let places = self.places.iter().map(|place| display_path(place)).collect::<Vec<_>>().join(", ");
         match &self.version {
             Some(version) => format!("{places}, of QEMU {version}"),
             None => places,
@@ -266,7 +266,7 @@ impl Inputs {
             .arches
             .iter()
             .filter(|arch| !self.is_native(arch))
-            .filter_map(|arch| classify::serving(arch, &self.handlers).map(|handler| (*arch, handler)))
+            .filter_map(|arch| classify::active_handler(arch, &self.handlers).map(|handler| (*arch, handler)))
             .collect();
         if served.is_empty() {
             return Ok(());
@@ -288,7 +288,7 @@ impl Inputs {
             let expected = Expected { preserve_argv0, interpreter: None, in_front: None };
             self.verdicts.insert(arch.name, judge(trial, &expected));
         }
-        self.versions = versions_of(served.iter().filter_map(|(_, handler)| version_path(handler)));
+        self.versions = versions_of(served.iter().filter_map(|(_, handler)| emulator_path(handler)));
         Ok(())
     }
 }
@@ -306,7 +306,7 @@ fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
     let arches = named(&args.arches);
     let names = arches.iter().flatten().map(|arch| OsString::from(arch.name));
     words.extend(if arches.is_none() { vec!["all".into()] } else { names.collect() });
-    let message = format!("cannot plan with {}: a dry run fetches nothing", path_text(source));
+    let message = format!("cannot plan with {}: a dry run fetches nothing", display_path(source));
     Diagnostic::new(message).cure(shell_line(&words))
 }
 

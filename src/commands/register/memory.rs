@@ -12,7 +12,7 @@ use crate::handler::plan::Registration;
 use crate::interpreter::bundle::own_bundle;
 use crate::interpreter::bundle::{self, BundleError, Member};
 use crate::interpreter::memfd::{self, Memory, MemoryError, PendingFile};
-use crate::interpreter::{Interpreter, SearchResult, emulated_by, named_places, versions_of};
+use crate::interpreter::{Interpreter, SearchResult, arch_from_file_name, named_places, versions_of};
 use crate::system::file_id::FileId;
 use crate::system::file_id::file_name;
 
@@ -80,7 +80,8 @@ impl Inputs {
         let named: Vec<PathBuf> =
             named_places().iter().filter_map(|place| std::path::absolute(place).ok()).collect();
         for member in bundle.members() {
-            let Some((arch, version)) = emulated_by(member.name.as_bytes()).zip(member.version.as_ref())
+            let Some((arch, version)) =
+                arch_from_file_name(member.name.as_bytes()).zip(member.version.as_ref())
             else {
                 continue;
             };
@@ -121,7 +122,7 @@ impl Inputs {
             found.interpreter.as_ref().is_some_and(|interpreter| interpreter.path == file)
         };
         let (name, _) = self.found.iter().find(|(_, found)| is_it(found))?;
-        Arch::by_target(name)
+        Arch::from_qemu_target(name)
     }
 
     /// An interpreter that is not in memory yet, but can be put there: which file it will be is not known before.

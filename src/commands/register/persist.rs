@@ -48,7 +48,7 @@ struct Copy {
 
 impl Copy {
     /// Has everything be as it was.
-    fn undo(self) -> io::Result<()> {
+    fn rollback(self) -> io::Result<()> {
         // Somebody else has put another one there.
         if file_id(&self.path) != self.id {
             return Ok(());
@@ -75,7 +75,7 @@ impl Persistence {
     /// The request for `arch`: a handler that lasts. One that nobody restores is no answer to that; where qus itself
     /// registered one of QEMU's emulators, for the moment, it makes room. Another interpreter somebody has chosen.
     pub(super) fn request(&self, arch: &'static Arch, gathered: &Inputs, request: Request) -> Request {
-        let Some(handler) = classify::serving(arch, &gathered.handlers) else { return request };
+        let Some(handler) = classify::active_handler(arch, &gathered.handlers) else { return request };
         match Owner::of(handler, &self.configuration) {
             Owner::Configuration(file) if file != persist::file_of(arch) => request,
             Owner::BinfmtSupport(_) => request,
@@ -136,7 +136,7 @@ impl Persistence {
         let mut problems: Vec<Diagnostic> = acted.err().into_iter().collect();
         for copy in vain.into_iter().rev() {
             let path = copy.path.clone();
-            if let Err(error) = copy.undo() {
+            if let Err(error) = copy.rollback() {
                 problems.push(Diagnostic::new(format!("cannot put back {}: {error}", path.display())));
             }
         }

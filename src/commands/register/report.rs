@@ -9,12 +9,12 @@ use super::gather::{Inputs, first_line};
 use super::persist;
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, columns, escape, path_text};
+use crate::base::output::{Output, Status, display_path, escape, format_table};
 use crate::binfmt::{Flags, HandlerName, Rule};
 use crate::boot::persist::InitSystem;
-use crate::commands::instance::ends_too_soon;
+use crate::commands::instance::lifetime_warning;
 use crate::handler::classify;
-use crate::handler::classify::plain;
+use crate::handler::classify::name_lossy;
 use crate::handler::plan::{Decision, Registration};
 use crate::interpreter::memfd;
 use crate::probe::{Nativeness, Proof};
@@ -131,7 +131,7 @@ impl Item {
 
     fn standing(&mut self, outcome: Outcome, names: &[HandlerName], arch: &Arch, gathered: &Inputs) {
         self.outcome = outcome;
-        self.handlers = names.iter().map(plain).collect();
+        self.handlers = names.iter().map(name_lossy).collect();
         let handler = gathered.handlers.iter().find(|handler| Some(&handler.name) == names.first());
         self.flags = handler.map(|handler| handler.entry.flag_letters());
         let path = handler.and_then(|handler| handler.entry.interpreter.as_deref());
@@ -164,17 +164,21 @@ impl Item {
             let path =
                 entry.and_then(|entry| entry.interpreter.as_deref()).unwrap_or(Path::new("a BPF program"));
             let flags = entry.map(crate::binfmt::Entry::flag_letters).unwrap_or_default();
-            format!("{name} ({}, flags {})", path_text(path), if flags.is_empty() { "none" } else { &flags })
+            format!(
+                "{name} ({}, flags {})",
+                display_path(path),
+                if flags.is_empty() { "none" } else { &flags }
+            )
         };
         let has_programs = |name: &&HandlerName| {
             let handler = gathered.handlers.iter().find(|handler| handler.name == **name);
-            handler.is_some_and(|handler| handler.entry.enabled && classify::concerns(handler, arch))
+            handler.is_some_and(|handler| handler.entry.enabled && classify::overlaps_arch(handler, arch))
         };
         let (takers, namesakes): (Vec<_>, Vec<_>) = with.iter().partition(has_programs);
         let all = |names: &[&HandlerName]| {
             names.iter().map(|name| describe(name)).collect::<Vec<_>>().join(" and ")
         };
-        let ours = gathered.interpreter(arch).map(|interpreter| path_text(&interpreter.path));
+        let ours = gathered.interpreter(arch).map(|interpreter| display_path(&interpreter.path));
         let ours = ours.map(|ours| format!(", not {ours}")).unwrap_or_default();
         let mut reasons = Vec::new();
         if !takers.is_empty() {
@@ -191,7 +195,7 @@ impl Item {
         self.outcome = Outcome::Missing;
         let unfit = gathered.passed_over(arch).iter();
         let unfit: Vec<String> =
-            unfit.map(|(path, unfit)| format!("{} {}", path_text(path), first_line(unfit))).collect();
+            unfit.map(|(path, unfit)| format!("{} {}", display_path(path), first_line(unfit))).collect();
         self.message = Some(if let Some(reason) = gathered.not_in_source(arch) {
             reason
         } else if unfit.is_empty() {
@@ -315,7 +319,7 @@ impl Item {
                 detail.push_str(&format!("; {message}"));
             }
             if let Some(file) = &self.persisted {
-                detail.push_str(&format!("; at boot by {}", path_text(file)));
+                detail.push_str(&format!("; at boot by {}", display_path(file)));
             }
         } else {
             detail = self.message.as_deref().map(|text| escape(&text.replace('\n', " "))).unwrap_or_default();
@@ -360,7 +364,7 @@ pub(super) struct View {
 
 impl View {
     pub(super) fn text(&self) -> String {
-        columns(&self.items.iter().map(|item| item.row(self.dry_run, self.scope)).collect::<Vec<_>>())
+        format_table(&self.items.iter().map(|item| item.row(self.dry_run, self.scope)).collect::<Vec<_>>())
     }
 
     /// The handlers that are new, by name.
@@ -399,7 +403,7 @@ impl View {
                 status = status.max(Status::Failed);
             }
         }
-        let doomed = ends_too_soon(self.lifetime, self.scope);
+        let doomed = lifetime_warning(self.lifetime, self.scope);
         if let Some(problem) = doomed.filter(|_| !self.held && !self.dry_run && self.has_any()) {
             output.problem(&problem)?;
             status = status.max(Status::Failed);

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Trials, subject};
 use crate::arch::Arch;
-use crate::base::output::path_text;
+use crate::base::output::display_path;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::handler::classify;
@@ -148,13 +148,13 @@ pub(super) fn explain<'a>(
         (End::Starts, None) => match prediction.steps.first() {
             Some(Step::Script { interpreter }) => {
                 let further = prediction.steps.iter().skip(1).map(|step| match step {
-                    Step::Script { interpreter } => format!(", which {} runs", path_text(interpreter)),
+                    Step::Script { interpreter } => format!(", which {} runs", display_path(interpreter)),
                     Step::Handler { name, interpreter } => {
-                        format!(", which {name} takes for {}", path_text(interpreter))
+                        format!(", which {name} takes for {}", display_path(interpreter))
                     }
                 });
                 let further = further.collect::<String>();
-                Fate::runs(certainty, format!("a script: {} runs it{further}", path_text(interpreter)))
+                Fate::runs(certainty, format!("a script: {} runs it{further}", display_path(interpreter)))
             }
             _ => Fate::runs(certainty, "native: this host runs it itself"),
         },
@@ -273,7 +273,7 @@ fn missing_loader(file: &ExecTarget) -> Option<PathBuf> {
 }
 
 fn no_loader(loader: &Path) -> String {
-    format!("the handler works, but the program needs {}, which does not exist here", path_text(loader))
+    format!("the handler works, but the program needs {}, which does not exist here", display_path(loader))
 }
 
 fn loader_cure(arch: &Arch, loader: &Path) -> String {
@@ -320,7 +320,7 @@ fn failing(
     certainty: Certainty,
 ) -> Fate {
     let is_itself = at == file.path;
-    let name = path_text(at);
+    let name = display_path(at);
     let arch = match &file.kind {
         Kind::Elf(Elf { arch, .. }) => *arch,
         _ => None,
@@ -349,7 +349,7 @@ fn failing(
             replace,
         ),
         Reason::Loader(loader) => {
-            let text = format!("its loader {} is missing or cannot be started", path_text(loader));
+            let text = format!("its loader {} is missing or cannot be started", display_path(loader));
             Fate::fails(certainty, text, arch.map(|arch| loader_cure(arch, loader)))
         }
         Reason::NoHandler if is_itself => not_taken(file, arch, table, certainty),
@@ -392,7 +392,7 @@ fn not_taken(file: &ExecTarget, arch: Option<&Arch>, table: &Table<'_>, certaint
                 Some(cure),
             );
         }
-        let cure = match classify::emulates(handler) {
+        let cure = match classify::emulated_arch(handler) {
             Some(arch) => format!("sudo qus enable {}", arch.name),
             None => format!(
                 "echo 1 | sudo tee {}/{}",

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::{Serialize, Serializer};
 
 use super::explain::{Answer, Certainty};
-use crate::base::output::{columns, escape, escaped};
+use crate::base::output::{escape, escaped, format_table};
 use crate::binfmt::{Handler, Matcher};
 use crate::handler::exec_target::ExecTarget;
 
@@ -98,7 +98,7 @@ fn comparison(handler: &Handler, file: &ExecTarget) -> String {
                     format!("mask {:02x}", difference.mask),
                 ]
             });
-            let table = columns(&rows.collect::<Vec<_>>());
+            let table = format_table(&rows.collect::<Vec<_>>());
             format!("{name}: differs in\n{}", table.trim_end())
         }
     }

@@ -14,7 +14,7 @@ const EXPLICIT: Request = Request { explicit: true, ..ASKED };
 const REPLACE: Request = Request { explicit: true, replace: true, ..ASKED };
 
 fn arm() -> &'static Arch {
-    Arch::by_target("arm").unwrap()
+    Arch::from_qemu_target("arm").unwrap()
 }
 
 fn name(name: &str) -> HandlerName {
@@ -23,7 +23,7 @@ fn name(name: &str) -> HandlerName {
 
 /// A handler of all programs of `arch` of its first machine.
 fn handler_of(arch: &str, called: &str, path: &str, flags: Flags) -> Handler {
-    let pattern = Arch::by_target(arch).unwrap().identity.patterns().swap_remove(0);
+    let pattern = Arch::from_qemu_target(arch).unwrap().identity.patterns().swap_remove(0);
     let entry = Entry {
         enabled: true,
         interpreter: Some(path.into()),
@@ -167,7 +167,7 @@ fn what_is_there_is_in_vain() {
 #[test]
 fn a_narrow_rule_is_no_service() {
     let mut narrow = handler("qemu-arm", "/usr/bin/qemu-arm", POF);
-    let header = arm().everyday_headers().swap_remove(0);
+    let header = arm().typical_headers().swap_remove(0);
     narrow.entry.matcher = Some(Matcher::Magic(Pattern::new(0, header[..20].to_vec(), None).unwrap()));
     let because = "qemu-arm was in vain: it does not take all programs that today's toolchains write";
     let decision = decided(&[narrow], Some(&proof(true, OTHER)), ASKED);
@@ -231,8 +231,8 @@ fn it_is_shadowed() {
 #[test]
 fn an_interrupted_run_left_something_behind() {
     let leftover = handler("qemu-arm.qus-123", PATH, POF);
-    assert!(is_interim(&leftover.name) && !is_interim(&name("qus-arm")));
-    assert_eq!(emulates(&leftover), Some(arm()));
+    assert!(is_staging(&leftover.name) && !is_staging(&name("qus-arm")));
+    assert_eq!(emulated_arch(&leftover), Some(arm()));
     let because = "in place of qemu-arm.qus-123";
     let verdict = proof(true, OURS);
     let decision = decided(std::slice::from_ref(&leftover), Some(&verdict), ASKED);
@@ -249,7 +249,7 @@ fn the_host_is_safe() {
         other => panic!("{other:?}"),
     };
     let interpreter = interpreter();
-    let header = arm().everyday_headers().swap_remove(0);
+    let header = arm().typical_headers().swap_remove(0);
     let force = Request { force_native: true, ..REPLACE };
     let facts =
         Facts { interpreter: Some(&interpreter), native: &Nativeness::Native, verdict: None, unfit: None };
@@ -290,7 +290,7 @@ fn credentials_need_an_interpreter_of_roots() {
 
 #[test]
 fn only_what_is_missing_is_registered() {
-    let microblaze = Arch::by_target("microblaze").unwrap();
+    let microblaze = Arch::from_qemu_target("microblaze").unwrap();
     let path = "/usr/bin/qemu-microblaze-static";
     let interpreter = Interpreter { path: path.into(), ..interpreter() };
     let verdict = proof(true, OURS);
@@ -323,9 +323,9 @@ fn an_emulator_is_known_by_its_file_or_by_our_name() {
         ("qemu-arm", "/usr/bin/qemu-system-arm", None),
     ];
     for (called, path, arch) in cases {
-        assert_eq!(emulates(&handler(called, path, POF)).map(|arch| arch.name), arch, "{called} {path}");
+        assert_eq!(emulated_arch(&handler(called, path, POF)).map(|arch| arch.name), arch, "{called} {path}");
     }
     let mut script = handler("qus-arm", PATH, POF);
     script.entry.matcher = Some(Matcher::Magic(Pattern::new(0, b"#!".to_vec(), None).unwrap()));
-    assert_eq!(emulates(&script), None);
+    assert_eq!(emulated_arch(&script), None);
 }

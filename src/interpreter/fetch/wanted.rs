@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::arch::Arch;
-use crate::interpreter::{Interpreter, VersionReq, emulated_by, version_in};
+use crate::interpreter::{Interpreter, VersionReq, arch_from_file_name, version_in};
 use crate::package::MemberFilter;
 
 /// Interpreters of the wanted architectures, each once, stored as `qemu-ARCH-static`.
@@ -34,7 +34,7 @@ impl Wanted {
 
 impl MemberFilter for Wanted {
     fn want(&mut self, file_name: &[u8]) -> Option<String> {
-        let arch = emulated_by(file_name)?;
+        let arch = arch_from_file_name(file_name)?;
         (self.is_wanted(arch) && !self.done.contains(arch.name)).then(|| format!("qemu-{}-static", arch.name))
     }
 
@@ -48,7 +48,7 @@ impl MemberFilter for Wanted {
 
     fn accept(&mut self, stored_name: &str, file: &Path) -> Result<(), String> {
         Interpreter::check(file, &self.host).map_err(|unfit| unfit.to_string())?;
-        let Some(arch) = emulated_by(stored_name.as_bytes()) else { return Ok(()) };
+        let Some(arch) = arch_from_file_name(stored_name.as_bytes()) else { return Ok(()) };
         if let Some(wanted) = &self.version {
             let version = version_in(file, arch.name).unwrap_or_else(|| "unknown".to_owned());
             if !wanted.is(&version) {
@@ -60,7 +60,7 @@ impl MemberFilter for Wanted {
     }
 
     fn folder(&self, stored_name: &str, file: &Path) -> Option<String> {
-        let arch = emulated_by(stored_name.as_bytes()).filter(|_| self.by_version)?;
+        let arch = arch_from_file_name(stored_name.as_bytes()).filter(|_| self.by_version)?;
         version_in(file, arch.name)
     }
 }

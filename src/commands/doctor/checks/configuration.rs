@@ -1,7 +1,7 @@
 //! What should be there: by configuration, at the next boot, and for WSL.
 
 use super::Said;
-use crate::base::output::path_text;
+use crate::base::output::display_path;
 use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
 use crate::commands::doctor::facts::Facts;
@@ -14,14 +14,14 @@ pub(super) fn promised(facts: &Facts) -> Vec<Said> {
     let Some(state) = facts.state() else { return Vec::new() };
     let missing = facts.configuration.broken_promises(&state.handlers);
     let said = missing.into_iter().map(|promise| {
-        let file = path_text(&promise.file);
+        let file = display_path(&promise.file);
         let text = format!("{} is promised by {file}, and not there", promise.rule.name());
         let interpreter = promise.rule.interpreter();
         if interpreter.exists() {
             // Under systemd, too: a restart of systemd-binfmt would remove what is in no configuration (K78).
             Said::note(text, format!("sudo qus apply {}", shell_word(&promise.file)))
         } else {
-            Said::note(format!("{text}; its interpreter {} does not exist", path_text(interpreter)), None)
+            Said::note(format!("{text}; its interpreter {} does not exist", display_path(interpreter)), None)
         }
     });
     said.collect()
@@ -38,7 +38,7 @@ pub(super) fn flushed(facts: &Facts) -> Vec<Said> {
     let mut count = 0;
     for handler in state.handlers.iter().rev().filter(is_ours) {
         let interpreter = handler.entry.interpreter.as_deref();
-        let Some((arch, path)) = classify::emulates(handler).zip(interpreter) else { continue };
+        let Some((arch, path)) = classify::emulated_arch(handler).zip(interpreter) else { continue };
         // One in memory has no file that could be opened at boot.
         if !path.is_absolute() && !state.at_hand.contains_key(arch.name) {
             continue;
@@ -69,7 +69,7 @@ pub(super) fn wsl(facts: &Facts) -> Vec<Said> {
     if state.handlers.iter().any(|handler| handler.name.as_bytes().starts_with(b"WSLInterop")) {
         return Vec::new();
     }
-    let register = path_text(&facts.path.join("register"));
+    let register = display_path(&facts.path.join("register"));
     let cure = format!("echo ':WSLInterop:M::MZ::/init:P' | sudo tee {register}");
     vec![Said::problem("this is WSL, and its handler WSLInterop is gone", cure)]
 }

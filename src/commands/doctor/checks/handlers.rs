@@ -3,17 +3,17 @@
 use std::path::Path;
 
 use super::{Said, each, entry_file, name, remove, replace};
-use crate::base::output::path_text;
+use crate::base::output::display_path;
 use crate::binfmt::{Flags, Handler};
 use crate::commands::doctor::facts::Facts;
 use crate::handler::classify;
 use crate::handler::exec_target::ExecTarget;
 use crate::handler::owner::Owner;
-use crate::interpreter::own_head;
+use crate::interpreter::self_exe_header;
 use crate::probe::Nativeness;
 
 pub(super) fn captures(facts: &Facts) -> Vec<Said> {
-    let Ok(host) = own_head() else { return Vec::new() };
+    let Ok(host) = self_exe_header() else { return Vec::new() };
     each(facts, |state, handler| {
         if !handler.entry.enabled {
             return None;
@@ -22,7 +22,7 @@ pub(super) fn captures(facts: &Facts) -> Vec<Said> {
             let text = format!("{} takes this host's own programs", name(handler));
             return Some(Said::problem(text, remove(facts, handler)));
         }
-        let arch = classify::emulates(handler)?;
+        let arch = classify::emulated_arch(handler)?;
         match state.natives.get(arch.name)? {
             Nativeness::Native => {
                 let text =
@@ -48,7 +48,7 @@ pub(super) fn disabled(facts: &Facts) -> Vec<Said> {
         if handler.entry.enabled {
             return None;
         }
-        let cure = match classify::emulates(handler) {
+        let cure = match classify::emulated_arch(handler) {
             Some(arch) => format!("sudo qus enable {}", arch.name),
             None => format!("echo 1 | sudo tee {}", entry_file(facts, handler)),
         };
@@ -58,7 +58,7 @@ pub(super) fn disabled(facts: &Facts) -> Vec<Said> {
 
 pub(super) fn no_fix(facts: &Facts) -> Vec<Said> {
     each(facts, |state, handler| {
-        let arch = classify::emulates(handler)?;
+        let arch = classify::emulated_arch(handler)?;
         let lacks = !handler.entry.flags.contains(Flags::FIX_BINARY);
         lacks.then(|| {
             Said::problem(format!("{} has no F flag ({})", name(handler), arch.name), replace(state, handler))
@@ -68,7 +68,7 @@ pub(super) fn no_fix(facts: &Facts) -> Vec<Said> {
 
 /// A handler that takes its own interpreter (K37). The host's own programs are another check's.
 pub(super) fn self_capture(facts: &Facts) -> Vec<Said> {
-    let Ok(host) = own_head() else { return Vec::new() };
+    let Ok(host) = self_exe_header() else { return Vec::new() };
     each(facts, |_, handler| {
         let path = handler.entry.interpreter.as_deref()?;
         let head = ExecTarget::look(path).head;
@@ -77,7 +77,10 @@ pub(super) fn self_capture(facts: &Facts) -> Vec<Said> {
             handler.entry.enabled && matcher.matches(&head, path) && !matcher.matches(&host, Path::new(""));
         let cure = remove(facts, handler);
         takes.then(|| {
-            Said::problem(format!("{} takes its own interpreter, {}", name(handler), path_text(path)), cure)
+            Said::problem(
+                format!("{} takes its own interpreter, {}", name(handler), display_path(path)),
+                cure,
+            )
         })
     })
 }
@@ -117,14 +120,15 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Said> {
                 name(handler),
                 name(other)
             );
-            if classify::emulates(handler).is_some() {
+            if classify::emulated_arch(handler).is_some() {
                 return Some(Said::problem(text, replace(state, handler)));
             }
             // Somebody may have wanted it so: `register --replace` does that.
-            let give_back = classify::emulates(other).map(|arch| format!("sudo qus disable {}", arch.name));
+            let give_back =
+                classify::emulated_arch(other).map(|arch| format!("sudo qus disable {}", arch.name));
             return Some(Said::note(text, give_back));
         }
-        let headers = classify::emulates(handler)?.everyday_headers();
+        let headers = classify::emulated_arch(handler)?.typical_headers();
         let other = headers.iter().filter(|head| pattern.matches(head)).find_map(|head| is_taken(head))?;
         let text = format!(
             "{} does not get all its programs: {}, registered later, takes some",
@@ -144,7 +148,7 @@ pub(super) fn overlap(facts: &Facts) -> Vec<Said> {
     for (index, newer) in enabled.iter().enumerate() {
         for older in enabled.iter().skip(index + 1) {
             let Some((one, two)) = newer.entry.pattern().zip(older.entry.pattern()) else { continue };
-            if one.overlaps(two) && !one.covers(two) && classify::emulates(older).is_none() {
+            if one.overlaps(two) && !one.covers(two) && classify::emulated_arch(older).is_none() {
                 let text = format!(
                     "{} takes some files of {}, which was registered earlier",
                     name(newer),
@@ -159,12 +163,14 @@ pub(super) fn overlap(facts: &Facts) -> Vec<Said> {
 
 pub(super) fn interim(facts: &Facts) -> Vec<Said> {
     each(facts, |state, handler| {
-        if !classify::is_interim(&handler.name) {
+        if !classify::is_staging(&handler.name) {
             return None;
         }
-        let arch = classify::emulates(handler);
+        let arch = classify::emulated_arch(handler);
         let stands_in = |other: &&Handler| {
-            other.entry.enabled && !classify::is_interim(&other.name) && classify::emulates(other) == arch
+            other.entry.enabled
+                && !classify::is_staging(&other.name)
+                && classify::emulated_arch(other) == arch
         };
         let is_needed = arch.is_some() && !state.handlers.iter().any(|other| stands_in(&other));
         let cure = replace(state, handler).filter(|_| is_needed);

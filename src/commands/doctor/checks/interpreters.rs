@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Said, each, name, replace};
 use crate::arch::Arch;
-use crate::base::output::{escape, path_text};
+use crate::base::output::{display_path, escape};
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::commands::doctor::facts::Facts;
@@ -19,19 +19,19 @@ use crate::system::ownership::{changeable_by_others, is_trusted};
 
 pub(super) fn interpreter(facts: &Facts) -> Vec<Said> {
     each(facts, |state, handler| {
-        classify::emulates(handler)?;
+        classify::emulated_arch(handler)?;
         let path = handler.entry.interpreter.as_deref()?;
         let unfit = state.unfit.get(&handler.name)?;
         let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);
         let reason = unfit.to_string().lines().next().unwrap_or_default().to_owned();
-        let text = format!("{} runs {}, which {reason}", name(handler), path_text(path));
+        let text = format!("{} runs {}, which {reason}", name(handler), display_path(path));
         Some(match unfit {
             CheckError::Missing if memfd::is_in_memory(path) => return None,
             CheckError::Missing if pinned => Said::note(
                 format!(
                     "{}: the kernel holds {} open, and no file is there any more",
                     name(handler),
-                    path_text(path)
+                    display_path(path)
                 ),
                 None,
             ),
@@ -48,7 +48,7 @@ pub(super) fn stale(facts: &Facts) -> Vec<Said> {
         let path = handler.entry.interpreter.as_deref()?;
         let there = FileId::of(&std::fs::metadata(path).ok()?);
         let is_stale = proof.interpreter.is_some_and(|started| started != there);
-        let text = format!("{} runs a file that was replaced at {} since", name(handler), path_text(path));
+        let text = format!("{} runs a file that was replaced at {} since", name(handler), display_path(path));
         is_stale.then(|| Said::problem(text, replace(state, handler)))
     })
 }
@@ -59,9 +59,9 @@ pub(super) fn writable_file(facts: &Facts) -> Vec<Said> {
     each(facts, |state, handler| {
         let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;
         let place = changeable_by_others(path).ok()??;
-        let (name, shown) = (name(handler), path_text(path));
+        let (name, shown) = (name(handler), display_path(path));
         if place != path {
-            let text = format!("{name} runs {shown}, and other users can change {}", path_text(&place));
+            let text = format!("{name} runs {shown}, and other users can change {}", display_path(&place));
             let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);
             let cure = replace(state, handler);
             return Some(if pinned { Said::note(text, cure) } else { Said::problem(text, cure) });
@@ -83,7 +83,7 @@ pub(super) fn broken(facts: &Facts) -> Vec<Said> {
     each(facts, |state, handler| {
         let health = state.health.as_ref().ok()?.get(&handler.name)?;
         let reason = health.reason.as_ref().filter(|_| health.state == "broken")?;
-        let arch = classify::emulates(handler);
+        let arch = classify::emulated_arch(handler);
         let named_elsewhere = !state.enabled
             || !handler.entry.enabled
             || arch.is_some() && !handler.entry.flags.contains(Flags::FIX_BINARY)
@@ -93,7 +93,7 @@ pub(super) fn broken(facts: &Facts) -> Vec<Said> {
         }
         let version = health.version.as_ref().map(|version| format!(", QEMU {version}")).unwrap_or_default();
         let path = handler.entry.interpreter.as_deref();
-        let shown = path.map(path_text).unwrap_or_default();
+        let shown = path.map(display_path).unwrap_or_default();
         let mut text = format!("{} ({shown}{version}): {reason}", name(handler));
         let again =
             arch.filter(|arch| path.is_some() && state.at_hand.get(arch.name).map(PathBuf::as_path) == path);
@@ -105,7 +105,7 @@ pub(super) fn broken(facts: &Facts) -> Vec<Said> {
             }
             // Another's handler, which does nothing for its programs: an emulator of QEMU's would.
             None => replace(state, handler).or_else(|| {
-                match Arch::of_pattern(handler.entry.pattern()?).as_slice() {
+                match Arch::matching_pattern(handler.entry.pattern()?).as_slice() {
                     [arch] => Some(format!("sudo qus register --replace --fetch {}", arch.name)),
                     _ => None,
                 }
@@ -121,7 +121,7 @@ pub(super) fn emulator(facts: &Facts) -> Vec<Said> {
     let mut said = Vec::new();
     for handler in &state.handlers {
         let version = health.get(&handler.name).and_then(|health| health.version.as_deref());
-        let Some((arch, version)) = classify::emulates(handler).zip(version) else { continue };
+        let Some((arch, version)) = classify::emulated_arch(handler).zip(version) else { continue };
         said.extend(known_bugs::of(arch.name, version).map(|defect| {
             let text = format!(
                 "{} is QEMU {version}: {} ({}); DIR has another version",
@@ -161,9 +161,9 @@ pub(super) fn origin(facts: &Facts) -> Vec<Said> {
         // What has no path and no address came from a package manager, which will give it again.
         let is_named = record.source.contains('/');
         let from = if is_named { format!("--from {} ", shell_word(&record.source)) } else { String::new() };
-        let arch = classify::emulates(handler)?;
+        let arch = classify::emulated_arch(handler)?;
         let cure = format!("sudo qus fetch {from}--dest {} {}", word(path.parent()?), arch.name);
-        Some(Said::problem(format!("{}: {} was changed", name(handler), path_text(path)), cure))
+        Some(Said::problem(format!("{}: {} was changed", name(handler), display_path(path)), cure))
     })
 }
 
@@ -177,7 +177,7 @@ pub(super) fn working(facts: &Facts) -> Vec<Said> {
         .handlers
         .iter()
         .filter(is_working)
-        .filter_map(|handler| Arch::of_pattern(handler.entry.pattern()?).first().map(|arch| arch.name))
+        .filter_map(|handler| Arch::matching_pattern(handler.entry.pattern()?).first().map(|arch| arch.name))
         .collect();
     arches.sort_unstable();
     arches.dedup();

@@ -2,7 +2,7 @@
 
 use super::Said;
 use crate::base::error::Hint;
-use crate::base::output::path_text;
+use crate::base::output::display_path;
 use crate::binfmt::instance::{OpenError, mount_command};
 use crate::commands::doctor::facts::Facts;
 use crate::commands::doctor::processes::Holder;
@@ -29,7 +29,7 @@ pub(super) fn kernel(facts: &Facts) -> Vec<Said> {
 
 pub(super) fn mounted(facts: &Facts) -> Vec<Said> {
     match &facts.instance {
-        Ok(_) => vec![Said::ok(format!("binfmt_misc is mounted on {}", path_text(&facts.path)))],
+        Ok(_) => vec![Said::ok(format!("binfmt_misc is mounted on {}", display_path(&facts.path)))],
         Err(error @ OpenError::NotMounted(_)) => {
             let promised = facts.configuration.promises.len();
             let cure = error.hint();
@@ -54,7 +54,7 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Said> {
         Err(error @ OpenError::Automount(path)) => {
             vec![Said::problem(
                 format!("{error}; on the host, the cure does"),
-                format!("ls {}", path_text(path)),
+                format!("ls {}", display_path(path)),
             )]
         }
         // Nothing that could be typed.
@@ -68,10 +68,10 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Said> {
 
 pub(super) fn writable(facts: &Facts) -> Vec<Said> {
     let Some(state) = facts.state().filter(|state| state.read_only) else { return Vec::new() };
-    let cure = format!("sudo mount -o remount,rw {}", path_text(&facts.path));
+    let cure = format!("sudo mount -o remount,rw {}", display_path(&facts.path));
     let handlers = state.handlers.len();
     vec![Said::problem(
-        format!("{} is mounted read-only; {handlers} handlers stay as they are", path_text(&facts.path)),
+        format!("{} is mounted read-only; {handlers} handlers stay as they are", display_path(&facts.path)),
         cure,
     )]
 }
@@ -80,7 +80,7 @@ pub(super) fn instance_off(facts: &Facts) -> Vec<Said> {
     if facts.state().is_none_or(|state| state.enabled) {
         return Vec::new();
     }
-    let cure = format!("echo 1 | sudo tee {}", path_text(&facts.path.join("status")));
+    let cure = format!("echo 1 | sudo tee {}", display_path(&facts.path.join("status")));
     vec![Said::problem("the whole instance is switched off", cure)]
 }
 

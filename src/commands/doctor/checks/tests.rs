@@ -89,7 +89,7 @@ fn large_pages_are_a_note() {
 #[test]
 fn systemd_takes_what_no_configuration_promises() {
     let facts = |name: &str, interpreter: &str| {
-        let pattern = Arch::by_target("arm").unwrap().identity.patterns().swap_remove(0);
+        let pattern = Arch::from_qemu_target("arm").unwrap().identity.patterns().swap_remove(0);
         let mut facts = with_handler(name);
         let State { handlers, .. } = facts.instance.as_mut().unwrap();
         handlers[0].entry.matcher = Some(crate::binfmt::Matcher::Magic(pattern));
