@@ -7,7 +7,7 @@ mod decode;
 pub mod elf;
 mod identity;
 #[cfg(test)]
-mod laws;
+mod invariants;
 mod lookup;
 mod names;
 mod probe_code;

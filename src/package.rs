@@ -15,17 +15,17 @@ mod cpio;
 mod deb;
 mod debian;
 mod digest;
+mod download;
 mod error;
+mod extractor;
+mod file_slice;
 mod folder;
 mod image;
 mod limit;
 mod manager;
-mod place;
 mod rpm;
-mod section;
-mod sink;
+mod staging;
 mod tarball;
-mod web;
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -37,18 +37,18 @@ use std::path::{Path, PathBuf};
 pub use apt::{Apt, AptError, Download};
 pub use debian::{FetchError, Fetched, FromPackage, debian_packages, fetch_with_apt};
 pub use digest::Sha256;
+pub use download::{Downloader, WebError, scheme};
 pub use error::PackageError;
 pub use limit::Limit;
 pub use manager::{Manager, ManagerError};
-pub use web::{Downloader, WebError, scheme};
 
 use archive::Archive;
 use deb::Deb;
+use extractor::Extractor;
+use file_slice::FileSlice;
 use folder::Folder;
 use limit::STREAM_SIZE;
 use rpm::Rpm;
-use section::FileSlice;
-use sink::Extractor;
 
 /// Which members of a source are wanted, and under which name they are stored.
 pub trait MemberFilter {

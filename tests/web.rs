@@ -134,7 +134,7 @@ fn too_much_is_given_up() {
 fn a_server_that_stalls_is_given_up() {
     let address = server(answer);
     for tool in tools() {
-        let web = Downloader::default().tool(tool).patience(Duration::from_secs(1));
+        let web = Downloader::default().tool(tool).stall_timeout(Duration::from_secs(1));
         for path in ["/stalls", "/silent", "/drips"] {
             let begin = Instant::now();
             let error = web.download(&format!("{address}{path}"), &()).unwrap_err();

@@ -17,10 +17,10 @@ use nix::unistd::Uid;
 use thiserror::Error;
 
 use super::Progress;
-use cache::{Cache, DownloadFolder, absolute, give};
+use cache::{Cache, DownloadFolder, absolute, chown_if_permitted};
 
 /// How long lists serve. A package that is gone by then is noticed, and the lists are fetched again.
-const LISTS_SERVE: Duration = Duration::from_hours(1);
+const LIST_MAX_AGE: Duration = Duration::from_hours(1);
 
 /// The machine's apt with lists of its own.
 #[derive(Clone, Debug)]
@@ -166,7 +166,7 @@ impl Apt {
     fn fresh(&self, cache: &Cache) -> bool {
         let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
         let Some(updated) = modified(&cache.stamp()) else { return false };
-        if updated.elapsed().map_or(true, |age| age > LISTS_SERVE) {
+        if updated.elapsed().map_or(true, |age| age > LIST_MAX_AGE) {
             return false;
         }
         let sources = match &self.sources_list {
@@ -206,7 +206,7 @@ impl Apt {
         }
         let cannot_use = |source| AptError::Cache { path: folder.path().to_owned(), source };
         // From here on nobody but this user changes what is in the folder.
-        give(folder.path(), Uid::effective());
+        chown_if_permitted(folder.path(), Uid::effective());
         for entry in fs::read_dir(folder.path()).map_err(cannot_use)? {
             let entry = entry.map_err(cannot_use)?;
             let path = entry.path();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::PackageError;
 use super::error::printable;
-use super::section::FileSlice;
+use super::file_slice::FileSlice;
 
 /// What an `ar` archive begins with.
 pub(super) const MAGIC: &[u8] = b"!<arch>\n";

@@ -9,10 +9,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::compression::Compression;
+use super::extractor::{Extractor, Kind};
+use super::file_slice::FileSlice;
 use super::image;
 use super::limit::{CONTROL_SIZE, Limit, UNPACKED_SIZE};
-use super::section::FileSlice;
-use super::sink::{Extractor, Kind};
 use super::tarball::Tarball;
 use super::{PackageError, PackageInfo, Progress};
 

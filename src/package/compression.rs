@@ -6,7 +6,7 @@ mod zstd;
 use std::io::{self, BufReader, Read};
 
 use super::Progress;
-use super::section::FileSlice;
+use super::file_slice::FileSlice;
 
 /// Bytes read at once from a package.
 const BUFFER: usize = 64 << 10;

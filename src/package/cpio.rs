@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 
 use super::PackageError;
 use super::error::printable;
+use super::extractor::{Extractor, Kind};
 use super::limit::{Bounded, Limit, NAME_SIZE, UNPACKED_SIZE};
-use super::sink::{Extractor, Kind};
 
 /// Bytes of a member's header: a magic of six and thirteen fields of eight hexadecimal digits.
 const HEADER: usize = 110;

@@ -7,9 +7,9 @@ use std::path::Path;
 use super::ar::{Ar, Member};
 use super::compression::Compression;
 use super::error::printable;
+use super::extractor::{Extractor, Kind};
+use super::file_slice::FileSlice;
 use super::limit::{CONTROL_SIZE, CONTROL_UNPACKED_SIZE, Limit, UNPACKED_SIZE};
-use super::section::FileSlice;
-use super::sink::{Extractor, Kind};
 use super::tarball::Tarball;
 use super::{PackageError, PackageInfo, Progress};
 

@@ -5,8 +5,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::section::FileSlice;
-use super::sink::Extractor;
+use super::extractor::Extractor;
+use super::file_slice::FileSlice;
 use super::{PackageError, Progress};
 
 /// Where a folder, such as an unpacked package or a root filesystem, keeps its programs.

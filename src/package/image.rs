@@ -13,9 +13,9 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 
 use super::error::printable;
+use super::extractor::{Extractor, Kind};
+use super::file_slice::FileSlice;
 use super::limit::{CONTROL_SIZE, Limit, MEMBERS, UNPACKED_SIZE};
-use super::section::FileSlice;
-use super::sink::{Extractor, Kind};
 use super::tarball::Tarball;
 use super::{PackageError, Progress, Sha256};
 
@@ -64,7 +64,7 @@ impl<'a> Image<'a> {
         let position = Cell::new(0);
         let mut members = Vec::new();
         let mut whole = file.clone();
-        let mut content = Positioned { inner: &mut whole, position: &position };
+        let mut content = OffsetReader { inner: &mut whole, position: &position };
         tarball.walk(&mut content, &mut |name, kind, size, _| {
             if members.len() as u64 > MEMBERS {
                 return Err(tarball.over(Limit::Members));
@@ -133,12 +133,12 @@ fn normal(path: &[u8]) -> &[u8] {
 }
 
 /// A reader that says how far it is.
-struct Positioned<'a> {
+struct OffsetReader<'a> {
     inner: &'a mut dyn Read,
     position: &'a Cell<u64>,
 }
 
-impl Read for Positioned<'_> {
+impl Read for OffsetReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         self.position.set(self.position.get() + length as u64);

@@ -157,7 +157,7 @@ impl Manager {
             // What a failed check turned down may be left behind.
             let files = if output.status.success() { packages(folder.path()) } else { Vec::new() };
             if files.is_empty() {
-                messages.push(format!("{name}: {}", told(&output)));
+                messages.push(format!("{name}: {}", last_messages(&output)));
             }
             for file in files {
                 if self.check {
@@ -250,7 +250,7 @@ fn run(program: &str, words: &[OsString]) -> io::Result<Output> {
 }
 
 /// What a program said, the errors rather than the rest.
-fn told(output: &Output) -> String {
+fn last_messages(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', "; ");
     let (errors, rest) = (text(&output.stderr), text(&output.stdout));
     let said = if errors.is_empty() { rest } else { errors };

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::compression::Compression;
 use super::cpio::Cpio;
-use super::section::FileSlice;
-use super::sink::Extractor;
+use super::extractor::Extractor;
+use super::file_slice::FileSlice;
 use super::{PackageError, PackageInfo, Progress};
 
 /// What the lead of a package begins with.

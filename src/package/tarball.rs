@@ -9,8 +9,8 @@ use tar::{Archive, EntryType, PaxExtensions};
 
 use super::PackageError;
 use super::error::printable;
+use super::extractor::Kind;
 use super::limit::{Bounded, Limit, NAME_SIZE};
-use super::sink::Kind;
 use crate::base::output::escape;
 
 /// A tar archive inside of a package.

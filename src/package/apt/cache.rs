@@ -97,7 +97,7 @@ impl Cache {
         let lock = File::open(folder.path()).map_err(cannot_make)?;
         let _unlocked = lock.lock_shared();
         if let Sandbox::User(user) = self.sandbox {
-            give(folder.path(), user);
+            chown_if_permitted(folder.path(), user);
         }
         Ok(DownloadFolder { folder, _lock: lock })
     }
@@ -170,14 +170,14 @@ impl Sandbox {
     fn of(partial: &Path) -> Self {
         match users::uid_of("_apt").filter(|_| Uid::effective().is_root()) {
             None => Self::NotNeeded,
-            Some(user) if give(partial, user) => Self::User(user),
+            Some(user) if chown_if_permitted(partial, user) => Self::User(user),
             Some(_) => Self::Impossible,
         }
     }
 }
 
 /// Gives a folder to a user, if that is permitted.
-pub(super) fn give(folder: &Path, user: Uid) -> bool {
+pub(super) fn chown_if_permitted(folder: &Path, user: Uid) -> bool {
     let result = chown(folder, Some(user), None);
     if let Err(errno) = result {
         tracing::debug!("cannot give {} to user {user}: {errno}", folder.display());

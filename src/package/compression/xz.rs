@@ -14,8 +14,8 @@ use lzma_rust2::XzReader;
 
 use super::BUFFER;
 use crate::package::Progress;
+use crate::package::file_slice::FileSlice;
 use crate::package::limit::XZ_MEMORY_KIB;
-use crate::package::section::FileSlice;
 
 /// Unpacked bytes of a block that is held in memory as a whole. dpkg makes blocks of 24 MiB.
 const BLOCK_SIZE: u64 = 64 << 20;

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::ControlFlow;
 
-use super::{Positioned, normal};
+use super::{OffsetReader, normal};
 use crate::package::compression::Compression;
 use crate::package::error::printable;
+use crate::package::extractor::{Extractor, Kind};
+use crate::package::file_slice::FileSlice;
 use crate::package::limit::{Limit, UNPACKED_SIZE};
-use crate::package::section::FileSlice;
-use crate::package::sink::{Extractor, Kind};
 use crate::package::tarball::Tarball;
 use crate::package::{PackageError, Progress};
 
@@ -50,7 +50,7 @@ impl Layers {
         let compression = Compression::from_content(head.get(..length).unwrap_or_default());
         let mut content = compression.unwrap_or(Compression::None).reader(layer, progress);
         let unpacked = Cell::new(0);
-        let mut content = Positioned { inner: &mut content, position: &unpacked };
+        let mut content = OffsetReader { inner: &mut content, position: &unpacked };
         let mut hides = Vec::new();
         let mut flow = ControlFlow::Continue(());
         tarball.walk(&mut content, &mut |path, kind, size, content| {

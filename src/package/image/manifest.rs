@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Image, LAYERS};
 use crate::arch::Arch;
 use crate::package::PackageError;
-use crate::package::section::FileSlice;
+use crate::package::file_slice::FileSlice;
 
 /// How often an index may name another index. One that names itself has no digest that fits, and any archive may lie.
 const DEPTH: usize = 4;

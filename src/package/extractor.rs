@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::error::printable;
 use super::limit::{Limit, MEMBER_SIZE, MEMBERS};
-use super::place::Staging;
+use super::staging::Staging;
 use super::{Extraction, MemberFilter, PackageError, Refused};
 
 /// What kind of member an archive has.

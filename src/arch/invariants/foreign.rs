@@ -1,6 +1,6 @@
 //! Rules that others register, which decode to the right rows however sloppy they are.
 
-use crate::arch::laws::pattern;
+use crate::arch::invariants::pattern;
 use crate::arch::{ARCHES, Arch};
 use crate::binfmt::Pattern;
 

@@ -1,6 +1,6 @@
 //! The table against the rules of QEMU's `scripts/qemu-binfmt-conf.sh`, as of QEMU 10.2: every difference has a reason.
 
-use crate::arch::laws::{HEADER, at, pattern};
+use crate::arch::invariants::{HEADER, at, pattern};
 use crate::arch::{ARCHES, Arch};
 use crate::binfmt::Pattern;
 

@@ -19,9 +19,9 @@ use super::Progress;
 /// Bytes of a download. Debian's package has 62 MB; images with everything in them some hundred.
 const SIZE: u64 = 1 << 30;
 
-/// In this time [`LEAST`] bytes have to come.
-const PATIENCE: Duration = Duration::from_mins(1);
-const LEAST: u64 = 4 << 10;
+/// In this time [`MIN_BYTES`] bytes have to come.
+const STALL_TIMEOUT: Duration = Duration::from_mins(1);
+const MIN_BYTES: u64 = 4 << 10;
 
 /// Bytes of messages that are kept.
 const MESSAGES: u64 = 4 << 10;
@@ -48,7 +48,7 @@ pub enum WebError {
     #[error("{0} is larger than {1} MiB")]
     TooLarge(String, u64),
     /// The server stalls.
-    #[error("{0} stalls: less than {LEAST} bytes came in {1} seconds")]
+    #[error("{0} stalls: less than {MIN_BYTES} bytes came in {1} seconds")]
     Stalled(String, u64),
 }
 
@@ -56,13 +56,13 @@ pub enum WebError {
 #[derive(Clone, Debug)]
 pub struct Downloader {
     size: u64,
-    patience: Duration,
+    stall_timeout: Duration,
     tools: Vec<&'static str>,
 }
 
 impl Default for Downloader {
     fn default() -> Self {
-        Self { size: SIZE, patience: PATIENCE, tools: vec!["curl", "wget"] }
+        Self { size: SIZE, stall_timeout: STALL_TIMEOUT, tools: vec!["curl", "wget"] }
     }
 }
 
@@ -84,8 +84,8 @@ impl Downloader {
 
     /// Gives up when almost nothing came for so long.
     #[must_use]
-    pub fn patience(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    pub fn stall_timeout(self, stall_timeout: Duration) -> Self {
+        Self { stall_timeout, ..self }
     }
 
     /// Uses one of the programs alone: `curl` or `wget`.
@@ -108,7 +108,7 @@ impl Downloader {
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped());
             match command.spawn() {
-                Ok(child) => return self.receive(Running(child), address, progress),
+                Ok(child) => return self.receive(ChildGuard(child), address, progress),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(io(error)),
             }
@@ -118,7 +118,7 @@ impl Downloader {
 
     fn receive(
         &self,
-        mut running: Running,
+        mut running: ChildGuard,
         address: &str,
         progress: &dyn Progress,
     ) -> Result<File, WebError> {
@@ -130,10 +130,10 @@ impl Downloader {
         let (mut length, mut window) = (0_u64, (Instant::now(), 0_u64));
         let mut buffer = vec![0; 64 << 10];
         loop {
-            let left = self.patience.saturating_sub(window.0.elapsed());
+            let left = self.stall_timeout.saturating_sub(window.0.elapsed());
             if left.is_zero() {
-                if length - window.1 < LEAST {
-                    return Err(WebError::Stalled(address.to_owned(), self.patience.as_secs()));
+                if length - window.1 < MIN_BYTES {
+                    return Err(WebError::Stalled(address.to_owned(), self.stall_timeout.as_secs()));
                 }
                 window = (Instant::now(), length);
                 continue;
@@ -190,9 +190,9 @@ fn arguments(tool: &str, scheme: &'static str) -> Vec<String> {
 }
 
 /// A started program, which ends with this.
-struct Running(Child);
+struct ChildGuard(Child);
 
-impl Drop for Running {
+impl Drop for ChildGuard {
     fn drop(&mut self) {
         // It has ended, or nobody wants what it still has.
         let _ = self.0.kill();
