@@ -100,7 +100,7 @@ impl Arch {
     /// Architectures that a host of this one may run itself as well: those of its family, 32-bit companions and the
     /// other way round. Which of them it does run, only an execution tells (U4).
     #[must_use]
-    pub fn companions(&self) -> &'static [&'static str] {
+    pub fn same_family(&self) -> &'static [&'static str] {
         /// What one kernel may be able to run.
         const FAMILIES: [&[&str]; 7] = [
             &["i386", "x86_64"],

@@ -12,6 +12,8 @@ pub mod store;
 mod version;
 
 pub use check::{CheckError, Interpreter, self_exe_header};
-pub use search::{SearchResult, arch_from_file_name, default_places, is_qemu, named_places, search};
-pub(crate) use search::{is_of, search_places};
+pub use search::{
+    SearchResult, arch_from_file_name, default_search_dirs, is_qemu, named_search_dirs, search,
+};
+pub(crate) use search::{is_of, search_dirs};
 pub use version::{VersionReq, compare, is_version, version_in, versions_of};

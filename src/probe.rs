@@ -16,8 +16,8 @@ mod verdict;
 pub use helper::{HELPER, serve};
 pub use image::{Variant, image};
 pub use launch::{ProbeError, run, runs_natively};
-pub use native::{Nativeness, companions};
-pub use verdict::{Expected, Failure, Proof, judge, judge_all};
+pub use native::{Nativeness, same_family};
+pub use verdict::{Expected, Failure, Verification, judge, judge_all};
 
 use std::fmt;
 
@@ -60,7 +60,7 @@ impl ProbeTarget {
 
     /// The handler that is predicted to take the probe; `handlers` are newest first.
     #[must_use]
-    pub fn taker(self, handlers: &[Handler]) -> Option<&Handler> {
+    pub fn matched_by(self, handlers: &[Handler]) -> Option<&Handler> {
         first_match(handlers, &self.image(), std::path::Path::new(""))
     }
 }

@@ -111,9 +111,9 @@ fn deb(name: &str, files: &[&str]) -> Vec<u8> {
     out
 }
 
-struct Wanted(Vec<&'static str>);
+struct ArchFilter(Vec<&'static str>);
 
-impl MemberFilter for Wanted {
+impl MemberFilter for ArchFilter {
     fn want(&mut self, file_name: &[u8]) -> Option<String> {
         let name = std::str::from_utf8(file_name).ok()?;
         self.0.contains(&name).then(|| name.to_owned())
@@ -324,7 +324,7 @@ fn packages_are_tried_in_order_until_all_is_found() {
     let Some(lab) = Lab::new() else { return };
     let dest = lab.folder.path().join("dest");
     let fetch = |names: &[&'static str]| {
-        fetch_with_apt(&lab.apt(), &mut Wanted(names.to_vec()), &[], &dest, &()).unwrap()
+        fetch_with_apt(&lab.apt(), &mut ArchFilter(names.to_vec()), &[], &dest, &()).unwrap()
     };
     let [first, second] = debian_packages() else { panic!("more packages to test") };
     lab.publish(&[(first, &["qemu-arm"]), (second, &["qemu-arm", "qemu-s390x"])]);
@@ -351,7 +351,7 @@ fn a_package_of_a_known_digest_is_not_downloaded() {
     let dest = lab.folder.path().join("dest");
     lab.publish(&[("qemu-user-static", &["qemu-arm"])]);
     let fetch = |known: &[String]| {
-        fetch_with_apt(&lab.apt(), &mut Wanted(vec!["qemu-arm"]), known, &dest, &()).unwrap()
+        fetch_with_apt(&lab.apt(), &mut ArchFilter(vec!["qemu-arm"]), known, &dest, &()).unwrap()
     };
     assert_eq!(lab.apt().candidate("qemu-user", &()).unwrap(), None);
     let digest = lab.apt().candidate("qemu-user-static", &()).unwrap().unwrap();

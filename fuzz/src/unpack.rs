@@ -17,13 +17,13 @@ const MEMBERS: usize = 200;
 
 /// Wants what is called like an emulator, and accepts what begins like a program.
 #[derive(Default)]
-struct Wanted {
+struct ArchFilter {
     accepted: usize,
     asked: usize,
     staged: u64,
 }
 
-impl MemberFilter for Wanted {
+impl MemberFilter for ArchFilter {
     fn want(&mut self, file_name: &[u8]) -> Option<String> {
         self.asked += 1;
         assert!(!file_name.contains(&b'/'));
@@ -61,7 +61,7 @@ pub(crate) fn unpack(content: &[u8]) -> Option<State> {
     fs::create_dir(&dest).expect("a folder");
     fs::write(dest.join("qemu-arm"), "old").expect("a file");
     let before = state(&dest);
-    let mut wanted = Wanted::default();
+    let mut wanted = ArchFilter::default();
     let result = Package::open(&source).and_then(|package| package.extract(&mut wanted, &dest, &()));
     // A hard link of cpio is asked for once more.
     assert!(wanted.asked <= 2 * MEMBERS + 2, "asked for {} members", wanted.asked);
@@ -93,7 +93,7 @@ pub(crate) fn unpack(content: &[u8]) -> Option<State> {
     assert_eq!(after, expected);
     // The same once more finds everything in its place.
     let again =
-        Package::open(&source).and_then(|package| package.extract(&mut Wanted::default(), &dest, &()));
+        Package::open(&source).and_then(|package| package.extract(&mut ArchFilter::default(), &dest, &()));
     let again = again.expect("what could be unpacked can be unpacked again").placed;
     assert_eq!(again.len(), placed.len());
     assert!(again.iter().all(|placed| placed.outcome == Outcome::Same), "{again:?}");

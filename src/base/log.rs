@@ -15,7 +15,7 @@ use crate::base::output::escape;
 /// Starts telling: warnings, with `verbose` 1 what is being done, above that every detail.
 ///
 /// Somebody who tells already goes on: a test may have begun.
-pub fn start(verbose: u8) {
+pub fn install(verbose: u8) {
     let level = match verbose {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,

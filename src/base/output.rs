@@ -201,21 +201,21 @@ pub fn escape(text: &str) -> String {
 /// The same, without a copy of what has nothing to escape.
 #[must_use]
 pub fn escaped(text: &str) -> Cow<'_, str> {
-    escape_where(text, commands, |character| character.escape_default().to_string())
+    escape_where(text, needs_escape, |character| character.escape_default().to_string())
 }
 
 /// The same for several lines, each of which ends as it did.
 #[must_use]
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
-    let commands = |character| character != '\n' && commands(character);
-    escape_where(text, commands, |character| character.escape_default().to_string())
+    let commands = |character| character != '\n' && needs_escape(character);
+    escape_where(text, needs_escape, |character| character.escape_default().to_string())
 }
 
 /// JSON that says the same, and commands no terminal: of control characters its grammar has escaped the lower ones alone.
 #[must_use]
 pub fn escape_json(text: &str) -> Cow<'_, str> {
-    let commands = |character| character != '\n' && commands(character);
-    escape_where(text, commands, |character| format!("\\u{:04x}", u32::from(character)))
+    let commands = |character| character != '\n' && needs_escape(character);
+    escape_where(text, needs_escape, |character| format!("\\u{:04x}", u32::from(character)))
 }
 
 fn escape_where(
@@ -224,13 +224,13 @@ fn escape_where(
     escaped: impl Fn(char) -> String,
 ) -> Cow<'_, str> {
     // Almost all text is plain, which its bytes tell faster than its characters.
-    let is_plain = |byte| matches!(byte, b' '..=b'~') || byte == b'\n' && !commands('\n');
+    let is_plain = |byte| matches!(byte, b' '..=b'~') || byte == b'\n' && !needs_escape('\n');
     if text.bytes().all(is_plain) || !text.contains(&commands) {
         return Cow::Borrowed(text);
     }
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
-        if commands(character) {
+        if needs_escape(character) {
             safe.push_str(&escaped(character));
         } else {
             safe.push(character);
@@ -241,7 +241,7 @@ fn escape_where(
 
 /// Whether a terminal does something else with a character than to show it: C0, DEL and C1, and Unicode's orders to write
 /// from the other side, by which a name could look like another.
-fn commands(character: char) -> bool {
+fn needs_escape(character: char) -> bool {
     character.is_control()
         || matches!(
             character,
@@ -303,7 +303,7 @@ mod tests {
         let name = "\x1b[2J\u{9b}\u{202e}\u{7f}\nü";
         let json = Output::json(&serde_json::json!({ "name": name })).unwrap();
         let text = std::str::from_utf8(&json).unwrap();
-        assert!(!text.contains(|letter: char| letter != '\n' && commands(letter)), "{text}");
+        assert!(!text.contains(|letter: char| letter != '\n' && needs_escape(letter)), "{text}");
         assert!(text.contains('ü'));
         let value: serde_json::Value = serde_json::from_str(text).unwrap();
         assert_eq!(value["name"], name);

@@ -24,7 +24,7 @@ use crate::interpreter::Interpreter;
 use crate::interpreter::memfd::is_in_memory;
 use crate::interpreter::store;
 use crate::system::atomic_file;
-use crate::system::managed_file::{self, OwnFileError};
+use crate::system::managed_file::{self, ManagedFileError};
 use crate::system::ownership::is_roots_alone;
 use crate::system::temp_dir::TempDir;
 
@@ -261,7 +261,7 @@ pub fn file_of(arch: &Arch) -> PathBuf {
 }
 
 /// The file for `arch`, if there is one that qus wrote.
-pub fn kept_for(arch: &'static Arch) -> Result<Option<Kept>, OwnFileError> {
+pub fn kept_for(arch: &'static Arch) -> Result<Option<Kept>, ManagedFileError> {
     let path = file_of(arch);
     let Some(own) = managed_file::read(&path)? else { return Ok(None) };
     let text = own.content;
@@ -272,9 +272,9 @@ pub fn kept_for(arch: &'static Arch) -> Result<Option<Kept>, OwnFileError> {
 
 /// All of qus's own files, in the order of the table. What somebody else has put into such a place is none; what cannot be
 /// read is an error, as it may be one.
-pub fn kept() -> Result<Vec<Kept>, OwnFileError> {
+pub fn kept() -> Result<Vec<Kept>, ManagedFileError> {
     let files = crate::arch::ARCHES.iter().map(kept_for);
-    let own = files.filter(|kept| !kept.as_ref().is_err_and(OwnFileError::is_foreign));
+    let own = files.filter(|kept| !kept.as_ref().is_err_and(ManagedFileError::is_foreign));
     own.filter_map(Result::transpose).collect()
 }
 
@@ -304,7 +304,7 @@ pub fn keep(set: &Set) -> Result<PathBuf, Diagnostic> {
 /// The file goes last: who ends this halfway finds by it what is left.
 pub fn drop_kept(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     if kept.is_edited {
-        return Err(OwnFileError::Edited(kept.path.clone()).into());
+        return Err(ManagedFileError::Edited(kept.path.clone()).into());
     }
     if kept.set.copied {
         drop_copies(kept, removed)?;
@@ -338,7 +338,7 @@ fn drop_copies(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic
 /// Removes what killed runs have left in the places of files and interpreters.
 pub fn sweep() {
     for folder in [FOLDER, store::COPIES, OPENRC_SERVICES] {
-        atomic_file::sweep(Path::new(folder));
+        atomic_file::remove_stale(Path::new(folder));
     }
 }
 
@@ -355,7 +355,7 @@ pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Diagnostic> {
     };
     let mut removed = false;
     for copy in entries.flatten().map(|entry| entry.path()).filter(|copy| !used.contains(copy.as_path())) {
-        if atomic_file::is_draft(&copy) {
+        if atomic_file::is_pending(&copy) {
             continue;
         }
         match fs::remove_file(&copy) {

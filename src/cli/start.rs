@@ -49,7 +49,7 @@ pub fn serve_as_helper() -> Option<ExitCode> {
 #[must_use]
 pub fn run() -> ExitCode {
     if let Some((tool, words)) = called_as() {
-        log::start(0);
+        log::install(0);
         let done = tool.run(&words, &mut io::stdout().lock(), &mut io::stderr());
         return conclude(done, &mut Output::new(&mut io::sink(), &mut io::stderr(), false, false));
     }
@@ -70,7 +70,7 @@ fn called_as() -> Option<(CompatTool, Vec<OsString>)> {
 }
 
 fn run_command(cli: &Cli) -> ExitCode {
-    log::start(cli.common.verbose);
+    log::install(cli.common.verbose);
     let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
     let mut output = Output::new(&mut data, &mut prose, cli.common.json, cli.common.quiet);
     let done = commands::run(&cli.command, &cli.common, Cli::command, &mut output);

@@ -19,13 +19,13 @@ use crate::commands::args::Common;
 use crate::commands::instance::{
     Opened, lifetime_warning, open_if_mounted, open_or_mount, print_scope, switched_off,
 };
-use crate::handler::apply::{Guarded, InterpreterFile, Step, Wanted, steps};
+use crate::handler::apply::{ConfigLine, Guarded, InterpreterFile, Step, steps};
 use crate::handler::classify::STAGING_SUFFIX;
 use crate::handler::classify::is_stale_staging;
 use crate::handler::plan::{self, Registration};
 use crate::handler::transaction::{Staged, remove};
 use crate::interpreter::self_exe_header;
-use crate::probe::{Nativeness, companions};
+use crate::probe::{Nativeness, same_family};
 use crate::system::namespace::{Lifetime, Scope};
 use crate::system::ownership::is_roots_alone;
 use clap::Args;
@@ -120,9 +120,9 @@ pub(super) fn run(args: &Apply, common: &Common, output: &mut Output<'_>) -> Res
         None => Vec::new(),
     };
     let (mut items, lines) = read(&args.paths);
-    let wanted: Vec<Wanted<'_>> = lines
+    let wanted: Vec<ConfigLine<'_>> = lines
         .iter()
-        .map(|line| Wanted { rule: &line.rule, interpreter: line.interpreter.as_ref() })
+        .map(|line| ConfigLine { rule: &line.rule, interpreter: line.interpreter.as_ref() })
         .collect();
     let steps = steps(&wanted, &handlers, &guarded(&lines, &handlers, args.dry_run)?);
     for (line, step) in lines.iter().zip(steps) {
@@ -221,7 +221,7 @@ fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Gu
     let mut guarded = vec![Guarded::certain(b"#!/bin/sh\n".to_vec()), Guarded::certain(own.clone())];
     let Some(arch) = Arch::from_header(&own) else { return Ok(guarded) };
     guarded.extend(arch.typical_headers().into_iter().map(Guarded::certain));
-    for companion in companions(arch) {
+    for companion in same_family(arch) {
         let headers = companion.typical_headers();
         let takes = |line: &Line| headers.iter().any(|head| line.rule.matcher().matches(head, Path::new("")));
         // The kernel is asked only where the answer matters.

@@ -15,13 +15,13 @@ use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::interpreter::VersionReq;
 use crate::interpreter::bundle::unpack_bundle;
 use crate::interpreter::bundle::{self, Content};
-use crate::interpreter::fetch::{self, Order};
-use crate::interpreter::search_places;
+use crate::interpreter::fetch::{self, FetchRequest};
+use crate::interpreter::search_dirs;
 use crate::interpreter::{Interpreter, search, versions_of};
 use crate::interpreter::{is_of, self_exe_header};
 use crate::package::{MemberFilter, Package};
 use crate::system::atomic_file;
-use crate::system::dir::{Dir, folder_of};
+use crate::system::dir::{Dir, parent_dir};
 use crate::system::output_file::{OutputFile, is_standard_output};
 use crate::system::temp_dir::TempDir;
 use clap::Args;
@@ -118,7 +118,7 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
     let mut folder = None;
     let places = if let Some(source) = &args.from {
         let temporary = TempDir::create(true).map_err(Diagnostic::new)?;
-        let order = Order {
+        let order = FetchRequest {
             arches: arches.map(<[_]>::to_vec),
             from: Some(source),
             sha256: None,
@@ -134,7 +134,7 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
         places
     } else if args.interpreter_dir.is_empty() {
         folder = unpack_bundle(|arch| arches.is_none_or(|arches| arches.contains(&arch)))?;
-        search_places(folder.as_ref())
+        search_dirs(folder.as_ref())
     } else {
         args.interpreter_dir.clone()
     };
@@ -201,13 +201,13 @@ fn write(path: &Path, contents: Vec<Content>) -> Result<u64, Diagnostic> {
 
 fn write_file(path: &Path, contents: Vec<Content>) -> io::Result<u64> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
-    let folder = Dir::open(folder_of(path))?;
-    atomic_file::sweep(&folder.path());
+    let folder = Dir::open(parent_dir(path))?;
+    atomic_file::remove_stale(&folder.path());
     let mut file = atomic_file::create(&folder)?;
     bundle::write(contents, &mut BufWriter::new(file.as_file_mut())).map_err(io::Error::other)?;
     file.as_file().set_permissions(fs::Permissions::from_mode(0o755))?;
     let size = file.as_file().metadata()?.len();
-    atomic_file::complete(file)?.persist(&folder.path().join(name))?;
+    atomic_file::finish(file)?.persist(&folder.path().join(name))?;
     Ok(size)
 }
 

@@ -14,7 +14,7 @@ use crate::commands::args::{ArchArg, named, parse_arch, parse_one_arch};
 use crate::handler::classify;
 use crate::interpreter::self_exe_header;
 use crate::interpreter::store;
-use crate::interpreter::{default_places, search};
+use crate::interpreter::{default_search_dirs, search};
 use crate::system::managed_file;
 use clap::Args;
 
@@ -152,7 +152,7 @@ fn interpreters(
     machine: Option<&'static Arch>,
 ) -> Result<Vec<(&'static Arch, PathBuf)>, Diagnostic> {
     let named = named(&args.arches);
-    let family = machine.map(Arch::companions).unwrap_or_default();
+    let family = machine.map(Arch::same_family).unwrap_or_default();
     // Whether a machine runs its companions, only an execution there tells: who wants their rules names them.
     let is_wanted = |arch: &'static Arch| match &named {
         Some(named) => named.contains(&arch),
@@ -163,7 +163,7 @@ fn interpreters(
         return wanted().map(|arch| Ok((arch, filled(template, arch, named.as_deref())?))).collect();
     }
     let places = if args.interpreter_dir.is_empty() {
-        default_places(&store::all_fetched())
+        default_search_dirs(&store::all_fetched())
     } else {
         args.interpreter_dir.clone()
     };

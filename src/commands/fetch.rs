@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::base::output::{Output, Status, display_path, format_table};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::interpreter::VersionReq;
-use crate::interpreter::fetch::{Fetched, File, Order, fetch};
+use crate::interpreter::fetch::{FetchRequest, Fetched, File, fetch};
 use crate::interpreter::store::destination;
 use crate::package::Sha256;
 use clap::Args;
@@ -51,7 +51,7 @@ pub(super) fn run(args: &Fetch, common: &Common, output: &mut Output<'_>) -> Res
     if args.prune {
         return stored::prune(args, destination(args.dest.as_deref())?, common, output);
     }
-    let order = Order {
+    let order = FetchRequest {
         arches: named(&args.arches),
         from: args.from.as_deref(),
         sha256: args.sha256,

@@ -171,7 +171,7 @@ fn handler_view(handler: &Handler, owner: &Owner, probe: Option<Health>) -> Hand
         state: if entry.enabled { "enabled" } else { "disabled" },
         flags: entry.flag_letters(),
         interpreter: entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into),
-        in_memory: entry.interpreter.as_deref().and_then(memfd::told),
+        in_memory: entry.interpreter.as_deref().and_then(memfd::parse_description),
         provenance: entry.interpreter.as_deref().and_then(fetched),
         changeable_by_others: entry
             .interpreter

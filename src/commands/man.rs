@@ -60,7 +60,7 @@ fn page(command: clap::Command) -> Result<(String, Vec<u8>)> {
 }
 
 fn write(path: &Path, page: &[u8]) -> Result<(), Diagnostic> {
-    let written = atomic_file::place(path, page, 0o644);
+    let written = atomic_file::write_atomic(path, page, 0o644);
     written
         .map(drop)
         .map_err(|error| Diagnostic::new(format!("cannot write {}: {error}", display_path(path))))

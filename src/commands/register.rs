@@ -217,7 +217,7 @@ fn target(args: &Register) -> Result<Option<u32>, Diagnostic> {
 
 fn request(args: &Register) -> Request {
     let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
-    if KernelVersion::running().tells_preserve_argv0() {
+    if KernelVersion::running().supports_preserve_argv0() {
         flags |= Flags::PRESERVE_ARGV0;
     }
     if args.credentials {

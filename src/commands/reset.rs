@@ -17,7 +17,7 @@ use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::commands::instance::{open_read_only, print_scope};
 use crate::handler::classify::{emulators, name_lossy};
 use crate::handler::owner::Owner;
-use crate::system::managed_file::{self, OwnFileError};
+use crate::system::managed_file::{self, ManagedFileError};
 use crate::system::namespace::Scope;
 use clap::Args;
 
@@ -165,7 +165,7 @@ fn forget(kept: &[Kept], dry_run: bool) -> Vec<FileItem> {
         let arch = kept.set.arch.name;
         let mut copies = Vec::new();
         if kept.is_edited {
-            let error = Diagnostic::from(OwnFileError::Edited(kept.path.clone())).message;
+            let error = Diagnostic::from(ManagedFileError::Edited(kept.path.clone())).message;
             files.push(FileItem { arch, outcome: "kept", path: kept.path.clone(), error: Some(error) });
             continue;
         }

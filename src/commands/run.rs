@@ -27,8 +27,8 @@ use crate::handler::classify;
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
 use crate::interpreter::VersionReq;
 use crate::interpreter::bundle::unpack_bundle;
-use crate::interpreter::fetch::{self, Order};
-use crate::interpreter::search_places;
+use crate::interpreter::fetch::{self, FetchRequest};
+use crate::interpreter::search_dirs;
 use crate::interpreter::{Interpreter, SearchResult, search};
 use crate::interpreter::{is_of, self_exe_header};
 use crate::package::Sha256;
@@ -199,7 +199,7 @@ fn interpreters(
     quiet: bool,
     unpacked: Option<&TempDir>,
 ) -> Result<BTreeMap<&'static str, SearchResult>, Diagnostic> {
-    let is_companion = |arch: &Arch| own.is_some_and(|own| own.companions().contains(&arch.name));
+    let is_companion = |arch: &Arch| own.is_some_and(|own| own.same_family().contains(&arch.name));
     let version = args.qemu_version.as_ref();
     let is_asked_for = |arch: &'static Arch, path: &Path| {
         let is_named = if args.arch.is_empty() {
@@ -213,18 +213,21 @@ fn interpreters(
         found.get(arch.name).is_none_or(|found| found.interpreter.is_none())
     };
     let places =
-        if args.interpreter_dir.is_empty() { search_places(unpacked) } else { args.interpreter_dir.clone() };
+        if args.interpreter_dir.is_empty() { search_dirs(unpacked) } else { args.interpreter_dir.clone() };
     let mut found = if let Some(source) = &args.from {
         let arches = (!wanted.is_empty()).then(|| wanted.to_vec());
-        fetch::fetch(&Order { arches, from: Some(source), sha256: args.sha256, dest: None, version }, quiet)?
-            .found(host)
+        fetch::fetch(
+            &FetchRequest { arches, from: Some(source), sha256: args.sha256, dest: None, version },
+            quiet,
+        )?
+        .found(host)
     } else {
         search(&places, host, is_asked_for)
     };
     let missing: Vec<&'static Arch> =
         wanted.iter().copied().filter(|arch| is_missing(&found, arch)).collect();
     if args.fetch && !missing.is_empty() {
-        let order = Order { arches: Some(missing), from: None, sha256: None, dest: None, version };
+        let order = FetchRequest { arches: Some(missing), from: None, sha256: None, dest: None, version };
         found.extend(fetch::fetch(&order, quiet)?.found(host));
     }
     let missing: Vec<&str> = wanted
@@ -259,7 +262,7 @@ fn interpreters(
 /// instance that it hides (K66), as far as their interpreters can be opened again.
 fn rules(found: &BTreeMap<&'static str, SearchResult>, args: &Run) -> Result<Vec<Rule>, Diagnostic> {
     let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
-    if KernelVersion::running().tells_preserve_argv0() {
+    if KernelVersion::running().supports_preserve_argv0() {
         flags |= Flags::PRESERVE_ARGV0;
     }
     let hidden = match Instance::open(Path::new(DEFAULT_PATH)) {
@@ -337,7 +340,7 @@ fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
     let path = Path::new(DEFAULT_PATH);
     Instance::mount(path).map_err(|error| {
         let kernel = KernelVersion::running();
-        if !kernel.has_instances() {
+        if !kernel.has_per_userns_instances() {
             let message = format!(
                 "Linux {kernel} has one instance for all: only since 6.7 a user namespace has its own"
             );

@@ -18,7 +18,9 @@ use crate::handler::classify;
 use crate::handler::classify::{emulator_path, name_lossy};
 use crate::interpreter::memfd;
 use crate::interpreter::versions_of;
-use crate::probe::{self, End, Expected, Failure, ProbeResult, ProbeTarget, Proof, STATUS_ARGV0, judge};
+use crate::probe::{
+    self, End, Expected, Failure, ProbeResult, ProbeTarget, STATUS_ARGV0, Verification, judge,
+};
 use crate::system::file_id::FileId;
 use crate::system::namespace::Scope;
 use clap::Args;
@@ -41,7 +43,7 @@ pub(super) struct Health {
     /// Version of the interpreter at the handler's path, if it says one.
     pub(super) version: Option<String>,
     /// What was seen of it working.
-    pub(super) proof: Option<Proof>,
+    pub(super) proof: Option<Verification>,
 }
 
 impl Health {
@@ -87,7 +89,7 @@ pub(super) fn health(
         let path = handler.entry.interpreter.as_deref();
         let version = path.and_then(|path| versions.get(path)).cloned();
         let judged = judge_handler(handler, subject.zip(trial), handlers, enabled);
-        let told = path.and_then(memfd::told).map(|told| told.version);
+        let told = path.and_then(memfd::parse_description).map(|told| told.version);
         health.insert(handler.name.clone(), Health { version: version.or(told), ..judged });
     }
     Ok(health)
@@ -102,8 +104,8 @@ fn judge_handler(
     let Some((subject, trial)) = executed else {
         return Health::broken("no program there is has the header that its rule asks for");
     };
-    let taker = subject.taker(handlers).filter(|_| enabled);
-    if taker.is_none() && trial.host.end == End::Exited(STATUS_ARGV0) {
+    let matched_by = subject.matched_by(handlers).filter(|_| enabled);
+    if matched_by.is_none() && trial.host.end == End::Exited(STATUS_ARGV0) {
         return Health { state: "native", reason: None, version: None, proof: None };
     }
     if !handler.entry.enabled {
@@ -112,7 +114,9 @@ fn judge_handler(
     if !enabled {
         return Health::broken("the whole instance is switched off");
     }
-    let in_front = taker.filter(|taker| taker.name != handler.name).map(|taker| taker.name.to_string());
+    let in_front = matched_by
+        .filter(|matched_by| matched_by.name != handler.name)
+        .map(|matched_by| matched_by.name.to_string());
     if in_front.is_some() {
         return Health::broken(Failure::Shadowed(in_front).to_string());
     }

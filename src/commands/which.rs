@@ -189,13 +189,13 @@ struct Natives<'a> {
     host: Vec<u8>,
     own: Option<&'static Arch>,
     handlers: &'a [Handler],
-    companions: RefCell<BTreeMap<&'static str, Nativeness>>,
+    same_family: RefCell<BTreeMap<&'static str, Nativeness>>,
 }
 
 impl<'a> Natives<'a> {
     fn new(handlers: &'a [Handler]) -> Result<Self, Diagnostic> {
         let host = self_exe_header()?;
-        Ok(Self { own: Arch::from_header(&host), host, handlers, companions: RefCell::default() })
+        Ok(Self { own: Arch::from_header(&host), host, handlers, same_family: RefCell::default() })
     }
 
     fn runs(&self, file: &ExecTarget) -> bool {
@@ -205,16 +205,16 @@ impl<'a> Natives<'a> {
         if same_machine(&file.head, &self.host) {
             return true;
         }
-        if !self.own.is_some_and(|own| own.companions().contains(&arch.name)) {
+        if !self.own.is_some_and(|own| own.same_family().contains(&arch.name)) {
             return false;
         }
-        let mut companions = self.companions.borrow_mut();
-        companions.entry(arch.name).or_insert_with(|| Nativeness::of(arch, self.handlers)).is_native()
+        let mut same_family = self.same_family.borrow_mut();
+        same_family.entry(arch.name).or_insert_with(|| Nativeness::of(arch, self.handlers)).is_native()
     }
 
     /// The error of a prediction that depended on an answer that nobody has.
     fn unknown(&self) -> Option<Diagnostic> {
-        self.companions.borrow().iter().find_map(|(arch, native)| match native {
+        self.same_family.borrow().iter().find_map(|(arch, native)| match native {
             Nativeness::Unknown(reason) => Some(Diagnostic::new(format!(
                 "cannot find out whether this host runs {arch} itself: {reason}"
             ))),

@@ -11,7 +11,7 @@ use crate::binfmt::{Flags, HEADER_LEN, Handler, HandlerName, Matcher, Rule};
 
 /// A rule of the configuration, and what was found out about its interpreter.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub struct ConfigLine<'a> {
     /// The rule.
     pub rule: &'a Rule,
     /// The file at the interpreter's path; nothing where there is no ordinary one.
@@ -48,7 +48,7 @@ pub enum Step {
 /// What to do about each of `wanted`, which are in the order of the configuration. `handlers` are newest first; `guarded`
 /// are beginnings of files that no rule may take (K37).
 #[must_use]
-pub fn steps(wanted: &[Wanted<'_>], handlers: &[Handler], guarded: &[Guarded]) -> Vec<Step> {
+pub fn steps(wanted: &[ConfigLine<'_>], handlers: &[Handler], guarded: &[Guarded]) -> Vec<Step> {
     let refusals: Vec<Option<String>> = wanted.iter().map(|wanted| refusal(wanted, guarded)).collect();
     let is_fit = |index: usize| refusals.get(index).is_some_and(Option::is_none);
     // As the kernel will have them, newest first.
@@ -117,7 +117,7 @@ impl Guarded {
 }
 
 /// Why a rule must not be registered.
-fn refusal(wanted: &Wanted<'_>, guarded: &[Guarded]) -> Option<String> {
+fn refusal(wanted: &ConfigLine<'_>, guarded: &[Guarded]) -> Option<String> {
     let rule = wanted.rule;
     let path = rule.interpreter();
     if let Some(guarded) = guarded.iter().find(|guarded| guarded.is_taken_by(rule)) {
@@ -164,7 +164,8 @@ mod tests {
     /// The steps for lines of configuration, with `handlers` in the kernel, newest first.
     fn plan(lines: &[&str], handlers: &[&str]) -> Vec<Step> {
         let rules: Vec<Rule> = lines.iter().map(|line| rule(line)).collect();
-        let wanted: Vec<Wanted<'_>> = rules.iter().map(|rule| Wanted { rule, interpreter: None }).collect();
+        let wanted: Vec<ConfigLine<'_>> =
+            rules.iter().map(|rule| ConfigLine { rule, interpreter: None }).collect();
         let handlers: Vec<Handler> = handlers.iter().map(|line| handler(line)).collect();
         steps(&wanted, &handlers, &[Guarded::certain(b"NATIVE".to_vec())])
     }
@@ -221,7 +222,7 @@ mod tests {
         let sound = InterpreterFile { head: b"ELF".to_vec(), owned_by_root: true, set_id: false };
         let verdict = |line: &str, file: InterpreterFile| {
             let rule = rule(line);
-            steps(&[Wanted { rule: &rule, interpreter: Some(&file) }], &[], &[]).remove(0)
+            steps(&[ConfigLine { rule: &rule, interpreter: Some(&file) }], &[], &[]).remove(0)
         };
         let refused = |step: Step, part: &str| {
             let Step::Refused(reason) = step else { panic!("{step:?}") };

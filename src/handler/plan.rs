@@ -8,7 +8,7 @@ use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler, HandlerName, Rule, RuleError, first_match};
 use crate::interpreter::Interpreter;
 use crate::interpreter::memfd::is_in_memory;
-use crate::probe::{Failure, Nativeness, Proof};
+use crate::probe::{Failure, Nativeness, Verification};
 use crate::system::file_id::FileId;
 
 /// What was found out about the host.
@@ -28,7 +28,7 @@ pub struct Facts<'a> {
     /// Whether the host runs its programs itself.
     pub native: &'a Nativeness,
     /// What came of executing its probe with the handlers as they are; `None` where that was not done.
-    pub verdict: Option<&'a Result<Proof, Failure>>,
+    pub verdict: Option<&'a Result<Verification, Failure>>,
     /// Why the file at the path of the handler that takes its programs is unfit, judged by looking, where no probe was run.
     pub unfit: Option<&'a str>,
 }

@@ -1,15 +1,15 @@
 //! Fetching: getting interpreters out of a source and into their folder, with a record of where they came from.
 
-mod bar;
-mod wanted;
+mod arch_filter;
+mod progress;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use self::bar::Bar;
-pub(crate) use self::wanted::Wanted;
+pub(crate) use self::arch_filter::ArchFilter;
+use self::progress::Bar;
 use super::self_exe_header;
 use super::store::{self, Stored};
 use crate::arch::{ARCHES, Arch};
@@ -24,7 +24,7 @@ use crate::package::{
 use crate::system::temp_dir::TempDir;
 
 /// What is to be fetched.
-pub(crate) struct Order<'a> {
+pub(crate) struct FetchRequest<'a> {
     /// `None`: all that the source has.
     pub(crate) arches: Option<Vec<&'static Arch>>,
     /// A file, a folder, `-` or an address; `None`: the distribution's package.
@@ -94,13 +94,13 @@ impl Fetched {
 }
 
 /// What a source gave.
-enum Part {
+enum SourceResult {
     Extracted(Origin, Extraction),
     /// It has what was fetched from it before; it was not read again.
     Known(Vec<Stored>),
 }
 
-impl Part {
+impl SourceResult {
     fn of_package(
         source: &str,
         sha256: Option<String>,
@@ -114,9 +114,9 @@ impl Part {
 }
 
 /// Gets the interpreters of `order` into their folder.
-pub(crate) fn fetch(order: &Order<'_>, quiet: bool) -> Result<Fetched, Diagnostic> {
+pub(crate) fn fetch(order: &FetchRequest<'_>, quiet: bool) -> Result<Fetched, Diagnostic> {
     let dest = store::destination(order.dest)?;
-    let mut wanted = Wanted {
+    let mut wanted = ArchFilter {
         host: self_exe_header()?,
         arches: order.arches.as_ref().map(|arches| arches.iter().map(|arch| arch.name).collect()),
         version: order.version.cloned(),
@@ -132,8 +132,10 @@ pub(crate) fn fetch(order: &Order<'_>, quiet: bool) -> Result<Fetched, Diagnosti
     let mut fetched = Fetched { dest, files: Vec::new(), refused: Vec::new(), missing: Vec::new() };
     for part in parts? {
         match part {
-            Part::Known(stored) => fetched.files.extend(stored.into_iter().filter_map(File::of_stored)),
-            Part::Extracted(mut origin, extraction) => {
+            SourceResult::Known(stored) => {
+                fetched.files.extend(stored.into_iter().filter_map(File::of_stored))
+            }
+            SourceResult::Extracted(mut origin, extraction) => {
                 origin.all = wanted.arches.is_none().then_some(extraction.placed.len());
                 fetched.add(&origin, extraction)?;
             }
@@ -196,18 +198,18 @@ impl Fetched {
 fn from_source(
     source: &Path,
     sha256: Option<Sha256>,
-    wanted: &mut Wanted,
+    wanted: &mut ArchFilter,
     dest: &Path,
     bar: &Bar,
-) -> Result<Part, Diagnostic> {
+) -> Result<SourceResult, Diagnostic> {
     let digest = sha256.map(|digest| digest.to_string());
     if let Some(stored) = digest.as_ref().and_then(|digest| store::known(dest, wanted).remove(digest)) {
-        return Ok(Part::Known(stored));
+        return Ok(SourceResult::Known(stored));
     }
     let arches = wanted.words();
     let failed = |error: PackageError| match error {
-        PackageError::Write { .. } => chain(&error).cure(format!("qus fetch --dest DIR {arches}")),
-        _ => chain(&error).cure(format!("qus fetch {arches} (from the distribution's package)")),
+        PackageError::Write { .. } => with_causes(&error).cure(format!("qus fetch --dest DIR {arches}")),
+        _ => with_causes(&error).cure(format!("qus fetch {arches} (from the distribution's package)")),
     };
     let (package, name) = if let Some(scheme) = scheme(source) {
         (from_web(source, scheme, sha256, &arches, bar)?, source.to_string_lossy().into_owned())
@@ -225,7 +227,7 @@ fn from_source(
     };
     let info = package.info().cloned();
     let extraction = package.extract(wanted, dest, bar).map_err(failed)?;
-    Ok(Part::of_package(&name, digest, info.as_ref(), extraction))
+    Ok(SourceResult::of_package(&name, digest, info.as_ref(), extraction))
 }
 
 /// Downloads a source. Without a digest only `https` says that it came from where it should.
@@ -243,29 +245,33 @@ fn from_web(
         return Err(problem.cure(command(" --sha256 HEX")));
     }
     let file = Downloader::default().download(&address, bar).map_err(|error| {
-        let problem = chain(&error);
+        let problem = with_causes(&error);
         match error {
             WebError::NoTool(_) => problem.cure("sudo apt-get install curl"),
             _ => problem,
         }
     })?;
-    let package = Package::of_file(file, source, sha256).map_err(|error| chain(&error))?;
+    let package = Package::of_file(file, source, sha256).map_err(|error| with_causes(&error))?;
     if sha256.is_none() && !bar.quiet {
-        let digest = package.sha256().map_err(|error| chain(&error))?;
+        let digest = package.sha256().map_err(|error| with_causes(&error))?;
         tracing::warn!("nothing but the server's certificate vouches for it; next time: --sha256 {digest}");
     }
     Ok(package)
 }
 
 /// The distribution's package, through its own package manager.
-fn from_distribution(wanted: &mut Wanted, dest: &Path, bar: &Bar) -> Result<Vec<Part>, Diagnostic> {
+fn from_distribution(
+    wanted: &mut ArchFilter,
+    dest: &Path,
+    bar: &Bar,
+) -> Result<Vec<SourceResult>, Diagnostic> {
     let Some(manager) = Manager::of_this_machine() else { return from_apt(wanted, dest, bar) };
     let arches = match &wanted.arches {
         Some(arches) => arches.iter().copied().collect(),
         None => ARCHES.iter().map(|arch| arch.name).collect::<Vec<_>>(),
     };
     let fetched = manager.fetch(&arches, wanted, dest, bar).map_err(|error| {
-        let problem = chain(&error);
+        let problem = with_causes(&error);
         match error {
             ManagerError::Unsigned { .. } => problem.cure("sudo rpmkeys --import /etc/pki/rpm-gpg/KEY"),
             _ => problem.cure("qus fetch --from PACKAGE … (a package with qemu-user, from anywhere)"),
@@ -274,7 +280,7 @@ fn from_distribution(wanted: &mut Wanted, dest: &Path, bar: &Bar) -> Result<Vec<
     Ok(fetched.into_iter().map(|package| of_distribution(manager.program, package)).collect())
 }
 
-fn from_apt(wanted: &mut Wanted, dest: &Path, bar: &Bar) -> Result<Vec<Part>, Diagnostic> {
+fn from_apt(wanted: &mut ArchFilter, dest: &Path, bar: &Bar) -> Result<Vec<SourceResult>, Diagnostic> {
     let temporary;
     let cache = if let Some(folder) = crate::system::directories::cache() {
         folder
@@ -287,19 +293,25 @@ fn from_apt(wanted: &mut Wanted, dest: &Path, bar: &Bar) -> Result<Vec<Part>, Di
     let mut known = store::known(dest, wanted);
     let digests: Vec<String> = known.keys().cloned().collect();
     let fetched = fetch_with_apt(&apt, wanted, &digests, dest, bar).map_err(|error| {
-        chain(&error).cure("qus fetch --from PACKAGE … (a Debian package with qemu-user, from anywhere)")
+        with_causes(&error)
+            .cure("qus fetch --from PACKAGE … (a Debian package with qemu-user, from anywhere)")
     })?;
     let known = fetched.known.and_then(|digest| known.remove(&digest));
     let new = fetched.packages.into_iter().map(|package| of_distribution("apt", package));
-    Ok(new.chain(known.map(Part::Known)).collect())
+    Ok(new.chain(known.map(SourceResult::Known)).collect())
 }
 
-fn of_distribution(manager: &str, package: FromPackage) -> Part {
-    Part::of_package(manager, Some(package.sha256.to_string()), Some(&package.info), package.extraction)
+fn of_distribution(manager: &str, package: FromPackage) -> SourceResult {
+    SourceResult::of_package(
+        manager,
+        Some(package.sha256.to_string()),
+        Some(&package.info),
+        package.extraction,
+    )
 }
 
 /// An error with everything that caused it.
-fn chain(error: &dyn std::error::Error) -> Diagnostic {
+fn with_causes(error: &dyn std::error::Error) -> Diagnostic {
     let mut message = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -2,7 +2,7 @@
 
 /// A defect of some versions of QEMU's user-mode emulators.
 #[derive(Debug)]
-pub struct Defect {
+pub struct KnownBug {
     /// The emulated architecture.
     pub arch: &'static str,
     /// First and last version that the defect was reported for.
@@ -17,14 +17,14 @@ pub struct Defect {
 pub type Version = [u32; 3];
 
 /// Known defects. A version between two that were reported counts; one behind the last does not.
-pub static DEFECTS: &[Defect] = &[
-    Defect {
+pub static DEFECTS: &[KnownBug] = &[
+    KnownBug {
         arch: "aarch64",
         versions: [[5, 1, 0], [5, 2, 0]],
         what: "small static programs crash now and then when they are started in a chroot",
         source: "https://github.com/docker/buildx/issues/542",
     },
-    Defect {
+    KnownBug {
         arch: "aarch64",
         versions: [[9, 2, 0], [9, 2, 2]],
         what: "ldconfig crashes, and with it the installation of libc-bin on Debian 11 and Ubuntu 22.04",
@@ -33,7 +33,7 @@ pub static DEFECTS: &[Defect] = &[
 ];
 
 /// The defects of an emulator of `arch` in `version`, as it prints it ("9.2.1").
-pub fn of(arch: &str, version: &str) -> impl Iterator<Item = &'static Defect> {
+pub fn of(arch: &str, version: &str) -> impl Iterator<Item = &'static KnownBug> {
     let version = parse(version);
     DEFECTS.iter().filter(move |defect| {
         let [first, last] = defect.versions;

@@ -88,7 +88,7 @@ pub struct MemfdInfo {
 
 /// What `path` tells, if it is that of an interpreter in memory.
 #[must_use]
-pub fn told(path: &Path) -> Option<MemfdInfo> {
+pub fn parse_description(path: &Path) -> Option<MemfdInfo> {
     let mut parts = path.strip_prefix(PREFIX).ok()?.iter().map(|part| part.to_str());
     let version = parts.next()??.strip_prefix("QEMU-")?.to_owned();
     let (size, _) = parts.next()??.split_once('-')?;
@@ -177,8 +177,8 @@ mod tests {
         let path = path("7.2.22", 129, "0123456789abcdef0000", "qemu-arm-static");
         assert_eq!(path, Path::new("memory/QEMU-7.2.22/129-0123456789abcdef/qemu-arm-static"));
         assert!(is_in_memory(&path) && !is_in_memory(Path::new("/usr/bin/qemu-arm-static")));
-        assert_eq!(told(&path), Some(MemfdInfo { version: "7.2.22".to_owned(), size: 129 }));
-        assert_eq!(told(Path::new("/usr/bin/qemu-arm-static")), None);
+        assert_eq!(parse_description(&path), Some(MemfdInfo { version: "7.2.22".to_owned(), size: 129 }));
+        assert_eq!(parse_description(Path::new("/usr/bin/qemu-arm-static")), None);
         assert!(is_called(&path, 129, "0123456789abcdef1111"));
         assert!(!is_called(&path, 130, "0123456789abcdef0000") && !is_called(&path, 129, "1123456789abcdef"));
         assert_eq!(

@@ -105,7 +105,7 @@ impl Provenance {
         };
         let mut text = serde_json::to_vec_pretty(&record)?;
         text.push(b'\n');
-        let written = atomic_file::place(&record_path(path), &text, 0o644)?;
+        let written = atomic_file::write_atomic(&record_path(path), &text, 0o644)?;
         // A stranger's file would get a record that it was fetched. On some file systems everything belongs to one user.
         if written.uid() != metadata.uid() {
             let _gone_or_not = std::fs::remove_file(record_path(path));

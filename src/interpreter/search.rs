@@ -82,14 +82,14 @@ fn candidates(place: &Path) -> Vec<(&'static Arch, PathBuf)> {
 /// Directories that are searched when none is named, in this order: what `QUS_INTERPRETER_DIR` and `QEMU_BIN_DIR` name,
 /// what `qus fetch` fills, and where distributions put QEMU.
 #[must_use]
-pub fn default_places(fetched: &[PathBuf]) -> Vec<PathBuf> {
+pub fn default_search_dirs(fetched: &[PathBuf]) -> Vec<PathBuf> {
     let system = ["/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-binfmt"].map(PathBuf::from);
-    named_places().into_iter().chain(fetched.iter().cloned()).chain(system).collect()
+    named_search_dirs().into_iter().chain(fetched.iter().cloned()).chain(system).collect()
 }
 
 /// Directories that `QUS_INTERPRETER_DIR` and `QEMU_BIN_DIR` name. They come first, in a bundle too.
 #[must_use]
-pub fn named_places() -> Vec<PathBuf> {
+pub fn named_search_dirs() -> Vec<PathBuf> {
     let variables = ["QUS_INTERPRETER_DIR", "QEMU_BIN_DIR"];
     let named = variables.iter().filter_map(std::env::var_os);
     let paths = named.flat_map(|value| std::env::split_paths(&value).collect::<Vec<_>>());
@@ -97,9 +97,9 @@ pub fn named_places() -> Vec<PathBuf> {
 }
 
 /// Directories that are searched without `--interpreter-dir`, with the unpacked interpreters of this bundle among them.
-pub(crate) fn search_places(unpacked: Option<&TempDir>) -> Vec<PathBuf> {
+pub(crate) fn search_dirs(unpacked: Option<&TempDir>) -> Vec<PathBuf> {
     let unpacked = unpacked.map(|directory| directory.path().to_owned());
-    default_places(&unpacked.into_iter().chain(store::all_fetched()).collect::<Vec<_>>())
+    default_search_dirs(&unpacked.into_iter().chain(store::all_fetched()).collect::<Vec<_>>())
 }
 
 /// Whether the file at `path` has the wanted version of QEMU; any will do where none is named.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::fetch::Wanted;
+use super::fetch::ArchFilter;
 use super::provenance::Provenance;
 use super::{Interpreter, arch_from_file_name, compare, is_version, version_in};
 use crate::arch::Arch;
@@ -83,7 +83,7 @@ pub(crate) fn stored(folder: &Path) -> Vec<Stored> {
 }
 
 /// Sources, by their SHA-256, of which everything wanted lies in `folder` as it was fetched.
-pub(crate) fn known(folder: &Path, wanted: &Wanted) -> BTreeMap<String, Vec<Stored>> {
+pub(crate) fn known(folder: &Path, wanted: &ArchFilter) -> BTreeMap<String, Vec<Stored>> {
     let mut sources = BTreeMap::<String, Vec<Stored>>::new();
     for stored in stored(folder) {
         let digest = stored.provenance.as_ref().and_then(|record| record.source_sha256.clone());

@@ -59,7 +59,7 @@ impl Staging {
             |error: io::Error| PackageError::Write { path: self.dest.join(name), source: error };
         let Some(dest) = &self.held else { return Err(cannot_write(io::ErrorKind::NotFound.into())) };
         if self.staged.is_empty() {
-            atomic_file::sweep(&dest.path());
+            atomic_file::remove_stale(&dest.path());
         }
         let mut temporary = atomic_file::create(dest).map_err(cannot_write)?;
         let mut buffer = vec![0; 128 << 10];
@@ -89,7 +89,7 @@ impl Staging {
         }
         temporary.as_file().set_permissions(Permissions::from_mode(MODE)).map_err(cannot_write)?;
         // Closed here: the kernel starts no file that is open for writing.
-        let file = atomic_file::complete(temporary).map_err(cannot_write)?;
+        let file = atomic_file::finish(temporary).map_err(cannot_write)?;
         Ok(Staged { name: name.to_owned(), folder: None, file, size })
     }
 

@@ -90,7 +90,7 @@ pub fn run(subjects: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
 /// The answer is unknown; it is not "no".
 pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, ProbeError> {
     let subject = ProbeTarget::all_of(arch).next().ok_or(ProbeError::NoProbe { arch: arch.name })?;
-    let root = if subject.taker(handlers).is_some() { Root::WithoutHandlers } else { Root::Host };
+    let root = if subject.matched_by(handlers).is_some() { Root::WithoutHandlers } else { Root::Host };
     let outcomes = in_directory(&[subject.image()], |session| {
         match Helper::start(&Session { root, ..session.clone() })?.report()? {
             Report::Executed(outcomes) => Ok(Ok(outcomes)),

@@ -37,6 +37,6 @@ impl Nativeness {
 }
 
 /// Architectures that a host of `own` may run besides its own; only an execution shows whether it does.
-pub fn companions(own: &'static Arch) -> impl Iterator<Item = &'static Arch> {
-    own.companions().iter().filter_map(|name| Arch::from_qemu_target(name)).filter(move |arch| *arch != own)
+pub fn same_family(own: &'static Arch) -> impl Iterator<Item = &'static Arch> {
+    own.same_family().iter().filter_map(|name| Arch::from_qemu_target(name)).filter(move |arch| *arch != own)
 }

@@ -20,7 +20,7 @@ pub struct Expected<'a> {
 
 /// What was executed, and worked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Proof {
+pub struct Verification {
     /// `argv[0]` arrived, and not the path.
     pub argv0: bool,
     /// It worked in an empty root directory too, as in a container; false where that could not be tried.
@@ -83,19 +83,19 @@ fn after(text: &str) -> String {
 
 /// Judges trials of the same handler, or of several that belong together: the proof of the first, or what went wrong
 /// with any.
-pub fn judge_all(trials: &[ProbeResult], expected: &Expected<'_>) -> Result<Proof, Failure> {
+pub fn judge_all(trials: &[ProbeResult], expected: &Expected<'_>) -> Result<Verification, Failure> {
     let mut proofs = trials.iter().map(|trial| judge(trial, expected)).collect::<Result<Vec<_>, _>>()?;
     if proofs.is_empty() { Err(Failure::NoHandler) } else { Ok(proofs.swap_remove(0)) }
 }
 
 /// Judges a trial: a proof, or what went wrong.
-pub fn judge(trial: &ProbeResult, expected: &Expected<'_>) -> Result<Proof, Failure> {
+pub fn judge(trial: &ProbeResult, expected: &Expected<'_>) -> Result<Verification, Failure> {
     let argv0 = judge_outcome(&trial.host, expected)?;
     let Some(again) = &trial.empty_root else {
-        return Ok(Proof { argv0, empty_root: false, interpreter: trial.host.started });
+        return Ok(Verification { argv0, empty_root: false, interpreter: trial.host.started });
     };
     match judge_outcome(again, expected) {
-        Ok(_) => Ok(Proof { argv0, empty_root: true, interpreter: trial.host.started }),
+        Ok(_) => Ok(Verification { argv0, empty_root: true, interpreter: trial.host.started }),
         // Status 127 is "error while loading shared libraries": a loader was there, the libraries were not (K52).
         Err(Failure::NotStarted(_) | Failure::WrongStatus { status: 127, .. }) => {
             Err(Failure::NotInEmptyRoot)
@@ -167,7 +167,7 @@ mod tests {
         empty_root: Option<End>,
         preserve_argv0: bool,
         started: FileId,
-    ) -> Result<Proof, Failure> {
+    ) -> Result<Verification, Failure> {
         let empty_root = empty_root.map(|end| outcome(end, started));
         let trial = ProbeResult { host: outcome(host, started), empty_root };
         judge(&trial, &Expected { preserve_argv0, interpreter: Some(OURS), in_front: None })

@@ -13,7 +13,7 @@ use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::geteuid;
 use tempfile::{NamedTempFile, TempPath};
 
-use crate::system::dir::{Dir, folder_of};
+use crate::system::dir::{Dir, parent_dir};
 use crate::system::file_id::FileId;
 use crate::system::output_file::special_type;
 
@@ -33,7 +33,7 @@ pub(crate) struct PendingFile {
 pub(crate) fn create(folder: &Dir) -> io::Result<NamedTempFile> {
     loop {
         let draft = folder.temporary(PREFIX, RANDOM)?;
-        hold(draft.as_file());
+        lock(draft.as_file());
         // Somebody may have swept it away before it was locked.
         if draft.as_file().metadata()?.nlink() > 0 {
             return Ok(draft);
@@ -43,13 +43,13 @@ pub(crate) fn create(folder: &Dir) -> io::Result<NamedTempFile> {
 
 /// Closes a draft that is complete. Its name, by which it is opened anew, may have another file by now, where the folder is
 /// not this user's alone.
-pub(crate) fn complete(draft: NamedTempFile) -> io::Result<PendingFile> {
-    let lock = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(draft.path())?;
-    if FileId::of(&lock.metadata()?) != FileId::of(&draft.as_file().metadata()?) {
+pub(crate) fn finish(draft: NamedTempFile) -> io::Result<PendingFile> {
+    let held = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(draft.path())?;
+    if FileId::of(&held.metadata()?) != FileId::of(&draft.as_file().metadata()?) {
         return Err(io::Error::other("somebody else has changed what is in the folder"));
     }
-    hold(&lock);
-    Ok(PendingFile { path: draft.into_temp_path(), _lock: lock })
+    lock(&held);
+    Ok(PendingFile { path: draft.into_temp_path(), _lock: held })
 }
 
 impl PendingFile {
@@ -77,48 +77,48 @@ impl PendingFile {
 /// A whole file at `path`, in the place of what is there: on the disk before it has its name, and then its name, too. A
 /// symbolic link of that name is replaced, not followed. The draft is read by nobody: it is hidden, and its name has no
 /// ending. What the file is then, for the kernel.
-pub(crate) fn place(path: &Path, content: &[u8], mode: u32) -> io::Result<Metadata> {
+pub(crate) fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<Metadata> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
-    let folder = Dir::open(folder_of(path))?;
-    sweep(&folder.path());
+    let folder = Dir::open(parent_dir(path))?;
+    remove_stale(&folder.path());
     let mut draft = create(&folder)?;
     draft.write_all(content)?;
     draft.as_file().set_permissions(Permissions::from_mode(mode))?;
     draft.as_file().sync_all()?;
     let metadata = draft.as_file().metadata()?;
     // Closed before it has its name: the kernel starts no file that is open for writing (K51).
-    complete(draft)?.persist(&folder.path().join(name))?;
+    finish(draft)?.persist(&folder.path().join(name))?;
     folder.sync()?;
     Ok(metadata)
 }
 
 /// A second name, that of a draft, for the file at `path`: who replaces that can put it back.
-pub(crate) fn set_aside(path: &Path) -> io::Result<PendingFile> {
-    let lock = File::open(path)?;
-    hold(&lock);
+pub(crate) fn backup(path: &Path) -> io::Result<PendingFile> {
+    let held = File::open(path)?;
+    lock(&held);
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut name = tempfile::Builder::new();
     let linked =
         name.prefix(PREFIX).rand_bytes(RANDOM).make_in(folder, |draft| fs::hard_link(path, draft))?;
-    Ok(PendingFile { path: linked.into_temp_path(), _lock: lock })
+    Ok(PendingFile { path: linked.into_temp_path(), _lock: held })
 }
 
 /// Where a file system knows no locks, nobody can take this one for a leftover either.
-fn hold(file: &File) {
+fn lock(file: &File) {
     let _unlocked = file.lock_shared();
 }
 
 /// Whether the name of a file is that of a draft.
-pub(crate) fn is_draft(path: &Path) -> bool {
+pub(crate) fn is_pending(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let random = name.strip_prefix(PREFIX.as_bytes());
     random.is_some_and(|random| random.len() == RANDOM && random.iter().all(u8::is_ascii_alphanumeric))
 }
 
 /// Removes this user's drafts in `folder` that no process holds. What cannot be removed stays, and is in nobody's way.
-pub(crate) fn sweep(folder: &Path) {
+pub(crate) fn remove_stale(folder: &Path) {
     for file in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if is_draft(&file.path()) {
+        if is_pending(&file.path()) {
             let _ = remove_if_left(&file.path());
         }
     }
@@ -156,7 +156,7 @@ mod tests {
         }
         symlink("other", place(".qus-new-linked")).unwrap();
         fs::create_dir(place(".qus-new-folder")).unwrap();
-        sweep(folder.path());
+        remove_stale(folder.path());
         let left = [
             ".qus-new-1234567",
             ".qus-new-a.3456",
@@ -173,10 +173,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let held = Dir::open(folder.path()).unwrap();
         let mut draft = create(&held).unwrap();
-        sweep(folder.path());
+        remove_stale(folder.path());
         draft.write_all(b"whole").unwrap();
-        let draft = complete(draft).unwrap();
-        sweep(folder.path());
+        let draft = finish(draft).unwrap();
+        remove_stale(folder.path());
         assert_eq!(fs::read(draft.path()).unwrap(), b"whole");
         draft.persist(&folder.path().join("name")).unwrap();
         assert_eq!(names(folder.path()), ["name"]);
@@ -188,14 +188,14 @@ mod tests {
         let (path, newer) = (folder.path().join("name"), folder.path().join("newer"));
         fs::write(&path, "old").unwrap();
         let inode = fs::metadata(&path).unwrap().ino();
-        let aside = set_aside(&path).unwrap();
+        let aside = backup(&path).unwrap();
         fs::write(&newer, "new").unwrap();
         fs::rename(&newer, &path).unwrap();
-        sweep(folder.path());
+        remove_stale(folder.path());
         aside.persist(&path).unwrap();
         assert_eq!((fs::read(&path).unwrap(), fs::metadata(&path).unwrap().ino()), (b"old".to_vec(), inode));
         assert_eq!(names(folder.path()), ["name"]);
-        drop(set_aside(&path).unwrap());
+        drop(backup(&path).unwrap());
         assert_eq!(names(folder.path()), ["name"]);
     }
 }

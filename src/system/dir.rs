@@ -87,7 +87,7 @@ fn without_path(error: &io::Error) -> io::Error {
 
 /// The folder that `path` lies in.
 #[must_use]
-pub fn folder_of(path: &Path) -> &Path {
+pub fn parent_dir(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

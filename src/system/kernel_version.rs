@@ -34,20 +34,20 @@ impl KernelVersion {
 
     /// Whether it knows `F`, without which no container gets an interpreter (KERNEL §0).
     #[must_use]
-    pub fn knows_fix_binary(self) -> bool {
+    pub fn supports_fix_binary(self) -> bool {
         self.is_at_least(4, 8)
     }
 
     /// Whether interpreters learn from `AT_FLAGS` that `P` is set (KERNEL §0).
     #[must_use]
-    pub fn tells_preserve_argv0(self) -> bool {
+    pub fn supports_preserve_argv0(self) -> bool {
         self.is_at_least(5, 12)
     }
 
     /// Whether every user namespace may have an instance of its own (K64), and the last unmount of one removes its
     /// handlers (K67).
     #[must_use]
-    pub fn has_instances(self) -> bool {
+    pub fn has_per_userns_instances(self) -> bool {
         self.is_at_least(6, 7)
     }
 }
@@ -71,11 +71,11 @@ mod tests {
     #[test]
     fn versions_have_what_they_have() {
         let old = KernelVersion::parse("4.4.0-210-generic");
-        assert!(!old.knows_fix_binary() && !old.tells_preserve_argv0());
+        assert!(!old.supports_fix_binary() && !old.supports_preserve_argv0());
         let debian = KernelVersion::parse("6.1.0-13-amd64");
-        assert!(debian.tells_preserve_argv0() && !debian.has_instances());
-        assert!(KernelVersion::parse("6.18.44").has_instances());
-        assert!(KernelVersion::parse("10.0").has_instances());
+        assert!(debian.supports_preserve_argv0() && !debian.has_per_userns_instances());
+        assert!(KernelVersion::parse("6.18.44").has_per_userns_instances());
+        assert!(KernelVersion::parse("10.0").has_per_userns_instances());
         assert_eq!(KernelVersion::parse("nonsense"), KernelVersion { major: 0, minor: 0 });
     }
 }

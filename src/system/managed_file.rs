@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::base::error::Hint;
 use crate::base::shell::{shell_word, this_command_as_root};
 use crate::system::atomic_file;
-use crate::system::dir::{Dir, folder_of};
+use crate::system::dir::{Dir, parent_dir};
 
 /// Beginning of the first line of every file that qus writes for other programs.
 pub const MARKER: &str = "# Written by qus";
@@ -30,7 +30,7 @@ const MAX: u64 = 1 << 20;
 /// Why a file could not be written, read or removed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum OwnFileError {
+pub enum ManagedFileError {
     /// Somebody else wrote it.
     #[error("{} was not written by qus, and stays as it is", .0.display())]
     Foreign(PathBuf),
@@ -60,7 +60,7 @@ pub enum OwnFileError {
     },
 }
 
-impl Hint for OwnFileError {
+impl Hint for ManagedFileError {
     fn hint(&self) -> Option<String> {
         if self.is_denied() && !geteuid().is_root() {
             return Some(this_command_as_root());
@@ -83,7 +83,7 @@ impl Hint for OwnFileError {
     }
 }
 
-impl OwnFileError {
+impl ManagedFileError {
     /// Whether it is that somebody else has put something there.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
@@ -97,12 +97,12 @@ impl OwnFileError {
     }
 }
 
-fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> OwnFileError {
-    move |source| OwnFileError::Io { operation, path: path.to_owned(), source }
+fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> ManagedFileError {
+    move |source| ManagedFileError::Io { operation, path: path.to_owned(), source }
 }
 
 /// The content of the ordinary file at `path`, whoever wrote it; `None` where there is nothing.
-fn content(path: &Path) -> Result<Option<Vec<u8>>, OwnFileError> {
+fn content(path: &Path) -> Result<Option<Vec<u8>>, ManagedFileError> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -110,10 +110,10 @@ fn content(path: &Path) -> Result<Option<Vec<u8>>, OwnFileError> {
     };
     if metadata.is_symlink() {
         let target = fs::read_link(path).map_err(failed("read", path))?;
-        return Err(OwnFileError::Link { path: path.to_owned(), target });
+        return Err(ManagedFileError::Link { path: path.to_owned(), target });
     }
     if !metadata.is_file() {
-        return Err(OwnFileError::Special(path.to_owned()));
+        return Err(ManagedFileError::Special(path.to_owned()));
     }
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
@@ -177,7 +177,7 @@ fn origin(content: &[u8]) -> Origin {
 
 /// A file that qus wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnFile {
+pub struct ManagedFile {
     /// Its content.
     pub content: Vec<u8>,
     /// Somebody changed it since qus wrote it: it is neither replaced nor removed.
@@ -185,34 +185,34 @@ pub struct OwnFile {
 }
 
 /// Reads a file that qus wrote; `None` where there is nothing. Anything else there is an error.
-pub fn read(path: &Path) -> Result<Option<OwnFile>, OwnFileError> {
+pub fn read(path: &Path) -> Result<Option<ManagedFile>, ManagedFileError> {
     let Some(content) = content(path)? else { return Ok(None) };
     match origin(&content) {
-        Origin::Foreign => Err(OwnFileError::Foreign(path.to_owned())),
-        origin => Ok(Some(OwnFile { content, is_edited: origin == Origin::Edited })),
+        Origin::Foreign => Err(ManagedFileError::Foreign(path.to_owned())),
+        origin => Ok(Some(ManagedFile { content, is_edited: origin == Origin::Edited })),
     }
 }
 
 /// Refuses what qus did not write, and what was changed since.
-fn check_origin(path: &Path, content: &[u8]) -> Result<(), OwnFileError> {
+fn check_origin(path: &Path, content: &[u8]) -> Result<(), ManagedFileError> {
     match origin(content) {
         Origin::Own => Ok(()),
-        Origin::Edited => Err(OwnFileError::Edited(path.to_owned())),
-        Origin::Foreign => Err(OwnFileError::Foreign(path.to_owned())),
+        Origin::Edited => Err(ManagedFileError::Edited(path.to_owned())),
+        Origin::Foreign => Err(ManagedFileError::Foreign(path.to_owned())),
     }
 }
 
 /// Whether [`write()`] could write a file at `path`, as far as can be known without writing it.
-pub fn check(path: &Path) -> Result<(), OwnFileError> {
+pub fn check(path: &Path) -> Result<(), ManagedFileError> {
     check_for(path, None)
 }
 
 /// Whether [`write()`] could write `text` at `path`; somebody else's file that says the same is as good.
-pub fn check_content(path: &Path, text: &[u8]) -> Result<(), OwnFileError> {
+pub fn check_content(path: &Path, text: &[u8]) -> Result<(), ManagedFileError> {
     check_for(path, Some(text))
 }
 
-fn check_for(path: &Path, text: Option<&[u8]>) -> Result<(), OwnFileError> {
+fn check_for(path: &Path, text: Option<&[u8]>) -> Result<(), ManagedFileError> {
     match content(path)? {
         Some(content) if text.is_some_and(|text| content == text || content == sealed(text)) => {
             return Ok(());
@@ -220,7 +220,7 @@ fn check_for(path: &Path, text: Option<&[u8]>) -> Result<(), OwnFileError> {
         Some(content) => check_origin(path, &content)?,
         None => {}
     }
-    let folder = folder_of(path);
+    let folder = parent_dir(path);
     // One that is missing is made in the first that is there.
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     // One without a name: nobody who is killed leaves it behind.
@@ -229,7 +229,7 @@ fn check_for(path: &Path, text: Option<&[u8]>) -> Result<(), OwnFileError> {
 
 /// Writes a file that qus owns from now on, its folder before it; whether anything had to be done. What lay there is as
 /// it was until the new one is complete on the disk.
-pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, OwnFileError> {
+pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, ManagedFileError> {
     let mode = if executable { 0o755 } else { 0o644 };
     let sealed = sealed(text);
     if let Some(there) = content(path)? {
@@ -238,20 +238,20 @@ pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, OwnFile
         }
         check_origin(path, &there)?;
     }
-    let folder = Dir::make(folder_of(path), &mut Vec::new());
+    let folder = Dir::make(parent_dir(path), &mut Vec::new());
     folder.map_err(|(folder, error)| failed("make", &folder)(error))?;
-    atomic_file::place(path, &sealed, mode).map_err(failed("write", path))?;
+    atomic_file::write_atomic(path, &sealed, mode).map_err(failed("write", path))?;
     Ok(true)
 }
 
 /// Removes qus's own file at `path`; whether there was one.
-pub fn remove(path: &Path) -> Result<bool, OwnFileError> {
+pub fn remove(path: &Path) -> Result<bool, ManagedFileError> {
     match content(path)? {
         None => return Ok(false),
         Some(content) => check_origin(path, &content)?,
     }
     fs::remove_file(path).map_err(failed("remove", path))?;
-    let folder = folder_of(path);
+    let folder = parent_dir(path);
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("write", folder))?;
     Ok(true)
 }
@@ -274,7 +274,7 @@ mod tests {
         assert!(write(&path, &own("a"), false).unwrap());
         assert!(!write(&path, &own("a"), false).unwrap());
         assert!(write(&path, &own("b"), true).unwrap());
-        assert_eq!(read(&path).unwrap(), Some(OwnFile { content: sealed(&own("b")), is_edited: false }));
+        assert_eq!(read(&path).unwrap(), Some(ManagedFile { content: sealed(&own("b")), is_edited: false }));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         assert!(remove(&path).unwrap());

@@ -28,7 +28,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("an_interpreter_on_a_noexec_mount_is_refused", noexec),
     Test::new("a_setuid_interpreter_is_refused", setuid),
     Test::new("an_interpreter_open_for_writing_is_refused", busy),
-    Test::new("unfit_interpreters_are_passed_over", passed_over),
+    Test::new("unfit_interpreters_are_passed_over", rejected),
     Test::new("one_interpreter_is_for_one_architecture", one_architecture),
     Test::new("a_path_may_hold_the_delimiter", delimiter),
     Test::new("a_path_may_hold_a_newline", newline),
@@ -171,7 +171,7 @@ fn busy(lab: &Lab) {
     lab.done(["register", "--interpreter", path, "arm"]);
 }
 
-fn passed_over(lab: &Lab) {
+fn rejected(lab: &Lab) {
     // A dynamic one in the first place, and by the better name in the second: the first fit one is taken.
     lab.copy("first/qemu-arm-static", Path::new("/bin/true"));
     lab.copy("second/qemu-arm-static", Path::new("/bin/true"));

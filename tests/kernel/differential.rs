@@ -177,7 +177,7 @@ fn content(random: &mut Random) -> Vec<u8> {
         }
         2 => {
             let foreign: Vec<_> =
-                ARCHES.iter().filter(|arch| !host().companions().contains(&arch.name)).collect();
+                ARCHES.iter().filter(|arch| !host().same_family().contains(&arch.name)).collect();
             let mut content = probe(foreign[random.below(foreign.len())]);
             if random.chance(30) {
                 content.truncate(random.below(64));
@@ -198,7 +198,7 @@ fn content(random: &mut Random) -> Vec<u8> {
     if content.starts_with(b"#!") {
         content[1] = b'?';
     }
-    if content.starts_with(b"\x7fELF") && host().companions().iter().any(|name| is_of(&content, name)) {
+    if content.starts_with(b"\x7fELF") && host().same_family().iter().any(|name| is_of(&content, name)) {
         content[4] = 0;
     }
     content

@@ -7,7 +7,7 @@ use std::thread;
 
 use nix::mount::{MsFlags, mount, umount};
 use qus::binfmt::Flags;
-use qus::probe::companions;
+use qus::probe::same_family;
 
 use crate::Test;
 use crate::downloads;
@@ -162,7 +162,7 @@ fn limits(lab: &Lab) {
 
 /// The architecture that this host may run besides its own, with an interpreter for it.
 fn companion(lab: &Lab) -> Option<&'static str> {
-    let companion = companions(host()).next()?.name;
+    let companion = same_family(host()).next()?.name;
     lab.copy(&format!("own/qemu-{companion}-static"), &downloads::interpreter("arm"));
     Some(companion)
 }

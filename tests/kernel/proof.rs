@@ -175,7 +175,7 @@ fn runs(lab: &Lab, name: &str) -> bool {
 
 fn of_what_the_host_runs(lab: &Lab) {
     assert!(runs(lab, host().name));
-    for name in host().companions().iter().chain([&host().name]) {
+    for name in host().same_family().iter().chain([&host().name]) {
         let native = runs(lab, name);
         let (status, verify) = json(lab, ["verify", name]);
         let item = &verify["items"][0];
@@ -192,7 +192,7 @@ fn of_what_the_host_runs(lab: &Lab) {
 
 /// Another architecture that this host runs itself, which the distribution has an emulator for.
 fn companion(lab: &Lab) -> Option<&'static str> {
-    let others = host().companions().iter().filter(|name| **name != host().name);
+    let others = host().same_family().iter().filter(|name| **name != host().name);
     let companion = others.copied().find(|name| runs(lab, name) && qemu(name).exists());
     if companion.is_none() {
         eprintln!("this host runs nothing but {}", host().name);

@@ -9,16 +9,16 @@ use qus::package::{Extraction, MemberFilter, Outcome, Package, PackageError};
 
 /// Wants some names, stores them without `-static`, and accepts what begins with the ELF magic.
 #[derive(Default)]
-pub(crate) struct Wanted {
+pub(crate) struct ArchFilter {
     left: Vec<String>,
     dropped: Vec<String>,
 }
 
-pub(crate) fn wanted(names: &[&str]) -> Wanted {
-    Wanted { left: names.iter().map(|name| (*name).to_owned()).collect(), dropped: Vec::new() }
+pub(crate) fn wanted(names: &[&str]) -> ArchFilter {
+    ArchFilter { left: names.iter().map(|name| (*name).to_owned()).collect(), dropped: Vec::new() }
 }
 
-impl MemberFilter for Wanted {
+impl MemberFilter for ArchFilter {
     fn want(&mut self, file_name: &[u8]) -> Option<String> {
         let name = std::str::from_utf8(file_name).ok()?;
         let name = name.strip_suffix("-static").unwrap_or(name);

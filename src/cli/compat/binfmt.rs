@@ -21,7 +21,7 @@ use crate::handler::classify::name_lossy;
 use crate::interpreter::bundle::own_bundle;
 use crate::interpreter::self_exe_header;
 use crate::interpreter::store;
-use crate::interpreter::{default_places, search, versions_of};
+use crate::interpreter::{default_search_dirs, search, versions_of};
 use crate::probe::{self, End, ProbeResult, ProbeTarget, STATUS_ARGV0, STATUS_PATH};
 
 pub(super) const USAGE: &str = "\
@@ -336,7 +336,7 @@ fn versions() -> Result<Vec<String>, Diagnostic> {
 
 fn first_version() -> Result<Option<String>, Diagnostic> {
     let named = std::env::var_os("QEMU_BINARY_PATH").map(PathBuf::from);
-    let places = named.map_or_else(|| default_places(&store::all_fetched()), |place| vec![place]);
+    let places = named.map_or_else(|| default_search_dirs(&store::all_fetched()), |place| vec![place]);
     let mut one = None;
     let found = search(&places, &self_exe_header()?, |arch, _| *one.get_or_insert(arch) == arch);
     let interpreters = found.values().filter_map(|found| found.interpreter.as_ref());

@@ -266,7 +266,7 @@ impl Setup {
                     }
                 };
                 if !self.dry_run {
-                    atomic_file::place(&path, &text, 0o644).map_err(|error| {
+                    atomic_file::write_atomic(&path, &text, 0o644).map_err(|error| {
                         Diagnostic::new(format!("cannot write {}: {error}", display_path(&path)))
                     })?;
                 }
@@ -291,7 +291,7 @@ impl Setup {
         let host =
             Arch::named(&machine).map_err(|unknown| EarlyExit::Usage(format!("HOST_ARCH: {unknown}")))?;
         let is_native =
-            |arch: &Arch| *arch == *host || !self.ignore_family && host.companions().contains(&arch.name);
+            |arch: &Arch| *arch == *host || !self.ignore_family && host.same_family().contains(&arch.name);
         let is_there = |arch: &&'static Arch| self.file(arch).exists();
         let mut chosen: Vec<&'static Arch> = match arches {
             [] if ARCHES.iter().any(|arch| is_there(&arch)) => ARCHES.iter().filter(is_there).collect(),

@@ -18,8 +18,8 @@ use crate::handler::classify;
 use crate::handler::owner::Owner;
 use crate::interpreter::self_exe_header;
 use crate::interpreter::store;
-use crate::interpreter::{CheckError, Interpreter, default_places, search};
-use crate::probe::{Nativeness, companions};
+use crate::interpreter::{CheckError, Interpreter, default_search_dirs, search};
+use crate::probe::{Nativeness, same_family};
 use crate::system::kernel_version::{KernelVersion, is_wsl};
 use crate::system::namespace::{Scope, UserNamespace, is_hosts_mount_namespace};
 
@@ -84,7 +84,8 @@ impl Facts {
         };
         let kernel = KernelVersion::running();
         // Asked in a way that only newer kernels answer without mounting.
-        let unmounted = kernel.has_instances() && matches!(instance, Err(OpenError::NotMounted(_)));
+        let unmounted =
+            kernel.has_per_userns_instances() && matches!(instance, Err(OpenError::NotMounted(_)));
         Ok(Self {
             kernel,
             path: path.to_owned(),
@@ -147,7 +148,7 @@ impl State {
             statvfs(instance.path()).is_ok_and(|filesystem| filesystem.flags().contains(FsFlags::ST_RDONLY));
         let emulated: BTreeSet<&str> =
             handlers.iter().filter_map(classify::emulated_arch).map(|arch| arch.name).collect();
-        let places = default_places(&store::all_fetched());
+        let places = default_search_dirs(&store::all_fetched());
         let found = search(&places, &host, |arch, _| emulated.contains(arch.name));
         let at_hand =
             found.into_iter().filter_map(|(arch, found)| Some((arch, found.interpreter?.path))).collect();
@@ -164,8 +165,8 @@ fn natives(host: &[u8], handlers: &[Handler]) -> BTreeMap<&'static str, Nativene
         .filter(|handler| handler.entry.enabled)
         .filter_map(|handler| Some(classify::emulated_arch(handler)?.name))
         .collect();
-    let companions = Arch::from_header(host).into_iter().flat_map(companions);
-    let asked_for = companions.filter(|arch| emulated.contains(arch.name));
+    let same_family = Arch::from_header(host).into_iter().flat_map(same_family);
+    let asked_for = same_family.filter(|arch| emulated.contains(arch.name));
     asked_for.map(|arch| (arch.name, Nativeness::of(arch, handlers))).collect()
 }
 

@@ -14,7 +14,7 @@ use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::boot::configuration::Configuration;
 use crate::commands::args::Common;
-use crate::interpreter::fetch::Wanted;
+use crate::interpreter::fetch::ArchFilter;
 use crate::interpreter::is_version;
 use crate::interpreter::provenance::{Provenance, record_path};
 use crate::interpreter::self_exe_header;
@@ -75,7 +75,7 @@ impl Users {
     }
 }
 
-fn items(dest: &Path, wanted: &Wanted, users: &Users) -> Vec<Item> {
+fn items(dest: &Path, wanted: &ArchFilter, users: &Users) -> Vec<Item> {
     let stored = stored(dest).into_iter().filter(|stored| wanted.is_wanted(stored.arch));
     stored
         .map(|stored| {
@@ -152,8 +152,8 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// The architectures that were named; none are all.
-fn wanted(args: &Fetch) -> Result<Wanted, Diagnostic> {
-    Ok(Wanted {
+fn wanted(args: &Fetch) -> Result<ArchFilter, Diagnostic> {
+    Ok(ArchFilter {
         host: self_exe_header()?,
         arches: super::arches(args),
         version: args.qemu_version.clone(),

@@ -12,7 +12,7 @@ use crate::handler::plan::Registration;
 use crate::handler::transaction::{Staged, remove};
 use crate::interpreter::memfd;
 use crate::interpreter::versions_of;
-use crate::probe::{self, Expected, Failure, ProbeResult, ProbeTarget, Proof, judge_all};
+use crate::probe::{self, Expected, Failure, ProbeResult, ProbeTarget, Verification, judge_all};
 
 /// One architecture whose new rules are registered, and not yet final.
 struct Open {
@@ -128,7 +128,7 @@ impl Act<'_> {
             let path = self.gathered.interpreter(one.arch).map(|interpreter| interpreter.path.as_path());
             if let Some(item) = self.items.get_mut(one.item) {
                 let found = path.and_then(|path| versions.get(path).cloned());
-                item.version = found.or_else(|| Some(memfd::told(path?)?.version));
+                item.version = found.or_else(|| Some(memfd::parse_description(path?)?.version));
             }
         }
         Ok(open
@@ -137,7 +137,7 @@ impl Act<'_> {
             .collect())
     }
 
-    fn judge(&self, one: &Open, trials: &[ProbeResult]) -> Result<Proof, Failure> {
+    fn judge(&self, one: &Open, trials: &[ProbeResult]) -> Result<Verification, Failure> {
         let expected = Expected {
             preserve_argv0: one.flags.contains(Flags::PRESERVE_ARGV0),
             interpreter: self.gathered.interpreter(one.arch).map(|interpreter| interpreter.id),
@@ -155,7 +155,7 @@ impl Act<'_> {
         })
     }
 
-    fn commit(&mut self, one: Open, proof: Option<Proof>) {
+    fn commit(&mut self, one: Open, proof: Option<Verification>) {
         let Open { item, arch, flags, staged } = one;
         let verify = proof.is_some();
         let mut again = proof.map(Ok);
@@ -179,7 +179,7 @@ impl Act<'_> {
         }
     }
 
-    fn prove_again(&self, arch: &'static Arch, flags: Flags) -> Result<Proof, Unproven> {
+    fn prove_again(&self, arch: &'static Arch, flags: Flags) -> Result<Verification, Unproven> {
         let trials = probe::run(&ProbeTarget::all_of(arch).collect::<Vec<_>>())
             .map_err(|error| Unproven::NotRun(Diagnostic::new(error.to_string()).cure(NO_VERIFY)))?;
         let interpreter = self.gathered.interpreter(arch).map(|interpreter| interpreter.id);

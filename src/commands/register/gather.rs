@@ -15,13 +15,13 @@ use crate::commands::args::named;
 use crate::handler::classify;
 use crate::handler::classify::emulator_path;
 use crate::handler::plan::Facts;
-use crate::interpreter::fetch::{self, Order};
+use crate::interpreter::fetch::{self, FetchRequest};
 use crate::interpreter::store;
 use crate::interpreter::{
-    CheckError, Interpreter, SearchResult, VersionReq, default_places, search, versions_of,
+    CheckError, Interpreter, SearchResult, VersionReq, default_search_dirs, search, versions_of,
 };
 use crate::interpreter::{is_of, self_exe_header};
-use crate::probe::{self, Expected, Failure, Nativeness, ProbeTarget, Proof, companions, judge};
+use crate::probe::{self, Expected, Failure, Nativeness, ProbeTarget, Verification, judge, same_family};
 
 /// Everything that was found out before anything is done.
 pub(super) struct Inputs {
@@ -40,7 +40,7 @@ pub(super) struct Inputs {
     /// Whether what is registered is to last over a restart.
     pub(super) persist: bool,
     /// The options that said what must serve, as they were typed, each followed by a space.
-    pub(super) wishes: String,
+    pub(super) selection: String,
     pub(super) found: BTreeMap<&'static str, SearchResult>,
     /// Where the interpreters come from that are to lie in memory.
     pub(super) stored: BTreeMap<&'static str, Stored>,
@@ -54,7 +54,7 @@ pub(super) struct Inputs {
     refused: BTreeMap<&'static str, String>,
     /// Answers for the host's own architecture and those that it may run besides; all others are foreign.
     natives: BTreeMap<&'static str, Nativeness>,
-    verdicts: BTreeMap<&'static str, Result<Proof, Failure>>,
+    verdicts: BTreeMap<&'static str, Result<Verification, Failure>>,
     unfit: BTreeMap<&'static str, String>,
     versions: BTreeMap<PathBuf, String>,
 }
@@ -70,7 +70,7 @@ impl Inputs {
             verify: !args.no_verify && !args.dry_run,
             is_dry_fetch: args.dry_run && args.fetch,
             persist: args.persist,
-            wishes: wishes(args),
+            selection: selection(args),
             found: BTreeMap::new(),
             stored: BTreeMap::new(),
             moving: BTreeMap::new(),
@@ -94,7 +94,7 @@ impl Inputs {
         if gathered.arches.is_empty() {
             gathered.arches = gathered.all()?;
         }
-        gathered.judge_standing()?;
+        gathered.probe_existing()?;
         Ok(gathered)
     }
 
@@ -114,7 +114,7 @@ impl Inputs {
     }
 
     /// Files of the right name that cannot serve.
-    pub(super) fn passed_over(&self, arch: &Arch) -> &[(PathBuf, CheckError)] {
+    pub(super) fn rejected(&self, arch: &Arch) -> &[(PathBuf, CheckError)] {
         self.found.get(arch.name).map(|found| found.unfit.as_slice()).unwrap_or_default()
     }
 
@@ -137,7 +137,7 @@ impl Inputs {
         let Some(own) = Arch::from_header(&self.host) else { return };
         self.natives.insert(own.name, Nativeness::Native);
         let asked_for = |arch: &&Arch| self.arches.is_empty() || self.arches.contains(arch);
-        let answers: Vec<_> = companions(own)
+        let answers: Vec<_> = same_family(own)
             .filter(asked_for)
             .map(|arch| {
                 let answer =
@@ -163,7 +163,8 @@ impl Inputs {
             }
             let arches = (!self.arches.is_empty()).then(|| self.arches.clone());
             let (sha256, dest) = (args.sha256, args.dest.as_deref());
-            let order = Order { arches, from: Some(source), sha256, dest, version: self.version.as_ref() };
+            let order =
+                FetchRequest { arches, from: Some(source), sha256, dest, version: self.version.as_ref() };
             let fetched = fetch::fetch(&order, quiet)?;
             if let Some(problem) = fetched.problem().filter(|_| fetched.files.is_empty()) {
                 return Err(problem);
@@ -178,7 +179,7 @@ impl Inputs {
         }
         self.places = if args.interpreter_dir.is_empty() {
             let fetched = args.dest.iter().cloned().chain(store::all_fetched());
-            default_places(&fetched.collect::<Vec<_>>())
+            default_search_dirs(&fetched.collect::<Vec<_>>())
         } else {
             args.interpreter_dir.clone()
         };
@@ -187,7 +188,7 @@ impl Inputs {
             let missing = self.missing(args.replace);
             if !missing.is_empty() {
                 let (dest, version) = (args.dest.as_deref(), self.version.as_ref());
-                let order = Order { arches: Some(missing), from: None, sha256: None, dest, version };
+                let order = FetchRequest { arches: Some(missing), from: None, sha256: None, dest, version };
                 let fetched = fetch::fetch(&order, quiet)?;
                 self.found.extend(fetched.found(&self.host));
             }
@@ -261,7 +262,7 @@ impl Inputs {
     }
 
     /// Judges the handlers that serve the architectures now: by execution, or by looking at their files.
-    fn judge_standing(&mut self) -> Result<(), Diagnostic> {
+    fn probe_existing(&mut self) -> Result<(), Diagnostic> {
         let served: Vec<(&'static Arch, &Handler)> = self
             .arches
             .iter()
@@ -273,7 +274,7 @@ impl Inputs {
         }
         if !self.verify {
             for (arch, handler) in served {
-                if let Some(reason) = looks_unfit(handler, &self.host) {
+                if let Some(reason) = unfit_by_look(handler, &self.host) {
                     self.unfit.insert(arch.name, reason);
                 }
             }
@@ -311,7 +312,7 @@ fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
 }
 
 /// The options of `args` that say what must serve, each followed by a space.
-fn wishes(args: &Register) -> String {
+fn selection(args: &Register) -> String {
     let interpreter = args.interpreter.iter().map(|path| ("--interpreter", path));
     let directories = args.interpreter_dir.iter().map(|path| ("--interpreter-dir", path));
     let source = args.from.iter().map(|path| ("--from", path));
@@ -333,7 +334,7 @@ pub(super) const NO_VERIFY: &str = "qus register --no-verify … (what is regist
 
 /// What is wrong with the file at the path of a handler's interpreter. With `F` the file may be gone from there, and
 /// the handler all right (K49).
-fn looks_unfit(handler: &Handler, host: &[u8]) -> Option<String> {
+fn unfit_by_look(handler: &Handler, host: &[u8]) -> Option<String> {
     let path = handler.entry.interpreter.as_deref()?;
     let unfit = Interpreter::check(path, host).err()?;
     let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);

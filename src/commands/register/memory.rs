@@ -12,7 +12,7 @@ use crate::handler::plan::Registration;
 use crate::interpreter::bundle::own_bundle;
 use crate::interpreter::bundle::{self, BundleError, Member};
 use crate::interpreter::memfd::{self, Memory, MemoryError, PendingFile};
-use crate::interpreter::{Interpreter, SearchResult, arch_from_file_name, named_places, versions_of};
+use crate::interpreter::{Interpreter, SearchResult, arch_from_file_name, named_search_dirs, versions_of};
 use crate::system::file_id::FileId;
 use crate::system::file_id::file_name;
 
@@ -78,7 +78,7 @@ impl Inputs {
     pub(super) fn find_bundled(&mut self) -> Result<(), Diagnostic> {
         let Some(bundle) = own_bundle()? else { return Ok(()) };
         let named: Vec<PathBuf> =
-            named_places().iter().filter_map(|place| std::path::absolute(place).ok()).collect();
+            named_search_dirs().iter().filter_map(|place| std::path::absolute(place).ok()).collect();
         for member in bundle.members() {
             let Some((arch, version)) =
                 arch_from_file_name(member.name.as_bytes()).zip(member.version.as_ref())

@@ -23,7 +23,7 @@ use crate::handler::plan::{Decision, Registration, Request};
 use crate::interpreter::store;
 use crate::interpreter::{Interpreter, is_qemu};
 use crate::system::atomic_file::{self, PendingFile};
-use crate::system::dir::{Dir, folder_of};
+use crate::system::dir::{Dir, parent_dir};
 use crate::system::file_id::FileId;
 
 /// What is known about persistence before anything is registered.
@@ -274,11 +274,11 @@ impl Inputs {
 /// An executable file, whole or not at all; a new one, as the old one may be running (K50).
 fn place(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>) -> io::Result<()> {
     let mut folders = Vec::new();
-    Dir::make(folder_of(path), &mut folders).map_err(|(_, error)| error)?;
+    Dir::make(parent_dir(path), &mut folders).map_err(|(_, error)| error)?;
     let made = !folders.is_empty();
-    let before = if path.exists() { Some(atomic_file::set_aside(path)?) } else { None };
+    let before = if path.exists() { Some(atomic_file::backup(path)?) } else { None };
     let was = file_id(path);
-    let placed = atomic_file::place(path, content, 0o755);
+    let placed = atomic_file::write_atomic(path, content, 0o755);
     // Whatever failed: it has its name, or it has not.
     let id = file_id(path);
     if id != was {

@@ -17,7 +17,7 @@ use crate::handler::classify;
 use crate::handler::classify::name_lossy;
 use crate::handler::plan::{Decision, Registration};
 use crate::interpreter::memfd;
-use crate::probe::{Nativeness, Proof};
+use crate::probe::{Nativeness, Verification};
 use crate::system::namespace::{Lifetime, Scope};
 
 /// What came of one architecture.
@@ -83,7 +83,7 @@ pub(super) struct Item {
     pub(super) version: Option<String>,
     /// Whether a probe ran.
     verified: bool,
-    proof: Option<Proof>,
+    proof: Option<Verification>,
     message: Option<String>,
     cure: Option<String>,
     /// With `--persist`: the file that has it registered at boot.
@@ -136,7 +136,7 @@ impl Item {
         self.flags = handler.map(|handler| handler.entry.flag_letters());
         let path = handler.and_then(|handler| handler.entry.interpreter.as_deref());
         self.interpreter = path.map(|path| path.to_string_lossy().into());
-        let told = path.and_then(memfd::told).map(|told| told.version);
+        let told = path.and_then(memfd::parse_description).map(|told| told.version);
         self.version = path.and_then(|path| gathered.version(path)).cloned().or(told);
         self.verified = gathered.verify;
         self.proof = gathered.facts(arch).verdict.and_then(|verdict| verdict.as_ref().ok()).copied();
@@ -188,12 +188,12 @@ impl Item {
             reasons.push(format!("the name is taken by another handler, {}", all(&namesakes)));
         }
         self.message = Some(reasons.join("; "));
-        self.cure = Some(format!("qus register --replace {}{}", gathered.wishes, arch.name));
+        self.cure = Some(format!("qus register --replace {}{}", gathered.selection, arch.name));
     }
 
     fn missing(&mut self, arch: &Arch, gathered: &Inputs) {
         self.outcome = Outcome::Missing;
-        let unfit = gathered.passed_over(arch).iter();
+        let unfit = gathered.rejected(arch).iter();
         let unfit: Vec<String> =
             unfit.map(|(path, unfit)| format!("{} {}", display_path(path), first_line(unfit))).collect();
         self.message = Some(if let Some(reason) = gathered.not_in_source(arch) {
@@ -211,7 +211,7 @@ impl Item {
     }
 
     /// It is registered, with these flags, and `proof` is what was seen of it.
-    pub(super) fn done(&mut self, flags: Flags, proof: Option<Proof>) {
+    pub(super) fn done(&mut self, flags: Flags, proof: Option<Verification>) {
         if proof.is_some()
             && self.flags.as_ref().is_some_and(|planned| planned.contains('P'))
             && !flags.contains(Flags::PRESERVE_ARGV0)

@@ -45,7 +45,7 @@ impl Known {
         self.takers = handlers.iter().map(describe).collect();
     }
 
-    fn taker(&self, handler: &Handler, table: &Table<'_>) -> Option<&Taken> {
+    fn matched_by(&self, handler: &Handler, table: &Table<'_>) -> Option<&Taken> {
         let index = table.handlers.iter().position(|other| std::ptr::eq(other, handler))?;
         self.takers.get(index)
     }
@@ -132,19 +132,22 @@ pub(super) fn explain<'a>(
         Kind::Elf(Elf { arch, .. }) => *arch,
         _ => None,
     };
-    let taker = match prediction.steps.first() {
+    let matched_by = match prediction.steps.first() {
         Some(Step::Handler { name, .. }) => table.handlers.iter().find(|handler| handler.name == *name),
         _ => None,
     };
     let matches = matching(table.handlers, file);
     let rivals: Vec<&Handler> = matches.iter().filter(|handler| handler.entry.enabled).copied().collect();
     let certainty = if rivals.len() > 1 { Certainty::Likely } else { Certainty::Ruled };
-    let taker = taker.map(|taker| executed_one(file, taker, &rivals, table, known).unwrap_or(taker));
-    let fate = match (&prediction.end, taker) {
+    let matched_by = matched_by
+        .map(|matched_by| executed_one(file, matched_by, &rivals, table, known).unwrap_or(matched_by));
+    let fate = match (&prediction.end, matched_by) {
         _ if is_unread(file) => unread(file, certainty),
         (End::Fails { reason: Reason::NoHandler, .. }, None) if known.ran(file) => hidden(file, arch),
-        (End::Fails { file: at, reason, .. }, taker) => failing(file, taker, (at, reason), table, certainty),
-        (End::Starts, Some(taker)) => taken(file, arch, taker, (table, known), certainty),
+        (End::Fails { file: at, reason, .. }, matched_by) => {
+            failing(file, matched_by, (at, reason), table, certainty)
+        }
+        (End::Starts, Some(matched_by)) => taken(file, arch, matched_by, (table, known), certainty),
         (End::Starts, None) => match prediction.steps.first() {
             Some(Step::Script { interpreter }) => {
                 let further = prediction.steps.iter().skip(1).map(|step| match step {
@@ -163,9 +166,11 @@ pub(super) fn explain<'a>(
         End::Fails { errno, .. } if !is_unread(file) && !fate.runs => Some(format!("{errno:?}")),
         _ => None,
     };
-    let taker = taker.filter(|_| !is_unread(file));
+    let matched_by = matched_by.filter(|_| !is_unread(file));
     let matches = if is_unread(file) { Vec::new() } else { matches };
-    let others = matches.into_iter().filter(|handler| taker.is_none_or(|taker| taker.name != handler.name));
+    let others = matches
+        .into_iter()
+        .filter(|handler| matched_by.is_none_or(|matched_by| matched_by.name != handler.name));
     Answer {
         file: file.path.to_string_lossy().into(),
         kind: if file.id.is_none() && file.denied.is_some() {
@@ -176,7 +181,7 @@ pub(super) fn explain<'a>(
         arch: arch.map(|arch| arch.name),
         runs: fate.runs,
         certainty: fate.certainty,
-        handler: taker.and_then(|taker| known.taker(taker, table)),
+        handler: matched_by.and_then(|matched_by| known.matched_by(matched_by, table)),
         others: others
             .map(|handler| Other { name: handler.name.to_string(), why: why_not(handler, table) })
             .collect(),
@@ -190,7 +195,7 @@ pub(super) fn explain<'a>(
 /// has seen (K32): an execution knows better.
 fn executed_one<'a>(
     file: &ExecTarget,
-    taker: &'a Handler,
+    matched_by: &'a Handler,
     rivals: &[&'a Handler],
     table: &Table<'_>,
     known: &Known,
@@ -200,7 +205,7 @@ fn executed_one<'a>(
         let path = handler.entry.interpreter.as_deref();
         path.and_then(|path| (table.look)(path).id) == Some(started)
     };
-    std::iter::once(&taker).chain(rivals).find(opens).copied()
+    std::iter::once(&matched_by).chain(rivals).find(opens).copied()
 }
 
 fn why_not(handler: &Handler, table: &Table<'_>) -> &'static str {
@@ -217,7 +222,7 @@ fn why_not(handler: &Handler, table: &Table<'_>) -> &'static str {
 fn taken(
     file: &ExecTarget,
     arch: Option<&Arch>,
-    taker: &Handler,
+    matched_by: &Handler,
     (table, known): (&Table<'_>, &Known),
     certainty: Certainty,
 ) -> Fate {
@@ -226,12 +231,12 @@ fn taken(
         return Fate::runs(certainty, "unverified: no probe was executed");
     };
     let expected = Expected {
-        preserve_argv0: taker.entry.flags.contains(Flags::PRESERVE_ARGV0),
+        preserve_argv0: matched_by.entry.flags.contains(Flags::PRESERVE_ARGV0),
         interpreter: None,
         in_front: None,
     };
     let replace = Some(format!("sudo qus register --replace {}", arch.name));
-    let at_path = taker.entry.interpreter.as_deref().and_then(|path| (table.look)(path).id);
+    let at_path = matched_by.entry.interpreter.as_deref().and_then(|path| (table.look)(path).id);
     match judge(trial, &expected) {
         Err(Failure::NotInEmptyRoot) => {
             let text = format!("it runs here, and in no container: {}", Failure::NotInEmptyRoot);
@@ -247,9 +252,9 @@ fn taken(
                 );
             }
             let proven = if proof.empty_root { "proven here and from an empty root" } else { "proven here" };
-            let in_memory = taker.entry.interpreter.as_deref().is_some_and(memfd::is_in_memory);
+            let in_memory = matched_by.entry.interpreter.as_deref().is_some_and(memfd::is_in_memory);
             let is_same = |id: FileId| proof.interpreter == Some(id);
-            let stale = taker.entry.flags.contains(Flags::FIX_BINARY)
+            let stale = matched_by.entry.flags.contains(Flags::FIX_BINARY)
                 && proof.interpreter.is_some()
                 && !at_path.is_some_and(is_same);
             let (remark, cure) = match at_path {
@@ -314,7 +319,7 @@ fn hidden(file: &ExecTarget, arch: Option<&Arch>) -> Fate {
 /// `execve(2)` fails.
 fn failing(
     file: &ExecTarget,
-    taker: Option<&Handler>,
+    matched_by: Option<&Handler>,
     (at, reason): (&Path, &Reason),
     table: &Table<'_>,
     certainty: Certainty,
@@ -353,7 +358,7 @@ fn failing(
             Fate::fails(certainty, text, arch.map(|arch| loader_cure(arch, loader)))
         }
         Reason::NoHandler if is_itself => not_taken(file, arch, table, certainty),
-        Reason::NoHandler if matches!(file.kind, Kind::Script { .. }) && taker.is_none() => {
+        Reason::NoHandler if matches!(file.kind, Kind::Script { .. }) && matched_by.is_none() => {
             let program = (table.look)(at);
             let arch = match &program.kind {
                 Kind::Elf(Elf { arch, .. }) => *arch,

@@ -49,12 +49,16 @@ fn interpreter() -> Interpreter {
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "a verdict, as facts have it")]
-fn proof(argv0: bool, started: FileId) -> Result<Proof, Failure> {
-    Ok(Proof { argv0, empty_root: true, interpreter: Some(started) })
+fn proof(argv0: bool, started: FileId) -> Result<Verification, Failure> {
+    Ok(Verification { argv0, empty_root: true, interpreter: Some(started) })
 }
 
 /// What is decided about arm with the interpreter at hand.
-fn decided(handlers: &[Handler], verdict: Option<&Result<Proof, Failure>>, request: Request) -> Decision {
+fn decided(
+    handlers: &[Handler],
+    verdict: Option<&Result<Verification, Failure>>,
+    request: Request,
+) -> Decision {
     let interpreter = interpreter();
     let facts = Facts { interpreter: Some(&interpreter), native: &Nativeness::Foreign, verdict, unfit: None };
     decide(arm(), &Snapshot { handlers, guarded: &[] }, &facts, request).unwrap()

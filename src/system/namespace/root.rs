@@ -83,7 +83,7 @@ pub fn enter_root(directory: &Path) -> Result<(), RootError> {
         .map_err(failed("mount", "/dev"))?;
     // The descriptor still names the folder below the new file system.
     let dev = Root(root.open("dev", OFlag::O_PATH | OFlag::O_DIRECTORY)?);
-    furnish_dev(&dev)?;
+    populate_dev(&dev)?;
     if let Err(error) = root.bind_resolv_conf() {
         tracing::info!("no name of a host is known inside: {error}");
     }
@@ -103,7 +103,7 @@ pub fn find_in_root(directory: &Path, path: &Path) -> Option<File> {
     file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
 }
 
-fn furnish_dev(dev: &Root) -> Result<(), RootError> {
+fn populate_dev(dev: &Root) -> Result<(), RootError> {
     for name in DEVICES {
         let source = Path::new("/dev").join(name);
         // A host without one of them has none to give.

@@ -78,7 +78,7 @@ impl Scope {
     #[must_use]
     pub fn of(path: &Path) -> Self {
         let (kernel, process) = (KernelVersion::running(), UserNamespace::own());
-        if !kernel.has_instances() {
+        if !kernel.has_per_userns_instances() {
             return Self::Host;
         }
         decide(kernel, process, Facts::gather(path, process))
@@ -88,7 +88,7 @@ impl Scope {
     #[must_use]
     pub fn of_own_mount() -> Self {
         match UserNamespace::own() {
-            _ if !KernelVersion::running().has_instances() => Self::Host,
+            _ if !KernelVersion::running().has_per_userns_instances() => Self::Host,
             UserNamespace::Initial => Self::Host,
             UserNamespace::Other(inode) => Self::UserNamespace(inode),
             UserNamespace::Unknown => Self::Unknown,
@@ -122,7 +122,7 @@ struct Facts {
 }
 
 fn decide(kernel: KernelVersion, process: UserNamespace, facts: Facts) -> Scope {
-    if !kernel.has_instances() {
+    if !kernel.has_per_userns_instances() {
         return Scope::Host;
     }
     match process {

@@ -138,7 +138,7 @@ pub(super) fn emulator(facts: &Facts) -> Vec<Said> {
 /// Interpreters in memory: how much of it they hold.
 pub(super) fn in_memory(facts: &Facts) -> Vec<Said> {
     each(facts, |_, handler| {
-        let told = memfd::told(handler.entry.interpreter.as_deref()?)?;
+        let told = memfd::parse_description(handler.entry.interpreter.as_deref()?)?;
         let mib = told.size.div_ceil(1 << 20);
         Some(Said::ok(format!(
             "{} is QEMU {}, in memory, and holds {mib} MiB of it",

@@ -10,16 +10,16 @@ use crate::system::namespace::{Scope, UserNamespace};
 
 pub(super) fn kernel(facts: &Facts) -> Vec<Said> {
     let kernel = facts.kernel;
-    if !kernel.knows_fix_binary() {
+    if !kernel.supports_fix_binary() {
         // Nothing that could be typed.
         let text = format!("Linux {kernel} does not know the flag F; 4.8 and later do");
         return vec![Said::problem(text, None)];
     }
     let mut knows = vec!["F"];
-    if kernel.tells_preserve_argv0() {
+    if kernel.supports_preserve_argv0() {
         knows.push("P");
     }
-    knows.push(if kernel.has_instances() {
+    knows.push(if kernel.has_per_userns_instances() {
         "one instance per user namespace; handlers vanish with its last mount"
     } else {
         "one instance for all"
@@ -33,7 +33,7 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Said> {
         Err(error @ OpenError::NotMounted(_)) => {
             let promised = facts.configuration.promises.len();
             let cure = error.hint();
-            if facts.process != UserNamespace::Initial && facts.kernel.has_instances() {
+            if facts.process != UserNamespace::Initial && facts.kernel.has_per_userns_instances() {
                 // Mounting would make a new instance, without any of those handlers (K66).
                 let unseen = "the host's handlers may be in force and cannot be seen";
                 if !facts.may_mount {

@@ -8,7 +8,7 @@ use crate::interpreter::{Interpreter, VersionReq, arch_from_file_name, version_i
 use crate::package::MemberFilter;
 
 /// Interpreters of the wanted architectures, each once, stored as `qemu-ARCH-static`.
-pub(crate) struct Wanted {
+pub(crate) struct ArchFilter {
     /// The beginning of a program of this host.
     pub(crate) host: Vec<u8>,
     /// `None`: all.
@@ -20,7 +20,7 @@ pub(crate) struct Wanted {
     pub(crate) done: BTreeSet<&'static str>,
 }
 
-impl Wanted {
+impl ArchFilter {
     pub(crate) fn is_wanted(&self, arch: &Arch) -> bool {
         self.arches.as_ref().is_none_or(|arches| arches.contains(arch.name))
     }
@@ -32,7 +32,7 @@ impl Wanted {
     }
 }
 
-impl MemberFilter for Wanted {
+impl MemberFilter for ArchFilter {
     fn want(&mut self, file_name: &[u8]) -> Option<String> {
         let arch = arch_from_file_name(file_name)?;
         (self.is_wanted(arch) && !self.done.contains(arch.name)).then(|| format!("qemu-{}-static", arch.name))
