@@ -14,7 +14,8 @@ pub mod register;
 pub mod reset;
 pub mod run;
 pub mod show;
-pub mod switch;
+
+pub mod toggle;
 pub mod verify;
 pub mod which;
 
@@ -47,9 +48,9 @@ pub enum Command {
     /// Write a copy of qus that carries interpreters inside itself
     Bundle(bundle::Bundle),
     /// Switch handlers on
-    Enable(switch::Switch),
+    Enable(toggle::Toggle),
     /// Switch handlers off, without removing them
-    Disable(switch::Switch),
+    Disable(toggle::Toggle),
     /// Show the table of architectures, or all about one
     Show(show::Show),
     /// Print what a shell needs to complete this command line
@@ -90,8 +91,8 @@ pub fn run(
         Command::Doctor(args) => doctor::run(args, common, output),
         Command::Fetch(args) => fetch::run(args, common, output),
         Command::Bundle(args) => bundle::run(args, common, output),
-        Command::Enable(args) => switch::run(args, true, common, output),
-        Command::Disable(args) => switch::run(args, false, common, output),
+        Command::Enable(args) => toggle::run(args, true, common, output),
+        Command::Disable(args) => toggle::run(args, false, common, output),
         Command::Show(args) => show::run(args, output),
         Command::Completions(args) => completions::run(args, program(), output),
         Command::Man(args) => man::run(args, program(), output),

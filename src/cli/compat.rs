@@ -6,9 +6,9 @@
 
 mod binfmt;
 mod conf;
+mod getopt;
 mod glob;
 mod register;
-mod words;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -66,7 +66,7 @@ impl CompatTool {
     pub fn run(self, words: &[OsString], data: &mut dyn Write, prose: &mut dyn Write) -> Result<Status> {
         // What is not JSON.
         let (data, prose) = (&mut SanitizingWriter(data), &mut SanitizingWriter(prose));
-        let speaker = &mut Adapter { common: common(), data, prose };
+        let adapter = &mut Adapter { common: common(), data, prose };
         let readable = |word: &OsString| {
             word.to_str()
                 .map(str::to_owned)
@@ -74,10 +74,10 @@ impl CompatTool {
         };
         let words: Result<Vec<String>, EarlyExit> = words.iter().map(readable).collect();
         let done = words.and_then(|words| match self {
-            Self::Binfmt => binfmt::run(&words, speaker),
-            Self::Dbhi => register::dbhi(&words, speaker),
-            Self::Multiarch => register::multiarch(&words, speaker),
-            Self::Conf => conf::run(&words, speaker),
+            Self::Binfmt => binfmt::run(&words, adapter),
+            Self::Dbhi => register::dbhi(&words, adapter),
+            Self::Multiarch => register::multiarch(&words, adapter),
+            Self::Conf => conf::run(&words, adapter),
         });
         match done {
             Err(EarlyExit::Usage(message)) => {
@@ -132,7 +132,7 @@ fn common() -> Common {
 
 impl Adapter<'_> {
     /// What `command` answers, as its JSON has it. Its prose is told as it is, with `quiet` nothing but problems.
-    fn ask(&mut self, command: &Command, quiet: bool) -> Result<(Status, Answer)> {
+    fn run_command(&mut self, command: &Command, quiet: bool) -> Result<(Status, Answer)> {
         let common = Common { instance: self.common.instance.clone(), quiet, ..common() };
         let mut data = Vec::new();
         let mut output = Output::new(&mut data, &mut self.prose, true, quiet);

@@ -43,17 +43,17 @@ pub struct Apply {
 }
 
 #[derive(Serialize)]
-struct View {
+struct ApplyReport {
     scope: Scope,
     /// How long what was registered lasts.
     lifetime: Lifetime,
     dry_run: bool,
-    items: Vec<Item>,
+    items: Vec<AppliedLine>,
 }
 
 /// What came of one line.
 #[derive(Serialize)]
-struct Item {
+struct AppliedLine {
     file: PathBuf,
     /// Nothing where the file itself is what it is about.
     line: Option<usize>,
@@ -153,7 +153,7 @@ pub(super) fn run(args: &Apply, common: &Common, output: &mut Output<'_>) -> Res
             item.message = message;
         }
     }
-    let view = View { scope, lifetime, dry_run: args.dry_run, items };
+    let view = ApplyReport { scope, lifetime, dry_run: args.dry_run, items };
     output.data(&view, || view.text())?;
     view.conclude(&args.paths, output)
 }
@@ -166,7 +166,7 @@ fn sweep(instance: &Instance, handlers: &[Handler], name: &HandlerName) -> Resul
 }
 
 /// Reads the files that are meant, each line an item; the rules among them.
-fn read(paths: &[PathBuf]) -> (Vec<Item>, Vec<Line>) {
+fn read(paths: &[PathBuf]) -> (Vec<AppliedLine>, Vec<Line>) {
     let (folders, named): (Vec<PathBuf>, Vec<PathBuf>) = if paths.is_empty() {
         (binfmt_d::folders(Path::new("/")), Vec::new())
     } else {
@@ -179,7 +179,7 @@ fn read(paths: &[PathBuf]) -> (Vec<Item>, Vec<Line>) {
             // A link that leads nowhere says that there shall be no such file.
             Err(ReadError::Missing) if is_listed => continue,
             Err(error) => {
-                items.push(Item::failed(&file, None, error.to_string()));
+                items.push(AppliedLine::failed(&file, None, error.to_string()));
                 continue;
             }
             Ok(read) => read,
@@ -188,11 +188,11 @@ fn read(paths: &[PathBuf]) -> (Vec<Item>, Vec<Line>) {
             match line.rule {
                 Ok(rule) => {
                     let item = items.len();
-                    items.push(Item::new(&file, line.number, &rule));
+                    items.push(AppliedLine::new(&file, line.number, &rule));
                     let interpreter = interpreter_file(rule.interpreter());
                     lines.push(Line { item, rule, interpreter });
                 }
-                Err(error) => items.push(Item::failed(&file, Some(line.number), error.to_string())),
+                Err(error) => items.push(AppliedLine::failed(&file, Some(line.number), error.to_string())),
             }
         }
     }
@@ -250,7 +250,7 @@ fn register(instance: &Instance, rule: &Rule, replaces: bool) -> Result<(), Diag
     done.map(|_confirmed| ()).map_err(|error| Diagnostic::new(error.to_string()))
 }
 
-impl Item {
+impl AppliedLine {
     fn new(file: &Path, line: usize, rule: &Rule) -> Self {
         Self {
             file: file.to_owned(),
@@ -282,9 +282,9 @@ impl Item {
     }
 }
 
-impl View {
+impl ApplyReport {
     fn text(&self) -> String {
-        let row = |item: &Item| {
+        let row = |item: &AppliedLine| {
             let detail = item.message.as_ref().or(item.interpreter.as_ref()).map(|text| escape(text));
             let name = item.name.as_ref().map_or_else(|| "-".to_owned(), |name| escape(name));
             let word = item.outcome.word(self.dry_run).to_owned();
@@ -297,7 +297,7 @@ impl View {
         print_scope(self.scope, output)?;
         let mut status = Status::Done;
         let wrong = self.items.iter().filter(|item| item.outcome.is_wrong()).count();
-        let is_new = |item: &&Item| matches!(item.outcome, Outcome::Registered | Outcome::Replaced);
+        let is_new = |item: &&AppliedLine| matches!(item.outcome, Outcome::Registered | Outcome::Replaced);
         let new = self.items.iter().filter(is_new).count();
         if wrong > 0 {
             let mut message = format!("{wrong} of {} lines are not in force", self.items.len());

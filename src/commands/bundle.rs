@@ -53,7 +53,7 @@ const LICENCES: [&str; 2] =
 const LICENCE: &str = "copyright";
 
 #[derive(Serialize)]
-struct View {
+struct BundleReport {
     file: PathBuf,
     /// In bytes.
     size: u64,
@@ -93,7 +93,7 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
     contents.extend(licence.map(|bytes| Content { name: LICENCE.to_owned(), version: None, bytes }));
     let size = write(&args.output, contents)?;
     let arches = interpreters.iter().map(|(arch, _)| arch.name).collect();
-    let view = View { file: args.output.clone(), size, arches, licence: has_licence };
+    let view = BundleReport { file: args.output.clone(), size, arches, licence: has_licence };
     let text =
         || format!("{}  {} bytes, with {}", display_path(&view.file), view.size, view.arches.join(" "));
     if is_standard {

@@ -25,7 +25,7 @@ pub struct Doctor {
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Level {
+pub(super) enum Severity {
     /// Something does not work.
     Diagnostic,
     /// It works, and somebody should know.
@@ -37,7 +37,7 @@ pub(super) enum Level {
 /// What a check found.
 #[derive(Debug, Serialize)]
 pub(super) struct Finding {
-    level: Level,
+    level: Severity,
     /// Name of the check.
     id: &'static str,
     /// What is so.
@@ -51,7 +51,7 @@ pub(super) struct Finding {
 }
 
 #[derive(Serialize)]
-struct View {
+struct DoctorReport {
     findings: Vec<Finding>,
 }
 
@@ -69,17 +69,17 @@ pub(super) fn run(args: &Doctor, common: &Common, output: &mut Output<'_>) -> Re
             level: said.level,
             id: check.id,
             text: said.text,
-            why: Some(check.why).filter(|why| said.level != Level::Ok && !why.is_empty()),
+            why: Some(check.why).filter(|why| said.level != Severity::Ok && !why.is_empty()),
             cure: said.cure.map(|cure| if is_root { without_sudo(&cure) } else { cure }),
         }));
     }
     findings.sort_by_key(|finding| finding.level);
-    let status = if findings.first().is_some_and(|finding| finding.level == Level::Diagnostic) {
+    let status = if findings.first().is_some_and(|finding| finding.level == Severity::Diagnostic) {
         Status::No
     } else {
         Status::Done
     };
-    let view = View { findings };
+    let view = DoctorReport { findings };
     output.data(&view, || text(&view))?;
     Ok(status)
 }
@@ -89,13 +89,13 @@ fn without_sudo(cure: &str) -> String {
     cure.strip_prefix("sudo ").unwrap_or(cure).replace(" | sudo ", " | ")
 }
 
-fn text(view: &View) -> String {
+fn text(view: &DoctorReport) -> String {
     let mut rows = Vec::new();
     for finding in &view.findings {
         let level = match finding.level {
-            Level::Diagnostic => "problem",
-            Level::Note => "note",
-            Level::Ok => "ok",
+            Severity::Diagnostic => "problem",
+            Severity::Note => "note",
+            Severity::Ok => "ok",
         };
         rows.push(vec![level.to_owned(), finding.id.to_owned(), escape(&finding.text)]);
         let more = finding.why.map(str::to_owned).into_iter();

@@ -53,7 +53,7 @@ pub struct Export {
 }
 
 #[derive(Serialize)]
-struct View {
+struct ExportReport {
     format: Format,
     rules: Vec<RuleView>,
     /// The files of the format; none for `json`, which is the rules themselves.
@@ -74,7 +74,7 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
     let files = formats::files(format, &sets).map_err(Diagnostic::from)?;
     let directory = args.output.as_ref().filter(|output| *output != Path::new("-"));
     let place = |name: &str| directory.map(|directory| directory.join(name));
-    let mut view = View {
+    let mut view = ExportReport {
         format,
         rules: formats::views(&sets),
         files: files

@@ -32,7 +32,7 @@ pub struct List {
 }
 
 #[derive(Serialize)]
-struct View {
+struct ListReport {
     instance: PathBuf,
     enabled: bool,
     scope: Scope,
@@ -107,7 +107,7 @@ pub(super) fn run(args: &List, common: &Common, output: &mut Output<'_>) -> Resu
     let mut probes = if args.probe { health(&handlers, enabled)? } else { BTreeMap::new() };
     let broken = probes.values().any(|health| health.state == "broken");
     let configuration = Configuration::read(Path::new("/"));
-    let view = View {
+    let view = ListReport {
         instance: instance.path().to_owned(),
         enabled,
         scope: Scope::of(instance.path()),
@@ -190,7 +190,7 @@ fn fetched(path: &Path) -> Option<Provenance> {
     if path.is_absolute() { Provenance::of(path) } else { None }
 }
 
-fn text(view: &View, probed: bool) -> String {
+fn text(view: &ListReport, probed: bool) -> String {
     let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     let mut header = vec!["ARCH", "STATE", "FLAGS", "INTERPRETER", "FROM", "BY", "NAME"];
     if probed {

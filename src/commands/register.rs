@@ -11,7 +11,7 @@ use anyhow::Result;
 use self::act::act;
 use self::gather::Inputs;
 use self::persist::Persistence;
-use self::report::{Item, View};
+use self::report::{ArchResult, RegisterReport};
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status};
 use crate::binfmt::instance::{HandlerError, Instance};
@@ -136,7 +136,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
             let set = persist::planned(arch, &decision, &gathered, request);
             decision = persistence.checked(arch, decision, set.as_ref());
         }
-        let mut item = Item::new(arch, &decision, &gathered, args.dry_run);
+        let mut item = ArchResult::new(arch, &decision, &gathered, args.dry_run);
         if args.skip_native && gathered.facts(arch).native.is_native() {
             item.pass_over();
         }
@@ -165,7 +165,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
         }
     }
     let keeper = persistence.as_ref().map(|persistence| persistence.keeper);
-    let view = View { scope, lifetime, held: args.hold, keeper, dry_run: args.dry_run, items };
+    let view = RegisterReport { scope, lifetime, held: args.hold, keeper, dry_run: args.dry_run, items };
     output.data(&view, || view.text())?;
     let mut status = view.conclude(output)?;
     if let Some(problem) = problem {

@@ -36,10 +36,10 @@ pub struct Reset {
 }
 
 #[derive(Serialize)]
-struct View {
+struct ResetReport {
     scope: Scope,
     dry_run: bool,
-    items: Vec<Item>,
+    items: Vec<ResetHandler>,
     /// With `--persist`: what was written for the next boot.
     files: Vec<FileItem>,
     /// Handlers that were left alone.
@@ -49,7 +49,7 @@ struct View {
 }
 
 #[derive(Serialize)]
-struct Item {
+struct ResetHandler {
     arch: &'static str,
     outcome: &'static str,
     name: String,
@@ -116,7 +116,7 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
     let left: Vec<String> = left.map(|handler| name_lossy(&handler.name)).collect();
     let scope = if instance.is_some() { Scope::of(&common.instance) } else { Scope::of_own_mount() };
     let returns = returns(&doomed, &files);
-    let view = View { scope, dry_run: args.dry_run, items, files, left, returns };
+    let view = ResetReport { scope, dry_run: args.dry_run, items, files, left, returns };
     output.data(&view, || text(&view))?;
     if instance.is_none() {
         output.note(&format!(
@@ -134,7 +134,7 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
 }
 
 /// Removes handlers, each by its name.
-fn remove(instance: &Instance, doomed: &[(&Handler, &'static Arch)], dry_run: bool) -> Vec<Item> {
+fn remove(instance: &Instance, doomed: &[(&Handler, &'static Arch)], dry_run: bool) -> Vec<ResetHandler> {
     let mut items = Vec::new();
     for (handler, arch) in doomed {
         let removed = if dry_run { Ok(()) } else { instance.remove(&handler.name) };
@@ -146,7 +146,7 @@ fn remove(instance: &Instance, doomed: &[(&Handler, &'static Arch)], dry_run: bo
         };
         let name = name_lossy(&handler.name);
         let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
-        items.push(Item { arch: arch.name, outcome, name, interpreter, error });
+        items.push(ResetHandler { arch: arch.name, outcome, name, interpreter, error });
     }
     items
 }
@@ -206,7 +206,7 @@ fn returns(doomed: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<Retu
     returning.collect()
 }
 
-fn tell_returns(view: &View, output: &mut Output<'_>) -> Result<()> {
+fn tell_returns(view: &ResetReport, output: &mut Output<'_>) -> Result<()> {
     for back in &view.returns {
         let cure = if back.own {
             format!("; to have it stay away: sudo qus reset --persist {}", back.arch)
@@ -219,7 +219,7 @@ fn tell_returns(view: &View, output: &mut Output<'_>) -> Result<()> {
     Ok(())
 }
 
-fn text(view: &View) -> String {
+fn text(view: &ResetReport) -> String {
     let handlers = view.items.iter().map(|item| {
         let interpreter = item.interpreter.as_ref().map(|path| display_path(Path::new(path)));
         let detail = item.error.clone().or(interpreter).unwrap_or_default();

@@ -158,13 +158,13 @@ fn subject(handler: &Handler, arch: &'static Arch) -> Option<ProbeTarget> {
 }
 
 #[derive(Serialize)]
-struct View {
+struct VerifyReport {
     scope: Scope,
-    items: Vec<Item>,
+    items: Vec<VerifiedArch>,
 }
 
 #[derive(Serialize)]
-struct Item {
+struct VerifiedArch {
     arch: &'static str,
     name: Option<String>,
     interpreter: Option<String>,
@@ -184,7 +184,12 @@ pub(super) fn run(args: &Verify, common: &Common, output: &mut Output<'_>) -> Re
         let Some(arch) = main_arch(handler).filter(|arch| wanted(arch)) else { continue };
         if let Some(health) = health.remove(&handler.name) {
             let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
-            items.push(Item { arch: arch.name, name: Some(name_lossy(&handler.name)), interpreter, health });
+            items.push(VerifiedArch {
+                arch: arch.name,
+                name: Some(name_lossy(&handler.name)),
+                interpreter,
+                health,
+            });
         }
     }
     let mut unserved: Vec<&'static Arch> = named.into_iter().flatten().collect();
@@ -193,7 +198,7 @@ pub(super) fn run(args: &Verify, common: &Common, output: &mut Output<'_>) -> Re
     items.sort_by_key(|item| item.arch);
     let status =
         if items.iter().any(|item| item.health.state == "broken") { Status::No } else { Status::Done };
-    let view = View { scope: Scope::of(instance.path()), items };
+    let view = VerifyReport { scope: Scope::of(instance.path()), items };
     output.data(&view, || text(&view))?;
     print_scope(view.scope, output)?;
     if view.items.is_empty() {
@@ -203,7 +208,7 @@ pub(super) fn run(args: &Verify, common: &Common, output: &mut Output<'_>) -> Re
 }
 
 /// Architectures that were asked for and have no handler: the host itself runs them, or nothing does.
-fn without_handler(arches: &[&'static Arch]) -> Result<Vec<Item>, Diagnostic> {
+fn without_handler(arches: &[&'static Arch]) -> Result<Vec<VerifiedArch>, Diagnostic> {
     if arches.is_empty() {
         return Ok(Vec::new());
     }
@@ -219,13 +224,13 @@ fn without_handler(arches: &[&'static Arch]) -> Result<Vec<Item>, Diagnostic> {
             version: None,
             proof: None,
         };
-        Item { arch: arch.name, name: None, interpreter: None, health }
+        VerifiedArch { arch: arch.name, name: None, interpreter: None, health }
     });
     Ok(items.collect())
 }
 
-fn text(view: &View) -> String {
-    let row = |item: &Item| {
+fn text(view: &VerifyReport) -> String {
+    let row = |item: &VerifiedArch| {
         let interpreter =
             item.interpreter.as_deref().map(|path| display_path(Path::new(path))).unwrap_or_default();
         let name = item.name.clone().unwrap_or_else(|| "-".to_owned());

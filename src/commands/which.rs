@@ -15,7 +15,7 @@ use anyhow::Result;
 use goblin::elf::header::{ET_DYN, ET_EXEC};
 
 use self::explain::{Known, explain};
-use self::report::{Answers, View, write_text};
+use self::report::{Answers, WhichReport, write_text};
 use crate::arch::Arch;
 use crate::arch::elf::same_machine;
 use crate::base::error::Diagnostic;
@@ -76,7 +76,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
             (candidate, answer)
         })
     };
-    let view = View { answers: Answers(|| answers().map(|(_, answer)| answer)) };
+    let view = WhichReport { answers: Answers(|| answers().map(|(_, answer)| answer)) };
     let compared = if common.verbose > 0 { handlers.as_slice() } else { &[] };
     output.stream(&view, |data| write_text(answers(), compared, data))?;
     Ok(if all_run.get() { Status::Done } else { Status::No })

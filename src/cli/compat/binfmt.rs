@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::getopt::{self, OptSpec};
 use super::glob::Glob;
-use super::words::{self, Known};
 use super::{Adapter, EarlyExit, Item};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
@@ -33,7 +33,7 @@ Usage of binfmt (qus in its place; `binfmt COMMAND …` is `qus COMMAND …`):
 Prints what this host runs, and the emulators, as JSON. Exit status: 0 done, 2 could not.
 Environment: QEMU_BINARY_PATH, the folder of the emulators; QEMU_PRESERVE_ARGV0 is always in force.";
 
-const KNOWN: &[Known] = &[
+const KNOWN: &[OptSpec] = &[
     (None, "install", true),
     (None, "uninstall", true),
     (None, "mount", true),
@@ -56,8 +56,8 @@ const PLATFORMS: [(&str, &[&str]); 11] = [
     ("arm", &["linux/arm/v7", "linux/arm/v6"]),
 ];
 
-pub(super) fn run(words: &[String], speaker: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
-    let said = words::read(words, KNOWN).map_err(EarlyExit::Usage)?;
+pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
+    let said = getopt::read(words, KNOWN).map_err(EarlyExit::Usage)?;
     if let Some(word) = said.others.first() {
         return Err(EarlyExit::Usage(format!("{word} is no option")));
     }
@@ -66,23 +66,23 @@ pub(super) fn run(words: &[String], speaker: &mut Adapter<'_>) -> Result<Status,
         match name {
             "install" => install = value,
             "uninstall" => uninstall = value,
-            "mount" => speaker.common.instance = value.into(),
+            "mount" => adapter.common.instance = value.into(),
             "version" => version = true,
             _ => return Err(EarlyExit::Help),
         }
     }
     // The last line says what went wrong, and all of it: who calls this tool may show no other.
-    match act(&install, &uninstall, version, speaker) {
+    match act(&install, &uninstall, version, adapter) {
         Ok(failures) if failures.is_empty() => Ok(Status::Done),
         Ok(failures) => {
-            writeln!(speaker.prose, "error: {}", failures.join("; "))?;
+            writeln!(adapter.prose, "error: {}", failures.join("; "))?;
             Ok(Status::Failed)
         }
         Err(EarlyExit::Failed(error)) => {
             let problem = error.downcast::<Diagnostic>()?;
             let cure = problem.cure.map(|cure| format!("; cure: {cure}")).unwrap_or_default();
             writeln!(
-                speaker.prose,
+                adapter.prose,
                 "error: {}",
                 escape(&format!("{}{cure}", problem.message).replace('\n', " "))
             )?;
@@ -97,24 +97,24 @@ fn act(
     install: &str,
     uninstall: &str,
     version: bool,
-    speaker: &mut Adapter<'_>,
+    adapter: &mut Adapter<'_>,
 ) -> Result<Vec<String>, EarlyExit> {
     if version {
         let own = env!("CARGO_PKG_VERSION");
-        writeln!(speaker.prose, "binfmt/qus-{own} qemu/{}", versions()?.join(","))?;
+        writeln!(adapter.prose, "binfmt/qus-{own} qemu/{}", versions()?.join(","))?;
         return Ok(Vec::new());
     }
     let mut failures = Vec::new();
     let list = |list: &str| {
         list.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>()
     };
-    self::uninstall(&list(uninstall), &mut failures, speaker)?;
-    self::install(&list(install), &mut failures, speaker)?;
-    status(speaker)?;
+    self::uninstall(&list(uninstall), &mut failures, adapter)?;
+    self::install(&list(install), &mut failures, adapter)?;
+    status(adapter)?;
     Ok(failures)
 }
 
-fn install(words: &[String], failures: &mut Vec<String>, speaker: &mut Adapter<'_>) -> Result<(), EarlyExit> {
+fn install(words: &[String], failures: &mut Vec<String>, adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     if std::env::var_os("QEMU_BINARY_PREFIX").is_some_and(|prefix| !prefix.is_empty()) {
         let problem =
             Diagnostic::new("QEMU_BINARY_PREFIX is not known: emulators are called as QEMU calls them");
@@ -130,7 +130,7 @@ fn install(words: &[String], failures: &mut Vec<String>, speaker: &mut Adapter<'
                     unknown.nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
                 let word = escape(word);
                 let line = format!("installing: {word} unsupported architecture: {word}{nearest}");
-                writeln!(speaker.prose, "{line}")?;
+                writeln!(adapter.prose, "{line}")?;
                 failures.push(line);
             }
         }
@@ -145,7 +145,7 @@ fn install(words: &[String], failures: &mut Vec<String>, speaker: &mut Adapter<'
         skip_native: true,
         ..Register::default()
     };
-    let (status, answer) = speaker.ask(&Command::Register(register), false)?;
+    let (status, answer) = adapter.run_command(&Command::Register(register), false)?;
     let before = failures.len();
     for item in answer.items {
         let name = docker_name(&item.arch);
@@ -156,7 +156,7 @@ fn install(words: &[String], failures: &mut Vec<String>, speaker: &mut Adapter<'
             _ => (false, item.reason()),
         };
         let line = format!("installing: {name} {}", escape(&what));
-        writeln!(speaker.prose, "{line}")?;
+        writeln!(adapter.prose, "{line}")?;
         if !is_done {
             failures.push(line);
         }
@@ -176,13 +176,13 @@ fn docker_name(name: &str) -> &str {
 fn uninstall(
     words: &[String],
     failures: &mut Vec<String>,
-    speaker: &mut Adapter<'_>,
+    adapter: &mut Adapter<'_>,
 ) -> Result<(), EarlyExit> {
     if words.is_empty() {
         return Ok(());
     }
-    let (_, there) =
-        speaker.ask(&Command::Reset(Reset { arches: Vec::new(), dry_run: true, persist: false }), false)?;
+    let (_, there) = adapter
+        .run_command(&Command::Reset(Reset { arches: Vec::new(), dry_run: true, persist: false }), false)?;
     let mut arches = Vec::new();
     for word in words {
         let named = Arch::named(word).ok();
@@ -201,14 +201,14 @@ fn uninstall(
         let others: Vec<&String> = there.left.iter().filter(|name| is_meant(name)).collect();
         for other in &others {
             let line = format!("uninstalling: {} is none of QEMU's emulators: left alone", escape(other));
-            writeln!(speaker.prose, "{line}")?;
+            writeln!(adapter.prose, "{line}")?;
             if !is_pattern {
                 failures.push(line);
             }
         }
         if arches.len() == before && others.is_empty() {
             let line = format!("uninstalling: {} not found", escape(word));
-            writeln!(speaker.prose, "{line}")?;
+            writeln!(adapter.prose, "{line}")?;
             // What is not there is as it was asked for; what nobody knows was hardly meant.
             if !is_pattern && named.is_none() {
                 failures.push(line);
@@ -218,11 +218,11 @@ fn uninstall(
     // With no name at all it would be all of them.
     if !arches.is_empty() {
         let (_, answer) =
-            speaker.ask(&Command::Reset(Reset { arches, dry_run: false, persist: false }), true)?;
+            adapter.run_command(&Command::Reset(Reset { arches, dry_run: false, persist: false }), true)?;
         for item in answer.items {
             let line =
                 format!("uninstalling: {} {}", escape(item.name()), item.error.as_deref().unwrap_or("OK"));
-            writeln!(speaker.prose, "{line}")?;
+            writeln!(adapter.prose, "{line}")?;
             if item.error.is_some() {
                 failures.push(line);
             }
@@ -238,9 +238,9 @@ struct State {
 }
 
 /// Prints what this host runs, proven by execution, and the emulators that are in force.
-fn status(speaker: &mut Adapter<'_>) -> Result<(), EarlyExit> {
+fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     let mut emulators = Vec::new();
-    let states = if let Some(instance) = open_read_only(&speaker.common)? {
+    let states = if let Some(instance) = open_read_only(&adapter.common)? {
         let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
         let handlers = instance.handlers().map_err(Diagnostic::from)?;
         let in_force = handlers.iter().filter(|handler| enabled && handler.entry.enabled);
@@ -249,12 +249,12 @@ fn status(speaker: &mut Adapter<'_>) -> Result<(), EarlyExit> {
         emulators.sort();
         let arches =
             PLATFORMS.iter().filter_map(|(name, _)| Arch::from_qemu_target(name).map(ArchArg::One)).collect();
-        let (_, answer) = speaker.ask(&Command::Verify(Verify { arches }), false)?;
+        let (_, answer) = adapter.run_command(&Command::Verify(Verify { arches }), false)?;
         answer.items.into_iter().map(|item| (item.arch, item.state)).collect()
     } else {
-        let path = speaker.common.instance.display();
+        let path = adapter.common.instance.display();
         writeln!(
-            speaker.prose,
+            adapter.prose,
             "qus: binfmt_misc is not mounted on {path}: what has emulators here cannot be seen"
         )?;
         states_by_execution()?
@@ -270,7 +270,7 @@ fn status(speaker: &mut Adapter<'_>) -> Result<(), EarlyExit> {
         }
     }
     let text = serde_json::to_string_pretty(&State { supported, emulators })?;
-    writeln!(speaker.data, "{}", escape_json(&text))?;
+    writeln!(adapter.data, "{}", escape_json(&text))?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::words::{self, Known};
+use super::getopt::{self, OptSpec};
 use super::{Adapter, EarlyExit, Item};
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
@@ -31,7 +31,7 @@ Usage: qemu-binfmt-conf.sh [OPTIONS] (qus in its place)
 CPU: any name of an architecture; ALL: those with an interpreter, or where there is none, all that are known.
 Environment: HOST_ARCH, the host that files are for.";
 
-const KNOWN: &[Known] = &[
+const KNOWN: &[OptSpec] = &[
     (Some('h'), "help", false),
     (Some('d'), "debian", false),
     (Some('s'), "systemd", true),
@@ -77,8 +77,8 @@ pub(super) struct Setup {
     pub(super) targets: Vec<String>,
 }
 
-pub(super) fn run(words: &[String], speaker: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
-    Setup::default().with(words)?.act(speaker)
+pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
+    Setup::default().with(words)?.act(adapter)
 }
 
 /// Removes the handlers of `arches`, or of all of QEMU's emulators, and prints which handlers are left in place. A dry run
@@ -86,22 +86,23 @@ pub(super) fn run(words: &[String], speaker: &mut Adapter<'_>) -> Result<Status,
 pub(super) fn clear(
     arches: &[&'static Arch],
     dry_run: bool,
-    speaker: &mut Adapter<'_>,
+    adapter: &mut Adapter<'_>,
 ) -> Result<Status, EarlyExit> {
     let all = arches.is_empty();
     let arches = arches.iter().copied().map(ArchArg::One).collect();
-    let (status, answer) = speaker.ask(&Command::Reset(Reset { arches, dry_run, persist: false }), false)?;
+    let (status, answer) =
+        adapter.run_command(&Command::Reset(Reset { arches, dry_run, persist: false }), false)?;
     let verb = if dry_run { "Would remove" } else { "Removed" };
     for item in &answer.items {
         let name = escape(item.name());
         match &item.error {
-            None => writeln!(speaker.data, "{verb} {name} as binfmt interpreter for {}", item.arch)?,
-            Some(error) => writeln!(speaker.prose, "ERROR: {name}: {}", escape(error))?,
+            None => writeln!(adapter.data, "{verb} {name} as binfmt interpreter for {}", item.arch)?,
+            Some(error) => writeln!(adapter.prose, "ERROR: {name}: {}", escape(error))?,
         }
     }
     if all && !answer.left.is_empty() {
         let left = escape(&answer.left.join(" "));
-        writeln!(speaker.prose, "left alone, as none of QEMU's emulators: {left}")?;
+        writeln!(adapter.prose, "left alone, as none of QEMU's emulators: {left}")?;
     }
     Ok(status)
 }
@@ -109,7 +110,7 @@ pub(super) fn clear(
 impl Setup {
     /// The same with what a command line of QEMU's script says.
     pub(super) fn with(mut self, words: &[String]) -> Result<Self, EarlyExit> {
-        let said = words::read(words, KNOWN).map_err(EarlyExit::Usage)?;
+        let said = getopt::read(words, KNOWN).map_err(EarlyExit::Usage)?;
         if let Some(word) = said.others.first() {
             return Err(EarlyExit::Usage(format!("{word} is no option")));
         }
@@ -148,7 +149,7 @@ impl Setup {
     }
 
     /// Does what is asked for.
-    pub(super) fn act(&self, speaker: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
+    pub(super) fn act(&self, adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
         let mut arches = Vec::new();
         for name in &self.targets {
             arches.push(
@@ -158,16 +159,16 @@ impl Setup {
         }
         match self.export {
             Some(_) if self.clear => Err(EarlyExit::Usage("ERROR: files cannot be cleared".to_owned())),
-            Some(export) => self.write(export, &arches, speaker),
-            None if self.clear => clear(&arches, self.dry_run, speaker),
-            None => self.register(&arches, speaker),
+            Some(export) => self.write(export, &arches, adapter),
+            None if self.clear => clear(&arches, self.dry_run, adapter),
+            None => self.register(&arches, adapter),
         }
     }
 
-    fn register(&self, arches: &[&'static Arch], speaker: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
+    fn register(&self, arches: &[&'static Arch], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
         if self.persistent == Some(false) {
             let note = "every interpreter is opened once (F): without, it would serve no container";
-            writeln!(speaker.prose, "{note}")?;
+            writeln!(adapter.prose, "{note}")?;
         }
         let request = |arches: &[&'static Arch]| Register {
             arches: arches.iter().copied().map(ArchArg::One).collect(),
@@ -185,28 +186,28 @@ impl Setup {
         };
         let mut worst = Status::Done;
         for request in requests {
-            let (status, answer) = speaker.ask(&Command::Register(request), false)?;
+            let (status, answer) = adapter.run_command(&Command::Register(request), false)?;
             worst = worst.max(status);
             for item in &answer.items {
-                self.tell(item, speaker)?;
+                self.tell(item, adapter)?;
             }
         }
         Ok(worst)
     }
 
-    fn tell(&self, item: &Item, speaker: &mut Adapter<'_>) -> Result<(), EarlyExit> {
+    fn tell(&self, item: &Item, adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
         let arch = &item.arch;
         let interpreter = escape(item.interpreter.as_deref().unwrap_or_default());
         match item.outcome.as_str() {
             "registered" | "replaced" => {
                 let verb = if self.dry_run { "Would set" } else { "Setting" };
-                writeln!(speaker.data, "{verb} {interpreter} as binfmt interpreter for {arch}")?;
+                writeln!(adapter.data, "{verb} {interpreter} as binfmt interpreter for {arch}")?;
             }
             "unchanged" | "kept" => {
-                writeln!(speaker.data, "{interpreter} is the binfmt interpreter for {arch} already")?;
+                writeln!(adapter.data, "{interpreter} is the binfmt interpreter for {arch} already")?;
             }
-            "native" => writeln!(speaker.data, "{arch} needs none: {}", item.reason())?,
-            _ => writeln!(speaker.prose, "ERROR: {arch}: {}", escape(&item.reason()))?,
+            "native" => writeln!(adapter.data, "{arch} needs none: {}", item.reason())?,
+            _ => writeln!(adapter.prose, "ERROR: {arch}: {}", escape(&item.reason()))?,
         }
         Ok(())
     }
@@ -242,7 +243,7 @@ impl Setup {
         &self,
         export: Export,
         arches: &[&'static Arch],
-        speaker: &mut Adapter<'_>,
+        adapter: &mut Adapter<'_>,
     ) -> Result<Status, EarlyExit> {
         let mut flags = Flags::OPEN_BINARY;
         flags.set(Flags::FIX_BINARY, self.persistent != Some(false));
@@ -273,7 +274,7 @@ impl Setup {
             }
             let interpreter = display_path(&interpreter);
             writeln!(
-                speaker.data,
+                adapter.data,
                 "Setting {interpreter} as binfmt interpreter for {} for {service}",
                 arch.name
             )?;

@@ -10,12 +10,12 @@ pub(super) struct BadPattern;
 /// A pattern for names without `/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Glob {
-    parts: Vec<SourceResult>,
+    parts: Vec<Token>,
 }
 
 /// A part of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum SourceResult {
+enum Token {
     /// `*`: any number of characters but `/`.
     Star,
     /// `?`: one character but `/`.
@@ -36,11 +36,11 @@ impl Glob {
         let mut parts = Vec::new();
         while let Some(letter) = letters.next() {
             parts.push(match letter {
-                '*' => SourceResult::Star,
-                '?' => SourceResult::Any,
+                '*' => Token::Star,
+                '?' => Token::Any,
                 '[' => class(&mut letters)?,
-                '\\' => SourceResult::Literal(letters.next().ok_or(BadPattern)?),
-                letter => SourceResult::Literal(letter),
+                '\\' => Token::Literal(letters.next().ok_or(BadPattern)?),
+                letter => Token::Literal(letter),
             });
         }
         Ok(Self { parts })
@@ -61,7 +61,7 @@ impl Glob {
         while part < self.parts.len() || letter < name.len() {
             steps += 1;
             match (self.parts.get(part), name.get(letter)) {
-                (Some(SourceResult::Star), _) => {
+                (Some(Token::Star), _) => {
                     last_star = Some((part, letter));
                     part += 1;
                 }
@@ -82,7 +82,7 @@ impl Glob {
     }
 }
 
-impl SourceResult {
+impl Token {
     /// Whether a part that stands for one character stands for `letter`.
     fn is(&self, letter: char) -> bool {
         match self {
@@ -97,13 +97,13 @@ impl SourceResult {
 }
 
 /// Reads a class after its `[`.
-fn class(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<SourceResult, BadPattern> {
+fn class(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Token, BadPattern> {
     let negated = letters.next_if_eq(&'^').is_some();
     let mut ranges = Vec::new();
     loop {
         if letters.peek() == Some(&']') && !ranges.is_empty() {
             letters.next();
-            return Ok(SourceResult::Class { negated, ranges });
+            return Ok(Token::Class { negated, ranges });
         }
         let first = class_letter(letters)?;
         let last = if letters.next_if_eq(&'-').is_some() { class_letter(letters)? } else { first };
@@ -127,10 +127,10 @@ mod tests {
     use super::*;
 
     /// The answer by trying every length of every star.
-    fn naive(parts: &[SourceResult], name: &[char]) -> bool {
+    fn naive(parts: &[Token], name: &[char]) -> bool {
         match (parts, name) {
             ([], []) => true,
-            ([SourceResult::Star, rest @ ..], _) => {
+            ([Token::Star, rest @ ..], _) => {
                 naive(rest, name)
                     || name.first().is_some_and(|letter| *letter != '/') && naive(parts, &name[1..])
             }

@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command as Process;
 
 use super::conf::{self, Setup};
-use super::words::{self, Known};
+use super::getopt::{self, OptSpec};
 use super::{Adapter, EarlyExit};
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status};
@@ -32,7 +32,7 @@ ARGS: [-h] [-t] [-r] [-c] [-p] [-Q PATH] [-F SUFFIX] [-s] [-d] [-e PATH] [TARGET
   --preserve-argv0   always in force where kernel and interpreter know it
 Environment: QEMU_BIN_DIR, QEMU_PATH, QEMU_SUFFIX, QEMU_CREDENTIAL, QEMU_CLEAR, QEMU_TEST, QEMU_TARGETS, HOST_ARCH.";
 
-const DBHI: &[Known] = &[
+const DBHI: &[OptSpec] = &[
     (Some('h'), "help", false),
     (Some('i'), "interactive", false),
     (Some('l'), "list", false),
@@ -42,7 +42,7 @@ const DBHI: &[Known] = &[
     (Some('t'), "targets", true),
 ];
 
-const DBHI_ARGS: &[Known] = &[
+const DBHI_ARGS: &[OptSpec] = &[
     (Some('h'), "help", false),
     (Some('t'), "test", false),
     (Some('r'), "clear", false),
@@ -60,7 +60,7 @@ const DBHI_ARGS: &[Known] = &[
 
 /// `register.sh` of dbhi/qus. Its options are for itself up to `--`, and behind that for the script of QEMU's which it
 /// brings, changed so that it takes targets.
-pub(super) fn dbhi(words: &[String], speaker: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
+pub(super) fn dbhi(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
     let (own, args) = match words.iter().position(|word| word == "--") {
         Some(at) => words.split_at(at),
         None => (words, &[][..]),
@@ -69,18 +69,18 @@ pub(super) fn dbhi(words: &[String], speaker: &mut Adapter<'_>) -> Result<Status
     if let Some(at) = own.iter().position(is_interactive) {
         return interact(words.get(at + 1..).unwrap_or_default());
     }
-    let said = words::read(own, DBHI).map_err(EarlyExit::Usage)?;
+    let said = getopt::read(own, DBHI).map_err(EarlyExit::Usage)?;
     if let Some(word) = said.others.first() {
         return Err(EarlyExit::Usage(format!("{word} is no option; targets stand behind --")));
     }
     // All is read before anything is done.
-    let mut setup = behind_dashes(args.get(1..).unwrap_or_default())?;
+    let mut setup = trailing_args(args.get(1..).unwrap_or_default())?;
     for (name, value) in said.options {
         match name {
-            "list" => return list(speaker),
+            "list" => return list(adapter),
             "exit" => return Ok(Status::Done),
             "reset" => {
-                let status = conf::clear(&[], setup.dry_run, speaker)?;
+                let status = conf::clear(&[], setup.dry_run, adapter)?;
                 if status != Status::Done {
                     return Ok(status);
                 }
@@ -90,13 +90,13 @@ pub(super) fn dbhi(words: &[String], speaker: &mut Adapter<'_>) -> Result<Status
             _ => return Err(EarlyExit::Help),
         }
     }
-    setup.act(speaker)
+    setup.act(adapter)
 }
 
 /// What the environment says, and then the words for QEMU's script.
-fn behind_dashes(words: &[String]) -> Result<Setup, EarlyExit> {
+fn trailing_args(words: &[String]) -> Result<Setup, EarlyExit> {
     let mut setup = from_environment();
-    let said = words::read(words, DBHI_ARGS).map_err(EarlyExit::Usage)?;
+    let said = getopt::read(words, DBHI_ARGS).map_err(EarlyExit::Usage)?;
     for (name, value) in said.options {
         match name {
             "test" => setup.dry_run = true,
@@ -139,9 +139,9 @@ fn interact(words: &[String]) -> Result<Status, EarlyExit> {
     Err(problem.cure("an image that has one, with qus and its interpreters copied into it").into())
 }
 
-fn list(speaker: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
+fn list(adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
     let common = crate::cli::Common { json: false, ..super::common() };
-    let mut output = Output::new(&mut speaker.data, &mut speaker.prose, false, false);
+    let mut output = Output::new(&mut adapter.data, &mut adapter.prose, false, false);
     let command = Command::List(List { probe: false });
     Ok(crate::commands::run(
         &command,
@@ -158,19 +158,19 @@ Usage: register [--reset] [OPTIONS of qemu-binfmt-conf.sh] (qus in its place)
 Environment: QEMU_BIN_DIR, the folder of the interpreters.";
 
 /// `/register` of multiarch/qemu-user-static: everything behind `--reset` goes to QEMU's script.
-pub(super) fn multiarch(words: &[String], speaker: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
+pub(super) fn multiarch(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
     let (reset, words) = match words {
         [first, rest @ ..] if first == "--reset" => (true, rest),
         _ => (false, words),
     };
     let setup = Setup { suffix: "-static".to_owned(), ..Setup::default() }.with(words)?;
     if reset {
-        let status = conf::clear(&[], setup.dry_run, speaker)?;
+        let status = conf::clear(&[], setup.dry_run, adapter)?;
         if status != Status::Done {
             return Ok(status);
         }
     }
-    setup.act(speaker)
+    setup.act(adapter)
 }
 
 #[cfg(test)]
@@ -181,7 +181,7 @@ mod tests {
     fn letters_of_one_tool_mean_one_thing() {
         for known in [DBHI, DBHI_ARGS] {
             for (at, (letter, name, _)) in known.iter().enumerate() {
-                let same = |(other, long, _): &Known| other.is_some() && other == letter || long == name;
+                let same = |(other, long, _): &OptSpec| other.is_some() && other == letter || long == name;
                 assert!(!known[at + 1..].iter().any(same), "{name}");
             }
         }

@@ -1,12 +1,12 @@
 //! The checks of `qus doctor`: a table, each with an id, what it looks for, and why that matters.
 
 mod configuration;
+mod environment;
 mod handlers;
 mod interpreters;
-mod place;
-mod surroundings;
+mod mount;
 
-use super::Level;
+use super::Severity;
 use super::facts::{Facts, State};
 use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
@@ -16,57 +16,57 @@ use crate::handler::classify;
 pub(super) struct Check {
     pub(super) id: &'static str,
     pub(super) why: &'static str,
-    pub(super) run: fn(&Facts) -> Vec<Said>,
+    pub(super) run: fn(&Facts) -> Vec<Observation>,
 }
 
 /// What a check says.
-pub(super) struct Said {
-    pub(super) level: Level,
+pub(super) struct Observation {
+    pub(super) level: Severity,
     pub(super) text: String,
     pub(super) cure: Option<String>,
 }
 
-impl Said {
+impl Observation {
     fn problem(text: impl Into<String>, cure: impl Into<Option<String>>) -> Self {
-        Self { level: Level::Diagnostic, text: text.into(), cure: cure.into() }
+        Self { level: Severity::Diagnostic, text: text.into(), cure: cure.into() }
     }
 
     fn note(text: impl Into<String>, cure: impl Into<Option<String>>) -> Self {
-        Self { level: Level::Note, text: text.into(), cure: cure.into() }
+        Self { level: Severity::Note, text: text.into(), cure: cure.into() }
     }
 
     fn ok(text: impl Into<String>) -> Self {
-        Self { level: Level::Ok, text: text.into(), cure: None }
+        Self { level: Severity::Ok, text: text.into(), cure: None }
     }
 }
 
 /// All checks, in the order in which a person would look.
 pub(super) static CHECKS: &[Check] = &[
-    Check { id: "kernel", why: "handlers need what the kernel brings along", run: place::kernel },
+    Check { id: "kernel", why: "handlers need what the kernel brings along", run: mount::kernel },
     Check {
         id: "mounted",
         why: "handlers can be neither seen nor changed; those that a container registers go with its own mount",
-        run: place::mounted,
+        run: mount::mounted,
     },
     Check {
         id: "writable",
         why: "nothing can be registered or removed through this mount",
-        run: place::writable,
+        run: mount::writable,
     },
     Check {
         id: "instance-off",
         why: "no handler is in force while the instance is off",
-        run: place::instance_off,
+        run: mount::instance_off,
     },
     Check {
         id: "scope",
         why: "only what runs in their user namespace sees them; what is meant for the host is registered on the host",
-        run: place::scope,
+        run: mount::scope,
     },
     Check {
         id: "lifetime",
         why: "the kernel removes all handlers with the last mount of their instance",
-        run: place::lifetime,
+        run: mount::lifetime,
     },
     Check {
         id: "captures",
@@ -139,18 +139,18 @@ pub(super) static CHECKS: &[Check] = &[
     Check {
         id: "engines",
         why: "builders look for platforms when they start, and may build without those that come later",
-        run: surroundings::engines,
+        run: environment::engines,
     },
     Check {
         id: "page-size",
         why: "some programs and emulators take 4 KiB for granted",
-        run: surroundings::page_size,
+        run: environment::page_size,
     },
-    Check { id: "security", why: "it can forbid programs without saying so", run: surroundings::security },
+    Check { id: "security", why: "it can forbid programs without saying so", run: environment::security },
     Check {
         id: "namespaces",
         why: "without user namespaces nothing goes without root",
-        run: surroundings::namespaces,
+        run: environment::namespaces,
     },
     Check {
         id: "origin",
@@ -183,7 +183,7 @@ fn entry_file(facts: &Facts, handler: &Handler) -> String {
 }
 
 /// What `check` says of each handler.
-fn each(facts: &Facts, check: impl Fn(&State, &Handler) -> Option<Said>) -> Vec<Said> {
+fn each(facts: &Facts, check: impl Fn(&State, &Handler) -> Option<Observation>) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     state.handlers.iter().filter_map(|handler| check(state, handler)).collect()
 }

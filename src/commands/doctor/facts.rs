@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::processes::{Builder, Holder, builders};
+use super::processes::{BuildkitDaemon, MountHolder, buildkit_daemons};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::binfmt::instance::{Instance, OpenError};
@@ -47,7 +47,7 @@ pub(super) struct Facts {
     /// Programs that run or build containers.
     pub(super) engines: Vec<&'static str>,
     /// BuildKit's daemons that run.
-    pub(super) builders: Vec<Builder>,
+    pub(super) buildkit_daemons: Vec<BuildkitDaemon>,
     pub(super) page_size: u64,
     pub(super) security: Vec<String>,
     /// Why unprivileged user namespaces are not to be had, by their settings.
@@ -62,7 +62,7 @@ pub(super) struct State {
     /// When emulators were registered, by the times of their files.
     pub(super) registered: Vec<SystemTime>,
     /// Who holds the instance, and with it the handlers.
-    pub(super) holder: Holder,
+    pub(super) holder: MountHolder,
     pub(super) owners: BTreeMap<HandlerName, Owner>,
     /// What executing showed; nothing where it was not wanted, or not possible: then the reason.
     pub(super) health: Result<BTreeMap<HandlerName, Health>, String>,
@@ -99,7 +99,7 @@ impl Facts {
             systemd: Path::new("/run/systemd/system").exists(),
             configuration,
             engines: engines(),
-            builders: builders(),
+            buildkit_daemons: buildkit_daemons(),
             page_size: nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
                 .ok()
                 .flatten()
@@ -138,7 +138,7 @@ impl State {
             .filter(|handler| classify::emulated_arch(handler).is_some())
             .filter_map(|handler| fs::metadata(path.join(handler.name.as_os_str())).ok()?.modified().ok())
             .collect();
-        let holder = Holder::of(path);
+        let holder = MountHolder::of(path);
         let health = if verify {
             health(&handlers, enabled).map_err(|problem| problem.message)
         } else {

@@ -12,11 +12,11 @@ use crate::system::namespace::{inode, is_hosts_mount_namespace};
 
 /// How far apart the times of a process and of a file have to be to tell which came first: the one is counted in ticks
 /// since boot, the other read from a clock that is updated a few times in 20 ms (K68).
-pub(super) const CLEARLY: Duration = Duration::from_millis(100);
+pub(super) const CLOCK_SKEW: Duration = Duration::from_millis(100);
 
 /// A BuildKit daemon. It asks for platforms when it starts, and after that only when somebody lists its workers; for one
 /// that it does not know it takes an emulator of its own, or none.
-pub(super) struct Builder {
+pub(super) struct BuildkitDaemon {
     pub(super) pid: u32,
     pub(super) started: SystemTime,
     /// Its control groups, as `/proc/PID/cgroup` has them.
@@ -24,16 +24,17 @@ pub(super) struct Builder {
 }
 
 /// BuildKit's daemons to which the handlers of this user namespace apply; those of another are not known to be such.
-pub(super) fn builders() -> Vec<Builder> {
+pub(super) fn buildkit_daemons() -> Vec<BuildkitDaemon> {
     let here = inode("self", "user");
     let daemons = processes().into_iter().filter(|pid| read(*pid, "comm").trim_end() == "buildkitd");
     let own = daemons.filter(|pid| inode(&pid.to_string(), "user") == here);
-    own.filter_map(|pid| Some(Builder { pid, started: started(pid)?, groups: read(pid, "cgroup") })).collect()
+    own.filter_map(|pid| Some(BuildkitDaemon { pid, started: started(pid)?, groups: read(pid, "cgroup") }))
+        .collect()
 }
 
 /// Who holds the instance besides this mount namespace: the last mount takes all handlers along (K67).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Holder {
+pub(super) enum MountHolder {
     /// The host, or somebody else; it lasts without this mount namespace.
     Others,
     /// Nobody. Around this mount namespace, and in the same user namespace, is that of this process.
@@ -45,7 +46,7 @@ pub(super) enum Holder {
     Unknown,
 }
 
-impl Holder {
+impl MountHolder {
     /// Who holds the instance that is mounted on `path`.
     pub(super) fn of(path: &Path) -> Self {
         let Ok(register) = fs::metadata(path.join("register")) else { return Self::Unknown };
@@ -56,7 +57,7 @@ impl Holder {
         if is_mounted_elsewhere(&device) {
             return Self::Others;
         }
-        if let Some(pid) = around() {
+        if let Some(pid) = outer_process() {
             return Self::Inside(pid);
         }
         // Process 1 of the host has nothing to do with a mount namespace that is not its own.
@@ -65,7 +66,7 @@ impl Holder {
         }
         // Whose instance was there before the first process was made, nobody here has made it (K68).
         match register.modified().ok().zip(started(1)) {
-            Some((made, first)) if made + CLEARLY < first => Self::Others,
+            Some((made, first)) if made + CLOCK_SKEW < first => Self::Others,
             Some(_) => Self::InsideAsFarAsSeen,
             None => Self::Unknown,
         }
@@ -88,7 +89,7 @@ fn is_mounted_elsewhere(device: &str) -> bool {
 }
 
 /// The nearest ancestor of this process that is in the same user namespace and in another mount namespace.
-fn around() -> Option<u32> {
+fn outer_process() -> Option<u32> {
     let (user, mount) = (inode("self", "user")?, inode("self", "mnt")?);
     let mut pid = std::process::id();
     loop {
@@ -150,7 +151,7 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
         let (after, pid) = (SystemTime::now(), child.id());
         let began = started(pid).unwrap();
-        assert!(before - CLEARLY < began && began < after + CLEARLY, "{before:?} {began:?} {after:?}");
+        assert!(before - CLOCK_SKEW < began && began < after + CLOCK_SKEW, "{before:?} {began:?} {after:?}");
         assert_eq!(parent(pid), Some(std::process::id()));
         assert!(processes().contains(&pid));
         child.kill().unwrap();

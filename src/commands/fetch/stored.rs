@@ -22,15 +22,15 @@ use crate::interpreter::store::stored;
 use crate::system::file_id::FileId;
 
 #[derive(Serialize)]
-struct View {
+struct StoredReport {
     dest: PathBuf,
-    files: Vec<Item>,
+    files: Vec<StoredInterpreter>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<bool>,
 }
 
 #[derive(Serialize)]
-struct Item {
+struct StoredInterpreter {
     arch: &'static str,
     /// `fetched`: as it was fetched; `changed` since; `unknown`: nothing tells where it came from.
     state: &'static str,
@@ -75,7 +75,7 @@ impl Users {
     }
 }
 
-fn items(dest: &Path, wanted: &ArchFilter, users: &Users) -> Vec<Item> {
+fn items(dest: &Path, wanted: &ArchFilter, users: &Users) -> Vec<StoredInterpreter> {
     let stored = stored(dest).into_iter().filter(|stored| wanted.is_wanted(stored.arch));
     stored
         .map(|stored| {
@@ -87,7 +87,15 @@ fn items(dest: &Path, wanted: &ArchFilter, users: &Users) -> Vec<Item> {
             let size = fs::metadata(&stored.path).map_or(0, |metadata| metadata.len());
             let used_by = users.of(&stored.path);
             let (arch, path) = (stored.arch.name, stored.path);
-            Item { arch, state, path, size, used_by, provenance: stored.provenance, removed: None }
+            StoredInterpreter {
+                arch,
+                state,
+                path,
+                size,
+                used_by,
+                provenance: stored.provenance,
+                removed: None,
+            }
         })
         .collect()
 }
@@ -96,7 +104,7 @@ fn items(dest: &Path, wanted: &ArchFilter, users: &Users) -> Vec<Item> {
 pub(super) fn list(args: &Fetch, dest: PathBuf, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let wanted = wanted(args)?;
     let files = items(&dest, &wanted, &Users::gather(common)?);
-    let view = View { dest, files, dry_run: None };
+    let view = StoredReport { dest, files, dry_run: None };
     output.data(&view, || view.text())?;
     if view.files.is_empty() {
         output.note(&format!("nothing was fetched into {}", display_path(&view.dest)))?;
@@ -124,7 +132,7 @@ pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common, output: &mut O
         }
         item.removed = Some(!args.dry_run);
     }
-    let view = View { dest, files, dry_run: Some(args.dry_run) };
+    let view = StoredReport { dest, files, dry_run: Some(args.dry_run) };
     output.data(&view, || view.removed_text(args.dry_run))?;
     for problem in &problems {
         output.problem(problem)?;
@@ -162,7 +170,7 @@ fn wanted(args: &Fetch) -> Result<ArchFilter, Diagnostic> {
     })
 }
 
-impl View {
+impl StoredReport {
     fn text(&self) -> String {
         let or_dash = |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| escape(text));
         let header = ["ARCH", "QEMU", "STATE", "FETCHED", "FROM", "USED-BY", "PATH"];

@@ -1,7 +1,7 @@
 //! The act and its proof: register, execute, then remove what is superseded; or put back what was there.
 
 use super::gather::{Inputs, NO_VERIFY};
-use super::report::{Item, Outcome};
+use super::report::{ArchResult, Outcome};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::binfmt::instance::{HandlerError, Instance};
@@ -26,7 +26,7 @@ struct Open {
 pub(super) fn act(
     instance: &Instance,
     work: Vec<(usize, Registration)>,
-    items: &mut [Item],
+    items: &mut [ArchResult],
     gathered: &Inputs,
 ) -> Result<(), Diagnostic> {
     let mut act = Act { instance, items, gathered };
@@ -65,7 +65,7 @@ enum Unproven {
 
 struct Act<'a> {
     instance: &'a Instance,
-    items: &'a mut [Item],
+    items: &'a mut [ArchResult],
     gathered: &'a Inputs,
 }
 

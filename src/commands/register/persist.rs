@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::gather::Inputs;
 use super::memory::Stored;
-use super::report::Item;
+use super::report::ArchResult;
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::binfmt::Rule;
@@ -126,7 +126,7 @@ impl Persistence {
     /// Takes back the copies for what did not come to be registered: at boot the old ones are to be there, or none.
     pub(super) fn settle(
         &mut self,
-        items: &mut [Item],
+        items: &mut [ArchResult],
         acted: Result<(), Diagnostic>,
     ) -> Result<(), Diagnostic> {
         let is_served = |copy: &Copy| items.iter().any(|item| item.is_of(copy.arch) && item.is_served());
@@ -152,7 +152,7 @@ impl Persistence {
     pub(super) fn keep(
         &mut self,
         instance: &Instance,
-        items: &mut [Item],
+        items: &mut [ArchResult],
         gathered: &Inputs,
     ) -> Result<(), Diagnostic> {
         for (item, arch) in items.iter_mut().zip(&gathered.arches) {
@@ -169,7 +169,7 @@ impl Persistence {
                 Err(problem) => item.not_kept(problem),
             }
         }
-        let updated = if items.iter().any(Item::is_kept) { self.keeper.update() } else { Ok(()) };
+        let updated = if items.iter().any(ArchResult::is_kept) { self.keeper.update() } else { Ok(()) };
         updated.and(self.forget_what_was())?;
         persist::remove_unused_copies(&instance.handlers()?)
     }
@@ -184,7 +184,7 @@ impl Persistence {
     }
 
     /// The file of somebody else that has the handler back at boot which serves `arch` and was kept.
-    fn kept_by_others(&self, arch: &'static Arch, item: &Item, gathered: &Inputs) -> Option<PathBuf> {
+    fn kept_by_others(&self, arch: &'static Arch, item: &ArchResult, gathered: &Inputs) -> Option<PathBuf> {
         let mut handlers = gathered.handlers.iter();
         let handler = handlers.find(|handler| item.has_kept(&handler.name))?;
         match Owner::of(handler, &self.configuration) {
@@ -195,7 +195,7 @@ impl Persistence {
     }
 
     /// The rules of an item as the kernel has them: with the flags that were proven.
-    fn registered(instance: &Instance, arch: &'static Arch, item: &Item) -> Result<Set, Diagnostic> {
+    fn registered(instance: &Instance, arch: &'static Arch, item: &ArchResult) -> Result<Set, Diagnostic> {
         let mut rules: Vec<Rule> = Vec::new();
         for name in item.names() {
             let rule = instance.entry(&name)?.and_then(|entry| entry.to_rule(&name));
@@ -307,7 +307,7 @@ pub(super) fn planned(
 }
 
 /// What a person has to know of the interpreters that are to be there at boot.
-pub(super) fn warnings(items: &[Item]) -> Vec<String> {
+pub(super) fn warnings(items: &[ArchResult]) -> Vec<String> {
     let mut warnings: Vec<String> = items
         .iter()
         .filter(|item| item.is_kept())

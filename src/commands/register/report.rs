@@ -73,7 +73,7 @@ impl Outcome {
 
 /// What is said about one architecture.
 #[derive(Debug, Serialize)]
-pub(super) struct Item {
+pub(super) struct ArchResult {
     arch: &'static str,
     outcome: Outcome,
     handlers: Vec<String>,
@@ -90,7 +90,7 @@ pub(super) struct Item {
     persisted: Option<PathBuf>,
 }
 
-impl Item {
+impl ArchResult {
     /// What is to be said about `arch` by the decision alone.
     pub(super) fn new(arch: &'static Arch, decision: &Decision, gathered: &Inputs, dry_run: bool) -> Self {
         let mut item = Self {
@@ -350,7 +350,7 @@ impl Item {
 
 /// All that `qus register` says.
 #[derive(Serialize)]
-pub(super) struct View {
+pub(super) struct RegisterReport {
     pub(super) scope: Scope,
     /// How long what was registered lasts.
     pub(super) lifetime: Lifetime,
@@ -359,10 +359,10 @@ pub(super) struct View {
     /// Who registers at boot what was persisted; nothing without `--persist`.
     pub(super) keeper: Option<InitSystem>,
     pub(super) dry_run: bool,
-    pub(super) items: Vec<Item>,
+    pub(super) items: Vec<ArchResult>,
 }
 
-impl View {
+impl RegisterReport {
     pub(super) fn text(&self) -> String {
         format_table(&self.items.iter().map(|item| item.row(self.dry_run, self.scope)).collect::<Vec<_>>())
     }
@@ -378,7 +378,7 @@ impl View {
     /// Says how it went as a whole, who sees what was registered, and how long it lasts.
     pub(super) fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
         let mut status = self.items.iter().map(|item| item.outcome.status()).max().unwrap_or(Status::Done);
-        let wrong: Vec<&Item> =
+        let wrong: Vec<&ArchResult> =
             self.items.iter().filter(|item| item.outcome.status() != Status::Done).collect();
         if !wrong.is_empty() {
             let mut words: Vec<&str> = wrong.iter().map(|item| item.outcome.word()).collect();
@@ -391,10 +391,12 @@ impl View {
             let mut cures: Vec<&str> = wrong.iter().filter_map(|item| item.cure.as_deref()).collect();
             cures.dedup();
             output.problem(&Diagnostic { message, cure: together(&cures) })?;
-        } else if !self.dry_run && (self.keeper.is_some() || self.items.iter().any(Item::is_new)) {
+        } else if !self.dry_run && (self.keeper.is_some() || self.items.iter().any(ArchResult::is_new)) {
             output.note(&format!("they run {}", self.lasting()))?;
         }
-        if let Some(keeper) = self.keeper.filter(|_| !self.dry_run && self.items.iter().any(Item::is_kept)) {
+        if let Some(keeper) =
+            self.keeper.filter(|_| !self.dry_run && self.items.iter().any(ArchResult::is_kept))
+        {
             for warning in persist::warnings(&self.items) {
                 output.note(&warning)?;
             }
@@ -413,7 +415,7 @@ impl View {
 
     /// Whether any architecture is served now.
     pub(super) fn has_any(&self) -> bool {
-        self.items.iter().any(Item::is_served)
+        self.items.iter().any(ArchResult::is_served)
     }
 
     /// Whether all that is registered will be again at boot.
@@ -422,7 +424,7 @@ impl View {
             return false;
         }
         let mut well = self.items.iter().filter(|item| item.is_served()).peekable();
-        well.peek().is_some() && well.all(Item::is_kept)
+        well.peek().is_some() && well.all(ArchResult::is_kept)
     }
 
     fn lasting(&self) -> String {

@@ -10,7 +10,7 @@ use crate::binfmt::{Handler, Matcher};
 use crate::handler::exec_target::ExecTarget;
 
 #[derive(Serialize)]
-pub(super) struct View<A> {
+pub(super) struct WhichReport<A> {
     pub(super) answers: A,
 }
 

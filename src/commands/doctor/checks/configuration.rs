@@ -1,6 +1,6 @@
 //! What should be there: by configuration, at the next boot, and for WSL.
 
-use super::Said;
+use super::Observation;
 use crate::base::output::display_path;
 use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
@@ -10,7 +10,7 @@ use crate::handler::owner::Owner;
 use crate::interpreter::is_qemu;
 use crate::system::namespace::{Scope, UserNamespace};
 
-pub(super) fn promised(facts: &Facts) -> Vec<Said> {
+pub(super) fn promised(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let missing = facts.configuration.broken_promises(&state.handlers);
     let said = missing.into_iter().map(|promise| {
@@ -19,16 +19,19 @@ pub(super) fn promised(facts: &Facts) -> Vec<Said> {
         let interpreter = promise.rule.interpreter();
         if interpreter.exists() {
             // Under systemd, too: a restart of systemd-binfmt would remove what is in no configuration (K78).
-            Said::note(text, format!("sudo qus apply {}", shell_word(&promise.file)))
+            Observation::note(text, format!("sudo qus apply {}", shell_word(&promise.file)))
         } else {
-            Said::note(format!("{text}; its interpreter {} does not exist", display_path(interpreter)), None)
+            Observation::note(
+                format!("{text}; its interpreter {} does not exist", display_path(interpreter)),
+                None,
+            )
         }
     });
     said.collect()
 }
 
 /// Handlers of qus that the next restart of systemd-binfmt takes along (K78).
-pub(super) fn flushed(facts: &Facts) -> Vec<Said> {
+pub(super) fn flushed(facts: &Facts) -> Vec<Observation> {
     if facts.scope != Scope::Host || facts.process != UserNamespace::Initial || !facts.systemd {
         return Vec::new();
     }
@@ -61,15 +64,15 @@ pub(super) fn flushed(facts: &Facts) -> Vec<Said> {
         return Vec::new();
     }
     let text = format!("{count} handlers are in no configuration and end with the next boot");
-    vec![Said::note(text, chosen.join(" && "))]
+    vec![Observation::note(text, chosen.join(" && "))]
 }
 
-pub(super) fn wsl(facts: &Facts) -> Vec<Said> {
+pub(super) fn wsl(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state().filter(|_| facts.is_wsl) else { return Vec::new() };
     if state.handlers.iter().any(|handler| handler.name.as_bytes().starts_with(b"WSLInterop")) {
         return Vec::new();
     }
     let register = display_path(&facts.path.join("register"));
     let cure = format!("echo ':WSLInterop:M::MZ::/init:P' | sudo tee {register}");
-    vec![Said::problem("this is WSL, and its handler WSLInterop is gone", cure)]
+    vec![Observation::problem("this is WSL, and its handler WSLInterop is gone", cure)]
 }

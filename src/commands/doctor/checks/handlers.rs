@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Said, each, entry_file, name, remove, replace};
+use super::{Observation, each, entry_file, name, remove, replace};
 use crate::base::output::display_path;
 use crate::binfmt::{Flags, Handler};
 use crate::commands::doctor::facts::Facts;
@@ -12,7 +12,7 @@ use crate::handler::owner::Owner;
 use crate::interpreter::self_exe_header;
 use crate::probe::Nativeness;
 
-pub(super) fn captures(facts: &Facts) -> Vec<Said> {
+pub(super) fn captures(facts: &Facts) -> Vec<Observation> {
     let Ok(host) = self_exe_header() else { return Vec::new() };
     each(facts, |state, handler| {
         if !handler.entry.enabled {
@@ -20,18 +20,18 @@ pub(super) fn captures(facts: &Facts) -> Vec<Said> {
         }
         if handler.entry.pattern().is_some_and(|pattern| pattern.matches(&host)) {
             let text = format!("{} takes this host's own programs", name(handler));
-            return Some(Said::problem(text, remove(facts, handler)));
+            return Some(Observation::problem(text, remove(facts, handler)));
         }
         let arch = classify::emulated_arch(handler)?;
         match state.natives.get(arch.name)? {
             Nativeness::Native => {
                 let text =
                     format!("{} takes programs of {}, which this host runs itself", name(handler), arch.name);
-                Some(Said::problem(text, format!("sudo qus reset {}", arch.name)))
+                Some(Observation::problem(text, format!("sudo qus reset {}", arch.name)))
             }
             Nativeness::Unknown(reason) => {
                 let (handler, arch) = (name(handler), arch.name);
-                Some(Said::note(
+                Some(Observation::note(
                     format!(
                         "cannot find out whether this host runs the programs of {handler} ({arch}) itself: {reason}"
                     ),
@@ -43,7 +43,7 @@ pub(super) fn captures(facts: &Facts) -> Vec<Said> {
     })
 }
 
-pub(super) fn disabled(facts: &Facts) -> Vec<Said> {
+pub(super) fn disabled(facts: &Facts) -> Vec<Observation> {
     each(facts, |_, handler| {
         if handler.entry.enabled {
             return None;
@@ -52,22 +52,25 @@ pub(super) fn disabled(facts: &Facts) -> Vec<Said> {
             Some(arch) => format!("sudo qus enable {}", arch.name),
             None => format!("echo 1 | sudo tee {}", entry_file(facts, handler)),
         };
-        Some(Said::problem(format!("{} is disabled", name(handler)), cure))
+        Some(Observation::problem(format!("{} is disabled", name(handler)), cure))
     })
 }
 
-pub(super) fn no_fix(facts: &Facts) -> Vec<Said> {
+pub(super) fn no_fix(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         let arch = classify::emulated_arch(handler)?;
         let lacks = !handler.entry.flags.contains(Flags::FIX_BINARY);
         lacks.then(|| {
-            Said::problem(format!("{} has no F flag ({})", name(handler), arch.name), replace(state, handler))
+            Observation::problem(
+                format!("{} has no F flag ({})", name(handler), arch.name),
+                replace(state, handler),
+            )
         })
     })
 }
 
 /// A handler that takes its own interpreter (K37). The host's own programs are another check's.
-pub(super) fn self_capture(facts: &Facts) -> Vec<Said> {
+pub(super) fn self_capture(facts: &Facts) -> Vec<Observation> {
     let Ok(host) = self_exe_header() else { return Vec::new() };
     each(facts, |_, handler| {
         let path = handler.entry.interpreter.as_deref()?;
@@ -77,7 +80,7 @@ pub(super) fn self_capture(facts: &Facts) -> Vec<Said> {
             handler.entry.enabled && matcher.matches(&head, path) && !matcher.matches(&host, Path::new(""));
         let cure = remove(facts, handler);
         takes.then(|| {
-            Said::problem(
+            Observation::problem(
                 format!("{} takes its own interpreter, {}", name(handler), display_path(path)),
                 cure,
             )
@@ -85,7 +88,7 @@ pub(super) fn self_capture(facts: &Facts) -> Vec<Said> {
     })
 }
 
-pub(super) fn credentials(facts: &Facts) -> Vec<Said> {
+pub(super) fn credentials(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         if !handler.entry.flags.contains(Flags::CREDENTIALS) {
             return None;
@@ -93,12 +96,12 @@ pub(super) fn credentials(facts: &Facts) -> Vec<Said> {
         let owner = state.owners.get(&handler.name).unwrap_or(&Owner::Unknown);
         let by = if *owner == Owner::Unknown { "somebody".to_owned() } else { owner.to_string() };
         let cure = replace(state, handler);
-        Some(Said::note(format!("{} has the flag C, set by {by}", name(handler)), cure))
+        Some(Observation::note(format!("{} has the flag C, set by {by}", name(handler)), cure))
     })
 }
 
 /// Handlers that never run, or not for all of their programs, because one that was registered later takes them.
-pub(super) fn shadowed(facts: &Facts) -> Vec<Said> {
+pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         if !handler.entry.enabled {
             return None;
@@ -121,12 +124,12 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Said> {
                 name(other)
             );
             if classify::emulated_arch(handler).is_some() {
-                return Some(Said::problem(text, replace(state, handler)));
+                return Some(Observation::problem(text, replace(state, handler)));
             }
             // Somebody may have wanted it so: `register --replace` does that.
             let give_back =
                 classify::emulated_arch(other).map(|arch| format!("sudo qus disable {}", arch.name));
-            return Some(Said::note(text, give_back));
+            return Some(Observation::note(text, give_back));
         }
         let headers = classify::emulated_arch(handler)?.typical_headers();
         let other = headers.iter().filter(|head| pattern.matches(head)).find_map(|head| is_taken(head))?;
@@ -135,13 +138,13 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Said> {
             name(handler),
             name(other)
         );
-        Some(Said::problem(text, replace(state, handler)))
+        Some(Observation::problem(text, replace(state, handler)))
     })
 }
 
 /// Two handlers that take some of the same files, neither all of the other's; emulators of an architecture are judged
 /// by their programs, in another check.
-pub(super) fn overlap(facts: &Facts) -> Vec<Said> {
+pub(super) fn overlap(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let enabled: Vec<&Handler> = state.handlers.iter().filter(|handler| handler.entry.enabled).collect();
     let mut said = Vec::new();
@@ -154,14 +157,14 @@ pub(super) fn overlap(facts: &Facts) -> Vec<Said> {
                     name(newer),
                     name(older)
                 );
-                said.push(Said::note(text, None));
+                said.push(Observation::note(text, None));
             }
         }
     }
     said
 }
 
-pub(super) fn interim(facts: &Facts) -> Vec<Said> {
+pub(super) fn interim(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         if !classify::is_staging(&handler.name) {
             return None;
@@ -175,6 +178,6 @@ pub(super) fn interim(facts: &Facts) -> Vec<Said> {
         let is_needed = arch.is_some() && !state.handlers.iter().any(|other| stands_in(&other));
         let cure = replace(state, handler).filter(|_| is_needed);
         let cure = cure.unwrap_or_else(|| remove(facts, handler));
-        Some(Said::problem(format!("{} was left behind", name(handler)), cure))
+        Some(Observation::problem(format!("{} was left behind", name(handler)), cure))
     })
 }

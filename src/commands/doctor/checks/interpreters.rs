@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Said, each, name, replace};
+use super::{Observation, each, name, replace};
 use crate::arch::Arch;
 use crate::base::output::{display_path, escape};
 use crate::base::shell::shell_word;
@@ -17,7 +17,7 @@ use crate::interpreter::provenance::Provenance;
 use crate::system::file_id::FileId;
 use crate::system::ownership::{changeable_by_others, is_trusted};
 
-pub(super) fn interpreter(facts: &Facts) -> Vec<Said> {
+pub(super) fn interpreter(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         classify::emulated_arch(handler)?;
         let path = handler.entry.interpreter.as_deref()?;
@@ -27,7 +27,7 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Said> {
         let text = format!("{} runs {}, which {reason}", name(handler), display_path(path));
         Some(match unfit {
             CheckError::Missing if memfd::is_in_memory(path) => return None,
-            CheckError::Missing if pinned => Said::note(
+            CheckError::Missing if pinned => Observation::note(
                 format!(
                     "{}: the kernel holds {} open, and no file is there any more",
                     name(handler),
@@ -35,27 +35,27 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Said> {
                 ),
                 None,
             ),
-            CheckError::SetId => Said::problem(text, unfit.cure(path).map(|cure| format!("sudo {cure}"))),
-            _ => Said::problem(text, replace(state, handler)),
+            CheckError::SetId => Observation::problem(text, unfit.cure(path).map(|cure| format!("sudo {cure}"))),
+            _ => Observation::problem(text, replace(state, handler)),
         })
     })
 }
 
 /// The probe showed which file runs; another one lies at the path now (K49).
-pub(super) fn stale(facts: &Facts) -> Vec<Said> {
+pub(super) fn stale(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         let proof = state.health.as_ref().ok()?.get(&handler.name)?.proof?;
         let path = handler.entry.interpreter.as_deref()?;
         let there = FileId::of(&std::fs::metadata(path).ok()?);
         let is_stale = proof.interpreter.is_some_and(|started| started != there);
         let text = format!("{} runs a file that was replaced at {} since", name(handler), display_path(path));
-        is_stale.then(|| Said::problem(text, replace(state, handler)))
+        is_stale.then(|| Observation::problem(text, replace(state, handler)))
     })
 }
 
 /// Files that other users can change, or exchange, at the path of an interpreter. With `F` the kernel holds the file: then
 /// an exchange counts from the next registration on.
-pub(super) fn writable_file(facts: &Facts) -> Vec<Said> {
+pub(super) fn writable_file(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;
         let place = changeable_by_others(path).ok()??;
@@ -64,21 +64,21 @@ pub(super) fn writable_file(facts: &Facts) -> Vec<Said> {
             let text = format!("{name} runs {shown}, and other users can change {}", display_path(&place));
             let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);
             let cure = replace(state, handler);
-            return Some(if pinned { Said::note(text, cure) } else { Said::problem(text, cure) });
+            return Some(if pinned { Observation::note(text, cure) } else { Observation::problem(text, cure) });
         }
         let text = format!("{name} runs {shown}, which other users can change");
         let is_owned = std::fs::metadata(path).is_ok_and(|metadata| is_trusted(metadata.uid()));
         let owner = if is_owned { "" } else { "sudo chown root:root {} && " };
         let word = shell_word(path);
-        Some(Said::problem(text, format!("{}sudo chmod go-w {word}", owner.replace("{}", &word))))
+        Some(Observation::problem(text, format!("{}sudo chmod go-w {word}", owner.replace("{}", &word))))
     })
 }
 
 /// Handlers whose probe failed for a reason that no other check names.
-pub(super) fn broken(facts: &Facts) -> Vec<Said> {
+pub(super) fn broken(facts: &Facts) -> Vec<Observation> {
     let unverified = facts.state().and_then(|state| state.health.as_ref().err());
     if let Some(reason) = unverified {
-        return vec![Said::note(format!("no handler was tried: {reason}"), None)];
+        return vec![Observation::note(format!("no handler was tried: {reason}"), None)];
     }
     each(facts, |state, handler| {
         let health = state.health.as_ref().ok()?.get(&handler.name)?;
@@ -111,11 +111,11 @@ pub(super) fn broken(facts: &Facts) -> Vec<Said> {
                 }
             }),
         };
-        Some(Said::problem(text, cure))
+        Some(Observation::problem(text, cure))
     })
 }
 
-pub(super) fn emulator(facts: &Facts) -> Vec<Said> {
+pub(super) fn emulator(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let Ok(health) = &state.health else { return Vec::new() };
     let mut said = Vec::new();
@@ -129,18 +129,18 @@ pub(super) fn emulator(facts: &Facts) -> Vec<Said> {
                 defect.what,
                 defect.source
             );
-            Said::note(text, format!("sudo qus register --replace --interpreter-dir DIR {}", arch.name))
+            Observation::note(text, format!("sudo qus register --replace --interpreter-dir DIR {}", arch.name))
         }));
     }
     said
 }
 
 /// Interpreters in memory: how much of it they hold.
-pub(super) fn in_memory(facts: &Facts) -> Vec<Said> {
+pub(super) fn in_memory(facts: &Facts) -> Vec<Observation> {
     each(facts, |_, handler| {
         let told = memfd::parse_description(handler.entry.interpreter.as_deref()?)?;
         let mib = told.size.div_ceil(1 << 20);
-        Some(Said::ok(format!(
+        Some(Observation::ok(format!(
             "{} is QEMU {}, in memory, and holds {mib} MiB of it",
             name(handler),
             told.version
@@ -149,13 +149,13 @@ pub(super) fn in_memory(facts: &Facts) -> Vec<Said> {
 }
 
 /// Where fetched interpreters came from, and whether they are what came.
-pub(super) fn origin(facts: &Facts) -> Vec<Said> {
+pub(super) fn origin(facts: &Facts) -> Vec<Observation> {
     each(facts, |_, handler| {
         let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;
         let record = Provenance::beside(path)?;
         if Provenance::of(path).is_some() || record.is_of(path) {
             let (from, date) = (escape(&record.short()), escape(&record.date));
-            return Some(Said::ok(format!("{} runs what came from {from} on {date}", name(handler))));
+            return Some(Observation::ok(format!("{} runs what came from {from} on {date}", name(handler))));
         }
         let word = |path: &Path| shell_word(path);
         // What has no path and no address came from a package manager, which will give it again.
@@ -163,12 +163,12 @@ pub(super) fn origin(facts: &Facts) -> Vec<Said> {
         let from = if is_named { format!("--from {} ", shell_word(&record.source)) } else { String::new() };
         let arch = classify::emulated_arch(handler)?;
         let cure = format!("sudo qus fetch {from}--dest {} {}", word(path.parent()?), arch.name);
-        Some(Said::problem(format!("{}: {} was changed", name(handler), display_path(path)), cure))
+        Some(Observation::problem(format!("{}: {} was changed", name(handler), display_path(path)), cure))
     })
 }
 
 /// What works, as a summary: executed or not claimed.
-pub(super) fn working(facts: &Facts) -> Vec<Said> {
+pub(super) fn working(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let Ok(health) = &state.health else { return Vec::new() };
     let is_working =
@@ -182,10 +182,10 @@ pub(super) fn working(facts: &Facts) -> Vec<Said> {
     arches.sort_unstable();
     arches.dedup();
     if arches.is_empty() {
-        return vec![Said::note(
+        return vec![Observation::note(
             "no architecture is emulated: aarch64, or any other, is to be had",
             "sudo qus register --fetch aarch64".to_owned(),
         )];
     }
-    vec![Said::ok(format!("programs ran of: {}", arches.join(" ")))]
+    vec![Observation::ok(format!("programs ran of: {}", arches.join(" ")))]
 }

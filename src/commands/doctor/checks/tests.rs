@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::configuration::{flushed, promised};
-use super::place::{kernel, mounted};
-use super::surroundings::{page_size, restart};
+use super::environment::{page_size, restart};
+use super::mount::{kernel, mounted};
 use super::*;
 use crate::arch::Arch;
 use crate::binfmt::instance::OpenError;
 use crate::binfmt::{Entry, HandlerName, Rule};
 use crate::boot::configuration::{Configuration, ConfiguredRule};
-use crate::commands::doctor::processes::Holder;
+use crate::commands::doctor::processes::MountHolder;
 use crate::handler::owner::Owner;
 use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::{Scope, UserNamespace};
@@ -29,7 +29,7 @@ fn facts() -> Facts {
         systemd: true,
         configuration: Configuration::default(),
         engines: Vec::new(),
-        builders: Vec::new(),
+        buildkit_daemons: Vec::new(),
         page_size: 4096,
         security: Vec::new(),
         no_user_namespaces: None,
@@ -43,7 +43,7 @@ fn with_handler(name: &str) -> Facts {
         enabled: true,
         read_only: false,
         registered: Vec::new(),
-        holder: Holder::Others,
+        holder: MountHolder::Others,
         owners: BTreeMap::from([(name.clone(), Owner::Qus)]),
         handlers: vec![Handler { name, entry }],
         health: Ok(BTreeMap::new()),
@@ -63,17 +63,17 @@ fn ids_are_unique() {
 #[test]
 fn old_kernels_are_a_problem_or_have_one_instance() {
     let said = kernel(&Facts { kernel: KernelVersion::parse("4.4.0"), ..facts() });
-    assert_eq!(said[0].level, Level::Diagnostic);
+    assert_eq!(said[0].level, Severity::Diagnostic);
     assert_eq!(said[0].text, "Linux 4.4 does not know the flag F; 4.8 and later do");
     let said = kernel(&Facts { kernel: KernelVersion::parse("5.10.0"), ..facts() });
-    assert_eq!((said[0].level, said[0].text.as_str()), (Level::Ok, "Linux 5.10: F, one instance for all"));
+    assert_eq!((said[0].level, said[0].text.as_str()), (Severity::Ok, "Linux 5.10: F, one instance for all"));
 }
 
 #[test]
 fn an_instance_of_the_host_has_to_be_mounted() {
-    assert_eq!(mounted(&facts())[0].level, Level::Diagnostic);
+    assert_eq!(mounted(&facts())[0].level, Severity::Diagnostic);
     let old = Facts { kernel: KernelVersion::parse("6.1.0"), process: UserNamespace::Other(1), ..facts() };
-    assert_eq!(mounted(&old)[0].level, Level::Diagnostic);
+    assert_eq!(mounted(&old)[0].level, Severity::Diagnostic);
     let automount = OpenError::Automount(crate::binfmt::instance::DEFAULT_PATH.into());
     let said = mounted(&Facts { instance: Err(automount), ..facts() });
     assert!(said[0].text.ends_with("that only the host can trigger; on the host, the cure does"));
@@ -83,7 +83,7 @@ fn an_instance_of_the_host_has_to_be_mounted() {
 #[test]
 fn large_pages_are_a_note() {
     let said = page_size(&Facts { page_size: 65536, ..facts() });
-    assert_eq!((said[0].level, said[0].text.as_str()), (Level::Note, "pages of 64 KiB"));
+    assert_eq!((said[0].level, said[0].text.as_str()), (Severity::Note, "pages of 64 KiB"));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Command lines as `getopt(1)` reads them, and Go's package `flag`.
 
 /// An option: its letter, if it has one; its name; whether a value belongs to it.
-pub(super) type Known = (Option<char>, &'static str, bool);
+pub(super) type OptSpec = (Option<char>, &'static str, bool);
 
 /// What a command line says.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Said {
+pub(super) struct ParsedArgs {
     /// Options by their names, in order, with their values; empty for those that have none.
     pub(super) options: Vec<(&'static str, String)>,
     /// Everything else.
@@ -14,8 +14,8 @@ pub(super) struct Said {
 
 /// Reads `words`. Options may stand behind other words, `--` ends them, a name may be shortened as long as it is the only
 /// one that begins like that, and one dash will do for a name that is written in full. The error names what is unknown.
-pub(super) fn read(words: &[String], known: &[Known]) -> Result<Said, String> {
-    let mut said = Said::default();
+pub(super) fn read(words: &[String], known: &[OptSpec]) -> Result<ParsedArgs, String> {
+    let mut said = ParsedArgs::default();
     let mut words = words.iter();
     while let Some(word) = words.next() {
         if word == "--" {
@@ -54,12 +54,12 @@ pub(super) fn read(words: &[String], known: &[Known]) -> Result<Said, String> {
     Ok(said)
 }
 
-impl Said {
+impl ParsedArgs {
     /// Letters behind one dash: what follows one that takes a value is the value.
     fn read_letters<'a>(
         &mut self,
         letters: &str,
-        known: &[Known],
+        known: &[OptSpec],
         words: &mut impl Iterator<Item = &'a String>,
     ) -> Result<(), String> {
         for (at, letter) in letters.char_indices() {
@@ -88,14 +88,14 @@ impl Said {
 mod tests {
     use super::*;
 
-    const KNOWN: &[Known] = &[
+    const KNOWN: &[OptSpec] = &[
         (Some('h'), "help", false),
         (Some('p'), "persistent", true),
         (None, "preserve-argv0", true),
         (Some('s'), "static", false),
     ];
 
-    fn read_line(line: &str) -> Result<Said, String> {
+    fn read_line(line: &str) -> Result<ParsedArgs, String> {
         read(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>(), KNOWN)
     }
 

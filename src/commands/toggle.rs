@@ -13,27 +13,27 @@ use clap::Args;
 
 /// `qus enable` and `qus disable`.
 #[derive(Debug, Args)]
-pub struct Switch {
+pub struct Toggle {
     /// Architectures, or `all` that have a handler
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
     pub arches: Vec<ArchArg>,
 }
 
 #[derive(Serialize)]
-struct View {
+struct ToggleReport {
     scope: Scope,
-    items: Vec<Item>,
+    items: Vec<ToggledHandler>,
 }
 
 #[derive(Serialize)]
-struct Item {
+struct ToggledHandler {
     arch: &'static str,
     outcome: &'static str,
     name: Option<String>,
     error: Option<String>,
 }
 
-pub(super) fn run(args: &Switch, enable: bool, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+pub(super) fn run(args: &Toggle, enable: bool, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let instance = open_instance(common)?;
     let handlers = instance.handlers().map_err(Diagnostic::from)?;
     let arches = named(&args.arches);
@@ -55,18 +55,18 @@ pub(super) fn run(args: &Switch, enable: bool, common: &Common, output: &mut Out
                 }
             }
         };
-        items.push(Item { arch: arch.name, outcome, name: Some(name_lossy(&handler.name)), error });
+        items.push(ToggledHandler { arch: arch.name, outcome, name: Some(name_lossy(&handler.name)), error });
     }
     for arch in arches.unwrap_or_default() {
         if !chosen.iter().any(|(_, served)| *served == arch) {
             status = Status::Failed;
             let error = Some(format!("there is no handler for {}", arch.name));
-            items.push(Item { arch: arch.name, outcome: "missing", name: None, error });
+            items.push(ToggledHandler { arch: arch.name, outcome: "missing", name: None, error });
         }
     }
-    let view = View { scope: Scope::of(instance.path()), items };
+    let view = ToggleReport { scope: Scope::of(instance.path()), items };
     output.data(&view, || {
-        let row = |item: &Item| {
+        let row = |item: &ToggledHandler| {
             let detail = item.error.clone().or_else(|| item.name.as_deref().map(escape)).unwrap_or_default();
             vec![item.arch.to_owned(), item.outcome.to_owned(), detail]
         };

@@ -1,15 +1,16 @@
 //! What is around qus on this machine.
 
-use super::Said;
+use super::Observation;
 use crate::base::shell::shell_word;
 use crate::commands::doctor::facts::Facts;
-use crate::commands::doctor::processes::{Builder, CLEARLY};
+use crate::commands::doctor::processes::{BuildkitDaemon, CLOCK_SKEW};
 
-pub(super) fn engines(facts: &Facts) -> Vec<Said> {
-    let mut said: Vec<Said> = facts.builders.iter().filter_map(|builder| too_early(facts, builder)).collect();
+pub(super) fn engines(facts: &Facts) -> Vec<Observation> {
+    let mut said: Vec<Observation> =
+        facts.buildkit_daemons.iter().filter_map(|builder| too_early(facts, builder)).collect();
     if !facts.engines.is_empty() {
         let engines = facts.engines.join(", ");
-        said.push(Said::ok(format!(
+        said.push(Observation::ok(format!(
             "{engines} here: what they start runs by every handler that has the flag F"
         )));
     }
@@ -17,9 +18,9 @@ pub(super) fn engines(facts: &Facts) -> Vec<Said> {
 }
 
 /// What is said of a builder that started before emulators were registered.
-fn too_early(facts: &Facts, builder: &Builder) -> Option<Said> {
+fn too_early(facts: &Facts, builder: &BuildkitDaemon) -> Option<Observation> {
     let registered = &facts.state()?.registered;
-    let later = registered.iter().filter(|registered| builder.started + CLEARLY < **registered).count();
+    let later = registered.iter().filter(|registered| builder.started + CLOCK_SKEW < **registered).count();
     if later == 0 {
         return None;
     }
@@ -29,7 +30,7 @@ fn too_early(facts: &Facts, builder: &Builder) -> Option<Said> {
         Some(cure) => ("starts it again", cure),
         None => ("ends it; then start it as it was", format!("sudo kill {pid}")),
     };
-    Some(Said::note(format!("{text}; the cure {does}"), cure))
+    Some(Observation::note(format!("{text}; the cure {does}"), cure))
 }
 
 /// The command that starts again what a process belongs to, by its control groups: a container, or a service.
@@ -53,30 +54,30 @@ pub(super) fn restart(groups: &str) -> Option<String> {
     })
 }
 
-pub(super) fn page_size(facts: &Facts) -> Vec<Said> {
+pub(super) fn page_size(facts: &Facts) -> Vec<Observation> {
     if facts.page_size == 4096 {
-        return vec![Said::ok("pages of 4 KiB")];
+        return vec![Observation::ok("pages of 4 KiB")];
     }
-    vec![Said::note(format!("pages of {} KiB", facts.page_size / 1024), None)]
+    vec![Observation::note(format!("pages of {} KiB", facts.page_size / 1024), None)]
 }
 
 /// Nothing is wrong with such a module, and no command mends it.
-pub(super) fn security(facts: &Facts) -> Vec<Said> {
+pub(super) fn security(facts: &Facts) -> Vec<Observation> {
     let tells = |module: &String| {
         if !module.starts_with("SELinux") {
-            return Said::ok(format!("active: {module}"));
+            return Observation::ok(format!("active: {module}"));
         }
         let log = "what a container is refused stands in its log (ausearch -m avc -ts recent)";
-        Said::note(format!("active: {module}; {log}"), None)
+        Observation::note(format!("active: {module}; {log}"), None)
     };
     facts.security.iter().map(tells).collect()
 }
 
-pub(super) fn namespaces(facts: &Facts) -> Vec<Said> {
+pub(super) fn namespaces(facts: &Facts) -> Vec<Observation> {
     match &facts.no_user_namespaces {
         Some(cure) => {
-            vec![Said::note("a setting keeps user namespaces from unprivileged users", cure.clone())]
+            vec![Observation::note("a setting keeps user namespaces from unprivileged users", cure.clone())]
         }
-        None => vec![Said::ok("user namespaces are to be had")],
+        None => vec![Observation::ok("user namespaces are to be had")],
     }
 }
