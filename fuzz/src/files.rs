@@ -80,24 +80,24 @@ pub fn binfmt_d(input: &[u8]) {
     assert_eq!(configuration.binfmt_support.len(), 1);
     let lines = input.split(|byte| *byte == b'\n').count();
     assert!(
-        configuration.promises.len() <= lines,
+        configuration.rules.len() <= lines,
         "{} promises in {lines} lines",
-        configuration.promises.len()
+        configuration.rules.len()
     );
-    assert_eq!(configuration.broken_promises(&[]).len(), configuration.promises.len());
-    for promise in &configuration.promises {
+    assert_eq!(configuration.unregistered_rules(&[]).len(), configuration.rules.len());
+    for promise in &configuration.rules {
         assert_eq!(Rule::parse(&promise.rule.to_line()).as_ref(), Ok(&promise.rule));
         let name = promise.rule.name().clone();
         let text = entry_text(&promise.rule);
         let entry = Entry::parse(&text).unwrap_or_else(|error| panic!("{error}: {}", text.escape_ascii()));
         let handler = Handler { name, entry };
-        assert!(promise.is_kept_by(&handler), "{promise:?} by {handler:?}");
+        assert!(promise.is_registered_as(&handler), "{promise:?} by {handler:?}");
         assert_printable(&qus::handler::owner::Owner::of(&handler, &configuration).to_string());
     }
     // Comments and blank lines are nothing.
     let commented = [b"# comment\n\n", input, b"\n;another"].concat();
     fs::write(folder.join("x.conf"), commented).expect("a file");
-    assert_eq!(Configuration::read(root.path()).promises, configuration.promises);
+    assert_eq!(Configuration::read(root.path()).rules, configuration.rules);
 }
 
 /// A bundle, its trailer or its index. The first two bytes say how much of the rest is what an index speaks of; with

@@ -9,20 +9,20 @@ pub struct Diagnostic {
     /// The failed operation, the path, and the cause; lines after the first explain.
     pub message: String,
     /// What to type instead, or to do.
-    pub cure: Option<String>,
+    pub hint: Option<String>,
 }
 
 impl Diagnostic {
     /// A problem without a cure that could be named.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), cure: None }
+        Self { message: message.into(), hint: None }
     }
 
     /// The same problem with its cure.
     #[must_use]
-    pub fn cure(self, cure: impl Into<String>) -> Self {
-        Self { cure: Some(cure.into()), ..self }
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
     }
 }
 
@@ -36,6 +36,6 @@ pub trait Hint: std::error::Error {
 
 impl<E: Hint> From<E> for Diagnostic {
     fn from(error: E) -> Self {
-        Self { message: error.to_string(), cure: error.hint() }
+        Self { message: error.to_string(), hint: error.hint() }
     }
 }

@@ -75,7 +75,8 @@ struct ErrorView<'a> {
 #[derive(Serialize)]
 struct ErrorDetail<'a> {
     message: &'a str,
-    cure: Option<&'a str>,
+    #[serde(rename = "cure")]
+    hint: Option<&'a str>,
 }
 
 impl<'a> Output<'a> {
@@ -140,8 +141,8 @@ impl<'a> Output<'a> {
     pub fn problem(&mut self, problem: &Diagnostic) -> io::Result<()> {
         let message: Vec<String> = problem.message.lines().map(escape).collect();
         writeln!(self.prose, "qus: {}", message.join("\n     "))?;
-        let mut cure = problem.cure.iter().flat_map(|cure| cure.lines().map(escape)).enumerate();
-        cure.try_for_each(|(index, line)| {
+        let mut hint = problem.hint.iter().flat_map(|hint| hint.lines().map(escape)).enumerate();
+        hint.try_for_each(|(index, line)| {
             writeln!(self.prose, "     {}{line}", if index == 0 { "cure: " } else { "      " })
         })
     }
@@ -149,7 +150,7 @@ impl<'a> Output<'a> {
     /// Tells what made the whole command fail: as [`problem`](Self::problem), and as the JSON object that is promised.
     pub fn failure(&mut self, problem: &Diagnostic) -> io::Result<()> {
         if self.json {
-            let error = ErrorDetail { message: &problem.message, cure: problem.cure.as_deref() };
+            let error = ErrorDetail { message: &problem.message, hint: problem.hint.as_deref() };
             self.data(&ErrorView { error }, String::new)?;
         }
         self.problem(problem)
@@ -207,25 +208,25 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
 /// The same for several lines, each of which ends as it did.
 #[must_use]
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
-    let commands = |character| character != '\n' && needs_escape(character);
-    escape_where(text, needs_escape, |character| character.escape_default().to_string())
+    let is_escaped = |character| character != '\n' && needs_escape(character);
+    escape_where(text, is_escaped, |character| character.escape_default().to_string())
 }
 
 /// JSON that says the same, and commands no terminal: of control characters its grammar has escaped the lower ones alone.
 #[must_use]
 pub fn escape_json(text: &str) -> Cow<'_, str> {
-    let commands = |character| character != '\n' && needs_escape(character);
-    escape_where(text, needs_escape, |character| format!("\\u{:04x}", u32::from(character)))
+    let is_escaped = |character| character != '\n' && needs_escape(character);
+    escape_where(text, is_escaped, |character| format!("\\u{:04x}", u32::from(character)))
 }
 
 fn escape_where(
     text: &str,
-    commands: impl Fn(char) -> bool,
+    is_escaped: impl Fn(char) -> bool,
     escaped: impl Fn(char) -> String,
 ) -> Cow<'_, str> {
     // Almost all text is plain, which its bytes tell faster than its characters.
     let is_plain = |byte| matches!(byte, b' '..=b'~') || byte == b'\n' && !needs_escape('\n');
-    if text.bytes().all(is_plain) || !text.contains(&commands) {
+    if text.bytes().all(is_plain) || !text.contains(&is_escaped) {
         return Cow::Borrowed(text);
     }
     let mut safe = String::with_capacity(text.len());
@@ -312,7 +313,7 @@ mod tests {
     #[test]
     fn a_failure_is_an_object_too() {
         let (mut data, mut prose) = (Vec::new(), Vec::new());
-        let problem = Diagnostic::new("no\nreally").cure("do");
+        let problem = Diagnostic::new("no\nreally").with_hint("do");
         Output::new(&mut data, &mut prose, true, true).failure(&problem).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&data).unwrap();
         assert_eq!(value["version"], 1);

@@ -110,9 +110,8 @@ pub enum MountError {
 }
 
 impl MountError {
-    /// The command that mends it, or what to do.
-    #[must_use]
-    pub fn cure(&self) -> Option<String> {
+    /// The command that an administrator of this instance types.
+    fn command(&self) -> Option<String> {
         match self {
             Self::Denied(path) => Some(mount_command(path)),
             Self::NoSupport => Some("sudo modprobe binfmt_misc".to_owned()),
@@ -126,7 +125,7 @@ impl Hint for MountError {
         match self {
             // qus mounts it itself where it may.
             Self::Denied(_) if !geteuid().is_root() => Some(this_command_as_root()),
-            _ => self.cure(),
+            _ => self.command(),
         }
     }
 }

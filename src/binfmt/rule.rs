@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::base::error::Hint;
+
 use self::fields::{Fields, parse_offset};
 use super::{Flags, HandlerName, NameError, Pattern, PatternError};
 
@@ -82,6 +84,8 @@ pub enum RuleError {
         field: &'static str,
     },
 }
+
+impl Hint for RuleError {}
 
 impl Extension {
     /// The extension `text`, without its dot.

@@ -38,7 +38,7 @@ pub enum Drift {
 #[derive(Clone, Debug, Default)]
 pub struct Configuration {
     /// What systemd-binfmt registers at boot.
-    pub promises: Vec<ConfiguredRule>,
+    pub rules: Vec<ConfiguredRule>,
     /// What binfmt-support registers: the handler's name, and the package that it belongs to.
     pub binfmt_support: BTreeMap<OsString, Option<String>>,
 }
@@ -48,47 +48,47 @@ impl Configuration {
     #[must_use]
     pub fn read(root: &Path) -> Self {
         let files = binfmt_d::files(&binfmt_d::folders(root));
-        let promises = files.iter().flat_map(|file| promises_of(file)).collect();
+        let rules = files.iter().flat_map(|file| rules_of(file)).collect();
         let database = fs::read_dir(root.join(BINFMT_SUPPORT)).into_iter().flatten().flatten();
         let binfmt_support = database
             .filter_map(|file| Some((file.file_name(), package_in(&read_small(&file.path())?))))
             .collect();
-        Self { promises, binfmt_support }
+        Self { rules, binfmt_support }
     }
 
     /// Promises that no handler keeps, or one that says it differently; what comes later in the configuration replaces
     /// what has the same name before.
     #[must_use]
-    pub fn breaches<'a>(&'a self, handlers: &[Handler]) -> Vec<(&'a ConfiguredRule, Drift)> {
+    pub fn drifts<'a>(&'a self, handlers: &[Handler]) -> Vec<(&'a ConfiguredRule, Drift)> {
         let is_last = |index: usize, promise: &ConfiguredRule| {
-            let mut later = self.promises.iter().skip(index + 1);
+            let mut later = self.rules.iter().skip(index + 1);
             !later.any(|later| later.rule.name() == promise.rule.name())
         };
-        let promises = self.promises.iter().enumerate().filter(|(index, promise)| is_last(*index, promise));
-        promises
+        let rules = self.rules.iter().enumerate().filter(|(index, promise)| is_last(*index, promise));
+        rules
             .filter_map(|(_, promise)| {
                 let handler = handlers.iter().find(|handler| handler.name == *promise.rule.name());
                 let Some(handler) = handler else { return Some((promise, Drift::Missing)) };
                 let entry = &handler.entry;
                 let same_flags = entry.flags == promise.rule.flags() && entry.unknown_flags.is_empty();
-                (!promise.is_kept_by(handler) || !same_flags).then_some((promise, Drift::Drifted))
+                (!promise.is_registered_as(handler) || !same_flags).then_some((promise, Drift::Drifted))
             })
             .collect()
     }
 
     /// Promises that no handler keeps.
     #[must_use]
-    pub fn broken_promises(&self, handlers: &[Handler]) -> Vec<&ConfiguredRule> {
+    pub fn unregistered_rules(&self, handlers: &[Handler]) -> Vec<&ConfiguredRule> {
         let is_broken =
-            |promise: &&ConfiguredRule| !handlers.iter().any(|handler| promise.is_kept_by(handler));
-        self.promises.iter().filter(is_broken).collect()
+            |promise: &&ConfiguredRule| !handlers.iter().any(|handler| promise.is_registered_as(handler));
+        self.rules.iter().filter(is_broken).collect()
     }
 }
 
 impl ConfiguredRule {
     /// Whether `handler` is what the rule asks for, enabled or not.
     #[must_use]
-    pub fn is_kept_by(&self, handler: &Handler) -> bool {
+    pub fn is_registered_as(&self, handler: &Handler) -> bool {
         handler.name == *self.rule.name()
             && handler.entry.interpreter.as_deref() == Some(self.rule.interpreter())
             && handler.entry.matcher.as_ref().is_some_and(|matcher| matcher.equivalent(self.rule.matcher()))
@@ -96,7 +96,7 @@ impl ConfiguredRule {
 }
 
 /// Rules of a configuration file. A line that is no rule promises nothing.
-fn promises_of(file: &Path) -> Vec<ConfiguredRule> {
+fn rules_of(file: &Path) -> Vec<ConfiguredRule> {
     let lines = binfmt_d::read(file).unwrap_or_default().into_iter();
     lines.filter_map(|line| Some(ConfiguredRule { file: file.to_owned(), rule: line.rule.ok()? })).collect()
 }
@@ -141,11 +141,11 @@ mod tests {
         write("run/binfmt.d/b.conf", ":three:M::CC::/other:\nnonsense\n");
         write("etc/binfmt.d/a.conf", "");
         let configuration = Configuration::read(root.path());
-        let [promise] = configuration.promises.as_slice() else { panic!("{configuration:?}") };
+        let [promise] = configuration.rules.as_slice() else { panic!("{configuration:?}") };
         assert_eq!(promise.file, root.path().join("run/binfmt.d/b.conf"));
-        assert_eq!(configuration.broken_promises(&[]).len(), 1);
+        assert_eq!(configuration.unregistered_rules(&[]).len(), 1);
         let kept = handler("three", "/other", "offset 0\nmagic 4343");
-        assert!(configuration.broken_promises(std::slice::from_ref(&kept)).is_empty());
+        assert!(configuration.unregistered_rules(std::slice::from_ref(&kept)).is_empty());
     }
 
     #[test]
@@ -154,29 +154,29 @@ mod tests {
             |line: &[u8]| ConfiguredRule { file: "/a.conf".into(), rule: Rule::parse(line).unwrap() };
         let configuration = Configuration {
             // The first is replaced by what comes later.
-            promises: vec![
+            rules: vec![
                 promise(b":a:E::first::/a:F"),
                 promise(b":a:M::AA::/a:F"),
                 promise(b":b:M::BB::/b:F"),
             ],
             ..Configuration::default()
         };
-        let breaches = |handlers: &[Handler]| -> Vec<(String, Drift)> {
-            let breaches = configuration.breaches(handlers).into_iter();
-            breaches.map(|(promise, breach)| (promise.rule.name().to_string(), breach)).collect()
+        let drifts = |handlers: &[Handler]| -> Vec<(String, Drift)> {
+            let drifts = configuration.drifts(handlers).into_iter();
+            drifts.map(|(promise, breach)| (promise.rule.name().to_string(), breach)).collect()
         };
         let missing = |name: &str| (name.to_owned(), Drift::Missing);
         let drifted = |name: &str| (name.to_owned(), Drift::Drifted);
-        assert_eq!(breaches(&[]), [missing("a"), missing("b")]);
+        assert_eq!(drifts(&[]), [missing("a"), missing("b")]);
         let a = handler("a", "/a", "offset 0\nmagic 4141");
         let mut b = handler("b", "/other", "offset 0\nmagic 4242");
-        assert_eq!(breaches(&[a.clone(), b.clone()]), [drifted("b")]);
+        assert_eq!(drifts(&[a.clone(), b.clone()]), [drifted("b")]);
         b.entry.interpreter = Some("/b".into());
-        assert_eq!(breaches(&[a.clone(), b.clone()]), []);
+        assert_eq!(drifts(&[a.clone(), b.clone()]), []);
         b.entry.enabled = false;
-        assert_eq!(breaches(&[a.clone(), b.clone()]), []);
+        assert_eq!(drifts(&[a.clone(), b.clone()]), []);
         b.entry.flags = crate::binfmt::Flags::empty();
-        assert_eq!(breaches(&[a, b]), [drifted("b")]);
+        assert_eq!(drifts(&[a, b]), [drifted("b")]);
     }
 
     #[test]

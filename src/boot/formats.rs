@@ -45,7 +45,7 @@ pub enum Format {
 
 /// The rules of one architecture.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Set {
+pub struct ArchRules {
     /// The architecture.
     pub arch: &'static Arch,
     /// Its rules.
@@ -112,7 +112,7 @@ pub struct RuleView {
 
 /// The rules in parts, in the order of `sets`.
 #[must_use]
-pub fn views(sets: &[Set]) -> Vec<RuleView> {
+pub fn views(sets: &[ArchRules]) -> Vec<RuleView> {
     let view = |arch: &'static str, rule: &Rule| {
         let pattern = rule.matcher().pattern()?;
         Some(RuleView {
@@ -130,7 +130,7 @@ pub fn views(sets: &[Set]) -> Vec<RuleView> {
 }
 
 /// The files of a format for `sets`; none for [`Format::Json`], which is no text of ours.
-pub fn files(format: Format, sets: &[Set]) -> Result<Vec<File>, ExportError> {
+pub fn files(format: Format, sets: &[ArchRules]) -> Result<Vec<File>, ExportError> {
     for set in sets {
         if set.rules.iter().any(|rule| !is_one_line(rule)) {
             return Err(ExportError::Path(set.arch.name));
@@ -151,7 +151,7 @@ pub fn files(format: Format, sets: &[Set]) -> Result<Vec<File>, ExportError> {
 
 /// Several files as one text: as they are, or, where each has to be a file of its own, under its name.
 #[must_use]
-pub fn together(format: Format, files: &[File]) -> Vec<u8> {
+pub fn concat(format: Format, files: &[File]) -> Vec<u8> {
     let titled = format == Format::BinfmtSupport && files.len() > 1;
     let mut text = Vec::new();
     for (index, file) in files.iter().enumerate() {
@@ -179,7 +179,7 @@ fn is_one_line(rule: &Rule) -> bool {
     !path.iter().any(|byte| matches!(byte, b'\n' | b'\r')) && !blank(path.first()) && !blank(path.last())
 }
 
-fn header(sets: &[Set]) -> String {
+fn header(sets: &[ArchRules]) -> String {
     let names: Vec<&str> = sets.iter().map(|set| set.arch.name).collect();
     let names = names.join(" ");
     format!(
@@ -198,7 +198,7 @@ fn line(arch: &'static str, rule: &Rule, most: usize) -> Result<Vec<u8>, ExportE
     Ok(line)
 }
 
-fn binfmt_d(set: &Set) -> Result<File, ExportError> {
+fn binfmt_d(set: &ArchRules) -> Result<File, ExportError> {
     let mut text = header(std::slice::from_ref(set)).into_bytes();
     if set.copied {
         text.extend(format!("{COPIED}\n").bytes());
@@ -304,7 +304,7 @@ stop() {
 }
 "#;
 
-fn openrc(sets: &[Set]) -> Result<File, ExportError> {
+fn openrc(sets: &[ArchRules]) -> Result<File, ExportError> {
     let mut text = format!("#!/sbin/openrc-run\n{}{OPENRC_BEGIN}", header(sets)).into_bytes();
     let mut empty = true;
     for set in sets {
@@ -339,7 +339,7 @@ fn quote(text: &mut Vec<u8>, word: &[u8]) {
     text.push(b'\'');
 }
 
-fn nix(sets: &[Set]) -> File {
+fn nix(sets: &[ArchRules]) -> File {
     let names: Vec<&str> = sets.iter().map(|set| set.arch.name).collect();
     let mut text =
         format!("{MARKER} for {}. To use it: add this file to `imports`.\n", names.join(" ")).into_bytes();
@@ -396,7 +396,7 @@ fn nix_string(text: &mut Vec<u8>, string: &[u8]) {
     text.push(b'"');
 }
 
-fn register(sets: &[Set]) -> File {
+fn register(sets: &[ArchRules]) -> File {
     let mut text = Vec::new();
     for rule in sets.iter().flat_map(|set| &set.rules) {
         text.extend(rule.to_line());

@@ -19,7 +19,7 @@ use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Handler, Rule};
 use crate::boot::binfmt_d;
-use crate::boot::formats::{self, Format, PACKAGE, SERVICE, Set};
+use crate::boot::formats::{self, ArchRules, Format, PACKAGE, SERVICE};
 use crate::interpreter::Interpreter;
 use crate::interpreter::memfd::is_in_memory;
 use crate::interpreter::store;
@@ -73,7 +73,7 @@ impl InitSystem {
 
     /// What it does at boot, for a person.
     #[must_use]
-    pub fn deed(self) -> &'static str {
+    pub fn description(self) -> &'static str {
         match self {
             Self::Systemd => "systemd registers them again whenever it starts",
             Self::Openrc => "the service qus in OpenRC's runlevel boot registers them again",
@@ -86,27 +86,27 @@ impl InitSystem {
 
     /// Why it will not do that, and what to do.
     #[must_use]
-    pub fn obstacle(self) -> Option<Diagnostic> {
+    pub fn blocker(self) -> Option<Diagnostic> {
         const UNIT: &str = "/etc/systemd/system/systemd-binfmt.service";
         match self {
             Self::Systemd if fs::read_link(UNIT).is_ok_and(|target| target == Path::new("/dev/null")) => {
                 let problem =
                     Diagnostic::new("systemd-binfmt.service is masked: it will not register them again");
-                Some(problem.cure("sudo systemctl unmask systemd-binfmt.service"))
+                Some(problem.with_hint("sudo systemctl unmask systemd-binfmt.service"))
             }
             Self::Nobody => Some(
                 Diagnostic::new(format!(
                     "they are in {FOLDER}, and nothing on this host registers that at boot: \
                      it has neither systemd nor OpenRC nor binfmt-support"
                 ))
-                .cure("have this run at boot, as root, for example in /etc/rc.local: qus apply"),
+                .with_hint("have this run at boot, as root, for example in /etc/rc.local: qus apply"),
             ),
             _ => None,
         }
     }
 
     /// Whether [`update`](Self::update) could do what it has to for `set`, as far as can be known without doing it.
-    pub fn check(self, set: &Set) -> Result<(), Diagnostic> {
+    pub fn check(self, set: &ArchRules) -> Result<(), Diagnostic> {
         if self == Self::Openrc {
             formats::files(Format::Openrc, std::slice::from_ref(set))?;
             managed_file::check(&service())?;
@@ -116,7 +116,7 @@ impl InitSystem {
 
     /// Has it know what the files say now.
     pub fn update(self) -> Result<(), Diagnostic> {
-        let kept = kept()?.into_iter().map(|kept| kept.set).collect::<Vec<_>>();
+        let kept = persisted()?.into_iter().map(|kept| kept.set).collect::<Vec<_>>();
         // What was made for another keeper, before the init system changed, goes with the files all the same.
         update_openrc(if self == Self::Openrc { &kept } else { &[] })?;
         if self == Self::BinfmtSupport {
@@ -131,7 +131,7 @@ fn service() -> PathBuf {
 }
 
 /// Writes the service and adds it to its runlevel; with nothing to be registered it goes.
-fn update_openrc(sets: &[Set]) -> Result<(), Diagnostic> {
+fn update_openrc(sets: &[ArchRules]) -> Result<(), Diagnostic> {
     let (service, link) = (service(), Path::new(OPENRC_BOOT).join(SERVICE));
     if sets.is_empty() {
         let is_own = match managed_file::read(&service) {
@@ -170,7 +170,7 @@ fn leads_to(link: &Path, target: &Path) -> io::Result<bool> {
 }
 
 /// Imports what binfmt-support does not know yet.
-fn import(sets: &[Set]) -> Result<(), Diagnostic> {
+fn import(sets: &[ArchRules]) -> Result<(), Diagnostic> {
     let folder =
         TempDir::create(false).map_err(|reasons| Diagnostic::new(format!("no place to write: {reasons}")))?;
     for file in formats::files(Format::BinfmtSupport, sets)? {
@@ -180,7 +180,7 @@ fn import(sets: &[Set]) -> Result<(), Diagnostic> {
         // It says 0 when it did not import.
         if !belongs_to_us(&file.name) {
             return Err(Diagnostic::new(format!("update-binfmts has not imported {}", file.name))
-                .cure(format!("update-binfmts --display {}", shell_word(&file.name))));
+                .with_hint(format!("update-binfmts --display {}", shell_word(&file.name))));
         }
     }
     Ok(())
@@ -188,7 +188,7 @@ fn import(sets: &[Set]) -> Result<(), Diagnostic> {
 
 /// Has binfmt-support forget a rule of ours, whoever the keeper is by now; one of another package stays. This comes before
 /// the file that says the rule goes: by that it is known to be ours.
-pub fn forget(rule: &Rule) -> Result<(), Diagnostic> {
+pub fn remove_from_binfmt_support(rule: &Rule) -> Result<(), Diagnostic> {
     let name = rule.name().to_string();
     if !belongs_to_us(&name) {
         return Ok(());
@@ -221,7 +221,7 @@ fn io_problem(operation: &str, path: &Path, error: &io::Error) -> Diagnostic {
 /// of the same interpreter in its place would each find the other's in the kernel. Where there is no such lock to be had,
 /// it is done without.
 #[must_use]
-pub fn alone() -> Option<File> {
+pub fn lock() -> Option<File> {
     let mut options = OpenOptions::new();
     options.create(true).append(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
     let file = options.open(LOCK).inspect_err(|error| tracing::debug!("cannot open {LOCK}: {error}")).ok()?;
@@ -239,11 +239,11 @@ pub fn alone() -> Option<File> {
 
 /// One of qus's own files of `binfmt.d`.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct Persisted {
     /// Where it is.
     pub path: PathBuf,
     /// What it says.
-    pub set: Set,
+    pub set: ArchRules,
     /// Somebody changed it since qus wrote it: it stays as it is.
     pub is_edited: bool,
 }
@@ -261,37 +261,37 @@ pub fn file_of(arch: &Arch) -> PathBuf {
 }
 
 /// The file for `arch`, if there is one that qus wrote.
-pub fn kept_for(arch: &'static Arch) -> Result<Option<Kept>, ManagedFileError> {
+pub fn persisted_for(arch: &'static Arch) -> Result<Option<Persisted>, ManagedFileError> {
     let path = file_of(arch);
     let Some(own) = managed_file::read(&path)? else { return Ok(None) };
     let text = own.content;
     let rules: Vec<Rule> = binfmt_d::lines(&text).into_iter().filter_map(|line| line.rule.ok()).collect();
     let copied = rules.first().is_some_and(|rule: &Rule| is_copy(rule.interpreter()));
-    Ok(Some(Kept { path, set: Set { arch, rules, copied }, is_edited: own.is_edited }))
+    Ok(Some(Persisted { path, set: ArchRules { arch, rules, copied }, is_edited: own.is_edited }))
 }
 
 /// All of qus's own files, in the order of the table. What somebody else has put into such a place is none; what cannot be
 /// read is an error, as it may be one.
-pub fn kept() -> Result<Vec<Kept>, ManagedFileError> {
-    let files = crate::arch::ARCHES.iter().map(kept_for);
+pub fn persisted() -> Result<Vec<Persisted>, ManagedFileError> {
+    let files = crate::arch::ARCHES.iter().map(persisted_for);
     let own = files.filter(|kept| !kept.as_ref().is_err_and(ManagedFileError::is_foreign));
     own.filter_map(Result::transpose).collect()
 }
 
 /// Whether a file that says `set` could be written.
-pub fn check(set: &Set) -> Result<(), Diagnostic> {
+pub fn check(set: &ArchRules) -> Result<(), Diagnostic> {
     formats::files(Format::Systemd, std::slice::from_ref(set))?;
     managed_file::check(&file_of(set.arch))?;
     Ok(())
 }
 
 /// Writes the file that says `set`: where it is.
-pub fn keep(set: &Set) -> Result<PathBuf, Diagnostic> {
+pub fn write_boot_file(set: &ArchRules) -> Result<PathBuf, Diagnostic> {
     let path = file_of(set.arch);
-    let before = kept_for(set.arch)?.map(|kept| kept.set.rules).unwrap_or_default();
+    let before = persisted_for(set.arch)?.map(|kept| kept.set.rules).unwrap_or_default();
     let is_gone = |rule: &&Rule| !set.rules.iter().any(|new| new.name() == rule.name());
     for rule in before.iter().filter(is_gone) {
-        forget(rule)?;
+        remove_from_binfmt_support(rule)?;
     }
     for file in formats::files(Format::Systemd, std::slice::from_ref(set))? {
         managed_file::write(&path, &file.text, file.executable)?;
@@ -302,7 +302,7 @@ pub fn keep(set: &Set) -> Result<PathBuf, Diagnostic> {
 /// Removes a file and the copy of an interpreter that goes with it; what else was removed comes into `removed`.
 ///
 /// The file goes last: who ends this halfway finds by it what is left.
-pub fn drop_kept(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
+pub fn remove_persisted(kept: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     if kept.is_edited {
         return Err(ManagedFileError::Edited(kept.path.clone()).into());
     }
@@ -313,9 +313,9 @@ pub fn drop_kept(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Diagnost
     Ok(())
 }
 
-fn drop_copies(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
-    let promises = crate::boot::configuration::Configuration::read(Path::new("/")).promises;
-    let others = promises.into_iter().filter(|promise| promise.file != kept.path);
+fn drop_copies(kept: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
+    let rules = crate::boot::configuration::Configuration::read(Path::new("/")).rules;
+    let others = rules.into_iter().filter(|promise| promise.file != kept.path);
     let used: BTreeSet<PathBuf> = others.map(|promise| promise.rule.interpreter().to_owned()).collect();
     let copies: BTreeSet<&Path> = kept.set.rules.iter().map(Rule::interpreter).collect();
     for copy in copies {
@@ -345,8 +345,8 @@ pub fn sweep() {
 /// Removes copies of interpreters that no configuration and no handler uses: a killed process left them, or another file
 /// took their place.
 pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Diagnostic> {
-    let promises = crate::boot::configuration::Configuration::read(Path::new("/")).promises;
-    let configured = promises.iter().map(|promise| promise.rule.interpreter());
+    let rules = crate::boot::configuration::Configuration::read(Path::new("/")).rules;
+    let configured = rules.iter().map(|promise| promise.rule.interpreter());
     let registered = handlers.iter().filter_map(|handler| handler.entry.interpreter.as_deref());
     let used: BTreeSet<&Path> = configured.chain(registered).collect();
     let entries = match fs::read_dir(store::COPIES) {
@@ -397,7 +397,7 @@ pub fn is_stable(interpreter: &Interpreter) -> bool {
 
 /// Why an interpreter may not be there when handlers are registered at boot, though it stays where it is.
 #[must_use]
-pub fn lateness(path: &Path) -> Option<String> {
+pub fn late_mount_warning(path: &Path) -> Option<String> {
     if let Some(kind) = volatile(path) {
         return Some(format!("{} lies on {kind}, which is empty after a restart", path.display()));
     }

@@ -163,7 +163,8 @@ struct Item {
     handlers: Vec<String>,
     interpreter: Option<String>,
     message: Option<String>,
-    cure: Option<String>,
+    #[serde(rename = "cure")]
+    hint: Option<String>,
     error: Option<String>,
 }
 
@@ -175,6 +176,6 @@ impl Item {
     /// Why `register` did not do it, and what to do about that.
     fn reason(&self) -> String {
         let reason = self.message.as_deref().unwrap_or(&self.outcome).replace('\n', " ");
-        self.cure.as_ref().map_or_else(|| reason.clone(), |cure| format!("{reason}; cure: {cure}"))
+        self.hint.as_ref().map_or_else(|| reason.clone(), |hint| format!("{reason}; cure: {hint}"))
     }
 }

@@ -109,7 +109,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let message = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
     let message = message.trim_start_matches("error: ");
     let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
-    let problem = Diagnostic::new(message).cure("qus --help");
+    let problem = Diagnostic::new(message).with_hint("qus --help");
     tell(&mut Output::new(&mut data, &mut prose, true, false), &problem, failed)
 }
 

@@ -243,11 +243,11 @@ fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Gu
 fn register(instance: &Instance, rule: &Rule, replaces: bool) -> Result<(), Diagnostic> {
     let removes = if replaces { vec![rule.name().clone()] } else { Vec::new() };
     let registration =
-        Registration { rules: vec![rule.clone()], removes, because: None, displaced: Vec::new() };
+        Registration { rules: vec![rule.clone()], removes, reason: None, displaced: Vec::new() };
     let staged = Staged::stage(instance, &registration);
     // Nothing is executed here that could speak against it.
     let done = staged.and_then(|staged| staged.commit(instance, &mut || true));
-    done.map(|_confirmed| ()).map_err(|error| Diagnostic::new(error.to_string()))
+    done.map(|_confirmed| ()).map_err(Diagnostic::from)
 }
 
 impl AppliedLine {

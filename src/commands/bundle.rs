@@ -70,7 +70,7 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
     }
     bundle::check_own().map_err(|error| {
         Diagnostic::new(format!("cannot bundle: {error}"))
-            .cure("use a statically linked qus, as `cargo build --release` makes it in its source tree")
+            .with_hint("use a statically linked qus, as `cargo build --release` makes it in its source tree")
     })?;
     // A target that cannot be written is refused before anything is fetched.
     OutputFile::check(&args.output).map_err(unfit)?;
@@ -152,7 +152,7 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
         let what = if missing.is_empty() { "any architecture".to_owned() } else { missing.join(", ") };
         let places = places.iter().map(|place| display_path(place)).collect::<Vec<_>>().join(", ");
         let problem = Diagnostic::new(format!("no interpreter for {what} is in {places}"));
-        return Err(problem.cure(format!(
+        return Err(problem.with_hint(format!(
             "qus fetch {}",
             if missing.is_empty() { "all".to_owned() } else { missing.join(" ") }
         )));

@@ -27,7 +27,7 @@ pub struct Doctor {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Severity {
     /// Something does not work.
-    Diagnostic,
+    Problem,
     /// It works, and somebody should know.
     Note,
     /// As it should be.
@@ -46,8 +46,8 @@ pub(super) struct Finding {
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<&'static str>,
     /// What mends it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cure: Option<String>,
+    #[serde(rename = "cure", skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -70,11 +70,11 @@ pub(super) fn run(args: &Doctor, common: &Common, output: &mut Output<'_>) -> Re
             id: check.id,
             text: said.text,
             why: Some(check.why).filter(|why| said.level != Severity::Ok && !why.is_empty()),
-            cure: said.cure.map(|cure| if is_root { without_sudo(&cure) } else { cure }),
+            hint: said.hint.map(|hint| if is_root { without_sudo(&hint) } else { hint }),
         }));
     }
     findings.sort_by_key(|finding| finding.level);
-    let status = if findings.first().is_some_and(|finding| finding.level == Severity::Diagnostic) {
+    let status = if findings.first().is_some_and(|finding| finding.level == Severity::Problem) {
         Status::No
     } else {
         Status::Done
@@ -85,22 +85,22 @@ pub(super) fn run(args: &Doctor, common: &Common, output: &mut Output<'_>) -> Re
 }
 
 /// What root types: containers have no sudo, and in a user namespace it does not work.
-fn without_sudo(cure: &str) -> String {
-    cure.strip_prefix("sudo ").unwrap_or(cure).replace(" | sudo ", " | ")
+fn without_sudo(hint: &str) -> String {
+    hint.strip_prefix("sudo ").unwrap_or(hint).replace(" | sudo ", " | ")
 }
 
 fn text(view: &DoctorReport) -> String {
     let mut rows = Vec::new();
     for finding in &view.findings {
         let level = match finding.level {
-            Severity::Diagnostic => "problem",
+            Severity::Problem => "problem",
             Severity::Note => "note",
             Severity::Ok => "ok",
         };
         rows.push(vec![level.to_owned(), finding.id.to_owned(), escape(&finding.text)]);
         let more = finding.why.map(str::to_owned).into_iter();
-        let cure = finding.cure.as_ref().map(|cure| format!("cure: {}", escape(cure)));
-        rows.extend(more.chain(cure).map(|line| vec![String::new(), String::new(), line]));
+        let hint = finding.hint.as_ref().map(|hint| format!("cure: {}", escape(hint)));
+        rows.extend(more.chain(hint).map(|line| vec![String::new(), String::new(), line]));
     }
     format_table(&rows)
 }

@@ -9,7 +9,7 @@ use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, display_path, format_table};
 use crate::binfmt::Flags;
-use crate::boot::formats::{self, Format, RuleView, Set};
+use crate::boot::formats::{self, ArchRules, Format, RuleView};
 use crate::commands::args::{ArchArg, named, parse_arch, parse_one_arch};
 use crate::handler::classify;
 use crate::interpreter::self_exe_header;
@@ -88,7 +88,7 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
     };
     if directory.is_none() {
         let json = if format == Format::Json { Output::json(&view)? } else { Vec::new() };
-        output.document(&view, || if json.is_empty() { formats::together(format, &files) } else { json })?;
+        output.document(&view, || if json.is_empty() { formats::concat(format, &files) } else { json })?;
         return Ok(Status::Done);
     }
     let mut written = files;
@@ -117,7 +117,7 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
 }
 
 /// The rules that are asked for, by architecture.
-fn sets(args: &Export) -> Result<Vec<Set>, Diagnostic> {
+fn sets(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
     let host = self_exe_header()?;
     let machine = args.machine.or_else(|| Arch::from_header(&host));
     let interpreters = interpreters(args, &host, machine)?;
@@ -132,15 +132,15 @@ fn sets(args: &Export) -> Result<Vec<Set>, Diagnostic> {
                 "a machine of {0} runs {0} itself; its programs would all go through the emulator",
                 arch.name
             ))
-            .cure(format!(
+            .with_hint(format!(
                 "qus export --for ARCH --interpreter-path … {} (for a machine of ARCH)",
                 arch.name
             )));
         }
         let rules = classify::rules(arch, &path, flags).map_err(|error| {
-            Diagnostic::new(error.to_string()).cure("put the interpreter into a folder with a shorter path")
+            Diagnostic::from(error).with_hint("put the interpreter into a folder with a shorter path")
         })?;
-        sets.push(Set { arch, rules, copied: false });
+        sets.push(ArchRules { arch, rules, copied: false });
     }
     Ok(sets)
 }
@@ -179,12 +179,12 @@ fn interpreters(
     if interpreters.is_empty() || named.is_some() && !missing.is_empty() {
         let what = if named.is_some() { missing.join(" ") } else { "any architecture".to_owned() };
         let places: Vec<String> = places.iter().map(|place| display_path(place)).collect();
-        let cure = format!(
+        let hint = format!(
             "qus fetch {0}; or, for a path that need not exist here: qus export --interpreter-path '/usr/bin/qemu-{{arch}}-static' {0}",
             if named.is_some() { what.as_str() } else { "all" }
         );
         return Err(
-            Diagnostic::new(format!("no interpreter for {what} is in {}", places.join(", "))).cure(cure)
+            Diagnostic::new(format!("no interpreter for {what} is in {}", places.join(", "))).with_hint(hint)
         );
     }
     Ok(interpreters)
@@ -201,11 +201,11 @@ fn filled(
     let example = "qus export --interpreter-path '/usr/bin/qemu-{arch}-static' …";
     let Some(text) = template.to_str().filter(|text| text.starts_with('/')) else {
         let problem = Diagnostic::new(format!("{} is no absolute path in UTF-8", display_path(template)));
-        return Err(problem.cure(example));
+        return Err(problem.with_hint(example));
     };
     if !text.contains(BLANK) && named.is_none_or(|named| named.len() != 1) {
         let problem = Diagnostic::new(format!("{text} would be the interpreter of several architectures"));
-        return Err(problem.cure(example));
+        return Err(problem.with_hint(example));
     }
     Ok(text.replace(BLANK, arch.name).into())
 }

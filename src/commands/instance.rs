@@ -114,15 +114,15 @@ pub(crate) fn lifetime_warning(lifetime: Lifetime, scope: Scope) -> Option<Diagn
         }
         _ => return None,
     };
-    let cure = "on the host: sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc; or here: qus register --hold …";
-    Some(Diagnostic::new(message).cure(cure))
+    let hint = "on the host: sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc; or here: qus register --hold …";
+    Some(Diagnostic::new(message).with_hint(hint))
 }
 
 /// What is to be told of an instance that is switched off as a whole (K27).
 pub(crate) fn switched_off(instance: &Instance) -> Diagnostic {
     let status = instance.path().join("status");
     let problem = Diagnostic::new("the whole instance is switched off: no handler is in force");
-    problem.cure(format!("echo 1 | sudo tee {}", shell_word(status)))
+    problem.with_hint(format!("echo 1 | sudo tee {}", shell_word(status)))
 }
 
 /// Says where the handlers are that this is about, when that is not the host (DESIGN §3.7).

@@ -116,7 +116,7 @@ pub(super) fn run(args: &List, common: &Common, output: &mut Output<'_>) -> Resu
             .zip(owners(&handlers, &configuration))
             .map(|(handler, owner)| handler_view(handler, &owner, probes.remove(&handler.name)))
             .collect(),
-        promised: configuration.breaches(&handlers).into_iter().map(Promised::of).collect(),
+        promised: configuration.drifts(&handlers).into_iter().map(Promised::of).collect(),
     };
     output.data(&view, || text(&view, args.probe))?;
     print_scope(view.scope, output)?;

@@ -103,7 +103,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
         join(pid).map_err(Diagnostic::from)?;
     }
     // Before anything is looked at. Until this ends, as does the lock.
-    let _alone = (args.persist && !args.dry_run).then(crate::boot::persist::alone);
+    let _lock = (args.persist && !args.dry_run).then(crate::boot::persist::lock);
     let end_signals = if args.hold { Some(block_end_signals()?) } else { None };
     let Opened { instance, scope, lifetime } =
         if args.dry_run { open_if_mounted(common)? } else { open_or_mount(common, output)? };
@@ -117,27 +117,27 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
         Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
         None => Vec::new(),
     };
-    let mut gathered = Inputs::gather(args, handlers, common.quiet)?;
-    let mut persistence = if args.persist { Some(Persistence::gather(&mut gathered)?) } else { None };
-    let situation = Snapshot { handlers: &gathered.handlers, guarded: std::slice::from_ref(&gathered.host) };
+    let mut inputs = Inputs::gather(args, handlers, common.quiet)?;
+    let mut persistence = if args.persist { Some(Persistence::gather(&mut inputs)?) } else { None };
+    let snapshot = Snapshot { handlers: &inputs.handlers, guarded: std::slice::from_ref(&inputs.host) };
     let mut items = Vec::new();
     let mut work = Vec::new();
     let asked = request(args);
-    for arch in &gathered.arches {
+    for arch in &inputs.arches {
         let mut request = asked;
         if let Some(persistence) = &persistence {
-            request = persistence.request(arch, &gathered, request);
+            request = persistence.request(arch, &inputs, request);
         }
-        let mut decision = decide(arch, &situation, &gathered.facts(arch), request).unwrap_or_else(|error| {
-            let cure = "put the interpreter into a folder with a shorter path";
-            Decision::Refused { reason: error.to_string(), cure: Some(cure.to_owned()) }
+        let mut decision = decide(arch, &snapshot, &inputs.facts(arch), request).unwrap_or_else(|error| {
+            let hint = "put the interpreter into a folder with a shorter path";
+            Decision::Refused { reason: error.to_string(), hint: Some(hint.to_owned()) }
         });
         if let Some(persistence) = &persistence {
-            let set = persist::planned(arch, &decision, &gathered, request);
+            let set = persist::planned(arch, &decision, &inputs, request);
             decision = persistence.checked(arch, decision, set.as_ref());
         }
-        let mut item = ArchResult::new(arch, &decision, &gathered, args.dry_run);
-        if args.skip_native && gathered.facts(arch).native.is_native() {
+        let mut item = ArchResult::new(arch, &decision, &inputs, args.dry_run);
+        if args.skip_native && inputs.facts(arch).native.is_native() {
             item.pass_over();
         }
         items.push(item);
@@ -148,24 +148,24 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     let mut problem = None;
     if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
         // Held until all is registered: the paths of interpreters in memory lead to them as long.
-        let _memory = gathered.remember(&work)?;
+        let _memory = inputs.load_into_memory(&work)?;
         let _deferred = DeferredSignals::begin();
         if let Some(persistence) = &mut persistence {
-            let copied = persistence.copy(&work, &mut gathered);
-            let acted = copied.and_then(|()| act(instance, work, &mut items, &gathered));
-            persistence.settle(&mut items, acted)?;
-            problem = persistence.keep(instance, &mut items, &gathered).err();
+            let copied = persistence.copy(&work, &mut inputs);
+            let acted = copied.and_then(|()| act(instance, work, &mut items, &inputs));
+            persistence.rollback_failed_copies(&mut items, acted)?;
+            problem = persistence.write_boot_files(instance, &mut items, &inputs).err();
         } else {
-            act(instance, work, &mut items, &gathered)?;
+            act(instance, work, &mut items, &inputs)?;
         }
     }
     if args.persist && args.dry_run {
-        for (item, arch) in items.iter_mut().zip(&gathered.arches) {
-            item.would_be_kept(arch);
+        for (item, arch) in items.iter_mut().zip(&inputs.arches) {
+            item.would_be_persisted(arch);
         }
     }
-    let keeper = persistence.as_ref().map(|persistence| persistence.keeper);
-    let view = RegisterReport { scope, lifetime, held: args.hold, keeper, dry_run: args.dry_run, items };
+    let init_system = persistence.as_ref().map(|persistence| persistence.init_system);
+    let view = RegisterReport { scope, lifetime, held: args.hold, init_system, dry_run: args.dry_run, items };
     output.data(&view, || view.text())?;
     let mut status = view.conclude(output)?;
     if let Some(problem) = problem {
@@ -174,7 +174,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     }
     // Nothing to stay for is no success that could be held.
     if let Some((end_signals, instance)) = end_signals.zip(instance).filter(|_| view.has_any()) {
-        let new = view.new_handlers(&gathered);
+        let new = view.new_handlers(&inputs);
         hold(&end_signals)?;
         if !args.keep {
             remove(&instance, &new)?;

@@ -12,7 +12,7 @@ use crate::base::output::{Output, Status, display_path, escape, format_table};
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Handler, HandlerName};
 use crate::boot::configuration::Configuration;
-use crate::boot::persist::{self, InitSystem, Kept};
+use crate::boot::persist::{self, InitSystem, Persisted};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::commands::instance::{open_read_only, print_scope};
 use crate::handler::classify::{emulators, name_lossy};
@@ -78,7 +78,7 @@ struct Return {
 pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let arches = named(&args.arches);
     // Before anything is looked at. Until this ends, as does the lock.
-    let _alone = (args.persist && !args.dry_run).then(persist::alone);
+    let _lock = (args.persist && !args.dry_run).then(persist::lock);
     let instance = open_read_only(common)?;
     let handlers = match &instance {
         Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
@@ -152,14 +152,14 @@ fn remove(instance: &Instance, doomed: &[(&Handler, &'static Arch)], dry_run: bo
 }
 
 /// What `register --persist` wrote, for the named architectures or for all.
-fn kept(arches: Option<&[&'static Arch]>) -> Result<Vec<Kept>, Diagnostic> {
-    let mut kept = persist::kept()?;
+fn kept(arches: Option<&[&'static Arch]>) -> Result<Vec<Persisted>, Diagnostic> {
+    let mut kept = persist::persisted()?;
     kept.retain(|kept| arches.is_none_or(|arches| arches.contains(&kept.set.arch)));
     Ok(kept)
 }
 
 /// Removes the files, and the copies of interpreters that go with them.
-fn forget(kept: &[Kept], dry_run: bool) -> Vec<FileItem> {
+fn forget(kept: &[Persisted], dry_run: bool) -> Vec<FileItem> {
     let mut files = Vec::new();
     for kept in kept {
         let arch = kept.set.arch.name;
@@ -181,11 +181,11 @@ fn forget(kept: &[Kept], dry_run: bool) -> Vec<FileItem> {
 }
 
 /// Removes a file, and before it what goes with it; copies of interpreters that were removed come into `removed`.
-fn forget_one(kept: &Kept, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
+fn forget_one(kept: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     for rule in &kept.set.rules {
-        persist::forget(rule)?;
+        persist::remove_from_binfmt_support(rule)?;
     }
-    persist::drop_kept(kept, removed)
+    persist::remove_persisted(kept, removed)
 }
 
 /// Which of the handlers come back at boot, whoever wrote that; `files` are to go, or gone.
@@ -208,13 +208,13 @@ fn returns(doomed: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<Retu
 
 fn tell_returns(view: &ResetReport, output: &mut Output<'_>) -> Result<()> {
     for back in &view.returns {
-        let cure = if back.own {
+        let hint = if back.own {
             format!("; to have it stay away: sudo qus reset --persist {}", back.arch)
         } else {
             String::new()
         };
         let (name, file) = (escape(&back.name), display_path(&back.file));
-        output.note(&format!("{name} comes back at boot, by {file}{cure}"))?;
+        output.note(&format!("{name} comes back at boot, by {file}{hint}"))?;
     }
     Ok(())
 }

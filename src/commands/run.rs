@@ -153,11 +153,11 @@ fn or_direct(problem: Diagnostic, args: &Run) -> Diagnostic {
         return problem;
     }
     let direct = typed(args, "--direct");
-    let cure = match problem.cure {
-        Some(cure) => format!("{cure}\n     or:   {direct}"),
+    let hint = match problem.hint {
+        Some(hint) => format!("{hint}\n     or:   {direct}"),
         None => direct,
     };
-    Diagnostic { cure: Some(cure), ..problem }
+    Diagnostic { hint: Some(hint), ..problem }
 }
 
 /// What was typed, with one more option.
@@ -255,7 +255,7 @@ fn interpreters(
     let of = version.map(|version| format!(", of QEMU {version}")).unwrap_or_default();
     let problem = Diagnostic::new(format!("no interpreter for {} is in {places}{of}", missing.join(", ")));
     // Who has fetched and still has none does not get it by fetching.
-    Err(if args.fetch { problem } else { problem.cure(typed(args, "--fetch")) })
+    Err(if args.fetch { problem } else { problem.with_hint(typed(args, "--fetch")) })
 }
 
 /// Rules of the new instance, oldest first: the interpreters at hand, and before them in force the handlers of the
@@ -445,8 +445,8 @@ fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
         }
         Errno::ENOEXEC => {
             let failure = failed(NotRun::Unrunnable, "nothing here runs such programs (Exec format error)");
-            let cure = format!("qus which {}", shell_word(path));
-            Failure(failure.0, failure.1.cure(cure))
+            let hint = format!("qus which {}", shell_word(path));
+            Failure(failure.0, failure.1.with_hint(hint))
         }
         errno => failed(NotRun::Unrunnable, errno.desc()),
     }

@@ -106,8 +106,7 @@ fn table_text(view: &TableView) -> String {
 fn arch_view(arch: &Arch) -> Result<ArchView, Diagnostic> {
     let interpreter = format!("/usr/bin/qemu-{}-static", arch.name);
     let flags = Flags::PRESERVE_ARGV0 | Flags::OPEN_BINARY | Flags::FIX_BINARY;
-    let rules = classify::rules(arch, Path::new(&interpreter), flags)
-        .map_err(|error| Diagnostic::new(error.to_string()))?;
+    let rules = classify::rules(arch, Path::new(&interpreter), flags).map_err(Diagnostic::from)?;
     let machines = arch.identity.machines.iter();
     let handlers = rules.iter().zip(machines).filter_map(|(rule, &machine)| {
         let pattern = rule.matcher().pattern()?;

@@ -80,7 +80,7 @@ pub(super) fn run(args: &Toggle, enable: bool, common: &Common, output: &mut Out
             missing.len(),
             view.items.len()
         ));
-        output.problem(&problem.cure(format!("sudo qus register {}", missing.join(" "))))?;
+        output.problem(&problem.with_hint(format!("sudo qus register {}", missing.join(" "))))?;
     }
     if view.items.is_empty() {
         output.note("no handler of QEMU's emulators is there")?;

@@ -81,7 +81,7 @@ pub(super) fn health(
     let mut subjects: Vec<ProbeTarget> = judged.iter().filter_map(|(_, subject)| *subject).collect();
     subjects.dedup();
     let versions = versions_of(judged.iter().filter_map(|(handler, _)| emulator_path(handler)));
-    let trials = probe::run(&subjects).map_err(|error| Diagnostic::new(error.to_string()))?;
+    let trials = probe::run(&subjects).map_err(Diagnostic::from)?;
     let mut health = BTreeMap::new();
     for (handler, subject) in &judged {
         let trial =
@@ -214,7 +214,7 @@ fn without_handler(arches: &[&'static Arch]) -> Result<Vec<VerifiedArch>, Diagno
     }
     let subjects: Vec<ProbeTarget> =
         arches.iter().filter_map(|arch| ProbeTarget::all_of(arch).next()).collect();
-    let trials = probe::run(&subjects).map_err(|error| Diagnostic::new(error.to_string()))?;
+    let trials = probe::run(&subjects).map_err(Diagnostic::from)?;
     let items = arches.iter().zip(trials).map(|(arch, trial)| {
         let native = trial.host.end == End::Exited(STATUS_ARGV0);
         let reason = format!("no handler takes its programs; cure: sudo qus register {}", arch.name);

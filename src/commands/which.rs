@@ -179,7 +179,7 @@ fn know(names: &Names<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known,
     subjects.sort_by_key(|subject| (subject.arch.name, subject.machine, subject.variant));
     let versions = versions_of(interpreters.iter().map(PathBuf::as_path));
     let trials = probe::run(&subjects)
-        .map_err(|error| Diagnostic::new(error.to_string()).cure("qus which --no-verify …"))?;
+        .map_err(|error| Diagnostic::from(error).with_hint("qus which --no-verify …"))?;
     let trials = subjects.into_iter().zip(trials).collect();
     Ok(Known { trials, versions, ..Known::default() })
 }

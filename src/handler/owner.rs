@@ -50,7 +50,7 @@ impl Owner {
     #[must_use]
     pub fn of(handler: &Handler, configuration: &Configuration) -> Self {
         let entry = &handler.entry;
-        let promised = configuration.promises.iter().find(|promise| promise.is_kept_by(handler));
+        let promised = configuration.rules.iter().find(|promise| promise.is_registered_as(handler));
         if let Some(promise) = promised {
             return Self::Configuration(promise.file.clone());
         }
@@ -143,7 +143,7 @@ mod tests {
         let promise =
             ConfiguredRule { file: "/a.conf".into(), rule: Rule::parse(b":three:M::CC::/other:").unwrap() };
         let configuration = Configuration {
-            promises: vec![promise],
+            rules: vec![promise],
             binfmt_support: [("jar".into(), Some("openjdk-17".to_owned())), ("mine".into(), None)].into(),
         };
         let owner = |name, interpreter, takes| {

@@ -52,7 +52,7 @@ pub enum Decision {
     /// The very handlers are there and work.
     Unchanged(Vec<HandlerName>),
     /// Another emulator's handler serves it.
-    Kept(HandlerName),
+    LeaveExisting(HandlerName),
     /// Register, prove, then remove what is in vain.
     Register(Registration),
     /// Not on this host: why, and what to type instead.
@@ -60,7 +60,7 @@ pub enum Decision {
         /// The reason.
         reason: String,
         /// What to type instead.
-        cure: Option<String>,
+        hint: Option<String>,
     },
     /// Something else has its programs.
     Conflict {
@@ -79,7 +79,7 @@ pub struct Registration {
     /// Handlers to be removed once the new ones have been proven.
     pub removes: Vec<HandlerName>,
     /// Why what is there does not do; empty when there is nothing.
-    pub because: Option<String>,
+    pub reason: Option<String>,
     /// Handlers of others that will lie behind the new ones.
     pub displaced: Vec<HandlerName>,
 }
@@ -98,14 +98,14 @@ fn deficiency(arch: &Arch, handler: &Handler, handlers: &[Handler]) -> Option<St
 /// What to do about `arch`.
 pub fn decide(
     arch: &'static Arch,
-    situation: &Snapshot<'_>,
+    snapshot: &Snapshot<'_>,
     facts: &Facts<'_>,
     request: Request,
 ) -> Result<Decision, RuleError> {
-    if let Some(refusal) = refusal(arch, situation, facts, request) {
+    if let Some(refusal) = refusal(arch, snapshot, facts, request) {
         return Ok(refusal);
     }
-    let handlers = situation.handlers;
+    let handlers = snapshot.handlers;
     let wanted = match facts.interpreter {
         Some(interpreter) => rules(arch, &interpreter.path, request.flags)?,
         None => Vec::new(),
@@ -144,7 +144,7 @@ pub fn decide(
         return Ok(if request.explicit {
             Decision::Conflict { with: vec![name] }
         } else {
-            Decision::Kept(name)
+            Decision::LeaveExisting(name)
         });
     }
     // Where the first has to be registered, the others may run another file, and come with it.
@@ -184,7 +184,7 @@ pub fn decide(
     let displaced =
         foreign.iter().filter(|handler| !names(handler)).map(|handler| handler.name.clone()).collect();
     Ok(Decision::Register(Registration {
-        because: because(&removes, top, broken, facts, first_stands),
+        reason: reason(&removes, top, broken, facts, first_stands),
         removes: removes.iter().map(|handler| handler.name.clone()).collect(),
         displaced,
         rules: new,
@@ -192,7 +192,7 @@ pub fn decide(
 }
 
 /// Why the handlers in `removes` have to go. What was executed says something of `top` alone, which served till now.
-fn because(
+fn reason(
     removes: &[&Handler],
     top: Option<&Handler>,
     broken: Option<String>,
@@ -223,8 +223,8 @@ fn because(
 }
 
 /// Refusals that no handler can change.
-fn refusal(arch: &Arch, situation: &Snapshot<'_>, facts: &Facts<'_>, request: Request) -> Option<Decision> {
-    let refused = |reason: String, cure: Option<String>| Some(Decision::Refused { reason, cure });
+fn refusal(arch: &Arch, snapshot: &Snapshot<'_>, facts: &Facts<'_>, request: Request) -> Option<Decision> {
+    let refused = |reason: String, hint: Option<String>| Some(Decision::Refused { reason, hint });
     let patterns = arch.identity.patterns();
     let takes = |head: &[u8]| patterns.iter().any(|pattern| pattern.matches(head));
     if !request.force_native
@@ -232,7 +232,7 @@ fn refusal(arch: &Arch, situation: &Snapshot<'_>, facts: &Facts<'_>, request: Re
     {
         return refused(reason, None);
     }
-    if situation.guarded.iter().any(|head| takes(head)) {
+    if snapshot.guarded.iter().any(|head| takes(head)) {
         let reason = "its rule takes this host's own programs: none of them could be started any more";
         return refused(reason.to_owned(), None);
     }

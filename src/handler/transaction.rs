@@ -5,6 +5,7 @@
 
 use thiserror::Error;
 
+use crate::base::error::Hint;
 use crate::binfmt::instance::{HandlerError, Instance, RegisterError};
 use crate::binfmt::{Entry, HandlerName, NameError, Rule, RuleError};
 use crate::handler::classify::STAGING_SUFFIX;
@@ -51,6 +52,8 @@ pub enum TransactionError {
     },
 }
 
+impl Hint for TransactionError {}
+
 impl From<NameError> for TransactionError {
     fn from(error: NameError) -> Self {
         Self::StagingName(error.into())
@@ -95,7 +98,7 @@ impl Staged {
         let registration = Registration {
             rules: self.rules.iter().map(|staged| staged.rule.with_flags(flags)).collect::<Result<_, _>>()?,
             removes: self.removes.clone(),
-            because: None,
+            reason: None,
             displaced: Vec::new(),
         };
         self.rollback(instance)?;

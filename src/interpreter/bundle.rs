@@ -27,7 +27,7 @@ use thiserror::Error;
 use super::arch_from_file_name;
 use crate::arch::Arch;
 use crate::arch::elf::Executable;
-use crate::base::error::Diagnostic;
+use crate::base::error::{Diagnostic, Hint};
 use crate::binfmt::Hex;
 use crate::system::temp_dir::TempDir;
 
@@ -113,6 +113,8 @@ pub enum BundleError {
     #[error("the bundle is damaged: {0} is not what it was")]
     Member(String),
 }
+
+impl Hint for BundleError {}
 
 /// What an executable carries.
 #[derive(Debug)]
@@ -371,7 +373,7 @@ fn pack(bytes: &[u8]) -> io::Result<Vec<u8>> {
 
 /// What this executable carries, if anything.
 pub(crate) fn own_bundle() -> Result<Option<Bundle>, Diagnostic> {
-    Bundle::own().map_err(|error| Diagnostic::new(error.to_string()))
+    Ok(Bundle::own()?)
 }
 
 /// Unpacks the interpreters that this executable carries, of the wanted architectures, into a temporary directory; `None`

@@ -76,7 +76,7 @@ pub enum CheckError {
 impl CheckError {
     /// What to do with the file itself, where that can mend it.
     #[must_use]
-    pub fn cure(&self, path: &Path) -> Option<String> {
+    pub fn hint(&self, path: &Path) -> Option<String> {
         let word = || shell_word(path);
         match self {
             Self::NotExecutable => Some(format!("chmod 755 {}", word())),

@@ -76,7 +76,7 @@ impl Fetched {
         let message =
             format!("the source has no static interpreter for {what}{}", reasons.collect::<String>());
         let missing = if self.missing.is_empty() { "all".to_owned() } else { self.missing.join(" ") };
-        Some(Diagnostic::new(message).cure(format!("qus fetch --from PACKAGE {missing}")))
+        Some(Diagnostic::new(message).with_hint(format!("qus fetch --from PACKAGE {missing}")))
     }
 
     /// What is at hand now, as a search would have found it.
@@ -208,8 +208,8 @@ fn from_source(
     }
     let arches = wanted.words();
     let failed = |error: PackageError| match error {
-        PackageError::Write { .. } => with_causes(&error).cure(format!("qus fetch --dest DIR {arches}")),
-        _ => with_causes(&error).cure(format!("qus fetch {arches} (from the distribution's package)")),
+        PackageError::Write { .. } => with_causes(&error).with_hint(format!("qus fetch --dest DIR {arches}")),
+        _ => with_causes(&error).with_hint(format!("qus fetch {arches} (from the distribution's package)")),
     };
     let (package, name) = if let Some(scheme) = scheme(source) {
         (from_web(source, scheme, sha256, &arches, bar)?, source.to_string_lossy().into_owned())
@@ -242,12 +242,12 @@ fn from_web(
     let command = |more: &str| format!("qus fetch --from {}{more} {arches}", shell_word(source));
     if scheme == "http" && sha256.is_none() {
         let problem = Diagnostic::new(format!("{address} could be changed by anybody on the way"));
-        return Err(problem.cure(command(" --sha256 HEX")));
+        return Err(problem.with_hint(command(" --sha256 HEX")));
     }
     let file = Downloader::default().download(&address, bar).map_err(|error| {
         let problem = with_causes(&error);
         match error {
-            WebError::NoTool(_) => problem.cure("sudo apt-get install curl"),
+            WebError::NoTool(_) => problem.with_hint("sudo apt-get install curl"),
             _ => problem,
         }
     })?;
@@ -273,8 +273,8 @@ fn from_distribution(
     let fetched = manager.fetch(&arches, wanted, dest, bar).map_err(|error| {
         let problem = with_causes(&error);
         match error {
-            ManagerError::Unsigned { .. } => problem.cure("sudo rpmkeys --import /etc/pki/rpm-gpg/KEY"),
-            _ => problem.cure("qus fetch --from PACKAGE … (a package with qemu-user, from anywhere)"),
+            ManagerError::Unsigned { .. } => problem.with_hint("sudo rpmkeys --import /etc/pki/rpm-gpg/KEY"),
+            _ => problem.with_hint("qus fetch --from PACKAGE … (a package with qemu-user, from anywhere)"),
         }
     })?;
     Ok(fetched.into_iter().map(|package| of_distribution(manager.program, package)).collect())
@@ -294,7 +294,7 @@ fn from_apt(wanted: &mut ArchFilter, dest: &Path, bar: &Bar) -> Result<Vec<Sourc
     let digests: Vec<String> = known.keys().cloned().collect();
     let fetched = fetch_with_apt(&apt, wanted, &digests, dest, bar).map_err(|error| {
         with_causes(&error)
-            .cure("qus fetch --from PACKAGE … (a Debian package with qemu-user, from anywhere)")
+            .with_hint("qus fetch --from PACKAGE … (a Debian package with qemu-user, from anywhere)")
     })?;
     let known = fetched.known.and_then(|digest| known.remove(&digest));
     let new = fetched.packages.into_iter().map(|package| of_distribution("apt", package));

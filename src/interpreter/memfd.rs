@@ -17,6 +17,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::base::error::Hint;
+
 use crate::system::file_id::FileId;
 use crate::system::temp_dir::TempDir;
 
@@ -42,10 +44,8 @@ pub enum MemoryError {
     },
 }
 
-impl MemoryError {
-    /// What to do about it.
-    #[must_use]
-    pub fn cure(&self) -> Option<String> {
+impl Hint for MemoryError {
+    fn hint(&self) -> Option<String> {
         matches!(self, Self::NoExec).then(|| "sudo sysctl -w vm.memfd_noexec=1".to_owned())
     }
 }

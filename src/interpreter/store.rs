@@ -48,8 +48,9 @@ pub fn with_versions(folder: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// This user has no home.
 pub fn destination(dest: Option<&Path>) -> Result<PathBuf, Diagnostic> {
-    let home =
-        || Diagnostic::new("this user has no home to put interpreters in").cure("qus fetch --dest DIR …");
+    let home = || {
+        Diagnostic::new("this user has no home to put interpreters in").with_hint("qus fetch --dest DIR …")
+    };
     match dest {
         Some(dest) => {
             std::path::absolute(dest).map_err(|error| Diagnostic::new(format!("{}: {error}", dest.display())))

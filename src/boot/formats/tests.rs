@@ -7,14 +7,14 @@ use crate::handler::classify;
 const ALL: [Format; 5] =
     [Format::Systemd, Format::BinfmtSupport, Format::Openrc, Format::Nix, Format::Register];
 
-fn set(arch: &str, interpreter: &str) -> Set {
+fn set(arch: &str, interpreter: &str) -> ArchRules {
     let arch = Arch::from_qemu_target(arch).unwrap();
     let flags = Flags::FIX_BINARY | Flags::OPEN_BINARY | Flags::PRESERVE_ARGV0;
-    Set { arch, rules: classify::rules(arch, Path::new(interpreter), flags).unwrap(), copied: false }
+    ArchRules { arch, rules: classify::rules(arch, Path::new(interpreter), flags).unwrap(), copied: false }
 }
 
-fn text(format: Format, sets: &[Set]) -> String {
-    String::from_utf8(together(format, &files(format, sets).unwrap())).unwrap()
+fn text(format: Format, sets: &[ArchRules]) -> String {
+    String::from_utf8(concat(format, &files(format, sets).unwrap())).unwrap()
 }
 
 #[test]
@@ -50,13 +50,13 @@ fn the_longest_line_of_binfmt_d_leaves_room_for_a_newline() {
     let arch = Arch::from_qemu_target("arm").unwrap();
     let of_length = |length| {
         let path = format!("/{}", "a".repeat(length));
-        Some(Set { arch, rules: classify::rules(arch, Path::new(&path), flags).ok()?, copied: false })
+        Some(ArchRules { arch, rules: classify::rules(arch, Path::new(&path), flags).ok()?, copied: false })
     };
     let mut sets = (1..crate::binfmt::LINE_MAX).filter_map(of_length);
     let longest = sets.rfind(|set| binfmt_d(set).is_ok()).unwrap();
     let longer = format!("{}a", longest.rules[0].interpreter().display());
     let longer =
-        Set { arch, rules: classify::rules(arch, Path::new(&longer), flags).unwrap(), copied: false };
+        ArchRules { arch, rules: classify::rules(arch, Path::new(&longer), flags).unwrap(), copied: false };
     assert_eq!(longer.rules[0].to_line().len(), crate::binfmt::LINE_MAX);
     assert_eq!(
         binfmt_d(&longer),
@@ -108,8 +108,11 @@ fn an_extension_is_said_in_every_format() {
     let name = HandlerName::new("jar").unwrap();
     let rule =
         Rule::new(name, Matcher::Extension(Extension::new("jar").unwrap()), "/usr/bin/jexec", Flags::empty());
-    let sets =
-        [Set { arch: Arch::from_qemu_target("arm").unwrap(), rules: vec![rule.unwrap()], copied: false }];
+    let sets = [ArchRules {
+        arch: Arch::from_qemu_target("arm").unwrap(),
+        rules: vec![rule.unwrap()],
+        copied: false,
+    }];
     assert!(text(Format::Systemd, &sets).ends_with("\n:jar:E::jar::/usr/bin/jexec:\n"));
     assert!(text(Format::BinfmtSupport, &sets).contains("\nextension jar\n"));
     assert!(text(Format::Nix, &sets).contains("magicOrExtension = \"jar\";"));

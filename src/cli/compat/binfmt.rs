@@ -80,11 +80,11 @@ pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status,
         }
         Err(EarlyExit::Failed(error)) => {
             let problem = error.downcast::<Diagnostic>()?;
-            let cure = problem.cure.map(|cure| format!("; cure: {cure}")).unwrap_or_default();
+            let hint = problem.hint.map(|hint| format!("; cure: {hint}")).unwrap_or_default();
             writeln!(
                 adapter.prose,
                 "error: {}",
-                escape(&format!("{}{cure}", problem.message).replace('\n', " "))
+                escape(&format!("{}{hint}", problem.message).replace('\n', " "))
             )?;
             Ok(Status::Failed)
         }
@@ -118,7 +118,7 @@ fn install(words: &[String], failures: &mut Vec<String>, adapter: &mut Adapter<'
     if std::env::var_os("QEMU_BINARY_PREFIX").is_some_and(|prefix| !prefix.is_empty()) {
         let problem =
             Diagnostic::new("QEMU_BINARY_PREFIX is not known: emulators are called as QEMU calls them");
-        return Err(problem.cure("qus register --interpreter FILE ARCH").into());
+        return Err(problem.with_hint("qus register --interpreter FILE ARCH").into());
     }
     let mut arches = Vec::new();
     for word in words {
@@ -279,7 +279,7 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
 fn states_by_execution() -> Result<Vec<(String, String)>, Diagnostic> {
     let arches = PLATFORMS.iter().filter_map(|(name, _)| Arch::from_qemu_target(name));
     let subjects: Vec<ProbeTarget> = arches.filter_map(|arch| ProbeTarget::all_of(arch).next()).collect();
-    let trials = probe::run(&subjects).map_err(|error| Diagnostic::new(error.to_string()))?;
+    let trials = probe::run(&subjects).map_err(Diagnostic::from)?;
     let own = Arch::from_header(&self_exe_header()?);
     let runs = |trial: &ProbeResult| {
         [STATUS_ARGV0, STATUS_PATH].iter().any(|status| trial.host.end == End::Exited(*status))

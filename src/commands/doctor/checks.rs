@@ -23,20 +23,20 @@ pub(super) struct Check {
 pub(super) struct Observation {
     pub(super) level: Severity,
     pub(super) text: String,
-    pub(super) cure: Option<String>,
+    pub(super) hint: Option<String>,
 }
 
 impl Observation {
-    fn problem(text: impl Into<String>, cure: impl Into<Option<String>>) -> Self {
-        Self { level: Severity::Diagnostic, text: text.into(), cure: cure.into() }
+    fn problem(text: impl Into<String>, hint: impl Into<Option<String>>) -> Self {
+        Self { level: Severity::Problem, text: text.into(), hint: hint.into() }
     }
 
-    fn note(text: impl Into<String>, cure: impl Into<Option<String>>) -> Self {
-        Self { level: Severity::Note, text: text.into(), cure: cure.into() }
+    fn note(text: impl Into<String>, hint: impl Into<Option<String>>) -> Self {
+        Self { level: Severity::Note, text: text.into(), hint: hint.into() }
     }
 
     fn ok(text: impl Into<String>) -> Self {
-        Self { level: Severity::Ok, text: text.into(), cure: None }
+        Self { level: Severity::Ok, text: text.into(), hint: None }
     }
 }
 

@@ -68,9 +68,8 @@ impl Users {
         let is_this = |other: &Path| other == path || other.is_absolute() && id(other) == this;
         let handlers =
             self.handlers.iter().filter(|handler| handler.entry.interpreter.as_deref().is_some_and(is_this));
-        let promises =
-            self.configuration.promises.iter().filter(|promise| is_this(promise.rule.interpreter()));
-        let files = promises.map(|promise| promise.file.to_string_lossy().into_owned());
+        let rules = self.configuration.rules.iter().filter(|promise| is_this(promise.rule.interpreter()));
+        let files = rules.map(|promise| promise.file.to_string_lossy().into_owned());
         handlers.map(|handler| handler.name.to_string()).chain(files).collect()
     }
 }
@@ -121,7 +120,7 @@ pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common, output: &mut O
     for item in &mut files {
         let failed = |error: io::Error| {
             Diagnostic::new(format!("cannot remove {}: {error}", display_path(&item.path)))
-                .cure("sudo qus fetch --prune")
+                .with_hint("sudo qus fetch --prune")
         };
         if !args.dry_run
             && let Err(error) = remove(&item.path)

@@ -27,20 +27,20 @@ pub(super) fn act(
     instance: &Instance,
     work: Vec<(usize, Registration)>,
     items: &mut [ArchResult],
-    gathered: &Inputs,
+    inputs: &Inputs,
 ) -> Result<(), Diagnostic> {
-    let mut act = Act { instance, items, gathered };
+    let mut act = Act { instance, items, inputs };
     act.sweep()?;
     let mut open = Vec::new();
     for (item, registration) in work {
-        let Some(arch) = act.gathered.arches.get(item).copied() else { continue };
+        let Some(arch) = act.inputs.arches.get(item).copied() else { continue };
         let flags = registration.rules.first().map_or(Flags::empty(), Rule::flags);
         match Staged::stage(instance, &registration) {
             Ok(staged) => open.push(Open { item, arch, flags, staged }),
-            Err(error) => act.failed(item, Diagnostic::new(error.to_string())),
+            Err(error) => act.failed(item, Diagnostic::from(error)),
         }
     }
-    if !act.gathered.verify {
+    if !act.inputs.verify {
         for one in open {
             act.commit(one, None);
         }
@@ -66,16 +66,16 @@ enum Unproven {
 struct Act<'a> {
     instance: &'a Instance,
     items: &'a mut [ArchResult],
-    gathered: &'a Inputs,
+    inputs: &'a Inputs,
 }
 
 impl Act<'_> {
     /// Removes the interims that killed processes left behind handlers that need nothing. Where there is work to do, they
     /// are superseded anyway.
     fn sweep(&self) -> Result<(), Diagnostic> {
-        for handler in &self.gathered.handlers {
+        for handler in &self.inputs.handlers {
             let Some(arch) = classify::emulated_arch(handler) else { continue };
-            let mut items = self.gathered.arches.iter().zip(self.items.iter());
+            let mut items = self.inputs.arches.iter().zip(self.items.iter());
             if is_stale_staging(&handler.name) && items.any(|(its, item)| *its == arch && item.is_at_rest()) {
                 remove(self.instance, &handler.name)?;
             }
@@ -103,7 +103,7 @@ impl Act<'_> {
                     let flags = one.flags - Flags::PRESERVE_ARGV0;
                     match one.staged.with_flags(self.instance, flags) {
                         Ok(staged) => again.push(Open { flags, staged, ..one }),
-                        Err(error) => self.failed(one.item, Diagnostic::new(error.to_string())),
+                        Err(error) => self.failed(one.item, Diagnostic::from(error)),
                     }
                 }
                 Err(failure) => self.rollback(one, &failure),
@@ -118,14 +118,13 @@ impl Act<'_> {
             return Ok(Vec::new());
         }
         let subjects: Vec<ProbeTarget> = open.iter().flat_map(|one| ProbeTarget::all_of(one.arch)).collect();
-        let interpreters = open.iter().filter_map(|one| self.gathered.interpreter(one.arch));
+        let interpreters = open.iter().filter_map(|one| self.inputs.interpreter(one.arch));
         let paths = interpreters.map(|interpreter| interpreter.path.as_path());
         let versions = versions_of(paths.filter(|path| path.is_absolute()));
-        let trials =
-            probe::run(&subjects).map_err(|error| Diagnostic::new(error.to_string()).cure(NO_VERIFY))?;
+        let trials = probe::run(&subjects).map_err(|error| Diagnostic::from(error).with_hint(NO_VERIFY))?;
         let mut trials = trials.into_iter();
         for one in open {
-            let path = self.gathered.interpreter(one.arch).map(|interpreter| interpreter.path.as_path());
+            let path = self.inputs.interpreter(one.arch).map(|interpreter| interpreter.path.as_path());
             if let Some(item) = self.items.get_mut(one.item) {
                 let found = path.and_then(|path| versions.get(path).cloned());
                 item.version = found.or_else(|| Some(memfd::parse_description(path?)?.version));
@@ -140,7 +139,7 @@ impl Act<'_> {
     fn judge(&self, one: &Open, trials: &[ProbeResult]) -> Result<Verification, Failure> {
         let expected = Expected {
             preserve_argv0: one.flags.contains(Flags::PRESERVE_ARGV0),
-            interpreter: self.gathered.interpreter(one.arch).map(|interpreter| interpreter.id),
+            interpreter: self.inputs.interpreter(one.arch).map(|interpreter| interpreter.id),
             in_front: None,
         };
         judge_all(trials, &expected).map_err(|failure| match failure {
@@ -175,14 +174,14 @@ impl Act<'_> {
             }
             (Ok(_), Err(Unproven::Failed(failure))) => self.unproven(item, &failure),
             (Ok(_), Err(Unproven::NotRun(problem))) => self.failed(item, problem),
-            (Err(error), _) => self.failed(item, Diagnostic::new(error.to_string())),
+            (Err(error), _) => self.failed(item, Diagnostic::from(error)),
         }
     }
 
     fn prove_again(&self, arch: &'static Arch, flags: Flags) -> Result<Verification, Unproven> {
         let trials = probe::run(&ProbeTarget::all_of(arch).collect::<Vec<_>>())
-            .map_err(|error| Unproven::NotRun(Diagnostic::new(error.to_string()).cure(NO_VERIFY)))?;
-        let interpreter = self.gathered.interpreter(arch).map(|interpreter| interpreter.id);
+            .map_err(|error| Unproven::NotRun(Diagnostic::from(error).with_hint(NO_VERIFY)))?;
+        let interpreter = self.inputs.interpreter(arch).map(|interpreter| interpreter.id);
         let preserve_argv0 = flags.contains(Flags::PRESERVE_ARGV0);
         judge_all(&trials, &Expected { preserve_argv0, interpreter, in_front: None })
             .map_err(Unproven::Failed)

@@ -45,7 +45,7 @@ pub(super) struct Inputs {
     /// Where the interpreters come from that are to lie in memory.
     pub(super) stored: BTreeMap<&'static str, Stored>,
     /// Where those come from that are to be copied to where they stay.
-    pub(super) moving: BTreeMap<&'static str, Stored>,
+    pub(super) to_copy: BTreeMap<&'static str, Stored>,
     /// The source that was named.
     source: Option<PathBuf>,
     /// The version of QEMU that was named.
@@ -62,7 +62,7 @@ pub(super) struct Inputs {
 impl Inputs {
     /// Gathers for `args`, with `handlers` as the instance has them.
     pub(super) fn gather(args: &Register, handlers: Vec<Handler>, quiet: bool) -> Result<Self, Diagnostic> {
-        let mut gathered = Self {
+        let mut inputs = Self {
             handlers,
             host: self_exe_header()?,
             arches: named(&args.arches).unwrap_or_default(),
@@ -73,7 +73,7 @@ impl Inputs {
             selection: selection(args),
             found: BTreeMap::new(),
             stored: BTreeMap::new(),
-            moving: BTreeMap::new(),
+            to_copy: BTreeMap::new(),
             source: args.from.clone(),
             version: args.qemu_version.clone(),
             refused: BTreeMap::new(),
@@ -82,20 +82,20 @@ impl Inputs {
             unfit: BTreeMap::new(),
             versions: BTreeMap::new(),
         };
-        gathered.find_natives(args.dry_run);
-        gathered.find_interpreters(args, quiet)?;
+        inputs.find_natives(args.dry_run);
+        inputs.find_interpreters(args, quiet)?;
         let is_named = args.interpreter.is_some() || !args.interpreter_dir.is_empty() || args.from.is_some();
         if !is_named {
-            gathered.find_bundled()?;
+            inputs.find_bundled()?;
         }
         if args.in_memory {
-            gathered.find_in_files()?;
+            inputs.find_in_files()?;
         }
-        if gathered.arches.is_empty() {
-            gathered.arches = gathered.all()?;
+        if inputs.arches.is_empty() {
+            inputs.arches = inputs.all()?;
         }
-        gathered.probe_existing()?;
-        Ok(gathered)
+        inputs.probe_existing()?;
+        Ok(inputs)
     }
 
     /// The facts about one architecture.
@@ -200,12 +200,12 @@ impl Inputs {
     fn take_interpreter(&mut self, path: &Path) -> Result<(), Diagnostic> {
         let [arch] = self.arches.as_slice() else {
             return Err(Diagnostic::new("--interpreter goes with exactly one architecture")
-                .cure(format!("qus register --interpreter {} ARCH", shell_word(path))));
+                .with_hint(format!("qus register --interpreter {} ARCH", shell_word(path))));
         };
         let interpreter = Interpreter::check(path, &self.host).map_err(|unfit| {
             let problem = Diagnostic::new(format!("{} {unfit}", display_path(path)));
             let again = format!("qus register --fetch {}", arch.name);
-            problem.cure(unfit.cure(path).unwrap_or(again))
+            problem.with_hint(unfit.hint(path).unwrap_or(again))
         })?;
         let found = SearchResult { interpreter: Some(interpreter), unfit: Vec::new() };
         self.found.insert(arch.name, found);
@@ -249,7 +249,7 @@ impl Inputs {
         let unfit = self.found.values().flat_map(|found| &found.unfit);
         let unfit = unfit.map(|(path, unfit)| format!("\n{} {}", path.display(), first_line(unfit)));
         let message = format!("no interpreter is in {}{}", self.searched(), unfit.collect::<String>());
-        Err(Diagnostic::new(message).cure("qus register --fetch all"))
+        Err(Diagnostic::new(message).with_hint("qus register --fetch all"))
     }
 
     /// The places that were searched, for a person.
@@ -282,8 +282,7 @@ impl Inputs {
         }
         let subjects: Vec<ProbeTarget> =
             served.iter().filter_map(|(arch, _)| ProbeTarget::all_of(arch).next()).collect();
-        let trials =
-            probe::run(&subjects).map_err(|error| Diagnostic::new(error.to_string()).cure(NO_VERIFY))?;
+        let trials = probe::run(&subjects).map_err(|error| Diagnostic::from(error).with_hint(NO_VERIFY))?;
         for ((arch, handler), trial) in served.iter().zip(&trials) {
             let preserve_argv0 = handler.entry.flags.contains(Flags::PRESERVE_ARGV0);
             let expected = Expected { preserve_argv0, interpreter: None, in_front: None };
@@ -308,7 +307,7 @@ fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
     let names = arches.iter().flatten().map(|arch| OsString::from(arch.name));
     words.extend(if arches.is_none() { vec!["all".into()] } else { names.collect() });
     let message = format!("cannot plan with {}: a dry run fetches nothing", display_path(source));
-    Diagnostic::new(message).cure(shell_line(&words))
+    Diagnostic::new(message).with_hint(shell_line(&words))
 }
 
 /// The options of `args` that say what must serve, each followed by a space.

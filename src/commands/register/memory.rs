@@ -10,8 +10,8 @@ use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::handler::plan::Registration;
 use crate::interpreter::bundle::own_bundle;
-use crate::interpreter::bundle::{self, BundleError, Member};
-use crate::interpreter::memfd::{self, Memory, MemoryError, PendingFile};
+use crate::interpreter::bundle::{self, Member};
+use crate::interpreter::memfd::{self, Memory, PendingFile};
 use crate::interpreter::{Interpreter, SearchResult, arch_from_file_name, named_search_dirs, versions_of};
 use crate::system::file_id::FileId;
 use crate::system::file_id::file_name;
@@ -58,18 +58,6 @@ impl Stored {
             }
         }
         Ok(draft)
-    }
-}
-
-impl From<BundleError> for Diagnostic {
-    fn from(error: BundleError) -> Self {
-        Self::new(error.to_string())
-    }
-}
-
-impl From<MemoryError> for Diagnostic {
-    fn from(error: MemoryError) -> Self {
-        Self { message: error.to_string(), cure: error.cure() }
     }
 }
 
@@ -135,7 +123,10 @@ impl Inputs {
     }
 
     /// Puts into memory what `work` registers from there. As long as the result lives, the paths lead to it.
-    pub(super) fn remember(&mut self, work: &[(usize, Registration)]) -> Result<Option<Memory>, Diagnostic> {
+    pub(super) fn load_into_memory(
+        &mut self,
+        work: &[(usize, Registration)],
+    ) -> Result<Option<Memory>, Diagnostic> {
         let arches = work.iter().filter_map(|(item, _)| self.arches.get(*item));
         let arches: Vec<&'static Arch> =
             arches.copied().filter(|arch| self.stored.contains_key(arch.name)).collect();

@@ -15,7 +15,7 @@ use crate::base::error::Diagnostic;
 use crate::binfmt::Rule;
 use crate::binfmt::instance::Instance;
 use crate::boot::configuration::Configuration;
-use crate::boot::formats::Set;
+use crate::boot::formats::ArchRules;
 use crate::boot::persist::{self, InitSystem};
 use crate::handler::classify;
 use crate::handler::owner::Owner;
@@ -28,7 +28,7 @@ use crate::system::file_id::FileId;
 
 /// What is known about persistence before anything is registered.
 pub(super) struct Persistence {
-    pub(super) keeper: InitSystem,
+    pub(super) init_system: InitSystem,
     configuration: Configuration,
     /// Interpreters that this run has copied.
     copies: Vec<Copy>,
@@ -65,17 +65,17 @@ impl Copy {
 }
 
 impl Persistence {
-    /// Gathers, and has `gathered` name the interpreters by the paths that they will have.
-    pub(super) fn gather(gathered: &mut Inputs) -> Result<Self, Diagnostic> {
-        gathered.find_lasting_places()?;
+    /// Gathers, and has `inputs` name the interpreters by the paths that they will have.
+    pub(super) fn gather(inputs: &mut Inputs) -> Result<Self, Diagnostic> {
+        inputs.choose_persistent_paths()?;
         let configuration = Configuration::read(Path::new("/"));
-        Ok(Self { keeper: InitSystem::here(), configuration, copies: Vec::new() })
+        Ok(Self { init_system: InitSystem::here(), configuration, copies: Vec::new() })
     }
 
     /// The request for `arch`: a handler that lasts. One that nobody restores is no answer to that; where qus itself
     /// registered one of QEMU's emulators, for the moment, it makes room. Another interpreter somebody has chosen.
-    pub(super) fn request(&self, arch: &'static Arch, gathered: &Inputs, request: Request) -> Request {
-        let Some(handler) = classify::active_handler(arch, &gathered.handlers) else { return request };
+    pub(super) fn request(&self, arch: &'static Arch, inputs: &Inputs, request: Request) -> Request {
+        let Some(handler) = classify::active_handler(arch, &inputs.handlers) else { return request };
         match Owner::of(handler, &self.configuration) {
             Owner::Configuration(file) if file != persist::file_of(arch) => request,
             Owner::BinfmtSupport(_) => request,
@@ -87,25 +87,30 @@ impl Persistence {
     }
 
     /// The decision, or what would keep it from lasting.
-    pub(super) fn checked(&self, arch: &'static Arch, decision: Decision, set: Option<&Set>) -> Decision {
+    pub(super) fn checked(
+        &self,
+        arch: &'static Arch,
+        decision: Decision,
+        set: Option<&ArchRules>,
+    ) -> Decision {
         let Some(set) = set.filter(|_| matches!(decision, Decision::Register(_) | Decision::Unchanged(_)))
         else {
             return decision;
         };
         // A name that somebody else's configuration has, and that comes later, would be taken back at boot.
         let own = persist::file_of(arch);
-        let overridden = self.configuration.promises.iter().find(|promise| {
+        let overridden = self.configuration.rules.iter().find(|promise| {
             promise.file.file_name() > own.file_name()
                 && set.rules.iter().any(|rule| rule.name() == promise.rule.name())
         });
         if let Some(promise) = overridden {
             let (name, file) = (promise.rule.name(), promise.file.display());
             let reason = format!("{file} has another rule for {name}, which would replace this one at boot");
-            return Decision::Refused { reason, cure: None };
+            return Decision::Refused { reason, hint: None };
         }
-        match persist::check(set).and_then(|()| self.keeper.check(set)) {
+        match persist::check(set).and_then(|()| self.init_system.check(set)) {
             Ok(()) => decision,
-            Err(problem) => Decision::Refused { reason: problem.message, cure: problem.cure },
+            Err(problem) => Decision::Refused { reason: problem.message, hint: problem.hint },
         }
     }
 
@@ -113,18 +118,18 @@ impl Persistence {
     pub(super) fn copy(
         &mut self,
         work: &[(usize, Registration)],
-        gathered: &mut Inputs,
+        inputs: &mut Inputs,
     ) -> Result<(), Diagnostic> {
         persist::sweep();
         for (item, _) in work {
-            let Some(arch) = gathered.arches.get(*item).copied() else { continue };
-            gathered.copy_to_lasting_place(arch, &mut self.copies)?;
+            let Some(arch) = inputs.arches.get(*item).copied() else { continue };
+            inputs.copy_to_persistent_path(arch, &mut self.copies)?;
         }
         Ok(())
     }
 
     /// Takes back the copies for what did not come to be registered: at boot the old ones are to be there, or none.
-    pub(super) fn settle(
+    pub(super) fn rollback_failed_copies(
         &mut self,
         items: &mut [ArchResult],
         acted: Result<(), Diagnostic>,
@@ -149,33 +154,34 @@ impl Persistence {
     }
 
     /// Writes down what the kernel has for every item that is well.
-    pub(super) fn keep(
+    pub(super) fn write_boot_files(
         &mut self,
         instance: &Instance,
         items: &mut [ArchResult],
-        gathered: &Inputs,
+        inputs: &Inputs,
     ) -> Result<(), Diagnostic> {
-        for (item, arch) in items.iter_mut().zip(&gathered.arches) {
+        for (item, arch) in items.iter_mut().zip(&inputs.arches) {
             if !item.is_served() {
                 continue;
             }
-            if let Some(file) = self.kept_by_others(arch, item, gathered) {
-                item.kept_in(file);
+            if let Some(file) = self.persisted_by_another_tool(arch, item, inputs) {
+                item.persisted_by(file);
                 continue;
             }
-            let kept = Self::registered(instance, arch, item).and_then(|set| persist::keep(&set));
+            let kept = Self::registered(instance, arch, item).and_then(|set| persist::write_boot_file(&set));
             match kept {
-                Ok(path) => item.kept_in(path),
-                Err(problem) => item.not_kept(problem),
+                Ok(path) => item.persisted_by(path),
+                Err(problem) => item.not_persisted(problem),
             }
         }
-        let updated = if items.iter().any(ArchResult::is_kept) { self.keeper.update() } else { Ok(()) };
-        updated.and(self.forget_what_was())?;
+        let updated =
+            if items.iter().any(ArchResult::is_persisted) { self.init_system.update() } else { Ok(()) };
+        updated.and(self.remove_backups())?;
         persist::remove_unused_copies(&instance.handlers()?)
     }
 
     /// Removes the interpreters whose places copies have taken.
-    fn forget_what_was(&mut self) -> Result<(), Diagnostic> {
+    fn remove_backups(&mut self) -> Result<(), Diagnostic> {
         self.copies.drain(..).filter_map(|copy| copy.before).try_for_each(|before| {
             let path = before.path().to_owned();
             let failed = |error| Diagnostic::new(format!("cannot remove {}: {error}", path.display()));
@@ -184,9 +190,14 @@ impl Persistence {
     }
 
     /// The file of somebody else that has the handler back at boot which serves `arch` and was kept.
-    fn kept_by_others(&self, arch: &'static Arch, item: &ArchResult, gathered: &Inputs) -> Option<PathBuf> {
-        let mut handlers = gathered.handlers.iter();
-        let handler = handlers.find(|handler| item.has_kept(&handler.name))?;
+    fn persisted_by_another_tool(
+        &self,
+        arch: &'static Arch,
+        item: &ArchResult,
+        inputs: &Inputs,
+    ) -> Option<PathBuf> {
+        let mut handlers = inputs.handlers.iter();
+        let handler = handlers.find(|handler| item.has_existing(&handler.name))?;
         match Owner::of(handler, &self.configuration) {
             Owner::Configuration(file) if file != persist::file_of(arch) => Some(file),
             Owner::BinfmtSupport(_) => Some(Path::new("/var/lib/binfmts").join(handler.name.as_os_str())),
@@ -195,25 +206,29 @@ impl Persistence {
     }
 
     /// The rules of an item as the kernel has them: with the flags that were proven.
-    fn registered(instance: &Instance, arch: &'static Arch, item: &ArchResult) -> Result<Set, Diagnostic> {
+    fn registered(
+        instance: &Instance,
+        arch: &'static Arch,
+        item: &ArchResult,
+    ) -> Result<ArchRules, Diagnostic> {
         let mut rules: Vec<Rule> = Vec::new();
         for name in item.names() {
             let rule = instance.entry(&name)?.and_then(|entry| entry.to_rule(&name));
             rules.push(rule.ok_or_else(|| Diagnostic::new(format!("{name} is gone already")))?);
         }
         let copied = rules.first().is_some_and(|rule| persist::is_copy(rule.interpreter()));
-        Ok(Set { arch, rules, copied })
+        Ok(ArchRules { arch, rules, copied })
     }
 }
 
 impl Inputs {
     /// Interpreters that cannot stay where they are get the path of the copy that is to be made of them.
-    fn find_lasting_places(&mut self) -> Result<(), Diagnostic> {
-        let moving = self.found.iter().filter_map(|(arch, found)| {
+    fn choose_persistent_paths(&mut self) -> Result<(), Diagnostic> {
+        let to_copy = self.found.iter().filter_map(|(arch, found)| {
             let interpreter = found.interpreter.as_ref()?;
             (!persist::is_stable(interpreter)).then(|| (*arch, interpreter.clone()))
         });
-        for (arch, interpreter) in moving.collect::<Vec<_>>() {
+        for (arch, interpreter) in to_copy.collect::<Vec<_>>() {
             let stored = self.stored.remove(arch).unwrap_or_else(|| Stored::File(interpreter.clone()));
             let name = match &stored {
                 Stored::Bundled(member) => member.name.clone().into(),
@@ -223,7 +238,7 @@ impl Inputs {
             let same = self.same_file(&[path.clone(), Path::new(store::SYSTEM).join(&name)], &stored)?;
             let Some(found) = self.found.get_mut(arch) else { continue };
             if same.is_none() {
-                self.moving.insert(arch, stored);
+                self.to_copy.insert(arch, stored);
             }
             let new =
                 Interpreter { path, id: FileId { device: 0, inode: 0 }, owned_by_root: true, ..interpreter };
@@ -245,17 +260,17 @@ impl Inputs {
     }
 
     /// Copies the interpreter for `arch`, where it has to be.
-    fn copy_to_lasting_place(
+    fn copy_to_persistent_path(
         &mut self,
         arch: &'static Arch,
         copies: &mut Vec<Copy>,
     ) -> Result<(), Diagnostic> {
-        let Some(stored) = self.moving.get(arch.name) else { return Ok(()) };
+        let Some(stored) = self.to_copy.get(arch.name) else { return Ok(()) };
         let Some(path) = self.interpreter(arch).map(|interpreter| interpreter.path.clone()) else {
             return Ok(());
         };
         let content = stored.content()?;
-        place(arch.name, &path, &content, copies).map_err(|error| {
+        place_copy(arch.name, &path, &content, copies).map_err(|error| {
             Diagnostic::new(format!(
                 "cannot copy the interpreter for {} to {}: {error}",
                 arch.name,
@@ -272,7 +287,7 @@ impl Inputs {
 }
 
 /// An executable file, whole or not at all; a new one, as the old one may be running (K50).
-fn place(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>) -> io::Result<()> {
+fn place_copy(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>) -> io::Result<()> {
     let mut folders = Vec::new();
     Dir::make(parent_dir(path), &mut folders).map_err(|(_, error)| error)?;
     let made = !folders.is_empty();
@@ -295,23 +310,23 @@ fn file_id(path: &Path) -> Option<FileId> {
 pub(super) fn planned(
     arch: &'static Arch,
     decision: &Decision,
-    gathered: &Inputs,
+    inputs: &Inputs,
     request: Request,
-) -> Option<Set> {
+) -> Option<ArchRules> {
     if !matches!(decision, Decision::Register(_) | Decision::Unchanged(_)) {
         return None;
     }
-    let interpreter = gathered.interpreter(arch)?;
+    let interpreter = inputs.interpreter(arch)?;
     let rules = classify::rules(arch, &interpreter.path, request.flags).ok()?;
-    Some(Set { arch, rules, copied: false })
+    Some(ArchRules { arch, rules, copied: false })
 }
 
 /// What a person has to know of the interpreters that are to be there at boot.
 pub(super) fn warnings(items: &[ArchResult]) -> Vec<String> {
     let mut warnings: Vec<String> = items
         .iter()
-        .filter(|item| item.is_kept())
-        .filter_map(|item| persist::lateness(item.interpreter_path()?))
+        .filter(|item| item.is_persisted())
+        .filter_map(|item| persist::late_mount_warning(item.interpreter_path()?))
         .collect();
     if crate::system::kernel_version::is_wsl() {
         warnings.push(

@@ -30,8 +30,9 @@ pub(super) enum Outcome {
     Replaced,
     /// The very handlers were there.
     Unchanged,
-    /// Another emulator's handler serves it.
-    Kept,
+    /// Another handler of QEMU's emulator serves it, and stays.
+    #[serde(rename = "kept")]
+    Existing,
     /// The host runs it itself, and that is enough.
     Native,
     /// Not on this host.
@@ -52,7 +53,7 @@ impl Outcome {
             Self::Registered => "registered",
             Self::Replaced => "replaced",
             Self::Unchanged => "unchanged",
-            Self::Kept => "kept",
+            Self::Existing => "kept",
             Self::Native => "native",
             Self::Refused => "refused",
             Self::Conflict => "conflict",
@@ -64,7 +65,9 @@ impl Outcome {
 
     fn status(self) -> Status {
         match self {
-            Self::Registered | Self::Replaced | Self::Unchanged | Self::Kept | Self::Native => Status::Done,
+            Self::Registered | Self::Replaced | Self::Unchanged | Self::Existing | Self::Native => {
+                Status::Done
+            }
             Self::Unproven => Status::No,
             Self::Refused | Self::Conflict | Self::Missing | Self::Failed => Status::Failed,
         }
@@ -85,14 +88,15 @@ pub(super) struct ArchResult {
     verified: bool,
     proof: Option<Verification>,
     message: Option<String>,
-    cure: Option<String>,
+    #[serde(rename = "cure")]
+    hint: Option<String>,
     /// With `--persist`: the file that has it registered at boot.
     persisted: Option<PathBuf>,
 }
 
 impl ArchResult {
     /// What is to be said about `arch` by the decision alone.
-    pub(super) fn new(arch: &'static Arch, decision: &Decision, gathered: &Inputs, dry_run: bool) -> Self {
+    pub(super) fn new(arch: &'static Arch, decision: &Decision, inputs: &Inputs, dry_run: bool) -> Self {
         let mut item = Self {
             arch: arch.name,
             outcome: Outcome::Failed,
@@ -103,43 +107,43 @@ impl ArchResult {
             verified: false,
             proof: None,
             message: None,
-            cure: None,
+            hint: None,
             persisted: None,
         };
         match decision {
-            Decision::Unchanged(names) => item.standing(Outcome::Unchanged, names, arch, gathered),
-            Decision::Kept(name) => {
-                item.standing(Outcome::Kept, std::slice::from_ref(name), arch, gathered);
+            Decision::Unchanged(names) => item.standing(Outcome::Unchanged, names, arch, inputs),
+            Decision::LeaveExisting(name) => {
+                item.standing(Outcome::Existing, std::slice::from_ref(name), arch, inputs);
                 item.message = Some("serves it already".to_owned());
             }
             Decision::Register(registration) => {
                 item.planned(registration, dry_run);
-                if *gathered.facts(arch).native == Nativeness::NotAsked {
+                if *inputs.facts(arch).native == Nativeness::NotAsked {
                     item.remark("a dry run does not find out whether this host runs it itself");
                 }
             }
-            Decision::Refused { reason, cure } => {
+            Decision::Refused { reason, hint } => {
                 item.outcome = Outcome::Refused;
                 item.message = Some(reason.clone());
-                item.cure.clone_from(cure);
+                item.hint.clone_from(hint);
             }
-            Decision::Conflict { with } => item.conflict(arch, with, gathered),
-            Decision::NoInterpreter => item.missing(arch, gathered),
+            Decision::Conflict { with } => item.conflict(arch, with, inputs),
+            Decision::NoInterpreter => item.missing(arch, inputs),
         }
         item
     }
 
-    fn standing(&mut self, outcome: Outcome, names: &[HandlerName], arch: &Arch, gathered: &Inputs) {
+    fn standing(&mut self, outcome: Outcome, names: &[HandlerName], arch: &Arch, inputs: &Inputs) {
         self.outcome = outcome;
         self.handlers = names.iter().map(name_lossy).collect();
-        let handler = gathered.handlers.iter().find(|handler| Some(&handler.name) == names.first());
+        let handler = inputs.handlers.iter().find(|handler| Some(&handler.name) == names.first());
         self.flags = handler.map(|handler| handler.entry.flag_letters());
         let path = handler.and_then(|handler| handler.entry.interpreter.as_deref());
         self.interpreter = path.map(|path| path.to_string_lossy().into());
         let told = path.and_then(memfd::parse_description).map(|told| told.version);
-        self.version = path.and_then(|path| gathered.version(path)).cloned().or(told);
-        self.verified = gathered.verify;
-        self.proof = gathered.facts(arch).verdict.and_then(|verdict| verdict.as_ref().ok()).copied();
+        self.version = path.and_then(|path| inputs.version(path)).cloned().or(told);
+        self.verified = inputs.verify;
+        self.proof = inputs.facts(arch).verdict.and_then(|verdict| verdict.as_ref().ok()).copied();
     }
 
     fn planned(&mut self, registration: &Registration, dry_run: bool) {
@@ -149,17 +153,17 @@ impl ArchResult {
         self.flags = rule.map(|rule| rule.flags().to_string());
         self.interpreter = rule.map(Rule::interpreter).map(|path| path.to_string_lossy().into());
         let displaced = registration.displaced.iter().map(|name| format!("{name} now lies behind it"));
-        let remarks: Vec<String> = registration.because.clone().into_iter().chain(displaced).collect();
+        let remarks: Vec<String> = registration.reason.clone().into_iter().chain(displaced).collect();
         self.message = (!remarks.is_empty()).then(|| remarks.join("; "));
         if dry_run {
             self.verified = false;
         }
     }
 
-    fn conflict(&mut self, arch: &Arch, with: &[HandlerName], gathered: &Inputs) {
+    fn conflict(&mut self, arch: &Arch, with: &[HandlerName], inputs: &Inputs) {
         self.outcome = Outcome::Conflict;
         let describe = |name: &HandlerName| {
-            let handler = gathered.handlers.iter().find(|handler| handler.name == *name);
+            let handler = inputs.handlers.iter().find(|handler| handler.name == *name);
             let entry = handler.map(|handler| &handler.entry);
             let path =
                 entry.and_then(|entry| entry.interpreter.as_deref()).unwrap_or(Path::new("a BPF program"));
@@ -171,14 +175,14 @@ impl ArchResult {
             )
         };
         let has_programs = |name: &&HandlerName| {
-            let handler = gathered.handlers.iter().find(|handler| handler.name == **name);
+            let handler = inputs.handlers.iter().find(|handler| handler.name == **name);
             handler.is_some_and(|handler| handler.entry.enabled && classify::overlaps_arch(handler, arch))
         };
         let (takers, namesakes): (Vec<_>, Vec<_>) = with.iter().partition(has_programs);
         let all = |names: &[&HandlerName]| {
             names.iter().map(|name| describe(name)).collect::<Vec<_>>().join(" and ")
         };
-        let ours = gathered.interpreter(arch).map(|interpreter| display_path(&interpreter.path));
+        let ours = inputs.interpreter(arch).map(|interpreter| display_path(&interpreter.path));
         let ours = ours.map(|ours| format!(", not {ours}")).unwrap_or_default();
         let mut reasons = Vec::new();
         if !takers.is_empty() {
@@ -188,26 +192,26 @@ impl ArchResult {
             reasons.push(format!("the name is taken by another handler, {}", all(&namesakes)));
         }
         self.message = Some(reasons.join("; "));
-        self.cure = Some(format!("qus register --replace {}{}", gathered.selection, arch.name));
+        self.hint = Some(format!("qus register --replace {}{}", inputs.selection, arch.name));
     }
 
-    fn missing(&mut self, arch: &Arch, gathered: &Inputs) {
+    fn missing(&mut self, arch: &Arch, inputs: &Inputs) {
         self.outcome = Outcome::Missing;
-        let unfit = gathered.rejected(arch).iter();
+        let unfit = inputs.rejected(arch).iter();
         let unfit: Vec<String> =
             unfit.map(|(path, unfit)| format!("{} {}", display_path(path), first_line(unfit))).collect();
-        self.message = Some(if let Some(reason) = gathered.not_in_source(arch) {
+        self.message = Some(if let Some(reason) = inputs.not_in_source(arch) {
             reason
         } else if unfit.is_empty() {
-            format!("no interpreter is in {}", gathered.searched())
+            format!("no interpreter is in {}", inputs.searched())
         } else {
             unfit.join("; ")
         });
-        if gathered.is_dry_fetch {
+        if inputs.is_dry_fetch {
             self.remark("a dry run fetches none");
         }
-        let persist = if gathered.persist { "--persist " } else { "" };
-        self.cure = Some(format!("qus register --fetch {persist}{}", arch.name));
+        let persist = if inputs.persist { "--persist " } else { "" };
+        self.hint = Some(format!("qus register --fetch {persist}{}", arch.name));
     }
 
     /// It is registered, with these flags, and `proof` is what was seen of it.
@@ -233,7 +237,7 @@ impl ArchResult {
     pub(super) fn fail(&mut self, outcome: Outcome, problem: Diagnostic) {
         self.outcome = outcome;
         self.message = Some(problem.message);
-        self.cure = problem.cure;
+        self.hint = problem.hint;
         self.handlers.clear();
     }
 
@@ -241,30 +245,30 @@ impl ArchResult {
     pub(super) fn pass_over(&mut self) {
         self.outcome = Outcome::Native;
         self.message = Some("this host runs it itself".to_owned());
-        self.cure = None;
+        self.hint = None;
     }
 
     /// It is registered, and at boot by what `file` says.
-    pub(super) fn kept_in(&mut self, file: PathBuf) {
+    pub(super) fn persisted_by(&mut self, file: PathBuf) {
         self.persisted = Some(file);
     }
 
     /// For a dry run: the file that would have it registered at boot, if it is one of qus's own.
-    pub(super) fn would_be_kept(&mut self, arch: &Arch) {
+    pub(super) fn would_be_persisted(&mut self, arch: &Arch) {
         let own = matches!(self.outcome, Outcome::Registered | Outcome::Replaced | Outcome::Unchanged);
         self.persisted = own.then(|| crate::boot::persist::file_of(arch));
     }
 
     /// It is registered, and will not be at boot.
-    pub(super) fn not_kept(&mut self, problem: Diagnostic) {
+    pub(super) fn not_persisted(&mut self, problem: Diagnostic) {
         self.outcome = Outcome::Failed;
         self.message =
             Some(format!("registered until the next restart, and not for longer: {}", problem.message));
-        self.cure = problem.cure;
+        self.hint = problem.hint;
     }
 
     /// Whether it will be registered at boot.
-    pub(super) fn is_kept(&self) -> bool {
+    pub(super) fn is_persisted(&self) -> bool {
         self.persisted.is_some()
     }
 
@@ -279,8 +283,8 @@ impl ArchResult {
     }
 
     /// Whether it is about a handler of another emulator, of this name, that is left as it is.
-    pub(super) fn has_kept(&self, name: &HandlerName) -> bool {
-        self.outcome == Outcome::Kept && self.names().contains(name)
+    pub(super) fn has_existing(&self, name: &HandlerName) -> bool {
+        self.outcome == Outcome::Existing && self.names().contains(name)
     }
 
     /// Names of its handlers.
@@ -295,7 +299,7 @@ impl ArchResult {
 
     /// Whether its handlers were there already, and stay.
     pub(super) fn is_at_rest(&self) -> bool {
-        matches!(self.outcome, Outcome::Unchanged | Outcome::Kept)
+        matches!(self.outcome, Outcome::Unchanged | Outcome::Existing)
     }
 
     fn is_new(&self) -> bool {
@@ -309,13 +313,13 @@ impl ArchResult {
             if let Some(version) = &self.version {
                 detail.push_str(&format!(" (QEMU {version})"));
             }
-            if self.outcome == Outcome::Kept {
+            if self.outcome == Outcome::Existing {
                 detail.push_str(" serves it already");
             }
-            if !dry_run || matches!(self.outcome, Outcome::Unchanged | Outcome::Kept) {
+            if !dry_run || matches!(self.outcome, Outcome::Unchanged | Outcome::Existing) {
                 detail.push_str(&format!(", {}", self.certainty(scope)));
             }
-            if let Some(message) = self.message.as_ref().filter(|_| self.outcome != Outcome::Kept) {
+            if let Some(message) = self.message.as_ref().filter(|_| self.outcome != Outcome::Existing) {
                 detail.push_str(&format!("; {message}"));
             }
             if let Some(file) = &self.persisted {
@@ -357,7 +361,8 @@ pub(super) struct RegisterReport {
     /// Whether this process stays, and the instance with it.
     pub(super) held: bool,
     /// Who registers at boot what was persisted; nothing without `--persist`.
-    pub(super) keeper: Option<InitSystem>,
+    #[serde(rename = "keeper")]
+    pub(super) init_system: Option<InitSystem>,
     pub(super) dry_run: bool,
     pub(super) items: Vec<ArchResult>,
 }
@@ -368,10 +373,9 @@ impl RegisterReport {
     }
 
     /// The handlers that are new, by name.
-    pub(super) fn new_handlers(&self, gathered: &Inputs) -> Vec<HandlerName> {
+    pub(super) fn new_handlers(&self, inputs: &Inputs) -> Vec<HandlerName> {
         let names = self.items.iter().filter(|item| item.is_new()).flat_map(|item| &item.handlers);
-        let known =
-            |name: &HandlerName| gathered.arches.iter().any(|arch| classify::is_named_for(name, arch));
+        let known = |name: &HandlerName| inputs.arches.iter().any(|arch| classify::is_named_for(name, arch));
         names.filter_map(|name| HandlerName::new(name.as_bytes()).ok()).filter(known).collect()
     }
 
@@ -388,19 +392,19 @@ impl RegisterReport {
             if wrong.len() < self.items.len() && !self.dry_run {
                 message.push_str(&format!("; the others run {}", self.lasting()));
             }
-            let mut cures: Vec<&str> = wrong.iter().filter_map(|item| item.cure.as_deref()).collect();
-            cures.dedup();
-            output.problem(&Diagnostic { message, cure: together(&cures) })?;
-        } else if !self.dry_run && (self.keeper.is_some() || self.items.iter().any(ArchResult::is_new)) {
+            let mut hints: Vec<&str> = wrong.iter().filter_map(|item| item.hint.as_deref()).collect();
+            hints.dedup();
+            output.problem(&Diagnostic { message, hint: together(&hints) })?;
+        } else if !self.dry_run && (self.init_system.is_some() || self.items.iter().any(ArchResult::is_new)) {
             output.note(&format!("they run {}", self.lasting()))?;
         }
-        if let Some(keeper) =
-            self.keeper.filter(|_| !self.dry_run && self.items.iter().any(ArchResult::is_kept))
+        if let Some(init_system) =
+            self.init_system.filter(|_| !self.dry_run && self.items.iter().any(ArchResult::is_persisted))
         {
             for warning in persist::warnings(&self.items) {
                 output.note(&warning)?;
             }
-            if let Some(problem) = keeper.obstacle() {
+            if let Some(problem) = init_system.blocker() {
                 output.problem(&problem)?;
                 status = status.max(Status::Failed);
             }
@@ -419,18 +423,18 @@ impl RegisterReport {
     }
 
     /// Whether all that is registered will be again at boot.
-    fn is_kept(&self) -> bool {
-        if self.keeper.is_none_or(|keeper| keeper.obstacle().is_some()) {
+    fn is_persisted(&self) -> bool {
+        if self.init_system.is_none_or(|init_system| init_system.blocker().is_some()) {
             return false;
         }
         let mut well = self.items.iter().filter(|item| item.is_served()).peekable();
-        well.peek().is_some() && well.all(ArchResult::is_kept)
+        well.peek().is_some() && well.all(ArchResult::is_persisted)
     }
 
     fn lasting(&self) -> String {
-        if let Some(keeper) = self.keeper.filter(|_| self.is_kept()) {
+        if let Some(init_system) = self.init_system.filter(|_| self.is_persisted()) {
             let place = if self.scope == Scope::Host { "on" } else { "in" };
-            return format!("{place} {}; {}", self.scope, keeper.deed());
+            return format!("{place} {}; {}", self.scope, init_system.description());
         }
         let until = match (self.lifetime, self.scope) {
             _ if self.held => "until this command is ended",
@@ -452,17 +456,17 @@ impl RegisterReport {
 }
 
 /// Several cures that are the same command with another architecture, as one.
-fn together(cures: &[&str]) -> Option<String> {
-    let (first, rest) = cures.split_first()?;
+fn together(hints: &[&str]) -> Option<String> {
+    let (first, rest) = hints.split_first()?;
     let (command, _) = first.rsplit_once(' ')?;
     if rest.is_empty() || !command.starts_with("qus register") {
         return Some((*first).to_owned());
     }
     let arches: Vec<&str> =
-        cures.iter().filter_map(|cure| cure.strip_prefix(command)?.strip_prefix(' ')).collect();
-    if arches.len() == cures.len() {
+        hints.iter().filter_map(|hint| hint.strip_prefix(command)?.strip_prefix(' ')).collect();
+    if arches.len() == hints.len() {
         Some(format!("{command} {}", arches.join(" ")))
     } else {
-        Some(cures.join("\n"))
+        Some(hints.join("\n"))
     }
 }

@@ -85,7 +85,8 @@ pub(super) struct Answer<'a> {
     pub(super) text: String,
     /// Errno of `execve(2)`, where it fails.
     pub(super) errno: Option<String>,
-    pub(super) cure: Option<String>,
+    #[serde(rename = "cure")]
+    pub(super) hint: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -108,16 +109,16 @@ struct Fate {
     runs: bool,
     certainty: Certainty,
     text: String,
-    cure: Option<String>,
+    hint: Option<String>,
 }
 
 impl Fate {
     fn runs(certainty: Certainty, text: impl Into<String>) -> Self {
-        Self { runs: true, certainty, text: text.into(), cure: None }
+        Self { runs: true, certainty, text: text.into(), hint: None }
     }
 
-    fn fails(certainty: Certainty, text: impl Into<String>, cure: Option<String>) -> Self {
-        Self { runs: false, certainty, text: text.into(), cure }
+    fn fails(certainty: Certainty, text: impl Into<String>, hint: Option<String>) -> Self {
+        Self { runs: false, certainty, text: text.into(), hint }
     }
 }
 
@@ -187,7 +188,7 @@ pub(super) fn explain<'a>(
             .collect(),
         text: fate.text,
         errno,
-        cure: fate.cure,
+        hint: fate.hint,
     }
 }
 
@@ -240,7 +241,7 @@ fn taken(
     match judge(trial, &expected) {
         Err(Failure::NotInEmptyRoot) => {
             let text = format!("it runs here, and in no container: {}", Failure::NotInEmptyRoot);
-            Fate { runs: true, certainty: Certainty::Executed, text, cure: replace }
+            Fate { runs: true, certainty: Certainty::Executed, text, hint: replace }
         }
         Err(failure) => Fate::fails(Certainty::Executed, failure.to_string(), replace),
         Ok(proof) => {
@@ -257,14 +258,14 @@ fn taken(
             let stale = matched_by.entry.flags.contains(Flags::FIX_BINARY)
                 && proof.interpreter.is_some()
                 && !at_path.is_some_and(is_same);
-            let (remark, cure) = match at_path {
+            let (remark, hint) = match at_path {
                 Some(_) if stale => ("; it runs a file that was replaced at its path since", replace),
                 None if in_memory => ("; it lies in memory", None),
                 None => ("; its path leads to no file any more, the kernel holds it open", None),
                 Some(_) => ("", None),
             };
             let text = format!("{proven}{remark}");
-            Fate { runs: true, certainty: Certainty::Executed, text, cure }
+            Fate { runs: true, certainty: Certainty::Executed, text, hint }
         }
     }
 }
@@ -299,11 +300,11 @@ fn is_unread(file: &ExecTarget) -> bool {
 }
 
 fn unread(file: &ExecTarget, certainty: Certainty) -> Fate {
-    let cure = format!("sudo qus which {}", shell_word(&file.path));
+    let hint = format!("sudo qus which {}", shell_word(&file.path));
     Fate::fails(
         certainty,
         "it may be executed by this user, but not read: what it is cannot be told",
-        Some(cure),
+        Some(hint),
     )
 }
 
@@ -337,14 +338,14 @@ fn failing(
         }
         Reason::Denied(denied) => Fate::fails(certainty, format!("its interpreter {name} {denied}"), replace),
         Reason::Loop => {
-            let cure = matching(table.handlers, file).first().map(|handler| {
+            let hint = matching(table.handlers, file).first().map(|handler| {
                 format!(
                     "echo 0 | sudo tee {}/{}",
                     crate::binfmt::instance::DEFAULT_PATH,
                     shell_word(handler.name.as_os_str())
                 )
             });
-            Fate::fails(certainty, "a handler takes its own interpreter, round and round", cure)
+            Fate::fails(certainty, "a handler takes its own interpreter, round and round", hint)
         }
         Reason::OpenFileTwice => Fate::fails(
             certainty,
@@ -390,14 +391,14 @@ fn not_taken(file: &ExecTarget, arch: Option<&Arch>, table: &Table<'_>, certaint
     let matches = matching(table.handlers, file);
     if let Some(handler) = matches.first() {
         if !table.enabled {
-            let cure = format!("echo 1 | sudo tee {}/status", crate::binfmt::instance::DEFAULT_PATH);
+            let hint = format!("echo 1 | sudo tee {}/status", crate::binfmt::instance::DEFAULT_PATH);
             return Fate::fails(
                 certainty,
                 fails("the whole binfmt_misc instance is switched off"),
-                Some(cure),
+                Some(hint),
             );
         }
-        let cure = match classify::emulated_arch(handler) {
+        let hint = match classify::emulated_arch(handler) {
             Some(arch) => format!("sudo qus enable {}", arch.name),
             None => format!(
                 "echo 1 | sudo tee {}/{}",
@@ -408,7 +409,7 @@ fn not_taken(file: &ExecTarget, arch: Option<&Arch>, table: &Table<'_>, certaint
         return Fate::fails(
             certainty,
             fails(&format!("its handler {} is disabled", handler.name)),
-            Some(cure),
+            Some(hint),
         );
     }
     match (&file.kind, arch) {

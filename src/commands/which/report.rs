@@ -64,8 +64,8 @@ impl Answer<'_> {
         for other in &self.others {
             line(&["  ", &escaped(&other.name), " matches too, but ", other.why]);
         }
-        if let Some(cure) = &self.cure {
-            line(&["  cure: ", cure]);
+        if let Some(hint) = &self.hint {
+            line(&["  cure: ", hint]);
         }
     }
 }

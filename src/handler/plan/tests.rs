@@ -69,12 +69,12 @@ fn conflict(with: &str) -> Decision {
 }
 
 /// A registration of the one rule for arm.
-fn registration(removes: &[&str], because: Option<&str>, displaced: &[&str]) -> Decision {
+fn registration(removes: &[&str], reason: Option<&str>, displaced: &[&str]) -> Decision {
     let names = |names: &[&str]| names.iter().copied().map(name).collect::<Vec<_>>();
     Decision::Register(Registration {
         rules: rules(arm(), Path::new(PATH), POF).unwrap(),
         removes: names(removes),
-        because: because.map(str::to_owned),
+        reason: reason.map(str::to_owned),
         displaced: names(displaced),
     })
 }
@@ -83,8 +83,8 @@ fn registration(removes: &[&str], because: Option<&str>, displaced: &[&str]) -> 
 fn nothing_is_there() {
     assert_eq!(decided(&[], None, ASKED), registration(&[], None, &[]));
     let facts = Facts { interpreter: None, native: &Nativeness::Foreign, verdict: None, unfit: None };
-    let situation = Snapshot { handlers: &[], guarded: &[] };
-    assert_eq!(decide(arm(), &situation, &facts, ASKED).unwrap(), Decision::NoInterpreter);
+    let snapshot = Snapshot { handlers: &[], guarded: &[] };
+    assert_eq!(decide(arm(), &snapshot, &facts, ASKED).unwrap(), Decision::NoInterpreter);
     // Handlers of other architectures, of other files, and by extension do not matter.
     let mut jar = handler("jar", "/usr/bin/jexec", Flags::empty());
     jar.entry.matcher = Some(Matcher::Extension(crate::binfmt::Extension::new("jar").unwrap()));
@@ -121,10 +121,10 @@ fn another_emulators_handler_serves() {
         let there = [handler(called, path, flags)];
         let verdict = proof(true, OTHER);
         for verdict in [None, Some(&verdict)] {
-            assert_eq!(decided(&there, verdict, ASKED), Decision::Kept(name(called)), "{called}");
+            assert_eq!(decided(&there, verdict, ASKED), Decision::LeaveExisting(name(called)), "{called}");
             assert_eq!(decided(&there, verdict, EXPLICIT), conflict(called));
-            let because = format!("in place of {called}");
-            assert_eq!(decided(&there, verdict, REPLACE), registration(&[called], Some(&because), &[]));
+            let reason = format!("in place of {called}");
+            assert_eq!(decided(&there, verdict, REPLACE), registration(&[called], Some(&reason), &[]));
         }
     }
     // With no interpreter at hand it is kept as well.
@@ -135,24 +135,24 @@ fn another_emulators_handler_serves() {
         verdict: Some(&proof(true, OTHER)),
         unfit: None,
     };
-    let situation = Snapshot { handlers: &there, guarded: &[] };
-    assert_eq!(decide(arm(), &situation, &facts, ASKED).unwrap(), Decision::Kept(name("qemu-arm")));
+    let snapshot = Snapshot { handlers: &there, guarded: &[] };
+    assert_eq!(decide(arm(), &snapshot, &facts, ASKED).unwrap(), Decision::LeaveExisting(name("qemu-arm")));
 }
 
 #[test]
 fn what_is_there_is_in_vain() {
     let there = [handler("qemu-arm", "/usr/bin/qemu-arm", POF)];
     for failure in [Failure::NotInEmptyRoot, Failure::Crashed { signal: 11, said: String::new() }] {
-        let because = format!("qemu-arm was in vain: {failure}");
+        let reason = format!("qemu-arm was in vain: {failure}");
         for request in [ASKED, EXPLICIT, REPLACE] {
             let decision = decided(&there, Some(&Err(failure.clone())), request);
-            assert_eq!(decision, registration(&["qemu-arm"], Some(&because), &[]));
+            assert_eq!(decision, registration(&["qemu-arm"], Some(&reason), &[]));
         }
     }
     // Judged by its rule, or by looking at its file, where nothing was executed.
     let no_f = [handler("qemu-arm", PATH, Flags::PRESERVE_ARGV0)];
-    let because = "qemu-arm was in vain: it has no F flag, and would fail in every container";
-    assert_eq!(decided(&no_f, None, ASKED), registration(&["qemu-arm"], Some(because), &[]));
+    let reason = "qemu-arm was in vain: it has no F flag, and would fail in every container";
+    assert_eq!(decided(&no_f, None, ASKED), registration(&["qemu-arm"], Some(reason), &[]));
     let interpreter = interpreter();
     let facts = Facts {
         interpreter: Some(&interpreter),
@@ -173,25 +173,25 @@ fn a_narrow_rule_is_no_service() {
     let mut narrow = handler("qemu-arm", "/usr/bin/qemu-arm", POF);
     let header = arm().typical_headers().swap_remove(0);
     narrow.entry.matcher = Some(Matcher::Magic(Pattern::new(0, header[..20].to_vec(), None).unwrap()));
-    let because = "qemu-arm was in vain: it does not take all programs that today's toolchains write";
+    let reason = "qemu-arm was in vain: it does not take all programs that today's toolchains write";
     let decision = decided(&[narrow], Some(&proof(true, OTHER)), ASKED);
-    assert_eq!(decision, registration(&["qemu-arm"], Some(because), &[]));
+    assert_eq!(decision, registration(&["qemu-arm"], Some(reason), &[]));
 }
 
 #[test]
 fn it_is_disabled() {
     let there = [disabled(handler("qemu-arm", PATH, POF))];
-    let because = "qemu-arm was disabled";
-    assert_eq!(decided(&there, None, ASKED), registration(&["qemu-arm"], Some(because), &[]));
+    let reason = "qemu-arm was disabled";
+    assert_eq!(decided(&there, None, ASKED), registration(&["qemu-arm"], Some(reason), &[]));
 }
 
 #[test]
 fn its_file_was_replaced() {
     let there = [handler("qemu-arm", PATH, POF)];
-    let because = "qemu-arm still ran the file that was replaced";
+    let reason = "qemu-arm still ran the file that was replaced";
     for request in [ASKED, EXPLICIT, REPLACE] {
         let decision = decided(&there, Some(&proof(true, OTHER)), request);
-        assert_eq!(decision, registration(&["qemu-arm"], Some(because), &[]));
+        assert_eq!(decision, registration(&["qemu-arm"], Some(reason), &[]));
     }
 }
 
@@ -209,8 +209,8 @@ fn it_is_somebody_elses() {
     // A name that is taken by something else goes; what is disabled and called otherwise is in nobody's way.
     let namesake = handler_of("mips", "qemu-arm", "/opt/mine", POF);
     assert_eq!(decided(std::slice::from_ref(&namesake), None, ASKED), conflict("qemu-arm"));
-    let because = "in place of qemu-arm";
-    assert_eq!(decided(&[namesake], None, REPLACE), registration(&["qemu-arm"], Some(because), &[]));
+    let reason = "in place of qemu-arm";
+    assert_eq!(decided(&[namesake], None, REPLACE), registration(&["qemu-arm"], Some(reason), &[]));
     assert_eq!(decided(&[disabled(rosetta)], None, ASKED), registration(&[], None, &[]));
 }
 
@@ -219,17 +219,17 @@ fn it_is_shadowed() {
     let there = [handler("rosetta", "/run/rosetta/rosetta", POF), handler("qemu-arm", PATH, POF)];
     let verdict = proof(true, OTHER);
     assert_eq!(decided(&there, Some(&verdict), ASKED), conflict("rosetta"));
-    let because = "in place of qemu-arm";
+    let reason = "in place of qemu-arm";
     let decision = decided(&there, Some(&verdict), REPLACE);
-    assert_eq!(decision, registration(&["qemu-arm"], Some(because), &["rosetta"]));
+    assert_eq!(decision, registration(&["qemu-arm"], Some(reason), &["rosetta"]));
     // Nor is it to blame for what was seen of the one in front.
     let verdict = Err(Failure::Crashed { signal: 11, said: String::new() });
     let decision = decided(&there, Some(&verdict), REPLACE);
-    assert_eq!(decision, registration(&["qemu-arm"], Some(because), &["rosetta"]));
+    assert_eq!(decision, registration(&["qemu-arm"], Some(reason), &["rosetta"]));
     // Of several emulators the one in front counts, and the others go with it.
     let there = [handler("new", "/usr/bin/qemu-arm", Flags::empty()), handler("qemu-arm", PATH, POF)];
-    let because = "new was in vain: it has no F flag, and would fail in every container";
-    assert_eq!(decided(&there, None, ASKED), registration(&["new", "qemu-arm"], Some(because), &[]));
+    let reason = "new was in vain: it has no F flag, and would fail in every container";
+    assert_eq!(decided(&there, None, ASKED), registration(&["new", "qemu-arm"], Some(reason), &[]));
 }
 
 #[test]
@@ -237,13 +237,13 @@ fn an_interrupted_run_left_something_behind() {
     let leftover = handler("qemu-arm.qus-123", PATH, POF);
     assert!(is_staging(&leftover.name) && !is_staging(&name("qus-arm")));
     assert_eq!(emulated_arch(&leftover), Some(arm()));
-    let because = "in place of qemu-arm.qus-123";
+    let reason = "in place of qemu-arm.qus-123";
     let verdict = proof(true, OURS);
     let decision = decided(std::slice::from_ref(&leftover), Some(&verdict), ASKED);
-    assert_eq!(decision, registration(&["qemu-arm.qus-123"], Some(because), &[]));
+    assert_eq!(decision, registration(&["qemu-arm.qus-123"], Some(reason), &[]));
     let there = [leftover, handler("qemu-arm", PATH, POF)];
     let decision = decided(&there, Some(&verdict), ASKED);
-    assert_eq!(decision, registration(&["qemu-arm.qus-123", "qemu-arm"], Some(because), &[]));
+    assert_eq!(decision, registration(&["qemu-arm.qus-123", "qemu-arm"], Some(reason), &[]));
 }
 
 #[test]
@@ -263,10 +263,10 @@ fn the_host_is_safe() {
     }
     assert_eq!(decide(arm(), &open, &facts, force).unwrap(), registration(&[], None, &[]));
     let guarded = [b"MZ".to_vec(), header.clone()];
-    let situation = Snapshot { handlers: &[], guarded: &guarded };
+    let snapshot = Snapshot { handlers: &[], guarded: &guarded };
     for native in [Nativeness::Foreign, Nativeness::Native] {
         let facts = Facts { native: &native, ..facts };
-        let decision = decide(arm(), &situation, &facts, force).unwrap();
+        let decision = decide(arm(), &snapshot, &facts, force).unwrap();
         assert!(reason(decision).contains("takes this host's own programs"));
     }
     let of_arm = Interpreter { head: header, ..interpreter.clone() };
@@ -280,13 +280,13 @@ fn credentials_need_an_interpreter_of_roots() {
     let writable = Interpreter { owned_by_root: false, ..interpreter() };
     let facts =
         Facts { interpreter: Some(&writable), native: &Nativeness::Foreign, verdict: None, unfit: None };
-    let situation = Snapshot { handlers: &[], guarded: &[] };
-    let Decision::Refused { reason, cure } = decide(arm(), &situation, &facts, request).unwrap() else {
+    let snapshot = Snapshot { handlers: &[], guarded: &[] };
+    let Decision::Refused { reason, hint } = decide(arm(), &snapshot, &facts, request).unwrap() else {
         panic!("not refused");
     };
     assert!(reason.contains("others than root may write to it"), "{reason}");
-    assert!(cure.unwrap().contains("chown root:root /usr/bin/qemu-arm-static"));
-    assert_eq!(decide(arm(), &situation, &facts, EXPLICIT).unwrap(), registration(&[], None, &[]));
+    assert!(hint.unwrap().contains("chown root:root /usr/bin/qemu-arm-static"));
+    assert_eq!(decide(arm(), &snapshot, &facts, EXPLICIT).unwrap(), registration(&[], None, &[]));
     // Flags are part of what is there: without C it is not what was asked for.
     let there = [handler("qemu-arm", PATH, POF)];
     assert_eq!(decided(&there, Some(&proof(true, OURS)), request), conflict("qemu-arm"));
@@ -310,7 +310,7 @@ fn only_what_is_missing_is_registered() {
     let there = [handler_of("microblaze", "qemu-microblaze", path, POF)];
     let decision = decide(microblaze, &Snapshot { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
     let expected =
-        Registration { rules: both[1..].to_vec(), removes: Vec::new(), because: None, displaced: Vec::new() };
+        Registration { rules: both[1..].to_vec(), removes: Vec::new(), reason: None, displaced: Vec::new() };
     assert_eq!(decision, Decision::Register(expected));
 }
 

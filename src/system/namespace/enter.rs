@@ -205,8 +205,8 @@ mod tests {
         write("kernel/apparmor_restrict_unprivileged_userns", "0\n");
         assert_eq!(found(), None);
         write("kernel/apparmor_restrict_unprivileged_userns", "1\n");
-        let cure = "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0";
-        assert_eq!(found().as_deref(), Some(cure));
+        let hint = "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0";
+        assert_eq!(found().as_deref(), Some(hint));
         write("user/max_user_namespaces", "0\n");
         assert_eq!(found().as_deref(), Some("sudo sysctl -w user.max_user_namespaces=65536"));
     }

@@ -12,7 +12,7 @@ use crate::system::namespace::{Scope, UserNamespace};
 
 pub(super) fn promised(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
-    let missing = facts.configuration.broken_promises(&state.handlers);
+    let missing = facts.configuration.unregistered_rules(&state.handlers);
     let said = missing.into_iter().map(|promise| {
         let file = display_path(&promise.file);
         let text = format!("{} is promised by {file}, and not there", promise.rule.name());
@@ -73,6 +73,6 @@ pub(super) fn wsl(facts: &Facts) -> Vec<Observation> {
         return Vec::new();
     }
     let register = display_path(&facts.path.join("register"));
-    let cure = format!("echo ':WSLInterop:M::MZ::/init:P' | sudo tee {register}");
-    vec![Observation::problem("this is WSL, and its handler WSLInterop is gone", cure)]
+    let hint = format!("echo ':WSLInterop:M::MZ::/init:P' | sudo tee {register}");
+    vec![Observation::problem("this is WSL, and its handler WSLInterop is gone", hint)]
 }

@@ -26,11 +26,11 @@ fn too_early(facts: &Facts, builder: &BuildkitDaemon) -> Option<Observation> {
     }
     let pid = builder.pid;
     let text = format!("buildkitd (process {pid}) started before {later} handlers were registered");
-    let (does, cure) = match restart(&builder.groups) {
-        Some(cure) => ("starts it again", cure),
+    let (does, hint) = match restart(&builder.groups) {
+        Some(hint) => ("starts it again", hint),
         None => ("ends it; then start it as it was", format!("sudo kill {pid}")),
     };
-    Some(Observation::note(format!("{text}; the cure {does}"), cure))
+    Some(Observation::note(format!("{text}; the cure {does}"), hint))
 }
 
 /// The command that starts again what a process belongs to, by its control groups: a container, or a service.
@@ -75,8 +75,8 @@ pub(super) fn security(facts: &Facts) -> Vec<Observation> {
 
 pub(super) fn namespaces(facts: &Facts) -> Vec<Observation> {
     match &facts.no_user_namespaces {
-        Some(cure) => {
-            vec![Observation::note("a setting keeps user namespaces from unprivileged users", cure.clone())]
+        Some(hint) => {
+            vec![Observation::note("a setting keeps user namespaces from unprivileged users", hint.clone())]
         }
         None => vec![Observation::ok("user namespaces are to be had")],
     }

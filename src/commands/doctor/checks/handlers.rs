@@ -48,11 +48,11 @@ pub(super) fn disabled(facts: &Facts) -> Vec<Observation> {
         if handler.entry.enabled {
             return None;
         }
-        let cure = match classify::emulated_arch(handler) {
+        let hint = match classify::emulated_arch(handler) {
             Some(arch) => format!("sudo qus enable {}", arch.name),
             None => format!("echo 1 | sudo tee {}", entry_file(facts, handler)),
         };
-        Some(Observation::problem(format!("{} is disabled", name(handler)), cure))
+        Some(Observation::problem(format!("{} is disabled", name(handler)), hint))
     })
 }
 
@@ -78,11 +78,11 @@ pub(super) fn self_capture(facts: &Facts) -> Vec<Observation> {
         let matcher = handler.entry.matcher.as_ref()?;
         let takes =
             handler.entry.enabled && matcher.matches(&head, path) && !matcher.matches(&host, Path::new(""));
-        let cure = remove(facts, handler);
+        let hint = remove(facts, handler);
         takes.then(|| {
             Observation::problem(
                 format!("{} takes its own interpreter, {}", name(handler), display_path(path)),
-                cure,
+                hint,
             )
         })
     })
@@ -95,8 +95,8 @@ pub(super) fn credentials(facts: &Facts) -> Vec<Observation> {
         }
         let owner = state.owners.get(&handler.name).unwrap_or(&Owner::Unknown);
         let by = if *owner == Owner::Unknown { "somebody".to_owned() } else { owner.to_string() };
-        let cure = replace(state, handler);
-        Some(Observation::note(format!("{} has the flag C, set by {by}", name(handler)), cure))
+        let hint = replace(state, handler);
+        Some(Observation::note(format!("{} has the flag C, set by {by}", name(handler)), hint))
     })
 }
 
@@ -176,8 +176,8 @@ pub(super) fn interim(facts: &Facts) -> Vec<Observation> {
                 && classify::emulated_arch(other) == arch
         };
         let is_needed = arch.is_some() && !state.handlers.iter().any(|other| stands_in(&other));
-        let cure = replace(state, handler).filter(|_| is_needed);
-        let cure = cure.unwrap_or_else(|| remove(facts, handler));
-        Some(Observation::problem(format!("{} was left behind", name(handler)), cure))
+        let hint = replace(state, handler).filter(|_| is_needed);
+        let hint = hint.unwrap_or_else(|| remove(facts, handler));
+        Some(Observation::problem(format!("{} was left behind", name(handler)), hint))
     })
 }

@@ -35,7 +35,9 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Observation> {
                 ),
                 None,
             ),
-            CheckError::SetId => Observation::problem(text, unfit.cure(path).map(|cure| format!("sudo {cure}"))),
+            CheckError::SetId => {
+                Observation::problem(text, unfit.hint(path).map(|hint| format!("sudo {hint}")))
+            }
             _ => Observation::problem(text, replace(state, handler)),
         })
     })
@@ -63,8 +65,12 @@ pub(super) fn writable_file(facts: &Facts) -> Vec<Observation> {
         if place != path {
             let text = format!("{name} runs {shown}, and other users can change {}", display_path(&place));
             let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);
-            let cure = replace(state, handler);
-            return Some(if pinned { Observation::note(text, cure) } else { Observation::problem(text, cure) });
+            let hint = replace(state, handler);
+            return Some(if pinned {
+                Observation::note(text, hint)
+            } else {
+                Observation::problem(text, hint)
+            });
         }
         let text = format!("{name} runs {shown}, which other users can change");
         let is_owned = std::fs::metadata(path).is_ok_and(|metadata| is_trusted(metadata.uid()));
@@ -97,7 +103,7 @@ pub(super) fn broken(facts: &Facts) -> Vec<Observation> {
         let mut text = format!("{} ({shown}{version}): {reason}", name(handler));
         let again =
             arch.filter(|arch| path.is_some() && state.at_hand.get(arch.name).map(PathBuf::as_path) == path);
-        let cure = match again {
+        let hint = match again {
             // The same file again would do no better.
             Some(arch) => {
                 text.push_str("; DIR has another version");
@@ -111,7 +117,7 @@ pub(super) fn broken(facts: &Facts) -> Vec<Observation> {
                 }
             }),
         };
-        Some(Observation::problem(text, cure))
+        Some(Observation::problem(text, hint))
     })
 }
 
@@ -129,7 +135,10 @@ pub(super) fn emulator(facts: &Facts) -> Vec<Observation> {
                 defect.what,
                 defect.source
             );
-            Observation::note(text, format!("sudo qus register --replace --interpreter-dir DIR {}", arch.name))
+            Observation::note(
+                text,
+                format!("sudo qus register --replace --interpreter-dir DIR {}", arch.name),
+            )
         }));
     }
     said
@@ -162,8 +171,8 @@ pub(super) fn origin(facts: &Facts) -> Vec<Observation> {
         let is_named = record.source.contains('/');
         let from = if is_named { format!("--from {} ", shell_word(&record.source)) } else { String::new() };
         let arch = classify::emulated_arch(handler)?;
-        let cure = format!("sudo qus fetch {from}--dest {} {}", word(path.parent()?), arch.name);
-        Some(Observation::problem(format!("{}: {} was changed", name(handler), display_path(path)), cure))
+        let hint = format!("sudo qus fetch {from}--dest {} {}", word(path.parent()?), arch.name);
+        Some(Observation::problem(format!("{}: {} was changed", name(handler), display_path(path)), hint))
     })
 }
 

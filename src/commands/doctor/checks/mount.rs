@@ -31,8 +31,8 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Observation> {
     match &facts.instance {
         Ok(_) => vec![Observation::ok(format!("binfmt_misc is mounted on {}", display_path(&facts.path)))],
         Err(error @ OpenError::NotMounted(_)) => {
-            let promised = facts.configuration.promises.len();
-            let cure = error.hint();
+            let promised = facts.configuration.rules.len();
+            let hint = error.hint();
             if facts.process != UserNamespace::Initial && facts.kernel.has_per_userns_instances() {
                 // Mounting would make a new instance, without any of those handlers (K66).
                 let unseen = "the host's handlers may be in force and cannot be seen";
@@ -41,15 +41,15 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Observation> {
                     return vec![Observation::note(text, "qus run sh".to_owned())];
                 }
                 let text = "the cure hides them here, for an instance of this user namespace's own";
-                return vec![Observation::note(format!("{error}: {unseen}; {text}"), cure)];
+                return vec![Observation::note(format!("{error}: {unseen}; {text}"), hint)];
             }
             if promised > 0 {
                 return vec![Observation::problem(
                     format!("{error}, while configuration promises {promised} handlers"),
-                    cure,
+                    hint,
                 )];
             }
-            vec![Observation::problem(error.to_string(), cure)]
+            vec![Observation::problem(error.to_string(), hint)]
         }
         Err(error @ OpenError::Automount(path)) => {
             vec![Observation::problem(
@@ -68,11 +68,11 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Observation> {
 
 pub(super) fn writable(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state().filter(|state| state.read_only) else { return Vec::new() };
-    let cure = format!("sudo mount -o remount,rw {}", display_path(&facts.path));
+    let hint = format!("sudo mount -o remount,rw {}", display_path(&facts.path));
     let handlers = state.handlers.len();
     vec![Observation::problem(
         format!("{} is mounted read-only; {handlers} handlers stay as they are", display_path(&facts.path)),
-        cure,
+        hint,
     )]
 }
 
@@ -80,8 +80,8 @@ pub(super) fn instance_off(facts: &Facts) -> Vec<Observation> {
     if facts.state().is_none_or(|state| state.enabled) {
         return Vec::new();
     }
-    let cure = format!("echo 1 | sudo tee {}", display_path(&facts.path.join("status")));
-    vec![Observation::problem("the whole instance is switched off", cure)]
+    let hint = format!("echo 1 | sudo tee {}", display_path(&facts.path.join("status")));
+    vec![Observation::problem("the whole instance is switched off", hint)]
 }
 
 pub(super) fn scope(facts: &Facts) -> Vec<Observation> {
@@ -109,8 +109,8 @@ pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
         MountHolder::Inside(pid) => {
             let text =
                 format!("{count} handlers, and what is registered next, end with this mount namespace");
-            let cure = mount.replace("sudo ", &format!("sudo nsenter -t {pid} -m "));
-            vec![Observation::note(format!("{text}; the cure mounts the instance around it, too"), cure)]
+            let hint = mount.replace("sudo ", &format!("sudo nsenter -t {pid} -m "));
+            vec![Observation::note(format!("{text}; the cure mounts the instance around it, too"), hint)]
         }
         MountHolder::InsideAsFarAsSeen => {
             let text = format!("{count} handlers, and what is registered next, end with this container");

@@ -63,7 +63,7 @@ fn ids_are_unique() {
 #[test]
 fn old_kernels_are_a_problem_or_have_one_instance() {
     let said = kernel(&Facts { kernel: KernelVersion::parse("4.4.0"), ..facts() });
-    assert_eq!(said[0].level, Severity::Diagnostic);
+    assert_eq!(said[0].level, Severity::Problem);
     assert_eq!(said[0].text, "Linux 4.4 does not know the flag F; 4.8 and later do");
     let said = kernel(&Facts { kernel: KernelVersion::parse("5.10.0"), ..facts() });
     assert_eq!((said[0].level, said[0].text.as_str()), (Severity::Ok, "Linux 5.10: F, one instance for all"));
@@ -71,13 +71,13 @@ fn old_kernels_are_a_problem_or_have_one_instance() {
 
 #[test]
 fn an_instance_of_the_host_has_to_be_mounted() {
-    assert_eq!(mounted(&facts())[0].level, Severity::Diagnostic);
+    assert_eq!(mounted(&facts())[0].level, Severity::Problem);
     let old = Facts { kernel: KernelVersion::parse("6.1.0"), process: UserNamespace::Other(1), ..facts() };
-    assert_eq!(mounted(&old)[0].level, Severity::Diagnostic);
+    assert_eq!(mounted(&old)[0].level, Severity::Problem);
     let automount = OpenError::Automount(crate::binfmt::instance::DEFAULT_PATH.into());
     let said = mounted(&Facts { instance: Err(automount), ..facts() });
     assert!(said[0].text.ends_with("that only the host can trigger; on the host, the cure does"));
-    assert_eq!(said[0].cure.as_deref(), Some("ls /proc/sys/fs/binfmt_misc"));
+    assert_eq!(said[0].hint.as_deref(), Some("ls /proc/sys/fs/binfmt_misc"));
 }
 
 #[test]
@@ -98,10 +98,10 @@ fn systemd_takes_what_no_configuration_promises() {
     };
     let said = flushed(&facts("qemu-arm", "/usr/bin/qemu-arm-static"));
     assert_eq!(said[0].text, "1 handlers are in no configuration and end with the next boot");
-    assert_eq!(said[0].cure.as_deref(), Some("sudo qus register --persist arm"));
+    assert_eq!(said[0].hint.as_deref(), Some("sudo qus register --persist arm"));
     let said = flushed(&facts("qus-arm", "/opt/other"));
-    let cure = "sudo qus register --persist --replace --interpreter /opt/other arm";
-    assert_eq!(said[0].cure.as_deref(), Some(cure));
+    let hint = "sudo qus register --persist --replace --interpreter /opt/other arm";
+    assert_eq!(said[0].hint.as_deref(), Some(hint));
     let ours = || facts("qemu-arm", "/usr/bin/qemu-arm-static");
     assert!(flushed(&Facts { systemd: false, ..ours() }).is_empty());
     assert!(flushed(&Facts { scope: Scope::UserNamespace(1), ..ours() }).is_empty());
@@ -112,7 +112,7 @@ fn systemd_takes_what_no_configuration_promises() {
     assert!(flushed(&in_memory()).is_empty());
     let mut at_hand = in_memory();
     at_hand.instance.as_mut().unwrap().at_hand.insert("arm", "/usr/bin/qemu-arm".into());
-    assert_eq!(flushed(&at_hand)[0].cure.as_deref(), Some("sudo qus register --persist arm"));
+    assert_eq!(flushed(&at_hand)[0].hint.as_deref(), Some("sudo qus register --persist arm"));
 }
 
 #[test]
@@ -131,17 +131,17 @@ fn a_builder_is_started_again_as_what_it_is() {
         ("0::/user.slice/session-1.scope\n1:name=systemd:/\nnonsense".to_owned(), None),
         (String::new(), None),
     ];
-    for (groups, cure) in cases {
-        assert_eq!(restart(&groups).as_deref(), cure, "{groups}");
+    for (groups, hint) in cases {
+        assert_eq!(restart(&groups).as_deref(), hint, "{groups}");
     }
 }
 
 #[test]
 fn a_promise_is_kept_without_flushing_anybody() {
     let rule = Rule::parse(b":promised:M::M::/bin/sh:F").unwrap();
-    let promises = vec![ConfiguredRule { file: "/etc/binfmt.d/a.conf".into(), rule }];
-    let configuration = || Configuration { promises: promises.clone(), ..Configuration::default() };
+    let rules = vec![ConfiguredRule { file: "/etc/binfmt.d/a.conf".into(), rule }];
+    let configuration = || Configuration { rules: rules.clone(), ..Configuration::default() };
     let said = promised(&Facts { configuration: configuration(), ..with_handler("other") });
-    assert_eq!(said[0].cure.as_deref(), Some("sudo qus apply /etc/binfmt.d/a.conf"));
+    assert_eq!(said[0].hint.as_deref(), Some("sudo qus apply /etc/binfmt.d/a.conf"));
     assert!(promised(&Facts { configuration: configuration(), ..with_handler("promised") }).is_empty());
 }
