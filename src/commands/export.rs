@@ -121,7 +121,7 @@ fn sets(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
     let host = self_exe_header()?;
     let machine = args.machine.or_else(|| Arch::from_header(&host));
     let interpreters = interpreters(args, &host, machine)?;
-    let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY | Flags::PRESERVE_ARGV0;
+    let mut flags = classify::EXPORTED_FLAGS;
     if args.credentials {
         flags |= Flags::CREDENTIALS;
     }

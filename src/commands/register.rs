@@ -15,10 +15,11 @@ use self::report::{ArchResult, RegisterReport};
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status};
 use crate::binfmt::instance::{HandlerError, Instance};
-use crate::binfmt::{Flags, HandlerName};
+use crate::binfmt::{Flags, HandlerName, RuleError};
 use crate::commands::args::{ArchArg, Common, parse_arch};
 use crate::commands::instance::{Opened, open_if_mounted, open_or_mount, switched_off};
-use crate::handler::plan::{Decision, Request, Snapshot, decide};
+use crate::handler::classify::default_flags;
+use crate::handler::plan::{Decision, Registration, Request, Snapshot, decide};
 use crate::interpreter::VersionReq;
 use crate::package::Sha256;
 use crate::system::kernel_version::KernelVersion;
@@ -102,86 +103,125 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     if let Some(pid) = target(args)? {
         join(pid).map_err(Diagnostic::from)?;
     }
-    // Before anything is looked at. Until this ends, as does the lock.
+    // Taken before anything is read, and released when this function ends.
     let _lock = (args.persist && !args.dry_run).then(crate::boot::persist::lock);
     let end_signals = if args.hold { Some(block_end_signals()?) } else { None };
-    let Opened { instance, scope, lifetime } =
-        if args.dry_run { open_if_mounted(common)? } else { open_or_mount(common, output)? };
-    if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
-        instance.check_writable().map_err(Diagnostic::from)?;
-        if !instance.is_enabled().map_err(Diagnostic::from)? {
-            return Err(switched_off(instance).into());
-        }
-    }
+    let Opened { instance, scope, lifetime } = open(args, common, output)?;
     let handlers = match &instance {
         Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
         None => Vec::new(),
     };
     let mut inputs = Inputs::gather(args, handlers, common.quiet)?;
     let mut persistence = if args.persist { Some(Persistence::gather(&mut inputs)?) } else { None };
-    let snapshot = Snapshot { handlers: &inputs.handlers, guarded: std::slice::from_ref(&inputs.host) };
-    let mut items = Vec::new();
-    let mut work = Vec::new();
-    let asked = request(args);
-    for arch in &inputs.arches {
-        let mut request = asked;
-        if let Some(persistence) = &persistence {
-            request = persistence.request(arch, &inputs, request);
+    let Plan { mut items, work } = Plan::decide(args, &inputs, persistence.as_ref());
+    let not_persisted = match &instance {
+        Some(instance) if !args.dry_run => {
+            execute(instance, work, &mut items, &mut inputs, persistence.as_mut())?
         }
-        let mut decision = decide(arch, &snapshot, &inputs.facts(arch), request).unwrap_or_else(|error| {
-            let hint = "put the interpreter into a folder with a shorter path";
-            Decision::Refused { reason: error.to_string(), hint: Some(hint.to_owned()) }
-        });
-        if let Some(persistence) = &persistence {
-            let set = persist::planned(arch, &decision, &inputs, request);
-            decision = persistence.checked(arch, decision, set.as_ref());
-        }
-        let mut item = ArchResult::new(arch, &decision, &inputs, args.dry_run);
-        if args.skip_native && inputs.facts(arch).native.is_native() {
-            item.pass_over();
-        }
-        items.push(item);
-        if let Decision::Register(registration) = decision {
-            work.push((items.len() - 1, registration));
-        }
-    }
-    let mut problem = None;
-    if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
-        // Held until all is registered: the paths of interpreters in memory lead to them as long.
-        let _memory = inputs.load_into_memory(&work)?;
-        let _deferred = DeferredSignals::begin();
-        if let Some(persistence) = &mut persistence {
-            let copied = persistence.copy(&work, &mut inputs);
-            let acted = copied.and_then(|()| act(instance, work, &mut items, &inputs));
-            persistence.rollback_failed_copies(&mut items, acted)?;
-            problem = persistence.write_boot_files(instance, &mut items, &inputs).err();
-        } else {
-            act(instance, work, &mut items, &inputs)?;
-        }
-    }
-    if args.persist && args.dry_run {
-        for (item, arch) in items.iter_mut().zip(&inputs.arches) {
-            item.would_be_persisted(arch);
-        }
-    }
+        _ => None,
+    };
     let init_system = persistence.as_ref().map(|persistence| persistence.init_system);
-    let view = RegisterReport { scope, lifetime, held: args.hold, init_system, dry_run: args.dry_run, items };
-    output.data(&view, || view.text())?;
-    let mut status = view.conclude(output)?;
-    if let Some(problem) = problem {
+    let report =
+        RegisterReport { scope, lifetime, held: args.hold, init_system, dry_run: args.dry_run, items };
+    output.data(&report, || report.text())?;
+    let mut status = report.conclude(output)?;
+    if let Some(problem) = not_persisted {
         output.problem(&problem)?;
         status = Status::Failed;
     }
-    // Nothing to stay for is no success that could be held.
-    if let Some((end_signals, instance)) = end_signals.zip(instance).filter(|_| view.has_any()) {
-        let new = view.new_handlers(&inputs);
+    // Without a handler there is nothing to hold.
+    if let Some((end_signals, instance)) = end_signals.zip(instance)
+        && report.has_any()
+    {
         hold(&end_signals)?;
         if !args.keep {
+            let new = report.new_handlers(&inputs);
             remove(&instance, &new)?;
             output.note(&format!("removed the {} handlers that were registered", new.len()))?;
         }
     }
     Ok(status)
+}
+
+/// Opens the instance to register in. A dry run mounts none; any other run needs one that is writable and switched on.
+fn open(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Opened> {
+    if args.dry_run {
+        return open_if_mounted(common);
+    }
+    let opened = open_or_mount(common, output)?;
+    if let Some(instance) = &opened.instance {
+        instance.check_writable().map_err(Diagnostic::from)?;
+        if !instance.is_enabled().map_err(Diagnostic::from)? {
+            return Err(switched_off(instance).into());
+        }
+    }
+    Ok(opened)
+}
+
+/// The decisions for all architectures.
+struct Plan {
+    /// What is to be reported, in the order of the architectures.
+    items: Vec<ArchResult>,
+    /// Registrations, each with the index of its item.
+    work: Vec<(usize, Registration)>,
+}
+
+impl Plan {
+    /// Decides for each architecture of `inputs`. What a dry run prints is this plan.
+    fn decide(args: &Register, inputs: &Inputs, persistence: Option<&Persistence>) -> Self {
+        let snapshot = Snapshot { handlers: &inputs.handlers, guarded: std::slice::from_ref(&inputs.host) };
+        let mut plan = Self { items: Vec::new(), work: Vec::new() };
+        for arch in &inputs.arches {
+            let mut request = request(args);
+            if let Some(persistence) = persistence {
+                request = persistence.request(arch, inputs, request);
+            }
+            let mut decision =
+                decide(arch, &snapshot, &inputs.facts(arch), request).unwrap_or_else(|error| refused(&error));
+            if let Some(persistence) = persistence {
+                let rules = persist::planned(arch, &decision, inputs, request);
+                decision = persistence.checked(arch, decision, rules.as_ref());
+            }
+            let mut item = ArchResult::new(arch, &decision, inputs, args.dry_run);
+            if args.skip_native && inputs.facts(arch).native.is_native() {
+                item.pass_over();
+            }
+            if args.persist && args.dry_run {
+                item.would_be_persisted(arch);
+            }
+            if let Decision::Register(registration) = decision {
+                plan.work.push((plan.items.len(), registration));
+            }
+            plan.items.push(item);
+        }
+        plan
+    }
+}
+
+fn refused(error: &RuleError) -> Decision {
+    let hint = "put the interpreter into a folder with a shorter path";
+    Decision::Refused { reason: error.to_string(), hint: Some(hint.to_owned()) }
+}
+
+/// Registers what the plan says, and writes the files for the next boot. What is returned is why that was not possible:
+/// the handlers work until then.
+fn execute(
+    instance: &Instance,
+    work: Vec<(usize, Registration)>,
+    items: &mut [ArchResult],
+    inputs: &mut Inputs,
+    persistence: Option<&mut Persistence>,
+) -> Result<Option<Diagnostic>> {
+    // The paths of interpreters in memory lead to them while this value lives.
+    let _memory = inputs.load_into_memory(&work)?;
+    let _deferred = DeferredSignals::begin();
+    let Some(persistence) = persistence else {
+        act(instance, work, items, inputs)?;
+        return Ok(None);
+    };
+    let acted = persistence.copy(&work, inputs).and_then(|()| act(instance, work, items, inputs));
+    persistence.rollback_failed_copies(items, acted)?;
+    Ok(persistence.write_boot_files(instance, items, inputs).err())
 }
 
 fn block_end_signals() -> Result<EndSignals, Diagnostic> {
@@ -216,10 +256,7 @@ fn target(args: &Register) -> Result<Option<u32>, Diagnostic> {
 }
 
 fn request(args: &Register) -> Request {
-    let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
-    if KernelVersion::running().supports_preserve_argv0() {
-        flags |= Flags::PRESERVE_ARGV0;
-    }
+    let mut flags = default_flags(KernelVersion::running());
     if args.credentials {
         flags |= Flags::CREDENTIALS;
     }

@@ -3,6 +3,9 @@
 //! A user namespace with its own instance (K64), the handlers in it, inside of that another user namespace in which the
 //! caller is who he was (K65), then `exec`: no process stays between, and nothing is left when the program ends.
 
+mod interpreters;
+mod rules;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::env;
@@ -16,29 +19,26 @@ use anyhow::Result;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, execve};
 
+use self::interpreters::{Found, Wanted};
+use self::rules::rules;
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::output::{NotRun, Output, Status, display_path};
 use crate::base::shell::{shell_line, shell_word};
+use crate::binfmt::Rule;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError};
-use crate::binfmt::{Flags, Handler, Rule};
 use crate::commands::args::{Common, parse_one_arch};
-use crate::handler::classify;
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
 use crate::interpreter::VersionReq;
 use crate::interpreter::bundle::unpack_bundle;
-use crate::interpreter::fetch::{self, FetchRequest};
-use crate::interpreter::search_dirs;
-use crate::interpreter::{Interpreter, SearchResult, search};
-use crate::interpreter::{is_of, self_exe_header};
+
+use crate::interpreter::self_exe_header;
 use crate::package::Sha256;
 use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::{
     Ids, NamespaceError, become_caller, enter_as_root, enter_root, find_in_root, forbidding_setting,
 };
-use crate::system::ownership::changeable_by_others;
 use crate::system::signals;
-use crate::system::temp_dir::TempDir;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use std::os::unix::ffi::OsStringExt;
@@ -127,7 +127,8 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
     let is_explicit = !args.interpreter_dir.is_empty() || args.from.is_some();
     let unpacked =
         if is_explicit { None } else { unpack_bundle(|arch| wanted.is_empty() || wanted.contains(&arch))? };
-    let found = interpreters(args, &wanted, own, &host, quiet, unpacked.as_ref())?;
+    let wanted = Wanted { args, own, host: &host, arches: &wanted, quiet };
+    let found = wanted.find(unpacked.as_ref())?;
     if args.direct {
         return direct(args, &find(program)?, &found);
     }
@@ -190,151 +191,6 @@ fn foreign_arch(path: &Path, own: Option<&'static Arch>) -> Option<&'static Arch
     (Some(arch) != own).then_some(arch)
 }
 
-/// Interpreters at hand. `wanted` must be among them, as far as this host does not run them itself.
-fn interpreters(
-    args: &Run,
-    wanted: &[&'static Arch],
-    own: Option<&'static Arch>,
-    host: &[u8],
-    quiet: bool,
-    unpacked: Option<&TempDir>,
-) -> Result<BTreeMap<&'static str, SearchResult>, Diagnostic> {
-    let is_companion = |arch: &Arch| own.is_some_and(|own| own.same_family().contains(&arch.name));
-    let version = args.qemu_version.as_ref();
-    let is_asked_for = |arch: &'static Arch, path: &Path| {
-        let is_named = if args.arch.is_empty() {
-            !is_companion(arch) || wanted.contains(&arch)
-        } else {
-            args.arch.contains(&arch)
-        };
-        is_named && is_of(version, arch, path)
-    };
-    let is_missing = |found: &BTreeMap<&'static str, SearchResult>, arch: &Arch| {
-        found.get(arch.name).is_none_or(|found| found.interpreter.is_none())
-    };
-    let places =
-        if args.interpreter_dir.is_empty() { search_dirs(unpacked) } else { args.interpreter_dir.clone() };
-    let mut found = if let Some(source) = &args.from {
-        let arches = (!wanted.is_empty()).then(|| wanted.to_vec());
-        fetch::fetch(
-            &FetchRequest { arches, from: Some(source), sha256: args.sha256, dest: None, version },
-            quiet,
-        )?
-        .found(host)
-    } else {
-        search(&places, host, is_asked_for)
-    };
-    let missing: Vec<&'static Arch> =
-        wanted.iter().copied().filter(|arch| is_missing(&found, arch)).collect();
-    if args.fetch && !missing.is_empty() {
-        let order = FetchRequest { arches: Some(missing), from: None, sha256: None, dest: None, version };
-        found.extend(fetch::fetch(&order, quiet)?.found(host));
-    }
-    let missing: Vec<&str> = wanted
-        .iter()
-        .filter(|arch| is_missing(&found, arch) && !is_companion(arch))
-        .map(|arch| arch.name)
-        .collect();
-    if missing.is_empty() {
-        return Ok(found);
-    }
-    let served = |name: &&str| {
-        let handlers =
-            Instance::open(Path::new(DEFAULT_PATH)).map(|instance| instance.handlers().unwrap_or_default());
-        let arch = Arch::from_qemu_target(name);
-        handlers.is_ok_and(|handlers| {
-            arch.and_then(|arch| classify::active_handler(arch, &handlers))
-                .is_some_and(|handler| can_take_over(handler).is_ok())
-        })
-    };
-    // Of what version a handler of the host is, is not asked.
-    if version.is_none() && missing.iter().all(served) {
-        return Ok(found);
-    }
-    let places = places.iter().map(|place| display_path(place)).collect::<Vec<_>>().join(", ");
-    let of = version.map(|version| format!(", of QEMU {version}")).unwrap_or_default();
-    let problem = Diagnostic::new(format!("no interpreter for {} is in {places}{of}", missing.join(", ")));
-    // Who has fetched and still has none does not get it by fetching.
-    Err(if args.fetch { problem } else { problem.with_hint(typed(args, "--fetch")) })
-}
-
-/// Rules of the new instance, oldest first: the interpreters at hand, and before them in force the handlers of the
-/// instance that it hides (K66), as far as their interpreters can be opened again.
-fn rules(found: &BTreeMap<&'static str, SearchResult>, args: &Run) -> Result<Vec<Rule>, Diagnostic> {
-    let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
-    if KernelVersion::running().supports_preserve_argv0() {
-        flags |= Flags::PRESERVE_ARGV0;
-    }
-    let hidden = match Instance::open(Path::new(DEFAULT_PATH)) {
-        Ok(instance) if instance.is_enabled().unwrap_or(false) => instance.handlers()?,
-        _ => Vec::new(),
-    };
-    let explicit = !args.interpreter_dir.is_empty() || args.from.is_some() || args.qemu_version.is_some();
-    let is_at_hand = |arch: &Arch| found.get(arch.name).is_some_and(|found| found.interpreter.is_some());
-    let mut taken_over = Vec::new();
-    for handler in hidden.iter().rev().filter(|handler| handler.entry.enabled) {
-        let replacement = classify::emulated_arch(handler).filter(|arch| is_at_hand(arch));
-        if let Err(reason) = can_take_over(handler) {
-            if replacement.is_none() {
-                tracing::warn!("the handler {} is left out: {reason}", handler.name);
-            }
-        } else if replacement.is_none() || is_pinned(handler) {
-            taken_over.push(handler);
-        }
-    }
-    let mut rules = Vec::new();
-    for (name, found) in found {
-        let (Some(arch), Some(Interpreter { path, .. })) = (Arch::from_qemu_target(name), &found.interpreter)
-        else {
-            continue;
-        };
-        let own = classify::rules(arch, path, flags)
-            .map_err(|error| Diagnostic::new(format!("{name}: {error}")))?;
-        let active_handler = classify::active_handler(arch, &hidden);
-        let is_served =
-            active_handler.is_some_and(|handler| is_pinned(handler) && can_take_over(handler).is_ok());
-        if explicit || !is_served {
-            rules.extend(own);
-        }
-    }
-    let names: Vec<_> = rules.iter().map(|rule| rule.name().clone()).collect();
-    let hidden = taken_over.into_iter().filter(|handler| !names.contains(&handler.name));
-    let hidden: Vec<Rule> = hidden.filter_map(|handler| handler.entry.to_rule(&handler.name)).collect();
-    if explicit {
-        Ok(hidden.into_iter().chain(rules).collect())
-    } else {
-        rules.extend(hidden);
-        Ok(rules)
-    }
-}
-
-/// Whether the handler works in another root directory, too: without `F` its interpreter is looked for there (K47).
-fn is_pinned(handler: &Handler) -> bool {
-    handler.entry.flags.contains(Flags::FIX_BINARY)
-}
-
-/// Checks that the handler's interpreter can be registered again by its path; the error is the reason against it.
-///
-/// The file that now has the path need not be the one that the handler runs, so nobody but root and the caller may be able to
-/// put one there: the new instance would execute it with the rights of the caller.
-fn can_take_over(handler: &Handler) -> Result<(), String> {
-    let Some(path) = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute()) else {
-        return Err("its interpreter has no path".to_owned());
-    };
-    let cannot_open =
-        |reason: &dyn std::fmt::Display| format!("{} cannot be opened here: {reason}", display_path(path));
-    match changeable_by_others(path) {
-        Ok(None) => {}
-        Ok(Some(place)) => {
-            return Err(format!("other users can change {}, and so the interpreter", display_path(&place)));
-        }
-        Err(error) => return Err(cannot_open(&error)),
-    }
-    access(path, AccessFlags::X_OK).map_err(|errno| cannot_open(&errno.desc()))?;
-    let has_rule = handler.entry.enabled && handler.entry.to_rule(&handler.name).is_some();
-    has_rule.then_some(()).ok_or_else(|| "its entry is not one that qus can register".to_owned())
-}
-
 /// Mounts the instance of the new user namespace, and fills it.
 fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
     let path = Path::new(DEFAULT_PATH);
@@ -366,11 +222,7 @@ fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
 }
 
 /// The emulator itself, with the program as its argument.
-fn direct(
-    args: &Run,
-    program: &Path,
-    found: &BTreeMap<&'static str, SearchResult>,
-) -> Result<Infallible, Failure> {
+fn direct(args: &Run, program: &Path, found: &Found) -> Result<Infallible, Failure> {
     let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::look(program).kind else {
         let problem = Diagnostic::new(format!(
             "{} is no program of an architecture that QEMU knows",

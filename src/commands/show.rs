@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, format_table};
-use crate::binfmt::{Flags, Hex};
+use crate::binfmt::Hex;
 use crate::commands::args::parse_one_arch;
 use crate::handler::classify;
 use crate::interpreter::bundle::Member;
@@ -105,7 +105,7 @@ fn table_text(view: &TableView) -> String {
 
 fn arch_view(arch: &Arch) -> Result<ArchView, Diagnostic> {
     let interpreter = format!("/usr/bin/qemu-{}-static", arch.name);
-    let flags = Flags::PRESERVE_ARGV0 | Flags::OPEN_BINARY | Flags::FIX_BINARY;
+    let flags = classify::EXPORTED_FLAGS;
     let rules = classify::rules(arch, Path::new(&interpreter), flags).map_err(Diagnostic::from)?;
     let machines = arch.identity.machines.iter();
     let handlers = rules.iter().zip(machines).filter_map(|(rule, &machine)| {

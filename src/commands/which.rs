@@ -1,6 +1,7 @@
 //! `qus which`: what the kernel will do with a file, which handler takes it, or why it will not run.
 
 mod explain;
+mod fate;
 mod report;
 
 use std::cell::{Cell, RefCell};

@@ -6,6 +6,7 @@ use crate::arch::Arch;
 use crate::binfmt::{Flags, Handler, HandlerName, Matcher, Pattern, Rule, RuleError, first_match};
 use crate::interpreter::arch_from_file_name;
 use crate::system::file_id::file_name;
+use crate::system::kernel_version::KernelVersion;
 
 /// Mark of the names that a handler has only while it takes the place of another one. One that is found was left
 /// behind by an interrupted run.
@@ -60,6 +61,17 @@ pub fn is_named_for(name: &HandlerName, arch: &Arch) -> bool {
                 .is_some_and(|rest| name.as_bytes().strip_prefix(b"qus-") == Some(rest))
     })
 }
+
+/// Flags of a new handler: `F` always, `O`, and `P` where the kernel tells the interpreter that it is set (Linux 5.12).
+#[must_use]
+pub fn default_flags(kernel: KernelVersion) -> Flags {
+    let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
+    flags.set(Flags::PRESERVE_ARGV0, kernel.supports_preserve_argv0());
+    flags
+}
+
+/// [`default_flags`] of a current kernel, for rules that another machine will register.
+pub const EXPORTED_FLAGS: Flags = Flags::FIX_BINARY.union(Flags::OPEN_BINARY).union(Flags::PRESERVE_ARGV0);
 
 /// The rules that give the programs of `arch` to `interpreter`, the first for what today's toolchains write.
 ///

@@ -33,6 +33,13 @@ pub struct Facts<'a> {
     pub unfit: Option<&'a str>,
 }
 
+impl Facts<'_> {
+    /// The file that the kernel started for the probe.
+    fn started(&self) -> Option<FileId> {
+        self.verdict?.as_ref().ok()?.interpreter
+    }
+}
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
@@ -95,7 +102,10 @@ fn deficiency(arch: &Arch, handler: &Handler, handlers: &[Handler]) -> Option<St
     (!takes_all).then(|| "it does not take all programs that today's toolchains write".to_owned())
 }
 
-/// What to do about `arch`.
+/// Decides what to do about `arch`.
+///
+/// # Errors
+/// The interpreter has a path that the kernel does not take.
 pub fn decide(
     arch: &'static Arch,
     snapshot: &Snapshot<'_>,
@@ -105,7 +115,6 @@ pub fn decide(
     if let Some(refusal) = refusal(arch, snapshot, facts, request) {
         return Ok(refusal);
     }
-    let handlers = snapshot.handlers;
     let wanted = match facts.interpreter {
         Some(interpreter) => rules(arch, &interpreter.path, request.flags)?,
         None => Vec::new(),
@@ -114,112 +123,158 @@ pub fn decide(
         // What serves now is no answer to what was asked for.
         return Ok(Decision::NoInterpreter);
     }
-    let top = active_handler(arch, handlers);
-    let broken = top.and_then(|top| match facts.verdict {
-        Some(Err(failure)) => Some(failure.to_string()),
-        Some(Ok(_)) => deficiency(arch, top, handlers),
-        None => facts.unfit.map(str::to_owned).or_else(|| deficiency(arch, top, handlers)),
-    });
-    let is_sound = |name: &HandlerName| broken.is_none() && top.is_some_and(|top| top.name == *name);
-
-    let stands: Vec<bool> = wanted
-        .iter()
-        .enumerate()
-        .map(|(index, rule)| {
-            is_current(rule, index == 0, handlers, facts) && (index > 0 || is_sound(rule.name()))
-        })
-        .collect();
-    if !wanted.is_empty() && stands.iter().all(|stands| *stands) {
-        return Ok(Decision::Unchanged(wanted.iter().map(|rule| rule.name().clone()).collect()));
+    let standing = Standing::compare(arch, snapshot.handlers, facts, wanted);
+    if standing.is_all_current() {
+        return Ok(Decision::Unchanged(standing.wanted.iter().map(|rule| rule.name().clone()).collect()));
     }
-
-    let ours = |handler: &&Handler| emulated_arch(handler) == Some(arch);
-    let first_stands = stands.first() == Some(&true);
-    if !first_stands
-        && let Some(top) = top.filter(|top| ours(top) && broken.is_none() && !is_staging(&top.name))
-        && !is_outdated(top, &wanted, facts)
-        && !request.replace
+    if !request.replace
+        && let Some(other) = standing.other_emulator()
     {
-        let name = top.name.clone();
+        let name = other.name.clone();
         return Ok(if request.explicit {
             Decision::Conflict { with: vec![name] }
         } else {
             Decision::LeaveExisting(name)
         });
     }
-    // Where the first has to be registered, the others may run another file, and come with it.
-    let is_new = |stands: bool| !first_stands || !stands;
-    let new: Vec<Rule> = wanted
-        .into_iter()
-        .zip(&stands)
-        .filter(|(_, stands)| is_new(**stands))
-        .map(|(rule, _)| rule)
-        .collect();
+    let new = standing.rules_to_register();
     if new.is_empty() {
         return Ok(Decision::NoInterpreter);
     }
-
-    // A handler of somebody else, in the way of one of the new rules, or under its name.
-    let in_the_way = |handler: &&Handler| {
-        let taken = |rule: &Rule| {
-            *rule.name() == handler.name
-                || handler.entry.enabled
-                    && handler
-                        .entry
-                        .pattern()
-                        .zip(rule.matcher().pattern())
-                        .is_some_and(|(one, two)| one.overlaps(two))
-        };
-        emulated_arch(handler).is_none() && new.iter().any(taken)
-    };
-    let foreign: Vec<&Handler> = handlers.iter().filter(in_the_way).collect();
+    let foreign = standing.foreign_in_the_way(&new);
     if !foreign.is_empty() && !request.replace {
         return Ok(Decision::Conflict { with: foreign.iter().map(|handler| handler.name.clone()).collect() });
     }
-
-    let names = |handler: &Handler| new.iter().any(|rule| *rule.name() == handler.name);
-    let superseded =
-        |handler: &&Handler| names(handler) || ours(handler) && overlaps_arch(handler, arch) && !first_stands;
-    let removes: Vec<&Handler> = handlers.iter().filter(superseded).collect();
-    let displaced =
-        foreign.iter().filter(|handler| !names(handler)).map(|handler| handler.name.clone()).collect();
-    Ok(Decision::Register(Registration {
-        reason: reason(&removes, top, broken, facts, first_stands),
-        removes: removes.iter().map(|handler| handler.name.clone()).collect(),
-        displaced,
-        rules: new,
-    }))
+    Ok(Decision::Register(standing.registration(new, &foreign)))
 }
 
-/// Why the handlers in `removes` have to go. What was executed says something of `top` alone, which served till now.
-fn reason(
-    removes: &[&Handler],
-    top: Option<&Handler>,
+/// The handlers that there are, compared with the rules that are wanted for one architecture.
+struct Standing<'a> {
+    arch: &'static Arch,
+    handlers: &'a [Handler],
+    facts: &'a Facts<'a>,
+    wanted: Vec<Rule>,
+    /// The handler that takes the architecture's programs.
+    active: Option<&'a Handler>,
+    /// Why the active handler does not do.
     broken: Option<String>,
-    facts: &Facts<'_>,
-    first_stands: bool,
-) -> Option<String> {
-    let is_top = |handler: &&&Handler| top.is_some_and(|top| top.name == handler.name);
-    let first = removes.iter().find(is_top).or(removes.first())?;
-    if !first.entry.enabled {
-        return Some(format!("{} was disabled", first.name));
+    /// Of each wanted rule: whether the kernel has it, and it works.
+    current: Vec<bool>,
+}
+
+impl<'a> Standing<'a> {
+    fn compare(
+        arch: &'static Arch,
+        handlers: &'a [Handler],
+        facts: &'a Facts<'a>,
+        wanted: Vec<Rule>,
+    ) -> Self {
+        let active = active_handler(arch, handlers);
+        let broken = active.and_then(|active| match facts.verdict {
+            Some(Err(failure)) => Some(failure.to_string()),
+            Some(Ok(_)) => deficiency(arch, active, handlers),
+            None => facts.unfit.map(str::to_owned).or_else(|| deficiency(arch, active, handlers)),
+        });
+        let works =
+            |rule: &Rule| broken.is_none() && active.is_some_and(|active| active.name == *rule.name());
+        let current = wanted
+            .iter()
+            .enumerate()
+            .map(|(index, rule)| is_current(rule, index == 0, handlers, facts) && (index > 0 || works(rule)))
+            .collect();
+        Self { arch, handlers, facts, wanted, active, broken, current }
     }
-    if top.is_none_or(|top| top.name != first.name) {
-        return Some(format!("in place of {}", first.name));
+
+    fn is_all_current(&self) -> bool {
+        !self.wanted.is_empty() && self.current.iter().all(|current| *current)
     }
-    if let Some(broken) = broken {
-        return Some(format!("{} was in vain: {broken}", first.name));
+
+    /// The first rule is the one for what today's toolchains write.
+    fn is_first_current(&self) -> bool {
+        self.current.first() == Some(&true)
     }
-    let outdated = |id: FileId| facts.interpreter.is_some_and(|interpreter| interpreter.id != id);
-    let started = facts.verdict.and_then(|verdict| verdict.as_ref().ok()).and_then(|proof| proof.interpreter);
-    if !first_stands
-        && facts.interpreter.map(|interpreter| interpreter.path.as_path())
-            == first.entry.interpreter.as_deref()
-        && started.is_some_and(outdated)
-    {
-        return Some(format!("{} still ran the file that was replaced", first.name));
+
+    /// Another handler of QEMU's emulator that serves the architecture, and works.
+    fn other_emulator(&self) -> Option<&'a Handler> {
+        let active = self.active?;
+        let is_other = !self.is_first_current()
+            && self.is_ours(active)
+            && self.broken.is_none()
+            && !is_staging(&active.name)
+            && !is_outdated(active, &self.wanted, self.facts);
+        is_other.then_some(active)
     }
-    Some(format!("in place of {}", first.name))
+
+    fn is_ours(&self, handler: &Handler) -> bool {
+        emulated_arch(handler) == Some(self.arch)
+    }
+
+    /// Where the first rule has to be registered, the others may run another file, and come with it.
+    fn rules_to_register(&self) -> Vec<Rule> {
+        let missing = self
+            .wanted
+            .iter()
+            .zip(&self.current)
+            .filter(|(_, current)| !self.is_first_current() || !**current);
+        missing.map(|(rule, _)| rule.clone()).collect()
+    }
+
+    /// Handlers of other software in the way of one of the `new` rules, or under its name.
+    fn foreign_in_the_way(&self, new: &[Rule]) -> Vec<&'a Handler> {
+        let is_in_the_way = |handler: &&Handler| {
+            emulated_arch(handler).is_none() && new.iter().any(|rule| takes_from(rule, handler))
+        };
+        self.handlers.iter().filter(is_in_the_way).collect()
+    }
+
+    /// The registration of the `new` rules, in front of `foreign` handlers.
+    fn registration(&self, new: Vec<Rule>, foreign: &[&Handler]) -> Registration {
+        let has_name = |handler: &Handler| new.iter().any(|rule| *rule.name() == handler.name);
+        let is_superseded = |handler: &&Handler| {
+            has_name(handler)
+                || self.is_ours(handler) && overlaps_arch(handler, self.arch) && !self.is_first_current()
+        };
+        let removes: Vec<&Handler> = self.handlers.iter().filter(is_superseded).collect();
+        let displaced = foreign.iter().filter(|handler| !has_name(handler));
+        Registration {
+            reason: self.reason(&removes),
+            removes: removes.iter().map(|handler| handler.name.clone()).collect(),
+            displaced: displaced.map(|handler| handler.name.clone()).collect(),
+            rules: new,
+        }
+    }
+
+    /// Why the handlers in `removes` have to go. What was executed concerns the active handler alone.
+    fn reason(&self, removes: &[&Handler]) -> Option<String> {
+        let is_active = |handler: &Handler| self.active.is_some_and(|active| active.name == handler.name);
+        let first = removes.iter().find(|handler| is_active(handler)).or(removes.first())?;
+        let name = &first.name;
+        Some(if !first.entry.enabled {
+            format!("{name} was disabled")
+        } else if !is_active(first) {
+            format!("in place of {name}")
+        } else if let Some(broken) = &self.broken {
+            format!("{name} was in vain: {broken}")
+        } else if !self.is_first_current() && self.runs_replaced_file(first) {
+            format!("{name} still ran the file that was replaced")
+        } else {
+            format!("in place of {name}")
+        })
+    }
+
+    /// Whether another file is now at the path of the interpreter than the one that `handler` started.
+    fn runs_replaced_file(&self, handler: &Handler) -> bool {
+        let Some(interpreter) = self.facts.interpreter else { return false };
+        handler.entry.interpreter.as_deref() == Some(interpreter.path.as_path())
+            && self.facts.started().is_some_and(|started| started != interpreter.id)
+    }
+}
+
+/// Whether `rule` has the name of `handler`, or takes some of its programs.
+fn takes_from(rule: &Rule, handler: &Handler) -> bool {
+    let patterns = handler.entry.pattern().zip(rule.matcher().pattern());
+    *rule.name() == handler.name
+        || handler.entry.enabled && patterns.is_some_and(|(one, two)| one.overlaps(two))
 }
 
 /// Refusals that no handler can change.
@@ -283,13 +338,15 @@ fn is_current(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'
 
 /// Whether `handler` runs another file than the one that lies at its path now (K49): it was replaced on disk.
 fn is_outdated(handler: &Handler, wanted: &[Rule], facts: &Facts<'_>) -> bool {
-    let started = facts.verdict.and_then(|verdict| verdict.as_ref().ok()).and_then(|proof| proof.interpreter);
     // The path of an interpreter in memory names its content: it is the same, in whatever file.
     let in_memory = handler.entry.interpreter.as_deref().is_some_and(is_in_memory);
     let same_path =
         !in_memory && wanted.first().map(Rule::interpreter) == handler.entry.interpreter.as_deref();
     same_path
-        && facts.interpreter.zip(started).is_some_and(|(interpreter, started)| interpreter.id != started)
+        && facts
+            .interpreter
+            .zip(facts.started())
+            .is_some_and(|(interpreter, started)| interpreter.id != started)
 }
 
 #[cfg(test)]

@@ -133,7 +133,7 @@ pub(crate) fn fetch(order: &FetchRequest<'_>, quiet: bool) -> Result<Fetched, Di
     for part in parts? {
         match part {
             SourceResult::Known(stored) => {
-                fetched.files.extend(stored.into_iter().filter_map(File::of_stored))
+                fetched.files.extend(stored.into_iter().filter_map(File::of_stored));
             }
             SourceResult::Extracted(mut origin, extraction) => {
                 origin.all = wanted.arches.is_none().then_some(extraction.placed.len());

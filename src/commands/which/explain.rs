@@ -1,22 +1,18 @@
 //! From a prediction, and what was executed, to an answer that a person can act on.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::fate::{Case, Fate};
 use super::{Trials, subject};
 use crate::arch::Arch;
-use crate::base::output::display_path;
-use crate::base::shell::shell_word;
-use crate::binfmt::{Flags, Handler};
-use crate::handler::classify;
-use crate::handler::exec_target::{Denied, Elf, ExecTarget, Kind};
-use crate::handler::predict::{End, Prediction, Reason, Step, Table, matching};
-use crate::interpreter::memfd;
+use crate::binfmt::Handler;
+use crate::handler::exec_target::{Elf, ExecTarget, Kind};
+use crate::handler::predict::{End, Prediction, Step, Table, matching};
 use crate::interpreter::provenance::Provenance;
-use crate::probe::{self, Expected, Failure, STATUS_ARGV0, STATUS_PATH, judge};
-use crate::system::file_id::FileId;
+use crate::probe::{self, STATUS_ARGV0, STATUS_PATH};
 
 /// What was executed.
 #[derive(Default)]
@@ -51,7 +47,7 @@ impl Known {
     }
 
     /// Whether a program with the header of `file` ran.
-    fn ran(&self, file: &ExecTarget) -> bool {
+    pub(super) fn ran(&self, file: &ExecTarget) -> bool {
         let trial = subject(file).and_then(|subject| self.trials.get(&subject));
         trial.is_some_and(|trial| matches!(trial.host.end, probe::End::Exited(STATUS_ARGV0 | STATUS_PATH)))
     }
@@ -104,24 +100,6 @@ pub(super) struct Other {
     pub(super) why: &'static str,
 }
 
-/// What becomes of a file, and what to do about it.
-struct Fate {
-    runs: bool,
-    certainty: Certainty,
-    text: String,
-    hint: Option<String>,
-}
-
-impl Fate {
-    fn runs(certainty: Certainty, text: impl Into<String>) -> Self {
-        Self { runs: true, certainty, text: text.into(), hint: None }
-    }
-
-    fn fails(certainty: Certainty, text: impl Into<String>, hint: Option<String>) -> Self {
-        Self { runs: false, certainty, text: text.into(), hint }
-    }
-}
-
 /// The answer about `file`.
 pub(super) fn explain<'a>(
     file: &ExecTarget,
@@ -129,67 +107,69 @@ pub(super) fn explain<'a>(
     table: &Table<'_>,
     known: &'a Known,
 ) -> Answer<'a> {
-    let arch = match &file.kind {
-        Kind::Elf(Elf { arch, .. }) => *arch,
-        _ => None,
-    };
-    let matched_by = match prediction.steps.first() {
-        Some(Step::Handler { name, .. }) => table.handlers.iter().find(|handler| handler.name == *name),
-        _ => None,
-    };
     let matches = matching(table.handlers, file);
     let rivals: Vec<&Handler> = matches.iter().filter(|handler| handler.entry.enabled).copied().collect();
     let certainty = if rivals.len() > 1 { Certainty::Likely } else { Certainty::Ruled };
-    let matched_by = matched_by
-        .map(|matched_by| executed_one(file, matched_by, &rivals, table, known).unwrap_or(matched_by));
-    let fate = match (&prediction.end, matched_by) {
-        _ if is_unread(file) => unread(file, certainty),
-        (End::Fails { reason: Reason::NoHandler, .. }, None) if known.ran(file) => hidden(file, arch),
-        (End::Fails { file: at, reason, .. }, matched_by) => {
-            failing(file, matched_by, (at, reason), table, certainty)
-        }
-        (End::Starts, Some(matched_by)) => taken(file, arch, matched_by, (table, known), certainty),
-        (End::Starts, None) => match prediction.steps.first() {
-            Some(Step::Script { interpreter }) => {
-                let further = prediction.steps.iter().skip(1).map(|step| match step {
-                    Step::Script { interpreter } => format!(", which {} runs", display_path(interpreter)),
-                    Step::Handler { name, interpreter } => {
-                        format!(", which {name} takes for {}", display_path(interpreter))
-                    }
-                });
-                let further = further.collect::<String>();
-                Fate::runs(certainty, format!("a script: {} runs it{further}", display_path(interpreter)))
-            }
-            _ => Fate::runs(certainty, "native: this host runs it itself"),
-        },
-    };
-    let errno = match &prediction.end {
-        End::Fails { errno, .. } if !is_unread(file) && !fate.runs => Some(format!("{errno:?}")),
+    let case = Case { file, arch: arch_of(file), table, known, certainty };
+    if is_unread(file) {
+        return Answer::new(&case, case.unread());
+    }
+    let predicted = match prediction.steps.first() {
+        Some(Step::Handler { name, .. }) => table.handlers.iter().find(|handler| handler.name == *name),
         _ => None,
     };
-    let matched_by = matched_by.filter(|_| !is_unread(file));
-    let matches = if is_unread(file) { Vec::new() } else { matches };
-    let others = matches
-        .into_iter()
-        .filter(|handler| matched_by.is_none_or(|matched_by| matched_by.name != handler.name));
+    let matched_by =
+        predicted.map(|predicted| executed_one(file, predicted, &rivals, table, known).unwrap_or(predicted));
+    let fate = case.fate(prediction, matched_by);
+    let errno = match &prediction.end {
+        End::Fails { errno, .. } if !fate.runs => Some(format!("{errno:?}")),
+        _ => None,
+    };
+    let others = matches.into_iter().filter(|handler| matched_by.is_none_or(|by| by.name != handler.name));
+    let others = others.map(|handler| Other { name: handler.name.to_string(), why: why_not(handler, table) });
     Answer {
-        file: file.path.to_string_lossy().into(),
-        kind: if file.id.is_none() && file.denied.is_some() {
+        handler: matched_by.and_then(|matched_by| known.matched_by(matched_by, table)),
+        others: others.collect(),
+        errno,
+        ..Answer::new(&case, fate)
+    }
+}
+
+impl Answer<'_> {
+    /// An answer without handlers.
+    fn new(case: &Case<'_>, fate: Fate) -> Self {
+        let file = case.file;
+        let kind = if file.id.is_none() && file.denied.is_some() {
             "no file".to_owned()
         } else {
             file.kind.to_string()
-        },
-        arch: arch.map(|arch| arch.name),
-        runs: fate.runs,
-        certainty: fate.certainty,
-        handler: matched_by.and_then(|matched_by| known.matched_by(matched_by, table)),
-        others: others
-            .map(|handler| Other { name: handler.name.to_string(), why: why_not(handler, table) })
-            .collect(),
-        text: fate.text,
-        errno,
-        hint: fate.hint,
+        };
+        Self {
+            file: file.path.to_string_lossy().into(),
+            kind,
+            arch: case.arch.map(|arch| arch.name),
+            runs: fate.runs,
+            certainty: fate.certainty,
+            handler: None,
+            others: Vec::new(),
+            text: fate.text,
+            errno: None,
+            hint: fate.hint,
+        }
     }
+}
+
+/// The architecture of an ELF program.
+pub(super) fn arch_of(file: &ExecTarget) -> Option<&'static Arch> {
+    match &file.kind {
+        Kind::Elf(Elf { arch, .. }) => *arch,
+        _ => None,
+    }
+}
+
+/// Whether the kernel may start the file, and this process may not read it (mode 0711).
+fn is_unread(file: &ExecTarget) -> bool {
+    file.id.is_none() && file.denied.is_none()
 }
 
 /// The rival whose interpreter the kernel was seen to start. Directory order is newest first, but only as far as anyone
@@ -216,223 +196,5 @@ fn why_not(handler: &Handler, table: &Table<'_>) -> &'static str {
         "it was registered earlier"
     } else {
         "it is disabled"
-    }
-}
-
-/// A handler takes the file: does it work, and will the program find what it needs?
-fn taken(
-    file: &ExecTarget,
-    arch: Option<&Arch>,
-    matched_by: &Handler,
-    (table, known): (&Table<'_>, &Known),
-    certainty: Certainty,
-) -> Fate {
-    let trial = subject(file).and_then(|subject| known.trials.get(&subject));
-    let Some((trial, arch)) = trial.zip(arch) else {
-        return Fate::runs(certainty, "unverified: no probe was executed");
-    };
-    let expected = Expected {
-        preserve_argv0: matched_by.entry.flags.contains(Flags::PRESERVE_ARGV0),
-        interpreter: None,
-        in_front: None,
-    };
-    let replace = Some(format!("sudo qus register --replace {}", arch.name));
-    let at_path = matched_by.entry.interpreter.as_deref().and_then(|path| (table.look)(path).id);
-    match judge(trial, &expected) {
-        Err(Failure::NotInEmptyRoot) => {
-            let text = format!("it runs here, and in no container: {}", Failure::NotInEmptyRoot);
-            Fate { runs: true, certainty: Certainty::Executed, text, hint: replace }
-        }
-        Err(failure) => Fate::fails(Certainty::Executed, failure.to_string(), replace),
-        Ok(proof) => {
-            if let Some(loader) = missing_loader(file) {
-                return Fate::fails(
-                    Certainty::Executed,
-                    no_loader(&loader),
-                    Some(loader_cure(arch, &loader)),
-                );
-            }
-            let proven = if proof.empty_root { "proven here and from an empty root" } else { "proven here" };
-            let in_memory = matched_by.entry.interpreter.as_deref().is_some_and(memfd::is_in_memory);
-            let is_same = |id: FileId| proof.interpreter == Some(id);
-            let stale = matched_by.entry.flags.contains(Flags::FIX_BINARY)
-                && proof.interpreter.is_some()
-                && !at_path.is_some_and(is_same);
-            let (remark, hint) = match at_path {
-                Some(_) if stale => ("; it runs a file that was replaced at its path since", replace),
-                None if in_memory => ("; it lies in memory", None),
-                None => ("; its path leads to no file any more, the kernel holds it open", None),
-                Some(_) => ("", None),
-            };
-            let text = format!("{proven}{remark}");
-            Fate { runs: true, certainty: Certainty::Executed, text, hint }
-        }
-    }
-}
-
-/// The loader that a foreign program needs, where the emulator will not find it (U24).
-fn missing_loader(file: &ExecTarget) -> Option<PathBuf> {
-    let Kind::Elf(Elf { loader: Some(loader), .. }) = &file.kind else { return None };
-    let prefix = std::env::var_os("QEMU_LD_PREFIX").map(PathBuf::from);
-    let below = |root: &Path| root.join(loader.strip_prefix("/").unwrap_or(loader)).exists();
-    (!loader.exists() && !prefix.is_some_and(|prefix| below(&prefix))).then(|| loader.clone())
-}
-
-fn no_loader(loader: &Path) -> String {
-    format!("the handler works, but the program needs {}, which does not exist here", display_path(loader))
-}
-
-fn loader_cure(arch: &Arch, loader: &Path) -> String {
-    let anywhere =
-        "start it in a container or root directory of its architecture, or set QEMU_LD_PREFIX to one";
-    let is_glibc = loader.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-linux"));
-    match arch.names.debian.first().filter(|_| is_glibc && Path::new("/usr/bin/dpkg").exists()) {
-        Some(debian) => format!(
-            "sudo dpkg --add-architecture {debian} && sudo apt-get update && sudo apt-get install libc6:{debian} (or {anywhere})"
-        ),
-        None => anywhere.to_owned(),
-    }
-}
-
-/// Whether the kernel may start the file, and this process may not read it (mode 0711).
-fn is_unread(file: &ExecTarget) -> bool {
-    file.id.is_none() && file.denied.is_none()
-}
-
-fn unread(file: &ExecTarget, certainty: Certainty) -> Fate {
-    let hint = format!("sudo qus which {}", shell_word(&file.path));
-    Fate::fails(
-        certainty,
-        "it may be executed by this user, but not read: what it is cannot be told",
-        Some(hint),
-    )
-}
-
-/// No handler is to be seen, and yet a program like it ran: the instance of an ancestor namespace is not mounted here (K65).
-fn hidden(file: &ExecTarget, arch: Option<&Arch>) -> Fate {
-    if let Some((loader, arch)) = missing_loader(file).zip(arch) {
-        return Fate::fails(Certainty::Executed, no_loader(&loader), Some(loader_cure(arch, &loader)));
-    }
-    let text = "proven here, with a handler that cannot be seen, as binfmt_misc is not mounted";
-    Fate::runs(Certainty::Executed, text)
-}
-
-/// `execve(2)` fails.
-fn failing(
-    file: &ExecTarget,
-    matched_by: Option<&Handler>,
-    (at, reason): (&Path, &Reason),
-    table: &Table<'_>,
-    certainty: Certainty,
-) -> Fate {
-    let is_itself = at == file.path;
-    let name = display_path(at);
-    let arch = match &file.kind {
-        Kind::Elf(Elf { arch, .. }) => *arch,
-        _ => None,
-    };
-    let replace = arch.map(|arch| format!("sudo qus register --replace {}", arch.name));
-    match reason {
-        Reason::Denied(denied) if is_itself => {
-            Fate::fails(certainty, format!("it {denied}"), denied_cure(*denied, at))
-        }
-        Reason::Denied(denied) => Fate::fails(certainty, format!("its interpreter {name} {denied}"), replace),
-        Reason::Loop => {
-            let hint = matching(table.handlers, file).first().map(|handler| {
-                format!(
-                    "echo 0 | sudo tee {}/{}",
-                    crate::binfmt::instance::DEFAULT_PATH,
-                    shell_word(handler.name.as_os_str())
-                )
-            });
-            Fate::fails(certainty, "a handler takes its own interpreter, round and round", hint)
-        }
-        Reason::OpenFileTwice => Fate::fails(
-            certainty,
-            format!(
-                "its interpreter {name} is no program of this host, and with the flag O or C it has to be one"
-            ),
-            replace,
-        ),
-        Reason::Loader(loader) => {
-            let text = format!("its loader {} is missing or cannot be started", display_path(loader));
-            Fate::fails(certainty, text, arch.map(|arch| loader_cure(arch, loader)))
-        }
-        Reason::NoHandler if is_itself => not_taken(file, arch, table, certainty),
-        Reason::NoHandler if matches!(file.kind, Kind::Script { .. }) && matched_by.is_none() => {
-            let program = (table.look)(at);
-            let arch = match &program.kind {
-                Kind::Elf(Elf { arch, .. }) => *arch,
-                _ => None,
-            };
-            let fate = not_taken(&program, arch, table, certainty);
-            Fate { text: format!("its interpreter {name} is this: {}; {}", program.kind, fate.text), ..fate }
-        }
-        Reason::NoHandler => Fate::fails(
-            certainty,
-            format!("its interpreter {name} is no program that this host runs"),
-            replace,
-        ),
-    }
-}
-
-fn denied_cure(denied: Denied, path: &Path) -> Option<String> {
-    let word = shell_word(path);
-    match denied {
-        Denied::NotExecutable => Some(format!("chmod +x {word}")),
-        Denied::NoExec => Some(format!("cp {word} to a file system that lets programs run")),
-        Denied::Missing | Denied::Path(_) | Denied::NotAFile => None,
-    }
-}
-
-/// No handler, and the host does not run it: what is missing?
-fn not_taken(file: &ExecTarget, arch: Option<&Arch>, table: &Table<'_>, certainty: Certainty) -> Fate {
-    let fails = |why: &str| format!("{why}; starting it fails with \"Exec format error\"");
-    let matches = matching(table.handlers, file);
-    if let Some(handler) = matches.first() {
-        if !table.enabled {
-            let hint = format!("echo 1 | sudo tee {}/status", crate::binfmt::instance::DEFAULT_PATH);
-            return Fate::fails(
-                certainty,
-                fails("the whole binfmt_misc instance is switched off"),
-                Some(hint),
-            );
-        }
-        let hint = match classify::emulated_arch(handler) {
-            Some(arch) => format!("sudo qus enable {}", arch.name),
-            None => format!(
-                "echo 1 | sudo tee {}/{}",
-                crate::binfmt::instance::DEFAULT_PATH,
-                shell_word(handler.name.as_os_str())
-            ),
-        };
-        return Fate::fails(
-            certainty,
-            fails(&format!("its handler {} is disabled", handler.name)),
-            Some(hint),
-        );
-    }
-    match (&file.kind, arch) {
-        (Kind::Elf(_), Some(arch)) => Fate::fails(
-            certainty,
-            fails("no handler takes it"),
-            Some(format!("sudo qus register {}", arch.name)),
-        ),
-        (Kind::Elf(elf), None) if matches!(elf.e_type, 2 | 3) => Fate::fails(
-            certainty,
-            fails("no emulator of QEMU's user mode runs such programs, nor does this host"),
-            None,
-        ),
-        (Kind::Windows, _) => Fate::fails(
-            certainty,
-            fails("no handler takes it"),
-            Some("install Wine and its handler (package wine-binfmt)".to_owned()),
-        ),
-        (Kind::Java, _) => Fate::fails(
-            certainty,
-            fails("no handler takes it"),
-            Some(format!("java -jar {}", shell_word(&file.path))),
-        ),
-        _ => Fate::fails(certainty, fails("it is no program that anything here would take"), None),
     }
 }

@@ -1,0 +1,108 @@
+//! The interpreters that `qus run` registers.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::rules::can_take_over;
+use super::{Run, typed};
+use crate::arch::Arch;
+use crate::base::error::Diagnostic;
+use crate::base::output::display_path;
+use crate::binfmt::instance::{DEFAULT_PATH, Instance};
+use crate::handler::classify;
+use crate::interpreter::fetch::{self, FetchRequest};
+use crate::interpreter::{SearchResult, is_of, search, search_dirs};
+use crate::system::temp_dir::TempDir;
+
+/// Interpreters by the name of their architecture.
+pub(super) type Found = BTreeMap<&'static str, SearchResult>;
+
+/// What is to be found.
+pub(super) struct Wanted<'a> {
+    pub(super) args: &'a Run,
+    /// The host's own architecture.
+    pub(super) own: Option<&'static Arch>,
+    /// The beginning of a program of this host.
+    pub(super) host: &'a [u8],
+    /// Architectures that must have an interpreter, as far as the host does not run them itself.
+    pub(super) arches: &'a [&'static Arch],
+    pub(super) quiet: bool,
+}
+
+impl Wanted<'_> {
+    /// Finds interpreters: in the named source, in directories, or, with `--fetch`, in the distribution's package.
+    ///
+    /// # Errors
+    /// A wanted architecture has none, and no handler of the host that serves it.
+    pub(super) fn find(&self, unpacked: Option<&TempDir>) -> Result<Found, Diagnostic> {
+        let places = if self.args.interpreter_dir.is_empty() {
+            search_dirs(unpacked)
+        } else {
+            self.args.interpreter_dir.clone()
+        };
+        let mut found = match &self.args.from {
+            Some(source) => {
+                self.fetch((!self.arches.is_empty()).then(|| self.arches.to_vec()), Some(source))?
+            }
+            None => search(&places, self.host, |arch, path| self.is_asked_for(arch, path)),
+        };
+        let missing: Vec<&'static Arch> =
+            self.arches.iter().copied().filter(|arch| !has_interpreter(&found, arch)).collect();
+        if self.args.fetch && !missing.is_empty() {
+            found.extend(self.fetch(Some(missing), None)?);
+        }
+        self.check(&found, &places)?;
+        Ok(found)
+    }
+
+    /// Fetches from `from`, or from the distribution's package.
+    fn fetch(&self, arches: Option<Vec<&'static Arch>>, from: Option<&Path>) -> Result<Found, Diagnostic> {
+        let sha256 = self.args.sha256.filter(|_| from.is_some());
+        let version = self.args.qemu_version.as_ref();
+        let request = FetchRequest { arches, from, sha256, dest: None, version };
+        Ok(fetch::fetch(&request, self.quiet)?.found(self.host))
+    }
+
+    fn is_asked_for(&self, arch: &'static Arch, path: &Path) -> bool {
+        let is_named = if self.args.arch.is_empty() {
+            !self.is_of_host_family(arch) || self.arches.contains(&arch)
+        } else {
+            self.args.arch.contains(&arch)
+        };
+        is_named && is_of(self.args.qemu_version.as_ref(), arch, path)
+    }
+
+    /// Whether the host may run the programs of `arch` itself.
+    fn is_of_host_family(&self, arch: &Arch) -> bool {
+        self.own.is_some_and(|own| own.same_family().contains(&arch.name))
+    }
+
+    fn check(&self, found: &Found, places: &[PathBuf]) -> Result<(), Diagnostic> {
+        let is_missing =
+            |arch: &&&'static Arch| !has_interpreter(found, arch) && !self.is_of_host_family(arch);
+        let missing: Vec<&'static Arch> = self.arches.iter().filter(is_missing).copied().collect();
+        // The version of a handler's interpreter is not known.
+        let version = self.args.qemu_version.as_ref();
+        if missing.is_empty() || version.is_none() && missing.iter().all(|arch| is_served(arch)) {
+            return Ok(());
+        }
+        let names = missing.iter().map(|arch| arch.name).collect::<Vec<_>>().join(", ");
+        let places = places.iter().map(|place| display_path(place)).collect::<Vec<_>>().join(", ");
+        let of = version.map(|version| format!(", of QEMU {version}")).unwrap_or_default();
+        let problem = Diagnostic::new(format!("no interpreter for {names} is in {places}{of}"));
+        // If fetching found none, fetching again finds none.
+        Err(if self.args.fetch { problem } else { problem.with_hint(typed(self.args, "--fetch")) })
+    }
+}
+
+/// Whether an interpreter was found for `arch`.
+pub(super) fn has_interpreter(found: &Found, arch: &Arch) -> bool {
+    found.get(arch.name).is_some_and(|found| found.interpreter.is_some())
+}
+
+/// Whether a handler of the host serves `arch`, and can be registered again.
+fn is_served(arch: &Arch) -> bool {
+    let handlers = Instance::open(Path::new(DEFAULT_PATH)).map(|instance| instance.handlers());
+    let Ok(Ok(handlers)) = handlers else { return false };
+    classify::active_handler(arch, &handlers).is_some_and(|handler| can_take_over(handler).is_ok())
+}

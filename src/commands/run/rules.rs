@@ -1,0 +1,100 @@
+//! The rules of the instance that `qus run` makes.
+
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, access};
+
+use super::Run;
+use super::interpreters::{Found, has_interpreter};
+use crate::arch::Arch;
+use crate::base::error::Diagnostic;
+use crate::base::output::display_path;
+use crate::binfmt::instance::{DEFAULT_PATH, Instance};
+use crate::binfmt::{Flags, Handler, Rule};
+use crate::handler::classify::{self, default_flags};
+use crate::interpreter::Interpreter;
+use crate::system::kernel_version::KernelVersion;
+use crate::system::ownership::changeable_by_others;
+
+/// Rules of the new instance, in the order of their registration: the last one comes first in the kernel.
+///
+/// They are those of the interpreters that were found, and those of the instance that the new one hides (K66), as far as
+/// their interpreters can be opened again. Interpreters that the caller named come first, others last.
+pub(super) fn rules(found: &Found, args: &Run) -> Result<Vec<Rule>, Diagnostic> {
+    let hidden = match Instance::open(Path::new(DEFAULT_PATH)) {
+        Ok(instance) if instance.is_enabled().unwrap_or(false) => instance.handlers()?,
+        _ => Vec::new(),
+    };
+    let explicit = !args.interpreter_dir.is_empty() || args.from.is_some() || args.qemu_version.is_some();
+    let own = own_rules(found, &hidden, explicit)?;
+    let mut inherited = inherited_rules(found, &hidden);
+    inherited.retain(|rule| own.iter().all(|own| own.name() != rule.name()));
+    let (first, last) = if explicit { (inherited, own) } else { (own, inherited) };
+    Ok(first.into_iter().chain(last).collect())
+}
+
+/// Rules for the interpreters that were found. An architecture that a hidden handler serves keeps that one, unless the caller
+/// named the interpreters.
+fn own_rules(found: &Found, hidden: &[Handler], explicit: bool) -> Result<Vec<Rule>, Diagnostic> {
+    let flags = default_flags(KernelVersion::running());
+    let mut rules = Vec::new();
+    for (name, found) in found {
+        let (Some(arch), Some(Interpreter { path, .. })) = (Arch::from_qemu_target(name), &found.interpreter)
+        else {
+            continue;
+        };
+        let is_served = classify::active_handler(arch, hidden)
+            .is_some_and(|handler| is_pinned(handler) && can_take_over(handler).is_ok());
+        if explicit || !is_served {
+            let own = classify::rules(arch, path, flags);
+            rules.extend(own.map_err(|error| Diagnostic::new(format!("{name}: {error}")))?);
+        }
+    }
+    Ok(rules)
+}
+
+/// Rules of the hidden handlers, the oldest first. An interpreter that was found replaces one that is not pinned, or that
+/// cannot be opened again; where there is none, the handler is missing in the new instance, and that is logged.
+fn inherited_rules(found: &Found, hidden: &[Handler]) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for handler in hidden.iter().rev().filter(|handler| handler.entry.enabled) {
+        let is_replaced = classify::emulated_arch(handler).is_some_and(|arch| has_interpreter(found, arch));
+        match can_take_over(handler) {
+            Err(reason) if !is_replaced => {
+                tracing::warn!("the handler {} is left out: {reason}", handler.name);
+            }
+            Ok(()) if !is_replaced || is_pinned(handler) => {
+                rules.extend(handler.entry.to_rule(&handler.name));
+            }
+            _ => {}
+        }
+    }
+    rules
+}
+
+/// Whether the handler works in another root directory, too: without `F` its interpreter is looked for there (K47).
+fn is_pinned(handler: &Handler) -> bool {
+    handler.entry.flags.contains(Flags::FIX_BINARY)
+}
+
+/// Checks that the handler's interpreter can be registered again by its path; the error is the reason against it.
+///
+/// The file that now has the path need not be the one that the handler runs, so nobody but root and the caller may be able to
+/// put one there: the new instance would execute it with the rights of the caller.
+pub(super) fn can_take_over(handler: &Handler) -> Result<(), String> {
+    let Some(path) = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute()) else {
+        return Err("its interpreter has no path".to_owned());
+    };
+    let cannot_open =
+        |reason: &dyn std::fmt::Display| format!("{} cannot be opened here: {reason}", display_path(path));
+    match changeable_by_others(path) {
+        Ok(None) => {}
+        Ok(Some(place)) => {
+            return Err(format!("other users can change {}, and so the interpreter", display_path(&place)));
+        }
+        Err(error) => return Err(cannot_open(&error)),
+    }
+    access(path, AccessFlags::X_OK).map_err(|errno| cannot_open(&errno.desc()))?;
+    let has_rule = handler.entry.enabled && handler.entry.to_rule(&handler.name).is_some();
+    has_rule.then_some(()).ok_or_else(|| "its entry is not one that qus can register".to_owned())
+}

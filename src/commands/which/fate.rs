@@ -1,0 +1,257 @@
+//! What becomes of a file when it is started, in words, and what to do about it.
+
+use std::path::{Path, PathBuf};
+
+use super::explain::{Certainty, Known, arch_of};
+use super::subject;
+use crate::arch::Arch;
+use crate::base::output::display_path;
+use crate::base::shell::shell_word;
+use crate::binfmt::instance::DEFAULT_PATH;
+use crate::binfmt::{Flags, Handler};
+use crate::handler::classify;
+use crate::handler::exec_target::{Denied, Elf, ExecTarget, Kind};
+use crate::handler::predict::{End, Prediction, Reason, Step, Table, matching};
+use crate::interpreter::memfd;
+use crate::probe::{Expected, Failure, Verification, judge};
+
+/// What becomes of a file, and what to do about it.
+pub(super) struct Fate {
+    pub(super) runs: bool,
+    pub(super) certainty: Certainty,
+    pub(super) text: String,
+    pub(super) hint: Option<String>,
+}
+
+impl Fate {
+    fn runs(certainty: Certainty, text: impl Into<String>) -> Self {
+        Self { runs: true, certainty, text: text.into(), hint: None }
+    }
+
+    fn fails(certainty: Certainty, text: impl Into<String>, hint: Option<String>) -> Self {
+        Self { runs: false, certainty, text: text.into(), hint }
+    }
+}
+
+/// A file, with what is known of it.
+#[derive(Clone, Copy)]
+pub(super) struct Case<'a> {
+    pub(super) file: &'a ExecTarget,
+    pub(super) arch: Option<&'static Arch>,
+    pub(super) table: &'a Table<'a>,
+    pub(super) known: &'a Known,
+    /// Of an answer that no execution gives.
+    pub(super) certainty: Certainty,
+}
+
+impl Case<'_> {
+    /// The fate of a file that was read; `matched_by` is the handler that takes it.
+    pub(super) fn fate(&self, prediction: &Prediction, matched_by: Option<&Handler>) -> Fate {
+        match (&prediction.end, matched_by) {
+            (End::Fails { reason: Reason::NoHandler, .. }, None) if self.known.ran(self.file) => {
+                self.hidden()
+            }
+            (End::Fails { file, reason, .. }, matched_by) => self.failing(matched_by, file, reason),
+            (End::Starts, Some(matched_by)) => self.taken(matched_by),
+            (End::Starts, None) => self.native(&prediction.steps),
+        }
+    }
+
+    pub(super) fn unread(&self) -> Fate {
+        let hint = format!("sudo qus which {}", shell_word(&self.file.path));
+        self.fails("it may be executed by this user, but not read: what it is cannot be told", Some(hint))
+    }
+
+    fn fails(&self, text: impl Into<String>, hint: Option<String>) -> Fate {
+        Fate::fails(self.certainty, text, hint)
+    }
+
+    /// The command that registers another interpreter for the architecture.
+    fn replace(&self) -> Option<String> {
+        self.arch.map(|arch| format!("sudo qus register --replace {}", arch.name))
+    }
+
+    /// No handler is visible, and yet a program like it ran: the instance of an ancestor namespace is not mounted here (K65).
+    fn hidden(&self) -> Fate {
+        if let Some((loader, arch)) = missing_loader(self.file).zip(self.arch) {
+            return Fate::fails(Certainty::Executed, no_loader(&loader), Some(loader_hint(arch, &loader)));
+        }
+        let text = "proven here, with a handler that cannot be seen, as binfmt_misc is not mounted";
+        Fate::runs(Certainty::Executed, text)
+    }
+
+    /// The host runs it, if it is a script by its interpreter.
+    fn native(&self, steps: &[Step]) -> Fate {
+        let Some((Step::Script { interpreter }, further)) = steps.split_first() else {
+            return Fate::runs(self.certainty, "native: this host runs it itself");
+        };
+        let further = further.iter().map(|step| match step {
+            Step::Script { interpreter } => format!(", which {} runs", display_path(interpreter)),
+            Step::Handler { name, interpreter } => {
+                format!(", which {name} takes for {}", display_path(interpreter))
+            }
+        });
+        let further = further.collect::<String>();
+        Fate::runs(self.certainty, format!("a script: {} runs it{further}", display_path(interpreter)))
+    }
+
+    /// A handler takes the file: whether it works, and the program finds what it needs.
+    fn taken(&self, handler: &Handler) -> Fate {
+        let trial = subject(self.file).and_then(|subject| self.known.trials.get(&subject));
+        let Some((trial, arch)) = trial.zip(self.arch) else {
+            return Fate::runs(self.certainty, "unverified: no probe was executed");
+        };
+        let expected = Expected {
+            preserve_argv0: handler.entry.flags.contains(Flags::PRESERVE_ARGV0),
+            interpreter: None,
+            in_front: None,
+        };
+        match judge(trial, &expected) {
+            Err(Failure::NotInEmptyRoot) => {
+                let text = format!("it runs here, and in no container: {}", Failure::NotInEmptyRoot);
+                Fate { runs: true, certainty: Certainty::Executed, text, hint: self.replace() }
+            }
+            Err(failure) => Fate::fails(Certainty::Executed, failure.to_string(), self.replace()),
+            Ok(verification) => match missing_loader(self.file) {
+                Some(loader) => {
+                    Fate::fails(Certainty::Executed, no_loader(&loader), Some(loader_hint(arch, &loader)))
+                }
+                None => self.verified(handler, &verification),
+            },
+        }
+    }
+
+    /// A handler works; whether its interpreter is still the file at its path.
+    fn verified(&self, handler: &Handler, verification: &Verification) -> Fate {
+        let path = handler.entry.interpreter.as_deref();
+        let at_path = path.and_then(|path| (self.table.look)(path).id);
+        let is_replaced = handler.entry.flags.contains(Flags::FIX_BINARY)
+            && verification.interpreter.is_some()
+            && verification.interpreter != at_path;
+        let (remark, hint) = match at_path {
+            Some(_) if is_replaced => {
+                ("; it runs a file that was replaced at its path since", self.replace())
+            }
+            Some(_) => ("", None),
+            None if path.is_some_and(memfd::is_in_memory) => ("; it lies in memory", None),
+            None => ("; its path leads to no file any more, the kernel holds it open", None),
+        };
+        let proven =
+            if verification.empty_root { "proven here and from an empty root" } else { "proven here" };
+        Fate { runs: true, certainty: Certainty::Executed, text: format!("{proven}{remark}"), hint }
+    }
+
+    /// `execve(2)` fails at the file `at`: this one, or an interpreter.
+    fn failing(&self, matched_by: Option<&Handler>, at: &Path, reason: &Reason) -> Fate {
+        let is_itself = at == self.file.path;
+        let name = display_path(at);
+        match reason {
+            Reason::Denied(denied) if is_itself => {
+                self.fails(format!("it {denied}"), denied_hint(*denied, at))
+            }
+            Reason::Denied(denied) => self.fails(format!("its interpreter {name} {denied}"), self.replace()),
+            Reason::Loop => {
+                let handler = matching(self.table.handlers, self.file).first().copied();
+                let text = "a handler takes its own interpreter, round and round";
+                self.fails(text, handler.map(|handler| switch(handler, 0)))
+            }
+            Reason::OpenFileTwice => self.fails(
+                format!(
+                    "its interpreter {name} is no program of this host, and with the flag O or C it has to be one"
+                ),
+                self.replace(),
+            ),
+            Reason::Loader(loader) => {
+                let text = format!("its loader {} is missing or cannot be started", display_path(loader));
+                self.fails(text, self.arch.map(|arch| loader_hint(arch, loader)))
+            }
+            Reason::NoHandler if is_itself => self.not_taken(),
+            Reason::NoHandler if matches!(self.file.kind, Kind::Script { .. }) && matched_by.is_none() => {
+                let program = (self.table.look)(at);
+                let fate = Case { file: &program, arch: arch_of(&program), ..*self }.not_taken();
+                Fate { text: format!("its interpreter {name} is this: {}; {}", program.kind, fate.text), ..fate }
+            }
+            Reason::NoHandler => self
+                .fails(format!("its interpreter {name} is no program that this host runs"), self.replace()),
+        }
+    }
+
+    /// No handler takes the file, and the host does not run it itself.
+    fn not_taken(&self) -> Fate {
+        let (why, hint) = match matching(self.table.handlers, self.file).first() {
+            Some(_) if !self.table.enabled => {
+                let hint = format!("echo 1 | sudo tee {DEFAULT_PATH}/status");
+                ("the whole binfmt_misc instance is switched off".to_owned(), Some(hint))
+            }
+            Some(handler) => {
+                let hint = match classify::emulated_arch(handler) {
+                    Some(arch) => format!("sudo qus enable {}", arch.name),
+                    None => switch(handler, 1),
+                };
+                (format!("its handler {} is disabled", handler.name), Some(hint))
+            }
+            None => {
+                let (why, hint) = self.without_handler();
+                (why.to_owned(), hint)
+            }
+        };
+        self.fails(format!("{why}; starting it fails with \"Exec format error\""), hint)
+    }
+
+    /// What is missing for a file that no handler matches, and how to get it.
+    fn without_handler(&self) -> (&'static str, Option<String>) {
+        match (&self.file.kind, self.arch) {
+            (Kind::Elf(_), Some(arch)) => {
+                ("no handler takes it", Some(format!("sudo qus register {}", arch.name)))
+            }
+            (Kind::Elf(elf), None) if matches!(elf.e_type, 2 | 3) => {
+                ("no emulator of QEMU's user mode runs such programs, nor does this host", None)
+            }
+            (Kind::Windows, _) => {
+                ("no handler takes it", Some("install Wine and its handler (package wine-binfmt)".to_owned()))
+            }
+            (Kind::Java, _) => {
+                ("no handler takes it", Some(format!("java -jar {}", shell_word(&self.file.path))))
+            }
+            _ => ("it is no program that anything here would take", None),
+        }
+    }
+}
+
+/// The command that switches a handler off (0) or on (1).
+fn switch(handler: &Handler, state: u8) -> String {
+    format!("echo {state} | sudo tee {DEFAULT_PATH}/{}", shell_word(handler.name.as_os_str()))
+}
+
+fn denied_hint(denied: Denied, path: &Path) -> Option<String> {
+    let word = shell_word(path);
+    match denied {
+        Denied::NotExecutable => Some(format!("chmod +x {word}")),
+        Denied::NoExec => Some(format!("cp {word} to a file system that lets programs run")),
+        Denied::Missing | Denied::Path(_) | Denied::NotAFile => None,
+    }
+}
+
+/// The loader that a foreign program needs, where the emulator will not find it (U24).
+fn missing_loader(file: &ExecTarget) -> Option<PathBuf> {
+    let Kind::Elf(Elf { loader: Some(loader), .. }) = &file.kind else { return None };
+    let prefix = std::env::var_os("QEMU_LD_PREFIX").map(PathBuf::from);
+    let below = |root: &Path| root.join(loader.strip_prefix("/").unwrap_or(loader)).exists();
+    (!loader.exists() && !prefix.is_some_and(|prefix| below(&prefix))).then(|| loader.clone())
+}
+
+fn no_loader(loader: &Path) -> String {
+    format!("the handler works, but the program needs {}, which does not exist here", display_path(loader))
+}
+
+fn loader_hint(arch: &Arch, loader: &Path) -> String {
+    let anywhere =
+        "start it in a container or root directory of its architecture, or set QEMU_LD_PREFIX to one";
+    let is_glibc = loader.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-linux"));
+    match arch.names.debian.first().filter(|_| is_glibc && Path::new("/usr/bin/dpkg").exists()) {
+        Some(debian) => format!(
+            "sudo dpkg --add-architecture {debian} && sudo apt-get update && sudo apt-get install libc6:{debian} (or {anywhere})"
+        ),
+        None => anywhere.to_owned(),
+    }
+}
