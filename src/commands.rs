@@ -11,6 +11,7 @@ pub(crate) mod instance;
 pub mod list;
 pub mod man;
 pub mod register;
+pub(crate) mod report;
 pub mod reset;
 pub mod run;
 pub mod show;
@@ -25,6 +26,7 @@ use clap::Subcommand;
 use crate::base::output::{NotRun, Output, Status};
 use crate::interpreter::bundle::own_bundle;
 use args::Common;
+use report::print;
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -83,16 +85,16 @@ pub fn run(
     }
     match command {
         Command::Register(args) => register::run(args, common, output),
-        Command::List(args) => list::run(args, common, output),
-        Command::Reset(args) => reset::run(args, common, output),
-        Command::Verify(args) => verify::run(args, common, output),
+        Command::List(args) => print(&list::execute(args, common)?, output),
+        Command::Reset(args) => print(&reset::execute(args, common)?, output),
+        Command::Verify(args) => print(&verify::execute(args, common)?, output),
         Command::Which(args) => which::run(args, common, output),
         Command::Run(args) => run::run(args, common, output),
         Command::Doctor(args) => doctor::run(args, common, output),
         Command::Fetch(args) => fetch::run(args, common, output),
         Command::Bundle(args) => bundle::run(args, common, output),
-        Command::Enable(args) => toggle::run(args, true, common, output),
-        Command::Disable(args) => toggle::run(args, false, common, output),
+        Command::Enable(args) => print(&toggle::execute(args, true, common)?, output),
+        Command::Disable(args) => print(&toggle::execute(args, false, common)?, output),
         Command::Show(args) => show::run(args, output),
         Command::Completions(args) => completions::run(args, program(), output),
         Command::Man(args) => man::run(args, program(), output),

@@ -1,6 +1,6 @@
 //! The command lines of the tools that qus replaces, chosen by the name that it is called by.
 //!
-//! Each is translated into commands of qus, and what those answer into what the tool prints. What cannot be taken over
+//! Each is translated into commands of qus, and their reports into what the tool prints. What cannot be taken over
 //! is not: a failure is in the exit status, an interpreter is always opened once (`F`) and proven, and what is cleared
 //! away are the handlers of QEMU's emulators, nobody else's (DESIGN §3.4).
 
@@ -8,23 +8,22 @@ mod binfmt;
 mod conf;
 mod getopt;
 mod glob;
-mod register;
+mod register_script;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
-use serde::Deserialize;
 
-use crate::base::error::Diagnostic;
 use crate::base::output::{Output, SanitizingWriter, Status};
 use crate::binfmt::instance::DEFAULT_PATH;
-use crate::cli::Cli;
 use crate::commands::args::Common;
-use crate::commands::{self, Command};
+use crate::commands::register::{self, Register, RegisterReport};
+use crate::commands::report::Report;
+use crate::commands::reset::{self, Reset, ResetReport};
+use crate::interpreter::bundle::own_bundle;
 use crate::system::file_id::file_name;
-use clap::CommandFactory;
 
 /// A tool that qus replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +66,8 @@ impl CompatTool {
         // What is not JSON.
         let (data, prose) = (&mut SanitizingWriter(data), &mut SanitizingWriter(prose));
         let adapter = &mut Adapter { common: common(), data, prose };
+        // A damaged bundle does nothing at all.
+        own_bundle()?;
         let readable = |word: &OsString| {
             word.to_str()
                 .map(str::to_owned)
@@ -75,8 +76,8 @@ impl CompatTool {
         let words: Result<Vec<String>, EarlyExit> = words.iter().map(readable).collect();
         let done = words.and_then(|words| match self {
             Self::Binfmt => binfmt::run(&words, adapter),
-            Self::Dbhi => register::dbhi(&words, adapter),
-            Self::Multiarch => register::multiarch(&words, adapter),
+            Self::Dbhi => register_script::dbhi(&words, adapter),
+            Self::Multiarch => register_script::multiarch(&words, adapter),
             Self::Conf => conf::run(&words, adapter),
         });
         match done {
@@ -96,8 +97,8 @@ impl CompatTool {
     fn usage(self) -> &'static str {
         match self {
             Self::Binfmt => binfmt::USAGE,
-            Self::Dbhi => register::DBHI_USAGE,
-            Self::Multiarch => register::MULTIARCH_USAGE,
+            Self::Dbhi => register_script::DBHI_USAGE,
+            Self::Multiarch => register_script::MULTIARCH_USAGE,
             Self::Conf => conf::USAGE,
         }
     }
@@ -131,51 +132,25 @@ fn common() -> Common {
 }
 
 impl Adapter<'_> {
-    /// What `command` answers, as its JSON has it. Its prose is told as it is, with `quiet` nothing but problems.
-    fn run_command(&mut self, command: &Command, quiet: bool) -> Result<(Status, Answer)> {
+    /// Runs a command and returns its report and its status. Its messages are printed as they are, with `quiet` errors alone.
+    fn run_command<R: Report>(
+        &mut self,
+        quiet: bool,
+        command: impl FnOnce(&Common, &mut Output<'_>) -> Result<R>,
+    ) -> Result<(Status, R)> {
         let common = Common { instance: self.common.instance.clone(), quiet, ..common() };
-        let mut data = Vec::new();
+        let mut data = std::io::sink();
         let mut output = Output::new(&mut data, &mut self.prose, true, quiet);
-        let status = commands::run(command, &common, Cli::command, &mut output)?;
-        let answer = serde_json::from_slice(&data).map_err(|error| Diagnostic::new(error.to_string()))?;
-        Ok((status, answer))
-    }
-}
-
-/// What is looked at of the answers of `register`, `reset` and `verify`.
-#[derive(Deserialize)]
-struct Answer {
-    items: Vec<Item>,
-    #[serde(default)]
-    left: Vec<String>,
-}
-
-/// What is looked at of one of their items.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Item {
-    arch: String,
-    /// Of `register` and `reset`.
-    outcome: String,
-    /// Of `verify`.
-    state: String,
-    name: Option<String>,
-    handlers: Vec<String>,
-    interpreter: Option<String>,
-    message: Option<String>,
-    #[serde(rename = "cure")]
-    hint: Option<String>,
-    error: Option<String>,
-}
-
-impl Item {
-    fn name(&self) -> &str {
-        self.name.as_deref().unwrap_or_default()
+        let report = command(&common, &mut output)?;
+        let status = report.conclude(&mut output)?;
+        Ok((status, report))
     }
 
-    /// Why `register` did not do it, and what to do about that.
-    fn reason(&self) -> String {
-        let reason = self.message.as_deref().unwrap_or(&self.outcome).replace('\n', " ");
-        self.hint.as_ref().map_or_else(|| reason.clone(), |hint| format!("{reason}; cure: {hint}"))
+    fn register(&mut self, request: &Register) -> Result<(Status, RegisterReport)> {
+        self.run_command(false, |common, output| Ok(register::execute(request, common, output)?.report))
+    }
+
+    fn reset(&mut self, request: &Reset, quiet: bool) -> Result<(Status, ResetReport)> {
+        self.run_command(quiet, |common, _| reset::execute(request, common))
     }
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::verify::{Health, health};
+use super::report::Report;
+use super::verify::{Health, State, health};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, display_path, escape, format_table};
@@ -31,14 +32,21 @@ pub struct List {
     pub probe: bool,
 }
 
+/// What `qus list` found.
 #[derive(Serialize)]
-struct ListReport {
+pub(crate) struct ListReport {
     instance: PathBuf,
     enabled: bool,
     scope: Scope,
     handlers: Vec<HandlerView>,
     /// Handlers that configuration promises and the kernel does not have, or has differently.
     promised: Vec<Promised>,
+    /// Whether probes were executed.
+    #[serde(skip)]
+    probed: bool,
+    /// That the whole instance is switched off.
+    #[serde(skip)]
+    switched_off: Option<Diagnostic>,
 }
 
 #[derive(Serialize)]
@@ -100,36 +108,56 @@ enum Takes {
     Unknown {},
 }
 
-pub(super) fn run(args: &List, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+/// Lists the handlers, and rules that are configured and not registered.
+pub(crate) fn execute(args: &List, common: &Common) -> Result<ListReport> {
     let instance = open_instance(common)?;
     let handlers = instance.handlers().map_err(Diagnostic::from)?;
     let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
     let mut probes = if args.probe { health(&handlers, enabled)? } else { BTreeMap::new() };
-    let broken = probes.values().any(|health| health.state == "broken");
     let configuration = Configuration::read(Path::new("/"));
-    let view = ListReport {
+    let owners = owners(&handlers, &configuration);
+    let views = handlers.iter().zip(owners);
+    Ok(ListReport {
         instance: instance.path().to_owned(),
         enabled,
         scope: Scope::of(instance.path()),
-        handlers: handlers
-            .iter()
-            .zip(owners(&handlers, &configuration))
+        handlers: views
             .map(|(handler, owner)| handler_view(handler, &owner, probes.remove(&handler.name)))
             .collect(),
         promised: configuration.drifts(&handlers).into_iter().map(Promised::of).collect(),
-    };
-    output.data(&view, || text(&view, args.probe))?;
-    print_scope(view.scope, output)?;
-    for handler in &view.handlers {
-        if let (Some(place), Some(path)) = (&handler.changeable_by_others, &handler.interpreter) {
-            let (name, path) = (escape(&handler.name), display_path(Path::new(path)));
-            output.note(&format!("{name} runs {path}: other users can change {}", display_path(place)))?;
+        probed: args.probe,
+        switched_off: (!enabled).then(|| switched_off(&instance)),
+    })
+}
+
+impl Report for ListReport {
+    fn text(&self) -> String {
+        let mut header = vec!["ARCH", "STATE", "FLAGS", "INTERPRETER", "FROM", "BY", "NAME"];
+        if self.probed {
+            header.push("PROBE");
         }
+        let mut rows = vec![header.into_iter().map(str::to_owned).collect::<Vec<_>>()];
+        rows.extend(self.handlers.iter().map(|handler| handler.row(self.probed)));
+        rows.extend(self.promised.iter().map(Promised::row));
+        format_table(&rows)
     }
-    if !view.enabled {
-        output.problem(&switched_off(&instance))?;
+
+    fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
+        print_scope(self.scope, output)?;
+        for handler in &self.handlers {
+            if let (Some(place), Some(path)) = (&handler.changeable_by_others, &handler.interpreter) {
+                let (name, path) = (escape(&handler.name), display_path(Path::new(path)));
+                output
+                    .note(&format!("{name} runs {path}: other users can change {}", display_path(place)))?;
+            }
+        }
+        if let Some(problem) = &self.switched_off {
+            output.problem(problem)?;
+        }
+        let probes = self.handlers.iter().filter_map(|handler| handler.probe.as_ref());
+        let is_broken = probes.into_iter().any(|health| health.state == State::Broken);
+        Ok(if is_broken { Status::No } else { Status::Done })
     }
-    Ok(if broken { Status::No } else { Status::Done })
 }
 
 /// Who put each handler there. A package manager is asked about those that nothing else tells of.
@@ -190,41 +218,45 @@ fn fetched(path: &Path) -> Option<Provenance> {
     if path.is_absolute() { Provenance::of(path) } else { None }
 }
 
-fn text(view: &ListReport, probed: bool) -> String {
-    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
-    let mut header = vec!["ARCH", "STATE", "FLAGS", "INTERPRETER", "FROM", "BY", "NAME"];
-    if probed {
-        header.push("PROBE");
-    }
-    let mut rows = vec![header.into_iter().map(str::to_owned).collect::<Vec<_>>()];
-    for handler in &view.handlers {
-        let interpreter = handler.interpreter.as_deref().map(|path| display_path(Path::new(path)));
+impl HandlerView {
+    fn row(&self, probed: bool) -> Vec<String> {
+        let interpreter = self.interpreter.as_deref().map(|path| display_path(Path::new(path)));
+        let provenance = self.provenance.as_ref().map(|record| escape(&record.short()));
         let mut row = vec![
-            or_dash(handler.arches.join(",")),
-            handler.state.to_owned(),
-            or_dash(escape(&handler.flags)),
+            or_dash(self.arches.join(",")),
+            self.state.to_owned(),
+            or_dash(escape(&self.flags)),
             interpreter.unwrap_or_else(|| "-".to_owned()),
-            handler.provenance.as_ref().map_or_else(|| "-".to_owned(), |record| escape(&record.short())),
-            escape(&handler.by),
-            escape(&handler.name),
+            provenance.unwrap_or_else(|| "-".to_owned()),
+            escape(&self.by),
+            escape(&self.name),
         ];
         if probed {
-            row.push(handler.probe.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string));
+            row.push(self.probe.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string));
         }
-        rows.push(row);
+        row
     }
-    for promised in &view.promised {
-        let by = display_path(&promised.file);
-        // Of what is there differently, the promise: the other side has a row of its own.
-        let (state, flags, interpreter) = match promised.state {
+}
+
+impl Promised {
+    /// A handler that differs has a row of its own; this one is what is configured.
+    fn row(&self) -> Vec<String> {
+        let (state, flags, interpreter) = match self.state {
             Drift::Missing => ("missing", String::new(), String::new()),
-            Drift::Drifted => {
-                ("drifted", promised.flags.clone(), display_path(Path::new(&promised.interpreter)))
-            }
+            Drift::Drifted => ("drifted", self.flags.clone(), display_path(Path::new(&self.interpreter))),
         };
-        let row =
-            ["-".to_owned(), state.to_owned(), or_dash(flags), or_dash(interpreter), "-".to_owned(), by];
-        rows.push(row.into_iter().chain([escape(&promised.name)]).collect());
+        vec![
+            "-".to_owned(),
+            state.to_owned(),
+            or_dash(flags),
+            or_dash(interpreter),
+            "-".to_owned(),
+            display_path(&self.file),
+            escape(&self.name),
+        ]
     }
-    format_table(&rows)
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
 }

@@ -11,13 +11,14 @@ use anyhow::Result;
 use self::act::act;
 use self::gather::Inputs;
 use self::persist::Persistence;
-use self::report::{ArchResult, RegisterReport};
+pub(crate) use self::report::{ArchResult, Outcome, RegisterReport};
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status};
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Flags, HandlerName, RuleError};
 use crate::commands::args::{ArchArg, Common, parse_arch};
 use crate::commands::instance::{Opened, open_if_mounted, open_or_mount, switched_off};
+use crate::commands::report::print;
 use crate::handler::classify::default_flags;
 use crate::handler::plan::{Decision, Registration, Request, Snapshot, decide};
 use crate::interpreter::VersionReq;
@@ -99,7 +100,33 @@ pub struct Register {
     pub keep: bool,
 }
 
+/// What `qus register` did, and what it needs to go on holding that.
+pub(crate) struct Registered {
+    pub(crate) report: RegisterReport,
+    instance: Option<Instance>,
+    end_signals: Option<EndSignals>,
+    /// Names of the new handlers.
+    new: Vec<HandlerName>,
+}
+
 pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+    let registered = execute(args, common, output)?;
+    let status = print(&registered.report, output)?;
+    // Without a handler there is nothing to hold.
+    if let (Some(end_signals), Some(instance)) = (&registered.end_signals, &registered.instance)
+        && registered.report.has_any()
+    {
+        hold(end_signals)?;
+        if !args.keep {
+            remove(instance, &registered.new)?;
+            output.note(&format!("removed the {} handlers that were registered", registered.new.len()))?;
+        }
+    }
+    Ok(status)
+}
+
+/// Registers; `output` gets what has to be printed before that.
+pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Registered> {
     if let Some(pid) = target(args)? {
         join(pid).map_err(Diagnostic::from)?;
     }
@@ -116,31 +143,15 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     let Plan { mut items, work } = Plan::decide(args, &inputs, persistence.as_ref());
     let not_persisted = match &instance {
         Some(instance) if !args.dry_run => {
-            execute(instance, work, &mut items, &mut inputs, persistence.as_mut())?
+            apply(instance, work, &mut items, &mut inputs, persistence.as_mut())?
         }
         _ => None,
     };
     let init_system = persistence.as_ref().map(|persistence| persistence.init_system);
-    let report =
-        RegisterReport { scope, lifetime, held: args.hold, init_system, dry_run: args.dry_run, items };
-    output.data(&report, || report.text())?;
-    let mut status = report.conclude(output)?;
-    if let Some(problem) = not_persisted {
-        output.problem(&problem)?;
-        status = Status::Failed;
-    }
-    // Without a handler there is nothing to hold.
-    if let Some((end_signals, instance)) = end_signals.zip(instance)
-        && report.has_any()
-    {
-        hold(&end_signals)?;
-        if !args.keep {
-            let new = report.new_handlers(&inputs);
-            remove(&instance, &new)?;
-            output.note(&format!("removed the {} handlers that were registered", new.len()))?;
-        }
-    }
-    Ok(status)
+    let (held, dry_run) = (args.hold, args.dry_run);
+    let report = RegisterReport { scope, lifetime, held, init_system, dry_run, items, not_persisted };
+    let new = report.new_handlers(&inputs);
+    Ok(Registered { report, instance, end_signals, new })
 }
 
 /// Opens the instance to register in. A dry run mounts none; any other run needs one that is writable and switched on.
@@ -205,7 +216,7 @@ fn refused(error: &RuleError) -> Decision {
 
 /// Registers what the plan says, and writes the files for the next boot. What is returned is why that was not possible:
 /// the handlers work until then.
-fn execute(
+fn apply(
     instance: &Instance,
     work: Vec<(usize, Registration)>,
     items: &mut [ArchResult],

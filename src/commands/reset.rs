@@ -15,6 +15,7 @@ use crate::boot::configuration::Configuration;
 use crate::boot::persist::{self, InitSystem, Persisted};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::commands::instance::{open_read_only, print_scope};
+use crate::commands::report::Report;
 use crate::handler::classify::{emulators, name_lossy};
 use crate::handler::owner::Owner;
 use crate::system::managed_file::{self, ManagedFileError};
@@ -35,32 +36,64 @@ pub struct Reset {
     pub dry_run: bool,
 }
 
-#[derive(Serialize)]
-struct ResetReport {
-    scope: Scope,
-    dry_run: bool,
-    items: Vec<ResetHandler>,
-    /// With `--persist`: what was written for the next boot.
-    files: Vec<FileItem>,
-    /// Handlers that were left alone.
-    left: Vec<String>,
-    /// Handlers that configuration brings back at boot.
-    returns: Vec<Return>,
+/// What came of a handler or a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    /// It is removed.
+    Removed,
+    /// A run without `--dry-run` would remove it.
+    #[serde(rename = "would remove")]
+    WouldRemove,
+    /// Somebody edited the file, so it stays.
+    #[serde(rename = "kept")]
+    Edited,
+    /// It could not be removed.
+    Failed,
 }
 
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::WouldRemove => "would remove",
+            Self::Edited => "kept",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What `qus reset` did.
 #[derive(Serialize)]
-struct ResetHandler {
-    arch: &'static str,
-    outcome: &'static str,
-    name: String,
+pub(crate) struct ResetReport {
+    scope: Scope,
+    dry_run: bool,
+    pub(crate) items: Vec<ResetHandler>,
+    /// With `--persist`: what was written for the next boot.
+    files: Vec<FileItem>,
+    /// Names of the handlers that stay.
+    pub(crate) left: Vec<String>,
+    /// Handlers that configuration brings back at boot.
+    returns: Vec<Return>,
+    /// Where binfmt_misc should be, and is not mounted.
+    #[serde(skip)]
+    not_mounted: Option<PathBuf>,
+}
+
+/// A handler that is removed, or is to be.
+#[derive(Serialize)]
+pub(crate) struct ResetHandler {
+    pub(crate) arch: &'static str,
+    outcome: Outcome,
+    pub(crate) name: String,
     interpreter: Option<String>,
-    error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 #[derive(Serialize)]
 struct FileItem {
     arch: &'static str,
-    outcome: &'static str,
+    outcome: Outcome,
     path: PathBuf,
     error: Option<String>,
 }
@@ -75,27 +108,20 @@ struct Return {
     own: bool,
 }
 
-pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+/// Removes handlers, and with `--persist` what has them registered at boot.
+pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
     let arches = named(&args.arches);
-    // Before anything is looked at. Until this ends, as does the lock.
+    // Taken before anything is read, and released when this function ends.
     let _lock = (args.persist && !args.dry_run).then(persist::lock);
     let instance = open_read_only(common)?;
-    let handlers = match &instance {
-        Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
-        None => Vec::new(),
-    };
+    let handlers = handlers_of(instance.as_ref())?;
     let doomed = emulators(&handlers, arches.as_deref());
-    let kept = if args.persist { kept(arches.as_deref())? } else { Vec::new() };
+    let persisted = if args.persist { persisted(arches.as_deref())? } else { Vec::new() };
     if !args.dry_run {
-        if let Some(instance) = instance.as_ref().filter(|_| !doomed.is_empty()) {
-            instance.check_writable().map_err(Diagnostic::from)?;
-        }
-        for kept in kept.iter().filter(|kept| !kept.is_edited) {
-            managed_file::check(&kept.path).map_err(Diagnostic::from)?;
-        }
+        check(instance.as_ref(), &doomed, &persisted)?;
     }
-    // First what would bring the handlers back: who ends this halfway is left with handlers that are seen.
-    let files = forget(&kept, args.dry_run);
+    // First what would bring the handlers back: a process that is killed halfway leaves handlers that are listed.
+    let files = remove_files(&persisted, args.dry_run);
     if args.persist && !args.dry_run {
         persist::sweep();
         InitSystem::here().update()?;
@@ -105,32 +131,87 @@ pub(super) fn run(args: &Reset, common: &Common, output: &mut Output<'_>) -> Res
         None => Vec::new(),
     };
     if args.persist && !args.dry_run {
-        let handlers =
-            instance.as_ref().map_or(Ok(Vec::new()), Instance::handlers).map_err(Diagnostic::from)?;
-        persist::remove_unused_copies(&handlers)?;
+        persist::remove_unused_copies(&handlers_of(instance.as_ref())?)?;
     }
-    let errors = items.iter().map(|item| &item.error).chain(files.iter().map(|file| &file.error));
-    let status = if errors.flatten().next().is_some() { Status::Failed } else { Status::Done };
     let is_doomed = |name: &HandlerName| doomed.iter().any(|(handler, _)| handler.name == *name);
     let left = handlers.iter().filter(|handler| !is_doomed(&handler.name));
-    let left: Vec<String> = left.map(|handler| name_lossy(&handler.name)).collect();
-    let scope = if instance.is_some() { Scope::of(&common.instance) } else { Scope::of_own_mount() };
-    let returns = returns(&doomed, &files);
-    let view = ResetReport { scope, dry_run: args.dry_run, items, files, left, returns };
-    output.data(&view, || text(&view))?;
-    if instance.is_none() {
-        output.note(&format!(
-            "binfmt_misc is not mounted on {}: no handler can be seen, and none was removed",
-            common.instance.display()
-        ))?;
-        return Ok(status);
+    Ok(ResetReport {
+        scope: if instance.is_some() { Scope::of(&common.instance) } else { Scope::of_own_mount() },
+        dry_run: args.dry_run,
+        left: left.map(|handler| name_lossy(&handler.name)).collect(),
+        returns: returns(&doomed, &files),
+        items,
+        files,
+        not_mounted: instance.is_none().then(|| common.instance.clone()),
+    })
+}
+
+fn handlers_of(instance: Option<&Instance>) -> Result<Vec<Handler>, Diagnostic> {
+    Ok(instance.map_or(Ok(Vec::new()), Instance::handlers)?)
+}
+
+/// Checks that everything can be removed, before the first of it is.
+fn check(
+    instance: Option<&Instance>,
+    doomed: &[(&Handler, &'static Arch)],
+    persisted: &[Persisted],
+) -> Result<(), Diagnostic> {
+    if let Some(instance) = instance
+        && !doomed.is_empty()
+    {
+        instance.check_writable()?;
     }
-    print_scope(view.scope, output)?;
-    if view.items.is_empty() {
-        output.note("no handler of QEMU's emulators is there")?;
+    for file in persisted.iter().filter(|file| !file.is_edited) {
+        managed_file::check(&file.path)?;
     }
-    tell_returns(&view, output)?;
-    Ok(status)
+    Ok(())
+}
+
+impl Report for ResetReport {
+    fn text(&self) -> String {
+        let handlers = self.items.iter().map(|item| {
+            let interpreter = item.interpreter.as_ref().map(|path| display_path(Path::new(path)));
+            let detail = item.error.clone().or(interpreter).unwrap_or_default();
+            vec![item.arch.to_owned(), item.outcome.word().to_owned(), escape(&item.name), detail]
+        });
+        let files = self.files.iter().map(|file| {
+            let detail = file.error.clone().unwrap_or_default();
+            vec![file.arch.to_owned(), file.outcome.word().to_owned(), display_path(&file.path), detail]
+        });
+        format_table(&handlers.chain(files).collect::<Vec<_>>())
+    }
+
+    fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
+        if let Some(path) = &self.not_mounted {
+            let path = path.display();
+            output.note(&format!(
+                "binfmt_misc is not mounted on {path}: no handler can be seen, and none was removed"
+            ))?;
+            return Ok(self.status());
+        }
+        print_scope(self.scope, output)?;
+        if self.items.is_empty() {
+            output.note("no handler of QEMU's emulators is there")?;
+        }
+        for back in &self.returns {
+            let hint = if back.own {
+                format!("; to have it stay away: sudo qus reset --persist {}", back.arch)
+            } else {
+                String::new()
+            };
+            let (name, file) = (escape(&back.name), display_path(&back.file));
+            output.note(&format!("{name} comes back at boot, by {file}{hint}"))?;
+        }
+        Ok(self.status())
+    }
+}
+
+impl ResetReport {
+    pub(crate) fn status(&self) -> Status {
+        let mut errors =
+            self.items.iter().map(|item| &item.error).chain(self.files.iter().map(|file| &file.error));
+        if errors.any(Option::is_some) { Status::Failed } else { Status::Done }
+    }
 }
 
 /// Removes handlers, each by its name.
@@ -139,10 +220,10 @@ fn remove(instance: &Instance, doomed: &[(&Handler, &'static Arch)], dry_run: bo
     for (handler, arch) in doomed {
         let removed = if dry_run { Ok(()) } else { instance.remove(&handler.name) };
         let (outcome, error) = match removed {
-            Ok(()) if dry_run => ("would remove", None),
-            // Somebody else was faster: it is gone all the same.
-            Ok(()) | Err(HandlerError::Missing(_)) => ("removed", None),
-            Err(error) => ("failed", Some(error.to_string())),
+            Ok(()) if dry_run => (Outcome::WouldRemove, None),
+            // Another process removed it.
+            Ok(()) | Err(HandlerError::Missing(_)) => (Outcome::Removed, None),
+            Err(error) => (Outcome::Failed, Some(error.to_string())),
         };
         let name = name_lossy(&handler.name);
         let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
@@ -152,36 +233,46 @@ fn remove(instance: &Instance, doomed: &[(&Handler, &'static Arch)], dry_run: bo
 }
 
 /// What `register --persist` wrote, for the named architectures or for all.
-fn kept(arches: Option<&[&'static Arch]>) -> Result<Vec<Persisted>, Diagnostic> {
-    let mut kept = persist::persisted()?;
-    kept.retain(|kept| arches.is_none_or(|arches| arches.contains(&kept.set.arch)));
-    Ok(kept)
+fn persisted(arches: Option<&[&'static Arch]>) -> Result<Vec<Persisted>, Diagnostic> {
+    let mut persisted = persist::persisted()?;
+    persisted.retain(|file| arches.is_none_or(|arches| arches.contains(&file.set.arch)));
+    Ok(persisted)
 }
 
 /// Removes the files, and the copies of interpreters that go with them.
-fn forget(kept: &[Persisted], dry_run: bool) -> Vec<FileItem> {
+fn remove_files(persisted: &[Persisted], dry_run: bool) -> Vec<FileItem> {
     let mut files = Vec::new();
-    for kept in kept {
+    for kept in persisted {
         let arch = kept.set.arch.name;
         let mut copies = Vec::new();
         if kept.is_edited {
             let error = Diagnostic::from(ManagedFileError::Edited(kept.path.clone())).message;
-            files.push(FileItem { arch, outcome: "kept", path: kept.path.clone(), error: Some(error) });
+            files.push(FileItem {
+                arch,
+                outcome: Outcome::Edited,
+                path: kept.path.clone(),
+                error: Some(error),
+            });
             continue;
         }
-        let forgotten = if dry_run { Ok(()) } else { forget_one(kept, &mut copies) };
-        let (outcome, error) = match forgotten {
-            Ok(()) => (if dry_run { "would remove" } else { "removed" }, None),
-            Err(problem) => ("failed", Some(problem.message)),
+        let removed = if dry_run { Ok(()) } else { remove_one(kept, &mut copies) };
+        let (outcome, error) = match removed {
+            Ok(()) => (if dry_run { Outcome::WouldRemove } else { Outcome::Removed }, None),
+            Err(problem) => (Outcome::Failed, Some(problem.message)),
         };
         files.push(FileItem { arch, outcome, path: kept.path.clone(), error });
-        files.extend(copies.into_iter().map(|path| FileItem { arch, outcome: "removed", path, error: None }));
+        files.extend(copies.into_iter().map(|path| FileItem {
+            arch,
+            outcome: Outcome::Removed,
+            path,
+            error: None,
+        }));
     }
     files
 }
 
 /// Removes a file, and before it what goes with it; copies of interpreters that were removed come into `removed`.
-fn forget_one(kept: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
+fn remove_one(kept: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     for rule in &kept.set.rules {
         persist::remove_from_binfmt_support(rule)?;
     }
@@ -204,30 +295,4 @@ fn returns(doomed: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<Retu
         Some(Return { arch: arch.name, name: name_lossy(&handler.name), file, own })
     });
     returning.collect()
-}
-
-fn tell_returns(view: &ResetReport, output: &mut Output<'_>) -> Result<()> {
-    for back in &view.returns {
-        let hint = if back.own {
-            format!("; to have it stay away: sudo qus reset --persist {}", back.arch)
-        } else {
-            String::new()
-        };
-        let (name, file) = (escape(&back.name), display_path(&back.file));
-        output.note(&format!("{name} comes back at boot, by {file}{hint}"))?;
-    }
-    Ok(())
-}
-
-fn text(view: &ResetReport) -> String {
-    let handlers = view.items.iter().map(|item| {
-        let interpreter = item.interpreter.as_ref().map(|path| display_path(Path::new(path)));
-        let detail = item.error.clone().or(interpreter).unwrap_or_default();
-        vec![item.arch.to_owned(), item.outcome.to_owned(), escape(&item.name), detail]
-    });
-    let files = view.files.iter().map(|file| {
-        let detail = file.error.clone().unwrap_or_default();
-        vec![file.arch.to_owned(), file.outcome.to_owned(), display_path(&file.path), detail]
-    });
-    format_table(&handlers.chain(files).collect::<Vec<_>>())
 }

@@ -3,10 +3,14 @@
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, escape, format_table};
+use crate::binfmt::Handler;
+use crate::binfmt::instance::Instance;
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::commands::instance::open_instance;
+use crate::commands::report::Report;
 use crate::handler::classify::{emulators, name_lossy};
 use crate::system::namespace::Scope;
 use clap::Args;
@@ -19,8 +23,9 @@ pub struct Toggle {
     pub arches: Vec<ArchArg>,
 }
 
+/// What `qus enable` or `qus disable` did.
 #[derive(Serialize)]
-struct ToggleReport {
+pub(crate) struct ToggleReport {
     scope: Scope,
     items: Vec<ToggledHandler>,
 }
@@ -28,12 +33,37 @@ struct ToggleReport {
 #[derive(Serialize)]
 struct ToggledHandler {
     arch: &'static str,
-    outcome: &'static str,
+    outcome: Outcome,
     name: Option<String>,
     error: Option<String>,
 }
 
-pub(super) fn run(args: &Toggle, enable: bool, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Outcome {
+    Unchanged,
+    Enabled,
+    Disabled,
+    /// The kernel refused.
+    Failed,
+    /// The architecture has no handler.
+    Missing,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Unchanged => "unchanged",
+            Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+            Self::Failed => "failed",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// Switches the handlers of the named architectures on or off.
+pub(crate) fn execute(args: &Toggle, enable: bool, common: &Common) -> Result<ToggleReport> {
     let instance = open_instance(common)?;
     let handlers = instance.handlers().map_err(Diagnostic::from)?;
     let arches = named(&args.arches);
@@ -41,49 +71,50 @@ pub(super) fn run(args: &Toggle, enable: bool, common: &Common, output: &mut Out
     if chosen.iter().any(|(handler, _)| handler.entry.enabled != enable) {
         instance.check_writable().map_err(Diagnostic::from)?;
     }
-    let mut status = Status::Done;
-    let mut items = Vec::new();
-    for (handler, arch) in &chosen {
-        let (outcome, error) = if handler.entry.enabled == enable {
-            ("unchanged", None)
-        } else {
-            match instance.set_enabled(&handler.name, enable) {
-                Ok(()) => (if enable { "enabled" } else { "disabled" }, None),
-                Err(error) => {
-                    status = Status::Failed;
-                    ("failed", Some(error.to_string()))
-                }
-            }
-        };
-        items.push(ToggledHandler { arch: arch.name, outcome, name: Some(name_lossy(&handler.name)), error });
-    }
+    let mut items: Vec<ToggledHandler> =
+        chosen.iter().map(|(handler, arch)| toggle(&instance, handler, arch, enable)).collect();
     for arch in arches.unwrap_or_default() {
         if !chosen.iter().any(|(_, served)| *served == arch) {
-            status = Status::Failed;
             let error = Some(format!("there is no handler for {}", arch.name));
-            items.push(ToggledHandler { arch: arch.name, outcome: "missing", name: None, error });
+            items.push(ToggledHandler { arch: arch.name, outcome: Outcome::Missing, name: None, error });
         }
     }
-    let view = ToggleReport { scope: Scope::of(instance.path()), items };
-    output.data(&view, || {
+    Ok(ToggleReport { scope: Scope::of(instance.path()), items })
+}
+
+fn toggle(instance: &Instance, handler: &Handler, arch: &Arch, enable: bool) -> ToggledHandler {
+    let (outcome, error) = if handler.entry.enabled == enable {
+        (Outcome::Unchanged, None)
+    } else {
+        match instance.set_enabled(&handler.name, enable) {
+            Ok(()) => (if enable { Outcome::Enabled } else { Outcome::Disabled }, None),
+            Err(error) => (Outcome::Failed, Some(error.to_string())),
+        }
+    };
+    ToggledHandler { arch: arch.name, outcome, name: Some(name_lossy(&handler.name)), error }
+}
+
+impl Report for ToggleReport {
+    fn text(&self) -> String {
         let row = |item: &ToggledHandler| {
             let detail = item.error.clone().or_else(|| item.name.as_deref().map(escape)).unwrap_or_default();
-            vec![item.arch.to_owned(), item.outcome.to_owned(), detail]
+            vec![item.arch.to_owned(), item.outcome.word().to_owned(), detail]
         };
-        format_table(&view.items.iter().map(row).collect::<Vec<_>>())
-    })?;
-    let missing: Vec<_> =
-        view.items.iter().filter(|item| item.outcome == "missing").map(|item| item.arch).collect();
-    if !missing.is_empty() {
-        let problem = Diagnostic::new(format!(
-            "{} of {} architectures have no handler",
-            missing.len(),
-            view.items.len()
-        ));
-        output.problem(&problem.with_hint(format!("sudo qus register {}", missing.join(" "))))?;
+        format_table(&self.items.iter().map(row).collect::<Vec<_>>())
     }
-    if view.items.is_empty() {
-        output.note("no handler of QEMU's emulators is there")?;
+
+    fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
+        let missing = self.items.iter().filter(|item| item.outcome == Outcome::Missing);
+        let missing: Vec<_> = missing.map(|item| item.arch).collect();
+        if !missing.is_empty() {
+            let (some, all) = (missing.len(), self.items.len());
+            let problem = Diagnostic::new(format!("{some} of {all} architectures have no handler"));
+            output.problem(&problem.with_hint(format!("sudo qus register {}", missing.join(" "))))?;
+        }
+        if self.items.is_empty() {
+            output.note("no handler of QEMU's emulators is there")?;
+        }
+        let has_failed = self.items.iter().any(|item| item.error.is_some());
+        Ok(if has_failed { Status::Failed } else { Status::Done })
     }
-    Ok(status)
 }

@@ -14,6 +14,7 @@ use crate::base::output::{Output, Status, display_path, escape, format_table};
 use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::commands::instance::{open_instance, print_scope};
+use crate::commands::report::Report;
 use crate::handler::classify;
 use crate::handler::classify::{emulator_path, name_lossy};
 use crate::interpreter::memfd;
@@ -33,11 +34,35 @@ pub struct Verify {
     pub arches: Vec<ArchArg>,
 }
 
+/// Whether the programs of an architecture run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum State {
+    /// A handler starts them.
+    Working,
+    /// They do not run.
+    Broken,
+    /// The host runs them itself, and no handler takes them.
+    Native,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Working => "working",
+            Self::Broken => "broken",
+            Self::Native => "native",
+        }
+    }
+}
+
 /// What the probe of a handler showed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Health {
-    /// `working`, `broken`, or `native` where the host runs the architecture itself, with no handler in the way.
-    pub(super) state: &'static str,
+pub(crate) struct Health {
+    pub(crate) state: State,
+    /// Whether another handler takes the programs.
+    #[serde(skip)]
+    pub(super) is_shadowed: bool,
     /// Why it is broken.
     pub(super) reason: Option<String>,
     /// Version of the interpreter at the handler's path, if it says one.
@@ -47,8 +72,12 @@ pub(super) struct Health {
 }
 
 impl Health {
+    fn of(state: State) -> Self {
+        Self { state, is_shadowed: false, reason: None, version: None, proof: None }
+    }
+
     fn broken(reason: impl Into<String>) -> Self {
-        Self { state: "broken", reason: Some(reason.into()), version: None, proof: None }
+        Self { reason: Some(reason.into()), ..Self::of(State::Broken) }
     }
 
     /// In words, behind the path of the interpreter.
@@ -65,7 +94,7 @@ impl Health {
 
 impl fmt::Display for Health {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}{}", self.state, self.detail())
+        write!(formatter, "{}{}", self.state.word(), self.detail())
     }
 }
 
@@ -106,7 +135,7 @@ fn judge_handler(
     };
     let matched_by = subject.matched_by(handlers).filter(|_| enabled);
     if matched_by.is_none() && trial.host.end == End::Exited(STATUS_ARGV0) {
-        return Health { state: "native", reason: None, version: None, proof: None };
+        return Health::of(State::Native);
     }
     if !handler.entry.enabled {
         return Health::broken("it is disabled");
@@ -118,7 +147,8 @@ fn judge_handler(
         .filter(|matched_by| matched_by.name != handler.name)
         .map(|matched_by| matched_by.name.to_string());
     if in_front.is_some() {
-        return Health::broken(Failure::Shadowed(in_front).to_string());
+        let reason = Failure::Shadowed(in_front).to_string();
+        return Health { is_shadowed: true, ..Health::broken(reason) };
     }
     let expected = Expected {
         preserve_argv0: handler.entry.flags.contains(Flags::PRESERVE_ARGV0),
@@ -126,7 +156,7 @@ fn judge_handler(
         in_front: None,
     };
     match judge(trial, &expected) {
-        Ok(proof) => Health { state: "working", reason: None, version: None, proof: Some(proof) },
+        Ok(proof) => Health { proof: Some(proof), ..Health::of(State::Working) },
         Err(failure) => Health::broken(failure.to_string()),
     }
 }
@@ -157,22 +187,25 @@ fn subject(handler: &Handler, arch: &'static Arch) -> Option<ProbeTarget> {
     ProbeTarget::all_of(arch).find(|subject| pattern.matches(&subject.image()))
 }
 
+/// What `qus verify` found.
 #[derive(Serialize)]
-struct VerifyReport {
+pub(crate) struct VerifyReport {
     scope: Scope,
-    items: Vec<VerifiedArch>,
+    pub(crate) items: Vec<VerifiedArch>,
 }
 
+/// What came of the probe of an architecture.
 #[derive(Serialize)]
-struct VerifiedArch {
-    arch: &'static str,
+pub(crate) struct VerifiedArch {
+    pub(crate) arch: &'static str,
     name: Option<String>,
     interpreter: Option<String>,
     #[serde(flatten)]
-    health: Health,
+    pub(crate) health: Health,
 }
 
-pub(super) fn run(args: &Verify, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+/// Executes the probes of all handlers, or of the named architectures.
+pub(crate) fn execute(args: &Verify, common: &Common) -> Result<VerifyReport> {
     let instance = open_instance(common)?;
     let handlers = instance.handlers().map_err(Diagnostic::from)?;
     let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
@@ -184,27 +217,38 @@ pub(super) fn run(args: &Verify, common: &Common, output: &mut Output<'_>) -> Re
         let Some(arch) = main_arch(handler).filter(|arch| wanted(arch)) else { continue };
         if let Some(health) = health.remove(&handler.name) {
             let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
-            items.push(VerifiedArch {
-                arch: arch.name,
-                name: Some(name_lossy(&handler.name)),
-                interpreter,
-                health,
-            });
+            let name = Some(name_lossy(&handler.name));
+            items.push(VerifiedArch { arch: arch.name, name, interpreter, health });
         }
     }
     let mut unserved: Vec<&'static Arch> = named.into_iter().flatten().collect();
     unserved.retain(|arch| items.iter().all(|item| item.arch != arch.name));
     items.extend(without_handler(&unserved)?);
     items.sort_by_key(|item| item.arch);
-    let status =
-        if items.iter().any(|item| item.health.state == "broken") { Status::No } else { Status::Done };
-    let view = VerifyReport { scope: Scope::of(instance.path()), items };
-    output.data(&view, || text(&view))?;
-    print_scope(view.scope, output)?;
-    if view.items.is_empty() {
-        output.note("no handler of an architecture is there")?;
+    Ok(VerifyReport { scope: Scope::of(instance.path()), items })
+}
+
+impl Report for VerifyReport {
+    fn text(&self) -> String {
+        let row = |item: &VerifiedArch| {
+            let interpreter =
+                item.interpreter.as_deref().map(|path| display_path(Path::new(path))).unwrap_or_default();
+            let name = item.name.clone().unwrap_or_else(|| "-".to_owned());
+            let detail = format!("{interpreter}{}", item.health.detail());
+            let detail = detail.strip_prefix(": ").unwrap_or(&detail).to_owned();
+            vec![item.arch.to_owned(), item.health.state.word().to_owned(), escape(&name), detail]
+        };
+        format_table(&self.items.iter().map(row).collect::<Vec<_>>())
     }
-    Ok(status)
+
+    fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
+        print_scope(self.scope, output)?;
+        if self.items.is_empty() {
+            output.note("no handler of an architecture is there")?;
+        }
+        let is_broken = self.items.iter().any(|item| item.health.state == State::Broken);
+        Ok(if is_broken { Status::No } else { Status::Done })
+    }
 }
 
 /// Architectures that were asked for and have no handler: the host itself runs them, or nothing does.
@@ -218,25 +262,8 @@ fn without_handler(arches: &[&'static Arch]) -> Result<Vec<VerifiedArch>, Diagno
     let items = arches.iter().zip(trials).map(|(arch, trial)| {
         let native = trial.host.end == End::Exited(STATUS_ARGV0);
         let reason = format!("no handler takes its programs; cure: sudo qus register {}", arch.name);
-        let health = Health {
-            state: if native { "native" } else { "broken" },
-            reason: (!native).then_some(reason),
-            version: None,
-            proof: None,
-        };
+        let health = if native { Health::of(State::Native) } else { Health::broken(reason) };
         VerifiedArch { arch: arch.name, name: None, interpreter: None, health }
     });
     Ok(items.collect())
-}
-
-fn text(view: &VerifyReport) -> String {
-    let row = |item: &VerifiedArch| {
-        let interpreter =
-            item.interpreter.as_deref().map(|path| display_path(Path::new(path))).unwrap_or_default();
-        let name = item.name.clone().unwrap_or_else(|| "-".to_owned());
-        let detail = format!("{interpreter}{}", item.health.detail());
-        let detail = detail.strip_prefix(": ").unwrap_or(&detail).to_owned();
-        vec![item.arch.to_owned(), item.health.state.to_owned(), escape(&name), detail]
-    };
-    format_table(&view.items.iter().map(row).collect::<Vec<_>>())
 }

@@ -6,16 +6,15 @@ use serde::Serialize;
 
 use super::getopt::{self, OptSpec};
 use super::glob::Glob;
-use super::{Adapter, EarlyExit, Item};
+use super::{Adapter, EarlyExit};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::output::{Status, escape, escape_json};
-use crate::commands::Command;
 use crate::commands::args::ArchArg;
 use crate::commands::instance::open_read_only;
-use crate::commands::register::Register;
-use crate::commands::reset::Reset;
-use crate::commands::verify::Verify;
+use crate::commands::register::{Outcome, Register};
+use crate::commands::reset::{Reset, ResetReport};
+use crate::commands::verify::{self, State, Verify};
 use crate::handler::classify;
 use crate::handler::classify::name_lossy;
 use crate::interpreter::bundle::own_bundle;
@@ -135,27 +134,33 @@ fn install(words: &[String], failures: &mut Vec<String>, adapter: &mut Adapter<'
             }
         }
     }
-    if arches.is_empty() {
-        return Ok(());
-    }
+    if arches.is_empty() { Ok(()) } else { register(arches, failures, adapter) }
+}
+
+fn register(
+    arches: Vec<ArchArg>,
+    failures: &mut Vec<String>,
+    adapter: &mut Adapter<'_>,
+) -> Result<(), EarlyExit> {
     let places = std::env::var_os("QEMU_BINARY_PATH").filter(|path| !path.is_empty());
-    let register = Register {
+    let request = Register {
         arches,
         interpreter_dir: places.map(PathBuf::from).into_iter().collect(),
         skip_native: true,
         ..Register::default()
     };
-    let (status, answer) = adapter.run_command(&Command::Register(register), false)?;
+    let (status, report) = adapter.register(&request)?;
     let before = failures.len();
-    for item in answer.items {
-        let name = docker_name(&item.arch);
-        let (is_done, what) = match item.outcome.as_str() {
-            "registered" | "replaced" => (true, "OK".to_owned()),
-            "unchanged" | "kept" => (true, format!("{} already registered", item.handlers.join(", "))),
-            "native" => (true, item.reason()),
+    for item in &report.items {
+        let (is_done, what) = match item.outcome {
+            Outcome::Registered | Outcome::Replaced => (true, "OK".to_owned()),
+            Outcome::Unchanged | Outcome::Existing => {
+                (true, format!("{} already registered", item.handlers.join(", ")))
+            }
+            Outcome::Native => (true, item.reason()),
             _ => (false, item.reason()),
         };
-        let line = format!("installing: {name} {}", escape(&what));
+        let line = format!("installing: {} {}", docker_name(item.arch), escape(&what));
         writeln!(adapter.prose, "{line}")?;
         if !is_done {
             failures.push(line);
@@ -181,58 +186,66 @@ fn uninstall(
     if words.is_empty() {
         return Ok(());
     }
-    let (_, there) = adapter
-        .run_command(&Command::Reset(Reset { arches: Vec::new(), dry_run: true, persist: false }), false)?;
+    let all = Reset { arches: Vec::new(), dry_run: true, persist: false };
+    let (_, there) = adapter.reset(&all, false)?;
     let mut arches = Vec::new();
     for word in words {
-        let named = Arch::named(word).ok();
-        let pattern =
-            Glob::new(word).map_err(|error| EarlyExit::Usage(format!("{}: {error}", escape(word))))?;
-        let is_pattern = word.contains(['*', '?', '[', '\\']);
-        let is_meant = |name: &str| {
-            pattern.matches(name) || name.strip_suffix(word.as_str()).is_some_and(|rest| rest.ends_with('-'))
-        };
-        let is_meant_item =
-            |item: &&Item| is_meant(item.name()) || named.is_some_and(|arch| arch.name == item.arch);
-        let meant =
-            there.items.iter().filter(is_meant_item).filter_map(|item| Arch::from_qemu_target(&item.arch));
-        let before = arches.len();
-        arches.extend(meant.map(ArchArg::One));
-        let others: Vec<&String> = there.left.iter().filter(|name| is_meant(name)).collect();
-        for other in &others {
-            let line = format!("uninstalling: {} is none of QEMU's emulators: left alone", escape(other));
-            writeln!(adapter.prose, "{line}")?;
-            if !is_pattern {
-                failures.push(line);
-            }
-        }
-        if arches.len() == before && others.is_empty() {
-            let line = format!("uninstalling: {} not found", escape(word));
-            writeln!(adapter.prose, "{line}")?;
-            // What is not there is as it was asked for; what nobody knows was hardly meant.
-            if !is_pattern && named.is_none() {
-                failures.push(line);
-            }
-        }
+        arches.extend(meant_by(word, &there, failures, adapter)?.into_iter().map(ArchArg::One));
     }
     // With no name at all it would be all of them.
-    if !arches.is_empty() {
-        let (_, answer) =
-            adapter.run_command(&Command::Reset(Reset { arches, dry_run: false, persist: false }), true)?;
-        for item in answer.items {
-            let line =
-                format!("uninstalling: {} {}", escape(item.name()), item.error.as_deref().unwrap_or("OK"));
-            writeln!(adapter.prose, "{line}")?;
-            if item.error.is_some() {
-                failures.push(line);
-            }
+    if arches.is_empty() {
+        return Ok(());
+    }
+    let (_, report) = adapter.reset(&Reset { arches, dry_run: false, persist: false }, true)?;
+    for item in &report.items {
+        let line = format!("uninstalling: {} {}", escape(&item.name), item.error.as_deref().unwrap_or("OK"));
+        writeln!(adapter.prose, "{line}")?;
+        if item.error.is_some() {
+            failures.push(line);
         }
     }
     Ok(())
 }
 
+/// The architectures, of the handlers in `there`, that `word` stands for: a name, a pattern, or the end of a handler's name.
+fn meant_by(
+    word: &str,
+    there: &ResetReport,
+    failures: &mut Vec<String>,
+    adapter: &mut Adapter<'_>,
+) -> Result<Vec<&'static Arch>, EarlyExit> {
+    let named = Arch::named(word).ok();
+    let pattern = Glob::new(word).map_err(|error| EarlyExit::Usage(format!("{}: {error}", escape(word))))?;
+    let is_pattern = word.contains(['*', '?', '[', '\\']);
+    let is_meant =
+        |name: &str| pattern.matches(name) || name.strip_suffix(word).is_some_and(|rest| rest.ends_with('-'));
+    let meant = there
+        .items
+        .iter()
+        .filter(|item| is_meant(&item.name) || named.is_some_and(|arch| arch.name == item.arch));
+    let meant: Vec<&'static Arch> = meant.filter_map(|item| Arch::from_qemu_target(item.arch)).collect();
+    let others: Vec<&String> = there.left.iter().filter(|name| is_meant(name)).collect();
+    for other in &others {
+        let line = format!("uninstalling: {} is none of QEMU's emulators: left alone", escape(other));
+        writeln!(adapter.prose, "{line}")?;
+        if !is_pattern {
+            failures.push(line);
+        }
+    }
+    if meant.is_empty() && others.is_empty() {
+        let line = format!("uninstalling: {} not found", escape(word));
+        writeln!(adapter.prose, "{line}")?;
+        // A handler that is not registered is as it was asked for; an unknown name is a mistake.
+        if !is_pattern && named.is_none() {
+            failures.push(line);
+        }
+    }
+    Ok(meant)
+}
+
+/// What the tool prints about a host.
 #[derive(Serialize)]
-struct State {
+struct HostState {
     supported: Vec<&'static str>,
     emulators: Vec<String>,
 }
@@ -249,8 +262,9 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
         emulators.sort();
         let arches =
             PLATFORMS.iter().filter_map(|(name, _)| Arch::from_qemu_target(name).map(ArchArg::One)).collect();
-        let (_, answer) = adapter.run_command(&Command::Verify(Verify { arches }), false)?;
-        answer.items.into_iter().map(|item| (item.arch, item.state)).collect()
+        let (_, report) =
+            adapter.run_command(false, |common, _| verify::execute(&Verify { arches }, common))?;
+        report.items.iter().map(|item| (item.arch, item.health.state)).collect()
     } else {
         let path = adapter.common.instance.display();
         writeln!(
@@ -259,24 +273,24 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
         )?;
         states_by_execution()?
     };
-    let runs = |name: &str, state: &str| states.iter().any(|(arch, is)| arch == name && is == state);
+    let runs = |name: &str, state: State| states.contains(&(name, state));
     let mut supported = Vec::new();
-    for state in ["native", "working"] {
+    for state in [State::Native, State::Working] {
         for (name, platforms) in PLATFORMS.iter().filter(|(name, _)| runs(name, state)) {
             supported.extend(*platforms);
-            if *name == "x86_64" && state == "native" {
+            if *name == "x86_64" && state == State::Native {
                 supported.extend(levels_of_amd64());
             }
         }
     }
-    let text = serde_json::to_string_pretty(&State { supported, emulators })?;
+    let text = serde_json::to_string_pretty(&HostState { supported, emulators })?;
     writeln!(adapter.data, "{}", escape_json(&text))?;
     Ok(())
 }
 
 /// What runs here, where no handler can be seen. To mount an instance in order to look would hide those of the host from
 /// this user namespace, for good (K66).
-fn states_by_execution() -> Result<Vec<(String, String)>, Diagnostic> {
+fn states_by_execution() -> Result<Vec<(&'static str, State)>, Diagnostic> {
     let arches = PLATFORMS.iter().filter_map(|(name, _)| Arch::from_qemu_target(name));
     let subjects: Vec<ProbeTarget> = arches.filter_map(|arch| ProbeTarget::all_of(arch).next()).collect();
     let trials = probe::run(&subjects).map_err(Diagnostic::from)?;
@@ -287,8 +301,8 @@ fn states_by_execution() -> Result<Vec<(String, String)>, Diagnostic> {
     let running = subjects.iter().zip(&trials).filter(|(_, trial)| runs(trial));
     Ok(running
         .map(|(subject, _)| {
-            let state = if own == Some(subject.arch) { "native" } else { "working" };
-            (subject.arch.name.to_owned(), state.to_owned())
+            let state = if own == Some(subject.arch) { State::Native } else { State::Working };
+            (subject.arch.name, state)
         })
         .collect())
 }

@@ -3,15 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::getopt::{self, OptSpec};
-use super::{Adapter, EarlyExit, Item};
+use super::{Adapter, EarlyExit};
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
 use crate::base::output::{Status, display_path, escape};
 use crate::binfmt::Flags;
 use crate::boot::formats::binfmt_support_format;
-use crate::commands::Command;
 use crate::commands::args::ArchArg;
-use crate::commands::register::Register;
+use crate::commands::register::{ArchResult, Outcome, Register};
 use crate::commands::reset::Reset;
 use crate::handler::classify;
 use crate::system::atomic_file;
@@ -90,11 +89,10 @@ pub(super) fn clear(
 ) -> Result<Status, EarlyExit> {
     let all = arches.is_empty();
     let arches = arches.iter().copied().map(ArchArg::One).collect();
-    let (status, answer) =
-        adapter.run_command(&Command::Reset(Reset { arches, dry_run, persist: false }), false)?;
+    let (status, answer) = adapter.reset(&Reset { arches, dry_run, persist: false }, false)?;
     let verb = if dry_run { "Would remove" } else { "Removed" };
     for item in &answer.items {
-        let name = escape(item.name());
+        let name = escape(&item.name);
         match &item.error {
             None => writeln!(adapter.data, "{verb} {name} as binfmt interpreter for {}", item.arch)?,
             Some(error) => writeln!(adapter.prose, "ERROR: {name}: {}", escape(error))?,
@@ -186,7 +184,7 @@ impl Setup {
         };
         let mut worst = Status::Done;
         for request in requests {
-            let (status, answer) = adapter.run_command(&Command::Register(request), false)?;
+            let (status, answer) = adapter.register(&request)?;
             worst = worst.max(status);
             for item in &answer.items {
                 self.tell(item, adapter)?;
@@ -195,18 +193,18 @@ impl Setup {
         Ok(worst)
     }
 
-    fn tell(&self, item: &Item, adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
-        let arch = &item.arch;
+    fn tell(&self, item: &ArchResult, adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
+        let arch = item.arch;
         let interpreter = escape(item.interpreter.as_deref().unwrap_or_default());
-        match item.outcome.as_str() {
-            "registered" | "replaced" => {
+        match item.outcome {
+            Outcome::Registered | Outcome::Replaced => {
                 let verb = if self.dry_run { "Would set" } else { "Setting" };
                 writeln!(adapter.data, "{verb} {interpreter} as binfmt interpreter for {arch}")?;
             }
-            "unchanged" | "kept" => {
+            Outcome::Unchanged | Outcome::Existing => {
                 writeln!(adapter.data, "{interpreter} is the binfmt interpreter for {arch} already")?;
             }
-            "native" => writeln!(adapter.data, "{arch} needs none: {}", item.reason())?,
+            Outcome::Native => writeln!(adapter.data, "{arch} needs none: {}", item.reason())?,
             _ => writeln!(adapter.prose, "ERROR: {arch}: {}", escape(&item.reason()))?,
         }
         Ok(())

@@ -13,6 +13,7 @@ use crate::base::output::{Output, Status, display_path, escape, format_table};
 use crate::binfmt::{Flags, HandlerName, Rule};
 use crate::boot::persist::InitSystem;
 use crate::commands::instance::lifetime_warning;
+use crate::commands::report::Report;
 use crate::handler::classify;
 use crate::handler::classify::name_lossy;
 use crate::handler::plan::{Decision, Registration};
@@ -23,7 +24,7 @@ use crate::system::namespace::{Lifetime, Scope};
 /// What came of one architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// A new handler is there.
     Registered,
     /// A new handler is there, and an old one is gone.
@@ -76,12 +77,12 @@ impl Outcome {
 
 /// What is said about one architecture.
 #[derive(Debug, Serialize)]
-pub(super) struct ArchResult {
-    arch: &'static str,
-    outcome: Outcome,
-    handlers: Vec<String>,
+pub(crate) struct ArchResult {
+    pub(crate) arch: &'static str,
+    pub(crate) outcome: Outcome,
+    pub(crate) handlers: Vec<String>,
     flags: Option<String>,
-    interpreter: Option<String>,
+    pub(crate) interpreter: Option<String>,
     /// Version of the interpreter, where it was asked.
     pub(super) version: Option<String>,
     /// Whether a probe ran.
@@ -227,6 +228,15 @@ impl ArchResult {
         self.proof = proof;
     }
 
+    /// Why it was not done, and what fixes that.
+    pub(crate) fn reason(&self) -> String {
+        let reason = self.message.as_deref().unwrap_or(self.outcome.word()).replace('\n', " ");
+        match &self.hint {
+            Some(hint) => format!("{reason}; cure: {hint}"),
+            None => reason,
+        }
+    }
+
     /// Adds a remark to the message.
     fn remark(&mut self, remark: &str) {
         let message = self.message.take();
@@ -354,7 +364,7 @@ impl ArchResult {
 
 /// All that `qus register` says.
 #[derive(Serialize)]
-pub(super) struct RegisterReport {
+pub(crate) struct RegisterReport {
     pub(super) scope: Scope,
     /// How long what was registered lasts.
     pub(super) lifetime: Lifetime,
@@ -364,14 +374,13 @@ pub(super) struct RegisterReport {
     #[serde(rename = "keeper")]
     pub(super) init_system: Option<InitSystem>,
     pub(super) dry_run: bool,
-    pub(super) items: Vec<ArchResult>,
+    pub(crate) items: Vec<ArchResult>,
+    /// Why what was registered is not registered at boot.
+    #[serde(skip)]
+    pub(super) not_persisted: Option<Diagnostic>,
 }
 
 impl RegisterReport {
-    pub(super) fn text(&self) -> String {
-        format_table(&self.items.iter().map(|item| item.row(self.dry_run, self.scope)).collect::<Vec<_>>())
-    }
-
     /// The handlers that are new, by name.
     pub(super) fn new_handlers(&self, inputs: &Inputs) -> Vec<HandlerName> {
         let names = self.items.iter().filter(|item| item.is_new()).flat_map(|item| &item.handlers);
@@ -379,42 +388,23 @@ impl RegisterReport {
         names.filter_map(|name| HandlerName::new(name.as_bytes()).ok()).filter(known).collect()
     }
 
-    /// Says how it went as a whole, who sees what was registered, and how long it lasts.
-    pub(super) fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
-        let mut status = self.items.iter().map(|item| item.outcome.status()).max().unwrap_or(Status::Done);
+    /// The architectures that failed, with what fixes that.
+    fn failures(&self) -> Option<Diagnostic> {
         let wrong: Vec<&ArchResult> =
             self.items.iter().filter(|item| item.outcome.status() != Status::Done).collect();
-        if !wrong.is_empty() {
-            let mut words: Vec<&str> = wrong.iter().map(|item| item.outcome.word()).collect();
-            words.dedup();
-            let mut message =
-                format!("{} of {} architectures {}", wrong.len(), self.items.len(), words.join(", "));
-            if wrong.len() < self.items.len() && !self.dry_run {
-                message.push_str(&format!("; the others run {}", self.lasting()));
-            }
-            let mut hints: Vec<&str> = wrong.iter().filter_map(|item| item.hint.as_deref()).collect();
-            hints.dedup();
-            output.problem(&Diagnostic { message, hint: together(&hints) })?;
-        } else if !self.dry_run && (self.init_system.is_some() || self.items.iter().any(ArchResult::is_new)) {
-            output.note(&format!("they run {}", self.lasting()))?;
+        if wrong.is_empty() {
+            return None;
         }
-        if let Some(init_system) =
-            self.init_system.filter(|_| !self.dry_run && self.items.iter().any(ArchResult::is_persisted))
-        {
-            for warning in persist::warnings(&self.items) {
-                output.note(&warning)?;
-            }
-            if let Some(problem) = init_system.blocker() {
-                output.problem(&problem)?;
-                status = status.max(Status::Failed);
-            }
+        let mut words: Vec<&str> = wrong.iter().map(|item| item.outcome.word()).collect();
+        words.dedup();
+        let mut message =
+            format!("{} of {} architectures {}", wrong.len(), self.items.len(), words.join(", "));
+        if wrong.len() < self.items.len() && !self.dry_run {
+            message.push_str(&format!("; the others run {}", self.lasting()));
         }
-        let doomed = lifetime_warning(self.lifetime, self.scope);
-        if let Some(problem) = doomed.filter(|_| !self.held && !self.dry_run && self.has_any()) {
-            output.problem(&problem)?;
-            status = status.max(Status::Failed);
-        }
-        Ok(status)
+        let mut hints: Vec<&str> = wrong.iter().filter_map(|item| item.hint.as_deref()).collect();
+        hints.dedup();
+        Some(Diagnostic { message, hint: together(&hints) })
     }
 
     /// Whether any architecture is served now.
@@ -452,6 +442,41 @@ impl RegisterReport {
             }
             scope => format!("in {scope}, {until}"),
         }
+    }
+}
+
+impl Report for RegisterReport {
+    fn text(&self) -> String {
+        format_table(&self.items.iter().map(|item| item.row(self.dry_run, self.scope)).collect::<Vec<_>>())
+    }
+
+    /// Prints the result as a whole, who sees what was registered, and how long it lasts.
+    fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
+        let mut status = self.items.iter().map(|item| item.outcome.status()).max().unwrap_or(Status::Done);
+        if let Some(problem) = self.failures() {
+            output.problem(&problem)?;
+        } else if !self.dry_run && (self.init_system.is_some() || self.items.iter().any(ArchResult::is_new)) {
+            output.note(&format!("they run {}", self.lasting()))?;
+        }
+        let mut problems = Vec::new();
+        if let Some(init_system) = self.init_system
+            && !self.dry_run
+            && self.items.iter().any(ArchResult::is_persisted)
+        {
+            for warning in persist::warnings(&self.items) {
+                output.note(&warning)?;
+            }
+            problems.extend(init_system.blocker());
+        }
+        if !self.held && !self.dry_run && self.has_any() {
+            problems.extend(lifetime_warning(self.lifetime, self.scope));
+        }
+        problems.extend(self.not_persisted.clone());
+        for problem in &problems {
+            output.problem(problem)?;
+            status = status.max(Status::Failed);
+        }
+        Ok(status)
     }
 }
 

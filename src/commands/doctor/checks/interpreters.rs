@@ -9,6 +9,7 @@ use crate::base::output::{display_path, escape};
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::commands::doctor::facts::Facts;
+use crate::commands::verify::State;
 use crate::handler::classify;
 use crate::interpreter::CheckError;
 use crate::interpreter::known_bugs;
@@ -88,12 +89,12 @@ pub(super) fn broken(facts: &Facts) -> Vec<Observation> {
     }
     each(facts, |state, handler| {
         let health = state.health.as_ref().ok()?.get(&handler.name)?;
-        let reason = health.reason.as_ref().filter(|_| health.state == "broken")?;
+        let reason = health.reason.as_ref()?;
         let arch = classify::emulated_arch(handler);
         let named_elsewhere = !state.enabled
             || !handler.entry.enabled
             || arch.is_some() && !handler.entry.flags.contains(Flags::FIX_BINARY)
-            || reason.contains("another handler is in front");
+            || health.is_shadowed;
         if named_elsewhere {
             return None;
         }
@@ -181,7 +182,7 @@ pub(super) fn working(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let Ok(health) = &state.health else { return Vec::new() };
     let is_working =
-        |handler: &&Handler| health.get(&handler.name).is_some_and(|health| health.state == "working");
+        |handler: &&Handler| health.get(&handler.name).is_some_and(|health| health.state == State::Working);
     let mut arches: Vec<&str> = state
         .handlers
         .iter()

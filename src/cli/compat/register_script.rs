@@ -8,8 +8,8 @@ use super::getopt::{self, OptSpec};
 use super::{Adapter, EarlyExit};
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status};
-use crate::commands::Command;
-use crate::commands::list::List;
+use crate::commands::list::{self, List};
+use crate::commands::report::print;
 
 pub(super) const DBHI_USAGE: &str = "\
 Usage: register.sh [-h] [-i COMMAND…] [-l] [-e] [-r] [-s] [-t TARGETS] [-- ARGS] (qus in its place)
@@ -140,15 +140,8 @@ fn interact(words: &[String]) -> Result<Status, EarlyExit> {
 }
 
 fn list(adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
-    let common = crate::cli::Common { json: false, ..super::common() };
     let mut output = Output::new(&mut adapter.data, &mut adapter.prose, false, false);
-    let command = Command::List(List { probe: false });
-    Ok(crate::commands::run(
-        &command,
-        &common,
-        <crate::cli::Cli as clap::CommandFactory>::command,
-        &mut output,
-    )?)
+    Ok(print(&list::execute(&List { probe: false }, &adapter.common)?, &mut output)?)
 }
 
 pub(super) const MULTIARCH_USAGE: &str = "\
