@@ -99,6 +99,6 @@ pub fn run(
         Command::Completions(args) => completions::run(args, program(), output),
         Command::Man(args) => man::run(args, program(), output),
         Command::Export(args) => export::run(args, output),
-        Command::Apply(args) => apply::run(args, common, output),
+        Command::Apply(args) => print(&apply::execute(args, common, output)?, output),
     }
 }

@@ -16,9 +16,8 @@ use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{HEADER_LEN, Handler, HandlerName, Rule};
 use crate::boot::binfmt_d::{self, ReadError};
 use crate::commands::args::Common;
-use crate::commands::instance::{
-    Opened, lifetime_warning, open_if_mounted, open_or_mount, print_scope, switched_off,
-};
+use crate::commands::instance::{Opened, lifetime_warning, open_to_register, print_scope};
+use crate::commands::report::Report;
 use crate::handler::apply::{ConfigLine, Guarded, InterpreterFile, Step, steps};
 use crate::handler::classify::STAGING_SUFFIX;
 use crate::handler::classify::is_stale_staging;
@@ -42,13 +41,17 @@ pub struct Apply {
     pub dry_run: bool,
 }
 
+/// What `qus apply` did.
 #[derive(Serialize)]
-struct ApplyReport {
+pub(crate) struct ApplyReport {
     scope: Scope,
     /// How long what was registered lasts.
     lifetime: Lifetime,
     dry_run: bool,
     items: Vec<AppliedLine>,
+    /// Files and directories that were named.
+    #[serde(skip)]
+    paths: Vec<PathBuf>,
 }
 
 /// What came of one line.
@@ -106,15 +109,9 @@ struct Line {
     interpreter: Option<InterpreterFile>,
 }
 
-pub(super) fn run(args: &Apply, common: &Common, output: &mut Output<'_>) -> Result<Status> {
-    let Opened { instance, scope, lifetime } =
-        if args.dry_run { open_if_mounted(common)? } else { open_or_mount(common, output)? };
-    if let Some(instance) = instance.as_ref().filter(|_| !args.dry_run) {
-        instance.check_writable().map_err(Diagnostic::from)?;
-        if !instance.is_enabled().map_err(Diagnostic::from)? {
-            return Err(switched_off(instance).into());
-        }
-    }
+/// Registers what the configuration says.
+pub(crate) fn execute(args: &Apply, common: &Common, output: &mut Output<'_>) -> Result<ApplyReport> {
+    let Opened { instance, scope, lifetime } = open_to_register(args.dry_run, common, output)?;
     let handlers = match &instance {
         Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
         None => Vec::new(),
@@ -126,36 +123,50 @@ pub(super) fn run(args: &Apply, common: &Common, output: &mut Output<'_>) -> Res
         .collect();
     let steps = steps(&wanted, &handlers, &guarded(&lines, &handlers, args.dry_run)?);
     for (line, step) in lines.iter().zip(steps) {
-        let (outcome, message) = match step {
-            Step::Unchanged => (Outcome::Unchanged, None),
-            Step::Superseded(later) => {
-                let later = lines.get(later).and_then(|later| items.get(later.item));
-                (Outcome::Superseded, later.map(|later| format!("{} has the name", later.place())))
-            }
-            Step::Refused(reason) => (Outcome::Refused, Some(reason)),
-            Step::Register { replaces } => {
-                let done = if replaces { Outcome::Replaced } else { Outcome::Registered };
-                match instance.as_ref().filter(|_| !args.dry_run) {
-                    Some(instance) => match register(instance, &line.rule, replaces) {
-                        Ok(()) => (done, None),
-                        Err(problem) => (Outcome::Failed, Some(problem.message)),
-                    },
-                    None => (done, None),
-                }
-            }
-        };
-        let swept = instance.as_ref().filter(|_| !args.dry_run && outcome.is_in_force());
-        let swept = swept.map_or(Ok(()), |instance| sweep(instance, &handlers, line.rule.name()));
-        let (outcome, message) =
-            swept.map_or_else(|error| (Outcome::Failed, Some(error.to_string())), |()| (outcome, message));
+        let (mut outcome, mut message) = planned(&step, &lines, &items);
+        if let Some(instance) = &instance
+            && !args.dry_run
+            && let Err(problem) = carry_out(instance, line, &step, outcome, &handlers)
+        {
+            (outcome, message) = (Outcome::Failed, Some(problem.message));
+        }
         if let Some(item) = items.get_mut(line.item) {
             item.outcome = outcome;
             item.message = message;
         }
     }
-    let view = ApplyReport { scope, lifetime, dry_run: args.dry_run, items };
-    output.data(&view, || view.text())?;
-    view.conclude(&args.paths, output)
+    Ok(ApplyReport { scope, lifetime, dry_run: args.dry_run, items, paths: args.paths.clone() })
+}
+
+/// The outcome of a step that succeeds, and a message. A dry run prints this.
+fn planned(step: &Step, lines: &[Line], items: &[AppliedLine]) -> (Outcome, Option<String>) {
+    match step {
+        Step::Unchanged => (Outcome::Unchanged, None),
+        Step::Superseded(later) => {
+            let later = lines.get(*later).and_then(|later| items.get(later.item));
+            (Outcome::Superseded, later.map(|later| format!("{} has the name", later.place())))
+        }
+        Step::Refused(reason) => (Outcome::Refused, Some(reason.clone())),
+        Step::Register { replaces: true } => (Outcome::Replaced, None),
+        Step::Register { replaces: false } => (Outcome::Registered, None),
+    }
+}
+
+/// Carries out a step, and removes what killed processes left of a rule that is in force.
+fn carry_out(
+    instance: &Instance,
+    line: &Line,
+    step: &Step,
+    planned: Outcome,
+    handlers: &[Handler],
+) -> Result<(), Diagnostic> {
+    if let Step::Register { replaces } = step {
+        register(instance, &line.rule, *replaces)?;
+    }
+    if planned.is_in_force() {
+        sweep(instance, handlers, line.rule.name())?;
+    }
+    Ok(())
 }
 
 /// Removes the interims of a rule that killed processes left behind: it needs none.
@@ -282,7 +293,7 @@ impl AppliedLine {
     }
 }
 
-impl ApplyReport {
+impl Report for ApplyReport {
     fn text(&self) -> String {
         let row = |item: &AppliedLine| {
             let detail = item.message.as_ref().or(item.interpreter.as_ref()).map(|text| escape(text));
@@ -293,7 +304,7 @@ impl ApplyReport {
         format_table(&self.items.iter().map(row).collect::<Vec<_>>())
     }
 
-    fn conclude(&self, paths: &[PathBuf], output: &mut Output<'_>) -> Result<Status> {
+    fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
         print_scope(self.scope, output)?;
         let mut status = Status::Done;
         let wrong = self.items.iter().filter(|item| item.outcome.is_wrong()).count();
@@ -307,7 +318,8 @@ impl ApplyReport {
             output.problem(&Diagnostic::new(message))?;
             status = Status::Failed;
         } else if self.items.is_empty() {
-            let folders = if paths.is_empty() { binfmt_d::folders(Path::new("/")) } else { paths.to_vec() };
+            let folders =
+                if self.paths.is_empty() { binfmt_d::folders(Path::new("/")) } else { self.paths.clone() };
             let places: Vec<String> = folders.iter().map(|path| display_path(path)).collect();
             output.note(&format!("no rule is in {}", places.join(", ")))?;
         }

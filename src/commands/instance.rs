@@ -57,8 +57,23 @@ impl Opened {
     }
 }
 
+/// Opens the instance to register in. A dry run mounts none; any other run needs one that is writable and switched on.
+pub(crate) fn open_to_register(dry_run: bool, common: &Common, output: &mut Output<'_>) -> Result<Opened> {
+    if dry_run {
+        return open_if_mounted(common);
+    }
+    let opened = open_or_mount(common, output)?;
+    if let Some(instance) = &opened.instance {
+        instance.check_writable().map_err(Diagnostic::from)?;
+        if !instance.is_enabled().map_err(Diagnostic::from)? {
+            return Err(switched_off(instance).into());
+        }
+    }
+    Ok(opened)
+}
+
 /// The instance of this user namespace, mounted first where it is missing; that is said.
-pub(crate) fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Opened> {
+fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Opened> {
     let path = &common.instance;
     let there = match Instance::open(path) {
         Err(OpenError::NotMounted(_)) => None,
@@ -89,7 +104,7 @@ pub(crate) fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<
 }
 
 /// For a dry run: the instance that a run would register in, where it is mounted already.
-pub(crate) fn open_if_mounted(common: &Common) -> Result<Opened> {
+fn open_if_mounted(common: &Common) -> Result<Opened> {
     let path = &common.instance;
     match Instance::open(path) {
         Err(OpenError::NotMounted(_)) => Ok(Opened::own(None)),

@@ -17,7 +17,7 @@ use crate::base::output::{Output, Status};
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Flags, HandlerName, RuleError};
 use crate::commands::args::{ArchArg, Common, parse_arch};
-use crate::commands::instance::{Opened, open_if_mounted, open_or_mount, switched_off};
+use crate::commands::instance::{Opened, open_to_register};
 use crate::commands::report::print;
 use crate::handler::classify::default_flags;
 use crate::handler::plan::{Decision, Registration, Request, Snapshot, decide};
@@ -133,7 +133,7 @@ pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>)
     // Taken before anything is read, and released when this function ends.
     let _lock = (args.persist && !args.dry_run).then(crate::boot::persist::lock);
     let end_signals = if args.hold { Some(block_end_signals()?) } else { None };
-    let Opened { instance, scope, lifetime } = open(args, common, output)?;
+    let Opened { instance, scope, lifetime } = open_to_register(args.dry_run, common, output)?;
     let handlers = match &instance {
         Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
         None => Vec::new(),
@@ -152,21 +152,6 @@ pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>)
     let report = RegisterReport { scope, lifetime, held, init_system, dry_run, items, not_persisted };
     let new = report.new_handlers(&inputs);
     Ok(Registered { report, instance, end_signals, new })
-}
-
-/// Opens the instance to register in. A dry run mounts none; any other run needs one that is writable and switched on.
-fn open(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Opened> {
-    if args.dry_run {
-        return open_if_mounted(common);
-    }
-    let opened = open_or_mount(common, output)?;
-    if let Some(instance) = &opened.instance {
-        instance.check_writable().map_err(Diagnostic::from)?;
-        if !instance.is_enabled().map_err(Diagnostic::from)? {
-            return Err(switched_off(instance).into());
-        }
-    }
-    Ok(opened)
 }
 
 /// The decisions for all architectures.

@@ -4,6 +4,7 @@
 //! The order is that of `search_binary_handler` and `exec_binprm` in `fs/exec.c`: binfmt_misc before scripts before ELF
 //! (K36), at most five rewrites (K38), no second choice (K39).
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -86,56 +87,18 @@ pub struct Table<'a> {
 }
 
 impl Table<'_> {
-    /// What becomes of `execve(2)` on `file`.
+    /// Predicts what `execve(2)` on `file` does.
     #[must_use]
     pub fn predict(&self, file: &ExecTarget) -> Prediction {
-        let mut steps = Vec::new();
-        let mut stands_in: Option<Rc<ExecTarget>> = None;
-        let mut denied = file.denied;
-        let mut has_open_file = false;
+        let mut exec = Exec { table: self, steps: Vec::new(), denied: file.denied, has_open_file: false };
+        let mut next = exec.step(file);
         let end = loop {
-            let file = stands_in.as_deref().unwrap_or(file);
-            if let Some(denied) = denied {
-                break fails(denied.errno(), file, Reason::Denied(denied));
+            match next {
+                ControlFlow::Continue(stand_in) => next = exec.step(&stand_in),
+                ControlFlow::Break(end) => break end,
             }
-            if steps.len() > REWRITES {
-                break fails(Errno::ELOOP, file, Reason::Loop);
-            }
-            let handlers = if self.enabled { self.handlers } else { &[] };
-            let file_was_open = has_open_file;
-            let next = if let Some(handler) = first_match(handlers, &file.head, &file.path) {
-                let flags = handler.entry.flags;
-                has_open_file |= flags.contains(Flags::OPEN_BINARY);
-                let interpreter = handler.entry.interpreter.clone().unwrap_or_default();
-                let next = (self.look)(&interpreter);
-                steps.push(Step::Handler { name: handler.name.clone(), interpreter });
-                denied = next.denied;
-                if flags.contains(Flags::FIX_BINARY) {
-                    // The file was opened at registration: what its path says now does not matter (K47, K54).
-                    denied = None;
-                    if next.id.is_none() && !file_was_open {
-                        break End::Starts;
-                    }
-                }
-                next
-            } else if let Some(interpreter) = script_interpreter(&file.head) {
-                // Opening no name at all opens the current directory.
-                let is_nameless = interpreter.as_os_str().is_empty();
-                let next = (self.look)(if is_nameless { Path::new(".") } else { &interpreter });
-                steps.push(Step::Script { interpreter });
-                denied = next.denied;
-                next
-            } else {
-                break self.end_of(file);
-            };
-            // Once a file is open for an interpreter, nothing can stand in for that; but only after what would has been
-            // opened (K59, `exec_binprm`).
-            if file_was_open && denied.is_none() {
-                break fails(Errno::ENOEXEC, file, Reason::OpenFileTwice);
-            }
-            stands_in = Some(next);
         };
-        Prediction { steps, end }
+        Prediction { steps: exec.steps, end }
     }
 
     fn end_of(&self, file: &ExecTarget) -> End {
@@ -154,6 +117,67 @@ impl Table<'_> {
             None => return End::Starts,
         };
         fails(errno, file, Reason::Loader(loader.clone()))
+    }
+}
+
+/// A call of `execve(2)` in progress (`fs/exec.c`, `exec_binprm`).
+struct Exec<'a> {
+    table: &'a Table<'a>,
+    steps: Vec<Step>,
+    /// Why the file that is started next cannot be opened.
+    denied: Option<Denied>,
+    /// Whether a handler with `O` or `C` has a file open for its interpreter.
+    has_open_file: bool,
+}
+
+impl Exec<'_> {
+    /// Goes on with `file`: to the program that stands in for it, or to the end.
+    fn step(&mut self, file: &ExecTarget) -> ControlFlow<End, Rc<ExecTarget>> {
+        if let Some(denied) = self.denied {
+            return ControlFlow::Break(fails(denied.errno(), file, Reason::Denied(denied)));
+        }
+        if self.steps.len() > REWRITES {
+            return ControlFlow::Break(fails(Errno::ELOOP, file, Reason::Loop));
+        }
+        let handlers = if self.table.enabled { self.table.handlers } else { &[] };
+        let file_was_open = self.has_open_file;
+        let next = if let Some(handler) = first_match(handlers, &file.head, &file.path) {
+            self.start_interpreter(handler)?
+        } else if let Some(interpreter) = script_interpreter(&file.head) {
+            self.start_script(interpreter)
+        } else {
+            return ControlFlow::Break(self.table.end_of(file));
+        };
+        // Once a file is open for an interpreter, nothing can stand in for that; but only after what would has been
+        // opened (K59).
+        if file_was_open && self.denied.is_none() {
+            return ControlFlow::Break(fails(Errno::ENOEXEC, file, Reason::OpenFileTwice));
+        }
+        ControlFlow::Continue(next)
+    }
+
+    fn start_interpreter(&mut self, handler: &Handler) -> ControlFlow<End, Rc<ExecTarget>> {
+        let flags = handler.entry.flags;
+        let interpreter = handler.entry.interpreter.clone().unwrap_or_default();
+        let next = (self.table.look)(&interpreter);
+        self.steps.push(Step::Handler { name: handler.name.clone(), interpreter });
+        // With `F` the file was opened at registration: what its path leads to now does not matter (K47, K54).
+        let is_pinned = flags.contains(Flags::FIX_BINARY);
+        if is_pinned && next.id.is_none() && !self.has_open_file {
+            return ControlFlow::Break(End::Starts);
+        }
+        self.denied = next.denied.filter(|_| !is_pinned);
+        self.has_open_file |= flags.contains(Flags::OPEN_BINARY);
+        ControlFlow::Continue(next)
+    }
+
+    fn start_script(&mut self, interpreter: PathBuf) -> Rc<ExecTarget> {
+        // Opening no name at all opens the current directory.
+        let is_nameless = interpreter.as_os_str().is_empty();
+        let next = (self.table.look)(if is_nameless { Path::new(".") } else { &interpreter });
+        self.steps.push(Step::Script { interpreter });
+        self.denied = next.denied;
+        next
     }
 }
 

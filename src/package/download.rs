@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -116,6 +116,7 @@ impl Downloader {
         Err(WebError::NoTool(address.to_owned()))
     }
 
+    /// Writes what the program prints into an unnamed temporary file.
     fn receive(
         &self,
         mut running: ChildGuard,
@@ -124,50 +125,69 @@ impl Downloader {
     ) -> Result<File, WebError> {
         let io = |error| WebError::Io(address.to_owned(), error);
         let mut file = tempfile::tempfile().map_err(io)?;
-        let Some(mut pipe) = running.0.stdout.take() else {
+        let Some(pipe) = running.0.stdout.take() else {
             return Err(io(io::ErrorKind::BrokenPipe.into()));
         };
-        let (mut length, mut window) = (0_u64, (Instant::now(), 0_u64));
+        let mut pipe = TimedPipe {
+            pipe,
+            address,
+            stall_timeout: self.stall_timeout,
+            length: 0,
+            window: (Instant::now(), 0),
+        };
         let mut buffer = vec![0; 64 << 10];
         loop {
-            let left = self.stall_timeout.saturating_sub(window.0.elapsed());
-            if left.is_zero() {
-                if length - window.1 < MIN_BYTES {
-                    return Err(WebError::Stalled(address.to_owned(), self.stall_timeout.as_secs()));
-                }
-                window = (Instant::now(), length);
-                continue;
-            }
-            let wait = PollTimeout::try_from(left.as_millis().max(1)).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], wait) {
-                Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
-                Ok(_) => {}
-                Err(errno) => return Err(io(errno.into())),
-            }
-            let read = pipe.read(&mut buffer).map_err(io)?;
+            let read = pipe.read(&mut buffer)?;
             if read == 0 {
                 break;
             }
-            length += read as u64;
-            if length > self.size {
+            if pipe.length > self.size {
                 return Err(WebError::TooLarge(address.to_owned(), self.size >> 20));
             }
             file.write_all(buffer.get(..read).unwrap_or_default()).map_err(io)?;
             progress.advance(read as u64);
         }
-        let mut messages = Vec::new();
-        if let Some(stderr) = running.0.stderr.take() {
-            stderr.take(MESSAGES).read_to_end(&mut messages).map_err(io)?;
-        }
-        let status = running.0.wait().map_err(io)?;
-        if !status.success() {
-            // What follows the first line explains certificates to people in general.
-            let text = String::from_utf8_lossy(&messages);
-            let line = text.lines().map(str::trim).find(|line| !line.is_empty());
-            let messages = line.map_or_else(|| status.to_string(), str::to_owned);
-            return Err(WebError::Failed { address: address.to_owned(), messages });
-        }
+        running.succeed(address)?;
         Ok(file)
+    }
+}
+
+/// The standard output of a program that downloads.
+struct TimedPipe<'a> {
+    pipe: ChildStdout,
+    address: &'a str,
+    /// In this time at least [`MIN_BYTES`] have to come.
+    stall_timeout: Duration,
+    /// Bytes that were read.
+    length: u64,
+    /// Begin of the current period, and the length at that time.
+    window: (Instant, u64),
+}
+
+impl TimedPipe<'_> {
+    /// Reads some bytes; 0 at the end.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, WebError> {
+        let io = |error| WebError::Io(self.address.to_owned(), error);
+        loop {
+            let left = self.stall_timeout.saturating_sub(self.window.0.elapsed());
+            if left.is_zero() {
+                if self.length - self.window.1 < MIN_BYTES {
+                    return Err(WebError::Stalled(self.address.to_owned(), self.stall_timeout.as_secs()));
+                }
+                self.window = (Instant::now(), self.length);
+                continue;
+            }
+            let wait = PollTimeout::try_from(left.as_millis().max(1)).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)], wait) {
+                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+                Ok(_) => {
+                    let read = self.pipe.read(buffer).map_err(io)?;
+                    self.length += read as u64;
+                    return Ok(read);
+                }
+                Err(errno) => return Err(io(errno.into())),
+            }
+        }
     }
 }
 
@@ -191,6 +211,26 @@ fn arguments(tool: &str, scheme: &'static str) -> Vec<String> {
 
 /// A started program, which ends with this.
 struct ChildGuard(Child);
+
+impl ChildGuard {
+    /// Waits for the program, which is expected to succeed.
+    fn succeed(&mut self, address: &str) -> Result<(), WebError> {
+        let io = |error| WebError::Io(address.to_owned(), error);
+        let mut messages = Vec::new();
+        if let Some(stderr) = self.0.stderr.take() {
+            stderr.take(MESSAGES).read_to_end(&mut messages).map_err(io)?;
+        }
+        let status = self.0.wait().map_err(io)?;
+        if status.success() {
+            return Ok(());
+        }
+        // What follows the first line explains certificates to people in general.
+        let text = String::from_utf8_lossy(&messages);
+        let line = text.lines().map(str::trim).find(|line| !line.is_empty());
+        let messages = line.map_or_else(|| status.to_string(), str::to_owned);
+        Err(WebError::Failed { address: address.to_owned(), messages })
+    }
+}
 
 impl Drop for ChildGuard {
     fn drop(&mut self) {

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use tar::{Archive, EntryType, PaxExtensions};
+use tar::{Archive, Entry, EntryType, PaxExtensions};
 
 use super::PackageError;
 use super::error::printable;
@@ -62,48 +62,66 @@ impl Tarball<'_> {
         let entries = archive.entries().map_err(|error| self.unpack(error))?.raw(true);
         for entry in entries {
             let mut entry = entry.map_err(|error| self.unpack(error))?;
+            let Some(kind) = self.kind(&mut entry, &mut ahead)? else { continue };
             let size = entry.size();
-            let kind = match entry.header().entry_type() {
-                EntryType::GNULongName => {
-                    ahead.path = Some(self.name(&mut entry, size)?);
-                    continue;
-                }
-                EntryType::XHeader => {
-                    let records = self.record(&mut entry, size)?;
-                    self.extended(&records, &mut ahead)?;
-                    continue;
-                }
-                // Where a link leads and what holds for the whole archive plays no part.
-                EntryType::GNULongLink | EntryType::XGlobalHeader => continue,
-                EntryType::GNUSparse => {
-                    ahead.sparse = true;
-                    Kind::Regular
-                }
-                EntryType::Regular | EntryType::Continuous => Kind::Regular,
-                EntryType::Directory => Kind::Folder,
-                _ => Kind::Other,
-            };
-            let PaxState { path, size: extended_size, sparse } = std::mem::take(&mut ahead);
-            let path = path.unwrap_or_else(|| entry.path_bytes().into_owned());
-            if sparse {
-                return Err(PackageError::Sparse { path: self.path.to_owned(), member: printable(&path) });
-            }
-            if size > self.size || extended_size.is_some_and(|size| size > self.size) {
-                return Err(PackageError::Limit {
-                    path: self.path.to_owned(),
-                    member: printable(&path),
-                    limit: self.limit,
-                });
-            }
-            if extended_size.is_some_and(|extended| extended != size) {
-                // Only files beyond 8 GiB need that, and two sizes are two ways to read one archive.
-                return Err(self.malformed(&format!("{} has two sizes", printable(&path))));
-            }
+            let ahead = std::mem::take(&mut ahead);
+            self.check(&entry, &ahead)?;
+            let path = ahead.path.unwrap_or_else(|| entry.path_bytes().into_owned());
             if visit(&path, kind, size, &mut entry)?.is_break() {
                 return Ok(());
             }
         }
         io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(|error| self.unpack(error))?;
+        Ok(())
+    }
+
+    /// The kind of a member; `None` for a record about the next member, which comes into `ahead`.
+    fn kind<R: Read>(
+        &self,
+        entry: &mut Entry<'_, R>,
+        ahead: &mut PaxState,
+    ) -> Result<Option<Kind>, PackageError> {
+        let size = entry.size();
+        Ok(Some(match entry.header().entry_type() {
+            EntryType::GNULongName => {
+                ahead.path = Some(self.name(entry, size)?);
+                return Ok(None);
+            }
+            EntryType::XHeader => {
+                let records = self.record(entry, size)?;
+                self.extended(&records, ahead)?;
+                return Ok(None);
+            }
+            // Where a link leads and what holds for the whole archive plays no part.
+            EntryType::GNULongLink | EntryType::XGlobalHeader => return Ok(None),
+            EntryType::GNUSparse => {
+                ahead.sparse = true;
+                Kind::Regular
+            }
+            EntryType::Regular | EntryType::Continuous => Kind::Regular,
+            EntryType::Directory => Kind::Folder,
+            _ => Kind::Other,
+        }))
+    }
+
+    /// Refuses members that are sparse, too large, or of two sizes.
+    fn check<R: Read>(&self, entry: &Entry<'_, R>, ahead: &PaxState) -> Result<(), PackageError> {
+        let member = || {
+            let path = ahead.path.clone().unwrap_or_else(|| entry.path_bytes().into_owned());
+            printable(&path)
+        };
+        let size = entry.size();
+        if ahead.sparse {
+            return Err(PackageError::Sparse { path: self.path.to_owned(), member: member() });
+        }
+        if size > self.size || ahead.size.is_some_and(|size| size > self.size) {
+            let path = self.path.to_owned();
+            return Err(PackageError::Limit { path, member: member(), limit: self.limit });
+        }
+        if ahead.size.is_some_and(|extended| extended != size) {
+            // Only files beyond 8 GiB need that, and two sizes are two ways to read one archive.
+            return Err(self.malformed(&format!("{} has two sizes", member())));
+        }
         Ok(())
     }
 
