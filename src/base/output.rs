@@ -225,13 +225,13 @@ fn escape_where(
     escaped: impl Fn(char) -> String,
 ) -> Cow<'_, str> {
     // Almost all text is plain, which its bytes tell faster than its characters.
-    let is_plain = |byte| matches!(byte, b' '..=b'~') || byte == b'\n' && !needs_escape('\n');
+    let is_plain = |byte| matches!(byte, b' '..=b'~') || byte == b'\n' && !is_escaped('\n');
     if text.bytes().all(is_plain) || !text.contains(&is_escaped) {
         return Cow::Borrowed(text);
     }
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
-        if needs_escape(character) {
+        if is_escaped(character) {
             safe.push_str(&escaped(character));
         } else {
             safe.push(character);
