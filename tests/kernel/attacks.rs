@@ -243,10 +243,13 @@ fn links(lab: &Lab) {
     symlink(scene.victims.join("file"), &path).unwrap();
     let export = ["export", "arm", "--format", "systemd", "--interpreter-dir", "source", "-o", "theirs/real"];
     lab.refused(export, 2, "theirs/real/qus-arm.conf is a symbolic link, to ");
-    if !scene.other {
-        return;
+    if scene.other {
+        links_of_a_stranger(lab, &scene);
     }
-    // A folder that is a stranger's link, and one behind it, are not gone through.
+}
+
+/// A folder that is a stranger's link, and one behind it, are not gone through.
+fn links_of_a_stranger(lab: &Lab, scene: &Scene<'_>) {
     symlink(scene.victims.join("folder"), scene.theirs.join("link")).unwrap();
     std::os::unix::fs::lchown(scene.theirs.join("link"), Some(STRANGER), Some(STRANGER)).unwrap();
     let message = format!(

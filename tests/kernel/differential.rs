@@ -55,11 +55,7 @@ fn matching(lab: &Lab) {
             let handlers = instance.handlers().unwrap();
             for _ in 0..8.min(left) {
                 left -= 1;
-                let path = if random.chance(10) {
-                    Path::new(".").join(random.pick(&INTERPRETERS))
-                } else {
-                    files[random.below(files.len())].clone()
-                };
+                let path = any_file(&mut random, &files);
                 let predicted = predict(if enabled { &handlers } else { &[] }, &path);
                 let kernel = execute(&path);
                 assert_eq!(
@@ -86,6 +82,15 @@ fn matching(lab: &Lab) {
         }
     }
     eprintln!("outcomes of {count} executions: {outcomes:?}");
+}
+
+/// One of `files`, or, sometimes, an interpreter.
+fn any_file(random: &mut Random, files: &[PathBuf]) -> PathBuf {
+    if random.chance(10) {
+        Path::new(".").join(random.pick(&INTERPRETERS))
+    } else {
+        files[random.below(files.len())].clone()
+    }
 }
 
 /// What an execution came to: the letter of the last interpreter, or an errno.

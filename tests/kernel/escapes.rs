@@ -36,7 +36,7 @@ fn is_plain(ran: &Ran) {
 }
 
 /// Runs qus as a person does and as a program does.
-fn name_lossy(lab: &Lab, words: &[&str]) {
+fn prints_plain_text(lab: &Lab, words: &[&str]) {
     is_plain(&lab.qus(words.iter().copied()));
     let ran = lab.qus(["--json"].into_iter().chain(words.iter().copied()));
     is_plain(&ran);
@@ -80,57 +80,28 @@ fn typed(lab: &Lab) {
         &["run", "--env", EVIL, "--", "/x"],
         &[EVIL],
     ] {
-        name_lossy(lab, words);
+        prints_plain_text(lab, words);
     }
     // What begins as JSON asked for is an object, whatever was typed behind it.
     assert_eq!(lab.json(["register", EVIL])["version"], 1);
 }
 
+/// A name that would command a terminal.
+fn name(begin: &str) -> String {
+    format!("{begin}{EVIL}")
+}
+
 fn read(lab: &Lab) {
-    let name = |begin: &str| format!("{begin}{EVIL}");
-    // Files to be started: names, script lines, loaders, extensions.
-    fs::write(lab.path(&name("file")), format!("#!/bin/{EVIL}\n")).unwrap();
-    lab.executable(&name("script"), format!("#!/bin/{EVIL}\n").as_bytes());
-    symlink(name("nowhere"), lab.path(&name("link"))).unwrap();
-    lab.copy(&format!("{}/qemu-arm-static", name("q")), &interpreter("arm"));
-    // Handlers: names, interpreters, extensions.
-    lab.register(format!(":{EVIL}:E::{EVIL}::/bin/{EVIL}:").as_bytes()).unwrap();
-    lab.handler(&name("arm"), "arm", &lab.path(&format!("{}/qemu-arm-static", name("q"))), Flags::FIX_BINARY);
-    // An interpreter that says it all when it is asked, and fails.
+    files_and_handlers(lab);
     if cfg!(target_arch = "x86_64") {
-        let mut says = tells_a_version();
-        let at = says.len() - 7;
-        says[at..].copy_from_slice(b"\x1b[2J\x07\x9b\n");
-        lab.executable("says", &says);
-        name_lossy(lab, &["register", "--replace", "--interpreter", "says", "arm"]);
-        fs::create_dir(lab.path("s")).unwrap();
-        lab.executable("s/qemu-s390x-static", &says);
-        name_lossy(lab, &["register", "--interpreter-dir", "s", "s390x"]);
-        // A small one is packed in no time.
-        fs::create_dir(lab.path(&name("b"))).unwrap();
-        lab.executable(&format!("{}/qemu-arm-static", name("b")), &tells_a_version());
-        name_lossy(lab, &["bundle", "--interpreter-dir", &name("b"), "-o", &name("bundle"), "arm"]);
+        printing_interpreters(lab);
     }
-    // Archives: members, what a package says of itself, and records of what was fetched.
-    let elf = tells_a_version();
-    let tree = |member: &str| Tree::new().file(member, &elf).done();
-    fs::write(lab.path("member.deb"), deb("", &tree(&name("./usr/bin/qemu-arm-static/")))).unwrap();
-    fs::write(lab.path("hostile.deb"), deb("", &tree(&name("./usr/bin/..")))).unwrap();
-    let control = format!("Package: qemu{EVIL}\nVersion: 1{EVIL}\nArchitecture: {EVIL}\n");
-    let control = Tree::new().file("./control", control.as_bytes()).done();
-    let data = Tree::new().file("./usr/bin/qemu-arm-static", &fs::read(interpreter("arm")).unwrap()).done();
-    let members = [("debian-binary", &b"2.0\n"[..]), ("control.tar", &control), ("data.tar", &data)];
-    let package = name("package");
-    fs::write(lab.path(&package), ar(&members)).unwrap();
-    fs::write(lab.path(&name("damaged")), &ar(&members)[..200]).unwrap();
-    let hostile = Tree::new().file(&name("../"), &elf).done();
-    fs::write(lab.path("hostile.tar"), hostile).unwrap();
-    // Configuration, by a name and with content.
-    fs::write(lab.path(&name("conf")), format!(":a{EVIL}:E::{EVIL}::/a{EVIL}:\n{EVIL}\n:b:M::\\x{EVIL}\n"))
-        .unwrap();
+    packages(lab);
     let (file, script, link, conf, damaged) =
         (name("file"), name("script"), name("link"), name("conf"), name("damaged"));
-    let dest = name("dest");
+    // Configuration, by a name and with content.
+    fs::write(lab.path(&conf), format!(":a{EVIL}:E::{EVIL}::/a{EVIL}:\n{EVIL}\n:b:M::\\x{EVIL}\n")).unwrap();
+    let (package, dest) = (name("package"), name("dest"));
     for words in [
         &["which", &file, &script, &link][..],
         &["which", "-v", &script],
@@ -160,7 +131,7 @@ fn read(lab: &Lab) {
         &["reset", "--dry-run"],
         &["reset"],
     ] {
-        name_lossy(lab, words);
+        prints_plain_text(lab, words);
     }
     // A machine gets what it was.
     lab.register(format!(":{EVIL}2:E::x::/bin/true:").as_bytes()).unwrap();
@@ -169,6 +140,48 @@ fn read(lab: &Lab) {
     let record: serde_json::Value =
         serde_json::from_slice(&fs::read(lab.path(&dest).join("qemu-arm-static.json")).unwrap()).unwrap();
     assert!(record["package"].as_str().unwrap().starts_with("qemu"), "{record}");
+}
+
+/// Files to be started: names, script lines, loaders, extensions. Handlers: names, interpreters, extensions.
+fn files_and_handlers(lab: &Lab) {
+    fs::write(lab.path(&name("file")), format!("#!/bin/{EVIL}\n")).unwrap();
+    lab.executable(&name("script"), format!("#!/bin/{EVIL}\n").as_bytes());
+    symlink(name("nowhere"), lab.path(&name("link"))).unwrap();
+    lab.copy(&format!("{}/qemu-arm-static", name("q")), &interpreter("arm"));
+    lab.register(format!(":{EVIL}:E::{EVIL}::/bin/{EVIL}:").as_bytes()).unwrap();
+    lab.handler(&name("arm"), "arm", &lab.path(&format!("{}/qemu-arm-static", name("q"))), Flags::FIX_BINARY);
+}
+
+/// An interpreter that prints it all when it is executed, and fails.
+fn printing_interpreters(lab: &Lab) {
+    let mut says = tells_a_version();
+    let at = says.len() - 7;
+    says[at..].copy_from_slice(b"\x1b[2J\x07\x9b\n");
+    lab.executable("says", &says);
+    prints_plain_text(lab, &["register", "--replace", "--interpreter", "says", "arm"]);
+    fs::create_dir(lab.path("s")).unwrap();
+    lab.executable("s/qemu-s390x-static", &says);
+    prints_plain_text(lab, &["register", "--interpreter-dir", "s", "s390x"]);
+    // A small one is packed in no time.
+    fs::create_dir(lab.path(&name("b"))).unwrap();
+    lab.executable(&format!("{}/qemu-arm-static", name("b")), &tells_a_version());
+    prints_plain_text(lab, &["bundle", "--interpreter-dir", &name("b"), "-o", &name("bundle"), "arm"]);
+}
+
+/// Archives: members, what a package says of itself, and records of what was fetched.
+fn packages(lab: &Lab) {
+    let elf = tells_a_version();
+    let tree = |member: &str| Tree::new().file(member, &elf).done();
+    fs::write(lab.path("member.deb"), deb("", &tree(&name("./usr/bin/qemu-arm-static/")))).unwrap();
+    fs::write(lab.path("hostile.deb"), deb("", &tree(&name("./usr/bin/..")))).unwrap();
+    let control = format!("Package: qemu{EVIL}\nVersion: 1{EVIL}\nArchitecture: {EVIL}\n");
+    let control = Tree::new().file("./control", control.as_bytes()).done();
+    let data = Tree::new().file("./usr/bin/qemu-arm-static", &fs::read(interpreter("arm")).unwrap()).done();
+    let members = [("debian-binary", &b"2.0\n"[..]), ("control.tar", &control), ("data.tar", &data)];
+    fs::write(lab.path(&name("package")), ar(&members)).unwrap();
+    fs::write(lab.path(&name("damaged")), &ar(&members)[..200]).unwrap();
+    let hostile = Tree::new().file(&name("../"), &elf).done();
+    fs::write(lab.path("hostile.tar"), hostile).unwrap();
 }
 
 fn environment(lab: &Lab) {

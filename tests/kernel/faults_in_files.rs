@@ -207,6 +207,15 @@ fn another_version(lab: &Lab) {
     });
 }
 
+/// The files but for the service, which is made anew from the files that are left.
+fn without_service(files: &Tree) -> Tree {
+    let mut files = files.clone();
+    if let Some((text, _)) = files.remove(Path::new("/etc/init.d/qus")) {
+        assert!(text.starts_with(b"#!/sbin/openrc-run\n# Written by qus for ") && text.ends_with(b"}\n"));
+    }
+    files
+}
+
 /// `reset --persist` of two architectures.
 fn resets(lab: &Lab, init: &str, sample: usize) {
     host(lab);
@@ -236,19 +245,7 @@ fn resets(lab: &Lab, init: &str, sample: usize) {
                 "{now:#?} after {ran:#?}"
             );
             let (files, _) = tree();
-            // The service is made anew from the files that are left.
-            let service = Path::new("/etc/init.d/qus");
-            let but_for_the_service = |files: &Tree| {
-                let mut files = files.clone();
-                files.remove(service);
-                files
-            };
-            if let Some((text, _)) = files.get(service) {
-                assert!(
-                    text.starts_with(b"#!/sbin/openrc-run\n# Written by qus for ") && text.ends_with(b"}\n")
-                );
-            }
-            for (path, file) in but_for_the_service(&files) {
+            for (path, file) in without_service(&files) {
                 assert_eq!(before.get(&path), Some(&file), "{} after {ran:#?}", path.display());
             }
             for path in wanted.keys() {

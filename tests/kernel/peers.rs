@@ -1,5 +1,6 @@
 //! The command lines of the tools that qus replaces: what they print, and what is different on purpose.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -310,10 +311,14 @@ fn dbhi(lab: &Lab) {
         assert!(ran.stdout.contains(said), "{words:?}: {ran:#?}");
         assert_eq!((lab.entries(), order()), before, "{words:?}");
     }
+    dbhi_clears(lab, &before);
+}
+
+fn dbhi_clears(lab: &Lab, before: &(BTreeMap<String, String>, Vec<String>)) {
     let ran = call(lab, "register.sh", &["-s", "--", "-p", "arm", "nonsense"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(ran.stderr.starts_with("ERROR: unknown CPU nonsense\n"), "{ran:#?}");
-    assert_eq!((lab.entries(), order()), before);
+    assert_eq!((lab.entries(), order()), *before);
     let ran = call(lab, "register.sh", &["--", "-r", "arm"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert_eq!(ran.stdout, "Removed qemu-arm as binfmt interpreter for arm\n");

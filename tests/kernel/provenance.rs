@@ -1,7 +1,7 @@
 //! Where interpreters came from: records, versions side by side, `fetch --list` and `fetch --prune`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
@@ -306,6 +306,19 @@ fn prune(lab: &Lab) {
     assert!(order().is_empty());
 }
 
+/// A file of the destination is an interpreter, whole or as it was, a record, or a temporary file.
+fn assert_whole(path: &Path) {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let Some(arch) = name.strip_prefix("qemu-").and_then(|name| name.strip_suffix("-static")) else {
+        let is_record = name.starts_with("qemu-") && path.extension().is_some_and(|end| end == "json");
+        assert!(is_record || name.starts_with(".qus-"), "{name}");
+        return;
+    };
+    let content = fs::read(path).unwrap();
+    let is_old = arch == "arm" && content == b"what was there";
+    assert!(is_old || content == fs::read(interpreter(arch)).unwrap(), "{name} is half-written");
+}
+
 /// Killed at any moment, `fetch` leaves nothing half-written under a name that is looked for, what was there is whole, and
 /// the next one mends everything.
 fn killed(lab: &Lab) {
@@ -321,20 +334,8 @@ fn killed(lab: &Lab) {
         std::thread::sleep(std::time::Duration::from_micros(moment * 1500));
         child.kill().unwrap();
         let is_done = child.wait().unwrap().success();
-        let files: Vec<PathBuf> =
-            fs::read_dir(lab.path("dest")).unwrap().map(|file| file.unwrap().path()).collect();
-        for path in files {
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            let Some(arch) = name.strip_prefix("qemu-").and_then(|name| name.strip_suffix("-static")) else {
-                let is_record =
-                    name.starts_with("qemu-") && path.extension().is_some_and(|end| end == "json");
-                assert!(is_record || name.starts_with(".qus-"), "{name}");
-                continue;
-            };
-            let content = fs::read(&path).unwrap();
-            let is_old = arch == "arm" && content == b"what was there";
-            assert!(is_old || content == whole(arch), "{name} is half-written");
-            assert!(is_old || path.metadata().unwrap().len() > 0);
+        for file in fs::read_dir(lab.path("dest")).unwrap() {
+            assert_whole(&file.unwrap().path());
         }
         if is_done {
             late += 1;

@@ -70,12 +70,15 @@ fn a_broken_container_is_refused() {
     assert_eq!(lab.refused(&good[..100]), "PACKAGE ends too early");
 }
 
+/// An archive with a good member, which others follow.
+fn tree() -> Tree {
+    Tree::new().file("./usr/bin/qemu-aarch64", &elf(1, 10))
+}
+
 #[test]
-fn a_hostile_archive_is_refused() {
+fn a_name_that_leads_out_is_refused() {
     let lab = Lab::new();
     let refused = |tree: Tree| lab.refused(&deb("", &tree.done()));
-    let tree = || Tree::new().file("./usr/bin/qemu-aarch64", &elf(1, 10));
-
     for path in ["../qemu-arm", "./usr/../../qemu-arm", "/usr/bin/qemu-arm", "..", "a/.."] {
         let message = format!("PACKAGE is hostile: the name {path} leads out of the package");
         assert_eq!(refused(tree().file(path, &elf(2, 9))), message);
@@ -85,7 +88,12 @@ fn a_hostile_archive_is_refused() {
         refused(tree().file("../\u{1b}[2J", b"")),
         "PACKAGE is hostile: the name ../\\x1b[2J leads out of the package"
     );
+}
 
+#[test]
+fn a_wrong_size_is_refused() {
+    let lab = Lab::new();
+    let refused = |tree: Tree| lab.refused(&deb("", &tree.done()));
     let sized = |size| Tree::header(EntryType::Regular, "./qemu-arm", size);
     assert_eq!(refused(tree().raw(&sized(2000), b"")), "PACKAGE ends too early, in qemu-arm");
     assert_eq!(
@@ -98,6 +106,13 @@ fn a_hostile_archive_is_refused() {
             "PACKAGE: ./qemu-arm exceeds a limit: larger than 4 GiB unpacked"
         );
     }
+}
+
+#[test]
+fn a_damaged_header_is_refused() {
+    let lab = Lab::new();
+    let refused = |tree: Tree| lab.refused(&deb("", &tree.done()));
+    let sized = |size| Tree::header(EntryType::Regular, "./qemu-arm", size);
     let mut negative = sized(0);
     negative.as_mut_bytes()[124..136].fill(0xff);
     negative.set_cksum();
@@ -119,7 +134,12 @@ fn a_hostile_archive_is_refused() {
         refused(tree().raw(&unsummed, b"")),
         "cannot unpack data.tar of PACKAGE: archive header checksum mismatch"
     );
+}
 
+#[test]
+fn a_sparse_file_or_a_second_size_is_refused() {
+    let lab = Lab::new();
+    let refused = |tree: Tree| lab.refused(&deb("", &tree.done()));
     let sparse = Tree::header(EntryType::GNUSparse, "./qemu-arm", 0);
     let message = "PACKAGE: ./qemu-arm is a sparse file, which is not supported";
     assert_eq!(refused(tree().raw(&sparse, b"")), message);
