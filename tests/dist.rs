@@ -12,8 +12,12 @@ use qus::cli::Cli;
 use qus::commands::Command;
 use qus::commands::args::named;
 use qus::commands::register::Register;
+use qus::system::namespace::Target;
 use serde::Deserialize;
 use serde_json::Value;
+
+/// `--in host`.
+const HOST: Target = Target::Process(1);
 
 /// The executable in the image, and the image's name where it was built and not pushed.
 const PROGRAM: &str = "/usr/bin/qus";
@@ -46,14 +50,14 @@ fn daemonset() {
     let spec = set.spec.unwrap();
     assert_eq!(spec.selector.match_labels, spec.template.metadata.unwrap().labels);
     let pod = spec.template.spec.unwrap();
-    assert_eq!(pod.host_pid, Some(true), "--host enters the namespaces of process 1");
+    assert_eq!(pod.host_pid, Some(true), "--in host enters the namespaces of process 1");
     assert_eq!(pod.automount_service_account_token, Some(false));
     let [container] = pod.containers.as_slice() else { panic!("one container") };
     assert_eq!(container.image.as_deref(), Some(IMAGE));
     assert_eq!(container.security_context.as_ref().unwrap().privileged, Some(true));
     assert_eq!(container.command.as_deref(), Some([PROGRAM.to_owned()].as_slice()));
     let register = register(words(container.args.as_ref().unwrap()));
-    assert!(register.host && register.hold && !register.keep, "{register:?}");
+    assert!(register.target == Some(HOST) && register.hold, "{register:?}");
     assert!(pod.volumes.is_none(), "interpreters are in memory");
 }
 
@@ -114,7 +118,7 @@ fn compose() {
     assert_eq!(qus.entrypoint.as_deref(), Some([PROGRAM.to_owned()].as_slice()));
     assert_eq!((&qus.pid, &qus.network_mode), (&Some(Namespace::Host), &Some(NetworkMode::None)));
     let register = register(words(&qus.command));
-    assert!(register.host && !register.hold, "{register:?}");
+    assert!(register.target == Some(HOST) && !register.hold, "{register:?}");
 
     let app = &services["app"];
     assert!(!app.privileged && app.entrypoint.is_none() && app.pid.is_none());
@@ -232,6 +236,6 @@ fn systemd_unit() {
     let (program, words) = line.split_first().unwrap();
     assert_eq!(*program, PROGRAM);
     let register = register(words.iter().copied());
-    assert!(register.hold && !register.keep, "{register:?}");
+    assert!(register.hold, "{register:?}");
     assert!(text.lines().any(|line| line == "Type=notify"), "with --hold it tells when it is ready");
 }

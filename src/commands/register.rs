@@ -24,7 +24,7 @@ use crate::handler::plan::{Decision, Registration, Request, Snapshot, decide};
 use crate::interpreter::VersionReq;
 use crate::package::Sha256;
 use crate::system::kernel_version::KernelVersion;
-use crate::system::namespace::Engine;
+use crate::system::namespace::Target;
 use crate::system::namespace::join;
 use crate::system::service_manager::notify_ready;
 use crate::system::signals::{DeferredSignals, EndSignals};
@@ -74,30 +74,19 @@ pub struct Register {
     /// Register even what the host runs itself, or may run itself. This can break the programs of the host
     #[arg(long)]
     pub force_native: bool,
-    /// Be content with what the host runs itself: no handler is needed for it
-    #[arg(long, conflicts_with = "force_native")]
-    pub skip_native: bool,
     /// Print what would be done. Executes, fetches and writes nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
-    /// Enter the namespaces of this process first: what is registered is then what it sees
-    #[arg(long, value_name = "PID", conflicts_with_all = ["host", "namespaces_of"])]
-    pub target: Option<u32>,
-    /// Enter those of a container engine of this user first: podman or docker-rootless
-    #[arg(long, value_name = "ENGINE", conflicts_with = "host")]
-    pub namespaces_of: Option<Engine>,
-    /// Enter the namespaces of process 1 first: those of the host, in a container that shares its pids
-    #[arg(long)]
-    pub host: bool,
+    /// Enter these namespaces first: host, the number of a process, podman or docker-rootless. What is registered is then
+    /// what that sees
+    #[arg(long = "in", value_name = "WHERE")]
+    pub target: Option<Target>,
     /// Stay, and keep the instance, until SIGTERM or SIGINT; then remove what was registered
     #[arg(long, conflicts_with = "dry_run")]
     pub hold: bool,
     /// Register them at every boot from now on: /etc/binfmt.d/qus-ARCH.conf, and interpreters in a place that stays
     #[arg(long, conflicts_with_all = ["in_memory", "hold"])]
     pub persist: bool,
-    /// With --hold: remove nothing in the end
-    #[arg(long, requires = "hold")]
-    pub keep: bool,
 }
 
 /// What `qus register` did, and what it needs to go on holding that.
@@ -117,18 +106,16 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
         && registered.report.has_any()
     {
         hold(end_signals)?;
-        if !args.keep {
-            remove(instance, &registered.new)?;
-            output.note(&format!("removed the {} handlers that were registered", registered.new.len()))?;
-        }
+        remove(instance, &registered.new)?;
+        output.note(&format!("removed the {} handlers that were registered", registered.new.len()))?;
     }
     Ok(status)
 }
 
 /// Registers; `output` gets what has to be printed before that.
 pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Registered> {
-    if let Some(pid) = target(args)? {
-        join(pid).map_err(Diagnostic::from)?;
+    if let Some(target) = args.target {
+        join(target.process().map_err(Diagnostic::from)?).map_err(Diagnostic::from)?;
     }
     // Taken before anything is read, and released when this function ends.
     let _lock = (args.persist && !args.dry_run).then(crate::boot::persist::lock);
@@ -179,7 +166,8 @@ impl Plan {
                 decision = persistence.checked(arch, decision, rules.as_ref());
             }
             let mut item = ArchResult::new(arch, &decision, inputs, args.dry_run);
-            if args.skip_native && inputs.facts(arch).native.is_native() {
+            // A file that was named is not for an architecture that needs none.
+            if args.interpreter.is_none() && !args.force_native && inputs.facts(arch).native.is_native() {
                 item.pass_over();
             }
             if args.persist && args.dry_run {
@@ -241,14 +229,6 @@ fn remove(instance: &Instance, names: &[HandlerName]) -> Result<(), Diagnostic> 
         }
     }
     Ok(())
-}
-
-/// The process whose namespaces are meant, if not those that this is in.
-fn target(args: &Register) -> Result<Option<u32>, Diagnostic> {
-    match args.namespaces_of {
-        Some(engine) => Ok(Some(engine.process()?)),
-        None => Ok(args.target.or(args.host.then_some(1))),
-    }
 }
 
 fn request(args: &Register) -> Request {

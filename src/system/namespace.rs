@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-pub use engine::{Engine, EngineError, UnknownEngine};
+pub use engine::{Engine, EngineError, Target, UnknownTarget};
 pub use enter::{Ids, NamespaceError, become_caller, enter_as_root, forbidding_setting, join};
 pub use helper::{MAP_HELPER, MapFailure, serve_map};
 pub use root::{RootError, enter_root, find_in_root};

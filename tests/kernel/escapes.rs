@@ -53,8 +53,7 @@ fn typed(lab: &Lab) {
         &["register", "--interpreter-dir", &path, "arm"],
         &["register", "--from", &archive, "arm"],
         &["register", "--qemu-version", EVIL, "arm"],
-        &["register", "--target", EVIL, "arm"],
-        &["register", "--namespaces-of", EVIL, "arm"],
+        &["register", "--in", EVIL, "arm"],
         &["register", &option, "arm"],
         &["fetch", "--from", &address, "arm"],
         &["fetch", "--from", &archive, "--sha256", EVIL, "arm"],
@@ -203,7 +202,7 @@ fn environment(lab: &Lab) {
     ] {
         for words in [
             &["register", "s390x"][..],
-            &["register", "--namespaces-of", "podman", "arm"],
+            &["register", "--in", "podman", "arm"],
             &["fetch", "--list"],
             &["run", "--", "./none"],
             &["export", "arm"],

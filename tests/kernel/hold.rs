@@ -16,7 +16,6 @@ use crate::namespace::INSTANCE;
 
 pub(crate) static TESTS: &[Test] = &[
     Test::new("hold_until_a_signal", hold_until_a_signal),
-    Test::new("hold_and_keep", hold_and_keep),
     Test::new("hold_removes_only_what_it_registered", hold_removes_only_what_it_registered),
     Test::new("hold_what_would_end_with_the_command", hold_what_would_end_with_the_command).unmounted(),
     Test::new("hold_nothing", hold_nothing),
@@ -93,13 +92,6 @@ fn hold_until_a_signal(lab: &Lab) {
     lab.command("qemu-aarch64", "-1");
     assert_eq!(holder.end(Signal::SIGINT).0, Some(0));
     assert_eq!(names(lab), [""; 0]);
-}
-
-fn hold_and_keep(lab: &Lab) {
-    lab.refused(["register", "--keep", "aarch64"], 2, "--hold");
-    let holder = Holder::start(lab, command(lab, &["--hold", "--keep", "aarch64"]));
-    assert_eq!(holder.end(Signal::SIGTERM).0, Some(0));
-    assert_eq!(names(lab), ["qemu-aarch64"]);
 }
 
 fn hold_removes_only_what_it_registered(lab: &Lab) {

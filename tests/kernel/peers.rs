@@ -273,16 +273,15 @@ fn binfmt_not_root(lab: &Lab) {
 
 fn skip_native(lab: &Lab) {
     let own = std::env::consts::ARCH;
-    let value = lab.json(["register", "--skip-native", own, "s390x"]);
+    let value = lab.json(["register", own, "s390x"]);
     let outcomes: Vec<_> = value["items"].as_array().unwrap().iter().map(|item| &item["outcome"]).collect();
     assert_eq!(outcomes, ["native", "registered"], "{value:#}");
     assert_eq!(order(), ["qemu-s390x"]);
-    let said = lab.done(["register", "--skip-native", own]);
+    let said = lab.done(["register", own]);
     assert_eq!(
         said.split_whitespace().collect::<Vec<_>>().join(" "),
         format!("{own} native this host runs it itself")
     );
-    lab.refused(["register", "--skip-native", "--force-native", own], 2, "cannot be used with");
 }
 
 fn dbhi(lab: &Lab) {

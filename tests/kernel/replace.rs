@@ -26,7 +26,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("a_batch_goes_on", batch),
     Test::new("what_an_interrupted_run_left_is_removed", leftover),
     Test::new("all_who_register_at_once_are_done", at_once),
-    Test::new("what_the_host_runs_itself_is_refused", native),
+    Test::new("what_the_host_runs_itself_gets_no_handler", native),
     Test::new("any_static_emulator_can_be_given", any_emulator),
 ];
 
@@ -272,8 +272,10 @@ fn leftover(lab: &Lab) {
 
 fn native(lab: &Lab) {
     let own = std::env::consts::ARCH;
+    assert!(lab.done(["register", own]).contains(" native "));
+    let file = interpreter("arm");
     let message = format!("this host runs {own} itself; its programs would all go through the emulator");
-    lab.refused(["register", own], 2, &message);
+    lab.refused(["register", "--interpreter", file.to_str().unwrap(), own], 2, &message);
     // Not even when it is asked for: no program could be started any more.
     let message = "its rule takes this host's own programs: none of them could be started any more";
     lab.refused(["register", "--force-native", own], 2, message);

@@ -250,13 +250,13 @@ fn scope_of_an_instance_of_another_process(lab: &Lab) {
 fn target_is_another_process(lab: &Lab) {
     lab.executable("true", b"#!/bin/sh\n");
     let other = Other::start();
-    let ran = lab.qus(["register", "--target", &other.pid(), "aarch64"]);
+    let ran = lab.qus(["register", "--in", &other.pid(), "aarch64"]);
     let inode = fs::metadata(format!("/proc/{}/ns/user", other.pid())).unwrap().ino();
     assert_eq!(ran.status, 0, "{ran:?}");
     assert!(ran.stderr.contains(&format!("in user namespace {inode}, seen by")), "{ran:?}");
     other.check(lab);
     // Again: it is there, nothing is mounted a second time.
-    let ran = lab.qus(["--json", "register", "--target", &other.pid(), "aarch64"]);
+    let ran = lab.qus(["--json", "register", "--in", &other.pid(), "aarch64"]);
     let answer = json(&ran.stdout);
     assert_eq!(answer["items"][0]["outcome"], "unchanged", "{answer}");
     assert_eq!(answer["scope"]["user-namespace"], inode);
@@ -265,17 +265,20 @@ fn target_is_another_process(lab: &Lab) {
 
 fn target_that_cannot_be_entered(lab: &Lab) {
     // Process 1 is in the namespaces of the real host, where root of a user namespace is nobody.
-    let ran =
-        lab.refused(["register", "--host", "aarch64"], 2, "cure: as root, or as the user it belongs to");
+    let ran = lab.refused(
+        ["register", "--in", "host", "aarch64"],
+        2,
+        "cure: as root, or as the user it belongs to",
+    );
     assert!(ran.stderr.contains("/proc/1/ns/") || ran.stderr.contains("of process 1"), "{ran:?}");
-    lab.refused(["register", "--target", "1", "--host", "aarch64"], 2, "cannot be used with");
-    lab.refused(["register", "--target", "4194304", "aarch64"], 2, "cannot open /proc/4194304/ns/user");
+    lab.refused(["register", "--in", "nowhere", "aarch64"], 2, "unknown namespaces \"nowhere\"");
+    lab.refused(["register", "--in", "4194304", "aarch64"], 2, "cannot open /proc/4194304/ns/user");
 }
 
 fn namespaces_of(lab: &Lab, engine: &str) -> Ran {
     let mut command = lab.command_of_qus();
     command.env("XDG_RUNTIME_DIR", lab.path("runtime"));
-    run(command.args(["register", "--namespaces-of", engine, "aarch64"]))
+    run(command.args(["register", "--in", engine, "aarch64"]))
 }
 
 fn write_pid(lab: &Lab, file: &str, text: &str) {

@@ -146,7 +146,6 @@ fn register(
     let request = Register {
         arches,
         interpreter_dir: places.map(PathBuf::from).into_iter().collect(),
-        skip_native: true,
         ..Register::default()
     };
     let (status, report) = adapter.register(&request)?;

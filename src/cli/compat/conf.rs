@@ -172,7 +172,6 @@ impl Setup {
             arches: arches.iter().copied().map(ArchArg::One).collect(),
             credentials: self.credentials,
             dry_run: self.dry_run,
-            skip_native: true,
             ..Register::default()
         };
         // Interpreters are found by the names that distributions give them; any other ending is that of a file.

@@ -1,4 +1,4 @@
-//! Container engines that a user runs without root: which process to follow into their namespaces.
+//! Processes whose namespaces are entered, those of container engines among them that a user runs without root.
 
 use std::env;
 use std::fs;
@@ -19,19 +19,42 @@ pub enum Engine {
     Podman,
 }
 
-/// No engine is called that.
+/// A process whose namespaces can be entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The process of this number; 1 is in the namespaces of the host.
+    Process(u32),
+    /// The process of a container engine of this user.
+    Engine(Engine),
+}
+
+/// A word that names no [`Target`].
 #[derive(Debug, Error)]
-#[error("unknown engine {0:?}: docker-rootless and podman are known")]
-pub struct UnknownEngine(String);
+#[error("unknown namespaces {0:?}: host, the number of a process, podman and docker-rootless are known")]
+pub struct UnknownTarget(String);
 
-impl FromStr for Engine {
-    type Err = UnknownEngine;
+impl FromStr for Target {
+    type Err = UnknownTarget;
 
-    fn from_str(name: &str) -> Result<Self, UnknownEngine> {
-        match name {
-            "docker-rootless" => Ok(Self::DockerRootless),
-            "podman" => Ok(Self::Podman),
-            _ => Err(UnknownEngine(name.to_owned())),
+    fn from_str(word: &str) -> Result<Self, UnknownTarget> {
+        match word {
+            "host" => Ok(Self::Process(1)),
+            "docker-rootless" => Ok(Self::Engine(Engine::DockerRootless)),
+            "podman" => Ok(Self::Engine(Engine::Podman)),
+            _ => word.parse().map(Self::Process).map_err(|_| UnknownTarget(word.to_owned())),
+        }
+    }
+}
+
+impl Target {
+    /// Number of the process.
+    ///
+    /// # Errors
+    /// The engine does not run, or has no namespaces of its own.
+    pub fn process(self) -> Result<u32, EngineError> {
+        match self {
+            Self::Process(process) => Ok(process),
+            Self::Engine(engine) => engine.process(),
         }
     }
 }
