@@ -98,7 +98,7 @@ impl Arch {
     }
 
     /// Architectures that a host of this one may run itself as well: those of its family, 32-bit companions and the
-    /// other way round. Which of them it does run, only an execution tells (U4).
+    /// other way round. Which of them it does run, only an execution tells.
     #[must_use]
     pub fn same_family(&self) -> &'static [&'static str] {
         /// What one kernel may be able to run.

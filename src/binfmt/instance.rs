@@ -89,7 +89,7 @@ fn remount_command(path: &Path) -> String {
     format!("sudo mount -o remount,rw {}", shell_word(path))
 }
 
-/// Why binfmt_misc could not be mounted (K69, KERNEL §9).
+/// Why binfmt_misc could not be mounted (K69).
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MountError {
@@ -130,7 +130,7 @@ impl Hint for MountError {
     }
 }
 
-/// Why the kernel did not take a rule (KERNEL §9: `open(register)` and `write(register)`).
+/// Why the kernel did not take a rule (the table of errno in docs/kernel.md).
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RegisterError {
@@ -363,7 +363,7 @@ impl Instance {
         Ok(self.register.get_or_init(|| file))
     }
 
-    /// What an errno of `write(register)` means (KERNEL §9).
+    /// What an errno of `write(register)` means (the table of errno in docs/kernel.md).
     fn refusal(&self, rule: &Rule, length: usize, errno: Errno) -> RegisterError {
         let name = rule.name().clone();
         let reason = match errno {

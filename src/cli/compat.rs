@@ -2,7 +2,7 @@
 //!
 //! Each is translated into commands of qus, and their reports into what the tool prints. What cannot be taken over
 //! is not: a failure is in the exit status, an interpreter is always opened once (`F`) and proven, and what is cleared
-//! away are the handlers of QEMU's emulators, nobody else's (DESIGN §3.4).
+//! away are the handlers of QEMU's emulators, nobody else's (rule 4 of docs/design.md).
 
 mod binfmt;
 mod conf;

@@ -140,7 +140,7 @@ pub(crate) fn switched_off(instance: &Instance) -> Diagnostic {
     problem.with_hint(format!("echo 1 | sudo tee {}", shell_word(status)))
 }
 
-/// Says where the handlers are that this is about, when that is not the host (DESIGN §3.7).
+/// Says where the handlers are that this is about, when that is not the host (rule 7 of docs/design.md).
 pub(crate) fn print_scope(scope: Scope, output: &mut Output<'_>) -> io::Result<()> {
     if scope == Scope::Host { Ok(()) } else { output.note(&format!("this is about {scope}")) }
 }

@@ -185,7 +185,7 @@ fn know(names: &Names<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known,
     Ok(Known { trials, versions, ..Known::default() })
 }
 
-/// What this host runs itself, found out once for each architecture that is asked about (U4).
+/// What this host runs itself, found out once for each architecture that is asked about.
 struct Natives<'a> {
     host: Vec<u8>,
     own: Option<&'static Arch>,

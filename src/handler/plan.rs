@@ -1,4 +1,4 @@
-//! What to do about an architecture: a pure function from what was found to a [`Decision`] (DESIGN §3.1 to §3.6).
+//! What to do about an architecture: a pure function from what was found to a [`Decision`] (rule 2 of docs/design.md).
 
 use std::path::Path;
 

@@ -10,8 +10,8 @@ use crate::arch::Arch;
 use crate::system::file_id::file_name;
 use crate::system::temp_dir::TempDir;
 
-/// The architecture whose programs a file of this name runs, by the names that distributions give to QEMU's emulators
-/// (U23): `qemu-ARCH-static`, `qemu-ARCH`, `ARCH-binfmt-P`, and the `buildkit-qemu-ARCH` of builders.
+/// The architecture whose programs a file of this name runs, by the names that distributions give to QEMU's emulators:
+/// `qemu-ARCH-static`, `qemu-ARCH`, `ARCH-binfmt-P`, and the `buildkit-qemu-ARCH` of builders.
 #[must_use]
 pub fn arch_from_file_name(file_name: &[u8]) -> Option<&'static Arch> {
     scheme(file_name).map(|(_, arch)| arch)

@@ -11,7 +11,7 @@ use super::{Extraction, MemberFilter, Package, PackageError, PackageInfo, Progre
 ///
 /// Until Debian 12 `qemu-user-static` has them, and the emulators of `qemu-user` are not static, which
 /// [`MemberFilter::accept`] finds. Since Debian 13 `qemu-user` is static itself, and `qemu-user-static` is gone or has
-/// only links into it (U23).
+/// only links into it.
 #[must_use]
 pub fn debian_packages() -> &'static [&'static str] {
     &["qemu-user-static", "qemu-user"]

@@ -127,7 +127,7 @@ fn judge_outcome(outcome: &Outcome, expected: &Expected<'_>) -> Result<bool, Fai
     Err(failure)
 }
 
-/// An errno of `execve(2)` when a handler took the file (KERNEL §9).
+/// An errno of `execve(2)` when a handler took the file (the table of errno in docs/kernel.md).
 fn reason(errno: Errno) -> &'static str {
     match errno {
         Errno::ENOENT => "it, or the loader it needs, does not exist",

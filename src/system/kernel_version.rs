@@ -32,13 +32,13 @@ impl KernelVersion {
         self >= Self { major, minor }
     }
 
-    /// Whether it knows `F`, without which no container gets an interpreter (KERNEL §0).
+    /// Whether it knows `F`, without which no container gets an interpreter.
     #[must_use]
     pub fn supports_fix_binary(self) -> bool {
         self.is_at_least(4, 8)
     }
 
-    /// Whether interpreters learn from `AT_FLAGS` that `P` is set (KERNEL §0).
+    /// Whether interpreters learn from `AT_FLAGS` that `P` is set.
     #[must_use]
     pub fn supports_preserve_argv0(self) -> bool {
         self.is_at_least(5, 12)

@@ -155,7 +155,7 @@ fn in_root(root: &Path) -> Result<String, i32> {
     if status == 0 { Ok(String::from_utf8(output.stdout).unwrap()) } else { Err(status) }
 }
 
-/// U1: somebody writes `-1` to `status`, which removes everybody's handlers.
+/// Situation 1: somebody writes `-1` to `status`, which removes everybody's handlers.
 fn wiped(lab: &Lab) {
     wipe_what_is_promised(lab);
     follow(lab, &["promised"]);
@@ -190,7 +190,7 @@ fn rule(name: &str, arch: &str, interpreter: &Path) -> Vec<u8> {
     line
 }
 
-/// U2: a container engine without root, or a container in a container: what the host has is not there, and what is
+/// Situation 2: a container engine without root, or a container in a container: what the host has is not there, and what is
 /// registered here not on the host.
 fn in_a_user_namespace(lab: &Lab) {
     quiet();
@@ -218,7 +218,7 @@ fn nothing_may_be_mounted(lab: &Lab) {
     assert_eq!(shell.done(&format!("echo '{inside}' | {cure}")), "aarch64\n");
 }
 
-/// U3: an emulator of a version that crashes.
+/// Situation 3: an emulator of a version that crashes.
 fn a_version_that_crashes(lab: &Lab) {
     quiet();
     let mut crashing = native(2);
@@ -231,7 +231,7 @@ fn a_version_that_crashes(lab: &Lab) {
     runs(lab, "aarch64", "aarch64");
 }
 
-/// U4: a handler that takes the host's own programs. Nothing starts any more, the doctor neither: it is asked from a user
+/// Situation 4: a handler that takes the host's own programs. Nothing starts any more, the doctor neither: it is asked from a user
 /// namespace that has an instance of its own, as in a container (K65).
 fn native_programs_captured(lab: &Lab) {
     quiet();
@@ -273,7 +273,7 @@ fn programs_of_the_family_captured(lab: &Lab) {
     assert_eq!(native(), Some(true));
 }
 
-/// U5: the command that registered said that all is well.
+/// Situation 5: the command that registered said that all is well.
 fn success_was_said(lab: &Lab) {
     quiet();
     lab.command("status", "0");
@@ -288,7 +288,7 @@ fn success_was_said(lab: &Lab) {
     runs(lab, "arm", "armv7l");
 }
 
-/// U6: nothing is mounted.
+/// Situation 6: nothing is mounted.
 fn no_instance(lab: &Lab) {
     quiet();
     follow(lab, &["mounted", "working"]);
@@ -304,7 +304,7 @@ fn read_only(lab: &Lab) {
     runs(lab, "aarch64", "aarch64");
 }
 
-/// U7: it works on the host, and not in a container: no `F`, or an interpreter that needs a loader.
+/// Situation 7: it works on the host, and not in a container: no `F`, or an interpreter that needs a loader.
 fn not_in_containers(lab: &Lab) {
     quiet();
     let root = container(lab, "aarch64");
@@ -321,7 +321,7 @@ fn not_in_containers(lab: &Lab) {
     assert_eq!(in_root(&root).as_deref(), Ok("aarch64\n"));
 }
 
-/// U8: somebody else's handler is in front, and does not do here.
+/// Situation 8: somebody else's handler is in front, and does not do here.
 fn competing_handlers(lab: &Lab) {
     quiet();
     lab.done(["register", "aarch64"]);
@@ -335,7 +335,7 @@ fn competing_handlers(lab: &Lab) {
 /// host, with processes of its own alone, and a procfs of its own.
 const CONTAINER: [&str; 6] = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
 
-/// U9: a container has registered, proven, said so, and ended.
+/// Situation 9: a container has registered, proven, said so, and ended.
 fn gone_with_its_container(lab: &Lab) {
     quiet();
     let uname = format!("{} uname -m", program(lab, "aarch64").display());
@@ -396,7 +396,7 @@ fn in_a_mount_namespace(lab: &Lab) {
     runs(lab, "aarch64", "aarch64");
 }
 
-/// U10: "File exists", for a handler that is left of something and does nothing.
+/// Situation 10: "File exists", for a handler that is left of something and does nothing.
 fn file_exists(lab: &Lab) {
     quiet();
     let interpreter = downloads::interpreter("aarch64");
@@ -415,7 +415,7 @@ fn file_exists(lab: &Lab) {
     runs(lab, "aarch64", "aarch64");
 }
 
-/// U11: every architecture that Debian has a program for, by Debian's names of them: "aarch64, or any other".
+/// Situation 11: every architecture that Debian has a program for, by Debian's names of them: "aarch64, or any other".
 fn any_architecture(lab: &Lab) {
     quiet();
     let have = downloads::interpreters(&downloads::distribution());

@@ -232,7 +232,7 @@ fn denied_hint(denied: Denied, path: &Path) -> Option<String> {
     }
 }
 
-/// The loader that a foreign program needs, where the emulator will not find it (U24).
+/// The loader that a foreign program needs, where the emulator will not find it.
 fn missing_loader(file: &ExecTarget) -> Option<PathBuf> {
     let Kind::Elf(Elf { loader: Some(loader), .. }) = &file.kind else { return None };
     let prefix = std::env::var_os("QEMU_LD_PREFIX").map(PathBuf::from);
