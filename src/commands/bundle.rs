@@ -86,7 +86,11 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
         })?;
         let bytes =
             interpreter.read().map_err(|error| Diagnostic::new(format!("cannot read {path}: {error}")))?;
-        contents.push(Content { name: format!("qemu-{}-static", arch.name), version: Some(version), bytes });
+        contents.push(Content {
+            name: format!("qemu-{}-static", arch.name),
+            version: Some(version.to_string()),
+            bytes,
+        });
     }
     let licence = licence(args.from.as_deref());
     let has_licence = licence.is_some();

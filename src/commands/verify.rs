@@ -119,7 +119,10 @@ pub(super) fn health(
         let version = path.and_then(|path| versions.get(path)).cloned();
         let judged = judge_handler(handler, subject.zip(trial), handlers, enabled);
         let told = path.and_then(memfd::parse_description).map(|told| told.version);
-        health.insert(handler.name.clone(), Health { version: version.or(told), ..judged });
+        health.insert(
+            handler.name.clone(),
+            Health { version: version.map(|version| version.to_string()).or(told), ..judged },
+        );
     }
     Ok(health)
 }

@@ -169,7 +169,11 @@ impl Fetched {
         let arch = |name: &str| arch_from_file_name(name.as_bytes()).map_or("", |arch| arch.name);
         for placed in extraction.placed {
             let arch = arch(&placed.name);
-            let recorded = Provenance::record(&placed.path, version_in(&placed.path, arch), origin.clone());
+            let recorded = Provenance::record(
+                &placed.path,
+                version_in(&placed.path, arch).map(|version| version.to_string()),
+                origin.clone(),
+            );
             let provenance = recorded.map_err(|error| {
                 let path = placed.path.display();
                 Diagnostic::new(format!("cannot record where {path} came from: {error}"))

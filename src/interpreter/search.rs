@@ -104,5 +104,5 @@ pub(crate) fn search_dirs(unpacked: Option<&TempDir>) -> Vec<PathBuf> {
 
 /// Whether the file at `path` has the wanted version of QEMU; any will do where none is named.
 pub(crate) fn is_of(wanted: Option<&VersionReq>, arch: &Arch, path: &Path) -> bool {
-    wanted.is_none_or(|wanted| version_in(path, arch.name).is_some_and(|version| wanted.is(&version)))
+    wanted.is_none_or(|wanted| version_in(path, arch.name).is_some_and(|version| wanted.matches(&version)))
 }

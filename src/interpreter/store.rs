@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::fetch::ArchFilter;
 use super::provenance::Provenance;
-use super::{Interpreter, arch_from_file_name, compare, is_version, version_in};
+use super::{Interpreter, QemuVersion, arch_from_file_name, version_in};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::system::directories;
@@ -37,10 +37,9 @@ pub fn all_fetched() -> Vec<PathBuf> {
 #[must_use]
 pub fn with_versions(folder: &Path) -> Vec<PathBuf> {
     let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let mut versions: Vec<String> =
-        names.filter_map(|name| name.into_string().ok()).filter(|name| is_version(name)).collect();
-    versions.sort_by(|one, other| compare(other, one));
-    versions.iter().map(|version| folder.join(version)).chain([folder.to_owned()]).collect()
+    let mut versions: Vec<QemuVersion> = names.filter_map(|name| name.to_str()?.parse().ok()).collect();
+    versions.sort_by(|one, other| other.cmp(one));
+    versions.iter().map(|version| folder.join(version.to_string())).chain([folder.to_owned()]).collect()
 }
 
 /// `dest`, or the directory of this user.
@@ -93,10 +92,13 @@ pub(crate) fn known(folder: &Path, wanted: &ArchFilter) -> BTreeMap<String, Vec<
         }
     }
     let is_whole = |stored: &Stored| {
-        let version = || version_in(&stored.path, stored.arch.name).unwrap_or_default();
+        let version = || version_in(&stored.path, stored.arch.name);
         stored.provenance.as_ref().is_some_and(|record| record.is_of(&stored.path))
             && Interpreter::check(&stored.path, &wanted.host).is_ok()
-            && wanted.version.as_ref().is_none_or(|wanted| wanted.is(&version()))
+            && wanted
+                .version
+                .as_ref()
+                .is_none_or(|wanted| version().is_some_and(|version| wanted.matches(&version)))
     };
     sources.retain(|_, stored| {
         let enough = match &wanted.arches {

@@ -23,7 +23,7 @@ const LONGEST: usize = 32;
 ///
 /// A version is read from the bytes of a file, which is never executed: its path may lead to another user's program.
 #[must_use]
-pub fn versions_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> BTreeMap<PathBuf, String> {
+pub fn versions_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> BTreeMap<PathBuf, QemuVersion> {
     let paths: Vec<&Path> = paths.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
     let versions = parallel::map(&paths, |path| version_in(path, arch_from_file_name(file_name(path))?.name));
     let named = paths.into_iter().zip(versions);
@@ -35,11 +35,11 @@ pub fn versions_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> BTreeMap<Pa
 /// Every emulator has it as one string with its name, `qemu-arm version 7.2.22 (…)` (`version()` in QEMU's
 /// `linux-user/main.c`). `None` where there is no such string, or the file cannot be read.
 #[must_use]
-pub fn version_in(path: &Path, target: &str) -> Option<String> {
+pub fn version_in(path: &Path, target: &str) -> Option<QemuVersion> {
     version_of(&mut open_regular(path).ok()?.take(WHOLE_MAX), target).ok().flatten()
 }
 
-fn version_of(content: &mut impl Read, target: &str) -> io::Result<Option<String>> {
+fn version_of(content: &mut impl Read, target: &str) -> io::Result<Option<QemuVersion>> {
     let words = format!("qemu-{target} version ");
     let finder = Finder::new(words.as_bytes());
     let mut buffer = Vec::with_capacity(CHUNK + words.len() + LONGEST);
@@ -64,32 +64,69 @@ fn version_of(content: &mut impl Read, target: &str) -> io::Result<Option<String
 }
 
 /// The version at the beginning of `text`: digits first, and nothing in it that a path could not have.
-fn version_at(text: &[u8]) -> Option<String> {
+fn version_at(text: &[u8]) -> Option<QemuVersion> {
     let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+');
     let version: Vec<u8> = text.iter().take(LONGEST).take_while(is_part).copied().collect();
-    let version = String::from_utf8(version).ok()?;
-    (version.len() < LONGEST && is_version(&version)).then_some(version)
+    std::str::from_utf8(&version).ok()?.parse().ok()
 }
 
-/// Whether a word is a version of QEMU's: a number first, and no dot behind another.
-#[must_use]
-pub fn is_version(word: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+');
-    word.bytes().all(allowed)
-        && word.contains('.')
-        && word.starts_with(|letter: char| letter.is_ascii_digit())
-        && word.split('.').all(|part| !part.is_empty())
+/// A version of QEMU, as an emulator prints it: `7.2.22`, `10.0.0-rc1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QemuVersion(String);
+
+impl QemuVersion {
+    /// Major, minor and micro number; one that is missing, or too large, is 0.
+    #[must_use]
+    pub fn numbers(&self) -> [u32; 3] {
+        let (numbers, _) = self.parts();
+        let mut parts = numbers.split('.').map(|part| part.parse().unwrap_or(0));
+        std::array::from_fn(|_| parts.next().unwrap_or(0))
+    }
+
+    /// The numbers, and what follows the first `-`.
+    fn parts(&self) -> (&str, Option<&str>) {
+        self.0.split_once('-').map_or((self.0.as_str(), None), |(numbers, more)| (numbers, Some(more)))
+    }
 }
 
-/// Which of two versions is newer: number by number, and a candidate (`-rc1`) before what it is one for.
-#[must_use]
-pub fn compare(one: &str, other: &str) -> Ordering {
-    let split = |version: &str| {
-        let (numbers, more) = version.split_once('-').map_or((version, None), |(a, b)| (a, Some(b)));
-        let numbers: Vec<u64> = numbers.split('.').map(|part| part.parse().unwrap_or(0)).collect();
-        (numbers, more.is_none(), more.unwrap_or_default().to_owned())
-    };
-    split(one).cmp(&split(other))
+impl fmt::Display for QemuVersion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl FromStr for QemuVersion {
+    type Err = &'static str;
+
+    /// A number comes first, and a dot is between others. Nothing is in it that a path could not have.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+');
+        let is_version = text.len() < LONGEST
+            && text.bytes().all(allowed)
+            && text.contains('.')
+            && text.starts_with(|letter: char| letter.is_ascii_digit())
+            && text.split('.').all(|part| !part.is_empty());
+        is_version.then(|| Self(text.to_owned())).ok_or("a version of QEMU is written like 7.2 or 7.2.22")
+    }
+}
+
+impl Ord for QemuVersion {
+    /// Number by number; a candidate (`-rc1`) comes before the version that it is one for.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let key = |version: &Self| {
+            let (numbers, more) = version.parts();
+            let numbers: Vec<u64> = numbers.split('.').map(|part| part.parse().unwrap_or(0)).collect();
+            (numbers, more.is_none(), more.unwrap_or_default().to_owned())
+        };
+        // Two texts that are not equal are not of one order: `7.2` and `7.02`.
+        key(self).cmp(&key(other)).then_with(|| self.0.cmp(&other.0))
+    }
+}
+
+impl PartialOrd for QemuVersion {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// A version that is asked for: `7.2` is every `7.2.x` too.
@@ -99,8 +136,8 @@ pub struct VersionReq(String);
 impl VersionReq {
     /// Whether `version` is what was asked for.
     #[must_use]
-    pub fn is(&self, version: &str) -> bool {
-        version.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    pub fn matches(&self, version: &QemuVersion) -> bool {
+        version.0.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 }
 
@@ -115,9 +152,10 @@ impl FromStr for VersionReq {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        (is_number || is_version(text))
-            .then(|| Self(text.to_owned()))
-            .ok_or("a version of QEMU is written like 7.2 or 7.2.22")
+        if is_number {
+            return Ok(Self(text.to_owned()));
+        }
+        text.parse::<QemuVersion>().map(|version| Self(version.0))
     }
 }
 
@@ -132,30 +170,43 @@ mod tests {
         for before in (0..3).chain(close) {
             let mut content = vec![b'q'; before];
             content.extend_from_slice(said);
-            assert_eq!(version_of(&mut &*content, "arm").unwrap().as_deref(), Some("7.2.22"), "{before}");
+            assert_eq!(
+                version_of(&mut &*content, "arm").unwrap(),
+                Some("7.2.22".parse().unwrap()),
+                "{before}"
+            );
             assert_eq!(version_of(&mut &*content, "armeb").unwrap(), None);
         }
         let end = b"qemu-arm version 11.1.3";
-        assert_eq!(version_of(&mut &end[..], "arm").unwrap().as_deref(), Some("11.1.3"));
+        assert_eq!(version_of(&mut &end[..], "arm").unwrap(), Some("11.1.3".parse().unwrap()));
         for wrong in ["qemu-arm version ../../etc", "qemu-arm version %s", "qemu-arm version 7", "", "7.2.22"]
         {
             assert_eq!(version_of(&mut wrong.as_bytes(), "arm").unwrap(), None, "{wrong}");
         }
         let second = b"qemu-arm version %s and qemu-arm version 8.0.0\0";
-        assert_eq!(version_of(&mut &second[..], "arm").unwrap().as_deref(), Some("8.0.0"));
+        assert_eq!(version_of(&mut &second[..], "arm").unwrap(), Some("8.0.0".parse().unwrap()));
     }
 
     #[test]
     fn versions_have_an_order() {
         let sorted = ["7.2.9", "7.2.22", "8.0.0-rc1", "8.0.0", "10.0.2", "11.1.3"];
-        assert!(sorted.windows(2).all(|pair| compare(pair[0], pair[1]) == Ordering::Less));
+        assert!(sorted.windows(2).all(|pair| version(pair[0]) < version(pair[1])));
+        assert_eq!(version("10.0.0-rc1").numbers(), [10, 0, 0]);
+        for wrong in ["7", "x.2", "7..2", "7.2/", "../7.2", ""] {
+            assert!(wrong.parse::<QemuVersion>().is_err(), "{wrong}");
+        }
+    }
+
+    fn version(text: &str) -> QemuVersion {
+        text.parse().unwrap()
     }
 
     #[test]
     fn a_wanted_version_may_be_short() {
         let wanted: VersionReq = "7.2".parse().unwrap();
-        assert!(wanted.is("7.2.22") && wanted.is("7.2") && !wanted.is("7.20.1") && !wanted.is("7.1.2"));
-        assert!("8".parse::<VersionReq>().unwrap().is("8.2.1"));
+        assert!(["7.2.22", "7.2"].iter().all(|text| wanted.matches(&version(text))));
+        assert!(!["7.20.1", "7.1.2"].iter().any(|text| wanted.matches(&version(text))));
+        assert!("8".parse::<VersionReq>().unwrap().matches(&version("8.2.1")));
         for wrong in ["", "x", "../7.2", "7..2", "7.2/"] {
             assert!(wrong.parse::<VersionReq>().is_err(), "{wrong}");
         }

@@ -353,5 +353,8 @@ fn first_version() -> Result<Option<String>, Diagnostic> {
     let mut one = None;
     let found = search(&places, &self_exe_header()?, |arch, _| *one.get_or_insert(arch) == arch);
     let interpreters = found.values().filter_map(|found| found.interpreter.as_ref());
-    Ok(versions_of(interpreters.map(|interpreter| interpreter.path.as_path())).into_values().next())
+    Ok(versions_of(interpreters.map(|interpreter| interpreter.path.as_path()))
+        .into_values()
+        .next()
+        .map(|version| version.to_string()))
 }

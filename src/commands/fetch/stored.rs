@@ -14,8 +14,8 @@ use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::boot::configuration::Configuration;
 use crate::commands::args::Common;
+use crate::interpreter::QemuVersion;
 use crate::interpreter::fetch::ArchFilter;
-use crate::interpreter::is_version;
 use crate::interpreter::provenance::{Provenance, record_path};
 use crate::interpreter::self_exe_header;
 use crate::interpreter::store::stored;
@@ -149,9 +149,12 @@ fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    if let Some(folder) =
-        path.parent().filter(|folder| is_version(&folder.file_name().unwrap_or_default().to_string_lossy()))
-    {
+    if let Some(folder) = path.parent().filter(|folder| {
+        folder
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.parse::<QemuVersion>().is_ok())
+    }) {
         // Not empty: other interpreters are in it.
         let _ = fs::remove_dir(folder);
     }

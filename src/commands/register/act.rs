@@ -127,7 +127,9 @@ impl Act<'_> {
             let path = self.inputs.interpreter(one.arch).map(|interpreter| interpreter.path.as_path());
             if let Some(item) = self.items.get_mut(one.item) {
                 let found = path.and_then(|path| versions.get(path).cloned());
-                item.version = found.or_else(|| Some(memfd::parse_description(path?)?.version));
+                item.version = found
+                    .map(|version| version.to_string())
+                    .or_else(|| Some(memfd::parse_description(path?)?.version));
             }
         }
         Ok(open

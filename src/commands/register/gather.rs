@@ -18,7 +18,7 @@ use crate::handler::plan::Facts;
 use crate::interpreter::fetch::{self, FetchRequest};
 use crate::interpreter::store;
 use crate::interpreter::{
-    CheckError, Interpreter, SearchResult, VersionReq, default_search_dirs, search, versions_of,
+    CheckError, Interpreter, QemuVersion, SearchResult, VersionReq, default_search_dirs, search, versions_of,
 };
 use crate::interpreter::{is_of, self_exe_header};
 use crate::probe::{self, Expected, Failure, Nativeness, ProbeTarget, Verification, judge, same_family};
@@ -56,7 +56,7 @@ pub(super) struct Inputs {
     natives: BTreeMap<&'static str, Nativeness>,
     verdicts: BTreeMap<&'static str, Result<Verification, Failure>>,
     unfit: BTreeMap<&'static str, String>,
-    versions: BTreeMap<PathBuf, String>,
+    versions: BTreeMap<PathBuf, QemuVersion>,
 }
 
 impl Inputs {
@@ -128,7 +128,7 @@ impl Inputs {
     }
 
     /// The version of the interpreter at `path`, where it was asked.
-    pub(super) fn version(&self, path: &Path) -> Option<&String> {
+    pub(super) fn version(&self, path: &Path) -> Option<&QemuVersion> {
         self.versions.get(path)
     }
 

@@ -73,7 +73,7 @@ impl Inputs {
             else {
                 continue;
             };
-            if !self.is_wanted(arch) || self.version.as_ref().is_some_and(|wanted| !wanted.is(version)) {
+            if !self.is_wanted(arch) || !self.is_of_wanted_version(version) {
                 continue;
             }
             let is_named = |found: &Interpreter| {
@@ -97,12 +97,18 @@ impl Inputs {
         for file in &files {
             let Some(arch) = self.arch_of(&file.path) else { continue };
             let content = read(file)?;
-            let version = versions.get(&file.path).map_or("unknown", String::as_str);
+            let version = versions.get(&file.path).map_or_else(|| "unknown".to_owned(), ToString::to_string);
             let name = String::from_utf8_lossy(file_name(&file.path)).into_owned();
-            let path = memfd::path(version, content.len() as u64, &bundle::digest(&content), &name);
+            let path = memfd::path(&version, content.len() as u64, &bundle::digest(&content), &name);
             self.store(arch, path, Stored::File(file.clone()));
         }
         Ok(())
+    }
+
+    fn is_of_wanted_version(&self, version: &str) -> bool {
+        self.version
+            .as_ref()
+            .is_none_or(|wanted| version.parse().is_ok_and(|version| wanted.matches(&version)))
     }
 
     fn arch_of(&self, file: &Path) -> Option<&'static Arch> {

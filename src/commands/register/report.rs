@@ -142,7 +142,7 @@ impl ArchResult {
         let path = handler.and_then(|handler| handler.entry.interpreter.as_deref());
         self.interpreter = path.map(|path| path.to_string_lossy().into());
         let told = path.and_then(memfd::parse_description).map(|told| told.version);
-        self.version = path.and_then(|path| inputs.version(path)).cloned().or(told);
+        self.version = path.and_then(|path| inputs.version(path)).map(ToString::to_string).or(told);
         self.verified = inputs.verify;
         self.proof = inputs.facts(arch).verdict.and_then(|verdict| verdict.as_ref().ok()).copied();
     }

@@ -11,6 +11,7 @@ use crate::arch::Arch;
 use crate::binfmt::Handler;
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
 use crate::handler::predict::{End, Prediction, Step, Table, matching};
+use crate::interpreter::QemuVersion;
 use crate::interpreter::provenance::Provenance;
 use crate::probe::{self, STATUS_ARGV0, STATUS_PATH};
 
@@ -18,7 +19,7 @@ use crate::probe::{self, STATUS_ARGV0, STATUS_PATH};
 #[derive(Default)]
 pub(super) struct Known {
     pub(super) trials: Trials,
-    pub(super) versions: BTreeMap<PathBuf, String>,
+    pub(super) versions: BTreeMap<PathBuf, QemuVersion>,
     /// The handlers as they are told of, in the order of the table.
     pub(super) takers: Vec<Taken>,
 }
@@ -34,7 +35,7 @@ impl Known {
                 name: handler.name.to_string(),
                 interpreter: path.to_string_lossy().into(),
                 flags: handler.entry.flag_letters(),
-                version: self.versions.get(&path).cloned(),
+                version: self.versions.get(&path).map(ToString::to_string),
                 provenance,
             }
         };

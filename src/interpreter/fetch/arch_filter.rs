@@ -50,8 +50,9 @@ impl MemberFilter for ArchFilter {
         Interpreter::check(file, &self.host).map_err(|unfit| unfit.to_string())?;
         let Some(arch) = arch_from_file_name(stored_name.as_bytes()) else { return Ok(()) };
         if let Some(wanted) = &self.version {
-            let version = version_in(file, arch.name).unwrap_or_else(|| "unknown".to_owned());
-            if !wanted.is(&version) {
+            let version = version_in(file, arch.name);
+            if !version.as_ref().is_some_and(|version| wanted.matches(version)) {
+                let version = version.map_or_else(|| "unknown".to_owned(), |version| version.to_string());
                 return Err(format!("is of version {version}, not {wanted}"));
             }
         }
@@ -61,6 +62,6 @@ impl MemberFilter for ArchFilter {
 
     fn folder(&self, stored_name: &str, file: &Path) -> Option<String> {
         let arch = arch_from_file_name(stored_name.as_bytes()).filter(|_| self.by_version)?;
-        version_in(file, arch.name)
+        version_in(file, arch.name).map(|version| version.to_string())
     }
 }

@@ -12,6 +12,7 @@ use crate::commands::doctor::facts::Facts;
 use crate::commands::verify::State;
 use crate::handler::classify;
 use crate::interpreter::CheckError;
+use crate::interpreter::QemuVersion;
 use crate::interpreter::known_bugs;
 use crate::interpreter::memfd;
 use crate::interpreter::provenance::Provenance;
@@ -127,9 +128,10 @@ pub(super) fn emulator(facts: &Facts) -> Vec<Observation> {
     let Ok(health) = &state.health else { return Vec::new() };
     let mut said = Vec::new();
     for handler in &state.handlers {
-        let version = health.get(&handler.name).and_then(|health| health.version.as_deref());
+        let version: Option<QemuVersion> =
+            health.get(&handler.name).and_then(|health| health.version.as_ref()?.parse().ok());
         let Some((arch, version)) = classify::emulated_arch(handler).zip(version) else { continue };
-        said.extend(known_bugs::of(arch.name, version).map(|defect| {
+        said.extend(known_bugs::of(arch.name, &version).map(|defect| {
             let text = format!(
                 "{} is QEMU {version}: {} ({}); DIR has another version",
                 name(handler),
