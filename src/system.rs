@@ -9,6 +9,7 @@ pub mod managed_file;
 pub mod namespace;
 pub mod output_file;
 pub mod ownership;
+pub mod process;
 pub mod rights;
 pub mod secure_exec;
 pub mod service_manager;

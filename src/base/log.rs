@@ -1,46 +1,81 @@
-//! What is said in passing, by whatever part of qus: a line each on standard error.
+//! The log: warnings, and with `-v` what is done, on standard error, a line for each event.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
+use std::time::Instant;
 
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::base::output::escape;
 
-/// Starts telling: warnings, with `verbose` 1 what is being done, above that every detail.
+/// Installs the logger: warnings; with `verbose` 1 each step as it happens; above that every detail, with the time since the
+/// start.
 ///
-/// Somebody who tells already goes on: a test may have begun.
+/// A second call changes nothing.
 pub fn install(verbose: u8) {
     let level = match verbose {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,
         _ => LevelFilter::DEBUG,
     };
-    let _already_told = tracing_subscriber::registry().with(Lines.with_filter(level)).try_init();
+    let begin = (verbose > 1).then(Instant::now);
+    let _installed_before =
+        tracing_subscriber::registry().with(Lines { begin }.with_filter(level)).try_init();
 }
 
-/// Events as lines. qus has no spans, and events with nothing but a message.
-struct Lines;
+/// Prints events as lines: `qus: [warning: ][SPAN: ]MESSAGE`, where a span is printed as the value of its field.
+struct Lines {
+    /// The start, if lines have the time since then.
+    begin: Option<Instant>,
+}
 
-impl<S: Subscriber> Layer<S> for Lines {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut message = Message(String::new());
+/// The field of a span.
+struct Name(String);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut name = Text(String::new());
+        attributes.record(&mut name);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(Name(name.0));
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut line = String::from("qus: ");
+        if let Some(begin) = self.begin {
+            let _ = write!(line, "[{:8.4} s] ", begin.elapsed().as_secs_f64());
+        }
+        if *event.metadata().level() <= Level::WARN {
+            line.push_str("warning: ");
+        }
+        for span in context.event_scope(event).into_iter().flatten() {
+            if let Some(Name(name)) = span.extensions().get() {
+                let _ = write!(line, "{name}: ");
+            }
+        }
+        let mut message = Text(String::new());
         event.record(&mut message);
-        let level = event.metadata().level();
-        let warning = if *level <= Level::WARN { "warning: " } else { "" };
-        // There is nobody left to tell it to when this fails.
-        let _ = writeln!(io::stderr(), "qus: {warning}{}", escape(&message.0));
+        // If standard error is closed, there is no place for the reason either.
+        let _ = writeln!(io::stderr(), "{line}{}", escape(&message.0));
     }
 }
 
-struct Message(String);
+/// A field as text.
+struct Text(String);
 
-impl Visit for Message {
+impl Visit for Text {
+    fn record_str(&mut self, _: &Field, value: &str) {
+        self.0.push_str(value);
+    }
+
     fn record_debug(&mut self, _: &Field, value: &dyn fmt::Debug) {
         // A string takes it all.
         let _ = write!(self.0, "{value:?}");

@@ -268,6 +268,7 @@ impl Instance {
     ///
     /// In a user namespace that has none yet this creates a fresh one, which hides the handlers of the host (K66).
     pub fn mount(path: &Path) -> Result<(), MountError> {
+        tracing::info!("mount binfmt_misc on {}", path.display());
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         nix::mount::mount(Some("binfmt_misc"), path, Some("binfmt_misc"), flags, None::<&str>).map_err(
             |errno| match errno {
@@ -346,6 +347,8 @@ impl Instance {
     pub fn register(&self, rule: &Rule) -> Result<(), RegisterError> {
         let register = self.register_file()?;
         let line = rule.to_line();
+        let text = String::from_utf8_lossy(&line);
+        tracing::info!("write {} to {}", text.trim_end(), self.path.join("register").display());
         // The kernel takes the line whole or not at all; it never writes short (K1).
         write(register, &line).map(|_| ()).map_err(|errno| self.refusal(rule, line.len(), errno))
     }
@@ -385,11 +388,13 @@ impl Instance {
 
     /// Removes the handler called `name`; processes that it started go on (K63).
     pub fn remove(&self, name: &HandlerName) -> Result<(), HandlerError> {
+        tracing::info!("remove the handler {name}");
         self.command(name, b"-1")
     }
 
     /// Switches the handler called `name` on or off; it keeps its place in the order (K31).
     pub fn set_enabled(&self, name: &HandlerName, enabled: bool) -> Result<(), HandlerError> {
+        tracing::info!("switch the handler {name} {}", if enabled { "on" } else { "off" });
         self.command(name, if enabled { b"1" } else { b"0" })
     }
 
@@ -414,6 +419,7 @@ impl Instance {
     fn read(&self, name: &Path) -> Result<Vec<u8>, Errno> {
         let mut text = [0; ENTRY_MAX];
         let length = read(self.open_file(name, OFlag::O_RDONLY)?, &mut text)?;
+        tracing::debug!("read {}", self.path.join(name).display());
         Ok(text.get(..length).unwrap_or_default().to_vec())
     }
 

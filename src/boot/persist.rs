@@ -26,6 +26,7 @@ use crate::interpreter::store;
 use crate::system::atomic_file;
 use crate::system::managed_file::{self, ManagedFileError};
 use crate::system::ownership::is_roots_alone;
+use crate::system::process;
 use crate::system::temp_dir::TempDir;
 
 /// Where the files are.
@@ -204,8 +205,8 @@ fn belongs_to_us(name: &str) -> bool {
 }
 
 fn update_binfmts(command: &mut Command) -> Result<(), Diagnostic> {
-    let output =
-        command.output().map_err(|error| Diagnostic::new(format!("cannot start update-binfmts: {error}")))?;
+    let output = process::output(command)
+        .map_err(|error| Diagnostic::new(format!("cannot start update-binfmts: {error}")))?;
     if output.status.success() {
         return Ok(());
     }

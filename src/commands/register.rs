@@ -155,6 +155,7 @@ impl Plan {
         let snapshot = Snapshot { handlers: &inputs.handlers, guarded: std::slice::from_ref(&inputs.host) };
         let mut plan = Self { items: Vec::new(), work: Vec::new() };
         for arch in &inputs.arches {
+            let _arch = tracing::info_span!("arch", name = arch.name).entered();
             let mut request = request(args);
             if let Some(persistence) = persistence {
                 request = persistence.request(arch, inputs, request);
@@ -165,6 +166,7 @@ impl Plan {
                 let rules = persist::planned(arch, &decision, inputs, request);
                 decision = persistence.checked(arch, decision, rules.as_ref());
             }
+            tracing::info!("decided: {decision}");
             let mut item = ArchResult::new(arch, &decision, inputs, args.dry_run);
             // A file that was named is not for an architecture that needs none.
             if args.interpreter.is_none() && !args.force_native && inputs.facts(arch).native.is_native() {

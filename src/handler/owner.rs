@@ -13,6 +13,7 @@ use crate::arch::Arch;
 use crate::binfmt::Handler;
 use crate::boot::configuration::Configuration;
 use crate::system::file_id::file_name;
+use crate::system::process;
 
 /// Who put a handler there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,9 +103,9 @@ pub fn packages(paths: &[&Path]) -> BTreeMap<PathBuf, String> {
         return BTreeMap::new();
     }
     let mut packages = BTreeMap::new();
-    if let Ok(output) =
-        Command::new("dpkg-query").arg("--search").arg("--").args(paths).env("LC_ALL", "C").output()
-    {
+    let mut query = Command::new("dpkg-query");
+    query.arg("--search").arg("--").args(paths).env("LC_ALL", "C");
+    if let Ok(output) = process::output(&mut query) {
         // "package, other:arch: /path", a line for each path that is known.
         for line in output.stdout.split(|byte| *byte == b'\n') {
             let Some(at) = line.windows(2).position(|pair| pair == b": ") else { continue };
@@ -117,8 +118,9 @@ pub fn packages(paths: &[&Path]) -> BTreeMap<PathBuf, String> {
         return packages;
     }
     for path in paths {
-        let query = Command::new("rpm").args(["-qf", "--queryformat", "%{NAME}"]).arg(path).output();
-        if let Ok(output) = query
+        let mut query = Command::new("rpm");
+        query.args(["-qf", "--queryformat", "%{NAME}"]).arg(path);
+        if let Ok(output) = process::output(&mut query)
             && output.status.success()
         {
             packages.insert(path.to_path_buf(), String::from_utf8_lossy(&output.stdout).into_owned());

@@ -1,5 +1,6 @@
 //! What to do about an architecture: a pure function from what was found to a [`Decision`] (rule 2 of docs/design.md).
 
+use std::fmt;
 use std::path::Path;
 
 use super::classify::{active_handler, emulated_arch, is_staging, overlaps_arch, rules};
@@ -76,6 +77,28 @@ pub enum Decision {
     },
     /// There is nothing to register.
     NoInterpreter,
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names =
+            |names: &[HandlerName]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::Unchanged(handlers) => write!(formatter, "{} is as wanted", names(handlers)),
+            Self::LeaveExisting(handler) => write!(formatter, "{handler} serves it"),
+            Self::Register(registration) => {
+                let rules: Vec<_> = registration.rules.iter().map(|rule| rule.name().clone()).collect();
+                write!(formatter, "register {}", names(&rules))?;
+                if registration.removes.is_empty() {
+                    return Ok(());
+                }
+                write!(formatter, ", and remove {}", names(&registration.removes))
+            }
+            Self::Refused { reason, .. } => write!(formatter, "refuse: {reason}"),
+            Self::Conflict { with } => write!(formatter, "in conflict with {}", names(with)),
+            Self::NoInterpreter => formatter.write_str("there is no interpreter"),
+        }
+    }
 }
 
 /// Rules to register, and what they supersede.

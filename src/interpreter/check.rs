@@ -90,6 +90,15 @@ impl CheckError {
 impl Interpreter {
     /// Checks the file at `path` for a host whose own programs begin with `host`.
     pub fn check(path: &Path, host: &[u8]) -> Result<Self, CheckError> {
+        let checked = Self::inspect(path, host);
+        match &checked {
+            Ok(_) => tracing::info!("check {}: it can serve", path.display()),
+            Err(error) => tracing::info!("check {}: it {error}", path.display()),
+        }
+        checked
+    }
+
+    fn inspect(path: &Path, host: &[u8]) -> Result<Self, CheckError> {
         let path = std::path::absolute(path).map_err(CheckError::Open)?;
         // Non-blocking, as the path may be that of a pipe.
         let mut options = fs::OpenOptions::new();

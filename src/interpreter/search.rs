@@ -56,6 +56,7 @@ pub fn search(
 ) -> BTreeMap<&'static str, SearchResult> {
     let mut found = BTreeMap::<_, SearchResult>::new();
     for place in places {
+        tracing::debug!("search {}", place.display());
         for (arch, path) in candidates(place) {
             if found.get(arch.name).is_some_and(|found| found.interpreter.is_some()) || !wanted(arch, &path) {
                 continue;

@@ -17,6 +17,7 @@ use nix::unistd::Uid;
 use thiserror::Error;
 
 use super::Progress;
+use crate::system::process;
 use cache::{Cache, DownloadFolder, absolute, chown_if_permitted};
 
 /// How long lists serve. A package that is gone by then is noticed, and the lists are fetched again.
@@ -249,11 +250,10 @@ impl Apt {
         command.args(arguments).current_dir(folder).stdin(Stdio::null());
         // Messages of qus are in English, and so are those of apt in them.
         command.env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE").env("DEBIAN_FRONTEND", "noninteractive");
-        let output = command.output().map_err(|error| match error.kind() {
+        let output = process::output(&mut command).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => AptError::NoApt,
             _ => AptError::Start(error),
         })?;
-        tracing::debug!("apt-get: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
         Ok(output)
     }
 }

@@ -107,6 +107,7 @@ impl Downloader {
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped());
+            tracing::info!("download {address} with {tool}");
             match command.spawn() {
                 Ok(child) => return self.receive(ChildGuard(child), address, progress),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

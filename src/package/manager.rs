@@ -12,6 +12,7 @@ use std::process::{Command, Output, Stdio};
 use thiserror::Error;
 
 use super::{FromPackage, MemberFilter, Package, PackageError, Progress};
+use crate::system::process;
 use crate::system::temp_dir::TempDir;
 
 /// Folders below the private one: zypper has one for a repository and one in it for an architecture.
@@ -244,9 +245,7 @@ fn is_there(program: &str) -> bool {
 fn run(program: &str, words: &[OsString]) -> io::Result<Output> {
     let mut command = Command::new(program);
     command.args(words).stdin(Stdio::null()).env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE");
-    let output = command.output()?;
-    tracing::debug!("{program}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
-    Ok(output)
+    process::output(&mut command)
 }
 
 /// What a program said, the errors rather than the rest.

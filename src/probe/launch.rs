@@ -4,6 +4,7 @@ use std::env;
 use std::io::{Read, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use thiserror::Error;
 
@@ -60,7 +61,9 @@ pub fn run(subjects: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
         return Ok(Vec::new());
     }
     let images: Vec<Vec<u8>> = subjects.iter().map(|subject| subject.image()).collect();
-    in_directory(&images, |session| {
+    let begin = Instant::now();
+    tracing::info!("start {} probes", images.len());
+    let results: Vec<ProbeResult> = in_directory(&images, |session| {
         let empty_root = Helper::start(&Session { root: Root::Empty, ..session.clone() })?;
         let host = match Helper::start(session)?.report()? {
             Report::Executed(outcomes) => outcomes,
@@ -82,7 +85,21 @@ pub fn run(subjects: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
             .zip(again)
             .map(|(host, empty_root)| ProbeResult { host, empty_root })
             .collect()))
-    })
+    })?;
+    log(subjects, &results);
+    tracing::debug!("the probes took {:?}", begin.elapsed());
+    Ok(results)
+}
+
+fn log(subjects: &[ProbeTarget], results: &[ProbeResult]) {
+    for (subject, ProbeResult { host, empty_root }) in subjects.iter().zip(results) {
+        let _arch = tracing::info_span!("arch", name = subject.arch.name).entered();
+        tracing::info!("the probe {}", host.end);
+        tracing::debug!("the kernel started {:?}; output: {:?}", host.started, host.said);
+        if let Some(empty_root) = empty_root {
+            tracing::info!("the probe in an empty root directory {}", empty_root.end);
+        }
+    }
 }
 
 /// Asks the kernel, by execution, whether it runs the programs of `arch` without any handler.

@@ -40,6 +40,7 @@ mod inherited;
 mod killed;
 mod lab;
 mod list;
+mod log;
 mod memory;
 mod namespace;
 mod output;
@@ -151,6 +152,7 @@ fn tests() -> Vec<Test> {
         provenance::TESTS,
         reset::TESTS,
         list::TESTS,
+        log::TESTS,
         fetch::TESTS,
         export::TESTS,
         persist::TESTS,

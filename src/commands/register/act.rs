@@ -35,6 +35,7 @@ pub(super) fn act(
     for (item, registration) in work {
         let Some(arch) = act.inputs.arches.get(item).copied() else { continue };
         let flags = registration.rules.first().map_or(Flags::empty(), Rule::flags);
+        let _arch = tracing::info_span!("arch", name = arch.name).entered();
         match Staged::stage(instance, &registration) {
             Ok(staged) => open.push(Open { item, arch, flags, staged }),
             Err(error) => act.failed(item, Diagnostic::from(error)),
@@ -157,6 +158,7 @@ impl Act<'_> {
     }
 
     fn commit(&mut self, one: Open, proof: Option<Verification>) {
+        let _arch = tracing::info_span!("arch", name = one.arch.name).entered();
         let Open { item, arch, flags, staged } = one;
         let verify = proof.is_some();
         let mut again = proof.map(Ok);
@@ -191,6 +193,7 @@ impl Act<'_> {
 
     /// A failed proof: the new rules go, and what was there is as it was.
     fn rollback(&mut self, one: Open, failure: &Failure) {
+        let _arch = tracing::info_span!("arch", name = one.arch.name).entered();
         let undone: Result<(), HandlerError> = one.staged.rollback(self.instance);
         match undone {
             Ok(()) => self.unproven(one.item, failure),

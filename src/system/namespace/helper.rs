@@ -9,6 +9,7 @@ use std::io::{Read, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::system::process;
 use crate::system::users;
 use nix::unistd::{getegid, geteuid, getppid};
 
@@ -95,7 +96,8 @@ fn map_range(program: &str, pid: &str, own: u32, (start, count): (u32, u32)) -> 
     let words =
         [pid, "0", &own.to_string(), "1", "1", &start.to_string(), &count.to_string()].map(str::to_owned);
     let failed = |reason: &str| MapFailure::Failed(format!("{program}: {reason}"));
-    let output = Command::new(program).args(words).output().map_err(|error| failed(&error.to_string()))?;
+    let output =
+        process::output(Command::new(program).args(words)).map_err(|error| failed(&error.to_string()))?;
     if output.status.success() {
         return Ok(());
     }

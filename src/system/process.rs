@@ -1,0 +1,27 @@
+//! Running other programs to their end.
+
+use std::io;
+use std::process::{Command, Output};
+use std::time::Instant;
+
+use crate::base::shell::shell_line;
+
+/// Runs a program, and logs its command line, its status, and how long it took.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn output(command: &mut Command) -> io::Result<Output> {
+    let words = || std::iter::once(command.get_program()).chain(command.get_args());
+    tracing::info!("run {}", shell_line(words()));
+    let begin = Instant::now();
+    let output = command.output();
+    let program = command.get_program().display();
+    match &output {
+        Ok(output) => {
+            let messages = String::from_utf8_lossy(&output.stderr);
+            tracing::debug!("{program}: {} after {:?}: {}", output.status, begin.elapsed(), messages.trim());
+        }
+        Err(error) => tracing::debug!("cannot start {program}: {error}"),
+    }
+    output
+}
