@@ -1,7 +1,7 @@
 //! Imports in `src/` run downward: the rooms of `docs/design.md`, each of which may use only those below it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -37,6 +37,33 @@ fn imports_run_downward() {
 }
 
 #[test]
+fn no_imports_go_in_a_circle() {
+    let circles = circles(&all_imports(), &modules().into_iter().map(|(module, _)| module).collect());
+    assert!(circles.is_empty(), "modules that import each other:\n{}", circles.join("\n"));
+}
+
+#[test]
+fn a_circle_is_found() {
+    let names = ["a", "a::b", "c", "d"].map(str::to_owned).into_iter().collect();
+    let import = |module: &str, path: &str| Import { module: module.to_owned(), path: path.to_owned() };
+    let found = |imports: &[(&str, &str)]| {
+        circles(&imports.iter().map(|(module, path)| import(module, path)).collect(), &names)
+    };
+    assert_eq!(found(&[("c", "d::Type"), ("d", "a::b::f"), ("a::b", "c")]), ["a::b, c, d"]);
+    // What a module re-exports of its children is no circle.
+    assert!(found(&[("a", "a::b::f"), ("a::b", "a::Type"), ("c", "a::f")]).is_empty());
+}
+
+#[test]
+fn src_has_an_entry_for_each_room() {
+    let entries = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert!(names.len() <= 12, "{names:?}");
+}
+
+#[test]
 fn every_module_has_a_room() {
     let without: BTreeSet<String> =
         modules().into_iter().map(|(module, _)| module).filter(|module| room(module).is_none()).collect();
@@ -61,6 +88,48 @@ fn an_upward_import_is_found_in_every_form() {
         found("binfmt", "fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::handler::decide;\n}\n"),
         0
     );
+}
+
+/// Groups of modules that import each other, over any number of others. Imports between a module and one within it do not
+/// count, as the outer one is the face of the inner ones.
+fn circles(imports: &BTreeSet<Import>, modules: &BTreeSet<String>) -> Vec<String> {
+    let mut edges: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for import in imports {
+        let Some(target) = module_of(&import.path, modules) else { continue };
+        let (from, to) = (format!("{}::", import.module), format!("{target}::"));
+        if !from.starts_with(&to) && !to.starts_with(&from) {
+            edges.entry(&import.module).or_default().insert(target);
+        }
+    }
+    let reach: BTreeMap<&str, BTreeSet<&str>> =
+        edges.keys().map(|module| (*module, reached(module, &edges))).collect();
+    let group = |module: &&str| {
+        let in_circle = |other: &&&str| reach.get(**other).is_some_and(|back| back.contains(*module));
+        reach[*module].iter().filter(in_circle).copied().collect::<Vec<_>>().join(", ")
+    };
+    let groups: BTreeSet<String> = reach.keys().map(group).filter(|group| !group.is_empty()).collect();
+    groups.into_iter().collect()
+}
+
+/// Every module that `start` imports, also over others.
+fn reached<'a>(start: &'a str, edges: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet<&'a str> {
+    let (mut reached, mut waiting) = (BTreeSet::new(), vec![start]);
+    while let Some(module) = waiting.pop() {
+        let next = edges.get(module).into_iter().flatten();
+        waiting.extend(next.filter(|next| reached.insert(**next)));
+    }
+    reached
+}
+
+/// The module that has what `path` names.
+fn module_of<'a>(path: &str, modules: &'a BTreeSet<String>) -> Option<&'a str> {
+    let mut path = path;
+    loop {
+        if let Some(module) = modules.get(path) {
+            return Some(module);
+        }
+        path = &path[..path.rfind("::")?];
+    }
 }
 
 /// A description of the import if it is upward.
@@ -104,6 +173,7 @@ fn modules() -> Vec<(String, PathBuf)> {
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let name = path.strip_prefix(&root).unwrap().with_extension("");
                 let module = name.to_str().unwrap().replace('/', "::");
+                let module = module.strip_suffix("::mod").unwrap_or(&module).to_owned();
                 if !module.ends_with("::tests") {
                     modules.push((module, path));
                 }

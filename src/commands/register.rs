@@ -5,6 +5,7 @@ mod gather;
 mod memory;
 mod persist;
 mod report;
+mod stored;
 
 use anyhow::Result;
 

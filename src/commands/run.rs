@@ -5,6 +5,7 @@
 
 mod interpreters;
 mod rules;
+mod takeover;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

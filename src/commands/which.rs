@@ -2,6 +2,7 @@
 
 mod explain;
 mod fate;
+mod known;
 mod report;
 
 use std::cell::{Cell, RefCell};
@@ -15,7 +16,8 @@ use std::rc::Rc;
 use anyhow::Result;
 use goblin::elf::header::{ET_DYN, ET_EXEC};
 
-use self::explain::{Known, explain};
+use self::explain::explain;
+use self::known::Known;
 use self::report::{Answers, WhichReport, write_text};
 use crate::arch::Arch;
 use crate::arch::elf::same_machine;

@@ -1,6 +1,5 @@
 //! Fetching: getting interpreters out of a source and into their folder, with a record of where they came from.
 
-mod arch_filter;
 mod progress;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub(crate) use self::arch_filter::ArchFilter;
 use self::progress::Bar;
+use super::ArchFilter;
 use super::self_exe_header;
 use super::store::{self, Stored};
 use crate::arch::{ARCHES, Arch};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::fetch::ArchFilter;
+use super::ArchFilter;
 use super::provenance::Provenance;
 use super::{Interpreter, QemuVersion, arch_from_file_name, version_in};
 use crate::arch::Arch;

@@ -6,11 +6,12 @@ use std::sync::Mutex;
 use std::thread;
 
 use super::gather::Inputs;
+use super::stored::{Stored, read};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::handler::plan::Registration;
+use crate::interpreter::bundle;
 use crate::interpreter::bundle::own_bundle;
-use crate::interpreter::bundle::{self, Member};
 use crate::interpreter::memfd::{self, Memory, PendingFile};
 use crate::interpreter::{Interpreter, SearchResult, arch_from_file_name, named_search_dirs, versions_of};
 use crate::system::file_id::FileId;
@@ -18,48 +19,6 @@ use crate::system::file_id::file_name;
 
 /// How many interpreters are unpacked at once where there are not even as many processors: each needs 9 MB meanwhile.
 const THREADS: usize = 8;
-
-/// Where the content of an interpreter in memory comes from.
-pub(super) enum Stored {
-    /// This executable.
-    Bundled(Member),
-    /// A file, as it was checked.
-    File(Interpreter),
-}
-
-impl Stored {
-    /// The content, whole.
-    pub(super) fn content(&self) -> Result<Vec<u8>, Diagnostic> {
-        match self {
-            Self::File(interpreter) => read(interpreter),
-            Self::Bundled(member) => {
-                let bundle = own_bundle()?.ok_or_else(|| Diagnostic::new("the bundle is gone"))?;
-                Ok(bundle.unpack(member)?)
-            }
-        }
-    }
-
-    /// The content, in a file in memory that is to be called `path`.
-    fn draft(&self, path: &Path) -> Result<PendingFile, Diagnostic> {
-        let mut draft = PendingFile::new()?;
-        match self {
-            Self::File(file) => {
-                let content = read(file)?;
-                // A file whose owner has written to it since would be called by what it was. A bundle's is compared already.
-                if !memfd::is_called(path, content.len() as u64, &bundle::digest(&content)) {
-                    let file = file.path.display();
-                    return Err(Diagnostic::new(format!("{file} has changed since it was read")));
-                }
-                draft.write(&content)?;
-            }
-            Self::Bundled(member) => {
-                let bundle = own_bundle()?.ok_or_else(|| Diagnostic::new("the bundle is gone"))?;
-                bundle.unpack_to(member, |part| draft.write(part).map_err(Diagnostic::from))?;
-            }
-        }
-        Ok(draft)
-    }
-}
 
 impl Inputs {
     /// Takes the interpreters that this executable carries, before all others but those in directories that a variable names.
@@ -181,8 +140,4 @@ impl Inputs {
             Ok(drafts)
         })
     }
-}
-
-fn read(file: &Interpreter) -> Result<Vec<u8>, Diagnostic> {
-    file.read().map_err(|error| Diagnostic::new(format!("cannot read {}: {error}", file.path.display())))
 }

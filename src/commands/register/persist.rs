@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::gather::Inputs;
-use super::memory::Stored;
 use super::report::ArchResult;
+use super::stored::Stored;
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::binfmt::Rule;
@@ -319,20 +319,4 @@ pub(super) fn planned(
     let interpreter = inputs.interpreter(arch)?;
     let rules = classify::rules(arch, &interpreter.path, request.flags).ok()?;
     Some(ArchRules { arch, rules, copied: false })
-}
-
-/// What a person has to know of the interpreters that are to be there at boot.
-pub(super) fn warnings(items: &[ArchResult]) -> Vec<String> {
-    let mut warnings: Vec<String> = items
-        .iter()
-        .filter(|item| item.is_persisted())
-        .filter_map(|item| persist::late_mount_warning(item.interpreter_path()?))
-        .collect();
-    if crate::system::kernel_version::is_wsl() {
-        warnings.push(
-            "under WSL all distributions share one kernel: the end of another one may remove these handlers"
-                .to_owned(),
-        );
-    }
-    warnings
 }

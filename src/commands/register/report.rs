@@ -6,12 +6,11 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::gather::{Inputs, first_line};
-use super::persist;
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, display_path, escape, format_table};
 use crate::binfmt::{Flags, HandlerName, Rule};
-use crate::boot::persist::InitSystem;
+use crate::boot::persist::{self, InitSystem};
 use crate::commands::instance::lifetime_warning;
 use crate::commands::report::Report;
 use crate::handler::classify;
@@ -445,6 +444,22 @@ impl RegisterReport {
     }
 }
 
+/// What a person has to know of the interpreters that are to be there at boot.
+fn warnings(items: &[ArchResult]) -> Vec<String> {
+    let mut warnings: Vec<String> = items
+        .iter()
+        .filter(|item| item.is_persisted())
+        .filter_map(|item| persist::late_mount_warning(item.interpreter_path()?))
+        .collect();
+    if crate::system::kernel_version::is_wsl() {
+        warnings.push(
+            "under WSL all distributions share one kernel: the end of another one may remove these handlers"
+                .to_owned(),
+        );
+    }
+    warnings
+}
+
 impl Report for RegisterReport {
     fn text(&self) -> String {
         format_table(&self.items.iter().map(|item| item.row(self.dry_run, self.scope)).collect::<Vec<_>>())
@@ -463,7 +478,7 @@ impl Report for RegisterReport {
             && !self.dry_run
             && self.items.iter().any(ArchResult::is_persisted)
         {
-            for warning in persist::warnings(&self.items) {
+            for warning in warnings(&self.items) {
                 output.note(&warning)?;
             }
             problems.extend(init_system.blocker());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::rules::can_take_over;
+use super::takeover::can_take_over;
 use super::{Run, typed};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;

@@ -1,70 +1,13 @@
 //! From a prediction, and what was executed, to an answer that a person can act on.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-
 use serde::Serialize;
 
 use super::fate::{Case, Fate};
-use super::{Trials, subject};
-use crate::arch::Arch;
+use super::known::{Certainty, Known, Taken, arch_of};
+use super::subject;
 use crate::binfmt::Handler;
-use crate::handler::exec_target::{Elf, ExecTarget, Kind};
+use crate::handler::exec_target::ExecTarget;
 use crate::handler::predict::{End, Prediction, Step, Table, matching};
-use crate::interpreter::QemuVersion;
-use crate::interpreter::provenance::Provenance;
-use crate::probe::{self, STATUS_ARGV0, STATUS_PATH};
-
-/// What was executed.
-#[derive(Default)]
-pub(super) struct Known {
-    pub(super) trials: Trials,
-    pub(super) versions: BTreeMap<PathBuf, QemuVersion>,
-    /// The handlers as they are told of, in the order of the table.
-    pub(super) takers: Vec<Taken>,
-}
-
-impl Known {
-    /// Describes the handlers, once for all files that they take.
-    pub(super) fn describe(&mut self, handlers: &[Handler]) {
-        let describe = |handler: &Handler| {
-            let path = handler.entry.interpreter.clone().unwrap_or_default();
-            // The record of one that was fetched.
-            let provenance = path.is_absolute().then(|| Provenance::of(&path)).flatten();
-            Taken {
-                name: handler.name.to_string(),
-                interpreter: path.to_string_lossy().into(),
-                flags: handler.entry.flag_letters(),
-                version: self.versions.get(&path).map(ToString::to_string),
-                provenance,
-            }
-        };
-        self.takers = handlers.iter().map(describe).collect();
-    }
-
-    fn matched_by(&self, handler: &Handler, table: &Table<'_>) -> Option<&Taken> {
-        let index = table.handlers.iter().position(|other| std::ptr::eq(other, handler))?;
-        self.takers.get(index)
-    }
-
-    /// Whether a program with the header of `file` ran.
-    pub(super) fn ran(&self, file: &ExecTarget) -> bool {
-        let trial = subject(file).and_then(|subject| self.trials.get(&subject));
-        trial.is_some_and(|trial| matches!(trial.host.end, probe::End::Exited(STATUS_ARGV0 | STATUS_PATH)))
-    }
-}
-
-/// How sure an answer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Certainty {
-    /// A program with the same header was executed, and went this way.
-    Executed,
-    /// The rules leave no other choice.
-    Ruled,
-    /// Several handlers match, and the kernel's order is not part of its interface (K32).
-    Likely,
-}
 
 /// What is said about one file.
 #[derive(Debug, Serialize)]
@@ -84,15 +27,6 @@ pub(super) struct Answer<'a> {
     pub(super) errno: Option<String>,
     #[serde(rename = "cure")]
     pub(super) hint: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct Taken {
-    pub(super) name: String,
-    pub(super) interpreter: String,
-    pub(super) flags: String,
-    pub(super) version: Option<String>,
-    pub(super) provenance: Option<Provenance>,
 }
 
 #[derive(Debug, Serialize)]
@@ -157,14 +91,6 @@ impl Answer<'_> {
             errno: None,
             hint: fate.hint,
         }
-    }
-}
-
-/// The architecture of an ELF program.
-pub(super) fn arch_of(file: &ExecTarget) -> Option<&'static Arch> {
-    match &file.kind {
-        Kind::Elf(Elf { arch, .. }) => *arch,
-        _ => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::explain::{Certainty, Known, arch_of};
+use super::known::{Certainty, Known, arch_of};
 use super::subject;
 use crate::arch::Arch;
 use crate::base::output::display_path;

@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use serde::{Serialize, Serializer};
 
-use super::explain::{Answer, Certainty};
+use super::explain::Answer;
+use super::known::Certainty;
 use crate::base::output::{escape, escaped, format_table};
 use crate::binfmt::{Handler, Matcher};
 use crate::handler::exec_target::ExecTarget;

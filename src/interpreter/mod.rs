@@ -1,6 +1,7 @@
 //! Interpreters: where they are found and fetched, what is known of them, and whether one can be trusted to serve every
 //! container.
 
+mod arch_filter;
 pub mod bundle;
 mod check;
 pub(crate) mod fetch;
@@ -11,6 +12,7 @@ mod search;
 pub mod store;
 mod version;
 
+pub(crate) use arch_filter::ArchFilter;
 pub use check::{CheckError, Interpreter, self_exe_header};
 pub use search::{
     SearchResult, arch_from_file_name, default_search_dirs, is_qemu, named_search_dirs, search,

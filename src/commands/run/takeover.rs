@@ -1,0 +1,34 @@
+//! Handlers of the hidden instance that the new one can have, too.
+
+use nix::unistd::{AccessFlags, access};
+
+use crate::base::output::display_path;
+use crate::binfmt::{Flags, Handler};
+use crate::system::ownership::changeable_by_others;
+
+/// Whether the handler works in another root directory, too: without `F` its interpreter is looked for there (K47).
+pub(super) fn is_pinned(handler: &Handler) -> bool {
+    handler.entry.flags.contains(Flags::FIX_BINARY)
+}
+
+/// Checks that the handler's interpreter can be registered again by its path; the error is the reason against it.
+///
+/// The file that now has the path need not be the one that the handler runs, so nobody but root and the caller may be able to
+/// put one there: the new instance would execute it with the rights of the caller.
+pub(super) fn can_take_over(handler: &Handler) -> Result<(), String> {
+    let Some(path) = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute()) else {
+        return Err("its interpreter has no path".to_owned());
+    };
+    let cannot_open =
+        |reason: &dyn std::fmt::Display| format!("{} cannot be opened here: {reason}", display_path(path));
+    match changeable_by_others(path) {
+        Ok(None) => {}
+        Ok(Some(place)) => {
+            return Err(format!("other users can change {}, and so the interpreter", display_path(&place)));
+        }
+        Err(error) => return Err(cannot_open(&error)),
+    }
+    access(path, AccessFlags::X_OK).map_err(|errno| cannot_open(&errno.desc()))?;
+    let has_rule = handler.entry.enabled && handler.entry.to_rule(&handler.name).is_some();
+    has_rule.then_some(()).ok_or_else(|| "its entry is not one that qus can register".to_owned())
+}
