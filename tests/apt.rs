@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use qus::package::{Apt, AptError, MemberFilter, Package, debian_packages, fetch_with_apt};
+use qus::package::{Apt, AptError, MemberFilter, Package, Sha256, debian_packages, fetch_with_apt};
 
 /// A repository of packages that have one file each, and an [`Apt`] that knows this repository alone.
 struct Lab {
@@ -350,13 +350,13 @@ fn a_package_of_a_known_digest_is_not_downloaded() {
     let Some(lab) = Lab::new() else { return };
     let dest = lab.folder.path().join("dest");
     lab.publish(&[("qemu-user-static", &["qemu-arm"])]);
-    let fetch = |known: &[String]| {
+    let fetch = |known: &[Sha256]| {
         fetch_with_apt(&lab.apt(), &mut ArchFilter(vec!["qemu-arm"]), known, &dest, &()).unwrap()
     };
     assert_eq!(lab.apt().candidate("qemu-user", &()).unwrap(), None);
     let digest = lab.apt().candidate("qemu-user-static", &()).unwrap().unwrap();
-    let fetched = fetch(&["0".repeat(64)]);
-    assert_eq!((fetched.packages[0].sha256.to_string(), fetched.known), (digest.clone(), None));
+    let fetched = fetch(&["0".repeat(64).parse().unwrap()]);
+    assert_eq!((fetched.packages[0].sha256, fetched.known), (digest, None));
     // Nothing else would give it now.
     fs::remove_file(lab.repository().join("qemu-user-static.deb")).unwrap();
     let fetched = fetch(std::slice::from_ref(&digest));

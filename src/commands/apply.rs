@@ -327,8 +327,9 @@ impl Report for ApplyReport {
             output.note(&format!("{new} handlers are new; whether they work, tells qus verify"))?;
         }
         let in_force = self.items.iter().any(|item| !item.outcome.is_wrong());
-        if let Some(problem) =
-            lifetime_warning(self.lifetime, self.scope).filter(|_| in_force && !self.dry_run)
+        if in_force
+            && !self.dry_run
+            && let Some(problem) = lifetime_warning(self.lifetime, self.scope)
         {
             output.problem(&problem)?;
             status = Status::Failed;

@@ -81,7 +81,7 @@ pub(super) fn run(args: &Show, output: &mut Output<'_>) -> Result<Status> {
 fn bundle_text(view: &BundleView) -> String {
     let row = |member: &Member| {
         let version = member.version.as_ref().map(|version| format!("QEMU {version}")).unwrap_or_default();
-        vec![member.name.clone(), version, member.size.to_string(), member.sha256.clone()]
+        vec![member.name.clone(), version, member.size.to_string(), member.sha256.to_string()]
     };
     format_table(&view.bundled.iter().map(row).collect::<Vec<_>>())
 }

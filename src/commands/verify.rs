@@ -136,7 +136,7 @@ fn judge_handler(
     let Some((subject, trial)) = executed else {
         return Health::broken("no program there is has the header that its rule asks for");
     };
-    let matched_by = subject.matched_by(handlers).filter(|_| enabled);
+    let matched_by = if enabled { subject.matched_by(handlers) } else { None };
     if matched_by.is_none() && trial.host.end == End::Exited(STATUS_ARGV0) {
         return Health::of(State::Native);
     }

@@ -166,7 +166,7 @@ impl Exec<'_> {
         if is_pinned && next.id.is_none() && !self.has_open_file {
             return ControlFlow::Break(End::Starts);
         }
-        self.denied = next.denied.filter(|_| !is_pinned);
+        self.denied = if is_pinned { None } else { next.denied };
         self.has_open_file |= flags.contains(Flags::OPEN_BINARY);
         ControlFlow::Continue(next)
     }

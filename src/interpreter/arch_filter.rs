@@ -61,7 +61,10 @@ impl MemberFilter for ArchFilter {
     }
 
     fn folder(&self, stored_name: &str, file: &Path) -> Option<String> {
-        let arch = arch_from_file_name(stored_name.as_bytes()).filter(|_| self.by_version)?;
+        if !self.by_version {
+            return None;
+        }
+        let arch = arch_from_file_name(stored_name.as_bytes())?;
         version_in(file, arch.name).map(|version| version.to_string())
     }
 }

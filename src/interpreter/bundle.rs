@@ -21,14 +21,14 @@ use std::path::{Path, PathBuf};
 
 use lzma_rust2::{CheckType, XzOptions, XzReader, XzWriter};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::Digest as _;
 use thiserror::Error;
 
 use super::arch_from_file_name;
 use crate::arch::Arch;
 use crate::arch::elf::Executable;
 use crate::base::error::{Diagnostic, Hint};
-use crate::binfmt::Hex;
+use crate::package::Sha256;
 use crate::system::temp_dir::TempDir;
 
 /// Seal of this executable: a mark that nothing else in it has, and the length of the whole bundle in bytes, 64-bit
@@ -65,7 +65,7 @@ pub struct Member {
     /// Version that the interpreter tells; nothing for a text.
     pub version: Option<String>,
     /// SHA-256 of the content, in hexadecimal digits.
-    pub sha256: String,
+    pub sha256: Sha256,
     /// Length of the content, in bytes.
     pub size: u64,
     /// Where its xz stream begins, in bytes from the beginning of the file.
@@ -168,7 +168,7 @@ impl Bundle {
         }
         let mut index = vec![0; usize::try_from(index_length).unwrap_or(0)];
         file.read_exact_at(&mut index, index_at).map_err(io)?;
-        if fields.get(16..) != Some(Sha256::digest(&index).as_slice()) {
+        if fields.get(16..) != Some(sha2::Sha256::digest(&index).as_slice()) {
             return Err(BundleError::Damaged("its index is not what it was"));
         }
         let index: Index =
@@ -219,7 +219,7 @@ impl Bundle {
         let packed = Window { file: &self.file, position: member.offset, left: member.packed };
         let packed = BufReader::with_capacity(PART, packed);
         let mut unpacked = XzReader::new_mem_limit(packed, false, UNPACK_KIB).take(member.size + 1);
-        let (mut part, mut size, mut digest) = (vec![0; PART], 0, Sha256::new());
+        let (mut part, mut size, mut digest) = (vec![0; PART], 0, sha2::Sha256::new());
         loop {
             let length = unpacked.read(&mut part).map_err(|_| damaged())?;
             let Some(part) = part.get(..length).filter(|part| !part.is_empty()) else { break };
@@ -227,7 +227,7 @@ impl Bundle {
             digest.update(part);
             take(part)?;
         }
-        let is_whole = size == member.size && Hex(&digest.finalize()).to_string() == member.sha256;
+        let is_whole = size == member.size && Sha256::finish(digest) == member.sha256;
         if is_whole { Ok(()) } else { Err(damaged().into()) }
     }
 
@@ -236,12 +236,6 @@ impl Bundle {
         let first = self.members.iter().map(|member| member.offset).min();
         first.unwrap_or_else(|| self.file.metadata().map_or(0, |metadata| metadata.len()))
     }
-}
-
-/// SHA-256 in hexadecimal digits.
-#[must_use]
-pub fn digest(content: &[u8]) -> String {
-    Hex(&Sha256::digest(content)).to_string()
 }
 
 /// A part of a file.
@@ -340,7 +334,7 @@ fn index_and_trailer(
 ) -> Result<Vec<u8>, BundleError> {
     let mut members = Vec::new();
     for (content, packed) in contents.into_iter().zip(packed) {
-        let (size, sha256) = (content.bytes.len() as u64, digest(&content.bytes));
+        let (size, sha256) = (content.bytes.len() as u64, Sha256::of_bytes(&content.bytes));
         let Content { name, version, .. } = content;
         members.push(Member { name, version, sha256, size, offset: position, packed: packed.len() as u64 });
         position += packed.len() as u64;
@@ -348,7 +342,7 @@ fn index_and_trailer(
     let index = serde_json::to_vec(&Index { format: FORMAT, members })
         .map_err(|error| BundleError::Io { operation: "write", source: error.into() })?;
     let numbers = [position, index.len() as u64].map(u64::to_le_bytes).concat();
-    let digest = Sha256::digest(&index);
+    let digest = sha2::Sha256::digest(&index);
     Ok([index.as_slice(), MAGIC, &numbers, &digest].concat())
 }
 

@@ -102,7 +102,7 @@ enum SourceResult {
 impl SourceResult {
     fn of_package(
         source: &str,
-        sha256: Option<String>,
+        sha256: Option<Sha256>,
         info: Option<&PackageInfo>,
         extraction: Extraction,
     ) -> Self {
@@ -205,8 +205,7 @@ fn from_source(
     dest: &Path,
     bar: &Bar,
 ) -> Result<SourceResult, Diagnostic> {
-    let digest = sha256.map(|digest| digest.to_string());
-    if let Some(stored) = digest.as_ref().and_then(|digest| store::known(dest, wanted).remove(digest)) {
+    if let Some(stored) = sha256.and_then(|digest| store::known(dest, wanted).remove(&digest)) {
         return Ok(SourceResult::Known(stored));
     }
     let arches = wanted.words();
@@ -230,7 +229,7 @@ fn from_source(
     };
     let info = package.info().cloned();
     let extraction = package.extract(wanted, dest, bar).map_err(failed)?;
-    Ok(SourceResult::of_package(&name, digest, info.as_ref(), extraction))
+    Ok(SourceResult::of_package(&name, sha256, info.as_ref(), extraction))
 }
 
 /// Downloads a source. Without a digest only `https` says that it came from where it should.
@@ -294,7 +293,7 @@ fn from_apt(wanted: &mut ArchFilter, dest: &Path, bar: &Bar) -> Result<Vec<Sourc
     };
     let apt = Apt::new(cache.join("apt"));
     let mut known = store::known(dest, wanted);
-    let digests: Vec<String> = known.keys().cloned().collect();
+    let digests: Vec<Sha256> = known.keys().copied().collect();
     let fetched = fetch_with_apt(&apt, wanted, &digests, dest, bar).map_err(|error| {
         with_causes(&error)
             .with_hint("qus fetch --from PACKAGE … (a Debian package with qemu-user, from anywhere)")
@@ -305,12 +304,7 @@ fn from_apt(wanted: &mut ArchFilter, dest: &Path, bar: &Bar) -> Result<Vec<Sourc
 }
 
 fn of_distribution(manager: &str, package: FromPackage) -> SourceResult {
-    SourceResult::of_package(
-        manager,
-        Some(package.sha256.to_string()),
-        Some(&package.info),
-        package.extraction,
-    )
+    SourceResult::of_package(manager, Some(package.sha256), Some(&package.info), package.extraction)
 }
 
 /// An error with everything that caused it.

@@ -18,6 +18,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::base::error::Hint;
+use crate::package::Sha256;
 
 use crate::system::file_id::FileId;
 use crate::system::temp_dir::TempDir;
@@ -56,18 +57,19 @@ fn failed(operation: &'static str) -> impl Fn(io::Error) -> MemoryError {
 
 /// The path that an interpreter in memory is registered by; `size` is in bytes.
 #[must_use]
-pub fn path(version: &str, size: u64, sha256: &str, file_name: &str) -> PathBuf {
+pub fn path(version: &str, size: u64, sha256: Sha256, file_name: &str) -> PathBuf {
     [PREFIX, &format!("QEMU-{version}"), &name_of(size, sha256), file_name].iter().collect()
 }
 
 /// What the folder of an interpreter is called, by its content.
-fn name_of(size: u64, sha256: &str) -> String {
-    format!("{size}-{}", sha256.get(..16).unwrap_or(sha256))
+fn name_of(size: u64, sha256: Sha256) -> String {
+    let sha256 = sha256.to_string();
+    format!("{size}-{}", sha256.get(..16).unwrap_or(&sha256))
 }
 
 /// Whether `path` is that of an interpreter in memory with this content.
 #[must_use]
-pub fn is_called(path: &Path, size: u64, sha256: &str) -> bool {
+pub fn is_called(path: &Path, size: u64, sha256: Sha256) -> bool {
     path.parent().is_some_and(|folder| folder.ends_with(name_of(size, sha256)))
 }
 
@@ -172,15 +174,21 @@ fn create() -> Result<File, MemoryError> {
 mod tests {
     use super::*;
 
+    /// A digest that begins like this.
+    fn digest(begin: &str) -> Sha256 {
+        format!("{begin:0<64}").parse().unwrap()
+    }
+
     #[test]
     fn the_path_tells_version_and_content() {
-        let path = path("7.2.22", 129, "0123456789abcdef0000", "qemu-arm-static");
+        let path = path("7.2.22", 129, digest("0123456789abcdef0000"), "qemu-arm-static");
         assert_eq!(path, Path::new("memory/QEMU-7.2.22/129-0123456789abcdef/qemu-arm-static"));
         assert!(is_in_memory(&path) && !is_in_memory(Path::new("/usr/bin/qemu-arm-static")));
         assert_eq!(parse_description(&path), Some(MemfdInfo { version: "7.2.22".to_owned(), size: 129 }));
         assert_eq!(parse_description(Path::new("/usr/bin/qemu-arm-static")), None);
-        assert!(is_called(&path, 129, "0123456789abcdef1111"));
-        assert!(!is_called(&path, 130, "0123456789abcdef0000") && !is_called(&path, 129, "1123456789abcdef"));
+        assert!(is_called(&path, 129, digest("0123456789abcdef1111")));
+        assert!(!is_called(&path, 130, digest("0123456789abcdef0000")));
+        assert!(!is_called(&path, 129, digest("1123456789abcdef")));
         assert_eq!(
             crate::interpreter::arch_from_file_name(crate::system::file_id::file_name(&path)).unwrap().name,
             "arm"

@@ -27,7 +27,7 @@ pub struct Provenance {
     /// A path, an address, or the package manager's name.
     pub source: String,
     /// SHA-256 of the whole source, where it is known.
-    pub source_sha256: Option<String>,
+    pub source_sha256: Option<Sha256>,
     /// The package, by its own words.
     pub package: Option<String>,
     /// The package's version, as the distribution writes it.
@@ -35,7 +35,7 @@ pub struct Provenance {
     /// QEMU's version, as the file itself has it.
     pub qemu_version: Option<String>,
     /// SHA-256 of the interpreter.
-    pub sha256: String,
+    pub sha256: Sha256,
     /// Its size in bytes.
     pub size: u64,
     /// When it was fetched (RFC 3339, UTC).
@@ -52,7 +52,7 @@ pub struct Origin {
     /// As in [`Provenance`].
     pub source: String,
     /// As in [`Provenance`].
-    pub source_sha256: Option<String>,
+    pub source_sha256: Option<Sha256>,
     /// Name and version of the package.
     pub package: Option<(String, String)>,
     /// As in [`Provenance`].
@@ -97,7 +97,7 @@ impl Provenance {
             package,
             package_version,
             qemu_version,
-            sha256: Sha256::of(&mut file)?.to_string(),
+            sha256: Sha256::of(&mut file)?,
             size: metadata.len(),
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             all: origin.all,
@@ -126,7 +126,7 @@ impl Provenance {
     #[must_use]
     pub fn is_of(&self, path: &Path) -> bool {
         let digest = open_regular(path).and_then(|mut file| Sha256::of(&mut file));
-        digest.is_ok_and(|digest| digest.to_string() == self.sha256)
+        digest.is_ok_and(|digest| digest == self.sha256)
     }
 
     /// Where it came from, in few words and without spaces between them where a package tells it: `PACKAGE=VERSION`.
@@ -167,7 +167,10 @@ mod tests {
         std::fs::write(&path, "abc").unwrap();
         assert_eq!(Provenance::of(&path), None);
         let record = Provenance::record(&path, Some("7.2.22".to_owned()), origin()).unwrap();
-        assert_eq!(record.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            record.sha256.to_string(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
         assert_eq!(record.short(), "qemu-user-static=1:7.2");
         assert_eq!(Provenance::of(&path), Some(record.clone()));
         assert!(record.is_of(&path));

@@ -9,6 +9,7 @@ use super::provenance::Provenance;
 use super::{Interpreter, QemuVersion, arch_from_file_name, version_in};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
+use crate::package::Sha256;
 use crate::system::directories;
 use crate::system::file_id::file_name;
 use crate::system::namespace::UserNamespace;
@@ -83,11 +84,13 @@ pub(crate) fn stored(folder: &Path) -> Vec<Stored> {
 }
 
 /// Sources, by their SHA-256, of which everything wanted lies in `folder` as it was fetched.
-pub(crate) fn known(folder: &Path, wanted: &ArchFilter) -> BTreeMap<String, Vec<Stored>> {
-    let mut sources = BTreeMap::<String, Vec<Stored>>::new();
+pub(crate) fn known(folder: &Path, wanted: &ArchFilter) -> BTreeMap<Sha256, Vec<Stored>> {
+    let mut sources = BTreeMap::<Sha256, Vec<Stored>>::new();
     for stored in stored(folder) {
-        let digest = stored.provenance.as_ref().and_then(|record| record.source_sha256.clone());
-        if let Some(digest) = digest.filter(|_| wanted.is_wanted(stored.arch)) {
+        let digest = stored.provenance.as_ref().and_then(|record| record.source_sha256);
+        if let Some(digest) = digest
+            && wanted.is_wanted(stored.arch)
+        {
             sources.entry(digest).or_default().push(stored);
         }
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use nix::unistd::Uid;
 use thiserror::Error;
 
-use super::Progress;
+use super::{Progress, Sha256};
 use crate::system::process;
 use cache::{Cache, DownloadFolder, absolute, chown_if_permitted};
 
@@ -134,7 +134,7 @@ impl Apt {
 
     /// The SHA-256, in lower case, of the package that would be downloaded. `None` where apt knows no such package, or does
     /// not tell.
-    pub fn candidate(&self, package: &str, progress: &dyn Progress) -> Result<Option<String>, AptError> {
+    pub fn candidate(&self, package: &str, progress: &dyn Progress) -> Result<Option<Sha256>, AptError> {
         let cache = Cache::open(&self.cache)?;
         self.refresh(&cache, progress)?;
         let asked = self.asked(package);
@@ -142,8 +142,8 @@ impl Apt {
         let output = self.run(&cache, cache.path(), &words)?;
         // 'ADDRESS' FILE SIZE SHA256:DIGEST
         let text = String::from_utf8_lossy(&output.stdout);
-        let digest = text.lines().find_map(|line| Some(line.split_once(" SHA256:")?.1.trim().to_lowercase()));
-        Ok(digest.filter(|_| output.status.success()))
+        let digest = text.lines().find_map(|line| line.split_once(" SHA256:")?.1.trim().parse().ok());
+        Ok(if output.status.success() { digest } else { None })
     }
 
     /// Fetches the lists where they are too old, once: whether that was done.

@@ -25,7 +25,7 @@ pub struct Fetched {
     /// The packages that apt does not know.
     pub unknown: Vec<&'static str>,
     /// The digest of a package that has nothing new; it was not downloaded.
-    pub known: Option<String>,
+    pub known: Option<Sha256>,
 }
 
 /// What came out of one package.
@@ -58,7 +58,7 @@ pub enum FetchError {
 pub fn fetch_with_apt(
     apt: &Apt,
     selection: &mut dyn MemberFilter,
-    known: &[String],
+    known: &[Sha256],
     dest: &Path,
     progress: &dyn Progress,
 ) -> Result<Fetched, FetchError> {

@@ -104,7 +104,7 @@ fn descriptor(path: &Path) -> io::Result<Option<OsString>> {
 /// Name of the type of a file that takes no data.
 fn refused_type(metadata: &fs::Metadata) -> Option<&'static str> {
     let kind = metadata.file_type();
-    special_type(metadata).filter(|_| !kind.is_fifo() && !kind.is_char_device())
+    if kind.is_fifo() || kind.is_char_device() { None } else { special_type(metadata) }
 }
 
 /// Name of the type of a file that a regular file must not replace; `None` for regular files and symbolic links.

@@ -29,7 +29,10 @@ pub(super) fn read(words: &[String], known: &[OptSpec]) -> Result<ParsedArgs, St
         let named = |name: &str| known.iter().find(|(_, long, _)| *long == name);
         let (found, value) = if let Some(long) = name.strip_prefix("--") {
             let mut like = known.iter().filter(|(_, known, _)| known.starts_with(long));
-            let only = like.next().filter(|_| like.next().is_none());
+            let only = match (like.next(), like.next()) {
+                (Some(only), None) => Some(only),
+                _ => None,
+            };
             (named(long).or(only), value)
         } else if let Some(rest) = word.strip_prefix('-').filter(|rest| !rest.is_empty()) {
             if let Some(found) = named(name.trim_start_matches('-')) {

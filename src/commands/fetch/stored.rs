@@ -32,8 +32,7 @@ struct StoredReport {
 #[derive(Serialize)]
 struct StoredInterpreter {
     arch: &'static str,
-    /// `fetched`: as it was fetched; `changed` since; `unknown`: nothing tells where it came from.
-    state: &'static str,
+    state: State,
     path: PathBuf,
     /// In bytes.
     size: u64,
@@ -42,6 +41,28 @@ struct StoredInterpreter {
     provenance: Option<Provenance>,
     #[serde(skip_serializing_if = "Option::is_none")]
     removed: Option<bool>,
+}
+
+/// Whether a file is still what was fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    /// It is as it was fetched.
+    Fetched,
+    /// It has changed since.
+    Changed,
+    /// It has no record.
+    Unknown,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Fetched => "fetched",
+            Self::Changed => "changed",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// Who needs an interpreter.
@@ -79,9 +100,9 @@ fn items(dest: &Path, wanted: &ArchFilter, users: &Users) -> Vec<StoredInterpret
     stored
         .map(|stored| {
             let state = match (&stored.provenance, Provenance::beside(&stored.path)) {
-                (Some(record), _) if record.is_of(&stored.path) => "fetched",
-                (None, None) => "unknown",
-                _ => "changed",
+                (Some(record), _) if record.is_of(&stored.path) => State::Fetched,
+                (None, None) => State::Unknown,
+                _ => State::Changed,
             };
             let size = fs::metadata(&stored.path).map_or(0, |metadata| metadata.len());
             let used_by = users.of(&stored.path);
@@ -115,7 +136,7 @@ pub(super) fn list(args: &Fetch, dest: PathBuf, common: &Common, output: &mut Ou
 pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let wanted = wanted(args)?;
     let mut files = items(&dest, &wanted, &Users::gather(common)?);
-    files.retain(|item| item.state == "fetched" && item.used_by.is_empty());
+    files.retain(|item| item.state == State::Fetched && item.used_by.is_empty());
     let mut problems = Vec::new();
     for item in &mut files {
         let failed = |error: io::Error| {
@@ -184,7 +205,7 @@ impl StoredReport {
             vec![
                 item.arch.to_owned(),
                 or_dash(record.and_then(|record| record.qemu_version.as_ref())),
-                item.state.to_owned(),
+                item.state.word().to_owned(),
                 or_dash(record.map(|record| &record.date)),
                 or_dash(from.as_ref()),
                 used_by,

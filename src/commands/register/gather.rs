@@ -166,7 +166,9 @@ impl Inputs {
             let order =
                 FetchRequest { arches, from: Some(source), sha256, dest, version: self.version.as_ref() };
             let fetched = fetch::fetch(&order, quiet)?;
-            if let Some(problem) = fetched.problem().filter(|_| fetched.files.is_empty()) {
+            if fetched.files.is_empty()
+                && let Some(problem) = fetched.problem()
+            {
                 return Err(problem);
             }
             // What lies there from another time is not from this source.

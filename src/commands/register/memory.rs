@@ -10,10 +10,10 @@ use super::stored::{Stored, read};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::handler::plan::Registration;
-use crate::interpreter::bundle;
 use crate::interpreter::bundle::own_bundle;
 use crate::interpreter::memfd::{self, Memory, PendingFile};
 use crate::interpreter::{Interpreter, SearchResult, arch_from_file_name, named_search_dirs, versions_of};
+use crate::package::Sha256;
 use crate::system::file_id::FileId;
 use crate::system::file_id::file_name;
 
@@ -41,7 +41,7 @@ impl Inputs {
             if self.interpreter(arch).is_some_and(is_named) {
                 continue;
             }
-            let path = memfd::path(version, member.size, &member.sha256, &member.name);
+            let path = memfd::path(version, member.size, member.sha256, &member.name);
             self.store(arch, path, Stored::Bundled(member.clone()));
         }
         Ok(())
@@ -58,7 +58,7 @@ impl Inputs {
             let content = read(file)?;
             let version = versions.get(&file.path).map_or_else(|| "unknown".to_owned(), ToString::to_string);
             let name = String::from_utf8_lossy(file_name(&file.path)).into_owned();
-            let path = memfd::path(&version, content.len() as u64, &bundle::digest(&content), &name);
+            let path = memfd::path(&version, content.len() as u64, Sha256::of_bytes(&content), &name);
             self.store(arch, path, Stored::File(file.clone()));
         }
         Ok(())

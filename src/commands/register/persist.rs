@@ -93,10 +93,10 @@ impl Persistence {
         decision: Decision,
         set: Option<&ArchRules>,
     ) -> Decision {
-        let Some(set) = set.filter(|_| matches!(decision, Decision::Register(_) | Decision::Unchanged(_)))
-        else {
+        let Some(set) = set else { return decision };
+        if !matches!(decision, Decision::Register(_) | Decision::Unchanged(_)) {
             return decision;
-        };
+        }
         // A name that somebody else's configuration has, and that comes later, would be taken back at boot.
         let own = persist::file_of(arch);
         let overridden = self.configuration.rules.iter().find(|promise| {

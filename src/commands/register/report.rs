@@ -328,7 +328,9 @@ impl ArchResult {
             if !dry_run || matches!(self.outcome, Outcome::Unchanged | Outcome::Existing) {
                 detail.push_str(&format!(", {}", self.certainty(scope)));
             }
-            if let Some(message) = self.message.as_ref().filter(|_| self.outcome != Outcome::Existing) {
+            if let Some(message) = &self.message
+                && self.outcome != Outcome::Existing
+            {
                 detail.push_str(&format!("; {message}"));
             }
             if let Some(file) = &self.persisted {
@@ -344,7 +346,7 @@ impl ArchResult {
             Outcome::Replaced if is_plan => "would replace",
             _ => word,
         };
-        let flags = self.flags.clone().filter(|_| self.is_served()).unwrap_or_default();
+        let flags = if self.is_served() { self.flags.clone().unwrap_or_default() } else { String::new() };
         vec![self.arch.to_owned(), word.to_owned(), flags, detail]
     }
 
@@ -421,7 +423,9 @@ impl RegisterReport {
     }
 
     fn lasting(&self) -> String {
-        if let Some(init_system) = self.init_system.filter(|_| self.is_persisted()) {
+        if let Some(init_system) = self.init_system
+            && self.is_persisted()
+        {
             let place = if self.scope == Scope::Host { "on" } else { "in" };
             return format!("{place} {}; {}", self.scope, init_system.description());
         }

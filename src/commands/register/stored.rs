@@ -4,8 +4,9 @@ use std::path::Path;
 
 use crate::base::error::Diagnostic;
 use crate::interpreter::Interpreter;
-use crate::interpreter::bundle::{self, Member, own_bundle};
+use crate::interpreter::bundle::{Member, own_bundle};
 use crate::interpreter::memfd::{self, PendingFile};
+use crate::package::Sha256;
 
 /// Where the content of an interpreter in memory comes from.
 pub(super) enum Stored {
@@ -34,7 +35,7 @@ impl Stored {
             Self::File(file) => {
                 let content = read(file)?;
                 // A file whose owner has written to it since would be called by what it was. A bundle's is compared already.
-                if !memfd::is_called(path, content.len() as u64, &bundle::digest(&content)) {
+                if !memfd::is_called(path, content.len() as u64, Sha256::of_bytes(&content)) {
                     let file = file.path.display();
                     return Err(Diagnostic::new(format!("{file} has changed since it was read")));
                 }

@@ -57,7 +57,8 @@ impl Wanted<'_> {
 
     /// Fetches from `from`, or from the distribution's package.
     fn fetch(&self, arches: Option<Vec<&'static Arch>>, from: Option<&Path>) -> Result<Found, Diagnostic> {
-        let sha256 = self.args.sha256.filter(|_| from.is_some());
+        // The digest is that of the named source.
+        let sha256 = if from.is_some() { self.args.sha256 } else { None };
         let version = self.args.qemu_version.as_ref();
         let request = FetchRequest { arches, from, sha256, dest: None, version };
         Ok(fetch::fetch(&request, self.quiet)?.found(self.host))

@@ -248,10 +248,10 @@ fn loader_hint(arch: &Arch, loader: &Path) -> String {
     let anywhere =
         "start it in a container or root directory of its architecture, or set QEMU_LD_PREFIX to one";
     let is_glibc = loader.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-linux"));
-    match arch.names.debian.first().filter(|_| is_glibc && Path::new("/usr/bin/dpkg").exists()) {
-        Some(debian) => format!(
+    match arch.names.debian.first() {
+        Some(debian) if is_glibc && Path::new("/usr/bin/dpkg").exists() => format!(
             "sudo dpkg --add-architecture {debian} && sudo apt-get update && sudo apt-get install libc6:{debian} (or {anywhere})"
         ),
-        None => anywhere.to_owned(),
+        _ => anywhere.to_owned(),
     }
 }

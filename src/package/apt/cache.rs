@@ -168,7 +168,10 @@ enum Sandbox {
 impl Sandbox {
     /// Finds out on the folder `partial`, which belongs to apt's user where there is one.
     fn of(partial: &Path) -> Self {
-        match users::uid_of("_apt").filter(|_| Uid::effective().is_root()) {
+        if !Uid::effective().is_root() {
+            return Self::NotNeeded;
+        }
+        match users::uid_of("_apt") {
             None => Self::NotNeeded,
             Some(user) if chown_if_permitted(partial, user) => Self::User(user),
             Some(_) => Self::Impossible,

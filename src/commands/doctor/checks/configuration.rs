@@ -68,7 +68,10 @@ pub(super) fn flushed(facts: &Facts) -> Vec<Observation> {
 }
 
 pub(super) fn wsl(facts: &Facts) -> Vec<Observation> {
-    let Some(state) = facts.state().filter(|_| facts.is_wsl) else { return Vec::new() };
+    let Some(state) = facts.state() else { return Vec::new() };
+    if !facts.is_wsl {
+        return Vec::new();
+    }
     if state.handlers.iter().any(|handler| handler.name.as_bytes().starts_with(b"WSLInterop")) {
         return Vec::new();
     }

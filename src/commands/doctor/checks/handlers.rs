@@ -176,7 +176,7 @@ pub(super) fn interim(facts: &Facts) -> Vec<Observation> {
                 && classify::emulated_arch(other) == arch
         };
         let is_needed = arch.is_some() && !state.handlers.iter().any(|other| stands_in(&other));
-        let hint = replace(state, handler).filter(|_| is_needed);
+        let hint = if is_needed { replace(state, handler) } else { None };
         let hint = hint.unwrap_or_else(|| remove(facts, handler));
         Some(Observation::problem(format!("{} was left behind", name(handler)), hint))
     })
