@@ -10,8 +10,9 @@ use qus::arch::elf::Executable;
 use qus::binfmt::{Entry, HEADER_LEN, Handler, Rule};
 use qus::boot::configuration::Configuration;
 use qus::handler::exec_target::{ExecTarget, Kind, script_interpreter};
-use qus::interpreter::bundle::{Bundle, digest};
-use sha2::{Digest, Sha256};
+use qus::interpreter::bundle::Bundle;
+use qus::package::Sha256;
+use sha2::Digest as _;
 
 use crate::lines::entry_text;
 
@@ -79,11 +80,7 @@ pub fn binfmt_d(input: &[u8]) {
     let configuration = Configuration::read(root.path());
     assert_eq!(configuration.binfmt_support.len(), 1);
     let lines = input.split(|byte| *byte == b'\n').count();
-    assert!(
-        configuration.rules.len() <= lines,
-        "{} promises in {lines} lines",
-        configuration.rules.len()
-    );
+    assert!(configuration.rules.len() <= lines, "{} promises in {lines} lines", configuration.rules.len());
     assert_eq!(configuration.unregistered_rules(&[]).len(), configuration.rules.len());
     for promise in &configuration.rules {
         assert_eq!(Rule::parse(&promise.rule.to_line()).as_ref(), Ok(&promise.rule));
@@ -112,7 +109,7 @@ pub fn bundle(input: &[u8]) {
     } else {
         let (packed, index) = rest.split_at(packed.min(rest.len()));
         let numbers = [packed.len() as u64, index.len() as u64].map(u64::to_le_bytes).concat();
-        [packed, index, b"QUSBNDL1", &numbers, &Sha256::digest(index)].concat()
+        [packed, index, b"QUSBNDL1", &numbers, &sha2::Sha256::digest(index)].concat()
     };
     fs::write(&path, &content).expect("a file");
     let bundle = match Bundle::open(&path) {
@@ -124,7 +121,7 @@ pub fn bundle(input: &[u8]) {
         assert!(member.size <= 128 << 20);
         if let Ok(content) = bundle.unpack(member) {
             assert_eq!(content.len() as u64, member.size);
-            assert_eq!(digest(&content), member.sha256);
+            assert_eq!(Sha256::of_bytes(&content), member.sha256);
         }
     }
 }
