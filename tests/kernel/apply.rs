@@ -11,25 +11,8 @@ use nix::unistd::mkfifo;
 
 use qus::binfmt::Flags;
 
-use crate::Test;
 use crate::downloads::interpreter;
 use crate::lab::{Lab, Ran, busybox, order, run};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("apply_registers_what_is_configured_and_flushes_nobody", registers),
-    Test::new("apply_has_systemds_precedence", precedence),
-    Test::new("apply_makes_the_last_rule_win", last_wins),
-    Test::new("apply_agrees_with_systemd_binfmt", as_systemd),
-    Test::new("apply_refuses_hostile_lines_and_does_the_rest", hostile),
-    Test::new("apply_refuses_what_would_take_the_hosts_programs", native),
-    Test::new("apply_replaces_what_has_drifted", drifted),
-    Test::new("apply_reads_what_is_named", named),
-    Test::new("apply_says_what_it_cannot_read", unreadable),
-    Test::new("a_dry_run_of_apply_changes_nothing", dry_run),
-    Test::new("apply_needs_root", not_root).somebody(),
-    Test::new("apply_mounts_what_is_not_mounted", unmounted).unmounted(),
-    Test::new("apply_where_all_is_off_says_so", switched_off),
-];
 
 const FOLDERS: [&str; 4] = ["/etc/binfmt.d", "/run/binfmt.d", "/usr/local/lib/binfmt.d", "/usr/lib/binfmt.d"];
 
@@ -65,7 +48,8 @@ fn words(ran: &Ran) -> Vec<String> {
     ran.stdout.lines().map(row).collect()
 }
 
-fn registers(lab: &Lab) {
+kernel_test!(apply_registers_what_is_configured_and_flushes_nobody);
+fn apply_registers_what_is_configured_and_flushes_nobody(lab: &Lab) {
     folders(lab);
     let foreign = b":foreign:E::foreign::/bin/true:";
     lab.register(foreign).unwrap();
@@ -99,7 +83,8 @@ fn odd(name: &str, interpreter: &str) -> String {
     format!(":{name}:E::{name}::{interpreter}:\n")
 }
 
-fn precedence(lab: &Lab) {
+kernel_test!(apply_has_systemds_precedence);
+fn apply_has_systemds_precedence(lab: &Lab) {
     folders(lab);
     let write = |file: String, text: &str| fs::write(file, text).unwrap();
     let [etc, run_, local, usr] = FOLDERS;
@@ -137,7 +122,8 @@ fn precedence(lab: &Lab) {
     assert!(lab.entries()["c"].contains("interpreter /last\n"));
 }
 
-fn last_wins(lab: &Lab) {
+kernel_test!(apply_makes_the_last_rule_win);
+fn apply_makes_the_last_rule_win(lab: &Lab) {
     let pattern = r":M::\x4d\x41\x47\x49\x43::";
     let lines = format!(":first{pattern}/first:\n:other:E::other::/other:\n:last{pattern}/last:\n");
     fs::write(lab.path("some.conf"), lines).unwrap();
@@ -153,8 +139,9 @@ fn last_wins(lab: &Lab) {
     assert_eq!(words(&done(lab.qus(["apply", "some.conf"])))[2], "some.conf:3 unchanged last");
 }
 
+kernel_test!(apply_agrees_with_systemd_binfmt);
 /// The kernel is the same behind systemd-binfmt and behind `qus apply`, for the same configuration.
-fn as_systemd(lab: &Lab) {
+fn apply_agrees_with_systemd_binfmt(lab: &Lab) {
     let systemd = Path::new("/usr/lib/systemd/systemd-binfmt");
     if !systemd.exists() {
         // Nothing to compare with; `.ci/e2e/persist` installs it.
@@ -187,7 +174,8 @@ fn as_systemd(lab: &Lab) {
     assert!(!ran.stdout.contains("registered") && !ran.stdout.contains("replaced"), "{ran:#?}");
 }
 
-fn hostile(lab: &Lab) {
+kernel_test!(apply_refuses_hostile_lines_and_does_the_rest);
+fn apply_refuses_hostile_lines_and_does_the_rest(lab: &Lab) {
     let good = odd("good", "/good");
     let long = format!(":long:E::long::/{}:", "a".repeat(3000));
     let lines = [
@@ -222,7 +210,8 @@ fn hostile(lab: &Lab) {
     assert!(!done(lab.qus(["apply", "odd.conf"])).stdout.contains('\x1b'));
 }
 
-fn native(lab: &Lab) {
+kernel_test!(apply_refuses_what_would_take_the_hosts_programs);
+fn apply_refuses_what_would_take_the_hosts_programs(lab: &Lab) {
     let magic = r"\x7fELF";
     let own = lab.done(["show", std::env::consts::ARCH]);
     let own = own.lines().find_map(|line| line.trim().strip_prefix(":qemu-")).unwrap().to_owned();
@@ -253,7 +242,8 @@ fn native(lab: &Lab) {
     assert!(order().is_empty());
 }
 
-fn drifted(lab: &Lab) {
+kernel_test!(apply_replaces_what_has_drifted);
+fn apply_replaces_what_has_drifted(lab: &Lab) {
     fs::write(lab.path("arm.conf"), line(lab, "arm")).unwrap();
     lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::empty());
     assert_eq!(words(&done(lab.qus(["apply", "arm.conf"]))), ["arm.conf:1 replaced qemu-arm"]);
@@ -270,7 +260,8 @@ fn drifted(lab: &Lab) {
     assert_eq!(lab.entries(), before);
 }
 
-fn named(lab: &Lab) {
+kernel_test!(apply_reads_what_is_named);
+fn apply_reads_what_is_named(lab: &Lab) {
     for folder in ["one", "two"] {
         fs::create_dir(lab.path(folder)).unwrap();
     }
@@ -292,7 +283,8 @@ fn named(lab: &Lab) {
     assert_eq!((ran.stdout.as_str(), ran.stderr.contains("no rule is in empty\n")), ("", true), "{ran:#?}");
 }
 
-fn unreadable(lab: &Lab) {
+kernel_test!(apply_says_what_it_cannot_read);
+fn apply_says_what_it_cannot_read(lab: &Lab) {
     lab.refused(["apply", "nowhere.conf"], 2, "does not exist");
     mkfifo(&lab.path("pipe.conf"), Mode::S_IRWXU).unwrap();
     lab.refused(["apply", "pipe.conf"], 2, "is not an ordinary file");
@@ -309,7 +301,8 @@ fn unreadable(lab: &Lab) {
     assert_eq!(words(&ran), ["some/large.conf failed -", "some/z.conf:1 registered z"]);
 }
 
-fn dry_run(lab: &Lab) {
+kernel_test!(a_dry_run_of_apply_changes_nothing);
+fn a_dry_run_of_apply_changes_nothing(lab: &Lab) {
     lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::empty());
     fs::write(lab.path("x.conf"), line(lab, "arm") + &line(lab, "s390x")).unwrap();
     let before = (lab.entries(), order());
@@ -319,12 +312,14 @@ fn dry_run(lab: &Lab) {
     assert_eq!((lab.entries(), order()), before);
 }
 
-fn not_root(lab: &Lab) {
+kernel_test!(apply_needs_root, somebody);
+fn apply_needs_root(lab: &Lab) {
     fs::write(lab.path("x.conf"), odd("x", "/x")).unwrap();
     lab.refused(["apply", "x.conf"], 2, "only root may").cured_by("sudo qus apply x.conf");
 }
 
-fn unmounted(lab: &Lab) {
+kernel_test!(apply_mounts_what_is_not_mounted, unmounted);
+fn apply_mounts_what_is_not_mounted(lab: &Lab) {
     fs::write(lab.path("x.conf"), odd("x", "/x")).unwrap();
     let ran = lab.qus(["apply", "x.conf"]);
     assert!(ran.stderr.contains("mounted binfmt_misc on "), "{ran:#?}");
@@ -332,7 +327,8 @@ fn unmounted(lab: &Lab) {
     assert_eq!(order(), ["x"]);
 }
 
-fn switched_off(lab: &Lab) {
+kernel_test!(apply_where_all_is_off_says_so);
+fn apply_where_all_is_off_says_so(lab: &Lab) {
     fs::write(lab.path("x.conf"), odd("x", "/x")).unwrap();
     lab.command("status", "0");
     lab.refused(["apply", "x.conf"], 2, "the whole instance is switched off: no handler is in force");

@@ -17,21 +17,11 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, chown, mkfifo, setfsgid, setfsuid};
 
-use crate::Test;
 use crate::downloads::{self, interpreter};
 use crate::faults::tells_a_version;
 use crate::lab::{Lab, Ran, run};
 use crate::namespace::STRANGER;
 use crate::random::Random;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("no_file_is_written_through_a_link_of_a_stranger", links).among_others(),
-    Test::new("a_pipe_or_a_device_for_an_interpreter_stops_nothing", pipes),
-    Test::new("what_is_fetched_and_exported_among_strangers_stays_there", fetch).among_others(),
-    Test::new("what_is_bundled_among_strangers_stays_there", bundle).among_others(),
-    Test::new("what_is_registered_is_what_was_checked", register).among_others(),
-    Test::new("what_is_persisted_is_what_was_checked", persist).among_others(),
-];
 
 /// Kills what hangs.
 const IN_TIME: [&str; 4] = ["timeout", "-s", "KILL", "60"];
@@ -211,7 +201,8 @@ fn pipe(path: &Path) -> std::io::Result<()> {
     Ok(mkfifo(path, Mode::S_IRWXU | Mode::S_IRWXO)?)
 }
 
-fn links(lab: &Lab) {
+kernel_test!(no_file_is_written_through_a_link_of_a_stranger, among_others);
+fn no_file_is_written_through_a_link_of_a_stranger(lab: &Lab) {
     let scene = Scene::new(lab);
     source(lab);
     fs::create_dir(scene.theirs.join("real")).unwrap();
@@ -273,8 +264,9 @@ fn links_of_a_stranger(lab: &Lab, scene: &Scene<'_>) {
     assert!(scene.theirs.join("real/qemu-arm-static").exists());
 }
 
+kernel_test!(a_pipe_or_a_device_for_an_interpreter_stops_nothing);
 /// What would never end to be opened, or to be read.
-fn pipes(lab: &Lab) {
+fn a_pipe_or_a_device_for_an_interpreter_stops_nothing(lab: &Lab) {
     let scene = Scene::new(lab);
     fs::create_dir(lab.path("q")).unwrap();
     pipe(&lab.path("q/qemu-arm-static")).unwrap();
@@ -295,7 +287,8 @@ fn pipes(lab: &Lab) {
     assert_eq!(ran.status, 0, "{ran:#?}");
 }
 
-fn fetch(lab: &Lab) {
+kernel_test!(what_is_fetched_and_exported_among_strangers_stays_there, among_others);
+fn what_is_fetched_and_exported_among_strangers_stays_there(lab: &Lab) {
     let scene = Scene::new(lab);
     source(lab);
     let (theirs, victim) = (&scene.theirs, scene.victims.join("file"));
@@ -338,7 +331,8 @@ fn fetch(lab: &Lab) {
     });
 }
 
-fn bundle(lab: &Lab) {
+kernel_test!(what_is_bundled_among_strangers_stays_there, among_others);
+fn what_is_bundled_among_strangers_stays_there(lab: &Lab) {
     crate::lab::needs_static_qus();
     let scene = Scene::new(lab);
     source(lab);
@@ -373,7 +367,8 @@ fn good_and_bad(scene: &Scene<'_>) -> (PathBuf, PathBuf) {
     (good, bad)
 }
 
-fn register(lab: &Lab) {
+kernel_test!(what_is_registered_is_what_was_checked, among_others);
+fn what_is_registered_is_what_was_checked(lab: &Lab) {
     let scene = Scene::new(lab);
     let (good, bad) = good_and_bad(&scene);
     let wanted = fs::metadata(&good).unwrap().ino();
@@ -426,7 +421,8 @@ fn started(ran: &Ran) -> (u64, Vec<u8>) {
     found
 }
 
-fn persist(lab: &Lab) {
+kernel_test!(what_is_persisted_is_what_was_checked, among_others);
+fn what_is_persisted_is_what_was_checked(lab: &Lab) {
     let scene = Scene::new(lab);
     let (good, bad) = good_and_bad(&scene);
     for folder in ["/etc", "/run", "/usr/local/lib", "/var/lib"] {

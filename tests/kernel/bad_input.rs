@@ -9,32 +9,8 @@ use nix::mount::{MsFlags, mount};
 use qus::arch::Arch;
 use qus::binfmt::{Flags, HandlerName, Matcher, Rule, RuleError};
 
-use crate::Test;
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, Ran, busybox, order, run};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("an_unknown_architecture_is_refused", unknown_architecture),
-    Test::new("no_interpreter_at_hand_is_said", no_interpreter),
-    Test::new("no_interpreter_at_all_is_said", no_interpreter_at_all),
-    Test::new("a_dynamic_interpreter_is_refused", dynamic),
-    Test::new("an_interpreter_that_may_not_run_is_refused", not_executable),
-    Test::new("an_interpreter_for_another_host_is_refused", other_host),
-    Test::new("an_empty_interpreter_is_refused", empty),
-    Test::new("a_script_as_interpreter_is_refused", script),
-    Test::new("a_directory_as_interpreter_is_refused", directory),
-    Test::new("a_text_as_interpreter_is_refused", text),
-    Test::new("an_interpreter_that_is_not_there_is_refused", absent),
-    Test::new("an_interpreter_on_a_noexec_mount_is_refused", noexec),
-    Test::new("a_setuid_interpreter_is_refused", setuid),
-    Test::new("an_interpreter_open_for_writing_is_refused", busy),
-    Test::new("unfit_interpreters_are_passed_over", rejected),
-    Test::new("one_interpreter_is_for_one_architecture", one_architecture),
-    Test::new("a_path_may_hold_the_delimiter", delimiter),
-    Test::new("a_path_may_hold_a_newline", newline),
-    Test::new("a_path_may_not_hold_a_nul", nul),
-    Test::new("a_path_too_long_for_the_line_is_refused", too_long),
-];
 
 /// `file` is refused as the interpreter of arm: when it is named, and when it is found in a directory.
 fn unfit(lab: &Lab, file: &Path, message: &str) -> Ran {
@@ -45,7 +21,8 @@ fn unfit(lab: &Lab, file: &Path, message: &str) -> Ran {
     lab.refused(["register", "--interpreter", path, "arm"], 2, &sentence)
 }
 
-fn unknown_architecture(lab: &Lab) {
+kernel_test!(an_unknown_architecture_is_refused);
+fn an_unknown_architecture_is_refused(lab: &Lab) {
     for (typed, meant) in [("armm", "arm"), ("arch64", "aarch64"), ("arm65", "arm64")] {
         let message = format!("unknown architecture \"{typed}\"; did you mean \"{meant}\"?");
         for command in ["register", "reset", "verify", "fetch", "enable", "disable", "show"] {
@@ -56,7 +33,8 @@ fn unknown_architecture(lab: &Lab) {
     lab.refused(["register", "arm,qwertyuiop"], 2, "unknown architecture \"qwertyuiop\"");
 }
 
-fn no_interpreter(lab: &Lab) {
+kernel_test!(no_interpreter_at_hand_is_said);
+fn no_interpreter_at_hand_is_said(lab: &Lab) {
     let empty = lab.path("empty");
     fs::create_dir(&empty).unwrap();
     let empty = empty.to_str().unwrap();
@@ -68,7 +46,8 @@ fn no_interpreter(lab: &Lab) {
     lab.refused(words.into_iter().chain(["all"]), 2, &message).cured_by("qus register --fetch all");
 }
 
-fn no_interpreter_at_all(lab: &Lab) {
+kernel_test!(no_interpreter_at_all_is_said);
+fn no_interpreter_at_all_is_said(lab: &Lab) {
     for place in ["/usr/local/lib/qus", "/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-binfmt"] {
         if Path::new(place).exists() {
             mount(Some("none"), place, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
@@ -83,7 +62,8 @@ fn no_interpreter_at_all(lab: &Lab) {
     assert!(lab.entries().is_empty());
 }
 
-fn dynamic(lab: &Lab) {
+kernel_test!(a_dynamic_interpreter_is_refused);
+fn a_dynamic_interpreter_is_refused(lab: &Lab) {
     let file = lab.copy("d/qemu-arm-static", Path::new("/bin/true"));
     let ran = unfit(lab, &file, "is not static: it needs /lib");
     assert!(ran.stderr.contains(", which containers do not have.\n"), "{ran:#?}");
@@ -91,7 +71,8 @@ fn dynamic(lab: &Lab) {
     ran.cured_by("qus register --fetch arm");
 }
 
-fn not_executable(lab: &Lab) {
+kernel_test!(an_interpreter_that_may_not_run_is_refused);
+fn an_interpreter_that_may_not_run_is_refused(lab: &Lab) {
     let file = lab.copy("d d/qemu-arm-static", &interpreter("arm"));
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let cure = format!("chmod 755 '{}'", file.display());
@@ -101,32 +82,37 @@ fn not_executable(lab: &Lab) {
     lab.done(["register", "--interpreter", file.to_str().unwrap(), "arm"]);
 }
 
-fn other_host(lab: &Lab) {
+kernel_test!(an_interpreter_for_another_host_is_refused);
+fn an_interpreter_for_another_host_is_refused(lab: &Lab) {
     let foreign = if cfg!(target_arch = "aarch64") { "s390x" } else { "aarch64" };
     let file = lab.copy("d/qemu-arm-static", &downloads::busybox(foreign));
     let message = format!("is a program for {foreign}, not for this host");
     unfit(lab, &file, &message).cured_by("qus register --fetch arm");
 }
 
-fn empty(lab: &Lab) {
+kernel_test!(an_empty_interpreter_is_refused);
+fn an_empty_interpreter_is_refused(lab: &Lab) {
     fs::create_dir(lab.path("d")).unwrap();
     let file = lab.executable("d/qemu-arm-static", b"");
     unfit(lab, &file, "is empty").cured_by("qus register --fetch arm");
 }
 
-fn script(lab: &Lab) {
+kernel_test!(a_script_as_interpreter_is_refused);
+fn a_script_as_interpreter_is_refused(lab: &Lab) {
     fs::create_dir(lab.path("d")).unwrap();
     let file = lab.executable("d/qemu-arm-static", b"#!/bin/sh -e\nexec qemu-arm \"$@\"\n");
     unfit(lab, &file, "is a script (#!/bin/sh -e)").cured_by("qus register --fetch arm");
 }
 
-fn directory(lab: &Lab) {
+kernel_test!(a_directory_as_interpreter_is_refused);
+fn a_directory_as_interpreter_is_refused(lab: &Lab) {
     let file = lab.path("d/qemu-arm-static");
     fs::create_dir_all(&file).unwrap();
     unfit(lab, &file, "is a directory").cured_by("qus register --fetch arm");
 }
 
-fn text(lab: &Lab) {
+kernel_test!(a_text_as_interpreter_is_refused);
+fn a_text_as_interpreter_is_refused(lab: &Lab) {
     fs::create_dir(lab.path("d")).unwrap();
     let file = lab.executable("d/qemu-arm-static", b"an emulator\n");
     unfit(lab, &file, "is not an ELF file").cured_by("qus register --fetch arm");
@@ -135,12 +121,14 @@ fn text(lab: &Lab) {
     unfit(lab, &file, "is a damaged ELF file");
 }
 
-fn absent(lab: &Lab) {
+kernel_test!(an_interpreter_that_is_not_there_is_refused);
+fn an_interpreter_that_is_not_there_is_refused(lab: &Lab) {
     let file = lab.link("d/qemu-arm-static", Path::new("/nowhere"));
     unfit(lab, &file, "does not exist").cured_by("qus register --fetch arm");
 }
 
-fn noexec(lab: &Lab) {
+kernel_test!(an_interpreter_on_a_noexec_mount_is_refused);
+fn an_interpreter_on_a_noexec_mount_is_refused(lab: &Lab) {
     let place = lab.path("d");
     fs::create_dir(&place).unwrap();
     mount(Some("none"), &place, Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
@@ -149,7 +137,8 @@ fn noexec(lab: &Lab) {
     ran.cured_by(&format!("cp {} /usr/local/bin/", file.display()));
 }
 
-fn setuid(lab: &Lab) {
+kernel_test!(a_setuid_interpreter_is_refused);
+fn a_setuid_interpreter_is_refused(lab: &Lab) {
     let file = lab.copy("d/qemu-arm-static", &interpreter("arm"));
     for mode in [0o4755, 0o2755] {
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
@@ -159,7 +148,8 @@ fn setuid(lab: &Lab) {
     }
 }
 
-fn busy(lab: &Lab) {
+kernel_test!(an_interpreter_open_for_writing_is_refused);
+fn an_interpreter_open_for_writing_is_refused(lab: &Lab) {
     // What only the kernel finds out, at the write.
     let file = lab.copy("d/qemu-arm-static", &interpreter("arm"));
     let writer = fs::OpenOptions::new().append(true).open(&file).unwrap();
@@ -171,7 +161,8 @@ fn busy(lab: &Lab) {
     lab.done(["register", "--interpreter", path, "arm"]);
 }
 
-fn rejected(lab: &Lab) {
+kernel_test!(unfit_interpreters_are_passed_over);
+fn unfit_interpreters_are_passed_over(lab: &Lab) {
     // A dynamic one in the first place, and by the better name in the second: the first fit one is taken.
     lab.copy("first/qemu-arm-static", Path::new("/bin/true"));
     lab.copy("second/qemu-arm-static", Path::new("/bin/true"));
@@ -184,7 +175,8 @@ fn rejected(lab: &Lab) {
     lab.refused(words.into_iter().chain(["--replace"]), 2, "first/qemu-arm-static is not static");
 }
 
-fn one_architecture(lab: &Lab) {
+kernel_test!(one_interpreter_is_for_one_architecture);
+fn one_interpreter_is_for_one_architecture(lab: &Lab) {
     let file = interpreter("arm");
     for arches in [&["arm", "aarch64"][..], &["all"], &[]] {
         let words = ["register", "--interpreter", file.to_str().unwrap()];
@@ -217,19 +209,22 @@ fn serves_from(lab: &Lab, name: &str) {
     assert!(lab.entries().is_empty());
 }
 
-fn delimiter(lab: &Lab) {
+kernel_test!(a_path_may_hold_the_delimiter);
+fn a_path_may_hold_the_delimiter(lab: &Lab) {
     serves_from(lab, "a:b");
     serves_from(lab, ":,;|!#%&@^~=?*");
     serves_from(lab, "with space and \\x41 and \"'");
 }
 
-fn newline(lab: &Lab) {
+kernel_test!(a_path_may_hold_a_newline);
+fn a_path_may_hold_a_newline(lab: &Lab) {
     serves_from(lab, "new\nline");
     serves_from(lab, "\n");
     serves_from(lab, "a\nflags: \noffset 3\nmagic 00\n");
 }
 
-fn nul(lab: &Lab) {
+kernel_test!(a_path_may_not_hold_a_nul);
+fn a_path_may_not_hold_a_nul(lab: &Lab) {
     // execve(2) cannot pass one, so it can come only from a program that uses the library.
     let rule = |path: &str| {
         let pattern = Arch::from_qemu_target("arm").unwrap().identity.patterns().swap_remove(0);
@@ -246,7 +241,8 @@ fn nul(lab: &Lab) {
     assert_eq!(lab.register(&line), Ok(()));
 }
 
-fn too_long(lab: &Lab) {
+kernel_test!(a_path_too_long_for_the_line_is_refused);
+fn a_path_too_long_for_the_line_is_refused(lab: &Lab) {
     let deep = vec!["d".repeat(200); 10].join("/");
     lab.link(&format!("{deep}/qemu-arm-static"), &interpreter("arm"));
     lab.link("short/qemu-s390x-static", &interpreter("s390x"));

@@ -7,15 +7,8 @@ use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 
-use crate::Test;
 use crate::lab::{Lab, QUS, run};
 use crate::namespace::STRANGER;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("a_setuid_qus_does_nothing", setuid).among_others(),
-    Test::new("a_qus_with_capabilities_does_nothing", capabilities).among_others(),
-    Test::new("rights_of_the_caller_are_no_obstacle", own_rights).among_others(),
-];
 
 const MESSAGE: &str = "qus would act here with rights that its caller has not (setuid, setgid, capabilities of its file): \
                        it does nothing then, as its arguments and its environment are the caller's";
@@ -81,10 +74,11 @@ fn does_nothing(lab: &Lab, wrapper: &[&str], program: &Path, cure: &str) {
     }
 }
 
-fn setuid(lab: &Lab) {
+kernel_test!(a_setuid_qus_does_nothing, among_others);
+fn a_setuid_qus_does_nothing(lab: &Lab) {
     if !has_others() {
         // With one user there is nobody to get rights from: that is the next test's.
-        return own_rights(lab);
+        return rights_of_the_caller_are_no_obstacle(lab);
     }
     let qus = copy(lab);
     lab.done(["register", "arm"]);
@@ -123,9 +117,10 @@ my $value = pack("V5", 0x02000001, 1 << $capability, 0, 0, 0);
 exit(syscall($call + 0, $file, $name, $value, length $value, 0) == 0 ? 0 : 1);
 "#;
 
-fn capabilities(lab: &Lab) {
+kernel_test!(a_qus_with_capabilities_does_nothing, among_others);
+fn a_qus_with_capabilities_does_nothing(lab: &Lab) {
     if !has_others() {
-        return own_rights(lab);
+        return rights_of_the_caller_are_no_obstacle(lab);
     }
     let qus = copy(lab);
     let call = nix::libc::SYS_setxattr.to_string();
@@ -144,8 +139,9 @@ fn capabilities(lab: &Lab) {
     does_nothing(lab, &stranger, &qus, &cure);
 }
 
+kernel_test!(rights_of_the_caller_are_no_obstacle, among_others);
 /// Root, who is nobody else; and somebody who was given a capability by the one who started it.
-fn own_rights(lab: &Lab) {
+fn rights_of_the_caller_are_no_obstacle(lab: &Lab) {
     lab.done(["register", "arm"]);
     if !has_others() {
         return;

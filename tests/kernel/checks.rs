@@ -6,29 +6,25 @@
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
-use crate::Test;
-use crate::doctor;
 use crate::lab::Lab;
-
-pub(crate) static TESTS: &[Test] = &[Test::new("doctor_has_a_test_for_every_check", every_check).alone()];
 
 /// How a check is held.
 enum Dir {
     /// These tests see it found, and gone after its cure was typed into a shell.
     Mended(&'static [&'static str]),
     /// This test sees it found, with no cure; then why there is none.
-    MemfdInfo(&'static str, &'static str),
+    Explained(&'static str, &'static str),
     /// No test of this folder makes it real, because; the tests that there are judge facts.
     NotHere(&'static str),
 }
-use Dir::{MemfdInfo, Mended, NotHere};
+use Dir::{Explained, Mended, NotHere};
 
 static HELD: &[(&str, Dir)] = &[
     ("kernel", NotHere("there is one kernel here, and it is not older than 4.8")),
     ("mounted", Mended(&["doctor_not_mounted", "doctor_mounted_over"])),
     ("writable", Mended(&["doctor_read_only"])),
     ("instance-off", Mended(&["doctor_instance_off"])),
-    ("scope", MemfdInfo("doctor_of_a_healthy_instance", "it says where this is, which is not wrong")),
+    ("scope", Explained("doctor_of_a_healthy_instance", "it says where this is, which is not wrong")),
     ("lifetime", Mended(&["situation_9_in_a_mount_namespace"])),
     ("captures", Mended(&["doctor_captures", "situation_4_native_programs_captured"])),
     ("disabled", Mended(&["doctor_disabled"])),
@@ -41,7 +37,7 @@ static HELD: &[(&str, Dir)] = &[
     ("shadowed", Mended(&["doctor_shadowed"])),
     (
         "overlap",
-        MemfdInfo("doctor_overlap", "which of two other programs shall be in front is for their user to say"),
+        Explained("doctor_overlap", "which of two other programs shall be in front is for their user to say"),
     ),
     ("broken", Mended(&["doctor_broken", "doctor_broken_of_another"])),
     ("interim", Mended(&["doctor_interim"])),
@@ -56,10 +52,10 @@ static HELD: &[(&str, Dir)] = &[
     ("emulator", Mended(&["doctor_emulator"])),
     ("engines", Mended(&["doctor_builder_that_started_too_early"])),
     ("page-size", NotHere("pages have the size that the machine's kernel was built for")),
-    ("security", MemfdInfo("doctor_security", "a security module that is active is not wrong")),
+    ("security", Explained("doctor_security", "a security module that is active is not wrong")),
     ("namespaces", Mended(&["doctor_namespaces"])),
     ("origin", Mended(&["doctor_origin"])),
-    ("in-memory", MemfdInfo("doctor_in_memory", "it says how much memory is held, which is not wrong")),
+    ("in-memory", Explained("doctor_in_memory", "it says how much memory is held, which is not wrong")),
     ("working", Mended(&["doctor_of_a_healthy_instance"])),
 ];
 
@@ -86,24 +82,24 @@ pub(crate) fn kept_its_word(name: &str) {
     for (id, held) in HELD {
         let wanted = match held {
             Mended(tests) if tests.contains(&name) => Seen::Mended,
-            MemfdInfo(test, _) if *test == name => Seen::WithoutCure,
+            Explained(test, _) if *test == name => Seen::WithoutCure,
             _ => continue,
         };
         assert!(seen.contains(&((*id).to_owned(), wanted)), "{name} did not do for {id} what the table says");
     }
 }
 
-fn every_check(_: &Lab) {
+kernel_test!(doctor_has_a_test_for_every_check, alone);
+fn doctor_has_a_test_for_every_check(_: &Lab) {
     let held: Vec<&str> = HELD.iter().map(|(id, _)| *id).collect();
     assert_eq!(qus::commands::doctor_checks().collect::<Vec<_>>(), held);
-    let tests: BTreeSet<&str> =
-        doctor::TESTS.iter().chain(crate::situations::TESTS).map(|test| test.name).collect();
+    let tests: BTreeSet<&str> = crate::tests().iter().map(|test| test.name).collect();
     for (id, held) in HELD {
         match held {
             Mended(names) => {
                 assert!(!names.is_empty() && names.iter().all(|name| tests.contains(name)), "{id}");
             }
-            MemfdInfo(name, why) => assert!(tests.contains(name) && !why.is_empty(), "{id}"),
+            Explained(name, why) => assert!(tests.contains(name) && !why.is_empty(), "{id}"),
             NotHere(why) => assert!(!why.is_empty(), "{id}"),
         }
     }

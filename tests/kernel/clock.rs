@@ -11,18 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::Test;
 use crate::build::{Tree, deb};
 use crate::downloads::interpreter;
 use crate::lab::{Lab, order, run};
 use crate::persist::host;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("clocks_of_a_time_namespace_change_nothing", time_namespace),
-    Test::new("drafts_of_any_date_are_swept", drafts),
-    Test::new("records_of_any_date_are_readable", records),
-    Test::new("files_that_last_may_be_of_any_date", lasting),
-];
 
 /// The first moment that there is, and one that is later than any 32 bits of seconds.
 fn far_away() -> [SystemTime; 2] {
@@ -41,8 +33,9 @@ fn package(lab: &Lab) {
 
 const FETCH: [&str; 6] = ["fetch", "--from", "some.deb", "--dest", "dest", "arm"];
 
+kernel_test!(clocks_of_a_time_namespace_change_nothing);
 /// What waits has as long as ever, where the clocks that it is measured by have just begun, or go since a hundred years.
-fn time_namespace(lab: &Lab) {
+fn clocks_of_a_time_namespace_change_nothing(lab: &Lab) {
     if !Path::new("/proc/self/ns/time").exists() {
         eprintln!("skipped: this kernel has no time namespaces (Linux 5.6)");
         return;
@@ -70,8 +63,9 @@ fn time_namespace(lab: &Lab) {
     }
 }
 
+kernel_test!(drafts_of_any_date_are_swept);
 /// Whose clock was ahead when it was killed has left a draft from the future.
-fn drafts(lab: &Lab) {
+fn drafts_of_any_date_are_swept(lab: &Lab) {
     package(lab);
     lab.done(FETCH);
     let names = ["qemu-arm-static", "qemu-arm-static.json"];
@@ -97,8 +91,9 @@ fn drafts(lab: &Lab) {
     }
 }
 
+kernel_test!(records_of_any_date_are_readable);
 /// As a host fetched it whose clock was at its beginning, or far ahead.
-fn records(lab: &Lab) {
+fn records_of_any_date_are_readable(lab: &Lab) {
     package(lab);
     lab.done(FETCH);
     let (file, record) = (lab.path("dest/qemu-arm-static"), lab.path("dest/qemu-arm-static.json"));
@@ -130,8 +125,9 @@ fn records(lab: &Lab) {
     assert!(said.starts_with("arm  removed  ") && !file.exists() && !record.exists(), "{said}");
 }
 
+kernel_test!(files_that_last_may_be_of_any_date);
 /// The very files that lie where the system looks at boot.
-fn lasting(lab: &Lab) {
+fn files_that_last_may_be_of_any_date(lab: &Lab) {
     host(lab);
     let words = ["register", "--persist", "--interpreter-dir", "q", "arm"];
     let files = [

@@ -9,17 +9,8 @@ use std::process::{Child, Command, Stdio};
 use qus::binfmt::Flags;
 use serde_json::Value;
 
-use crate::Test;
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, Ran, busybox, order};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("many_register_at_once", many),
-    Test::new("many_replace_at_once", many_replace),
-    Test::new("many_take_over_an_older_naming", older_naming),
-    Test::new("two_versions_at_once_leave_one_of_them", two_versions),
-    Test::new("register_reset_and_list_at_once", mixed),
-];
 
 /// A handler of somebody else, which has to be there in the end.
 pub(crate) const FOREIGN: &[u8] = b":foreign:E::qus-test::/bin/true:";
@@ -63,7 +54,8 @@ fn alone(lab: &Lab, line: &[&str]) -> BTreeMap<String, String> {
     entries
 }
 
-fn many(lab: &Lab) {
+kernel_test!(many_register_at_once);
+fn many_register_at_once(lab: &Lab) {
     lab.register(FOREIGN).unwrap();
     let (count, arches) = scale();
     let line = register(&[], arches);
@@ -76,7 +68,8 @@ fn many(lab: &Lab) {
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
 }
 
-fn many_replace(lab: &Lab) {
+kernel_test!(many_replace_at_once);
+fn many_replace_at_once(lab: &Lab) {
     lab.register(FOREIGN).unwrap();
     let (count, arches) = scale();
     let line = register(&[], arches);
@@ -91,7 +84,8 @@ fn many_replace(lab: &Lab) {
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
 }
 
-fn older_naming(lab: &Lab) {
+kernel_test!(many_take_over_an_older_naming);
+fn many_take_over_an_older_naming(lab: &Lab) {
     lab.register(FOREIGN).unwrap();
     let line = register(&["--replace"], &["arm"]);
     let wanted = alone(lab, &line);
@@ -106,8 +100,9 @@ fn older_naming(lab: &Lab) {
     assert_eq!(lab.entries(), wanted);
 }
 
+kernel_test!(two_versions_at_once_leave_one_of_them);
 /// Each insists on its own interpreter: one of them has it in the end, and it works.
-fn two_versions(lab: &Lab) {
+fn two_versions_at_once_leave_one_of_them(lab: &Lab) {
     lab.register(FOREIGN).unwrap();
     let (older, newer) = (downloads::distribution(), downloads::newer());
     let lines: Vec<_> = [&older, &newer]
@@ -130,7 +125,8 @@ fn two_versions(lab: &Lab) {
     assert_eq!(lab.entries(), serial[0]);
 }
 
-fn mixed(lab: &Lab) {
+kernel_test!(register_reset_and_list_at_once);
+fn register_reset_and_list_at_once(lab: &Lab) {
     lab.register(FOREIGN).unwrap();
     let (count, arches) = scale();
     let line = register(&[], arches);

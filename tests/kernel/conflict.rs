@@ -6,28 +6,11 @@ use std::path::Path;
 
 use qus::binfmt::Flags;
 
-use crate::Test;
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, OURS, busybox, order};
 
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("a_second_run_changes_nothing", second_run),
-    Test::new("another_emulator_that_serves_is_kept", kept),
-    Test::new("an_emulator_that_no_container_gets_is_replaced", without_f),
-    Test::new("an_emulator_that_is_gone_is_replaced", gone),
-    Test::new("a_disabled_handler_is_registered_anew", disabled),
-    Test::new("an_old_pattern_that_does_is_kept", old_pattern),
-    Test::new("a_pattern_that_takes_too_little_is_replaced", narrow_pattern),
-    Test::new("what_an_interrupted_run_left_is_cleared_away", leftovers),
-    Test::new("somebody_elses_handler_is_in_the_way", foreign),
-    Test::new("somebody_elses_handler_in_front_is_in_the_way", foreign_in_front),
-    Test::new("a_name_that_is_taken_is_in_the_way", name_taken),
-    Test::new("another_interpreter_than_the_named_one_is_in_the_way", explicit),
-    Test::new("credentials_are_asked_for_by_flag", credentials),
-    Test::new("credentials_need_an_interpreter_of_root_alone", credentials_refused),
-];
-
-fn second_run(lab: &Lab) {
+kernel_test!(a_second_run_changes_nothing);
+fn a_second_run_changes_nothing(lab: &Lab) {
     let words = ["register", "arm", "aarch64", "microblaze", "riscv64"];
     lab.done(words);
     let (entries, names) = (lab.entries(), order());
@@ -42,7 +25,8 @@ fn second_run(lab: &Lab) {
     assert_eq!(item["handlers"], serde_json::json!(["qemu-arm"]));
 }
 
-fn kept(lab: &Lab) {
+kernel_test!(another_emulator_that_serves_is_kept);
+fn another_emulator_that_serves_is_kept(lab: &Lab) {
     let file = lab.link("libexec/arm-binfmt-P", &interpreter("arm"));
     lab.handler("somebodys", "arm", &file, OURS);
     let entries = lab.entries();
@@ -67,7 +51,8 @@ fn replaced(lab: &Lab, reason: &str) {
     lab.done(["reset"]);
 }
 
-fn without_f(lab: &Lab) {
+kernel_test!(an_emulator_that_no_container_gets_is_replaced);
+fn an_emulator_that_no_container_gets_is_replaced(lab: &Lab) {
     let reason = "was in vain: it works on this host, but not from an empty root directory";
     for name in ["somebodys", "qemu-arm"] {
         lab.handler(name, "arm", &interpreter("arm"), OURS - Flags::FIX_BINARY);
@@ -81,12 +66,14 @@ fn without_f(lab: &Lab) {
     );
 }
 
-fn gone(lab: &Lab) {
+kernel_test!(an_emulator_that_is_gone_is_replaced);
+fn an_emulator_that_is_gone_is_replaced(lab: &Lab) {
     lab.handler("qemu-arm", "arm", Path::new("/gone/qemu-arm-static"), Flags::empty());
     replaced(lab, "qemu-arm was in vain: its interpreter cannot be started: ");
 }
 
-fn disabled(lab: &Lab) {
+kernel_test!(a_disabled_handler_is_registered_anew);
+fn a_disabled_handler_is_registered_anew(lab: &Lab) {
     for name in ["qemu-arm", "somebodys"] {
         lab.handler(name, "arm", &interpreter("arm"), OURS);
         lab.command(name, "0");
@@ -102,7 +89,8 @@ fn with_mask(lab: &Lab, mask: &[u8]) {
     lab.register(&line).unwrap();
 }
 
-fn old_pattern(lab: &Lab) {
+kernel_test!(an_old_pattern_that_does_is_kept);
+fn an_old_pattern_that_does_is_kept(lab: &Lab) {
     // Debian's, which lets EI_OSABI be anything.
     with_mask(
         lab,
@@ -114,7 +102,8 @@ fn old_pattern(lab: &Lab) {
     assert_eq!(lab.entries(), entries);
 }
 
-fn narrow_pattern(lab: &Lab) {
+kernel_test!(a_pattern_that_takes_too_little_is_replaced);
+fn a_pattern_that_takes_too_little_is_replaced(lab: &Lab) {
     // No EI_OSABI but 0: programs with indirect functions have 3.
     with_mask(
         lab,
@@ -123,7 +112,8 @@ fn narrow_pattern(lab: &Lab) {
     replaced(lab, "qemu-arm was in vain: it does not take all programs that today's toolchains write");
 }
 
-fn leftovers(lab: &Lab) {
+kernel_test!(what_an_interrupted_run_left_is_cleared_away);
+fn what_an_interrupted_run_left_is_cleared_away(lab: &Lab) {
     lab.handler("qemu-arm", "arm", &interpreter("arm"), OURS);
     lab.handler("qemu-arm.qus-99", "arm", &interpreter("arm"), OURS);
     replaced(lab, "in place of qemu-arm.qus-99");
@@ -136,7 +126,8 @@ fn fex(lab: &Lab) -> std::path::PathBuf {
     file
 }
 
-fn foreign(lab: &Lab) {
+kernel_test!(somebody_elses_handler_is_in_the_way);
+fn somebody_elses_handler_is_in_the_way(lab: &Lab) {
     let file = fex(lab);
     let ours = interpreter("arm");
     let message = format!("FEX-arm ({}, flags PF) has its programs, not {}", file.display(), ours.display());
@@ -159,7 +150,8 @@ fn foreign(lab: &Lab) {
     assert_eq!(order(), ["FEX-arm"]);
 }
 
-fn foreign_in_front(lab: &Lab) {
+kernel_test!(somebody_elses_handler_in_front_is_in_the_way);
+fn somebody_elses_handler_in_front_is_in_the_way(lab: &Lab) {
     lab.done(["register", "arm"]);
     fex(lab);
     lab.refused(["register", "arm"], 2, "FEX-arm (").cured_by("qus register --replace arm");
@@ -168,7 +160,8 @@ fn foreign_in_front(lab: &Lab) {
     assert_eq!(order(), ["qemu-arm", "FEX-arm"]);
 }
 
-fn name_taken(lab: &Lab) {
+kernel_test!(a_name_that_is_taken_is_in_the_way);
+fn a_name_that_is_taken_is_in_the_way(lab: &Lab) {
     lab.register(b":qemu-arm:M::MZ::/bin/true:").unwrap();
     let message = "the name is taken by another handler, qemu-arm (/bin/true, flags none)";
     let ran = lab.refused(["register", "arm"], 2, message);
@@ -179,7 +172,8 @@ fn name_taken(lab: &Lab) {
     assert!(lab.entries()["qemu-arm"].contains("/qemu-arm-static\n"));
 }
 
-fn explicit(lab: &Lab) {
+kernel_test!(another_interpreter_than_the_named_one_is_in_the_way);
+fn another_interpreter_than_the_named_one_is_in_the_way(lab: &Lab) {
     lab.done(["register", "arm"]);
     let newer = downloads::newer();
     let newer = newer.to_str().unwrap();
@@ -199,7 +193,8 @@ fn explicit(lab: &Lab) {
     assert!(lab.done(["register", "arm"]).contains(" kept "));
 }
 
-fn credentials(lab: &Lab) {
+kernel_test!(credentials_are_asked_for_by_flag);
+fn credentials_are_asked_for_by_flag(lab: &Lab) {
     let place = lab.copy("own/qemu-arm-static", &interpreter("arm"));
     let words = ["register", "--credentials", "--interpreter-dir", "own", "arm"];
     let said = lab.done(words);
@@ -217,7 +212,8 @@ fn credentials(lab: &Lab) {
     assert!(lab.entries()["qemu-arm"].contains("flags: POCF\n"));
 }
 
-fn credentials_refused(lab: &Lab) {
+kernel_test!(credentials_need_an_interpreter_of_root_alone);
+fn credentials_need_an_interpreter_of_root_alone(lab: &Lab) {
     let file = lab.copy("own/qemu-arm-static", &interpreter("arm"));
     for mode in [0o775, 0o757] {
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();

@@ -16,13 +16,10 @@ use qus::arch::ARCHES;
 use qus::binfmt::instance::Instance;
 use qus::binfmt::{Extension, Flags, HEADER_LEN, Handler, HandlerName, Matcher, Pattern, Rule, first_match};
 
-use crate::Test;
 use crate::lab::Lab;
 use crate::namespace::INSTANCE;
 use crate::programs::{execute, host, probe};
 use crate::random::{Random, cases};
-
-pub(crate) static TESTS: &[Test] = &[Test::new("differential_matching", matching).alone()];
 
 /// Interpreters that can be opened. The first five are programs, then junk, then scripts, the last one of itself.
 const INTERPRETERS: [&str; 11] = ["a", "b", "c", "e.x", "f.y", "j", "k.z", "s", "t", "u", "l"];
@@ -33,7 +30,8 @@ const FILES: usize = 12;
 /// Rewrites that the kernel does for one `execve(2)` (K38).
 const REWRITES: usize = 5;
 
-fn matching(lab: &Lab) {
+kernel_test!(differential_matching, alone);
+fn differential_matching(lab: &Lab) {
     std::env::set_current_dir(lab.path("")).unwrap();
     interpreters(lab);
     fs::create_dir("d.x").unwrap();

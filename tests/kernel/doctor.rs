@@ -13,47 +13,11 @@ use nix::mount::{MsFlags, mount, umount};
 use serde_json::Value;
 
 use crate::checks::{Seen, saw};
+use crate::downloads;
 use crate::lab::{Lab, run};
-use crate::namespace::{INSTANCE, Identity, enter_nested, mount_instance};
+use crate::namespace::{INSTANCE, enter_nested, mount_instance};
 use crate::prediction::native;
-use crate::{Test, downloads};
 use qus::binfmt::Flags;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("doctor_of_a_healthy_instance", healthy),
-    Test { identity: Identity::Somebody, ..Test::new("doctor_without_rights", without_rights) },
-    Test { mounted: false, ..Test::new("doctor_not_mounted", not_mounted) },
-    Test::new("doctor_mounted_over", mounted_over),
-    Test { mounted: false, ..Test::new("doctor_without_a_mount_namespace", no_mount_namespace) },
-    Test::new("doctor_read_only", read_only),
-    Test::new("doctor_instance_off", instance_off),
-    Test::new("doctor_captures", captures),
-    Test::new("doctor_captures_companions", captures_companions),
-    Test::new("doctor_disabled", disabled),
-    Test::new("doctor_no_fix", no_fix),
-    Test::new("doctor_unfit_interpreters", unfit_interpreters),
-    Test::new("doctor_interpreter_gone", interpreter_gone),
-    Test::new("doctor_nothing_at_hand", nothing_at_hand),
-    Test::new("doctor_stale", stale),
-    Test::new("doctor_self_capture", self_capture),
-    Test::new("doctor_writable_file", writable_file),
-    Test::new("doctor_credentials", credentials),
-    Test::new("doctor_shadowed", shadowed),
-    Test::new("doctor_overlap", overlap),
-    Test::new("doctor_broken", broken),
-    Test::new("doctor_broken_of_another", broken_of_another),
-    Test::new("doctor_interim", interim),
-    Test::new("doctor_promised", promised),
-    Test::new("doctor_promised_with_systemd", promised_with_systemd),
-    Test::new("doctor_wsl", wsl),
-    Test::new("doctor_emulator", emulator),
-    Test::new("doctor_origin", origin),
-    Test::new("doctor_in_memory", in_memory),
-    Test::new("doctor_engines", engines),
-    Test::new("doctor_builder_that_started_too_early", builder_that_started_too_early),
-    Test::new("doctor_security", security),
-    Test::new("doctor_namespaces", namespaces),
-];
 
 /// The rule for arm, as the table has it.
 const ARM: &str = r"M::\x7f\x45\x4c\x46\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00:\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00\x00\x00\x00\x00\x00\xfe\xff\xff\xff";
@@ -139,7 +103,8 @@ pub(crate) fn tmpfs(target: impl AsRef<Path>, flags: MsFlags) {
     mount(Some("none"), target.as_ref(), Some("tmpfs"), flags, None::<&str>).unwrap();
 }
 
-fn healthy(lab: &Lab) {
+kernel_test!(doctor_of_a_healthy_instance);
+fn doctor_of_a_healthy_instance(lab: &Lab) {
     mends(lab, "note", "working", "no architecture is emulated");
     found(lab, "ok", "working", "programs ran of: aarch64");
     found(lab, "ok", "kernel", "F, P");
@@ -152,8 +117,9 @@ fn healthy(lab: &Lab) {
     assert!(ran.stdout.contains("no handler was tried: probes were not wanted"), "{ran:#?}");
 }
 
+kernel_test!(doctor_without_rights, somebody);
 /// Everybody may look.
-fn without_rights(lab: &Lab) {
+fn doctor_without_rights(lab: &Lab) {
     let ran = lab.qus(["doctor"]);
     let line = "ok    mounted     binfmt_misc is mounted on /proc/sys/fs/binfmt_misc\n";
     assert!(ran.status == 0 && ran.stdout.contains(line), "{ran:#?}");
@@ -161,7 +127,8 @@ fn without_rights(lab: &Lab) {
     assert!(ran.stdout.contains("cure: sudo qus register --fetch aarch64\n"), "{ran:#?}");
 }
 
-fn not_mounted(lab: &Lab) {
+kernel_test!(doctor_not_mounted, unmounted);
+fn doctor_not_mounted(lab: &Lab) {
     assert_eq!(
         mends(lab, "note", "mounted", "binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: the host's"),
         "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc"
@@ -169,8 +136,9 @@ fn not_mounted(lab: &Lab) {
     sound(lab);
 }
 
+kernel_test!(doctor_mounted_over);
 /// Something else lies on the mount point, or on the folder that has it.
-fn mounted_over(lab: &Lab) {
+fn doctor_mounted_over(lab: &Lab) {
     tmpfs(INSTANCE, MsFlags::empty());
     mends(lab, "problem", "mounted", "/proc/sys/fs/binfmt_misc is not a binfmt_misc file system");
     sound(lab);
@@ -181,8 +149,9 @@ fn mounted_over(lab: &Lab) {
     gone(lab, "problem", "mounted", "");
 }
 
+kernel_test!(doctor_without_a_mount_namespace, unmounted);
 /// A user namespace whose mounts are another's: nothing can be mounted, and `run` makes what it needs.
-fn no_mount_namespace(lab: &Lab) {
+fn doctor_without_a_mount_namespace(lab: &Lab) {
     let wrapper = ["unshare", "--user", "--map-root-user"];
     let ran = run(&mut lab.program(&wrapper, ["doctor"]));
     assert!(ran.stdout.contains("cannot be seen, and mounting is not permitted here"), "{ran:#?}");
@@ -193,14 +162,16 @@ fn no_mount_namespace(lab: &Lab) {
     assert_eq!((ran.status, ran.stdout.as_str()), (0, "armv7l\n"), "{ran:#?}");
 }
 
-fn read_only(lab: &Lab) {
+kernel_test!(doctor_read_only);
+fn doctor_read_only(lab: &Lab) {
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     mount(None::<&str>, INSTANCE, None::<&str>, flags, None::<&str>).unwrap();
     mends(lab, "problem", "writable", "is mounted read-only; 0 handlers stay as they are");
     lab.done(["register", "arm"]);
 }
 
-fn instance_off(lab: &Lab) {
+kernel_test!(doctor_instance_off);
+fn doctor_instance_off(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.command("status", "0");
     mends(lab, "problem", "instance-off", "the whole instance is switched off");
@@ -208,9 +179,10 @@ fn instance_off(lab: &Lab) {
     found(lab, "ok", "working", "programs ran of: arm");
 }
 
+kernel_test!(doctor_captures);
 /// Once such a rule is in force, nothing starts any more, qus neither. So it is looked at from a user namespace with an
 /// instance of its own, where the kernel does not ask this one (K65).
-fn captures(lab: &Lab) {
+fn doctor_captures(lab: &Lab) {
     enter_nested();
     fs::create_dir(lab.path("inner")).unwrap();
     mount_instance(&lab.path("inner"), MsFlags::empty());
@@ -220,8 +192,9 @@ fn captures(lab: &Lab) {
     sound(lab);
 }
 
+kernel_test!(doctor_captures_companions);
 /// Only where the machine runs both does `--force-native` make a difference that can be seen.
-fn captures_companions(lab: &Lab) {
+fn doctor_captures_companions(lab: &Lab) {
     let ran = lab.qus(["register", "i386"]);
     if !ran.stdout.contains("this host runs i386 itself") {
         gone(lab, "problem", "captures", "");
@@ -234,7 +207,8 @@ fn captures_companions(lab: &Lab) {
     sound(lab);
 }
 
-fn disabled(lab: &Lab) {
+kernel_test!(doctor_disabled);
+fn doctor_disabled(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.command("qemu-arm", "0");
     assert_eq!(mends(lab, "problem", "disabled", "qemu-arm is disabled"), "qus enable arm");
@@ -244,14 +218,16 @@ fn disabled(lab: &Lab) {
     sound(lab);
 }
 
-fn no_fix(lab: &Lab) {
+kernel_test!(doctor_no_fix);
+fn doctor_no_fix(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &qemu_arm(), "");
     let cure = mends(lab, "problem", "no-fix", "qemu-arm has no F flag (arm)");
     assert_eq!(cure, "qus register --replace arm");
     sound(lab);
 }
 
-fn unfit_interpreters(lab: &Lab) {
+kernel_test!(doctor_unfit_interpreters);
+fn doctor_unfit_interpreters(lab: &Lab) {
     fs::create_dir(lab.path("own")).unwrap();
     let path = lab.path("own/qemu-arm-static");
     let (_, loader) = native_dynamic();
@@ -293,7 +269,8 @@ fn native_dynamic() -> (PathBuf, Vec<u8>) {
     (path, content)
 }
 
-fn interpreter_gone(lab: &Lab) {
+kernel_test!(doctor_interpreter_gone);
+fn doctor_interpreter_gone(lab: &Lab) {
     let path = lab.path("own/qemu-arm-static");
     register(lab, "qemu-arm", ARM, &path, "");
     mends(lab, "problem", "interpreter", "which does not exist");
@@ -305,8 +282,9 @@ fn interpreter_gone(lab: &Lab) {
     sound(lab);
 }
 
+kernel_test!(doctor_nothing_at_hand);
 /// The cure does not name what is not there.
-fn nothing_at_hand(lab: &Lab) {
+fn doctor_nothing_at_hand(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &lab.path("own/qemu-arm-static"), "");
     let empty = lab.path("empty");
     fs::create_dir(&empty).unwrap();
@@ -317,7 +295,8 @@ fn nothing_at_hand(lab: &Lab) {
     assert!(ran.stdout.contains("cure: qus register --replace --fetch arm\n"), "{ran:#?}");
 }
 
-fn stale(lab: &Lab) {
+kernel_test!(doctor_stale);
+fn doctor_stale(lab: &Lab) {
     let path = copy_of_qemu_arm(lab, 0o755);
     register(lab, "qemu-arm", ARM, &path, "F");
     gone(lab, "problem", "stale", "");
@@ -327,7 +306,8 @@ fn stale(lab: &Lab) {
     sound(lab);
 }
 
-fn origin(lab: &Lab) {
+kernel_test!(doctor_origin);
+fn doctor_origin(lab: &Lab) {
     let source = lab.copy("source/qemu-arm-static", &downloads::interpreter("arm"));
     lab.done(["fetch", "--from", source.to_str().unwrap(), "--dest", "own", "arm"]);
     lab.done(["register", "--interpreter-dir", "own", "arm"]);
@@ -347,7 +327,8 @@ fn origin(lab: &Lab) {
     found(lab, "ok", "origin", &told);
 }
 
-fn self_capture(lab: &Lab) {
+kernel_test!(doctor_self_capture);
+fn doctor_self_capture(lab: &Lab) {
     let script = lab.executable("run.x", b"#!/bin/sh\n");
     register(lab, "by-name", "E::x:", &script, "");
     let cure = mends(lab, "problem", "self-capture", "by-name takes its own interpreter");
@@ -358,19 +339,22 @@ fn self_capture(lab: &Lab) {
     sound(lab);
 }
 
-fn writable_file(lab: &Lab) {
+kernel_test!(doctor_writable_file);
+fn doctor_writable_file(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &copy_of_qemu_arm(lab, 0o775), "F");
     mends(lab, "problem", "writable-file", "which other users can change");
     sound(lab);
 }
 
-fn credentials(lab: &Lab) {
+kernel_test!(doctor_credentials);
+fn doctor_credentials(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &qemu_arm(), "FC");
     mends(lab, "note", "credentials", "qemu-arm has the flag C, set by");
     sound(lab);
 }
 
-fn shadowed(lab: &Lab) {
+kernel_test!(doctor_shadowed);
+fn doctor_shadowed(lab: &Lab) {
     // All of its files.
     register(lab, "qemu-arm", ARM, &qemu_arm(), "F");
     register(lab, "rosetta", ARM, &lab.executable("rosetta", &native(2)), "F");
@@ -394,7 +378,8 @@ fn shadowed(lab: &Lab) {
     sound(lab);
 }
 
-fn overlap(lab: &Lab) {
+kernel_test!(doctor_overlap);
+fn doctor_overlap(lab: &Lab) {
     register(lab, "older", "M::AB:", Path::new("/bin/sh"), "");
     register(lab, "newer", "M:1:BC:", Path::new("/bin/sh"), "");
     let finding =
@@ -404,7 +389,8 @@ fn overlap(lab: &Lab) {
     gone(lab, "note", "overlap", "");
 }
 
-fn broken(lab: &Lab) {
+kernel_test!(doctor_broken);
+fn doctor_broken(lab: &Lab) {
     // Zeros are no instructions that lead anywhere.
     let mut crashing = native(2);
     let code = crashing.len() - 10;
@@ -423,8 +409,9 @@ fn broken(lab: &Lab) {
     assert!(ran.status == 1 && ran.stdout.contains(cure), "{ran:#?}");
 }
 
+kernel_test!(doctor_broken_of_another);
 /// One that is not QEMU's: its files are not judged, what comes of executing it is.
-fn broken_of_another(lab: &Lab) {
+fn doctor_broken_of_another(lab: &Lab) {
     for flags in ["", "F"] {
         let path = lab.executable("box64", b"");
         register(lab, "box64", ARM, &path, flags);
@@ -437,7 +424,8 @@ fn broken_of_another(lab: &Lab) {
     }
 }
 
-fn interim(lab: &Lab) {
+kernel_test!(doctor_interim);
+fn doctor_interim(lab: &Lab) {
     // Interrupted before the new handler got its name, and after that.
     register(lab, "qemu-arm.qus-123", ARM, &qemu_arm(), "F");
     mends(lab, "problem", "interim", "qemu-arm.qus-123 was left behind");
@@ -462,7 +450,8 @@ fn promise(lab: &Lab) {
     assert!(finding["text"].as_str().unwrap().ends_with("its interpreter /missing does not exist"));
 }
 
-fn promised(lab: &Lab) {
+kernel_test!(doctor_promised);
+fn doctor_promised(lab: &Lab) {
     promise(lab);
     let cure = mends(lab, "note", "promised", "promised is promised by /run/binfmt.d/test.conf");
     assert_eq!(cure, "qus apply /run/binfmt.d/test.conf");
@@ -470,8 +459,9 @@ fn promised(lab: &Lab) {
     sound(lab);
 }
 
+kernel_test!(doctor_promised_with_systemd);
 /// Under systemd, too, the cure removes nothing that is in no configuration.
-fn promised_with_systemd(lab: &Lab) {
+fn doctor_promised_with_systemd(lab: &Lab) {
     promise(lab);
     systemd();
     lab.handler("mine", "s390x", &downloads::interpreter("s390x"), Flags::FIX_BINARY);
@@ -501,7 +491,8 @@ pub(crate) fn quiet() {
 /// A folder that systemd-binfmt reads.
 pub(crate) const PROMISES: &str = "/run/binfmt.d";
 
-fn wsl(lab: &Lab) {
+kernel_test!(doctor_wsl);
+fn doctor_wsl(lab: &Lab) {
     let version = lab.path("version");
     fs::write(&version, "Linux version 6.6.87.2-microsoft-standard-WSL2\n").unwrap();
     bind(&version, "/proc/version");
@@ -510,8 +501,9 @@ fn wsl(lab: &Lab) {
     assert!(lab.entries()["WSLInterop"].contains("interpreter /init\nflags: P\n"));
 }
 
+kernel_test!(doctor_emulator);
 /// No emulator with a known defect is to be had here: one that says it is.
-fn emulator(lab: &Lab) {
+fn doctor_emulator(lab: &Lab) {
     let says = b"#!/bin/sh\necho qemu-aarch64 version 9.2.1\n";
     let path = lab.executable("qemu-aarch64", says);
     lab.handler("qemu-aarch64", "aarch64", &path, Flags::FIX_BINARY);
@@ -524,7 +516,8 @@ fn emulator(lab: &Lab) {
     sound(lab);
 }
 
-fn in_memory(lab: &Lab) {
+kernel_test!(doctor_in_memory);
+fn doctor_in_memory(lab: &Lab) {
     lab.done(["register", "--in-memory", "arm"]);
     found(lab, "ok", "in-memory", ", in memory, and holds ");
     sound(lab);
@@ -532,7 +525,8 @@ fn in_memory(lab: &Lab) {
     gone(lab, "ok", "in-memory", "");
 }
 
-fn engines(lab: &Lab) {
+kernel_test!(doctor_engines);
+fn doctor_engines(lab: &Lab) {
     fs::create_dir(lab.path("engines")).unwrap();
     let with = |engine: &str| {
         lab.executable(&format!("engines/{engine}"), b"");
@@ -575,7 +569,8 @@ impl Drop for Builder {
     }
 }
 
-fn builder_that_started_too_early(lab: &Lab) {
+kernel_test!(doctor_builder_that_started_too_early);
+fn doctor_builder_that_started_too_early(lab: &Lab) {
     lab.copy("buildkitd", Path::new("/bin/sleep"));
     let elsewhere = Builder::start(lab, &["unshare", "-U"]);
     let mut early = Builder::start(lab, &[]);
@@ -602,8 +597,9 @@ fn builder_that_started_too_early(lab: &Lab) {
     sound(lab);
 }
 
+kernel_test!(doctor_security);
 /// The modules themselves cannot be switched on here; the files by which they tell can be.
-fn security(lab: &Lab) {
+fn doctor_security(lab: &Lab) {
     if !Path::new("/sys/fs").exists() {
         crate::skip::skip("there is no sysfs here");
     }
@@ -621,8 +617,9 @@ fn security(lab: &Lab) {
     found(lab, "ok", "security", "active: AppArmor");
 }
 
+kernel_test!(doctor_namespaces);
 /// The setting is one of each user namespace.
-fn namespaces(lab: &Lab) {
+fn doctor_namespaces(lab: &Lab) {
     found(lab, "ok", "namespaces", "user namespaces are to be had");
     fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
     let cure = mends(lab, "note", "namespaces", "a setting keeps user namespaces from unprivileged users");

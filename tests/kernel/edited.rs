@@ -4,18 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use crate::Test;
 use crate::downloads::interpreter;
 use crate::lab::{Lab, Ran};
 use crate::persist::host;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("an_edited_file_stays_as_it_is", stays),
-    Test::new("an_edited_service_stays_as_it_is", service),
-    Test::new("an_exported_file_that_was_edited_stays", exported),
-    Test::new("a_copy_without_a_file_is_removed", orphan),
-    Test::new("a_copy_of_another_name_is_removed", renamed),
-];
 
 const ARM: &str = "/etc/binfmt.d/qus-arm.conf";
 const S390X: &str = "/etc/binfmt.d/qus-s390x.conf";
@@ -32,8 +23,9 @@ fn names(directory: &str) -> Vec<String> {
     names
 }
 
+kernel_test!(an_edited_file_stays_as_it_is);
 /// Every way to edit a file, each found.
-fn stays(lab: &Lab) {
+fn an_edited_file_stays_as_it_is(lab: &Lab) {
     host(lab);
     let ran = persist(lab, &["arm", "s390x"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
@@ -87,7 +79,8 @@ fn stays(lab: &Lab) {
     assert!(!Path::new(ARM).exists() && !Path::new("/usr/local/lib/qus").exists());
 }
 
-fn service(lab: &Lab) {
+kernel_test!(an_edited_service_stays_as_it_is);
+fn an_edited_service_stays_as_it_is(lab: &Lab) {
     host(lab);
     fs::remove_dir_all("/run/systemd").unwrap();
     fs::create_dir("/run/openrc").unwrap();
@@ -105,7 +98,8 @@ fn service(lab: &Lab) {
     }
 }
 
-fn exported(lab: &Lab) {
+kernel_test!(an_exported_file_that_was_edited_stays);
+fn an_exported_file_that_was_edited_stays(lab: &Lab) {
     let words = ["export", "--format", "systemd", "--output", "rules", "arm"];
     lab.done(words);
     let path = lab.path("rules/qus-arm.conf");
@@ -115,8 +109,9 @@ fn exported(lab: &Lab) {
     assert_eq!(fs::read_to_string(&path).unwrap(), edited);
 }
 
+kernel_test!(a_copy_without_a_file_is_removed);
 /// A process was killed between the copy and the file.
-fn orphan(lab: &Lab) {
+fn a_copy_without_a_file_is_removed(lab: &Lab) {
     host(lab);
     for words in [&["register", "--persist", "--interpreter-dir", "q", "arm"][..], &["reset", "--persist"]] {
         fs::create_dir_all(COPIES).unwrap();
@@ -134,7 +129,8 @@ fn orphan(lab: &Lab) {
     assert_eq!(names(COPIES), ["qemu-s390x-static"]);
 }
 
-fn renamed(lab: &Lab) {
+kernel_test!(a_copy_of_another_name_is_removed);
+fn a_copy_of_another_name_is_removed(lab: &Lab) {
     host(lab);
     lab.copy("q/emulator", &interpreter("arm"));
     for (words, left) in [

@@ -7,31 +7,14 @@ use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 
-use crate::Test;
 use crate::lab::{Lab, order};
-use crate::namespace::{INSTANCE, Identity, mount_instance};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test { identity: Identity::Somebody, ..Test::new("who_is_not_root_is_told", not_root) },
-    Test::new("who_may_not_change_handlers_is_told", not_permitted),
-    Test { mounted: false, ..Test::new("who_may_not_mount_is_told", no_right_to_mount) },
-    Test {
-        mounted: false,
-        identity: Identity::Somebody,
-        ..Test::new("somebody_who_may_not_mount_is_told", somebody_may_not_mount)
-    },
-    Test { mounted: false, ..Test::new("what_is_missing_is_mounted", mounts) },
-    Test::new("a_read_only_instance_is_said", read_only),
-    Test::new("a_read_only_bind_mount_is_said", read_only_bind),
-    Test { mounted: false, ..Test::new("a_kernel_without_binfmt_misc_is_said", no_support) },
-    Test::new("another_directory_is_no_instance", other_directory),
-    Test::new("an_instance_may_be_mounted_elsewhere", elsewhere),
-];
+use crate::namespace::{INSTANCE, mount_instance};
 
 /// What starts a program as root without a right: as in a container that gave them up.
 const POWERLESS: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
 
-fn not_root(lab: &Lab) {
+kernel_test!(who_is_not_root_is_told, somebody);
+fn who_is_not_root_is_told(lab: &Lab) {
     let message = "not permitted to register in /proc/sys/fs/binfmt_misc: only root may";
     for words in [&["register", "arm"][..], &["register", "all"], &["register", "--no-verify", "linux/arm64"]]
     {
@@ -44,7 +27,8 @@ fn not_root(lab: &Lab) {
     lab.done(["reset"]);
 }
 
-fn not_permitted(lab: &Lab) {
+kernel_test!(who_may_not_change_handlers_is_told);
+fn who_may_not_change_handlers_is_told(lab: &Lab) {
     lab.done(["register", "arm"]);
     for file in ["register", "qemu-arm"] {
         fs::set_permissions(Path::new(INSTANCE).join(file), fs::Permissions::from_mode(0o444)).unwrap();
@@ -64,7 +48,8 @@ const NOT_MOUNTED: &str =
     "binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc, and mounting it is not permitted here";
 const MOUNT: &str = "sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc";
 
-fn no_right_to_mount(lab: &Lab) {
+kernel_test!(who_may_not_mount_is_told, unmounted);
+fn who_may_not_mount_is_told(lab: &Lab) {
     let another_mount_namespace = ["unshare", "--user", "--map-root-user"];
     for wrapper in [&POWERLESS[..], &another_mount_namespace] {
         lab.refused_under(wrapper, ["register", "arm"], 2, NOT_MOUNTED).cured_by(MOUNT);
@@ -75,7 +60,8 @@ fn no_right_to_mount(lab: &Lab) {
     commands_without_instance(lab);
 }
 
-fn somebody_may_not_mount(lab: &Lab) {
+kernel_test!(somebody_who_may_not_mount_is_told, unmounted, somebody);
+fn somebody_who_may_not_mount_is_told(lab: &Lab) {
     lab.refused(["register", "arm"], 2, NOT_MOUNTED).cured_by("sudo qus register arm");
     commands_without_instance(lab);
 }
@@ -96,7 +82,8 @@ fn commands_without_instance(lab: &Lab) {
     lab.done(["show"]);
 }
 
-fn mounts(lab: &Lab) {
+kernel_test!(what_is_missing_is_mounted, unmounted);
+fn what_is_missing_is_mounted(lab: &Lab) {
     let ran = lab.qus(["register", "arm"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
     let message = "mounted binfmt_misc on /proc/sys/fs/binfmt_misc: an instance of this user namespace, \
@@ -119,14 +106,16 @@ fn cannot_write(lab: &Lab, path: &str) {
     assert!(lab.done(["--instance", path, "enable", "arm"]).contains(" unchanged "));
 }
 
-fn read_only(lab: &Lab) {
+kernel_test!(a_read_only_instance_is_said);
+fn a_read_only_instance_is_said(lab: &Lab) {
     lab.done(["register", "arm"]);
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     mount(None::<&str>, INSTANCE, None::<&str>, flags, None::<&str>).unwrap();
     cannot_write(lab, INSTANCE);
 }
 
-fn read_only_bind(lab: &Lab) {
+kernel_test!(a_read_only_bind_mount_is_said);
+fn a_read_only_bind_mount_is_said(lab: &Lab) {
     lab.done(["register", "arm"]);
     let place = lab.path("bind");
     fs::create_dir(&place).unwrap();
@@ -136,7 +125,8 @@ fn read_only_bind(lab: &Lab) {
     cannot_write(lab, place.to_str().unwrap());
 }
 
-fn no_support(lab: &Lab) {
+kernel_test!(a_kernel_without_binfmt_misc_is_said, unmounted);
+fn a_kernel_without_binfmt_misc_is_said(lab: &Lab) {
     mount(Some("none"), "/proc/sys/fs", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
     let message = "this kernel has no binfmt_misc: /proc/sys/fs/binfmt_misc does not exist";
     let register = ["register", "arm"];
@@ -146,7 +136,8 @@ fn no_support(lab: &Lab) {
     }
 }
 
-fn other_directory(lab: &Lab) {
+kernel_test!(another_directory_is_no_instance);
+fn another_directory_is_no_instance(lab: &Lab) {
     let place = lab.path("somewhere");
     fs::create_dir(&place).unwrap();
     let path = place.to_str().unwrap();
@@ -162,7 +153,8 @@ fn other_directory(lab: &Lab) {
     assert!(file.stderr.contains("Not a directory"), "{file:#?}");
 }
 
-fn elsewhere(lab: &Lab) {
+kernel_test!(an_instance_may_be_mounted_elsewhere);
+fn an_instance_may_be_mounted_elsewhere(lab: &Lab) {
     let place = lab.path("instance");
     fs::create_dir(&place).unwrap();
     mount_instance(&place, MsFlags::empty());

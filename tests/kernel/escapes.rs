@@ -7,19 +7,10 @@ use std::process::Command;
 
 use qus::binfmt::Flags;
 
-use crate::Test;
 use crate::build::{Tree, ar, deb};
 use crate::downloads::interpreter;
 use crate::faults::tells_a_version;
 use crate::lab::{Lab, QUS, Ran, run};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("what_is_typed_cannot_command_a_terminal", typed),
-    Test::new("what_is_read_cannot_command_a_terminal", read),
-    Test::new("what_the_environment_says_cannot_command_a_terminal", environment),
-    Test::new("a_progress_bar_cannot_be_made_to_command_a_terminal", bar),
-    Test::new("other_tools_words_cannot_command_a_terminal", tools),
-];
 
 /// Commands of every kind: C0, DEL, C1, and to write from right to left.
 const EVIL: &str = "\u{1b}]0;owned\u{7}\u{9b}2J\u{7f}\u{202e}\u{2066}";
@@ -43,7 +34,8 @@ fn prints_plain_text(lab: &Lab, words: &[&str]) {
     ran.json();
 }
 
-fn typed(lab: &Lab) {
+kernel_test!(what_is_typed_cannot_command_a_terminal);
+fn what_is_typed_cannot_command_a_terminal(lab: &Lab) {
     let evil = |begin: &str, end: &str| format!("{begin}{EVIL}{end}");
     let (path, archive, address) = (evil("", "/x"), evil("", ".deb"), evil("https://localhost:1/", ".tar"));
     let option = evil("--", "");
@@ -90,7 +82,8 @@ fn name(begin: &str) -> String {
     format!("{begin}{EVIL}")
 }
 
-fn read(lab: &Lab) {
+kernel_test!(what_is_read_cannot_command_a_terminal);
+fn what_is_read_cannot_command_a_terminal(lab: &Lab) {
     files_and_handlers(lab);
     if cfg!(target_arch = "x86_64") {
         printing_interpreters(lab);
@@ -183,7 +176,8 @@ fn packages(lab: &Lab) {
     fs::write(lab.path("hostile.tar"), hostile).unwrap();
 }
 
-fn environment(lab: &Lab) {
+kernel_test!(what_the_environment_says_cannot_command_a_terminal);
+fn what_the_environment_says_cannot_command_a_terminal(lab: &Lab) {
     fs::create_dir(lab.path(EVIL)).unwrap();
     let evil = lab.path(EVIL);
     for (variable, value) in [
@@ -217,8 +211,9 @@ fn environment(lab: &Lab) {
     is_plain(&run(lab.program(&[], ["doctor"]).env("QUS_INTERPRETER_DIR", &evil).env("TMPDIR", &evil)));
 }
 
+kernel_test!(a_progress_bar_cannot_be_made_to_command_a_terminal);
 /// A terminal of its own (`script(1)`), which gets the bar's own commands, and none of a package's.
-fn bar(lab: &Lab) {
+fn a_progress_bar_cannot_be_made_to_command_a_terminal(lab: &Lab) {
     let control = format!("Package: qemu{EVIL}\nVersion: 1\nArchitecture: all\n");
     let control = Tree::new().file("./control", control.as_bytes()).done();
     let data = Tree::new().file("./usr/bin/qemu-arm-static", &fs::read(interpreter("arm")).unwrap()).done();
@@ -235,7 +230,8 @@ fn bar(lab: &Lab) {
     }
 }
 
-fn tools(lab: &Lab) {
+kernel_test!(other_tools_words_cannot_command_a_terminal);
+fn other_tools_words_cannot_command_a_terminal(lab: &Lab) {
     let as_tool = |tool: &str, words: &[&str]| {
         let path = lab.path(tool);
         if !path.exists() {

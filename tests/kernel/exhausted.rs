@@ -4,16 +4,8 @@ use std::fs;
 
 use nix::mount::{MsFlags, mount, umount};
 
-use crate::Test;
 use crate::downloads::interpreter;
 use crate::lab::{Lab, run};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("a_bundle_without_space_leaves_what_was_there", bundle),
-    Test::new("fetch_and_bundle_on_a_read_only_disk_are_refused", read_only),
-    Test::new("probes_without_space_leave_what_was_there", probes),
-    Test::new("little_memory_leaves_what_was_there", memory),
-];
 
 /// A file system of `size` in a folder, with a file `name` in it.
 fn small_disk(lab: &Lab, folder: &str, size: &str, name: &str) {
@@ -31,7 +23,8 @@ fn is_as_it_was(lab: &Lab, folder: &str, name: &str) {
     assert_eq!(fs::read_to_string(lab.path(folder).join(name)).unwrap(), "as it was");
 }
 
-fn bundle(lab: &Lab) {
+kernel_test!(a_bundle_without_space_leaves_what_was_there);
+fn a_bundle_without_space_leaves_what_was_there(lab: &Lab) {
     crate::lab::needs_static_qus();
     small_disk(lab, "dest", "1m", "qus-arm");
     let words = ["bundle", "-o", "dest/qus-arm", "arm"];
@@ -40,7 +33,8 @@ fn bundle(lab: &Lab) {
     umount(&lab.path("dest")).unwrap();
 }
 
-fn read_only(lab: &Lab) {
+kernel_test!(fetch_and_bundle_on_a_read_only_disk_are_refused);
+fn fetch_and_bundle_on_a_read_only_disk_are_refused(lab: &Lab) {
     crate::lab::needs_static_qus();
     small_disk(lab, "dest", "64m", "qemu-arm-static");
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
@@ -58,8 +52,9 @@ fn read_only(lab: &Lab) {
     umount(&lab.path("dest")).unwrap();
 }
 
+kernel_test!(probes_without_space_leave_what_was_there);
 /// No directory for temporary files has room for a probe, or lets it run.
-fn probes(lab: &Lab) {
+fn probes_without_space_leave_what_was_there(lab: &Lab) {
     lab.done(["register", "arm"]);
     let before = lab.entries();
     small_disk(lab, "tmp", "8k", "full");
@@ -82,8 +77,9 @@ fn probes(lab: &Lab) {
     lab.done(["register", "s390x"]);
 }
 
+kernel_test!(little_memory_leaves_what_was_there);
 /// With every limit on memory from none at all to plenty: it is done, or it is not, and never said when it is not.
-fn memory(lab: &Lab) {
+fn little_memory_leaves_what_was_there(lab: &Lab) {
     lab.done(["register", "arm"]);
     let wanted = lab.entries();
     lab.done(["reset"]);

@@ -8,21 +8,8 @@ use serde_json::Value;
 
 use qus::arch::ARCHES;
 
-use crate::Test;
 use crate::downloads;
 use crate::lab::{Lab, Ran, order, run};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("export_prints_what_register_registers", same),
-    Test::new("export_says_the_same_each_time", stable),
-    Test::new("export_knows_paths_that_are_not_here", elsewhere),
-    Test::new("export_leaves_the_machines_own_family_out", native),
-    Test::new("export_writes_files_and_spares_those_of_others", folder),
-    Test::new("export_says_what_it_cannot", refusals),
-    Test::new("an_exported_script_registers_and_removes", script),
-    Test::new("export_needs_no_root", same_as_somebody).somebody(),
-    Test::new("export_needs_no_instance", unmounted).unmounted(),
-];
 
 const FORMATS: [&str; 6] = ["systemd", "binfmt-support", "openrc", "nix", "register", "json"];
 
@@ -31,7 +18,8 @@ fn all(lab: &Lab, format: &str) -> String {
     lab.done(["export", "all", "--format", format])
 }
 
-fn same(lab: &Lab) {
+kernel_test!(export_prints_what_register_registers);
+fn export_prints_what_register_registers(lab: &Lab) {
     let lines = all(lab, "register");
     for line in lines.lines() {
         lab.register(line.as_bytes()).unwrap();
@@ -50,7 +38,8 @@ fn same(lab: &Lab) {
     assert_eq!(rules, lines.lines().collect::<Vec<_>>());
 }
 
-fn stable(lab: &Lab) {
+kernel_test!(export_says_the_same_each_time);
+fn export_says_the_same_each_time(lab: &Lab) {
     for format in FORMATS {
         let once = lab.done(["export", "arm", "aarch64", "--format", format]);
         assert!(!once.is_empty());
@@ -66,7 +55,8 @@ fn stable(lab: &Lab) {
 /// A template for interpreters that are nowhere.
 const NOWHERE: &str = "/nowhere/{arch}/emulator";
 
-fn elsewhere(lab: &Lab) {
+kernel_test!(export_knows_paths_that_are_not_here);
+fn export_knows_paths_that_are_not_here(lab: &Lab) {
     let value = lab.json(["export", "arm64", "--format", "json", "--interpreter-path", NOWHERE]);
     let rules = value["rules"].as_array().unwrap();
     assert_eq!(rules.len(), 1, "{value:#}");
@@ -93,7 +83,8 @@ fn elsewhere(lab: &Lab) {
     assert!(named.contains(&"x86_64".to_owned()) && named.contains(&"arm".to_owned()), "{named:?}");
 }
 
-fn native(lab: &Lab) {
+kernel_test!(export_leaves_the_machines_own_family_out);
+fn export_leaves_the_machines_own_family_out(lab: &Lab) {
     let own = std::env::consts::ARCH;
     let value = lab.json(["export", "all", "--format", "json", "--interpreter-path", NOWHERE]);
     assert!(!value.to_string().contains(&format!("\"arch\":\"{own}\"")), "{value:#}");
@@ -112,7 +103,8 @@ fn files(lab: &Lab, folder: &str) -> BTreeMap<String, (u32, String)> {
         .collect()
 }
 
-fn folder(lab: &Lab) {
+kernel_test!(export_writes_files_and_spares_those_of_others);
+fn export_writes_files_and_spares_those_of_others(lab: &Lab) {
     let write =
         |format: &str| lab.qus(["export", "arm", "microblaze", "--format", format, "-o", "made/here"]);
     let done = |ran: Ran| {
@@ -157,7 +149,8 @@ fn folder(lab: &Lab) {
     assert_eq!(files(lab, "made/here"), before);
 }
 
-fn refusals(lab: &Lab) {
+kernel_test!(export_says_what_it_cannot);
+fn export_says_what_it_cannot(lab: &Lab) {
     let own = lab.path("empty");
     fs::create_dir(&own).unwrap();
     let words = ["export", "arm", "--format", "systemd", "--interpreter-dir", "empty"];
@@ -182,9 +175,10 @@ fn refusals(lab: &Lab) {
     assert!(ran.stderr.contains("file/in/qus-arm.conf"), "{ran:#?}");
 }
 
+kernel_test!(an_exported_script_registers_and_removes);
 /// The script of OpenRC, in a plain shell with stand-ins for the three functions of OpenRC that it calls. OpenRC itself
 /// runs it in `.ci/e2e/persist`.
-fn script(lab: &Lab) {
+fn an_exported_script_registers_and_removes(lab: &Lab) {
     let words = ["export", "arm", "microblaze", "--format", "openrc", "-o", "."];
     lab.done(words);
     let shell = |command: &str| {
@@ -216,13 +210,15 @@ fn script(lab: &Lab) {
     assert!(order().contains(&"qemu-arm".to_owned()));
 }
 
-fn same_as_somebody(lab: &Lab) {
+kernel_test!(export_needs_no_root, somebody);
+fn export_needs_no_root(lab: &Lab) {
     let path = downloads::distribution().join("qemu-arm-static");
     let line = lab.done(["export", "arm", "--format", "register"]);
     assert!(line.ends_with(&format!(":{}:POF\n", path.display())), "{line}");
 }
 
-fn unmounted(lab: &Lab) {
+kernel_test!(export_needs_no_instance, unmounted);
+fn export_needs_no_instance(lab: &Lab) {
     let line = lab.done(["export", "arm", "--format", "register", "--instance", "/nowhere"]);
     assert!(line.starts_with(":qemu-arm:M:"), "{line}");
     assert!(order().is_empty());

@@ -15,23 +15,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use qus::binfmt::Flags;
 
-use crate::Test;
 use crate::build::{Tree, deb};
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, Ran, busybox, run};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("faults_in_register", register).with_strace(),
-    Test::new("faults_in_replace", replace).with_strace(),
-    Test::new("faults_in_replace_of_what_is_disabled", replace_disabled).with_strace(),
-    Test::new("what_is_not_proven_again_is_put_back", not_proven_again).with_strace(),
-    Test::new("an_interrupted_register_takes_back_what_is_unproven", interrupted).with_strace(),
-    Test::new("faults_in_register_in_memory", in_memory).with_strace(),
-    Test::new("faults_in_reset", reset).with_strace(),
-    Test::new("faults_in_fetch", fetch).with_strace(),
-    Test::new("faults_in_bundle", bundle).with_strace(),
-    Test::new("faults_in_run", run_program).with_strace(),
-];
 
 /// Faults of a command that are tried in every run of the tests.
 pub(crate) const SAMPLE: usize = 24;
@@ -314,19 +300,22 @@ fn registers(lab: &Lab, words: &[&str], prepare: &dyn Fn()) {
     .play();
 }
 
-fn register(lab: &Lab) {
+kernel_test!(faults_in_register, with_strace);
+fn faults_in_register(lab: &Lab) {
     registers(lab, &["register", "arm"], &|| with_foreign(lab));
 }
 
-fn replace(lab: &Lab) {
+kernel_test!(faults_in_replace, with_strace);
+fn faults_in_replace(lab: &Lab) {
     registers(lab, &["register", "arm"], &|| {
         with_foreign(lab);
         lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::PRESERVE_ARGV0);
     });
 }
 
+kernel_test!(what_is_not_proven_again_is_put_back, with_strace);
 /// The last process that qus starts proves the handler under its final name. It cannot be started.
-fn not_proven_again(lab: &Lab) {
+fn what_is_not_proven_again_is_put_back(lab: &Lab) {
     let words = ["register", "arm"];
     for enabled in ["1", "0"] {
         with_foreign(lab);
@@ -359,8 +348,9 @@ fn not_proven_again(lab: &Lab) {
     }
 }
 
+kernel_test!(an_interrupted_register_takes_back_what_is_unproven, with_strace);
 /// Ctrl-C, at any moment, of a registration whose proof will fail: what was there is as it was.
-fn interrupted(lab: &Lab) {
+fn an_interrupted_register_takes_back_what_is_unproven(lab: &Lab) {
     let prepare = || {
         with_foreign(lab);
         lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::PRESERVE_ARGV0);
@@ -397,7 +387,8 @@ fn interrupted(lab: &Lab) {
     assert!(ended_by_it >= 5, "{ended_by_it} of {counts:?}");
 }
 
-fn replace_disabled(lab: &Lab) {
+kernel_test!(faults_in_replace_of_what_is_disabled, with_strace);
+fn faults_in_replace_of_what_is_disabled(lab: &Lab) {
     registers(lab, &["register", "arm"], &|| {
         with_foreign(lab);
         lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::FIX_BINARY);
@@ -405,11 +396,13 @@ fn replace_disabled(lab: &Lab) {
     });
 }
 
-fn in_memory(lab: &Lab) {
+kernel_test!(faults_in_register_in_memory, with_strace);
+fn faults_in_register_in_memory(lab: &Lab) {
     registers(lab, &["register", "--in-memory", "arm"], &|| with_foreign(lab));
 }
 
-fn reset(lab: &Lab) {
+kernel_test!(faults_in_reset, with_strace);
+fn faults_in_reset(lab: &Lab) {
     let prepare = || {
         with_foreign(lab);
         for arch in ["arm", "s390x", "mips"] {
@@ -481,14 +474,16 @@ fn writes(lab: &Lab, words: &[&str], file: &str, sample: usize) {
     .play();
 }
 
-fn fetch(lab: &Lab) {
+kernel_test!(faults_in_fetch, with_strace);
+fn faults_in_fetch(lab: &Lab) {
     let content = fs::read(interpreter("arm")).unwrap();
     let tree = Tree::new().file("./usr/bin/qemu-arm-static", &content).done();
     fs::write(lab.path("some.deb"), deb(".gz", &tree)).unwrap();
     writes(lab, &["fetch", "--from", "some.deb", "--dest", "dest", "arm"], "qemu-arm-static", SAMPLE);
 }
 
-fn bundle(lab: &Lab) {
+kernel_test!(faults_in_bundle, with_strace);
+fn faults_in_bundle(lab: &Lab) {
     crate::lab::needs_static_qus();
     if cfg!(target_arch = "x86_64") {
         fs::create_dir(lab.path("one")).unwrap();
@@ -517,7 +512,8 @@ pub(crate) fn tells_a_version() -> Vec<u8> {
     [file.as_slice(), code, said].concat()
 }
 
-fn run_program(lab: &Lab) {
+kernel_test!(faults_in_run, with_strace);
+fn faults_in_run(lab: &Lab) {
     with_foreign(lab);
     let before = lab.entries();
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();

@@ -10,20 +10,10 @@ use std::path::{Path, PathBuf};
 
 use qus::binfmt::Flags;
 
-use crate::Test;
 use crate::downloads::interpreter;
 use crate::faults::{SAMPLE, Scene, instance_is_sound, with_foreign};
 use crate::lab::{Lab, OURS, Ran, busybox};
 use crate::persist::{FOLDERS, host};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("faults_in_persist", persist).with_strace(),
-    Test::new("faults_in_persist_of_another_version", another_version).with_strace(),
-    Test::new("faults_in_persist_with_openrc", openrc).with_strace(),
-    Test::new("faults_in_reset_persist", reset).with_strace(),
-    Test::new("faults_in_reset_persist_with_openrc", reset_openrc).with_strace(),
-    Test::new("faults_in_apply", apply).with_strace(),
-];
 
 /// Begins the names of files that are not complete.
 const DRAFT: &str = ".qus-new-";
@@ -168,7 +158,8 @@ fn persists(lab: &Lab, sample: usize, prepare: &dyn Fn()) {
     .play();
 }
 
-fn persist(lab: &Lab) {
+kernel_test!(faults_in_persist, with_strace);
+fn faults_in_persist(lab: &Lab) {
     host(lab);
     persists(lab, SAMPLE, &|| {
         with_foreign(lab);
@@ -176,7 +167,8 @@ fn persist(lab: &Lab) {
     });
 }
 
-fn openrc(lab: &Lab) {
+kernel_test!(faults_in_persist_with_openrc, with_strace);
+fn faults_in_persist_with_openrc(lab: &Lab) {
     host(lab);
     persists(lab, SAMPLE / 2, &|| {
         with_foreign(lab);
@@ -184,8 +176,9 @@ fn openrc(lab: &Lab) {
     });
 }
 
+kernel_test!(faults_in_persist_of_another_version, with_strace);
 /// What lasts is of one version, and another one is at hand: file and handler change places, under the same names.
-fn another_version(lab: &Lab) {
+fn faults_in_persist_of_another_version(lab: &Lab) {
     host(lab);
     with_foreign(lab);
     restore(&of_others(), SYSTEMD);
@@ -261,16 +254,19 @@ fn resets(lab: &Lab, init: &str, sample: usize) {
     .play();
 }
 
-fn reset(lab: &Lab) {
+kernel_test!(faults_in_reset_persist, with_strace);
+fn faults_in_reset_persist(lab: &Lab) {
     resets(lab, SYSTEMD, SAMPLE);
 }
 
-fn reset_openrc(lab: &Lab) {
+kernel_test!(faults_in_reset_persist_with_openrc, with_strace);
+fn faults_in_reset_persist_with_openrc(lab: &Lab) {
     resets(lab, OPENRC, SAMPLE / 2);
 }
 
+kernel_test!(faults_in_apply, with_strace);
 /// One rule that is new, one that has drifted, one that is there already.
-fn apply(lab: &Lab) {
+fn faults_in_apply(lab: &Lab) {
     let line = |arch: &str| lab.done(["export", arch, "--format", "register"]);
     fs::write(lab.path("some.conf"), ["arm", "s390x", "mips"].map(line).concat()).unwrap();
     let prepare = || {

@@ -6,25 +6,9 @@ use std::path::Path;
 
 use nix::mount::{MsFlags, mount, umount};
 
-use crate::Test;
 use crate::build::{Cpio, Tree, apk, ar, control, deb, descriptor, docker, oci, pack, rpm};
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, Ran, busybox, order};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("fetch_takes_from_a_folder", folder),
-    Test::new("fetch_takes_a_single_file", file),
-    Test::new("fetch_takes_from_a_package", package),
-    Test::new("fetch_says_what_is_missing", missing),
-    Test::new("fetch_says_what_is_unfit", unfit),
-    Test::new("a_damaged_package_is_refused", damaged),
-    Test::new("a_hostile_package_is_refused", hostile),
-    Test::new("fetch_without_a_place_is_refused", no_place),
-    Test::new("fetch_without_space_leaves_what_was_there", no_space),
-    Test::new("register_takes_from_every_shape", every_shape),
-    Test::new("register_takes_from_a_folder", register),
-    Test::new("register_takes_from_the_named_source_alone", source_alone),
-];
 
 /// The interpreters in the folder `dest`, with their sizes.
 fn files(lab: &Lab) -> BTreeMap<String, u64> {
@@ -47,7 +31,8 @@ fn refused(lab: &Lab, source: &str, message: &str) -> Ran {
     lab.refused(["fetch", "--from", source, "--dest", "dest", "all"], 2, message)
 }
 
-fn folder(lab: &Lab) {
+kernel_test!(fetch_takes_from_a_folder);
+fn fetch_takes_from_a_folder(lab: &Lab) {
     let source = downloads::distribution();
     let words = ["fetch", "--from", source.to_str().unwrap(), "--dest", "dest", "arm", "linux/s390x"];
     let dest = lab.path("dest");
@@ -81,7 +66,8 @@ fn folder(lab: &Lab) {
     assert!(order().is_empty());
 }
 
-fn file(lab: &Lab) {
+kernel_test!(fetch_takes_a_single_file);
+fn fetch_takes_a_single_file(lab: &Lab) {
     let source = interpreter("arm");
     let source = source.to_str().unwrap();
     assert!(lab.done(["fetch", "--from", source, "--dest", "dest", "all"]).contains(" fetched "));
@@ -96,7 +82,8 @@ fn tree() -> Tree {
     Tree::new().file("./usr/bin/qemu-arm-static", &fs::read(interpreter("arm")).unwrap())
 }
 
-fn package(lab: &Lab) {
+kernel_test!(fetch_takes_from_a_package);
+fn fetch_takes_from_a_package(lab: &Lab) {
     fs::write(lab.path("some.deb"), deb(".gz", &tree().done())).unwrap();
     let words = ["fetch", "--from", "some.deb", "--dest", "dest", "arm"];
     let said = lab.done(words);
@@ -114,7 +101,8 @@ fn package(lab: &Lab) {
     assert!(lab.done(words).contains(" unchanged "));
 }
 
-fn missing(lab: &Lab) {
+kernel_test!(fetch_says_what_is_missing);
+fn fetch_says_what_is_missing(lab: &Lab) {
     fs::write(lab.path("some.deb"), deb("", &tree().done())).unwrap();
     let message = "the source has no static interpreter for s390x sparc";
     let words = ["fetch", "--from", "some.deb", "--dest", "dest", "arm", "s390x", "sparc"];
@@ -136,7 +124,8 @@ fn missing(lab: &Lab) {
     lab.refused(words, 2, "the source has no static interpreter for anything");
 }
 
-fn unfit(lab: &Lab) {
+kernel_test!(fetch_says_what_is_unfit);
+fn fetch_says_what_is_unfit(lab: &Lab) {
     lab.copy("source/qemu-arm-static", Path::new("/bin/true"));
     lab.copy("source/qemu-s390x-static", &downloads::busybox("s390x"));
     lab.link("source/qemu-mips-static", &interpreter("mips"));
@@ -161,7 +150,8 @@ fn unfit(lab: &Lab) {
     assert_eq!(order(), ["qemu-mips"]);
 }
 
-fn damaged(lab: &Lab) {
+kernel_test!(a_damaged_package_is_refused);
+fn a_damaged_package_is_refused(lab: &Lab) {
     let good = deb(".gz", &tree().done());
     let write = |content: &[u8]| fs::write(lab.path("some.deb"), content).unwrap();
     write(b"<html>404 Not Found</html>\n");
@@ -180,7 +170,8 @@ fn damaged(lab: &Lab) {
     lab.done(["fetch", "--from", "some.deb", "--dest", "dest", "arm"]);
 }
 
-fn hostile(lab: &Lab) {
+kernel_test!(a_hostile_package_is_refused);
+fn a_hostile_package_is_refused(lab: &Lab) {
     fs::create_dir(lab.path("dest")).unwrap();
     fs::write(lab.path("dest/qemu-arm-static"), "as it was").unwrap();
     let elf = fs::read(interpreter("arm")).unwrap();
@@ -199,7 +190,8 @@ fn hostile(lab: &Lab) {
     assert_eq!(names.len(), 2, "{names:?}");
 }
 
-fn no_place(lab: &Lab) {
+kernel_test!(fetch_without_a_place_is_refused);
+fn fetch_without_a_place_is_refused(lab: &Lab) {
     let source = interpreter("arm");
     let words = ["fetch", "--from", source.to_str().unwrap(), "arm"];
     lab.refused(words, 2, "this user has no home to put interpreters in").cured_by("qus fetch --dest DIR …");
@@ -207,7 +199,8 @@ fn no_place(lab: &Lab) {
     lab.refused(words, 2, "cannot write /proc/nowhere: ").cured_by("qus fetch --dest DIR arm");
 }
 
-fn no_space(lab: &Lab) {
+kernel_test!(fetch_without_space_leaves_what_was_there);
+fn fetch_without_space_leaves_what_was_there(lab: &Lab) {
     let content = fs::read(interpreter("arm")).unwrap();
     let cpio = Cpio::new().file("./usr/bin/qemu-arm-static", &content).done();
     fs::write(lab.path("some.deb"), deb("", &tree().done())).unwrap();
@@ -228,7 +221,8 @@ fn no_space(lab: &Lab) {
     umount(&dest).unwrap();
 }
 
-fn every_shape(lab: &Lab) {
+kernel_test!(register_takes_from_every_shape);
+fn register_takes_from_every_shape(lab: &Lab) {
     let content = fs::read(interpreter("arm")).unwrap();
     let cpio = Cpio::new().file("./usr/bin/qemu-arm-static", &content).done();
     let tar = tree().done();
@@ -252,7 +246,8 @@ fn every_shape(lab: &Lab) {
     lab.refused(["fetch", "--from", "-", "--dest", "dest", "arm"], 2, "standard input is empty");
 }
 
-fn register(lab: &Lab) {
+kernel_test!(register_takes_from_a_folder);
+fn register_takes_from_a_folder(lab: &Lab) {
     let source = downloads::newer();
     let words = ["register", "--from", source.to_str().unwrap(), "--dest", "dest", "arm"];
     let said = lab.done(words);
@@ -265,7 +260,8 @@ fn register(lab: &Lab) {
     assert!(lab.done(words).contains("qemu-arm still ran the file that was replaced"));
 }
 
-fn source_alone(lab: &Lab) {
+kernel_test!(register_takes_from_the_named_source_alone);
+fn register_takes_from_the_named_source_alone(lab: &Lab) {
     lab.link("dest/qemu-sparc-static", &interpreter("sparc"));
     lab.link("source/qemu-arm-static", &interpreter("arm"));
     let ran = lab.qus(["register", "--from", "source", "--dest", "dest", "arm", "sparc"]);

@@ -14,17 +14,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use qus::binfmt::{Entry, Extension, Flags, HandlerName, Matcher, NameError, Pattern, Rule, RuleError};
 
-use crate::Test;
 use crate::lab::Lab;
 use crate::namespace::INSTANCE;
 use crate::random::{Random, cases};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("grammar_random_lines", random_lines).alone(),
-    Test::new("grammar_every_delimiter", every_delimiter).alone(),
-    Test::new("grammar_window_edges", window_edges).alone(),
-    Test::new("grammar_every_rule_reads_back", every_rule_reads_back).alone(),
-];
 
 /// A handler that is there before anything else: its name is taken.
 const TAKEN: &[u8] = b"taken";
@@ -119,7 +111,8 @@ fn refusal_to_open(path: &Path) -> Option<Errno> {
     }
 }
 
-fn random_lines(lab: &Lab) {
+kernel_test!(grammar_random_lines, alone);
+fn grammar_random_lines(lab: &Lab) {
     let mut referee = Referee::new(lab);
     let mut random = Random::new(1);
     let count = cases(20_000);
@@ -137,7 +130,8 @@ fn random_lines(lab: &Lab) {
     eprintln!("verdicts on {count} lines, by errno: {:?}", referee.verdicts);
 }
 
-fn every_delimiter(lab: &Lab) {
+kernel_test!(grammar_every_delimiter, alone);
+fn grammar_every_delimiter(lab: &Lab) {
     let mut referee = Referee::new(lab);
     for delimiter in 0..=u8::MAX {
         let d = &[delimiter][..];
@@ -154,7 +148,8 @@ fn every_delimiter(lab: &Lab) {
     assert!(referee.seen(0) > 256, "{:?}", referee.verdicts);
 }
 
-fn window_edges(lab: &Lab) {
+kernel_test!(grammar_window_edges, alone);
+fn grammar_window_edges(lab: &Lab) {
     let mut referee = Referee::new(lab);
     let offsets = ["0", "1", "2", "3", "+1", "010", "-0", "253", "254", "255", "256", "257", "4294967297"];
     for offset in offsets {
@@ -440,7 +435,8 @@ fn any_matcher() -> impl Strategy<Value = Option<Matcher>> {
     prop_oneof![4 => magic, 1 => extension]
 }
 
-fn every_rule_reads_back(lab: &Lab) {
+kernel_test!(grammar_every_rule_reads_back, alone);
+fn grammar_every_rule_reads_back(lab: &Lab) {
     let referee = std::cell::RefCell::new((Referee::new(lab), 0));
     let count = cases(3000);
     let config =

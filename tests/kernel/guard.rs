@@ -89,7 +89,8 @@ fn walk(directory: &Path, seen: &mut BTreeMap<String, String>) {
     }
 }
 
-pub(crate) fn holds(lab: &crate::lab::Lab) {
+kernel_test!(a_changed_machine_is_noticed);
+pub(crate) fn a_changed_machine_is_noticed(lab: &crate::lab::Lab) {
     use nix::mount::{MsFlags, mount};
     mount(Some("none"), "/etc", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
     let before = Machine::look();
@@ -102,5 +103,3 @@ pub(crate) fn holds(lab: &crate::lab::Lab) {
         assert!(found.contains(name), "no {name} in {found}");
     }
 }
-
-pub(crate) static TESTS: &[crate::Test] = &[crate::Test::new("a_changed_machine_is_noticed", holds)];

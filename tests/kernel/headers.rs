@@ -8,26 +8,22 @@ use nix::errno::Errno;
 use qus::arch::{ARCHES, Arch};
 use qus::probe::{ProbeTarget, STATUS_ARGV0, Variant, image};
 
-use crate::Test;
 use crate::downloads;
 use crate::lab::Lab;
 use crate::programs::{E_MACHINE, ET_DYN, arch, execute, probe};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("headers_with_the_distribution", with_the_distribution),
-    Test::new("headers_with_a_newer_qemu", with_a_newer_qemu),
-];
 
 const EM_MIPS: u16 = 8;
 /// Positions in every ELF header.
 const EI_VERSION: usize = 6;
 const E_TYPE: usize = 16;
 
-fn with_the_distribution(lab: &Lab) {
+kernel_test!(headers_with_the_distribution);
+fn headers_with_the_distribution(lab: &Lab) {
     headers(lab, &downloads::distribution());
 }
 
-fn with_a_newer_qemu(lab: &Lab) {
+kernel_test!(headers_with_a_newer_qemu);
+fn headers_with_a_newer_qemu(lab: &Lab) {
     headers(lab, &downloads::newer());
 }
 

@@ -9,17 +9,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::Test;
 use crate::downloads;
 use crate::lab::Lab;
 use crate::namespace::INSTANCE;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("hold_until_a_signal", hold_until_a_signal),
-    Test::new("hold_removes_only_what_it_registered", hold_removes_only_what_it_registered),
-    Test::new("hold_what_would_end_with_the_command", hold_what_would_end_with_the_command).unmounted(),
-    Test::new("hold_nothing", hold_nothing),
-];
 
 /// qus that holds, and the socket on which it says that it is ready.
 struct Holder {
@@ -76,6 +68,7 @@ fn names(lab: &Lab) -> Vec<String> {
     lab.entries().into_keys().collect()
 }
 
+kernel_test!(hold_until_a_signal);
 fn hold_until_a_signal(lab: &Lab) {
     let holder = Holder::start(lab, command(lab, &["--hold", "aarch64,s390x"]));
     assert_eq!(names(lab), ["qemu-aarch64", "qemu-s390x"]);
@@ -94,6 +87,7 @@ fn hold_until_a_signal(lab: &Lab) {
     assert_eq!(names(lab), [""; 0]);
 }
 
+kernel_test!(hold_removes_only_what_it_registered);
 fn hold_removes_only_what_it_registered(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.register(b":theirs:E::theirs::/bin/sh:").unwrap();
@@ -103,6 +97,7 @@ fn hold_removes_only_what_it_registered(lab: &Lab) {
     assert_eq!(names(lab), ["qemu-arm", "theirs"]);
 }
 
+kernel_test!(hold_what_would_end_with_the_command, unmounted);
 fn hold_what_would_end_with_the_command(lab: &Lab) {
     let mut command = Command::new("unshare");
     command.args(["-m", env!("CARGO_BIN_EXE_qus"), "--json", "register", "--hold", "aarch64"]);
@@ -122,6 +117,7 @@ fn hold_what_would_end_with_the_command(lab: &Lab) {
     assert_eq!(names(lab), [""; 0]);
 }
 
+kernel_test!(hold_nothing);
 fn hold_nothing(lab: &Lab) {
     let path = lab.path("notify");
     let socket = UnixDatagram::bind(&path).unwrap();

@@ -8,17 +8,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::Test;
 use crate::downloads;
 use crate::lab::{Lab, run};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("commands_work_with_inherited_state", commands_work),
-    Test::new("commands_of_a_user_work_with_inherited_state", commands_of_a_user_work).somebody(),
-    Test::new("run_passes_inherited_signals_on", run_passes_signals_on),
-    Test::new("run_passes_inherited_descriptors_and_umask_on", run_passes_descriptors_and_umask_on),
-    Test::new("hold_ignores_inherited_ignored_signals", hold_ignores_ignored_signals),
-];
 
 /// Command lines that start a program with state that breaks a careless one.
 const WRAPPERS: &[&[&str]] = &[
@@ -50,7 +41,8 @@ fn same_with_every_wrapper(lab: &Lab, commands: &[&[&str]]) {
     }
 }
 
-fn commands_work(lab: &Lab) {
+kernel_test!(commands_work_with_inherited_state);
+fn commands_work_with_inherited_state(lab: &Lab) {
     let program = lab.copy("busybox", &downloads::busybox("s390x"));
     let program = program.to_str().unwrap();
     same_with_every_wrapper(lab, &[&["register", "arm", "s390x"]]);
@@ -71,8 +63,9 @@ fn commands_work(lab: &Lab) {
     lab.done(["verify"]);
 }
 
+kernel_test!(commands_of_a_user_work_with_inherited_state, somebody);
 /// Without the rights of root over files, a umask counts in full.
-fn commands_of_a_user_work(lab: &Lab) {
+fn commands_of_a_user_work_with_inherited_state(lab: &Lab) {
     let program = lab.copy("busybox", &downloads::busybox("s390x"));
     let program = program.to_str().unwrap();
     let from = downloads::distribution();
@@ -97,7 +90,8 @@ fn same_through_run(lab: &Lab, wrapper: &[&str], program: &[&str]) {
     assert!(through.status.success(), "{through:?}");
 }
 
-fn run_passes_signals_on(lab: &Lab) {
+kernel_test!(run_passes_inherited_signals_on);
+fn run_passes_inherited_signals_on(lab: &Lab) {
     let program = ["grep", "-E", "^Sig(Blk|Ign|Cgt):", "/proc/self/status"];
     let signals = ["CHLD", "PIPE", "HUP", "INT", "QUIT", "TERM", "USR1", "SEGV"];
     for signal in signals {
@@ -120,7 +114,8 @@ fn run_passes_signals_on(lab: &Lab) {
     assert_eq!(all.len(), options.len(), "{all:?}");
 }
 
-fn run_passes_descriptors_and_umask_on(lab: &Lab) {
+kernel_test!(run_passes_inherited_descriptors_and_umask_on);
+fn run_passes_inherited_descriptors_and_umask_on(lab: &Lab) {
     // Which of the first ten are open, as the shell's own are above them.
     let script =
         "umask; for n in 0 1 2 3 4 5 6 7 8 9; do test -e /proc/$$/fd/$n && echo $n; done >>found; true";
@@ -137,7 +132,8 @@ fn run_passes_descriptors_and_umask_on(lab: &Lab) {
     }
 }
 
-fn hold_ignores_ignored_signals(lab: &Lab) {
+kernel_test!(hold_ignores_inherited_ignored_signals);
+fn hold_ignores_inherited_ignored_signals(lab: &Lab) {
     let mut command = lab.program(&["env", "--ignore-signal=INT,HUP"], ["register", "--hold", "arm"]);
     let mut holder = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // It prints what it has registered just before it waits.

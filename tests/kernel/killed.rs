@@ -9,16 +9,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use crate::Test;
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, OURS};
 use crate::persist::{FOLDERS, host};
 use crate::random::Random;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("a_killed_command_leaves_nothing_after_the_next", quick),
-    Test::new("a_killed_bundle_leaves_nothing_after_the_next", bundle),
-];
 
 /// Kills of each quick command, and of a slow one, without the variable.
 const SAMPLE: [usize; 2] = [6, 2];
@@ -137,14 +131,16 @@ fn begin(lab: &Lab) {
     fs::write(lab.path("rules.conf"), line).unwrap();
 }
 
-fn quick(lab: &Lab) {
+kernel_test!(a_killed_command_leaves_nothing_after_the_next);
+fn a_killed_command_leaves_nothing_after_the_next(lab: &Lab) {
     begin(lab);
     for case in cases() {
         play(lab, &case, kills(SAMPLE[0]));
     }
 }
 
-fn bundle(lab: &Lab) {
+kernel_test!(a_killed_bundle_leaves_nothing_after_the_next);
+fn a_killed_bundle_leaves_nothing_after_the_next(lab: &Lab) {
     crate::lab::needs_static_qus();
     begin(lab);
     fs::create_dir_all(lab.path("out")).unwrap();

@@ -8,24 +8,12 @@ use qus::arch::ARCHES;
 use qus::binfmt::{Flags, Rule};
 use qus::interpreter::provenance::Provenance;
 
-use crate::Test;
 use crate::downloads::interpreter;
 use crate::lab::{Lab, busybox, order};
 use crate::namespace::INSTANCE;
 
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("list_shows_every_handler_newest_first", everybodys),
-    Test::new("list_of_nothing_is_its_header", nothing),
-    Test::new("names_cannot_command_a_terminal", escapes),
-    Test::new("an_instance_that_is_off_is_said", switched_off),
-    Test::new("list_probes_what_it_shows", probes),
-    Test::new("enable_and_disable_switch", switch),
-    Test::new("enable_without_a_handler_fails", nothing_to_switch),
-    Test::new("show_is_a_table_of_all_architectures", table),
-    Test::new("show_explains_every_architecture", explains),
-];
-
-fn everybodys(lab: &Lab) {
+kernel_test!(list_shows_every_handler_newest_first);
+fn list_shows_every_handler_newest_first(lab: &Lab) {
     without_configuration();
     lab.register(b":jar:E::jar::/usr/bin/jexec:").unwrap();
     lab.register(b":WSLInterop:M:2:MZ:\\xff\\xf0:/init:P").unwrap();
@@ -76,13 +64,15 @@ fn without_configuration() {
     }
 }
 
-fn nothing(lab: &Lab) {
+kernel_test!(list_of_nothing_is_its_header);
+fn list_of_nothing_is_its_header(lab: &Lab) {
     without_configuration();
     assert_eq!(lab.done(["list"]), "ARCH  STATE  FLAGS  INTERPRETER  FROM  BY  NAME\n");
     assert_eq!(lab.json(["list"])["handlers"], serde_json::json!([]));
 }
 
-fn escapes(lab: &Lab) {
+kernel_test!(names_cannot_command_a_terminal);
+fn names_cannot_command_a_terminal(lab: &Lab) {
     without_configuration();
     lab.register(b":a\x1b[2J\nb:M::MZ::/bin/\x1b[31m\rtrue:").unwrap();
     lab.register(b":\x1b]0;title\x07:E::\x1bx::/bin/true:").unwrap();
@@ -126,7 +116,8 @@ fn escapes(lab: &Lab) {
     assert_eq!(value["left"], serde_json::json!(order()));
 }
 
-fn switched_off(lab: &Lab) {
+kernel_test!(an_instance_that_is_off_is_said);
+fn an_instance_that_is_off_is_said(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.command("status", "0");
     let message = "the whole instance is switched off: no handler is in force";
@@ -146,7 +137,8 @@ fn switched_off(lab: &Lab) {
     lab.done(["verify"]);
 }
 
-fn probes(lab: &Lab) {
+kernel_test!(list_probes_what_it_shows);
+fn list_probes_what_it_shows(lab: &Lab) {
     without_configuration();
     lab.done(["register", "arm"]);
     lab.register(b":jar:E::jar::/usr/bin/jexec:").unwrap();
@@ -161,7 +153,8 @@ fn probes(lab: &Lab) {
     assert_eq!(states, [&"broken".into(), &serde_json::Value::Null, &"working".into()]);
 }
 
-fn switch(lab: &Lab) {
+kernel_test!(enable_and_disable_switch);
+fn enable_and_disable_switch(lab: &Lab) {
     lab.register(b":jar:E::jar::/usr/bin/jexec:").unwrap();
     lab.done(["register", "arm", "s390x", "microblaze"]);
     let before = (lab.entries(), order());
@@ -181,7 +174,8 @@ fn switch(lab: &Lab) {
     assert_eq!((lab.entries(), order()), before);
 }
 
-fn nothing_to_switch(lab: &Lab) {
+kernel_test!(enable_without_a_handler_fails);
+fn enable_without_a_handler_fails(lab: &Lab) {
     for command in ["enable", "disable"] {
         let ran = lab.refused([command, "s390x"], 2, "there is no handler for s390x");
         assert!(ran.stderr.contains("1 of 1 architectures have no handler"), "{ran:#?}");
@@ -196,7 +190,8 @@ fn nothing_to_switch(lab: &Lab) {
     assert!(lab.entries()["qemu-arm"].starts_with("disabled\n"));
 }
 
-fn table(lab: &Lab) {
+kernel_test!(show_is_a_table_of_all_architectures);
+fn show_is_a_table_of_all_architectures(lab: &Lab) {
     let text = lab.done(["show"]);
     let rows: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
     let names: Vec<&str> = ARCHES.iter().map(|arch| arch.name).collect();
@@ -208,7 +203,8 @@ fn table(lab: &Lab) {
     assert_eq!(lab.done(["show", "--instance", "/nowhere"]), text);
 }
 
-fn explains(lab: &Lab) {
+kernel_test!(show_explains_every_architecture);
+fn show_explains_every_architecture(lab: &Lab) {
     for arch in ARCHES {
         let text = lab.done(["show", arch.name]);
         assert!(text.starts_with(&format!("{}: {}\n", arch.name, arch.description)), "{text}");

@@ -1,14 +1,7 @@
 //! The log: nothing by default, each step with `-v`, every detail and the time with `-vv`.
 
-use crate::Test;
 use crate::downloads;
 use crate::lab::Lab;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("verbose_prints_each_step", each_step),
-    Test::new("verbose_twice_prints_details_and_times", details),
-    Test::new("without_verbose_no_step_is_printed", nothing),
-];
 
 fn register(lab: &Lab, options: &[&str]) -> String {
     let folder = downloads::distribution();
@@ -18,7 +11,8 @@ fn register(lab: &Lab, options: &[&str]) -> String {
     ran.stderr
 }
 
-fn each_step(lab: &Lab) {
+kernel_test!(verbose_prints_each_step);
+fn verbose_prints_each_step(lab: &Lab) {
     let log = register(lab, &["-v"]);
     let steps = [
         "qus: check ",
@@ -38,7 +32,8 @@ fn each_step(lab: &Lab) {
     assert!(log.contains("qus: remove the handler qemu-arm\n"), "{log}");
 }
 
-fn details(lab: &Lab) {
+kernel_test!(verbose_twice_prints_details_and_times);
+fn verbose_twice_prints_details_and_times(lab: &Lab) {
     let log = register(lab, &["-vv"]);
     let detail = |line: &str| line.starts_with("qus: [") && line.contains(" s] ");
     assert!(log.lines().filter(|line| detail(line)).count() > 6, "{log}");
@@ -46,7 +41,8 @@ fn details(lab: &Lab) {
     assert!(log.contains("] arm: the kernel started "), "{log}");
 }
 
-fn nothing(lab: &Lab) {
+kernel_test!(without_verbose_no_step_is_printed);
+fn without_verbose_no_step_is_printed(lab: &Lab) {
     let log = register(lab, &[]);
     assert_eq!(log.lines().count(), 1, "{log}");
     assert!(log.starts_with("qus: they run in user namespace "), "{log}");

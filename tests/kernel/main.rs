@@ -9,6 +9,14 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, clippy::print_stdout)]
 #![allow(clippy::unused_self, reason = "methods of a lab ask the kernel, whichever lab it is")]
 
+/// Declares the function of this name as a test: `kernel_test!(a_name, unmounted, with_strace);`. What follows the name are
+/// methods of [`Test`].
+macro_rules! kernel_test {
+    ($name:ident $(, $option:ident)*) => {
+        inventory::submit!(crate::Test::new(stringify!($name), $name)$(.$option())*);
+    };
+}
+
 mod apply;
 mod attacks;
 mod bad_input;
@@ -122,56 +130,13 @@ impl Test {
     }
 }
 
-/// All tests, by the file they stand in.
+inventory::collect!(Test);
+
+/// All tests, by name.
 fn tests() -> Vec<Test> {
-    let themes = [
-        register::TESTS,
-        memory::TESTS,
-        which::TESTS,
-        owner::TESTS,
-        peers::TESTS,
-        doctor::TESTS,
-        checks::TESTS,
-        situations::TESTS,
-        prediction::TESTS,
-        hold::TESTS,
-        killed::TESTS,
-        inherited::TESTS,
-        scope::TESTS,
-        run::TESTS,
-        proof::TESTS,
-        probing::TESTS,
-        probe_code::TESTS,
-        paths::TESTS,
-        output::TESTS,
-        headers::TESTS,
-        differential::TESTS,
-        grammar::TESTS,
-        replace::TESTS,
-        conflict::TESTS,
-        provenance::TESTS,
-        reset::TESTS,
-        list::TESTS,
-        log::TESTS,
-        fetch::TESTS,
-        export::TESTS,
-        persist::TESTS,
-        edited::TESTS,
-        apply::TESTS,
-        bad_input::TESTS,
-        environment::TESTS,
-        exhausted::TESTS,
-        clock::TESTS,
-        faults::TESTS,
-        faults_in_files::TESTS,
-        concurrency::TESTS,
-        two_versions::TESTS,
-        attacks::TESTS,
-        caller::TESTS,
-        escapes::TESTS,
-        guard::TESTS,
-    ];
-    themes.into_iter().flatten().map(|test| Test { ..*test }).collect()
+    let mut tests: Vec<Test> = inventory::iter::<Test>.into_iter().map(|test| Test { ..*test }).collect();
+    tests.sort_by_key(|test| test.name);
+    tests
 }
 
 /// Has the signals that end a program do so: whoever starts the tests may have them ignored, as a shell does for what it

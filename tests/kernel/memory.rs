@@ -6,22 +6,11 @@ use std::process::Command;
 
 use nix::unistd::{AccessFlags, access};
 
-use crate::Test;
 use crate::downloads;
 use crate::lab::{Lab, QUS, Ran, busybox, is_dynamic, needs_static_qus, order, run};
 
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("interpreters_live_in_memory", in_memory),
-    Test::new("memory_that_may_not_be_executed", noexec),
-    Test::new("a_bundle_needs_nothing_else", bundle),
-    Test::new("a_damaged_bundle_is_refused", damaged),
-    Test::new("a_cut_or_longer_bundle_is_refused", of_wrong_length),
-    Test::new("commands_of_a_bundle_use_its_interpreters", commands_of_a_bundle),
-    Test::new("a_dynamic_qus_makes_no_bundle", no_bundle),
-    Test::new("bundles_of_the_same_are_the_same", reproducible),
-];
-
-fn in_memory(lab: &Lab) {
+kernel_test!(interpreters_live_in_memory);
+fn interpreters_live_in_memory(lab: &Lab) {
     let own = lab.copy("own/qemu-arm-static", &downloads::interpreter("arm"));
     let words = ["register", "--in-memory", "--interpreter-dir", "own", "arm"];
     let said = lab.done(words);
@@ -50,8 +39,9 @@ fn in_memory(lab: &Lab) {
     assert!(order().is_empty());
 }
 
+kernel_test!(memory_that_may_not_be_executed);
 /// `vm.memfd_noexec` belongs to a pid namespace (Linux 6.3), so a test can have its own.
-fn noexec(lab: &Lab) {
+fn memory_that_may_not_be_executed(lab: &Lab) {
     // The file belongs to the machine's root, who has no number in the namespace of an ordinary user.
     if access("/proc/sys/vm/memfd_noexec", AccessFlags::W_OK).is_err() {
         return;
@@ -84,8 +74,9 @@ fn make(lab: &Lab, name: &str) -> std::path::PathBuf {
     lab.path(name)
 }
 
+kernel_test!(a_cut_or_longer_bundle_is_refused);
 /// A bundle that is shorter or longer than it was written is no plain qus: every command says so, and does nothing.
-fn of_wrong_length(lab: &Lab) {
+fn a_cut_or_longer_bundle_is_refused(lab: &Lab) {
     let file = make(lab, "whole");
     let bytes = fs::read(&file).unwrap();
     let length = bytes.len();
@@ -117,8 +108,9 @@ fn of_wrong_length(lab: &Lab) {
     }
 }
 
+kernel_test!(commands_of_a_bundle_use_its_interpreters);
 /// Commands of a bundle use the interpreters inside, where no directory is named.
-fn commands_of_a_bundle(lab: &Lab) {
+fn commands_of_a_bundle_use_its_interpreters(lab: &Lab) {
     let file = make(lab, "whole");
     let program = lab.copy("busybox", &downloads::busybox("s390x"));
     let alone = |words: &[&str]| {
@@ -147,8 +139,9 @@ fn commands_of_a_bundle(lab: &Lab) {
     }
 }
 
+kernel_test!(a_dynamic_qus_makes_no_bundle);
 /// The build of a distribution makes no bundles.
-fn no_bundle(lab: &Lab) {
+fn a_dynamic_qus_makes_no_bundle(lab: &Lab) {
     let ran = lab.qus(["bundle", "-o", "bundle", "arm"]);
     if is_dynamic() {
         assert_eq!(ran.status, 2, "{ran:#?}");
@@ -162,7 +155,8 @@ fn no_bundle(lab: &Lab) {
     }
 }
 
-fn bundle(lab: &Lab) {
+kernel_test!(a_bundle_needs_nothing_else);
+fn a_bundle_needs_nothing_else(lab: &Lab) {
     let file = make(lab, "qus-two");
     let root = lab.path("root");
     fs::create_dir_all(root.join("proc")).unwrap();
@@ -192,7 +186,8 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-fn damaged(lab: &Lab) {
+kernel_test!(a_damaged_bundle_is_refused);
+fn a_damaged_bundle_is_refused(lab: &Lab) {
     let file = make(lab, "whole");
     let whole = fs::read(&file).unwrap();
     let at = |bytes: &[u8]| lab.executable("damaged", bytes);
@@ -208,7 +203,8 @@ fn damaged(lab: &Lab) {
     }
 }
 
-fn reproducible(lab: &Lab) {
+kernel_test!(bundles_of_the_same_are_the_same);
+fn bundles_of_the_same_are_the_same(lab: &Lab) {
     let one = make(lab, "one");
     let two = make(lab, "two");
     assert!(fs::read(&one).unwrap() == fs::read(two).unwrap());

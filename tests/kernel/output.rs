@@ -10,17 +10,9 @@ use nix::mount::umount;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::Test;
 use crate::doctor::bind;
 use crate::downloads::interpreter;
 use crate::lab::{Lab, Ran, run};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("a_bundle_goes_into_pipes_and_to_standard_output", streams),
-    Test::new("a_device_stays_a_device", devices),
-    Test::new("what_takes_no_data_is_refused_as_output", refused),
-    Test::new("no_file_of_a_directory_replaces_a_pipe", pipes_in_directories),
-];
 
 fn bundle(lab: &Lab, output: &str) -> Ran {
     lab.qus(["bundle", "-o", output, "arm"])
@@ -38,7 +30,8 @@ fn is_pipe(path: &Path) -> bool {
     fs::symlink_metadata(path).unwrap().file_type().is_fifo()
 }
 
-fn streams(lab: &Lab) {
+kernel_test!(a_bundle_goes_into_pipes_and_to_standard_output);
+fn a_bundle_goes_into_pipes_and_to_standard_output(lab: &Lab) {
     crate::lab::needs_static_qus();
     let ran = bundle(lab, "bundle");
     assert_eq!(ran.status, 0, "{ran:#?}");
@@ -72,7 +65,8 @@ fn streams(lab: &Lab) {
     );
 }
 
-fn devices(lab: &Lab) {
+kernel_test!(a_device_stays_a_device);
+fn a_device_stays_a_device(lab: &Lab) {
     crate::lab::needs_static_qus();
     for (device, status) in [("/dev/null", 0), ("/dev/full", 2)] {
         let path = lab.path("device");
@@ -90,7 +84,8 @@ fn devices(lab: &Lab) {
     }
 }
 
-fn refused(lab: &Lab) {
+kernel_test!(what_takes_no_data_is_refused_as_output);
+fn what_takes_no_data_is_refused_as_output(lab: &Lab) {
     crate::lab::needs_static_qus();
     fs::create_dir(lab.path("directory")).unwrap();
     let _socket = UnixListener::bind(lab.path("socket")).unwrap();
@@ -103,7 +98,8 @@ fn refused(lab: &Lab) {
     assert!(ran.stdout.len() < 1000);
 }
 
-fn pipes_in_directories(lab: &Lab) {
+kernel_test!(no_file_of_a_directory_replaces_a_pipe);
+fn no_file_of_a_directory_replaces_a_pipe(lab: &Lab) {
     let source = interpreter("arm");
     let source = source.to_str().unwrap();
     let cases: [(&str, Vec<&str>); 3] = [

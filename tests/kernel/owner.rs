@@ -9,18 +9,8 @@ use serde_json::Value;
 
 use qus::binfmt::Flags;
 
-use crate::Test;
 use crate::downloads;
 use crate::lab::Lab;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("owner_is_a_file_of_binfmt_d", binfmt_d),
-    Test::new("owner_is_binfmt_support", binfmt_support),
-    Test::new("owner_is_known_by_its_interpreter", products),
-    Test::new("owner_is_qus", qus),
-    Test::new("owner_is_a_package", packages),
-    Test::new("owner_is_unknown", unknown),
-];
 
 /// The handler called `name`, its owner the same in both forms.
 fn handler(lab: &Lab, name: &str) -> Value {
@@ -50,7 +40,8 @@ fn register(lab: &Lab, line: &str) {
     lab.register(line.as_bytes()).unwrap();
 }
 
-fn binfmt_d(lab: &Lab) {
+kernel_test!(owner_is_a_file_of_binfmt_d);
+fn owner_is_a_file_of_binfmt_d(lab: &Lab) {
     hide("/etc");
     fs::create_dir("/etc/binfmt.d").unwrap();
     let kept = r":kept:M::\x4d\x41\x47\x49\x43::/kept:";
@@ -91,7 +82,8 @@ fn binfmt_d(lab: &Lab) {
     assert_eq!(by(lab, "lost"), "/etc/binfmt.d/some.conf");
 }
 
-fn binfmt_support(lab: &Lab) {
+kernel_test!(owner_is_binfmt_support);
+fn owner_is_binfmt_support(lab: &Lab) {
     hide("/var/lib");
     fs::create_dir("/var/lib/binfmts").unwrap();
     fs::write("/var/lib/binfmts/jar", "openjdk-17\nmagic\n0\nPK\\x03\\x04\n\n/usr/bin/jexec\n\n\n\n\n")
@@ -103,7 +95,8 @@ fn binfmt_support(lab: &Lab) {
     assert_eq!(by(lab, "mine"), "binfmt-support");
 }
 
-fn products(lab: &Lab) {
+kernel_test!(owner_is_known_by_its_interpreter);
+fn owner_is_known_by_its_interpreter(lab: &Lab) {
     let cases = [
         ("rosetta", "hexagon", "/run/rosetta/rosetta", "Rosetta"),
         ("FEX", "hexagon", "/usr/bin/FEXInterpreter", "FEX"),
@@ -122,7 +115,8 @@ fn products(lab: &Lab) {
     }
 }
 
-fn qus(lab: &Lab) {
+kernel_test!(owner_is_qus);
+fn owner_is_qus(lab: &Lab) {
     lab.done(["register", "arm", "mips"]);
     let handler = handler(lab, "qemu-arm");
     assert_eq!(handler["by"], "qus");
@@ -136,7 +130,8 @@ fn qus(lab: &Lab) {
     assert_eq!(by(lab, "qus-s390x"), "qus");
 }
 
-fn packages(lab: &Lab) {
+kernel_test!(owner_is_a_package);
+fn owner_is_a_package(lab: &Lab) {
     let found = Command::new("dpkg-query").args(["--search", "--", "/usr/bin/perl"]).output();
     let Some(output) = found.ok().filter(|output| output.status.success()) else {
         // Nothing here knows packages as Debian does.
@@ -149,7 +144,8 @@ fn packages(lab: &Lab) {
     assert_eq!(by(lab, "none"), "unknown");
 }
 
-fn unknown(lab: &Lab) {
+kernel_test!(owner_is_unknown);
+fn owner_is_unknown(lab: &Lab) {
     let mine = lab.executable("mine", b"#!/bin/sh\n");
     register(lab, &format!(":mine:E::mine::{}:", mine.display()));
     assert_eq!(by(lab, "mine"), "unknown");

@@ -8,16 +8,9 @@ use std::process::Command;
 use nix::unistd::{Gid, Uid, chown};
 use qus::binfmt::Flags;
 
-use crate::Test;
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, OURS, run};
 use crate::namespace::STRANGER;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("another_users_file_at_a_path_is_never_executed_by_root", with_fix_binary).among_others(),
-    Test::new("without_f_another_users_file_runs_only_as_nobody", without_fix_binary).among_others(),
-    Test::new("paths_that_others_can_change_are_reported", reported),
-];
 
 /// Writes down who executes it.
 const WITNESS: &str = "#!/bin/sh\nwhile read -r name real effective _; do case $name in Uid:) echo \"$real $effective\" >>WITNESS;; esac; done </proc/self/status\nexit 1\n";
@@ -100,7 +93,8 @@ fn commands(program: &Path, own: &Path) -> Vec<Vec<String>> {
     .collect()
 }
 
-fn with_fix_binary(lab: &Lab) {
+kernel_test!(another_users_file_at_a_path_is_never_executed_by_root, among_others);
+fn another_users_file_at_a_path_is_never_executed_by_root(lab: &Lab) {
     let scene = Scene::new(lab, OURS);
     let program = lab.copy("busybox", &downloads::busybox("arm"));
     fs::create_dir_all(lab.path("own")).unwrap();
@@ -114,7 +108,8 @@ fn with_fix_binary(lab: &Lab) {
     }
 }
 
-fn without_fix_binary(lab: &Lab) {
+kernel_test!(without_f_another_users_file_runs_only_as_nobody, among_others);
+fn without_f_another_users_file_runs_only_as_nobody(lab: &Lab) {
     // With `O` the kernel would start no script.
     let scene = Scene::new(lab, Flags::PRESERVE_ARGV0);
     let program = lab.copy("busybox", &downloads::busybox("arm"));
@@ -135,7 +130,8 @@ fn without_fix_binary(lab: &Lab) {
     assert!(probed > 0, "no probe reached the program: this test would see nothing");
 }
 
-fn reported(lab: &Lab) {
+kernel_test!(paths_that_others_can_change_are_reported);
+fn paths_that_others_can_change_are_reported(lab: &Lab) {
     let scene = Scene::new(lab, OURS);
     fs::set_permissions(&scene.others, Permissions::from_mode(0o777)).unwrap();
     let ran = lab.qus(["list"]);

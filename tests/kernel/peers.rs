@@ -9,30 +9,9 @@ use qus::arch::Arch;
 use qus::binfmt::{Flags, Rule};
 use serde_json::Value;
 
-use crate::Test;
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, QUS, Ran, busybox, order, run, start};
 use crate::namespace::INSTANCE;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("binfmt_installs_and_tells_the_state", binfmt_installs),
-    Test::new("binfmt_is_honest_about_failures", binfmt_failures),
-    Test::new("binfmt_uninstalls_emulators_alone", binfmt_uninstalls),
-    Test::new("binfmt_reads_patterns_as_go_does", binfmt_patterns),
-    Test::new("binfmt_takes_its_mount_point", binfmt_mount),
-    Test::new("binfmt_needs_no_handler_for_what_the_host_runs", binfmt_native),
-    Test::new("binfmt_does_not_hide_that_nothing_lasts", binfmt_doomed).unmounted(),
-    Test::new("binfmt_does_not_mount_in_order_to_look", binfmt_looks).unmounted(),
-    Test::new("binfmt_who_may_not_register_is_told_what_to_type", binfmt_not_root).somebody(),
-    Test::new("register_skips_what_the_host_runs_when_asked_to", skip_native),
-    Test::new("dbhi_registers_lists_and_clears", dbhi),
-    Test::new("dbhi_starts_a_shell", dbhi_interactive),
-    Test::new("multiarch_resets_and_registers", multiarch),
-    Test::new("conf_registers", conf),
-    Test::new("conf_writes_files_that_the_kernel_takes", conf_systemd),
-    Test::new("conf_writes_files_for_update_binfmts", conf_debian),
-    Test::new("peers_refuse_what_they_do_not_know", unknown),
-];
 
 /// qus by another name, as an image has it, with the distribution's interpreters at hand.
 fn tool(lab: &Lab, name: &str) -> Command {
@@ -78,7 +57,8 @@ fn flags(lab: &Lab, name: &str) -> String {
     text.lines().find_map(|line| line.strip_prefix("flags: ")).unwrap().to_owned()
 }
 
-fn binfmt_installs(lab: &Lab) {
+kernel_test!(binfmt_installs_and_tells_the_state);
+fn binfmt_installs_and_tells_the_state(lab: &Lab) {
     python(lab);
     let (native, emulators) = state(&call(lab, "binfmt", &[]));
     assert!(emulators.is_empty() && !native.is_empty(), "{native:?} {emulators:?}");
@@ -114,7 +94,8 @@ fn binfmt_installs(lab: &Lab) {
     assert!(call(lab, "binfmt", &["show", "arm"]).stdout.starts_with("arm"));
 }
 
-fn binfmt_failures(lab: &Lab) {
+kernel_test!(binfmt_is_honest_about_failures);
+fn binfmt_is_honest_about_failures(lab: &Lab) {
     let ran = call(lab, "binfmt", &["--install", "arm64,amr"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert_eq!(last_line(&ran), "error: installing: amr unsupported architecture: amr; did you mean arm?");
@@ -150,8 +131,9 @@ fn binfmt_failures(lab: &Lab) {
     assert!(lab.entries()["qemu-s390x"].contains(&format!("interpreter {}\n", own.display())));
 }
 
+kernel_test!(binfmt_reads_patterns_as_go_does);
 /// Classes, a pattern that is none, and one that would take the naive way for ever.
-fn binfmt_patterns(lab: &Lab) {
+fn binfmt_reads_patterns_as_go_does(lab: &Lab) {
     let long = "a".repeat(60);
     lab.register(format!(":{long}:E::theirs::/theirs:").as_bytes()).unwrap();
     lab.done(["register", "arm", "aarch64", "s390x"]);
@@ -172,7 +154,8 @@ fn binfmt_patterns(lab: &Lab) {
     assert_eq!(lab.entries(), before);
 }
 
-fn binfmt_uninstalls(lab: &Lab) {
+kernel_test!(binfmt_uninstalls_emulators_alone);
+fn binfmt_uninstalls_emulators_alone(lab: &Lab) {
     python(lab);
     lab.done(["register", "arm", "aarch64", "riscv64", "s390x", "microblaze"]);
     let ran = call(lab, "binfmt", &["--uninstall", "arm64,qemu-arm"]);
@@ -211,7 +194,8 @@ fn binfmt_uninstalls(lab: &Lab) {
     assert!(state(&ran).1.is_empty());
 }
 
-fn binfmt_mount(lab: &Lab) {
+kernel_test!(binfmt_takes_its_mount_point);
+fn binfmt_takes_its_mount_point(lab: &Lab) {
     let folder = lab.path("instance");
     fs::create_dir(&folder).unwrap();
     let words = ["--mount", folder.to_str().unwrap(), "--install", "arm64"];
@@ -227,7 +211,8 @@ fn binfmt_mount(lab: &Lab) {
     assert!(last_line(&ran).starts_with(&line), "{ran:#?}");
 }
 
-fn binfmt_native(lab: &Lab) {
+kernel_test!(binfmt_needs_no_handler_for_what_the_host_runs);
+fn binfmt_needs_no_handler_for_what_the_host_runs(lab: &Lab) {
     let own = Arch::named(std::env::consts::ARCH).unwrap().names.platforms[0];
     let ran = call(lab, "binfmt", &["--install", own]);
     assert_eq!(ran.status, 0, "{ran:#?}");
@@ -236,7 +221,8 @@ fn binfmt_native(lab: &Lab) {
     assert!(order().is_empty());
 }
 
-fn binfmt_doomed(lab: &Lab) {
+kernel_test!(binfmt_does_not_hide_that_nothing_lasts, unmounted);
+fn binfmt_does_not_hide_that_nothing_lasts(lab: &Lab) {
     lab.link("binfmt", Path::new(QUS));
     let mut command = Command::new("unshare");
     command.args(["-m", "--propagation", "unchanged", "./binfmt", "--install", "arm64"]);
@@ -247,7 +233,8 @@ fn binfmt_doomed(lab: &Lab) {
     assert_eq!(last_line(&ran), "error: what was registered does not last, as was said above");
 }
 
-fn binfmt_looks(lab: &Lab) {
+kernel_test!(binfmt_does_not_mount_in_order_to_look, unmounted);
+fn binfmt_does_not_mount_in_order_to_look(lab: &Lab) {
     let mounts = || fs::read_to_string("/proc/self/mounts").unwrap();
     let before = mounts();
     let ran = call(lab, "binfmt", &["--uninstall", "qemu-*"]);
@@ -263,7 +250,8 @@ fn binfmt_looks(lab: &Lab) {
     assert_eq!(mounts(), before);
 }
 
-fn binfmt_not_root(lab: &Lab) {
+kernel_test!(binfmt_who_may_not_register_is_told_what_to_type, somebody);
+fn binfmt_who_may_not_register_is_told_what_to_type(lab: &Lab) {
     let ran = call(lab, "binfmt", &["--install", "arm64"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
     let cure = format!("cure: sudo {} --install arm64", lab.path("binfmt").display());
@@ -271,7 +259,8 @@ fn binfmt_not_root(lab: &Lab) {
     assert!(order().is_empty());
 }
 
-fn skip_native(lab: &Lab) {
+kernel_test!(register_skips_what_the_host_runs_when_asked_to);
+fn register_skips_what_the_host_runs_when_asked_to(lab: &Lab) {
     let own = std::env::consts::ARCH;
     let value = lab.json(["register", own, "s390x"]);
     let outcomes: Vec<_> = value["items"].as_array().unwrap().iter().map(|item| &item["outcome"]).collect();
@@ -284,7 +273,8 @@ fn skip_native(lab: &Lab) {
     );
 }
 
-fn dbhi(lab: &Lab) {
+kernel_test!(dbhi_registers_lists_and_clears);
+fn dbhi_registers_lists_and_clears(lab: &Lab) {
     python(lab);
     let ran = call(lab, "register.sh", &["-s", "--", "-p", "aarch64"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
@@ -332,7 +322,8 @@ fn dbhi_clears(lab: &Lab, before: &(BTreeMap<String, String>, Vec<String>)) {
     assert_eq!(order(), ["python3.11"]);
 }
 
-fn dbhi_interactive(lab: &Lab) {
+kernel_test!(dbhi_starts_a_shell);
+fn dbhi_starts_a_shell(lab: &Lab) {
     let ran = call(lab, "register.sh", &["-i", "echo", "told;", "exit", "7"]);
     assert_eq!((ran.status, ran.stdout.as_str()), (7, "told\n"), "{ran:#?}");
     let ran = run(tool(lab, "register.sh").env("PATH", lab.path("")).args(["-i", "true"]));
@@ -341,7 +332,8 @@ fn dbhi_interactive(lab: &Lab) {
     assert!(order().is_empty());
 }
 
-fn multiarch(lab: &Lab) {
+kernel_test!(multiarch_resets_and_registers);
+fn multiarch_resets_and_registers(lab: &Lab) {
     python(lab);
     lab.handler("qemu-sparc", "sparc", &interpreter("sparc"), Flags::empty());
     let ran = call(lab, "register", &["--reset", "-p", "yes"]);
@@ -366,7 +358,8 @@ fn multiarch(lab: &Lab) {
     assert!(lab.entries()["qemu-arm"].contains(own.to_str().unwrap()));
 }
 
-fn conf(lab: &Lab) {
+kernel_test!(conf_registers);
+fn conf_registers(lab: &Lab) {
     lab.copy("own/qemu-arm-mine", &interpreter("arm"));
     lab.copy("own/qemu-s390x", &interpreter("s390x"));
     let ran = call(lab, "qemu-binfmt-conf.sh", &["--qemu-path", "own", "--persistent", "no"]);
@@ -399,7 +392,8 @@ fn export(lab: &Lab, host: &str, words: &[&str]) -> Vec<String> {
     names
 }
 
-fn conf_systemd(lab: &Lab) {
+kernel_test!(conf_writes_files_that_the_kernel_takes);
+fn conf_writes_files_that_the_kernel_takes(lab: &Lab) {
     let folder = downloads::distribution();
     let here = ["--qemu-path", folder.to_str().unwrap(), "--qemu-suffix", "-static"];
     let host = std::env::consts::ARCH;
@@ -442,7 +436,8 @@ fn conf_systemd(lab: &Lab) {
     assert!(!lab.path("missing").exists());
 }
 
-fn conf_debian(lab: &Lab) {
+kernel_test!(conf_writes_files_for_update_binfmts);
+fn conf_writes_files_for_update_binfmts(lab: &Lab) {
     let names = export(
         lab,
         "x86_64",
@@ -478,7 +473,8 @@ fn conf_debian(lab: &Lab) {
     assert_eq!(taken("qemu-arm"), ours);
 }
 
-fn unknown(lab: &Lab) {
+kernel_test!(peers_refuse_what_they_do_not_know);
+fn peers_refuse_what_they_do_not_know(lab: &Lab) {
     python(lab);
     let before = (lab.entries(), order());
     for (name, words, message) in [

@@ -10,36 +10,9 @@ use nix::mount::{MsFlags, mount, umount};
 
 use qus::binfmt::Flags;
 
-use crate::Test;
 use crate::concurrency::all_at_once;
 use crate::downloads::interpreter;
 use crate::lab::{Lab, OURS, Ran, order, run};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("persist_writes_what_was_registered", written),
-    Test::new("persist_copies_interpreters_that_cannot_stay", copied),
-    Test::new("persist_leaves_interpreters_that_can_stay", stable),
-    Test::new("persist_takes_interpreters_out_of_memory", from_memory),
-    Test::new("persist_after_an_interrupted_run_mends_it", interrupted),
-    Test::new("persist_of_what_is_not_proven_leaves_what_lasted", unproven),
-    Test::new("many_persist_at_once", at_once),
-    Test::new("persist_keeps_what_others_restore", kept),
-    Test::new("persist_asks_before_it_replaces_what_nobody_restores", conflict),
-    Test::new("persist_never_touches_files_of_others", foreign_files),
-    Test::new("persist_says_when_a_later_file_overrides_it", overridden),
-    Test::new("persist_where_nothing_can_be_written_registers_nothing", unwritable),
-    Test::new("persist_without_space_for_the_rules_says_how_long_it_lasts", full),
-    Test::new("persist_needs_root", not_root).somebody(),
-    Test::new("persist_says_when_nobody_restores", nobody),
-    Test::new("persist_says_when_systemd_will_not", masked),
-    Test::new("persist_makes_a_service_of_openrc", openrc),
-    Test::new("a_dry_run_of_persist_writes_nothing", dry_run),
-    Test::new("reset_persist_takes_back_exactly_what_was_written", reset),
-    Test::new("reset_persist_that_failed_halfway_is_done_by_the_next", halfway),
-    Test::new("reset_says_what_comes_back", returns),
-    Test::new("list_tells_what_is_missing_and_what_has_drifted", drift),
-    Test::new("persist_goes_with_no_other_way_to_last", usage),
-];
 
 /// The folders that are looked at.
 pub(crate) const FOLDERS: [&str; 4] = ["/etc", "/run", "/usr/local/lib", "/var/lib"];
@@ -109,7 +82,8 @@ const COPY: &str = "/usr/local/lib/qus/copies/qemu-arm-static";
 /// An interpreter in the directory that `fetch` fills.
 const FETCHED: &str = "/usr/local/lib/qus/qemu-arm-static";
 
-fn written(lab: &Lab) {
+kernel_test!(persist_writes_what_was_registered);
+fn persist_writes_what_was_registered(lab: &Lab) {
     host(lab);
     let ran = done(persist(lab, &["arm", "s390x"]));
     let row = format!("arm    registered  POF  {COPY} (QEMU ");
@@ -158,7 +132,8 @@ fn written(lab: &Lab) {
     assert_eq!(handlers[1]["by"], ARM, "{handlers:#}");
 }
 
-fn copied(lab: &Lab) {
+kernel_test!(persist_copies_interpreters_that_cannot_stay);
+fn persist_copies_interpreters_that_cannot_stay(lab: &Lab) {
     host(lab);
     done(persist(lab, &["arm"]));
     let metadata = fs::metadata(COPY).unwrap();
@@ -187,7 +162,8 @@ fn copied(lab: &Lab) {
     );
 }
 
-fn stable(lab: &Lab) {
+kernel_test!(persist_leaves_interpreters_that_can_stay);
+fn persist_leaves_interpreters_that_can_stay(lab: &Lab) {
     host(lab);
     // As `qus fetch` puts it there.
     fs::create_dir("/usr/local/lib/qus").unwrap();
@@ -208,7 +184,8 @@ fn stable(lab: &Lab) {
     assert!(Path::new(FETCHED).exists());
 }
 
-fn from_memory(lab: &Lab) {
+kernel_test!(persist_takes_interpreters_out_of_memory);
+fn persist_takes_interpreters_out_of_memory(lab: &Lab) {
     crate::lab::needs_static_qus();
     host(lab);
     lab.done(["register", "--in-memory", "--interpreter-dir", "q", "arm"]);
@@ -226,7 +203,8 @@ fn from_memory(lab: &Lab) {
     assert!(fs::read_to_string(ARM).unwrap().ends_with(&format!(":{COPY}:POF\n")));
 }
 
-fn interrupted(lab: &Lab) {
+kernel_test!(persist_after_an_interrupted_run_mends_it);
+fn persist_after_an_interrupted_run_mends_it(lab: &Lab) {
     host(lab);
     done(persist(lab, &["arm"]));
     let text = fs::read_to_string(ARM).unwrap();
@@ -253,8 +231,9 @@ fn interrupted(lab: &Lab) {
     );
 }
 
+kernel_test!(persist_of_what_is_not_proven_leaves_what_lasted);
 /// An interpreter that turns out to be none had the place of a copy: the old one is there at boot, or none.
-fn unproven(lab: &Lab) {
+fn persist_of_what_is_not_proven_leaves_what_lasted(lab: &Lab) {
     host(lab);
     lab.static_failure("none/qemu-arm-static");
     let words = ["register", "--persist", "--replace", "--interpreter", "none/qemu-arm-static", "arm"];
@@ -284,8 +263,9 @@ fn unproven(lab: &Lab) {
     assert!(ran.stdout.contains("unchanged"), "{ran:#?}");
 }
 
+kernel_test!(many_persist_at_once);
 /// All of the same: who is faster makes the copy, nobody sweeps away what another one is about to name.
-fn at_once(lab: &Lab) {
+fn many_persist_at_once(lab: &Lab) {
     host(lab);
     let words = ["register", "--persist", "--interpreter-dir", "q", "arm", "s390x"];
     let mut newer = fs::read(lab.path("q/qemu-arm-static")).unwrap();
@@ -329,7 +309,8 @@ fn ordinary_files() -> Vec<PathBuf> {
     tree().into_iter().filter(|(_, (_, _, mode))| is_ordinary(*mode)).map(|(path, _)| path).collect()
 }
 
-fn kept(lab: &Lab) {
+kernel_test!(persist_keeps_what_others_restore);
+fn persist_keeps_what_others_restore(lab: &Lab) {
     host(lab);
     lab.handler("arm", "arm", &lab.path("q/qemu-arm-static"), OURS);
     fs::create_dir("/etc/binfmt.d").unwrap();
@@ -357,7 +338,8 @@ fn kept(lab: &Lab) {
     assert_eq!(lab.entries(), handlers);
 }
 
-fn conflict(lab: &Lab) {
+kernel_test!(persist_asks_before_it_replaces_what_nobody_restores);
+fn persist_asks_before_it_replaces_what_nobody_restores(lab: &Lab) {
     host(lab);
     // As an image registered it that is gone at the next boot.
     lab.handler("arm", "arm", &lab.path("q/qemu-arm-static"), OURS);
@@ -379,7 +361,8 @@ fn conflict(lab: &Lab) {
     refused(lab, "rosetta (/run/rosetta/rosetta, flags none) has its programs");
 }
 
-fn foreign_files(lab: &Lab) {
+kernel_test!(persist_never_touches_files_of_others);
+fn persist_never_touches_files_of_others(lab: &Lab) {
     host(lab);
     fs::create_dir("/etc/binfmt.d").unwrap();
     for content in ["", ":mine:E::mine::/mine:\n", "# Written by somebody else\n"] {
@@ -409,7 +392,8 @@ fn foreign_files(lab: &Lab) {
     assert!(Path::new("/etc/binfmt.d/qus-s390x.conf").exists());
 }
 
-fn overridden(lab: &Lab) {
+kernel_test!(persist_says_when_a_later_file_overrides_it);
+fn persist_says_when_a_later_file_overrides_it(lab: &Lab) {
     host(lab);
     fs::create_dir("/etc/binfmt.d").unwrap();
     fs::write("/etc/binfmt.d/zz.conf", ":qemu-arm:E::x::/x:\n").unwrap();
@@ -418,7 +402,8 @@ fn overridden(lab: &Lab) {
     done(persist(lab, &["arm"]));
 }
 
-fn unwritable(lab: &Lab) {
+kernel_test!(persist_where_nothing_can_be_written_registers_nothing);
+fn persist_where_nothing_can_be_written_registers_nothing(lab: &Lab) {
     host(lab);
     cover("/etc", "mode=755", MsFlags::MS_RDONLY);
     refused(lab, "cannot write /etc/binfmt.d/qus-arm.conf: Read-only file system");
@@ -442,8 +427,9 @@ fn unwritable(lab: &Lab) {
     refused(lab, "/etc/binfmt.d");
 }
 
+kernel_test!(persist_without_space_for_the_rules_says_how_long_it_lasts);
 /// That a disk is full is seen only when something is written.
-fn full(lab: &Lab) {
+fn persist_without_space_for_the_rules_says_how_long_it_lasts(lab: &Lab) {
     host(lab);
     cover("/etc", "mode=755,size=8k", MsFlags::empty());
     fs::create_dir("/etc/binfmt.d").unwrap();
@@ -469,12 +455,14 @@ fn full(lab: &Lab) {
     assert_eq!((fs::read(ARM).unwrap(), fs::read_dir("/etc/binfmt.d").unwrap().count()), (before, 1));
 }
 
-fn not_root(lab: &Lab) {
+kernel_test!(persist_needs_root, somebody);
+fn persist_needs_root(lab: &Lab) {
     lab.refused(["register", "--persist", "arm"], 2, "only root may");
     assert!(!Path::new(ARM).exists());
 }
 
-fn nobody(lab: &Lab) {
+kernel_test!(persist_says_when_nobody_restores);
+fn persist_says_when_nobody_restores(lab: &Lab) {
     host(lab);
     fs::remove_dir_all("/run/systemd").unwrap();
     cover("/usr/sbin", "mode=755", MsFlags::empty());
@@ -493,7 +481,8 @@ fn nobody(lab: &Lab) {
     assert_eq!(lab.json(["register", "--persist", "--interpreter-dir", "q", "arm"])["keeper"], "nobody");
 }
 
-fn masked(lab: &Lab) {
+kernel_test!(persist_says_when_systemd_will_not);
+fn persist_says_when_systemd_will_not(lab: &Lab) {
     host(lab);
     fs::create_dir_all("/etc/systemd/system").unwrap();
     symlink("/dev/null", "/etc/systemd/system/systemd-binfmt.service").unwrap();
@@ -503,7 +492,8 @@ fn masked(lab: &Lab) {
     ran.cured_by("sudo systemctl unmask systemd-binfmt.service");
 }
 
-fn openrc(lab: &Lab) {
+kernel_test!(persist_makes_a_service_of_openrc);
+fn persist_makes_a_service_of_openrc(lab: &Lab) {
     host(lab);
     fs::remove_dir_all("/run/systemd").unwrap();
     fs::create_dir("/run/openrc").unwrap();
@@ -542,7 +532,8 @@ fn openrc(lab: &Lab) {
     assert!(!service.exists() && !link.is_symlink() && Path::new(ARM).exists());
 }
 
-fn dry_run(lab: &Lab) {
+kernel_test!(a_dry_run_of_persist_writes_nothing);
+fn a_dry_run_of_persist_writes_nothing(lab: &Lab) {
     host(lab);
     let (before, handlers) = (tree(), lab.entries());
     let ran = done(persist(lab, &["--dry-run", "arm"]));
@@ -556,7 +547,8 @@ fn dry_run(lab: &Lab) {
     assert_eq!((tree(), lab.entries()), (before, handlers));
 }
 
-fn reset(lab: &Lab) {
+kernel_test!(reset_persist_takes_back_exactly_what_was_written);
+fn reset_persist_takes_back_exactly_what_was_written(lab: &Lab) {
     host(lab);
     fs::create_dir("/etc/binfmt.d").unwrap();
     fs::write("/etc/binfmt.d/theirs.conf", ":theirs:E::theirs::/theirs:\n").unwrap();
@@ -600,8 +592,9 @@ fn reset(lab: &Lab) {
     assert_eq!(tree(), before);
 }
 
+kernel_test!(reset_persist_that_failed_halfway_is_done_by_the_next);
 /// What a file tells of is taken back before the file: who ended halfway finds by it what is left.
-fn halfway(lab: &Lab) {
+fn reset_persist_that_failed_halfway_is_done_by_the_next(lab: &Lab) {
     host(lab);
     // binfmt-support's database is in its hands alone: a program in its place keeps one.
     fs::remove_dir_all("/run/systemd").unwrap();
@@ -637,7 +630,8 @@ fn halfway(lab: &Lab) {
     assert!(!Path::new(ARM).exists());
 }
 
-fn returns(lab: &Lab) {
+kernel_test!(reset_says_what_comes_back);
+fn reset_says_what_comes_back(lab: &Lab) {
     host(lab);
     done(persist(lab, &["arm"]));
     let ran = done(lab.qus(["reset"]));
@@ -662,7 +656,8 @@ fn returns(lab: &Lab) {
     assert_eq!(value["returns"][0]["own"], false);
 }
 
-fn drift(lab: &Lab) {
+kernel_test!(list_tells_what_is_missing_and_what_has_drifted);
+fn list_tells_what_is_missing_and_what_has_drifted(lab: &Lab) {
     host(lab);
     done(persist(lab, &["arm"]));
     let row = |state: &str| {
@@ -688,7 +683,8 @@ fn drift(lab: &Lab) {
     assert!(!found, "{text}");
 }
 
-fn usage(lab: &Lab) {
+kernel_test!(persist_goes_with_no_other_way_to_last);
+fn persist_goes_with_no_other_way_to_last(lab: &Lab) {
     host(lab);
     for other in ["--in-memory", "--hold"] {
         lab.refused(["register", "--persist", other, "arm"], 2, "cannot be used with");

@@ -19,13 +19,10 @@ use qus::handler::exec_target::ExecTarget;
 use qus::handler::predict::{End, Prediction, Step, Table};
 use qus::probe::{Variant, image};
 
-use crate::Test;
 use crate::lab::Lab;
 use crate::namespace::INSTANCE;
 use crate::programs::host;
 use crate::starter::start;
-
-pub(crate) static TESTS: &[Test] = &[Test::new("predictions_are_what_execve_does", predictions).alone()];
 
 /// Files of one world.
 const FILES: usize = 10;
@@ -66,7 +63,8 @@ fn number(variable: &str, default: usize) -> usize {
     std::env::var(variable).map_or(default, |value| value.parse().unwrap())
 }
 
-fn predictions(lab: &Lab) {
+kernel_test!(predictions_are_what_execve_does, alone);
+fn predictions_are_what_execve_does(lab: &Lab) {
     let seed = number("QUS_TEST_SEED", 1);
     let cases = number("QUS_TEST_CASES", CASES);
     let mut random = Random(seed as u64);

@@ -11,12 +11,9 @@ use qus::arch::{ARCHES, Arch};
 use qus::binfmt::Flags;
 use qus::probe::{ProbeTarget, Variant};
 
-use crate::Test;
 use crate::downloads;
 use crate::lab::{Lab, OURS};
 use crate::programs::{ET_DYN, host};
-
-pub(crate) static TESTS: &[Test] = &[Test::new("every_probe_waits_for_its_starter", waits)];
 
 /// End of standard input for which a probe waits.
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +60,9 @@ fn run(path: &Path, release: Release) -> i32 {
     child.wait().unwrap().code().unwrap_or(-1)
 }
 
+kernel_test!(every_probe_waits_for_its_starter);
 /// Every architecture that an emulator of the distribution, or of a newer one, knows.
-fn waits(lab: &Lab) {
+fn every_probe_waits_for_its_starter(lab: &Lab) {
     let mut executed = BTreeSet::new();
     for directory in [downloads::distribution(), downloads::newer()] {
         for arch in ARCHES.iter().filter(|arch| **arch != *host()) {

@@ -9,22 +9,9 @@ use nix::mount::{MsFlags, mount, umount};
 use qus::binfmt::Flags;
 use qus::probe::same_family;
 
-use crate::Test;
 use crate::downloads;
 use crate::lab::{Lab, Ran, run};
 use crate::programs::{arch, host, probe};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("probes_of_root_run_as_nobody", rights_of_nobody).among_others(),
-    Test::new("probes_of_a_namespace_of_one_user_have_no_rights", rights_of_one_user),
-    Test::new("a_directory_that_does_not_serve_is_passed_over", directories).among_others(),
-    Test::new("no_emulator_is_refused_on_a_busy_machine", busy_machine),
-    Test::new("no_emulator_is_refused_on_one_processor", one_processor),
-    Test::new("limits_of_this_process_are_no_verdict", limits),
-    Test::new("a_native_architecture_is_never_taken_for_a_foreign_one", unknown_native),
-    Test::new("a_dry_run_executes_and_writes_nothing", dry_run).with_strace(),
-    Test::new("a_dry_run_fetches_nothing", dry_fetch).with_strace(),
-];
 
 /// An interpreter that writes down the rights it runs with. Its handler has no `F`, as it is a script.
 const WRITE_RIGHTS: &str = r#"#!/bin/sh
@@ -59,14 +46,16 @@ fn rights_are(lab: &Lab, ids: &str) {
     }
 }
 
-fn rights_of_nobody(lab: &Lab) {
+kernel_test!(probes_of_root_run_as_nobody, among_others);
+fn probes_of_root_run_as_nobody(lab: &Lab) {
     // Where an ordinary user runs the tests, the namespace has no other user.
     let has_others = fs::read_to_string("/proc/self/uid_map").unwrap().lines().count() > 1;
     let nobody = "Uid 65534 65534 65534 65534\nGid 65534 65534 65534 65534\nGroups\n";
     rights_are(lab, if has_others { nobody } else { "Uid 0 0 0 0\nGid 0 0 0 0\n" });
 }
 
-fn rights_of_one_user(lab: &Lab) {
+kernel_test!(probes_of_a_namespace_of_one_user_have_no_rights);
+fn probes_of_a_namespace_of_one_user_have_no_rights(lab: &Lab) {
     rights_are(lab, "Uid 0 0 0 0\nGid 0 0 0 0\n");
 }
 
@@ -74,8 +63,9 @@ fn tmpfs(point: &str, flags: MsFlags, options: &str) {
     mount(Some("none"), point, Some("tmpfs"), flags, Some(options)).unwrap();
 }
 
+kernel_test!(a_directory_that_does_not_serve_is_passed_over, among_others);
 /// The first directory is full, is `noexec`, or cannot be entered by nobody.
-fn directories(lab: &Lab) {
+fn a_directory_that_does_not_serve_is_passed_over(lab: &Lab) {
     let program = |directory: &str| {
         let mut program = lab.program(&[], ["register", "arm", "s390x"]);
         program.env("TMPDIR", directory);
@@ -135,16 +125,19 @@ fn keeps_registering(lab: &Lab, wrapper: &[&str]) {
     assert!(refused.is_empty(), "{} of {rounds}: {:#?}", refused.len(), refused[0]);
 }
 
-fn busy_machine(lab: &Lab) {
+kernel_test!(no_emulator_is_refused_on_a_busy_machine);
+fn no_emulator_is_refused_on_a_busy_machine(lab: &Lab) {
     keeps_registering(lab, &[]);
 }
 
-fn one_processor(lab: &Lab) {
+kernel_test!(no_emulator_is_refused_on_one_processor);
+fn no_emulator_is_refused_on_one_processor(lab: &Lab) {
     keeps_registering(lab, &["taskset", "-c", "0"]);
 }
 
+kernel_test!(limits_of_this_process_are_no_verdict);
 /// With few descriptors or processes there is an error, or all is well; a handler is never called broken.
-fn limits(lab: &Lab) {
+fn limits_of_this_process_are_no_verdict(lab: &Lab) {
     lab.done(["register", "arm", "s390x"]);
     let before = lab.entries();
     for descriptors in 3..20 {
@@ -167,9 +160,10 @@ fn companion(lab: &Lab) -> Option<&'static str> {
     Some(companion)
 }
 
+kernel_test!(a_native_architecture_is_never_taken_for_a_foreign_one);
 /// Where the kernel cannot be asked whether it runs an architecture itself, nothing is registered for it, and nothing
 /// advises to do so all the same.
-fn unknown_native(lab: &Lab) {
+fn a_native_architecture_is_never_taken_for_a_foreign_one(lab: &Lab) {
     let Some(companion) = companion(lab) else { return };
     let refuses = |program: &mut Command, reasons: &[&str]| {
         let ran = run(program);
@@ -235,8 +229,9 @@ fn traced(lab: &Lab, words: &[&str]) -> Ran {
     ran
 }
 
+kernel_test!(a_dry_run_executes_and_writes_nothing, with_strace);
 /// A dry run starts no other program, and opens nothing for writing; what it cannot know it says.
-fn dry_run(lab: &Lab) {
+fn a_dry_run_executes_and_writes_nothing(lab: &Lab) {
     lab.done(["register", "s390x"]);
     lab.handler("qemu-arm", "arm", &downloads::interpreter("arm"), Flags::empty());
     let rule = lab.executable(
@@ -268,8 +263,9 @@ fn dry_run(lab: &Lab) {
     }
 }
 
+kernel_test!(a_dry_run_fetches_nothing, with_strace);
 /// A dry run neither starts a package manager nor unpacks a source. It prints what it leaves out.
-fn dry_fetch(lab: &Lab) {
+fn a_dry_run_fetches_nothing(lab: &Lab) {
     fs::create_dir(lab.path("empty")).unwrap();
     let words = ["register", "-n", "--fetch", "--interpreter-dir", "empty", "--dest", "fetched", "sparc"];
     let ran = traced(lab, &words);

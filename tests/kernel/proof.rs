@@ -6,23 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::Test;
 use crate::downloads;
 use crate::lab::{Lab, Ran};
 use crate::programs::{arch, crashing, dynamic, execute, host, loader, probe};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("proof_names_what_is_broken", names_what_is_broken),
-    Test::new("proof_with_the_instance_off", with_the_instance_off),
-    Test::new("proof_of_an_interpreter_that_is_gone", interpreter_that_is_gone),
-    Test::new("proof_of_what_the_host_runs", of_what_the_host_runs),
-    Test::new("proof_without_p", without_p),
-    Test::new("proof_that_fails_leaves_nothing", that_fails_leaves_nothing),
-    Test::new("proof_that_fails_puts_back", that_fails_puts_back),
-    Test::new("proof_that_fails_spares_the_others", that_fails_spares_the_others),
-    Test::new("proof_refuses_the_hosts_own", refuses_the_hosts_own),
-    Test::new("proof_refuses_companions", refuses_companions),
-];
 
 const NOT_STATIC: &str = "it works on this host, but not from an empty root directory, as containers have it: \
                           the interpreter is not static, or the handler has no F flag";
@@ -103,7 +89,8 @@ fn register_broken(lab: &Lab) {
     lab.register(b":jar:E::jar::/usr/bin/jexec:").unwrap();
 }
 
-fn names_what_is_broken(lab: &Lab) {
+kernel_test!(proof_names_what_is_broken);
+fn proof_names_what_is_broken(lab: &Lab) {
     register_broken(lab);
     let (_, verify) = json(lab, ["verify"]);
     let item = |name: &str| {
@@ -157,7 +144,8 @@ fn only_what_is_asked_for_counts(lab: &Lab) {
     assert_eq!(lab.qus(["list"]).status, 0, "without a probe nothing is judged");
 }
 
-fn with_the_instance_off(lab: &Lab) {
+kernel_test!(proof_with_the_instance_off);
+fn proof_with_the_instance_off(lab: &Lab) {
     register(lab, "one", "aarch64", &qemu("aarch64"), "POF");
     register(lab, "two", "arm", &qemu("arm"), "POF");
     expect(lab, &[("one", "aarch64", "working", None), ("two", "arm", "working", None)]);
@@ -168,7 +156,8 @@ fn with_the_instance_off(lab: &Lab) {
     expect(lab, &[("one", "aarch64", "working", None), ("two", "arm", "working", None)]);
 }
 
-fn interpreter_that_is_gone(lab: &Lab) {
+kernel_test!(proof_of_an_interpreter_that_is_gone);
+fn proof_of_an_interpreter_that_is_gone(lab: &Lab) {
     let copy = lab.executable("qemu-arm", &fs::read(qemu("arm")).unwrap());
     register(lab, "qemu-arm", "arm", &copy, "POF");
     fs::remove_file(&copy).unwrap();
@@ -181,7 +170,8 @@ fn runs(lab: &Lab, name: &str) -> bool {
     execute(&lab.executable(&format!("runs-{name}"), &probe(arch(name)))) == Ok(42)
 }
 
-fn of_what_the_host_runs(lab: &Lab) {
+kernel_test!(proof_of_what_the_host_runs);
+fn proof_of_what_the_host_runs(lab: &Lab) {
     assert!(runs(lab, host().name));
     for name in host().same_family().iter().chain([&host().name]) {
         let native = runs(lab, name);
@@ -208,7 +198,8 @@ fn companion(lab: &Lab) -> Option<&'static str> {
     companion
 }
 
-fn without_p(lab: &Lab) {
+kernel_test!(proof_without_p);
+fn proof_without_p(lab: &Lab) {
     // It takes what is its own argument for the program's, as an emulator does that does not know P.
     let old = lab.executable("old", &probe(host()));
     let line = lab.done(["register", "--interpreter", old.to_str().unwrap(), "arm"]);
@@ -224,7 +215,8 @@ fn without_p(lab: &Lab) {
     assert_eq!(lab.entries(), entries);
 }
 
-fn that_fails_leaves_nothing(lab: &Lab) {
+kernel_test!(proof_that_fails_leaves_nothing);
+fn proof_that_fails_leaves_nothing(lab: &Lab) {
     let crashing = lab.executable("crashing", &crashing());
     let crashing = crashing.to_str().unwrap();
     lab.refused(["register", "--interpreter", crashing, "arm"], 1, "its interpreter crashed (signal ");
@@ -247,7 +239,8 @@ fn that_fails_leaves_nothing(lab: &Lab) {
     assert_eq!(lab.qus(["verify"]).status, 1);
 }
 
-fn that_fails_puts_back(lab: &Lab) {
+kernel_test!(proof_that_fails_puts_back);
+fn proof_that_fails_puts_back(lab: &Lab) {
     let crashing = lab.executable("crashing", &crashing());
     lab.done(["register", "microblaze"]);
     let crash = ["register", "--replace", "--interpreter", crashing.to_str().unwrap(), "microblaze"];
@@ -271,7 +264,8 @@ fn that_fails_puts_back(lab: &Lab) {
     assert_eq!(lab.qus(["verify"]).status, 0);
 }
 
-fn that_fails_spares_the_others(lab: &Lab) {
+kernel_test!(proof_that_fails_spares_the_others);
+fn proof_that_fails_spares_the_others(lab: &Lab) {
     fs::create_dir(lab.path("mixed")).unwrap();
     lab.executable("mixed/qemu-arm-static", &crashing());
     for name in ["aarch64", "riscv64"] {
@@ -284,7 +278,8 @@ fn that_fails_spares_the_others(lab: &Lab) {
     assert_eq!(lab.qus(["verify"]).status, 0);
 }
 
-fn refuses_the_hosts_own(lab: &Lab) {
+kernel_test!(proof_refuses_the_hosts_own);
+fn proof_refuses_the_hosts_own(lab: &Lab) {
     let name = host().name;
     let old = lab.executable("old", &probe(host()));
     let own = format!("this host runs {name} itself; its programs would all go through the emulator");
@@ -306,7 +301,8 @@ fn refuses_the_hosts_own(lab: &Lab) {
     assert_eq!((status, outcomes), (2, vec!["refused", "registered"]), "{value:#}");
 }
 
-fn refuses_companions(lab: &Lab) {
+kernel_test!(proof_refuses_companions);
+fn proof_refuses_companions(lab: &Lab) {
     let Some(name) = companion(lab) else { return };
     let own = format!("this host runs {name} itself; its programs would all go through the emulator");
     lab.refused(["register", name], 2, &own);

@@ -6,19 +6,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::Test;
 use crate::build::{Tree, deb};
 use crate::downloads::interpreter;
 use crate::lab::{Lab, QUS, Ran, busybox, order, run};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("provenance_is_told_everywhere", told),
-    Test::new("versions_lie_side_by_side", side_by_side),
-    Test::new("a_changed_file_has_no_provenance", changed),
-    Test::new("a_known_source_is_not_read_again", known),
-    Test::new("prune_removes_what_nobody_uses", prune),
-    Test::new("a_killed_fetch_leaves_nothing_half_written", killed),
-];
 
 /// A newer version of the same length, which the second of two emulators reports.
 fn newer_version() -> String {
@@ -102,7 +92,8 @@ fn tree(folder: &Path) -> Vec<String> {
     files
 }
 
-fn told(lab: &Lab) {
+kernel_test!(provenance_is_told_everywhere);
+fn provenance_is_told_everywhere(lab: &Lab) {
     package(lab, "some.deb", &["arm"]);
     let path = lab.path("data/qus").join(version()).join("qemu-arm-static");
     let shown = path.to_str().unwrap();
@@ -153,7 +144,8 @@ fn told(lab: &Lab) {
     assert_eq!(answer(lab, &words)["files"][0]["provenance"], record);
 }
 
-fn side_by_side(lab: &Lab) {
+kernel_test!(versions_lie_side_by_side);
+fn versions_lie_side_by_side(lab: &Lab) {
     let newest = newer_version();
     let other = other_version("arm");
     fs::create_dir(lab.path("other")).unwrap();
@@ -208,7 +200,8 @@ fn side_by_side(lab: &Lab) {
     assert!(bundled.stdout.contains(&newest), "{bundled:#?}");
 }
 
-fn changed(lab: &Lab) {
+kernel_test!(a_changed_file_has_no_provenance);
+fn a_changed_file_has_no_provenance(lab: &Lab) {
     package(lab, "some.deb", &["arm", "s390x"]);
     done(lab, &["fetch", "--from", "some.deb", "all"]);
     done(lab, &["register", "arm"]);
@@ -241,8 +234,9 @@ fn changed(lab: &Lab) {
     assert_eq!(states(&answer(lab, &["fetch", "--list"])["files"]), ["fetched", "fetched"]);
 }
 
+kernel_test!(a_known_source_is_not_read_again);
 /// A source of a known digest is not even opened when all that is wanted of it is in place.
-fn known(lab: &Lab) {
+fn a_known_source_is_not_read_again(lab: &Lab) {
     package(lab, "some.deb", &["arm", "s390x"]);
     let digest = sha256(&lab.path("some.deb"));
     let fetch = |arches: &[&str]| {
@@ -270,7 +264,8 @@ fn known(lab: &Lab) {
     assert_eq!(fs::read_to_string(&path).unwrap(), "old");
 }
 
-fn prune(lab: &Lab) {
+kernel_test!(prune_removes_what_nobody_uses);
+fn prune_removes_what_nobody_uses(lab: &Lab) {
     package(lab, "some.deb", &["arm", "s390x"]);
     done(lab, &["fetch", "--from", "some.deb", "all"]);
     fs::create_dir(lab.path("other")).unwrap();
@@ -319,9 +314,10 @@ fn assert_whole(path: &Path) {
     assert!(is_old || content == fs::read(interpreter(arch)).unwrap(), "{name} is half-written");
 }
 
+kernel_test!(a_killed_fetch_leaves_nothing_half_written);
 /// Killed at any moment, `fetch` leaves nothing half-written under a name that is looked for, what was there is whole, and
 /// the next one mends everything.
-fn killed(lab: &Lab) {
+fn a_killed_fetch_leaves_nothing_half_written(lab: &Lab) {
     package(lab, "some.deb", &["arm", "s390x", "riscv64"]);
     let old = |arch: &str| lab.path("dest").join(format!("qemu-{arch}-static"));
     fs::create_dir(lab.path("dest")).unwrap();

@@ -3,15 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use crate::Test;
 use crate::downloads::{self, PROGRAMS};
 use crate::lab::{Lab, run, start};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("register_all_of_the_distribution", register_all_of_the_distribution),
-    Test::new("register_all_of_a_newer_qemu", register_all_of_a_newer_qemu),
-    Test::new("programs_of_debian_run", programs_of_debian_run),
-];
 
 fn register_all(lab: &Lab, folder: &std::path::Path) {
     let directory = folder.to_str().unwrap();
@@ -40,14 +33,17 @@ fn register_all(lab: &Lab, folder: &std::path::Path) {
     assert!(lab.entries().is_empty());
 }
 
+kernel_test!(register_all_of_the_distribution);
 fn register_all_of_the_distribution(lab: &Lab) {
     register_all(lab, &downloads::distribution());
 }
 
+kernel_test!(register_all_of_a_newer_qemu);
 fn register_all_of_a_newer_qemu(lab: &Lab) {
     register_all(lab, &downloads::newer());
 }
 
+kernel_test!(programs_of_debian_run);
 fn programs_of_debian_run(lab: &Lab) {
     // Programs of later suites may need instructions that only a newer QEMU knows.
     let newer = downloads::newer();

@@ -10,25 +10,8 @@ use std::thread;
 
 use qus::binfmt::Flags;
 
-use crate::Test;
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, QUS, busybox, order};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("a_handler_is_in_place_throughout", throughout),
-    Test::new("an_interpreter_replaced_on_disk_is_taken_up", replaced_on_disk),
-    Test::new("what_is_no_emulator_is_taken_back", no_emulator),
-    Test::new("the_emulator_of_another_architecture_is_taken_back", other_emulator),
-    Test::new("a_failed_replacement_leaves_what_works", failed_replacement),
-    Test::new("a_dry_run_changes_nothing", dry_run),
-    Test::new("what_is_not_verified_is_called_so", no_verify),
-    Test::new("an_architecture_may_have_two_handlers", two_handlers),
-    Test::new("a_batch_goes_on", batch),
-    Test::new("what_an_interrupted_run_left_is_removed", leftover),
-    Test::new("all_who_register_at_once_are_done", at_once),
-    Test::new("what_the_host_runs_itself_gets_no_handler", native),
-    Test::new("any_static_emulator_can_be_given", any_emulator),
-];
 
 /// Ends the threads of a scope however the scope is left: a failed or skipped test would else wait for them for ever.
 struct StopWhenLeft<'a>(&'a AtomicBool);
@@ -39,7 +22,8 @@ impl Drop for StopWhenLeft<'_> {
     }
 }
 
-fn throughout(lab: &Lab) {
+kernel_test!(a_handler_is_in_place_throughout);
+fn a_handler_is_in_place_throughout(lab: &Lab) {
     let folders = [downloads::newer(), downloads::distribution()];
     lab.done(["register", "arm"]);
     let stop = AtomicBool::new(false);
@@ -88,7 +72,8 @@ fn running() -> (u64, u64) {
     (exe.dev(), exe.ino())
 }
 
-fn replaced_on_disk(lab: &Lab) {
+kernel_test!(an_interpreter_replaced_on_disk_is_taken_up);
+fn an_interpreter_replaced_on_disk_is_taken_up(lab: &Lab) {
     let file = lab.copy("own/qemu-arm-static", &interpreter("arm"));
     let words = ["register", "--interpreter-dir", "own", "arm"];
     lab.done(words);
@@ -127,16 +112,19 @@ fn taken_back(lab: &Lab, file: &Path, reason: &str) {
     assert_eq!(order(), ["qemu-s390x"], "{ran:#?}");
 }
 
-fn no_emulator(lab: &Lab) {
+kernel_test!(what_is_no_emulator_is_taken_back);
+fn what_is_no_emulator_is_taken_back(lab: &Lab) {
     crate::lab::needs_static_qus();
     taken_back(lab, Path::new(QUS), "its probe ended with status 2, not 42: error: unrecognized subcommand");
 }
 
-fn other_emulator(lab: &Lab) {
+kernel_test!(the_emulator_of_another_architecture_is_taken_back);
+fn the_emulator_of_another_architecture_is_taken_back(lab: &Lab) {
     taken_back(lab, &interpreter("s390x"), "its probe ended with status 255, not 42: ");
 }
 
-fn failed_replacement(lab: &Lab) {
+kernel_test!(a_failed_replacement_leaves_what_works);
+fn a_failed_replacement_leaves_what_works(lab: &Lab) {
     lab.done(["register", "arm", "s390x"]);
     lab.static_failure("own/qemu-arm-static");
     let words = ["register", "--replace", "--interpreter-dir", "own", "arm"];
@@ -145,7 +133,8 @@ fn failed_replacement(lab: &Lab) {
     assert!(lab.done(["register", "arm"]).contains(" unchanged "));
 }
 
-fn dry_run(lab: &Lab) {
+kernel_test!(a_dry_run_changes_nothing);
+fn a_dry_run_changes_nothing(lab: &Lab) {
     let planned = |words: &[&str], said: &str, status: i32| {
         let words = ["register", "--dry-run"].iter().chain(words).copied();
         let before = (lab.entries(), order());
@@ -169,7 +158,8 @@ fn dry_run(lab: &Lab) {
     planned(&["--interpreter-dir", newer.to_str().unwrap(), "arm"], "has its programs", 2);
 }
 
-fn no_verify(lab: &Lab) {
+kernel_test!(what_is_not_verified_is_called_so);
+fn what_is_not_verified_is_called_so(lab: &Lab) {
     let said = lab.done(["register", "--no-verify", "arm"]);
     assert!(said.ends_with(", unverified\n"), "{said}");
     let item = &lab.json(["register", "--no-verify", "arm"])["items"][0];
@@ -180,7 +170,8 @@ fn no_verify(lab: &Lab) {
     assert_eq!(lab.json(["register", "arm"])["items"][0]["proof"]["empty_root"], true);
 }
 
-fn two_handlers(lab: &Lab) {
+kernel_test!(an_architecture_may_have_two_handlers);
+fn an_architecture_may_have_two_handlers(lab: &Lab) {
     let names = qus::arch::Arch::from_qemu_target("microblaze").unwrap().handler_names();
     assert_eq!(names.len(), 2);
     lab.done(["register", "microblaze"]);
@@ -204,7 +195,8 @@ fn two_handlers(lab: &Lab) {
     assert_eq!(order(), before);
 }
 
-fn batch(lab: &Lab) {
+kernel_test!(a_batch_goes_on);
+fn a_batch_goes_on(lab: &Lab) {
     lab.link("own/qemu-arm-static", &interpreter("arm"));
     lab.link("own/qemu-aarch64-static", &interpreter("aarch64"));
     lab.copy("own/qemu-mips-static", Path::new("/bin/true"));
@@ -231,7 +223,8 @@ fn batch(lab: &Lab) {
     assert_eq!(outcomes, ["unchanged", "missing", "refused", "unproven", "unchanged"]);
 }
 
-fn at_once(lab: &Lab) {
+kernel_test!(all_who_register_at_once_are_done);
+fn all_who_register_at_once_are_done(lab: &Lab) {
     let words = ["register", "arm", "aarch64", "microblaze"];
     thread::scope(|scope| {
         let runs: Vec<_> = (0..8).map(|_| scope.spawn(|| lab.qus(words))).collect();
@@ -245,9 +238,10 @@ fn at_once(lab: &Lab) {
     assert_eq!(said.matches(" unchanged ").count(), 3, "{said}");
 }
 
+kernel_test!(what_an_interrupted_run_left_is_removed);
 /// A run that was killed left its interim behind; the process whose number is in its name is gone. No process has a number
 /// beyond 4194304 (`PID_MAX_LIMIT`), and this one goes on.
-fn leftover(lab: &Lab) {
+fn what_an_interrupted_run_left_is_removed(lab: &Lab) {
     lab.done(["register", "arm"]);
     let wanted = lab.entries();
     lab.done(["reset"]);
@@ -270,7 +264,8 @@ fn leftover(lab: &Lab) {
     assert_eq!(lab.entries(), wanted);
 }
 
-fn native(lab: &Lab) {
+kernel_test!(what_the_host_runs_itself_gets_no_handler);
+fn what_the_host_runs_itself_gets_no_handler(lab: &Lab) {
     let own = std::env::consts::ARCH;
     assert!(lab.done(["register", own]).contains(" native "));
     let file = interpreter("arm");
@@ -284,7 +279,8 @@ fn native(lab: &Lab) {
     assert!(!all.lines().any(|line| line.split_whitespace().next() == Some(own)), "{all}");
 }
 
-fn any_emulator(lab: &Lab) {
+kernel_test!(any_static_emulator_can_be_given);
+fn any_static_emulator_can_be_given(lab: &Lab) {
     let file = lab.copy("opt/my-emulator", &interpreter("arm"));
     let words = ["register", "--interpreter", file.to_str().unwrap(), "arm"];
     assert!(lab.done(words).contains(" registered "));

@@ -9,21 +9,8 @@ use std::path::Path;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use qus::binfmt::Flags;
 
-use crate::Test;
 use crate::downloads::interpreter;
 use crate::lab::{Lab, OURS, order};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("reset_leaves_what_is_not_qemus", foreign),
-    Test::new("reset_finds_emulators_under_any_name", odd_names),
-    Test::new("an_emulator_that_has_no_file_is_one", no_file),
-    Test::new("reset_of_one_architecture_leaves_the_others", one),
-    Test::new("reset_takes_every_name_of_an_architecture", names),
-    Test::new("a_second_reset_has_nothing_to_do", twice),
-    Test { mounted: false, ..Test::new("reset_where_nothing_is_mounted_is_done", not_mounted) },
-    Test::new("a_dry_run_of_reset_removes_nothing", dry_run),
-    Test::new("reset_clears_away_what_an_interrupted_run_left", leftovers),
-];
 
 /// Registers what others than QEMU have on their machines: Java, Python, the Windows programs of WSL, Wine, and translators
 /// for foreign programs that are none of QEMU's. What is there then.
@@ -43,7 +30,8 @@ fn others(lab: &Lab) -> BTreeMap<String, String> {
     lab.entries()
 }
 
-fn foreign(lab: &Lab) {
+kernel_test!(reset_leaves_what_is_not_qemus);
+fn reset_leaves_what_is_not_qemus(lab: &Lab) {
     let before = others(lab);
     let names = order();
     // A name that is taken stays with who has it.
@@ -71,7 +59,8 @@ fn odd(lab: &Lab) {
     lab.register(microblaze).unwrap();
 }
 
-fn odd_names(lab: &Lab) {
+kernel_test!(reset_finds_emulators_under_any_name);
+fn reset_finds_emulators_under_any_name(lab: &Lab) {
     odd(lab);
     let ran = lab.qus(["reset"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
@@ -90,7 +79,8 @@ fn odd_names(lab: &Lab) {
     assert!(order().is_empty(), "{ran:#?}");
 }
 
-fn no_file(lab: &Lab) {
+kernel_test!(an_emulator_that_has_no_file_is_one);
+fn an_emulator_that_has_no_file_is_one(lab: &Lab) {
     // As of an image that brought it and is gone: the name of the handler alone tells what it is (K51).
     let memory = memfd_create(c"emulator", MFdFlags::empty()).unwrap();
     let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
@@ -106,7 +96,8 @@ fn no_file(lab: &Lab) {
     assert_eq!(order(), ["nameless"]);
 }
 
-fn one(lab: &Lab) {
+kernel_test!(reset_of_one_architecture_leaves_the_others);
+fn reset_of_one_architecture_leaves_the_others(lab: &Lab) {
     odd(lab);
     let said = lab.done(["reset", "arm"]);
     assert_eq!(said.lines().count(), 2, "{said}");
@@ -115,7 +106,8 @@ fn one(lab: &Lab) {
     assert_eq!(order(), ["qemu-microblaze"]);
 }
 
-fn names(lab: &Lab) {
+kernel_test!(reset_takes_every_name_of_an_architecture);
+fn reset_takes_every_name_of_an_architecture(lab: &Lab) {
     for name in ["arm64", "linux/arm64", "linux/arm64/v8", "aarch64-linux", "arm64v8"] {
         lab.done(["register", name, "arm"]);
         let said = lab.done(["reset", name]);
@@ -127,7 +119,8 @@ fn names(lab: &Lab) {
     assert!(order().is_empty());
 }
 
-fn twice(lab: &Lab) {
+kernel_test!(a_second_reset_has_nothing_to_do);
+fn a_second_reset_has_nothing_to_do(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.done(["reset"]);
     for words in [&["reset"][..], &["reset", "arm"]] {
@@ -140,7 +133,8 @@ fn twice(lab: &Lab) {
     assert_eq!(lab.json(["reset"])["items"], serde_json::json!([]));
 }
 
-fn not_mounted(lab: &Lab) {
+kernel_test!(reset_where_nothing_is_mounted_is_done, unmounted);
+fn reset_where_nothing_is_mounted_is_done(lab: &Lab) {
     let ran = lab.qus(["reset"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
     let message = "qus: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: no handler can be seen, and none was removed\n";
@@ -149,7 +143,8 @@ fn not_mounted(lab: &Lab) {
     assert!(!Path::new("/proc/sys/fs/binfmt_misc/register").exists());
 }
 
-fn dry_run(lab: &Lab) {
+kernel_test!(a_dry_run_of_reset_removes_nothing);
+fn a_dry_run_of_reset_removes_nothing(lab: &Lab) {
     others(lab);
     odd(lab);
     let before = (lab.entries(), order());
@@ -163,7 +158,8 @@ fn dry_run(lab: &Lab) {
     assert_eq!((lab.entries(), order()), before);
 }
 
-fn leftovers(lab: &Lab) {
+kernel_test!(reset_clears_away_what_an_interrupted_run_left);
+fn reset_clears_away_what_an_interrupted_run_left(lab: &Lab) {
     lab.handler("qemu-arm.qus-99", "arm", &interpreter("arm"), Flags::FIX_BINARY);
     lab.handler("qus-arm.qus-99", "arm", &interpreter("arm").with_file_name("box"), Flags::empty());
     lab.done(["reset", "arm"]);

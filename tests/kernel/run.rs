@@ -15,35 +15,9 @@ use std::time::Duration;
 use nix::mount::{MntFlags, umount2};
 use nix::unistd::{getegid, geteuid};
 
-use crate::Test;
 use crate::downloads;
 use crate::lab::{Lab, Ran, run};
 use crate::namespace::INSTANCE;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("run_a_foreign_program", run_a_foreign_program),
-    Test::new("run_as_who_called", run_as_who_called).somebody(),
-    Test::new("run_as_root_of_the_namespace", run_as_root_of_the_namespace).somebody(),
-    Test::new("run_ends_as_the_program_does", run_ends_as_the_program_does),
-    Test::new("run_says_why_it_did_not_start", run_says_why_it_did_not_start),
-    Test::new("run_passes_words_streams_and_variables", run_passes_words_streams_and_variables),
-    Test::new("run_native_programs_with_foreign_children", run_native_programs_with_foreign_children),
-    Test::new("run_inside_of_run", run_inside_of_run),
-    Test::new("run_takes_over_the_hosts_handlers", run_takes_over_the_hosts_handlers),
-    Test::new("run_keeps_the_order_of_handlers", run_keeps_the_order_of_handlers),
-    Test::new("run_prefers_what_works_in_another_root", run_prefers_what_works_in_another_root),
-    Test::new("run_leaves_the_host_as_it_was", run_leaves_the_host_as_it_was),
-    Test::new("run_without_an_instance_on_the_host", run_without_an_instance_on_the_host).unmounted(),
-    Test::new("run_leaves_no_process_between", run_leaves_no_process_between),
-    Test::new("run_directly", run_directly),
-    Test::new("run_from_a_folder", run_from_a_folder),
-    Test::new("run_keeps_what_was_typed_in_its_cure", run_keeps_what_was_typed_in_its_cure),
-    Test::new("run_where_namespaces_are_forbidden", run_where_namespaces_are_forbidden),
-    Test::new("run_killed_at_any_moment", run_killed_at_any_moment),
-    Test::new("run_in_another_root", run_in_another_root),
-    Test::new("run_in_a_root_given_relatively", run_in_a_root_given_relatively),
-    Test::new("run_in_a_hostile_root", run_in_a_hostile_root),
-];
 
 /// A foreign busybox under the name that makes it take its applet from the first argument.
 fn busybox(lab: &Lab) -> String {
@@ -81,6 +55,7 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, (u32, u64)> {
     found
 }
 
+kernel_test!(run_a_foreign_program);
 fn run_a_foreign_program(lab: &Lab) {
     let busybox = busybox(lab);
     assert_eq!(lab.done(["run", "--", &busybox, "uname", "-m"]), "aarch64\n");
@@ -88,6 +63,7 @@ fn run_a_foreign_program(lab: &Lab) {
     assert_eq!(lab.done(["run", &busybox, "uname", "-m"]), "aarch64\n");
 }
 
+kernel_test!(run_as_who_called, somebody);
 fn run_as_who_called(lab: &Lab) {
     assert_eq!((geteuid().as_raw(), getegid().as_raw()), (1000, 1000));
     let busybox = busybox(lab);
@@ -99,6 +75,7 @@ fn run_as_who_called(lab: &Lab) {
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&metadata), 1000);
 }
 
+kernel_test!(run_as_root_of_the_namespace, somebody);
 fn run_as_root_of_the_namespace(lab: &Lab) {
     let busybox = busybox(lab);
     assert_eq!(lab.done(["run", "--as-root", "--", &busybox, "id", "-u"]), "0\n");
@@ -108,6 +85,7 @@ fn run_as_root_of_the_namespace(lab: &Lab) {
     assert_ne!(lab.qus(["run", "--", "sh", "-c", script]).status, 0);
 }
 
+kernel_test!(run_ends_as_the_program_does);
 fn run_ends_as_the_program_does(lab: &Lab) {
     let busybox = busybox(lab);
     for status in ["0", "1", "2", "7", "125", "255"] {
@@ -125,6 +103,7 @@ fn run_ends_as_the_program_does(lab: &Lab) {
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("y\ny\n", ""));
 }
 
+kernel_test!(run_says_why_it_did_not_start);
 fn run_says_why_it_did_not_start(lab: &Lab) {
     let busybox = busybox(lab);
     fs::write(lab.path("plain"), "no program").unwrap();
@@ -150,6 +129,7 @@ fn run_says_why_it_did_not_start(lab: &Lab) {
     assert_eq!(answer["version"], 1);
 }
 
+kernel_test!(run_passes_words_streams_and_variables);
 fn run_passes_words_streams_and_variables(lab: &Lab) {
     let busybox = busybox(lab);
     let words = ["-n", "--help", "--", "", "two words", "ü", "--env", "A=b"];
@@ -198,6 +178,7 @@ fn run_passes_words_streams_and_variables(lab: &Lab) {
     assert_eq!(open.stdout, outside.stdout);
 }
 
+kernel_test!(run_native_programs_with_foreign_children);
 fn run_native_programs_with_foreign_children(lab: &Lab) {
     let ran = shell(lab, "for i in 1 2 3; do \"$1\" uname -m; done; cat /proc/self/comm");
     assert_eq!(ran.stdout, "aarch64\naarch64\naarch64\ncat\n", "{ran:?}");
@@ -209,6 +190,7 @@ fn run_native_programs_with_foreign_children(lab: &Lab) {
     assert_eq!(ran.stdout, format!("s390x\n{native}"), "{ran:?}");
 }
 
+kernel_test!(run_inside_of_run);
 fn run_inside_of_run(lab: &Lab) {
     let qus = env!("CARGO_BIN_EXE_qus");
     let script = format!("{qus} run -- {qus} run -- \"$1\" uname -m && {qus} run -- \"$1\" id -u && id -u");
@@ -221,6 +203,7 @@ fn teller(lab: &Lab, name: &str) -> PathBuf {
     lab.executable(name, format!("#!/bin/sh\necho {name} got ${{1##*/}}\n").as_bytes())
 }
 
+kernel_test!(run_takes_over_the_hosts_handlers);
 fn run_takes_over_the_hosts_handlers(lab: &Lab) {
     let tell = teller(lab, "tell");
     let gone = teller(lab, "gone");
@@ -250,6 +233,7 @@ fn run_takes_over_the_hosts_handlers(lab: &Lab) {
     assert_eq!(lab.qus(["run", "--", "./file.told"]).status, 126);
 }
 
+kernel_test!(run_keeps_the_order_of_handlers);
 fn run_keeps_the_order_of_handlers(lab: &Lab) {
     for name in ["first", "second", "third"] {
         let interpreter = teller(lab, name);
@@ -263,6 +247,7 @@ fn run_keeps_the_order_of_handlers(lab: &Lab) {
     assert_eq!(lab.done(["run", "--", "./file.foo"]), "second got file.foo\n");
 }
 
+kernel_test!(run_prefers_what_works_in_another_root);
 fn run_prefers_what_works_in_another_root(lab: &Lab) {
     // The host's handler gives these programs to something else: what the caller names goes before it.
     let tell = teller(lab, "tell");
@@ -290,6 +275,7 @@ fn run_prefers_what_works_in_another_root(lab: &Lab) {
     assert!(ran.stdout.contains("theirs") && ran.stdout.contains("qemu-s390x"), "{ran:?}");
 }
 
+kernel_test!(run_leaves_the_host_as_it_was);
 fn run_leaves_the_host_as_it_was(lab: &Lab) {
     let tell = teller(lab, "tell");
     lab.register(format!(":told:E::told::{}:", tell.display()).as_bytes()).unwrap();
@@ -309,6 +295,7 @@ fn run_leaves_the_host_as_it_was(lab: &Lab) {
     assert_eq!(state(), before);
 }
 
+kernel_test!(run_without_an_instance_on_the_host, unmounted);
 fn run_without_an_instance_on_the_host(lab: &Lab) {
     let before = mounts();
     let busybox = busybox(lab);
@@ -318,6 +305,7 @@ fn run_without_an_instance_on_the_host(lab: &Lab) {
     assert_eq!(Command::new(&busybox).output().unwrap_err().raw_os_error(), Some(8));
 }
 
+kernel_test!(run_leaves_no_process_between);
 fn run_leaves_no_process_between(lab: &Lab) {
     let root = root(lab);
     let native = ["run", "--", "sh", "-c", "echo $$; exec cat"];
@@ -338,6 +326,7 @@ fn run_leaves_no_process_between(lab: &Lab) {
     }
 }
 
+kernel_test!(run_directly);
 fn run_directly(lab: &Lab) {
     let busybox = busybox(lab);
     let before = (mounts(), lab.entries());
@@ -354,6 +343,7 @@ fn run_directly(lab: &Lab) {
     assert_eq!((mounts(), lab.entries()), before);
 }
 
+kernel_test!(run_from_a_folder);
 fn run_from_a_folder(lab: &Lab) {
     let busybox = busybox(lab);
     let home = lab.path("home");
@@ -379,6 +369,7 @@ fn run_from_a_folder(lab: &Lab) {
     assert_eq!(files(&home), before);
 }
 
+kernel_test!(run_keeps_what_was_typed_in_its_cure);
 fn run_keeps_what_was_typed_in_its_cure(lab: &Lab) {
     let root = root(lab);
     let words =
@@ -389,6 +380,7 @@ fn run_keeps_what_was_typed_in_its_cure(lab: &Lab) {
     lab.refused(words, 125, &cure);
 }
 
+kernel_test!(run_where_namespaces_are_forbidden);
 fn run_where_namespaces_are_forbidden(lab: &Lab) {
     let busybox = busybox(lab);
     fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
@@ -406,6 +398,7 @@ fn run_where_namespaces_are_forbidden(lab: &Lab) {
     assert!(!ran.stderr.contains("--direct"), "{ran:?}");
 }
 
+kernel_test!(run_killed_at_any_moment);
 fn run_killed_at_any_moment(lab: &Lab) {
     let busybox = busybox(lab);
     let root = root(lab);
@@ -464,6 +457,7 @@ fn root(lab: &Lab) -> String {
     root.to_str().unwrap().to_owned()
 }
 
+kernel_test!(run_in_another_root);
 fn run_in_another_root(lab: &Lab) {
     let root = root(lab);
     let inside = |script: &str| {
@@ -502,6 +496,7 @@ fn run_in_another_root(lab: &Lab) {
     assert_eq!(ran.status, 127, "{ran:?}");
 }
 
+kernel_test!(run_in_a_root_given_relatively);
 fn run_in_a_root_given_relatively(lab: &Lab) {
     let root = root(lab);
     assert_eq!(lab.done(["run", "--root", "root", "--", "/bin/sh", "-c", "pwd"]), "/\n");
@@ -514,6 +509,7 @@ fn run_in_a_root_given_relatively(lab: &Lab) {
     lab.refused(["run", "--root", "root/bin/busybox", "--", "/bin/sh"], 125, "Not a directory");
 }
 
+kernel_test!(run_in_a_hostile_root);
 fn run_in_a_hostile_root(lab: &Lab) {
     let outside = lab.path("outside");
     fs::create_dir(&outside).unwrap();

@@ -6,26 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::Test;
 use crate::downloads;
 use crate::lab::{Lab, Ran, run};
 use crate::namespace::INSTANCE;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("scope_is_said_by_every_command", scope_is_said_by_every_command),
-    Test::new("scope_of_an_inherited_instance", scope_of_an_inherited_instance),
-    Test::new("registering_in_an_outer_instance", registering_in_an_outer_instance),
-    Test::new("scope_of_the_nearest_instance", scope_of_the_nearest_instance),
-    Test::new("finding_the_scope_changes_nothing", finding_the_scope_changes_nothing),
-    Test::new("scope_of_an_instance_of_another_process", scope_of_an_instance_of_another_process),
-    Test::new("lifetime_of_this_very_command", lifetime_of_this_very_command).unmounted(),
-    Test::new("lifetime_of_a_mount_namespace", lifetime_of_a_mount_namespace).unmounted(),
-    Test::new("lifetime_where_another_holds_the_instance", lifetime_where_another_holds_the_instance),
-    Test::new("target_is_another_process", target_is_another_process),
-    Test::new("target_that_cannot_be_entered", target_that_cannot_be_entered),
-    Test::new("namespaces_of_engines", namespaces_of_engines),
-    Test::new("namespaces_of_engines_that_do_not_run", namespaces_of_engines_that_do_not_run),
-];
 
 /// Runs `script` in a mount namespace of its own, with the path of qus as `$QUS`.
 fn in_mount_namespace(lab: &Lab, script: &str) -> Ran {
@@ -40,6 +23,7 @@ fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
+kernel_test!(scope_is_said_by_every_command);
 fn scope_is_said_by_every_command(lab: &Lab) {
     let inode = fs::metadata("/proc/self/ns/user").unwrap().ino();
     let ran = lab.qus(["register", "aarch64"]);
@@ -58,6 +42,7 @@ fn scope_is_said_by_every_command(lab: &Lab) {
     }
 }
 
+kernel_test!(lifetime_of_this_very_command, unmounted);
 fn lifetime_of_this_very_command(lab: &Lab) {
     let ran = in_mount_namespace(lab, "exec $QUS register aarch64");
     assert_eq!(ran.status, 2, "{ran:?}");
@@ -74,6 +59,7 @@ fn lifetime_of_this_very_command(lab: &Lab) {
     assert_eq!(ran.stdout, "register\nstatus\n");
 }
 
+kernel_test!(lifetime_of_a_mount_namespace, unmounted);
 fn lifetime_of_a_mount_namespace(lab: &Lab) {
     let script = format!("$QUS --json register aarch64; echo $? >&2; ls {INSTANCE} >&2");
     let ran = in_mount_namespace(lab, &script);
@@ -83,6 +69,7 @@ fn lifetime_of_a_mount_namespace(lab: &Lab) {
     assert!(ran.stderr.contains("until that ends"), "{ran:?}");
 }
 
+kernel_test!(lifetime_where_another_holds_the_instance);
 fn lifetime_where_another_holds_the_instance(lab: &Lab) {
     // Longer than the clock of the file system ticks (K68).
     std::thread::sleep(Duration::from_millis(100));
@@ -145,6 +132,7 @@ fn unshared(lab: &Lab, words: &[&str], script: &str) -> Ran {
 
 const OUTER: &str = "an outer user namespace, usually the host's";
 
+kernel_test!(scope_of_an_inherited_instance);
 fn scope_of_an_inherited_instance(lab: &Lab) {
     lab.done(["register", "arm"]);
     let before = lab.entries();
@@ -181,6 +169,7 @@ fn scope_of_an_inherited_instance(lab: &Lab) {
     assert_eq!(lab.entries(), before);
 }
 
+kernel_test!(registering_in_an_outer_instance);
 /// Without a mount namespace of its own a user namespace has no instance of its own, and root of it registers in the outer
 /// one (K71).
 fn registering_in_an_outer_instance(lab: &Lab) {
@@ -205,6 +194,7 @@ fn registering_in_an_outer_instance(lab: &Lab) {
     assert!(lab.entries().is_empty());
 }
 
+kernel_test!(scope_of_the_nearest_instance);
 /// A user namespace with a mount of its own, and in it one that has none: the scope is that of the one between.
 fn scope_of_the_nearest_instance(lab: &Lab) {
     let script = format!(
@@ -222,6 +212,7 @@ fn scope_of_the_nearest_instance(lab: &Lab) {
     assert!(lab.entries().is_empty());
 }
 
+kernel_test!(finding_the_scope_changes_nothing);
 /// To find out the scope changes nothing: neither mounts, nor which handlers are in force (K66).
 fn finding_the_scope_changes_nothing(lab: &Lab) {
     lab.done(["register", "arm"]);
@@ -237,6 +228,7 @@ fn finding_the_scope_changes_nothing(lab: &Lab) {
     lab.done(["verify"]);
 }
 
+kernel_test!(scope_of_an_instance_of_another_process);
 /// Through `/proc/PID/root` a path leads to an instance that this mount namespace does not have.
 fn scope_of_an_instance_of_another_process(lab: &Lab) {
     let other = Other::start();
@@ -247,6 +239,7 @@ fn scope_of_an_instance_of_another_process(lab: &Lab) {
     assert_eq!(json(&ran.stdout)["scope"], "unknown", "{ran:?}");
 }
 
+kernel_test!(target_is_another_process);
 fn target_is_another_process(lab: &Lab) {
     lab.executable("true", b"#!/bin/sh\n");
     let other = Other::start();
@@ -263,6 +256,7 @@ fn target_is_another_process(lab: &Lab) {
     other.check(lab);
 }
 
+kernel_test!(target_that_cannot_be_entered);
 fn target_that_cannot_be_entered(lab: &Lab) {
     // Process 1 is in the namespaces of the real host, where root of a user namespace is nobody.
     let ran = lab.refused(
@@ -287,6 +281,7 @@ fn write_pid(lab: &Lab, file: &str, text: &str) {
     fs::write(file, text).unwrap();
 }
 
+kernel_test!(namespaces_of_engines);
 fn namespaces_of_engines(lab: &Lab) {
     lab.executable("true", b"#!/bin/sh\n");
     let files = [
@@ -304,6 +299,7 @@ fn namespaces_of_engines(lab: &Lab) {
     }
 }
 
+kernel_test!(namespaces_of_engines_that_do_not_run);
 fn namespaces_of_engines_that_do_not_run(lab: &Lab) {
     let refused = |engine: &str, message: &str, cure: &str| {
         let ran = namespaces_of(lab, engine);

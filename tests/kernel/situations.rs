@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 
-use crate::Test;
 use crate::checks::{Seen, saw};
 use crate::doctor::{PROMISES, quiet, systemd};
 use crate::downloads;
@@ -23,26 +22,6 @@ use crate::lab::{Lab, start};
 use crate::namespace::{INSTANCE, enter_nested, mount_instance};
 use crate::prediction::native;
 use qus::binfmt::Flags;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("situation_1_wiped", wiped),
-    Test::new("situation_1_wiped_with_systemd", wiped_with_systemd),
-    Test::new("situation_2_in_a_user_namespace", in_a_user_namespace),
-    Test::new("situation_2_nothing_may_be_mounted", nothing_may_be_mounted).unmounted(),
-    Test::new("situation_3_a_version_that_crashes", a_version_that_crashes),
-    Test::new("situation_4_native_programs_captured", native_programs_captured),
-    Test::new("situation_4_programs_of_the_family_captured", programs_of_the_family_captured),
-    Test::new("situation_5_success_was_said", success_was_said),
-    Test::new("situation_6_no_instance", no_instance).unmounted(),
-    Test::new("situation_6_read_only", read_only),
-    Test::new("situation_7_not_in_containers", not_in_containers),
-    Test::new("situation_8_competing_handlers", competing_handlers),
-    Test::new("situation_9_gone_with_its_container", gone_with_its_container).unmounted(),
-    Test::new("situation_9_in_a_container", in_a_container).unmounted(),
-    Test::new("situation_9_in_a_mount_namespace", in_a_mount_namespace).unmounted(),
-    Test::new("situation_10_file_exists", file_exists),
-    Test::new("situation_11_any_architecture", any_architecture),
-];
 
 /// `ENOEXEC`, "Exec format error".
 const ENOEXEC: i32 = 8;
@@ -155,14 +134,16 @@ fn in_root(root: &Path) -> Result<String, i32> {
     if status == 0 { Ok(String::from_utf8(output.stdout).unwrap()) } else { Err(status) }
 }
 
+kernel_test!(situation_1_wiped);
 /// Situation 1: somebody writes `-1` to `status`, which removes everybody's handlers.
-fn wiped(lab: &Lab) {
+fn situation_1_wiped(lab: &Lab) {
     wipe_what_is_promised(lab);
     follow(lab, &["promised"]);
     runs(lab, "aarch64", "aarch64");
 }
 
-fn wiped_with_systemd(lab: &Lab) {
+kernel_test!(situation_1_wiped_with_systemd);
+fn situation_1_wiped_with_systemd(lab: &Lab) {
     wipe_what_is_promised(lab);
     systemd();
     follow(lab, &["promised"]);
@@ -190,9 +171,10 @@ fn rule(name: &str, arch: &str, interpreter: &Path) -> Vec<u8> {
     line
 }
 
+kernel_test!(situation_2_in_a_user_namespace);
 /// Situation 2: a container engine without root, or a container in a container: what the host has is not there, and what is
 /// registered here not on the host.
-fn in_a_user_namespace(lab: &Lab) {
+fn situation_2_in_a_user_namespace(lab: &Lab) {
     quiet();
     let program = program(lab, "aarch64");
     let uname = format!("{} uname -m", program.display());
@@ -204,8 +186,9 @@ fn in_a_user_namespace(lab: &Lab) {
     assert!(lab.entries().is_empty());
 }
 
+kernel_test!(situation_2_nothing_may_be_mounted, unmounted);
 /// The same where nothing may be mounted: the mounts are another's.
-fn nothing_may_be_mounted(lab: &Lab) {
+fn situation_2_nothing_may_be_mounted(lab: &Lab) {
     quiet();
     let program = program(lab, "aarch64");
     let wrapper = ["unshare", "--user", "--map-root-user"];
@@ -218,8 +201,9 @@ fn nothing_may_be_mounted(lab: &Lab) {
     assert_eq!(shell.done(&format!("echo '{inside}' | {cure}")), "aarch64\n");
 }
 
+kernel_test!(situation_3_a_version_that_crashes);
 /// Situation 3: an emulator of a version that crashes.
-fn a_version_that_crashes(lab: &Lab) {
+fn situation_3_a_version_that_crashes(lab: &Lab) {
     quiet();
     let mut crashing = native(2);
     let code = crashing.len() - 10;
@@ -231,9 +215,10 @@ fn a_version_that_crashes(lab: &Lab) {
     runs(lab, "aarch64", "aarch64");
 }
 
+kernel_test!(situation_4_native_programs_captured);
 /// Situation 4: a handler that takes the host's own programs. Nothing starts any more, the doctor neither: it is asked from a user
 /// namespace that has an instance of its own, as in a container (K65).
-fn native_programs_captured(lab: &Lab) {
+fn situation_4_native_programs_captured(lab: &Lab) {
     quiet();
     let mut shell = Shell::start(lab, &[]);
     shell.done("/bin/true");
@@ -248,8 +233,9 @@ fn native_programs_captured(lab: &Lab) {
     saw("captures", Seen::Mended);
 }
 
+kernel_test!(situation_4_programs_of_the_family_captured);
 /// The same with programs of an architecture of the host's family, where this machine runs one.
-fn programs_of_the_family_captured(lab: &Lab) {
+fn situation_4_programs_of_the_family_captured(lab: &Lab) {
     quiet();
     let native = || {
         let path = downloads::busybox("i386");
@@ -273,8 +259,9 @@ fn programs_of_the_family_captured(lab: &Lab) {
     assert_eq!(native(), Some(true));
 }
 
+kernel_test!(situation_5_success_was_said);
 /// Situation 5: the command that registered said that all is well.
-fn success_was_said(lab: &Lab) {
+fn situation_5_success_was_said(lab: &Lab) {
     quiet();
     lab.command("status", "0");
     lab.handler("qemu-aarch64", "aarch64", &downloads::interpreter("aarch64"), Flags::FIX_BINARY);
@@ -288,14 +275,16 @@ fn success_was_said(lab: &Lab) {
     runs(lab, "arm", "armv7l");
 }
 
+kernel_test!(situation_6_no_instance, unmounted);
 /// Situation 6: nothing is mounted.
-fn no_instance(lab: &Lab) {
+fn situation_6_no_instance(lab: &Lab) {
     quiet();
     follow(lab, &["mounted", "working"]);
     runs(lab, "aarch64", "aarch64");
 }
 
-fn read_only(lab: &Lab) {
+kernel_test!(situation_6_read_only);
+fn situation_6_read_only(lab: &Lab) {
     quiet();
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     mount(None::<&str>, INSTANCE, None::<&str>, flags, None::<&str>).unwrap();
@@ -304,8 +293,9 @@ fn read_only(lab: &Lab) {
     runs(lab, "aarch64", "aarch64");
 }
 
+kernel_test!(situation_7_not_in_containers);
 /// Situation 7: it works on the host, and not in a container: no `F`, or an interpreter that needs a loader.
-fn not_in_containers(lab: &Lab) {
+fn situation_7_not_in_containers(lab: &Lab) {
     quiet();
     let root = container(lab, "aarch64");
     lab.handler("qemu-aarch64", "aarch64", &downloads::interpreter("aarch64"), Flags::empty());
@@ -321,8 +311,9 @@ fn not_in_containers(lab: &Lab) {
     assert_eq!(in_root(&root).as_deref(), Ok("aarch64\n"));
 }
 
+kernel_test!(situation_8_competing_handlers);
 /// Situation 8: somebody else's handler is in front, and does not do here.
-fn competing_handlers(lab: &Lab) {
+fn situation_8_competing_handlers(lab: &Lab) {
     quiet();
     lab.done(["register", "aarch64"]);
     lab.handler("rosetta", "aarch64", &lab.executable("rosetta", &native(2)), Flags::FIX_BINARY);
@@ -335,8 +326,9 @@ fn competing_handlers(lab: &Lab) {
 /// host, with processes of its own alone, and a procfs of its own.
 const CONTAINER: [&str; 6] = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
 
+kernel_test!(situation_9_gone_with_its_container, unmounted);
 /// Situation 9: a container has registered, proven, said so, and ended.
-fn gone_with_its_container(lab: &Lab) {
+fn situation_9_gone_with_its_container(lab: &Lab) {
     quiet();
     let uname = format!("{} uname -m", program(lab, "aarch64").display());
     let in_container = || {
@@ -359,8 +351,9 @@ fn gone_with_its_container(lab: &Lab) {
     runs(lab, "aarch64", "aarch64");
 }
 
+kernel_test!(situation_9_in_a_container, unmounted);
 /// The ninth before it happens, asked inside of the container, where the processes around cannot be seen.
-fn in_a_container(lab: &Lab) {
+fn situation_9_in_a_container(lab: &Lab) {
     quiet();
     // Longer than it takes to tell which was there first, the container or the instance.
     let pause = || std::thread::sleep(Duration::from_millis(300));
@@ -381,8 +374,9 @@ fn in_a_container(lab: &Lab) {
     assert!(said.contains("programs ran of: aarch64") && !said.contains(" lifetime "), "{said}");
 }
 
+kernel_test!(situation_9_in_a_mount_namespace, unmounted);
 /// The same in a mount namespace from which the processes around it are seen.
-fn in_a_mount_namespace(lab: &Lab) {
+fn situation_9_in_a_mount_namespace(lab: &Lab) {
     quiet();
     let mut shell = Shell::start(lab, &["unshare", "--mount", "--propagation", "private"]);
     shell.done("qus register aarch64");
@@ -396,8 +390,9 @@ fn in_a_mount_namespace(lab: &Lab) {
     runs(lab, "aarch64", "aarch64");
 }
 
+kernel_test!(situation_10_file_exists);
 /// Situation 10: "File exists", for a handler that is left of something and does nothing.
-fn file_exists(lab: &Lab) {
+fn situation_10_file_exists(lab: &Lab) {
     quiet();
     let interpreter = downloads::interpreter("aarch64");
     let again = || lab.register(&rule("qemu-aarch64", "aarch64", &interpreter)).unwrap_err();
@@ -415,8 +410,9 @@ fn file_exists(lab: &Lab) {
     runs(lab, "aarch64", "aarch64");
 }
 
+kernel_test!(situation_11_any_architecture);
 /// Situation 11: every architecture that Debian has a program for, by Debian's names of them: "aarch64, or any other".
-fn any_architecture(lab: &Lab) {
+fn situation_11_any_architecture(lab: &Lab) {
     quiet();
     let have = downloads::interpreters(&downloads::distribution());
     // QEMU has one interpreter for both of Debian's 32-bit arm; its 7.2 is older than the programs of loongarch64.

@@ -8,14 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::Test;
 use crate::concurrency::{FOREIGN, all_at_once};
 use crate::lab::{Lab, QUS, Ran, busybox, order, run};
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("two_versions_register_at_once", register),
-    Test::new("two_versions_register_reset_and_list_at_once", mixed),
-];
 
 /// The text of every entry.
 type State = BTreeMap<String, String>;
@@ -86,7 +80,8 @@ fn by_architecture(state: &State) -> BTreeMap<&str, BTreeMap<&str, &str>> {
     arches
 }
 
-fn register(lab: &Lab) {
+kernel_test!(two_versions_register_at_once);
+fn two_versions_register_at_once(lab: &Lab) {
     lab.register(FOREIGN).unwrap();
     let versions = Versions::of(lab);
     let serial = versions.serial(lab);
@@ -103,7 +98,8 @@ fn register(lab: &Lab) {
     assert_eq!(order(), ["foreign"]);
 }
 
-fn mixed(lab: &Lab) {
+kernel_test!(two_versions_register_reset_and_list_at_once);
+fn two_versions_register_reset_and_list_at_once(lab: &Lab) {
     lab.register(FOREIGN).unwrap();
     let versions = Versions::of(lab);
     let serial = versions.serial(lab);

@@ -14,34 +14,11 @@ use qus::arch::Arch;
 use qus::probe::{Variant, image};
 use serde_json::Value;
 
+use crate::downloads;
 use crate::lab::{Lab, Ran, run, start};
 use crate::namespace::INSTANCE;
 use crate::prediction::{native, with_loader};
-use crate::{Test, downloads};
 use qus::binfmt::Flags;
-
-pub(crate) static TESTS: &[Test] = &[
-    Test::new("which_native", natives),
-    Test::new("which_without_handler", without_handler),
-    Test { mounted: false, ..Test::new("which_without_an_instance", without_an_instance) },
-    Test::new("which_instance_elsewhere", instance_elsewhere),
-    Test::new("which_disabled", disabled),
-    Test::new("which_instance_off", instance_off),
-    Test::new("which_denied", denied),
-    Test::new("which_scripts", scripts),
-    Test::new("which_kinds", kinds),
-    Test::new("which_loader_missing", loader_missing),
-    Test::new("which_interpreter_gone", interpreter_gone),
-    Test::new("which_interpreter_replaced", interpreter_replaced),
-    Test::new("which_interpreter_dynamic", interpreter_dynamic),
-    Test::new("which_circle", circle),
-    Test::new("which_of_two_handlers", two_handlers),
-    Test::new("which_byte_by_byte", byte_by_byte),
-    Test::new("which_files_from_a_list", files_from_a_list),
-    Test::new("which_many_files", many_files),
-    Test::new("which_read_no_further", read_no_further),
-    Test::new("which_unreadable", unreadable),
-];
 
 /// The probe of an architecture, which ends with 42 when it is started as `*`.
 fn program(lab: &Lab, arch: &str) -> PathBuf {
@@ -116,7 +93,8 @@ fn copy_of_qemu(lab: &Lab, arch: &str) -> PathBuf {
     path
 }
 
-fn natives(lab: &Lab) {
+kernel_test!(which_native);
+fn which_native(lab: &Lab) {
     let path = lab.executable("native", &native(2));
     let answer = runs(lab, &path, "native: this host runs it itself");
     assert_eq!(answer["certainty"], "ruled");
@@ -137,7 +115,8 @@ fn natives(lab: &Lab) {
     assert_eq!(answer["errno"], "ENOENT");
 }
 
-fn without_handler(lab: &Lab) {
+kernel_test!(which_without_handler);
+fn which_without_handler(lab: &Lab) {
     let path = lab.executable(
         "hello",
         &with_loader(&content("s390x", Variant::default()), Path::new("/lib/ld64.so.1")),
@@ -163,14 +142,16 @@ fn without_handler(lab: &Lab) {
     assert!(ran.status == 0 && ran.stdout.contains("\n  unverified: no probe was executed\n"), "{ran:#?}");
 }
 
-fn without_an_instance(lab: &Lab) {
+kernel_test!(which_without_an_instance, unmounted);
+fn which_without_an_instance(lab: &Lab) {
     let path = program(lab, "s390x");
     let answer = unchecked(lab, &path);
     assert_eq!(answer["cure"], "sudo qus register s390x");
 }
 
+kernel_test!(which_instance_elsewhere);
 /// As in a container, whose procfs never holds the host's mount.
-fn instance_elsewhere(lab: &Lab) {
+fn which_instance_elsewhere(lab: &Lab) {
     lab.done(["register", "s390x"]);
     let path = program(lab, "s390x");
     let which = |path: &Path| lab.qus(["which", "--instance", "/proc/sys/kernel", path.to_str().unwrap()]);
@@ -181,7 +162,8 @@ fn instance_elsewhere(lab: &Lab) {
     assert!(ran.status == 1 && ran.stdout.contains("cure: sudo qus register arm\n"), "{ran:#?}");
 }
 
-fn disabled(lab: &Lab) {
+kernel_test!(which_disabled);
+fn which_disabled(lab: &Lab) {
     let path = program(lab, "arm");
     lab.done(["register", "arm"]);
     lab.done(["disable", "arm"]);
@@ -197,7 +179,8 @@ fn disabled(lab: &Lab) {
     assert_eq!(mends(lab, &path, text), format!("echo 1 | sudo tee {INSTANCE}/named"));
 }
 
-fn instance_off(lab: &Lab) {
+kernel_test!(which_instance_off);
+fn which_instance_off(lab: &Lab) {
     let path = program(lab, "arm");
     lab.done(["register", "arm"]);
     lab.command("status", "0");
@@ -205,7 +188,8 @@ fn instance_off(lab: &Lab) {
     assert_eq!(mends(lab, &path, text), format!("echo 1 | sudo tee {INSTANCE}/status"));
 }
 
-fn denied(lab: &Lab) {
+kernel_test!(which_denied);
+fn which_denied(lab: &Lab) {
     lab.done(["register", "arm"]);
     let path = program(lab, "arm");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -220,7 +204,8 @@ fn denied(lab: &Lab) {
     fails(lab, &path.join("below"), "it cannot be reached: Not a directory");
 }
 
-fn scripts(lab: &Lab) {
+kernel_test!(which_scripts);
+fn which_scripts(lab: &Lab) {
     let script = |name: &str, interpreter: &Path| {
         lab.executable(name, format!("#!{}\n", interpreter.display()).as_bytes())
     };
@@ -244,7 +229,8 @@ fn scripts(lab: &Lab) {
     runs(lab, &script("outermost", &outer), &text);
 }
 
-fn kinds(lab: &Lab) {
+kernel_test!(which_kinds);
+fn which_kinds(lab: &Lab) {
     let nothing =
         "it is no program that anything here would take; starting it fails with \"Exec format error\"";
     let none = "no handler takes it; starting it fails with \"Exec format error\"";
@@ -278,8 +264,9 @@ fn kinds(lab: &Lab) {
     assert_eq!(answer["handler"]["name"], "DOS");
 }
 
+kernel_test!(which_loader_missing);
 /// The handler works and the program does not: the kernel starts the emulator, which gives up.
-fn loader_missing(lab: &Lab) {
+fn which_loader_missing(lab: &Lab) {
     let loader = Path::new("/lib/ld-linux-absent.so.1");
     let path = lab.executable("hello", &with_loader(&content("aarch64", Variant::default()), loader));
     lab.done(["register", "aarch64"]);
@@ -306,7 +293,8 @@ fn loader_missing(lab: &Lab) {
     assert_eq!(ran.status, i32::from(b'/'), "{ran:?}");
 }
 
-fn interpreter_gone(lab: &Lab) {
+kernel_test!(which_interpreter_gone);
+fn which_interpreter_gone(lab: &Lab) {
     let path = program(lab, "arm");
     let interpreter = copy_of_qemu(lab, "arm");
     lab.handler("qemu-arm", "arm", &interpreter, Flags::empty());
@@ -324,7 +312,8 @@ fn interpreter_gone(lab: &Lab) {
     assert_eq!(answer["cure"], Value::Null);
 }
 
-fn interpreter_replaced(lab: &Lab) {
+kernel_test!(which_interpreter_replaced);
+fn which_interpreter_replaced(lab: &Lab) {
     let path = program(lab, "arm");
     let interpreter = copy_of_qemu(lab, "arm");
     lab.handler("qemu-arm", "arm", &interpreter, Flags::FIX_BINARY);
@@ -336,8 +325,9 @@ fn interpreter_replaced(lab: &Lab) {
     runs(lab, &path, "proven here and from an empty root");
 }
 
+kernel_test!(which_interpreter_dynamic);
 /// As far as the kernel is concerned it runs; a container would not find the loader.
-fn interpreter_dynamic(lab: &Lab) {
+fn which_interpreter_dynamic(lab: &Lab) {
     let path = program(lab, "arm");
     let loader = lab.executable("loader", &native(3));
     let interpreter = lab.executable("qemu-arm-static", &with_loader(&native(2), &loader));
@@ -352,7 +342,8 @@ fn interpreter_dynamic(lab: &Lab) {
     runs(lab, &path, "proven here and from an empty root");
 }
 
-fn circle(lab: &Lab) {
+kernel_test!(which_circle);
+fn which_circle(lab: &Lab) {
     let interpreter = lab.executable("run.x", b"#!/bin/sh\n");
     lab.register(format!(":named:E::x::{}:", interpreter.display()).as_bytes()).unwrap();
     let path = lab.executable("file.x", b"anything");
@@ -362,7 +353,8 @@ fn circle(lab: &Lab) {
     assert!(lab.entries()["named"].starts_with("disabled\n"));
 }
 
-fn two_handlers(lab: &Lab) {
+kernel_test!(which_of_two_handlers);
+fn which_of_two_handlers(lab: &Lab) {
     let path = program(lab, "arm");
     let interpreter = copy_of_qemu(lab, "arm");
     lab.handler("qemu-arm", "arm", &downloads::distribution().join("qemu-arm-static"), Flags::FIX_BINARY);
@@ -381,7 +373,8 @@ fn two_handlers(lab: &Lab) {
     assert_eq!(answer["others"][0]["why"], "it is disabled");
 }
 
-fn byte_by_byte(lab: &Lab) {
+kernel_test!(which_byte_by_byte);
+fn which_byte_by_byte(lab: &Lab) {
     lab.done(["register", "arm", "s390x"]);
     lab.register(b":named:E::x::/bin/true:").unwrap();
     let path = program(lab, "arm");
@@ -399,7 +392,8 @@ fn byte_by_byte(lab: &Lab) {
     assert!(ran.stdout.ends_with(expected), "{ran:#?}");
 }
 
-fn files_from_a_list(lab: &Lab) {
+kernel_test!(which_files_from_a_list);
+fn which_files_from_a_list(lab: &Lab) {
     lab.done(["register", "arm"]);
     let good = program(lab, "arm");
     let bad = lab.executable("line\nfeed", b"");
@@ -422,9 +416,10 @@ fn files_from_a_list(lab: &Lab) {
     lab.refused(["which"], 2, "FILE");
 }
 
+kernel_test!(which_many_files);
 /// A list that is long needs no more memory than one that is short, in either form: 16 MiB of addresses are not enough to
 /// keep the answers.
-fn many_files(lab: &Lab) {
+fn which_many_files(lab: &Lab) {
     const COUNT: usize = 20_000;
     lab.done(["register", "arm"]);
     let files = [program(lab, "arm"), lab.executable("empty", b"")];
@@ -455,8 +450,9 @@ fn many_files(lab: &Lab) {
     assert!(long.chunks(2).all(|pair| pair == short.as_slice()));
 }
 
+kernel_test!(which_read_no_further);
 /// Who reads may stop: there is nobody to complain to.
-fn read_no_further(lab: &Lab) {
+fn which_read_no_further(lab: &Lab) {
     let path = lab.executable("empty", b"");
     fs::write(lab.path("list"), [path.as_os_str().as_bytes(), b"\0"].concat().repeat(20_000)).unwrap();
     for options in [&[][..], &["--json"]] {
@@ -472,8 +468,9 @@ fn read_no_further(lab: &Lab) {
     }
 }
 
+kernel_test!(which_unreadable);
 /// Root without its capabilities: the file is its own, and it gave itself no permission to read.
-fn unreadable(lab: &Lab) {
+fn which_unreadable(lab: &Lab) {
     lab.done(["register", "arm"]);
     let path = program(lab, "arm");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o111)).unwrap();
