@@ -12,6 +12,7 @@ use self::checks::CHECKS;
 use self::facts::Facts;
 use crate::base::output::{Output, Status, escape, format_table};
 use crate::commands::args::Common;
+use crate::commands::report::Report;
 use clap::Args;
 
 /// `qus doctor`.
@@ -50,8 +51,9 @@ pub(super) struct Finding {
     hint: Option<String>,
 }
 
+/// What `qus doctor` found.
 #[derive(Serialize)]
-struct DoctorReport {
+pub(crate) struct DoctorReport {
     findings: Vec<Finding>,
 }
 
@@ -60,7 +62,8 @@ pub(super) fn ids() -> impl Iterator<Item = &'static str> {
     CHECKS.iter().map(|check| check.id)
 }
 
-pub(super) fn run(args: &Doctor, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+/// Runs every check.
+pub(crate) fn execute(args: &Doctor, common: &Common) -> Result<DoctorReport> {
     let facts = Facts::gather(&common.instance, !args.no_verify)?;
     let is_root = geteuid().is_root();
     let mut findings = Vec::new();
@@ -69,19 +72,12 @@ pub(super) fn run(args: &Doctor, common: &Common, output: &mut Output<'_>) -> Re
             level: said.level,
             id: check.id,
             text: said.text,
-            why: Some(check.why).filter(|why| said.level != Severity::Ok && !why.is_empty()),
+            why: (said.level != Severity::Ok && !check.why.is_empty()).then_some(check.why),
             hint: said.hint.map(|hint| if is_root { without_sudo(&hint) } else { hint }),
         }));
     }
     findings.sort_by_key(|finding| finding.level);
-    let status = if findings.first().is_some_and(|finding| finding.level == Severity::Problem) {
-        Status::No
-    } else {
-        Status::Done
-    };
-    let view = DoctorReport { findings };
-    output.data(&view, || text(&view))?;
-    Ok(status)
+    Ok(DoctorReport { findings })
 }
 
 /// What root types: containers have no sudo, and in a user namespace it does not work.
@@ -89,20 +85,27 @@ fn without_sudo(hint: &str) -> String {
     hint.strip_prefix("sudo ").unwrap_or(hint).replace(" | sudo ", " | ")
 }
 
-fn text(view: &DoctorReport) -> String {
-    let mut rows = Vec::new();
-    for finding in &view.findings {
-        let level = match finding.level {
-            Severity::Problem => "problem",
-            Severity::Note => "note",
-            Severity::Ok => "ok",
-        };
-        rows.push(vec![level.to_owned(), finding.id.to_owned(), escape(&finding.text)]);
-        let more = finding.why.map(str::to_owned).into_iter();
-        let hint = finding.hint.as_ref().map(|hint| format!("cure: {}", escape(hint)));
-        rows.extend(more.chain(hint).map(|line| vec![String::new(), String::new(), line]));
+impl Report for DoctorReport {
+    fn text(&self) -> String {
+        let mut rows = Vec::new();
+        for finding in &self.findings {
+            let level = match finding.level {
+                Severity::Problem => "problem",
+                Severity::Note => "note",
+                Severity::Ok => "ok",
+            };
+            rows.push(vec![level.to_owned(), finding.id.to_owned(), escape(&finding.text)]);
+            let more = finding.why.map(str::to_owned).into_iter();
+            let hint = finding.hint.as_ref().map(|hint| format!("cure: {}", escape(hint)));
+            rows.extend(more.chain(hint).map(|line| vec![String::new(), String::new(), line]));
+        }
+        format_table(&rows)
     }
-    format_table(&rows)
+
+    fn conclude(&self, _: &mut Output<'_>) -> Result<Status> {
+        let has_problem = self.findings.iter().any(|finding| finding.level == Severity::Problem);
+        Ok(if has_problem { Status::No } else { Status::Done })
+    }
 }
 
 #[cfg(test)]

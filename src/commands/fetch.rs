@@ -9,6 +9,7 @@ use anyhow::Result;
 
 use crate::base::output::{Output, Status, display_path, format_table};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
+use crate::commands::report::{Report, print};
 use crate::interpreter::VersionReq;
 use crate::interpreter::fetch::{FetchRequest, Fetched, File, fetch};
 use crate::interpreter::store::destination;
@@ -46,10 +47,10 @@ pub struct Fetch {
 
 pub(super) fn run(args: &Fetch, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     if args.list {
-        return stored::list(args, destination(args.dest.as_deref())?, common, output);
+        return print(&stored::list(args, destination(args.dest.as_deref())?, common)?, output);
     }
     if args.prune {
-        return stored::prune(args, destination(args.dest.as_deref())?, common, output);
+        return print(&stored::prune(args, destination(args.dest.as_deref())?, common)?, output);
     }
     let order = FetchRequest {
         arches: named(&args.arches),
@@ -58,13 +59,7 @@ pub(super) fn run(args: &Fetch, common: &Common, output: &mut Output<'_>) -> Res
         dest: args.dest.as_deref(),
         version: args.qemu_version.as_ref(),
     };
-    let fetched = fetch(&order, common.quiet)?;
-    output.data(&fetched, || text(&fetched))?;
-    if let Some(problem) = fetched.problem() {
-        output.problem(&problem)?;
-        return Ok(Status::Failed);
-    }
-    Ok(Status::Done)
+    print(&fetch(&order, common.quiet)?, output)
 }
 
 /// The architectures that were named; `None` for all.
@@ -72,11 +67,23 @@ fn arches(args: &Fetch) -> Option<BTreeSet<&'static str>> {
     Some(named(&args.arches)?.into_iter().map(|arch| arch.name).collect())
 }
 
-fn text(fetched: &Fetched) -> String {
-    let row = |file: &File| {
-        let from = file.package.as_ref().zip(file.version.as_ref());
-        let from = from.map(|(name, version)| format!("from {name} {version}")).unwrap_or_default();
-        vec![file.arch.to_owned(), file.outcome.to_owned(), display_path(&file.path), from]
-    };
-    format_table(&fetched.files.iter().map(row).collect::<Vec<_>>())
+impl Report for Fetched {
+    fn text(&self) -> String {
+        let row = |file: &File| {
+            let from = file.package.as_ref().zip(file.version.as_ref());
+            let from = from.map(|(name, version)| format!("from {name} {version}")).unwrap_or_default();
+            vec![file.arch.to_owned(), file.outcome.to_owned(), display_path(&file.path), from]
+        };
+        format_table(&self.files.iter().map(row).collect::<Vec<_>>())
+    }
+
+    fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
+        match self.problem() {
+            Some(problem) => {
+                output.problem(&problem)?;
+                Ok(Status::Failed)
+            }
+            None => Ok(Status::Done),
+        }
+    }
 }

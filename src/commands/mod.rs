@@ -90,7 +90,7 @@ pub fn run(
         Command::Verify(args) => print(&verify::execute(args, common)?, output),
         Command::Which(args) => which::run(args, common, output),
         Command::Run(args) => run::run(args, common, output),
-        Command::Doctor(args) => doctor::run(args, common, output),
+        Command::Doctor(args) => print(&doctor::execute(args, common)?, output),
         Command::Fetch(args) => fetch::run(args, common, output),
         Command::Bundle(args) => bundle::run(args, common, output),
         Command::Enable(args) => print(&toggle::execute(args, true, common)?, output),

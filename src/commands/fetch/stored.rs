@@ -14,6 +14,7 @@ use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::boot::configuration::Configuration;
 use crate::commands::args::Common;
+use crate::commands::report::Report;
 use crate::interpreter::ArchFilter;
 use crate::interpreter::QemuVersion;
 use crate::interpreter::provenance::{Provenance, record_path};
@@ -21,12 +22,17 @@ use crate::interpreter::self_exe_header;
 use crate::interpreter::store::stored;
 use crate::system::file_id::FileId;
 
+/// What was fetched before; with `--prune` what of it is removed.
 #[derive(Serialize)]
-struct StoredReport {
+pub(super) struct StoredReport {
     dest: PathBuf,
     files: Vec<StoredInterpreter>,
+    /// Of `--prune`.
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<bool>,
+    /// What could not be removed.
+    #[serde(skip)]
+    problems: Vec<Diagnostic>,
 }
 
 #[derive(Serialize)]
@@ -121,19 +127,14 @@ fn items(dest: &Path, wanted: &ArchFilter, users: &Users) -> Vec<StoredInterpret
 }
 
 /// `qus fetch --list`.
-pub(super) fn list(args: &Fetch, dest: PathBuf, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+pub(super) fn list(args: &Fetch, dest: PathBuf, common: &Common) -> Result<StoredReport> {
     let wanted = wanted(args)?;
     let files = items(&dest, &wanted, &Users::gather(common)?);
-    let view = StoredReport { dest, files, dry_run: None };
-    output.data(&view, || view.text())?;
-    if view.files.is_empty() {
-        output.note(&format!("nothing was fetched into {}", display_path(&view.dest)))?;
-    }
-    Ok(Status::Done)
+    Ok(StoredReport { dest, files, dry_run: None, problems: Vec::new() })
 }
 
 /// `qus fetch --prune`: only what qus fetched, as it fetched it, and nobody needs.
-pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common) -> Result<StoredReport> {
     let wanted = wanted(args)?;
     let mut files = items(&dest, &wanted, &Users::gather(common)?);
     files.retain(|item| item.state == State::Fetched && item.used_by.is_empty());
@@ -152,15 +153,7 @@ pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common, output: &mut O
         }
         item.removed = Some(!args.dry_run);
     }
-    let view = StoredReport { dest, files, dry_run: Some(args.dry_run) };
-    output.data(&view, || view.removed_text(args.dry_run))?;
-    for problem in &problems {
-        output.problem(problem)?;
-    }
-    if view.files.is_empty() {
-        output.note("every interpreter that was fetched is in use")?;
-    }
-    Ok(if problems.is_empty() { Status::Done } else { Status::Failed })
+    Ok(StoredReport { dest, files, dry_run: Some(args.dry_run), problems })
 }
 
 /// Removes an interpreter, then its record, then the folder of its version if that is empty. Without its record a file would be nobody's.
@@ -170,12 +163,9 @@ fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    if let Some(folder) = path.parent().filter(|folder| {
-        folder
-            .file_name()
-            .and_then(|name| name.to_str())
-            .is_some_and(|name| name.parse::<QemuVersion>().is_ok())
-    }) {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    if name.parse::<QemuVersion>().is_ok() {
         // Not empty: other interpreters are in it.
         let _ = fs::remove_dir(folder);
     }
@@ -193,8 +183,31 @@ fn wanted(args: &Fetch) -> Result<ArchFilter, Diagnostic> {
     })
 }
 
-impl StoredReport {
+impl Report for StoredReport {
     fn text(&self) -> String {
+        match self.dry_run {
+            Some(dry_run) => self.removed_text(dry_run),
+            None => self.list_text(),
+        }
+    }
+
+    fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
+        for problem in &self.problems {
+            output.problem(problem)?;
+        }
+        if self.files.is_empty() {
+            let note = match self.dry_run {
+                Some(_) => "every interpreter that was fetched is in use".to_owned(),
+                None => format!("nothing was fetched into {}", display_path(&self.dest)),
+            };
+            output.note(&note)?;
+        }
+        Ok(if self.problems.is_empty() { Status::Done } else { Status::Failed })
+    }
+}
+
+impl StoredReport {
+    fn list_text(&self) -> String {
         let or_dash = |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| escape(text));
         let header = ["ARCH", "QEMU", "STATE", "FETCHED", "FROM", "USED-BY", "PATH"];
         let rows = self.files.iter().map(|item| {
