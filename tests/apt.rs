@@ -14,7 +14,7 @@ use qus::package::{Apt, AptError, MemberFilter, Package, Sha256, debian_packages
 
 /// A repository of packages that have one file each, and an [`Apt`] that knows this repository alone.
 struct Lab {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Lab {
@@ -24,9 +24,9 @@ impl Lab {
             eprintln!("skipped: no apt-get here");
             return None;
         }
-        let lab = Self { folder: tempfile::tempdir().unwrap() };
+        let lab = Self { directory: tempfile::tempdir().unwrap() };
         // apt's own user looks into the repository and the cache.
-        fs::set_permissions(lab.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(lab.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(lab.repository()).unwrap();
         lab.sources(&["repository"]);
         lab.publish(&[]);
@@ -34,23 +34,23 @@ impl Lab {
     }
 
     fn repository(&self) -> PathBuf {
-        self.folder.path().join("repository")
+        self.directory.path().join("repository")
     }
 
     fn cache(&self) -> PathBuf {
-        self.folder.path().join("cache of qus")
+        self.directory.path().join("cache of qus")
     }
 
     fn apt(&self) -> Apt {
-        Apt::new(self.cache()).sources_list(self.folder.path().join("sources.list"))
+        Apt::new(self.cache()).sources_list(self.directory.path().join("sources.list"))
     }
 
     /// Written an hour and a half ago, so that lists made now are younger.
-    fn sources(&self, folders: &[&str]) {
-        let base = self.folder.path().display();
-        let line = |folder: &&str| format!("deb [trusted=yes] copy:{base}/{folder} ./\n");
-        let path = self.folder.path().join("sources.list");
-        fs::write(&path, folders.iter().map(line).collect::<String>()).unwrap();
+    fn sources(&self, directories: &[&str]) {
+        let base = self.directory.path().display();
+        let line = |directory: &&str| format!("deb [trusted=yes] copy:{base}/{directory} ./\n");
+        let path = self.directory.path().join("sources.list");
+        fs::write(&path, directories.iter().map(line).collect::<String>()).unwrap();
         age(&path, Duration::from_mins(90));
     }
 
@@ -161,7 +161,7 @@ fn lists_are_fetched_when_they_are_old_or_older_than_the_sources() {
     assert!(known());
     lab.publish(&[]);
     assert!(known());
-    age(&lab.folder.path().join("sources.list"), Duration::ZERO);
+    age(&lab.directory.path().join("sources.list"), Duration::ZERO);
     assert!(!known());
 }
 
@@ -181,7 +181,7 @@ fn the_words_of_apt_do_not_matter() {
     let Some(lab) = Lab::new() else { return };
     lab.publish(&[("qemu-user", &["qemu-arm"])]);
     assert!(lab.apt().download("qemu-user", &()).unwrap().is_some());
-    let bin = lab.folder.path().join("bin");
+    let bin = lab.directory.path().join("bin");
     fs::create_dir(&bin).unwrap();
     let wrapper = bin.join("apt-get");
     // apt with all its words exchanged.
@@ -194,7 +194,7 @@ fn the_words_of_apt_do_not_matter() {
             .args(["--exact", "--nocapture", "download_of_another_process"])
             .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
             .env("QUS_TEST_CACHE", lab.cache())
-            .env("QUS_TEST_SOURCES", lab.folder.path().join("sources.list"))
+            .env("QUS_TEST_SOURCES", lab.directory.path().join("sources.list"))
             .env("QUS_TEST_PACKAGE", package)
             .output()
             .unwrap();
@@ -248,7 +248,7 @@ fn a_repository_that_fails_matters_only_for_what_is_not_found() {
 fn unsigned_repositories_are_refused() {
     let Some(lab) = Lab::new() else { return };
     lab.publish(&[("qemu-user", &[])]);
-    let list = lab.folder.path().join("sources.list");
+    let list = lab.directory.path().join("sources.list");
     let text = fs::read_to_string(&list).unwrap().replace("[trusted=yes] ", "");
     fs::write(&list, text).unwrap();
     let error = lab.apt().download("qemu-user", &()).unwrap_err().to_string();
@@ -283,10 +283,10 @@ fn what_killed_processes_left_goes_whatever_the_clock_says() {
         ("download-later", SystemTime::now() + YEARS),
         ("download-young", SystemTime::now()),
     ] {
-        let folder = lab.cache().join(name);
-        fs::create_dir(&folder).unwrap();
-        fs::write(folder.join("half.deb"), "half").unwrap();
-        of(&folder, time);
+        let directory = lab.cache().join(name);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("half.deb"), "half").unwrap();
+        of(&directory, time);
     }
     for time in [SystemTime::UNIX_EPOCH, SystemTime::now() + YEARS] {
         of(held.path().parent().unwrap(), time);
@@ -314,7 +314,7 @@ fn lists_from_the_future_are_fetched_again() {
         assert!(updated.elapsed().unwrap() < Duration::from_mins(10), "the next one needs no update");
     }
     // So are the sources: then nothing is known to be newer than they are.
-    of(&lab.folder.path().join("sources.list"), SystemTime::now() + Duration::from_hours(24 * 365));
+    of(&lab.directory.path().join("sources.list"), SystemTime::now() + Duration::from_hours(24 * 365));
     lab.publish(&[]);
     assert!(!known());
 }
@@ -322,7 +322,7 @@ fn lists_from_the_future_are_fetched_again() {
 #[test]
 fn packages_are_tried_in_order_until_all_is_found() {
     let Some(lab) = Lab::new() else { return };
-    let dest = lab.folder.path().join("dest");
+    let dest = lab.directory.path().join("dest");
     let fetch = |names: &[&'static str]| {
         fetch_with_apt(&lab.apt(), &mut ArchFilter(names.to_vec()), &[], &dest, &()).unwrap()
     };
@@ -348,7 +348,7 @@ fn packages_are_tried_in_order_until_all_is_found() {
 #[test]
 fn a_package_of_a_known_digest_is_not_downloaded() {
     let Some(lab) = Lab::new() else { return };
-    let dest = lab.folder.path().join("dest");
+    let dest = lab.directory.path().join("dest");
     lab.publish(&[("qemu-user-static", &["qemu-arm"])]);
     let fetch = |known: &[Sha256]| {
         fetch_with_apt(&lab.apt(), &mut ArchFilter(vec!["qemu-arm"]), known, &dest, &()).unwrap()

@@ -16,9 +16,9 @@ fn qus(words: &[&str]) -> (i32, String, String) {
 }
 
 fn done(words: &[&str]) -> String {
-    let (status, said, problems) = qus(words);
+    let (status, printed, problems) = qus(words);
     assert_eq!((status, problems.as_str()), (0, ""), "{words:?}");
-    said
+    printed
 }
 
 /// Every command that is shown, with its long options.
@@ -36,9 +36,9 @@ fn commands() -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn every_command_has_a_page_with_every_option() {
-    let folder = tempfile::tempdir().unwrap();
-    let said = done(&["man", "--output", folder.path().to_str().unwrap()]);
-    let mut pages: Vec<String> = fs::read_dir(folder.path())
+    let directory = tempfile::tempdir().unwrap();
+    let printed = done(&["man", "--output", directory.path().to_str().unwrap()]);
+    let mut pages: Vec<String> = fs::read_dir(directory.path())
         .unwrap()
         .map(|file| file.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -47,16 +47,16 @@ fn every_command_has_a_page_with_every_option() {
     expected.push("qus.1".to_owned());
     expected.sort();
     assert_eq!(pages, expected);
-    let files: Vec<String> = said
+    let files: Vec<String> = printed
         .lines()
-        .map(|line| line.strip_prefix(folder.path().to_str().unwrap()).unwrap()[1..].to_owned())
+        .map(|line| line.strip_prefix(directory.path().to_str().unwrap()).unwrap()[1..].to_owned())
         .collect();
-    assert_eq!(files.len(), pages.len(), "{said}");
-    let overview = fs::read_to_string(folder.path().join("qus.1")).unwrap();
+    assert_eq!(files.len(), pages.len(), "{printed}");
+    let overview = fs::read_to_string(directory.path().join("qus.1")).unwrap();
     assert_eq!(done(&["man"]), overview);
     for (name, options) in commands() {
         assert!(overview.contains(&format!("qus\\-{name}(1)")), "{name} in {overview}");
-        let page = fs::read_to_string(folder.path().join(format!("qus-{name}.1"))).unwrap();
+        let page = fs::read_to_string(directory.path().join(format!("qus-{name}.1"))).unwrap();
         assert!(page.contains(&format!(".TH qus-{name} 1")), "{page}");
         for option in options {
             let entry = format!("\\fB\\-\\-{}\\fR", option.replace('-', "\\-"));
@@ -67,10 +67,10 @@ fn every_command_has_a_page_with_every_option() {
 
 #[test]
 fn a_page_that_cannot_be_written_is_a_failure() {
-    let folder = tempfile::tempdir().unwrap();
-    let missing = folder.path().join("missing");
-    let (status, said, problems) = qus(&["man", "-o", missing.to_str().unwrap()]);
-    assert_eq!((status, said.as_str()), (2, ""));
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("missing");
+    let (status, printed, problems) = qus(&["man", "-o", missing.to_str().unwrap()]);
+    assert_eq!((status, printed.as_str()), (2, ""));
     let message = format!("qus: cannot write {}/qus.1: No such file or directory", missing.display());
     assert!(problems.starts_with(&message), "{problems}");
     assert!(!missing.exists());
@@ -91,8 +91,8 @@ fn every_shell_is_told_every_option() {
             }
         }
     }
-    let (status, said, problems) = qus(&["completions", "tcsh"]);
-    assert_eq!((status, said.as_str()), (2, ""));
+    let (status, printed, problems) = qus(&["completions", "tcsh"]);
+    assert_eq!((status, printed.as_str()), (2, ""));
     assert!(problems.contains("invalid value 'tcsh'") && problems.contains("bash, fish, zsh"), "{problems}");
 }
 

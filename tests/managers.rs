@@ -17,18 +17,18 @@ use qus::probe::ProbeTarget;
 
 /// A machine whose programs are the stand-ins alone.
 struct Machine {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Machine {
     fn new() -> Self {
-        let machine = Self { folder: tempfile::tempdir().unwrap() };
+        let machine = Self { directory: tempfile::tempdir().unwrap() };
         fs::create_dir(machine.path("bin")).unwrap();
         machine
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     fn program(&self, name: &str, script: &str) {
@@ -46,19 +46,19 @@ impl Machine {
             .args(["fetch", arches, "--dest"])
             .arg(self.path("dest"))
             .env("PATH", self.path("bin"))
-            .env("TMPDIR", self.folder.path())
+            .env("TMPDIR", self.directory.path())
             .output()
             .unwrap();
-        let said = [output.stdout, output.stderr].concat();
+        let printed = [output.stdout, output.stderr].concat();
         let log = fs::read_to_string(self.path("log")).unwrap_or_default();
         let plain = |word: &str| {
-            let word = word.strip_prefix(self.folder.path().to_str().unwrap()).unwrap_or(word);
+            let word = word.strip_prefix(self.directory.path().to_str().unwrap()).unwrap_or(word);
             if word.starts_with("/qus-tmp-") { "DIR".to_owned() } else { word.to_owned() }
         };
         let words = log.lines().map(|line| line.split(' ').map(plain).collect::<Vec<_>>().join(" "));
-        let left = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let left = fs::read_dir(self.directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
         assert!(left.into_iter().all(|name| !name.to_str().unwrap().starts_with("qus-tmp-")));
-        (output.status.code().unwrap(), String::from_utf8(said).unwrap(), words.collect())
+        (output.status.code().unwrap(), String::from_utf8(printed).unwrap(), words.collect())
     }
 }
 
@@ -84,10 +84,10 @@ fn dnf_gives_a_package_for_a_family_and_rpm_checks_it() {
     );
     machine.program("dnf", &script);
     machine.program("rpmkeys", "echo \"$2: digests signatures OK\"\n");
-    let (status, said, words) = machine.fetch("arm,s390x");
-    assert_eq!(status, 2, "{said}");
-    assert!(said.contains("qemu-arm-static  from qemu-user-static-arm 2:9.1.0-2.fc41\n"), "{said}");
-    assert!(said.contains("no static interpreter for s390x"), "{said}");
+    let (status, printed, words) = machine.fetch("arm,s390x");
+    assert_eq!(status, 2, "{printed}");
+    assert!(printed.contains("qemu-arm-static  from qemu-user-static-arm 2:9.1.0-2.fc41\n"), "{printed}");
+    assert!(printed.contains("no static interpreter for s390x"), "{printed}");
     assert_eq!(words[0], "dnf --assumeyes --quiet download --destdir DIR qemu-user-static-arm");
     assert!(words[1].starts_with("rpmkeys --checksig "), "{words:?}");
     assert_eq!(words[2], "dnf --assumeyes --quiet download --destdir DIR qemu-user-static-s390x");
@@ -95,15 +95,18 @@ fn dnf_gives_a_package_for_a_family_and_rpm_checks_it() {
     fs::remove_dir_all(machine.path("dest")).unwrap();
     for script in ["echo \"$2: digests OK\"\n", "echo \"$2: digests SIGNATURES NOT OK\"; exit 1\n"] {
         machine.program("rpmkeys", script);
-        let (status, said, _) = machine.fetch("arm");
-        assert_eq!(status, 2, "{said}");
-        assert!(said.contains("x.rpm is not signed by a key that this machine trusts: "), "{said}");
-        assert!(said.contains("cure: sudo rpmkeys --import "), "{said}");
+        let (status, printed, _) = machine.fetch("arm");
+        assert_eq!(status, 2, "{printed}");
+        assert!(printed.contains("x.rpm is not signed by a key that this machine trusts: "), "{printed}");
+        assert!(printed.contains("cure: sudo rpmkeys --import "), "{printed}");
         assert!(!machine.path("dest").exists());
     }
-    let (status, said, _) = machine.fetch("s390x");
+    let (status, printed, _) = machine.fetch("s390x");
     assert_eq!(status, 2);
-    assert!(said.contains("dnf gave no package: qemu-user-static-s390x: No package available."), "{said}");
+    assert!(
+        printed.contains("dnf gave no package: qemu-user-static-s390x: No package available."),
+        "{printed}"
+    );
 }
 
 #[test]
@@ -113,8 +116,8 @@ fn zypper_gives_one_package_below_its_folder() {
     let script =
         format!("mkdir -p $4/oss/x86_64; cp {} $4/oss/x86_64/x.rpm\n", machine.path("package").display());
     machine.program("zypper", &script);
-    let (status, said, words) = machine.fetch("arm");
-    assert_eq!(status, 0, "{said}");
+    let (status, printed, words) = machine.fetch("arm");
+    assert_eq!(status, 0, "{printed}");
     let line = "zypper --non-interactive --quiet --pkg-cache-dir DIR download qemu-linux-user";
     assert_eq!(words, [line]);
 }
@@ -130,9 +133,9 @@ fn pacman_gives_one_package_with_a_database_of_its_own() {
         machine.path("package").display()
     );
     machine.program("pacman", &format!("[ -d $8 ] || exit 1; {copy}"));
-    let (status, said, words) = machine.fetch("all");
-    assert_eq!(status, 0, "{said}");
-    assert!(said.contains("from qemu-user-static 9.1.0-1"), "{said}");
+    let (status, printed, words) = machine.fetch("all");
+    assert_eq!(status, 0, "{printed}");
+    assert!(printed.contains("from qemu-user-static 9.1.0-1"), "{printed}");
     let line = "pacman -Sywdd --noconfirm --logfile /dev/null --cachedir DIR --dbpath DIR qemu-user-static";
     assert_eq!(words.len(), 1);
     assert_eq!(words[0].replace("/database", ""), line);
@@ -144,9 +147,9 @@ fn what_a_failed_check_leaves_behind_is_not_taken() {
     fs::write(machine.path("package"), an_rpm("qemu-arm")).unwrap();
     let copy = format!("cp {} $6/q.rpm\n", machine.path("package").display());
     machine.program("pacman", &format!("{copy}echo 'error: no signature' >&2; exit 1\n"));
-    let (status, said, _) = machine.fetch("arm");
+    let (status, printed, _) = machine.fetch("arm");
     assert_eq!(status, 2);
-    assert!(said.contains("pacman gave no package: qemu-user-static: error: no signature"), "{said}");
+    assert!(printed.contains("pacman gave no package: qemu-user-static: error: no signature"), "{printed}");
     assert!(!machine.path("dest").exists());
 }
 
@@ -156,12 +159,12 @@ fn apk_gives_a_package_for_each_architecture() {
     let package = apk(&Tree::new().file("usr/bin/qemu-arm", &program()).done());
     fs::write(machine.path("package"), package).unwrap();
     machine.program("apk", &format!("cp {} $5/x.apk\n", machine.path("package").display()));
-    let (status, said, words) = machine.fetch("arm");
-    assert_eq!(status, 0, "{said}");
-    assert!(said.contains("from qemu-arm 9.1.0-r2"), "{said}");
+    let (status, printed, words) = machine.fetch("arm");
+    assert_eq!(status, 0, "{printed}");
+    assert!(printed.contains("from qemu-arm 9.1.0-r2"), "{printed}");
     assert_eq!(words, ["apk --no-cache --quiet fetch --output DIR qemu-arm"]);
     machine.program("apk", "echo 'ERROR: unable to select packages' >&2; exit 1\n");
-    let (status, said, _) = machine.fetch("arm");
+    let (status, printed, _) = machine.fetch("arm");
     assert_eq!(status, 2);
-    assert!(said.contains("apk gave no package: qemu-arm: ERROR: unable to select packages"), "{said}");
+    assert!(printed.contains("apk gave no package: qemu-arm: ERROR: unable to select packages"), "{printed}");
 }

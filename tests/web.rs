@@ -163,18 +163,18 @@ fn addresses_are_told_from_paths() {
 
 /// `qus fetch` for arm from `source` into a folder in which an interpreter is already, which stays as it is.
 fn refused(source: &str, more: &[&str]) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let place = folder.path().join("qemu-arm-static");
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("qemu-arm-static");
     std::fs::write(&place, "old").unwrap();
     let Output { status, stderr, .. } = Command::new(env!("CARGO_BIN_EXE_qus"))
         .args(["fetch", "arm", "--from", source, "--dest"])
-        .arg(folder.path())
+        .arg(directory.path())
         .args(more)
         .output()
         .unwrap();
     assert_eq!(status.code(), Some(2));
     assert_eq!(std::fs::read(&place).unwrap(), b"old");
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     String::from_utf8(stderr).unwrap()
 }
 

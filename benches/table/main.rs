@@ -48,7 +48,7 @@ fn run(words: &[String]) -> Result<()> {
         return tell("benchmarks are measured by `cargo bench` only");
     }
     let interpreters = match std::env::var_os(INTERPRETERS) {
-        Some(folder) => std::path::absolute(PathBuf::from(folder))?,
+        Some(directory) => std::path::absolute(PathBuf::from(directory))?,
         None => fetched()?,
     };
     rows::download()?;
@@ -62,12 +62,12 @@ fn run(words: &[String]) -> Result<()> {
 
 /// The distribution's interpreters, fetched as the tests do.
 fn fetched() -> Result<PathBuf> {
-    let folder = rows::folder().join("interpreters");
-    if !folder.exists() {
-        let status = Command::new(QUS).args(["fetch", "all", "--dest"]).arg(&folder).status()?;
+    let directory = rows::directory().join("interpreters");
+    if !directory.exists() {
+        let status = Command::new(QUS).args(["fetch", "all", "--dest"]).arg(&directory).status()?;
         ensure!(status.success(), "no interpreters: set {INTERPRETERS} to a folder of them");
     }
-    Ok(folder)
+    Ok(directory)
 }
 
 /// Prints the table.

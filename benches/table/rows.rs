@@ -25,7 +25,7 @@ const FIVE: [&str; 5] = ["aarch64", "arm", "riscv64", "s390x", "ppc64le"];
 const SYSTEMD_BINFMT: &str = "/usr/lib/systemd/systemd-binfmt";
 
 /// What lasts from one run to the next.
-pub(crate) fn folder() -> PathBuf {
+pub(crate) fn directory() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench")
 }
 
@@ -58,10 +58,10 @@ struct Lab<'a> {
 impl<'a> Lab<'a> {
     /// Has qus register everything once, and remembers what that is.
     fn new(filters: &'a [String]) -> Result<Self> {
-        fs::create_dir_all(folder())?;
+        fs::create_dir_all(directory())?;
         let me = std::env::current_exe()?.to_string_lossy().into_owned();
         let instance = Instance::open(Path::new(DEFAULT_PATH))?;
-        let work = tempfile::tempdir_in(folder())?;
+        let work = tempfile::tempdir_in(directory())?;
         let mut lab = Self { filters, me, instance, work, rules: Vec::new(), programs: BTreeMap::new() };
         let mut register = Command::new(QUS);
         let status =
@@ -366,18 +366,18 @@ fn strange(number: usize) -> Result<Rule> {
 /// Debian's package of static interpreters, downloaded once; not from inside of the namespaces, where apt has no user to
 /// download as.
 pub(crate) fn download() -> Result<()> {
-    fs::create_dir_all(folder())?;
+    fs::create_dir_all(directory())?;
     if package()?.is_none() {
         let mut download = Command::new("apt-get");
         // Where there is no apt, or no list of packages, there is no package either, which is told later.
-        let _output = download.args(["download", "-q", "qemu-user-static"]).current_dir(folder()).output();
+        let _output = download.args(["download", "-q", "qemu-user-static"]).current_dir(directory()).output();
     }
     Ok(())
 }
 
 /// Debian's package, if it was downloaded.
 fn package() -> Result<Option<String>> {
-    for file in fs::read_dir(folder())? {
+    for file in fs::read_dir(directory())? {
         let path = file?.path();
         if path.extension().is_some_and(|extension| extension == "deb") {
             return Ok(Some(path.to_string_lossy().into_owned()));

@@ -55,8 +55,8 @@ pub(crate) type State = BTreeMap<String, Vec<u8>>;
 
 /// Unpacks `content`: what was placed, if it was no error.
 pub(crate) fn unpack(content: &[u8]) -> Option<State> {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let (source, dest) = (folder.path().join("source"), folder.path().join("dest"));
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let (source, dest) = (directory.path().join("source"), directory.path().join("dest"));
     fs::write(&source, content).expect("a file");
     fs::create_dir(&dest).expect("a folder");
     fs::write(dest.join("qemu-arm"), "old").expect("a file");
@@ -66,7 +66,7 @@ pub(crate) fn unpack(content: &[u8]) -> Option<State> {
     // A hard link of cpio is asked for once more.
     assert!(wanted.asked <= 2 * MEMBERS + 2, "asked for {} members", wanted.asked);
     assert!(wanted.staged <= UNPACKED_SIZE, "{} bytes", wanted.staged);
-    let beside: Vec<_> = names(folder.path());
+    let beside: Vec<_> = names(directory.path());
     assert_eq!(beside, ["dest", "source"]);
     let after = state(&dest);
     let placed = match result {
@@ -101,8 +101,8 @@ pub(crate) fn unpack(content: &[u8]) -> Option<State> {
     Some(placed.into_iter().map(|placed| (placed.name.clone(), after[&placed.name].clone())).collect())
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("a folder");
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("a folder");
     let mut names: Vec<_> = entries
         .map(|entry| entry.expect("an entry").file_name().into_string().expect("names are UTF-8"))
         .collect();
@@ -110,11 +110,11 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-fn state(folder: &Path) -> State {
+fn state(directory: &Path) -> State {
     let content = |name: &String| {
-        let path = folder.join(name);
+        let path = directory.join(name);
         assert!(fs::symlink_metadata(&path).expect("a file").is_file(), "{name} is no file");
         fs::read(path).expect("a file")
     };
-    names(folder).into_iter().map(|name| (name.clone(), content(&name))).collect()
+    names(directory).into_iter().map(|name| (name.clone(), content(&name))).collect()
 }

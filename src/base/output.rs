@@ -55,7 +55,7 @@ impl Status {
 /// Where a command's words go.
 pub struct Output<'a> {
     data: &'a mut dyn Write,
-    prose: &'a mut dyn Write,
+    messages: &'a mut dyn Write,
     json: bool,
     quiet: bool,
 }
@@ -80,10 +80,10 @@ struct ErrorDetail<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// Data go to `data`, everything else to `prose`; with `json` the data are one JSON object, with `quiet` only
+    /// Data go to `data`, everything else to `messages`; with `json` the data are one JSON object, with `quiet` only
     /// problems are told.
-    pub fn new(data: &'a mut dyn Write, prose: &'a mut dyn Write, json: bool, quiet: bool) -> Self {
-        Self { data, prose, json, quiet }
+    pub fn new(data: &'a mut dyn Write, messages: &'a mut dyn Write, json: bool, quiet: bool) -> Self {
+        Self { data, messages, json, quiet }
     }
 
     /// Prints the data of a command: `view` as JSON, or `text`, in which nothing commands a terminal, whoever wrote it.
@@ -134,16 +134,16 @@ impl<'a> Output<'a> {
 
     /// Tells a person something in passing.
     pub fn note(&mut self, text: &str) -> io::Result<()> {
-        if self.quiet { Ok(()) } else { writeln!(self.prose, "qus: {}", escape_lines(text)) }
+        if self.quiet { Ok(()) } else { writeln!(self.messages, "qus: {}", escape_lines(text)) }
     }
 
     /// Tells what failed, and the cure.
     pub fn problem(&mut self, problem: &Diagnostic) -> io::Result<()> {
         let message: Vec<String> = problem.message.lines().map(escape).collect();
-        writeln!(self.prose, "qus: {}", message.join("\n     "))?;
+        writeln!(self.messages, "qus: {}", message.join("\n     "))?;
         let mut hint = problem.hint.iter().flat_map(|hint| hint.lines().map(escape)).enumerate();
         hint.try_for_each(|(index, line)| {
-            writeln!(self.prose, "     {}{line}", if index == 0 { "cure: " } else { "      " })
+            writeln!(self.messages, "     {}{line}", if index == 0 { "cure: " } else { "      " })
         })
     }
 
@@ -312,13 +312,13 @@ mod tests {
 
     #[test]
     fn a_failure_is_an_object_too() {
-        let (mut data, mut prose) = (Vec::new(), Vec::new());
+        let (mut data, mut messages) = (Vec::new(), Vec::new());
         let problem = Diagnostic::new("no\nreally").with_hint("do");
-        Output::new(&mut data, &mut prose, true, true).failure(&problem).unwrap();
+        Output::new(&mut data, &mut messages, true, true).failure(&problem).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&data).unwrap();
         assert_eq!(value["version"], 1);
         assert_eq!(value["error"]["cure"], "do");
-        assert_eq!(String::from_utf8(prose).unwrap(), "qus: no\n     really\n     cure: do\n");
+        assert_eq!(String::from_utf8(messages).unwrap(), "qus: no\n     really\n     cure: do\n");
     }
 
     #[test]

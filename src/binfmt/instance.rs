@@ -95,7 +95,7 @@ fn remount_command(path: &Path) -> String {
 pub enum MountError {
     /// `EPERM` or `EACCES`: no `CAP_SYS_ADMIN` in the user namespace, or the mount namespace is another's (K69).
     #[error("binfmt_misc is not mounted on {}, and mounting it is not permitted here", .0.display())]
-    Denied(PathBuf),
+    AccessError(PathBuf),
     /// `ENODEV`: neither built in nor loadable.
     #[error("this kernel has no binfmt_misc: the file system is neither built in nor loadable as a module")]
     NoSupport,
@@ -113,7 +113,7 @@ impl MountError {
     /// The command that an administrator of this instance types.
     fn command(&self) -> Option<String> {
         match self {
-            Self::Denied(path) => Some(mount_command(path)),
+            Self::AccessError(path) => Some(mount_command(path)),
             Self::NoSupport => Some("sudo modprobe binfmt_misc".to_owned()),
             Self::Io { .. } => None,
         }
@@ -124,7 +124,7 @@ impl Hint for MountError {
     fn hint(&self) -> Option<String> {
         match self {
             // qus mounts it itself where it may.
-            Self::Denied(_) if !geteuid().is_root() => Some(this_command_as_root()),
+            Self::AccessError(_) if !geteuid().is_root() => Some(this_command_as_root()),
             _ => self.command(),
         }
     }
@@ -272,7 +272,7 @@ impl Instance {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         nix::mount::mount(Some("binfmt_misc"), path, Some("binfmt_misc"), flags, None::<&str>).map_err(
             |errno| match errno {
-                Errno::EPERM | Errno::EACCES => MountError::Denied(path.to_owned()),
+                Errno::EPERM | Errno::EACCES => MountError::AccessError(path.to_owned()),
                 Errno::ENODEV => MountError::NoSupport,
                 source => MountError::Io { path: path.to_owned(), source },
             },

@@ -48,18 +48,18 @@ pub enum ReadError {
 
 /// The folders that are read, below `root`.
 #[must_use]
-pub fn folders(root: &Path) -> Vec<PathBuf> {
-    FOLDERS.iter().map(|folder| root.join(folder)).collect()
+pub fn directories(root: &Path) -> Vec<PathBuf> {
+    FOLDERS.iter().map(|directory| root.join(directory)).collect()
 }
 
-/// The files in `folders` that are in force, in the order in which they are read: sorted by name, whatever their folder.
+/// The files in `directories` that are in force, in the order in which they are read: sorted by name, whatever their folder.
 /// Of several with one name it is the one in the first folder, even where that is empty or leads to `/dev/null`: so
 /// somebody says that there shall be none.
 #[must_use]
-pub fn files(folders: &[PathBuf]) -> Vec<PathBuf> {
+pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
     let mut files = BTreeMap::<OsString, PathBuf>::new();
-    for folder in folders {
-        for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+    for directory in directories {
+        for file in fs::read_dir(directory).into_iter().flatten().flatten() {
             let name = file.file_name();
             let is_hidden = name.as_bytes().starts_with(b".");
             let is_folder = file.file_type().is_ok_and(|kind| kind.is_dir());
@@ -112,11 +112,11 @@ mod tests {
     #[test]
     fn files_are_hidden_by_those_of_their_name() {
         let root = tempfile::tempdir().unwrap();
-        let folders = folders(root.path());
-        for folder in &folders {
-            fs::create_dir_all(folder).unwrap();
+        let directories = directories(root.path());
+        for directory in &directories {
+            fs::create_dir_all(directory).unwrap();
         }
-        let [etc, run, local, usr] = folders.as_slice() else { panic!() };
+        let [etc, run, local, usr] = directories.as_slice() else { panic!() };
         for name in ["a.conf", "b.conf", "c.conf", "d.conf", "e.conf", "no.txt", ".hidden.conf"] {
             fs::write(usr.join(name), ":a:E::a::/a:\n").unwrap();
         }
@@ -135,7 +135,7 @@ mod tests {
             usr.join("e.conf"),
             local.join("z.conf"),
         ];
-        assert_eq!(files(&folders), expected);
+        assert_eq!(files(&directories), expected);
         assert_eq!(read(&etc.join("c.conf")).unwrap(), []);
         assert!(matches!(read(&etc.join("d.conf")), Err(ReadError::Missing)));
         assert!(matches!(read(&etc.join("e.conf")), Err(ReadError::Special)));
@@ -154,8 +154,8 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_not_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("large.conf");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("large.conf");
         File::create(&file).unwrap().set_len(MAX + 1).unwrap();
         assert!(matches!(read(&file), Err(ReadError::TooLarge)));
         File::create(&file).unwrap().set_len(0).unwrap();

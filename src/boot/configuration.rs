@@ -47,7 +47,7 @@ impl Configuration {
     /// Reads the configuration below `root`, which is `/` but in tests. What cannot be read is not there.
     #[must_use]
     pub fn read(root: &Path) -> Self {
-        let files = binfmt_d::files(&binfmt_d::folders(root));
+        let files = binfmt_d::files(&binfmt_d::directories(root));
         let rules = files.iter().flat_map(|file| rules_of(file)).collect();
         let database = fs::read_dir(root.join(BINFMT_SUPPORT)).into_iter().flatten().flatten();
         let binfmt_support = database
@@ -125,8 +125,9 @@ mod tests {
 
     fn root() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
-        for folder in binfmt_d::folders(root.path()).iter().chain(&[root.path().join(BINFMT_SUPPORT)]) {
-            fs::create_dir_all(folder).unwrap();
+        for directory in binfmt_d::directories(root.path()).iter().chain(&[root.path().join(BINFMT_SUPPORT)])
+        {
+            fs::create_dir_all(directory).unwrap();
         }
         root
     }

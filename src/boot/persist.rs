@@ -172,10 +172,10 @@ fn leads_to(link: &Path, target: &Path) -> io::Result<bool> {
 
 /// Imports what binfmt-support does not know yet.
 fn import(sets: &[ArchRules]) -> Result<(), Diagnostic> {
-    let folder =
+    let directory =
         TempDir::create(false).map_err(|reasons| Diagnostic::new(format!("no place to write: {reasons}")))?;
     for file in formats::files(Format::BinfmtSupport, sets)? {
-        let path = folder.path().join(&file.name);
+        let path = directory.path().join(&file.name);
         fs::write(&path, &file.text).map_err(|error| io_problem("write", &path, &error))?;
         update_binfmts(Command::new("update-binfmts").arg("--import").arg(&path))?;
         // It says 0 when it did not import.
@@ -210,8 +210,8 @@ fn update_binfmts(command: &mut Command) -> Result<(), Diagnostic> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(Diagnostic::new(format!("update-binfmts failed: {}", said.trim())))
+    let printed = String::from_utf8_lossy(&output.stderr);
+    Err(Diagnostic::new(format!("update-binfmts failed: {}", printed.trim())))
 }
 
 fn io_problem(operation: &str, path: &Path, error: &io::Error) -> Diagnostic {
@@ -338,8 +338,8 @@ fn drop_copies(kept: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagn
 
 /// Removes what killed runs have left in the places of files and interpreters.
 pub fn sweep() {
-    for folder in [FOLDER, store::COPIES, OPENRC_SERVICES] {
-        atomic_file::remove_stale(Path::new(folder));
+    for directory in [FOLDER, store::COPIES, OPENRC_SERVICES] {
+        atomic_file::remove_stale(Path::new(directory));
     }
 }
 
@@ -382,7 +382,7 @@ pub fn remove_empty_directories() {
 pub fn is_stable(interpreter: &Interpreter) -> bool {
     let path = &interpreter.path;
     // Or in the folder of its version.
-    if path.ancestors().skip(1).take(2).any(|folder| folder == Path::new(store::SYSTEM)) {
+    if path.ancestors().skip(1).take(2).any(|directory| directory == Path::new(store::SYSTEM)) {
         return interpreter.owned_by_root;
     }
     if is_in_memory(path) || !interpreter.owned_by_root {
@@ -390,7 +390,7 @@ pub fn is_stable(interpreter: &Interpreter) -> bool {
     }
     // The path leads to the file, by links and folders, each of which can be changed.
     let Ok(real) = fs::canonicalize(path) else { return false };
-    let is_roots = |folder: &Path| fs::metadata(folder).is_ok_and(|metadata| is_roots_alone(&metadata));
+    let is_roots = |directory: &Path| fs::metadata(directory).is_ok_and(|metadata| is_roots_alone(&metadata));
     [path.as_path(), &real].into_iter().all(|path| {
         !UNSTABLE.iter().any(|place| path.starts_with(place)) && path.ancestors().skip(1).all(is_roots)
     }) && volatile(&real).is_none()

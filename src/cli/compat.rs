@@ -58,14 +58,14 @@ impl CompatTool {
         NAMES.iter().find(|(known, _)| known.as_bytes() == name).map(|(_, tool)| *tool)
     }
 
-    /// Runs its command line, without the name. What the tool prints goes to `data`, everything else to `prose`.
+    /// Runs its command line, without the name. What the tool prints goes to `data`, everything else to `messages`.
     ///
     /// Errors are those of the commands; a command line that the tool would not understand is told with its usage, and
     /// [`Status::Failed`].
-    pub fn run(self, words: &[OsString], data: &mut dyn Write, prose: &mut dyn Write) -> Result<Status> {
+    pub fn run(self, words: &[OsString], data: &mut dyn Write, messages: &mut dyn Write) -> Result<Status> {
         // What is not JSON.
-        let (data, prose) = (&mut SanitizingWriter(data), &mut SanitizingWriter(prose));
-        let adapter = &mut Adapter { common: common(), data, prose };
+        let (data, messages) = (&mut SanitizingWriter(data), &mut SanitizingWriter(messages));
+        let adapter = &mut Adapter { common: common(), data, messages };
         // A damaged bundle does nothing at all.
         own_bundle()?;
         let readable = |word: &OsString| {
@@ -82,7 +82,7 @@ impl CompatTool {
         });
         match done {
             Err(EarlyExit::Usage(message)) => {
-                writeln!(prose, "{message}\n\n{}", self.usage())?;
+                writeln!(messages, "{message}\n\n{}", self.usage())?;
                 Ok(Status::Failed)
             }
             Err(EarlyExit::Help) => {
@@ -124,7 +124,7 @@ impl<E: Into<anyhow::Error>> From<E> for EarlyExit {
 struct Adapter<'a> {
     common: Common,
     data: &'a mut dyn Write,
-    prose: &'a mut dyn Write,
+    messages: &'a mut dyn Write,
 }
 
 fn common() -> Common {
@@ -140,7 +140,7 @@ impl Adapter<'_> {
     ) -> Result<(Status, R)> {
         let common = Common { instance: self.common.instance.clone(), quiet, ..common() };
         let mut data = std::io::sink();
-        let mut output = Output::new(&mut data, &mut self.prose, true, quiet);
+        let mut output = Output::new(&mut data, &mut self.messages, true, quiet);
         let report = command(&common, &mut output)?;
         let status = report.conclude(&mut output)?;
         Ok((status, report))

@@ -20,8 +20,8 @@ use crate::system::namespace;
 #[must_use]
 pub fn refuse(problem: &Diagnostic) -> ExitCode {
     let (json, failed) = asked();
-    let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
-    tell(&mut Output::new(&mut data, &mut prose, json, false), problem, failed)
+    let (mut data, mut messages) = (io::stdout().lock(), io::stderr());
+    tell(&mut Output::new(&mut data, &mut messages, json, false), problem, failed)
 }
 
 /// Does what a helper process of qus is started for; `None` for a process that a person started.
@@ -71,8 +71,8 @@ fn called_as() -> Option<(CompatTool, Vec<OsString>)> {
 
 fn run_command(cli: &Cli) -> ExitCode {
     log::install(cli.common.verbose);
-    let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
-    let mut output = Output::new(&mut data, &mut prose, cli.common.json, cli.common.quiet);
+    let (mut data, mut messages) = (io::stdout().lock(), io::stderr());
+    let mut output = Output::new(&mut data, &mut messages, cli.common.json, cli.common.quiet);
     let done = commands::run(&cli.command, &cli.common, Cli::command, &mut output);
     conclude(done, &mut output)
 }
@@ -108,9 +108,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     let lines = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim);
     let message = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
     let message = message.trim_start_matches("error: ");
-    let (mut data, mut prose) = (io::stdout().lock(), io::stderr());
+    let (mut data, mut messages) = (io::stdout().lock(), io::stderr());
     let problem = Diagnostic::new(message).with_hint("qus --help");
-    tell(&mut Output::new(&mut data, &mut prose, true, false), &problem, failed)
+    tell(&mut Output::new(&mut data, &mut messages, true, false), &problem, failed)
 }
 
 /// What can be seen without the parser: whether JSON is asked for, and the status of a failure.

@@ -178,12 +178,12 @@ fn sweep(instance: &Instance, handlers: &[Handler], name: &HandlerName) -> Resul
 
 /// Reads the files that are meant, each line an item; the rules among them.
 fn read(paths: &[PathBuf]) -> (Vec<AppliedLine>, Vec<Line>) {
-    let (folders, named): (Vec<PathBuf>, Vec<PathBuf>) = if paths.is_empty() {
-        (binfmt_d::folders(Path::new("/")), Vec::new())
+    let (directories, named): (Vec<PathBuf>, Vec<PathBuf>) = if paths.is_empty() {
+        (binfmt_d::directories(Path::new("/")), Vec::new())
     } else {
         paths.iter().cloned().partition(|path| path.is_dir())
     };
-    let listed = binfmt_d::files(&folders).into_iter().map(|file| (file, true));
+    let listed = binfmt_d::files(&directories).into_iter().map(|file| (file, true));
     let (mut items, mut lines) = (Vec::new(), Vec::new());
     for (file, is_listed) in listed.chain(named.into_iter().map(|file| (file, false))) {
         let read = match binfmt_d::read(&file) {
@@ -318,9 +318,12 @@ impl Report for ApplyReport {
             output.problem(&Diagnostic::new(message))?;
             status = Status::Failed;
         } else if self.items.is_empty() {
-            let folders =
-                if self.paths.is_empty() { binfmt_d::folders(Path::new("/")) } else { self.paths.clone() };
-            let places: Vec<String> = folders.iter().map(|path| display_path(path)).collect();
+            let directories = if self.paths.is_empty() {
+                binfmt_d::directories(Path::new("/"))
+            } else {
+                self.paths.clone()
+            };
+            let places: Vec<String> = directories.iter().map(|path| display_path(path)).collect();
             output.note(&format!("no rule is in {}", places.join(", ")))?;
         }
         if new > 0 && !self.dry_run {

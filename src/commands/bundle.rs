@@ -75,8 +75,8 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
     // A target that cannot be written is refused before anything is fetched.
     OutputFile::check(&args.output).map_err(unfit)?;
     let arches = named(&args.arches);
-    let gathered = gather(args, arches.as_deref(), common.quiet)?;
-    let interpreters = &gathered.interpreters;
+    let inputs = gather(args, arches.as_deref(), common.quiet)?;
+    let interpreters = &inputs.interpreters;
     let versions = versions_of(interpreters.iter().map(|(_, interpreter)| interpreter.path.as_path()));
     let mut contents = Vec::new();
     for (arch, interpreter) in interpreters {
@@ -119,7 +119,7 @@ struct Inputs {
 
 /// Interpreters of all that was asked for.
 fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Result<Inputs, Diagnostic> {
-    let mut folder = None;
+    let mut directory = None;
     let places = if let Some(source) = &args.from {
         let temporary = TempDir::create(true).map_err(Diagnostic::new)?;
         let order = FetchRequest {
@@ -134,11 +134,11 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
             return Err(problem);
         }
         let places = vec![temporary.path().to_owned()];
-        folder = Some(temporary);
+        directory = Some(temporary);
         places
     } else if args.interpreter_dir.is_empty() {
-        folder = unpack_bundle(|arch| arches.is_none_or(|arches| arches.contains(&arch)))?;
-        search_dirs(folder.as_ref())
+        directory = unpack_bundle(|arch| arches.is_none_or(|arches| arches.contains(&arch)))?;
+        search_dirs(directory.as_ref())
     } else {
         args.interpreter_dir.clone()
     };
@@ -161,15 +161,15 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
             if missing.is_empty() { "all".to_owned() } else { missing.join(" ") }
         )));
     }
-    Ok(Inputs { _folder: folder, interpreters })
+    Ok(Inputs { _folder: directory, interpreters })
 }
 
 /// The licence text that the source carries, or that the distribution has installed with its interpreters.
 fn licence(source: Option<&Path>) -> Option<Vec<u8>> {
     let Some(source) = source else { return LICENCES.iter().find_map(|path| fs::read(path).ok()) };
-    let folder = TempDir::create(false).ok()?;
+    let directory = TempDir::create(false).ok()?;
     let mut text = LicenceText { done: false };
-    let extraction = Package::open(source).ok()?.extract(&mut text, folder.path(), &()).ok()?;
+    let extraction = Package::open(source).ok()?.extract(&mut text, directory.path(), &()).ok()?;
     fs::read(&extraction.placed.first()?.path).ok()
 }
 
@@ -205,13 +205,13 @@ fn write(path: &Path, contents: Vec<Content>) -> Result<u64, Diagnostic> {
 
 fn write_file(path: &Path, contents: Vec<Content>) -> io::Result<u64> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
-    let folder = Dir::open(parent_dir(path))?;
-    atomic_file::remove_stale(&folder.path());
-    let mut file = atomic_file::create(&folder)?;
+    let directory = Dir::open(parent_dir(path))?;
+    atomic_file::remove_stale(&directory.path());
+    let mut file = atomic_file::create(&directory)?;
     bundle::write(contents, &mut BufWriter::new(file.as_file_mut())).map_err(io::Error::other)?;
     file.as_file().set_permissions(fs::Permissions::from_mode(0o755))?;
     let size = file.as_file().metadata()?.len();
-    atomic_file::finish(file)?.persist(&folder.path().join(name))?;
+    atomic_file::finish(file)?.persist(&directory.path().join(name))?;
     Ok(size)
 }
 

@@ -68,12 +68,12 @@ pub(crate) fn execute(args: &Doctor, common: &Common) -> Result<DoctorReport> {
     let is_root = geteuid().is_root();
     let mut findings = Vec::new();
     for check in CHECKS {
-        findings.extend((check.run)(&facts).into_iter().map(|said| Finding {
-            level: said.level,
+        findings.extend((check.run)(&facts).into_iter().map(|observations| Finding {
+            level: observations.level,
             id: check.id,
-            text: said.text,
-            why: (said.level != Severity::Ok && !check.why.is_empty()).then_some(check.why),
-            hint: said.hint.map(|hint| if is_root { without_sudo(&hint) } else { hint }),
+            text: observations.text,
+            why: (observations.level != Severity::Ok && !check.why.is_empty()).then_some(check.why),
+            hint: observations.hint.map(|hint| if is_root { without_sudo(&hint) } else { hint }),
         }));
     }
     findings.sort_by_key(|finding| finding.level);

@@ -89,7 +89,7 @@ fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Opened> {
         // hears of it (K70).
         (Some(instance), _) => match Instance::mount(path) {
             Err(MountError::Io { source: Errno::EBUSY, .. }) => return Ok(Opened::own(Some(instance))),
-            Err(MountError::Denied(_)) => return Ok(Opened::existing(instance, path)),
+            Err(MountError::AccessError(_)) => return Ok(Opened::existing(instance, path)),
             mounted => mounted.map_err(Diagnostic::from)?,
         },
     }

@@ -33,7 +33,7 @@ pub(super) fn run(args: &Man, program: clap::Command, output: &mut Output<'_>) -
     // `qus help register` is no page: it prints what `qus register --help` prints.
     let mut command = program.disable_help_subcommand(true);
     command.build();
-    let Some(folder) = args.output.as_ref().filter(|output| *output != Path::new("-")) else {
+    let Some(directory) = args.output.as_ref().filter(|output| *output != Path::new("-")) else {
         let view = PageView { page: String::from_utf8(page(command)?.1)? };
         output.document(&view, || view.page.clone())?;
         return Ok(Status::Done);
@@ -42,7 +42,7 @@ pub(super) fn run(args: &Man, program: clap::Command, output: &mut Output<'_>) -
     let mut files = Vec::new();
     for command in commands {
         let (name, page) = page(command)?;
-        let path = folder.join(name);
+        let path = directory.join(name);
         write(&path, &page)?;
         files.push(path);
     }

@@ -115,10 +115,10 @@ pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
     let _lock = (args.persist && !args.dry_run).then(persist::lock);
     let instance = open_read_only(common)?;
     let handlers = handlers_of(instance.as_ref())?;
-    let doomed = emulators(&handlers, arches.as_deref());
+    let to_remove = emulators(&handlers, arches.as_deref());
     let persisted = if args.persist { persisted(arches.as_deref())? } else { Vec::new() };
     if !args.dry_run {
-        check(instance.as_ref(), &doomed, &persisted)?;
+        check(instance.as_ref(), &to_remove, &persisted)?;
     }
     // First what would bring the handlers back: a process that is killed halfway leaves handlers that are listed.
     let files = remove_files(&persisted, args.dry_run);
@@ -127,19 +127,19 @@ pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
         InitSystem::here().update()?;
     }
     let items = match &instance {
-        Some(instance) => remove(instance, &doomed, args.dry_run),
+        Some(instance) => remove(instance, &to_remove, args.dry_run),
         None => Vec::new(),
     };
     if args.persist && !args.dry_run {
         persist::remove_unused_copies(&handlers_of(instance.as_ref())?)?;
     }
-    let is_doomed = |name: &HandlerName| doomed.iter().any(|(handler, _)| handler.name == *name);
+    let is_doomed = |name: &HandlerName| to_remove.iter().any(|(handler, _)| handler.name == *name);
     let left = handlers.iter().filter(|handler| !is_doomed(&handler.name));
     Ok(ResetReport {
         scope: if instance.is_some() { Scope::of(&common.instance) } else { Scope::of_own_mount() },
         dry_run: args.dry_run,
         left: left.map(|handler| name_lossy(&handler.name)).collect(),
-        returns: returns(&doomed, &files),
+        returns: returns(&to_remove, &files),
         items,
         files,
         not_mounted: instance.is_none().then(|| common.instance.clone()),
@@ -153,11 +153,11 @@ fn handlers_of(instance: Option<&Instance>) -> Result<Vec<Handler>, Diagnostic> 
 /// Checks that everything can be removed, before the first of it is.
 fn check(
     instance: Option<&Instance>,
-    doomed: &[(&Handler, &'static Arch)],
+    to_remove: &[(&Handler, &'static Arch)],
     persisted: &[Persisted],
 ) -> Result<(), Diagnostic> {
     if let Some(instance) = instance
-        && !doomed.is_empty()
+        && !to_remove.is_empty()
     {
         instance.check_writable()?;
     }
@@ -215,9 +215,9 @@ impl ResetReport {
 }
 
 /// Removes handlers, each by its name.
-fn remove(instance: &Instance, doomed: &[(&Handler, &'static Arch)], dry_run: bool) -> Vec<ResetHandler> {
+fn remove(instance: &Instance, to_remove: &[(&Handler, &'static Arch)], dry_run: bool) -> Vec<ResetHandler> {
     let mut items = Vec::new();
-    for (handler, arch) in doomed {
+    for (handler, arch) in to_remove {
         let removed = if dry_run { Ok(()) } else { instance.remove(&handler.name) };
         let (outcome, error) = match removed {
             Ok(()) if dry_run => (Outcome::WouldRemove, None),
@@ -280,7 +280,7 @@ fn remove_one(kept: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagno
 }
 
 /// Which of the handlers come back at boot, whoever wrote that; `files` are to go, or gone.
-fn returns(doomed: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<Return> {
+fn returns(to_remove: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<Return> {
     let configuration = Configuration::read(Path::new("/"));
     let file = |handler: &Handler| match Owner::of(handler, &configuration) {
         Owner::Configuration(file) => Some(file),
@@ -288,7 +288,7 @@ fn returns(doomed: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<Retu
         _ => None,
     };
     let going = |file: &PathBuf| files.iter().any(|going| going.error.is_none() && going.path == *file);
-    let returning = doomed.iter().filter_map(|(handler, arch)| {
+    let returning = to_remove.iter().filter_map(|(handler, arch)| {
         let file = file(handler).filter(|file| !going(file))?;
         let own = file == persist::file_of(arch)
             && matches!(managed_file::read(&file), Ok(Some(own)) if !own.is_edited);

@@ -37,7 +37,7 @@ use crate::interpreter::self_exe_header;
 use crate::package::Sha256;
 use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::{
-    Ids, NamespaceError, become_caller, enter_as_root, enter_root, find_in_root, forbidding_setting,
+    Ids, NamespaceError, blocking_sysctl, enter_as_root, enter_root, find_in_root, restore_caller_ids,
 };
 use crate::system::signals;
 use clap::Args;
@@ -143,7 +143,7 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
         enter_root(root).map_err(Diagnostic::from)?;
     }
     if !args.as_root && !ids.many && args.root.is_none() {
-        become_caller(ids).map_err(forbidden)?;
+        restore_caller_ids(ids).map_err(forbidden)?;
     }
     let path = find(program)?;
     Err(exec(&path, &args.command, args))
@@ -175,7 +175,7 @@ fn typed(args: &Run, option: &str) -> String {
     if let Some(version) = &args.qemu_version {
         push("--qemu-version", Some(OsStr::new(&version.to_string())));
     }
-    args.interpreter_dir.iter().for_each(|folder| push("--interpreter-dir", Some(folder.as_os_str())));
+    args.interpreter_dir.iter().for_each(|directory| push("--interpreter-dir", Some(directory.as_os_str())));
     let switches = [(args.as_root, "--as-root"), (args.fetch, "--fetch"), (args.direct, "--direct")];
     switches.iter().filter(|(is_set, _)| *is_set).for_each(|(_, switch)| push(switch, None));
     for Variable(name, value) in &args.env {
@@ -204,10 +204,10 @@ fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
             return or_direct(Diagnostic::new(message), args);
         }
         // Root of a user namespace may mount; where it may not, something takes the rights that come with one.
-        let forbidding = if ids.uid.is_root() { None } else { forbidding_setting() };
+        let forbidding = if ids.uid.is_root() { None } else { blocking_sysctl() };
         match (error, forbidding) {
-            (MountError::Denied(_), Some(forbidding)) => or_direct(forbidding.into(), args),
-            (error @ MountError::Denied(_), None) => {
+            (MountError::AccessError(_), Some(forbidding)) => or_direct(forbidding.into(), args),
+            (error @ MountError::AccessError(_), None) => {
                 or_direct(Diagnostic::new(format!("{error}, not even in a user namespace")), args)
             }
             (error, _) => error.into(),
@@ -252,7 +252,7 @@ fn find_below(root: &Path, name: &OsStr) -> Option<File> {
         return find_in_root(root, Path::new(name));
     }
     let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_SEARCH.into());
-    env::split_paths(&path).find_map(|folder| find_in_root(root, &folder.join(name)))
+    env::split_paths(&path).find_map(|directory| find_in_root(root, &directory.join(name)))
 }
 
 /// The program called `name`, as a shell finds it.
@@ -267,7 +267,7 @@ fn find(name: &OsStr) -> Result<PathBuf, Failure> {
     }
     let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_SEARCH.into());
     let is_program = |path: &PathBuf| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
-    env::split_paths(&path).map(|folder| folder.join(name)).find(is_program).ok_or_else(not_found)
+    env::split_paths(&path).map(|directory| directory.join(name)).find(is_program).ok_or_else(not_found)
 }
 
 /// Becomes the program; what returns is why not.

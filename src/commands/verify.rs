@@ -118,10 +118,10 @@ pub(super) fn health(
         let path = handler.entry.interpreter.as_deref();
         let version = path.and_then(|path| versions.get(path)).cloned();
         let judged = judge_handler(handler, subject.zip(trial), handlers, enabled);
-        let told = path.and_then(memfd::parse_description).map(|told| told.version);
+        let description = path.and_then(memfd::parse_description).map(|description| description.version);
         health.insert(
             handler.name.clone(),
-            Health { version: version.map(|version| version.to_string()).or(told), ..judged },
+            Health { version: version.map(|version| version.to_string()).or(description), ..judged },
         );
     }
     Ok(health)

@@ -30,12 +30,12 @@ pub struct ExecTarget {
     /// What the bytes mean.
     pub kind: Kind,
     /// Why the kernel would not even look at them: what `execve(2)` says first (K41).
-    pub denied: Option<Denied>,
+    pub denied: Option<AccessError>,
 }
 
 /// Why a file cannot be started, whatever is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
+pub enum AccessError {
     /// There is none.
     Missing,
     /// A part of its path is not a directory, or may not be passed, or leads in a circle.
@@ -48,7 +48,7 @@ pub enum Denied {
     NoExec,
 }
 
-impl Denied {
+impl AccessError {
     /// The errno of `execve(2)`.
     #[must_use]
     pub fn errno(self) -> Errno {
@@ -60,7 +60,7 @@ impl Denied {
     }
 }
 
-impl fmt::Display for Denied {
+impl fmt::Display for AccessError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => formatter.write_str("does not exist"),
@@ -196,10 +196,10 @@ impl ExecTarget {
         let Ok(metadata) = file.metadata() else { return candidate };
         candidate.id = Some(FileId::of(&metadata));
         candidate.denied = if !metadata.is_file() {
-            Some(Denied::NotAFile)
+            Some(AccessError::NotAFile)
         } else if metadata.mode() & 0o111 == 0 || !may_execute(&file, path) {
             // Root, too, needs one x bit.
-            Some(if is_noexec(&file) { Denied::NoExec } else { Denied::NotExecutable })
+            Some(if is_noexec(&file) { AccessError::NoExec } else { AccessError::NotExecutable })
         } else {
             None
         };
@@ -215,13 +215,13 @@ impl ExecTarget {
 }
 
 /// Why a file that cannot be read cannot be started; it may still be one that can (mode 0711).
-fn denied_unread(path: &Path, error: &io::Error) -> Option<Denied> {
+fn denied_unread(path: &Path, error: &io::Error) -> Option<AccessError> {
     match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-        Errno::ENOENT => Some(Denied::Missing),
+        Errno::ENOENT => Some(AccessError::Missing),
         Errno::EACCES if access(path, AccessFlags::X_OK).is_ok() => None,
-        Errno::EACCES => Some(Denied::NotExecutable),
-        Errno::ENXIO => Some(Denied::NotAFile),
-        errno => Some(Denied::Path(errno)),
+        Errno::EACCES => Some(AccessError::NotExecutable),
+        Errno::ENXIO => Some(AccessError::NotAFile),
+        errno => Some(AccessError::Path(errno)),
     }
 }
 
@@ -324,9 +324,9 @@ mod tests {
 
     #[test]
     fn kinds_are_told_by_content() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let kind = |name: &str, content: &[u8]| {
-            let path = folder.path().join(name);
+            let path = directory.path().join(name);
             fs::write(&path, content).unwrap();
             ExecTarget::look(&path).kind.to_string()
         };
@@ -346,12 +346,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_started_says_why() {
-        let folder = tempfile::tempdir().unwrap();
-        let plain = folder.path().join("plain");
+        let directory = tempfile::tempdir().unwrap();
+        let plain = directory.path().join("plain");
         fs::write(&plain, "x").unwrap();
-        assert_eq!(ExecTarget::look(&plain).denied, Some(Denied::NotExecutable));
-        assert_eq!(ExecTarget::look(folder.path()).denied, Some(Denied::NotAFile));
-        assert_eq!(ExecTarget::look(&folder.path().join("none")).denied, Some(Denied::Missing));
-        assert_eq!(ExecTarget::look(&plain.join("x")).denied, Some(Denied::Path(Errno::ENOTDIR)));
+        assert_eq!(ExecTarget::look(&plain).denied, Some(AccessError::NotExecutable));
+        assert_eq!(ExecTarget::look(directory.path()).denied, Some(AccessError::NotAFile));
+        assert_eq!(ExecTarget::look(&directory.path().join("none")).denied, Some(AccessError::Missing));
+        assert_eq!(ExecTarget::look(&plain.join("x")).denied, Some(AccessError::Path(Errno::ENOTDIR)));
     }
 }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 
 use crate::binfmt::{Flags, Handler, HandlerName, first_match};
-use crate::handler::exec_target::{Denied, Elf, ExecTarget, Kind, script_interpreter};
+use crate::handler::exec_target::{AccessError, Elf, ExecTarget, Kind, script_interpreter};
 
 /// How often one program may stand in for another (`exec_binprm`; K38).
 const REWRITES: usize = 5;
@@ -53,7 +53,7 @@ pub enum End {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The file may not be started, whatever is in it.
-    Denied(Denied),
+    AccessError(AccessError),
     /// Nothing takes it: no handler, and the host does not run it itself (K40).
     NoHandler,
     /// Too many programs stand in for one another, usually because a handler takes its own interpreter (K37, K38).
@@ -125,7 +125,7 @@ struct Exec<'a> {
     table: &'a Table<'a>,
     steps: Vec<Step>,
     /// Why the file that is started next cannot be opened.
-    denied: Option<Denied>,
+    denied: Option<AccessError>,
     /// Whether a handler with `O` or `C` has a file open for its interpreter.
     has_open_file: bool,
 }
@@ -134,7 +134,7 @@ impl Exec<'_> {
     /// Goes on with `file`: to the program that stands in for it, or to the end.
     fn step(&mut self, file: &ExecTarget) -> ControlFlow<End, Rc<ExecTarget>> {
         if let Some(denied) = self.denied {
-            return ControlFlow::Break(fails(denied.errno(), file, Reason::Denied(denied)));
+            return ControlFlow::Break(fails(denied.errno(), file, Reason::AccessError(denied)));
         }
         if self.steps.len() > REWRITES {
             return ControlFlow::Break(fails(Errno::ELOOP, file, Reason::Loop));

@@ -60,7 +60,7 @@ impl MemberFilter for ArchFilter {
         Ok(())
     }
 
-    fn folder(&self, stored_name: &str, file: &Path) -> Option<String> {
+    fn directory(&self, stored_name: &str, file: &Path) -> Option<String> {
         if !self.by_version {
             return None;
         }

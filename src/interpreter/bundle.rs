@@ -403,20 +403,20 @@ mod tests {
         vec![content("two", &[7; 5000]), content("one", b"content of one")]
     }
 
-    fn bundle(folder: &Path) -> (std::path::PathBuf, Vec<u8>) {
-        let executable = folder.join("qus");
+    fn bundle(directory: &Path) -> (std::path::PathBuf, Vec<u8>) {
+        let executable = directory.join("qus");
         std::fs::write(&executable, [b"an executable".as_slice(), &SEAL].concat()).unwrap();
         let mut bytes = Vec::new();
         write_with(&executable, None, contents(), &mut bytes).unwrap();
-        let path = folder.join("bundle");
+        let path = directory.join("bundle");
         std::fs::write(&path, &bytes).unwrap();
         (path, bytes)
     }
 
     #[test]
     fn what_goes_in_comes_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, bytes) = bundle(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let (path, bytes) = bundle(directory.path());
         let bundle = Bundle::open(&path).unwrap().unwrap();
         let names: Vec<&str> = bundle.members().iter().map(|member| member.name.as_str()).collect();
         assert_eq!(names, ["one", "two"]);
@@ -432,13 +432,13 @@ mod tests {
 
     #[test]
     fn whoever_takes_a_member_may_stop() {
-        let folder = tempfile::tempdir().unwrap();
-        let executable = folder.path().join("qus");
+        let directory = tempfile::tempdir().unwrap();
+        let executable = directory.path().join("qus");
         std::fs::write(&executable, [b"an executable".as_slice(), &SEAL].concat()).unwrap();
         let large = Content { name: "large".to_owned(), version: None, bytes: vec![7; 4 * PART] };
         let mut bytes = Vec::new();
         write_with(&executable, None, vec![large], &mut bytes).unwrap();
-        let path = folder.path().join("bundle");
+        let path = directory.path().join("bundle");
         std::fs::write(&path, &bytes).unwrap();
         let bundle = Bundle::open(&path).unwrap().unwrap();
         let member = bundle.member("large").unwrap();
@@ -456,8 +456,8 @@ mod tests {
 
     #[test]
     fn what_carries_nothing_is_no_bundle() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
         for content in [&b""[..], b"short", &[0; 1000]] {
             std::fs::write(&path, content).unwrap();
             assert!(Bundle::open(&path).unwrap().is_none());
@@ -466,8 +466,8 @@ mod tests {
 
     #[test]
     fn a_cut_or_longer_bundle_is_damaged() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, bytes) = bundle(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let (path, bytes) = bundle(directory.path());
         let place = memchr::memmem::find(&bytes, &SEAL[..MARK]).unwrap();
         let written = seal_length(&bytes[place..]);
         assert_eq!(written, bytes.len() as u64);
@@ -489,8 +489,8 @@ mod tests {
 
     #[test]
     fn an_executable_without_a_seal_carries_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let executable = folder.path().join("other");
+        let directory = tempfile::tempdir().unwrap();
+        let executable = directory.path().join("other");
         for content in [b"an executable".to_vec(), [SEAL, SEAL].concat()] {
             std::fs::write(&executable, content).unwrap();
             let written = write_with(&executable, None, contents(), &mut Vec::new());
@@ -509,8 +509,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(400))]
         #[test]
         fn damage_is_found(at in 13_usize..400, bit in 0_u8..8, cut in any::<bool>()) {
-            let folder = tempfile::tempdir().unwrap();
-            let (path, mut bytes) = bundle(folder.path());
+            let directory = tempfile::tempdir().unwrap();
+            let (path, mut bytes) = bundle(directory.path());
             let at = at.min(bytes.len() - 1);
             if cut {
                 bytes.truncate(at);

@@ -284,8 +284,8 @@ fn from_distribution(
 
 fn from_apt(wanted: &mut ArchFilter, dest: &Path, bar: &Bar) -> Result<Vec<SourceResult>, Diagnostic> {
     let temporary;
-    let cache = if let Some(folder) = crate::system::directories::cache() {
-        folder
+    let cache = if let Some(directory) = crate::system::directories::cache() {
+        directory
     } else {
         temporary = TempDir::create(false)
             .map_err(|reasons| Diagnostic::new(format!("cannot make a temporary directory: {reasons}")))?;

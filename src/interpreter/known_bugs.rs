@@ -19,7 +19,7 @@ pub struct KnownBug {
 pub type Version = [u32; 3];
 
 /// Known defects. A version between two that were reported counts; one behind the last does not.
-pub static DEFECTS: &[KnownBug] = &[
+pub static KNOWN_BUGS: &[KnownBug] = &[
     KnownBug {
         arch: "aarch64",
         versions: [[5, 1, 0], [5, 2, 0]],
@@ -37,7 +37,7 @@ pub static DEFECTS: &[KnownBug] = &[
 /// The defects of an emulator of `arch` in `version`.
 pub fn of(arch: &str, version: &QemuVersion) -> impl Iterator<Item = &'static KnownBug> {
     let version = version.numbers();
-    DEFECTS.iter().filter(move |defect| {
+    KNOWN_BUGS.iter().filter(move |defect| {
         let [first, last] = defect.versions;
         defect.arch == arch && (first..=last).contains(&version)
     })
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn every_row_has_its_source_and_an_architecture_of_the_table() {
-        for defect in DEFECTS {
+        for defect in KNOWN_BUGS {
             assert!(defect.source.starts_with("https://"), "{defect:?}");
             assert!(crate::arch::Arch::from_qemu_target(defect.arch).is_some(), "{defect:?}");
             assert!(defect.versions[0] <= defect.versions[1], "{defect:?}");

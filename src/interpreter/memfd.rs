@@ -70,7 +70,7 @@ fn name_of(size: u64, sha256: Sha256) -> String {
 /// Whether `path` is that of an interpreter in memory with this content.
 #[must_use]
 pub fn is_called(path: &Path, size: u64, sha256: Sha256) -> bool {
-    path.parent().is_some_and(|folder| folder.ends_with(name_of(size, sha256)))
+    path.parent().is_some_and(|directory| directory.ends_with(name_of(size, sha256)))
 }
 
 /// Whether a registered path is that of an interpreter in memory.

@@ -162,8 +162,8 @@ mod tests {
 
     #[test]
     fn a_record_is_of_one_content() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("qemu-arm-static");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("qemu-arm-static");
         std::fs::write(&path, "abc").unwrap();
         assert_eq!(Provenance::of(&path), None);
         let record = Provenance::record(&path, Some("7.2.22".to_owned()), origin()).unwrap();
@@ -184,13 +184,13 @@ mod tests {
         std::fs::write(&path, "abd").unwrap();
         assert_eq!(Provenance::of(&path), None);
         assert!(!Provenance::beside(&path).unwrap().is_of(&path));
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
     }
 
     #[test]
     fn what_is_no_record_is_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("qemu-arm-static");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("qemu-arm-static");
         std::fs::write(&path, "abc").unwrap();
         let record = record_path(&path);
         for text in ["", "{}", "null", "[", "\u{0}", "{\"version\": 2}"] {

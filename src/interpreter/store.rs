@@ -30,17 +30,17 @@ pub fn fetched() -> Option<PathBuf> {
 /// from a folder of somebody else.
 #[must_use]
 pub fn all_fetched() -> Vec<PathBuf> {
-    let personal = fetched().filter(|folder| folder.as_os_str() != SYSTEM);
-    personal.into_iter().chain([SYSTEM.into()]).flat_map(|folder| with_versions(&folder)).collect()
+    let personal = fetched().filter(|directory| directory.as_os_str() != SYSTEM);
+    personal.into_iter().chain([SYSTEM.into()]).flat_map(|directory| with_versions(&directory)).collect()
 }
 
-/// `folder`, and before it the folders of versions in it, the newest first.
+/// `directory`, and before it the folders of versions in it, the newest first.
 #[must_use]
-pub fn with_versions(folder: &Path) -> Vec<PathBuf> {
-    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+pub fn with_versions(directory: &Path) -> Vec<PathBuf> {
+    let names = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
     let mut versions: Vec<QemuVersion> = names.filter_map(|name| name.to_str()?.parse().ok()).collect();
     versions.sort_by(|one, other| other.cmp(one));
-    versions.iter().map(|version| folder.join(version.to_string())).chain([folder.to_owned()]).collect()
+    versions.iter().map(|version| directory.join(version.to_string())).chain([directory.to_owned()]).collect()
 }
 
 /// `dest`, or the directory of this user.
@@ -67,12 +67,12 @@ pub(crate) struct Stored {
     pub(crate) provenance: Option<Provenance>,
 }
 
-/// The interpreters in `folder` and its folders of versions, newest version first.
-pub(crate) fn stored(folder: &Path) -> Vec<Stored> {
+/// The interpreters in `directory` and its folders of versions, newest version first.
+pub(crate) fn stored(directory: &Path) -> Vec<Stored> {
     let mut stored = Vec::new();
-    for folder in with_versions(folder) {
+    for directory in with_versions(directory) {
         let mut paths: Vec<PathBuf> =
-            fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+            fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         paths.sort();
         let found = paths.into_iter().filter(|path| path.is_file()).filter_map(|path| {
             let arch = arch_from_file_name(file_name(&path))?;
@@ -83,10 +83,10 @@ pub(crate) fn stored(folder: &Path) -> Vec<Stored> {
     stored
 }
 
-/// Sources, by their SHA-256, of which everything wanted lies in `folder` as it was fetched.
-pub(crate) fn known(folder: &Path, wanted: &ArchFilter) -> BTreeMap<Sha256, Vec<Stored>> {
+/// Sources, by their SHA-256, of which everything wanted lies in `directory` as it was fetched.
+pub(crate) fn known(directory: &Path, wanted: &ArchFilter) -> BTreeMap<Sha256, Vec<Stored>> {
     let mut sources = BTreeMap::<Sha256, Vec<Stored>>::new();
-    for stored in stored(folder) {
+    for stored in stored(directory) {
         let digest = stored.provenance.as_ref().and_then(|record| record.source_sha256);
         if let Some(digest) = digest
             && wanted.is_wanted(stored.arch)

@@ -165,11 +165,11 @@ mod tests {
 
     #[test]
     fn the_version_is_found_wherever_it_lies() {
-        let said = b"qemu-arm version 7.2.22 (Debian 1:7.2+dfsg)\n\0";
+        let printed = b"qemu-arm version 7.2.22 (Debian 1:7.2+dfsg)\n\0";
         let close = CHUNK - 20..CHUNK + 3;
         for before in (0..3).chain(close) {
             let mut content = vec![b'q'; before];
-            content.extend_from_slice(said);
+            content.extend_from_slice(printed);
             assert_eq!(
                 version_of(&mut &*content, "arm").unwrap(),
                 Some("7.2.22".parse().unwrap()),

@@ -194,9 +194,10 @@ impl Apt {
     }
 
     fn get(&self, cache: &Cache, package: &str) -> Result<DownloadOutcome, AptError> {
-        let folder = cache.download_folder()?;
+        let directory = cache.download_folder()?;
         let asked = self.asked(package);
-        let output = self.run(cache, folder.path(), &["download".as_ref(), "--".as_ref(), asked.as_ref()])?;
+        let output =
+            self.run(cache, directory.path(), &["download".as_ref(), "--".as_ref(), asked.as_ref()])?;
         if !output.status.success() {
             let unknown = self.is_unknown(cache, &asked)?;
             return Ok(if unknown {
@@ -205,16 +206,16 @@ impl Apt {
                 DownloadOutcome::Failed(messages(&output))
             });
         }
-        let cannot_use = |source| AptError::Cache { path: folder.path().to_owned(), source };
+        let cannot_use = |source| AptError::Cache { path: directory.path().to_owned(), source };
         // From here on nobody but this user changes what is in the folder.
-        chown_if_permitted(folder.path(), Uid::effective());
-        for entry in fs::read_dir(folder.path()).map_err(cannot_use)? {
+        chown_if_permitted(directory.path(), Uid::effective());
+        for entry in fs::read_dir(directory.path()).map_err(cannot_use)? {
             let entry = entry.map_err(cannot_use)?;
             let path = entry.path();
             if path.extension() == Some(OsStr::new("deb"))
                 && entry.file_type().is_ok_and(|kind| kind.is_file())
             {
-                return Ok(DownloadOutcome::Package(Download { _folder: folder, path }));
+                return Ok(DownloadOutcome::Package(Download { _folder: directory, path }));
             }
         }
         Err(AptError::Nothing { package: package.to_owned() })
@@ -230,7 +231,7 @@ impl Apt {
         Ok(self.run(cache, cache.path(), &["indextargets".as_ref()])?.status.success())
     }
 
-    fn run(&self, cache: &Cache, folder: &Path, arguments: &[&OsStr]) -> Result<Output, AptError> {
+    fn run(&self, cache: &Cache, directory: &Path, arguments: &[&OsStr]) -> Result<Output, AptError> {
         let mut command = Command::new("apt-get");
         command.arg("--quiet").arg("--config-file").arg(cache.configuration());
         command.arg("-o").arg(option("Dir::State::Lists=", &cache.lists()));
@@ -247,7 +248,7 @@ impl Apt {
         if !cache.sandbox_works() {
             command.arg("-o").arg("APT::Sandbox::User=root");
         }
-        command.args(arguments).current_dir(folder).stdin(Stdio::null());
+        command.args(arguments).current_dir(directory).stdin(Stdio::null());
         // Messages of qus are in English, and so are those of apt in them.
         command.env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE").env("DEBIAN_FRONTEND", "noninteractive");
         let output = process::output(&mut command).map_err(|error| match error.kind() {

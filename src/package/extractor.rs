@@ -13,7 +13,7 @@ use super::{Extraction, MemberFilter, PackageError, Refused};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Regular,
-    Folder,
+    Directory,
     /// A link, device or anything else that is not an interpreter.
     Other,
 }
@@ -68,7 +68,7 @@ impl<'a> Extractor<'a> {
                 let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
                 self.file(name, size, content)
             }
-            Kind::Folder | Kind::Other => self.count().map(ControlFlow::Continue),
+            Kind::Directory | Kind::Other => self.count().map(ControlFlow::Continue),
         }
     }
 
@@ -132,11 +132,11 @@ impl<'a> Extractor<'a> {
         let staged = self.staging.write(self.source, name, stored, size, content)?;
         match self.selection.accept(stored, staged.path()) {
             Ok(()) => {
-                let folder = self.selection.folder(stored, staged.path());
-                if let Some(name) = folder.as_ref().filter(|name| !is_component(name)) {
+                let directory = self.selection.directory(stored, staged.path());
+                if let Some(name) = directory.as_ref().filter(|name| !is_component(name)) {
                     return Err(PackageError::StoredName { name: name.clone() });
                 }
-                self.staging.keep(staged, folder);
+                self.staging.keep(staged, directory);
             }
             Err(reason) => self.refused.push(Refused { name: stored.to_owned(), reason }),
         }

@@ -152,11 +152,11 @@ impl Manager {
                 break;
             }
             progress.message(&format!("downloading {name}"));
-            let folder = TempDir::create(false)
+            let directory = TempDir::create(false)
                 .map_err(|reasons| ManagerError::Io(self.program, std::io::Error::other(reasons)))?;
-            let output = self.download(&folder, &name)?;
+            let output = self.download(&directory, &name)?;
             // What a failed check turned down may be left behind.
-            let files = if output.status.success() { packages(folder.path()) } else { Vec::new() };
+            let files = if output.status.success() { packages(directory.path()) } else { Vec::new() };
             if files.is_empty() {
                 messages.push(format!("{name}: {}", last_messages(&output)));
             }
@@ -195,12 +195,12 @@ impl Manager {
         }
     }
 
-    fn download(&self, folder: &TempDir, name: &str) -> Result<Output, ManagerError> {
+    fn download(&self, directory: &TempDir, name: &str) -> Result<Output, ManagerError> {
         let mut words: Vec<OsString> = self.before.iter().map(OsString::from).collect();
-        words.push(folder.path().into());
+        words.push(directory.path().into());
         words.extend(self.after.iter().map(OsString::from));
         if self.after.last().is_some_and(|word| word.starts_with("--")) {
-            let database = folder.path().join("database");
+            let database = directory.path().join("database");
             fs::create_dir(&database).map_err(|error| ManagerError::Io(self.program, error))?;
             words.push(database.into());
         }
@@ -213,11 +213,11 @@ impl Manager {
     fn check(file: &Path) -> Result<(), ManagerError> {
         let words = ["--checksig".into(), file.into()];
         let output = run("rpmkeys", &words).map_err(|error| ManagerError::Io("rpmkeys", error))?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        if output.status.success() && said.contains("signatures OK") {
+        let printed = String::from_utf8_lossy(&output.stdout);
+        if output.status.success() && printed.contains("signatures OK") {
             return Ok(());
         }
-        Err(ManagerError::Unsigned { path: file.to_owned(), messages: said.trim().to_owned() })
+        Err(ManagerError::Unsigned { path: file.to_owned(), messages: printed.trim().to_owned() })
     }
 }
 
@@ -239,7 +239,7 @@ fn family(release: &str) -> Option<&'static str> {
 
 fn is_there(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 fn run(program: &str, words: &[OsString]) -> io::Result<Output> {
@@ -252,19 +252,19 @@ fn run(program: &str, words: &[OsString]) -> io::Result<Output> {
 fn last_messages(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', "; ");
     let (errors, rest) = (text(&output.stderr), text(&output.stdout));
-    let said = if errors.is_empty() { rest } else { errors };
-    if said.is_empty() { output.status.to_string() } else { said }
+    let printed = if errors.is_empty() { rest } else { errors };
+    if printed.is_empty() { output.status.to_string() } else { printed }
 }
 
 /// The packages in a folder and below it.
-fn packages(folder: &Path) -> Vec<PathBuf> {
+fn packages(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders = vec![(folder.to_owned(), 0)];
-    while let Some((folder, depth)) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    let mut directories = vec![(directory.to_owned(), 0)];
+    while let Some((directory, depth)) = directories.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let (path, kind) = (entry.path(), entry.file_type());
             if kind.as_ref().is_ok_and(fs::FileType::is_dir) && depth < DEPTH {
-                folders.push((path, depth + 1));
+                directories.push((path, depth + 1));
             } else if kind.is_ok_and(|kind| kind.is_file()) && is_package(&path) {
                 found.push(path);
             }

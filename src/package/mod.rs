@@ -15,11 +15,11 @@ mod cpio;
 mod deb;
 mod debian;
 mod digest;
+mod directory;
 mod download;
 mod error;
 mod extractor;
 mod file_slice;
-mod folder;
 mod image;
 mod limit;
 mod manager;
@@ -44,9 +44,9 @@ pub use manager::{Manager, ManagerError};
 
 use archive::Archive;
 use deb::Deb;
+use directory::Directory;
 use extractor::Extractor;
 use file_slice::FileSlice;
-use folder::Folder;
 use limit::STREAM_SIZE;
 use rpm::Rpm;
 
@@ -70,7 +70,7 @@ pub trait MemberFilter {
 
     /// A folder below the destination for an accepted file: a single path component. Without it the file lies in the
     /// destination itself.
-    fn folder(&self, _stored_name: &str, _file: &Path) -> Option<String> {
+    fn directory(&self, _stored_name: &str, _file: &Path) -> Option<String> {
         None
     }
 }
@@ -158,7 +158,7 @@ enum Source {
     Deb(Deb),
     Rpm(Rpm),
     Archive(Archive),
-    Folder(Folder),
+    Directory(Directory),
     Program(FileSlice),
 }
 
@@ -199,7 +199,7 @@ impl Package {
             if sha256.is_some() {
                 return Err(PackageError::NoDigest { path: path.to_owned() });
             }
-            let source = Source::Folder(Folder::new(path));
+            let source = Source::Directory(Directory::new(path));
             return Ok(Self { path: path.to_owned(), whole: None, source });
         }
         if !metadata.is_file() {
@@ -253,7 +253,7 @@ impl Package {
             Source::Deb(deb) => Some(deb.info()),
             Source::Rpm(rpm) => Some(rpm.info()),
             Source::Archive(archive) => archive.info(),
-            Source::Folder(_) | Source::Program(_) => None,
+            Source::Directory(_) | Source::Program(_) => None,
         }
     }
 
@@ -275,7 +275,7 @@ impl Package {
             Source::Deb(deb) => deb.members(&mut sink, progress)?,
             Source::Rpm(rpm) => rpm.members(&mut sink, progress)?,
             Source::Archive(archive) => archive.members(&mut sink, progress)?,
-            Source::Folder(folder) => folder.members(&mut sink, progress)?,
+            Source::Directory(directory) => directory.members(&mut sink, progress)?,
             Source::Program(mut section) => {
                 let name = self.path.file_name().map(OsStr::as_bytes).unwrap_or_default();
                 let size = section.len();

@@ -27,7 +27,7 @@ pub(super) struct Staging {
 pub(super) struct Staged {
     name: String,
     /// A folder below the destination.
-    folder: Option<String>,
+    directory: Option<String>,
     file: PendingFile,
     size: u64,
 }
@@ -90,7 +90,7 @@ impl Staging {
         temporary.as_file().set_permissions(Permissions::from_mode(MODE)).map_err(cannot_write)?;
         // Closed here: the kernel starts no file that is open for writing.
         let file = atomic_file::finish(temporary).map_err(cannot_write)?;
-        Ok(Staged { name: name.to_owned(), folder: None, file, size })
+        Ok(Staged { name: name.to_owned(), directory: None, file, size })
     }
 
     /// Makes the destination, once, and holds it: the path that leads into it.
@@ -104,8 +104,8 @@ impl Staging {
     }
 
     /// Keeps a file for its place. As in every archive a later member stands in for an earlier one of its name.
-    pub(super) fn keep(&mut self, mut staged: Staged, folder: Option<String>) {
-        staged.folder = folder;
+    pub(super) fn keep(&mut self, mut staged: Staged, directory: Option<String>) {
+        staged.directory = directory;
         self.staged.retain(|earlier| earlier.name != staged.name);
         self.staged.push(staged);
     }
@@ -115,7 +115,7 @@ impl Staging {
         let mut plan = Vec::new();
         for staged in std::mem::take(&mut self.staged) {
             let (mut place, mut path, mut below) = (self.hold()?, self.dest.clone(), None);
-            if let Some(name) = &staged.folder {
+            if let Some(name) = &staged.directory {
                 path.push(name);
                 let held = Dir::make(&path, &mut self.made)
                     .map_err(|(path, source)| PackageError::Write { path, source })?;
@@ -149,9 +149,9 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         self.staged.clear();
-        for folder in self.made.iter().rev() {
+        for directory in self.made.iter().rev() {
             // Not empty: somebody else uses it by now.
-            let _ = fs::remove_dir(folder);
+            let _ = fs::remove_dir(directory);
         }
     }
 }

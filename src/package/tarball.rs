@@ -99,7 +99,7 @@ impl Tarball<'_> {
                 Kind::Regular
             }
             EntryType::Regular | EntryType::Continuous => Kind::Regular,
-            EntryType::Directory => Kind::Folder,
+            EntryType::Directory => Kind::Directory,
             _ => Kind::Other,
         }))
     }

@@ -150,7 +150,9 @@ fn time_limit(start: Duration) -> Duration {
 fn not_started(error: io::Error) -> io::Result<Outcome> {
     match error.raw_os_error().map(Errno::from_raw) {
         None | Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => Err(error),
-        Some(errno) => Ok(Outcome { end: End::NotStarted(errno as i32), started: None, said: String::new() }),
+        Some(errno) => {
+            Ok(Outcome { end: End::NotStarted(errno as i32), started: None, output: String::new() })
+        }
     }
 }
 
@@ -176,7 +178,7 @@ impl Running<'_> {
         let _no_process_left = killpg(group, Signal::SIGKILL);
         let status = self.child.wait()?;
         let end = if in_time { end_of(status) } else { End::TimedOut };
-        Ok(Outcome { end, started, said: String::from_utf8_lossy(&self.text).into_owned() })
+        Ok(Outcome { end, started, output: String::from_utf8_lossy(&self.text).into_owned() })
     }
 
     fn is_late(&self) -> bool {
@@ -292,7 +294,7 @@ mod tests {
         assert_eq!(run("exec >&- 2>&-; sleep 1000", limit).end, End::TimedOut);
         assert_eq!(run("while :; do echo x; done", limit).end, End::TimedOut);
         let outcome = run("echo working on it; sleep 1000", limit);
-        assert_eq!(outcome.said, "working on it\n");
+        assert_eq!(outcome.output, "working on it\n");
     }
 
     #[test]
@@ -303,7 +305,7 @@ mod tests {
     #[test]
     fn a_part_of_the_output_is_kept() {
         let outcome = run("head -c 100000 /dev/zero | tr '\\0' x", TIME_LIMITS[0]);
-        assert_eq!((outcome.end, outcome.said.len()), (End::Exited(0), OUTPUT_MAX));
+        assert_eq!((outcome.end, outcome.output.len()), (End::Exited(0), OUTPUT_MAX));
     }
 
     #[test]

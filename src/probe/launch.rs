@@ -95,7 +95,7 @@ fn log(subjects: &[ProbeTarget], results: &[ProbeResult]) {
     for (subject, ProbeResult { host, empty_root }) in subjects.iter().zip(results) {
         let _arch = tracing::info_span!("arch", name = subject.arch.name).entered();
         tracing::info!("the probe {}", host.end);
-        tracing::debug!("the kernel started {:?}; output: {:?}", host.started, host.said);
+        tracing::debug!("the kernel started {:?}; output: {:?}", host.started, host.output);
         if let Some(empty_root) = empty_root {
             tracing::info!("the probe in an empty root directory {}", empty_root.end);
         }

@@ -74,7 +74,7 @@ pub struct Outcome {
     /// be seen.
     pub started: Option<FileId>,
     /// The first bytes of what it printed; an emulator that gives up says why.
-    pub said: String,
+    pub output: String,
 }
 
 /// How an execution ended.

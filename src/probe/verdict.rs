@@ -50,23 +50,23 @@ pub enum Failure {
     )]
     NotInEmptyRoot,
     /// A signal killed the interpreter.
-    #[error("its interpreter crashed (signal {signal}){}", after(.said))]
+    #[error("its interpreter crashed (signal {signal}){}", after(.output))]
     Crashed {
         /// Number of the signal.
         signal: i32,
         /// The first line it printed.
-        said: String,
+        output: String,
     },
     /// With `P` the program got its path as `argv[0]`: the interpreter does not know the flag, and arguments are shifted.
     #[error("its interpreter does not know the flag P: programs get shifted arguments")]
     Argv0NotPreserved,
     /// The program did not do what it is made of.
-    #[error("its probe ended with status {status}, not {STATUS_ARGV0}{}", after(.said))]
+    #[error("its probe ended with status {status}, not {STATUS_ARGV0}{}", after(.output))]
     WrongStatus {
         /// The exit status.
         status: i32,
         /// The first line it printed.
-        said: String,
+        output: String,
     },
     /// It did not come to an end.
     #[error("its probe did not come to an end in time")]
@@ -106,20 +106,20 @@ pub fn judge(trial: &ProbeResult, expected: &Expected<'_>) -> Result<Verificatio
 
 /// Judges one execution: whether `argv[0]` arrived, or the failure.
 fn judge_outcome(outcome: &Outcome, expected: &Expected<'_>) -> Result<bool, Failure> {
-    let said = first_line(&outcome.said);
+    let output = first_line(&outcome.output);
     // Which file was started is unknown where it could not be seen: that is no other handler.
     let is_expected = outcome.started.zip(expected.interpreter).map(|(started, own)| started == own);
     let failure = match outcome.end {
         End::TimedOut => return Err(Failure::TimedOut),
         End::NotStarted(errno) if errno == Errno::ENOEXEC as i32 => Failure::NoHandler,
         End::NotStarted(errno) => Failure::NotStarted(reason(Errno::from_raw(errno))),
-        End::Killed(signal) => Failure::Crashed { signal, said },
+        End::Killed(signal) => Failure::Crashed { signal, output },
         End::Exited(STATUS_ARGV0) if is_expected != Some(false) => return Ok(true),
         End::Exited(STATUS_PATH) if is_expected != Some(false) && !expected.preserve_argv0 => {
             return Ok(false);
         }
         End::Exited(STATUS_PATH) => Failure::Argv0NotPreserved,
-        End::Exited(status) => Failure::WrongStatus { status, said },
+        End::Exited(status) => Failure::WrongStatus { status, output },
     };
     if is_expected == Some(false) || is_expected.is_none() && expected.in_front.is_some() {
         return Err(Failure::Shadowed(expected.in_front.map(str::to_owned)));
@@ -139,8 +139,8 @@ fn reason(errno: Errno) -> &'static str {
     }
 }
 
-fn first_line(said: &str) -> String {
-    let line = said.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+fn first_line(output: &str) -> String {
+    let line = output.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     let mut shown = String::new();
     for character in line.chars().take(200) {
         match character {
@@ -159,7 +159,7 @@ mod tests {
     const OTHER: FileId = FileId { device: 1, inode: 3 };
 
     fn outcome(end: End, started: FileId) -> Outcome {
-        Outcome { end, started: Some(started), said: String::new() }
+        Outcome { end, started: Some(started), output: String::new() }
     }
 
     fn verdict(
@@ -192,7 +192,7 @@ mod tests {
         // ENOEXEC in the empty root alone, a crash there, and a handler in front that is known by name.
         let enoexec = End::NotStarted(Errno::ENOEXEC as i32);
         assert_eq!(verdict(End::Exited(42), Some(enoexec), true, OURS), Err(Failure::NoHandler));
-        let crashed = Failure::Crashed { signal: 4, said: String::new() };
+        let crashed = Failure::Crashed { signal: 4, output: String::new() };
         assert_eq!(verdict(End::Exited(42), Some(End::Killed(4)), true, OURS), Err(crashed));
         let trial = ProbeResult { host: outcome(End::Exited(1), OTHER), empty_root: None };
         let expected = Expected { preserve_argv0: true, interpreter: Some(OURS), in_front: Some("box") };
@@ -207,9 +207,9 @@ mod tests {
             (End::NotStarted(Errno::ENOEXEC as i32), None, Failure::NoHandler),
             (End::Exited(42), Some(enoent), Failure::NotInEmptyRoot),
             (End::Exited(42), Some(End::Exited(127)), Failure::NotInEmptyRoot),
-            (End::Killed(11), None, Failure::Crashed { signal: 11, said: String::new() }),
+            (End::Killed(11), None, Failure::Crashed { signal: 11, output: String::new() }),
             (End::Exited(47), None, Failure::Argv0NotPreserved),
-            (End::Exited(1), None, Failure::WrongStatus { status: 1, said: String::new() }),
+            (End::Exited(1), None, Failure::WrongStatus { status: 1, output: String::new() }),
             (End::TimedOut, None, Failure::TimedOut),
             (End::Exited(42), Some(End::TimedOut), Failure::TimedOut),
         ];
@@ -225,13 +225,13 @@ mod tests {
     fn a_file_that_was_not_seen_is_not_another_handler() {
         let judge = |end: End, in_front: Option<&str>| {
             let trial =
-                ProbeResult { host: Outcome { end, started: None, said: String::new() }, empty_root: None };
+                ProbeResult { host: Outcome { end, started: None, output: String::new() }, empty_root: None };
             judge(&trial, &Expected { preserve_argv0: true, interpreter: Some(OURS), in_front })
         };
         assert!(judge(End::Exited(42), None).is_ok());
         assert!(judge(End::Exited(42), Some("box")).is_ok());
         assert_eq!(judge(End::TimedOut, Some("box")), Err(Failure::TimedOut));
-        let crashed = Failure::Crashed { signal: 11, said: String::new() };
+        let crashed = Failure::Crashed { signal: 11, output: String::new() };
         assert_eq!(judge(End::Killed(11), None), Err(crashed));
         assert_eq!(judge(End::Killed(11), Some("box")), Err(Failure::Shadowed(Some("box".to_owned()))));
     }

@@ -29,10 +29,10 @@ pub(crate) struct PendingFile {
     _lock: File,
 }
 
-/// A new draft in `folder`.
-pub(crate) fn create(folder: &Dir) -> io::Result<NamedTempFile> {
+/// A new draft in `directory`.
+pub(crate) fn create(directory: &Dir) -> io::Result<NamedTempFile> {
     loop {
-        let draft = folder.temporary(PREFIX, RANDOM)?;
+        let draft = directory.temporary(PREFIX, RANDOM)?;
         lock(draft.as_file());
         // Somebody may have swept it away before it was locked.
         if draft.as_file().metadata()?.nlink() > 0 {
@@ -79,16 +79,16 @@ impl PendingFile {
 /// ending. What the file is then, for the kernel.
 pub(crate) fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<Metadata> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
-    let folder = Dir::open(parent_dir(path))?;
-    remove_stale(&folder.path());
-    let mut draft = create(&folder)?;
+    let directory = Dir::open(parent_dir(path))?;
+    remove_stale(&directory.path());
+    let mut draft = create(&directory)?;
     draft.write_all(content)?;
     draft.as_file().set_permissions(Permissions::from_mode(mode))?;
     draft.as_file().sync_all()?;
     let metadata = draft.as_file().metadata()?;
     // Closed before it has its name: the kernel starts no file that is open for writing (K51).
-    finish(draft)?.persist(&folder.path().join(name))?;
-    folder.sync()?;
+    finish(draft)?.persist(&directory.path().join(name))?;
+    directory.sync()?;
     Ok(metadata)
 }
 
@@ -96,10 +96,10 @@ pub(crate) fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result
 pub(crate) fn backup(path: &Path) -> io::Result<PendingFile> {
     let held = File::open(path)?;
     lock(&held);
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let directory = path.parent().unwrap_or(Path::new("."));
     let mut name = tempfile::Builder::new();
     let linked =
-        name.prefix(PREFIX).rand_bytes(RANDOM).make_in(folder, |draft| fs::hard_link(path, draft))?;
+        name.prefix(PREFIX).rand_bytes(RANDOM).make_in(directory, |draft| fs::hard_link(path, draft))?;
     Ok(PendingFile { path: linked.into_temp_path(), _lock: held })
 }
 
@@ -115,9 +115,9 @@ pub(crate) fn is_pending(path: &Path) -> bool {
     random.is_some_and(|random| random.len() == RANDOM && random.iter().all(u8::is_ascii_alphanumeric))
 }
 
-/// Removes this user's drafts in `folder` that no process holds. What cannot be removed stays, and is in nobody's way.
-pub(crate) fn remove_stale(folder: &Path) {
-    for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+/// Removes this user's drafts in `directory` that no process holds. What cannot be removed stays, and is in nobody's way.
+pub(crate) fn remove_stale(directory: &Path) {
+    for file in fs::read_dir(directory).into_iter().flatten().flatten() {
         if is_pending(&file.path()) {
             let _ = remove_if_left(&file.path());
         }
@@ -140,8 +140,8 @@ mod tests {
 
     use super::*;
 
-    fn names(folder: &Path) -> Vec<String> {
-        let files = fs::read_dir(folder).unwrap();
+    fn names(directory: &Path) -> Vec<String> {
+        let files = fs::read_dir(directory).unwrap();
         let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
@@ -149,14 +149,14 @@ mod tests {
 
     #[test]
     fn only_what_nobody_holds_is_swept() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| directory.path().join(name);
         for name in [".qus-new-aB3456", ".qus-new-short", ".qus-new-1234567", ".qus-new-a.3456", "other"] {
             fs::write(place(name), "half").unwrap();
         }
         symlink("other", place(".qus-new-linked")).unwrap();
         fs::create_dir(place(".qus-new-folder")).unwrap();
-        remove_stale(folder.path());
+        remove_stale(directory.path());
         let left = [
             ".qus-new-1234567",
             ".qus-new-a.3456",
@@ -165,37 +165,37 @@ mod tests {
             ".qus-new-short",
             "other",
         ];
-        assert_eq!(names(folder.path()), left);
+        assert_eq!(names(directory.path()), left);
     }
 
     #[test]
     fn a_draft_is_held_from_its_first_byte_to_its_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let held = Dir::open(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let held = Dir::open(directory.path()).unwrap();
         let mut draft = create(&held).unwrap();
-        remove_stale(folder.path());
+        remove_stale(directory.path());
         draft.write_all(b"whole").unwrap();
         let draft = finish(draft).unwrap();
-        remove_stale(folder.path());
+        remove_stale(directory.path());
         assert_eq!(fs::read(draft.path()).unwrap(), b"whole");
-        draft.persist(&folder.path().join("name")).unwrap();
-        assert_eq!(names(folder.path()), ["name"]);
+        draft.persist(&directory.path().join("name")).unwrap();
+        assert_eq!(names(directory.path()), ["name"]);
     }
 
     #[test]
     fn what_is_set_aside_comes_back_as_the_very_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, newer) = (folder.path().join("name"), folder.path().join("newer"));
+        let directory = tempfile::tempdir().unwrap();
+        let (path, newer) = (directory.path().join("name"), directory.path().join("newer"));
         fs::write(&path, "old").unwrap();
         let inode = fs::metadata(&path).unwrap().ino();
         let aside = backup(&path).unwrap();
         fs::write(&newer, "new").unwrap();
         fs::rename(&newer, &path).unwrap();
-        remove_stale(folder.path());
+        remove_stale(directory.path());
         aside.persist(&path).unwrap();
         assert_eq!((fs::read(&path).unwrap(), fs::metadata(&path).unwrap().ino()), (b"old".to_vec(), inode));
-        assert_eq!(names(folder.path()), ["name"]);
+        assert_eq!(names(directory.path()), ["name"]);
         drop(backup(&path).unwrap());
-        assert_eq!(names(folder.path()), ["name"]);
+        assert_eq!(names(directory.path()), ["name"]);
     }
 }

@@ -26,7 +26,7 @@ const LINKS_MAX: u32 = 40;
 /// A folder that is held open.
 #[derive(Debug)]
 pub struct Dir {
-    folder: OwnedFd,
+    directory: OwnedFd,
 }
 
 impl Dir {
@@ -36,7 +36,7 @@ impl Dir {
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut walk = Walk::new(path)?;
         while walk.step(|_, _| Err(Errno::ENOENT.into()))? {}
-        Ok(Self { folder: walk.folder })
+        Ok(Self { directory: walk.directory })
     }
 
     /// The folder at `path`; it, and those above it, are made where they are missing, with mode 0755 whatever the umask.
@@ -48,7 +48,7 @@ impl Dir {
             made.extend(walk.made.take());
             match stepped {
                 Ok(true) => {}
-                Ok(false) => return Ok(Self { folder: walk.folder }),
+                Ok(false) => return Ok(Self { directory: walk.directory }),
                 Err(error) => return Err((walk.shown, error)),
             }
         }
@@ -57,7 +57,7 @@ impl Dir {
     /// A path that leads into it, whatever became of its name: good in this process, and as long as it is held.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        format!("/proc/self/fd/{}", self.folder.as_raw_fd()).into()
+        format!("/proc/self/fd/{}", self.directory.as_raw_fd()).into()
     }
 
     /// A file in it whose name begins with `prefix`, and that goes if it is not kept. The error is the kernel's alone: where
@@ -88,13 +88,13 @@ fn without_path(error: &io::Error) -> io::Error {
 /// The folder that `path` lies in.
 #[must_use]
 pub fn parent_dir(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A way through a path, one part after the other.
 struct Walk {
     /// Where it is.
-    folder: OwnedFd,
+    directory: OwnedFd,
     /// The same, for a person.
     shown: PathBuf,
     /// What is left, the next part last.
@@ -108,7 +108,7 @@ impl Walk {
     fn new(path: &Path) -> io::Result<Self> {
         let begin = if path.is_absolute() { Path::new("/") } else { Path::new(".") };
         let mut walk = Self {
-            folder: open(begin, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?,
+            directory: open(begin, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?,
             shown: if path.is_absolute() { "/".into() } else { PathBuf::new() },
             rest: Vec::new(),
             links: 0,
@@ -132,22 +132,22 @@ impl Walk {
         let Some(part) = self.rest.pop() else { return Ok(false) };
         let before = self.shown.clone();
         self.shown.push(&part);
-        let next = match enter(&self.folder, &part) {
+        let next = match enter(&self.directory, &part) {
             Ok(next) => next,
-            Err(Errno::ENOENT) => match missing(&self.folder, &part) {
+            Err(Errno::ENOENT) => match missing(&self.directory, &part) {
                 Ok(next) => {
                     self.made = Some(self.shown.clone());
                     next
                 }
                 // Somebody else was faster, with a folder or with something else.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => enter(&self.folder, &part)?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => enter(&self.directory, &part)?,
                 Err(error) => return Err(error),
             },
             Err(errno) => return Err(errno.into()),
         };
         let found = fstat(&next)?;
         match kind(&found) {
-            SFlag::S_IFDIR => self.folder = next,
+            SFlag::S_IFDIR => self.directory = next,
             SFlag::S_IFLNK => {
                 let target = PathBuf::from(readlinkat(&next, "")?);
                 if !is_trusted(found.st_uid) {
@@ -165,7 +165,7 @@ impl Walk {
                 self.shown = before;
                 if target.is_absolute() {
                     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-                    self.folder = open("/", flags, Mode::empty())?;
+                    self.directory = open("/", flags, Mode::empty())?;
                     self.shown = "/".into();
                 }
                 self.push(&target);
@@ -176,32 +176,32 @@ impl Walk {
     }
 }
 
-/// What `name` is in `folder`, links not followed. Opened for reading where that may be, as only that makes an automount
+/// What `name` is in `directory`, links not followed. Opened for reading where that may be, as only that makes an automount
 /// mount (K77 says so of `O_PATH`).
-fn enter(folder: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+fn enter(directory: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    match openat(folder, name, flags | OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()) {
+    match openat(directory, name, flags | OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()) {
         Err(Errno::EACCES | Errno::ELOOP | Errno::ENOTDIR) => {
-            openat(folder, name, flags | OFlag::O_PATH, Mode::empty())
+            openat(directory, name, flags | OFlag::O_PATH, Mode::empty())
         }
         other => other,
     }
 }
 
 /// Makes a folder. What has its name a moment later is given its mode only if it is a folder, and this user's.
-fn make(folder: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+fn make(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     let readable = Mode::from_bits_truncate(MODE);
-    mkdirat(folder, name, readable)?;
+    mkdirat(directory, name, readable)?;
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let opened = || -> Result<OwnedFd, Errno> {
-        let made = openat(folder, name, flags, Mode::empty())?;
+        let made = openat(directory, name, flags, Mode::empty())?;
         if fstat(&made)?.st_uid == geteuid().as_raw() {
             fchmod(&made, readable)?;
         }
         Ok(made)
     };
     opened().map_err(|errno| {
-        let _not_empty_or_not_a_folder = unlinkat(folder, name, UnlinkatFlags::RemoveDir);
+        let _not_empty_or_not_a_folder = unlinkat(directory, name, UnlinkatFlags::RemoveDir);
         errno.into()
     })
 }
@@ -217,8 +217,8 @@ mod tests {
 
     #[test]
     fn a_folder_is_found_as_the_kernel_finds_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| directory.path().join(name);
         fs::create_dir_all(place("a/b")).unwrap();
         symlink("a/../a/./b", place("relative")).unwrap();
         symlink(place("relative"), place("absolute")).unwrap();
@@ -238,8 +238,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_made_and_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| directory.path().join(name);
         fs::create_dir(place("there")).unwrap();
         symlink("there", place("link")).unwrap();
         let mut made = Vec::new();
@@ -255,8 +255,8 @@ mod tests {
 
     #[test]
     fn a_held_folder_is_the_same_when_another_has_its_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| directory.path().join(name);
         fs::create_dir(place("it")).unwrap();
         let held = Dir::open(&place("it")).unwrap();
         fs::rename(place("it"), place("moved")).unwrap();

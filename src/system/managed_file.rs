@@ -220,9 +220,9 @@ fn check_for(path: &Path, text: Option<&[u8]>) -> Result<(), ManagedFileError> {
         Some(content) => check_origin(path, &content)?,
         None => {}
     }
-    let folder = parent_dir(path);
+    let directory = parent_dir(path);
     // One that is missing is made in the first that is there.
-    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    let there = directory.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("."));
     // One without a name: nobody who is killed leaves it behind.
     Dir::open(there).and_then(|held| held.check_writable()).map_err(failed("write", path))
 }
@@ -238,8 +238,8 @@ pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, Managed
         }
         check_origin(path, &there)?;
     }
-    let folder = Dir::make(parent_dir(path), &mut Vec::new());
-    folder.map_err(|(folder, error)| failed("make", &folder)(error))?;
+    let directory = Dir::make(parent_dir(path), &mut Vec::new());
+    directory.map_err(|(directory, error)| failed("make", &directory)(error))?;
     atomic_file::write_atomic(path, &sealed, mode).map_err(failed("write", path))?;
     Ok(true)
 }
@@ -251,8 +251,8 @@ pub fn remove(path: &Path) -> Result<bool, ManagedFileError> {
         Some(content) => check_origin(path, &content)?,
     }
     fs::remove_file(path).map_err(failed("remove", path))?;
-    let folder = parent_dir(path);
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("write", folder))?;
+    let directory = parent_dir(path);
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed("write", directory))?;
     Ok(true)
 }
 
@@ -267,10 +267,10 @@ mod tests {
 
     #[test]
     fn a_file_is_written_once_and_replaced_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("made/for/it.conf");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("made/for/it.conf");
         check(&path).unwrap();
-        assert!(!folder.path().join("made").exists());
+        assert!(!directory.path().join("made").exists());
         assert!(write(&path, &own("a"), false).unwrap());
         assert!(!write(&path, &own("a"), false).unwrap());
         assert!(write(&path, &own("b"), true).unwrap());
@@ -283,8 +283,8 @@ mod tests {
 
     #[test]
     fn what_others_have_put_there_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("foreign");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("foreign");
         let refused = |path: &Path, message: &str| {
             for error in [
                 check(path).unwrap_err(),
@@ -297,10 +297,10 @@ mod tests {
         fs::write(&path, "# Written by somebody\n").unwrap();
         refused(&path, "was not written by qus");
         assert_eq!(fs::read(&path).unwrap(), b"# Written by somebody\n");
-        let link = folder.path().join("link");
+        let link = directory.path().join("link");
         symlink("/dev/null", &link).unwrap();
         refused(&link, "is a symbolic link, to /dev/null");
-        refused(folder.path(), "is not an ordinary file");
+        refused(directory.path(), "is not an ordinary file");
         // By an empty file somebody says that there shall be none.
         fs::write(&path, "").unwrap();
         refused(&path, "was not written by qus");

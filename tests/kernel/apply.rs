@@ -17,13 +17,14 @@ use crate::lab::{Lab, Ran, busybox, order, run};
 const FOLDERS: [&str; 4] = ["/etc/binfmt.d", "/run/binfmt.d", "/usr/local/lib/binfmt.d", "/usr/lib/binfmt.d"];
 
 /// Folders of the test's own, empty.
-fn folders(lab: &Lab) {
-    let cover = |folder: &str| mount(Some("none"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>);
-    for folder in ["/etc", "/run", "/usr/local/lib"] {
-        cover(folder).unwrap();
+fn directories(lab: &Lab) {
+    let cover =
+        |directory: &str| mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), None::<&str>);
+    for directory in ["/etc", "/run", "/usr/local/lib"] {
+        cover(directory).unwrap();
     }
-    for folder in &FOLDERS[..3] {
-        fs::create_dir(folder).unwrap();
+    for directory in &FOLDERS[..3] {
+        fs::create_dir(directory).unwrap();
     }
     // Not all of /usr/lib: programs need it.
     if Path::new(FOLDERS[3]).exists() {
@@ -50,7 +51,7 @@ fn words(ran: &Ran) -> Vec<String> {
 
 kernel_test!(apply_registers_what_is_configured_and_flushes_nobody);
 fn apply_registers_what_is_configured_and_flushes_nobody(lab: &Lab) {
-    folders(lab);
+    directories(lab);
     let foreign = b":foreign:E::foreign::/bin/true:";
     lab.register(foreign).unwrap();
     lab.done(["register", "s390x"]);
@@ -85,7 +86,7 @@ fn odd(name: &str, interpreter: &str) -> String {
 
 kernel_test!(apply_has_systemds_precedence);
 fn apply_has_systemds_precedence(lab: &Lab) {
-    folders(lab);
+    directories(lab);
     let write = |file: String, text: &str| fs::write(file, text).unwrap();
     let [etc, run_, local, usr] = FOLDERS;
     for name in ["a", "b", "c", "d"] {
@@ -147,7 +148,7 @@ fn apply_agrees_with_systemd_binfmt(lab: &Lab) {
         // Nothing to compare with; `.ci/e2e/persist` installs it.
         return;
     }
-    folders(lab);
+    directories(lab);
     let [etc, run_, local, _] = FOLDERS;
     let exported = |arch: &str| lab.done(["export", arch, "--format", "systemd"]);
     fs::write(format!("{etc}/qus-arm.conf"), exported("arm")).unwrap();
@@ -262,8 +263,8 @@ fn apply_replaces_what_has_drifted(lab: &Lab) {
 
 kernel_test!(apply_reads_what_is_named);
 fn apply_reads_what_is_named(lab: &Lab) {
-    for folder in ["one", "two"] {
-        fs::create_dir(lab.path(folder)).unwrap();
+    for directory in ["one", "two"] {
+        fs::create_dir(lab.path(directory)).unwrap();
     }
     let write = |file: &str, text: &str| fs::write(lab.path(file), text).unwrap();
     write("one/b.conf", &odd("b", "/one"));
@@ -306,9 +307,9 @@ fn a_dry_run_of_apply_changes_nothing(lab: &Lab) {
     lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::empty());
     fs::write(lab.path("x.conf"), line(lab, "arm") + &line(lab, "s390x")).unwrap();
     let before = (lab.entries(), order());
-    let said = lab.done(["apply", "--dry-run", "x.conf"]);
-    assert!(said.contains("x.conf:1  would replace   qemu-arm"), "{said}");
-    assert!(said.contains("x.conf:2  would register  qemu-s390x"), "{said}");
+    let printed = lab.done(["apply", "--dry-run", "x.conf"]);
+    assert!(printed.contains("x.conf:1  would replace   qemu-arm"), "{printed}");
+    assert!(printed.contains("x.conf:2  would register  qemu-s390x"), "{printed}");
     assert_eq!((lab.entries(), order()), before);
 }
 

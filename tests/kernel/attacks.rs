@@ -152,9 +152,9 @@ fn become_stranger() {
     assert_eq!(setfsuid(Uid::from_raw(none)), Uid::from_raw(STRANGER));
 }
 
-fn state(folder: &Path) -> BTreeMap<PathBuf, State> {
+fn state(directory: &Path) -> BTreeMap<PathBuf, State> {
     let mut found = BTreeMap::new();
-    let mut paths = vec![folder.to_owned()];
+    let mut paths = vec![directory.to_owned()];
     while let Some(path) = paths.pop() {
         let metadata = fs::symlink_metadata(&path).unwrap();
         let content = if metadata.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
@@ -295,7 +295,7 @@ fn what_is_fetched_and_exported_among_strangers_stays_there(lab: &Lab) {
     let (target, elsewhere) = (theirs.join("q"), scene.elsewhere());
     let to_victim = |path: &Path| symlink(&victim, path);
     // The folder is another one, or a file of somebody's at the moment when it is made.
-    let folder = |random: &mut Random| exchange(random, &target, |path| symlink(&elsewhere, path));
+    let directory = |random: &mut Random| exchange(random, &target, |path| symlink(&elsewhere, path));
     let made = |random: &mut Random| {
         let _away = fs::rename(&target, theirs.join(format!("away-{}", random.below(1 << 30))));
         while fs::symlink_metadata(&target).is_err() && !random.chance(1) {}
@@ -321,7 +321,7 @@ fn what_is_fetched_and_exported_among_strangers_stays_there(lab: &Lab) {
             }
         }
     };
-    scene.race(&[&folder, &made, &own, &file, &draft], |round| {
+    scene.race(&[&directory, &made, &own, &file, &draft], |round| {
         let words: &[&str] = match round % 4 {
             0 => &["man", "-o", "theirs/q"],
             1 => &["export", "arm", "--format", "systemd", "--interpreter-dir", "source", "-o", "theirs/q"],
@@ -339,9 +339,9 @@ fn what_is_bundled_among_strangers_stays_there(lab: &Lab) {
     fs::create_dir(scene.theirs.join("q")).unwrap();
     scene.give("q");
     let (victim, elsewhere, target) = (scene.victims.join("file"), scene.elsewhere(), scene.theirs.join("q"));
-    let folder = |random: &mut Random| exchange(random, &target, |path| symlink(&elsewhere, path));
+    let directory = |random: &mut Random| exchange(random, &target, |path| symlink(&elsewhere, path));
     let file = |random: &mut Random| exchange(random, &target.join("made"), |path| symlink(&victim, path));
-    scene.race(&[&folder, &file], |_| {
+    scene.race(&[&directory, &file], |_| {
         let words = ["bundle", "--interpreter-dir", "source", "-o", "theirs/q/made", "arm"];
         scene.is_true(&scene.qus(&words));
     });
@@ -373,17 +373,17 @@ fn what_is_registered_is_what_was_checked(lab: &Lab) {
     let (good, bad) = good_and_bad(&scene);
     let wanted = fs::metadata(&good).unwrap().ino();
     let turns = |random: &mut Random| takes_turns(&scene, [&bad, &good], random);
-    let (folder, aside) = (scene.theirs.join("q"), scene.theirs.join("aside"));
+    let (directory, aside) = (scene.theirs.join("q"), scene.theirs.join("aside"));
     scene.copy("other/qemu-arm-static", &bad, 0o4755);
-    let folders = |random: &mut Random| {
-        fs::rename(&folder, &aside).unwrap();
-        symlink("other", &folder).unwrap();
+    let directories = |random: &mut Random| {
+        fs::rename(&directory, &aside).unwrap();
+        symlink("other", &directory).unwrap();
         std::thread::sleep(Duration::from_micros(random.below(15_000) as u64));
-        fs::remove_file(&folder).unwrap();
-        fs::rename(&aside, &folder).unwrap();
+        fs::remove_file(&directory).unwrap();
+        fs::rename(&aside, &directory).unwrap();
         std::thread::sleep(Duration::from_micros(random.below(15_000) as u64));
     };
-    scene.race(&[&turns, &folders], |round| {
+    scene.race(&[&turns, &directories], |round| {
         let options: &[&str] = match round % 3 {
             // One that is there already, and has to be replaced, is given up only for what was checked.
             0 => &["--replace"],
@@ -425,8 +425,8 @@ kernel_test!(what_is_persisted_is_what_was_checked, among_others);
 fn what_is_persisted_is_what_was_checked(lab: &Lab) {
     let scene = Scene::new(lab);
     let (good, bad) = good_and_bad(&scene);
-    for folder in ["/etc", "/run", "/usr/local/lib", "/var/lib"] {
-        mount(Some("none"), folder, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+    for directory in ["/etc", "/run", "/usr/local/lib", "/var/lib"] {
+        mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
     }
     fs::create_dir_all("/run/systemd/system").unwrap();
     // No host has it so. Even then nothing is written through what lies in it.

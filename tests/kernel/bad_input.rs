@@ -196,9 +196,9 @@ fn serves_from(lab: &Lab, name: &str) {
         (" registered ", ["register", "--interpreter", file.to_str().unwrap(), "arm"]),
         (" unchanged ", ["register", "--interpreter-dir", file.parent().unwrap().to_str().unwrap(), "arm"]),
     ] {
-        let said = lab.done(words);
-        assert!(said.contains(word), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let printed = lab.done(words);
+        assert!(printed.contains(word), "{printed}");
+        assert_eq!(printed.lines().count(), 1, "{printed}");
     }
     let entries = lab.entries();
     assert!(entries["qemu-arm"].contains(file.to_str().unwrap()), "{entries:?}");

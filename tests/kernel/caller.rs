@@ -21,9 +21,9 @@ fn has_others() -> bool {
 /// A copy of qus on a file system where such bits count, and in front of `PATH` programs that say that they were run.
 fn copy(lab: &Lab) -> PathBuf {
     fs::set_permissions(lab.path(""), Permissions::from_mode(0o755)).unwrap();
-    let folder = lab.path("copy");
-    fs::create_dir(&folder).unwrap();
-    mount(Some("none"), &folder, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+    let directory = lab.path("copy");
+    fs::create_dir(&directory).unwrap();
+    mount(Some("none"), &directory, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
     fs::create_dir(lab.path("bin")).unwrap();
     for name in ["apt-get", "curl", "newuidmap", "qemu-arm-static"] {
         let script = format!("#!/bin/sh\necho run >{}\n", lab.path("was-run").display());

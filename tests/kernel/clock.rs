@@ -110,8 +110,8 @@ fn records_of_any_date_are_readable(lab: &Lab) {
         assert_eq!(listed["provenance"]["date"], date, "{listed:#}");
         assert!(lab.done(["fetch", "--list", "--dest", "dest"]).contains(date));
         // Nothing is fetched again for its date, and it was fetched then.
-        let said = lab.done(FETCH);
-        assert!(said.starts_with("arm  unchanged  "), "{said}");
+        let printed = lab.done(FETCH);
+        assert!(printed.starts_with("arm  unchanged  "), "{printed}");
         let listed = &lab.json(["fetch", "--list", "--dest", "dest"])["files"][0];
         assert_eq!(listed["provenance"]["date"], date, "{listed:#}");
         let path = file.to_str().unwrap();
@@ -121,8 +121,8 @@ fn records_of_any_date_are_readable(lab: &Lab) {
         assert!(handlers.to_string().contains(date), "{handlers:#}");
         lab.done(["reset"]);
     }
-    let said = lab.done(["fetch", "--prune", "--dest", "dest"]);
-    assert!(said.starts_with("arm  removed  ") && !file.exists() && !record.exists(), "{said}");
+    let printed = lab.done(["fetch", "--prune", "--dest", "dest"]);
+    assert!(printed.starts_with("arm  removed  ") && !file.exists() && !record.exists(), "{printed}");
 }
 
 kernel_test!(files_that_last_may_be_of_any_date);
@@ -141,15 +141,15 @@ fn files_that_last_may_be_of_any_date(lab: &Lab) {
         for file in files {
             set(Path::new(file), time);
         }
-        let said = lab.done(words);
-        assert!(said.starts_with("arm  unchanged  "), "{said}");
+        let printed = lab.done(words);
+        assert!(printed.starts_with("arm  unchanged  "), "{printed}");
         assert_eq!(fs::metadata(files[0]).unwrap().modified().unwrap(), time);
         // A missing file is written again, whatever the date of the others is.
         lab.command("qemu-arm", "-1");
         let text = fs::read_to_string(files[0]).unwrap();
         fs::remove_file(files[0]).unwrap();
-        let said = lab.done(words);
-        assert!(said.starts_with("arm  registered  "), "{said}");
+        let printed = lab.done(words);
+        assert!(printed.starts_with("arm  registered  "), "{printed}");
         assert_eq!(fs::read_to_string(files[0]).unwrap(), text);
     }
     for file in files {

@@ -106,7 +106,7 @@ fn two_versions_at_once_leave_one_of_them(lab: &Lab) {
     lab.register(FOREIGN).unwrap();
     let (older, newer) = (downloads::distribution(), downloads::newer());
     let lines: Vec<_> = [&older, &newer]
-        .map(|folder| register(&["--replace", "--interpreter-dir", folder.to_str().unwrap()], &["arm"]))
+        .map(|directory| register(&["--replace", "--interpreter-dir", directory.to_str().unwrap()], &["arm"]))
         .into_iter()
         .cycle()
         .take(scale().0)

@@ -30,10 +30,10 @@ fn another_emulator_that_serves_is_kept(lab: &Lab) {
     let file = lab.link("libexec/arm-binfmt-P", &interpreter("arm"));
     lab.handler("somebodys", "arm", &file, OURS);
     let entries = lab.entries();
-    let said = lab.done(["register", "arm"]);
-    assert!(said.starts_with("arm  kept  POF  "), "{said}");
+    let printed = lab.done(["register", "arm"]);
+    assert!(printed.starts_with("arm  kept  POF  "), "{printed}");
     let proven = "serves it already, proven in this user namespace and from an empty root\n";
-    assert!(said.contains(file.to_str().unwrap()) && said.ends_with(proven), "{said}");
+    assert!(printed.contains(file.to_str().unwrap()) && printed.ends_with(proven), "{printed}");
     assert_eq!(lab.entries(), entries);
     let item = &lab.json(["register", "arm"])["items"][0];
     assert_eq!(item["outcome"], "kept");
@@ -42,10 +42,10 @@ fn another_emulator_that_serves_is_kept(lab: &Lab) {
 
 /// What serves arm as it should not is replaced, which is said with the `reason`.
 fn replaced(lab: &Lab, reason: &str) {
-    let said = lab.done(["register", "arm"]);
-    assert!(said.starts_with("arm  replaced  POF  "), "{said}");
-    assert!(said.contains(reason), "no {reason:?} in {said}");
-    assert_eq!(order(), ["qemu-arm"], "{said}");
+    let printed = lab.done(["register", "arm"]);
+    assert!(printed.starts_with("arm  replaced  POF  "), "{printed}");
+    assert!(printed.contains(reason), "no {reason:?} in {printed}");
+    assert_eq!(order(), ["qemu-arm"], "{printed}");
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
     assert!(lab.done(["register", "arm"]).contains(" unchanged "));
     lab.done(["reset"]);
@@ -59,10 +59,10 @@ fn an_emulator_that_no_container_gets_is_replaced(lab: &Lab) {
         replaced(lab, &format!("{name} {reason}"));
     }
     lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::empty());
-    let said = lab.done(["register", "--no-verify", "arm"]);
+    let printed = lab.done(["register", "--no-verify", "arm"]);
     assert!(
-        said.contains("qemu-arm was in vain: it has no F flag, and would fail in every container"),
-        "{said}"
+        printed.contains("qemu-arm was in vain: it has no F flag, and would fail in every container"),
+        "{printed}"
     );
 }
 
@@ -97,8 +97,8 @@ fn an_old_pattern_that_does_is_kept(lab: &Lab) {
         b"\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff",
     );
     let entries = lab.entries();
-    let said = lab.done(["register", "arm"]);
-    assert!(said.starts_with("arm  kept  POF  "), "{said}");
+    let printed = lab.done(["register", "arm"]);
+    assert!(printed.starts_with("arm  kept  POF  "), "{printed}");
     assert_eq!(lab.entries(), entries);
 }
 
@@ -142,8 +142,11 @@ fn somebody_elses_handler_is_in_the_way(lab: &Lab) {
         "     cure: qus register --replace --interpreter-dir own arm\n           qus register --fetch mips\n";
     assert!(ran.stderr.ends_with(cures), "{ran:#?}");
 
-    let said = lab.done(["register", "--replace", "arm"]);
-    assert!(said.contains(" registered ") && said.contains("; FEX-arm now lies behind it"), "{said}");
+    let printed = lab.done(["register", "--replace", "arm"]);
+    assert!(
+        printed.contains(" registered ") && printed.contains("; FEX-arm now lies behind it"),
+        "{printed}"
+    );
     assert_eq!(order(), ["qemu-arm", "FEX-arm"]);
     assert!(lab.done(["register", "arm"]).contains(" unchanged "));
     lab.done(["reset"]);
@@ -155,8 +158,8 @@ fn somebody_elses_handler_in_front_is_in_the_way(lab: &Lab) {
     lab.done(["register", "arm"]);
     fex(lab);
     lab.refused(["register", "arm"], 2, "FEX-arm (").cured_by("qus register --replace arm");
-    let said = lab.done(["register", "--replace", "arm"]);
-    assert!(said.contains("FEX-arm now lies behind it"), "{said}");
+    let printed = lab.done(["register", "--replace", "arm"]);
+    assert!(printed.contains("FEX-arm now lies behind it"), "{printed}");
     assert_eq!(order(), ["qemu-arm", "FEX-arm"]);
 }
 
@@ -167,8 +170,8 @@ fn a_name_that_is_taken_is_in_the_way(lab: &Lab) {
     let ran = lab.refused(["register", "arm"], 2, message);
     assert!(!ran.stdout.contains("has its programs"), "{ran:#?}");
     ran.cured_by("qus register --replace arm");
-    let said = lab.done(["register", "--replace", "arm"]);
-    assert!(said.contains(" replaced ") && said.contains("; in place of qemu-arm\n"), "{said}");
+    let printed = lab.done(["register", "--replace", "arm"]);
+    assert!(printed.contains(" replaced ") && printed.contains("; in place of qemu-arm\n"), "{printed}");
     assert!(lab.entries()["qemu-arm"].contains("/qemu-arm-static\n"));
 }
 
@@ -197,8 +200,8 @@ kernel_test!(credentials_are_asked_for_by_flag);
 fn credentials_are_asked_for_by_flag(lab: &Lab) {
     let place = lab.copy("own/qemu-arm-static", &interpreter("arm"));
     let words = ["register", "--credentials", "--interpreter-dir", "own", "arm"];
-    let said = lab.done(words);
-    assert!(said.starts_with("arm  registered  POCF  "), "{said}");
+    let printed = lab.done(words);
+    assert!(printed.starts_with("arm  registered  POCF  "), "{printed}");
     assert!(lab.entries()["qemu-arm"].contains("flags: POCF\n"));
     assert!(lab.done(words).contains(" unchanged "));
 

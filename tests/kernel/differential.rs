@@ -160,9 +160,9 @@ fn head(path: &Path) -> Vec<u8> {
 /// New files, executable all of them.
 fn files(random: &mut Random) -> Vec<PathBuf> {
     let names = (0..FILES).map(|number| {
-        let folder = random.pick(&[".", ".", "./d.x"]);
+        let directory = random.pick(&[".", ".", "./d.x"]);
         let end = random.pick(&["", "", ".x", ".y", ".z", ".X", ".", ".x.y", ".y.x"]);
-        let path = PathBuf::from(format!("{folder}/p{number}{end}"));
+        let path = PathBuf::from(format!("{directory}/p{number}{end}"));
         fs::write(&path, content(random)).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         path

@@ -311,20 +311,20 @@ fn doctor_origin(lab: &Lab) {
     let source = lab.copy("source/qemu-arm-static", &downloads::interpreter("arm"));
     lab.done(["fetch", "--from", source.to_str().unwrap(), "--dest", "own", "arm"]);
     lab.done(["register", "--interpreter-dir", "own", "arm"]);
-    let told = format!("qemu-arm runs what came from {} on 2", source.display());
-    found(lab, "ok", "origin", &told);
+    let description = format!("qemu-arm runs what came from {} on 2", source.display());
+    found(lab, "ok", "origin", &description);
     // The same content in another file is what came.
     let path = lab.path("own/qemu-arm-static");
     fs::copy(&path, lab.path("new")).unwrap();
     fs::rename(lab.path("new"), &path).unwrap();
-    found(lab, "ok", "origin", &told);
+    found(lab, "ok", "origin", &description);
     fs::copy(&path, lab.path("new")).unwrap();
     let mut file = fs::OpenOptions::new().append(true).open(lab.path("new")).unwrap();
     std::io::Write::write_all(&mut file, b"more").unwrap();
     drop(file);
     fs::rename(lab.path("new"), &path).unwrap();
     mends(lab, "problem", "origin", "own/qemu-arm-static was changed");
-    found(lab, "ok", "origin", &told);
+    found(lab, "ok", "origin", &description);
 }
 
 kernel_test!(doctor_self_capture);
@@ -480,9 +480,9 @@ pub(crate) fn systemd() {
 /// Hides what this machine promises by configuration, and its init system, so that the findings are those of the test,
 /// which writes its own configuration to [`PROMISES`].
 pub(crate) fn quiet() {
-    for folder in ["/etc/binfmt.d", "/usr/lib/binfmt.d", "/usr/local/lib/binfmt.d", "/run"] {
-        if Path::new(folder).exists() {
-            tmpfs(folder, MsFlags::empty());
+    for directory in ["/etc/binfmt.d", "/usr/lib/binfmt.d", "/usr/local/lib/binfmt.d", "/run"] {
+        if Path::new(directory).exists() {
+            tmpfs(directory, MsFlags::empty());
         }
     }
     fs::create_dir(PROMISES).unwrap();

@@ -34,7 +34,7 @@ const SUITES: [&str; 3] = ["bookworm", "trixie", "sid"];
 const NEWER: &str = "sid";
 
 /// Everything that is downloaded.
-fn folder() -> PathBuf {
+fn directory() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("downloads")
 }
 
@@ -43,12 +43,12 @@ fn part(name: &str) -> PathBuf {
     if let Ok(reason) = fs::read_to_string(missing(name)) {
         skip(reason);
     }
-    folder().join(name)
+    directory().join(name)
 }
 
 /// The file with the reason why a part is missing.
 fn missing(name: &str) -> PathBuf {
-    folder().join(format!("missing-{}", name.replace('/', "-")))
+    directory().join(format!("missing-{}", name.replace('/', "-")))
 }
 
 /// Interpreters of the machine's own suite.
@@ -73,20 +73,20 @@ pub(crate) fn busybox(name: &str) -> PathBuf {
 
 /// Downloads every part that is not there yet. One process works, others wait.
 pub(crate) fn prepare() {
-    let ready = folder().join("ready");
+    let ready = directory().join("ready");
     if ready.exists() {
         return;
     }
-    fs::create_dir_all(folder()).unwrap();
-    let lock = fs::File::create(folder().join("lock")).unwrap();
+    fs::create_dir_all(directory()).unwrap();
+    let lock = fs::File::create(directory().join("lock")).unwrap();
     let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).unwrap();
     if ready.exists() {
         return;
     }
-    eprintln!("fetching interpreters and foreign programs into {}", folder().display());
+    eprintln!("fetching interpreters and foreign programs into {}", directory().display());
     let complete = std::thread::scope(|scope| {
         let mut parts = vec![
-            scope.spawn(|| obtain("distribution", || fetch(&["all"], &folder().join("distribution")))),
+            scope.spawn(|| obtain("distribution", || fetch(&["all"], &directory().join("distribution")))),
             scope.spawn(|| obtain("newer", fetch_newer)),
         ];
         for half in PROGRAMS.chunks(5) {
@@ -124,12 +124,12 @@ fn fetch(words: &[&str], dest: &Path) -> Result<(), String> {
 fn fetch_newer() -> Result<(), String> {
     let package = apt(NEWER, None)?.download("qemu-user", &()).map_err(|error| error.to_string())?;
     let package = package.ok_or("that suite has no qemu-user")?;
-    fetch(&["all", "--from", package.path().to_str().unwrap()], &folder().join("newer"))
+    fetch(&["all", "--from", package.path().to_str().unwrap()], &directory().join("newer"))
 }
 
 /// apt with the machine's own sources, but of another suite, and perhaps of another architecture.
 fn apt(suite: &str, architecture: Option<&str>) -> Result<Apt, String> {
-    let cache = folder().join("apt").join(format!("{suite}-{}", architecture.unwrap_or("own")));
+    let cache = directory().join("apt").join(format!("{suite}-{}", architecture.unwrap_or("own")));
     fs::create_dir_all(&cache).unwrap();
     let list = cache.join("sources.list");
     fs::write(&list, source(suite, architecture)?).unwrap();
@@ -163,7 +163,7 @@ fn fetch_busybox(name: &str, debian: &str) -> Result<(), String> {
     for suite in SUITES {
         if let Ok(Some(package)) = apt(suite, Some(debian))?.download("busybox-static", &()) {
             let mut selection = Busybox { name, done: false };
-            let dest = folder().join("busybox");
+            let dest = directory().join("busybox");
             Package::open(package.path()).unwrap().extract(&mut selection, &dest, &()).unwrap();
             assert!(selection.done, "no busybox in the package for {debian}");
             return Ok(());
@@ -194,8 +194,8 @@ impl MemberFilter for Busybox<'_> {
 }
 
 /// The interpreters in a folder, by architecture.
-pub(crate) fn interpreters(folder: &Path) -> BTreeMap<String, PathBuf> {
-    fs::read_dir(folder)
+pub(crate) fn interpreters(directory: &Path) -> BTreeMap<String, PathBuf> {
+    fs::read_dir(directory)
         .unwrap()
         .map(|file| file.unwrap().path())
         .filter_map(|path| {

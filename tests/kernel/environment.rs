@@ -76,8 +76,8 @@ fn commands_without_instance(lab: &Lab) {
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert_eq!(ran.stderr, format!("qus: {message}: no handler can be seen, and none was removed\n"));
     assert_eq!(lab.json(["reset"])["items"], serde_json::json!([]));
-    let said = lab.done(["register", "--dry-run", "arm"]);
-    assert!(said.starts_with("arm  would register  POF  "), "{said}");
+    let printed = lab.done(["register", "--dry-run", "arm"]);
+    assert!(printed.starts_with("arm  would register  POF  "), "{printed}");
     assert!(!Path::new(INSTANCE).join("register").exists());
     lab.done(["show"]);
 }
@@ -99,8 +99,8 @@ fn cannot_write(lab: &Lab, path: &str) {
         let ran = lab.refused(["--instance", path].into_iter().chain(words.iter().copied()), 2, &message);
         ran.cured_by(&format!("sudo mount -o remount,rw {path}"));
     }
-    let said = lab.done(["--instance", path, "register", "--dry-run", "s390x"]);
-    assert!(said.contains(" would register "), "{said}");
+    let printed = lab.done(["--instance", path, "register", "--dry-run", "s390x"]);
+    assert!(printed.contains(" would register "), "{printed}");
     assert!(lab.done(["--instance", path, "list"]).contains(" qemu-arm\n"));
     // Nothing is written, so nothing is in the way.
     assert!(lab.done(["--instance", path, "enable", "arm"]).contains(" unchanged "));
@@ -160,8 +160,8 @@ fn an_instance_may_be_mounted_elsewhere(lab: &Lab) {
     mount_instance(&place, MsFlags::empty());
     nix::mount::umount(INSTANCE).unwrap();
     let path = place.to_str().unwrap();
-    let said = lab.done(["--instance", path, "register", "arm"]);
-    assert!(said.contains(" registered ") && said.contains(" proven "), "{said}");
+    let printed = lab.done(["--instance", path, "register", "arm"]);
+    assert!(printed.contains(" registered ") && printed.contains(" proven "), "{printed}");
     assert!(place.join("qemu-arm").exists());
     assert_eq!(lab.json(["list", "--instance", path])["instance"], path);
     lab.done(["--instance", path, "verify"]);

@@ -17,13 +17,13 @@ const EVIL: &str = "\u{1b}]0;owned\u{7}\u{9b}2J\u{7f}\u{202e}\u{2066}";
 
 /// Expects that nothing that was said commands a terminal, and that something was said.
 fn is_plain(ran: &Ran) {
-    let said = format!("{}{}", ran.stdout, ran.stderr);
+    let printed = format!("{}{}", ran.stdout, ran.stderr);
     let commands = |letter: char| {
         letter != '\n'
             && (letter.is_control() || matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
     };
-    assert!(!said.is_empty() && !said.contains(commands), "{ran:#?}");
-    assert!(matches!(ran.status, 0..=2 | 125..=127) && !said.contains("panicked"), "{ran:#?}");
+    assert!(!printed.is_empty() && !printed.contains(commands), "{ran:#?}");
+    assert!(matches!(ran.status, 0..=2 | 125..=127) && !printed.contains("panicked"), "{ran:#?}");
 }
 
 /// Runs qus as a person does and as a program does.

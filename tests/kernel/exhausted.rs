@@ -8,19 +8,19 @@ use crate::downloads::interpreter;
 use crate::lab::{Lab, run};
 
 /// A file system of `size` in a folder, with a file `name` in it.
-fn small_disk(lab: &Lab, folder: &str, size: &str, name: &str) {
-    let path = lab.path(folder);
+fn small_disk(lab: &Lab, directory: &str, size: &str, name: &str) {
+    let path = lab.path(directory);
     fs::create_dir(&path).unwrap();
     mount(Some("none"), &path, Some("tmpfs"), MsFlags::empty(), Some(format!("size={size}").as_str()))
         .unwrap();
     fs::write(path.join(name), "as it was").unwrap();
 }
 
-fn is_as_it_was(lab: &Lab, folder: &str, name: &str) {
+fn is_as_it_was(lab: &Lab, directory: &str, name: &str) {
     let names: Vec<_> =
-        fs::read_dir(lab.path(folder)).unwrap().map(|file| file.unwrap().file_name()).collect();
+        fs::read_dir(lab.path(directory)).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert_eq!(names, [name]);
-    assert_eq!(fs::read_to_string(lab.path(folder).join(name)).unwrap(), "as it was");
+    assert_eq!(fs::read_to_string(lab.path(directory).join(name)).unwrap(), "as it was");
 }
 
 kernel_test!(a_bundle_without_space_leaves_what_was_there);

@@ -92,8 +92,8 @@ fn export_leaves_the_machines_own_family_out(lab: &Lab) {
     lab.refused(words, 2, &format!("a machine of {own} runs {own} itself"));
 }
 
-fn files(lab: &Lab, folder: &str) -> BTreeMap<String, (u32, String)> {
-    let files = fs::read_dir(lab.path(folder)).unwrap().map(Result::unwrap);
+fn files(lab: &Lab, directory: &str) -> BTreeMap<String, (u32, String)> {
+    let files = fs::read_dir(lab.path(directory)).unwrap().map(Result::unwrap);
     files
         .map(|file| {
             let mode = file.metadata().unwrap().permissions().mode() & 0o777;

@@ -429,8 +429,8 @@ fn faults_in_reset(lab: &Lab) {
 
 /// The files of a folder, with their contents, and how many are temporary. Records tell when they were made, and of which
 /// file: one of another file is none.
-fn files(folder: &Path) -> (BTreeMap<String, Vec<u8>>, usize) {
-    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap());
+fn files(directory: &Path) -> (BTreeMap<String, Vec<u8>>, usize) {
+    let files = fs::read_dir(directory).unwrap().map(|file| file.unwrap());
     let files = files.filter(|file| file.path().extension().is_none_or(|end| end != "json"));
     let files = files.map(|file| (file.file_name().into_string().unwrap(), fs::read(file.path()).unwrap()));
     let (temporary, files): (BTreeMap<_, _>, _) = files.partition(|(name, _)| name.starts_with(".qus-"));
@@ -439,19 +439,19 @@ fn files(folder: &Path) -> (BTreeMap<String, Vec<u8>>, usize) {
 
 /// A file that a command writes: the old one or the new one lies there, at every moment.
 fn writes(lab: &Lab, words: &[&str], file: &str, sample: usize) {
-    let folder = lab.path("dest");
+    let directory = lab.path("dest");
     let prepare = || {
-        if folder.exists() {
-            fs::remove_dir_all(&folder).unwrap();
+        if directory.exists() {
+            fs::remove_dir_all(&directory).unwrap();
         }
-        fs::create_dir(&folder).unwrap();
-        fs::write(folder.join(file), "old").unwrap();
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join(file), "old").unwrap();
     };
     prepare();
-    let before = files(&folder).0;
+    let before = files(&directory).0;
     let ran = run(&mut lab.program(&[], words.iter().copied()));
     assert_eq!(ran.status, 0, "{ran:#?}");
-    let wanted = files(&folder).0;
+    let wanted = files(&directory).0;
     assert_ne!(before, wanted);
     Scene {
         lab,
@@ -459,14 +459,14 @@ fn writes(lab: &Lab, words: &[&str], file: &str, sample: usize) {
         sample,
         prepare: &prepare,
         after: &|ran, killed| {
-            let (now, temporary) = files(&folder);
+            let (now, temporary) = files(&directory);
             assert!(now == before || now == wanted, "another file after {ran:#?}");
             // One that cannot be removed stays.
             assert!(temporary <= 1, "{temporary} temporary files after {ran:#?}");
             assert!(temporary == 0 || killed || ran.status != 0, "{ran:#?}");
         },
         done: &|| {
-            let (now, temporary) = files(&folder);
+            let (now, temporary) = files(&directory);
             assert!(now == wanted, "another file is there");
             assert_eq!(temporary, 0);
         },
@@ -497,11 +497,11 @@ fn faults_in_bundle(lab: &Lab) {
 
 /// A program of x86_64 that says what QEMU says of its version, and is packed in no time.
 pub(crate) fn tells_a_version() -> Vec<u8> {
-    let said = b"qemu-arm version 9.9.9\n";
+    let printed = b"qemu-arm version 9.9.9\n";
     // write(1, said, 23); exit(0); the address of what is said is relative to the end of its instruction.
     let code = b"\xb8\x01\0\0\0\xbf\x01\0\0\0\x48\x8d\x35\x10\0\0\0\xba\x17\0\0\0\x0f\x05\xb8\x3c\0\0\0\x31\xff\x0f\x05";
     let base = 0x0040_0000_u64;
-    let length = (64 + 56 + code.len() + said.len()) as u64;
+    let length = (64 + 56 + code.len() + printed.len()) as u64;
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
     file.extend([base + 120, 64, 0].map(u64::to_le_bytes).concat());
     // No flags; sizes of the header and of program headers, of which there is one; no sections.
@@ -509,7 +509,7 @@ pub(crate) fn tells_a_version() -> Vec<u8> {
     // PT_LOAD, to be read and executed.
     file.extend([1, 5_u32].map(u32::to_le_bytes).concat());
     file.extend([0, base, base, length, length, 0x1000].map(u64::to_le_bytes).concat());
-    [file.as_slice(), code, said].concat()
+    [file.as_slice(), code, printed].concat()
 }
 
 kernel_test!(faults_in_run, with_strace);

@@ -26,12 +26,12 @@ type Tree = BTreeMap<PathBuf, (Vec<u8>, u32)>;
 /// Every file below the folders that qus may write to, but what is not complete, which is counted.
 fn tree() -> (Tree, usize) {
     let (mut files, mut drafts) = (Tree::new(), 0);
-    let mut folders: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
-    while let Some(folder) = folders.pop() {
-        for file in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+    let mut directories: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
+    while let Some(directory) = directories.pop() {
+        for file in fs::read_dir(directory).unwrap().map(Result::unwrap) {
             let kind = file.file_type().unwrap();
             if kind.is_dir() {
-                folders.push(file.path());
+                directories.push(file.path());
             } else if file.path() == Path::new("/run/qus.lock") {
                 // One for all, which stays.
             } else if file.file_name().as_encoded_bytes().starts_with(DRAFT.as_bytes()) {
@@ -50,8 +50,8 @@ fn tree() -> (Tree, usize) {
 
 /// Makes the folders have these files, and no others; systemd or OpenRC is what runs.
 fn restore(files: &Tree, init: &str) {
-    for folder in FOLDERS {
-        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+    for directory in FOLDERS {
+        for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
             let path = entry.path();
             if entry.file_type().unwrap().is_dir() {
                 fs::remove_dir_all(path).unwrap();

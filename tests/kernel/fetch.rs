@@ -36,24 +36,24 @@ fn fetch_takes_from_a_folder(lab: &Lab) {
     let source = downloads::distribution();
     let words = ["fetch", "--from", source.to_str().unwrap(), "--dest", "dest", "arm", "linux/s390x"];
     let dest = lab.path("dest");
-    let told = |arm: &str, s390x: &str| {
-        let said = lab.done(words);
+    let description = |arm: &str, s390x: &str| {
+        let printed = lab.done(words);
         let rows: Vec<String> =
-            said.lines().map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+            printed.lines().map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         let row = |arch: &str, word: &str| format!("{arch} {word} {}/qemu-{arch}-static", dest.display());
         assert_eq!(rows, [row("arm", arm), row("s390x", s390x)]);
     };
-    told("fetched", "fetched");
+    description("fetched", "fetched");
     for arch in ["arm", "s390x"] {
         let file = format!("qemu-{arch}-static");
         assert_eq!(fs::read(dest.join(&file)).unwrap(), fs::read(source.join(&file)).unwrap());
     }
     let before = files(lab);
     assert_eq!(before.len(), 2);
-    told("unchanged", "unchanged");
+    description("unchanged", "unchanged");
     assert_eq!(files(lab), before);
     fs::write(dest.join("qemu-arm-static"), "old").unwrap();
-    told("replaced", "unchanged");
+    description("replaced", "unchanged");
     assert_eq!(files(lab), before);
 
     let value = lab.json(words);
@@ -86,10 +86,10 @@ kernel_test!(fetch_takes_from_a_package);
 fn fetch_takes_from_a_package(lab: &Lab) {
     fs::write(lab.path("some.deb"), deb(".gz", &tree().done())).unwrap();
     let words = ["fetch", "--from", "some.deb", "--dest", "dest", "arm"];
-    let said = lab.done(words);
+    let printed = lab.done(words);
     assert!(
-        said.starts_with("arm  fetched  ") && said.ends_with("  from qemu-user-static 1:7.2\n"),
-        "{said}"
+        printed.starts_with("arm  fetched  ") && printed.ends_with("  from qemu-user-static 1:7.2\n"),
+        "{printed}"
     );
     let file = &lab.json(words)["files"][0];
     assert_eq!((&file["package"], &file["version"]), (&"qemu-user-static".into(), &"1:7.2".into()));
@@ -238,8 +238,8 @@ fn register_takes_from_every_shape(lab: &Lab) {
     for (name, shape) in shapes {
         fs::write(lab.path("source"), shape).unwrap();
         let words = ["register", "--from", "source", "--dest", name, "--replace", "arm"];
-        let said = lab.done(words);
-        assert!(said.contains(&format!("/{name}/qemu-arm-static")), "{said}");
+        let printed = lab.done(words);
+        assert!(printed.contains(&format!("/{name}/qemu-arm-static")), "{printed}");
         assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n", "{name}");
     }
     // Standard input is empty in these tests.
@@ -250,8 +250,11 @@ kernel_test!(register_takes_from_a_folder);
 fn register_takes_from_a_folder(lab: &Lab) {
     let source = downloads::newer();
     let words = ["register", "--from", source.to_str().unwrap(), "--dest", "dest", "arm"];
-    let said = lab.done(words);
-    assert!(said.contains(" registered ") && said.contains("/dest/qemu-arm-static (QEMU "), "{said}");
+    let printed = lab.done(words);
+    assert!(
+        printed.contains(" registered ") && printed.contains("/dest/qemu-arm-static (QEMU "),
+        "{printed}"
+    );
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
     assert!(lab.done(words).contains(" unchanged "));
     // A newer one in its place is taken up.

@@ -27,12 +27,12 @@ fn headers_with_a_newer_qemu(lab: &Lab) {
     headers(lab, &downloads::newer());
 }
 
-fn headers(lab: &Lab, folder: &Path) {
-    lab.done(["register", "--interpreter-dir", folder.to_str().unwrap(), "all"]);
+fn headers(lab: &Lab, directory: &Path) {
+    lab.done(["register", "--interpreter-dir", directory.to_str().unwrap(), "all"]);
     let entries = lab.entries();
     let served: Vec<&'static Arch> =
         ARCHES.iter().filter(|arch| entries.contains_key(&format!("qemu-{}", arch.name))).collect();
-    let interpreters = downloads::interpreters(folder);
+    let interpreters = downloads::interpreters(directory);
     for name in interpreters.keys().filter(|name| !matches!(name.as_str(), "i386" | "x86_64")) {
         assert!(served.iter().any(|arch| arch.name == name), "{name} among {served:?}");
     }

@@ -106,14 +106,14 @@ fn play(lab: &Lab, case: &Case, kills: usize) {
         child.wait().unwrap();
         // Helpers of the killed process end by themselves, as their pipes are closed.
         let next = program(lab, case).status().unwrap();
-        let told = format!("{:?}, kill {round} after {moment:?} of {duration:?}", case.words);
-        assert_eq!(next, clean, "{told}");
-        assert_eq!(lab.entries(), entries, "{told}");
+        let description = format!("{:?}, kill {round} after {moment:?} of {duration:?}", case.words);
+        assert_eq!(next, clean, "{description}");
+        assert_eq!(lab.entries(), entries, "{description}");
         let found = files(lab);
         let left: Vec<_> = found.keys().filter(|path| !wanted.contains_key(*path)).collect();
         let missing: Vec<_> = wanted.keys().filter(|path| !found.contains_key(*path)).collect();
-        assert!(left.is_empty() && missing.is_empty(), "{told}: left {left:?}, missing {missing:?}");
-        assert!(found == wanted, "{told}: a file has another content");
+        assert!(left.is_empty() && missing.is_empty(), "{description}: left {left:?}, missing {missing:?}");
+        assert!(found == wanted, "{description}: a file has another content");
     }
 }
 

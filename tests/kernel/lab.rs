@@ -26,7 +26,7 @@ pub(crate) const OURS: Flags = Flags::PRESERVE_ARGV0.union(Flags::OPEN_BINARY).u
 
 /// The surroundings of one test.
 pub(crate) struct Lab {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// How a run of qus, or of any program, ended.
@@ -41,12 +41,12 @@ pub(crate) struct Ran {
 #[allow(clippy::unused_self, reason = "a lab has one instance, that of its namespace")]
 impl Lab {
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self { directory: tempfile::tempdir().unwrap() }
     }
 
     /// A path in the folder of this test.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     /// Writes an executable file into the folder of this test.
@@ -90,7 +90,7 @@ impl Lab {
         let mut line = wrapper.iter().map(OsStr::new).chain([qus.as_os_str()]);
         let mut command = Command::new(line.next().unwrap());
         command.args(line).args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        command.env("QUS_INTERPRETER_DIR", downloads::distribution()).current_dir(self.folder.path());
+        command.env("QUS_INTERPRETER_DIR", downloads::distribution()).current_dir(self.directory.path());
         command
     }
 
@@ -129,7 +129,7 @@ impl Lab {
         shell
             .env_clear()
             .env("QUS_INTERPRETER_DIR", downloads::distribution())
-            .current_dir(self.folder.path());
+            .current_dir(self.directory.path());
         shell.args(["-c", &cure.replace("sudo ", "")]);
         shell.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()));
         let ran = run(&mut shell);
@@ -181,11 +181,11 @@ impl Lab {
         let text = value.to_string();
         let quoted = serde_json::to_string(message).unwrap();
         // Text is in columns, and a summary stands on standard error: what JSON holds is the reason alone.
-        let told = text.contains(quoted.trim_matches('"'))
+        let description = text.contains(quoted.trim_matches('"'))
             || text.contains("\"error\":{") && as_json.stderr.contains(message)
             || as_json.stderr.contains(message)
                 && value["items"].as_array().is_some_and(|items| !items.is_empty());
-        assert!(told, "no {message:?} in {as_json:#?}");
+        assert!(description, "no {message:?} in {as_json:#?}");
         assert_eq!(self.state(), before, "{as_json:#?}");
         ran
     }
@@ -193,9 +193,9 @@ impl Lab {
     /// Has a shell do what a person was told to type.
     pub(crate) fn shell(&self, line: &str) {
         let mut command = Command::new("sh");
-        let folder = Path::new(QUS).parent().unwrap().display();
-        command.args(["-ec", line]).env("PATH", format!("{folder}:/usr/bin:/bin"));
-        let ran = run(command.current_dir(self.folder.path()));
+        let directory = Path::new(QUS).parent().unwrap().display();
+        command.args(["-ec", line]).env("PATH", format!("{directory}:/usr/bin:/bin"));
+        let ran = run(command.current_dir(self.directory.path()));
         skip::without_programs_of(line, ran.status);
         assert_eq!(ran.status, 0, "{ran:#?}");
     }
@@ -220,7 +220,7 @@ impl Lab {
             mount(Some("none"), point, Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
             covered.points.push(point.into());
         }
-        for point in [Path::new("/tmp"), self.folder.path()] {
+        for point in [Path::new("/tmp"), self.directory.path()] {
             let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
             mount(Some(point), point, None::<&str>, bind, None::<&str>).unwrap();
             covered.points.push(point.to_owned());
@@ -279,7 +279,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let points = mounts.lines().filter_map(|mount| mount.split(' ').nth(1)).map(Path::new);
-        for point in points.filter(|point| point.starts_with(self.folder.path())) {
+        for point in points.filter(|point| point.starts_with(self.directory.path())) {
             let _gone_with_the_namespace_at_the_latest = umount2(point, MntFlags::MNT_DETACH);
         }
     }
@@ -296,8 +296,8 @@ impl Ran {
 
     /// Expects that `cure` was told as what mends it, word for word.
     pub(crate) fn cured_by(&self, cure: &str) {
-        let told = self.stderr.lines().any(|line| line == format!("     cure: {cure}"));
-        assert!(told, "no cure {cure:?} in {self:#?}");
+        let description = self.stderr.lines().any(|line| line == format!("     cure: {cure}"));
+        assert!(description, "no cure {cure:?} in {self:#?}");
     }
 
     /// What was printed, as one JSON object of version 1.

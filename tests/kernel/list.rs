@@ -57,10 +57,12 @@ fn list_shows_every_handler_newest_first(lab: &Lab) {
 
 /// What the host's configuration promises is no concern of these tests.
 fn without_configuration() {
-    for folder in
-        ["/etc/binfmt.d", "/usr/lib/binfmt.d"].into_iter().map(Path::new).filter(|folder| folder.is_dir())
+    for directory in ["/etc/binfmt.d", "/usr/lib/binfmt.d"]
+        .into_iter()
+        .map(Path::new)
+        .filter(|directory| directory.is_dir())
     {
-        mount(Some("none"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
     }
 }
 
@@ -97,12 +99,15 @@ fn names_cannot_command_a_terminal(lab: &Lab) {
         &["reset", "--dry-run", "--json"],
     ] {
         let ran = lab.qus(words.iter().copied());
-        let said = format!("{}{}", ran.stdout, ran.stderr);
-        let commands = said.chars().any(|character| character.is_control() && character != '\n');
-        assert!(!said.is_empty() && !commands, "{words:?}: {ran:#?}");
+        let printed = format!("{}{}", ran.stdout, ran.stderr);
+        let commands = printed.chars().any(|character| character.is_control() && character != '\n');
+        assert!(!printed.is_empty() && !commands, "{words:?}: {ran:#?}");
         if words == ["list"] {
             assert_eq!(ran.stdout.lines().count(), 4, "{ran:#?}");
-            assert!(said.contains(r"/bin/\u{1b}[31m\rtrue") && said.contains(r"a\u{1b}[2J\nb"), "{ran:#?}");
+            assert!(
+                printed.contains(r"/bin/\u{1b}[31m\rtrue") && printed.contains(r"a\u{1b}[2J\nb"),
+                "{ran:#?}"
+            );
         }
     }
     // For a machine they are what they are, by every command.

@@ -4,8 +4,8 @@ use crate::downloads;
 use crate::lab::Lab;
 
 fn register(lab: &Lab, options: &[&str]) -> String {
-    let folder = downloads::distribution();
-    let words = ["register", "--interpreter-dir", folder.to_str().unwrap(), "arm"];
+    let directory = downloads::distribution();
+    let words = ["register", "--interpreter-dir", directory.to_str().unwrap(), "arm"];
     let ran = lab.qus(options.iter().copied().chain(words));
     assert_eq!(ran.status, 0, "{ran:#?}");
     ran.stderr

@@ -13,8 +13,11 @@ kernel_test!(interpreters_live_in_memory);
 fn interpreters_live_in_memory(lab: &Lab) {
     let own = lab.copy("own/qemu-arm-static", &downloads::interpreter("arm"));
     let words = ["register", "--in-memory", "--interpreter-dir", "own", "arm"];
-    let said = lab.done(words);
-    assert!(said.contains("registered  POF  memory/QEMU-") && said.contains("from an empty root"), "{said}");
+    let printed = lab.done(words);
+    assert!(
+        printed.contains("registered  POF  memory/QEMU-") && printed.contains("from an empty root"),
+        "{printed}"
+    );
     let value = lab.json(["list"]);
     let size = fs::metadata(&own).unwrap().len();
     assert_eq!(value["handlers"][0]["in_memory"]["size"], size);
@@ -24,16 +27,19 @@ fn interpreters_live_in_memory(lab: &Lab) {
     // With no file left, it runs; and another content is another interpreter.
     fs::remove_file(&own).unwrap();
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
-    let said = lab.done(["verify"]);
-    assert!(said.contains("arm  working  qemu-arm  memory/QEMU-") && said.contains(" (QEMU "), "{said}");
-    let said = lab.done(["doctor"]);
+    let printed = lab.done(["verify"]);
+    assert!(
+        printed.contains("arm  working  qemu-arm  memory/QEMU-") && printed.contains(" (QEMU "),
+        "{printed}"
+    );
+    let printed = lab.done(["doctor"]);
     let held = format!("in memory, and holds {} MiB of it", size.div_ceil(1 << 20));
-    assert!(said.contains(&held) && !said.contains("no file is there any more"), "{said}");
-    let said = lab.done(["which", downloads::busybox("arm").to_str().unwrap()]);
-    assert!(said.contains("; it lies in memory\n"), "{said}");
+    assert!(printed.contains(&held) && !printed.contains("no file is there any more"), "{printed}");
+    let printed = lab.done(["which", downloads::busybox("arm").to_str().unwrap()]);
+    assert!(printed.contains("; it lies in memory\n"), "{printed}");
     lab.copy("own/qemu-arm-static", &downloads::newer().join("qemu-arm-static"));
-    let said = lab.done(["register", "--in-memory", "--interpreter-dir", "own", "--replace", "arm"]);
-    assert!(said.contains(" replaced ") && lab.entries() != entries, "{said}");
+    let printed = lab.done(["register", "--in-memory", "--interpreter-dir", "own", "--replace", "arm"]);
+    assert!(printed.contains(" replaced ") && lab.entries() != entries, "{printed}");
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
     lab.done(["reset"]);
     assert!(order().is_empty());
@@ -69,8 +75,8 @@ fn make(lab: &Lab, name: &str) -> std::path::PathBuf {
     let directory = downloads::distribution();
     let words =
         ["bundle", "--interpreter-dir", directory.to_str().unwrap(), "-o", name, "linux/arm/v7,s390x"];
-    let said = lab.done(words);
-    assert!(said.contains("with arm s390x"), "{said}");
+    let printed = lab.done(words);
+    assert!(printed.contains("with arm s390x"), "{printed}");
     lab.path(name)
 }
 
@@ -179,9 +185,11 @@ fn a_bundle_needs_nothing_else(lab: &Lab) {
     assert!(order().is_empty());
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }

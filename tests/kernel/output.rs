@@ -113,8 +113,9 @@ fn no_file_of_a_directory_replaces_a_pipe(lab: &Lab) {
         let wrapper = ["timeout", "-s", "KILL", "60"];
         let ran = run(&mut lab.program(&wrapper, words.iter().copied()));
         assert_eq!(ran.status, 2, "{ran:#?}");
-        let told = ran.stderr.contains("it is a named pipe") || ran.stderr.contains("not an ordinary file");
-        assert!(told && ran.stderr.contains(name.split('/').next_back().unwrap()), "{ran:#?}");
+        let description =
+            ran.stderr.contains("it is a named pipe") || ran.stderr.contains("not an ordinary file");
+        assert!(description && ran.stderr.contains(name.split('/').next_back().unwrap()), "{ran:#?}");
         assert!(is_pipe(&path), "{words:?}");
     }
 }

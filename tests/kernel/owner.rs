@@ -32,8 +32,8 @@ fn by(lab: &Lab, name: &str) -> String {
 }
 
 /// An empty folder in the place of one of the host's.
-fn hide(folder: &str) {
-    mount(Some("none"), folder, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+fn hide(directory: &str) {
+    mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
 }
 
 fn register(lab: &Lab, line: &str) {

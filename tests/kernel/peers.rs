@@ -196,9 +196,9 @@ fn binfmt_uninstalls_emulators_alone(lab: &Lab) {
 
 kernel_test!(binfmt_takes_its_mount_point);
 fn binfmt_takes_its_mount_point(lab: &Lab) {
-    let folder = lab.path("instance");
-    fs::create_dir(&folder).unwrap();
-    let words = ["--mount", folder.to_str().unwrap(), "--install", "arm64"];
+    let directory = lab.path("instance");
+    fs::create_dir(&directory).unwrap();
+    let words = ["--mount", directory.to_str().unwrap(), "--install", "arm64"];
     lab.shell("mount -t binfmt_misc none instance");
     let ran = call(lab, "binfmt", &words);
     assert_eq!(ran.status, 0, "{ran:#?}");
@@ -207,7 +207,7 @@ fn binfmt_takes_its_mount_point(lab: &Lab) {
     lab.shell("umount instance");
     let ran = call(lab, "binfmt", &words[..2]);
     assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{ran:#?}");
-    let line = format!("error: {} is not a binfmt_misc file system; cure: ", folder.display());
+    let line = format!("error: {} is not a binfmt_misc file system; cure: ", directory.display());
     assert!(last_line(&ran).starts_with(&line), "{ran:#?}");
 }
 
@@ -266,9 +266,9 @@ fn register_skips_what_the_host_runs_when_asked_to(lab: &Lab) {
     let outcomes: Vec<_> = value["items"].as_array().unwrap().iter().map(|item| &item["outcome"]).collect();
     assert_eq!(outcomes, ["native", "registered"], "{value:#}");
     assert_eq!(order(), ["qemu-s390x"]);
-    let said = lab.done(["register", own]);
+    let printed = lab.done(["register", own]);
     assert_eq!(
-        said.split_whitespace().collect::<Vec<_>>().join(" "),
+        printed.split_whitespace().collect::<Vec<_>>().join(" "),
         format!("{own} native this host runs it itself")
     );
 }
@@ -285,7 +285,7 @@ fn dbhi_registers_lists_and_clears(lab: &Lab) {
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert_eq!(order(), ["qemu-s390x", "qemu-arm", "qemu-aarch64", "python3.11"]);
     let before = (lab.entries(), order());
-    for (words, said) in [
+    for (words, printed) in [
         (&["-s", "--", "-p", "aarch64"][..], "is the binfmt interpreter for aarch64 already\n"),
         // To list is not to register.
         (&["-l"], "aarch64  enabled  POF"),
@@ -297,7 +297,7 @@ fn dbhi_registers_lists_and_clears(lab: &Lab) {
     ] {
         let ran = call(lab, "register.sh", words);
         assert_eq!(ran.status, 0, "{words:?}: {ran:#?}");
-        assert!(ran.stdout.contains(said), "{words:?}: {ran:#?}");
+        assert!(ran.stdout.contains(printed), "{words:?}: {ran:#?}");
         assert_eq!((lab.entries(), order()), before, "{words:?}");
     }
     dbhi_clears(lab, &before);
@@ -379,23 +379,25 @@ fn conf_registers(lab: &Lab) {
 
 /// Writes files with `words`, and expects the kernel to be left alone.
 fn export(lab: &Lab, host: &str, words: &[&str]) -> Vec<String> {
-    let folder = lab.path("out");
-    let _from_the_last_time = fs::remove_dir_all(&folder);
-    fs::create_dir(&folder).unwrap();
+    let directory = lab.path("out");
+    let _from_the_last_time = fs::remove_dir_all(&directory);
+    fs::create_dir(&directory).unwrap();
     let before = lab.entries();
     let ran = run(tool(lab, "qemu-binfmt-conf.sh").env("HOST_ARCH", host).args(["-e", "out"]).args(words));
     assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{ran:#?}");
     assert_eq!(lab.entries(), before);
-    let mut names: Vec<String> =
-        fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
 
 kernel_test!(conf_writes_files_that_the_kernel_takes);
 fn conf_writes_files_that_the_kernel_takes(lab: &Lab) {
-    let folder = downloads::distribution();
-    let here = ["--qemu-path", folder.to_str().unwrap(), "--qemu-suffix", "-static"];
+    let directory = downloads::distribution();
+    let here = ["--qemu-path", directory.to_str().unwrap(), "--qemu-suffix", "-static"];
     let host = std::env::consts::ARCH;
     let names = export(lab, host, &[&["--systemd", "s390x"], &here[..]].concat());
     assert_eq!(names, ["qemu-s390x.conf"]);

@@ -17,14 +17,14 @@ use crate::lab::{Lab, OURS, Ran, order, run};
 /// The folders that are looked at.
 pub(crate) const FOLDERS: [&str; 4] = ["/etc", "/run", "/usr/local/lib", "/var/lib"];
 
-fn cover(folder: &str, options: &str, flags: MsFlags) {
-    mount(Some("none"), folder, Some("tmpfs"), flags, Some(options)).unwrap();
+fn cover(directory: &str, options: &str, flags: MsFlags) {
+    mount(Some("none"), directory, Some("tmpfs"), flags, Some(options)).unwrap();
 }
 
 /// Folders of the test's own, with systemd in them. Emulators lie in `q`, where anybody could change them.
 pub(crate) fn host(lab: &Lab) {
-    for folder in FOLDERS {
-        cover(folder, "mode=755", MsFlags::empty());
+    for directory in FOLDERS {
+        cover(directory, "mode=755", MsFlags::empty());
     }
     fs::create_dir_all("/run/systemd/system").unwrap();
     for arch in ["arm", "s390x"] {
@@ -46,9 +46,9 @@ fn done(ran: Ran) -> Ran {
 /// Every file below the folders, with its content, its inode and its mode.
 fn tree() -> BTreeMap<PathBuf, (Vec<u8>, u64, u32)> {
     let mut files = BTreeMap::new();
-    let mut folders: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
-    while let Some(folder) = folders.pop() {
-        for file in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+    let mut directories: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
+    while let Some(directory) = directories.pop() {
+        for file in fs::read_dir(directory).unwrap().map(Result::unwrap) {
             let metadata = file.metadata().unwrap();
             let content = match fs::read_link(file.path()) {
                 Ok(target) => target.into_os_string().into_encoded_bytes(),
@@ -61,7 +61,7 @@ fn tree() -> BTreeMap<PathBuf, (Vec<u8>, u64, u32)> {
             }
             files.insert(file.path(), (content, metadata.ino(), metadata.mode()));
             if metadata.is_dir() {
-                folders.push(file.path());
+                directories.push(file.path());
             }
         }
     }
@@ -153,8 +153,8 @@ fn persist_copies_interpreters_that_cannot_stay(lab: &Lab) {
     // Any emulator may be meant.
     lab.copy("q/emulator", &interpreter("s390x"));
     let words = ["register", "--persist", "--interpreter", "q/emulator", "s390x"];
-    let said = lab.done(words);
-    assert!(said.contains("/usr/local/lib/qus/copies/emulator, proven"), "{said}");
+    let printed = lab.done(words);
+    assert!(printed.contains("/usr/local/lib/qus/copies/emulator, proven"), "{printed}");
     let text = fs::read_to_string("/etc/binfmt.d/qus-s390x.conf").unwrap();
     assert!(
         text.contains(":qus-s390x:M:") && text.contains(":/usr/local/lib/qus/copies/emulator:POF"),
@@ -542,8 +542,8 @@ fn a_dry_run_of_persist_writes_nothing(lab: &Lab) {
     assert_eq!((tree(), lab.entries()), (before, handlers));
     done(persist(lab, &["arm"]));
     let (before, handlers) = (tree(), lab.entries());
-    let said = lab.done(["reset", "--persist", "--dry-run"]);
-    assert_eq!(said.matches(" would remove ").count(), 2, "{said}");
+    let printed = lab.done(["reset", "--persist", "--dry-run"]);
+    assert_eq!(printed.matches(" would remove ").count(), 2, "{printed}");
     assert_eq!((tree(), lab.entries()), (before, handlers));
 }
 
@@ -557,10 +557,10 @@ fn reset_persist_takes_back_exactly_what_was_written(lab: &Lab) {
     lab.register(b":theirs:E::theirs::/theirs:").unwrap();
     let (before, handlers) = (tree(), lab.entries());
     done(persist(lab, &["arm", "s390x"]));
-    let said = lab.done(["reset", "--persist", "s390x"]);
+    let printed = lab.done(["reset", "--persist", "s390x"]);
     let file = "s390x  removed  /etc/binfmt.d/qus-s390x.conf\n";
-    assert!(said.starts_with("s390x  removed  qemu-s390x ") && said.contains(file), "{said}");
-    assert!(said.contains("s390x  removed  /usr/local/lib/qus/copies/qemu-s390x-static\n"), "{said}");
+    assert!(printed.starts_with("s390x  removed  qemu-s390x ") && printed.contains(file), "{printed}");
+    assert!(printed.contains("s390x  removed  /usr/local/lib/qus/copies/qemu-s390x-static\n"), "{printed}");
     assert!(Path::new(ARM).exists() && order().contains(&"qemu-arm".to_owned()));
     // Both ends by themselves: the handler is gone already, then the file.
     lab.command("qemu-arm", "-1");

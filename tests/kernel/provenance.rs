@@ -74,17 +74,17 @@ fn sha256(path: &Path) -> String {
     ran.stdout.split(' ').next().unwrap().to_owned()
 }
 
-/// Every file below `folder`, with its path in it.
-fn tree(folder: &Path) -> Vec<String> {
+/// Every file below `directory`, with its path in it.
+fn tree(directory: &Path) -> Vec<String> {
     let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(next) = folders.pop() {
+    let mut directories = vec![directory.to_owned()];
+    while let Some(next) = directories.pop() {
         for entry in fs::read_dir(&next).into_iter().flatten() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                folders.push(path);
+                directories.push(path);
             } else {
-                files.push(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
+                files.push(path.strip_prefix(directory).unwrap().to_str().unwrap().to_owned());
             }
         }
     }
@@ -205,16 +205,16 @@ fn a_changed_file_has_no_provenance(lab: &Lab) {
     package(lab, "some.deb", &["arm", "s390x"]);
     done(lab, &["fetch", "--from", "some.deb", "all"]);
     done(lab, &["register", "arm"]);
-    let folder = lab.path("data/qus").join(version());
-    let path = folder.join("qemu-arm-static");
+    let directory = lab.path("data/qus").join(version());
+    let path = directory.join("qemu-arm-static");
     let mut content = fs::read(&path).unwrap();
     content.push(0);
     fs::remove_file(&path).unwrap();
     fs::write(&path, &content).unwrap();
     assert_eq!(answer(lab, &["list"])["handlers"][0].get("provenance"), None);
     // A record that lies about the content is found out by it.
-    let s390x = folder.join("qemu-s390x-static");
-    let record = folder.join("qemu-s390x-static.json");
+    let s390x = directory.join("qemu-s390x-static");
+    let record = directory.join("qemu-s390x-static.json");
     let text = fs::read_to_string(&record).unwrap().replace(&sha256(&s390x), &"0".repeat(64));
     fs::write(&record, text).unwrap();
     let states = |files: &Value| {

@@ -6,11 +6,11 @@ use std::process::Command;
 use crate::downloads::{self, PROGRAMS};
 use crate::lab::{Lab, run, start};
 
-fn register_all(lab: &Lab, folder: &std::path::Path) {
-    let directory = folder.to_str().unwrap();
-    let interpreters = downloads::interpreters(folder);
+fn register_all(lab: &Lab, directory: &std::path::Path) {
+    let path = directory.to_str().unwrap();
+    let interpreters = downloads::interpreters(directory);
     assert!(interpreters.len() >= 31, "{interpreters:?}");
-    let first = lab.done(["register", "--interpreter-dir", directory, "all"]);
+    let first = lab.done(["register", "--interpreter-dir", path, "all"]);
     for line in first.lines() {
         assert!(
             line.contains(" registered ")
@@ -22,7 +22,7 @@ fn register_all(lab: &Lab, folder: &std::path::Path) {
         assert!(first.lines().any(|line| line.split_whitespace().next() == Some(arch)), "{arch} in\n{first}");
     }
     let entries = lab.entries();
-    let second = lab.done(["register", "--interpreter-dir", directory, "all"]);
+    let second = lab.done(["register", "--interpreter-dir", path, "all"]);
     assert_eq!(second.lines().count(), first.lines().count());
     for line in second.lines() {
         assert!(line.contains(" unchanged "), "{line}");
@@ -47,10 +47,10 @@ kernel_test!(programs_of_debian_run);
 fn programs_of_debian_run(lab: &Lab) {
     // Programs of later suites may need instructions that only a newer QEMU knows.
     let newer = downloads::newer();
-    for folder in [downloads::distribution(), newer.clone()] {
-        lab.done(["register", "--interpreter-dir", folder.to_str().unwrap(), "--replace", "all"]);
+    for directory in [downloads::distribution(), newer.clone()] {
+        lab.done(["register", "--interpreter-dir", directory.to_str().unwrap(), "--replace", "all"]);
         for (name, debian) in PROGRAMS {
-            if folder != newer && matches!(name, "loongarch64" | "riscv64") {
+            if directory != newer && matches!(name, "loongarch64" | "riscv64") {
                 continue;
             }
             let busybox = downloads::busybox(name);

@@ -24,7 +24,7 @@ impl Drop for StopWhenLeft<'_> {
 
 kernel_test!(a_handler_is_in_place_throughout);
 fn a_handler_is_in_place_throughout(lab: &Lab) {
-    let folders = [downloads::newer(), downloads::distribution()];
+    let directories = [downloads::newer(), downloads::distribution()];
     lab.done(["register", "arm"]);
     let stop = AtomicBool::new(false);
     let until_stopped = |look: &dyn Fn()| {
@@ -50,10 +50,10 @@ fn a_handler_is_in_place_throughout(lab: &Lab) {
                 assert!(names.iter().any(|name| name.starts_with("qemu-arm")), "{names:?}");
             })
         });
-        for folder in folders.iter().cycle().take(24) {
-            let words = ["register", "--replace", "--interpreter-dir", folder.to_str().unwrap(), "arm"];
-            let said = lab.done(words);
-            assert!(said.contains(" replaced "), "{said}");
+        for directory in directories.iter().cycle().take(24) {
+            let words = ["register", "--replace", "--interpreter-dir", directory.to_str().unwrap(), "arm"];
+            let printed = lab.done(words);
+            assert!(printed.contains(" replaced "), "{printed}");
             assert_eq!(order(), ["qemu-arm"]);
         }
         drop(left);
@@ -86,9 +86,9 @@ fn an_interpreter_replaced_on_disk_is_taken_up(lab: &Lab) {
     let plan = lab.done(words.into_iter().chain(["--dry-run"]));
     // Only an execution shows which file the kernel has.
     assert!(plan.contains(" unchanged ") && plan.contains(", unverified"), "{plan}");
-    let said = lab.done(words);
-    assert!(said.contains(" replaced "), "{said}");
-    assert!(said.contains("qemu-arm still ran the file that was replaced"), "{said}");
+    let printed = lab.done(words);
+    assert!(printed.contains(" replaced "), "{printed}");
+    assert!(printed.contains("qemu-arm still ran the file that was replaced"), "{printed}");
     assert_eq!(order(), ["qemu-arm"]);
     assert_ne!(id(&file), old);
     assert_eq!(running(), id(&file));
@@ -135,12 +135,12 @@ fn a_failed_replacement_leaves_what_works(lab: &Lab) {
 
 kernel_test!(a_dry_run_changes_nothing);
 fn a_dry_run_changes_nothing(lab: &Lab) {
-    let planned = |words: &[&str], said: &str, status: i32| {
+    let planned = |words: &[&str], printed: &str, status: i32| {
         let words = ["register", "--dry-run"].iter().chain(words).copied();
         let before = (lab.entries(), order());
         let ran = lab.qus(words.clone());
         assert_eq!(ran.status, status, "{ran:#?}");
-        assert!(ran.stdout.contains(said), "no {said:?} in {ran:#?}");
+        assert!(ran.stdout.contains(printed), "no {printed:?} in {ran:#?}");
         assert!(!ran.stderr.contains("they run"), "{ran:#?}");
         let value = lab.json(words);
         assert_eq!(value["dry_run"], true);
@@ -160,8 +160,8 @@ fn a_dry_run_changes_nothing(lab: &Lab) {
 
 kernel_test!(what_is_not_verified_is_called_so);
 fn what_is_not_verified_is_called_so(lab: &Lab) {
-    let said = lab.done(["register", "--no-verify", "arm"]);
-    assert!(said.ends_with(", unverified\n"), "{said}");
+    let printed = lab.done(["register", "--no-verify", "arm"]);
+    assert!(printed.ends_with(", unverified\n"), "{printed}");
     let item = &lab.json(["register", "--no-verify", "arm"])["items"][0];
     assert_eq!(item["outcome"], "unchanged");
     assert_eq!(item["verified"], false);
@@ -178,9 +178,9 @@ fn an_architecture_may_have_two_handlers(lab: &Lab) {
     assert_eq!(lab.entries().keys().collect::<Vec<_>>(), names.iter().collect::<Vec<_>>());
     for name in &names {
         lab.command(name, "-1");
-        let said = lab.done(["register", "microblaze"]);
-        assert!(said.starts_with("microblaze  re"), "{said}");
-        assert_eq!(lab.entries().len(), 2, "{said}");
+        let printed = lab.done(["register", "microblaze"]);
+        assert!(printed.starts_with("microblaze  re"), "{printed}");
+        assert_eq!(lab.entries().len(), 2, "{printed}");
         assert!(lab.done(["register", "microblaze"]).contains(" unchanged "));
     }
     lab.done(["reset", "microblaze"]);
@@ -234,8 +234,8 @@ fn all_who_register_at_once_are_done(lab: &Lab) {
         }
     });
     assert_eq!(lab.entries().len(), 4, "{:#?}", lab.entries());
-    let said = lab.done(words);
-    assert_eq!(said.matches(" unchanged ").count(), 3, "{said}");
+    let printed = lab.done(words);
+    assert_eq!(printed.matches(" unchanged ").count(), 3, "{printed}");
 }
 
 kernel_test!(what_an_interrupted_run_left_is_removed);

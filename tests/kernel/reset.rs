@@ -71,10 +71,10 @@ fn reset_finds_emulators_under_any_name(lab: &Lab) {
         ("s390x", "off"),
         ("microblaze", "qemu-microblaze"),
     ] {
-        let said = |line: &str| {
+        let printed = |line: &str| {
             line.starts_with(&format!("{arch} ")) && line.contains(&format!(" removed  {name} "))
         };
-        assert!(ran.stdout.lines().any(said), "no {arch} {name} in {ran:#?}");
+        assert!(ran.stdout.lines().any(printed), "no {arch} {name} in {ran:#?}");
     }
     assert!(order().is_empty(), "{ran:#?}");
 }
@@ -99,8 +99,8 @@ fn an_emulator_that_has_no_file_is_one(lab: &Lab) {
 kernel_test!(reset_of_one_architecture_leaves_the_others);
 fn reset_of_one_architecture_leaves_the_others(lab: &Lab) {
     odd(lab);
-    let said = lab.done(["reset", "arm"]);
-    assert_eq!(said.lines().count(), 2, "{said}");
+    let printed = lab.done(["reset", "arm"]);
+    assert_eq!(printed.lines().count(), 2, "{printed}");
     assert_eq!(order(), ["qemu-microblaze", "off", "with space"]);
     lab.done(["reset", "s390x,aarch64"]);
     assert_eq!(order(), ["qemu-microblaze"]);
@@ -110,8 +110,8 @@ kernel_test!(reset_takes_every_name_of_an_architecture);
 fn reset_takes_every_name_of_an_architecture(lab: &Lab) {
     for name in ["arm64", "linux/arm64", "linux/arm64/v8", "aarch64-linux", "arm64v8"] {
         lab.done(["register", name, "arm"]);
-        let said = lab.done(["reset", name]);
-        assert!(said.starts_with("aarch64  removed  qemu-aarch64  "), "{name}: {said}");
+        let printed = lab.done(["reset", name]);
+        assert!(printed.starts_with("aarch64  removed  qemu-aarch64  "), "{name}: {printed}");
         assert_eq!(order(), ["qemu-arm"]);
     }
     lab.done(["register", "arm64"]);
@@ -148,8 +148,8 @@ fn a_dry_run_of_reset_removes_nothing(lab: &Lab) {
     others(lab);
     odd(lab);
     let before = (lab.entries(), order());
-    let said = lab.done(["reset", "--dry-run"]);
-    assert_eq!(said.matches(" would remove ").count(), 5, "{said}");
+    let printed = lab.done(["reset", "--dry-run"]);
+    assert_eq!(printed.matches(" would remove ").count(), 5, "{printed}");
     assert_eq!((lab.entries(), order()), before);
     let value = lab.json(["reset", "-n", "arm"]);
     assert_eq!(value["dry_run"], true);

@@ -39,14 +39,14 @@ fn mounts() -> String {
 }
 
 /// Everything below a folder, with what a change of it would change.
-fn files(folder: &Path) -> BTreeMap<PathBuf, (u32, u64)> {
+fn files(directory: &Path) -> BTreeMap<PathBuf, (u32, u64)> {
     let mut found = BTreeMap::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for file in fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()) {
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for file in fs::read_dir(&directory).unwrap().map(|file| file.unwrap().path()) {
             let metadata = file.symlink_metadata().unwrap();
             if metadata.is_dir() {
-                folders.push(file.clone());
+                directories.push(file.clone());
             }
             let length = if metadata.is_dir() { 0 } else { metadata.len() };
             found.insert(file, (metadata.permissions().mode(), length));
@@ -432,7 +432,7 @@ fn run_killed_at_any_moment(lab: &Lab) {
 
 /// Processes of this user namespace, or below it, that run qus, by their command lines.
 fn children() -> Vec<String> {
-    let folder = env!("CARGO_BIN_EXE_qus");
+    let directory = env!("CARGO_BIN_EXE_qus");
     let own = fs::read_link("/proc/self/ns/mnt").unwrap();
     let parents = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
     fs::read_dir("/proc")
@@ -440,7 +440,7 @@ fn children() -> Vec<String> {
         .map(|process| process.unwrap().path())
         .filter(|process| parents(process).as_ref() == Some(&own))
         .filter_map(|process| fs::read_to_string(process.join("cmdline")).ok())
-        .filter(|line| line.contains(folder) || line.contains("__map-ids"))
+        .filter(|line| line.contains(directory) || line.contains("__map-ids"))
         .collect()
 }
 

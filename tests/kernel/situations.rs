@@ -41,9 +41,9 @@ fn runs(lab: &Lab, arch: &str, machine: &str) {
 }
 
 /// The command of the first cure that is printed, and the check that prints it.
-fn first_cure(said: &str) -> Option<(&str, &str)> {
+fn first_cure(printed: &str) -> Option<(&str, &str)> {
     let mut check = "";
-    for line in said.lines() {
+    for line in printed.lines() {
         let mut words = line.split_whitespace();
         if !line.starts_with(' ') {
             check = words.nth(1).unwrap();
@@ -79,13 +79,13 @@ impl Shell {
     /// Types a command: its exit status, and what it printed.
     fn types(&mut self, line: &str) -> (String, String) {
         writeln!(self.1, "{{ {line}\n}} 2> /dev/null; echo \"end $?\"").unwrap();
-        let mut said = String::new();
+        let mut printed = String::new();
         loop {
             let mut line = String::new();
-            assert_ne!(self.2.read_line(&mut line).unwrap(), 0, "the shell has ended: {said}");
+            assert_ne!(self.2.read_line(&mut line).unwrap(), 0, "the shell has ended: {printed}");
             match line.strip_prefix("end ") {
-                Some(status) => return (status.trim_end().to_owned(), said),
-                None => said.push_str(&line),
+                Some(status) => return (status.trim_end().to_owned(), printed),
+                None => printed.push_str(&line),
             }
         }
     }
@@ -94,9 +94,9 @@ impl Shell {
     fn follows(&mut self, checks: &[&str]) -> String {
         let mut typed = String::new();
         for check in checks {
-            let said = self.types("qus doctor").1;
-            let (of, cure) = first_cure(&said).unwrap_or_else(|| panic!("no cure in {said}"));
-            assert_eq!(of, *check, "{said}");
+            let printed = self.types("qus doctor").1;
+            let (of, cure) = first_cure(&printed).unwrap_or_else(|| panic!("no cure in {printed}"));
+            assert_eq!(of, *check, "{printed}");
             self.done(cure);
             cure.clone_into(&mut typed);
         }
@@ -105,9 +105,9 @@ impl Shell {
 
     /// Types a command that has to be done.
     fn done(&mut self, line: &str) -> String {
-        let (status, said) = self.types(line);
-        assert_eq!(status, "0", "{line}: {said}");
-        said
+        let (status, printed) = self.types(line);
+        assert_eq!(status, "0", "{line}: {printed}");
+        printed
     }
 }
 
@@ -193,9 +193,9 @@ fn situation_2_nothing_may_be_mounted(lab: &Lab) {
     let program = program(lab, "aarch64");
     let wrapper = ["unshare", "--user", "--map-root-user"];
     let mut shell = Shell::start(lab, &wrapper);
-    let said = shell.types("qus doctor").1;
-    let (check, cure) = first_cure(&said).unwrap();
-    assert_eq!(check, "mounted", "{said}");
+    let printed = shell.types("qus doctor").1;
+    let (check, cure) = first_cure(&printed).unwrap();
+    assert_eq!(check, "mounted", "{printed}");
     // What is typed into the shell that the cure starts.
     let inside = format!("{} uname -m", program.display());
     assert_eq!(shell.done(&format!("echo '{inside}' | {cure}")), "aarch64\n");
@@ -338,9 +338,9 @@ fn situation_9_gone_with_its_container(lab: &Lab) {
     };
     in_container();
     assert_eq!(starts(lab, "aarch64"), Err(ENOEXEC));
-    let said = lab.qus(["doctor"]).stdout;
+    let printed = lab.qus(["doctor"]).stdout;
     let why = "those that a container registers go with its own mount";
-    assert!(said.contains("binfmt_misc is not mounted on ") && said.contains(why), "{said}");
+    assert!(printed.contains("binfmt_misc is not mounted on ") && printed.contains(why), "{printed}");
     // What was the reason; then the container once more, as its user is used to.
     follow(lab, &["mounted"]);
     in_container();
@@ -361,17 +361,17 @@ fn situation_9_in_a_container(lab: &Lab) {
     container.done("true");
     pause();
     container.done("qus register aarch64");
-    let said = container.done("qus doctor");
+    let printed = container.done("qus doctor");
     let text = "note  lifetime    1 handlers, and what is registered next, end with this container, unless another in";
-    assert!(said.contains(text), "{said}");
+    assert!(printed.contains(text), "{printed}");
     mount_instance(Path::new(INSTANCE), MsFlags::empty());
     drop(container);
     runs(lab, "aarch64", "aarch64");
     pause();
     let mut container = Shell::start(lab, &CONTAINER);
     container.done(&format!("mount -t binfmt_misc x {INSTANCE}"));
-    let said = container.done("qus doctor");
-    assert!(said.contains("programs ran of: aarch64") && !said.contains(" lifetime "), "{said}");
+    let printed = container.done("qus doctor");
+    assert!(printed.contains("programs ran of: aarch64") && !printed.contains(" lifetime "), "{printed}");
 }
 
 kernel_test!(situation_9_in_a_mount_namespace, unmounted);
@@ -383,8 +383,8 @@ fn situation_9_in_a_mount_namespace(lab: &Lab) {
     let typed = shell.follows(&["lifetime"]);
     let me = std::process::id();
     assert_eq!(typed, format!("nsenter -t {me} -m mount -t binfmt_misc binfmt_misc {INSTANCE}"));
-    let said = shell.done("qus doctor");
-    assert!(said.contains("programs ran of: aarch64") && !said.contains(" lifetime "), "{said}");
+    let printed = shell.done("qus doctor");
+    assert!(printed.contains("programs ran of: aarch64") && !printed.contains(" lifetime "), "{printed}");
     saw("lifetime", Seen::Mended);
     drop(shell);
     runs(lab, "aarch64", "aarch64");
@@ -426,9 +426,9 @@ fn situation_11_any_architecture(lab: &Lab) {
             continue;
         }
         let mut shell = Shell::start(lab, &[]);
-        let said = shell.types("qus doctor").1;
-        let (check, cure) = first_cure(&said).unwrap();
-        assert_eq!((check, cure), ("working", "qus register --fetch aarch64"), "{said}");
+        let printed = shell.types("qus doctor").1;
+        let (check, cure) = first_cure(&printed).unwrap();
+        assert_eq!((check, cure), ("working", "qus register --fetch aarch64"), "{printed}");
         shell.done(&cure.replace("aarch64", debian));
         assert!(starts(lab, name).is_ok_and(|machine| !machine.is_empty()), "{name}");
         count += 1;

@@ -63,8 +63,8 @@ pub(crate) fn start(path: &Path, argv0: &OsStr) -> Result<Option<i32>, Errno> {
 
 impl Starter {
     fn start(&mut self, path: &Path, argv0: &OsStr) -> Result<Option<i32>, Errno> {
-        let folder = std::env::current_dir().unwrap();
-        let request = serde_json::json!([folder, path, argv0.to_str().unwrap()]);
+        let directory = std::env::current_dir().unwrap();
+        let request = serde_json::json!([directory, path, argv0.to_str().unwrap()]);
         writeln!(self.requests, "{request}").unwrap();
         let mut answer = String::new();
         self.answers.read_line(&mut answer).unwrap();

@@ -115,7 +115,7 @@ fn a_refused_file_is_named_and_not_placed() {
 #[test]
 fn a_link_in_the_way_is_replaced_and_not_followed() {
     let lab = Lab::new();
-    let victim = lab.folder.path().join("victim");
+    let victim = lab.directory.path().join("victim");
     fs::write(&victim, "precious").unwrap();
     fs::remove_file(lab.dest().join("qemu-arm")).unwrap();
     symlink(&victim, lab.dest().join("qemu-arm")).unwrap();
@@ -140,7 +140,7 @@ fn a_folder_in_the_way_keeps_all_as_it_was() {
 fn a_missing_folder_is_made_only_for_what_is_placed() {
     let lab = Lab::new();
     let path = lab.package(&deb("", &good_tree()));
-    let dest = lab.folder.path().join("a/b");
+    let dest = lab.directory.path().join("a/b");
     let extract = |names: &[&str]| {
         Package::open(&path).unwrap().extract(&mut wanted(names), &dest, &()).map(|found| found.placed.len())
     };
@@ -150,18 +150,18 @@ fn a_missing_folder_is_made_only_for_what_is_placed() {
     assert_eq!(fs::metadata(&dest).unwrap().mode() & 0o022, 0);
 
     let broken = Tree::new().file("./qemu-arm", &elf(1, 9)).file("/qemu-s390x", b"").done();
-    let dest = lab.folder.path().join("c/d");
+    let dest = lab.directory.path().join("c/d");
     Package::open(&lab.package(&deb("", &broken)))
         .unwrap()
         .extract(&mut wanted(&["qemu-arm", "qemu-none"]), &dest, &())
         .unwrap_err();
-    assert!(!lab.folder.path().join("c").exists());
+    assert!(!lab.directory.path().join("c").exists());
 }
 
 #[test]
 fn a_folder_gives_its_own_files_and_those_of_its_bin() {
     let lab = Lab::new();
-    let root = lab.folder.path().join("root");
+    let root = lab.directory.path().join("root");
     fs::create_dir_all(root.join("usr/bin/deeper")).unwrap();
     fs::write(root.join("qemu-s390x"), elf(1, 10)).unwrap();
     fs::write(root.join("usr/bin/qemu-arm-static"), elf(2, 20)).unwrap();
@@ -188,7 +188,7 @@ fn a_folder_gives_its_own_files_and_those_of_its_bin() {
 #[test]
 fn a_single_program_needs_a_wanted_name() {
     let lab = Lab::new();
-    let program = lab.folder.path().join("qemu-s390x-static");
+    let program = lab.directory.path().join("qemu-s390x-static");
     fs::write(&program, elf(1, 10)).unwrap();
     let extract =
         |names: &[&str]| Package::open(&program).unwrap().extract(&mut wanted(names), &lab.dest(), &());
@@ -220,9 +220,9 @@ fn a_stored_name_is_never_a_path() {
 
 #[test]
 fn long_names_are_read_in_both_ways() {
-    let folder = format!("./{}/", "d".repeat(300));
+    let directory = format!("./{}/", "d".repeat(300));
     for suffix in ["gnu", "pax"] {
-        let path = format!("{folder}qemu-s390x");
+        let path = format!("{directory}qemu-s390x");
         let mut tree = tar::Builder::new(Vec::new());
         if suffix == "pax" {
             tree.append_pax_extensions([("path", path.as_bytes())]).unwrap();

@@ -16,7 +16,7 @@ fn what_is_no_package_is_refused() {
     assert_eq!(lab.refused(b"garbage in a file"), unknown);
     assert_eq!(lab.refused(b"!<arch>"), "PACKAGE ends too early");
     assert_eq!(lab.refused(b"!<arch>\n"), "PACKAGE has no debian-binary at its beginning");
-    let fifo = lab.folder.path().join("fifo");
+    let fifo = lab.directory.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert!(matches!(Package::open(&fifo), Err(PackageError::Unknown { .. })));
     let error = Package::open(Path::new("/nowhere/at/all")).unwrap_err();

@@ -42,23 +42,23 @@ impl MemberFilter for ArchFilter {
 
 /// A folder with a package and a place for interpreters in which something is already.
 pub(crate) struct Lab {
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 impl Lab {
     pub(crate) fn new() -> Self {
-        let lab = Self { folder: tempfile::tempdir().unwrap() };
+        let lab = Self { directory: tempfile::tempdir().unwrap() };
         fs::create_dir(lab.dest()).unwrap();
         fs::write(lab.dest().join("qemu-arm"), "old").unwrap();
         lab
     }
 
     pub(crate) fn dest(&self) -> PathBuf {
-        self.folder.path().join("dest")
+        self.directory.path().join("dest")
     }
 
     pub(crate) fn package(&self, content: &[u8]) -> PathBuf {
-        let path = self.folder.path().join("package");
+        let path = self.directory.path().join("package");
         fs::write(&path, content).unwrap();
         path
     }
@@ -87,7 +87,7 @@ impl Lab {
             text = format!("{text}: {error}");
             cause = error.source();
         }
-        let path = self.folder.path().join("package");
+        let path = self.directory.path().join("package");
         assert!(text.contains(path.to_str().unwrap()), "{text}");
         text.replace(path.to_str().unwrap(), "PACKAGE")
     }

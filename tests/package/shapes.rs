@@ -63,8 +63,8 @@ fn an_archive_of_every_compression_gives_its_files() {
 fn packages_of_arch_and_alpine_tell_about_themselves() {
     let content = apk(&tree());
     gives_all(&content, "apk");
-    let told = info(&content).unwrap();
-    assert_eq!((told.name.as_str(), told.version.as_str()), ("qemu-arm", "9.1.0-r2"));
+    let description = info(&content).unwrap();
+    assert_eq!((description.name.as_str(), description.version.as_str()), ("qemu-arm", "9.1.0-r2"));
 
     let info_file = b"pkgname = qemu-user-static\npkgbase = qemu\npkgver = 9.1.0-1\narch = x86_64\n";
     let package = |info_file: &[u8]| {
@@ -73,8 +73,8 @@ fn packages_of_arch_and_alpine_tell_about_themselves() {
         pack(".zst", &[head, tree()].concat())
     };
     gives_all(&package(info_file), "arch");
-    let told = info(&package(info_file)).unwrap();
-    assert_eq!((told.name.as_str(), told.version.as_str()), ("qemu-user-static", "9.1.0-1"));
+    let description = info(&package(info_file)).unwrap();
+    assert_eq!((description.name.as_str(), description.version.as_str()), ("qemu-user-static", "9.1.0-1"));
     assert_eq!(Lab::new().refused(&package(b"pkgname = x\n")), "PACKAGE is damaged: .PKGINFO has no pkgver");
     let large = vec![b' '; (1 << 20) + 1];
     let message = "PACKAGE: .PKGINFO exceeds a limit: larger than 1 MiB";

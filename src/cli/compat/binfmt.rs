@@ -56,12 +56,12 @@ const PLATFORMS: [(&str, &[&str]); 11] = [
 ];
 
 pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
-    let said = getopt::read(words, KNOWN).map_err(EarlyExit::Usage)?;
-    if let Some(word) = said.others.first() {
+    let parsed = getopt::read(words, KNOWN).map_err(EarlyExit::Usage)?;
+    if let Some(word) = parsed.others.first() {
         return Err(EarlyExit::Usage(format!("{word} is no option")));
     }
     let (mut install, mut uninstall, mut version) = (String::new(), String::new(), false);
-    for (name, value) in said.options {
+    for (name, value) in parsed.options {
         match name {
             "install" => install = value,
             "uninstall" => uninstall = value,
@@ -74,14 +74,14 @@ pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status,
     match act(&install, &uninstall, version, adapter) {
         Ok(failures) if failures.is_empty() => Ok(Status::Done),
         Ok(failures) => {
-            writeln!(adapter.prose, "error: {}", failures.join("; "))?;
+            writeln!(adapter.messages, "error: {}", failures.join("; "))?;
             Ok(Status::Failed)
         }
         Err(EarlyExit::Failed(error)) => {
             let problem = error.downcast::<Diagnostic>()?;
             let hint = problem.hint.map(|hint| format!("; cure: {hint}")).unwrap_or_default();
             writeln!(
-                adapter.prose,
+                adapter.messages,
                 "error: {}",
                 escape(&format!("{}{hint}", problem.message).replace('\n', " "))
             )?;
@@ -100,7 +100,7 @@ fn act(
 ) -> Result<Vec<String>, EarlyExit> {
     if version {
         let own = env!("CARGO_PKG_VERSION");
-        writeln!(adapter.prose, "binfmt/qus-{own} qemu/{}", versions()?.join(","))?;
+        writeln!(adapter.messages, "binfmt/qus-{own} qemu/{}", versions()?.join(","))?;
         return Ok(Vec::new());
     }
     let mut failures = Vec::new();
@@ -129,7 +129,7 @@ fn install(words: &[String], failures: &mut Vec<String>, adapter: &mut Adapter<'
                     unknown.nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
                 let word = escape(word);
                 let line = format!("installing: {word} unsupported architecture: {word}{nearest}");
-                writeln!(adapter.prose, "{line}")?;
+                writeln!(adapter.messages, "{line}")?;
                 failures.push(line);
             }
         }
@@ -160,7 +160,7 @@ fn register(
             _ => (false, item.reason()),
         };
         let line = format!("installing: {} {}", docker_name(item.arch), escape(&what));
-        writeln!(adapter.prose, "{line}")?;
+        writeln!(adapter.messages, "{line}")?;
         if !is_done {
             failures.push(line);
         }
@@ -198,7 +198,7 @@ fn uninstall(
     let (_, report) = adapter.reset(&Reset { arches, dry_run: false, persist: false }, true)?;
     for item in &report.items {
         let line = format!("uninstalling: {} {}", escape(&item.name), item.error.as_deref().unwrap_or("OK"));
-        writeln!(adapter.prose, "{line}")?;
+        writeln!(adapter.messages, "{line}")?;
         if item.error.is_some() {
             failures.push(line);
         }
@@ -226,14 +226,14 @@ fn meant_by(
     let others: Vec<&String> = there.left.iter().filter(|name| is_meant(name)).collect();
     for other in &others {
         let line = format!("uninstalling: {} is none of QEMU's emulators: left alone", escape(other));
-        writeln!(adapter.prose, "{line}")?;
+        writeln!(adapter.messages, "{line}")?;
         if !is_pattern {
             failures.push(line);
         }
     }
     if meant.is_empty() && others.is_empty() {
         let line = format!("uninstalling: {} not found", escape(word));
-        writeln!(adapter.prose, "{line}")?;
+        writeln!(adapter.messages, "{line}")?;
         // A handler that is not registered is as it was asked for; an unknown name is a mistake.
         if !is_pattern && named.is_none() {
             failures.push(line);
@@ -267,7 +267,7 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     } else {
         let path = adapter.common.instance.display();
         writeln!(
-            adapter.prose,
+            adapter.messages,
             "qus: binfmt_misc is not mounted on {path}: what has emulators here cannot be seen"
         )?;
         states_by_execution()?

@@ -95,12 +95,12 @@ pub(super) fn clear(
         let name = escape(&item.name);
         match &item.error {
             None => writeln!(adapter.data, "{verb} {name} as binfmt interpreter for {}", item.arch)?,
-            Some(error) => writeln!(adapter.prose, "ERROR: {name}: {}", escape(error))?,
+            Some(error) => writeln!(adapter.messages, "ERROR: {name}: {}", escape(error))?,
         }
     }
     if all && !answer.left.is_empty() {
         let left = escape(&answer.left.join(" "));
-        writeln!(adapter.prose, "left alone, as none of QEMU's emulators: {left}")?;
+        writeln!(adapter.messages, "left alone, as none of QEMU's emulators: {left}")?;
     }
     Ok(status)
 }
@@ -108,11 +108,11 @@ pub(super) fn clear(
 impl Setup {
     /// The same with what a command line of QEMU's script says.
     pub(super) fn with(mut self, words: &[String]) -> Result<Self, EarlyExit> {
-        let said = getopt::read(words, KNOWN).map_err(EarlyExit::Usage)?;
-        if let Some(word) = said.others.first() {
+        let parsed = getopt::read(words, KNOWN).map_err(EarlyExit::Usage)?;
+        if let Some(word) = parsed.others.first() {
             return Err(EarlyExit::Usage(format!("{word} is no option")));
         }
-        for (name, value) in said.options {
+        for (name, value) in parsed.options {
             let yes = || match value.as_str() {
                 "yes" => Ok(true),
                 "no" => Ok(false),
@@ -166,7 +166,7 @@ impl Setup {
     fn register(&self, arches: &[&'static Arch], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
         if self.persistent == Some(false) {
             let note = "every interpreter is opened once (F): without, it would serve no container";
-            writeln!(adapter.prose, "{note}")?;
+            writeln!(adapter.messages, "{note}")?;
         }
         let request = |arches: &[&'static Arch]| Register {
             arches: arches.iter().copied().map(ArchArg::One).collect(),
@@ -204,18 +204,18 @@ impl Setup {
                 writeln!(adapter.data, "{interpreter} is the binfmt interpreter for {arch} already")?;
             }
             Outcome::Native => writeln!(adapter.data, "{arch} needs none: {}", item.reason())?,
-            _ => writeln!(adapter.prose, "ERROR: {arch}: {}", escape(&item.reason()))?,
+            _ => writeln!(adapter.messages, "ERROR: {arch}: {}", escape(&item.reason()))?,
         }
         Ok(())
     }
 
-    fn folder(&self) -> &Path {
+    fn directory(&self) -> &Path {
         self.path.as_deref().unwrap_or(Path::new(SCRIPT_PATH))
     }
 
     /// Where the interpreter of `arch` lies by the words of the command line.
     fn file(&self, arch: &Arch) -> PathBuf {
-        self.folder().join(format!("qemu-{}{}", arch.name, self.suffix))
+        self.directory().join(format!("qemu-{}{}", arch.name, self.suffix))
     }
 
     /// Those of `arches`, or of all that have one.
@@ -227,9 +227,9 @@ impl Setup {
             arches.iter().copied().map(with_file).collect()
         };
         if files.is_empty() {
-            let folder = display_path(self.folder());
+            let directory = display_path(self.directory());
             return Err(Diagnostic::new(format!(
-                "{folder} has no interpreter called qemu-…{}",
+                "{directory} has no interpreter called qemu-…{}",
                 escape(&self.suffix)
             )));
         }
@@ -246,21 +246,21 @@ impl Setup {
         flags.set(Flags::FIX_BINARY, self.persistent != Some(false));
         flags.set(Flags::CREDENTIALS, self.credentials);
         flags.set(Flags::PRESERVE_ARGV0, self.preserve_argv0);
-        let (folder, service) = match export {
+        let (directory, service) = match export {
             Export::Systemd => ("/etc/binfmt.d", "systemd-binfmt.service"),
             Export::Debian => ("/usr/share/binfmts", "update-binfmts"),
         };
-        let folder = self.exportdir.as_deref().unwrap_or(Path::new(folder));
+        let directory = self.exportdir.as_deref().unwrap_or(Path::new(directory));
         for arch in self.exported(arches)? {
             let interpreter = self.file(arch);
             for rule in classify::rules(arch, &interpreter, flags)? {
                 let name = rule.name();
                 let (path, text) = match export {
                     Export::Systemd => {
-                        (folder.join(format!("{name}.conf")), [rule.to_line(), b"\n".to_vec()].concat())
+                        (directory.join(format!("{name}.conf")), [rule.to_line(), b"\n".to_vec()].concat())
                     }
                     Export::Debian => {
-                        (folder.join(name.as_os_str()), binfmt_support_format(&name.to_string(), &rule))
+                        (directory.join(name.as_os_str()), binfmt_support_format(&name.to_string(), &rule))
                     }
                 };
                 if !self.dry_run {

@@ -15,11 +15,11 @@ pub(super) struct ParsedArgs {
 /// Reads `words`. Options may stand behind other words, `--` ends them, a name may be shortened as long as it is the only
 /// one that begins like that, and one dash will do for a name that is written in full. The error names what is unknown.
 pub(super) fn read(words: &[String], known: &[OptSpec]) -> Result<ParsedArgs, String> {
-    let mut said = ParsedArgs::default();
+    let mut parsed = ParsedArgs::default();
     let mut words = words.iter();
     while let Some(word) = words.next() {
         if word == "--" {
-            said.others.extend(words.cloned());
+            parsed.others.extend(words.cloned());
             break;
         }
         let (name, value) = match word.split_once('=') {
@@ -38,11 +38,11 @@ pub(super) fn read(words: &[String], known: &[OptSpec]) -> Result<ParsedArgs, St
             if let Some(found) = named(name.trim_start_matches('-')) {
                 (Some(found), value)
             } else {
-                said.read_letters(rest, known, &mut words)?;
+                parsed.read_letters(rest, known, &mut words)?;
                 continue;
             }
         } else {
-            said.others.push(word.clone());
+            parsed.others.push(word.clone());
             continue;
         };
         let Some((_, name, takes_value)) = found else { return Err(format!("unknown option {word}")) };
@@ -52,9 +52,9 @@ pub(super) fn read(words: &[String], known: &[OptSpec]) -> Result<ParsedArgs, St
             (false, None) => String::new(),
             (false, Some(_)) => return Err(format!("{word}: this option has no value")),
         };
-        said.options.push((name, value));
+        parsed.options.push((name, value));
     }
-    Ok(said)
+    Ok(parsed)
 }
 
 impl ParsedArgs {
@@ -112,9 +112,9 @@ mod tests {
             "-static -persistent yes -- arm",
             "--stat arm --pers yes",
         ] {
-            let said = read_line(line).unwrap();
-            assert_eq!(said.others, ["arm"], "{line}");
-            assert_eq!(said.options, [("static", String::new()), ("persistent", "yes".into())], "{line}");
+            let parsed = read_line(line).unwrap();
+            assert_eq!(parsed.others, ["arm"], "{line}");
+            assert_eq!(parsed.options, [("static", String::new()), ("persistent", "yes".into())], "{line}");
         }
         assert_eq!(read_line("-- -s").unwrap().others, ["-s"]);
         assert_eq!(read_line("-").unwrap().others, ["-"]);

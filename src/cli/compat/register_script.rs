@@ -69,13 +69,13 @@ pub(super) fn dbhi(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status
     if let Some(at) = own.iter().position(is_interactive) {
         return interact(words.get(at + 1..).unwrap_or_default());
     }
-    let said = getopt::read(own, DBHI).map_err(EarlyExit::Usage)?;
-    if let Some(word) = said.others.first() {
+    let parsed = getopt::read(own, DBHI).map_err(EarlyExit::Usage)?;
+    if let Some(word) = parsed.others.first() {
         return Err(EarlyExit::Usage(format!("{word} is no option; targets stand behind --")));
     }
     // All is read before anything is done.
     let mut setup = trailing_args(args.get(1..).unwrap_or_default())?;
-    for (name, value) in said.options {
+    for (name, value) in parsed.options {
         match name {
             "list" => return list(adapter),
             "exit" => return Ok(Status::Done),
@@ -96,8 +96,8 @@ pub(super) fn dbhi(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status
 /// What the environment says, and then the words for QEMU's script.
 fn trailing_args(words: &[String]) -> Result<Setup, EarlyExit> {
     let mut setup = from_environment();
-    let said = getopt::read(words, DBHI_ARGS).map_err(EarlyExit::Usage)?;
-    for (name, value) in said.options {
+    let parsed = getopt::read(words, DBHI_ARGS).map_err(EarlyExit::Usage)?;
+    for (name, value) in parsed.options {
         match name {
             "test" => setup.dry_run = true,
             "clear" => setup.clear = true,
@@ -112,7 +112,7 @@ fn trailing_args(words: &[String]) -> Result<Setup, EarlyExit> {
             _ => return Err(EarlyExit::Help),
         }
     }
-    for target in &said.others {
+    for target in &parsed.others {
         setup.add_targets(target);
     }
     Ok(setup)
@@ -140,7 +140,7 @@ fn interact(words: &[String]) -> Result<Status, EarlyExit> {
 }
 
 fn list(adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
-    let mut output = Output::new(&mut adapter.data, &mut adapter.prose, false, false);
+    let mut output = Output::new(&mut adapter.data, &mut adapter.messages, false, false);
     Ok(print(&list::execute(&List { probe: false }, &adapter.common)?, &mut output)?)
 }
 

@@ -183,8 +183,8 @@ fn container() -> Option<String> {
 
 fn engines() -> Vec<&'static str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    let is_there = |name: &&str| folders.iter().any(|folder| folder.join(name).is_file());
+    let directories: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let is_there = |name: &&str| directories.iter().any(|directory| directory.join(name).is_file());
     ["docker", "buildkitd", "podman", "buildah", "nerdctl"].into_iter().filter(is_there).collect()
 }
 

@@ -163,11 +163,11 @@ fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let Some(folder) = path.parent() else { return Ok(()) };
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let Some(directory) = path.parent() else { return Ok(()) };
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
     if name.parse::<QemuVersion>().is_ok() {
         // Not empty: other interpreters are in it.
-        let _ = fs::remove_dir(folder);
+        let _ = fs::remove_dir(directory);
     }
     Ok(())
 }

@@ -288,9 +288,9 @@ impl Inputs {
 
 /// An executable file, whole or not at all; a new one, as the old one may be running (K50).
 fn place_copy(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>) -> io::Result<()> {
-    let mut folders = Vec::new();
-    Dir::make(parent_dir(path), &mut folders).map_err(|(_, error)| error)?;
-    let made = !folders.is_empty();
+    let mut directories = Vec::new();
+    Dir::make(parent_dir(path), &mut directories).map_err(|(_, error)| error)?;
+    let made = !directories.is_empty();
     let before = if path.exists() { Some(atomic_file::backup(path)?) } else { None };
     let was = file_id(path);
     let placed = atomic_file::write_atomic(path, content, 0o755);

@@ -140,8 +140,8 @@ impl ArchResult {
         self.flags = handler.map(|handler| handler.entry.flag_letters());
         let path = handler.and_then(|handler| handler.entry.interpreter.as_deref());
         self.interpreter = path.map(|path| path.to_string_lossy().into());
-        let told = path.and_then(memfd::parse_description).map(|told| told.version);
-        self.version = path.and_then(|path| inputs.version(path)).map(ToString::to_string).or(told);
+        let description = path.and_then(memfd::parse_description).map(|description| description.version);
+        self.version = path.and_then(|path| inputs.version(path)).map(ToString::to_string).or(description);
         self.verified = inputs.verify;
         self.proof = inputs.facts(arch).verdict.and_then(|verdict| verdict.as_ref().ok()).copied();
     }
@@ -405,7 +405,7 @@ impl RegisterReport {
         }
         let mut hints: Vec<&str> = wrong.iter().filter_map(|item| item.hint.as_deref()).collect();
         hints.dedup();
-        Some(Diagnostic { message, hint: together(&hints) })
+        Some(Diagnostic { message, hint: as_one(&hints) })
     }
 
     /// Whether any architecture is served now.
@@ -500,7 +500,7 @@ impl Report for RegisterReport {
 }
 
 /// Several cures that are the same command with another architecture, as one.
-fn together(hints: &[&str]) -> Option<String> {
+fn as_one(hints: &[&str]) -> Option<String> {
     let (first, rest) = hints.split_first()?;
     let (command, _) = first.rsplit_once(' ')?;
     if rest.is_empty() || !command.starts_with("qus register") {

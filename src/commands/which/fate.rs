@@ -10,7 +10,7 @@ use crate::base::shell::shell_word;
 use crate::binfmt::instance::DEFAULT_PATH;
 use crate::binfmt::{Flags, Handler};
 use crate::handler::classify;
-use crate::handler::exec_target::{Denied, Elf, ExecTarget, Kind};
+use crate::handler::exec_target::{AccessError, Elf, ExecTarget, Kind};
 use crate::handler::predict::{End, Prediction, Reason, Step, Table, matching};
 use crate::interpreter::memfd;
 use crate::probe::{Expected, Failure, Verification, judge};
@@ -146,10 +146,10 @@ impl Case<'_> {
         let is_itself = at == self.file.path;
         let name = display_path(at);
         match reason {
-            Reason::Denied(denied) if is_itself => {
+            Reason::AccessError(denied) if is_itself => {
                 self.fails(format!("it {denied}"), denied_hint(*denied, at))
             }
-            Reason::Denied(denied) => self.fails(format!("its interpreter {name} {denied}"), self.replace()),
+            Reason::AccessError(denied) => self.fails(format!("its interpreter {name} {denied}"), self.replace()),
             Reason::Loop => {
                 let handler = matching(self.table.handlers, self.file).first().copied();
                 let text = "a handler takes its own interpreter, round and round";
@@ -223,12 +223,12 @@ fn switch(handler: &Handler, state: u8) -> String {
     format!("echo {state} | sudo tee {DEFAULT_PATH}/{}", shell_word(handler.name.as_os_str()))
 }
 
-fn denied_hint(denied: Denied, path: &Path) -> Option<String> {
+fn denied_hint(denied: AccessError, path: &Path) -> Option<String> {
     let word = shell_word(path);
     match denied {
-        Denied::NotExecutable => Some(format!("chmod +x {word}")),
-        Denied::NoExec => Some(format!("cp {word} to a file system that lets programs run")),
-        Denied::Missing | Denied::Path(_) | Denied::NotAFile => None,
+        AccessError::NotExecutable => Some(format!("chmod +x {word}")),
+        AccessError::NoExec => Some(format!("cp {word} to a file system that lets programs run")),
+        AccessError::Missing | AccessError::Path(_) | AccessError::NotAFile => None,
     }
 }
 

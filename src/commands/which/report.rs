@@ -54,12 +54,13 @@ impl Answer<'_> {
             let version = handler.version.as_ref().map(|version| format!("QEMU {version}"));
             let origin =
                 handler.provenance.as_ref().map(|record| format!("from {}", escape(&record.short())));
-            let told: Vec<String> = version.into_iter().chain(origin).collect();
-            let told = if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) };
+            let description: Vec<String> = version.into_iter().chain(origin).collect();
+            let description =
+                if description.is_empty() { String::new() } else { format!(" ({})", description.join(", ")) };
             let (name, interpreter) = (escaped(&handler.name), escaped(&handler.interpreter));
             let flags = if handler.flags.is_empty() { "none" } else { &escaped(&handler.flags) };
             let likely = if self.certainty == Certainty::Likely { " probably" } else { "" };
-            line(&["  ", &name, likely, " takes it: ", &interpreter, &told, ", flags ", flags]);
+            line(&["  ", &name, likely, " takes it: ", &interpreter, &description, ", flags ", flags]);
         }
         line(&["  ", &self.text]);
         for other in &self.others {

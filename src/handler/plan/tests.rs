@@ -142,7 +142,7 @@ fn another_emulators_handler_serves() {
 #[test]
 fn what_is_there_is_in_vain() {
     let there = [handler("qemu-arm", "/usr/bin/qemu-arm", POF)];
-    for failure in [Failure::NotInEmptyRoot, Failure::Crashed { signal: 11, said: String::new() }] {
+    for failure in [Failure::NotInEmptyRoot, Failure::Crashed { signal: 11, output: String::new() }] {
         let reason = format!("qemu-arm was in vain: {failure}");
         for request in [ASKED, EXPLICIT, REPLACE] {
             let decision = decided(&there, Some(&Err(failure.clone())), request);
@@ -223,7 +223,7 @@ fn it_is_shadowed() {
     let decision = decided(&there, Some(&verdict), REPLACE);
     assert_eq!(decision, registration(&["qemu-arm"], Some(reason), &["rosetta"]));
     // Nor is it to blame for what was seen of the one in front.
-    let verdict = Err(Failure::Crashed { signal: 11, said: String::new() });
+    let verdict = Err(Failure::Crashed { signal: 11, output: String::new() });
     let decision = decided(&there, Some(&verdict), REPLACE);
     assert_eq!(decision, registration(&["qemu-arm"], Some(reason), &["rosetta"]));
     // Of several emulators the one in front counts, and the others go with it.

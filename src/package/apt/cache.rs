@@ -92,14 +92,14 @@ impl Cache {
     /// A folder for one package. As root apt downloads as the user `_apt` if this one may write there.
     pub(super) fn download_folder(&self) -> Result<DownloadFolder, AptError> {
         let cannot_make = |source| AptError::Cache { path: self.path.clone(), source };
-        let folder = tempfile::Builder::new().prefix(DOWNLOAD_PREFIX).tempdir_in(&self.path);
-        let folder = folder.map_err(cannot_make)?;
-        let lock = File::open(folder.path()).map_err(cannot_make)?;
+        let directory = tempfile::Builder::new().prefix(DOWNLOAD_PREFIX).tempdir_in(&self.path);
+        let directory = directory.map_err(cannot_make)?;
+        let lock = File::open(directory.path()).map_err(cannot_make)?;
         let _unlocked = lock.lock_shared();
         if let Sandbox::User(user) = self.sandbox {
-            chown_if_permitted(folder.path(), user);
+            chown_if_permitted(directory.path(), user);
         }
-        Ok(DownloadFolder { folder, _lock: lock })
+        Ok(DownloadFolder { directory, _lock: lock })
     }
 
     /// Removes what killed processes left behind. Nothing depends on it.
@@ -121,18 +121,18 @@ impl Cache {
 /// A folder that is held, and goes with this.
 #[derive(Debug)]
 pub(super) struct DownloadFolder {
-    folder: TempDir,
+    directory: TempDir,
     _lock: File,
 }
 
 impl DownloadFolder {
     pub(super) fn path(&self) -> &Path {
-        self.folder.path()
+        self.directory.path()
     }
 }
 
-fn is_held(folder: &Path) -> bool {
-    let lock = File::open(folder).map(|folder| folder.try_lock());
+fn is_held(directory: &Path) -> bool {
+    let lock = File::open(directory).map(|directory| directory.try_lock());
     matches!(lock, Ok(Err(TryLockError::WouldBlock)))
 }
 
@@ -180,10 +180,10 @@ impl Sandbox {
 }
 
 /// Gives a folder to a user, if that is permitted.
-pub(super) fn chown_if_permitted(folder: &Path, user: Uid) -> bool {
-    let result = chown(folder, Some(user), None);
+pub(super) fn chown_if_permitted(directory: &Path, user: Uid) -> bool {
+    let result = chown(directory, Some(user), None);
     if let Err(errno) = result {
-        tracing::debug!("cannot give {} to user {user}: {errno}", folder.display());
+        tracing::debug!("cannot give {} to user {user}: {errno}", directory.display());
     }
     result.is_ok()
 }

@@ -56,13 +56,13 @@ impl Layers {
         tarball.walk(&mut content, &mut |path, kind, size, content| {
             let plain = normal(path);
             let plain = plain.strip_suffix(b"/").unwrap_or(plain);
-            let (folder, file) = split(plain);
+            let (directory, file) = split(plain);
             if file == OPAQUE {
-                hides.push((self.key(folder), true));
+                hides.push((self.key(directory), true));
             } else if let Some(removed) = file.strip_prefix(REMOVED) {
-                hides.push((self.key(&join(folder, removed)), true));
+                hides.push((self.key(&join(directory, removed)), true));
             } else {
-                hides.push((self.key(plain), kind != Kind::Folder));
+                hides.push((self.key(plain), kind != Kind::Directory));
                 let kind = if self.is_hidden(plain) { Kind::Other } else { kind };
                 flow = sink.member(path, kind, size, content)?;
                 return Ok(flow);
@@ -82,7 +82,7 @@ impl Layers {
         let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let mut above = above.filter_map(|(at, _)| path.get(..at)).chain([&b""[..]]);
         self.hidden.contains_key(&self.key(path))
-            || above.any(|folder| self.hidden.get(&self.key(folder)) == Some(&true))
+            || above.any(|directory| self.hidden.get(&self.key(directory)) == Some(&true))
     }
 
     fn key(&self, path: &[u8]) -> u64 {
@@ -94,13 +94,13 @@ impl Layers {
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(at) => {
-            let (folder, file) = path.split_at(at);
-            (folder, file.strip_prefix(b"/").unwrap_or(file))
+            let (directory, file) = path.split_at(at);
+            (directory, file.strip_prefix(b"/").unwrap_or(file))
         }
         None => (b"", path),
     }
 }
 
-fn join(folder: &[u8], file: &[u8]) -> Vec<u8> {
-    if folder.is_empty() { file.to_vec() } else { [folder, b"/", file].concat() }
+fn join(directory: &[u8], file: &[u8]) -> Vec<u8> {
+    if directory.is_empty() { file.to_vec() } else { [directory, b"/", file].concat() }
 }

@@ -104,9 +104,9 @@ impl Engine {
     /// A process that lives in the engine's namespaces as long as they are used.
     pub fn process(self) -> Result<u32, EngineError> {
         let none = |reason| EngineError { engine: self.name(), start: self.start(), reason };
-        let folder = runtime_folder();
-        let paths: Vec<PathBuf> = self.pid_files().iter().map(|name| folder.join(name)).collect();
-        let mut reason = format!("there is no {}", paths.first().cloned().unwrap_or(folder).display());
+        let directory = runtime_folder();
+        let paths: Vec<PathBuf> = self.pid_files().iter().map(|name| directory.join(name)).collect();
+        let mut reason = format!("there is no {}", paths.first().cloned().unwrap_or(directory).display());
         for path in paths {
             let Ok(text) = fs::read_to_string(&path) else { continue };
             let path = path.display();

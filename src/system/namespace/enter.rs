@@ -93,13 +93,13 @@ const SETTINGS: [(&str, &str, &str); 3] = [
 ///
 /// AppArmor's lets them be made, and then permits nothing inside: neither to map users nor to mount.
 #[must_use]
-pub fn forbidding_setting() -> Option<NamespaceError> {
+pub fn blocking_sysctl() -> Option<NamespaceError> {
     forbidding_setting_in(Path::new("/proc/sys"))
 }
 
-fn forbidding_setting_in(folder: &Path) -> Option<NamespaceError> {
+fn forbidding_setting_in(directory: &Path) -> Option<NamespaceError> {
     let forbids = |(name, forbids, _): &(&str, &str, &str)| {
-        let file = folder.join(name.replace('.', "/"));
+        let file = directory.join(name.replace('.', "/"));
         fs::read_to_string(file).is_ok_and(|value| value.trim() == *forbids)
     };
     let (setting, _, permits) = SETTINGS.into_iter().find(forbids)?;
@@ -107,7 +107,7 @@ fn forbidding_setting_in(folder: &Path) -> Option<NamespaceError> {
 }
 
 fn diagnose(errno: Errno) -> NamespaceError {
-    forbidding_setting().unwrap_or(match errno {
+    blocking_sysctl().unwrap_or(match errno {
         Errno::ENOSPC | Errno::EUSERS => NamespaceError::TooMany,
         errno => NamespaceError::NotPermitted(errno),
     })
@@ -134,7 +134,7 @@ pub fn enter_as_root(range: bool) -> Result<Ids, NamespaceError> {
 }
 
 /// A new user namespace inside of that of [`enter_as_root`], in which the caller is who he was before.
-pub fn become_caller(ids: Ids) -> Result<(), NamespaceError> {
+pub fn restore_caller_ids(ids: Ids) -> Result<(), NamespaceError> {
     unshare(CloneFlags::CLONE_NEWUSER).map_err(diagnose)?;
     map_one((ids.uid.as_raw(), 0), (ids.gid.as_raw(), 0))
 }
@@ -142,9 +142,8 @@ pub fn become_caller(ids: Ids) -> Result<(), NamespaceError> {
 /// Maps one user and one group: each pair is the id inside, and the one outside that this process has.
 fn map_one(user: (u32, u32), group: (u32, u32)) -> Result<(), NamespaceError> {
     let write = |file: &str, text: String| {
-        let failed = |error: io::Error| {
-            forbidding_setting().unwrap_or(NamespaceError::Map(format!("{file}: {error}")))
-        };
+        let failed =
+            |error: io::Error| blocking_sysctl().unwrap_or(NamespaceError::Map(format!("{file}: {error}")));
         fs::write(Path::new("/proc/self").join(file), text).map_err(failed)
     };
     let line = |(inside, outside): (u32, u32)| format!("{inside} {outside} 1");
@@ -193,13 +192,13 @@ mod tests {
 
     #[test]
     fn the_setting_that_forbids_is_named() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, value: &str| {
-            let file = folder.path().join(name);
+            let file = directory.path().join(name);
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, value).unwrap();
         };
-        let found = || forbidding_setting_in(folder.path()).map(|error| error.hint().unwrap());
+        let found = || forbidding_setting_in(directory.path()).map(|error| error.hint().unwrap());
         assert_eq!(found(), None);
         write("user/max_user_namespaces", "96365\n");
         write("kernel/apparmor_restrict_unprivileged_userns", "0\n");

@@ -71,13 +71,13 @@ pub fn enter_root(directory: &Path) -> Result<(), RootError> {
     let root = Root::at(directory)?;
 
     for name in ["proc", "sys"] {
-        bind(&Path::new("/").join(name), &root.folder(name)?)?;
+        bind(&Path::new("/").join(name), &root.directory(name)?)?;
     }
     root.remount_read_only("sys")?;
     for name in READ_ONLY {
         root.make_read_only(name)?;
     }
-    let dev = root.folder("dev")?;
+    let dev = root.directory("dev")?;
     let options = Some("mode=755,size=64k");
     mount(Some("tmpfs"), &dev.path(), Some("tmpfs"), MsFlags::MS_NOSUID, options)
         .map_err(failed("mount", "/dev"))?;
@@ -112,12 +112,12 @@ fn populate_dev(dev: &Root) -> Result<(), RootError> {
     for (name, target) in LINKS {
         symlinkat(target, &dev.0, name).map_err(failed("create", Path::new("/dev").join(name)))?;
     }
-    let pts = dev.folder("pts")?;
+    let pts = dev.directory("pts")?;
     let options = Some("newinstance,ptmxmode=0666,mode=620");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     mount(Some("devpts"), &pts.path(), Some("devpts"), flags, options)
         .map_err(failed("mount", "/dev/pts"))?;
-    let shm = dev.folder("shm")?;
+    let shm = dev.directory("shm")?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("tmpfs"), &shm.path(), Some("tmpfs"), flags, Some("mode=1777"))
         .map_err(failed("mount", "/dev/shm"))
@@ -158,7 +158,7 @@ impl Root {
     }
 
     /// The folder `name`, made where there is none.
-    fn folder(&self, name: &str) -> Result<Place, RootError> {
+    fn directory(&self, name: &str) -> Result<Place, RootError> {
         match mkdirat(&self.0, name, Mode::from_bits_truncate(0o755)) {
             Ok(()) | Err(Errno::EEXIST | Errno::EROFS) => {}
             Err(errno) => return Err(failed("create", name)(errno)),

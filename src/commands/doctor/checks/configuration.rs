@@ -13,7 +13,7 @@ use crate::system::namespace::{Scope, UserNamespace};
 pub(super) fn promised(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let missing = facts.configuration.unregistered_rules(&state.handlers);
-    let said = missing.into_iter().map(|promise| {
+    let observations = missing.into_iter().map(|promise| {
         let file = display_path(&promise.file);
         let text = format!("{} is promised by {file}, and not there", promise.rule.name());
         let interpreter = promise.rule.interpreter();
@@ -27,7 +27,7 @@ pub(super) fn promised(facts: &Facts) -> Vec<Observation> {
             )
         }
     });
-    said.collect()
+    observations.collect()
 }
 
 /// Handlers of qus that the next restart of systemd-binfmt takes along (K78).

@@ -6,15 +6,15 @@ use crate::commands::doctor::facts::Facts;
 use crate::commands::doctor::processes::{BuildkitDaemon, CLOCK_SKEW};
 
 pub(super) fn engines(facts: &Facts) -> Vec<Observation> {
-    let mut said: Vec<Observation> =
+    let mut observations: Vec<Observation> =
         facts.buildkit_daemons.iter().filter_map(|builder| too_early(facts, builder)).collect();
     if !facts.engines.is_empty() {
         let engines = facts.engines.join(", ");
-        said.push(Observation::ok(format!(
+        observations.push(Observation::ok(format!(
             "{engines} here: what they start runs by every handler that has the flag F"
         )));
     }
-    said
+    observations
 }
 
 /// What is said of a builder that started before emulators were registered.

@@ -147,7 +147,7 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
 pub(super) fn overlap(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let enabled: Vec<&Handler> = state.handlers.iter().filter(|handler| handler.entry.enabled).collect();
-    let mut said = Vec::new();
+    let mut observations = Vec::new();
     for (index, newer) in enabled.iter().enumerate() {
         for older in enabled.iter().skip(index + 1) {
             let Some((one, two)) = newer.entry.pattern().zip(older.entry.pattern()) else { continue };
@@ -157,11 +157,11 @@ pub(super) fn overlap(facts: &Facts) -> Vec<Observation> {
                     name(newer),
                     name(older)
                 );
-                said.push(Observation::note(text, None));
+                observations.push(Observation::note(text, None));
             }
         }
     }
-    said
+    observations
 }
 
 pub(super) fn interim(facts: &Facts) -> Vec<Observation> {

@@ -126,12 +126,12 @@ pub(super) fn broken(facts: &Facts) -> Vec<Observation> {
 pub(super) fn emulator(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let Ok(health) = &state.health else { return Vec::new() };
-    let mut said = Vec::new();
+    let mut observations = Vec::new();
     for handler in &state.handlers {
         let version: Option<QemuVersion> =
             health.get(&handler.name).and_then(|health| health.version.as_ref()?.parse().ok());
         let Some((arch, version)) = classify::emulated_arch(handler).zip(version) else { continue };
-        said.extend(known_bugs::of(arch.name, &version).map(|defect| {
+        observations.extend(known_bugs::of(arch.name, &version).map(|defect| {
             let text = format!(
                 "{} is QEMU {version}: {} ({}); DIR has another version",
                 name(handler),
@@ -144,18 +144,18 @@ pub(super) fn emulator(facts: &Facts) -> Vec<Observation> {
             )
         }));
     }
-    said
+    observations
 }
 
 /// Interpreters in memory: how much of it they hold.
 pub(super) fn in_memory(facts: &Facts) -> Vec<Observation> {
     each(facts, |_, handler| {
-        let told = memfd::parse_description(handler.entry.interpreter.as_deref()?)?;
-        let mib = told.size.div_ceil(1 << 20);
+        let description = memfd::parse_description(handler.entry.interpreter.as_deref()?)?;
+        let mib = description.size.div_ceil(1 << 20);
         Some(Observation::ok(format!(
             "{} is QEMU {}, in memory, and holds {mib} MiB of it",
             name(handler),
-            told.version
+            description.version
         )))
     })
 }

@@ -62,11 +62,14 @@ fn ids_are_unique() {
 
 #[test]
 fn old_kernels_are_a_problem_or_have_one_instance() {
-    let said = kernel(&Facts { kernel: KernelVersion::parse("4.4.0"), ..facts() });
-    assert_eq!(said[0].level, Severity::Problem);
-    assert_eq!(said[0].text, "Linux 4.4 does not know the flag F; 4.8 and later do");
-    let said = kernel(&Facts { kernel: KernelVersion::parse("5.10.0"), ..facts() });
-    assert_eq!((said[0].level, said[0].text.as_str()), (Severity::Ok, "Linux 5.10: F, one instance for all"));
+    let observations = kernel(&Facts { kernel: KernelVersion::parse("4.4.0"), ..facts() });
+    assert_eq!(observations[0].level, Severity::Problem);
+    assert_eq!(observations[0].text, "Linux 4.4 does not know the flag F; 4.8 and later do");
+    let observations = kernel(&Facts { kernel: KernelVersion::parse("5.10.0"), ..facts() });
+    assert_eq!(
+        (observations[0].level, observations[0].text.as_str()),
+        (Severity::Ok, "Linux 5.10: F, one instance for all")
+    );
 }
 
 #[test]
@@ -75,15 +78,15 @@ fn an_instance_of_the_host_has_to_be_mounted() {
     let old = Facts { kernel: KernelVersion::parse("6.1.0"), process: UserNamespace::Other(1), ..facts() };
     assert_eq!(mounted(&old)[0].level, Severity::Problem);
     let automount = OpenError::Automount(crate::binfmt::instance::DEFAULT_PATH.into());
-    let said = mounted(&Facts { instance: Err(automount), ..facts() });
-    assert!(said[0].text.ends_with("that only the host can trigger; on the host, the cure does"));
-    assert_eq!(said[0].hint.as_deref(), Some("ls /proc/sys/fs/binfmt_misc"));
+    let observations = mounted(&Facts { instance: Err(automount), ..facts() });
+    assert!(observations[0].text.ends_with("that only the host can trigger; on the host, the cure does"));
+    assert_eq!(observations[0].hint.as_deref(), Some("ls /proc/sys/fs/binfmt_misc"));
 }
 
 #[test]
 fn large_pages_are_a_note() {
-    let said = page_size(&Facts { page_size: 65536, ..facts() });
-    assert_eq!((said[0].level, said[0].text.as_str()), (Severity::Note, "pages of 64 KiB"));
+    let observations = page_size(&Facts { page_size: 65536, ..facts() });
+    assert_eq!((observations[0].level, observations[0].text.as_str()), (Severity::Note, "pages of 64 KiB"));
 }
 
 #[test]
@@ -96,12 +99,12 @@ fn systemd_takes_what_no_configuration_promises() {
         handlers[0].entry.interpreter = Some(interpreter.into());
         facts
     };
-    let said = flushed(&facts("qemu-arm", "/usr/bin/qemu-arm-static"));
-    assert_eq!(said[0].text, "1 handlers are in no configuration and end with the next boot");
-    assert_eq!(said[0].hint.as_deref(), Some("sudo qus register --persist arm"));
-    let said = flushed(&facts("qus-arm", "/opt/other"));
+    let observations = flushed(&facts("qemu-arm", "/usr/bin/qemu-arm-static"));
+    assert_eq!(observations[0].text, "1 handlers are in no configuration and end with the next boot");
+    assert_eq!(observations[0].hint.as_deref(), Some("sudo qus register --persist arm"));
+    let observations = flushed(&facts("qus-arm", "/opt/other"));
     let hint = "sudo qus register --persist --replace --interpreter /opt/other arm";
-    assert_eq!(said[0].hint.as_deref(), Some(hint));
+    assert_eq!(observations[0].hint.as_deref(), Some(hint));
     let ours = || facts("qemu-arm", "/usr/bin/qemu-arm-static");
     assert!(flushed(&Facts { systemd: false, ..ours() }).is_empty());
     assert!(flushed(&Facts { scope: Scope::UserNamespace(1), ..ours() }).is_empty());
@@ -141,7 +144,7 @@ fn a_promise_is_kept_without_flushing_anybody() {
     let rule = Rule::parse(b":promised:M::M::/bin/sh:F").unwrap();
     let rules = vec![ConfiguredRule { file: "/etc/binfmt.d/a.conf".into(), rule }];
     let configuration = || Configuration { rules: rules.clone(), ..Configuration::default() };
-    let said = promised(&Facts { configuration: configuration(), ..with_handler("other") });
-    assert_eq!(said[0].hint.as_deref(), Some("sudo qus apply /etc/binfmt.d/a.conf"));
+    let observations = promised(&Facts { configuration: configuration(), ..with_handler("other") });
+    assert_eq!(observations[0].hint.as_deref(), Some("sudo qus apply /etc/binfmt.d/a.conf"));
     assert!(promised(&Facts { configuration: configuration(), ..with_handler("promised") }).is_empty());
 }

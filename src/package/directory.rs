@@ -13,11 +13,11 @@ use super::{PackageError, Progress};
 const PLACES: [&str; 3] = ["", "bin", "usr/bin"];
 
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct Directory {
     path: PathBuf,
 }
 
-impl Folder {
+impl Directory {
     pub(super) fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
@@ -29,21 +29,21 @@ impl Folder {
         progress: &dyn Progress,
     ) -> Result<(), PackageError> {
         for place in PLACES {
-            let folder = if place.is_empty() { self.path.clone() } else { self.path.join(place) };
-            let entries = match fs::read_dir(&folder) {
+            let directory = if place.is_empty() { self.path.clone() } else { self.path.join(place) };
+            let entries = match fs::read_dir(&directory) {
                 Ok(entries) => entries,
                 Err(error) if !place.is_empty() && absent(&error) => continue,
-                Err(source) => return Err(PackageError::Open { path: folder, source }),
+                Err(source) => return Err(PackageError::Open { path: directory, source }),
             };
             let mut names = Vec::new();
             for entry in entries {
-                let entry = entry.map_err(|source| PackageError::Open { path: folder.clone(), source })?;
+                let entry = entry.map_err(|source| PackageError::Open { path: directory.clone(), source })?;
                 sink.count()?;
                 names.push(entry.file_name());
             }
             names.sort();
             for name in names {
-                let path = folder.join(&name);
+                let path = directory.join(&name);
                 if !regular(&path)? {
                     continue;
                 }
