@@ -312,7 +312,7 @@ fn namespaces_of_engines_that_do_not_run(lab: &Lab) {
     };
     refused("podman", "runtime/libpod/tmp/pause.pid", "podman unshare true");
     refused("docker-rootless", "runtime/dockerd-rootless/child_pid", "systemctl --user start docker");
-    refused("containerd", "unknown engine \"containerd\"", "--help");
+    refused("containerd", "unknown namespaces \"containerd\"", "--help");
     write_pid(lab, "libpod/tmp/pause.pid", "many");
     refused("podman", "holds no number of a process", "podman unshare true");
     // What is left of an engine that ended; then the number is another's.
