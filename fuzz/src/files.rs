@@ -51,7 +51,7 @@ pub fn elf(input: &[u8]) {
     }
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     fs::write(file.path(), input).expect("a temporary file can be written");
-    let candidate = ExecTarget::look(file.path());
+    let candidate = ExecTarget::inspect(file.path());
     assert_eq!(candidate.head, head);
     let loader = executable.ok().and_then(|executable| executable.loader);
     match candidate.kind {

@@ -337,7 +337,7 @@ fn drop_copies(kept: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagn
 }
 
 /// Removes what killed runs have left in the places of files and interpreters.
-pub fn sweep() {
+pub fn remove_stale() {
     for directory in [FOLDER, store::COPIES, OPENRC_SERVICES] {
         atomic_file::remove_stale(Path::new(directory));
     }
@@ -392,7 +392,7 @@ pub fn is_stable(interpreter: &Interpreter) -> bool {
     let Ok(real) = fs::canonicalize(path) else { return false };
     let is_roots = |directory: &Path| fs::metadata(directory).is_ok_and(|metadata| is_roots_alone(&metadata));
     [path.as_path(), &real].into_iter().all(|path| {
-        !UNSTABLE.iter().any(|place| path.starts_with(place)) && path.ancestors().skip(1).all(is_roots)
+        !UNSTABLE.iter().any(|location| path.starts_with(location)) && path.ancestors().skip(1).all(is_roots)
     }) && volatile(&real).is_none()
 }
 

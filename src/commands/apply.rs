@@ -144,7 +144,7 @@ fn planned(step: &Step, lines: &[Line], items: &[AppliedLine]) -> (Outcome, Opti
         Step::Unchanged => (Outcome::Unchanged, None),
         Step::Superseded(later) => {
             let later = lines.get(*later).and_then(|later| items.get(later.item));
-            (Outcome::Superseded, later.map(|later| format!("{} has the name", later.place())))
+            (Outcome::Superseded, later.map(|later| format!("{} has the name", later.location())))
         }
         Step::Refused(reason) => (Outcome::Refused, Some(reason.clone())),
         Step::Register { replaces: true } => (Outcome::Replaced, None),
@@ -164,13 +164,13 @@ fn carry_out(
         register(instance, &line.rule, *replaces)?;
     }
     if planned.is_in_force() {
-        sweep(instance, handlers, line.rule.name())?;
+        remove_stale(instance, handlers, line.rule.name())?;
     }
     Ok(())
 }
 
 /// Removes the interims of a rule that killed processes left behind: it needs none.
-fn sweep(instance: &Instance, handlers: &[Handler], name: &HandlerName) -> Result<(), HandlerError> {
+fn remove_stale(instance: &Instance, handlers: &[Handler], name: &HandlerName) -> Result<(), HandlerError> {
     let interim = [name.as_bytes(), STAGING_SUFFIX.as_bytes()].concat();
     let left = handlers.iter().map(|handler| &handler.name).filter(|name| is_stale_staging(name));
     left.filter(|name| name.as_bytes().starts_with(&interim)).try_for_each(|name| remove(instance, name))
@@ -287,7 +287,7 @@ impl AppliedLine {
     }
 
     /// Where it stands, as compilers say it.
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         let file = display_path(&self.file);
         self.line.map_or_else(|| file.clone(), |line| format!("{file}:{line}"))
     }
@@ -299,7 +299,7 @@ impl Report for ApplyReport {
             let detail = item.message.as_ref().or(item.interpreter.as_ref()).map(|text| escape(text));
             let name = item.name.as_ref().map_or_else(|| "-".to_owned(), |name| escape(name));
             let word = item.outcome.word(self.dry_run).to_owned();
-            vec![item.place(), word, name, detail.unwrap_or_default()]
+            vec![item.location(), word, name, detail.unwrap_or_default()]
         };
         format_table(&self.items.iter().map(row).collect::<Vec<_>>())
     }
@@ -323,8 +323,8 @@ impl Report for ApplyReport {
             } else {
                 self.paths.clone()
             };
-            let places: Vec<String> = directories.iter().map(|path| display_path(path)).collect();
-            output.note(&format!("no rule is in {}", places.join(", ")))?;
+            let search_dirs: Vec<String> = directories.iter().map(|path| display_path(path)).collect();
+            output.note(&format!("no rule is in {}", search_dirs.join(", ")))?;
         }
         if new > 0 && !self.dry_run {
             output.note(&format!("{new} handlers are new; whether they work, tells qus verify"))?;

@@ -120,7 +120,7 @@ struct Inputs {
 /// Interpreters of all that was asked for.
 fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Result<Inputs, Diagnostic> {
     let mut directory = None;
-    let places = if let Some(source) = &args.from {
+    let search_dirs = if let Some(source) = &args.from {
         let temporary = TempDir::create(true).map_err(Diagnostic::new)?;
         let order = FetchRequest {
             arches: arches.map(<[_]>::to_vec),
@@ -133,9 +133,9 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
         if let Some(problem) = fetched.problem() {
             return Err(problem);
         }
-        let places = vec![temporary.path().to_owned()];
+        let search_dirs = vec![temporary.path().to_owned()];
         directory = Some(temporary);
-        places
+        search_dirs
     } else if args.interpreter_dir.is_empty() {
         directory = unpack_bundle(|arch| arches.is_none_or(|arches| arches.contains(&arch)))?;
         search_dirs(directory.as_ref())
@@ -145,7 +145,7 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
     let wanted = |arch: &'static Arch, path: &Path| {
         arches.is_none_or(|arches| arches.contains(&arch)) && is_of(args.qemu_version.as_ref(), arch, path)
     };
-    let found = search(&places, &self_exe_header()?, wanted);
+    let found = search(&search_dirs, &self_exe_header()?, wanted);
     let mut interpreters = Vec::new();
     for (name, found) in found {
         interpreters.extend(Arch::from_qemu_target(name).zip(found.interpreter));
@@ -154,8 +154,9 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
     let missing: Vec<&str> = arches.unwrap_or_default().iter().filter(has).map(|arch| arch.name).collect();
     if !missing.is_empty() || interpreters.is_empty() {
         let what = if missing.is_empty() { "any architecture".to_owned() } else { missing.join(", ") };
-        let places = places.iter().map(|place| display_path(place)).collect::<Vec<_>>().join(", ");
-        let problem = Diagnostic::new(format!("no interpreter for {what} is in {places}"));
+        let search_dirs =
+            search_dirs.iter().map(|location| display_path(location)).collect::<Vec<_>>().join(", ");
+        let problem = Diagnostic::new(format!("no interpreter for {what} is in {search_dirs}"));
         return Err(problem.with_hint(format!(
             "qus fetch {}",
             if missing.is_empty() { "all".to_owned() } else { missing.join(" ") }

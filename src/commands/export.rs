@@ -73,7 +73,7 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
     let sets = sets(args)?;
     let files = formats::files(format, &sets).map_err(Diagnostic::from)?;
     let directory = args.output.as_ref().filter(|output| *output != Path::new("-"));
-    let place = |name: &str| directory.map(|directory| directory.join(name));
+    let location = |name: &str| directory.map(|directory| directory.join(name));
     let mut view = ExportReport {
         format,
         rules: formats::views(&sets),
@@ -82,7 +82,7 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
             .map(|file| FileView {
                 name: file.name.clone(),
                 text: String::from_utf8_lossy(&file.text).into(),
-                path: place(&file.name),
+                path: location(&file.name),
             })
             .collect(),
     };
@@ -95,17 +95,17 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
     if format == Format::Json {
         let text = Output::json(&view)?;
         let name = format!("{}.json", formats::SERVICE);
-        view.files.push(FileView { name: name.clone(), text: String::new(), path: place(&name) });
+        view.files.push(FileView { name: name.clone(), text: String::new(), path: location(&name) });
         written.push(formats::File { name, text, executable: false });
     }
     // What stands in the way is found before the first is written.
     for file in &written {
-        if let Some(path) = place(&file.name) {
+        if let Some(path) = location(&file.name) {
             managed_file::check_content(&path, &file.text).map_err(Diagnostic::from)?;
         }
     }
     for file in &written {
-        if let Some(path) = place(&file.name) {
+        if let Some(path) = location(&file.name) {
             managed_file::write(&path, &file.text, file.executable).map_err(Diagnostic::from)?;
         }
     }
@@ -162,12 +162,12 @@ fn interpreters(
     if let Some(template) = &args.interpreter_path {
         return wanted().map(|arch| Ok((arch, filled(template, arch, named.as_deref())?))).collect();
     }
-    let places = if args.interpreter_dir.is_empty() {
+    let search_dirs = if args.interpreter_dir.is_empty() {
         default_search_dirs(&store::all_fetched())
     } else {
         args.interpreter_dir.clone()
     };
-    let mut found = search(&places, host, |arch, _| is_wanted(arch));
+    let mut found = search(&search_dirs, host, |arch, _| is_wanted(arch));
     let mut interpreters = Vec::new();
     let mut missing = Vec::new();
     for arch in wanted() {
@@ -178,14 +178,13 @@ fn interpreters(
     }
     if interpreters.is_empty() || named.is_some() && !missing.is_empty() {
         let what = if named.is_some() { missing.join(" ") } else { "any architecture".to_owned() };
-        let places: Vec<String> = places.iter().map(|place| display_path(place)).collect();
+        let search_dirs: Vec<String> = search_dirs.iter().map(|location| display_path(location)).collect();
         let hint = format!(
             "qus fetch {0}; or, for a path that need not exist here: qus export --interpreter-path '/usr/bin/qemu-{{arch}}-static' {0}",
             if named.is_some() { what.as_str() } else { "all" }
         );
-        return Err(
-            Diagnostic::new(format!("no interpreter for {what} is in {}", places.join(", "))).with_hint(hint)
-        );
+        return Err(Diagnostic::new(format!("no interpreter for {what} is in {}", search_dirs.join(", ")))
+            .with_hint(hint));
     }
     Ok(interpreters)
 }

@@ -145,10 +145,12 @@ impl Report for ListReport {
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
         print_scope(self.scope, output)?;
         for handler in &self.handlers {
-            if let (Some(place), Some(path)) = (&handler.changeable_by_others, &handler.interpreter) {
+            if let (Some(location), Some(path)) = (&handler.changeable_by_others, &handler.interpreter) {
                 let (name, path) = (escape(&handler.name), display_path(Path::new(path)));
-                output
-                    .note(&format!("{name} runs {path}: other users can change {}", display_path(place)))?;
+                output.note(&format!(
+                    "{name} runs {path}: other users can change {}",
+                    display_path(location)
+                ))?;
             }
         }
         if let Some(problem) = &self.switched_off {

@@ -26,7 +26,7 @@ use crate::interpreter::VersionReq;
 use crate::package::Sha256;
 use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::Target;
-use crate::system::namespace::join;
+use crate::system::namespace::enter;
 use crate::system::service_manager::notify_ready;
 use crate::system::signals::{DeferredSignals, EndSignals};
 use clap::Args;
@@ -116,7 +116,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
 /// Registers; `output` gets what has to be printed before that.
 pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Registered> {
     if let Some(target) = args.target {
-        join(target.process().map_err(Diagnostic::from)?).map_err(Diagnostic::from)?;
+        enter(target.process().map_err(Diagnostic::from)?).map_err(Diagnostic::from)?;
     }
     // Taken before anything is read, and released when this function ends.
     let _lock = (args.persist && !args.dry_run).then(crate::boot::persist::lock);

@@ -123,7 +123,7 @@ pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
     // First what would bring the handlers back: a process that is killed halfway leaves handlers that are listed.
     let files = remove_files(&persisted, args.dry_run);
     if args.persist && !args.dry_run {
-        persist::sweep();
+        persist::remove_stale();
         InitSystem::here().update()?;
     }
     let items = match &instance {

@@ -142,7 +142,7 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
     if let Some(root) = &args.root {
         enter_root(root).map_err(Diagnostic::from)?;
     }
-    if !args.as_root && !ids.many && args.root.is_none() {
+    if !args.as_root && !ids.full_range && args.root.is_none() {
         restore_caller_ids(ids).map_err(forbidden)?;
     }
     let path = find(program)?;
@@ -188,7 +188,7 @@ fn typed(args: &Run, option: &str) -> String {
 
 /// The architecture of a program that this host does not run itself.
 fn foreign_arch(path: &Path, own: Option<&'static Arch>) -> Option<&'static Arch> {
-    let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::look(path).kind else { return None };
+    let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::inspect(path).kind else { return None };
     (Some(arch) != own).then_some(arch)
 }
 
@@ -224,7 +224,7 @@ fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
 
 /// The emulator itself, with the program as its argument.
 fn direct(args: &Run, program: &Path, found: &Found) -> Result<Infallible, Failure> {
-    let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::look(program).kind else {
+    let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::inspect(program).kind else {
         let problem = Diagnostic::new(format!(
             "{} is no program of an architecture that QEMU knows",
             display_path(program)

@@ -56,11 +56,11 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
         handlers: &handlers,
         enabled,
         native: &|file| natives.runs(file),
-        look: &|path| seen.look(path),
+        inspect: &|path| seen.inspect(path),
     };
     let mut known = if args.no_verify {
         // Has every native question asked before the first answer is printed, as `know` does.
-        names.iter().for_each(|name| drop(table.predict(&ExecTarget::look(name))));
+        names.iter().for_each(|name| drop(table.predict(&ExecTarget::inspect(name))));
         Known::default()
     } else {
         know(&names, &table, is_mounted)?
@@ -73,7 +73,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
     // Each answer is told before the next file is looked at: they may be a hundred thousand.
     let answers = || {
         names.iter().map(|name| {
-            let candidate = ExecTarget::look(name);
+            let candidate = ExecTarget::inspect(name);
             let answer = explain(&candidate, &table.predict(&candidate), &table, &known);
             all_run.set(all_run.get() && answer.runs);
             (candidate, answer)
@@ -138,12 +138,12 @@ impl Seen {
     /// How many are kept: every file of a list could be a script for a program of its own.
     const MOST: usize = 1000;
 
-    fn look(&self, path: &Path) -> Rc<ExecTarget> {
+    fn inspect(&self, path: &Path) -> Rc<ExecTarget> {
         let mut seen = self.0.borrow_mut();
         if let Some(candidate) = seen.get(path) {
             return Rc::clone(candidate);
         }
-        let candidate = Rc::new(ExecTarget::look(path));
+        let candidate = Rc::new(ExecTarget::inspect(path));
         if seen.len() < Self::MOST {
             seen.insert(path.to_owned(), Rc::clone(&candidate));
         }
@@ -164,7 +164,7 @@ fn subject(candidate: &ExecTarget) -> Option<ProbeTarget> {
 fn know(names: &Names<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known, Diagnostic> {
     let mut subjects = HashSet::new();
     let mut interpreters = BTreeSet::new();
-    for candidate in names.iter().map(ExecTarget::look) {
+    for candidate in names.iter().map(ExecTarget::inspect) {
         let prediction = table.predict(&candidate);
         match prediction.steps.into_iter().next() {
             Some(Step::Handler { interpreter, .. }) => {

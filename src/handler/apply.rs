@@ -67,8 +67,8 @@ pub fn steps(wanted: &[ConfigLine<'_>], handlers: &[Handler], guarded: &[Guarded
             steps.push(Step::Superseded(later));
             continue;
         }
-        let place = order.iter().position(|name| *name == rule.name());
-        let in_front = order.get(..place.unwrap_or_default()).unwrap_or_default();
+        let location = order.iter().position(|name| *name == rule.name());
+        let in_front = order.get(..location.unwrap_or_default()).unwrap_or_default();
         let is_behind = before.iter().any(|other| in_front.contains(&other.name()) && overlap(other, rule));
         let stands = handlers.iter().any(|handler| handler.name == *rule.name() && handler.entry.is(rule));
         before.push(rule);
@@ -78,7 +78,7 @@ pub fn steps(wanted: &[ConfigLine<'_>], handlers: &[Handler], guarded: &[Guarded
         }
         order.retain(|name| *name != rule.name());
         order.insert(0, rule.name());
-        steps.push(Step::Register { replaces: place.is_some() });
+        steps.push(Step::Register { replaces: location.is_some() });
     }
     steps
 }

@@ -181,7 +181,7 @@ fn os_abi(value: u8) -> &'static str {
 impl ExecTarget {
     /// Looks at the file at `path`: one open, one read.
     #[must_use]
-    pub fn look(path: &Path) -> Self {
+    pub fn inspect(path: &Path) -> Self {
         let mut candidate =
             Self { path: path.to_owned(), id: None, head: Vec::new(), kind: Kind::Unknown, denied: None };
         // Non-blocking, as the path may be that of a pipe.
@@ -328,7 +328,7 @@ mod tests {
         let kind = |name: &str, content: &[u8]| {
             let path = directory.path().join(name);
             fs::write(&path, content).unwrap();
-            ExecTarget::look(&path).kind.to_string()
+            ExecTarget::inspect(&path).kind.to_string()
         };
         assert_eq!(kind("a", b""), "empty file");
         assert_eq!(kind("b", b"MZ\x90"), "Windows or DOS program (MZ)");
@@ -349,9 +349,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let plain = directory.path().join("plain");
         fs::write(&plain, "x").unwrap();
-        assert_eq!(ExecTarget::look(&plain).denied, Some(AccessError::NotExecutable));
-        assert_eq!(ExecTarget::look(directory.path()).denied, Some(AccessError::NotAFile));
-        assert_eq!(ExecTarget::look(&directory.path().join("none")).denied, Some(AccessError::Missing));
-        assert_eq!(ExecTarget::look(&plain.join("x")).denied, Some(AccessError::Path(Errno::ENOTDIR)));
+        assert_eq!(ExecTarget::inspect(&plain).denied, Some(AccessError::NotExecutable));
+        assert_eq!(ExecTarget::inspect(directory.path()).denied, Some(AccessError::NotAFile));
+        assert_eq!(ExecTarget::inspect(&directory.path().join("none")).denied, Some(AccessError::Missing));
+        assert_eq!(ExecTarget::inspect(&plain.join("x")).denied, Some(AccessError::Path(Errno::ENOTDIR)));
     }
 }

@@ -83,7 +83,7 @@ pub struct Table<'a> {
     /// Whether this host runs ELF programs that begin like this itself.
     pub native: &'a dyn Fn(&ExecTarget) -> bool,
     /// Looks at a file. Many files have the same interpreter: it may have been looked at before.
-    pub look: &'a dyn Fn(&Path) -> Rc<ExecTarget>,
+    pub inspect: &'a dyn Fn(&Path) -> Rc<ExecTarget>,
 }
 
 impl Table<'_> {
@@ -106,7 +106,7 @@ impl Table<'_> {
             return fails(Errno::ENOEXEC, file, Reason::NoHandler);
         }
         let Kind::Elf(Elf { loader: Some(loader), class, .. }) = &file.kind else { return End::Starts };
-        let there = (self.look)(loader);
+        let there = (self.inspect)(loader);
         // `load_elf_binary` reads a whole header of the loader before it looks at it (K52).
         let header = if *class == 2 { 64 } else { 52 };
         let errno = match there.denied {
@@ -159,7 +159,7 @@ impl Exec<'_> {
     fn start_interpreter(&mut self, handler: &Handler) -> ControlFlow<End, Rc<ExecTarget>> {
         let flags = handler.entry.flags;
         let interpreter = handler.entry.interpreter.clone().unwrap_or_default();
-        let next = (self.table.look)(&interpreter);
+        let next = (self.table.inspect)(&interpreter);
         self.steps.push(Step::Handler { name: handler.name.clone(), interpreter });
         // With `F` the file was opened at registration: what its path leads to now does not matter (K47, K54).
         let is_pinned = flags.contains(Flags::FIX_BINARY);
@@ -174,7 +174,7 @@ impl Exec<'_> {
     fn start_script(&mut self, interpreter: PathBuf) -> Rc<ExecTarget> {
         // Opening no name at all opens the current directory.
         let is_nameless = interpreter.as_os_str().is_empty();
-        let next = (self.table.look)(if is_nameless { Path::new(".") } else { &interpreter });
+        let next = (self.table.inspect)(if is_nameless { Path::new(".") } else { &interpreter });
         self.steps.push(Step::Script { interpreter });
         self.denied = next.denied;
         next

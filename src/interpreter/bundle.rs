@@ -36,7 +36,7 @@ use crate::system::temp_dir::TempDir;
 #[used]
 static SEAL: [u8; 24] = *b"\x00qus bundle seal\0\0\0\0\0\0\0\0";
 /// Length of the mark.
-const MARK: usize = 16;
+const SEAL_MARK: usize = 16;
 
 /// The executable of this process.
 const OWN: &str = "/proc/self/exe";
@@ -268,7 +268,7 @@ pub struct Content {
 
 /// Length of the whole bundle by its seal.
 fn seal_length(seal: &[u8]) -> u64 {
-    let bytes = seal.get(MARK..MARK + 8).and_then(|bytes| bytes.try_into().ok());
+    let bytes = seal.get(SEAL_MARK..SEAL_MARK + 8).and_then(|bytes| bytes.try_into().ok());
     bytes.map_or(0, u64::from_le_bytes)
 }
 
@@ -348,10 +348,10 @@ fn index_and_trailer(
 
 /// Writes the length of the bundle into the seal of `executable`.
 fn seal(executable: &mut [u8], path: &Path, length: u64) -> Result<(), BundleError> {
-    let mark = std::hint::black_box(&SEAL).get(..MARK).unwrap_or_default();
-    let places: Vec<usize> = memchr::memmem::find_iter(executable, mark).collect();
-    let [place] = places.as_slice() else { return Err(BundleError::NoSeal(path.to_owned())) };
-    let bytes = executable.get_mut(place + MARK..place + MARK + 8);
+    let mark = std::hint::black_box(&SEAL).get(..SEAL_MARK).unwrap_or_default();
+    let search_dirs: Vec<usize> = memchr::memmem::find_iter(executable, mark).collect();
+    let [location] = search_dirs.as_slice() else { return Err(BundleError::NoSeal(path.to_owned())) };
+    let bytes = executable.get_mut(location + SEAL_MARK..location + SEAL_MARK + 8);
     bytes.ok_or_else(|| BundleError::NoSeal(path.to_owned()))?.copy_from_slice(&length.to_le_bytes());
     Ok(())
 }
@@ -468,8 +468,8 @@ mod tests {
     fn a_cut_or_longer_bundle_is_damaged() {
         let directory = tempfile::tempdir().unwrap();
         let (path, bytes) = bundle(directory.path());
-        let place = memchr::memmem::find(&bytes, &SEAL[..MARK]).unwrap();
-        let written = seal_length(&bytes[place..]);
+        let location = memchr::memmem::find(&bytes, &SEAL[..SEAL_MARK]).unwrap();
+        let written = seal_length(&bytes[location..]);
         assert_eq!(written, bytes.len() as u64);
         assert!(Bundle::of_length(&path, written).unwrap().is_some());
         for length in (0..bytes.len()).step_by(7) {

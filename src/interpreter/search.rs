@@ -45,19 +45,19 @@ pub struct SearchResult {
     pub unfit: Vec<(PathBuf, CheckError)>,
 }
 
-/// Looks for interpreters in `places`, one after the other; the first fit one of an architecture is taken.
+/// Looks for interpreters in `search_dirs`, one after the other; the first fit one of an architecture is taken.
 ///
 /// `wanted` says for which architectures, and which files. Every directory is listed once; only wanted files are opened.
 /// A place that does not exist, or cannot be listed, has none.
 pub fn search(
-    places: &[PathBuf],
+    search_dirs: &[PathBuf],
     host: &[u8],
     mut wanted: impl FnMut(&'static Arch, &Path) -> bool,
 ) -> BTreeMap<&'static str, SearchResult> {
     let mut found = BTreeMap::<_, SearchResult>::new();
-    for place in places {
-        tracing::debug!("search {}", place.display());
-        for (arch, path) in candidates(place) {
+    for location in search_dirs {
+        tracing::debug!("search {}", location.display());
+        for (arch, path) in candidates(location) {
             if found.get(arch.name).is_some_and(|found| found.interpreter.is_some()) || !wanted(arch, &path) {
                 continue;
             }
@@ -72,12 +72,12 @@ pub fn search(
 }
 
 /// Files of an interpreter's name in a directory, ordered by architecture, best naming scheme first.
-fn candidates(place: &Path) -> Vec<(&'static Arch, PathBuf)> {
-    let names = fs::read_dir(place).into_iter().flatten().flatten().map(|file| file.file_name());
+fn candidates(location: &Path) -> Vec<(&'static Arch, PathBuf)> {
+    let names = fs::read_dir(location).into_iter().flatten().flatten().map(|file| file.file_name());
     let mut candidates: Vec<_> =
         names.filter_map(|name| scheme(name.as_bytes()).map(|(rank, arch)| (arch, rank, name))).collect();
     candidates.sort_by_key(|(arch, rank, _)| (arch.name, *rank));
-    candidates.into_iter().map(|(arch, _, name)| (arch, place.join(name))).collect()
+    candidates.into_iter().map(|(arch, _, name)| (arch, location.join(name))).collect()
 }
 
 /// Directories that are searched when none is named, in this order: what `QUS_INTERPRETER_DIR` and `QEMU_BIN_DIR` name,

@@ -10,7 +10,7 @@ use super::file_slice::FileSlice;
 use super::{PackageError, Progress};
 
 /// Where a folder, such as an unpacked package or a root filesystem, keeps its programs.
-const PLACES: [&str; 3] = ["", "bin", "usr/bin"];
+const LOCATIONS: [&str; 3] = ["", "bin", "usr/bin"];
 
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -28,11 +28,11 @@ impl Directory {
         sink: &mut Extractor<'_>,
         progress: &dyn Progress,
     ) -> Result<(), PackageError> {
-        for place in PLACES {
-            let directory = if place.is_empty() { self.path.clone() } else { self.path.join(place) };
+        for location in LOCATIONS {
+            let directory = if location.is_empty() { self.path.clone() } else { self.path.join(location) };
             let entries = match fs::read_dir(&directory) {
                 Ok(entries) => entries,
-                Err(error) if !place.is_empty() && absent(&error) => continue,
+                Err(error) if !location.is_empty() && absent(&error) => continue,
                 Err(source) => return Err(PackageError::Open { path: directory, source }),
             };
             let mut names = Vec::new();

@@ -126,7 +126,7 @@ impl Headers<'_> {
             (None, None, None, None, None);
         for entry in 0..header.entries {
             let bytes: [u8; 16] = self.bytes(header.index.saturating_add(u64::from(entry) * 16))?;
-            let place = match (word(&bytes, 0), word(&bytes, 4)) {
+            let location = match (word(&bytes, 0), word(&bytes, 4)) {
                 (NAME, TYPE_STRING) => &mut name,
                 (VERSION, TYPE_STRING) => &mut version,
                 (RELEASE, TYPE_STRING) => &mut release,
@@ -140,7 +140,7 @@ impl Headers<'_> {
             } else {
                 self.text(at, header.end)?
             };
-            *place = Some(value);
+            *location = Some(value);
         }
         let need = |value: Option<String>, what: &str| {
             value.ok_or_else(|| self.malformed(format!("the header has no {what}")))

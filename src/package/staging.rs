@@ -114,27 +114,27 @@ impl Staging {
     pub(super) fn commit(mut self) -> Result<Vec<Placed>, PackageError> {
         let mut plan = Vec::new();
         for staged in std::mem::take(&mut self.staged) {
-            let (mut place, mut path, mut below) = (self.hold()?, self.dest.clone(), None);
+            let (mut location, mut path, mut below) = (self.hold()?, self.dest.clone(), None);
             if let Some(name) = &staged.directory {
                 path.push(name);
                 let held = Dir::make(&path, &mut self.made)
                     .map_err(|(path, source)| PackageError::Write { path, source })?;
-                place = held.path();
+                location = held.path();
                 below = Some(held);
             }
-            place.push(&staged.name);
+            location.push(&staged.name);
             path.push(&staged.name);
-            match outcome(staged.path(), &place) {
-                Ok(outcome) => plan.push((staged, place, path, outcome, below)),
+            match outcome(staged.path(), &location) {
+                Ok(outcome) => plan.push((staged, location, path, outcome, below)),
                 Err(source) => return Err(PackageError::Write { path, source }),
             }
         }
         let mut placed = Vec::new();
-        for (staged, place, path, outcome, _below) in plan {
+        for (staged, location, path, outcome, _below) in plan {
             if outcome != Outcome::Same {
                 staged
                     .file
-                    .persist(&place)
+                    .persist(&location)
                     .map_err(|source| PackageError::Write { path: path.clone(), source })?;
             }
             placed.push(Placed { name: staged.name, path, size: staged.size, outcome });

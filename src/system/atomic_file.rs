@@ -150,12 +150,12 @@ mod tests {
     #[test]
     fn only_what_nobody_holds_is_swept() {
         let directory = tempfile::tempdir().unwrap();
-        let place = |name: &str| directory.path().join(name);
+        let location = |name: &str| directory.path().join(name);
         for name in [".qus-new-aB3456", ".qus-new-short", ".qus-new-1234567", ".qus-new-a.3456", "other"] {
-            fs::write(place(name), "half").unwrap();
+            fs::write(location(name), "half").unwrap();
         }
-        symlink("other", place(".qus-new-linked")).unwrap();
-        fs::create_dir(place(".qus-new-folder")).unwrap();
+        symlink("other", location(".qus-new-linked")).unwrap();
+        fs::create_dir(location(".qus-new-folder")).unwrap();
         remove_stale(directory.path());
         let left = [
             ".qus-new-1234567",

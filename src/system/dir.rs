@@ -218,20 +218,24 @@ mod tests {
     #[test]
     fn a_folder_is_found_as_the_kernel_finds_it() {
         let directory = tempfile::tempdir().unwrap();
-        let place = |name: &str| directory.path().join(name);
-        fs::create_dir_all(place("a/b")).unwrap();
-        symlink("a/../a/./b", place("relative")).unwrap();
-        symlink(place("relative"), place("absolute")).unwrap();
-        symlink("circle", place("circle")).unwrap();
-        symlink("nowhere", place("dangling")).unwrap();
-        fs::write(place("a/b/file"), "here").unwrap();
+        let location = |name: &str| directory.path().join(name);
+        fs::create_dir_all(location("a/b")).unwrap();
+        symlink("a/../a/./b", location("relative")).unwrap();
+        symlink(location("relative"), location("absolute")).unwrap();
+        symlink("circle", location("circle")).unwrap();
+        symlink("nowhere", location("dangling")).unwrap();
+        fs::write(location("a/b/file"), "here").unwrap();
         for name in ["a/b", "a/b/", "relative", "absolute", "absolute/../b", "a/../relative/."] {
-            let held = Dir::open(&place(name)).unwrap();
+            let held = Dir::open(&location(name)).unwrap();
             assert_eq!(fs::read(held.path().join("file")).unwrap(), b"here", "{name}");
         }
         for name in ["circle", "dangling", "a/b/file", "a/b/file/x", "none/b"] {
-            let error = Dir::open(&place(name)).unwrap_err();
-            assert_eq!(error.raw_os_error(), fs::read_dir(place(name)).unwrap_err().raw_os_error(), "{name}");
+            let error = Dir::open(&location(name)).unwrap_err();
+            assert_eq!(
+                error.raw_os_error(),
+                fs::read_dir(location(name)).unwrap_err().raw_os_error(),
+                "{name}"
+            );
         }
         assert!(Dir::open(Path::new("")).unwrap().path().join("Cargo.toml").exists());
     }
@@ -239,32 +243,32 @@ mod tests {
     #[test]
     fn what_is_missing_is_made_and_told() {
         let directory = tempfile::tempdir().unwrap();
-        let place = |name: &str| directory.path().join(name);
-        fs::create_dir(place("there")).unwrap();
-        symlink("there", place("link")).unwrap();
+        let location = |name: &str| directory.path().join(name);
+        fs::create_dir(location("there")).unwrap();
+        symlink("there", location("link")).unwrap();
         let mut made = Vec::new();
-        Dir::make(&place("link/one/two"), &mut made).unwrap();
-        assert_eq!(made, [place("there/one"), place("there/one/two")]);
+        Dir::make(&location("link/one/two"), &mut made).unwrap();
+        assert_eq!(made, [location("there/one"), location("there/one/two")]);
         assert_eq!(fs::metadata(&made[1]).unwrap().permissions().mode() & 0o7777, 0o755);
-        Dir::make(&place("link/one/two"), &mut made).unwrap();
+        Dir::make(&location("link/one/two"), &mut made).unwrap();
         assert_eq!(made.len(), 2);
-        fs::write(place("file"), "").unwrap();
-        let (path, error) = Dir::make(&place("file/below"), &mut made).unwrap_err();
-        assert_eq!((path, error.raw_os_error()), (place("file"), Some(Errno::ENOTDIR as i32)));
+        fs::write(location("file"), "").unwrap();
+        let (path, error) = Dir::make(&location("file/below"), &mut made).unwrap_err();
+        assert_eq!((path, error.raw_os_error()), (location("file"), Some(Errno::ENOTDIR as i32)));
     }
 
     #[test]
     fn a_held_folder_is_the_same_when_another_has_its_name() {
         let directory = tempfile::tempdir().unwrap();
-        let place = |name: &str| directory.path().join(name);
-        fs::create_dir(place("it")).unwrap();
-        let held = Dir::open(&place("it")).unwrap();
-        fs::rename(place("it"), place("moved")).unwrap();
-        symlink("/", place("it")).unwrap();
+        let location = |name: &str| directory.path().join(name);
+        fs::create_dir(location("it")).unwrap();
+        let held = Dir::open(&location("it")).unwrap();
+        fs::rename(location("it"), location("moved")).unwrap();
+        symlink("/", location("it")).unwrap();
         fs::write(held.path().join("file"), "here").unwrap();
         held.sync().unwrap();
-        assert_eq!(fs::read(place("moved/file")).unwrap(), b"here");
-        fs::remove_dir_all(place("moved")).unwrap();
+        assert_eq!(fs::read(location("moved/file")).unwrap(), b"here");
+        fs::remove_dir_all(location("moved")).unwrap();
         let error = held.temporary(".test-", 6).unwrap_err();
         assert_eq!(error.to_string(), "No such file or directory (os error 2)");
     }

@@ -180,21 +180,21 @@ mod tests {
     fn only_stale_directories_are_swept() {
         let parent = tempfile::tempdir().unwrap();
         let held = TempDir::create_in(parent.path(), 0o700).unwrap();
-        let place = |name: &str| parent.path().join(name);
+        let location = |name: &str| parent.path().join(name);
         for name in ["qus-tmp-aB345678", "qus-tmp-short", "qus-tmp-a.345678", "qus-aB3456"] {
-            fs::create_dir(place(name)).unwrap();
+            fs::create_dir(location(name)).unwrap();
         }
-        fs::write(place("qus-tmp-aB345678/probe"), "x").unwrap();
-        fs::write(place("qus-tmp-ordinary"), "a file").unwrap();
-        symlink("qus-aB3456", place("qus-tmp-linked00")).unwrap();
-        fs::write(place("qus-aB3456/kept"), "x").unwrap();
+        fs::write(location("qus-tmp-aB345678/probe"), "x").unwrap();
+        fs::write(location("qus-tmp-ordinary"), "a file").unwrap();
+        symlink("qus-aB3456", location("qus-tmp-linked00")).unwrap();
+        fs::write(location("qus-aB3456/kept"), "x").unwrap();
         let second = TempDir::create_in(parent.path(), 0o700).unwrap();
         assert!(held.path().exists() && second.path().exists());
         drop((held, second));
         let left =
             ["qus-aB3456", "qus-tmp-a.345678", "qus-tmp-linked00", "qus-tmp-ordinary", "qus-tmp-short"];
         assert_eq!(names(parent.path()), left);
-        assert!(place("qus-aB3456/kept").exists());
+        assert!(location("qus-aB3456/kept").exists());
     }
 
     #[test]

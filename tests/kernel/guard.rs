@@ -24,7 +24,7 @@ pub(crate) struct Machine(BTreeMap<String, String>);
 
 impl Machine {
     /// Looks at the machine.
-    pub(crate) fn look() -> Self {
+    pub(crate) fn inspect() -> Self {
         let mut seen = BTreeMap::new();
         for directory in WHOLE {
             walk(Path::new(directory), &mut seen);
@@ -93,12 +93,12 @@ kernel_test!(a_changed_machine_is_noticed);
 pub(crate) fn a_changed_machine_is_noticed(lab: &crate::lab::Lab) {
     use nix::mount::{MsFlags, mount};
     mount(Some("none"), "/etc", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-    let before = Machine::look();
-    assert_eq!(before.differences(&Machine::look()), [""; 0]);
+    let before = Machine::inspect();
+    assert_eq!(before.differences(&Machine::inspect()), [""; 0]);
     fs::write("/etc/new", "").unwrap();
     lab.register(b":new:E::new::/bin/true:").unwrap();
     mount(Some("none"), "/mnt", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-    let found = before.differences(&Machine::look()).join("\n");
+    let found = before.differences(&Machine::inspect()).join("\n");
     for name in ["/etc/new: None", "binfmt_misc/new: None", "tmpfs"] {
         assert!(found.contains(name), "no {name} in {found}");
     }

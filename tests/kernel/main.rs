@@ -187,13 +187,13 @@ fn main() -> ExitCode {
     if obstacle.is_none() {
         downloads::prepare();
     }
-    let machine = Machine::look();
+    let machine = Machine::inspect();
     let missing = |test: &Test| match &obstacle {
         None if test.strace && !has_strace => Some("there is no strace here".to_owned()),
         obstacle => obstacle.clone(),
     };
     let conclusion = conclude(&arguments, tests, missing);
-    let differences = machine.differences(&Machine::look());
+    let differences = machine.differences(&Machine::inspect());
     if !differences.is_empty() {
         eprintln!("the tests changed this machine:\n{}", differences.join("\n"));
         return ExitCode::FAILURE;

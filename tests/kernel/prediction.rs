@@ -219,9 +219,9 @@ impl<'a> World<'a> {
             handlers: &self.handlers,
             enabled: self.enabled,
             native: &native,
-            look: &|path| Rc::new(ExecTarget::look(path)),
+            inspect: &|path| Rc::new(ExecTarget::inspect(path)),
         };
-        table.predict(&ExecTarget::look(file))
+        table.predict(&ExecTarget::inspect(file))
     }
 
     /// Whether the file was started; the error says how the kernel differs.

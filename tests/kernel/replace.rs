@@ -27,10 +27,10 @@ fn a_handler_is_in_place_throughout(lab: &Lab) {
     let directories = [downloads::newer(), downloads::distribution()];
     lab.done(["register", "arm"]);
     let stop = AtomicBool::new(false);
-    let until_stopped = |look: &dyn Fn()| {
+    let until_stopped = |inspect: &dyn Fn()| {
         let mut count = 0;
         while !stop.load(Ordering::Relaxed) {
-            look();
+            inspect();
             count += 1;
         }
         count

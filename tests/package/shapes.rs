@@ -162,12 +162,12 @@ fn a_hostile_cpio_archive_is_refused() {
         let content = rpm(&Cpio::new().member("qemu-arm", mode, (9, 1), 0, b"").done());
         assert!(lab.extract(&content, &["qemu-arm"]).unwrap().placed.is_empty());
     }
-    let mut many = Cpio::new();
+    let mut full_range = Cpio::new();
     for _ in 0..=1000 {
-        many = many.member("l", 0o100_755, (9, 2), 0, b"");
+        full_range = full_range.member("l", 0o100_755, (9, 2), 0, b"");
     }
     let message = "PACKAGE is damaged: the payload: more than 1000 hard links wait for their content";
-    assert_eq!(refused(many), message);
+    assert_eq!(refused(full_range), message);
 }
 
 #[test]
@@ -290,8 +290,8 @@ fn a_lying_image_is_refused() {
         refused(&" ".repeat((1 << 20) + 1)),
         "PACKAGE: manifest.json exceeds a limit: larger than 1 MiB"
     );
-    let many = serde_json::json!([{"Layers": vec!["manifest.json"; 513]}]).to_string();
-    assert_eq!(refused(&many), "PACKAGE is damaged: it has more than 512 layers");
+    let full_range = serde_json::json!([{"Layers": vec!["manifest.json"; 513]}]).to_string();
+    assert_eq!(refused(&full_range), "PACKAGE is damaged: it has more than 512 layers");
     // An image is no layer of itself.
     let message = refused(r#"[{"Layers":["manifest.json"]}]"#);
     assert!(message.starts_with("cannot unpack manifest.json of PACKAGE"), "{message}");

@@ -142,10 +142,10 @@ fn register(
     failures: &mut Vec<String>,
     adapter: &mut Adapter<'_>,
 ) -> Result<(), EarlyExit> {
-    let places = std::env::var_os("QEMU_BINARY_PATH").filter(|path| !path.is_empty());
+    let search_dirs = std::env::var_os("QEMU_BINARY_PATH").filter(|path| !path.is_empty());
     let request = Register {
         arches,
-        interpreter_dir: places.map(PathBuf::from).into_iter().collect(),
+        interpreter_dir: search_dirs.map(PathBuf::from).into_iter().collect(),
         ..Register::default()
     };
     let (status, report) = adapter.register(&request)?;
@@ -349,9 +349,10 @@ fn versions() -> Result<Vec<String>, Diagnostic> {
 
 fn first_version() -> Result<Option<String>, Diagnostic> {
     let named = std::env::var_os("QEMU_BINARY_PATH").map(PathBuf::from);
-    let places = named.map_or_else(|| default_search_dirs(&store::all_fetched()), |place| vec![place]);
+    let search_dirs =
+        named.map_or_else(|| default_search_dirs(&store::all_fetched()), |location| vec![location]);
     let mut one = None;
-    let found = search(&places, &self_exe_header()?, |arch, _| *one.get_or_insert(arch) == arch);
+    let found = search(&search_dirs, &self_exe_header()?, |arch, _| *one.get_or_insert(arch) == arch);
     let interpreters = found.values().filter_map(|found| found.interpreter.as_ref());
     Ok(versions_of(interpreters.map(|interpreter| interpreter.path.as_path()))
         .into_values()

@@ -148,8 +148,8 @@ impl State {
             statvfs(instance.path()).is_ok_and(|filesystem| filesystem.flags().contains(FsFlags::ST_RDONLY));
         let emulated: BTreeSet<&str> =
             handlers.iter().filter_map(classify::emulated_arch).map(|arch| arch.name).collect();
-        let places = default_search_dirs(&store::all_fetched());
-        let found = search(&places, &host, |arch, _| emulated.contains(arch.name));
+        let search_dirs = default_search_dirs(&store::all_fetched());
+        let found = search(&search_dirs, &host, |arch, _| emulated.contains(arch.name));
         let at_hand =
             found.into_iter().filter_map(|(arch, found)| Some((arch, found.interpreter?.path))).collect();
         let natives = if verify { natives(&host, &handlers) } else { BTreeMap::new() };

@@ -30,7 +30,7 @@ pub(super) fn act(
     inputs: &Inputs,
 ) -> Result<(), Diagnostic> {
     let mut act = Act { instance, items, inputs };
-    act.sweep()?;
+    act.remove_stale()?;
     let mut open = Vec::new();
     for (item, registration) in work {
         let Some(arch) = act.inputs.arches.get(item).copied() else { continue };
@@ -73,7 +73,7 @@ struct Act<'a> {
 impl Act<'_> {
     /// Removes the interims that killed processes left behind handlers that need nothing. Where there is work to do, they
     /// are superseded anyway.
-    fn sweep(&self) -> Result<(), Diagnostic> {
+    fn remove_stale(&self) -> Result<(), Diagnostic> {
         for handler in &self.inputs.handlers {
             let Some(arch) = classify::emulated_arch(handler) else { continue };
             let mut items = self.inputs.arches.iter().zip(self.items.iter());

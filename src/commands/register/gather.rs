@@ -32,7 +32,7 @@ pub(super) struct Inputs {
     /// What this is about.
     pub(super) arches: Vec<&'static Arch>,
     /// Where interpreters were looked for.
-    pub(super) places: Vec<PathBuf>,
+    pub(super) search_dirs: Vec<PathBuf>,
     /// Whether probes are executed.
     pub(super) verify: bool,
     /// Whether missing interpreters would be fetched, and a dry run does not fetch them.
@@ -66,7 +66,7 @@ impl Inputs {
             handlers,
             host: self_exe_header()?,
             arches: named(&args.arches).unwrap_or_default(),
-            places: Vec::new(),
+            search_dirs: Vec::new(),
             verify: !args.no_verify && !args.dry_run,
             is_dry_fetch: args.dry_run && args.fetch,
             persist: args.persist,
@@ -175,11 +175,11 @@ impl Inputs {
             let mut found = fetched.found(&self.host);
             found.retain(|name, _| Arch::from_qemu_target(name).is_some_and(|arch| self.is_wanted(arch)));
             self.found = found;
-            self.places = vec![fetched.dest];
+            self.search_dirs = vec![fetched.dest];
             self.refused = fetched.refused.into_iter().map(|file| (file.arch, file.reason)).collect();
             return Ok(());
         }
-        self.places = if args.interpreter_dir.is_empty() {
+        self.search_dirs = if args.interpreter_dir.is_empty() {
             let fetched = args.dest.iter().cloned().chain(store::all_fetched());
             default_search_dirs(&fetched.collect::<Vec<_>>())
         } else {
@@ -216,8 +216,9 @@ impl Inputs {
 
     fn search(&mut self) {
         let version = self.version.as_ref();
-        self.found =
-            search(&self.places, &self.host, |arch, path| self.is_wanted(arch) && is_of(version, arch, path));
+        self.found = search(&self.search_dirs, &self.host, |arch, path| {
+            self.is_wanted(arch) && is_of(version, arch, path)
+        });
     }
 
     /// Whether this is about `arch`: it was named, or all are meant that the host does not run itself.
@@ -256,10 +257,11 @@ impl Inputs {
 
     /// The places that were searched, for a person.
     pub(super) fn searched(&self) -> String {
-        let places = self.places.iter().map(|place| display_path(place)).collect::<Vec<_>>().join(", ");
+        let search_dirs =
+            self.search_dirs.iter().map(|location| display_path(location)).collect::<Vec<_>>().join(", ");
         match &self.version {
-            Some(version) => format!("{places}, of QEMU {version}"),
-            None => places,
+            Some(version) => format!("{search_dirs}, of QEMU {version}"),
+            None => search_dirs,
         }
     }
 

@@ -25,7 +25,7 @@ impl Inputs {
     pub(super) fn find_bundled(&mut self) -> Result<(), Diagnostic> {
         let Some(bundle) = own_bundle()? else { return Ok(()) };
         let named: Vec<PathBuf> =
-            named_search_dirs().iter().filter_map(|place| std::path::absolute(place).ok()).collect();
+            named_search_dirs().iter().filter_map(|location| std::path::absolute(location).ok()).collect();
         for member in bundle.members() {
             let Some((arch, version)) =
                 arch_from_file_name(member.name.as_bytes()).zip(member.version.as_ref())
@@ -36,7 +36,7 @@ impl Inputs {
                 continue;
             }
             let is_named = |found: &Interpreter| {
-                found.path.parent().is_some_and(|place| named.iter().any(|named| named == place))
+                found.path.parent().is_some_and(|location| named.iter().any(|named| named == location))
             };
             if self.interpreter(arch).is_some_and(is_named) {
                 continue;

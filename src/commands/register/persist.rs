@@ -120,7 +120,7 @@ impl Persistence {
         work: &[(usize, Registration)],
         inputs: &mut Inputs,
     ) -> Result<(), Diagnostic> {
-        persist::sweep();
+        persist::remove_stale();
         for (item, _) in work {
             let Some(arch) = inputs.arches.get(*item).copied() else { continue };
             inputs.copy_to_persistent_path(arch, &mut self.copies)?;

@@ -351,14 +351,14 @@ impl ArchResult {
     }
 
     fn certainty(&self, scope: Scope) -> String {
-        let place = match scope {
+        let location = match scope {
             Scope::Host => "on this host",
             _ => "in this user namespace",
         };
         match &self.proof {
             None => "unverified".to_owned(),
-            Some(proof) if proof.empty_root => format!("proven {place} and from an empty root"),
-            Some(_) => format!("proven {place}"),
+            Some(proof) if proof.empty_root => format!("proven {location} and from an empty root"),
+            Some(_) => format!("proven {location}"),
         }
     }
 }
@@ -426,8 +426,8 @@ impl RegisterReport {
         if let Some(init_system) = self.init_system
             && self.is_persisted()
         {
-            let place = if self.scope == Scope::Host { "on" } else { "in" };
-            return format!("{place} {}; {}", self.scope, init_system.description());
+            let location = if self.scope == Scope::Host { "on" } else { "in" };
+            return format!("{location} {}; {}", self.scope, init_system.description());
         }
         let until = match (self.lifetime, self.scope) {
             _ if self.held => "until this command is ended",

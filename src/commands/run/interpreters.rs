@@ -35,7 +35,7 @@ impl Wanted<'_> {
     /// # Errors
     /// A wanted architecture has none, and no handler of the host that serves it.
     pub(super) fn find(&self, unpacked: Option<&TempDir>) -> Result<Found, Diagnostic> {
-        let places = if self.args.interpreter_dir.is_empty() {
+        let search_dirs = if self.args.interpreter_dir.is_empty() {
             search_dirs(unpacked)
         } else {
             self.args.interpreter_dir.clone()
@@ -44,14 +44,14 @@ impl Wanted<'_> {
             Some(source) => {
                 self.fetch((!self.arches.is_empty()).then(|| self.arches.to_vec()), Some(source))?
             }
-            None => search(&places, self.host, |arch, path| self.is_asked_for(arch, path)),
+            None => search(&search_dirs, self.host, |arch, path| self.is_asked_for(arch, path)),
         };
         let missing: Vec<&'static Arch> =
             self.arches.iter().copied().filter(|arch| !has_interpreter(&found, arch)).collect();
         if self.args.fetch && !missing.is_empty() {
             found.extend(self.fetch(Some(missing), None)?);
         }
-        self.check(&found, &places)?;
+        self.check(&found, &search_dirs)?;
         Ok(found)
     }
 
@@ -78,7 +78,7 @@ impl Wanted<'_> {
         self.own.is_some_and(|own| own.same_family().contains(&arch.name))
     }
 
-    fn check(&self, found: &Found, places: &[PathBuf]) -> Result<(), Diagnostic> {
+    fn check(&self, found: &Found, search_dirs: &[PathBuf]) -> Result<(), Diagnostic> {
         let is_missing =
             |arch: &&&'static Arch| !has_interpreter(found, arch) && !self.is_of_host_family(arch);
         let missing: Vec<&'static Arch> = self.arches.iter().filter(is_missing).copied().collect();
@@ -88,9 +88,10 @@ impl Wanted<'_> {
             return Ok(());
         }
         let names = missing.iter().map(|arch| arch.name).collect::<Vec<_>>().join(", ");
-        let places = places.iter().map(|place| display_path(place)).collect::<Vec<_>>().join(", ");
+        let search_dirs =
+            search_dirs.iter().map(|location| display_path(location)).collect::<Vec<_>>().join(", ");
         let of = version.map(|version| format!(", of QEMU {version}")).unwrap_or_default();
-        let problem = Diagnostic::new(format!("no interpreter for {names} is in {places}{of}"));
+        let problem = Diagnostic::new(format!("no interpreter for {names} is in {search_dirs}{of}"));
         // If fetching found none, fetching again finds none.
         Err(if self.args.fetch { problem } else { problem.with_hint(typed(self.args, "--fetch")) })
     }

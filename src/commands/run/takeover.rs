@@ -23,8 +23,11 @@ pub(super) fn can_take_over(handler: &Handler) -> Result<(), String> {
         |reason: &dyn std::fmt::Display| format!("{} cannot be opened here: {reason}", display_path(path));
     match changeable_by_others(path) {
         Ok(None) => {}
-        Ok(Some(place)) => {
-            return Err(format!("other users can change {}, and so the interpreter", display_path(&place)));
+        Ok(Some(location)) => {
+            return Err(format!(
+                "other users can change {}, and so the interpreter",
+                display_path(&location)
+            ));
         }
         Err(error) => return Err(cannot_open(&error)),
     }

@@ -111,7 +111,7 @@ fn executed_one<'a>(
     let started = known.trials.get(&subject(file)?)?.host.started?;
     let opens = |handler: &&&Handler| {
         let path = handler.entry.interpreter.as_deref();
-        path.and_then(|path| (table.look)(path).id) == Some(started)
+        path.and_then(|path| (table.inspect)(path).id) == Some(started)
     };
     std::iter::once(&matched_by).chain(rivals).find(opens).copied()
 }

@@ -124,7 +124,7 @@ impl Case<'_> {
     /// A handler works; whether its interpreter is still the file at its path.
     fn verified(&self, handler: &Handler, verification: &Verification) -> Fate {
         let path = handler.entry.interpreter.as_deref();
-        let at_path = path.and_then(|path| (self.table.look)(path).id);
+        let at_path = path.and_then(|path| (self.table.inspect)(path).id);
         let is_replaced = handler.entry.flags.contains(Flags::FIX_BINARY)
             && verification.interpreter.is_some()
             && verification.interpreter != at_path;
@@ -167,7 +167,7 @@ impl Case<'_> {
             }
             Reason::NoHandler if is_itself => self.not_taken(),
             Reason::NoHandler if matches!(self.file.kind, Kind::Script { .. }) && matched_by.is_none() => {
-                let program = (self.table.look)(at);
+                let program = (self.table.inspect)(at);
                 let fate = Case { file: &program, arch: arch_of(&program), ..*self }.not_taken();
                 Fate { text: format!("its interpreter {name} is this: {}; {}", program.kind, fate.text), ..fate }
             }

@@ -20,7 +20,7 @@ pub struct Ids {
     /// Effective group.
     pub gid: Gid,
     /// Whether all ids there are were mapped, as for the host's root, or a whole range of them.
-    pub many: bool,
+    pub full_range: bool,
 }
 
 /// Why a namespace could not be entered.
@@ -124,13 +124,13 @@ pub fn enter_as_root(range: bool) -> Result<Ids, NamespaceError> {
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_err(diagnose)?;
     if let Some(helper) = helper {
         match helper.map() {
-            Ok(()) => return Ok(Ids { uid, gid, many: true }),
+            Ok(()) => return Ok(Ids { uid, gid, full_range: true }),
             Err(MapFailure::NoRange(reason)) => tracing::info!("only one user is mapped: {reason}"),
             Err(MapFailure::Failed(reason)) => tracing::warn!("only one user is mapped: {reason}"),
         }
     }
     map_one((0, uid.as_raw()), (0, gid.as_raw()))?;
-    Ok(Ids { uid, gid, many: false })
+    Ok(Ids { uid, gid, full_range: false })
 }
 
 /// A new user namespace inside of that of [`enter_as_root`], in which the caller is who he was before.
@@ -155,7 +155,7 @@ fn map_one(user: (u32, u32), group: (u32, u32)) -> Result<(), NamespaceError> {
 
 /// Enters the user and mount namespace of process `pid`, and its root directory: what is registered then is what that
 /// process sees.
-pub fn join(pid: u32) -> Result<(), NamespaceError> {
+pub fn enter(pid: u32) -> Result<(), NamespaceError> {
     let open = |kind: &str| {
         let path = PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
         fs::File::open(&path).map_err(|source| NamespaceError::Open { path, source })

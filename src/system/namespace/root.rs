@@ -127,9 +127,9 @@ fn populate_dev(dev: &Root) -> Result<(), RootError> {
 struct Root(OwnedFd);
 
 /// Something in it.
-struct Place(OwnedFd);
+struct Location(OwnedFd);
 
-impl Place {
+impl Location {
     /// A path by which `mount(2)` reaches it, whatever its name means now.
     fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
@@ -149,21 +149,21 @@ impl Root {
     }
 
     /// Opens a file, which is made where there is none.
-    fn create(&self, name: &str) -> Result<Place, RootError> {
+    fn create(&self, name: &str) -> Result<Location, RootError> {
         let how = OpenHow::new()
             .flags(OFlag::O_CREAT | OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
             .mode(Mode::from_bits_truncate(0o644))
             .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-        openat2(&self.0, name, how).map(Place).map_err(failed("create", name))
+        openat2(&self.0, name, how).map(Location).map_err(failed("create", name))
     }
 
     /// The folder `name`, made where there is none.
-    fn directory(&self, name: &str) -> Result<Place, RootError> {
+    fn directory(&self, name: &str) -> Result<Location, RootError> {
         match mkdirat(&self.0, name, Mode::from_bits_truncate(0o755)) {
             Ok(()) | Err(Errno::EEXIST | Errno::EROFS) => {}
             Err(errno) => return Err(failed("create", name)(errno)),
         }
-        self.open(name, OFlag::O_PATH | OFlag::O_DIRECTORY).map(Place)
+        self.open(name, OFlag::O_PATH | OFlag::O_DIRECTORY).map(Location)
     }
 
     /// Puts the host's resolver configuration in the place of the root's.
@@ -174,23 +174,23 @@ impl Root {
             source,
         })?;
         let name = "etc/resolv.conf";
-        let target = self.open(name, OFlag::O_PATH).map(Place).or_else(|_| self.create(name))?;
+        let target = self.open(name, OFlag::O_PATH).map(Location).or_else(|_| self.create(name))?;
         bind(&source, &target)
     }
 
     /// Makes what is called `name` read-only, if it is there; what is mounted further below stays as it is, the instance
     /// among it.
     fn make_read_only(&self, name: &str) -> Result<(), RootError> {
-        let Ok(place) = self.open(name, OFlag::O_PATH).map(Place) else { return Ok(()) };
-        bind(&place.path(), &place)?;
+        let Ok(location) = self.open(name, OFlag::O_PATH).map(Location) else { return Ok(()) };
+        bind(&location.path(), &location)?;
         self.remount_read_only(name)
     }
 
     /// Makes the mount called `name` read-only.
     fn remount_read_only(&self, name: &str) -> Result<(), RootError> {
-        let place = Place(self.open(name, OFlag::O_PATH)?);
+        let location = Location(self.open(name, OFlag::O_PATH)?);
         // What the host has forbidden must be forbidden again: a user namespace may not take it back.
-        let filesystem = fstatvfs(&place.0).map_err(failed("look at", name))?.flags();
+        let filesystem = fstatvfs(&location.0).map_err(failed("look at", name))?.flags();
         let kept = [
             (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
             (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
@@ -199,13 +199,13 @@ impl Root {
         let kept = kept.into_iter().filter(|(flag, _)| filesystem.contains(*flag)).map(|(_, flag)| flag);
         let flags =
             kept.fold(MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, |all, flag| all | flag);
-        mount(None::<&str>, &place.path(), None::<&str>, flags, None::<&str>)
+        mount(None::<&str>, &location.path(), None::<&str>, flags, None::<&str>)
             .map_err(failed("make read-only", name))
     }
 }
 
 /// Makes `target` show what `source` is, with everything mounted below it.
-fn bind(source: &Path, target: &Place) -> Result<(), RootError> {
+fn bind(source: &Path, target: &Location) -> Result<(), RootError> {
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
     mount(Some(source), &target.path(), None::<&str>, flags, None::<&str>).map_err(failed("bind", source))
 }

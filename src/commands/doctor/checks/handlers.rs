@@ -74,7 +74,7 @@ pub(super) fn self_capture(facts: &Facts) -> Vec<Observation> {
     let Ok(host) = self_exe_header() else { return Vec::new() };
     each(facts, |_, handler| {
         let path = handler.entry.interpreter.as_deref()?;
-        let head = ExecTarget::look(path).head;
+        let head = ExecTarget::inspect(path).head;
         let matcher = handler.entry.matcher.as_ref()?;
         let takes =
             handler.entry.enabled && matcher.matches(&head, path) && !matcher.matches(&host, Path::new(""));

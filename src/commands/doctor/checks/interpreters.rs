@@ -62,10 +62,10 @@ pub(super) fn stale(facts: &Facts) -> Vec<Observation> {
 pub(super) fn writable_file(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;
-        let place = changeable_by_others(path).ok()??;
+        let location = changeable_by_others(path).ok()??;
         let (name, shown) = (name(handler), display_path(path));
-        if place != path {
-            let text = format!("{name} runs {shown}, and other users can change {}", display_path(&place));
+        if location != path {
+            let text = format!("{name} runs {shown}, and other users can change {}", display_path(&location));
             let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);
             let hint = replace(state, handler);
             return Some(if pinned {

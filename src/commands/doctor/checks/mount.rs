@@ -85,15 +85,17 @@ pub(super) fn instance_off(facts: &Facts) -> Vec<Observation> {
 }
 
 pub(super) fn scope(facts: &Facts) -> Vec<Observation> {
-    let place = match (&facts.container, facts.is_container) {
+    let location = match (&facts.container, facts.is_container) {
         (Some(engine), _) => format!("a container of {engine}"),
         (None, true) => "a mount namespace that is not the host's".to_owned(),
         (None, false) => "no container".to_owned(),
     };
     match facts.scope {
-        Scope::Host => vec![Observation::ok(format!("handlers here are those of the host; this is {place}"))],
+        Scope::Host => {
+            vec![Observation::ok(format!("handlers here are those of the host; this is {location}"))]
+        }
         scope => {
-            vec![Observation::note(format!("handlers here are those of {scope}; this is {place}"), None)]
+            vec![Observation::note(format!("handlers here are those of {scope}; this is {location}"), None)]
         }
     }
 }
