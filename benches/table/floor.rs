@@ -99,9 +99,9 @@ fn read_entries() -> Result<()> {
 
 /// Reads the beginning of every file of a list whose names each end in a NUL.
 fn read_heads(list: &Path) -> Result<()> {
-    let mut head = [0; PAGE];
+    let mut header = [0; PAGE];
     for name in fs::read(list)?.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let _length = File::open(Path::new(std::ffi::OsStr::from_bytes(name)))?.read(&mut head)?;
+        let _length = File::open(Path::new(std::ffi::OsStr::from_bytes(name)))?.read(&mut header)?;
     }
     Ok(())
 }

@@ -35,28 +35,28 @@ impl FileExt for Bytes<'_> {
 /// Any bytes as a file that somebody wants to start: both readers of ELF agree, and say what is in the file.
 pub fn elf(input: &[u8]) {
     let executable = Executable::read(&Bytes(input));
-    let head = &input[..input.len().min(HEADER_LEN)];
-    if let Some(interpreter) = script_interpreter(head) {
-        assert!(head.starts_with(b"#!") && interpreter.as_os_str().len() < HEADER_LEN);
+    let header = &input[..input.len().min(HEADER_LEN)];
+    if let Some(interpreter) = script_interpreter(header) {
+        assert!(header.starts_with(b"#!") && interpreter.as_os_str().len() < HEADER_LEN);
     }
     if let Ok(executable) = &executable {
-        assert_eq!(executable.head, head);
+        assert_eq!(executable.header, header);
         if let Some(loader) = &executable.loader {
             assert!(loader.len() <= 4096 && !loader.contains(&0));
             assert!(loader.is_empty() || input.windows(loader.len()).any(|window| window == loader));
         }
     }
-    if let Some(arch) = Arch::from_header(head) {
-        assert!(arch.identity.patterns().iter().any(|pattern| pattern.matches(head)), "{}", arch.name);
+    if let Some(arch) = Arch::from_header(header) {
+        assert!(arch.identity.patterns().iter().any(|pattern| pattern.matches(header)), "{}", arch.name);
     }
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     fs::write(file.path(), input).expect("a temporary file can be written");
     let candidate = ExecTarget::inspect(file.path());
-    assert_eq!(candidate.head, head);
+    assert_eq!(candidate.header, header);
     let loader = executable.ok().and_then(|executable| executable.loader);
     match candidate.kind {
         Kind::Elf(elf) => {
-            assert!(head.starts_with(b"\x7fELF"));
+            assert!(header.starts_with(b"\x7fELF"));
             let its = elf.loader.as_ref().map(|loader| loader.as_os_str().as_bytes());
             assert_eq!(its, loader.as_deref());
             assert_printable(&elf.to_string());

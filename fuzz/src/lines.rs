@@ -78,10 +78,10 @@ pub fn pattern(input: &[u8]) {
         return;
     };
     let (one, rest) = take_pattern(offset_1, length_1, masks & 1 != 0, rest);
-    let (two, head) = take_pattern(offset_2, length_2, masks & 2 != 0, rest);
+    let (two, header) = take_pattern(offset_2, length_2, masks & 2 != 0, rest);
     let (Some(one), Some(two)) = (one, two) else { return };
     for (one, two) in [(&one, &two), (&two, &one)] {
-        laws(one, two, head);
+        laws(one, two, header);
     }
 }
 
@@ -92,13 +92,13 @@ fn take_pattern(offset: u8, length: u8, has_mask: bool, bytes: &[u8]) -> (Option
     (Pattern::new(usize::from(offset), magic.to_vec(), mask).ok(), rest)
 }
 
-fn laws(one: &Pattern, two: &Pattern, head: &[u8]) {
-    assert_eq!(one.matches(head), one.differences(head).is_empty());
+fn laws(one: &Pattern, two: &Pattern, header: &[u8]) {
+    assert_eq!(one.matches(header), one.differences(header).is_empty());
     assert!(one.covers(one) && one.overlaps(one) && one.matches(&file_of(one)));
     assert_eq!(one.overlaps(two), two.overlaps(one));
     assert_eq!(one.equivalent(two), one.covers(two) && two.covers(one));
-    assert!(!(one.matches(head) && two.matches(head)) || one.overlaps(two));
-    assert!(!(one.covers(two) && two.matches(head)) || one.matches(head));
+    assert!(!(one.matches(header) && two.matches(header)) || one.overlaps(two));
+    assert!(!(one.covers(two) && two.matches(header)) || one.matches(header));
     // A file that both take, if there is one.
     let (first, second) = (file_of(one), file_of(two));
     let both: Vec<u8> = first.iter().zip(&second).map(|(first, second)| first | second).collect();

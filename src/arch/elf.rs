@@ -24,7 +24,7 @@ const LOADER_MAX: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Executable {
     /// The first bytes of the file, at most [`crate::binfmt::HEADER_LEN`]: what a pattern is compared with.
-    pub head: Vec<u8>,
+    pub header: Vec<u8>,
     /// The program that the kernel starts in its place (`PT_INTERP`); `None` for a static one.
     pub loader: Option<Vec<u8>>,
 }
@@ -72,7 +72,7 @@ impl Executable {
             return Err(ElfError::NotElf);
         }
         let loader = loader_of(file, first)?;
-        Ok(Self { head, loader })
+        Ok(Self { header: head, loader })
     }
 }
 

@@ -87,7 +87,7 @@ impl<'a> Output<'a> {
     }
 
     /// Prints the data of a command: `view` as JSON, or `text`, in which nothing commands a terminal, whoever wrote it.
-    pub fn data<T: Serialize>(&mut self, view: &T, text: impl FnOnce() -> String) -> io::Result<()> {
+    pub fn print_data<T: Serialize>(&mut self, view: &T, text: impl FnOnce() -> String) -> io::Result<()> {
         self.document(view, || escape_lines(&text()).into_owned())
     }
 
@@ -133,7 +133,7 @@ impl<'a> Output<'a> {
     }
 
     /// Tells a person something in passing.
-    pub fn note(&mut self, text: &str) -> io::Result<()> {
+    pub fn info(&mut self, text: &str) -> io::Result<()> {
         if self.quiet { Ok(()) } else { writeln!(self.messages, "qus: {}", escape_lines(text)) }
     }
 
@@ -151,7 +151,7 @@ impl<'a> Output<'a> {
     pub fn failure(&mut self, problem: &Diagnostic) -> io::Result<()> {
         if self.json {
             let error = ErrorDetail { message: &problem.message, hint: problem.hint.as_deref() };
-            self.data(&ErrorView { error }, String::new)?;
+            self.print_data(&ErrorView { error }, String::new)?;
         }
         self.problem(problem)
     }

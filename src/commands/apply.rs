@@ -215,12 +215,12 @@ fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
     let flags = OFlag::O_NONBLOCK.bits();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
     let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    let mut head = Vec::new();
-    file.take(HEADER_LEN as u64).read_to_end(&mut head).ok()?;
+    let mut header = Vec::new();
+    file.take(HEADER_LEN as u64).read_to_end(&mut header).ok()?;
     // As the kernel sees it (K34).
-    head.resize(HEADER_LEN, 0);
+    header.resize(HEADER_LEN, 0);
     Some(InterpreterFile {
-        head,
+        header,
         owned_by_root: is_roots_alone(&metadata),
         set_id: metadata.mode() & 0o6000 != 0,
     })
@@ -234,7 +234,8 @@ fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Gu
     guarded.extend(arch.typical_headers().into_iter().map(Guarded::certain));
     for companion in same_family(arch) {
         let headers = companion.typical_headers();
-        let takes = |line: &Line| headers.iter().any(|head| line.rule.matcher().matches(head, Path::new("")));
+        let takes =
+            |line: &Line| headers.iter().any(|header| line.rule.matcher().matches(header, Path::new("")));
         // The kernel is asked only where the answer matters.
         if !lines.iter().any(takes) {
             continue;
@@ -244,7 +245,8 @@ fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Gu
             tracing::warn!("a dry run does not find out whether this host runs {} itself", companion.name);
         }
         if let Some(reason) = plan::native_refusal(companion, &native) {
-            guarded.extend(headers.into_iter().map(|head| Guarded { head, reason: Some(reason.clone()) }));
+            guarded
+                .extend(headers.into_iter().map(|header| Guarded { header, reason: Some(reason.clone()) }));
         }
     }
     Ok(guarded)
@@ -324,10 +326,10 @@ impl Report for ApplyReport {
                 self.paths.clone()
             };
             let search_dirs: Vec<String> = directories.iter().map(|path| display_path(path)).collect();
-            output.note(&format!("no rule is in {}", search_dirs.join(", ")))?;
+            output.info(&format!("no rule is in {}", search_dirs.join(", ")))?;
         }
         if new > 0 && !self.dry_run {
-            output.note(&format!("{new} handlers are new; whether they work, tells qus verify"))?;
+            output.info(&format!("{new} handlers are new; whether they work, tells qus verify"))?;
         }
         let in_force = self.items.iter().any(|item| !item.outcome.is_wrong());
         if in_force

@@ -101,12 +101,12 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
     let text =
         || format!("{}  {} bytes, with {}", display_path(&view.file), view.size, view.arches.join(" "));
     if is_standard {
-        output.note(&text())?;
+        output.info(&text())?;
     } else {
-        output.data(&view, || text() + "\n")?;
+        output.print_data(&view, || text() + "\n")?;
     }
     if !has_licence {
-        output.note("no licence text of QEMU was found to go with it: the GPL asks for one where the bundle is passed on")?;
+        output.info("no licence text of QEMU was found to go with it: the GPL asks for one where the bundle is passed on")?;
     }
     Ok(Status::Done)
 }

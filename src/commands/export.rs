@@ -109,7 +109,7 @@ pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
             managed_file::write(&path, &file.text, file.executable).map_err(Diagnostic::from)?;
         }
     }
-    output.data(&view, || {
+    output.print_data(&view, || {
         let lines = view.files.iter().filter_map(|file| file.path.as_deref());
         format_table(&lines.map(|path| vec![display_path(path)]).collect::<Vec<_>>())
     })?;

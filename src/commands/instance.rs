@@ -99,7 +99,7 @@ fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Opened> {
     } else {
         ": an instance of this user namespace, which hides the host's handlers"
     };
-    output.note(&format!("mounted binfmt_misc on {}{hides}", path.display()))?;
+    output.info(&format!("mounted binfmt_misc on {}{hides}", path.display()))?;
     Ok(Opened { instance: Some(Instance::open(path).map_err(Diagnostic::from)?), scope, lifetime })
 }
 
@@ -142,5 +142,5 @@ pub(crate) fn switched_off(instance: &Instance) -> Diagnostic {
 
 /// Says where the handlers are that this is about, when that is not the host (rule 7 of docs/design.md).
 pub(crate) fn print_scope(scope: Scope, output: &mut Output<'_>) -> io::Result<()> {
-    if scope == Scope::Host { Ok(()) } else { output.note(&format!("this is about {scope}")) }
+    if scope == Scope::Host { Ok(()) } else { output.info(&format!("this is about {scope}")) }
 }

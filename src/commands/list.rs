@@ -147,7 +147,7 @@ impl Report for ListReport {
         for handler in &self.handlers {
             if let (Some(location), Some(path)) = (&handler.changeable_by_others, &handler.interpreter) {
                 let (name, path) = (escape(&handler.name), display_path(Path::new(path)));
-                output.note(&format!(
+                output.info(&format!(
                     "{name} runs {path}: other users can change {}",
                     display_path(location)
                 ))?;

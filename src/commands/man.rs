@@ -47,7 +47,8 @@ pub(super) fn run(args: &Man, program: clap::Command, output: &mut Output<'_>) -
         files.push(path);
     }
     let view = FilesView { files };
-    output.data(&view, || view.files.iter().map(|path| display_path(path) + "\n").collect::<String>())?;
+    output
+        .print_data(&view, || view.files.iter().map(|path| display_path(path) + "\n").collect::<String>())?;
     Ok(Status::Done)
 }
 

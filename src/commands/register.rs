@@ -108,7 +108,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     {
         hold(end_signals)?;
         remove(instance, &registered.new)?;
-        output.note(&format!("removed the {} handlers that were registered", registered.new.len()))?;
+        output.info(&format!("removed the {} handlers that were registered", registered.new.len()))?;
     }
     Ok(status)
 }

@@ -16,6 +16,6 @@ pub(crate) trait Report: Serialize {
 
 /// Prints a report, as text or as JSON, and its messages.
 pub(crate) fn print(report: &impl Report, output: &mut Output<'_>) -> Result<Status> {
-    output.data(report, || report.text())?;
+    output.print_data(report, || report.text())?;
     report.conclude(output)
 }

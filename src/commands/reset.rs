@@ -184,14 +184,14 @@ impl Report for ResetReport {
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
         if let Some(path) = &self.not_mounted {
             let path = path.display();
-            output.note(&format!(
+            output.info(&format!(
                 "binfmt_misc is not mounted on {path}: no handler can be seen, and none was removed"
             ))?;
             return Ok(self.status());
         }
         print_scope(self.scope, output)?;
         if self.items.is_empty() {
-            output.note("no handler of QEMU's emulators is there")?;
+            output.info("no handler of QEMU's emulators is there")?;
         }
         for back in &self.returns {
             let hint = if back.own {
@@ -200,7 +200,7 @@ impl Report for ResetReport {
                 String::new()
             };
             let (name, file) = (escape(&back.name), display_path(&back.file));
-            output.note(&format!("{name} comes back at boot, by {file}{hint}"))?;
+            output.info(&format!("{name} comes back at boot, by {file}{hint}"))?;
         }
         Ok(self.status())
     }

@@ -65,15 +65,15 @@ pub(super) fn run(args: &Show, output: &mut Output<'_>) -> Result<Status> {
     if args.bundled {
         let bundled = own_bundle()?.map(|bundle| bundle.members().to_vec()).unwrap_or_default();
         let view = BundleView { bundled };
-        output.data(&view, || bundle_text(&view))?;
+        output.print_data(&view, || bundle_text(&view))?;
         return Ok(Status::Done);
     }
     if let Some(arch) = args.arch {
         let view = arch_view(arch)?;
-        output.data(&view, || arch_text(arch, &view))?;
+        output.print_data(&view, || arch_text(arch, &view))?;
     } else {
         let view = TableView { arches: ARCHES.iter().map(summary).collect() };
-        output.data(&view, || table_text(&view))?;
+        output.print_data(&view, || table_text(&view))?;
     }
     Ok(Status::Done)
 }

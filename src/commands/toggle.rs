@@ -112,7 +112,7 @@ impl Report for ToggleReport {
             output.problem(&problem.with_hint(format!("sudo qus register {}", missing.join(" "))))?;
         }
         if self.items.is_empty() {
-            output.note("no handler of QEMU's emulators is there")?;
+            output.info("no handler of QEMU's emulators is there")?;
         }
         let has_failed = self.items.iter().any(|item| item.error.is_some());
         Ok(if has_failed { Status::Failed } else { Status::Done })

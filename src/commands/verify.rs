@@ -247,7 +247,7 @@ impl Report for VerifyReport {
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
         print_scope(self.scope, output)?;
         if self.items.is_empty() {
-            output.note("no handler of an architecture is there")?;
+            output.info("no handler of an architecture is there")?;
         }
         let is_broken = self.items.iter().any(|item| item.health.state == State::Broken);
         Ok(if is_broken { Status::No } else { Status::Done })

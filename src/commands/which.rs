@@ -205,7 +205,7 @@ impl<'a> Natives<'a> {
         let Kind::Elf(Elf { arch: Some(arch), e_type: ET_EXEC | ET_DYN, .. }) = &file.kind else {
             return false;
         };
-        if same_machine(&file.head, &self.host) {
+        if same_machine(&file.header, &self.host) {
             return true;
         }
         if !self.own.is_some_and(|own| own.same_family().contains(&arch.name)) {

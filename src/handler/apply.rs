@@ -22,7 +22,7 @@ pub struct ConfigLine<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterpreterFile {
     /// Its first bytes.
-    pub head: Vec<u8>,
+    pub header: Vec<u8>,
     /// Whether it belongs to root and nobody else may write to it.
     pub owned_by_root: bool,
     /// Whether it has a setuid or setgid bit.
@@ -96,7 +96,7 @@ fn overlap(one: &Rule, other: &Rule) -> bool {
 #[derive(Clone, Debug)]
 pub struct Guarded {
     /// The first bytes of such a file.
-    pub head: Vec<u8>,
+    pub header: Vec<u8>,
     /// Why a rule that takes it is refused; `None` where it is certainly a program of this host.
     pub reason: Option<String>,
 }
@@ -104,15 +104,15 @@ pub struct Guarded {
 impl Guarded {
     /// A file that this host certainly runs itself.
     #[must_use]
-    pub fn certain(head: Vec<u8>) -> Self {
-        Self { head, reason: None }
+    pub fn certain(header: Vec<u8>) -> Self {
+        Self { header, reason: None }
     }
 
     /// Whether `rule` takes the file. The kernel compares a buffer that is filled up with zeros.
     fn is_taken_by(&self, rule: &Rule) -> bool {
-        let mut head = self.head.clone();
-        head.resize(head.len().max(HEADER_LEN), 0);
-        rule.matcher().matches(&head, Path::new(""))
+        let mut header = self.header.clone();
+        header.resize(header.len().max(HEADER_LEN), 0);
+        rule.matcher().matches(&header, Path::new(""))
     }
 }
 
@@ -125,7 +125,7 @@ fn refusal(wanted: &ConfigLine<'_>, guarded: &[Guarded]) -> Option<String> {
         return Some(guarded.reason.clone().unwrap_or_else(|| certain.to_owned()));
     }
     let file = wanted.interpreter?;
-    if rule.matcher().matches(&file.head, path) {
+    if rule.matcher().matches(&file.header, path) {
         return Some(format!("it takes its own interpreter, {}", path.display()));
     }
     if rule.flags().contains(Flags::CREDENTIALS) && !file.owned_by_root {
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn an_interpreter_must_not_take_itself_nor_give_rights_away() {
-        let sound = InterpreterFile { head: b"ELF".to_vec(), owned_by_root: true, set_id: false };
+        let sound = InterpreterFile { header: b"ELF".to_vec(), owned_by_root: true, set_id: false };
         let verdict = |line: &str, file: InterpreterFile| {
             let rule = rule(line);
             steps(&[ConfigLine { rule: &rule, interpreter: Some(&file) }], &[], &[]).remove(0)

@@ -26,7 +26,7 @@ pub struct ExecTarget {
     /// Which file it is; `None` where it could not be opened.
     pub id: Option<FileId>,
     /// Its first bytes, at most [`HEADER_LEN`].
-    pub head: Vec<u8>,
+    pub header: Vec<u8>,
     /// What the bytes mean.
     pub kind: Kind,
     /// Why the kernel would not even look at them: what `execve(2)` says first (K41).
@@ -183,7 +183,7 @@ impl ExecTarget {
     #[must_use]
     pub fn inspect(path: &Path) -> Self {
         let mut candidate =
-            Self { path: path.to_owned(), id: None, head: Vec::new(), kind: Kind::Unknown, denied: None };
+            Self { path: path.to_owned(), id: None, header: Vec::new(), kind: Kind::Unknown, denied: None };
         // Non-blocking, as the path may be that of a pipe.
         let opened = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
         let file = match opened {
@@ -208,7 +208,7 @@ impl ExecTarget {
             let length = file.read_at(&mut first, 0).unwrap_or(0);
             let first = first.get(..length).unwrap_or_default();
             candidate.kind = classify(first, path, &file);
-            candidate.head = first.get(..HEADER_LEN).unwrap_or(first).to_vec();
+            candidate.header = first.get(..HEADER_LEN).unwrap_or(first).to_vec();
         }
         candidate
     }
@@ -283,10 +283,10 @@ fn elf_header(first: &[u8]) -> Option<Elf> {
 ///
 /// What lies behind the end of a short file counts as NUL (K34). The name may be empty: a NUL ends it, too.
 #[must_use]
-pub fn script_interpreter(head: &[u8]) -> Option<PathBuf> {
+pub fn script_interpreter(header: &[u8]) -> Option<PathBuf> {
     let mut window = [0; HEADER_LEN];
-    let length = head.len().min(HEADER_LEN);
-    window.get_mut(..length)?.copy_from_slice(head.get(..length)?);
+    let length = header.len().min(HEADER_LEN);
+    window.get_mut(..length)?.copy_from_slice(header.get(..length)?);
     let line = window.strip_prefix(b"#!")?;
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     // The kernel looks for the end of the line no further than a NUL.
@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn scripts_name_their_interpreter_as_the_kernel_reads_it() {
         let interpreter =
-            |head: &[u8]| script_interpreter(head).map(|path| path.to_str().unwrap().to_owned());
+            |header: &[u8]| script_interpreter(header).map(|path| path.to_str().unwrap().to_owned());
         assert_eq!(interpreter(b"#!/bin/sh\necho"), Some("/bin/sh".to_owned()));
         assert_eq!(interpreter(b"#! \t/usr/bin/env -S python3\n"), Some("/usr/bin/env".to_owned()));
         assert_eq!(interpreter(b"#!/bin/sh"), Some("/bin/sh".to_owned()));

@@ -304,18 +304,18 @@ fn takes_from(rule: &Rule, handler: &Handler) -> bool {
 fn refusal(arch: &Arch, snapshot: &Snapshot<'_>, facts: &Facts<'_>, request: Request) -> Option<Decision> {
     let refused = |reason: String, hint: Option<String>| Some(Decision::Refused { reason, hint });
     let patterns = arch.identity.patterns();
-    let takes = |head: &[u8]| patterns.iter().any(|pattern| pattern.matches(head));
+    let takes = |header: &[u8]| patterns.iter().any(|pattern| pattern.matches(header));
     if !request.force_native
         && let Some(reason) = native_refusal(arch, facts.native)
     {
         return refused(reason, None);
     }
-    if snapshot.guarded.iter().any(|head| takes(head)) {
+    if snapshot.guarded.iter().any(|header| takes(header)) {
         let reason = "its rule takes this host's own programs: none of them could be started any more";
         return refused(reason.to_owned(), None);
     }
     let interpreter = facts.interpreter?;
-    if takes(&interpreter.head) {
+    if takes(&interpreter.header) {
         return refused(format!("its rule takes its own interpreter, {}", interpreter.path.display()), None);
     }
     if request.flags.contains(Flags::CREDENTIALS) && !interpreter.owned_by_root {

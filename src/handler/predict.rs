@@ -112,7 +112,7 @@ impl Table<'_> {
         let errno = match there.denied {
             Some(denied) => denied.errno(),
             None if there.id.is_none() => return End::Starts,
-            None if there.head.len() < header => Errno::EIO,
+            None if there.header.len() < header => Errno::EIO,
             None if !(self.native)(&there) => Errno::ELIBBAD,
             None => return End::Starts,
         };
@@ -141,9 +141,9 @@ impl Exec<'_> {
         }
         let handlers = if self.table.enabled { self.table.handlers } else { &[] };
         let file_was_open = self.has_open_file;
-        let next = if let Some(handler) = first_match(handlers, &file.head, &file.path) {
+        let next = if let Some(handler) = first_match(handlers, &file.header, &file.path) {
             self.start_interpreter(handler)?
-        } else if let Some(interpreter) = script_interpreter(&file.head) {
+        } else if let Some(interpreter) = script_interpreter(&file.header) {
             self.start_script(interpreter)
         } else {
             return ControlFlow::Break(self.table.end_of(file));
@@ -189,7 +189,7 @@ fn fails(errno: Errno, file: &ExecTarget, reason: Reason) -> End {
 #[must_use]
 pub fn matching<'a>(handlers: &'a [Handler], file: &ExecTarget) -> Vec<&'a Handler> {
     let takes = |handler: &&Handler| {
-        handler.entry.matcher.as_ref().is_some_and(|matcher| matcher.matches(&file.head, &file.path))
+        handler.entry.matcher.as_ref().is_some_and(|matcher| matcher.matches(&file.header, &file.path))
     };
     handlers.iter().filter(takes).collect()
 }

@@ -28,7 +28,7 @@ pub struct Interpreter {
     /// Which file that was.
     pub id: FileId,
     /// Its first bytes: a rule must not match them (K37).
-    pub head: Vec<u8>,
+    pub header: Vec<u8>,
     /// Whether it belongs to root and nobody else may write to it: with the flag `C` it will run as root (K61).
     pub owned_by_root: bool,
 }
@@ -115,8 +115,9 @@ impl Interpreter {
             return Err(CheckError::Special);
         }
         let executable = Executable::read(&file)?;
-        if !elf::same_machine(&executable.head, host) {
-            let machine = Arch::from_header(&executable.head).map_or("an unknown machine", |arch| arch.name);
+        if !elf::same_machine(&executable.header, host) {
+            let machine =
+                Arch::from_header(&executable.header).map_or("an unknown machine", |arch| arch.name);
             return Err(CheckError::OtherHost(machine.to_owned()));
         }
         if let Some(loader) = executable.loader {
@@ -134,7 +135,7 @@ impl Interpreter {
         Ok(Self {
             path,
             id: FileId::of(&metadata),
-            head: executable.head,
+            header: executable.header,
             owned_by_root: is_roots_alone(&metadata),
         })
     }
@@ -168,8 +169,8 @@ fn is_noexec(file: &File) -> Result<bool, CheckError> {
 pub fn self_exe_header() -> Result<Vec<u8>, Diagnostic> {
     let failed = |error: io::Error| Diagnostic::new(format!("cannot read /proc/self/exe: {error}"));
     let file = File::open("/proc/self/exe").map_err(failed)?;
-    let mut head = vec![0; HEADER_LEN];
-    let length = std::os::unix::fs::FileExt::read_at(&file, &mut head, 0).map_err(failed)?;
-    head.truncate(length);
-    Ok(head)
+    let mut header = vec![0; HEADER_LEN];
+    let length = std::os::unix::fs::FileExt::read_at(&file, &mut header, 0).map_err(failed)?;
+    header.truncate(length);
+    Ok(header)
 }

@@ -116,8 +116,8 @@ fn a_text_as_interpreter_is_refused(lab: &Lab) {
     fs::create_dir(lab.path("d")).unwrap();
     let file = lab.executable("d/qemu-arm-static", b"an emulator\n");
     unfit(lab, &file, "is not an ELF file").cured_by("qus register --fetch arm");
-    let head = fs::read(interpreter("arm")).unwrap()[..40].to_vec();
-    fs::write(&file, head).unwrap();
+    let header = fs::read(interpreter("arm")).unwrap()[..40].to_vec();
+    fs::write(&file, header).unwrap();
     unfit(lab, &file, "is a damaged ELF file");
 }
 

@@ -61,7 +61,7 @@ fn differential_matching(lab: &Lab) {
                     predicted,
                     "kernel, ours for {} with the content {} among (on: {enabled}) {handlers:#?}",
                     path.display(),
-                    head(&path).escape_ascii()
+                    header(&path).escape_ascii()
                 );
                 *outcomes.entry(described(kernel)).or_default() += 1;
             }
@@ -118,17 +118,17 @@ fn predict(handlers: &[Handler], path: &Path) -> Result<i32, Errno> {
     let mut argv0 = b'*';
     let mut open_files = 0;
     for _ in 0..=REWRITES {
-        let head = head(&path);
-        let interpreter = if let Some(handler) = first_match(handlers, &head, &path) {
+        let header = header(&path);
+        let interpreter = if let Some(handler) = first_match(handlers, &header, &path) {
             let interpreter = handler.entry.interpreter.clone().unwrap();
             if handler.entry.flags.contains(Flags::OPEN_BINARY) {
                 open_files = open_files.max(1);
             }
             interpreter
-        } else if let Some(line) = head.strip_prefix(b"#!") {
+        } else if let Some(line) = header.strip_prefix(b"#!") {
             let end = line.iter().position(|byte| *byte == b'\n').unwrap();
             PathBuf::from(std::ffi::OsStr::from_bytes(&line[..end]))
-        } else if head == probe(host()) {
+        } else if header == probe(host()) {
             return Ok(argv0.into());
         } else {
             return Err(Errno::ENOEXEC);
@@ -151,7 +151,7 @@ fn predict(handlers: &[Handler], path: &Path) -> Result<i32, Errno> {
 }
 
 /// The beginning of a file, as much as the kernel looks at.
-fn head(path: &Path) -> Vec<u8> {
+fn header(path: &Path) -> Vec<u8> {
     let mut content = fs::read(path).unwrap();
     content.truncate(HEADER_LEN);
     content
@@ -238,9 +238,9 @@ fn matcher(random: &mut Random, files: &[PathBuf]) -> Matcher {
         return Matcher::Extension(Extension::new(random.pick(&["x", "y", "z", "X", "x.y", ".x"])).unwrap());
     }
     let mut file = if random.chance(90) {
-        head(&files[random.below(files.len())])
+        header(&files[random.below(files.len())])
     } else {
-        head(Path::new(random.pick(&INTERPRETERS)))
+        header(Path::new(random.pick(&INTERPRETERS)))
     };
     let end = file.len().max(1);
     file.resize(HEADER_LEN, 0);

@@ -179,8 +179,8 @@ impl<'a> World<'a> {
             let takes = if random.chance(12) {
                 format!("E::{}:", random.pick(&["x", "yy", "z"]))
             } else {
-                let head = fs::read(random.pick(&names)).unwrap_or_default();
-                pattern(&head, random)
+                let header = fs::read(random.pick(&names)).unwrap_or_default();
+                pattern(&header, random)
             };
             let flags = random.pick(&["", "", "", "F", "F", "O", "OF", "C", "P", "PF", "POCF"]);
             let line = format!(":{handler}:{takes}:{}:{flags}", interpreter.display());
@@ -213,7 +213,7 @@ impl<'a> World<'a> {
 
     fn predict(&self, file: &Path) -> Prediction {
         let native = |file: &ExecTarget| {
-            self.natives.iter().any(|image| file.head.starts_with(&image[..image.len().min(HEADER_LEN)]))
+            self.natives.iter().any(|image| file.header.starts_with(&image[..image.len().min(HEADER_LEN)]))
         };
         let table = Table {
             handlers: &self.handlers,
@@ -253,8 +253,8 @@ impl<'a> World<'a> {
         for file in &self.files {
             let mode = fs::metadata(file).map_or(0, |metadata| metadata.permissions().mode());
             let content = fs::read(file).unwrap_or_default();
-            let head = content[..content.len().min(70)].escape_ascii();
-            text.push_str(&format!("{} {mode:o} {}: {head}\n", file.display(), content.len()));
+            let header = content[..content.len().min(70)].escape_ascii();
+            text.push_str(&format!("{} {mode:o} {}: {header}\n", file.display(), content.len()));
         }
         text
     }
@@ -329,15 +329,15 @@ fn script(interpreter: &Path, random: &mut Random) -> Vec<u8> {
     line
 }
 
-/// The part of a rule that says which files it takes: often something that `head` has.
-fn pattern(head: &[u8], random: &mut Random) -> String {
+/// The part of a rule that says which files it takes: often something that `header` has.
+fn pattern(header: &[u8], random: &mut Random) -> String {
     let offset = *random.pick(&[0, 0, 0, 1, 2, 4, 16, 18, 100, 250]);
     let longest = *random.pick(&[2, 4, 20]);
     let length = (1 + random.below(longest)).min(HEADER_LEN - offset);
     let mut magic = Vec::new();
     let mut mask = Vec::new();
     for position in offset..offset + length {
-        magic.push(head.get(position).copied().unwrap_or(0));
+        magic.push(header.get(position).copied().unwrap_or(0));
         mask.push(if random.chance(80) { 0xff } else { random.byte() });
     }
     if random.chance(30) {

@@ -27,9 +27,9 @@ pub(crate) fn host() -> &'static Arch {
         if let Some(name) = emulated_on() {
             return arch(&name);
         }
-        let mut head = [0; HEADER_LEN];
-        File::open("/proc/self/exe").unwrap().read_exact(&mut head).unwrap();
-        Arch::from_header(&head).expect("a row of the table for this host")
+        let mut header = [0; HEADER_LEN];
+        File::open("/proc/self/exe").unwrap().read_exact(&mut header).unwrap();
+        Arch::from_header(&header).expect("a row of the table for this host")
     })
 }
 

@@ -200,7 +200,7 @@ impl Report for StoredReport {
                 Some(_) => "every interpreter that was fetched is in use".to_owned(),
                 None => format!("nothing was fetched into {}", display_path(&self.dest)),
             };
-            output.note(&note)?;
+            output.info(&note)?;
         }
         Ok(if self.problems.is_empty() { Status::Done } else { Status::Failed })
     }

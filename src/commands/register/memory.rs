@@ -82,7 +82,7 @@ impl Inputs {
     fn store(&mut self, arch: &'static Arch, path: PathBuf, stored: Stored) {
         let id = FileId { device: 0, inode: 0 };
         // It was checked to be a program of this host when it was bundled, and belongs to nobody else.
-        let interpreter = Interpreter { path, id, head: self.host.clone(), owned_by_root: true };
+        let interpreter = Interpreter { path, id, header: self.host.clone(), owned_by_root: true };
         self.found.insert(arch.name, SearchResult { interpreter: Some(interpreter), unfit: Vec::new() });
         self.stored.insert(arch.name, stored);
     }

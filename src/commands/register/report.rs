@@ -475,7 +475,7 @@ impl Report for RegisterReport {
         if let Some(problem) = self.failures() {
             output.problem(&problem)?;
         } else if !self.dry_run && (self.init_system.is_some() || self.items.iter().any(ArchResult::is_new)) {
-            output.note(&format!("they run {}", self.lasting()))?;
+            output.info(&format!("they run {}", self.lasting()))?;
         }
         let mut problems = Vec::new();
         if let Some(init_system) = self.init_system
@@ -483,7 +483,7 @@ impl Report for RegisterReport {
             && self.items.iter().any(ArchResult::is_persisted)
         {
             for warning in warnings(&self.items) {
-                output.note(&warning)?;
+                output.info(&warning)?;
             }
             problems.extend(init_system.blocker());
         }

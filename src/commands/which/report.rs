@@ -88,7 +88,7 @@ fn comparison(handler: &Handler, file: &ExecTarget) -> String {
             format!("{name}: takes names in .{extension}, {verdict}")
         }
         Some(Matcher::Magic(pattern)) => {
-            let differs = pattern.differences(&file.head);
+            let differs = pattern.differences(&file.header);
             if differs.is_empty() {
                 return format!("{name}: every byte that it compares is as it asks");
             }

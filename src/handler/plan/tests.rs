@@ -45,7 +45,7 @@ fn disabled(mut handler: Handler) -> Handler {
 }
 
 fn interpreter() -> Interpreter {
-    Interpreter { path: PATH.into(), id: OURS, head: b"\x7fELF\x02".to_vec(), owned_by_root: true }
+    Interpreter { path: PATH.into(), id: OURS, header: b"\x7fELF\x02".to_vec(), owned_by_root: true }
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "a verdict, as facts have it")]
@@ -269,7 +269,7 @@ fn the_host_is_safe() {
         let decision = decide(arm(), &snapshot, &facts, force).unwrap();
         assert!(reason(decision).contains("takes this host's own programs"));
     }
-    let of_arm = Interpreter { head: header, ..interpreter.clone() };
+    let of_arm = Interpreter { header: header, ..interpreter.clone() };
     let facts = Facts { interpreter: Some(&of_arm), native: &Nativeness::Foreign, ..facts };
     assert!(reason(decide(arm(), &open, &facts, force).unwrap()).contains("its own interpreter"));
 }

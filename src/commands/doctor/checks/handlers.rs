@@ -74,10 +74,10 @@ pub(super) fn self_capture(facts: &Facts) -> Vec<Observation> {
     let Ok(host) = self_exe_header() else { return Vec::new() };
     each(facts, |_, handler| {
         let path = handler.entry.interpreter.as_deref()?;
-        let head = ExecTarget::inspect(path).head;
+        let header = ExecTarget::inspect(path).header;
         let matcher = handler.entry.matcher.as_ref()?;
         let takes =
-            handler.entry.enabled && matcher.matches(&head, path) && !matcher.matches(&host, Path::new(""));
+            handler.entry.enabled && matcher.matches(&header, path) && !matcher.matches(&host, Path::new(""));
         let hint = remove(facts, handler);
         takes.then(|| {
             Observation::problem(
@@ -108,9 +108,9 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
         }
         let pattern = handler.entry.pattern()?;
         let newer = || state.handlers.iter().take_while(|other| other.name != handler.name);
-        let is_taken = |head: &[u8]| {
+        let is_taken = |header: &[u8]| {
             let takes = |other: &&Handler| {
-                other.entry.enabled && other.entry.pattern().is_some_and(|pattern| pattern.matches(head))
+                other.entry.enabled && other.entry.pattern().is_some_and(|pattern| pattern.matches(header))
             };
             newer().find(takes)
         };
@@ -132,7 +132,8 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
             return Some(Observation::note(text, give_back));
         }
         let headers = classify::emulated_arch(handler)?.typical_headers();
-        let other = headers.iter().filter(|head| pattern.matches(head)).find_map(|head| is_taken(head))?;
+        let other =
+            headers.iter().filter(|header| pattern.matches(header)).find_map(|header| is_taken(header))?;
         let text = format!(
             "{} does not get all its programs: {}, registered later, takes some",
             name(handler),
