@@ -6,6 +6,8 @@ use clap::{ArgAction, Args};
 
 use crate::arch::{Arch, UnknownArch};
 use crate::binfmt::instance::DEFAULT_PATH;
+use crate::interpreter::VersionReq;
+use crate::package::Sha256;
 
 /// What the help says above them.
 const EVERYWHERE: &str = "Options of every command";
@@ -25,6 +27,34 @@ pub struct Common {
     /// Where binfmt_misc is mounted
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "DIR", default_value = DEFAULT_PATH)]
     pub instance: PathBuf,
+}
+
+/// Where the interpreters come from that a command uses.
+#[derive(Debug, Default, Args)]
+pub struct SourceArgs {
+    /// Look for interpreters here, and nowhere else (may be repeated)
+    #[arg(long, value_name = "DIR")]
+    pub interpreter_dir: Vec<PathBuf>,
+    /// Get missing interpreters first, as `qus fetch` does
+    #[arg(long)]
+    pub fetch: bool,
+    /// Get the interpreters from this source first: whatever `qus fetch --from` takes
+    #[arg(long, value_name = "SRC")]
+    pub from: Option<PathBuf>,
+    /// What SRC has to be: the SHA-256 that its maker tells
+    #[arg(long, value_name = "HEX", requires = "from")]
+    pub sha256: Option<Sha256>,
+    /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
+    #[arg(long, value_name = "VERSION")]
+    pub qemu_version: Option<VersionReq>,
+}
+
+impl SourceArgs {
+    /// Whether directories or a source were named, so that nothing else serves.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        !self.interpreter_dir.is_empty() || self.from.is_some()
+    }
 }
 
 /// One word of a list of architectures.

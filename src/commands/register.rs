@@ -17,13 +17,11 @@ use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status};
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Flags, HandlerName, RuleError};
-use crate::commands::args::{ArchArg, Common, parse_arch};
+use crate::commands::args::{ArchArg, Common, SourceArgs, parse_arch};
 use crate::commands::instance::{Opened, open_to_register};
 use crate::commands::report::print;
 use crate::handler::classify::default_flags;
 use crate::handler::plan::{Decision, Registration, Request, Snapshot, decide};
-use crate::interpreter::VersionReq;
-use crate::package::Sha256;
 use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::Target;
 use crate::system::namespace::enter;
@@ -40,23 +38,11 @@ pub struct Register {
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
     pub arches: Vec<ArchArg>,
     /// The interpreter of the one ARCH: any static emulator (qemu-user, box64, FEX)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["interpreter_dir", "fetch", "from"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["interpreter_dir", "fetch", "from", "qemu_version"])]
     pub interpreter: Option<PathBuf>,
-    /// Look for interpreters here, and nowhere else (may be repeated)
-    #[arg(long, value_name = "DIR")]
-    pub interpreter_dir: Vec<PathBuf>,
-    /// Get missing interpreters first, as `qus fetch` does
-    #[arg(long)]
-    pub fetch: bool,
-    /// Get the interpreters from this source first: whatever `qus fetch --from` takes
-    #[arg(long, value_name = "SRC")]
-    pub from: Option<PathBuf>,
-    /// What SRC has to be: the SHA-256 that its maker tells
-    #[arg(long, value_name = "HEX", requires = "from")]
-    pub sha256: Option<Sha256>,
-    /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
-    #[arg(long, value_name = "VERSION", conflicts_with = "interpreter")]
-    pub qemu_version: Option<VersionReq>,
+    /// Where the interpreters come from.
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Put fetched interpreters here
     #[arg(long, value_name = "DIR")]
     pub dest: Option<PathBuf>,
@@ -240,9 +226,8 @@ fn request(args: &Register) -> Request {
         flags |= Flags::CREDENTIALS;
     }
     let explicit = args.interpreter.is_some()
-        || !args.interpreter_dir.is_empty()
-        || args.from.is_some()
-        || args.qemu_version.is_some()
+        || args.source.is_named()
+        || args.source.qemu_version.is_some()
         || args.credentials;
     Request { flags, explicit, replace: args.replace, force_native: args.force_native }
 }

@@ -28,13 +28,11 @@ use crate::base::output::{NotRun, Output, Status, display_path};
 use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::Rule;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError};
-use crate::commands::args::{Common, parse_one_arch};
+use crate::commands::args::{Common, SourceArgs, parse_one_arch};
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
-use crate::interpreter::VersionReq;
 use crate::interpreter::bundle::unpack_bundle;
 
 use crate::interpreter::self_exe_header;
-use crate::package::Sha256;
 use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::{
     Ids, NamespaceError, blocking_sysctl, enter_as_root, enter_root, find_in_root, restore_caller_ids,
@@ -71,21 +69,9 @@ pub struct Run {
     /// Be root inside, as far as files and handlers there go
     #[arg(long)]
     pub as_root: bool,
-    /// Get a missing interpreter first, as `qus fetch` does
-    #[arg(long)]
-    pub fetch: bool,
-    /// Get the interpreters from this source first: whatever `qus fetch --from` takes
-    #[arg(long, value_name = "SRC")]
-    pub from: Option<PathBuf>,
-    /// What SRC has to be: the SHA-256 that its maker tells
-    #[arg(long, value_name = "HEX", requires = "from")]
-    pub sha256: Option<Sha256>,
-    /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
-    #[arg(long, value_name = "VERSION")]
-    pub qemu_version: Option<VersionReq>,
-    /// Look for interpreters here, and nowhere else (may be repeated)
-    #[arg(long, value_name = "DIR")]
-    pub interpreter_dir: Vec<PathBuf>,
+    /// Where the interpreters come from.
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Set a variable for the program (may be repeated): QEMU_CPU=max, QEMU_STRACE=1, …
     #[arg(long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(parse_variable))]
     pub env: Vec<Variable>,
@@ -125,9 +111,11 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
         }
         (_, arches) => arches.to_vec(),
     };
-    let is_explicit = !args.interpreter_dir.is_empty() || args.from.is_some();
-    let unpacked =
-        if is_explicit { None } else { unpack_bundle(|arch| wanted.is_empty() || wanted.contains(&arch))? };
+    let unpacked = if args.source.is_named() {
+        None
+    } else {
+        unpack_bundle(|arch| wanted.is_empty() || wanted.contains(&arch))?
+    };
     let wanted = Wanted { args, own, host: &host, arches: &wanted, quiet };
     let found = wanted.find(unpacked.as_ref())?;
     if args.direct {
@@ -171,12 +159,15 @@ fn typed(args: &Run, option: &str) -> String {
     };
     args.root.iter().for_each(|root| push("--root", Some(root.as_os_str())));
     args.arch.iter().for_each(|arch| push("--arch", Some(OsStr::new(arch.name))));
-    args.from.iter().for_each(|source| push("--from", Some(source.as_os_str())));
-    if let Some(version) = &args.qemu_version {
+    args.source.from.iter().for_each(|source| push("--from", Some(source.as_os_str())));
+    if let Some(version) = &args.source.qemu_version {
         push("--qemu-version", Some(OsStr::new(&version.to_string())));
     }
-    args.interpreter_dir.iter().for_each(|directory| push("--interpreter-dir", Some(directory.as_os_str())));
-    let switches = [(args.as_root, "--as-root"), (args.fetch, "--fetch"), (args.direct, "--direct")];
+    args.source
+        .interpreter_dir
+        .iter()
+        .for_each(|directory| push("--interpreter-dir", Some(directory.as_os_str())));
+    let switches = [(args.as_root, "--as-root"), (args.source.fetch, "--fetch"), (args.direct, "--direct")];
     switches.iter().filter(|(is_set, _)| *is_set).for_each(|(_, switch)| push(switch, None));
     for Variable(name, value) in &args.env {
         push("--env", Some(&[name.as_os_str(), value].join(OsStr::new("="))));

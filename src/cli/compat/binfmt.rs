@@ -10,7 +10,7 @@ use super::{Adapter, EarlyExit};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::output::{Status, escape, escape_json};
-use crate::commands::args::ArchArg;
+use crate::commands::args::{ArchArg, SourceArgs};
 use crate::commands::instance::open_read_only;
 use crate::commands::register::{Outcome, Register};
 use crate::commands::reset::{Reset, ResetReport};
@@ -145,7 +145,10 @@ fn register(
     let search_dirs = std::env::var_os("QEMU_BINARY_PATH").filter(|path| !path.is_empty());
     let request = Register {
         arches,
-        interpreter_dir: search_dirs.map(PathBuf::from).into_iter().collect(),
+        source: SourceArgs {
+            interpreter_dir: search_dirs.map(PathBuf::from).into_iter().collect(),
+            ..SourceArgs::default()
+        },
         ..Register::default()
     };
     let (status, report) = adapter.register(&request)?;

@@ -9,7 +9,7 @@ use crate::base::error::Diagnostic;
 use crate::base::output::{Status, display_path, escape};
 use crate::binfmt::Flags;
 use crate::boot::formats::binfmt_support_format;
-use crate::commands::args::ArchArg;
+use crate::commands::args::{ArchArg, SourceArgs};
 use crate::commands::register::{ArchResult, Outcome, Register};
 use crate::commands::reset::Reset;
 use crate::handler::classify;
@@ -176,7 +176,11 @@ impl Setup {
         };
         // Interpreters are found by the names that distributions give them; any other ending is that of a file.
         let requests = if matches!(self.suffix.as_str(), "" | "-static") {
-            vec![Register { interpreter_dir: self.path.iter().cloned().collect(), ..request(arches) }]
+            {
+                let interpreter_dir = self.path.iter().cloned().collect();
+                let source = SourceArgs { interpreter_dir, ..SourceArgs::default() };
+                vec![Register { source, ..request(arches) }]
+            }
         } else {
             let files = self.files(arches)?.into_iter();
             files.map(|(arch, path)| Register { interpreter: Some(path), ..request(&[arch]) }).collect()

@@ -68,14 +68,14 @@ impl Inputs {
             arches: named(&args.arches).unwrap_or_default(),
             search_dirs: Vec::new(),
             verify: !args.no_verify && !args.dry_run,
-            is_dry_fetch: args.dry_run && args.fetch,
+            is_dry_fetch: args.dry_run && args.source.fetch,
             persist: args.persist,
             selection: selection(args),
             found: BTreeMap::new(),
             stored: BTreeMap::new(),
             to_copy: BTreeMap::new(),
-            source: args.from.clone(),
-            version: args.qemu_version.clone(),
+            source: args.source.from.clone(),
+            version: args.source.qemu_version.clone(),
             refused: BTreeMap::new(),
             natives: BTreeMap::new(),
             verdicts: BTreeMap::new(),
@@ -84,7 +84,7 @@ impl Inputs {
         };
         inputs.find_natives(args.dry_run);
         inputs.find_interpreters(args, quiet)?;
-        let is_named = args.interpreter.is_some() || !args.interpreter_dir.is_empty() || args.from.is_some();
+        let is_named = args.interpreter.is_some() || args.source.is_named();
         if !is_named {
             inputs.find_bundled()?;
         }
@@ -157,12 +157,12 @@ impl Inputs {
         if let Some(path) = &args.interpreter {
             return self.take_interpreter(path);
         }
-        if let Some(source) = &args.from {
+        if let Some(source) = &args.source.from {
             if args.dry_run {
                 return Err(not_fetched(args, source));
             }
             let arches = (!self.arches.is_empty()).then(|| self.arches.clone());
-            let (sha256, dest) = (args.sha256, args.dest.as_deref());
+            let (sha256, dest) = (args.source.sha256, args.dest.as_deref());
             let order =
                 FetchRequest { arches, from: Some(source), sha256, dest, version: self.version.as_ref() };
             let fetched = fetch::fetch(&order, quiet)?;
@@ -179,14 +179,14 @@ impl Inputs {
             self.refused = fetched.refused.into_iter().map(|file| (file.arch, file.reason)).collect();
             return Ok(());
         }
-        self.search_dirs = if args.interpreter_dir.is_empty() {
+        self.search_dirs = if args.source.interpreter_dir.is_empty() {
             let fetched = args.dest.iter().cloned().chain(store::all_fetched());
             default_search_dirs(&fetched.collect::<Vec<_>>())
         } else {
-            args.interpreter_dir.clone()
+            args.source.interpreter_dir.clone()
         };
         self.search();
-        if args.fetch && !args.dry_run {
+        if args.source.fetch && !args.dry_run {
             let missing = self.missing(args.replace);
             if !missing.is_empty() {
                 let (dest, version) = (args.dest.as_deref(), self.version.as_ref());
@@ -301,8 +301,9 @@ impl Inputs {
 fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
     let mut words: Vec<OsString> = ["qus", "fetch", "--from"].map(OsString::from).to_vec();
     words.push(source.into());
-    let sha256 = args.sha256.map(|digest| ("--sha256", digest.to_string().into()));
-    let version = args.qemu_version.as_ref().map(|version| ("--qemu-version", version.to_string().into()));
+    let sha256 = args.source.sha256.map(|digest| ("--sha256", digest.to_string().into()));
+    let version =
+        args.source.qemu_version.as_ref().map(|version| ("--qemu-version", version.to_string().into()));
     let dest = args.dest.as_ref().map(|dest| ("--dest", dest.clone().into_os_string()));
     for (option, value) in sha256.into_iter().chain(version).chain(dest) {
         words.extend([OsString::from(option), value]);
@@ -317,10 +318,10 @@ fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
 /// The options of `args` that say what must serve, each followed by a space.
 fn selection(args: &Register) -> String {
     let interpreter = args.interpreter.iter().map(|path| ("--interpreter", path));
-    let directories = args.interpreter_dir.iter().map(|path| ("--interpreter-dir", path));
-    let source = args.from.iter().map(|path| ("--from", path));
+    let directories = args.source.interpreter_dir.iter().map(|path| ("--interpreter-dir", path));
+    let source = args.source.from.iter().map(|path| ("--from", path));
     let dest = args.dest.iter().map(|path| ("--dest", path));
-    let version = args.qemu_version.iter().map(|version| format!("--qemu-version {version} "));
+    let version = args.source.qemu_version.iter().map(|version| format!("--qemu-version {version} "));
     let paths = interpreter.chain(directories).chain(source).chain(dest);
     let words = paths.map(|(option, path)| format!("{option} {} ", shell_word(path)));
     let persist = args.persist.then(|| "--persist ".to_owned());

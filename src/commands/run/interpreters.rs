@@ -35,12 +35,12 @@ impl Wanted<'_> {
     /// # Errors
     /// A wanted architecture has none, and no handler of the host that serves it.
     pub(super) fn find(&self, unpacked: Option<&TempDir>) -> Result<Found, Diagnostic> {
-        let search_dirs = if self.args.interpreter_dir.is_empty() {
+        let search_dirs = if self.args.source.interpreter_dir.is_empty() {
             search_dirs(unpacked)
         } else {
-            self.args.interpreter_dir.clone()
+            self.args.source.interpreter_dir.clone()
         };
-        let mut found = match &self.args.from {
+        let mut found = match &self.args.source.from {
             Some(source) => {
                 self.fetch((!self.arches.is_empty()).then(|| self.arches.to_vec()), Some(source))?
             }
@@ -48,7 +48,7 @@ impl Wanted<'_> {
         };
         let missing: Vec<&'static Arch> =
             self.arches.iter().copied().filter(|arch| !has_interpreter(&found, arch)).collect();
-        if self.args.fetch && !missing.is_empty() {
+        if self.args.source.fetch && !missing.is_empty() {
             found.extend(self.fetch(Some(missing), None)?);
         }
         self.check(&found, &search_dirs)?;
@@ -58,8 +58,8 @@ impl Wanted<'_> {
     /// Fetches from `from`, or from the distribution's package.
     fn fetch(&self, arches: Option<Vec<&'static Arch>>, from: Option<&Path>) -> Result<Found, Diagnostic> {
         // The digest is that of the named source.
-        let sha256 = if from.is_some() { self.args.sha256 } else { None };
-        let version = self.args.qemu_version.as_ref();
+        let sha256 = if from.is_some() { self.args.source.sha256 } else { None };
+        let version = self.args.source.qemu_version.as_ref();
         let request = FetchRequest { arches, from, sha256, dest: None, version };
         Ok(fetch::fetch(&request, self.quiet)?.found(self.host))
     }
@@ -70,7 +70,7 @@ impl Wanted<'_> {
         } else {
             self.args.arch.contains(&arch)
         };
-        is_named && is_of(self.args.qemu_version.as_ref(), arch, path)
+        is_named && is_of(self.args.source.qemu_version.as_ref(), arch, path)
     }
 
     /// Whether the host may run the programs of `arch` itself.
@@ -83,7 +83,7 @@ impl Wanted<'_> {
             |arch: &&&'static Arch| !has_interpreter(found, arch) && !self.is_of_host_family(arch);
         let missing: Vec<&'static Arch> = self.arches.iter().filter(is_missing).copied().collect();
         // The version of a handler's interpreter is not known.
-        let version = self.args.qemu_version.as_ref();
+        let version = self.args.source.qemu_version.as_ref();
         if missing.is_empty() || version.is_none() && missing.iter().all(|arch| is_served(arch)) {
             return Ok(());
         }
@@ -93,7 +93,7 @@ impl Wanted<'_> {
         let of = version.map(|version| format!(", of QEMU {version}")).unwrap_or_default();
         let problem = Diagnostic::new(format!("no interpreter for {names} is in {search_dirs}{of}"));
         // If fetching found none, fetching again finds none.
-        Err(if self.args.fetch { problem } else { problem.with_hint(typed(self.args, "--fetch")) })
+        Err(if self.args.source.fetch { problem } else { problem.with_hint(typed(self.args, "--fetch")) })
     }
 }
 

@@ -269,7 +269,7 @@ fn the_host_is_safe() {
         let decision = decide(arm(), &snapshot, &facts, force).unwrap();
         assert!(reason(decision).contains("takes this host's own programs"));
     }
-    let of_arm = Interpreter { header: header, ..interpreter.clone() };
+    let of_arm = Interpreter { header, ..interpreter.clone() };
     let facts = Facts { interpreter: Some(&of_arm), native: &Nativeness::Foreign, ..facts };
     assert!(reason(decide(arm(), &open, &facts, force).unwrap()).contains("its own interpreter"));
 }
