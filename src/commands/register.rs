@@ -112,13 +112,11 @@ pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>)
         Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
         None => Vec::new(),
     };
-    let mut inputs = Inputs::gather(args, handlers, common.quiet)?;
-    let mut persistence = if args.persist { Some(Persistence::gather(&mut inputs)?) } else { None };
+    let inputs = Inputs::gather(args, handlers, common.quiet)?;
+    let mut persistence = args.persist.then(Persistence::gather);
     let Plan { mut items, work } = Plan::decide(args, &inputs, persistence.as_ref());
     let not_persisted = match &instance {
-        Some(instance) if !args.dry_run => {
-            apply(instance, work, &mut items, &mut inputs, persistence.as_mut())?
-        }
+        Some(instance) if !args.dry_run => apply(instance, work, &mut items, &inputs, persistence.as_mut())?,
         _ => None,
     };
     let init_system = persistence.as_ref().map(|persistence| persistence.init_system);
@@ -182,17 +180,20 @@ fn apply(
     instance: &Instance,
     work: Vec<(usize, Registration)>,
     items: &mut [ArchResult],
-    inputs: &mut Inputs,
+    inputs: &Inputs,
     persistence: Option<&mut Persistence>,
 ) -> Result<Option<Diagnostic>> {
     // The paths of interpreters in memory lead to them while this value lives.
-    let _memory = inputs.load_into_memory(&work)?;
+    let (_memory, mut placed) = inputs.load_into_memory(&work)?;
     let _deferred = DeferredSignals::begin();
     let Some(persistence) = persistence else {
-        act(instance, work, items, inputs)?;
+        act(instance, work, items, inputs, &placed)?;
         return Ok(None);
     };
-    let acted = persistence.copy(&work, inputs).and_then(|()| act(instance, work, items, inputs));
+    let acted = persistence.copy(&work, inputs).and_then(|copies| {
+        placed.extend(copies);
+        act(instance, work, items, inputs, &placed)
+    });
     persistence.rollback_failed_copies(items, acted)?;
     Ok(persistence.write_boot_files(instance, items, inputs).err())
 }

@@ -1,6 +1,6 @@
 //! The act and its proof: register, execute, then remove what is superseded; or put back what was there.
 
-use super::gather::{Inputs, NO_VERIFY};
+use super::gather::{Inputs, NO_VERIFY, Placed};
 use super::report::{ArchResult, Outcome};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
@@ -10,6 +10,7 @@ use crate::handler::classify;
 use crate::handler::classify::is_stale_staging;
 use crate::handler::plan::Registration;
 use crate::handler::transaction::{Staged, remove};
+use crate::interpreter::Interpreter;
 use crate::interpreter::memfd;
 use crate::interpreter::versions_of;
 use crate::probe::{self, Expected, Failure, ProbeResult, ProbeTarget, Verification, judge_all};
@@ -28,8 +29,9 @@ pub(super) fn act(
     work: Vec<(usize, Registration)>,
     items: &mut [ArchResult],
     inputs: &Inputs,
+    placed: &Placed,
 ) -> Result<(), Diagnostic> {
-    let mut act = Act { instance, items, inputs };
+    let mut act = Act { instance, items, inputs, placed };
     act.remove_stale()?;
     let mut open = Vec::new();
     for (item, registration) in work {
@@ -68,9 +70,15 @@ struct Act<'a> {
     instance: &'a Instance,
     items: &'a mut [ArchResult],
     inputs: &'a Inputs,
+    placed: &'a Placed,
 }
 
-impl Act<'_> {
+impl<'a> Act<'a> {
+    /// The interpreter of the rules for `arch`.
+    fn interpreter(&self, arch: &Arch) -> Option<&'a Interpreter> {
+        self.placed.get(arch.name).or_else(|| self.inputs.interpreter(arch))
+    }
+
     /// Removes the interims that killed processes left behind handlers that need nothing. Where there is work to do, they
     /// are superseded anyway.
     fn remove_stale(&self) -> Result<(), Diagnostic> {
@@ -119,13 +127,13 @@ impl Act<'_> {
             return Ok(Vec::new());
         }
         let subjects: Vec<ProbeTarget> = open.iter().flat_map(|one| ProbeTarget::all_of(one.arch)).collect();
-        let interpreters = open.iter().filter_map(|one| self.inputs.interpreter(one.arch));
+        let interpreters = open.iter().filter_map(|one| self.interpreter(one.arch));
         let paths = interpreters.map(|interpreter| interpreter.path.as_path());
         let versions = versions_of(paths.filter(|path| path.is_absolute()));
         let trials = probe::run(&subjects).map_err(|error| Diagnostic::from(error).with_hint(NO_VERIFY))?;
         let mut trials = trials.into_iter();
         for one in open {
-            let path = self.inputs.interpreter(one.arch).map(|interpreter| interpreter.path.as_path());
+            let path = self.interpreter(one.arch).map(|interpreter| interpreter.path.as_path());
             if let Some(item) = self.items.get_mut(one.item) {
                 let found = path.and_then(|path| versions.get(path).cloned());
                 item.version = found
@@ -142,7 +150,7 @@ impl Act<'_> {
     fn judge(&self, one: &Open, trials: &[ProbeResult]) -> Result<Verification, Failure> {
         let expected = Expected {
             preserve_argv0: one.flags.contains(Flags::PRESERVE_ARGV0),
-            interpreter: self.inputs.interpreter(one.arch).map(|interpreter| interpreter.id),
+            interpreter: self.interpreter(one.arch).map(|interpreter| interpreter.id),
             in_front: None,
         };
         judge_all(trials, &expected).map_err(|failure| match failure {
@@ -185,7 +193,7 @@ impl Act<'_> {
     fn prove_again(&self, arch: &'static Arch, flags: Flags) -> Result<Verification, Unproven> {
         let trials = probe::run(&ProbeTarget::all_of(arch).collect::<Vec<_>>())
             .map_err(|error| Unproven::NotRun(Diagnostic::from(error).with_hint(NO_VERIFY)))?;
-        let interpreter = self.inputs.interpreter(arch).map(|interpreter| interpreter.id);
+        let interpreter = self.interpreter(arch).map(|interpreter| interpreter.id);
         let preserve_argv0 = flags.contains(Flags::PRESERVE_ARGV0);
         judge_all(&trials, &Expected { preserve_argv0, interpreter, in_front: None })
             .map_err(Unproven::Failed)

@@ -23,6 +23,9 @@ use crate::interpreter::{
 use crate::interpreter::{is_of, self_exe_header};
 use crate::probe::{self, Expected, Failure, Nativeness, ProbeTarget, Verification, judge, same_family};
 
+/// Interpreters, by architecture, that were put where a rule has them: into memory, or to where they stay.
+pub(super) type Placed = BTreeMap<&'static str, Interpreter>;
+
 /// Everything that was found out before anything is done.
 pub(super) struct Inputs {
     /// All handlers, newest first.
@@ -95,6 +98,9 @@ impl Inputs {
             inputs.arches = inputs.all()?;
         }
         inputs.probe_existing()?;
+        if args.persist {
+            inputs.choose_persistent_paths()?;
+        }
         Ok(inputs)
     }
 

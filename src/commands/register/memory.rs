@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
 
-use super::gather::Inputs;
+use super::gather::{Inputs, Placed};
 use super::stored::{Stored, read};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
@@ -87,31 +87,27 @@ impl Inputs {
         self.stored.insert(arch.name, stored);
     }
 
-    /// Puts into memory what `work` registers from there. As long as the result lives, the paths lead to it.
+    /// Puts into memory what `work` registers from there. As long as the [`Memory`] lives, the paths lead to it.
     pub(super) fn load_into_memory(
-        &mut self,
+        &self,
         work: &[(usize, Registration)],
-    ) -> Result<Option<Memory>, Diagnostic> {
+    ) -> Result<(Option<Memory>, Placed), Diagnostic> {
         let arches = work.iter().filter_map(|(item, _)| self.arches.get(*item));
         let arches: Vec<&'static Arch> =
             arches.copied().filter(|arch| self.stored.contains_key(arch.name)).collect();
+        let mut placed = Placed::new();
         if arches.is_empty() {
-            return Ok(None);
+            return Ok((None, placed));
         }
         let drafts = self.drafts(&arches)?;
         let mut memory = Memory::enter()?;
-        let mut ids = BTreeMap::new();
         for (name, draft) in drafts {
             let interpreter = self.found.get(name).and_then(|found| found.interpreter.as_ref());
             let Some(interpreter) = interpreter else { continue };
-            ids.insert(name, memory.put(&interpreter.path, draft)?);
+            let id = memory.put(&interpreter.path, draft)?;
+            placed.insert(name, Interpreter { id, ..interpreter.clone() });
         }
-        for (name, id) in ids {
-            if let Some(interpreter) = self.found.get_mut(name).and_then(|found| found.interpreter.as_mut()) {
-                interpreter.id = id;
-            }
-        }
-        Ok(Some(memory))
+        Ok((Some(memory), placed))
     }
 
     /// What is stored for `arches`, in files in memory: several side by side.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::gather::Inputs;
+use super::gather::{Inputs, Placed};
 use super::report::ArchResult;
 use super::stored::Stored;
 use crate::arch::Arch;
@@ -65,11 +65,10 @@ impl Copy {
 }
 
 impl Persistence {
-    /// Gathers, and has `inputs` name the interpreters by the paths that they will have.
-    pub(super) fn gather(inputs: &mut Inputs) -> Result<Self, Diagnostic> {
-        inputs.choose_persistent_paths()?;
+    /// Reads what the host has registered at boot.
+    pub(super) fn gather() -> Self {
         let configuration = Configuration::read(Path::new("/"));
-        Ok(Self { init_system: InitSystem::here(), configuration, copies: Vec::new() })
+        Self { init_system: InitSystem::here(), configuration, copies: Vec::new() }
     }
 
     /// The request for `arch`: a handler that lasts. One that nobody restores is no answer to that; where qus itself
@@ -118,14 +117,17 @@ impl Persistence {
     pub(super) fn copy(
         &mut self,
         work: &[(usize, Registration)],
-        inputs: &mut Inputs,
-    ) -> Result<(), Diagnostic> {
+        inputs: &Inputs,
+    ) -> Result<Placed, Diagnostic> {
         persist::remove_stale();
+        let mut placed = Placed::new();
         for (item, _) in work {
             let Some(arch) = inputs.arches.get(*item).copied() else { continue };
-            inputs.copy_to_persistent_path(arch, &mut self.copies)?;
+            if let Some(copy) = inputs.copy_to_persistent_path(arch, &mut self.copies)? {
+                placed.insert(arch.name, copy);
+            }
         }
-        Ok(())
+        Ok(placed)
     }
 
     /// Takes back the copies for what did not come to be registered: at boot the old ones are to be there, or none.
@@ -223,7 +225,7 @@ impl Persistence {
 
 impl Inputs {
     /// Interpreters that cannot stay where they are get the path of the copy that is to be made of them.
-    fn choose_persistent_paths(&mut self) -> Result<(), Diagnostic> {
+    pub(super) fn choose_persistent_paths(&mut self) -> Result<(), Diagnostic> {
         let to_copy = self.found.iter().filter_map(|(arch, found)| {
             let interpreter = found.interpreter.as_ref()?;
             (!persist::is_stable(interpreter)).then(|| (*arch, interpreter.clone()))
@@ -259,30 +261,24 @@ impl Inputs {
         Ok(found.into_iter().find(|there| there.read().is_ok_and(|there| *there == *content)))
     }
 
-    /// Copies the interpreter for `arch`, where it has to be.
+    /// Copies the interpreter for `arch`, where it has to be; returns the copy.
     fn copy_to_persistent_path(
-        &mut self,
+        &self,
         arch: &'static Arch,
         copies: &mut Vec<Copy>,
-    ) -> Result<(), Diagnostic> {
-        let Some(stored) = self.to_copy.get(arch.name) else { return Ok(()) };
-        let Some(path) = self.interpreter(arch).map(|interpreter| interpreter.path.clone()) else {
-            return Ok(());
+    ) -> Result<Option<Interpreter>, Diagnostic> {
+        let (Some(stored), Some(interpreter)) = (self.to_copy.get(arch.name), self.interpreter(arch)) else {
+            return Ok(None);
         };
+        let path = &interpreter.path;
         let content = stored.content()?;
-        place_copy(arch.name, &path, &content, copies).map_err(|error| {
-            Diagnostic::new(format!(
-                "cannot copy the interpreter for {} to {}: {error}",
-                arch.name,
-                path.display()
-            ))
+        place_copy(arch.name, path, &content, copies).map_err(|error| {
+            let path = path.display();
+            Diagnostic::new(format!("cannot copy the interpreter for {} to {path}: {error}", arch.name))
         })?;
-        let copy = Interpreter::check(&path, &self.host)
+        let copy = Interpreter::check(path, &self.host)
             .map_err(|unfit| Diagnostic::new(format!("{} {unfit}", path.display())))?;
-        if let Some(found) = self.found.get_mut(arch.name) {
-            found.interpreter = Some(copy);
-        }
-        Ok(())
+        Ok(Some(copy))
     }
 }
 
