@@ -3,6 +3,10 @@
 //! Nothing leaves the machine and nothing of its own apt is changed. Where there is no apt there is nothing to test.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, clippy::print_stdout)]
 
+#[allow(dead_code, reason = "the tests of packages need more of it")]
+#[path = "support/packages.rs"]
+mod build;
+
 use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use build::{Tree, ar};
 use qus::package::{Apt, AptError, MemberFilter, Package, Sha256, debian_packages, fetch_with_apt};
 
 /// A repository of packages that have one file each, and an [`Apt`] that knows this repository alone.
@@ -87,28 +92,12 @@ fn of(path: &Path, time: SystemTime) {
 }
 
 fn deb(name: &str, files: &[&str]) -> Vec<u8> {
-    let tree = |files: &[(String, Vec<u8>)]| {
-        let mut tree = tar::Builder::new(Vec::new());
-        for (path, content) in files {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(content.len() as u64);
-            header.set_mode(0o755);
-            tree.append_data(&mut header, path, content.as_slice()).unwrap();
-        }
-        tree.into_inner().unwrap()
-    };
-    let control = format!("Package: {name}\nVersion: 1\nArchitecture: all\n").into_bytes();
-    let control = tree(&[("control".to_owned(), control)]);
-    let files: Vec<_> =
-        files.iter().map(|file| (format!("usr/bin/{file}"), format!("{name}'s").into_bytes())).collect();
-    let mut out = b"!<arch>\n".to_vec();
-    for (member, content) in
-        [("debian-binary", b"2.0\n".to_vec()), ("control.tar", control), ("data.tar", tree(&files))]
-    {
-        out.extend(format!("{member:<16}{:<32}{:<10}`\n", 0, content.len()).into_bytes());
-        out.extend(content);
-    }
-    out
+    let control = format!("Package: {name}\nVersion: 1\nArchitecture: all\n");
+    let control = Tree::new().file("./control", control.as_bytes()).done();
+    let add =
+        |tree: Tree, file: &&str| tree.file(&format!("./usr/bin/{file}"), format!("{name}'s").as_bytes());
+    let data = files.iter().fold(Tree::new(), add).done();
+    ar(&[("debian-binary", &b"2.0\n"[..]), ("control.tar", &control), ("data.tar", &data)])
 }
 
 struct ArchFilter(Vec<&'static str>);

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 #[allow(dead_code, reason = "the tests of packages need more of it")]
-#[path = "package/build.rs"]
+#[path = "support/packages.rs"]
 mod build;
 
 use std::fs;

@@ -21,7 +21,7 @@ mod apply;
 mod attacks;
 mod bad_input;
 #[allow(dead_code, reason = "the tests of packages need more of it")]
-#[path = "../package/build.rs"]
+#[path = "../support/packages.rs"]
 mod build;
 mod caller;
 mod checks;
