@@ -67,7 +67,7 @@ impl Arch {
     }
 
     /// Header of the plainest program that today's toolchains link, the first of the
-    /// [everyday ones](Self::everyday_headers).
+    /// [typical ones](Self::typical_headers).
     #[must_use]
     pub fn plain_header(&self) -> Option<Vec<u8>> {
         let machine = *self.identity.machines.first()?;

@@ -100,7 +100,7 @@ impl<'a> Output<'a> {
         self.blocks(view, |data| data.write_all(text().as_ref()))
     }
 
-    /// Prints data that may be long as [`data`](Self::data) does: `view` as JSON, or what `text` writes, whole characters at
+    /// Prints data that may be long as [`print_data`](Self::print_data) does: `view` as JSON, or what `text` writes, whole characters at
     /// a time. Neither has to be in memory as a whole.
     pub fn stream<T: Serialize>(
         &mut self,

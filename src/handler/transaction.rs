@@ -11,7 +11,7 @@ use crate::binfmt::{Entry, HandlerName, NameError, Rule, RuleError};
 use crate::handler::classify::STAGING_SUFFIX;
 use crate::handler::plan::Registration;
 
-/// Rules that are registered, and not yet final: either [`commit`](Staged::commit) or [`undo`](Staged::undo) them.
+/// Rules that are registered, and not yet final: either [`commit`](Staged::commit) or [`rollback`](Staged::rollback) them.
 #[derive(Debug)]
 #[must_use]
 pub struct Staged {
