@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::{Extension, Flags, HandlerName, Matcher, Pattern, Rule};
+use crate::base::hex;
 
 /// A handler as its entry file shows it (`entry_status` in `fs/binfmt_misc.c`; K43).
 ///
@@ -84,9 +85,9 @@ impl Entry {
                 let number = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
                 window.offset = Some(number.ok_or(EntryError::Value("offset"))?);
             } else if let Some(digits) = line.strip_prefix(b"magic ") {
-                window.magic = Some(unhex(digits).ok_or(EntryError::Value("magic"))?);
+                window.magic = Some(hex::bytes(digits).ok_or(EntryError::Value("magic"))?);
             } else if let Some(digits) = line.strip_prefix(b"mask ") {
-                window.mask = Some(unhex(digits).ok_or(EntryError::Value("mask"))?);
+                window.mask = Some(hex::bytes(digits).ok_or(EntryError::Value("mask"))?);
             } else if !line.is_empty() {
                 entry.unknown_lines.push(line.to_vec());
             }
@@ -169,16 +170,6 @@ fn split_interpreter(text: &[u8]) -> (Option<&[u8]>, &[u8]) {
     let end = path.windows(FLAGS.len()).rposition(|window| window == FLAGS);
     let (path, rest) = path.split_at_checked(end.unwrap_or(path.len())).unwrap_or((path, &[]));
     (Some(path), rest.get(1..).unwrap_or_default())
-}
-
-fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
-    let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
-    let (pairs, rest) = digits.as_chunks();
-    let mut bytes = Vec::with_capacity(pairs.len());
-    for &[high, low] in pairs {
-        bytes.push(value(high)? << 4 | value(low)?);
-    }
-    rest.is_empty().then_some(bytes)
 }
 
 #[cfg(test)]

@@ -13,6 +13,5 @@ pub use entry::{Entry, EntryError, Handler};
 pub use flags::Flags;
 pub use matching::first_match;
 pub use name::{HandlerName, NAME_MAX, NameError};
-pub(crate) use pattern::Hex;
 pub use pattern::{Difference, HEADER_LEN, Pattern, PatternError};
 pub use rule::{Extension, LINE_MAX, LINE_MIN, Matcher, Rule, RuleError};

@@ -1,5 +1,6 @@
 //! [`Pattern`]: which files a handler takes, by the bytes at their beginning.
 
+use crate::base::hex::Hex;
 use std::fmt;
 use std::ops::Range;
 
@@ -173,15 +174,6 @@ impl fmt::Debug for Pattern {
             write!(formatter, "/{}", Hex(mask))?;
         }
         formatter.write_str(")")
-    }
-}
-
-/// Bytes as lowercase hexadecimal digits, two a byte, as entry files print them (K43).
-pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the host's configuration has registered at boot: files of systemd-binfmt, and the database of binfmt-support.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,12 @@ use crate::boot::binfmt_d;
 const BINFMT_SUPPORT: &str = "var/lib/binfmts";
 /// Largest file of that which is read, in bytes.
 const CONFIGURATION_MAX: u64 = 1 << 20;
+
+/// The file in the database of binfmt-support that has a handler of this name.
+#[must_use]
+pub fn binfmt_support_file(name: &OsStr) -> PathBuf {
+    Path::new("/").join(BINFMT_SUPPORT).join(name)
+}
 
 /// A rule that configuration promises, and the file that does.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,8 +9,9 @@ use thiserror::Error;
 
 use crate::arch::Arch;
 use crate::base::error::Hint;
+use crate::base::hex::Hex;
 use crate::base::shell::shell_word;
-use crate::binfmt::{Flags, Hex, Matcher, Rule};
+use crate::binfmt::{Flags, Matcher, Rule};
 use crate::system::managed_file::MARKER;
 
 /// Name of the OpenRC service, and the beginning of the names of all other files.

@@ -4,6 +4,7 @@
 //! them. Where that is not what reads them at boot, its own files are made from them.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, symlink};
@@ -19,6 +20,7 @@ use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Handler, Rule};
 use crate::boot::binfmt_d;
+use crate::boot::configuration::binfmt_support_file;
 use crate::boot::formats::{self, ArchRules, Format, PACKAGE, SERVICE};
 use crate::interpreter::Interpreter;
 use crate::interpreter::memfd::is_in_memory;
@@ -34,8 +36,6 @@ pub const FOLDER: &str = "/etc/binfmt.d";
 /// OpenRC's services, and those of its runlevel that comes first.
 const OPENRC_SERVICES: &str = "/etc/init.d";
 const OPENRC_BOOT: &str = "/etc/runlevels/boot";
-/// binfmt-support's database.
-const BINFMT_SUPPORT: &str = "/var/lib/binfmts";
 /// Whoever writes what lasts holds a lock on this file. Only root can open it, so nobody else can keep anybody waiting.
 const LOCK: &str = "/run/qus.lock";
 /// Where nothing lasts, or somebody else than root may change it.
@@ -56,12 +56,18 @@ pub enum InitSystem {
     Nobody,
 }
 
+/// Whether systemd is the init system (`sd_booted(3)`).
+#[must_use]
+pub fn is_systemd_running() -> bool {
+    Path::new("/run/systemd/system").exists()
+}
+
 impl InitSystem {
     /// Who it is on this host.
     #[must_use]
     pub fn here() -> Self {
         let exists = |path: &str| Path::new(path).exists();
-        if exists("/run/systemd/system") {
+        if is_systemd_running() {
             Self::Systemd
         } else if exists("/run/openrc") || exists("/sbin/openrc-run") && exists("/etc/runlevels") {
             Self::Openrc
@@ -200,7 +206,7 @@ pub fn remove_from_binfmt_support(rule: &Rule) -> Result<(), Diagnostic> {
 
 /// Whether binfmt-support's database has this handler as one of ours.
 fn belongs_to_us(name: &str) -> bool {
-    let entry = fs::read_to_string(Path::new(BINFMT_SUPPORT).join(name)).unwrap_or_default();
+    let entry = fs::read_to_string(binfmt_support_file(OsStr::new(name))).unwrap_or_default();
     entry.lines().next() == Some(PACKAGE)
 }
 

@@ -11,7 +11,7 @@ use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, display_path, escape, format_table};
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Handler, HandlerName};
-use crate::boot::configuration::Configuration;
+use crate::boot::configuration::{Configuration, binfmt_support_file};
 use crate::boot::persist::{self, InitSystem, Persisted};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::commands::instance::{open_read_only, print_scope};
@@ -284,7 +284,7 @@ fn returns(to_remove: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<R
     let configuration = Configuration::read(Path::new("/"));
     let file = |handler: &Handler| match Owner::of(handler, &configuration) {
         Owner::Configuration(file) => Some(file),
-        Owner::BinfmtSupport(_) => Some(Path::new("/var/lib/binfmts").join(handler.name.as_os_str())),
+        Owner::BinfmtSupport(_) => Some(binfmt_support_file(handler.name.as_os_str())),
         _ => None,
     };
     let going = |file: &PathBuf| files.iter().any(|going| going.error.is_none() && going.path == *file);

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
+use crate::base::hex::Hex;
 use crate::base::output::{Output, Status, format_table};
-use crate::binfmt::Hex;
 use crate::commands::args::parse_one_arch;
 use crate::handler::classify;
 use crate::interpreter::bundle::Member;

@@ -9,6 +9,7 @@ use super::PackageError;
 use super::error::printable;
 use super::extractor::{Extractor, Kind};
 use super::limit::{Bounded, Limit, NAME_SIZE, UNPACKED_SIZE};
+use crate::base::hex;
 
 /// Bytes of a member's header: a magic of six and thirteen fields of eight hexadecimal digits.
 const HEADER: usize = 110;
@@ -201,10 +202,7 @@ fn padding(length: u64) -> u64 {
 
 /// Hexadecimal digits; `from_str_radix` would take a sign.
 fn hexadecimal(digits: &[u8]) -> Option<u64> {
-    digits.iter().try_fold(0, |value, byte| {
-        let digit = char::from(*byte).to_digit(16)?;
-        Some(value << 4 | u64::from(digit))
-    })
+    digits.iter().try_fold(0, |value, byte| Some(value << 4 | u64::from(hex::digit(*byte)?)))
 }
 
 /// The content of a member: it ends where it should, and has the sum that it should have.

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
+use crate::base::hex::{self, Hex};
+
 /// A SHA-256 digest (FIPS 180-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -42,7 +44,7 @@ impl Sha256 {
 
 impl fmt::Display for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(&self.0).fmt(f)
     }
 }
 
@@ -65,13 +67,8 @@ impl FromStr for Sha256 {
 
     /// Sixty-four hexadecimal digits, as `sha256sum` prints them.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits: Option<Vec<_>> = text.chars().map(|letter| letter.to_digit(16)).collect();
-        let digits = digits.filter(|digits| digits.len() == 64).ok_or("not 64 hexadecimal digits")?;
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = pair.iter().fold(0, |value, digit| value << 4 | u8::try_from(*digit).unwrap_or_default());
-        }
-        Ok(Self(bytes))
+        let bytes = hex::bytes(text.as_bytes()).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or("not 64 hexadecimal digits")
     }
 }
 

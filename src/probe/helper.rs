@@ -19,6 +19,7 @@ use super::Outcome;
 use super::execution::Executor;
 use crate::base::parallel;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance};
+use crate::system::namespace::map_one;
 use crate::system::rights;
 
 /// The only argument of a helper process.
@@ -134,13 +135,7 @@ fn leave_handlers() -> Result<(), String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("cannot {what}: {error}");
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
         .map_err(|errno| failed("enter a user namespace", &errno))?;
-    let write = |file: &str, text: String| {
-        fs::write(Path::new("/proc/self").join(file), text)
-            .map_err(|error| failed(&format!("write /proc/self/{file}"), &error))
-    };
-    write("setgroups", "deny".to_owned())?;
-    write("uid_map", format!("0 {uid} 1"))?;
-    write("gid_map", format!("0 {gid} 1"))?;
+    map_one((0, uid.as_raw()), (0, gid.as_raw())).map_err(|error| error.to_string())?;
     Instance::mount(Path::new(DEFAULT_PATH)).map_err(|error| error.to_string())
 }
 

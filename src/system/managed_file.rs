@@ -3,7 +3,6 @@
 //!
 //! A file is qus's own when its first comment begins with [`MARKER`].
 
-use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -15,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use crate::base::error::Hint;
+use crate::base::hex::Hex;
 use crate::base::shell::{shell_word, this_command_as_root};
 use crate::system::atomic_file;
 use crate::system::dir::{Dir, parent_dir};
@@ -149,12 +149,7 @@ fn checksum_line(others: &[&[u8]]) -> Vec<u8> {
     for part in others {
         hash.update(part);
     }
-    let mut line = CHECKSUM.to_owned();
-    for byte in hash.finalize() {
-        let _ = write!(line, "{byte:02x}");
-    }
-    line.push('\n');
-    line.into_bytes()
+    format!("{CHECKSUM}{}\n", Hex(&hash.finalize())).into_bytes()
 }
 
 /// `text` with a checksum after the line with the marker; without a marker it stays as it is.

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 pub use engine::{Engine, EngineError, Target, UnknownTarget};
+pub(crate) use enter::map_one;
 pub use enter::{Ids, NamespaceError, blocking_sysctl, enter, enter_as_root, restore_caller_ids};
 pub use helper::{MAP_HELPER, MapFailure, serve_map};
 pub use root::{RootError, enter_root, find_in_root};

@@ -1,6 +1,7 @@
 //! The fields of a register line, read as `create_entry` of `fs/binfmt_misc.c` reads them.
 
 use super::{LINE_MAX, LINE_MIN, RuleError};
+use crate::base::hex;
 use crate::binfmt::Flags;
 
 /// How many delimiters the kernel puts behind a line before it looks at it.
@@ -102,8 +103,11 @@ fn unescape(mut string: &[u8]) -> Vec<u8> {
             [] => return bytes,
             [b'\\', b'x', high, ref rest @ ..] if high.is_ascii_hexdigit() => {
                 let (value, rest) = match *rest {
-                    [low, ref rest @ ..] if low.is_ascii_hexdigit() => (digit(high) << 4 | digit(low), rest),
-                    _ => (digit(high), rest),
+                    [low, ref rest @ ..] if low.is_ascii_hexdigit() => (
+                        hex::digit(high).unwrap_or_default() << 4 | hex::digit(low).unwrap_or_default(),
+                        rest,
+                    ),
+                    _ => (hex::digit(high).unwrap_or_default(), rest),
                 };
                 bytes.push(value);
                 rest
@@ -118,10 +122,6 @@ fn unescape(mut string: &[u8]) -> Vec<u8> {
             }
         };
     }
-}
-
-fn digit(hexadecimal: u8) -> u8 {
-    char::from(hexadecimal).to_digit(16).and_then(|value| u8::try_from(value).ok()).unwrap_or_default()
 }
 
 /// `kstrtoint(…, 10, …)`: a sign, digits, one newline at the end; then not negative (K9). Empty is 0.

@@ -10,9 +10,11 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use super::processes::{BuildkitDaemon, MountHolder, buildkit_daemons};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
+use crate::base::error::Hint as _;
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::binfmt::{Handler, HandlerName};
 use crate::boot::configuration::Configuration;
+use crate::boot::persist::is_systemd_running;
 use crate::commands::verify::{Health, health};
 use crate::handler::classify;
 use crate::handler::owner::Owner;
@@ -21,6 +23,7 @@ use crate::interpreter::store;
 use crate::interpreter::{CheckError, Interpreter, default_search_dirs, search};
 use crate::probe::{Nativeness, same_family};
 use crate::system::kernel_version::{KernelVersion, is_wsl};
+use crate::system::namespace::blocking_sysctl;
 use crate::system::namespace::{Scope, UserNamespace, is_hosts_mount_namespace};
 
 /// The whole situation.
@@ -96,7 +99,7 @@ impl Facts {
             is_container: !is_hosts_mount_namespace(),
             may_mount: !unmounted || Instance::may_mount(path),
             is_wsl: is_wsl(),
-            systemd: Path::new("/run/systemd/system").exists(),
+            systemd: is_systemd_running(),
             configuration,
             engines: engines(),
             buildkit_daemons: buildkit_daemons(),
@@ -106,7 +109,7 @@ impl Facts {
                 .and_then(|size| u64::try_from(size).ok())
                 .unwrap_or(0),
             security: security(),
-            no_user_namespaces: no_user_namespaces(),
+            no_user_namespaces: blocking_sysctl().and_then(|error| error.hint()),
         })
     }
 
@@ -198,17 +201,4 @@ fn security() -> Vec<String> {
         active.push("AppArmor".to_owned());
     }
     active
-}
-
-/// A setting that keeps user namespaces from unprivileged users.
-fn no_user_namespaces() -> Option<String> {
-    let settings = [
-        ("user/max_user_namespaces", "0", "65536"),
-        ("kernel/unprivileged_userns_clone", "0", "1"),
-        ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
-    ];
-    settings.into_iter().find_map(|(name, forbids, allows)| {
-        let value = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
-        (value.trim() == forbids).then(|| format!("sudo sysctl -w {}={allows}", name.replace('/', ".")))
-    })
 }

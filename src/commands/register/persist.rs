@@ -14,7 +14,7 @@ use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::binfmt::Rule;
 use crate::binfmt::instance::Instance;
-use crate::boot::configuration::Configuration;
+use crate::boot::configuration::{Configuration, binfmt_support_file};
 use crate::boot::formats::ArchRules;
 use crate::boot::persist::{self, InitSystem};
 use crate::handler::classify;
@@ -202,7 +202,7 @@ impl Persistence {
         let handler = handlers.find(|handler| item.has_existing(&handler.name))?;
         match Owner::of(handler, &self.configuration) {
             Owner::Configuration(file) if file != persist::file_of(arch) => Some(file),
-            Owner::BinfmtSupport(_) => Some(Path::new("/var/lib/binfmts").join(handler.name.as_os_str())),
+            Owner::BinfmtSupport(_) => Some(binfmt_support_file(handler.name.as_os_str())),
             _ => None,
         }
     }

@@ -140,7 +140,7 @@ pub fn restore_caller_ids(ids: Ids) -> Result<(), NamespaceError> {
 }
 
 /// Maps one user and one group: each pair is the id inside, and the one outside that this process has.
-fn map_one(user: (u32, u32), group: (u32, u32)) -> Result<(), NamespaceError> {
+pub(crate) fn map_one(user: (u32, u32), group: (u32, u32)) -> Result<(), NamespaceError> {
     let write = |file: &str, text: String| {
         let failed =
             |error: io::Error| blocking_sysctl().unwrap_or(NamespaceError::Map(format!("{file}: {error}")));

@@ -1,0 +1,42 @@
+//! Bytes as hexadecimal digits.
+
+use std::fmt;
+
+/// Bytes as lowercase hexadecimal digits, two a byte.
+pub struct Hex<'a>(pub &'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+/// Value of a hexadecimal digit, of any case.
+#[must_use]
+pub fn digit(letter: u8) -> Option<u8> {
+    char::from(letter).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+/// Bytes that pairs of digits stand for; `None` for anything else.
+#[must_use]
+pub fn bytes(digits: &[u8]) -> Option<Vec<u8>> {
+    let (pairs, rest) = digits.as_chunks();
+    let bytes =
+        pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect::<Option<_>>()?;
+    rest.is_empty().then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_read_as_they_are_written() {
+        let all: Vec<u8> = (0..=255).collect();
+        assert_eq!(bytes(Hex(&all).to_string().as_bytes()), Some(all));
+        assert_eq!(bytes(b"Ff"), Some(vec![0xff]));
+        for wrong in [&b"f"[..], b"fg", b"+f", b" f", b"0x"] {
+            assert_eq!(bytes(wrong), None);
+        }
+    }
+}
