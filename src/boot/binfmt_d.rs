@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use nix::sys::stat::makedev;
 use thiserror::Error;
 
 use crate::binfmt::{Rule, RuleError};
+use crate::system::file_id::open_without_waiting;
 
 /// The folders below the root, the first has precedence.
 const FOLDERS: [&str; 4] = ["etc/binfmt.d", "run/binfmt.d", "usr/local/lib/binfmt.d", "usr/lib/binfmt.d"];
@@ -77,7 +77,7 @@ pub fn read(file: &Path) -> Result<Vec<Line>, ReadError> {
         io::ErrorKind::NotFound => ReadError::Missing,
         _ => ReadError::Io(error),
     };
-    let open = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(file).map_err(io)?;
+    let open = open_without_waiting(file).map_err(io)?;
     let metadata = open.metadata().map_err(io)?;
     if metadata.file_type().is_char_device() && metadata.rdev() == makedev(1, 3) {
         return Ok(Vec::new());

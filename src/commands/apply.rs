@@ -1,12 +1,10 @@
 //! `qus apply`: have the kernel have what `binfmt.d` says, as systemd-binfmt does, and remove nobody's handlers.
 
-use std::fs::OpenOptions;
 use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use nix::fcntl::OFlag;
 use serde::Serialize;
 
 use crate::arch::Arch;
@@ -25,6 +23,7 @@ use crate::handler::plan::{self, Registration};
 use crate::handler::transaction::{Staged, remove};
 use crate::interpreter::self_exe_header;
 use crate::probe::{Nativeness, same_family};
+use crate::system::file_id::open_regular;
 use crate::system::namespace::{Lifetime, Scope};
 use crate::system::ownership::is_roots_alone;
 use clap::Args;
@@ -212,9 +211,8 @@ fn read(paths: &[PathBuf]) -> (Vec<AppliedLine>, Vec<Line>) {
 
 /// The ordinary file at `path`, if there is one that can be read.
 fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
-    let flags = OFlag::O_NONBLOCK.bits();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
-    let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let file = open_regular(path).ok()?;
+    let metadata = file.metadata().ok()?;
     let mut header = Vec::new();
     file.take(HEADER_LEN as u64).read_to_end(&mut header).ok()?;
     // As the kernel sees it (K34).

@@ -2,21 +2,21 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
+use nix::fcntl::AtFlags;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{AccessFlags, access, faccessat};
 
 use crate::arch::Arch;
 use crate::arch::elf::{self, FIRST_READ};
 use crate::binfmt::HEADER_LEN;
-use crate::system::file_id::FileId;
+use crate::system::file_id::{FileId, open_without_waiting};
 
 /// A file that somebody wants to start.
 #[derive(Clone, Debug)]
@@ -184,9 +184,7 @@ impl ExecTarget {
     pub fn inspect(path: &Path) -> Self {
         let mut candidate =
             Self { path: path.to_owned(), id: None, header: Vec::new(), kind: Kind::Unknown, denied: None };
-        // Non-blocking, as the path may be that of a pipe.
-        let opened = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
-        let file = match opened {
+        let file = match open_without_waiting(path) {
             Ok(file) => file,
             Err(error) => {
                 candidate.denied = denied_unread(path, &error);
@@ -303,6 +301,7 @@ pub fn script_interpreter(header: &[u8]) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn scripts_name_their_interpreter_as_the_kernel_reads_it() {

@@ -3,12 +3,11 @@
 //! A check reads the first kilobytes of a file, never the whole. What it finds wrong is an [`CheckError`]; what it finds fit is an
 //! [`Interpreter`], which can be had in no other way.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use thiserror::Error;
 
@@ -17,7 +16,7 @@ use crate::arch::elf::{self, ElfError, Executable};
 use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
 use crate::binfmt::HEADER_LEN;
-use crate::system::file_id::{FileId, open_regular};
+use crate::system::file_id::{FileId, open_regular, open_without_waiting};
 use crate::system::ownership::is_roots_alone;
 
 /// A file that was checked: a static ELF program of this host, executable, on a file system that lets it run.
@@ -100,10 +99,7 @@ impl Interpreter {
 
     fn inspect(path: &Path, host: &[u8]) -> Result<Self, CheckError> {
         let path = std::path::absolute(path).map_err(CheckError::Open)?;
-        // Non-blocking, as the path may be that of a pipe.
-        let mut options = fs::OpenOptions::new();
-        let file = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path);
-        let file = file.map_err(|error| match error.kind() {
+        let file = open_without_waiting(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => CheckError::Missing,
             _ => CheckError::Open(error),
         })?;

@@ -4,9 +4,9 @@
 //! another file has the place by now, and its SHA-256 for who wants to be certain. What has no record, or another one's,
 //! comes from an unknown place: nothing is guessed.
 
-use std::fs::{Metadata, OpenOptions};
+use std::fs::Metadata;
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::package::Sha256;
 use crate::system::atomic_file;
-use crate::system::file_id::open_regular;
+use crate::system::file_id::{open_no_follow, open_regular};
 
 /// Largest record that is read, in bytes.
 const RECORD_MAX: u64 = 64 << 10;
@@ -71,8 +71,7 @@ impl Provenance {
     /// The record that lies beside `path`, whatever file is there now.
     #[must_use]
     pub fn beside(path: &Path) -> Option<Self> {
-        let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOFOLLOW;
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(record_path(path)).ok()?;
+        let file = open_no_follow(&record_path(path)).ok()?;
         let mut text = Vec::new();
         file.metadata().ok().filter(Metadata::is_file)?;
         file.take(RECORD_MAX).read_to_end(&mut text).ok()?;

@@ -28,10 +28,9 @@ mod staging;
 mod tarball;
 
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use apt::{Apt, AptError, Download};
@@ -42,6 +41,7 @@ pub use error::PackageError;
 pub use limit::Limit;
 pub use manager::{Manager, ManagerError};
 
+use crate::system::file_id::open_without_waiting;
 use archive::Archive;
 use deb::Deb;
 use directory::Directory;
@@ -166,13 +166,13 @@ impl Package {
     /// Opens the source at `path` and reads what it says about itself. Its name plays no part in what it is.
     pub fn open(path: &Path) -> Result<Self, PackageError> {
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
-        Self::of_file(open(path).map_err(cannot_open)?, path, None)
+        Self::of_file(open_without_waiting(path).map_err(cannot_open)?, path, None)
     }
 
     /// The same for a file of this digest alone, which is compared before anything else is read.
     pub fn open_only(path: &Path, sha256: Sha256) -> Result<Self, PackageError> {
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
-        Self::of_file(open(path).map_err(cannot_open)?, path, Some(sha256))
+        Self::of_file(open_without_waiting(path).map_err(cannot_open)?, path, Some(sha256))
     }
 
     /// Reads all of `content`, such as standard input, into a temporary file and opens that. `path` names the source.
@@ -289,9 +289,4 @@ impl Package {
         }
         sink.finish()
     }
-}
-
-/// Opens a file for reading, without waiting for the other end where it is a pipe.
-fn open(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
 }

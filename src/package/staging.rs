@@ -1,14 +1,15 @@
 //! Files into a folder: a temporary file first, its name at the end.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::printable;
 use super::{Outcome, PackageError, Placed};
 use crate::system::atomic_file::{self, PendingFile};
 use crate::system::dir::Dir;
+use crate::system::file_id::open_no_follow;
 
 /// The mode of an interpreter: everybody starts it, its owner alone replaces it.
 const MODE: u32 = 0o755;
@@ -177,11 +178,7 @@ fn outcome(file: &Path, path: &Path) -> io::Result<Outcome> {
 }
 
 fn same_content(one: &Path, other: &Path) -> io::Result<bool> {
-    let open = |path| -> io::Result<_> {
-        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-        let file = File::options().read(true).custom_flags(flags).open(path)?;
-        Ok(BufReader::with_capacity(128 << 10, file))
-    };
+    let open = |path| -> io::Result<_> { Ok(BufReader::with_capacity(128 << 10, open_no_follow(path)?)) };
     let (mut one, mut other) = (open(one)?, open(other)?);
     loop {
         let (left, right) = (one.fill_buf()?, other.fill_buf()?);

@@ -3,18 +3,17 @@
 //! A process that is killed cannot remove its own. So whoever writes one holds a lock on it (`flock(2)`), which ends with
 //! the process however that ends, and the next one that writes into the folder removes what nobody holds.
 
-use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt, PermissionsExt as _};
 use std::path::Path;
 
-use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::geteuid;
 use tempfile::{NamedTempFile, TempPath};
 
 use crate::system::dir::{Dir, parent_dir};
-use crate::system::file_id::FileId;
+use crate::system::file_id::{FileId, open_no_follow};
 use crate::system::output_file::special_type;
 
 /// Begins the name of a draft.
@@ -44,7 +43,7 @@ pub(crate) fn create(directory: &Dir) -> io::Result<NamedTempFile> {
 /// Closes a draft that is complete. Its name, by which it is opened anew, may have another file by now, where the folder is
 /// not this user's alone.
 pub(crate) fn finish(draft: NamedTempFile) -> io::Result<PendingFile> {
-    let held = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(draft.path())?;
+    let held = open_no_follow(draft.path())?;
     if FileId::of(&held.metadata()?) != FileId::of(&draft.as_file().metadata()?) {
         return Err(io::Error::other("somebody else has changed what is in the folder"));
     }
@@ -125,7 +124,7 @@ pub(crate) fn remove_stale(directory: &Path) {
 }
 
 fn remove_if_left(path: &Path) -> io::Result<()> {
-    let draft = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)?;
+    let draft = open_no_follow(path)?;
     let metadata = draft.metadata()?;
     if !metadata.is_file() || metadata.uid() != geteuid().as_raw() {
         return Ok(());

@@ -27,9 +27,20 @@ impl FileId {
     }
 }
 
-/// Opens an ordinary file for reading: a pipe in its place would never end to be opened, a device never to be read.
+/// Opens a file for reading, without waiting for the other end of a pipe.
+pub(crate) fn open_without_waiting(path: &Path) -> io::Result<File> {
+    fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
+}
+
+/// Opens a file like [`open_without_waiting`]; a symbolic link at the end of the path is an error.
+pub(crate) fn open_no_follow(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+}
+
+/// Opens a regular file for reading: a device might never end to be read.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
-    let file = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    let file = open_without_waiting(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not an ordinary file")) }
 }
 

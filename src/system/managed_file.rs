@@ -3,12 +3,10 @@
 //!
 //! A file is qus's own when its first comment begins with [`MARKER`].
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
@@ -18,6 +16,7 @@ use crate::base::hex::Hex;
 use crate::base::shell::{shell_word, this_command_as_root};
 use crate::system::atomic_file;
 use crate::system::dir::{Dir, parent_dir};
+use crate::system::file_id::open_no_follow;
 
 /// Beginning of the first line of every file that qus writes for other programs.
 pub const MARKER: &str = "# Written by qus";
@@ -115,10 +114,10 @@ fn content(path: &Path) -> Result<Option<Vec<u8>>, ManagedFileError> {
     if !metadata.is_file() {
         return Err(ManagedFileError::Special(path.to_owned()));
     }
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
     let mut content = Vec::new();
-    file.and_then(|file| file.take(MAX).read_to_end(&mut content)).map_err(failed("read", path))?;
+    open_no_follow(path)
+        .and_then(|file| file.take(MAX).read_to_end(&mut content))
+        .map_err(failed("read", path))?;
     Ok(Some(content))
 }
 
