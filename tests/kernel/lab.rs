@@ -315,6 +315,11 @@ pub(crate) fn is_dynamic() -> bool {
     qus::arch::elf::Executable::read(&file).unwrap().loader.is_some()
 }
 
+/// Fewest descriptors with which this qus starts: where it is dynamically linked, its loader opens files.
+pub(crate) fn fewest_descriptors() -> u32 {
+    if is_dynamic() { 4 } else { 3 }
+}
+
 /// Skips a test that makes a bundle, or runs qus in an empty root directory, where qus is dynamically linked.
 pub(crate) fn needs_static_qus() {
     if is_dynamic() {

@@ -10,7 +10,7 @@ use qus::binfmt::Flags;
 use qus::probe::same_family;
 
 use crate::downloads;
-use crate::lab::{Lab, Ran, run};
+use crate::lab::{Lab, Ran, fewest_descriptors, run};
 use crate::programs::{arch, host, probe};
 
 /// An interpreter that writes down the rights it runs with. Its handler has no `F`, as it is a script.
@@ -140,7 +140,7 @@ kernel_test!(limits_of_this_process_are_no_verdict);
 fn limits_of_this_process_are_no_verdict(lab: &Lab) {
     lab.done(["register", "arm", "s390x"]);
     let before = lab.entries();
-    for descriptors in 3..20 {
+    for descriptors in fewest_descriptors()..20 {
         let limit = format!("--nofile={descriptors}");
         let ran = run(&mut lab.program(&["prlimit", &limit], ["verify"]));
         assert!(ran.status == 0 || ran.status == 2, "{descriptors}: {ran:#?}");
@@ -196,7 +196,7 @@ fn a_native_architecture_is_never_taken_for_a_foreign_one(lab: &Lab) {
     // The parent's state and limits, with which the question was answered by "no" once.
     let reasons = [unknown.as_str(), &native, "Too many open files", "Resource temporarily unavailable"];
     refuses(&mut lab.program(&["env", "--ignore-signal=CHLD"], words), &reasons);
-    for descriptors in 3..16 {
+    for descriptors in fewest_descriptors()..16 {
         refuses(&mut lab.program(&["prlimit", &format!("--nofile={descriptors}")], words), &reasons);
     }
 }
