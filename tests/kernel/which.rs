@@ -439,14 +439,14 @@ fn which_many_files(lab: &Lab) {
     // Libraries that are mapped need some, too.
     let limit = if crate::lab::is_dynamic() { "20480" } else { "16384" };
     // Emulators need more addresses than that.
-    for (limit, options) in [("unlimited", &[][..]), (limit, &["--no-verify"])] {
-        let text = which("short", limit, options);
+    for (most, options) in [("unlimited", &[][..]), (limit, &["--no-verify"])] {
+        let text = which("short", most, options);
         assert!(text.contains(": empty file\n") && text.contains(": arm program "), "{text}");
-        assert!(which("long", limit, options) == text.repeat(COUNT / 2), "{options:?}");
+        assert!(which("long", most, options) == text.repeat(COUNT / 2), "{options:?}");
     }
-    let json = which("long", "16384", &["--json", "--no-verify"]);
+    let json = which("long", limit, &["--json", "--no-verify"]);
     let long: Value = serde_json::from_str(&json).unwrap();
-    let short: Value = serde_json::from_str(&which("short", "16384", &["--json", "--no-verify"])).unwrap();
+    let short: Value = serde_json::from_str(&which("short", limit, &["--json", "--no-verify"])).unwrap();
     let (long, short) = (long["answers"].as_array().unwrap(), short["answers"].as_array().unwrap());
     assert_eq!((long.len(), short.len()), (COUNT, 2));
     assert!(long.chunks(2).all(|pair| pair == short.as_slice()));
