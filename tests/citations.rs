@@ -123,13 +123,14 @@ fn texts() -> Vec<(String, String)> {
     texts
 }
 
-/// Names of tests: functions, and names in the lists of `tests/kernel`.
+/// Names of tests: of `kernel_test!`, and functions marked with `#[test]`.
 fn test_names() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (_, text) in texts() {
-        let functions = text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
-        let listed = text.split("Test::").skip(1).filter_map(|rest| rest.split('"').nth(1));
-        names.extend(functions.chain(listed).map(str::to_owned));
+        let of_kernel = text.split("kernel_test!(").skip(1).filter_map(|rest| rest.split([',', ')']).next());
+        let marked =
+            text.split("#[test]").skip(1).filter_map(|rest| rest.split_once("fn ")?.1.split('(').next());
+        names.extend(of_kernel.chain(marked).map(str::to_owned));
     }
     names
 }

@@ -1,4 +1,4 @@
-//! What a test works with inside of its namespace: qus, the instance as the kernel has it, and a folder of its own.
+//! What a test works with inside of its namespace: qus, the instance as the kernel has it, and a directory of its own.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -44,12 +44,12 @@ impl Lab {
         Self { directory: tempfile::tempdir().unwrap() }
     }
 
-    /// A path in the folder of this test.
+    /// A path in the directory of this test.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// Writes an executable file into the folder of this test.
+    /// Writes an executable file into the directory of this test.
     pub(crate) fn executable(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, content).unwrap();
@@ -57,7 +57,7 @@ impl Lab {
         path
     }
 
-    /// A symbolic link in the folder of this test, in a folder that is made for it.
+    /// A symbolic link in the directory of this test, in a directory that is made for it.
     pub(crate) fn link(&self, name: &str, target: &Path) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -65,7 +65,7 @@ impl Lab {
         path
     }
 
-    /// A copy in the folder of this test, in a folder that is made for it; whoever runs the test owns it.
+    /// A copy in the directory of this test, in a directory that is made for it; whoever runs the test owns it.
     pub(crate) fn copy(&self, name: &str, source: &Path) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -112,7 +112,7 @@ impl Lab {
         (ran.status, value)
     }
 
-    /// The folder of programs that cures find first: qus, and what a test puts there.
+    /// The directory of programs that cures find first: qus, and what a test puts there.
     pub(crate) fn bin(&self) -> PathBuf {
         let bin = self.path("bin");
         if !bin.exists() {
@@ -274,7 +274,7 @@ impl Drop for CoveredDirectories {
     }
 }
 
-/// What is mounted in the folder would keep it from being removed.
+/// What is mounted in the directory would keep it from being removed.
 impl Drop for Lab {
     fn drop(&mut self) {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();

@@ -37,6 +37,7 @@ mod environment;
 mod escapes;
 mod exhausted;
 mod export;
+mod facts;
 mod faults;
 mod faults_in_files;
 mod fetch;
@@ -193,7 +194,7 @@ fn main() -> ExitCode {
         obstacle => obstacle.clone(),
     };
     let conclusion = conclude(&arguments, tests, missing);
-    let differences = machine.differences(&Machine::inspect());
+    let differences = machine.differences_now();
     if !differences.is_empty() {
         eprintln!("the tests changed this machine:\n{}", differences.join("\n"));
         return ExitCode::FAILURE;
