@@ -1,18 +1,18 @@
 //! Compares the machine before and after the tests: no test may change it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
 use std::time::Duration;
-
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::namespace::INSTANCE;
 
 /// Directories of which every file is compared.
-const WHOLE: [&str; 6] =
-    ["/etc", "/usr/local/lib", "/usr/local/bin", "/var/lib/binfmts", "/var/cache/qus", "/run/binfmt.d"];
+const WHOLE: [&str; 5] = ["/etc", "/usr/local", "/var/lib/binfmts", "/var/cache/qus", "/run/binfmt.d"];
+/// How long what other programs make for a moment may be seen.
+const MOMENT: Duration = Duration::from_secs(3);
 /// Directories that other programs use, of which only names that qus may use are compared.
 const SHARED: [&str; 4] = ["/dev/shm", "/run", "/tmp", "/var/tmp"];
 /// Files that the system itself rewrites.
@@ -32,7 +32,7 @@ impl Machine {
         for directory in SHARED {
             for path in children(Path::new(directory)) {
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                if (name.starts_with("qus") || name.starts_with(".qus")) && is_abandoned(&path) {
+                if name.starts_with("qus") || name.starts_with(".qus") {
                     seen.insert(format!("leftover {}", path.display()), "there".to_owned());
                 }
             }
@@ -50,22 +50,26 @@ impl Machine {
         Self(seen)
     }
 
-    /// Every difference, a line each.
-    pub(crate) fn differences(&self, later: &Self) -> Vec<String> {
-        let names: std::collections::BTreeSet<_> = self.0.keys().chain(later.0.keys()).collect();
+    /// Every lasting difference to the machine as it is now, a line each.
+    pub(crate) fn differences_now(&self) -> Vec<String> {
+        let mut differences = self.differences(&Self::inspect());
+        if !differences.is_empty() {
+            sleep(MOMENT);
+            let later = self.differences(&Self::inspect());
+            differences.retain(|name, _| later.contains_key(name));
+        }
+        differences.into_values().collect()
+    }
+
+    /// Every difference, by its name.
+    fn differences(&self, later: &Self) -> BTreeMap<String, String> {
+        let names: BTreeSet<_> = self.0.keys().chain(later.0.keys()).collect();
         let differs = names.into_iter().filter(|name| self.0.get(*name) != later.0.get(*name));
         // Any run of qus removes leftovers.
         let differs = differs.filter(|name| !name.starts_with("leftover ") || later.0.contains_key(*name));
-        differs.map(|name| format!("{name}: {:?}, now {:?}", self.0.get(name), later.0.get(name))).collect()
+        let line = |name: &String| format!("{name}: {:?}, now {:?}", self.0.get(name), later.0.get(name));
+        differs.map(|name| (name.clone(), line(name))).collect()
     }
-}
-
-/// Reports whether no process holds this file or directory, which runs of qus lock as long as they use it.
-fn is_abandoned(path: &Path) -> bool {
-    let Ok(file) = fs::File::open(path) else { return false };
-    let young = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
-    let young = young.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < Duration::from_secs(2)));
-    !young && Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok()
 }
 
 fn children(directory: &Path) -> Vec<PathBuf> {
@@ -92,14 +96,17 @@ fn walk(directory: &Path, seen: &mut BTreeMap<String, String>) {
 kernel_test!(a_changed_machine_is_noticed);
 pub(crate) fn a_changed_machine_is_noticed(lab: &crate::lab::Lab) {
     use nix::mount::{MsFlags, mount};
-    mount(Some("none"), "/etc", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    for directory in ["/etc", "/dev/shm"] {
+        mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    }
     let before = Machine::inspect();
-    assert_eq!(before.differences(&Machine::inspect()), [""; 0]);
+    assert_eq!(before.differences_now(), [""; 0]);
     fs::write("/etc/new", "").unwrap();
     lab.register(b":new:E::new::/bin/true:").unwrap();
     mount(Some("none"), "/mnt", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-    let found = before.differences(&Machine::inspect()).join("\n");
-    for name in ["/etc/new: None", "binfmt_misc/new: None", "tmpfs"] {
+    fs::write("/dev/shm/qus-left", "").unwrap();
+    let found = before.differences_now().join("\n");
+    for name in ["/etc/new: None", "binfmt_misc/new: None", "tmpfs", "leftover /dev/shm/qus-left: None"] {
         assert!(found.contains(name), "no {name} in {found}");
     }
 }
