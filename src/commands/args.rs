@@ -41,6 +41,14 @@ pub struct SourceArgs {
     /// Get the interpreters from this source first: whatever `qus fetch --from` takes
     #[arg(long, value_name = "SRC")]
     pub from: Option<PathBuf>,
+    /// What the interpreters have to be.
+    #[command(flatten)]
+    pub required: RequiredArgs,
+}
+
+/// What interpreters have to be, wherever they come from.
+#[derive(Debug, Default, Args)]
+pub struct RequiredArgs {
     /// What SRC has to be: the SHA-256 that its maker tells
     #[arg(long, value_name = "HEX", requires = "from")]
     pub sha256: Option<Sha256>,

@@ -11,8 +11,7 @@ use serde::Serialize;
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, display_path};
-use crate::commands::args::{ArchArg, Common, named, parse_arch};
-use crate::interpreter::VersionReq;
+use crate::commands::args::{ArchArg, Common, RequiredArgs, named, parse_arch};
 use crate::interpreter::bundle::unpack_bundle;
 use crate::interpreter::bundle::{self, Content};
 use crate::interpreter::fetch::{self, FetchRequest};
@@ -38,9 +37,9 @@ pub struct Bundle {
     /// Look for interpreters here, and nowhere else (may be repeated)
     #[arg(long, value_name = "DIR", conflicts_with = "from")]
     pub interpreter_dir: Vec<PathBuf>,
-    /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
-    #[arg(long, value_name = "VERSION")]
-    pub qemu_version: Option<VersionReq>,
+    /// What the interpreters have to be.
+    #[command(flatten)]
+    pub required: RequiredArgs,
     /// The file to write; `-` is standard output, and a pipe or a device is written into
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
@@ -125,9 +124,9 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
         let order = FetchRequest {
             arches: arches.map(<[_]>::to_vec),
             from: Some(source),
-            sha256: None,
+            sha256: args.required.sha256,
             dest: Some(temporary.path()),
-            version: args.qemu_version.as_ref(),
+            version: args.required.qemu_version.as_ref(),
         };
         let fetched = fetch::fetch(&order, quiet)?;
         if let Some(problem) = fetched.problem() {
@@ -143,7 +142,8 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
         args.interpreter_dir.clone()
     };
     let wanted = |arch: &'static Arch, path: &Path| {
-        arches.is_none_or(|arches| arches.contains(&arch)) && is_of(args.qemu_version.as_ref(), arch, path)
+        arches.is_none_or(|arches| arches.contains(&arch))
+            && is_of(args.required.qemu_version.as_ref(), arch, path)
     };
     let found = search(&search_dirs, &self_exe_header()?, wanted);
     let mut interpreters = Vec::new();

@@ -8,12 +8,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::base::output::{Output, Status, display_path, format_table};
-use crate::commands::args::{ArchArg, Common, named, parse_arch};
+use crate::commands::args::{ArchArg, Common, RequiredArgs, named, parse_arch};
 use crate::commands::report::{Report, print};
-use crate::interpreter::VersionReq;
 use crate::interpreter::fetch::{FetchRequest, Fetched, File, fetch};
 use crate::interpreter::store::destination;
-use crate::package::Sha256;
 use clap::Args;
 
 /// `qus fetch`.
@@ -25,12 +23,9 @@ pub struct Fetch {
     /// A package, archive, image, folder, interpreter, - or http(s)://…, not the distribution's package
     #[arg(long, value_name = "SRC")]
     pub from: Option<PathBuf>,
-    /// What SRC has to be: the SHA-256 that its maker tells
-    #[arg(long, value_name = "HEX", requires = "from")]
-    pub sha256: Option<Sha256>,
-    /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
-    #[arg(long, value_name = "VERSION")]
-    pub qemu_version: Option<VersionReq>,
+    /// What the interpreters have to be.
+    #[command(flatten)]
+    pub required: RequiredArgs,
     /// Where to put them [default: by version in /usr/local/lib/qus as root, $XDG_DATA_HOME/qus otherwise]
     #[arg(long, value_name = "DIR")]
     pub dest: Option<PathBuf>,
@@ -55,9 +50,9 @@ pub(super) fn run(args: &Fetch, common: &Common, output: &mut Output<'_>) -> Res
     let order = FetchRequest {
         arches: named(&args.arches),
         from: args.from.as_deref(),
-        sha256: args.sha256,
+        sha256: args.required.sha256,
         dest: args.dest.as_deref(),
-        version: args.qemu_version.as_ref(),
+        version: args.required.qemu_version.as_ref(),
     };
     print(&fetch(&order, common.quiet)?, output)
 }

@@ -15,13 +15,14 @@ use self::persist::Persistence;
 pub(crate) use self::report::{ArchResult, Outcome, RegisterReport};
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status};
-use crate::binfmt::instance::{HandlerError, Instance};
+use crate::binfmt::instance::Instance;
 use crate::binfmt::{Flags, HandlerName, RuleError};
 use crate::commands::args::{ArchArg, Common, SourceArgs, parse_arch};
 use crate::commands::instance::{Opened, open_to_register};
 use crate::commands::report::print;
 use crate::handler::classify::default_flags;
 use crate::handler::plan::{Decision, Registration, Request, Snapshot, decide};
+use crate::handler::transaction::remove;
 use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::Target;
 use crate::system::namespace::enter;
@@ -93,7 +94,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
         && registered.report.has_any()
     {
         hold(end_signals)?;
-        remove(instance, &registered.new)?;
+        registered.new.iter().try_for_each(|name| remove(instance, name))?;
         output.info(&format!("removed the {} handlers that were registered", registered.new.len()))?;
     }
     Ok(status)
@@ -211,16 +212,6 @@ fn hold(end_signals: &EndSignals) -> Result<(), Diagnostic> {
 }
 
 /// Removes handlers; one that is gone already is no error.
-fn remove(instance: &Instance, names: &[HandlerName]) -> Result<(), Diagnostic> {
-    for name in names {
-        match instance.remove(name) {
-            Ok(()) | Err(HandlerError::Missing(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
 fn request(args: &Register) -> Request {
     let mut flags = default_flags(KernelVersion::running());
     if args.credentials {
@@ -228,7 +219,7 @@ fn request(args: &Register) -> Request {
     }
     let explicit = args.interpreter.is_some()
         || args.source.is_named()
-        || args.source.qemu_version.is_some()
+        || args.source.required.qemu_version.is_some()
         || args.credentials;
     Request { flags, explicit, replace: args.replace, force_native: args.force_native }
 }

@@ -160,7 +160,7 @@ fn typed(args: &Run, option: &str) -> String {
     args.root.iter().for_each(|root| push("--root", Some(root.as_os_str())));
     args.arch.iter().for_each(|arch| push("--arch", Some(OsStr::new(arch.name))));
     args.source.from.iter().for_each(|source| push("--from", Some(source.as_os_str())));
-    if let Some(version) = &args.source.qemu_version {
+    if let Some(version) = &args.source.required.qemu_version {
         push("--qemu-version", Some(OsStr::new(&version.to_string())));
     }
     args.source

@@ -177,7 +177,7 @@ fn wanted(args: &Fetch) -> Result<ArchFilter, Diagnostic> {
     Ok(ArchFilter {
         host: self_exe_header()?,
         arches: super::arches(args),
-        version: args.qemu_version.clone(),
+        version: args.required.qemu_version.clone(),
         by_version: true,
         done: std::collections::BTreeSet::new(),
     })

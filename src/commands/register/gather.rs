@@ -78,7 +78,7 @@ impl Inputs {
             stored: BTreeMap::new(),
             to_copy: BTreeMap::new(),
             source: args.source.from.clone(),
-            version: args.source.qemu_version.clone(),
+            version: args.source.required.qemu_version.clone(),
             refused: BTreeMap::new(),
             natives: BTreeMap::new(),
             verdicts: BTreeMap::new(),
@@ -168,7 +168,7 @@ impl Inputs {
                 return Err(not_fetched(args, source));
             }
             let arches = (!self.arches.is_empty()).then(|| self.arches.clone());
-            let (sha256, dest) = (args.source.sha256, args.dest.as_deref());
+            let (sha256, dest) = (args.source.required.sha256, args.dest.as_deref());
             let order =
                 FetchRequest { arches, from: Some(source), sha256, dest, version: self.version.as_ref() };
             let fetched = fetch::fetch(&order, quiet)?;
@@ -307,9 +307,13 @@ impl Inputs {
 fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
     let mut words: Vec<OsString> = ["qus", "fetch", "--from"].map(OsString::from).to_vec();
     words.push(source.into());
-    let sha256 = args.source.sha256.map(|digest| ("--sha256", digest.to_string().into()));
-    let version =
-        args.source.qemu_version.as_ref().map(|version| ("--qemu-version", version.to_string().into()));
+    let sha256 = args.source.required.sha256.map(|digest| ("--sha256", digest.to_string().into()));
+    let version = args
+        .source
+        .required
+        .qemu_version
+        .as_ref()
+        .map(|version| ("--qemu-version", version.to_string().into()));
     let dest = args.dest.as_ref().map(|dest| ("--dest", dest.clone().into_os_string()));
     for (option, value) in sha256.into_iter().chain(version).chain(dest) {
         words.extend([OsString::from(option), value]);
@@ -327,7 +331,8 @@ fn selection(args: &Register) -> String {
     let directories = args.source.interpreter_dir.iter().map(|path| ("--interpreter-dir", path));
     let source = args.source.from.iter().map(|path| ("--from", path));
     let dest = args.dest.iter().map(|path| ("--dest", path));
-    let version = args.source.qemu_version.iter().map(|version| format!("--qemu-version {version} "));
+    let version =
+        args.source.required.qemu_version.iter().map(|version| format!("--qemu-version {version} "));
     let paths = interpreter.chain(directories).chain(source).chain(dest);
     let words = paths.map(|(option, path)| format!("{option} {} ", shell_word(path)));
     let persist = args.persist.then(|| "--persist ".to_owned());

@@ -58,8 +58,8 @@ impl Wanted<'_> {
     /// Fetches from `from`, or from the distribution's package.
     fn fetch(&self, arches: Option<Vec<&'static Arch>>, from: Option<&Path>) -> Result<Found, Diagnostic> {
         // The digest is that of the named source.
-        let sha256 = if from.is_some() { self.args.source.sha256 } else { None };
-        let version = self.args.source.qemu_version.as_ref();
+        let sha256 = if from.is_some() { self.args.source.required.sha256 } else { None };
+        let version = self.args.source.required.qemu_version.as_ref();
         let request = FetchRequest { arches, from, sha256, dest: None, version };
         Ok(fetch::fetch(&request, self.quiet)?.found(self.host))
     }
@@ -70,7 +70,7 @@ impl Wanted<'_> {
         } else {
             self.args.arch.contains(&arch)
         };
-        is_named && is_of(self.args.source.qemu_version.as_ref(), arch, path)
+        is_named && is_of(self.args.source.required.qemu_version.as_ref(), arch, path)
     }
 
     /// Whether the host may run the programs of `arch` itself.
@@ -83,7 +83,7 @@ impl Wanted<'_> {
             |arch: &&&'static Arch| !has_interpreter(found, arch) && !self.is_of_host_family(arch);
         let missing: Vec<&'static Arch> = self.arches.iter().filter(is_missing).copied().collect();
         // The version of a handler's interpreter is not known.
-        let version = self.args.source.qemu_version.as_ref();
+        let version = self.args.source.required.qemu_version.as_ref();
         if missing.is_empty() || version.is_none() && missing.iter().all(|arch| is_served(arch)) {
             return Ok(());
         }

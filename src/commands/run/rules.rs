@@ -22,7 +22,7 @@ pub(super) fn rules(found: &Found, args: &Run) -> Result<Vec<Rule>, Diagnostic> 
         Ok(instance) if instance.is_enabled().unwrap_or(false) => instance.handlers()?,
         _ => Vec::new(),
     };
-    let explicit = args.source.is_named() || args.source.qemu_version.is_some();
+    let explicit = args.source.is_named() || args.source.required.qemu_version.is_some();
     let own = own_rules(found, &hidden, explicit)?;
     let mut inherited = inherited_rules(found, &hidden);
     inherited.retain(|rule| own.iter().all(|own| own.name() != rule.name()));
