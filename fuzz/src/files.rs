@@ -71,10 +71,10 @@ pub fn elf(input: &[u8]) {
 
 /// Any bytes as a file of `binfmt.d` and of binfmt-support: every line that is a rule is one that a handler can keep.
 pub fn binfmt_d(input: &[u8]) {
-    let root = tempfile::tempdir().expect("a temporary folder");
+    let root = tempfile::tempdir().expect("a temporary directory");
     let (directory, database) = (root.path().join("etc/binfmt.d"), root.path().join("var/lib/binfmts"));
-    fs::create_dir_all(&directory).expect("a folder");
-    fs::create_dir_all(&database).expect("a folder");
+    fs::create_dir_all(&directory).expect("a directory");
+    fs::create_dir_all(&database).expect("a directory");
     fs::write(directory.join("x.conf"), input).expect("a file");
     fs::write(database.join("mine"), input).expect("a file");
     let configuration = Configuration::read(root.path());
@@ -101,7 +101,7 @@ pub fn binfmt_d(input: &[u8]) {
 /// none of it, the rest is a file as it is.
 pub fn bundle(input: &[u8]) {
     let Some((&[low, high], rest)) = input.split_first_chunk() else { return };
-    let directory = tempfile::tempdir().expect("a temporary folder");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("bundle");
     let packed = usize::from(u16::from_le_bytes([low, high]));
     let content = if packed == 0 {

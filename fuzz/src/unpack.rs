@@ -1,4 +1,4 @@
-//! A source in a folder of its own is unpacked, and everything that qus promises of that is compared.
+//! A source in a directory of its own is unpacked, and everything that qus promises of that is compared.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -55,10 +55,10 @@ pub(crate) type State = BTreeMap<String, Vec<u8>>;
 
 /// Unpacks `content`: what was placed, if it was no error.
 pub(crate) fn unpack(content: &[u8]) -> Option<State> {
-    let directory = tempfile::tempdir().expect("a temporary folder");
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let (source, dest) = (directory.path().join("source"), directory.path().join("dest"));
     fs::write(&source, content).expect("a file");
-    fs::create_dir(&dest).expect("a folder");
+    fs::create_dir(&dest).expect("a directory");
     fs::write(dest.join("qemu-arm"), "old").expect("a file");
     let before = state(&dest);
     let mut wanted = ArchFilter::default();
@@ -102,7 +102,7 @@ pub(crate) fn unpack(content: &[u8]) -> Option<State> {
 }
 
 fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).expect("a folder");
+    let entries = fs::read_dir(directory).expect("a directory");
     let mut names: Vec<_> = entries
         .map(|entry| entry.expect("an entry").file_name().into_string().expect("names are UTF-8"))
         .collect();
