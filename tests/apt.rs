@@ -18,24 +18,24 @@ use build::{Tree, ar};
 use qus::package::{Apt, AptError, MemberFilter, Package, Sha256, debian_packages, fetch_with_apt};
 
 /// A repository of packages that have one file each, and an [`Apt`] that knows this repository alone.
-struct Lab {
+struct Repository {
     directory: tempfile::TempDir,
 }
 
-impl Lab {
+impl Repository {
     /// `None` on a machine without apt.
     fn new() -> Option<Self> {
         if Command::new("apt-get").arg("--version").output().is_err() {
             eprintln!("skipped: no apt-get here");
             return None;
         }
-        let lab = Self { directory: tempfile::tempdir().unwrap() };
+        let repository = Self { directory: tempfile::tempdir().unwrap() };
         // apt's own user looks into the repository and the cache.
-        fs::set_permissions(lab.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::create_dir(lab.repository()).unwrap();
-        lab.sources(&["repository"]);
-        lab.publish(&[]);
-        Some(lab)
+        fs::set_permissions(repository.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(repository.repository()).unwrap();
+        repository.sources(&["repository"]);
+        repository.publish(&[]);
+        Some(repository)
     }
 
     fn repository(&self) -> PathBuf {
@@ -118,59 +118,59 @@ impl MemberFilter for ArchFilter {
 
 #[test]
 fn a_download_is_there_as_long_as_its_guard() {
-    let Some(lab) = Lab::new() else { return };
-    lab.publish(&[("qemu-user", &["qemu-arm"])]);
-    let download = lab.apt().download("qemu-user", &()).unwrap().unwrap();
+    let Some(repository) = Repository::new() else { return };
+    repository.publish(&[("qemu-user", &["qemu-arm"])]);
+    let download = repository.apt().download("qemu-user", &()).unwrap().unwrap();
     let path = download.path().to_owned();
     assert_eq!(Package::open(&path).unwrap().info().unwrap().name, "qemu-user");
-    assert_eq!(lab.downloads(), 1);
+    assert_eq!(repository.downloads(), 1);
     drop(download);
-    assert_eq!(lab.downloads(), 0);
+    assert_eq!(repository.downloads(), 0);
 }
 
 #[test]
 fn an_unknown_package_is_no_error() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(repository) = Repository::new() else { return };
     for name in ["qemu-user", "--help", "*", "a b", ""] {
-        let result = lab.apt().download(name, &());
+        let result = repository.apt().download(name, &());
         assert!(matches!(result, Ok(None) | Err(AptError::Failed { .. })), "{name:?}: {result:?}");
     }
-    assert!(lab.apt().download("qemu-user", &()).unwrap().is_none());
-    assert_eq!(lab.downloads(), 0);
+    assert!(repository.apt().download("qemu-user", &()).unwrap().is_none());
+    assert_eq!(repository.downloads(), 0);
 }
 
 #[test]
 fn lists_are_fetched_when_they_are_old_or_older_than_the_sources() {
-    let Some(lab) = Lab::new() else { return };
-    let known = || lab.apt().download("qemu-user", &()).unwrap().is_some();
+    let Some(repository) = Repository::new() else { return };
+    let known = || repository.apt().download("qemu-user", &()).unwrap().is_some();
     assert!(!known());
-    lab.publish(&[("qemu-user", &[])]);
+    repository.publish(&[("qemu-user", &[])]);
     assert!(!known(), "the lists are some seconds old");
-    age(&lab.cache().join("updated"), Duration::from_mins(61));
+    age(&repository.cache().join("updated"), Duration::from_mins(61));
     assert!(known());
-    lab.publish(&[]);
+    repository.publish(&[]);
     assert!(known());
-    age(&lab.directory.path().join("sources.list"), Duration::ZERO);
+    age(&repository.directory.path().join("sources.list"), Duration::ZERO);
     assert!(!known());
 }
 
 #[test]
 fn a_package_that_is_gone_is_looked_up_again() {
-    let Some(lab) = Lab::new() else { return };
-    lab.publish(&[("qemu-user", &[])]);
-    assert!(lab.apt().download("qemu-user", &()).unwrap().is_some());
-    fs::remove_file(lab.repository().join("qemu-user.deb")).unwrap();
-    lab.publish(&[]);
-    assert!(lab.apt().download("qemu-user", &()).unwrap().is_none());
+    let Some(repository) = Repository::new() else { return };
+    repository.publish(&[("qemu-user", &[])]);
+    assert!(repository.apt().download("qemu-user", &()).unwrap().is_some());
+    fs::remove_file(repository.repository().join("qemu-user.deb")).unwrap();
+    repository.publish(&[]);
+    assert!(repository.apt().download("qemu-user", &()).unwrap().is_none());
 }
 
 /// Whatever apt reports about a failed download, new lists are fetched once, and an unknown package is found by status.
 #[test]
 fn the_words_of_apt_do_not_matter() {
-    let Some(lab) = Lab::new() else { return };
-    lab.publish(&[("qemu-user", &["qemu-arm"])]);
-    assert!(lab.apt().download("qemu-user", &()).unwrap().is_some());
-    let bin = lab.directory.path().join("bin");
+    let Some(repository) = Repository::new() else { return };
+    repository.publish(&[("qemu-user", &["qemu-arm"])]);
+    assert!(repository.apt().download("qemu-user", &()).unwrap().is_some());
+    let bin = repository.directory.path().join("bin");
     fs::create_dir(&bin).unwrap();
     let wrapper = bin.join("apt-get");
     // apt with all its words exchanged.
@@ -182,16 +182,16 @@ fn the_words_of_apt_do_not_matter() {
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "--nocapture", "download_of_another_process"])
             .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
-            .env("QUS_TEST_CACHE", lab.cache())
-            .env("QUS_TEST_SOURCES", lab.directory.path().join("sources.list"))
+            .env("QUS_TEST_CACHE", repository.cache())
+            .env("QUS_TEST_SOURCES", repository.directory.path().join("sources.list"))
             .env("QUS_TEST_PACKAGE", package)
             .output()
             .unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     assert!(fetch("absent").contains("result: unknown"));
-    fs::remove_file(lab.repository().join("qemu-user.deb")).unwrap();
-    lab.publish(&[]);
+    fs::remove_file(repository.repository().join("qemu-user.deb")).unwrap();
+    repository.publish(&[]);
     let printed = fetch("qemu-user");
     assert!(printed.contains("result: unknown"), "{printed}");
 }
@@ -211,68 +211,68 @@ fn download_of_another_process() {
 
 #[test]
 fn a_package_of_another_content_than_its_list_says_is_refused() {
-    let Some(lab) = Lab::new() else { return };
-    lab.publish(&[("qemu-user", &["qemu-arm"])]);
-    let path = lab.repository().join("qemu-user.deb");
+    let Some(repository) = Repository::new() else { return };
+    repository.publish(&[("qemu-user", &["qemu-arm"])]);
+    let path = repository.repository().join("qemu-user.deb");
     let mut content = fs::read(&path).unwrap();
     content[200] ^= 1;
     fs::write(&path, content).unwrap();
-    let error = lab.apt().download("qemu-user", &()).unwrap_err().to_string();
+    let error = repository.apt().download("qemu-user", &()).unwrap_err().to_string();
     assert!(error.starts_with("apt-get download qemu-user failed: E: "), "{error}");
-    assert_eq!(lab.downloads(), 0);
+    assert_eq!(repository.downloads(), 0);
 }
 
 #[test]
 fn a_repository_that_fails_matters_only_for_what_is_not_found() {
-    let Some(lab) = Lab::new() else { return };
-    lab.sources(&["nowhere", "repository"]);
-    lab.publish(&[("qemu-user", &[])]);
-    assert!(lab.apt().download("qemu-user", &()).unwrap().is_some());
-    let error = lab.apt().download("qemu-user-static", &()).unwrap_err().to_string();
+    let Some(repository) = Repository::new() else { return };
+    repository.sources(&["nowhere", "repository"]);
+    repository.publish(&[("qemu-user", &[])]);
+    assert!(repository.apt().download("qemu-user", &()).unwrap().is_some());
+    let error = repository.apt().download("qemu-user-static", &()).unwrap_err().to_string();
     assert!(error.starts_with("apt-get update failed: "), "{error}");
     assert!(error.contains("nowhere"), "{error}");
 }
 
 #[test]
 fn unsigned_repositories_are_refused() {
-    let Some(lab) = Lab::new() else { return };
-    lab.publish(&[("qemu-user", &[])]);
-    let list = lab.directory.path().join("sources.list");
+    let Some(repository) = Repository::new() else { return };
+    repository.publish(&[("qemu-user", &[])]);
+    let list = repository.directory.path().join("sources.list");
     let text = fs::read_to_string(&list).unwrap().replace("[trusted=yes] ", "");
     fs::write(&list, text).unwrap();
-    let error = lab.apt().download("qemu-user", &()).unwrap_err().to_string();
+    let error = repository.apt().download("qemu-user", &()).unwrap_err().to_string();
     assert!(error.contains("Release"), "{error}");
 }
 
 #[test]
 fn several_at_once_do_not_disturb_each_other() {
-    let Some(lab) = Lab::new() else { return };
-    lab.publish(&[("qemu-user", &["qemu-arm"])]);
+    let Some(repository) = Repository::new() else { return };
+    repository.publish(&[("qemu-user", &["qemu-arm"])]);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let download = lab.apt().download("qemu-user", &()).unwrap().unwrap();
+                let download = repository.apt().download("qemu-user", &()).unwrap().unwrap();
                 Package::open(download.path()).unwrap();
             });
         }
     });
-    assert_eq!(lab.downloads(), 0);
+    assert_eq!(repository.downloads(), 0);
 }
 
 /// The clock may have been far ahead, or far behind, when a process was killed, and may be so now.
 #[test]
 fn what_killed_processes_left_goes_whatever_the_clock_says() {
     const YEARS: Duration = Duration::from_hours(24 * 365 * 30);
-    let Some(lab) = Lab::new() else { return };
-    lab.publish(&[("qemu-user", &["qemu-arm"])]);
-    let download = || lab.apt().download("qemu-user", &()).unwrap().unwrap();
+    let Some(repository) = Repository::new() else { return };
+    repository.publish(&[("qemu-user", &["qemu-arm"])]);
+    let download = || repository.apt().download("qemu-user", &()).unwrap().unwrap();
     let held = download();
     for (name, time) in [
         ("download-first", SystemTime::UNIX_EPOCH),
         ("download-later", SystemTime::now() + YEARS),
         ("download-young", SystemTime::now()),
     ] {
-        let directory = lab.cache().join(name);
+        let directory = repository.cache().join(name);
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join("half.deb"), "half").unwrap();
         of(&directory, time);
@@ -283,40 +283,40 @@ fn what_killed_processes_left_goes_whatever_the_clock_says() {
         assert!(held.path().exists(), "it is in use");
     }
     // The young one may belong to somebody who could not lock it.
-    assert!(lab.cache().join("download-young").exists());
-    assert_eq!(lab.downloads(), 2);
+    assert!(repository.cache().join("download-young").exists());
+    assert_eq!(repository.downloads(), 2);
     drop(held);
-    assert_eq!(lab.downloads(), 1);
+    assert_eq!(repository.downloads(), 1);
 }
 
 /// Lists that come from the future are no newer than others.
 #[test]
 fn lists_from_the_future_are_fetched_again() {
-    let Some(lab) = Lab::new() else { return };
-    let known = || lab.apt().download("qemu-user", &()).unwrap().is_some();
+    let Some(repository) = Repository::new() else { return };
+    let known = || repository.apt().download("qemu-user", &()).unwrap().is_some();
     assert!(!known());
-    lab.publish(&[("qemu-user", &[])]);
+    repository.publish(&[("qemu-user", &[])]);
     for time in [SystemTime::now() + Duration::from_hours(24 * 365), SystemTime::UNIX_EPOCH] {
-        of(&lab.cache().join("updated"), time);
+        of(&repository.cache().join("updated"), time);
         assert!(known());
-        let updated = fs::metadata(lab.cache().join("updated")).unwrap().modified().unwrap();
+        let updated = fs::metadata(repository.cache().join("updated")).unwrap().modified().unwrap();
         assert!(updated.elapsed().unwrap() < Duration::from_mins(10), "the next one needs no update");
     }
     // So are the sources: then nothing is known to be newer than they are.
-    of(&lab.directory.path().join("sources.list"), SystemTime::now() + Duration::from_hours(24 * 365));
-    lab.publish(&[]);
+    of(&repository.directory.path().join("sources.list"), SystemTime::now() + Duration::from_hours(24 * 365));
+    repository.publish(&[]);
     assert!(!known());
 }
 
 #[test]
 fn packages_are_tried_in_order_until_all_is_found() {
-    let Some(lab) = Lab::new() else { return };
-    let dest = lab.directory.path().join("dest");
+    let Some(repository) = Repository::new() else { return };
+    let dest = repository.directory.path().join("dest");
     let fetch = |names: &[&'static str]| {
-        fetch_with_apt(&lab.apt(), &mut ArchFilter(names.to_vec()), &[], &dest, &()).unwrap()
+        fetch_with_apt(&repository.apt(), &mut ArchFilter(names.to_vec()), &[], &dest, &()).unwrap()
     };
     let [first, second] = debian_packages() else { panic!("more packages to test") };
-    lab.publish(&[(first, &["qemu-arm"]), (second, &["qemu-arm", "qemu-s390x"])]);
+    repository.publish(&[(first, &["qemu-arm"]), (second, &["qemu-arm", "qemu-s390x"])]);
 
     let fetched = fetch(&["qemu-arm"]);
     assert_eq!(fetched.packages.len(), 1);
@@ -327,8 +327,8 @@ fn packages_are_tried_in_order_until_all_is_found() {
     assert_eq!(names, ["qemu-user-static", "qemu-user"]);
     assert_eq!(fs::read_to_string(dest.join("qemu-s390x")).unwrap(), "qemu-user's");
 
-    lab.publish(&[(second, &["qemu-arm"])]);
-    age(&lab.cache().join("updated"), Duration::from_mins(61));
+    repository.publish(&[(second, &["qemu-arm"])]);
+    age(&repository.cache().join("updated"), Duration::from_mins(61));
     let fetched = fetch(&["qemu-arm"]);
     assert_eq!(fetched.unknown, ["qemu-user-static"]);
     assert_eq!(fs::read_to_string(dest.join("qemu-arm")).unwrap(), "qemu-user's");
@@ -336,18 +336,18 @@ fn packages_are_tried_in_order_until_all_is_found() {
 
 #[test]
 fn a_package_of_a_known_digest_is_not_downloaded() {
-    let Some(lab) = Lab::new() else { return };
-    let dest = lab.directory.path().join("dest");
-    lab.publish(&[("qemu-user-static", &["qemu-arm"])]);
+    let Some(repository) = Repository::new() else { return };
+    let dest = repository.directory.path().join("dest");
+    repository.publish(&[("qemu-user-static", &["qemu-arm"])]);
     let fetch = |known: &[Sha256]| {
-        fetch_with_apt(&lab.apt(), &mut ArchFilter(vec!["qemu-arm"]), known, &dest, &()).unwrap()
+        fetch_with_apt(&repository.apt(), &mut ArchFilter(vec!["qemu-arm"]), known, &dest, &()).unwrap()
     };
-    assert_eq!(lab.apt().candidate("qemu-user", &()).unwrap(), None);
-    let digest = lab.apt().candidate("qemu-user-static", &()).unwrap().unwrap();
+    assert_eq!(repository.apt().candidate("qemu-user", &()).unwrap(), None);
+    let digest = repository.apt().candidate("qemu-user-static", &()).unwrap().unwrap();
     let fetched = fetch(&["0".repeat(64).parse().unwrap()]);
     assert_eq!((fetched.packages[0].sha256, fetched.known), (digest, None));
     // Nothing else would give it now.
-    fs::remove_file(lab.repository().join("qemu-user-static.deb")).unwrap();
+    fs::remove_file(repository.repository().join("qemu-user-static.deb")).unwrap();
     let fetched = fetch(std::slice::from_ref(&digest));
     assert_eq!((fetched.packages.len(), fetched.known), (0, Some(digest)));
 }

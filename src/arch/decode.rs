@@ -28,12 +28,12 @@ static KNOWN: LazyLock<Vec<Known>> = LazyLock::new(|| {
 });
 
 impl Arch {
-    /// The architecture of a file that begins with `head`: an ELF program or shared object for one row of the table.
+    /// The architecture of a file that begins with `header`: an ELF program or shared object for one row of the table.
     ///
     /// 40 bytes are enough; what is missing counts as zero, as for the kernel (K34).
     #[must_use]
-    pub fn from_header(head: &[u8]) -> Option<&'static Arch> {
-        KNOWN.iter().find(|known| known.pattern.matches(head)).map(|known| known.arch)
+    pub fn from_header(header: &[u8]) -> Option<&'static Arch> {
+        KNOWN.iter().find(|known| known.pattern.matches(header)).map(|known| known.arch)
     }
 
     /// The architectures whose programs a registered pattern takes, sorted by name; mostly one.

@@ -59,7 +59,7 @@ impl Executable {
         let mut buffer = [0; FIRST_READ];
         let length = read_at_most(file, &mut buffer, 0)?;
         let first = buffer.get(..length).unwrap_or_default();
-        let head = first.get(..length.min(crate::binfmt::HEADER_LEN)).unwrap_or_default().to_vec();
+        let header = first.get(..length.min(crate::binfmt::HEADER_LEN)).unwrap_or_default().to_vec();
         if first.is_empty() {
             return Err(ElfError::Empty);
         }
@@ -72,7 +72,7 @@ impl Executable {
             return Err(ElfError::NotElf);
         }
         let loader = loader_of(file, first)?;
-        Ok(Self { header: head, loader })
+        Ok(Self { header, loader })
     }
 }
 

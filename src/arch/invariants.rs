@@ -150,8 +150,8 @@ fn what_is_no_program_is_not_taken() {
             assert_eq!(Arch::from_header(&header), None, "{} byte {position}", arch.name);
         }
     }
-    for head in [&b""[..], b"\x7fELF", b"MZ", b"#!/bin/sh\n", &[0; 256], &[0xff; 256]] {
-        assert_eq!(Arch::from_header(head), None, "{head:x?}");
+    for header in [&b""[..], b"\x7fELF", b"MZ", b"#!/bin/sh\n", &[0; 256], &[0xff; 256]] {
+        assert_eq!(Arch::from_header(header), None, "{header:x?}");
     }
 }
 

@@ -64,7 +64,7 @@ pub struct Output<'a> {
 struct Versioned<'a, T> {
     version: u32,
     #[serde(flatten)]
-    view: &'a T,
+    value: &'a T,
 }
 
 #[derive(Serialize)]
@@ -86,49 +86,44 @@ impl<'a> Output<'a> {
         Self { data, messages, json, quiet }
     }
 
-    /// Prints the data of a command: `view` as JSON, or `text`, in which nothing commands a terminal, whoever wrote it.
-    pub fn print_data<T: Serialize>(&mut self, view: &T, text: impl FnOnce() -> String) -> io::Result<()> {
-        self.document(view, || escape_lines(&text()).into_owned())
-    }
-
-    /// Prints a text that is for a program, and goes to it as it is: `view` as JSON, or `text`.
-    pub fn document<T: Serialize, D: AsRef<[u8]>>(
+    /// Prints the data of a command: `value` as JSON, or what `text` writes, whole characters at a time and with control
+    /// characters escaped. Neither has to be in memory as a whole.
+    pub fn print_data<T: Serialize>(
         &mut self,
-        view: &T,
-        text: impl FnOnce() -> D,
-    ) -> io::Result<()> {
-        self.blocks(view, |data| data.write_all(text().as_ref()))
-    }
-
-    /// Prints data that may be long as [`print_data`](Self::print_data) does: `view` as JSON, or what `text` writes, whole characters at
-    /// a time. Neither has to be in memory as a whole.
-    pub fn stream<T: Serialize>(
-        &mut self,
-        view: &T,
+        value: &T,
         text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<()> {
-        self.blocks(view, |data| text(&mut SanitizingWriter(data)))
+        self.blocks(value, |data| text(&mut SanitizingWriter(data)))
+    }
+
+    /// Prints a document for another program: `value` as JSON, or every byte that `text` writes.
+    pub fn print_document<T: Serialize>(
+        &mut self,
+        value: &T,
+        text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.blocks(value, text)
     }
 
     /// In blocks, so that a line is not a system call.
     fn blocks<T: Serialize>(
         &mut self,
-        view: &T,
+        value: &T,
         text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut data = BufWriter::with_capacity(BLOCK, &mut *self.data);
         if self.json {
-            write_json(&mut data, view)?;
+            write_json(&mut data, value)?;
         } else {
             text(&mut data)?;
         }
         data.flush()
     }
 
-    /// `view` as the JSON object that every command prints.
-    pub fn json<T: Serialize>(view: &T) -> io::Result<Vec<u8>> {
+    /// `value` as the JSON object that every command prints.
+    pub fn json<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
         let mut json = Vec::new();
-        write_json(&mut json, view)?;
+        write_json(&mut json, value)?;
         Ok(json)
     }
 
@@ -151,16 +146,16 @@ impl<'a> Output<'a> {
     pub fn failure(&mut self, problem: &Diagnostic) -> io::Result<()> {
         if self.json {
             let error = ErrorDetail { message: &problem.message, hint: problem.hint.as_deref() };
-            self.print_data(&ErrorView { error }, String::new)?;
+            self.print_data(&ErrorView { error }, |_| Ok(()))?;
         }
         self.problem(problem)
     }
 }
 
 /// One kind of writer alone, so that the code for a view is there once.
-fn write_json<T: Serialize>(writer: &mut dyn Write, view: &T) -> io::Result<()> {
+fn write_json<T: Serialize>(writer: &mut dyn Write, value: &T) -> io::Result<()> {
     let mut json = EscapedJson(writer);
-    serde_json::to_writer_pretty(&mut json as &mut dyn Write, &Versioned { version: JSON_VERSION, view })?;
+    serde_json::to_writer_pretty(&mut json as &mut dyn Write, &Versioned { version: JSON_VERSION, value })?;
     json.write_all(b"\n")
 }
 

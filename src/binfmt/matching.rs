@@ -4,14 +4,14 @@ use std::path::Path;
 
 use super::Handler;
 
-/// The handler that the kernel takes for a file which begins with `head` and is started as `path`.
+/// The handler that the kernel takes for a file which begins with `header` and is started as `path`.
 ///
 /// `handlers` are those of an instance that is on, newest first: the first enabled one that matches is taken, whatever
 /// becomes of it; no other is tried after it (K31, K39; `search_binfmt_handler` in `fs/binfmt_misc.c`).
 #[must_use]
-pub fn first_match<'a>(handlers: &'a [Handler], head: &[u8], path: &Path) -> Option<&'a Handler> {
+pub fn first_match<'a>(handlers: &'a [Handler], header: &[u8], path: &Path) -> Option<&'a Handler> {
     handlers.iter().find(|handler| {
         handler.entry.enabled
-            && handler.entry.matcher.as_ref().is_some_and(|matcher| matcher.matches(head, path))
+            && handler.entry.matcher.as_ref().is_some_and(|matcher| matcher.matches(header, path))
     })
 }

@@ -116,11 +116,11 @@ impl Pattern {
         self.offset..self.offset + self.magic.len()
     }
 
-    /// Whether the kernel takes a file that begins with `head`; only the first [`HEADER_LEN`] bytes of it count.
+    /// Whether the kernel takes a file that begins with `header`; only the first [`HEADER_LEN`] bytes of it count.
     #[must_use]
-    pub fn matches(&self, head: &[u8]) -> bool {
-        let Some(window) = head.get(self.window()) else {
-            return self.differences(head).is_empty();
+    pub fn matches(&self, header: &[u8]) -> bool {
+        let Some(window) = header.get(self.window()) else {
+            return self.differences(header).is_empty();
         };
         let Some(mask) = &self.mask else { return window == self.magic };
         // From the end: patterns for ELF programs begin alike, and end with what tells them apart, the machine.
@@ -128,13 +128,13 @@ impl Pattern {
         bytes.all(|((byte, magic), mask)| (byte ^ magic) & mask == 0)
     }
 
-    /// The bytes of `head` that keep it from matching; none where it matches.
+    /// The bytes of `header` that keep it from matching; none where it matches.
     #[must_use]
-    pub fn differences(&self, head: &[u8]) -> Vec<Difference> {
+    pub fn differences(&self, header: &[u8]) -> Vec<Difference> {
         self.window()
             .filter_map(|position| {
                 let (magic, mask) = self.at(position);
-                let file = head.get(position).copied().unwrap_or(0);
+                let file = header.get(position).copied().unwrap_or(0);
                 (file & mask != magic).then_some(Difference { position, file, magic, mask })
             })
             .collect()
@@ -227,11 +227,11 @@ mod tests {
             offset in 0_usize..4,
             bytes in vec((0_u8..4, 0_u8..4), 1..6),
             masked: bool,
-            head in vec(0_u8..4, 0..12),
+            header in vec(0_u8..4, 0..12),
         ) {
             let (magic, mask): (Vec<u8>, Vec<u8>) = bytes.into_iter().unzip();
             let pattern = pattern(offset, &magic, masked.then_some(&mask));
-            prop_assert_eq!(pattern.matches(&head), pattern.differences(&head).is_empty());
+            prop_assert_eq!(pattern.matches(&header), pattern.differences(&header).is_empty());
         }
     }
 

@@ -113,11 +113,11 @@ impl Extension {
 }
 
 impl Matcher {
-    /// Whether the kernel takes a file that begins with `head` and is started as `path`.
+    /// Whether the kernel takes a file that begins with `header` and is started as `path`.
     #[must_use]
-    pub fn matches(&self, head: &[u8], path: &Path) -> bool {
+    pub fn matches(&self, header: &[u8], path: &Path) -> bool {
         match self {
-            Self::Magic(pattern) => pattern.matches(head),
+            Self::Magic(pattern) => pattern.matches(header),
             Self::Extension(extension) => extension.matches(path),
         }
     }

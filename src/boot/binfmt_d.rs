@@ -15,7 +15,7 @@ use crate::binfmt::{Rule, RuleError};
 use crate::system::file_id::open_without_waiting;
 
 /// The folders below the root, the first has precedence.
-const FOLDERS: [&str; 4] = ["etc/binfmt.d", "run/binfmt.d", "usr/local/lib/binfmt.d", "usr/lib/binfmt.d"];
+const DIRECTORIES: [&str; 4] = ["etc/binfmt.d", "run/binfmt.d", "usr/local/lib/binfmt.d", "usr/lib/binfmt.d"];
 /// Largest file that is read, in bytes: a line has at most 1920.
 const MAX: u64 = 1 << 20;
 
@@ -49,7 +49,7 @@ pub enum ReadError {
 /// The folders that are read, below `root`.
 #[must_use]
 pub fn directories(root: &Path) -> Vec<PathBuf> {
-    FOLDERS.iter().map(|directory| root.join(directory)).collect()
+    DIRECTORIES.iter().map(|directory| root.join(directory)).collect()
 }
 
 /// The files in `directories` that are in force, in the order in which they are read: sorted by name, whatever their folder.
@@ -62,8 +62,8 @@ pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
         for file in fs::read_dir(directory).into_iter().flatten().flatten() {
             let name = file.file_name();
             let is_hidden = name.as_bytes().starts_with(b".");
-            let is_folder = file.file_type().is_ok_and(|kind| kind.is_dir());
-            if name.as_bytes().ends_with(b".conf") && !is_hidden && !is_folder {
+            let is_directory = file.file_type().is_ok_and(|kind| kind.is_dir());
+            if name.as_bytes().ends_with(b".conf") && !is_hidden && !is_directory {
                 files.entry(name).or_insert_with(|| file.path());
             }
         }

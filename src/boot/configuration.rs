@@ -66,18 +66,18 @@ impl Configuration {
     /// what has the same name before.
     #[must_use]
     pub fn drifts<'a>(&'a self, handlers: &[Handler]) -> Vec<(&'a ConfiguredRule, Drift)> {
-        let is_last = |index: usize, promise: &ConfiguredRule| {
+        let is_last = |index: usize, configured: &ConfiguredRule| {
             let mut later = self.rules.iter().skip(index + 1);
-            !later.any(|later| later.rule.name() == promise.rule.name())
+            !later.any(|later| later.rule.name() == configured.rule.name())
         };
-        let rules = self.rules.iter().enumerate().filter(|(index, promise)| is_last(*index, promise));
+        let rules = self.rules.iter().enumerate().filter(|(index, configured)| is_last(*index, configured));
         rules
-            .filter_map(|(_, promise)| {
-                let handler = handlers.iter().find(|handler| handler.name == *promise.rule.name());
-                let Some(handler) = handler else { return Some((promise, Drift::Missing)) };
+            .filter_map(|(_, configured)| {
+                let handler = handlers.iter().find(|handler| handler.name == *configured.rule.name());
+                let Some(handler) = handler else { return Some((configured, Drift::Missing)) };
                 let entry = &handler.entry;
-                let same_flags = entry.flags == promise.rule.flags() && entry.unknown_flags.is_empty();
-                (!promise.is_registered_as(handler) || !same_flags).then_some((promise, Drift::Drifted))
+                let same_flags = entry.flags == configured.rule.flags() && entry.unknown_flags.is_empty();
+                (!configured.is_registered_as(handler) || !same_flags).then_some((configured, Drift::Drifted))
             })
             .collect()
     }
@@ -85,8 +85,9 @@ impl Configuration {
     /// Promises that no handler keeps.
     #[must_use]
     pub fn unregistered_rules(&self, handlers: &[Handler]) -> Vec<&ConfiguredRule> {
-        let is_broken =
-            |promise: &&ConfiguredRule| !handlers.iter().any(|handler| promise.is_registered_as(handler));
+        let is_broken = |configured: &&ConfiguredRule| {
+            !handlers.iter().any(|handler| configured.is_registered_as(handler))
+        };
         self.rules.iter().filter(is_broken).collect()
     }
 }
@@ -148,42 +149,42 @@ mod tests {
         write("run/binfmt.d/b.conf", ":three:M::CC::/other:\nnonsense\n");
         write("etc/binfmt.d/a.conf", "");
         let configuration = Configuration::read(root.path());
-        let [promise] = configuration.rules.as_slice() else { panic!("{configuration:?}") };
-        assert_eq!(promise.file, root.path().join("run/binfmt.d/b.conf"));
+        let [configured] = configuration.rules.as_slice() else { panic!("{configuration:?}") };
+        assert_eq!(configured.file, root.path().join("run/binfmt.d/b.conf"));
         assert_eq!(configuration.unregistered_rules(&[]).len(), 1);
-        let kept = handler("three", "/other", "offset 0\nmagic 4343");
-        assert!(configuration.unregistered_rules(std::slice::from_ref(&kept)).is_empty());
+        let existing = handler("three", "/other", "offset 0\nmagic 4343");
+        assert!(configuration.unregistered_rules(std::slice::from_ref(&existing)).is_empty());
     }
 
     #[test]
     fn a_breach_is_missing_or_drifted() {
-        let promise =
+        let configured =
             |line: &[u8]| ConfiguredRule { file: "/a.conf".into(), rule: Rule::parse(line).unwrap() };
         let configuration = Configuration {
             // The first is replaced by what comes later.
             rules: vec![
-                promise(b":a:E::first::/a:F"),
-                promise(b":a:M::AA::/a:F"),
-                promise(b":b:M::BB::/b:F"),
+                configured(b":a:E::first::/a:F"),
+                configured(b":a:M::AA::/a:F"),
+                configured(b":b:M::BB::/b:F"),
             ],
             ..Configuration::default()
         };
         let drifts = |handlers: &[Handler]| -> Vec<(String, Drift)> {
             let drifts = configuration.drifts(handlers).into_iter();
-            drifts.map(|(promise, breach)| (promise.rule.name().to_string(), breach)).collect()
+            drifts.map(|(configured, drift)| (configured.rule.name().to_string(), drift)).collect()
         };
         let missing = |name: &str| (name.to_owned(), Drift::Missing);
-        let drifted = |name: &str| (name.to_owned(), Drift::Drifted);
+        let different = |name: &str| (name.to_owned(), Drift::Drifted);
         assert_eq!(drifts(&[]), [missing("a"), missing("b")]);
         let a = handler("a", "/a", "offset 0\nmagic 4141");
         let mut b = handler("b", "/other", "offset 0\nmagic 4242");
-        assert_eq!(drifts(&[a.clone(), b.clone()]), [drifted("b")]);
+        assert_eq!(drifts(&[a.clone(), b.clone()]), [different("b")]);
         b.entry.interpreter = Some("/b".into());
         assert_eq!(drifts(&[a.clone(), b.clone()]), []);
         b.entry.enabled = false;
         assert_eq!(drifts(&[a.clone(), b.clone()]), []);
         b.entry.flags = crate::binfmt::Flags::empty();
-        assert_eq!(drifts(&[a, b]), [drifted("b")]);
+        assert_eq!(drifts(&[a, b]), [different("b")]);
     }
 
     #[test]

@@ -111,9 +111,9 @@ pub struct RuleView {
     line: String,
 }
 
-/// The rules in parts, in the order of `sets`.
+/// The rules in parts, in the order of `arch_rules`.
 #[must_use]
-pub fn views(sets: &[ArchRules]) -> Vec<RuleView> {
+pub fn views(arch_rules: &[ArchRules]) -> Vec<RuleView> {
     let view = |arch: &'static str, rule: &Rule| {
         let pattern = rule.matcher().pattern()?;
         Some(RuleView {
@@ -127,25 +127,28 @@ pub fn views(sets: &[ArchRules]) -> Vec<RuleView> {
             line: String::from_utf8_lossy(&rule.to_line()).into(),
         })
     };
-    sets.iter().flat_map(|set| set.rules.iter().filter_map(move |rule| view(set.arch.name, rule))).collect()
+    arch_rules
+        .iter()
+        .flat_map(|set| set.rules.iter().filter_map(move |rule| view(set.arch.name, rule)))
+        .collect()
 }
 
-/// The files of a format for `sets`; none for [`Format::Json`], which is no text of ours.
-pub fn files(format: Format, sets: &[ArchRules]) -> Result<Vec<File>, ExportError> {
-    for set in sets {
+/// The files of a format for `arch_rules`; none for [`Format::Json`], which is no text of ours.
+pub fn files(format: Format, arch_rules: &[ArchRules]) -> Result<Vec<File>, ExportError> {
+    for set in arch_rules {
         if set.rules.iter().any(|rule| !is_one_line(rule)) {
             return Err(ExportError::Path(set.arch.name));
         }
     }
     match format {
-        Format::Systemd => sets.iter().map(binfmt_d).collect(),
-        Format::BinfmtSupport => Ok(sets
+        Format::Systemd => arch_rules.iter().map(binfmt_d).collect(),
+        Format::BinfmtSupport => Ok(arch_rules
             .iter()
             .flat_map(|set| set.rules.iter().map(|rule| binfmt_support(set.arch, rule)))
             .collect()),
-        Format::Openrc => Ok(vec![openrc(sets)?]),
-        Format::Nix => Ok(vec![nix(sets)]),
-        Format::Register => Ok(vec![register(sets)]),
+        Format::Openrc => Ok(vec![openrc(arch_rules)?]),
+        Format::Nix => Ok(vec![nix(arch_rules)]),
+        Format::Register => Ok(vec![register(arch_rules)]),
         Format::Json => Ok(Vec::new()),
     }
 }
@@ -180,8 +183,8 @@ fn is_one_line(rule: &Rule) -> bool {
     !path.iter().any(|byte| matches!(byte, b'\n' | b'\r')) && !blank(path.first()) && !blank(path.last())
 }
 
-fn header(sets: &[ArchRules]) -> String {
-    let names: Vec<&str> = sets.iter().map(|set| set.arch.name).collect();
+fn header(arch_rules: &[ArchRules]) -> String {
+    let names: Vec<&str> = arch_rules.iter().map(|set| set.arch.name).collect();
     let names = names.join(" ");
     format!(
         "{MARKER} for {names}. To write it anew: qus register --persist {names}\n# To remove it: qus reset --persist {names}\n"
@@ -305,10 +308,10 @@ stop() {
 }
 "#;
 
-fn openrc(sets: &[ArchRules]) -> Result<File, ExportError> {
-    let mut text = format!("#!/sbin/openrc-run\n{}{OPENRC_BEGIN}", header(sets)).into_bytes();
+fn openrc(arch_rules: &[ArchRules]) -> Result<File, ExportError> {
+    let mut text = format!("#!/sbin/openrc-run\n{}{OPENRC_BEGIN}", header(arch_rules)).into_bytes();
     let mut empty = true;
-    for set in sets {
+    for set in arch_rules {
         for rule in &set.rules {
             empty = false;
             text.extend_from_slice(b"\t\"$1\"");
@@ -340,12 +343,12 @@ fn quote(text: &mut Vec<u8>, word: &[u8]) {
     text.push(b'\'');
 }
 
-fn nix(sets: &[ArchRules]) -> File {
-    let names: Vec<&str> = sets.iter().map(|set| set.arch.name).collect();
+fn nix(arch_rules: &[ArchRules]) -> File {
+    let names: Vec<&str> = arch_rules.iter().map(|set| set.arch.name).collect();
     let mut text =
         format!("{MARKER} for {}. To use it: add this file to `imports`.\n", names.join(" ")).into_bytes();
     text.extend_from_slice(b"{\n  boot.binfmt.registrations = {\n");
-    for rule in sets.iter().flat_map(|set| &set.rules) {
+    for rule in arch_rules.iter().flat_map(|set| &set.rules) {
         text.extend_from_slice(b"    ");
         nix_string(&mut text, rule.name().as_bytes());
         text.extend_from_slice(b" = {\n      interpreter = ");
@@ -397,9 +400,9 @@ fn nix_string(text: &mut Vec<u8>, string: &[u8]) {
     text.push(b'"');
 }
 
-fn register(sets: &[ArchRules]) -> File {
+fn register(arch_rules: &[ArchRules]) -> File {
     let mut text = Vec::new();
-    for rule in sets.iter().flat_map(|set| &set.rules) {
+    for rule in arch_rules.iter().flat_map(|set| &set.rules) {
         text.extend(rule.to_line());
         text.push(b'\n');
     }

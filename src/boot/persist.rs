@@ -32,7 +32,7 @@ use crate::system::process;
 use crate::system::temp_dir::TempDir;
 
 /// Where the files are.
-pub const FOLDER: &str = "/etc/binfmt.d";
+pub const BINFMT_D: &str = "/etc/binfmt.d";
 /// OpenRC's services, and those of its runlevel that comes first.
 const OPENRC_SERVICES: &str = "/etc/init.d";
 const OPENRC_BOOT: &str = "/etc/runlevels/boot";
@@ -103,7 +103,7 @@ impl InitSystem {
             }
             Self::Nobody => Some(
                 Diagnostic::new(format!(
-                    "they are in {FOLDER}, and nothing on this host registers that at boot: \
+                    "they are in {BINFMT_D}, and nothing on this host registers that at boot: \
                      it has neither systemd nor OpenRC nor binfmt-support"
                 ))
                 .with_hint("have this run at boot, as root, for example in /etc/rc.local: qus apply"),
@@ -123,11 +123,12 @@ impl InitSystem {
 
     /// Has it know what the files say now.
     pub fn update(self) -> Result<(), Diagnostic> {
-        let kept = persisted()?.into_iter().map(|kept| kept.set).collect::<Vec<_>>();
+        let persisted_arch =
+            persisted()?.into_iter().map(|persisted_arch| persisted_arch.set).collect::<Vec<_>>();
         // What was made for another keeper, before the init system changed, goes with the files all the same.
-        update_openrc(if self == Self::Openrc { &kept } else { &[] })?;
+        update_openrc(if self == Self::Openrc { &persisted_arch } else { &[] })?;
         if self == Self::BinfmtSupport {
-            import(&kept)?;
+            import(&persisted_arch)?;
         }
         Ok(())
     }
@@ -138,9 +139,9 @@ fn service() -> PathBuf {
 }
 
 /// Writes the service and adds it to its runlevel; with nothing to be registered it goes.
-fn update_openrc(sets: &[ArchRules]) -> Result<(), Diagnostic> {
+fn update_openrc(arch_rules: &[ArchRules]) -> Result<(), Diagnostic> {
     let (service, link) = (service(), Path::new(OPENRC_BOOT).join(SERVICE));
-    if sets.is_empty() {
+    if arch_rules.is_empty() {
         let is_own = match managed_file::read(&service) {
             // Somebody else's of that name stays, and is none of this.
             Err(error) if error.is_foreign() => false,
@@ -154,7 +155,7 @@ fn update_openrc(sets: &[ArchRules]) -> Result<(), Diagnostic> {
         }
         return Ok(());
     }
-    for file in formats::files(Format::Openrc, sets)? {
+    for file in formats::files(Format::Openrc, arch_rules)? {
         managed_file::write(&service, &file.text, file.executable)?;
     }
     fs::create_dir_all(OPENRC_BOOT).map_err(|error| io_problem("make", Path::new(OPENRC_BOOT), &error))?;
@@ -177,10 +178,10 @@ fn leads_to(link: &Path, target: &Path) -> io::Result<bool> {
 }
 
 /// Imports what binfmt-support does not know yet.
-fn import(sets: &[ArchRules]) -> Result<(), Diagnostic> {
+fn import(arch_rules: &[ArchRules]) -> Result<(), Diagnostic> {
     let directory =
         TempDir::create(false).map_err(|reasons| Diagnostic::new(format!("no place to write: {reasons}")))?;
-    for file in formats::files(Format::BinfmtSupport, sets)? {
+    for file in formats::files(Format::BinfmtSupport, arch_rules)? {
         let path = directory.path().join(&file.name);
         fs::write(&path, &file.text).map_err(|error| io_problem("write", &path, &error))?;
         update_binfmts(Command::new("update-binfmts").arg("--import").arg(&path))?;
@@ -264,7 +265,7 @@ pub fn is_copy(interpreter: &Path) -> bool {
 /// The place of the file for `arch`.
 #[must_use]
 pub fn file_of(arch: &Arch) -> PathBuf {
-    Path::new(FOLDER).join(formats::binfmt_d_name(arch))
+    Path::new(BINFMT_D).join(formats::binfmt_d_name(arch))
 }
 
 /// The file for `arch`, if there is one that qus wrote.
@@ -281,7 +282,8 @@ pub fn persisted_for(arch: &'static Arch) -> Result<Option<Persisted>, ManagedFi
 /// read is an error, as it may be one.
 pub fn persisted() -> Result<Vec<Persisted>, ManagedFileError> {
     let files = crate::arch::ARCHES.iter().map(persisted_for);
-    let own = files.filter(|kept| !kept.as_ref().is_err_and(ManagedFileError::is_foreign));
+    let own =
+        files.filter(|persisted_arch| !persisted_arch.as_ref().is_err_and(ManagedFileError::is_foreign));
     own.filter_map(Result::transpose).collect()
 }
 
@@ -295,7 +297,7 @@ pub fn check(set: &ArchRules) -> Result<(), Diagnostic> {
 /// Writes the file that says `set`: where it is.
 pub fn write_boot_file(set: &ArchRules) -> Result<PathBuf, Diagnostic> {
     let path = file_of(set.arch);
-    let before = persisted_for(set.arch)?.map(|kept| kept.set.rules).unwrap_or_default();
+    let before = persisted_for(set.arch)?.map(|persisted_arch| persisted_arch.set.rules).unwrap_or_default();
     let is_gone = |rule: &&Rule| !set.rules.iter().any(|new| new.name() == rule.name());
     for rule in before.iter().filter(is_gone) {
         remove_from_binfmt_support(rule)?;
@@ -309,22 +311,22 @@ pub fn write_boot_file(set: &ArchRules) -> Result<PathBuf, Diagnostic> {
 /// Removes a file and the copy of an interpreter that goes with it; what else was removed comes into `removed`.
 ///
 /// The file goes last: who ends this halfway finds by it what is left.
-pub fn remove_persisted(kept: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
-    if kept.is_edited {
-        return Err(ManagedFileError::Edited(kept.path.clone()).into());
+pub fn remove_persisted(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
+    if persisted_arch.is_edited {
+        return Err(ManagedFileError::Edited(persisted_arch.path.clone()).into());
     }
-    if kept.set.copied {
-        drop_copies(kept, removed)?;
+    if persisted_arch.set.copied {
+        drop_copies(persisted_arch, removed)?;
     }
-    managed_file::remove(&kept.path)?;
+    managed_file::remove(&persisted_arch.path)?;
     Ok(())
 }
 
-fn drop_copies(kept: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
+fn drop_copies(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     let rules = crate::boot::configuration::Configuration::read(Path::new("/")).rules;
-    let others = rules.into_iter().filter(|promise| promise.file != kept.path);
-    let used: BTreeSet<PathBuf> = others.map(|promise| promise.rule.interpreter().to_owned()).collect();
-    let copies: BTreeSet<&Path> = kept.set.rules.iter().map(Rule::interpreter).collect();
+    let others = rules.into_iter().filter(|configured| configured.file != persisted_arch.path);
+    let used: BTreeSet<PathBuf> = others.map(|configured| configured.rule.interpreter().to_owned()).collect();
+    let copies: BTreeSet<&Path> = persisted_arch.set.rules.iter().map(Rule::interpreter).collect();
     for copy in copies {
         // Whatever the file says: nothing is removed from anywhere else.
         if !is_copy(copy) || used.contains(copy) {
@@ -344,7 +346,7 @@ fn drop_copies(kept: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagn
 
 /// Removes what killed runs have left in the places of files and interpreters.
 pub fn remove_stale() {
-    for directory in [FOLDER, store::COPIES, OPENRC_SERVICES] {
+    for directory in [BINFMT_D, store::COPIES, OPENRC_SERVICES] {
         atomic_file::remove_stale(Path::new(directory));
     }
 }
@@ -353,7 +355,7 @@ pub fn remove_stale() {
 /// took their place.
 pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Diagnostic> {
     let rules = crate::boot::configuration::Configuration::read(Path::new("/")).rules;
-    let configured = rules.iter().map(|promise| promise.rule.interpreter());
+    let configured = rules.iter().map(|configured| configured.rule.interpreter());
     let registered = handlers.iter().filter_map(|handler| handler.entry.interpreter.as_deref());
     let used: BTreeSet<&Path> = configured.chain(registered).collect();
     let entries = match fs::read_dir(store::COPIES) {

@@ -21,7 +21,7 @@ use crate::system::namespace;
 pub fn refuse(problem: &Diagnostic) -> ExitCode {
     let (json, failed) = asked();
     let (mut data, mut messages) = (io::stdout().lock(), io::stderr());
-    tell(&mut Output::new(&mut data, &mut messages, json, false), problem, failed)
+    print_failure(&mut Output::new(&mut data, &mut messages, json, false), problem, failed)
 }
 
 /// Does what a helper process of qus is started for; `None` for a process that a person started.
@@ -38,7 +38,7 @@ pub fn serve_as_helper() -> Option<ExitCode> {
     Some(match namespace::serve_map(&mut io::stdin().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let (reason, code) = failure.tell();
+            let (reason, code) = failure.report();
             let _ = writeln!(io::stderr(), "{reason}");
             ExitCode::from(code)
         }
@@ -88,7 +88,7 @@ fn conclude(done: anyhow::Result<Status>, output: &mut Output<'_>) -> ExitCode {
     }
     let problem =
         error.downcast_ref::<Diagnostic>().cloned().unwrap_or_else(|| Diagnostic::new(format!("{error:#}")));
-    tell(output, &problem, Status::Failed)
+    print_failure(output, &problem, Status::Failed)
 }
 
 /// Help and version are answers; everything else that the command line parser says is a failure.
@@ -110,7 +110,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let message = message.trim_start_matches("error: ");
     let (mut data, mut messages) = (io::stdout().lock(), io::stderr());
     let problem = Diagnostic::new(message).with_hint("qus --help");
-    tell(&mut Output::new(&mut data, &mut messages, true, false), &problem, failed)
+    print_failure(&mut Output::new(&mut data, &mut messages, true, false), &problem, failed)
 }
 
 /// What can be seen without the parser: whether JSON is asked for, and the status of a failure.
@@ -122,7 +122,7 @@ fn asked() -> (bool, Status) {
     (json, if is_run { Status::NotRun(NotRun::Qus) } else { Status::Failed })
 }
 
-fn tell(output: &mut Output<'_>, problem: &Diagnostic, status: Status) -> ExitCode {
+fn print_failure(output: &mut Output<'_>, problem: &Diagnostic, status: Status) -> ExitCode {
     // Nothing is left to tell it to when this fails.
     let _ = output.failure(problem);
     ExitCode::from(status.code())

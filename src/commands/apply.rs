@@ -1,6 +1,7 @@
 //! `qus apply`: have the kernel have what `binfmt.d` says, as systemd-binfmt does, and remove nobody's handlers.
 
 use std::io::Read as _;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -116,11 +117,11 @@ pub(crate) fn execute(args: &Apply, common: &Common, output: &mut Output<'_>) ->
         None => Vec::new(),
     };
     let (mut items, lines) = read(&args.paths);
-    let wanted: Vec<ConfigLine<'_>> = lines
+    let requested: Vec<ConfigLine<'_>> = lines
         .iter()
         .map(|line| ConfigLine { rule: &line.rule, interpreter: line.interpreter.as_ref() })
         .collect();
-    let steps = steps(&wanted, &handlers, &guarded(&lines, &handlers, args.dry_run)?);
+    let steps = steps(&requested, &handlers, &guarded(&lines, &handlers, args.dry_run)?);
     for (line, step) in lines.iter().zip(steps) {
         let (mut outcome, mut message) = planned(&step, &lines, &items);
         if let Some(instance) = &instance
@@ -171,8 +172,8 @@ fn carry_out(
 /// Removes the interims of a rule that killed processes left behind: it needs none.
 fn remove_stale(instance: &Instance, handlers: &[Handler], name: &HandlerName) -> Result<(), HandlerError> {
     let interim = [name.as_bytes(), STAGING_SUFFIX.as_bytes()].concat();
-    let left = handlers.iter().map(|handler| &handler.name).filter(|name| is_stale_staging(name));
-    left.filter(|name| name.as_bytes().starts_with(&interim)).try_for_each(|name| remove(instance, name))
+    let stale = handlers.iter().map(|handler| &handler.name).filter(|name| is_stale_staging(name));
+    stale.filter(|name| name.as_bytes().starts_with(&interim)).try_for_each(|name| remove(instance, name))
 }
 
 /// Reads the files that are meant, each line an item; the rules among them.
@@ -294,14 +295,14 @@ impl AppliedLine {
 }
 
 impl Report for ApplyReport {
-    fn text(&self) -> String {
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
         let row = |item: &AppliedLine| {
-            let detail = item.message.as_ref().or(item.interpreter.as_ref()).map(|text| escape(text));
+            let detail = item.message.as_ref().or(item.interpreter.as_ref()).map(|message| escape(message));
             let name = item.name.as_ref().map_or_else(|| "-".to_owned(), |name| escape(name));
             let word = item.outcome.word(self.dry_run).to_owned();
             vec![item.location(), word, name, detail.unwrap_or_default()]
         };
-        format_table(&self.items.iter().map(row).collect::<Vec<_>>())
+        text.write_all(format_table(&self.items.iter().map(row).collect::<Vec<_>>()).as_bytes())
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {

@@ -12,6 +12,7 @@ use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, display_path};
 use crate::commands::args::{ArchArg, Common, RequiredArgs, named, parse_arch};
+use crate::commands::report::Report;
 use crate::interpreter::bundle::unpack_bundle;
 use crate::interpreter::bundle::{self, Content};
 use crate::interpreter::fetch::{self, FetchRequest};
@@ -51,17 +52,22 @@ const LICENCES: [&str; 2] =
 /// What such a text is called in a bundle, and in a package.
 const LICENCE: &str = "copyright";
 
+/// The bundle that was written.
 #[derive(Serialize)]
-struct BundleReport {
+pub(crate) struct BundleReport {
     file: PathBuf,
     /// In bytes.
     size: u64,
     arches: Vec<&'static str>,
     /// Whether the licence text of QEMU is in it.
     licence: bool,
+    /// Whether standard output is the bundle, so that the report is for standard error.
+    #[serde(skip)]
+    is_standard: bool,
 }
 
-pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Result<Status> {
+/// Writes a bundle.
+pub(super) fn execute(args: &Bundle, common: &Common) -> Result<BundleReport> {
     let unfit = |error| Diagnostic::new(format!("cannot write {}: {error}", display_path(&args.output)));
     let is_standard = is_standard_output(&args.output).map_err(unfit)?;
     if is_standard && common.json {
@@ -75,7 +81,17 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
     OutputFile::check(&args.output).map_err(unfit)?;
     let arches = named(&args.arches);
     let inputs = gather(args, arches.as_deref(), common.quiet)?;
-    let interpreters = &inputs.interpreters;
+    let mut contents = contents(&inputs.interpreters)?;
+    let licence = licence(args.from.as_deref());
+    let has_licence = licence.is_some();
+    contents.extend(licence.map(|bytes| Content { name: LICENCE.to_owned(), version: None, bytes }));
+    let size = write(&args.output, contents)?;
+    let arches = inputs.interpreters.iter().map(|(arch, _)| arch.name).collect();
+    Ok(BundleReport { file: args.output.clone(), size, arches, licence: has_licence, is_standard })
+}
+
+/// The interpreters as members of a bundle.
+fn contents(interpreters: &[(&'static Arch, Interpreter)]) -> Result<Vec<Content>, Diagnostic> {
     let versions = versions_of(interpreters.iter().map(|(_, interpreter)| interpreter.path.as_path()));
     let mut contents = Vec::new();
     for (arch, interpreter) in interpreters {
@@ -91,28 +107,34 @@ pub(super) fn run(args: &Bundle, common: &Common, output: &mut Output<'_>) -> Re
             bytes,
         });
     }
-    let licence = licence(args.from.as_deref());
-    let has_licence = licence.is_some();
-    contents.extend(licence.map(|bytes| Content { name: LICENCE.to_owned(), version: None, bytes }));
-    let size = write(&args.output, contents)?;
-    let arches = interpreters.iter().map(|(arch, _)| arch.name).collect();
-    let view = BundleReport { file: args.output.clone(), size, arches, licence: has_licence };
-    let text =
-        || format!("{}  {} bytes, with {}", display_path(&view.file), view.size, view.arches.join(" "));
-    if is_standard {
-        output.info(&text())?;
-    } else {
-        output.print_data(&view, || text() + "\n")?;
+    Ok(contents)
+}
+
+impl BundleReport {
+    fn line(&self) -> String {
+        format!("{}  {} bytes, with {}", display_path(&self.file), self.size, self.arches.join(" "))
     }
-    if !has_licence {
-        output.info("no licence text of QEMU was found to go with it: the GPL asks for one where the bundle is passed on")?;
+}
+
+impl Report for BundleReport {
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
+        if self.is_standard { Ok(()) } else { writeln!(text, "{}", self.line()) }
     }
-    Ok(Status::Done)
+
+    fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
+        if self.is_standard {
+            output.info(&self.line())?;
+        }
+        if !self.licence {
+            output.info("no licence text of QEMU was found to go with it: the GPL asks for one where the bundle is passed on")?;
+        }
+        Ok(Status::Done)
+    }
 }
 
 /// Interpreters, and the folder that holds them, where that is only for a moment.
 struct Inputs {
-    _folder: Option<TempDir>,
+    _temp_dir: Option<TempDir>,
     interpreters: Vec<(&'static Arch, Interpreter)>,
 }
 
@@ -141,11 +163,11 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
     } else {
         args.interpreter_dir.clone()
     };
-    let wanted = |arch: &'static Arch, path: &Path| {
+    let requested = |arch: &'static Arch, path: &Path| {
         arches.is_none_or(|arches| arches.contains(&arch))
             && is_of(args.required.qemu_version.as_ref(), arch, path)
     };
-    let found = search(&search_dirs, &self_exe_header()?, wanted);
+    let found = search(&search_dirs, &self_exe_header()?, requested);
     let mut interpreters = Vec::new();
     for (name, found) in found {
         interpreters.extend(Arch::from_qemu_target(name).zip(found.interpreter));
@@ -162,7 +184,7 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
             if missing.is_empty() { "all".to_owned() } else { missing.join(" ") }
         )));
     }
-    Ok(Inputs { _folder: directory, interpreters })
+    Ok(Inputs { _temp_dir: directory, interpreters })
 }
 
 /// The licence text that the source carries, or that the distribution has installed with its interpreters.

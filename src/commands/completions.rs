@@ -1,5 +1,7 @@
 //! `qus completions`: what a shell needs to complete the command line, made from the command line itself.
 
+use std::io::{self, Write};
+
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction};
@@ -8,7 +10,7 @@ use clap_complete::shells::{Bash, Fish, Zsh};
 use serde::Serialize;
 
 use crate::arch::ARCHES;
-use crate::base::output::{Output, Status};
+use crate::commands::report::Report;
 use clap::{Args, ValueEnum};
 
 /// `qus completions`.
@@ -29,12 +31,14 @@ pub enum Shell {
     Zsh,
 }
 
+/// A script for a shell.
 #[derive(Serialize)]
-struct View {
+pub(crate) struct CompletionsReport {
     script: String,
 }
 
-pub(super) fn run(args: &Completions, program: clap::Command, output: &mut Output<'_>) -> Result<Status> {
+/// Makes the script.
+pub(super) fn execute(args: &Completions, program: clap::Command) -> Result<CompletionsReport> {
     let mut command = program.mut_subcommands(|command| command.mut_args(with_arches));
     command.set_bin_name("qus");
     command.build();
@@ -44,9 +48,17 @@ pub(super) fn run(args: &Completions, program: clap::Command, output: &mut Outpu
         Shell::Fish => Fish.try_generate(&command, &mut script)?,
         Shell::Zsh => Zsh.try_generate(&command, &mut script)?,
     }
-    let view = View { script: String::from_utf8(script)? };
-    output.document(&view, || view.script.clone())?;
-    Ok(Status::Done)
+    Ok(CompletionsReport { script: String::from_utf8(script)? })
+}
+
+impl Report for CompletionsReport {
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
+        text.write_all(self.script.as_bytes())
+    }
+
+    fn is_document(&self) -> bool {
+        true
+    }
 }
 
 /// An argument that takes architectures takes far more names than anybody wants to see offered: QEMU's are.

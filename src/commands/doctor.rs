@@ -7,6 +7,7 @@ mod processes;
 use anyhow::Result;
 use nix::unistd::geteuid;
 use serde::Serialize;
+use std::io::{self, Write};
 
 use self::checks::CHECKS;
 use self::facts::Facts;
@@ -86,7 +87,7 @@ fn without_sudo(hint: &str) -> String {
 }
 
 impl Report for DoctorReport {
-    fn text(&self) -> String {
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
         let mut rows = Vec::new();
         for finding in &self.findings {
             let level = match finding.level {
@@ -99,7 +100,7 @@ impl Report for DoctorReport {
             let hint = finding.hint.as_ref().map(|hint| format!("cure: {}", escape(hint)));
             rows.extend(more.chain(hint).map(|line| vec![String::new(), String::new(), line]));
         }
-        format_table(&rows)
+        text.write_all(format_table(&rows).as_bytes())
     }
 
     fn conclude(&self, _: &mut Output<'_>) -> Result<Status> {

@@ -1,5 +1,6 @@
 //! `qus export`: rules for other software to register, at boot or in an image. Nothing is registered or executed here.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -7,10 +8,11 @@ use serde::Serialize;
 
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, display_path, format_table};
+use crate::base::output::{Output, display_path, format_table};
 use crate::binfmt::Flags;
 use crate::boot::formats::{self, ArchRules, Format, RuleView};
 use crate::commands::args::{ArchArg, named, parse_arch, parse_one_arch};
+use crate::commands::report::Report;
 use crate::handler::classify;
 use crate::interpreter::self_exe_header;
 use crate::interpreter::store;
@@ -52,72 +54,84 @@ pub struct Export {
     pub output: Option<PathBuf>,
 }
 
+/// Rules and files for other software.
 #[derive(Serialize)]
-struct ExportReport {
+pub(crate) struct ExportReport {
     format: Format,
     rules: Vec<RuleView>,
     /// The files of the format; none for `json`, which is the rules themselves.
-    files: Vec<FileView>,
+    files: Vec<ExportedFile>,
+    /// All of it as one document, where no files are written.
+    #[serde(skip)]
+    document: Option<Vec<u8>>,
 }
 
 #[derive(Serialize)]
-struct FileView {
+struct ExportedFile {
     name: String,
     text: String,
     /// Where it was written, if it was.
     path: Option<PathBuf>,
 }
 
-pub(super) fn run(args: &Export, output: &mut Output<'_>) -> Result<Status> {
+/// Makes the files of the format, and writes them where a directory is named.
+pub(super) fn execute(args: &Export) -> Result<ExportReport> {
     let format = args.format.unwrap_or(Format::Json);
-    let sets = sets(args)?;
-    let files = formats::files(format, &sets).map_err(Diagnostic::from)?;
-    let directory = args.output.as_ref().filter(|output| *output != Path::new("-"));
-    let location = |name: &str| directory.map(|directory| directory.join(name));
-    let mut view = ExportReport {
-        format,
-        rules: formats::views(&sets),
-        files: files
-            .iter()
-            .map(|file| FileView {
-                name: file.name.clone(),
-                text: String::from_utf8_lossy(&file.text).into(),
-                path: location(&file.name),
-            })
-            .collect(),
+    let arch_rules = arch_rules(args)?;
+    let files = formats::files(format, &arch_rules).map_err(Diagnostic::from)?;
+    let directory = args.output.as_deref().filter(|output| *output != Path::new("-"));
+    let exported = |file: &formats::File| ExportedFile {
+        name: file.name.clone(),
+        text: String::from_utf8_lossy(&file.text).into(),
+        path: directory.map(|directory| directory.join(&file.name)),
     };
-    if directory.is_none() {
-        let json = if format == Format::Json { Output::json(&view)? } else { Vec::new() };
-        output.document(&view, || if json.is_empty() { formats::concat(format, &files) } else { json })?;
-        return Ok(Status::Done);
-    }
+    let rules = formats::views(&arch_rules);
+    let mut report =
+        ExportReport { format, rules, files: files.iter().map(exported).collect(), document: None };
+    let json = if format == Format::Json { Some(Output::json(&report)?) } else { None };
+    let Some(directory) = directory else {
+        report.document = Some(json.unwrap_or_else(|| formats::concat(format, &files)));
+        return Ok(report);
+    };
     let mut written = files;
-    if format == Format::Json {
-        let text = Output::json(&view)?;
+    if let Some(text) = json {
         let name = format!("{}.json", formats::SERVICE);
-        view.files.push(FileView { name: name.clone(), text: String::new(), path: location(&name) });
+        let path = Some(directory.join(&name));
+        report.files.push(ExportedFile { name: name.clone(), text: String::new(), path });
         written.push(formats::File { name, text, executable: false });
     }
-    // What stands in the way is found before the first is written.
-    for file in &written {
-        if let Some(path) = location(&file.name) {
-            managed_file::check_content(&path, &file.text).map_err(Diagnostic::from)?;
-        }
+    write(directory, &written)?;
+    Ok(report)
+}
+
+/// Writes all files, or none where another tool's file is in the way of one.
+fn write(directory: &Path, files: &[formats::File]) -> Result<(), Diagnostic> {
+    for file in files {
+        managed_file::check_content(&directory.join(&file.name), &file.text)?;
     }
-    for file in &written {
-        if let Some(path) = location(&file.name) {
-            managed_file::write(&path, &file.text, file.executable).map_err(Diagnostic::from)?;
-        }
+    for file in files {
+        managed_file::write(&directory.join(&file.name), &file.text, file.executable)?;
     }
-    output.print_data(&view, || {
-        let lines = view.files.iter().filter_map(|file| file.path.as_deref());
-        format_table(&lines.map(|path| vec![display_path(path)]).collect::<Vec<_>>())
-    })?;
-    Ok(Status::Done)
+    Ok(())
+}
+
+impl Report for ExportReport {
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
+        if let Some(document) = &self.document {
+            return text.write_all(document);
+        }
+        let lines = self.files.iter().filter_map(|file| file.path.as_deref());
+        let table = format_table(&lines.map(|path| vec![display_path(path)]).collect::<Vec<_>>());
+        text.write_all(table.as_bytes())
+    }
+
+    fn is_document(&self) -> bool {
+        self.document.is_some()
+    }
 }
 
 /// The rules that are asked for, by architecture.
-fn sets(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
+fn arch_rules(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
     let host = self_exe_header()?;
     let machine = args.machine.or_else(|| Arch::from_header(&host));
     let interpreters = interpreters(args, &host, machine)?;
@@ -125,7 +139,7 @@ fn sets(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
     if args.credentials {
         flags |= Flags::CREDENTIALS;
     }
-    let mut sets = Vec::new();
+    let mut arch_rules = Vec::new();
     for (arch, path) in interpreters {
         if machine == Some(arch) {
             return Err(Diagnostic::new(format!(
@@ -140,9 +154,9 @@ fn sets(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
         let rules = classify::rules(arch, &path, flags).map_err(|error| {
             Diagnostic::from(error).with_hint("put the interpreter into a folder with a shorter path")
         })?;
-        sets.push(ArchRules { arch, rules, copied: false });
+        arch_rules.push(ArchRules { arch, rules, copied: false });
     }
-    Ok(sets)
+    Ok(arch_rules)
 }
 
 /// Where the interpreter of each architecture lies that is asked for, in the order of the table.
@@ -158,9 +172,9 @@ fn interpreters(
         Some(named) => named.contains(&arch),
         None => machine != Some(arch) && !family.contains(&arch.name),
     };
-    let wanted = || ARCHES.iter().filter(|arch| is_wanted(arch));
+    let requested = || ARCHES.iter().filter(|arch| is_wanted(arch));
     if let Some(template) = &args.interpreter_path {
-        return wanted().map(|arch| Ok((arch, filled(template, arch, named.as_deref())?))).collect();
+        return requested().map(|arch| Ok((arch, filled(template, arch, named.as_deref())?))).collect();
     }
     let search_dirs = if args.interpreter_dir.is_empty() {
         default_search_dirs(&store::all_fetched())
@@ -170,7 +184,7 @@ fn interpreters(
     let mut found = search(&search_dirs, host, |arch, _| is_wanted(arch));
     let mut interpreters = Vec::new();
     let mut missing = Vec::new();
-    for arch in wanted() {
+    for arch in requested() {
         match found.remove(arch.name).and_then(|found| found.interpreter) {
             Some(interpreter) => interpreters.push((arch, interpreter.path)),
             None => missing.push(arch.name),

@@ -3,6 +3,7 @@
 mod stored;
 
 use std::collections::BTreeSet;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -63,13 +64,13 @@ fn arches(args: &Fetch) -> Option<BTreeSet<&'static str>> {
 }
 
 impl Report for Fetched {
-    fn text(&self) -> String {
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
         let row = |file: &File| {
             let from = file.package.as_ref().zip(file.version.as_ref());
             let from = from.map(|(name, version)| format!("from {name} {version}")).unwrap_or_default();
             vec![file.arch.to_owned(), file.outcome.to_owned(), display_path(&file.path), from]
         };
-        format_table(&self.files.iter().map(row).collect::<Vec<_>>())
+        text.write_all(format_table(&self.files.iter().map(row).collect::<Vec<_>>()).as_bytes())
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {

@@ -1,6 +1,7 @@
 //! `qus list`: every handler of the instance, newest first.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -132,7 +133,7 @@ pub(crate) fn execute(args: &List, common: &Common) -> Result<ListReport> {
 }
 
 impl Report for ListReport {
-    fn text(&self) -> String {
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
         let mut header = vec!["ARCH", "STATE", "FLAGS", "INTERPRETER", "FROM", "BY", "NAME"];
         if self.probed {
             header.push("PROBE");
@@ -140,7 +141,7 @@ impl Report for ListReport {
         let mut rows = vec![header.into_iter().map(str::to_owned).collect::<Vec<_>>()];
         rows.extend(self.handlers.iter().map(|handler| handler.row(self.probed)));
         rows.extend(self.promised.iter().map(Promised::row));
-        format_table(&rows)
+        text.write_all(format_table(&rows).as_bytes())
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {

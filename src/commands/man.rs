@@ -1,5 +1,6 @@
 //! `qus man`: manual pages, made from the command line itself.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -7,7 +8,8 @@ use clap_mangen::Man as Page;
 use serde::Serialize;
 
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, display_path};
+use crate::base::output::display_path;
+use crate::commands::report::Report;
 use crate::system::atomic_file;
 use clap::Args;
 
@@ -19,24 +21,23 @@ pub struct Man {
     pub output: Option<PathBuf>,
 }
 
+/// Manual pages.
 #[derive(Serialize)]
-struct PageView {
-    page: String,
+#[serde(untagged)]
+pub(crate) enum ManReport {
+    /// The page of qus itself.
+    Page { page: String },
+    /// The files that were written.
+    Files { files: Vec<PathBuf> },
 }
 
-#[derive(Serialize)]
-struct FilesView {
-    files: Vec<PathBuf>,
-}
-
-pub(super) fn run(args: &Man, program: clap::Command, output: &mut Output<'_>) -> Result<Status> {
+/// Makes the page of qus, or writes the pages of all commands where a directory is named.
+pub(super) fn execute(args: &Man, program: clap::Command) -> Result<ManReport> {
     // `qus help register` is no page: it prints what `qus register --help` prints.
     let mut command = program.disable_help_subcommand(true);
     command.build();
     let Some(directory) = args.output.as_ref().filter(|output| *output != Path::new("-")) else {
-        let view = PageView { page: String::from_utf8(page(command)?.1)? };
-        output.document(&view, || view.page.clone())?;
-        return Ok(Status::Done);
+        return Ok(ManReport::Page { page: String::from_utf8(page(command)?.1)? });
     };
     let commands = [command.clone()].into_iter().chain(command.get_subcommands().cloned());
     let mut files = Vec::new();
@@ -46,10 +47,22 @@ pub(super) fn run(args: &Man, program: clap::Command, output: &mut Output<'_>) -
         write(&path, &page)?;
         files.push(path);
     }
-    let view = FilesView { files };
-    output
-        .print_data(&view, || view.files.iter().map(|path| display_path(path) + "\n").collect::<String>())?;
-    Ok(Status::Done)
+    Ok(ManReport::Files { files })
+}
+
+impl Report for ManReport {
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
+        match self {
+            Self::Page { page } => text.write_all(page.as_bytes()),
+            Self::Files { files } => {
+                files.iter().try_for_each(|path| writeln!(text, "{}", display_path(path)))
+            }
+        }
+    }
+
+    fn is_document(&self) -> bool {
+        matches!(self, Self::Page { .. })
+    }
 }
 
 /// The file name and the text of the page of `command`.

@@ -92,13 +92,13 @@ pub fn run(
         Command::Run(args) => run::run(args, common, output),
         Command::Doctor(args) => print(&doctor::execute(args, common)?, output),
         Command::Fetch(args) => fetch::run(args, common, output),
-        Command::Bundle(args) => bundle::run(args, common, output),
+        Command::Bundle(args) => print(&bundle::execute(args, common)?, output),
         Command::Enable(args) => print(&toggle::execute(args, true, common)?, output),
         Command::Disable(args) => print(&toggle::execute(args, false, common)?, output),
-        Command::Show(args) => show::run(args, output),
-        Command::Completions(args) => completions::run(args, program(), output),
-        Command::Man(args) => man::run(args, program(), output),
-        Command::Export(args) => export::run(args, output),
+        Command::Show(args) => print(&show::execute(args)?, output),
+        Command::Completions(args) => print(&completions::execute(args, program())?, output),
+        Command::Man(args) => print(&man::execute(args, program())?, output),
+        Command::Export(args) => print(&export::execute(args)?, output),
         Command::Apply(args) => print(&apply::execute(args, common, output)?, output),
     }
 }

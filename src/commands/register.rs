@@ -2,10 +2,10 @@
 
 mod act;
 mod gather;
+mod interpreter_source;
 mod memory;
 mod persist;
 mod report;
-mod stored;
 
 use anyhow::Result;
 

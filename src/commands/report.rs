@@ -1,5 +1,7 @@
 //! Reports: what a command found and did, and printing that.
 
+use std::io::{self, Write};
+
 use anyhow::Result;
 use serde::Serialize;
 
@@ -7,15 +9,27 @@ use crate::base::output::{Output, Status};
 
 /// What a command found and did. As JSON it is the serialised value.
 pub(crate) trait Report: Serialize {
-    /// The report as text for standard output.
-    fn text(&self) -> String;
+    /// Writes the report as text for standard output, whole characters at a time.
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()>;
+
+    /// Whether the text is a document for another program, which gets every byte as it is. In all other text, control
+    /// characters are escaped.
+    fn is_document(&self) -> bool {
+        false
+    }
 
     /// Prints the messages for a person, and returns the status.
-    fn conclude(&self, output: &mut Output<'_>) -> Result<Status>;
+    fn conclude(&self, _: &mut Output<'_>) -> Result<Status> {
+        Ok(Status::Done)
+    }
 }
 
 /// Prints a report, as text or as JSON, and its messages.
 pub(crate) fn print(report: &impl Report, output: &mut Output<'_>) -> Result<Status> {
-    output.print_data(report, || report.text())?;
+    if report.is_document() {
+        output.print_document(report, |text| report.write_text(text))?;
+    } else {
+        output.print_data(report, |text| report.write_text(text))?;
+    }
     report.conclude(output)
 }

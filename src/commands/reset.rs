@@ -1,6 +1,7 @@
 //! `qus reset`: remove the handlers of QEMU's emulators, whatever their names, and nobody else's; with `--persist` also
 //! what `register --persist` wrote.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -72,7 +73,8 @@ pub(crate) struct ResetReport {
     /// With `--persist`: what was written for the next boot.
     files: Vec<FileItem>,
     /// Names of the handlers that stay.
-    pub(crate) left: Vec<String>,
+    #[serde(rename = "left")]
+    pub(crate) skipped: Vec<String>,
     /// Handlers that configuration brings back at boot.
     returns: Vec<Return>,
     /// Where binfmt_misc should be, and is not mounted.
@@ -133,12 +135,12 @@ pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
     if args.persist && !args.dry_run {
         persist::remove_unused_copies(&handlers_of(instance.as_ref())?)?;
     }
-    let is_doomed = |name: &HandlerName| to_remove.iter().any(|(handler, _)| handler.name == *name);
-    let left = handlers.iter().filter(|handler| !is_doomed(&handler.name));
+    let is_removed = |name: &HandlerName| to_remove.iter().any(|(handler, _)| handler.name == *name);
+    let skipped = handlers.iter().filter(|handler| !is_removed(&handler.name));
     Ok(ResetReport {
         scope: if instance.is_some() { Scope::of(&common.instance) } else { Scope::of_own_mount() },
         dry_run: args.dry_run,
-        left: left.map(|handler| name_lossy(&handler.name)).collect(),
+        skipped: skipped.map(|handler| name_lossy(&handler.name)).collect(),
         returns: returns(&to_remove, &files),
         items,
         files,
@@ -168,7 +170,7 @@ fn check(
 }
 
 impl Report for ResetReport {
-    fn text(&self) -> String {
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
         let handlers = self.items.iter().map(|item| {
             let interpreter = item.interpreter.as_ref().map(|path| display_path(Path::new(path)));
             let detail = item.error.clone().or(interpreter).unwrap_or_default();
@@ -178,7 +180,7 @@ impl Report for ResetReport {
             let detail = file.error.clone().unwrap_or_default();
             vec![file.arch.to_owned(), file.outcome.word().to_owned(), display_path(&file.path), detail]
         });
-        format_table(&handlers.chain(files).collect::<Vec<_>>())
+        text.write_all(format_table(&handlers.chain(files).collect::<Vec<_>>()).as_bytes())
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
@@ -242,25 +244,25 @@ fn persisted(arches: Option<&[&'static Arch]>) -> Result<Vec<Persisted>, Diagnos
 /// Removes the files, and the copies of interpreters that go with them.
 fn remove_files(persisted: &[Persisted], dry_run: bool) -> Vec<FileItem> {
     let mut files = Vec::new();
-    for kept in persisted {
-        let arch = kept.set.arch.name;
+    for persisted_arch in persisted {
+        let arch = persisted_arch.set.arch.name;
         let mut copies = Vec::new();
-        if kept.is_edited {
-            let error = Diagnostic::from(ManagedFileError::Edited(kept.path.clone())).message;
+        if persisted_arch.is_edited {
+            let error = Diagnostic::from(ManagedFileError::Edited(persisted_arch.path.clone())).message;
             files.push(FileItem {
                 arch,
                 outcome: Outcome::Edited,
-                path: kept.path.clone(),
+                path: persisted_arch.path.clone(),
                 error: Some(error),
             });
             continue;
         }
-        let removed = if dry_run { Ok(()) } else { remove_one(kept, &mut copies) };
+        let removed = if dry_run { Ok(()) } else { remove_one(persisted_arch, &mut copies) };
         let (outcome, error) = match removed {
             Ok(()) => (if dry_run { Outcome::WouldRemove } else { Outcome::Removed }, None),
             Err(problem) => (Outcome::Failed, Some(problem.message)),
         };
-        files.push(FileItem { arch, outcome, path: kept.path.clone(), error });
+        files.push(FileItem { arch, outcome, path: persisted_arch.path.clone(), error });
         files.extend(copies.into_iter().map(|path| FileItem {
             arch,
             outcome: Outcome::Removed,
@@ -272,11 +274,11 @@ fn remove_files(persisted: &[Persisted], dry_run: bool) -> Vec<FileItem> {
 }
 
 /// Removes a file, and before it what goes with it; copies of interpreters that were removed come into `removed`.
-fn remove_one(kept: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
-    for rule in &kept.set.rules {
+fn remove_one(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
+    for rule in &persisted_arch.set.rules {
         persist::remove_from_binfmt_support(rule)?;
     }
-    persist::remove_persisted(kept, removed)
+    persist::remove_persisted(persisted_arch, removed)
 }
 
 /// Which of the handlers come back at boot, whoever wrote that; `files` are to go, or gone.

@@ -20,7 +20,7 @@ use anyhow::Result;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, execve};
 
-use self::interpreters::{Found, Wanted};
+use self::interpreters::{InterpreterRequest, Interpreters};
 use self::rules::rules;
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
@@ -102,7 +102,7 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
     let program = args.command.first().map(OsString::as_os_str).unwrap_or_default();
     let host = self_exe_header()?;
     let own = Arch::from_header(&host);
-    let wanted = match (&args.root, args.arch.as_slice()) {
+    let requested = match (&args.root, args.arch.as_slice()) {
         (None, []) => foreign_arch(&find(program)?, own).into_iter().collect(),
         (Some(root), []) => {
             let file = find_below(root, program);
@@ -114,10 +114,10 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
     let unpacked = if args.source.is_named() {
         None
     } else {
-        unpack_bundle(|arch| wanted.is_empty() || wanted.contains(&arch))?
+        unpack_bundle(|arch| requested.is_empty() || requested.contains(&arch))?
     };
-    let wanted = Wanted { args, own, host: &host, arches: &wanted, quiet };
-    let found = wanted.find(unpacked.as_ref())?;
+    let requested = InterpreterRequest { args, own, host: &host, arches: &requested, quiet };
+    let found = requested.find(unpacked.as_ref())?;
     if args.direct {
         return direct(args, &find(program)?, &found);
     }
@@ -214,7 +214,7 @@ fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
 }
 
 /// The emulator itself, with the program as its argument.
-fn direct(args: &Run, program: &Path, found: &Found) -> Result<Infallible, Failure> {
+fn direct(args: &Run, program: &Path, found: &Interpreters) -> Result<Infallible, Failure> {
     let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::inspect(program).kind else {
         let problem = Diagnostic::new(format!(
             "{} is no program of an architecture that QEMU knows",

@@ -1,5 +1,6 @@
 //! `qus show`: the table of architectures, or one of them with its header explained.
 
+use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Result;
@@ -8,8 +9,9 @@ use serde::Serialize;
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
 use crate::base::hex::Hex;
-use crate::base::output::{Output, Status, format_table};
+use crate::base::output::format_table;
 use crate::commands::args::parse_one_arch;
+use crate::commands::report::Report;
 use crate::handler::classify;
 use crate::interpreter::bundle::Member;
 use crate::interpreter::bundle::own_bundle;
@@ -26,28 +28,37 @@ pub struct Show {
     pub bundled: bool,
 }
 
+/// What there is to show.
 #[derive(Serialize)]
-struct TableView {
-    arches: Vec<Summary>,
+#[serde(untagged)]
+pub(crate) enum ShowReport {
+    /// Every architecture.
+    Table { arches: Vec<ArchRow> },
+    /// One architecture.
+    Arch(ArchDetails),
+    /// The contents of the bundle that this executable is.
+    Bundle { bundled: Vec<Member> },
 }
 
 #[derive(Serialize)]
-struct Summary {
+pub(crate) struct ArchRow {
     name: &'static str,
     description: &'static str,
     names: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
-struct ArchView {
+pub(crate) struct ArchDetails {
+    #[serde(skip)]
+    arch: &'static Arch,
     name: &'static str,
     description: &'static str,
     names: Vec<(&'static str, &'static [&'static str])>,
-    handlers: Vec<HandlerView>,
+    handlers: Vec<HandlerRule>,
 }
 
 #[derive(Serialize)]
-struct HandlerView {
+struct HandlerRule {
     name: String,
     machine: u16,
     magic: String,
@@ -56,61 +67,62 @@ struct HandlerView {
     line: String,
 }
 
-#[derive(Serialize)]
-struct BundleView {
-    bundled: Vec<Member>,
-}
-
-pub(super) fn run(args: &Show, output: &mut Output<'_>) -> Result<Status> {
+/// Collects what `qus show` shows.
+pub(super) fn execute(args: &Show) -> Result<ShowReport> {
     if args.bundled {
         let bundled = own_bundle()?.map(|bundle| bundle.members().to_vec()).unwrap_or_default();
-        let view = BundleView { bundled };
-        output.print_data(&view, || bundle_text(&view))?;
-        return Ok(Status::Done);
+        return Ok(ShowReport::Bundle { bundled });
     }
-    if let Some(arch) = args.arch {
-        let view = arch_view(arch)?;
-        output.print_data(&view, || arch_text(arch, &view))?;
-    } else {
-        let view = TableView { arches: ARCHES.iter().map(summary).collect() };
-        output.print_data(&view, || table_text(&view))?;
-    }
-    Ok(Status::Done)
+    Ok(match args.arch {
+        Some(arch) => ShowReport::Arch(details(arch)?),
+        None => ShowReport::Table { arches: ARCHES.iter().map(row).collect() },
+    })
 }
 
-fn bundle_text(view: &BundleView) -> String {
+impl Report for ShowReport {
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
+        let content = match self {
+            Self::Table { arches } => table_text(arches),
+            Self::Arch(details) => details_text(details),
+            Self::Bundle { bundled } => bundle_text(bundled),
+        };
+        text.write_all(content.as_bytes())
+    }
+}
+
+fn bundle_text(bundled: &[Member]) -> String {
     let row = |member: &Member| {
         let version = member.version.as_ref().map(|version| format!("QEMU {version}")).unwrap_or_default();
         vec![member.name.clone(), version, member.size.to_string(), member.sha256.to_string()]
     };
-    format_table(&view.bundled.iter().map(row).collect::<Vec<_>>())
+    format_table(&bundled.iter().map(row).collect::<Vec<_>>())
 }
 
-fn summary(arch: &Arch) -> Summary {
+fn row(arch: &Arch) -> ArchRow {
     let mut names: Vec<&str> = arch.names.iter().filter(|name| *name != arch.name).collect();
     names.sort_unstable();
     names.dedup();
-    Summary { name: arch.name, description: arch.description, names }
+    ArchRow { name: arch.name, description: arch.description, names }
 }
 
-fn table_text(view: &TableView) -> String {
+fn table_text(arches: &[ArchRow]) -> String {
     let mut rows = vec![["ARCH", "WHAT IT IS", "ALSO CALLED"].map(str::to_owned).to_vec()];
     rows.extend(
-        view.arches
+        arches
             .iter()
             .map(|arch| vec![arch.name.to_owned(), arch.description.to_owned(), arch.names.join(" ")]),
     );
     format_table(&rows)
 }
 
-fn arch_view(arch: &Arch) -> Result<ArchView, Diagnostic> {
+fn details(arch: &'static Arch) -> Result<ArchDetails, Diagnostic> {
     let interpreter = format!("/usr/bin/qemu-{}-static", arch.name);
     let flags = classify::EXPORTED_FLAGS;
     let rules = classify::rules(arch, Path::new(&interpreter), flags).map_err(Diagnostic::from)?;
     let machines = arch.identity.machines.iter();
     let handlers = rules.iter().zip(machines).filter_map(|(rule, &machine)| {
         let pattern = rule.matcher().pattern()?;
-        Some(HandlerView {
+        Some(HandlerRule {
             name: rule.name().to_string(),
             machine,
             magic: Hex(pattern.magic()).to_string(),
@@ -118,7 +130,8 @@ fn arch_view(arch: &Arch) -> Result<ArchView, Diagnostic> {
             line: String::from_utf8_lossy(&rule.to_line()).into(),
         })
     });
-    Ok(ArchView {
+    Ok(ArchDetails {
+        arch,
         name: arch.name,
         description: arch.description,
         names: arch.names.kinds().into_iter().filter(|(_, names)| !names.is_empty()).collect(),
@@ -126,11 +139,12 @@ fn arch_view(arch: &Arch) -> Result<ArchView, Diagnostic> {
     })
 }
 
-fn arch_text(arch: &Arch, view: &ArchView) -> String {
-    let mut text = format!("{}: {}\n", view.name, view.description);
-    let names = view.names.iter().map(|(kind, names)| vec![format!("  {kind}"), names.join(" ")]);
+fn details_text(details: &ArchDetails) -> String {
+    let arch = details.arch;
+    let mut text = format!("{}: {}\n", details.name, details.description);
+    let names = details.names.iter().map(|(kind, names)| vec![format!("  {kind}"), names.join(" ")]);
     text.push_str(&format_table(&names.collect::<Vec<_>>()));
-    for (handler, pattern) in view.handlers.iter().zip(arch.identity.patterns()) {
+    for (handler, pattern) in details.handlers.iter().zip(arch.identity.patterns()) {
         text.push_str(&format!("\nhandler {}\n", handler.name));
         let mut rows = vec![["  bytes", "magic", "mask", "meaning"].map(str::to_owned).to_vec()];
         for (from, to, meaning) in fields(arch, handler.machine) {

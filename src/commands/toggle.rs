@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use serde::Serialize;
+use std::io::{self, Write};
 
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
@@ -95,12 +96,12 @@ fn toggle(instance: &Instance, handler: &Handler, arch: &Arch, enable: bool) -> 
 }
 
 impl Report for ToggleReport {
-    fn text(&self) -> String {
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
         let row = |item: &ToggledHandler| {
             let detail = item.error.clone().or_else(|| item.name.as_deref().map(escape)).unwrap_or_default();
             vec![item.arch.to_owned(), item.outcome.word().to_owned(), detail]
         };
-        format_table(&self.items.iter().map(row).collect::<Vec<_>>())
+        text.write_all(format_table(&self.items.iter().map(row).collect::<Vec<_>>()).as_bytes())
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Result;
@@ -68,12 +69,13 @@ pub(crate) struct Health {
     /// Version of the interpreter at the handler's path, if it says one.
     pub(super) version: Option<String>,
     /// What was seen of it working.
-    pub(super) proof: Option<Verification>,
+    #[serde(rename = "proof")]
+    pub(super) verification: Option<Verification>,
 }
 
 impl Health {
     fn of(state: State) -> Self {
-        Self { state, is_shadowed: false, reason: None, version: None, proof: None }
+        Self { state, is_shadowed: false, reason: None, version: None, verification: None }
     }
 
     fn broken(reason: impl Into<String>) -> Self {
@@ -83,9 +85,11 @@ impl Health {
     /// In words, behind the path of the interpreter.
     fn detail(&self) -> String {
         let version = self.version.as_ref().map(|version| format!(" (QEMU {version})")).unwrap_or_default();
-        let seen = match (&self.reason, &self.proof) {
+        let seen = match (&self.reason, &self.verification) {
             (Some(reason), _) => format!(": {reason}"),
-            (None, Some(proof)) if !proof.empty_root => ", but an empty root could not be tried".to_owned(),
+            (None, Some(verification)) if !verification.empty_root => {
+                ", but an empty root could not be tried".to_owned()
+            }
             (None, _) => String::new(),
         };
         format!("{version}{seen}")
@@ -105,19 +109,19 @@ pub(super) fn health(
 ) -> Result<BTreeMap<HandlerName, Health>, Diagnostic> {
     let judged: Vec<(&Handler, Option<ProbeTarget>)> = handlers
         .iter()
-        .filter_map(|handler| main_arch(handler).map(|arch| (handler, subject(handler, arch))))
+        .filter_map(|handler| main_arch(handler).map(|arch| (handler, target(handler, arch))))
         .collect();
-    let mut subjects: Vec<ProbeTarget> = judged.iter().filter_map(|(_, subject)| *subject).collect();
-    subjects.dedup();
+    let mut targets: Vec<ProbeTarget> = judged.iter().filter_map(|(_, target)| *target).collect();
+    targets.dedup();
     let versions = versions_of(judged.iter().filter_map(|(handler, _)| emulator_path(handler)));
-    let trials = probe::run(&subjects).map_err(Diagnostic::from)?;
+    let results = probe::run(&targets).map_err(Diagnostic::from)?;
     let mut health = BTreeMap::new();
-    for (handler, subject) in &judged {
-        let trial =
-            subject.and_then(|subject| trials.get(subjects.iter().position(|other| *other == subject)?));
+    for (handler, target) in &judged {
+        let result =
+            target.and_then(|target| results.get(targets.iter().position(|other| *other == target)?));
         let path = handler.entry.interpreter.as_deref();
         let version = path.and_then(|path| versions.get(path)).cloned();
-        let judged = judge_handler(handler, subject.zip(trial), handlers, enabled);
+        let judged = judge_handler(handler, target.zip(result), handlers, enabled);
         let description = path.and_then(memfd::parse_description).map(|description| description.version);
         health.insert(
             handler.name.clone(),
@@ -133,11 +137,11 @@ fn judge_handler(
     handlers: &[Handler],
     enabled: bool,
 ) -> Health {
-    let Some((subject, trial)) = executed else {
+    let Some((target, result)) = executed else {
         return Health::broken("no program there is has the header that its rule asks for");
     };
-    let matched_by = if enabled { subject.matched_by(handlers) } else { None };
-    if matched_by.is_none() && trial.host.end == End::Exited(STATUS_ARGV0) {
+    let matched_by = if enabled { target.matched_by(handlers) } else { None };
+    if matched_by.is_none() && result.host.end == End::Exited(STATUS_ARGV0) {
         return Health::of(State::Native);
     }
     if !handler.entry.enabled {
@@ -158,8 +162,8 @@ fn judge_handler(
         interpreter: pinned(handler),
         in_front: None,
     };
-    match judge(trial, &expected) {
-        Ok(proof) => Health { proof: Some(proof), ..Health::of(State::Working) },
+    match judge(result, &expected) {
+        Ok(verification) => Health { verification: Some(verification), ..Health::of(State::Working) },
         Err(failure) => Health::broken(failure.to_string()),
     }
 }
@@ -185,9 +189,9 @@ fn main_arch(handler: &Handler) -> Option<&'static Arch> {
 }
 
 /// The first probe of `arch` that the handler's pattern takes.
-fn subject(handler: &Handler, arch: &'static Arch) -> Option<ProbeTarget> {
+fn target(handler: &Handler, arch: &'static Arch) -> Option<ProbeTarget> {
     let pattern = handler.entry.pattern()?;
-    ProbeTarget::all_of(arch).find(|subject| pattern.matches(&subject.image()))
+    ProbeTarget::all_of(arch).find(|target| pattern.matches(&target.image()))
 }
 
 /// What `qus verify` found.
@@ -215,9 +219,10 @@ pub(crate) fn execute(args: &Verify, common: &Common) -> Result<VerifyReport> {
     let named = named(&args.arches);
     let mut health = health(&handlers, enabled)?;
     let mut items = Vec::new();
-    let wanted = |arch: &Arch| named.as_ref().is_none_or(|named| named.iter().any(|named| **named == *arch));
+    let requested =
+        |arch: &Arch| named.as_ref().is_none_or(|named| named.iter().any(|named| **named == *arch));
     for handler in &handlers {
-        let Some(arch) = main_arch(handler).filter(|arch| wanted(arch)) else { continue };
+        let Some(arch) = main_arch(handler).filter(|arch| requested(arch)) else { continue };
         if let Some(health) = health.remove(&handler.name) {
             let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
             let name = Some(name_lossy(&handler.name));
@@ -232,7 +237,7 @@ pub(crate) fn execute(args: &Verify, common: &Common) -> Result<VerifyReport> {
 }
 
 impl Report for VerifyReport {
-    fn text(&self) -> String {
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
         let row = |item: &VerifiedArch| {
             let interpreter =
                 item.interpreter.as_deref().map(|path| display_path(Path::new(path))).unwrap_or_default();
@@ -241,7 +246,7 @@ impl Report for VerifyReport {
             let detail = detail.strip_prefix(": ").unwrap_or(&detail).to_owned();
             vec![item.arch.to_owned(), item.health.state.word().to_owned(), escape(&name), detail]
         };
-        format_table(&self.items.iter().map(row).collect::<Vec<_>>())
+        text.write_all(format_table(&self.items.iter().map(row).collect::<Vec<_>>()).as_bytes())
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
@@ -259,11 +264,11 @@ fn without_handler(arches: &[&'static Arch]) -> Result<Vec<VerifiedArch>, Diagno
     if arches.is_empty() {
         return Ok(Vec::new());
     }
-    let subjects: Vec<ProbeTarget> =
+    let targets: Vec<ProbeTarget> =
         arches.iter().filter_map(|arch| ProbeTarget::all_of(arch).next()).collect();
-    let trials = probe::run(&subjects).map_err(Diagnostic::from)?;
-    let items = arches.iter().zip(trials).map(|(arch, trial)| {
-        let native = trial.host.end == End::Exited(STATUS_ARGV0);
+    let results = probe::run(&targets).map_err(Diagnostic::from)?;
+    let items = arches.iter().zip(results).map(|(arch, result)| {
+        let native = result.host.end == End::Exited(STATUS_ARGV0);
         let reason = format!("no handler takes its programs; cure: sudo qus register {}", arch.name);
         let health = if native { Health::of(State::Native) } else { Health::broken(reason) };
         VerifiedArch { arch: arch.name, name: None, interpreter: None, health }

@@ -2,23 +2,21 @@
 
 mod explain;
 mod fate;
+mod files;
 mod known;
 mod report;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::ffi::OsStr;
-use std::io::Read as _;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::Result;
 use goblin::elf::header::{ET_DYN, ET_EXEC};
 
-use self::explain::explain;
+use self::files::Files;
 use self::known::Known;
-use self::report::{Answers, WhichReport, write_text};
+use self::report::WhichReport;
 use crate::arch::Arch;
 use crate::arch::elf::same_machine;
 use crate::base::error::Diagnostic;
@@ -26,6 +24,7 @@ use crate::base::output::{Output, Status};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::commands::args::Common;
+use crate::commands::report::print;
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
 use crate::handler::predict::{End, Step, Table};
 use crate::interpreter::self_exe_header;
@@ -48,7 +47,7 @@ pub struct Which {
 }
 
 pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Result<Status> {
-    let names = Names::of(args)?;
+    let files = Files::of(args)?;
     let (handlers, enabled, is_mounted) = table(common)?;
     let natives = Natives::new(&handlers)?;
     let seen = Seen::default();
@@ -60,29 +59,19 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
     };
     let mut known = if args.no_verify {
         // Has every native question asked before the first answer is printed, as `know` does.
-        names.iter().for_each(|name| drop(table.predict(&ExecTarget::inspect(name))));
+        files.iter().for_each(|file| drop(table.predict(&ExecTarget::inspect(file))));
         Known::default()
     } else {
-        know(&names, &table, is_mounted)?
+        know(&files, &table, is_mounted)?
     };
     if let Some(problem) = natives.unknown() {
         return Err(problem.into());
     }
     known.describe(&handlers);
-    let all_run = Cell::new(true);
-    // Each answer is told before the next file is looked at: they may be a hundred thousand.
-    let answers = || {
-        names.iter().map(|name| {
-            let candidate = ExecTarget::inspect(name);
-            let answer = explain(&candidate, &table.predict(&candidate), &table, &known);
-            all_run.set(all_run.get() && answer.runs);
-            (candidate, answer)
-        })
-    };
-    let view = WhichReport { answers: Answers(|| answers().map(|(_, answer)| answer)) };
     let compared = if common.verbose > 0 { handlers.as_slice() } else { &[] };
-    output.stream(&view, |data| write_text(answers(), compared, data))?;
-    Ok(if all_run.get() { Status::Done } else { Status::No })
+    let report =
+        WhichReport { files: &files, table: &table, known: &known, compared, all_run: Cell::new(true) };
+    print(&report, output)
 }
 
 /// The handlers, newest first, whether the instance is on, and whether it is mounted. Where none is, there are no handlers
@@ -98,38 +87,6 @@ fn table(common: &Common) -> Result<(Vec<Handler>, bool, bool)> {
     }
 }
 
-/// The names of the files that this is about.
-enum Names<'a> {
-    Typed(&'a [PathBuf]),
-    /// Each ends in a NUL, as `find -print0` writes them.
-    Listed(Vec<u8>),
-}
-
-impl<'a> Names<'a> {
-    fn of(args: &'a Which) -> Result<Self, Diagnostic> {
-        let Some(list) = &args.files0_from else { return Ok(Self::Typed(&args.files)) };
-        let failed =
-            |error: std::io::Error| Diagnostic::new(format!("cannot read {}: {error}", list.display()));
-        let mut bytes = Vec::new();
-        if list == Path::new("-") {
-            std::io::stdin().lock().read_to_end(&mut bytes).map_err(failed)?;
-        } else {
-            bytes = std::fs::read(list).map_err(failed)?;
-        }
-        Ok(Self::Listed(bytes))
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Path> {
-        let (typed, listed): (&[PathBuf], &[u8]) = match self {
-            Self::Typed(typed) => (typed, &[]),
-            Self::Listed(listed) => (&[], listed),
-        };
-        let listed = listed.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-        let listed = listed.map(|name| Path::new(OsStr::from_bytes(name)));
-        typed.iter().map(PathBuf::as_path).chain(listed)
-    }
-}
-
 /// What stands in for files, and was looked at: of many files it is the same few.
 #[derive(Default)]
 struct Seen(RefCell<HashMap<PathBuf, Rc<ExecTarget>>>);
@@ -140,20 +97,20 @@ impl Seen {
 
     fn inspect(&self, path: &Path) -> Rc<ExecTarget> {
         let mut seen = self.0.borrow_mut();
-        if let Some(candidate) = seen.get(path) {
-            return Rc::clone(candidate);
+        if let Some(target) = seen.get(path) {
+            return Rc::clone(target);
         }
-        let candidate = Rc::new(ExecTarget::inspect(path));
+        let target = Rc::new(ExecTarget::inspect(path));
         if seen.len() < Self::MOST {
-            seen.insert(path.to_owned(), Rc::clone(&candidate));
+            seen.insert(path.to_owned(), Rc::clone(&target));
         }
-        candidate
+        target
     }
 }
 
-/// The probe that looks to the kernel's handlers like `candidate` does.
-fn subject(candidate: &ExecTarget) -> Option<ProbeTarget> {
-    let Kind::Elf(Elf { arch, machine, e_type, os_abi, abi_version, .. }) = &candidate.kind else {
+/// The probe that looks to the kernel's handlers like `target` does.
+fn probe_target(target: &ExecTarget) -> Option<ProbeTarget> {
+    let Kind::Elf(Elf { arch, machine, e_type, os_abi, abi_version, .. }) = &target.kind else {
         return None;
     };
     let variant = Variant { e_type: *e_type, os_abi: *os_abi, abi_version: *abi_version };
@@ -161,30 +118,30 @@ fn subject(candidate: &ExecTarget) -> Option<ProbeTarget> {
 }
 
 /// Executes once each probe that looks like some of the files, and asks each interpreter once.
-fn know(names: &Names<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known, Diagnostic> {
-    let mut subjects = HashSet::new();
+fn know(files: &Files<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known, Diagnostic> {
+    let mut probe_targets = HashSet::new();
     let mut interpreters = BTreeSet::new();
-    for candidate in names.iter().map(ExecTarget::inspect) {
-        let prediction = table.predict(&candidate);
+    for target in files.iter().map(ExecTarget::inspect) {
+        let prediction = table.predict(&target);
         match prediction.steps.into_iter().next() {
             Some(Step::Handler { interpreter, .. }) => {
-                subjects.extend(subject(&candidate));
+                probe_targets.extend(probe_target(&target));
                 interpreters.extend(Some(interpreter).filter(|path| is_qemu(path) && path.is_absolute()));
             }
-            _ if !is_mounted && prediction.end != End::Starts => subjects.extend(subject(&candidate)),
+            _ if !is_mounted && prediction.end != End::Starts => probe_targets.extend(probe_target(&target)),
             _ => {}
         }
     }
-    if subjects.is_empty() {
+    if probe_targets.is_empty() {
         return Ok(Known::default());
     }
-    let mut subjects: Vec<ProbeTarget> = subjects.into_iter().collect();
-    subjects.sort_by_key(|subject| (subject.arch.name, subject.machine, subject.variant));
+    let mut probe_targets: Vec<ProbeTarget> = probe_targets.into_iter().collect();
+    probe_targets.sort_by_key(|target| (target.arch.name, target.machine, target.variant));
     let versions = versions_of(interpreters.iter().map(PathBuf::as_path));
-    let trials = probe::run(&subjects)
+    let results = probe::run(&probe_targets)
         .map_err(|error| Diagnostic::from(error).with_hint("qus which --no-verify …"))?;
-    let trials = subjects.into_iter().zip(trials).collect();
-    Ok(Known { trials, versions, ..Known::default() })
+    let results = probe_targets.into_iter().zip(results).collect();
+    Ok(Known { results, versions, ..Known::default() })
 }
 
 /// What this host runs itself, found out once for each architecture that is asked about.
@@ -227,4 +184,4 @@ impl<'a> Natives<'a> {
 }
 
 /// What was executed, by subject.
-type Trials = HashMap<ProbeTarget, ProbeResult>;
+type Results = HashMap<ProbeTarget, ProbeResult>;

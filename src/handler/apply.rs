@@ -45,23 +45,24 @@ pub enum Step {
     Refused(String),
 }
 
-/// What to do about each of `wanted`, which are in the order of the configuration. `handlers` are newest first; `guarded`
+/// What to do about each of `requested`, which are in the order of the configuration. `handlers` are newest first; `guarded`
 /// are beginnings of files that no rule may take (K37).
 #[must_use]
-pub fn steps(wanted: &[ConfigLine<'_>], handlers: &[Handler], guarded: &[Guarded]) -> Vec<Step> {
-    let refusals: Vec<Option<String>> = wanted.iter().map(|wanted| refusal(wanted, guarded)).collect();
+pub fn steps(requested: &[ConfigLine<'_>], handlers: &[Handler], guarded: &[Guarded]) -> Vec<Step> {
+    let refusals: Vec<Option<String>> =
+        requested.iter().map(|requested| refusal(requested, guarded)).collect();
     let is_fit = |index: usize| refusals.get(index).is_some_and(Option::is_none);
     // As the kernel will have them, newest first.
     let mut order: Vec<&HandlerName> = handlers.iter().map(|handler| &handler.name).collect();
     let mut before: Vec<&Rule> = Vec::new();
     let mut steps = Vec::new();
-    for (index, (one, refused)) in wanted.iter().zip(&refusals).enumerate() {
+    for (index, (one, refused)) in requested.iter().zip(&refusals).enumerate() {
         if let Some(reason) = refused {
             steps.push(Step::Refused(reason.clone()));
             continue;
         }
         let rule = one.rule;
-        let mut later = wanted.iter().enumerate().skip(index + 1);
+        let mut later = requested.iter().enumerate().skip(index + 1);
         let same = later.find(|(later, other)| other.rule.name() == rule.name() && is_fit(*later));
         if let Some((later, _)) = same {
             steps.push(Step::Superseded(later));
@@ -70,9 +71,10 @@ pub fn steps(wanted: &[ConfigLine<'_>], handlers: &[Handler], guarded: &[Guarded
         let location = order.iter().position(|name| *name == rule.name());
         let in_front = order.get(..location.unwrap_or_default()).unwrap_or_default();
         let is_behind = before.iter().any(|other| in_front.contains(&other.name()) && overlap(other, rule));
-        let stands = handlers.iter().any(|handler| handler.name == *rule.name() && handler.entry.is(rule));
+        let is_registered =
+            handlers.iter().any(|handler| handler.name == *rule.name() && handler.entry.is(rule));
         before.push(rule);
-        if stands && !is_behind {
+        if is_registered && !is_behind {
             steps.push(Step::Unchanged);
             continue;
         }
@@ -117,14 +119,14 @@ impl Guarded {
 }
 
 /// Why a rule must not be registered.
-fn refusal(wanted: &ConfigLine<'_>, guarded: &[Guarded]) -> Option<String> {
-    let rule = wanted.rule;
+fn refusal(requested: &ConfigLine<'_>, guarded: &[Guarded]) -> Option<String> {
+    let rule = requested.rule;
     let path = rule.interpreter();
     if let Some(guarded) = guarded.iter().find(|guarded| guarded.is_taken_by(rule)) {
         let certain = "it takes this host's own programs: none of them could be started any more";
         return Some(guarded.reason.clone().unwrap_or_else(|| certain.to_owned()));
     }
-    let file = wanted.interpreter?;
+    let file = requested.interpreter?;
     if rule.matcher().matches(&file.header, path) {
         return Some(format!("it takes its own interpreter, {}", path.display()));
     }
@@ -164,10 +166,10 @@ mod tests {
     /// The steps for lines of configuration, with `handlers` in the kernel, newest first.
     fn plan(lines: &[&str], handlers: &[&str]) -> Vec<Step> {
         let rules: Vec<Rule> = lines.iter().map(|line| rule(line)).collect();
-        let wanted: Vec<ConfigLine<'_>> =
+        let requested: Vec<ConfigLine<'_>> =
             rules.iter().map(|rule| ConfigLine { rule, interpreter: None }).collect();
         let handlers: Vec<Handler> = handlers.iter().map(|line| handler(line)).collect();
-        steps(&wanted, &handlers, &[Guarded::certain(b"NATIVE".to_vec())])
+        steps(&requested, &handlers, &[Guarded::certain(b"NATIVE".to_vec())])
     }
 
     const NEW: Step = Step::Register { replaces: false };

@@ -182,18 +182,18 @@ impl ExecTarget {
     /// Looks at the file at `path`: one open, one read.
     #[must_use]
     pub fn inspect(path: &Path) -> Self {
-        let mut candidate =
+        let mut target =
             Self { path: path.to_owned(), id: None, header: Vec::new(), kind: Kind::Unknown, denied: None };
         let file = match open_without_waiting(path) {
             Ok(file) => file,
             Err(error) => {
-                candidate.denied = denied_unread(path, &error);
-                return candidate;
+                target.denied = denied_unread(path, &error);
+                return target;
             }
         };
-        let Ok(metadata) = file.metadata() else { return candidate };
-        candidate.id = Some(FileId::of(&metadata));
-        candidate.denied = if !metadata.is_file() {
+        let Ok(metadata) = file.metadata() else { return target };
+        target.id = Some(FileId::of(&metadata));
+        target.denied = if !metadata.is_file() {
             Some(AccessError::NotAFile)
         } else if metadata.mode() & 0o111 == 0 || !may_execute(&file, path) {
             // Root, too, needs one x bit.
@@ -205,10 +205,10 @@ impl ExecTarget {
             let mut first = [0; FIRST_READ];
             let length = file.read_at(&mut first, 0).unwrap_or(0);
             let first = first.get(..length).unwrap_or_default();
-            candidate.kind = classify(first, path, &file);
-            candidate.header = first.get(..HEADER_LEN).unwrap_or(first).to_vec();
+            target.kind = classify(first, path, &file);
+            target.header = first.get(..HEADER_LEN).unwrap_or(first).to_vec();
         }
-        candidate
+        target
     }
 }
 

@@ -120,7 +120,7 @@ fn deficiency(arch: &Arch, handler: &Handler, handlers: &[Handler]) -> Option<St
         return Some("it has no F flag, and would fail in every container".to_owned());
     }
     let takes_all = arch.typical_headers().iter().all(|header| {
-        first_match(handlers, header, Path::new("")).is_some_and(|winner| winner.name == handler.name)
+        first_match(handlers, header, Path::new("")).is_some_and(|first| first.name == handler.name)
     });
     (!takes_all).then(|| "it does not take all programs that today's toolchains write".to_owned())
 }
@@ -138,17 +138,17 @@ pub fn decide(
     if let Some(refusal) = refusal(arch, snapshot, facts, request) {
         return Ok(refusal);
     }
-    let wanted = match facts.interpreter {
+    let requested = match facts.interpreter {
         Some(interpreter) => rules(arch, &interpreter.path, request.flags)?,
         None => Vec::new(),
     };
-    if wanted.is_empty() && request.explicit {
+    if requested.is_empty() && request.explicit {
         // What serves now is no answer to what was asked for.
         return Ok(Decision::NoInterpreter);
     }
-    let standing = Standing::compare(arch, snapshot.handlers, facts, wanted);
+    let standing = Standing::compare(arch, snapshot.handlers, facts, requested);
     if standing.is_all_current() {
-        return Ok(Decision::Unchanged(standing.wanted.iter().map(|rule| rule.name().clone()).collect()));
+        return Ok(Decision::Unchanged(standing.requested.iter().map(|rule| rule.name().clone()).collect()));
     }
     if !request.replace
         && let Some(other) = standing.other_emulator()
@@ -176,7 +176,7 @@ struct Standing<'a> {
     arch: &'static Arch,
     handlers: &'a [Handler],
     facts: &'a Facts<'a>,
-    wanted: Vec<Rule>,
+    requested: Vec<Rule>,
     /// The handler that takes the architecture's programs.
     active: Option<&'a Handler>,
     /// Why the active handler does not do.
@@ -190,7 +190,7 @@ impl<'a> Standing<'a> {
         arch: &'static Arch,
         handlers: &'a [Handler],
         facts: &'a Facts<'a>,
-        wanted: Vec<Rule>,
+        requested: Vec<Rule>,
     ) -> Self {
         let active = active_handler(arch, handlers);
         let broken = active.and_then(|active| match facts.verdict {
@@ -200,16 +200,16 @@ impl<'a> Standing<'a> {
         });
         let works =
             |rule: &Rule| broken.is_none() && active.is_some_and(|active| active.name == *rule.name());
-        let current = wanted
+        let current = requested
             .iter()
             .enumerate()
             .map(|(index, rule)| is_current(rule, index == 0, handlers, facts) && (index > 0 || works(rule)))
             .collect();
-        Self { arch, handlers, facts, wanted, active, broken, current }
+        Self { arch, handlers, facts, requested, active, broken, current }
     }
 
     fn is_all_current(&self) -> bool {
-        !self.wanted.is_empty() && self.current.iter().all(|current| *current)
+        !self.requested.is_empty() && self.current.iter().all(|current| *current)
     }
 
     /// The first rule is the one for what today's toolchains write.
@@ -224,7 +224,7 @@ impl<'a> Standing<'a> {
             && self.is_ours(active)
             && self.broken.is_none()
             && !is_staging(&active.name)
-            && !is_outdated(active, &self.wanted, self.facts);
+            && !is_outdated(active, &self.requested, self.facts);
         is_other.then_some(active)
     }
 
@@ -235,7 +235,7 @@ impl<'a> Standing<'a> {
     /// Where the first rule has to be registered, the others may run another file, and come with it.
     fn rules_to_register(&self) -> Vec<Rule> {
         let missing = self
-            .wanted
+            .requested
             .iter()
             .zip(&self.current)
             .filter(|(_, current)| !self.is_first_current() || !**current);
@@ -350,9 +350,9 @@ pub fn native_refusal(arch: &Arch, native: &Nativeness) -> Option<String> {
 /// interpreter does not know it.
 fn is_current(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'_>) -> bool {
     let Some(handler) = handlers.iter().find(|handler| handler.name == *rule.name()) else { return false };
-    let proof = facts.verdict.and_then(|verdict| verdict.as_ref().ok());
+    let verification = facts.verdict.and_then(|verdict| verdict.as_ref().ok());
     let without_p = || {
-        proof.is_none_or(|proof| !proof.argv0)
+        verification.is_none_or(|verification| !verification.argv0)
             && rule.with_flags(rule.flags() - Flags::PRESERVE_ARGV0).is_ok_and(|rule| handler.entry.is(&rule))
     };
     (handler.entry.is(rule) || without_p())
@@ -360,11 +360,11 @@ fn is_current(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'
 }
 
 /// Whether `handler` runs another file than the one that lies at its path now (K49): it was replaced on disk.
-fn is_outdated(handler: &Handler, wanted: &[Rule], facts: &Facts<'_>) -> bool {
+fn is_outdated(handler: &Handler, requested: &[Rule], facts: &Facts<'_>) -> bool {
     // The path of an interpreter in memory names its content: it is the same, in whatever file.
     let in_memory = handler.entry.interpreter.as_deref().is_some_and(is_in_memory);
     let same_path =
-        !in_memory && wanted.first().map(Rule::interpreter) == handler.entry.interpreter.as_deref();
+        !in_memory && requested.first().map(Rule::interpreter) == handler.entry.interpreter.as_deref();
     same_path
         && facts
             .interpreter

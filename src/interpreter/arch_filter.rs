@@ -49,11 +49,11 @@ impl MemberFilter for ArchFilter {
     fn accept(&mut self, stored_name: &str, file: &Path) -> Result<(), String> {
         Interpreter::check(file, &self.host).map_err(|unfit| unfit.to_string())?;
         let Some(arch) = arch_from_file_name(stored_name.as_bytes()) else { return Ok(()) };
-        if let Some(wanted) = &self.version {
+        if let Some(requested) = &self.version {
             let version = version_in(file, arch.name);
-            if !version.as_ref().is_some_and(|version| wanted.matches(version)) {
+            if !version.as_ref().is_some_and(|version| requested.matches(version)) {
                 let version = version.map_or_else(|| "unknown".to_owned(), |version| version.to_string());
-                return Err(format!("is of version {version}, not {wanted}"));
+                return Err(format!("is of version {version}, not {requested}"));
             }
         }
         self.done.insert(arch.name);

@@ -216,7 +216,7 @@ impl Bundle {
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let damaged = || BundleError::Member(member.name.clone());
-        let packed = Window { file: &self.file, position: member.offset, left: member.packed };
+        let packed = Window { file: &self.file, position: member.offset, remaining: member.packed };
         let packed = BufReader::with_capacity(PART, packed);
         let mut unpacked = XzReader::new_mem_limit(packed, false, UNPACK_KIB).take(member.size + 1);
         let (mut part, mut size, mut digest) = (vec![0; PART], 0, sha2::Sha256::new());
@@ -242,15 +242,15 @@ impl Bundle {
 struct Window<'a> {
     file: &'a File,
     position: u64,
-    left: u64,
+    remaining: u64,
 }
 
 impl Read for Window<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let most = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(buffer.len());
         let count = self.file.read_at(buffer.get_mut(..most).unwrap_or_default(), self.position)?;
         self.position += count as u64;
-        self.left -= count as u64;
+        self.remaining -= count as u64;
         Ok(count)
     }
 }
@@ -372,13 +372,15 @@ pub(crate) fn own_bundle() -> Result<Option<Bundle>, Diagnostic> {
 
 /// Unpacks the interpreters that this executable carries, of the wanted architectures, into a temporary directory; `None`
 /// for a qus that carries nothing.
-pub(crate) fn unpack_bundle(wanted: impl Fn(&'static Arch) -> bool) -> Result<Option<TempDir>, Diagnostic> {
+pub(crate) fn unpack_bundle(
+    requested: impl Fn(&'static Arch) -> bool,
+) -> Result<Option<TempDir>, Diagnostic> {
     let Some(bundle) = own_bundle()? else { return Ok(None) };
     let directory = TempDir::create(true).map_err(|reasons| {
         Diagnostic::new(format!("cannot unpack the bundle: no directory serves ({reasons})"))
     })?;
     for member in bundle.members() {
-        if !arch_from_file_name(member.name.as_bytes()).is_some_and(&wanted) {
+        if !arch_from_file_name(member.name.as_bytes()).is_some_and(&requested) {
             continue;
         }
         let path = directory.path().join(&member.name);
@@ -521,8 +523,8 @@ mod tests {
             if let Ok(Some(bundle)) = Bundle::open(&path) {
                 for member in bundle.members() {
                     if let Ok(content) = bundle.unpack(member) {
-                        let wanted = contents().into_iter().find(|content| content.name == member.name);
-                        prop_assert_eq!(content, wanted.unwrap().bytes);
+                        let requested = contents().into_iter().find(|content| content.name == member.name);
+                        prop_assert_eq!(content, requested.unwrap().bytes);
                     }
                 }
             }

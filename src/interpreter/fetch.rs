@@ -112,22 +112,24 @@ impl SourceResult {
     }
 }
 
-/// Gets the interpreters of `order` into their folder.
-pub(crate) fn fetch(order: &FetchRequest<'_>, quiet: bool) -> Result<Fetched, Diagnostic> {
-    let dest = store::destination(order.dest)?;
-    let mut wanted = ArchFilter {
+/// Gets the interpreters of `request` into their folder.
+pub(crate) fn fetch(request: &FetchRequest<'_>, quiet: bool) -> Result<Fetched, Diagnostic> {
+    let dest = store::destination(request.dest)?;
+    let mut requested = ArchFilter {
         host: self_exe_header()?,
-        arches: order.arches.as_ref().map(|arches| arches.iter().map(|arch| arch.name).collect()),
-        version: order.version.cloned(),
-        by_version: order.dest.is_none(),
+        arches: request.arches.as_ref().map(|arches| arches.iter().map(|arch| arch.name).collect()),
+        version: request.version.cloned(),
+        by_version: request.dest.is_none(),
         done: BTreeSet::new(),
     };
-    let bar = Bar::new(quiet);
-    let parts = match order.from {
-        Some(source) => from_source(source, order.sha256, &mut wanted, &dest, &bar).map(|part| vec![part]),
-        None => from_distribution(&mut wanted, &dest, &bar),
+    let progress = Bar::new(quiet);
+    let parts = match request.from {
+        Some(source) => {
+            from_source(source, request.sha256, &mut requested, &dest, &progress).map(|part| vec![part])
+        }
+        None => from_distribution(&mut requested, &dest, &progress),
     };
-    bar.finish();
+    progress.finish();
     let mut fetched = Fetched { dest, files: Vec::new(), refused: Vec::new(), missing: Vec::new() };
     for part in parts? {
         match part {
@@ -135,14 +137,14 @@ pub(crate) fn fetch(order: &FetchRequest<'_>, quiet: bool) -> Result<Fetched, Di
                 fetched.files.extend(stored.into_iter().filter_map(File::of_stored));
             }
             SourceResult::Extracted(mut origin, extraction) => {
-                origin.all = wanted.arches.is_none().then_some(extraction.placed.len());
+                origin.all = requested.arches.is_none().then_some(extraction.placed.len());
                 fetched.add(&origin, extraction)?;
             }
         }
     }
     fetched.files.sort_by_key(|file| file.arch);
     let is_there = |arch: &&str| fetched.files.iter().any(|file| file.arch == *arch);
-    let asked_for = order.arches.iter().flatten().map(|arch| arch.name);
+    let asked_for = request.arches.iter().flatten().map(|arch| arch.name);
     fetched.missing = asked_for.filter(|arch| !is_there(arch)).collect();
     Ok(fetched)
 }
@@ -201,20 +203,20 @@ impl Fetched {
 fn from_source(
     source: &Path,
     sha256: Option<Sha256>,
-    wanted: &mut ArchFilter,
+    requested: &mut ArchFilter,
     dest: &Path,
-    bar: &Bar,
+    progress: &Bar,
 ) -> Result<SourceResult, Diagnostic> {
-    if let Some(stored) = sha256.and_then(|digest| store::known(dest, wanted).remove(&digest)) {
+    if let Some(stored) = sha256.and_then(|digest| store::known(dest, requested).remove(&digest)) {
         return Ok(SourceResult::Known(stored));
     }
-    let arches = wanted.words();
+    let arches = requested.words();
     let failed = |error: PackageError| match error {
         PackageError::Write { .. } => with_causes(&error).with_hint(format!("qus fetch --dest DIR {arches}")),
         _ => with_causes(&error).with_hint(format!("qus fetch {arches} (from the distribution's package)")),
     };
     let (package, name) = if let Some(scheme) = scheme(source) {
-        (from_web(source, scheme, sha256, &arches, bar)?, source.to_string_lossy().into_owned())
+        (from_web(source, scheme, sha256, &arches, progress)?, source.to_string_lossy().into_owned())
     } else if source.as_os_str() == "-" {
         let path = Path::new("standard input");
         let package = Package::of_stream(&mut std::io::stdin().lock(), path, sha256).map_err(failed)?;
@@ -228,7 +230,7 @@ fn from_source(
         (package.map_err(failed)?, name.to_string_lossy().into_owned())
     };
     let info = package.info().cloned();
-    let extraction = package.extract(wanted, dest, bar).map_err(failed)?;
+    let extraction = package.extract(requested, dest, progress).map_err(failed)?;
     Ok(SourceResult::of_package(&name, sha256, info.as_ref(), extraction))
 }
 
@@ -238,7 +240,7 @@ fn from_web(
     scheme: &str,
     sha256: Option<Sha256>,
     arches: &str,
-    bar: &Bar,
+    progress: &Bar,
 ) -> Result<Package, Diagnostic> {
     let address = source.to_string_lossy();
     let command = |more: &str| format!("qus fetch --from {}{more} {arches}", shell_word(source));
@@ -246,7 +248,7 @@ fn from_web(
         let problem = Diagnostic::new(format!("{address} could be changed by anybody on the way"));
         return Err(problem.with_hint(command(" --sha256 HEX")));
     }
-    let file = Downloader::default().download(&address, bar).map_err(|error| {
+    let file = Downloader::default().download(&address, progress).map_err(|error| {
         let problem = with_causes(&error);
         match error {
             WebError::NoTool(_) => problem.with_hint("sudo apt-get install curl"),
@@ -254,7 +256,7 @@ fn from_web(
         }
     })?;
     let package = Package::of_file(file, source, sha256).map_err(|error| with_causes(&error))?;
-    if sha256.is_none() && !bar.quiet {
+    if sha256.is_none() && !progress.quiet {
         let digest = package.sha256().map_err(|error| with_causes(&error))?;
         tracing::warn!("nothing but the server's certificate vouches for it; next time: --sha256 {digest}");
     }
@@ -263,16 +265,16 @@ fn from_web(
 
 /// The distribution's package, through its own package manager.
 fn from_distribution(
-    wanted: &mut ArchFilter,
+    requested: &mut ArchFilter,
     dest: &Path,
-    bar: &Bar,
+    progress: &Bar,
 ) -> Result<Vec<SourceResult>, Diagnostic> {
-    let Some(manager) = Manager::of_this_machine() else { return from_apt(wanted, dest, bar) };
-    let arches = match &wanted.arches {
+    let Some(manager) = Manager::of_this_machine() else { return from_apt(requested, dest, progress) };
+    let arches = match &requested.arches {
         Some(arches) => arches.iter().copied().collect(),
         None => ARCHES.iter().map(|arch| arch.name).collect::<Vec<_>>(),
     };
-    let fetched = manager.fetch(&arches, wanted, dest, bar).map_err(|error| {
+    let fetched = manager.fetch(&arches, requested, dest, progress).map_err(|error| {
         let problem = with_causes(&error);
         match error {
             ManagerError::Unsigned { .. } => problem.with_hint("sudo rpmkeys --import /etc/pki/rpm-gpg/KEY"),
@@ -282,7 +284,11 @@ fn from_distribution(
     Ok(fetched.into_iter().map(|package| of_distribution(manager.program, package)).collect())
 }
 
-fn from_apt(wanted: &mut ArchFilter, dest: &Path, bar: &Bar) -> Result<Vec<SourceResult>, Diagnostic> {
+fn from_apt(
+    requested: &mut ArchFilter,
+    dest: &Path,
+    progress: &Bar,
+) -> Result<Vec<SourceResult>, Diagnostic> {
     let temporary;
     let cache = if let Some(directory) = crate::system::directories::cache() {
         directory
@@ -292,9 +298,9 @@ fn from_apt(wanted: &mut ArchFilter, dest: &Path, bar: &Bar) -> Result<Vec<Sourc
         temporary.path().to_owned()
     };
     let apt = Apt::new(cache.join("apt"));
-    let mut known = store::known(dest, wanted);
+    let mut known = store::known(dest, requested);
     let digests: Vec<Sha256> = known.keys().copied().collect();
-    let fetched = fetch_with_apt(&apt, wanted, &digests, dest, bar).map_err(|error| {
+    let fetched = fetch_with_apt(&apt, requested, &digests, dest, progress).map_err(|error| {
         with_causes(&error)
             .with_hint("qus fetch --from PACKAGE … (a Debian package with qemu-user, from anywhere)")
     })?;

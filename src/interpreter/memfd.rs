@@ -116,8 +116,8 @@ impl Memory {
     }
 
     /// Seals a file in memory, and has `path` lead to it: which file it is.
-    pub fn put(&mut self, path: &Path, draft: PendingFile) -> Result<FileId, MemoryError> {
-        let file = draft.0;
+    pub fn put(&mut self, path: &Path, pending: PendingFile) -> Result<FileId, MemoryError> {
+        let file = pending.0;
         file.set_permissions(PermissionsExt::from_mode(0o755)).map_err(failed("write"))?;
         let seals =
             SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;

@@ -47,18 +47,20 @@ pub struct SearchResult {
 
 /// Looks for interpreters in `search_dirs`, one after the other; the first fit one of an architecture is taken.
 ///
-/// `wanted` says for which architectures, and which files. Every directory is listed once; only wanted files are opened.
+/// `requested` says for which architectures, and which files. Every directory is listed once; only wanted files are opened.
 /// A place that does not exist, or cannot be listed, has none.
 pub fn search(
     search_dirs: &[PathBuf],
     host: &[u8],
-    mut wanted: impl FnMut(&'static Arch, &Path) -> bool,
+    mut requested: impl FnMut(&'static Arch, &Path) -> bool,
 ) -> BTreeMap<&'static str, SearchResult> {
     let mut found = BTreeMap::<_, SearchResult>::new();
     for location in search_dirs {
         tracing::debug!("search {}", location.display());
         for (arch, path) in candidates(location) {
-            if found.get(arch.name).is_some_and(|found| found.interpreter.is_some()) || !wanted(arch, &path) {
+            if found.get(arch.name).is_some_and(|found| found.interpreter.is_some())
+                || !requested(arch, &path)
+            {
                 continue;
             }
             let found = found.entry(arch.name).or_default();
@@ -104,6 +106,8 @@ pub(crate) fn search_dirs(unpacked: Option<&TempDir>) -> Vec<PathBuf> {
 }
 
 /// Whether the file at `path` has the wanted version of QEMU; any will do where none is named.
-pub(crate) fn is_of(wanted: Option<&VersionReq>, arch: &Arch, path: &Path) -> bool {
-    wanted.is_none_or(|wanted| version_in(path, arch.name).is_some_and(|version| wanted.matches(&version)))
+pub(crate) fn is_of(requested: Option<&VersionReq>, arch: &Arch, path: &Path) -> bool {
+    requested.is_none_or(|requested| {
+        version_in(path, arch.name).is_some_and(|version| requested.matches(&version))
+    })
 }

@@ -84,12 +84,12 @@ pub(crate) fn stored(directory: &Path) -> Vec<Stored> {
 }
 
 /// Sources, by their SHA-256, of which everything wanted lies in `directory` as it was fetched.
-pub(crate) fn known(directory: &Path, wanted: &ArchFilter) -> BTreeMap<Sha256, Vec<Stored>> {
+pub(crate) fn known(directory: &Path, requested: &ArchFilter) -> BTreeMap<Sha256, Vec<Stored>> {
     let mut sources = BTreeMap::<Sha256, Vec<Stored>>::new();
     for stored in stored(directory) {
         let digest = stored.provenance.as_ref().and_then(|record| record.source_sha256);
         if let Some(digest) = digest
-            && wanted.is_wanted(stored.arch)
+            && requested.is_wanted(stored.arch)
         {
             sources.entry(digest).or_default().push(stored);
         }
@@ -97,14 +97,14 @@ pub(crate) fn known(directory: &Path, wanted: &ArchFilter) -> BTreeMap<Sha256, V
     let is_whole = |stored: &Stored| {
         let version = || version_in(&stored.path, stored.arch.name);
         stored.provenance.as_ref().is_some_and(|record| record.is_of(&stored.path))
-            && Interpreter::check(&stored.path, &wanted.host).is_ok()
-            && wanted
+            && Interpreter::check(&stored.path, &requested.host).is_ok()
+            && requested
                 .version
                 .as_ref()
-                .is_none_or(|wanted| version().is_some_and(|version| wanted.matches(&version)))
+                .is_none_or(|requested| version().is_some_and(|version| requested.matches(&version)))
     };
     sources.retain(|_, stored| {
-        let enough = match &wanted.arches {
+        let enough = match &requested.arches {
             Some(arches) => arches.iter().all(|arch| stored.iter().any(|stored| stored.arch.name == *arch)),
             None => stored
                 .iter()

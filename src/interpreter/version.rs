@@ -58,8 +58,8 @@ fn version_of(content: &mut impl Read, target: &str) -> io::Result<Option<QemuVe
         if read == 0 {
             return Ok(None);
         }
-        let kept = buffer.len().saturating_sub(words.len() + LONGEST);
-        buffer.drain(..kept);
+        let surplus = buffer.len().saturating_sub(words.len() + LONGEST);
+        buffer.drain(..surplus);
     }
 }
 
@@ -203,9 +203,9 @@ mod tests {
 
     #[test]
     fn a_wanted_version_may_be_short() {
-        let wanted: VersionReq = "7.2".parse().unwrap();
-        assert!(["7.2.22", "7.2"].iter().all(|text| wanted.matches(&version(text))));
-        assert!(!["7.20.1", "7.1.2"].iter().any(|text| wanted.matches(&version(text))));
+        let requested: VersionReq = "7.2".parse().unwrap();
+        assert!(["7.2.22", "7.2"].iter().all(|text| requested.matches(&version(text))));
+        assert!(!["7.20.1", "7.1.2"].iter().any(|text| requested.matches(&version(text))));
         assert!("8".parse::<VersionReq>().unwrap().matches(&version("8.2.1")));
         for wrong in ["", "x", "../7.2", "7..2", "7.2/"] {
             assert!(wrong.parse::<VersionReq>().is_err(), "{wrong}");

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use super::{Progress, Sha256};
 use crate::system::process;
-use cache::{Cache, DownloadFolder, absolute, chown_if_permitted};
+use cache::{Cache, DownloadDir, absolute, chown_if_permitted};
 
 /// How long lists serve. A package that is gone by then is noticed, and the lists are fetched again.
 const LIST_MAX_AGE: Duration = Duration::from_hours(1);
@@ -36,7 +36,7 @@ pub struct Apt {
 /// A downloaded package, which is removed when this is dropped.
 #[derive(Debug)]
 pub struct Download {
-    _folder: DownloadFolder,
+    _directory: DownloadDir,
     path: PathBuf,
 }
 
@@ -194,7 +194,7 @@ impl Apt {
     }
 
     fn get(&self, cache: &Cache, package: &str) -> Result<DownloadOutcome, AptError> {
-        let directory = cache.download_folder()?;
+        let directory = cache.download_dir()?;
         let asked = self.asked(package);
         let output =
             self.run(cache, directory.path(), &["download".as_ref(), "--".as_ref(), asked.as_ref()])?;
@@ -215,7 +215,7 @@ impl Apt {
             if path.extension() == Some(OsStr::new("deb"))
                 && entry.file_type().is_ok_and(|kind| kind.is_file())
             {
-                return Ok(DownloadOutcome::Package(Download { _folder: directory, path }));
+                return Ok(DownloadOutcome::Package(Download { _directory: directory, path }));
             }
         }
         Err(AptError::Nothing { package: package.to_owned() })

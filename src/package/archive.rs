@@ -37,13 +37,13 @@ pub(super) struct Archive {
 impl Archive {
     /// `None` where the content is no tar archive.
     pub(super) fn open(path: &Path, file: &FileSlice) -> Result<Option<Self>, PackageError> {
-        let mut head = [0; BLOCK];
+        let mut header = [0; BLOCK];
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
-        let length = file.peek(&mut head).map_err(cannot_open)?;
-        let head = head.get(..length).unwrap_or_default();
-        let compression = Compression::from_content(head).unwrap_or(Compression::None);
+        let length = file.peek(&mut header).map_err(cannot_open)?;
+        let header = header.get(..length).unwrap_or_default();
+        let compression = Compression::from_content(header).unwrap_or(Compression::None);
         let unpacked = if compression == Compression::None {
-            head.to_vec()
+            header.to_vec()
         } else {
             let mut unpacked = Vec::new();
             let read = compression.reader(file.clone(), &()).take(BLOCK as u64).read_to_end(&mut unpacked);

@@ -33,8 +33,8 @@ impl Compression {
     }
 
     /// What the first bytes of compressed content say: RFC 1952, the .xz file format, RFC 8878.
-    pub(super) fn from_content(head: &[u8]) -> Option<Self> {
-        match head {
+    pub(super) fn from_content(header: &[u8]) -> Option<Self> {
+        match header {
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),

@@ -67,7 +67,7 @@ impl Cpio<'_, '_> {
             if name == TRAILER {
                 break;
             }
-            let mut body = ChecksumReader { inner: &mut *content, left: header.size, sum: header.sum };
+            let mut body = ChecksumReader { inner: &mut *content, remaining: header.size, sum: header.sum };
             let mut names = Vec::new();
             if header.regular && header.links > 1 {
                 if header.size == 0 {
@@ -208,24 +208,24 @@ fn hexadecimal(digits: &[u8]) -> Option<u64> {
 /// The content of a member: it ends where it should, and has the sum that it should have.
 struct ChecksumReader<'a> {
     inner: &'a mut dyn Read,
-    left: u64,
+    remaining: u64,
     sum: Option<u32>,
 }
 
 impl Read for ChecksumReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let most = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(buffer.len());
         let buffer = buffer.get_mut(..most).unwrap_or_default();
         let length = self.inner.read(buffer)?;
         if length == 0 && !buffer.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.left = self.left.saturating_sub(length as u64);
+        self.remaining = self.remaining.saturating_sub(length as u64);
         if let Some(sum) = &mut self.sum {
             for byte in buffer.iter().take(length) {
                 *sum = sum.wrapping_sub(u32::from(*byte));
             }
-            if self.left == 0 && *sum != 0 {
+            if self.remaining == 0 && *sum != 0 {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "the sum of a file does not match"));
             }
         }

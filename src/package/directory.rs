@@ -47,11 +47,11 @@ impl Directory {
                 if !regular(&path)? {
                     continue;
                 }
-                let Some(stored) = sink.want(name.as_bytes())? else { continue };
+                let Some(stored_name) = sink.want(name.as_bytes())? else { continue };
                 let mut section = open(&path)?;
                 let size = section.len();
                 progress.total(size);
-                let flow = sink.store(name.as_bytes(), &stored, size, &mut section)?;
+                let flow = sink.store(name.as_bytes(), &stored_name, size, &mut section)?;
                 progress.advance(size);
                 if flow.is_break() {
                     return Ok(());

@@ -170,15 +170,15 @@ impl TimedPipe<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, WebError> {
         let io = |error| WebError::Io(self.address.to_owned(), error);
         loop {
-            let left = self.stall_timeout.saturating_sub(self.window.0.elapsed());
-            if left.is_zero() {
+            let remaining = self.stall_timeout.saturating_sub(self.window.0.elapsed());
+            if remaining.is_zero() {
                 if self.length - self.window.1 < MIN_BYTES {
                     return Err(WebError::Stalled(self.address.to_owned(), self.stall_timeout.as_secs()));
                 }
                 self.window = (Instant::now(), self.length);
                 continue;
             }
-            let wait = PollTimeout::try_from(left.as_millis().max(1)).unwrap_or(PollTimeout::MAX);
+            let wait = PollTimeout::try_from(remaining.as_millis().max(1)).unwrap_or(PollTimeout::MAX);
             match poll(&mut [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)], wait) {
                 Ok(0) | Err(nix::errno::Errno::EINTR) => {}
                 Ok(_) => {

@@ -114,14 +114,14 @@ pub enum PackageError {
         source: io::Error,
     },
     /// The file is another one than was wanted.
-    #[error("{} is another file than it should be: its sha256 is {digest}, not {wanted}", path.display())]
+    #[error("{} is another file than it should be: its sha256 is {digest}, not {requested}", path.display())]
     Digest {
         /// The source.
         path: PathBuf,
         /// What it has.
         digest: Sha256,
         /// What it should have.
-        wanted: Sha256,
+        requested: Sha256,
     },
     /// A folder was given together with a digest.
     #[error("{} is a folder, which has no sha256", path.display())]

@@ -80,8 +80,8 @@ impl<'a> Extractor<'a> {
         content: &mut dyn Read,
     ) -> Result<ControlFlow<()>, PackageError> {
         self.count()?;
-        let Some(stored) = self.want(name)? else { return Ok(ControlFlow::Continue(())) };
-        self.store(name, &stored, size, content)
+        let Some(stored_name) = self.want(name)? else { return Ok(ControlFlow::Continue(())) };
+        self.store(name, &stored_name, size, content)
     }
 
     /// Whether the member `path` would be taken now.
@@ -95,12 +95,12 @@ impl<'a> Extractor<'a> {
         if name.is_empty() {
             return Ok(None);
         }
-        let Some(stored) = self.selection.want(name) else { return Ok(None) };
-        if !is_component(&stored) {
-            return Err(PackageError::StoredName { name: stored });
+        let Some(stored_name) = self.selection.want(name) else { return Ok(None) };
+        if !is_component(&stored_name) {
+            return Err(PackageError::StoredName { name: stored_name });
         }
         self.found = true;
-        Ok(Some(stored))
+        Ok(Some(stored_name))
     }
 
     /// Counts one member.
@@ -118,7 +118,7 @@ impl<'a> Extractor<'a> {
     pub(super) fn store(
         &mut self,
         name: &[u8],
-        stored: &str,
+        stored_name: &str,
         size: u64,
         content: &mut dyn Read,
     ) -> Result<ControlFlow<()>, PackageError> {
@@ -129,16 +129,16 @@ impl<'a> Extractor<'a> {
                 limit: Limit::MemberSize,
             });
         }
-        let staged = self.staging.write(self.source, name, stored, size, content)?;
-        match self.selection.accept(stored, staged.path()) {
+        let staged = self.staging.write(self.source, name, stored_name, size, content)?;
+        match self.selection.accept(stored_name, staged.path()) {
             Ok(()) => {
-                let directory = self.selection.directory(stored, staged.path());
+                let directory = self.selection.directory(stored_name, staged.path());
                 if let Some(name) = directory.as_ref().filter(|name| !is_component(name)) {
                     return Err(PackageError::StoredName { name: name.clone() });
                 }
                 self.staging.keep(staged, directory);
             }
-            Err(reason) => self.refused.push(Refused { name: stored.to_owned(), reason }),
+            Err(reason) => self.refused.push(Refused { name: stored_name.to_owned(), reason }),
         }
         Ok(if self.complete() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }

@@ -96,10 +96,12 @@ impl<'a> Image<'a> {
     fn verified(&self, name: &str) -> Result<&FileSlice, PackageError> {
         let member = self.required(name)?;
         let digest = name.strip_prefix("./").unwrap_or(name).strip_prefix("blobs/sha256/");
-        let Some(wanted) = digest.and_then(|digest| digest.parse::<Sha256>().ok()) else { return Ok(member) };
+        let Some(requested) = digest.and_then(|digest| digest.parse::<Sha256>().ok()) else {
+            return Ok(member);
+        };
         let digest = Sha256::of(&mut member.clone())
             .map_err(|source| PackageError::Open { path: self.path.to_owned(), source })?;
-        if digest != wanted {
+        if digest != requested {
             return Err(self.malformed(&format!("{} has the sha256 {digest}", printable(name.as_bytes()))));
         }
         Ok(member)

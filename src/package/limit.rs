@@ -83,21 +83,21 @@ impl fmt::Display for Limit {
 /// A reader that fails behind a number of bytes and remembers that it did.
 pub(super) struct Bounded<'a, R> {
     inner: R,
-    left: u64,
+    remaining: u64,
     exceeded: &'a Cell<bool>,
 }
 
 impl<'a, R: Read> Bounded<'a, R> {
     pub(super) fn new(inner: R, bytes: u64, exceeded: &'a Cell<bool>) -> Self {
-        Self { inner, left: bytes, exceeded }
+        Self { inner, remaining: bytes, exceeded }
     }
 }
 
 impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
-        if let Some(left) = self.left.checked_sub(length as u64) {
-            self.left = left;
+        if let Some(remaining) = self.remaining.checked_sub(length as u64) {
+            self.remaining = remaining;
             return Ok(length);
         }
         self.exceeded.set(true);

@@ -213,24 +213,24 @@ impl Package {
         if section.len() == 0 {
             return Err(PackageError::Empty { path: path.to_owned() });
         }
-        if let Some(wanted) = sha256 {
+        if let Some(requested) = sha256 {
             let digest = Sha256::of(&mut section.clone()).map_err(cannot_open)?;
-            if digest != wanted {
-                return Err(PackageError::Digest { path: path.to_owned(), digest, wanted });
+            if digest != requested {
+                return Err(PackageError::Digest { path: path.to_owned(), digest, requested });
             }
         }
         let mut magic = [0; 8];
         let length = section.peek(&mut magic).map_err(cannot_open)?;
-        let head = magic.get(..length).unwrap_or_default();
-        let source = if head == ar::MAGIC {
+        let header = magic.get(..length).unwrap_or_default();
+        let source = if header == ar::MAGIC {
             Source::Deb(Deb::open(path, &section)?)
-        } else if head.starts_with(b"\x7fELF") {
+        } else if header.starts_with(b"\x7fELF") {
             Source::Program(section.clone())
-        } else if head.starts_with(rpm::MAGIC) {
+        } else if header.starts_with(rpm::MAGIC) {
             Source::Rpm(Rpm::open(path, &section)?)
         } else if let Some(archive) = Archive::open(path, &section)? {
             Source::Archive(archive)
-        } else if !head.is_empty() && ar::MAGIC.starts_with(head) {
+        } else if !header.is_empty() && ar::MAGIC.starts_with(header) {
             return Err(PackageError::Truncated { path: path.to_owned(), member: None });
         } else {
             return Err(PackageError::Unknown { path: path.to_owned() });

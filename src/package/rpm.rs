@@ -57,12 +57,12 @@ impl Rpm {
         let length = file.len().saturating_sub(header.end);
         let payload = file.part(header.end, length).filter(|payload| payload.len() > 0);
         let payload = payload.ok_or_else(|| reader.truncated())?;
-        let mut head = [0; 6];
-        let length = payload.peek(&mut head).map_err(|source| reader.cannot_read(source))?;
-        let head = head.get(..length).unwrap_or_default();
-        let compression = match Compression::from_content(head) {
+        let mut header = [0; 6];
+        let length = payload.peek(&mut header).map_err(|source| reader.cannot_read(source))?;
+        let header = header.get(..length).unwrap_or_default();
+        let compression = match Compression::from_content(header) {
             Some(compression) => compression,
-            None if head.starts_with(b"0707") => Compression::None,
+            None if header.starts_with(b"0707") => Compression::None,
             None => {
                 let member = PAYLOAD.to_owned();
                 return Err(PackageError::Compression { path: path.to_owned(), member });

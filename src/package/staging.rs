@@ -64,9 +64,9 @@ impl Staging {
         }
         let mut temporary = atomic_file::create(dest).map_err(cannot_write)?;
         let mut buffer = vec![0; 128 << 10];
-        let mut left = size;
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let mut remaining = size;
+        while remaining > 0 {
+            let most = usize::try_from(remaining).unwrap_or(usize::MAX).min(buffer.len());
             let chunk = buffer.get_mut(..most).unwrap_or_default();
             let read = match content.read(chunk) {
                 Ok(0) => {
@@ -86,7 +86,7 @@ impl Staging {
                 }
             };
             temporary.write_all(chunk.get(..read).unwrap_or_default()).map_err(cannot_write)?;
-            left = left.saturating_sub(read as u64);
+            remaining = remaining.saturating_sub(read as u64);
         }
         temporary.as_file().set_permissions(Permissions::from_mode(MODE)).map_err(cannot_write)?;
         // Closed here: the kernel starts no file that is open for writing.

@@ -56,11 +56,11 @@ impl Hint for ProbeError {}
 /// of the subjects.
 ///
 /// Whoever calls it, probes run without rights: see [`crate::system::rights::give_up_all`].
-pub fn run(subjects: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
-    if subjects.is_empty() {
+pub fn run(targets: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
+    if targets.is_empty() {
         return Ok(Vec::new());
     }
-    let images: Vec<Vec<u8>> = subjects.iter().map(|subject| subject.image()).collect();
+    let images: Vec<Vec<u8>> = targets.iter().map(|target| target.image()).collect();
     let begin = Instant::now();
     tracing::info!("start {} probes", images.len());
     let results: Vec<ProbeResult> = in_directory(&images, |session| {
@@ -86,14 +86,14 @@ pub fn run(subjects: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
             .map(|(host, empty_root)| ProbeResult { host, empty_root })
             .collect()))
     })?;
-    log(subjects, &results);
+    log(targets, &results);
     tracing::debug!("the probes took {:?}", begin.elapsed());
     Ok(results)
 }
 
-fn log(subjects: &[ProbeTarget], results: &[ProbeResult]) {
-    for (subject, ProbeResult { host, empty_root }) in subjects.iter().zip(results) {
-        let _arch = tracing::info_span!("arch", name = subject.arch.name).entered();
+fn log(targets: &[ProbeTarget], results: &[ProbeResult]) {
+    for (target, ProbeResult { host, empty_root }) in targets.iter().zip(results) {
+        let _arch = tracing::info_span!("arch", name = target.arch.name).entered();
         tracing::info!("the probe {}", host.end);
         tracing::debug!("the kernel started {:?}; output: {:?}", host.started, host.output);
         if let Some(empty_root) = empty_root {
@@ -109,9 +109,9 @@ fn log(subjects: &[ProbeTarget], results: &[ProbeResult]) {
 /// # Errors
 /// The answer is unknown; it is not "no".
 pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, ProbeError> {
-    let subject = ProbeTarget::all_of(arch).next().ok_or(ProbeError::NoProbe { arch: arch.name })?;
-    let root = if subject.matched_by(handlers).is_some() { Root::WithoutHandlers } else { Root::Host };
-    let outcomes = in_directory(&[subject.image()], |session| {
+    let target = ProbeTarget::all_of(arch).next().ok_or(ProbeError::NoProbe { arch: arch.name })?;
+    let root = if target.matched_by(handlers).is_some() { Root::WithoutHandlers } else { Root::Host };
+    let outcomes = in_directory(&[target.image()], |session| {
         match Helper::start(&Session { root, ..session.clone() })?.report()? {
             Report::Executed(outcomes) => Ok(Ok(outcomes)),
             Report::DirectoryUnusable(reason) => Ok(Err(reason)),

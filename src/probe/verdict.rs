@@ -83,19 +83,20 @@ fn after(text: &str) -> String {
 
 /// Judges trials of the same handler, or of several that belong together: the proof of the first, or what went wrong
 /// with any.
-pub fn judge_all(trials: &[ProbeResult], expected: &Expected<'_>) -> Result<Verification, Failure> {
-    let mut proofs = trials.iter().map(|trial| judge(trial, expected)).collect::<Result<Vec<_>, _>>()?;
-    if proofs.is_empty() { Err(Failure::NoHandler) } else { Ok(proofs.swap_remove(0)) }
+pub fn judge_all(results: &[ProbeResult], expected: &Expected<'_>) -> Result<Verification, Failure> {
+    let mut verifications =
+        results.iter().map(|result| judge(result, expected)).collect::<Result<Vec<_>, _>>()?;
+    if verifications.is_empty() { Err(Failure::NoHandler) } else { Ok(verifications.swap_remove(0)) }
 }
 
 /// Judges a trial: a proof, or what went wrong.
-pub fn judge(trial: &ProbeResult, expected: &Expected<'_>) -> Result<Verification, Failure> {
-    let argv0 = judge_outcome(&trial.host, expected)?;
-    let Some(again) = &trial.empty_root else {
-        return Ok(Verification { argv0, empty_root: false, interpreter: trial.host.started });
+pub fn judge(result: &ProbeResult, expected: &Expected<'_>) -> Result<Verification, Failure> {
+    let argv0 = judge_outcome(&result.host, expected)?;
+    let Some(again) = &result.empty_root else {
+        return Ok(Verification { argv0, empty_root: false, interpreter: result.host.started });
     };
     match judge_outcome(again, expected) {
-        Ok(_) => Ok(Verification { argv0, empty_root: true, interpreter: trial.host.started }),
+        Ok(_) => Ok(Verification { argv0, empty_root: true, interpreter: result.host.started }),
         // Status 127 is "error while loading shared libraries": a loader was there, the libraries were not (K52).
         Err(Failure::NotStarted(_) | Failure::WrongStatus { status: 127, .. }) => {
             Err(Failure::NotInEmptyRoot)
@@ -169,16 +170,16 @@ mod tests {
         started: FileId,
     ) -> Result<Verification, Failure> {
         let empty_root = empty_root.map(|end| outcome(end, started));
-        let trial = ProbeResult { host: outcome(host, started), empty_root };
-        judge(&trial, &Expected { preserve_argv0, interpreter: Some(OURS), in_front: None })
+        let result = ProbeResult { host: outcome(host, started), empty_root };
+        judge(&result, &Expected { preserve_argv0, interpreter: Some(OURS), in_front: None })
     }
 
     #[test]
     fn proof_says_what_was_seen() {
-        let proof = verdict(End::Exited(42), Some(End::Exited(42)), true, OURS).unwrap();
-        assert!(proof.argv0 && proof.empty_root);
-        let proof = verdict(End::Exited(47), None, false, OURS).unwrap();
-        assert!(!proof.argv0 && !proof.empty_root);
+        let verification = verdict(End::Exited(42), Some(End::Exited(42)), true, OURS).unwrap();
+        assert!(verification.argv0 && verification.empty_root);
+        let verification = verdict(End::Exited(47), None, false, OURS).unwrap();
+        assert!(!verification.argv0 && !verification.empty_root);
     }
 
     #[test]
@@ -194,9 +195,9 @@ mod tests {
         assert_eq!(verdict(End::Exited(42), Some(enoexec), true, OURS), Err(Failure::NoHandler));
         let crashed = Failure::Crashed { signal: 4, output: String::new() };
         assert_eq!(verdict(End::Exited(42), Some(End::Killed(4)), true, OURS), Err(crashed));
-        let trial = ProbeResult { host: outcome(End::Exited(1), OTHER), empty_root: None };
+        let result = ProbeResult { host: outcome(End::Exited(1), OTHER), empty_root: None };
         let expected = Expected { preserve_argv0: true, interpreter: Some(OURS), in_front: Some("box") };
-        assert_eq!(judge(&trial, &expected), Err(Failure::Shadowed(Some("box".to_owned()))));
+        assert_eq!(judge(&result, &expected), Err(Failure::Shadowed(Some("box".to_owned()))));
         assert_eq!(judge_all(&[], &expected), Err(Failure::NoHandler));
     }
 
@@ -224,9 +225,9 @@ mod tests {
     #[test]
     fn a_file_that_was_not_seen_is_not_another_handler() {
         let judge = |end: End, in_front: Option<&str>| {
-            let trial =
+            let result =
                 ProbeResult { host: Outcome { end, started: None, output: String::new() }, empty_root: None };
-            judge(&trial, &Expected { preserve_argv0: true, interpreter: Some(OURS), in_front })
+            judge(&result, &Expected { preserve_argv0: true, interpreter: Some(OURS), in_front })
         };
         assert!(judge(End::Exited(42), None).is_ok());
         assert!(judge(End::Exited(42), Some("box")).is_ok());

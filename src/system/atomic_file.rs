@@ -31,24 +31,24 @@ pub(crate) struct PendingFile {
 /// A new draft in `directory`.
 pub(crate) fn create(directory: &Dir) -> io::Result<NamedTempFile> {
     loop {
-        let draft = directory.temporary(PREFIX, RANDOM)?;
-        lock(draft.as_file());
+        let pending = directory.temporary(PREFIX, RANDOM)?;
+        lock(pending.as_file());
         // Somebody may have swept it away before it was locked.
-        if draft.as_file().metadata()?.nlink() > 0 {
-            return Ok(draft);
+        if pending.as_file().metadata()?.nlink() > 0 {
+            return Ok(pending);
         }
     }
 }
 
 /// Closes a draft that is complete. Its name, by which it is opened anew, may have another file by now, where the folder is
 /// not this user's alone.
-pub(crate) fn finish(draft: NamedTempFile) -> io::Result<PendingFile> {
-    let held = open_no_follow(draft.path())?;
-    if FileId::of(&held.metadata()?) != FileId::of(&draft.as_file().metadata()?) {
+pub(crate) fn finish(pending: NamedTempFile) -> io::Result<PendingFile> {
+    let held = open_no_follow(pending.path())?;
+    if FileId::of(&held.metadata()?) != FileId::of(&pending.as_file().metadata()?) {
         return Err(io::Error::other("somebody else has changed what is in the folder"));
     }
     lock(&held);
-    Ok(PendingFile { path: draft.into_temp_path(), _lock: held })
+    Ok(PendingFile { path: pending.into_temp_path(), _lock: held })
 }
 
 impl PendingFile {
@@ -80,13 +80,13 @@ pub(crate) fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
     let directory = Dir::open(parent_dir(path))?;
     remove_stale(&directory.path());
-    let mut draft = create(&directory)?;
-    draft.write_all(content)?;
-    draft.as_file().set_permissions(Permissions::from_mode(mode))?;
-    draft.as_file().sync_all()?;
-    let metadata = draft.as_file().metadata()?;
+    let mut pending = create(&directory)?;
+    pending.write_all(content)?;
+    pending.as_file().set_permissions(Permissions::from_mode(mode))?;
+    pending.as_file().sync_all()?;
+    let metadata = pending.as_file().metadata()?;
     // Closed before it has its name: the kernel starts no file that is open for writing (K51).
-    finish(draft)?.persist(&directory.path().join(name))?;
+    finish(pending)?.persist(&directory.path().join(name))?;
     directory.sync()?;
     Ok(metadata)
 }
@@ -98,7 +98,7 @@ pub(crate) fn backup(path: &Path) -> io::Result<PendingFile> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut name = tempfile::Builder::new();
     let linked =
-        name.prefix(PREFIX).rand_bytes(RANDOM).make_in(directory, |draft| fs::hard_link(path, draft))?;
+        name.prefix(PREFIX).rand_bytes(RANDOM).make_in(directory, |pending| fs::hard_link(path, pending))?;
     Ok(PendingFile { path: linked.into_temp_path(), _lock: held })
 }
 
@@ -124,12 +124,12 @@ pub(crate) fn remove_stale(directory: &Path) {
 }
 
 fn remove_if_left(path: &Path) -> io::Result<()> {
-    let draft = open_no_follow(path)?;
-    let metadata = draft.metadata()?;
+    let pending = open_no_follow(path)?;
+    let metadata = pending.metadata()?;
     if !metadata.is_file() || metadata.uid() != geteuid().as_raw() {
         return Ok(());
     }
-    draft.try_lock()?;
+    pending.try_lock()?;
     fs::remove_file(path)
 }
 
@@ -156,7 +156,7 @@ mod tests {
         symlink("other", location(".qus-new-linked")).unwrap();
         fs::create_dir(location(".qus-new-folder")).unwrap();
         remove_stale(directory.path());
-        let left = [
+        let present = [
             ".qus-new-1234567",
             ".qus-new-a.3456",
             ".qus-new-folder",
@@ -164,20 +164,20 @@ mod tests {
             ".qus-new-short",
             "other",
         ];
-        assert_eq!(names(directory.path()), left);
+        assert_eq!(names(directory.path()), present);
     }
 
     #[test]
     fn a_draft_is_held_from_its_first_byte_to_its_name() {
         let directory = tempfile::tempdir().unwrap();
         let held = Dir::open(directory.path()).unwrap();
-        let mut draft = create(&held).unwrap();
+        let mut pending = create(&held).unwrap();
         remove_stale(directory.path());
-        draft.write_all(b"whole").unwrap();
-        let draft = finish(draft).unwrap();
+        pending.write_all(b"whole").unwrap();
+        let pending = finish(pending).unwrap();
         remove_stale(directory.path());
-        assert_eq!(fs::read(draft.path()).unwrap(), b"whole");
-        draft.persist(&directory.path().join("name")).unwrap();
+        assert_eq!(fs::read(pending.path()).unwrap(), b"whole");
+        pending.persist(&directory.path().join("name")).unwrap();
         assert_eq!(names(directory.path()), ["name"]);
     }
 

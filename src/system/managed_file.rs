@@ -153,20 +153,20 @@ fn checksum_line(others: &[&[u8]]) -> Vec<u8> {
 
 /// `text` with a checksum after the line with the marker; without a marker it stays as it is.
 fn sealed(text: &[u8]) -> Vec<u8> {
-    let Some((head, rest)) = marker_end(text).and_then(|end| text.split_at_checked(end)) else {
+    let Some((beginning, rest)) = marker_end(text).and_then(|end| text.split_at_checked(end)) else {
         return text.to_owned();
     };
-    [head, &checksum_line(&[head, rest]), rest].concat()
+    [beginning, &checksum_line(&[beginning, rest]), rest].concat()
 }
 
 /// A marker without a checksum was written by version 0.1.0: whether such a file was edited is unknown, so it counts as one.
 fn origin(content: &[u8]) -> Origin {
-    let Some((head, rest)) = marker_end(content).and_then(|end| content.split_at_checked(end)) else {
+    let Some((beginning, rest)) = marker_end(content).and_then(|end| content.split_at_checked(end)) else {
         return Origin::Foreign;
     };
     let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |position| position + 1);
     let (line, others) = rest.split_at(end);
-    if line == checksum_line(&[head, others]) { Origin::Own } else { Origin::Edited }
+    if line == checksum_line(&[beginning, others]) { Origin::Own } else { Origin::Edited }
 }
 
 /// A file that qus wrote.

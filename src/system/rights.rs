@@ -34,7 +34,7 @@ pub fn give_up_all() -> Result<(), RightsError> {
     prctl::set_no_new_privs()?;
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
     let bounded = !has(Capability::CAP_SETPCAP) || empty_bounding_set()?;
-    if geteuid().is_root() && has(Capability::CAP_SETUID) && has(Capability::CAP_SETGID) && nobody_exists() {
+    if geteuid().is_root() && has(Capability::CAP_SETUID) && has(Capability::CAP_SETGID) && has_nobody() {
         let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
         setgroups(&[])?;
         setresgid(group, group, group)?;
@@ -65,7 +65,7 @@ fn bounding_set_is_empty() -> bool {
 }
 
 /// Whether the ids of `nobody` exist in this user namespace, and groups may be given up there (`user_namespaces(7)`).
-fn nobody_exists() -> bool {
+fn has_nobody() -> bool {
     let read = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
     maps(&read("uid_map"), NOBODY) && maps(&read("gid_map"), NOBODY) && read("setgroups").trim() != "deny"
 }

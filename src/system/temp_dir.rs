@@ -191,9 +191,9 @@ mod tests {
         let second = TempDir::create_in(parent.path(), 0o700).unwrap();
         assert!(held.path().exists() && second.path().exists());
         drop((held, second));
-        let left =
+        let present =
             ["qus-aB3456", "qus-tmp-a.345678", "qus-tmp-linked00", "qus-tmp-ordinary", "qus-tmp-short"];
-        assert_eq!(names(parent.path()), left);
+        assert_eq!(names(parent.path()), present);
         assert!(location("qus-aB3456/kept").exists());
     }
 

@@ -413,7 +413,7 @@ fn what_is_registered_is_what_was_checked(lab: &Lab) {
         } else {
             assert_eq!(lab.entries(), before, "{ran:#?}");
         }
-        lab.done(["reset"]);
+        lab.clear();
     });
 }
 
@@ -472,7 +472,7 @@ fn what_is_persisted_is_what_was_checked(lab: &Lab) {
         if ran.status == 0 {
             assert!(started(&ran).1 == content, "another content after {ran:#?}");
         }
-        lab.done(["reset"]);
+        lab.clear();
         let _gone = fs::remove_file(copy);
         let _gone = fs::remove_file(conf);
     });

@@ -7,7 +7,7 @@ use std::path::Path;
 use qus::binfmt::Flags;
 
 use crate::downloads::{self, interpreter};
-use crate::lab::{Lab, OURS, busybox, order};
+use crate::lab::{Lab, NO_HANDLER, OURS, busybox, order};
 
 kernel_test!(a_second_run_changes_nothing);
 fn a_second_run_changes_nothing(lab: &Lab) {
@@ -134,7 +134,7 @@ fn somebody_elses_handler_is_in_the_way(lab: &Lab) {
     let ran = lab.refused(["register", "arm"], 2, &message);
     assert!(ran.stderr.contains("1 of 1 architectures conflict"), "{ran:#?}");
     ran.cured_by("qus register --replace arm");
-    assert!(lab.done(["reset"]).is_empty());
+    assert!(lab.done_with(["reset"], NO_HANDLER).is_empty());
     // Beside another trouble each has its own cure.
     lab.link("own/qemu-arm-static", &ours);
     let ran = lab.qus(["register", "--interpreter-dir", "own", "arm", "mips"]);

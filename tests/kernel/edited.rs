@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::downloads::interpreter;
-use crate::lab::{Lab, Ran};
+use crate::lab::{Lab, NO_HANDLER, Ran};
 use crate::persist::host;
 
 const ARM: &str = "/etc/binfmt.d/qus-arm.conf";
@@ -125,7 +125,7 @@ fn a_copy_without_a_file_is_removed(lab: &Lab) {
     fs::copy(interpreter("s390x"), &copy).unwrap();
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     lab.handler("theirs", "s390x", &copy, crate::lab::OURS);
-    lab.done(["reset", "--persist", "arm"]);
+    lab.done_with(["reset", "--persist", "arm"], NO_HANDLER);
     assert_eq!(names(COPIES), ["qemu-s390x-static"]);
 }
 

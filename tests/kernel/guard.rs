@@ -5,7 +5,11 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use crate::namespace::INSTANCE;
 
@@ -32,7 +36,7 @@ impl Machine {
         for directory in SHARED {
             for path in children(Path::new(directory)) {
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                if name.starts_with("qus") || name.starts_with(".qus") {
+                if (name.starts_with("qus") || name.starts_with(".qus")) && !is_held(&path) {
                     seen.insert(format!("leftover {}", path.display()), "there".to_owned());
                 }
             }
@@ -50,8 +54,14 @@ impl Machine {
         Self(seen)
     }
 
+    /// What the tests left behind, a line each: processes, or differences to the machine as it was.
+    pub(crate) fn left_behind(&self) -> Vec<String> {
+        let processes = surviving_processes();
+        if processes.is_empty() { self.differences_now() } else { processes }
+    }
+
     /// Every lasting difference to the machine as it is now, a line each.
-    pub(crate) fn differences_now(&self) -> Vec<String> {
+    fn differences_now(&self) -> Vec<String> {
         let mut differences = self.differences(&Self::inspect());
         if !differences.is_empty() {
             sleep(MOMENT);
@@ -70,6 +80,39 @@ impl Machine {
         let line = |name: &String| format!("{name}: {:?}, now {:?}", self.0.get(name), later.0.get(name));
         differs.map(|name| (name.clone(), line(name))).collect()
     }
+}
+
+/// Makes orphans of the tests children of this process.
+pub(crate) fn adopt_orphans() {
+    set_child_subreaper(true).unwrap();
+}
+
+/// Processes that the tests have left behind, by their command lines.
+fn surviving_processes() -> Vec<String> {
+    let deadline = Instant::now() + MOMENT;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Err(_no_child) => return Vec::new(),
+            Ok(WaitStatus::StillAlive) if Instant::now() < deadline => sleep(Duration::from_millis(50)),
+            Ok(WaitStatus::StillAlive) => break,
+            Ok(_ended) => {}
+        }
+    }
+    let tasks = children(Path::new("/proc/self/task"));
+    let lists = tasks.iter().filter_map(|task| fs::read_to_string(task.join("children")).ok());
+    let ids: Vec<String> =
+        lists.flat_map(|list| list.split(' ').map(str::to_owned).collect::<Vec<_>>()).collect();
+    let line = |id: &String| {
+        let line = fs::read(format!("/proc/{id}/cmdline")).ok()?;
+        Some(format!("process {id}: {}", String::from_utf8_lossy(&line).replace('\0', " ")))
+    };
+    ids.iter().filter_map(line).collect()
+}
+
+/// Reports whether a process uses this file or directory: runs of qus lock it for as long. A process of the tests is found
+/// by [`surviving_processes`]; others are not the tests' affair.
+fn is_held(path: &Path) -> bool {
+    fs::File::open(path).is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
 }
 
 fn children(directory: &Path) -> Vec<PathBuf> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -23,6 +23,9 @@ pub(crate) const QUS: &str = env!("CARGO_BIN_EXE_qus");
 
 /// The flags that qus registers with.
 pub(crate) const OURS: Flags = Flags::PRESERVE_ARGV0.union(Flags::OPEN_BINARY).union(Flags::FIX_BINARY);
+
+/// What `reset` says where it finds nothing.
+pub(crate) const NO_HANDLER: &str = "qus: no handler of QEMU's emulators is there\n";
 
 /// The surroundings of one test.
 pub(crate) struct Lab {
@@ -137,11 +140,25 @@ impl Lab {
         assert_eq!(ran.status, 0, "{cure}: {ran:#?}");
     }
 
-    /// Runs qus and expects it to be done.
+    /// Runs qus and expects success, and on standard error nothing but where the handlers are: its standard output.
+    #[track_caller]
     pub(crate) fn done<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> String {
+        self.done_with(words, "")
+    }
+
+    /// As [`done`](Self::done), where `messages` are all that standard error has besides.
+    #[track_caller]
+    pub(crate) fn done_with<'a>(&self, words: impl IntoIterator<Item = &'a str>, messages: &str) -> String {
         let ran = self.qus(words);
-        assert_eq!(ran.status, 0, "{ran:#?}");
+        assert_eq!((ran.status, ran.messages().as_str()), (0, messages), "{ran:#?}");
         ran.stdout
+    }
+
+    /// Removes the handlers that are there, if any.
+    pub(crate) fn clear(&self) {
+        for name in self.entries().keys() {
+            self.command(name, "-1");
+        }
     }
 
     /// Runs qus and expects its JSON, whatever the exit status: one object of version 1.
@@ -292,6 +309,21 @@ impl Ran {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
+    }
+
+    /// Standard error without the sentences that say where the handlers are, and for how long.
+    pub(crate) fn messages(&self) -> String {
+        let inode = fs::metadata("/proc/self/ns/user").unwrap().ino();
+        let beginnings =
+            ["this is about", "they run in"].map(|words| format!("qus: {words} user namespace {inode}"));
+        // Copies are on a file system in memory here (see cover.rs), and the machine's licence texts are not covered.
+        let of_this_lab =
+            ["lies on tmpfs, which is empty after a restart\n", "no licence text of QEMU was found"];
+        let is_usual = |line: &&str| {
+            beginnings.iter().any(|beginning| line.starts_with(beginning))
+                || of_this_lab.iter().any(|words| line.contains(words))
+        };
+        self.stderr.split_inclusive('\n').filter(|line| !is_usual(line)).collect()
     }
 
     /// Expects that `cure` was told as what mends it, word for word.

@@ -189,14 +189,15 @@ fn main() -> ExitCode {
         downloads::prepare();
     }
     let machine = Machine::inspect();
+    guard::adopt_orphans();
     let missing = |test: &Test| match &obstacle {
         None if test.strace && !has_strace => Some("there is no strace here".to_owned()),
         obstacle => obstacle.clone(),
     };
     let conclusion = conclude(&arguments, tests, missing);
-    let differences = machine.differences_now();
-    if !differences.is_empty() {
-        eprintln!("the tests changed this machine:\n{}", differences.join("\n"));
+    let left_behind = machine.left_behind();
+    if !left_behind.is_empty() {
+        eprintln!("the tests left this behind:\n{}", left_behind.join("\n"));
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()

@@ -12,7 +12,7 @@ use qus::binfmt::Flags;
 
 use crate::concurrency::all_at_once;
 use crate::downloads::interpreter;
-use crate::lab::{Lab, OURS, Ran, order, run};
+use crate::lab::{Lab, NO_HANDLER, OURS, Ran, order, run};
 
 /// The folders that are looked at.
 pub(crate) const FOLDERS: [&str; 4] = ["/etc", "/run", "/usr/local/lib", "/var/lib"];
@@ -370,7 +370,7 @@ fn persist_never_touches_files_of_others(lab: &Lab) {
         let ran = refused(lab, "/etc/binfmt.d/qus-arm.conf was not written by qus, and stays as it is");
         ran.cured_by(&format!("sudo mv {ARM} {ARM}.before-qus"));
         // Nor does it go.
-        lab.done(["reset", "--persist"]);
+        lab.done_with(["reset", "--persist"], NO_HANDLER);
         assert_eq!(fs::read_to_string(ARM).unwrap(), content);
     }
     lab.cure(&format!("mv {ARM} {ARM}.before-qus"));
@@ -380,7 +380,7 @@ fn persist_never_touches_files_of_others(lab: &Lab) {
     fs::write("/etc/victim", "precious").unwrap();
     symlink("/etc/victim", ARM).unwrap();
     refused(lab, "/etc/binfmt.d/qus-arm.conf is a symbolic link, to /etc/victim, and stays as it is");
-    lab.done(["reset", "--persist"]);
+    lab.done_with(["reset", "--persist"], NO_HANDLER);
     assert_eq!(fs::read_to_string("/etc/victim").unwrap(), "precious");
     fs::remove_file(ARM).unwrap();
     fs::create_dir(ARM).unwrap();
@@ -564,7 +564,7 @@ fn reset_persist_takes_back_exactly_what_was_written(lab: &Lab) {
     assert!(Path::new(ARM).exists() && order().contains(&"qemu-arm".to_owned()));
     // Both ends by themselves: the handler is gone already, then the file.
     lab.command("qemu-arm", "-1");
-    lab.done(["reset", "--persist"]);
+    lab.done_with(["reset", "--persist"], NO_HANDLER);
     assert_eq!((tree(), lab.entries()), (before.clone(), handlers.clone()));
     done(persist(lab, &["arm"]));
     fs::remove_file(ARM).unwrap();
@@ -616,7 +616,7 @@ fn reset_persist_that_failed_halfway_is_done_by_the_next(lab: &Lab) {
     assert!(ran.status == 2 && ran.stdout.contains("update-binfmts failed: full"), "{ran:#?}");
     assert!(database.exists() && Path::new(ARM).exists() && Path::new(COPY).exists());
     fs::remove_file("/var/lib/full").unwrap();
-    lab.done(["reset", "--persist"]);
+    lab.done_with(["reset", "--persist"], NO_HANDLER);
     assert!(!database.exists() && !Path::new(ARM).exists() && !Path::new(COPY).exists());
     // A folder that stands where the copy was cannot be removed like one.
     done(persist(lab, &["arm"]));
@@ -626,7 +626,7 @@ fn reset_persist_that_failed_halfway_is_done_by_the_next(lab: &Lab) {
     assert!(ran.status == 2 && ran.stdout.contains(&format!("cannot remove {COPY}")), "{ran:#?}");
     assert!(Path::new(ARM).exists());
     fs::remove_dir(COPY).unwrap();
-    lab.done(["reset", "--persist"]);
+    lab.done_with(["reset", "--persist"], NO_HANDLER);
     assert!(!Path::new(ARM).exists());
 }
 
@@ -639,7 +639,7 @@ fn reset_says_what_comes_back(lab: &Lab) {
         "qemu-arm comes back at boot, by {ARM}; to have it stay away: sudo qus reset --persist arm\n"
     );
     assert!(ran.stderr.ends_with(&message), "{ran:#?}");
-    lab.done(["reset", "--persist", "arm"]);
+    lab.done_with(["reset", "--persist", "arm"], NO_HANDLER);
     // Somebody else's file stays, and that is said.
     let arm = lab.path("q/qemu-arm-static");
     lab.handler("qemu-arm", "arm", &arm, OURS);

@@ -420,7 +420,7 @@ fn situation_11_any_architecture(lab: &Lab) {
         |name: &str| name != "loongarch64" && have.contains_key(if name == "armel" { "arm" } else { name });
     let mut count = 0;
     for (name, debian) in downloads::PROGRAMS.iter().filter(|(name, _)| can(name)) {
-        lab.done(["reset"]);
+        lab.clear();
         // The host runs some itself.
         if starts(lab, name).is_ok() {
             continue;

@@ -6,7 +6,7 @@ use std::fs;
 use proptest::prelude::*;
 
 use crate::build::{Cpio, Tree, apk, ar, control, deb, descriptor, docker, elf, oci, pack, rpm};
-use crate::lab::Lab;
+use crate::scene::Scene;
 
 /// The files of a small package, by name.
 fn small_tree() -> (Vec<u8>, BTreeMap<&'static str, Vec<u8>>) {
@@ -40,21 +40,21 @@ fn shapes(suffix: &str) -> Vec<(&'static str, Vec<u8>)> {
 fn every_shape_cut_anywhere_gives_nothing_wrong() {
     let files = small_tree().1;
     for suffix in ["", ".gz", ".xz", ".zst"] {
-        let lab = Lab::new();
-        let old = lab.state();
+        let scene = Scene::new();
+        let old = scene.state();
         for (shape, content) in shapes(suffix) {
             // Every length near the ends, and some in between.
             let near =
                 |length: &usize| *length < 300 || *length + 100 > content.len() || length.is_multiple_of(31);
             for length in (0..content.len()).filter(near) {
-                match lab.extract(&content[..length], &["qemu-aarch64", "qemu-arm"]) {
-                    Err(_) => assert_eq!(lab.state(), old, "{shape} {suffix} {length}"),
+                match scene.extract(&content[..length], &["qemu-aarch64", "qemu-arm"]) {
+                    Err(_) => assert_eq!(scene.state(), old, "{shape} {suffix} {length}"),
                     Ok(extraction) => {
                         for placed in extraction.placed {
                             assert_eq!(fs::read(&placed.path).unwrap(), files[placed.name.as_str()]);
                             fs::remove_file(placed.path).unwrap();
                         }
-                        fs::write(lab.dest().join("qemu-arm"), "old").unwrap();
+                        fs::write(scene.dest().join("qemu-arm"), "old").unwrap();
                     }
                 }
             }
@@ -66,16 +66,16 @@ fn every_shape_cut_anywhere_gives_nothing_wrong() {
 fn a_package_cut_anywhere_gives_nothing() {
     let (tree, files) = small_tree();
     for suffix in ["", ".gz", ".xz", ".zst"] {
-        let lab = Lab::new();
+        let scene = Scene::new();
         let content = deb(suffix, &tree);
-        let before = lab.state();
+        let before = scene.state();
         for length in 0..content.len() {
-            if lab.extract(&content[..length], &["qemu-aarch64", "qemu-arm"]).is_err() {
-                assert_eq!(lab.state(), before, "{suffix} {length}");
+            if scene.extract(&content[..length], &["qemu-aarch64", "qemu-arm"]).is_err() {
+                assert_eq!(scene.state(), before, "{suffix} {length}");
             } else {
                 // The byte that makes the length even carries nothing.
                 assert_eq!((length, content.len() % 2), (content.len() - 1, 0), "{suffix}");
-                assert_eq!(lab.state()["qemu-arm"], files["qemu-arm"]);
+                assert_eq!(scene.state()["qemu-arm"], files["qemu-arm"]);
             }
         }
     }
@@ -88,12 +88,12 @@ fn compressed_data_cut_anywhere_gives_nothing_wrong() {
         let data = pack(suffix, &tree);
         let name = format!("data.tar{suffix}");
         for length in 0..data.len() {
-            let lab = Lab::new();
+            let scene = Scene::new();
             let cut = &data[..length];
             let content = ar(&[("debian-binary", b"2.0\n"), ("control.tar", &control()), (&name, cut)]);
-            let before = lab.state();
-            match lab.extract(&content, &["qemu-aarch64", "qemu-arm"]) {
-                Err(_) => assert_eq!(lab.state(), before, "{suffix} {length}"),
+            let before = scene.state();
+            match scene.extract(&content, &["qemu-aarch64", "qemu-arm"]) {
+                Err(_) => assert_eq!(scene.state(), before, "{suffix} {length}"),
                 Ok(extraction) => {
                     for placed in extraction.placed {
                         assert_eq!(fs::read(placed.path).unwrap(), files[placed.name.as_str()]);
@@ -109,11 +109,11 @@ proptest! {
 
     #[test]
     fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        let lab = Lab::new();
-        let before = lab.state();
+        let scene = Scene::new();
+        let before = scene.state();
         let content = [&b"!<arch>\n"[..], &bytes].concat();
-        prop_assert!(lab.extract(&content, &["qemu-arm"]).is_err());
-        prop_assert_eq!(lab.state(), before);
+        prop_assert!(scene.extract(&content, &["qemu-arm"]).is_err());
+        prop_assert_eq!(scene.state(), before);
     }
 
     #[test]
@@ -122,13 +122,13 @@ proptest! {
         bytes in prop::collection::vec(any::<u8>(), 0..400),
         keep in 0_usize..40,
     ) {
-        let lab = Lab::new();
+        let scene = Scene::new();
         let mut data = pack(suffix, &small_tree().0);
         data.truncate(keep);
         data.extend(bytes);
         let name = format!("data.tar{suffix}");
         let content = ar(&[("debian-binary", b"2.0\n"), ("control.tar", &control()), (&name, &data)]);
-        let _ = lab.extract(&content, &["qemu-arm", "qemu-none"]);
+        let _ = scene.extract(&content, &["qemu-arm", "qemu-none"]);
     }
 
     #[test]
@@ -138,16 +138,16 @@ proptest! {
         ]),
         bytes in prop::collection::vec(any::<u8>(), 0..1000),
     ) {
-        let lab = Lab::new();
-        let before = lab.state();
-        prop_assert!(lab.extract(&[begin, &bytes].concat(), &["qemu-arm"]).is_err());
-        prop_assert_eq!(lab.state(), before);
+        let scene = Scene::new();
+        let before = scene.state();
+        prop_assert!(scene.extract(&[begin, &bytes].concat(), &["qemu-arm"]).is_err());
+        prop_assert_eq!(scene.state(), before);
     }
 
     #[test]
     fn any_payload_and_layer_is_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-        let lab = Lab::new();
-        let before = lab.state();
+        let scene = Scene::new();
+        let before = scene.state();
         for content in [
             rpm(&[b"070701", &bytes[..]].concat()),
             docker(&[("amd64", std::slice::from_ref(&bytes))]),
@@ -155,8 +155,8 @@ proptest! {
             Tree::new().file("index.json", &bytes).done(),
         ] {
             // A layer of no bytes has no files, and is none the worse for it.
-            let placed = lab.extract(&content, &["qemu-arm"]).map_or(0, |extraction| extraction.placed.len());
-            prop_assert_eq!((placed, &lab.state()), (0, &before));
+            let placed = scene.extract(&content, &["qemu-arm"]).map_or(0, |extraction| extraction.placed.len());
+            prop_assert_eq!((placed, &scene.state()), (0, &before));
         }
     }
 
@@ -171,10 +171,10 @@ proptest! {
             let at = at.index(content.len());
             content[at] = byte;
         }
-        let lab = Lab::new();
-        let before = lab.state();
-        match lab.extract(&content, &["qemu-aarch64", "qemu-arm", "qemu-none"]) {
-            Err(_) => prop_assert_eq!(lab.state(), before),
+        let scene = Scene::new();
+        let before = scene.state();
+        match scene.extract(&content, &["qemu-aarch64", "qemu-arm", "qemu-none"]) {
+            Err(_) => prop_assert_eq!(scene.state(), before),
             // Formats without checksums cannot tell; what is placed is whole.
             Ok(extraction) => for placed in extraction.placed {
                 prop_assert_eq!(fs::metadata(placed.path).unwrap().len(), placed.size);
@@ -193,11 +193,11 @@ proptest! {
             let at = at.index(content.len());
             content[at] = byte;
         }
-        let lab = Lab::new();
-        let before = lab.state();
+        let scene = Scene::new();
+        let before = scene.state();
         // Something that is never found, so that the archive is read to its checksum.
-        match lab.extract(&content, &["qemu-aarch64", "qemu-arm", "qemu-none"]) {
-            Err(_) => prop_assert_eq!(lab.state(), before),
+        match scene.extract(&content, &["qemu-aarch64", "qemu-arm", "qemu-none"]) {
+            Err(_) => prop_assert_eq!(scene.state(), before),
             // ruzstd writes checksums, so nothing that is placed can differ.
             Ok(extraction) => for placed in extraction.placed {
                 prop_assert_eq!(&fs::read(placed.path).unwrap(), &files[placed.name.as_str()]);

@@ -8,14 +8,14 @@ use qus::package::{MemberFilter, Outcome, Package, PackageError, PackageInfo};
 use tar::EntryType;
 
 use crate::build::{Tree, ar, control, deb, elf, good_tree, pack};
-use crate::lab::{Lab, placed, wanted};
+use crate::scene::{Scene, placed, wanted};
 
 #[test]
 fn every_compression_gives_the_same_files() {
     for suffix in ["", ".gz", ".xz", ".zst"] {
-        let lab = Lab::new();
+        let scene = Scene::new();
         let content = deb(suffix, &good_tree());
-        let info = Package::open(&lab.package(&content)).unwrap().info().cloned();
+        let info = Package::open(&scene.package(&content)).unwrap().info().cloned();
         let expected = PackageInfo {
             name: "qemu-user-static".to_owned(),
             version: "1:7.2".to_owned(),
@@ -23,31 +23,31 @@ fn every_compression_gives_the_same_files() {
         };
         assert_eq!(info, Some(expected), "{suffix}");
         let names = ["qemu-aarch64", "qemu-arm", "qemu-arm64"];
-        let extraction = lab.extract(&content, &names).unwrap();
+        let extraction = scene.extract(&content, &names).unwrap();
         assert_eq!(
             placed(&extraction),
             [("qemu-aarch64", 150_004, Outcome::New), ("qemu-arm", 70_005, Outcome::Replaced)],
             "{suffix}"
         );
         let expected = [("qemu-aarch64", elf(1, 150_000)), ("qemu-arm", elf(2, 70_001))];
-        assert_eq!(lab.state(), expected.map(|(name, content)| (name.to_owned(), content)).into());
+        assert_eq!(scene.state(), expected.map(|(name, content)| (name.to_owned(), content)).into());
 
-        let inode = fs::metadata(lab.dest().join("qemu-arm")).unwrap().ino();
-        let extraction = lab.extract(&content, &names).unwrap();
+        let inode = fs::metadata(scene.dest().join("qemu-arm")).unwrap().ino();
+        let extraction = scene.extract(&content, &names).unwrap();
         assert!(extraction.placed.iter().all(|placed| placed.outcome == Outcome::Same), "{suffix}");
-        assert_eq!(fs::metadata(lab.dest().join("qemu-arm")).unwrap().ino(), inode);
+        assert_eq!(fs::metadata(scene.dest().join("qemu-arm")).unwrap().ino(), inode);
     }
 }
 
 #[test]
 fn a_file_of_another_mode_is_replaced() {
-    let lab = Lab::new();
+    let scene = Scene::new();
     let content = deb("", &good_tree());
-    lab.extract(&content, &["qemu-arm"]).unwrap();
-    fs::set_permissions(lab.dest().join("qemu-arm"), fs::Permissions::from_mode(0o777)).unwrap();
-    let extraction = lab.extract(&content, &["qemu-arm"]).unwrap();
+    scene.extract(&content, &["qemu-arm"]).unwrap();
+    fs::set_permissions(scene.dest().join("qemu-arm"), fs::Permissions::from_mode(0o777)).unwrap();
+    let extraction = scene.extract(&content, &["qemu-arm"]).unwrap();
     assert_eq!(extraction.placed[0].outcome, Outcome::Replaced);
-    assert_eq!(fs::metadata(lab.dest().join("qemu-arm")).unwrap().mode() & 0o7777, 0o755);
+    assert_eq!(fs::metadata(scene.dest().join("qemu-arm")).unwrap().mode() & 0o7777, 0o755);
 }
 
 #[test]
@@ -55,11 +55,11 @@ fn several_frames_and_streams_are_one_content() {
     let tree = good_tree();
     let (head, tail) = tree.split_at(100_000);
     for suffix in [".gz", ".xz", ".zst"] {
-        let lab = Lab::new();
+        let scene = Scene::new();
         let data = [pack(suffix, head), pack(suffix, tail)].concat();
         let name = format!("data.tar{suffix}");
         let content = ar(&[("debian-binary/", b"2.0\n"), ("control.tar", &control()), (&name, &data)]);
-        let extraction = lab.extract(&content, &["qemu-arm"]).unwrap();
+        let extraction = scene.extract(&content, &["qemu-arm"]).unwrap();
         assert_eq!(placed(&extraction), [("qemu-arm", 70_005, Outcome::Replaced)], "{suffix}");
     }
 }
@@ -76,12 +76,12 @@ fn frames_of_zstd_that_are_to_be_skipped_are_skipped() {
     let (head, tail) = (pack(".zst", head), pack(".zst", tail));
     let frames = [skipped(0x50, b""), head, skipped(0x5f, &vec![7; 70_000]), tail, skipped(0x58, b"table")];
     let content = frames.concat();
-    let lab = Lab::new();
-    let extraction = lab.extract(&content, &["qemu-aarch64", "qemu-arm", "qemu-none"]).unwrap();
+    let scene = Scene::new();
+    let extraction = scene.extract(&content, &["qemu-aarch64", "qemu-arm", "qemu-none"]).unwrap();
     assert_eq!(extraction.placed.len(), 2);
-    assert_eq!(lab.state()["qemu-arm"], elf(2, 70_001));
+    assert_eq!(scene.state()["qemu-arm"], elf(2, 70_001));
     // A byte is missing of the last one.
-    let message = Lab::new().refused(&content[..content.len() - 1]);
+    let message = Scene::new().refused(&content[..content.len() - 1]);
     assert_eq!(message, "cannot unpack the archive of PACKAGE: unexpected end of file");
 }
 
@@ -91,56 +91,56 @@ fn reading_stops_behind_the_last_wanted_member() {
     let end = tree.len() - 1024;
     tree.truncate(end);
     tree.extend([0xff; 4096]);
-    let lab = Lab::new();
+    let scene = Scene::new();
     let content = deb("", &tree);
-    lab.extract(&content, &["qemu-aarch64", "qemu-arm"]).unwrap();
-    assert!(lab.extract(&content, &["qemu-none"]).is_err());
+    scene.extract(&content, &["qemu-aarch64", "qemu-arm"]).unwrap();
+    assert!(scene.extract(&content, &["qemu-none"]).is_err());
 }
 
 #[test]
 fn a_refused_file_is_named_and_not_placed() {
-    let lab = Lab::new();
+    let scene = Scene::new();
     let tree = Tree::new()
         .file("./usr/bin/qemu-arm", b"#!/bin/sh\n")
         .file("./usr/bin/qemu-s390x", &elf(3, 9))
         .done();
-    let extraction = lab.extract(&deb(".xz", &tree), &["qemu-arm", "qemu-s390x"]).unwrap();
+    let extraction = scene.extract(&deb(".xz", &tree), &["qemu-arm", "qemu-s390x"]).unwrap();
     assert_eq!(placed(&extraction), [("qemu-s390x", 13, Outcome::New)]);
     assert_eq!(extraction.refused[0].name, "qemu-arm");
     assert_eq!(extraction.refused[0].reason, "not an ELF file");
-    assert_eq!(lab.state()["qemu-arm"], b"old");
-    assert_eq!(lab.state().len(), 2);
+    assert_eq!(scene.state()["qemu-arm"], b"old");
+    assert_eq!(scene.state().len(), 2);
 }
 
 #[test]
 fn a_link_in_the_way_is_replaced_and_not_followed() {
-    let lab = Lab::new();
-    let victim = lab.directory.path().join("victim");
+    let scene = Scene::new();
+    let victim = scene.directory.path().join("victim");
     fs::write(&victim, "precious").unwrap();
-    fs::remove_file(lab.dest().join("qemu-arm")).unwrap();
-    symlink(&victim, lab.dest().join("qemu-arm")).unwrap();
-    let extraction = lab.extract(&deb("", &good_tree()), &["qemu-arm"]).unwrap();
+    fs::remove_file(scene.dest().join("qemu-arm")).unwrap();
+    symlink(&victim, scene.dest().join("qemu-arm")).unwrap();
+    let extraction = scene.extract(&deb("", &good_tree()), &["qemu-arm"]).unwrap();
     assert_eq!(extraction.placed[0].outcome, Outcome::Replaced);
-    assert!(fs::symlink_metadata(lab.dest().join("qemu-arm")).unwrap().is_file());
+    assert!(fs::symlink_metadata(scene.dest().join("qemu-arm")).unwrap().is_file());
     assert_eq!(fs::read(victim).unwrap(), b"precious");
 }
 
 #[test]
 fn a_folder_in_the_way_keeps_all_as_it_was() {
-    let lab = Lab::new();
-    fs::remove_file(lab.dest().join("qemu-arm")).unwrap();
-    fs::create_dir(lab.dest().join("qemu-arm")).unwrap();
-    let error = lab.extract(&deb("", &good_tree()), &["qemu-aarch64", "qemu-arm"]).unwrap_err();
-    assert!(matches!(error, PackageError::Write { path, .. } if path == lab.dest().join("qemu-arm")));
-    let names: Vec<_> = fs::read_dir(lab.dest()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let scene = Scene::new();
+    fs::remove_file(scene.dest().join("qemu-arm")).unwrap();
+    fs::create_dir(scene.dest().join("qemu-arm")).unwrap();
+    let error = scene.extract(&deb("", &good_tree()), &["qemu-aarch64", "qemu-arm"]).unwrap_err();
+    assert!(matches!(error, PackageError::Write { path, .. } if path == scene.dest().join("qemu-arm")));
+    let names: Vec<_> = fs::read_dir(scene.dest()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["qemu-arm"]);
 }
 
 #[test]
 fn a_missing_folder_is_made_only_for_what_is_placed() {
-    let lab = Lab::new();
-    let path = lab.package(&deb("", &good_tree()));
-    let dest = lab.directory.path().join("a/b");
+    let scene = Scene::new();
+    let path = scene.package(&deb("", &good_tree()));
+    let dest = scene.directory.path().join("a/b");
     let extract = |names: &[&str]| {
         Package::open(&path).unwrap().extract(&mut wanted(names), &dest, &()).map(|found| found.placed.len())
     };
@@ -150,18 +150,18 @@ fn a_missing_folder_is_made_only_for_what_is_placed() {
     assert_eq!(fs::metadata(&dest).unwrap().mode() & 0o022, 0);
 
     let broken = Tree::new().file("./qemu-arm", &elf(1, 9)).file("/qemu-s390x", b"").done();
-    let dest = lab.directory.path().join("c/d");
-    Package::open(&lab.package(&deb("", &broken)))
+    let dest = scene.directory.path().join("c/d");
+    Package::open(&scene.package(&deb("", &broken)))
         .unwrap()
         .extract(&mut wanted(&["qemu-arm", "qemu-none"]), &dest, &())
         .unwrap_err();
-    assert!(!lab.directory.path().join("c").exists());
+    assert!(!scene.directory.path().join("c").exists());
 }
 
 #[test]
 fn a_folder_gives_its_own_files_and_those_of_its_bin() {
-    let lab = Lab::new();
-    let root = lab.directory.path().join("root");
+    let scene = Scene::new();
+    let root = scene.directory.path().join("root");
     fs::create_dir_all(root.join("usr/bin/deeper")).unwrap();
     fs::write(root.join("qemu-s390x"), elf(1, 10)).unwrap();
     fs::write(root.join("usr/bin/qemu-arm-static"), elf(2, 20)).unwrap();
@@ -173,7 +173,7 @@ fn a_folder_gives_its_own_files_and_those_of_its_bin() {
     let names =
         ["s390x", "arm", "aarch64", "riscv64", "ppc64", "sh4", "mips"].map(|arch| format!("qemu-{arch}"));
     let mut selection = wanted(&names.each_ref().map(String::as_str));
-    let extraction = Package::open(&root).unwrap().extract(&mut selection, &lab.dest(), &()).unwrap();
+    let extraction = Package::open(&root).unwrap().extract(&mut selection, &scene.dest(), &()).unwrap();
     assert_eq!(
         placed(&extraction),
         [
@@ -182,16 +182,16 @@ fn a_folder_gives_its_own_files_and_those_of_its_bin() {
             ("qemu-arm", 24, Outcome::Replaced),
         ]
     );
-    assert!(fs::symlink_metadata(lab.dest().join("qemu-riscv64")).unwrap().is_file());
+    assert!(fs::symlink_metadata(scene.dest().join("qemu-riscv64")).unwrap().is_file());
 }
 
 #[test]
 fn a_single_program_needs_a_wanted_name() {
-    let lab = Lab::new();
-    let program = lab.directory.path().join("qemu-s390x-static");
+    let scene = Scene::new();
+    let program = scene.directory.path().join("qemu-s390x-static");
     fs::write(&program, elf(1, 10)).unwrap();
     let extract =
-        |names: &[&str]| Package::open(&program).unwrap().extract(&mut wanted(names), &lab.dest(), &());
+        |names: &[&str]| Package::open(&program).unwrap().extract(&mut wanted(names), &scene.dest(), &());
     assert!(matches!(extract(&["qemu-arm"]), Err(PackageError::NotWanted { .. })));
     assert_eq!(placed(&extract(&["qemu-s390x"]).unwrap()), [("qemu-s390x", 14, Outcome::New)]);
 }
@@ -210,10 +210,10 @@ fn a_stored_name_is_never_a_path() {
             Ok(())
         }
     }
-    let lab = Lab::new();
-    let path = lab.package(&deb("", &good_tree()));
+    let scene = Scene::new();
+    let path = scene.package(&deb("", &good_tree()));
     for name in ["", ".", "..", "a/b", "/a", "a\0"] {
-        let error = Package::open(&path).unwrap().extract(&mut Evil(name), &lab.dest(), &()).unwrap_err();
+        let error = Package::open(&path).unwrap().extract(&mut Evil(name), &scene.dest(), &()).unwrap_err();
         assert!(matches!(error, PackageError::StoredName { .. }), "{name:?}");
     }
 }
@@ -232,9 +232,9 @@ fn long_names_are_read_in_both_ways() {
         } else {
             tree.append_data(&mut Tree::header(EntryType::Regular, "", 9), &path, &elf(1, 5)[..]).unwrap();
         }
-        let lab = Lab::new();
+        let scene = Scene::new();
         let content = deb("", &tree.into_inner().unwrap());
-        let extraction = lab.extract(&content, &["qemu-s390x", "short"]).unwrap();
+        let extraction = scene.extract(&content, &["qemu-s390x", "short"]).unwrap();
         assert_eq!(placed(&extraction), [("qemu-s390x", 9, Outcome::New)], "{suffix}");
     }
 }

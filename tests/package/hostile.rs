@@ -6,17 +6,17 @@ use qus::package::{Limit, Package, PackageError};
 use tar::EntryType;
 
 use crate::build::{CONTROL, Tree, ar, control, deb, elf, good_tree, pack, xz};
-use crate::lab::Lab;
+use crate::scene::Scene;
 
 #[test]
 fn what_is_no_package_is_refused() {
-    let lab = Lab::new();
-    assert_eq!(lab.refused(b""), "PACKAGE is empty");
+    let scene = Scene::new();
+    assert_eq!(scene.refused(b""), "PACKAGE is empty");
     let unknown = "PACKAGE is no package, no archive, no image, no folder and no ELF program";
-    assert_eq!(lab.refused(b"garbage in a file"), unknown);
-    assert_eq!(lab.refused(b"!<arch>"), "PACKAGE ends too early");
-    assert_eq!(lab.refused(b"!<arch>\n"), "PACKAGE has no debian-binary at its beginning");
-    let fifo = lab.directory.path().join("fifo");
+    assert_eq!(scene.refused(b"garbage in a file"), unknown);
+    assert_eq!(scene.refused(b"!<arch>"), "PACKAGE ends too early");
+    assert_eq!(scene.refused(b"!<arch>\n"), "PACKAGE has no debian-binary at its beginning");
+    let fifo = scene.directory.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert!(matches!(Package::open(&fifo), Err(PackageError::Unknown { .. })));
     let error = Package::open(Path::new("/nowhere/at/all")).unwrap_err();
@@ -25,10 +25,10 @@ fn what_is_no_package_is_refused() {
 
 #[test]
 fn a_broken_container_is_refused() {
-    let lab = Lab::new();
+    let scene = Scene::new();
     let (control, data) = (control(), good_tree());
     let format: (&str, &[u8]) = ("debian-binary", b"2.0\n");
-    let refused = |members: &[(&str, &[u8])]| lab.refused(&ar(members));
+    let refused = |members: &[(&str, &[u8])]| scene.refused(&ar(members));
 
     assert_eq!(refused(&[("data.tar", &data)]), "PACKAGE has no debian-binary at its beginning");
     let old: (&str, &[u8]) = ("debian-binary", b"3.0\n");
@@ -54,7 +54,7 @@ fn a_broken_container_is_refused() {
     let good = ar(&[format, ("control.tar", &control), ("data.tar", &data)]);
     let mut content = good.clone();
     content[66] = b'x';
-    assert_eq!(lab.refused(&content), "PACKAGE is damaged: no end mark in the member header at byte 8");
+    assert_eq!(scene.refused(&content), "PACKAGE is damaged: no end mark in the member header at byte 8");
     for size in ["-4", "+4", "4 4", "", "0x4", "9999999999"] {
         let mut content = good.clone();
         content[56..66].copy_from_slice(format!("{size:<10}").as_bytes());
@@ -63,11 +63,11 @@ fn a_broken_container_is_refused() {
         } else {
             "PACKAGE is damaged: the size is no number in the member header at byte 8"
         };
-        assert_eq!(lab.refused(&content), message, "{size}");
+        assert_eq!(scene.refused(&content), message, "{size}");
     }
     let cut = good.len() - 2;
-    assert_eq!(lab.refused(&good[..cut]), "PACKAGE ends too early, in data.tar");
-    assert_eq!(lab.refused(&good[..100]), "PACKAGE ends too early");
+    assert_eq!(scene.refused(&good[..cut]), "PACKAGE ends too early, in data.tar");
+    assert_eq!(scene.refused(&good[..100]), "PACKAGE ends too early");
 }
 
 /// An archive with a good member, which others follow.
@@ -77,8 +77,8 @@ fn tree() -> Tree {
 
 #[test]
 fn a_name_that_leads_out_is_refused() {
-    let lab = Lab::new();
-    let refused = |tree: Tree| lab.refused(&deb("", &tree.done()));
+    let scene = Scene::new();
+    let refused = |tree: Tree| scene.refused(&deb("", &tree.done()));
     for path in ["../qemu-arm", "./usr/../../qemu-arm", "/usr/bin/qemu-arm", "..", "a/.."] {
         let message = format!("PACKAGE is hostile: the name {path} leads out of the package");
         assert_eq!(refused(tree().file(path, &elf(2, 9))), message);
@@ -92,8 +92,8 @@ fn a_name_that_leads_out_is_refused() {
 
 #[test]
 fn a_wrong_size_is_refused() {
-    let lab = Lab::new();
-    let refused = |tree: Tree| lab.refused(&deb("", &tree.done()));
+    let scene = Scene::new();
+    let refused = |tree: Tree| scene.refused(&deb("", &tree.done()));
     let sized = |size| Tree::header(EntryType::Regular, "./qemu-arm", size);
     assert_eq!(refused(tree().raw(&sized(2000), b"")), "PACKAGE ends too early, in qemu-arm");
     assert_eq!(
@@ -110,8 +110,8 @@ fn a_wrong_size_is_refused() {
 
 #[test]
 fn a_damaged_header_is_refused() {
-    let lab = Lab::new();
-    let refused = |tree: Tree| lab.refused(&deb("", &tree.done()));
+    let scene = Scene::new();
+    let refused = |tree: Tree| scene.refused(&deb("", &tree.done()));
     let sized = |size| Tree::header(EntryType::Regular, "./qemu-arm", size);
     let mut negative = sized(0);
     negative.as_mut_bytes()[124..136].fill(0xff);
@@ -138,8 +138,8 @@ fn a_damaged_header_is_refused() {
 
 #[test]
 fn a_sparse_file_or_a_second_size_is_refused() {
-    let lab = Lab::new();
-    let refused = |tree: Tree| lab.refused(&deb("", &tree.done()));
+    let scene = Scene::new();
+    let refused = |tree: Tree| scene.refused(&deb("", &tree.done()));
     let sparse = Tree::header(EntryType::GNUSparse, "./qemu-arm", 0);
     let message = "PACKAGE: ./qemu-arm is a sparse file, which is not supported";
     assert_eq!(refused(tree().raw(&sparse, b"")), message);
@@ -171,19 +171,19 @@ fn too_many_members_are_refused() {
         tree = tree.raw(&header, b"");
     }
     assert_eq!(
-        Lab::new().refused(&deb(".gz", &tree.done())),
+        Scene::new().refused(&deb(".gz", &tree.done())),
         "PACKAGE: package exceeds a limit: more than 100000 files"
     );
 }
 
 #[test]
 fn too_large_a_control_is_refused() {
-    let lab = Lab::new();
+    let scene = Scene::new();
     let data = good_tree();
     let refused = |control: &[u8]| {
         let members: [(&str, &[u8]); 3] =
             [("debian-binary", b"2.0\n"), ("control.tar.gz", control), ("data.tar", &data)];
-        lab.refused(&ar(&members))
+        scene.refused(&ar(&members))
     };
     let large = Tree::new().file("./control", &vec![b' '; (1 << 20) + 1]).done();
     assert_eq!(refused(&pack(".gz", &large)), "PACKAGE: control exceeds a limit: larger than 1 MiB");
@@ -209,12 +209,12 @@ fn a_decoder_that_needs_too_much_memory_is_refused() {
     // Magic, a descriptor without a content size, and the window's exponent and mantissa: 2 GiB.
     let zstd = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 0, 0, 0];
     for (name, data) in [("data.tar.xz", &xz[..]), ("data.tar.zst", &zstd)] {
-        let lab = Lab::new();
+        let scene = Scene::new();
         let content = ar(&[("debian-binary", b"2.0\n"), ("control.tar", &control()), (name, data)]);
-        let error = lab.extract(&content, &["qemu-arm"]).unwrap_err();
+        let error = scene.extract(&content, &["qemu-arm"]).unwrap_err();
         assert!(matches!(error, PackageError::Limit { limit: Limit::Memory, .. }), "{name}: {error:?}");
         let limit = "more memory needed to unpack than 80 MiB (xz) or 128 MiB (zstd)";
-        assert_eq!(lab.refused(&content), format!("PACKAGE: {name} exceeds a limit: {limit}"));
+        assert_eq!(scene.refused(&content), format!("PACKAGE: {name} exceeds a limit: {limit}"));
     }
 }
 
@@ -227,7 +227,7 @@ fn data_of_another_compression_than_its_name_is_refused() {
             }
             let (name, data) = (format!("data.tar{suffix}"), pack(other, &good_tree()));
             let content = ar(&[("debian-binary", b"2.0\n"), ("control.tar", &control()), (&name, &data)]);
-            let message = Lab::new().refused(&content);
+            let message = Scene::new().refused(&content);
             assert!(message.starts_with(&format!("cannot unpack {name} of PACKAGE: ")), "{other}: {message}");
         }
     }

@@ -6,5 +6,5 @@ mod build;
 mod damage;
 mod good;
 mod hostile;
-mod lab;
+mod scene;
 mod shapes;

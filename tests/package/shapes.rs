@@ -4,12 +4,12 @@ use qus::package::{Outcome, Package, PackageInfo, Sha256};
 use tar::EntryType;
 
 use crate::build::{Cpio, Tree, apk, descriptor, docker, elf, oci, pack, rpm, rpm_header};
-use crate::lab::{Lab, placed};
+use crate::scene::{Scene, placed};
 
 const COMPRESSIONS: [&str; 4] = ["", ".gz", ".xz", ".zst"];
 
 fn info(content: &[u8]) -> Option<PackageInfo> {
-    Package::open(&Lab::new().package(content)).unwrap().info().cloned()
+    Package::open(&Scene::new().package(content)).unwrap().info().cloned()
 }
 
 fn tree() -> Vec<u8> {
@@ -31,12 +31,12 @@ fn cpio() -> Cpio {
 
 /// The files of [`tree`] and [`cpio`] come out of `content`.
 fn gives_all(content: &[u8], what: &str) {
-    let lab = Lab::new();
-    let extraction = lab.extract(content, &["qemu-aarch64", "qemu-arm", "qemu-none"]).unwrap();
+    let scene = Scene::new();
+    let extraction = scene.extract(content, &["qemu-aarch64", "qemu-arm", "qemu-none"]).unwrap();
     let expected = [("qemu-aarch64", 150_004, Outcome::New), ("qemu-arm", 305, Outcome::Replaced)];
     assert_eq!(placed(&extraction), expected, "{what}");
     let expected = [("qemu-aarch64", elf(1, 150_000)), ("qemu-arm", elf(2, 301))];
-    assert_eq!(lab.state(), expected.map(|(name, content)| (name.to_owned(), content)).into(), "{what}");
+    assert_eq!(scene.state(), expected.map(|(name, content)| (name.to_owned(), content)).into(), "{what}");
 }
 
 #[test]
@@ -75,40 +75,43 @@ fn packages_of_arch_and_alpine_tell_about_themselves() {
     gives_all(&package(info_file), "arch");
     let description = info(&package(info_file)).unwrap();
     assert_eq!((description.name.as_str(), description.version.as_str()), ("qemu-user-static", "9.1.0-1"));
-    assert_eq!(Lab::new().refused(&package(b"pkgname = x\n")), "PACKAGE is damaged: .PKGINFO has no pkgver");
+    assert_eq!(
+        Scene::new().refused(&package(b"pkgname = x\n")),
+        "PACKAGE is damaged: .PKGINFO has no pkgver"
+    );
     let large = vec![b' '; (1 << 20) + 1];
     let message = "PACKAGE: .PKGINFO exceeds a limit: larger than 1 MiB";
-    assert_eq!(Lab::new().refused(&package(&large)), message);
+    assert_eq!(Scene::new().refused(&package(&large)), message);
 }
 
 #[test]
 fn hard_links_share_the_content_that_comes_with_the_last() {
-    let lab = Lab::new();
+    let scene = Scene::new();
     let links = Cpio::new()
         .member("./usr/bin/qemu-arm", 0o100_755, (7, 3), 0, b"")
         .member("./usr/bin/other", 0o100_755, (7, 3), 0, b"")
         .member("./usr/bin/qemu-s390x", 0o100_755, (7, 3), 9, &elf(1, 5))
         .done();
-    let extraction = lab.extract(&rpm(&links), &["qemu-arm", "qemu-s390x", "qemu-none"]).unwrap();
+    let extraction = scene.extract(&rpm(&links), &["qemu-arm", "qemu-s390x", "qemu-none"]).unwrap();
     assert_eq!(placed(&extraction), [("qemu-arm", 9, Outcome::Replaced), ("qemu-s390x", 9, Outcome::New)]);
-    assert_eq!(lab.state()["qemu-arm"], elf(1, 5));
-    let lab = Lab::new();
+    assert_eq!(scene.state()["qemu-arm"], elf(1, 5));
+    let scene = Scene::new();
     let hostile = Cpio::new()
         .member("../qemu-arm", 0o100_755, (7, 2), 0, b"")
         .member("./qemu-s390x", 0o100_755, (7, 2), 9, &elf(1, 5))
         .done();
     let message = "PACKAGE is hostile: the name ../qemu-arm leads out of the package";
-    assert_eq!(lab.refused(&rpm(&hostile)), message);
+    assert_eq!(scene.refused(&rpm(&hostile)), message);
 }
 
 #[test]
 fn a_broken_rpm_is_refused() {
-    let lab = Lab::new();
+    let scene = Scene::new();
     let good = rpm(&cpio().done());
     let refused = |at: usize, bytes: &[u8]| {
         let mut content = good.clone();
         content[at..at + bytes.len()].copy_from_slice(bytes);
-        lab.refused(&content)
+        scene.refused(&content)
     };
     assert_eq!(refused(96, b"x"), "PACKAGE is damaged: no header at byte 96");
     assert_eq!(refused(99, b"\x02"), "PACKAGE is damaged: no header at byte 96");
@@ -122,7 +125,7 @@ fn a_broken_rpm_is_refused() {
     assert_eq!(refused(160, &[0xff; 4]), "PACKAGE ends too early");
 
     let payload = good.len() - cpio().done().len();
-    assert_eq!(lab.refused(&good[..payload]), "PACKAGE ends too early");
+    assert_eq!(scene.refused(&good[..payload]), "PACKAGE ends too early");
     let unknown = "PACKAGE: the payload is compressed in an unknown way; known are xz, zstd and gzip";
     assert_eq!(refused(payload, b"BZh9"), unknown);
     let magic = "PACKAGE is damaged: the payload: a member does not begin with 070701 or 070702";
@@ -141,13 +144,13 @@ fn a_broken_rpm_is_refused() {
     );
     let endless = rpm_header(&[(1000, 6, b"name")]);
     let content = [&good[..136], &endless, b"070701"].concat();
-    assert_eq!(lab.refused(&content), "PACKAGE is damaged: a text in the header has no end");
+    assert_eq!(scene.refused(&content), "PACKAGE is damaged: a text in the header has no end");
 }
 
 #[test]
 fn a_hostile_cpio_archive_is_refused() {
-    let lab = Lab::new();
-    let refused = |cpio: Cpio| lab.refused(&rpm(&cpio.done()));
+    let scene = Scene::new();
+    let refused = |cpio: Cpio| scene.refused(&rpm(&cpio.done()));
     for path in ["../qemu-arm", "/usr/bin/qemu-arm", "./a/../../qemu-arm"] {
         let message = format!("PACKAGE is hostile: the name {path} leads out of the package");
         assert_eq!(refused(cpio().file(path, b"")), message);
@@ -160,7 +163,7 @@ fn a_hostile_cpio_archive_is_refused() {
     // Devices and links of a wanted name are no files.
     for mode in [0o020_755, 0o060_755, 0o120_777, 0o010_644, 0o140_755] {
         let content = rpm(&Cpio::new().member("qemu-arm", mode, (9, 1), 0, b"").done());
-        assert!(lab.extract(&content, &["qemu-arm"]).unwrap().placed.is_empty());
+        assert!(scene.extract(&content, &["qemu-arm"]).unwrap().placed.is_empty());
     }
     let mut full_range = Cpio::new();
     for _ in 0..=1000 {
@@ -175,11 +178,11 @@ fn the_sum_of_a_file_is_compared_where_there_is_one() {
     let mut content = Cpio::new().file("qemu-arm", &elf(1, 9)).done();
     let sum: u32 = elf(1, 9).iter().map(|byte| u32::from(*byte)).sum();
     content[..6].copy_from_slice(b"070702");
-    let lab = Lab::new();
+    let scene = Scene::new();
     let message = "cannot unpack qemu-arm of PACKAGE: the sum of a file does not match";
-    assert_eq!(lab.refused(&rpm(&content)), message);
+    assert_eq!(scene.refused(&rpm(&content)), message);
     content[102..110].copy_from_slice(format!("{sum:08x}").as_bytes());
-    assert_eq!(lab.extract(&rpm(&content), &["qemu-arm"]).unwrap().placed.len(), 1);
+    assert_eq!(scene.extract(&rpm(&content), &["qemu-arm"]).unwrap().placed.len(), 1);
 }
 
 #[test]
@@ -218,11 +221,11 @@ fn an_image_gives_what_its_layers_leave() {
         ];
         let images = [docker(&[("amd64", &layers)]), oci(&[descriptor("manifest", Some("amd64"))], &blobs)];
         for image in images {
-            let lab = Lab::new();
-            assert_eq!(placed(&lab.extract(&image, &names).unwrap()), expected, "{suffix}");
-            assert_eq!(lab.state()["qemu-arm"], elf(2, 301));
-            let lab = Lab::new();
-            assert_eq!(placed(&lab.extract(&pack(suffix, &image), &names).unwrap()), expected, "{suffix}");
+            let scene = Scene::new();
+            assert_eq!(placed(&scene.extract(&image, &names).unwrap()), expected, "{suffix}");
+            assert_eq!(scene.state()["qemu-arm"], elf(2, 301));
+            let scene = Scene::new();
+            assert_eq!(placed(&scene.extract(&pack(suffix, &image), &names).unwrap()), expected, "{suffix}");
         }
     }
 }
@@ -242,14 +245,14 @@ fn of_several_images_the_one_for_this_host_is_taken() {
     let third = if own == "s390x" { "ppc64le" } else { "s390x" };
     let layer = |tag| vec![Tree::new().file("usr/bin/qemu-arm", &elf(tag, 9)).done()];
     let (wrong, right) = (layer(1), layer(2));
-    let lab = Lab::new();
-    lab.extract(&docker(&[(other, &wrong), (own, &right)]), &["qemu-arm"]).unwrap();
-    assert_eq!(lab.state()["qemu-arm"], elf(2, 9));
+    let scene = Scene::new();
+    scene.extract(&docker(&[(other, &wrong), (own, &right)]), &["qemu-arm"]).unwrap();
+    assert_eq!(scene.state()["qemu-arm"], elf(2, 9));
     let message = "PACKAGE has no image for this host";
-    assert_eq!(lab.refused(&docker(&[(other, &wrong), (third, &right)])), message);
+    assert_eq!(scene.refused(&docker(&[(other, &wrong), (third, &right)])), message);
     // Only one: whoever gives it knows what it is for.
-    lab.extract(&docker(&[(other, &wrong)]), &["qemu-arm"]).unwrap();
-    assert_eq!(lab.state()["qemu-arm"], elf(1, 9));
+    scene.extract(&docker(&[(other, &wrong)]), &["qemu-arm"]).unwrap();
+    assert_eq!(scene.state()["qemu-arm"], elf(1, 9));
 
     let manifest = |layer: &str, config: &str| {
         let config = descriptor(config, None);
@@ -267,16 +270,17 @@ fn of_several_images_the_one_for_this_host_is_taken() {
         ("index", index.to_string().into_bytes()),
     ];
     // An index within the index, and one for which the platform is said and nothing is there.
-    lab.extract(&oci(&[descriptor("gone", Some(other)), descriptor("index", None)], &blobs), &["qemu-arm"])
+    scene
+        .extract(&oci(&[descriptor("gone", Some(other)), descriptor("index", None)], &blobs), &["qemu-arm"])
         .unwrap();
-    assert_eq!(lab.state()["qemu-arm"], elf(2, 9));
+    assert_eq!(scene.state()["qemu-arm"], elf(2, 9));
 }
 
 #[test]
 fn a_lying_image_is_refused() {
-    let lab = Lab::new();
+    let scene = Scene::new();
     let image = |manifest: &str| Tree::new().file("manifest.json", manifest.as_bytes());
-    let refused = |manifest: &str| lab.refused(&image(manifest).done());
+    let refused = |manifest: &str| scene.refused(&image(manifest).done());
     assert!(refused("{").starts_with("PACKAGE is damaged: manifest.json is no JSON: "));
     assert!(refused(&"[".repeat(100_000)).starts_with("PACKAGE is damaged: manifest.json is no JSON: "));
     assert_eq!(refused("[]"), "PACKAGE has no image for this host");
@@ -298,7 +302,7 @@ fn a_lying_image_is_refused() {
 
     let hostile = Tree::new().file("a/../../qemu-arm", &elf(1, 9)).done();
     let message = "PACKAGE is hostile: the name a/../../qemu-arm leads out of the package";
-    assert_eq!(lab.refused(&docker(&[("amd64", &[hostile])])), message);
+    assert_eq!(scene.refused(&docker(&[("amd64", &[hostile])])), message);
 
     // A blob that is called by its digest must have it.
     let layer = Tree::new().file("usr/bin/qemu-arm", &elf(1, 9)).done();
@@ -307,27 +311,27 @@ fn a_lying_image_is_refused() {
     let manifest = serde_json::json!({"layers": [descriptor(&name, None)]}).to_string().into_bytes();
     let index = [descriptor(&digest(&manifest), None)];
     let good = [(name.as_str(), layer.clone()), (&digest(&manifest), manifest.clone())];
-    Lab::new().extract(&oci(&index, &good), &["qemu-arm"]).unwrap();
+    Scene::new().extract(&oci(&index, &good), &["qemu-arm"]).unwrap();
     for liar in 0..2 {
         let mut lying = good.clone();
         lying[liar].1.push(b' ');
         let (name, content) = &lying[liar];
         let message = format!("PACKAGE is damaged: blobs/sha256/{name} has the sha256 {}", digest(content));
-        assert_eq!(lab.refused(&oci(&index, &lying)), message);
+        assert_eq!(scene.refused(&oci(&index, &lying)), message);
     }
 
     let cycle = serde_json::json!({"manifests": [descriptor("cycle", None)]}).to_string().into_bytes();
     assert_eq!(
-        lab.refused(&oci(&[descriptor("cycle", None)], &[("cycle", cycle)])),
+        scene.refused(&oci(&[descriptor("cycle", None)], &[("cycle", cycle)])),
         "PACKAGE is damaged: its indexes lead to each other, and to no image"
     );
     // Each of a thousand indexes has the same thousand in it.
     let wide = |name| serde_json::json!({"manifests": vec![descriptor(name, None); 1000]});
     let wide = |name| wide(name).to_string().into_bytes();
     let blobs = [("a", wide("b")), ("b", wide("c")), ("c", b"{\"manifests\":[]}".to_vec())];
-    let message = lab.refused(&oci(&[descriptor("a", None)], &blobs));
+    let message = scene.refused(&oci(&[descriptor("a", None)], &blobs));
     assert_eq!(message, "PACKAGE is damaged: it has more than 1000 images and indexes");
-    let message = lab.refused(&oci(&[serde_json::json!({"digest": "x"})], &[]));
+    let message = scene.refused(&oci(&[serde_json::json!({"digest": "x"})], &[]));
     assert_eq!(message, "PACKAGE is damaged: a descriptor has no digest");
 }
 
@@ -335,19 +339,19 @@ fn a_lying_image_is_refused() {
 fn layers_share_one_limit_of_unpacked_bytes() {
     // 4 GiB of zeros in a layer would take long, so the sizes lie; each is beyond what is left.
     let layer = |size| Tree::new().raw(&Tree::header(EntryType::Regular, "big", size), b"").done();
-    let message = Lab::new().refused(&docker(&[("amd64", &[layer((4 << 30) + 1)])]));
+    let message = Scene::new().refused(&docker(&[("amd64", &[layer((4 << 30) + 1)])]));
     assert_eq!(message, "PACKAGE: big exceeds a limit: larger than 4 GiB unpacked");
 }
 
 #[test]
 fn what_is_no_archive_inside_is_refused() {
-    let lab = Lab::new();
+    let scene = Scene::new();
     let unknown = "PACKAGE is no package, no archive, no image, no folder and no ELF program";
     for suffix in [".gz", ".xz", ".zst"] {
-        assert_eq!(lab.refused(&pack(suffix, b"just text")), unknown, "{suffix}");
-        assert_eq!(lab.refused(&pack(suffix, &pack(suffix, &tree()))), unknown, "{suffix}");
+        assert_eq!(scene.refused(&pack(suffix, b"just text")), unknown, "{suffix}");
+        assert_eq!(scene.refused(&pack(suffix, &pack(suffix, &tree()))), unknown, "{suffix}");
     }
     let hostile = Tree::new().file("../qemu-arm", &elf(1, 9)).done();
     let message = "PACKAGE is hostile: the name ../qemu-arm leads out of the package";
-    assert_eq!(lab.refused(&hostile), message);
+    assert_eq!(scene.refused(&hostile), message);
 }

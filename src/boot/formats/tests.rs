@@ -13,8 +13,8 @@ fn set(arch: &str, interpreter: &str) -> ArchRules {
     ArchRules { arch, rules: classify::rules(arch, Path::new(interpreter), flags).unwrap(), copied: false }
 }
 
-fn text(format: Format, sets: &[ArchRules]) -> String {
-    String::from_utf8(concat(format, &files(format, sets).unwrap())).unwrap()
+fn text(format: Format, arch_rules: &[ArchRules]) -> String {
+    String::from_utf8(concat(format, &files(format, arch_rules).unwrap())).unwrap()
 }
 
 #[test]
@@ -52,8 +52,8 @@ fn the_longest_line_of_binfmt_d_leaves_room_for_a_newline() {
         let path = format!("/{}", "a".repeat(length));
         Some(ArchRules { arch, rules: classify::rules(arch, Path::new(&path), flags).ok()?, copied: false })
     };
-    let mut sets = (1..crate::binfmt::LINE_MAX).filter_map(of_length);
-    let longest = sets.rfind(|set| binfmt_d(set).is_ok()).unwrap();
+    let mut arch_rules = (1..crate::binfmt::LINE_MAX).filter_map(of_length);
+    let longest = arch_rules.rfind(|set| binfmt_d(set).is_ok()).unwrap();
     let longer = format!("{}a", longest.rules[0].interpreter().display());
     let longer =
         ArchRules { arch, rules: classify::rules(arch, Path::new(&longer), flags).unwrap(), copied: false };
@@ -66,11 +66,11 @@ fn the_longest_line_of_binfmt_d_leaves_room_for_a_newline() {
 
 #[test]
 fn several_handlers_of_binfmt_support_are_told_apart() {
-    let sets = [set("microblaze", "/usr/bin/qemu-microblaze")];
+    let arch_rules = [set("microblaze", "/usr/bin/qemu-microblaze")];
     let names: Vec<String> =
-        files(Format::BinfmtSupport, &sets).unwrap().into_iter().map(|file| file.name).collect();
+        files(Format::BinfmtSupport, &arch_rules).unwrap().into_iter().map(|file| file.name).collect();
     assert_eq!(names.len(), 2);
-    let text = text(Format::BinfmtSupport, &sets);
+    let text = text(Format::BinfmtSupport, &arch_rules);
     for name in names {
         assert!(text.contains(&format!("==> {name} <==\n")), "{text}");
     }
@@ -84,9 +84,9 @@ fn several_handlers_of_binfmt_support_are_told_apart() {
 
 #[test]
 fn every_file_but_register_lines_bears_the_mark() {
-    let sets = [set("arm", "/usr/bin/qemu-arm"), set("s390x", "/usr/bin/qemu-s390x")];
+    let arch_rules = [set("arm", "/usr/bin/qemu-arm"), set("s390x", "/usr/bin/qemu-s390x")];
     for format in ALL {
-        for file in files(format, &sets).unwrap() {
+        for file in files(format, &arch_rules).unwrap() {
             let text = String::from_utf8(file.text).unwrap();
             let marked = text.lines().take(2).any(|line| line.starts_with(MARKER));
             assert_eq!(marked, format != Format::Register, "{text}");
@@ -108,14 +108,14 @@ fn an_extension_is_said_in_every_format() {
     let name = HandlerName::new("jar").unwrap();
     let rule =
         Rule::new(name, Matcher::Extension(Extension::new("jar").unwrap()), "/usr/bin/jexec", Flags::empty());
-    let sets = [ArchRules {
+    let arch_rules = [ArchRules {
         arch: Arch::from_qemu_target("arm").unwrap(),
         rules: vec![rule.unwrap()],
         copied: false,
     }];
-    assert!(text(Format::Systemd, &sets).ends_with("\n:jar:E::jar::/usr/bin/jexec:\n"));
-    assert!(text(Format::BinfmtSupport, &sets).contains("\nextension jar\n"));
-    assert!(text(Format::Nix, &sets).contains("magicOrExtension = \"jar\";"));
+    assert!(text(Format::Systemd, &arch_rules).ends_with("\n:jar:E::jar::/usr/bin/jexec:\n"));
+    assert!(text(Format::BinfmtSupport, &arch_rules).contains("\nextension jar\n"));
+    assert!(text(Format::Nix, &arch_rules).contains("magicOrExtension = \"jar\";"));
 }
 
 #[test]

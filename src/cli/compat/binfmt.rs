@@ -226,7 +226,7 @@ fn meant_by(
         .iter()
         .filter(|item| is_meant(&item.name) || named.is_some_and(|arch| arch.name == item.arch));
     let meant: Vec<&'static Arch> = meant.filter_map(|item| Arch::from_qemu_target(item.arch)).collect();
-    let others: Vec<&String> = there.left.iter().filter(|name| is_meant(name)).collect();
+    let others: Vec<&String> = there.skipped.iter().filter(|name| is_meant(name)).collect();
     for other in &others {
         let line = format!("uninstalling: {} is none of QEMU's emulators: left alone", escape(other));
         writeln!(adapter.messages, "{line}")?;
@@ -294,17 +294,17 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
 /// this user namespace, for good (K66).
 fn states_by_execution() -> Result<Vec<(&'static str, State)>, Diagnostic> {
     let arches = PLATFORMS.iter().filter_map(|(name, _)| Arch::from_qemu_target(name));
-    let subjects: Vec<ProbeTarget> = arches.filter_map(|arch| ProbeTarget::all_of(arch).next()).collect();
-    let trials = probe::run(&subjects).map_err(Diagnostic::from)?;
+    let targets: Vec<ProbeTarget> = arches.filter_map(|arch| ProbeTarget::all_of(arch).next()).collect();
+    let results = probe::run(&targets).map_err(Diagnostic::from)?;
     let own = Arch::from_header(&self_exe_header()?);
-    let runs = |trial: &ProbeResult| {
-        [STATUS_ARGV0, STATUS_PATH].iter().any(|status| trial.host.end == End::Exited(*status))
+    let runs = |result: &ProbeResult| {
+        [STATUS_ARGV0, STATUS_PATH].iter().any(|status| result.host.end == End::Exited(*status))
     };
-    let running = subjects.iter().zip(&trials).filter(|(_, trial)| runs(trial));
+    let running = targets.iter().zip(&results).filter(|(_, result)| runs(result));
     Ok(running
-        .map(|(subject, _)| {
-            let state = if own == Some(subject.arch) { State::Native } else { State::Working };
-            (subject.arch.name, state)
+        .map(|(target, _)| {
+            let state = if own == Some(target.arch) { State::Native } else { State::Working };
+            (target.arch.name, state)
         })
         .collect())
 }

@@ -98,9 +98,9 @@ pub(super) fn clear(
             Some(error) => writeln!(adapter.messages, "ERROR: {name}: {}", escape(error))?,
         }
     }
-    if all && !answer.left.is_empty() {
-        let left = escape(&answer.left.join(" "));
-        writeln!(adapter.messages, "left alone, as none of QEMU's emulators: {left}")?;
+    if all && !answer.skipped.is_empty() {
+        let skipped = escape(&answer.skipped.join(" "));
+        writeln!(adapter.messages, "left alone, as none of QEMU's emulators: {skipped}")?;
     }
     Ok(status)
 }
@@ -190,13 +190,13 @@ impl Setup {
             let (status, answer) = adapter.register(&request)?;
             worst = worst.max(status);
             for item in &answer.items {
-                self.tell(item, adapter)?;
+                self.print_arch(item, adapter)?;
             }
         }
         Ok(worst)
     }
 
-    fn tell(&self, item: &ArchResult, adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
+    fn print_arch(&self, item: &ArchResult, adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
         let arch = item.arch;
         let interpreter = escape(item.interpreter.as_deref().unwrap_or_default());
         match item.outcome {

@@ -1,7 +1,7 @@
 //! `qus fetch --list` and `--prune`: what was fetched before, listed, and removed where no handler needs it.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -101,8 +101,8 @@ impl Users {
     }
 }
 
-fn items(dest: &Path, wanted: &ArchFilter, users: &Users) -> Vec<StoredInterpreter> {
-    let stored = stored(dest).into_iter().filter(|stored| wanted.is_wanted(stored.arch));
+fn items(dest: &Path, requested: &ArchFilter, users: &Users) -> Vec<StoredInterpreter> {
+    let stored = stored(dest).into_iter().filter(|stored| requested.is_wanted(stored.arch));
     stored
         .map(|stored| {
             let state = match (&stored.provenance, Provenance::beside(&stored.path)) {
@@ -128,15 +128,15 @@ fn items(dest: &Path, wanted: &ArchFilter, users: &Users) -> Vec<StoredInterpret
 
 /// `qus fetch --list`.
 pub(super) fn list(args: &Fetch, dest: PathBuf, common: &Common) -> Result<StoredReport> {
-    let wanted = wanted(args)?;
-    let files = items(&dest, &wanted, &Users::gather(common)?);
+    let requested = requested(args)?;
+    let files = items(&dest, &requested, &Users::gather(common)?);
     Ok(StoredReport { dest, files, dry_run: None, problems: Vec::new() })
 }
 
 /// `qus fetch --prune`: only what qus fetched, as it fetched it, and nobody needs.
 pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common) -> Result<StoredReport> {
-    let wanted = wanted(args)?;
-    let mut files = items(&dest, &wanted, &Users::gather(common)?);
+    let requested = requested(args)?;
+    let mut files = items(&dest, &requested, &Users::gather(common)?);
     files.retain(|item| item.state == State::Fetched && item.used_by.is_empty());
     let mut problems = Vec::new();
     for item in &mut files {
@@ -173,7 +173,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// The architectures that were named; none are all.
-fn wanted(args: &Fetch) -> Result<ArchFilter, Diagnostic> {
+fn requested(args: &Fetch) -> Result<ArchFilter, Diagnostic> {
     Ok(ArchFilter {
         host: self_exe_header()?,
         arches: super::arches(args),
@@ -184,11 +184,12 @@ fn wanted(args: &Fetch) -> Result<ArchFilter, Diagnostic> {
 }
 
 impl Report for StoredReport {
-    fn text(&self) -> String {
-        match self.dry_run {
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
+        let content = match self.dry_run {
             Some(dry_run) => self.removed_text(dry_run),
             None => self.list_text(),
-        }
+        };
+        text.write_all(content.as_bytes())
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {

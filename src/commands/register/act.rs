@@ -51,15 +51,15 @@ pub(super) fn act(
     }
     // An interpreter that does not know P gets a second trial without it.
     let again = act.prove(open)?;
-    let left = act.prove(again)?;
-    for one in left {
+    let remaining = act.prove(again)?;
+    for one in remaining {
         act.rollback(one, &Failure::Argv0NotPreserved);
     }
     Ok(())
 }
 
 /// Why there is no proof.
-enum Unproven {
+enum Unverified {
     /// It failed.
     Failed(Failure),
     /// Nothing could be executed.
@@ -95,8 +95,8 @@ impl<'a> Act<'a> {
     /// Executes the probes of `open` and finishes each; returns those that are registered anew without `P`.
     fn prove(&mut self, open: Vec<Open>) -> Result<Vec<Open>, Diagnostic> {
         let mut again = Vec::new();
-        let trials = match self.trials(&open) {
-            Ok(trials) => trials,
+        let results = match self.results(&open) {
+            Ok(results) => results,
             Err(problem) => {
                 for one in open {
                     // The problem that made this necessary is the one to tell.
@@ -105,9 +105,9 @@ impl<'a> Act<'a> {
                 return Err(problem);
             }
         };
-        for (one, trials) in open.into_iter().zip(trials) {
-            match self.judge(&one, &trials) {
-                Ok(proof) => self.commit(one, Some(proof)),
+        for (one, results) in open.into_iter().zip(results) {
+            match self.judge(&one, &results) {
+                Ok(verification) => self.commit(one, Some(verification)),
                 Err(Failure::Argv0NotPreserved) if one.flags.contains(Flags::PRESERVE_ARGV0) => {
                     let flags = one.flags - Flags::PRESERVE_ARGV0;
                     match one.staged.with_flags(self.instance, flags) {
@@ -122,16 +122,16 @@ impl<'a> Act<'a> {
     }
 
     /// What becomes of the probes of each of `open`: a trial for each of its machine numbers.
-    fn trials(&mut self, open: &[Open]) -> Result<Vec<Vec<ProbeResult>>, Diagnostic> {
+    fn results(&mut self, open: &[Open]) -> Result<Vec<Vec<ProbeResult>>, Diagnostic> {
         if open.is_empty() {
             return Ok(Vec::new());
         }
-        let subjects: Vec<ProbeTarget> = open.iter().flat_map(|one| ProbeTarget::all_of(one.arch)).collect();
+        let targets: Vec<ProbeTarget> = open.iter().flat_map(|one| ProbeTarget::all_of(one.arch)).collect();
         let interpreters = open.iter().filter_map(|one| self.interpreter(one.arch));
         let paths = interpreters.map(|interpreter| interpreter.path.as_path());
         let versions = versions_of(paths.filter(|path| path.is_absolute()));
-        let trials = probe::run(&subjects).map_err(|error| Diagnostic::from(error).with_hint(NO_VERIFY))?;
-        let mut trials = trials.into_iter();
+        let results = probe::run(&targets).map_err(|error| Diagnostic::from(error).with_hint(NO_VERIFY))?;
+        let mut results = results.into_iter();
         for one in open {
             let path = self.interpreter(one.arch).map(|interpreter| interpreter.path.as_path());
             if let Some(item) = self.items.get_mut(one.item) {
@@ -143,17 +143,17 @@ impl<'a> Act<'a> {
         }
         Ok(open
             .iter()
-            .map(|one| trials.by_ref().take(ProbeTarget::all_of(one.arch).count()).collect())
+            .map(|one| results.by_ref().take(ProbeTarget::all_of(one.arch).count()).collect())
             .collect())
     }
 
-    fn judge(&self, one: &Open, trials: &[ProbeResult]) -> Result<Verification, Failure> {
+    fn judge(&self, one: &Open, results: &[ProbeResult]) -> Result<Verification, Failure> {
         let expected = Expected {
             preserve_argv0: one.flags.contains(Flags::PRESERVE_ARGV0),
             interpreter: self.interpreter(one.arch).map(|interpreter| interpreter.id),
             in_front: None,
         };
-        judge_all(trials, &expected).map_err(|failure| match failure {
+        judge_all(results, &expected).map_err(|failure| match failure {
             // Somebody registered at the same time: who?
             Failure::Shadowed(None) => {
                 let handlers = self.instance.handlers().unwrap_or_default();
@@ -165,11 +165,11 @@ impl<'a> Act<'a> {
         })
     }
 
-    fn commit(&mut self, one: Open, proof: Option<Verification>) {
+    fn commit(&mut self, one: Open, verification: Option<Verification>) {
         let _arch = tracing::info_span!("arch", name = one.arch.name).entered();
         let Open { item, arch, flags, staged } = one;
-        let verify = proof.is_some();
-        let mut again = proof.map(Ok);
+        let verify = verification.is_some();
+        let mut again = verification.map(Ok);
         // The same rule under its final name has opened the interpreter anew: that, too, is executed before it is claimed.
         let mut confirm = || {
             if verify {
@@ -179,24 +179,24 @@ impl<'a> Act<'a> {
         };
         let committed = staged.commit(self.instance, &mut confirm);
         match (committed, again.transpose()) {
-            (Ok(_), Ok(proof)) => {
+            (Ok(_), Ok(verification)) => {
                 if let Some(item) = self.items.get_mut(item) {
-                    item.done(flags, proof);
+                    item.done(flags, verification);
                 }
             }
-            (Ok(_), Err(Unproven::Failed(failure))) => self.unproven(item, &failure),
-            (Ok(_), Err(Unproven::NotRun(problem))) => self.failed(item, problem),
+            (Ok(_), Err(Unverified::Failed(failure))) => self.verification_failed(item, &failure),
+            (Ok(_), Err(Unverified::NotRun(problem))) => self.failed(item, problem),
             (Err(error), _) => self.failed(item, Diagnostic::from(error)),
         }
     }
 
-    fn prove_again(&self, arch: &'static Arch, flags: Flags) -> Result<Verification, Unproven> {
-        let trials = probe::run(&ProbeTarget::all_of(arch).collect::<Vec<_>>())
-            .map_err(|error| Unproven::NotRun(Diagnostic::from(error).with_hint(NO_VERIFY)))?;
+    fn prove_again(&self, arch: &'static Arch, flags: Flags) -> Result<Verification, Unverified> {
+        let results = probe::run(&ProbeTarget::all_of(arch).collect::<Vec<_>>())
+            .map_err(|error| Unverified::NotRun(Diagnostic::from(error).with_hint(NO_VERIFY)))?;
         let interpreter = self.interpreter(arch).map(|interpreter| interpreter.id);
         let preserve_argv0 = flags.contains(Flags::PRESERVE_ARGV0);
-        judge_all(&trials, &Expected { preserve_argv0, interpreter, in_front: None })
-            .map_err(Unproven::Failed)
+        judge_all(&results, &Expected { preserve_argv0, interpreter, in_front: None })
+            .map_err(Unverified::Failed)
     }
 
     /// A failed proof: the new rules go, and what was there is as it was.
@@ -204,7 +204,7 @@ impl<'a> Act<'a> {
         let _arch = tracing::info_span!("arch", name = one.arch.name).entered();
         let undone: Result<(), HandlerError> = one.staged.rollback(self.instance);
         match undone {
-            Ok(()) => self.unproven(one.item, failure),
+            Ok(()) => self.verification_failed(one.item, failure),
             Err(error) => self.failed(
                 one.item,
                 Diagnostic::new(format!("{failure}; and it could not be removed: {error}")),
@@ -212,9 +212,9 @@ impl<'a> Act<'a> {
         }
     }
 
-    fn unproven(&mut self, item: usize, failure: &Failure) {
+    fn verification_failed(&mut self, item: usize, failure: &Failure) {
         if let Some(item) = self.items.get_mut(item) {
-            item.fail(Outcome::Unproven, Diagnostic::new(failure.to_string()));
+            item.fail(Outcome::Unverified, Diagnostic::new(failure.to_string()));
         }
     }
 

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::Register;
-use super::stored::Stored;
+use super::interpreter_source::InterpreterSource;
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
 use crate::base::output::display_path;
@@ -46,9 +46,9 @@ pub(super) struct Inputs {
     pub(super) selection: String,
     pub(super) found: BTreeMap<&'static str, SearchResult>,
     /// Where the interpreters come from that are to lie in memory.
-    pub(super) stored: BTreeMap<&'static str, Stored>,
+    pub(super) to_memory: BTreeMap<&'static str, InterpreterSource>,
     /// Where those come from that are to be copied to where they stay.
-    pub(super) to_copy: BTreeMap<&'static str, Stored>,
+    pub(super) to_copy: BTreeMap<&'static str, InterpreterSource>,
     /// The source that was named.
     source: Option<PathBuf>,
     /// The version of QEMU that was named.
@@ -75,7 +75,7 @@ impl Inputs {
             persist: args.persist,
             selection: selection(args),
             found: BTreeMap::new(),
-            stored: BTreeMap::new(),
+            to_memory: BTreeMap::new(),
             to_copy: BTreeMap::new(),
             source: args.source.from.clone(),
             version: args.source.required.qemu_version.clone(),
@@ -290,13 +290,13 @@ impl Inputs {
             }
             return Ok(());
         }
-        let subjects: Vec<ProbeTarget> =
+        let targets: Vec<ProbeTarget> =
             served.iter().filter_map(|(arch, _)| ProbeTarget::all_of(arch).next()).collect();
-        let trials = probe::run(&subjects).map_err(|error| Diagnostic::from(error).with_hint(NO_VERIFY))?;
-        for ((arch, handler), trial) in served.iter().zip(&trials) {
+        let results = probe::run(&targets).map_err(|error| Diagnostic::from(error).with_hint(NO_VERIFY))?;
+        for ((arch, handler), result) in served.iter().zip(&results) {
             let preserve_argv0 = handler.entry.flags.contains(Flags::PRESERVE_ARGV0);
             let expected = Expected { preserve_argv0, interpreter: None, in_front: None };
-            self.verdicts.insert(arch.name, judge(trial, &expected));
+            self.verdicts.insert(arch.name, judge(result, &expected));
         }
         self.versions = versions_of(served.iter().filter_map(|(_, handler)| emulator_path(handler)));
         Ok(())

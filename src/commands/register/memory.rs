@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::thread;
 
 use super::gather::{Inputs, Placed};
-use super::stored::{Stored, read};
+use super::interpreter_source::{InterpreterSource, read};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::handler::plan::Registration;
@@ -42,7 +42,7 @@ impl Inputs {
                 continue;
             }
             let path = memfd::path(version, member.size, member.sha256, &member.name);
-            self.store(arch, path, Stored::Bundled(member.clone()));
+            self.store(arch, path, InterpreterSource::Bundled(member.clone()));
         }
         Ok(())
     }
@@ -59,7 +59,7 @@ impl Inputs {
             let version = versions.get(&file.path).map_or_else(|| "unknown".to_owned(), ToString::to_string);
             let name = String::from_utf8_lossy(file_name(&file.path)).into_owned();
             let path = memfd::path(&version, content.len() as u64, Sha256::of_bytes(&content), &name);
-            self.store(arch, path, Stored::File(file.clone()));
+            self.store(arch, path, InterpreterSource::File(file.clone()));
         }
         Ok(())
     }
@@ -67,7 +67,7 @@ impl Inputs {
     fn is_of_wanted_version(&self, version: &str) -> bool {
         self.version
             .as_ref()
-            .is_none_or(|wanted| version.parse().is_ok_and(|version| wanted.matches(&version)))
+            .is_none_or(|requested| version.parse().is_ok_and(|version| requested.matches(&version)))
     }
 
     fn arch_of(&self, file: &Path) -> Option<&'static Arch> {
@@ -79,12 +79,12 @@ impl Inputs {
     }
 
     /// An interpreter that is not in memory yet, but can be put there: which file it will be is not known before.
-    fn store(&mut self, arch: &'static Arch, path: PathBuf, stored: Stored) {
+    fn store(&mut self, arch: &'static Arch, path: PathBuf, source: InterpreterSource) {
         let id = FileId { device: 0, inode: 0 };
         // It was checked to be a program of this host when it was bundled, and belongs to nobody else.
         let interpreter = Interpreter { path, id, header: self.host.clone(), owned_by_root: true };
         self.found.insert(arch.name, SearchResult { interpreter: Some(interpreter), unfit: Vec::new() });
-        self.stored.insert(arch.name, stored);
+        self.to_memory.insert(arch.name, source);
     }
 
     /// Puts into memory what `work` registers from there. As long as the [`Memory`] lives, the paths lead to it.
@@ -94,33 +94,38 @@ impl Inputs {
     ) -> Result<(Option<Memory>, Placed), Diagnostic> {
         let arches = work.iter().filter_map(|(item, _)| self.arches.get(*item));
         let arches: Vec<&'static Arch> =
-            arches.copied().filter(|arch| self.stored.contains_key(arch.name)).collect();
+            arches.copied().filter(|arch| self.to_memory.contains_key(arch.name)).collect();
         let mut placed = Placed::new();
         if arches.is_empty() {
             return Ok((None, placed));
         }
-        let drafts = self.drafts(&arches)?;
+        let pending_files = self.pending_files(&arches)?;
         let mut memory = Memory::enter()?;
-        for (name, draft) in drafts {
+        for (name, pending) in pending_files {
             let interpreter = self.found.get(name).and_then(|found| found.interpreter.as_ref());
             let Some(interpreter) = interpreter else { continue };
-            let id = memory.put(&interpreter.path, draft)?;
+            let id = memory.put(&interpreter.path, pending)?;
             placed.insert(name, Interpreter { id, ..interpreter.clone() });
         }
         Ok((Some(memory), placed))
     }
 
     /// What is stored for `arches`, in files in memory: several side by side.
-    fn drafts(&self, arches: &[&'static Arch]) -> Result<BTreeMap<&'static str, PendingFile>, Diagnostic> {
-        let stored =
-            |arch: &&'static Arch| Some((arch.name, self.stored.get(arch.name)?, self.interpreter(arch)?));
-        let waiting = Mutex::new(arches.iter().filter_map(stored));
+    fn pending_files(
+        &self,
+        arches: &[&'static Arch],
+    ) -> Result<BTreeMap<&'static str, PendingFile>, Diagnostic> {
+        let source =
+            |arch: &&'static Arch| Some((arch.name, self.to_memory.get(arch.name)?, self.interpreter(arch)?));
+        let waiting = Mutex::new(arches.iter().filter_map(source));
         let work = || {
-            let mut drafts = Vec::new();
+            let mut pending_files = Vec::new();
             loop {
                 let next = waiting.lock().map_or(None, |mut waiting| waiting.next());
-                let Some((name, stored, interpreter)) = next else { return Ok::<_, Diagnostic>(drafts) };
-                drafts.push((name, stored.draft(&interpreter.path)?));
+                let Some((name, source, interpreter)) = next else {
+                    return Ok::<_, Diagnostic>(pending_files);
+                };
+                pending_files.push((name, source.pending(&interpreter.path)?));
             }
         };
         // All take about as long: with a thread for each processor most would wait for the last one.
@@ -129,11 +134,11 @@ impl Inputs {
             let start = |_| thread::Builder::new().spawn_scoped(scope, work);
             // Where no thread can be had, this one does it all.
             let others: Vec<_> = (1..threads).flat_map(start).collect();
-            let mut drafts: BTreeMap<_, _> = work()?.into_iter().collect();
+            let mut pending_files: BTreeMap<_, _> = work()?.into_iter().collect();
             for other in others {
-                drafts.extend(other.join().map_err(|_| Diagnostic::new("unpacking failed"))??);
+                pending_files.extend(other.join().map_err(|_| Diagnostic::new("unpacking failed"))??);
             }
-            Ok(drafts)
+            Ok(pending_files)
         })
     }
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::gather::{Inputs, Placed};
+use super::interpreter_source::InterpreterSource;
 use super::report::ArchResult;
-use super::stored::Stored;
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::binfmt::Rule;
@@ -170,8 +170,9 @@ impl Persistence {
                 item.persisted_by(file);
                 continue;
             }
-            let kept = Self::registered(instance, arch, item).and_then(|set| persist::write_boot_file(&set));
-            match kept {
+            let written =
+                Self::registered(instance, arch, item).and_then(|set| persist::write_boot_file(&set));
+            match written {
                 Ok(path) => item.persisted_by(path),
                 Err(problem) => item.not_persisted(problem),
             }
@@ -231,16 +232,19 @@ impl Inputs {
             (!persist::is_stable(interpreter)).then(|| (*arch, interpreter.clone()))
         });
         for (arch, interpreter) in to_copy.collect::<Vec<_>>() {
-            let stored = self.stored.remove(arch).unwrap_or_else(|| Stored::File(interpreter.clone()));
-            let name = match &stored {
-                Stored::Bundled(member) => member.name.clone().into(),
-                Stored::File(interpreter) => interpreter.path.file_name().unwrap_or_default().to_owned(),
+            let source =
+                self.to_memory.remove(arch).unwrap_or_else(|| InterpreterSource::File(interpreter.clone()));
+            let name = match &source {
+                InterpreterSource::Bundled(member) => member.name.clone().into(),
+                InterpreterSource::File(interpreter) => {
+                    interpreter.path.file_name().unwrap_or_default().to_owned()
+                }
             };
             let path = Path::new(store::COPIES).join(&name);
-            let same = self.same_file(&[path.clone(), Path::new(store::SYSTEM).join(&name)], &stored)?;
+            let same = self.same_file(&[path.clone(), Path::new(store::SYSTEM).join(&name)], &source)?;
             let Some(found) = self.found.get_mut(arch) else { continue };
             if same.is_none() {
-                self.to_copy.insert(arch, stored);
+                self.to_copy.insert(arch, source);
             }
             let new =
                 Interpreter { path, id: FileId { device: 0, inode: 0 }, owned_by_root: true, ..interpreter };
@@ -249,15 +253,19 @@ impl Inputs {
         Ok(())
     }
 
-    /// The first of `paths` that has the very content of `stored`, and stays as it is: a copy of an earlier run, or what
+    /// The first of `paths` that has the very content of `source`, and stays as it is: a copy of an earlier run, or what
     /// `qus fetch` got.
-    fn same_file(&self, paths: &[PathBuf], stored: &Stored) -> Result<Option<Interpreter>, Diagnostic> {
+    fn same_file(
+        &self,
+        paths: &[PathBuf],
+        source: &InterpreterSource,
+    ) -> Result<Option<Interpreter>, Diagnostic> {
         let fit = |path: &PathBuf| Interpreter::check(path, &self.host).ok().filter(persist::is_stable);
         let found: Vec<Interpreter> = paths.iter().filter_map(fit).collect();
         if found.is_empty() {
             return Ok(None);
         }
-        let content = stored.content()?;
+        let content = source.content()?;
         Ok(found.into_iter().find(|there| there.read().is_ok_and(|there| *there == *content)))
     }
 
@@ -267,12 +275,12 @@ impl Inputs {
         arch: &'static Arch,
         copies: &mut Vec<Copy>,
     ) -> Result<Option<Interpreter>, Diagnostic> {
-        let (Some(stored), Some(interpreter)) = (self.to_copy.get(arch.name), self.interpreter(arch)) else {
+        let (Some(source), Some(interpreter)) = (self.to_copy.get(arch.name), self.interpreter(arch)) else {
             return Ok(None);
         };
         let path = &interpreter.path;
-        let content = stored.content()?;
-        place_copy(arch.name, path, &content, copies).map_err(|error| {
+        let content = source.content()?;
+        write_copy(arch.name, path, &content, copies).map_err(|error| {
             let path = path.display();
             Diagnostic::new(format!("cannot copy the interpreter for {} to {path}: {error}", arch.name))
         })?;
@@ -283,7 +291,7 @@ impl Inputs {
 }
 
 /// An executable file, whole or not at all; a new one, as the old one may be running (K50).
-fn place_copy(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>) -> io::Result<()> {
+fn write_copy(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>) -> io::Result<()> {
     let mut directories = Vec::new();
     Dir::make(parent_dir(path), &mut directories).map_err(|(_, error)| error)?;
     let made = !directories.is_empty();

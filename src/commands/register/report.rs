@@ -1,5 +1,6 @@
 //! What `qus register` says: a line an architecture, then what a person should know.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -42,7 +43,7 @@ pub(crate) enum Outcome {
     /// There is no interpreter.
     Missing,
     /// The proof failed; the handler is gone again.
-    Unproven,
+    Unverified,
     /// The kernel did not do what it was asked.
     Failed,
 }
@@ -58,7 +59,7 @@ impl Outcome {
             Self::Refused => "refused",
             Self::Conflict => "conflict",
             Self::Missing => "missing",
-            Self::Unproven => "unproven",
+            Self::Unverified => "unproven",
             Self::Failed => "failed",
         }
     }
@@ -68,7 +69,7 @@ impl Outcome {
             Self::Registered | Self::Replaced | Self::Unchanged | Self::Existing | Self::Native => {
                 Status::Done
             }
-            Self::Unproven => Status::No,
+            Self::Unverified => Status::No,
             Self::Refused | Self::Conflict | Self::Missing | Self::Failed => Status::Failed,
         }
     }
@@ -86,7 +87,8 @@ pub(crate) struct ArchResult {
     pub(super) version: Option<String>,
     /// Whether a probe ran.
     verified: bool,
-    proof: Option<Verification>,
+    #[serde(rename = "proof")]
+    verification: Option<Verification>,
     message: Option<String>,
     #[serde(rename = "cure")]
     hint: Option<String>,
@@ -105,7 +107,7 @@ impl ArchResult {
             interpreter: None,
             version: None,
             verified: false,
-            proof: None,
+            verification: None,
             message: None,
             hint: None,
             persisted: None,
@@ -143,7 +145,7 @@ impl ArchResult {
         let description = path.and_then(memfd::parse_description).map(|description| description.version);
         self.version = path.and_then(|path| inputs.version(path)).map(ToString::to_string).or(description);
         self.verified = inputs.verify;
-        self.proof = inputs.facts(arch).verdict.and_then(|verdict| verdict.as_ref().ok()).copied();
+        self.verification = inputs.facts(arch).verdict.and_then(|verdict| verdict.as_ref().ok()).copied();
     }
 
     fn planned(&mut self, registration: &Registration, dry_run: bool) {
@@ -214,17 +216,17 @@ impl ArchResult {
         self.hint = Some(format!("qus register --fetch {persist}{}", arch.name));
     }
 
-    /// It is registered, with these flags, and `proof` is what was seen of it.
-    pub(super) fn done(&mut self, flags: Flags, proof: Option<Verification>) {
-        if proof.is_some()
+    /// It is registered, with these flags, and `verification` is what was seen of it.
+    pub(super) fn done(&mut self, flags: Flags, verification: Option<Verification>) {
+        if verification.is_some()
             && self.flags.as_ref().is_some_and(|planned| planned.contains('P'))
             && !flags.contains(Flags::PRESERVE_ARGV0)
         {
             self.remark("without P: its interpreter does not know the flag");
         }
         self.flags = Some(flags.to_string());
-        self.verified = proof.is_some();
-        self.proof = proof;
+        self.verified = verification.is_some();
+        self.verification = verification;
     }
 
     /// Why it was not done, and what fixes that.
@@ -355,9 +357,11 @@ impl ArchResult {
             Scope::Host => "on this host",
             _ => "in this user namespace",
         };
-        match &self.proof {
+        match &self.verification {
             None => "unverified".to_owned(),
-            Some(proof) if proof.empty_root => format!("proven {location} and from an empty root"),
+            Some(verification) if verification.empty_root => {
+                format!("proven {location} and from an empty root")
+            }
             Some(_) => format!("proven {location}"),
         }
     }
@@ -465,8 +469,13 @@ fn warnings(items: &[ArchResult]) -> Vec<String> {
 }
 
 impl Report for RegisterReport {
-    fn text(&self) -> String {
-        format_table(&self.items.iter().map(|item| item.row(self.dry_run, self.scope)).collect::<Vec<_>>())
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
+        text.write_all(
+            format_table(
+                &self.items.iter().map(|item| item.row(self.dry_run, self.scope)).collect::<Vec<_>>(),
+            )
+            .as_bytes(),
+        )
     }
 
     /// Prints the result as a whole, who sees what was registered, and how long it lasts.

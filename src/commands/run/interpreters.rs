@@ -15,10 +15,10 @@ use crate::interpreter::{SearchResult, is_of, search, search_dirs};
 use crate::system::temp_dir::TempDir;
 
 /// Interpreters by the name of their architecture.
-pub(super) type Found = BTreeMap<&'static str, SearchResult>;
+pub(super) type Interpreters = BTreeMap<&'static str, SearchResult>;
 
 /// What is to be found.
-pub(super) struct Wanted<'a> {
+pub(super) struct InterpreterRequest<'a> {
     pub(super) args: &'a Run,
     /// The host's own architecture.
     pub(super) own: Option<&'static Arch>,
@@ -29,12 +29,12 @@ pub(super) struct Wanted<'a> {
     pub(super) quiet: bool,
 }
 
-impl Wanted<'_> {
+impl InterpreterRequest<'_> {
     /// Finds interpreters: in the named source, in directories, or, with `--fetch`, in the distribution's package.
     ///
     /// # Errors
     /// A wanted architecture has none, and no handler of the host that serves it.
-    pub(super) fn find(&self, unpacked: Option<&TempDir>) -> Result<Found, Diagnostic> {
+    pub(super) fn find(&self, unpacked: Option<&TempDir>) -> Result<Interpreters, Diagnostic> {
         let search_dirs = if self.args.source.interpreter_dir.is_empty() {
             search_dirs(unpacked)
         } else {
@@ -56,7 +56,11 @@ impl Wanted<'_> {
     }
 
     /// Fetches from `from`, or from the distribution's package.
-    fn fetch(&self, arches: Option<Vec<&'static Arch>>, from: Option<&Path>) -> Result<Found, Diagnostic> {
+    fn fetch(
+        &self,
+        arches: Option<Vec<&'static Arch>>,
+        from: Option<&Path>,
+    ) -> Result<Interpreters, Diagnostic> {
         // The digest is that of the named source.
         let sha256 = if from.is_some() { self.args.source.required.sha256 } else { None };
         let version = self.args.source.required.qemu_version.as_ref();
@@ -78,7 +82,7 @@ impl Wanted<'_> {
         self.own.is_some_and(|own| own.same_family().contains(&arch.name))
     }
 
-    fn check(&self, found: &Found, search_dirs: &[PathBuf]) -> Result<(), Diagnostic> {
+    fn check(&self, found: &Interpreters, search_dirs: &[PathBuf]) -> Result<(), Diagnostic> {
         let is_missing =
             |arch: &&&'static Arch| !has_interpreter(found, arch) && !self.is_of_host_family(arch);
         let missing: Vec<&'static Arch> = self.arches.iter().filter(is_missing).copied().collect();
@@ -98,7 +102,7 @@ impl Wanted<'_> {
 }
 
 /// Whether an interpreter was found for `arch`.
-pub(super) fn has_interpreter(found: &Found, arch: &Arch) -> bool {
+pub(super) fn has_interpreter(found: &Interpreters, arch: &Arch) -> bool {
     found.get(arch.name).is_some_and(|found| found.interpreter.is_some())
 }
 

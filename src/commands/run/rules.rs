@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Run;
-use super::interpreters::{Found, has_interpreter};
+use super::interpreters::{Interpreters, has_interpreter};
 use super::takeover::{can_take_over, is_pinned};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
@@ -17,7 +17,7 @@ use crate::system::kernel_version::KernelVersion;
 ///
 /// They are those of the interpreters that were found, and those of the instance that the new one hides (K66), as far as
 /// their interpreters can be opened again. Interpreters that the caller named come first, others last.
-pub(super) fn rules(found: &Found, args: &Run) -> Result<Vec<Rule>, Diagnostic> {
+pub(super) fn rules(found: &Interpreters, args: &Run) -> Result<Vec<Rule>, Diagnostic> {
     let hidden = match Instance::open(Path::new(DEFAULT_PATH)) {
         Ok(instance) if instance.is_enabled().unwrap_or(false) => instance.handlers()?,
         _ => Vec::new(),
@@ -32,7 +32,7 @@ pub(super) fn rules(found: &Found, args: &Run) -> Result<Vec<Rule>, Diagnostic> 
 
 /// Rules for the interpreters that were found. An architecture that a hidden handler serves keeps that one, unless the caller
 /// named the interpreters.
-fn own_rules(found: &Found, hidden: &[Handler], explicit: bool) -> Result<Vec<Rule>, Diagnostic> {
+fn own_rules(found: &Interpreters, hidden: &[Handler], explicit: bool) -> Result<Vec<Rule>, Diagnostic> {
     let flags = default_flags(KernelVersion::running());
     let mut rules = Vec::new();
     for (name, found) in found {
@@ -52,7 +52,7 @@ fn own_rules(found: &Found, hidden: &[Handler], explicit: bool) -> Result<Vec<Ru
 
 /// Rules of the hidden handlers, the oldest first. An interpreter that was found replaces one that is not pinned, or that
 /// cannot be opened again; where there is none, the handler is missing in the new instance, and that is logged.
-fn inherited_rules(found: &Found, hidden: &[Handler]) -> Vec<Rule> {
+fn inherited_rules(found: &Interpreters, hidden: &[Handler]) -> Vec<Rule> {
     let mut rules = Vec::new();
     for handler in hidden.iter().rev().filter(|handler| handler.entry.enabled) {
         let is_replaced = classify::emulated_arch(handler).is_some_and(|arch| has_interpreter(found, arch));

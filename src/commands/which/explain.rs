@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::fate::{Case, Fate};
 use super::known::{Certainty, Known, Taken, arch_of};
-use super::subject;
+use super::probe_target;
 use crate::binfmt::Handler;
 use crate::handler::exec_target::ExecTarget;
 use crate::handler::predict::{End, Prediction, Step, Table, matching};
@@ -108,7 +108,7 @@ fn executed_one<'a>(
     table: &Table<'_>,
     known: &Known,
 ) -> Option<&'a Handler> {
-    let started = known.trials.get(&subject(file)?)?.host.started?;
+    let started = known.results.get(&probe_target(file)?)?.host.started?;
     let opens = |handler: &&&Handler| {
         let path = handler.entry.interpreter.as_deref();
         path.and_then(|path| (table.inspect)(path).id) == Some(started)

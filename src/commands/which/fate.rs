@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::known::{Certainty, Known, arch_of};
-use super::subject;
+use super::probe_target;
 use crate::arch::Arch;
 use crate::base::output::display_path;
 use crate::base::shell::shell_word;
@@ -97,8 +97,8 @@ impl Case<'_> {
 
     /// A handler takes the file: whether it works, and the program finds what it needs.
     fn taken(&self, handler: &Handler) -> Fate {
-        let trial = subject(self.file).and_then(|subject| self.known.trials.get(&subject));
-        let Some((trial, arch)) = trial.zip(self.arch) else {
+        let result = probe_target(self.file).and_then(|target| self.known.results.get(&target));
+        let Some((result, arch)) = result.zip(self.arch) else {
             return Fate::runs(self.certainty, "unverified: no probe was executed");
         };
         let expected = Expected {
@@ -106,7 +106,7 @@ impl Case<'_> {
             interpreter: None,
             in_front: None,
         };
-        match judge(trial, &expected) {
+        match judge(result, &expected) {
             Err(Failure::NotInEmptyRoot) => {
                 let text = format!("it runs here, and in no container: {}", Failure::NotInEmptyRoot);
                 Fate { runs: true, certainty: Certainty::Executed, text, hint: self.replace() }
@@ -136,9 +136,9 @@ impl Case<'_> {
             None if path.is_some_and(memfd::is_in_memory) => ("; it lies in memory", None),
             None => ("; its path leads to no file any more, the kernel holds it open", None),
         };
-        let proven =
+        let verified =
             if verification.empty_root { "proven here and from an empty root" } else { "proven here" };
-        Fate { runs: true, certainty: Certainty::Executed, text: format!("{proven}{remark}"), hint }
+        Fate { runs: true, certainty: Certainty::Executed, text: format!("{verified}{remark}"), hint }
     }
 
     /// `execve(2)` fails at the file `at`: this one, or an interpreter.

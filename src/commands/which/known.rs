@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Trials, subject};
+use super::{Results, probe_target};
 use crate::arch::Arch;
 use crate::binfmt::Handler;
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
@@ -17,7 +17,7 @@ use crate::probe::{self, STATUS_ARGV0, STATUS_PATH};
 /// What was executed.
 #[derive(Default)]
 pub(super) struct Known {
-    pub(super) trials: Trials,
+    pub(super) results: Results,
     pub(super) versions: BTreeMap<PathBuf, QemuVersion>,
     /// The handlers as they are told of, in the order of the table.
     pub(super) takers: Vec<Taken>,
@@ -48,8 +48,8 @@ impl Known {
 
     /// Whether a program with the header of `file` ran.
     pub(super) fn ran(&self, file: &ExecTarget) -> bool {
-        let trial = subject(file).and_then(|subject| self.trials.get(&subject));
-        trial.is_some_and(|trial| matches!(trial.host.end, probe::End::Exited(STATUS_ARGV0 | STATUS_PATH)))
+        let result = probe_target(file).and_then(|target| self.results.get(&target));
+        result.is_some_and(|result| matches!(result.host.end, probe::End::Exited(STATUS_ARGV0 | STATUS_PATH)))
     }
 }
 

@@ -1,50 +1,81 @@
 //! How `qus which` says it.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 
+use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 
-use super::explain::Answer;
-use super::known::Certainty;
-use crate::base::output::{escape, escaped, format_table};
+use super::explain::{Answer, explain};
+use super::files::Files;
+use super::known::{Certainty, Known};
+use crate::base::output::{Output, Status, escape, escaped, format_table};
 use crate::binfmt::{Handler, Matcher};
+use crate::commands::report::Report;
 use crate::handler::exec_target::ExecTarget;
+use crate::handler::predict::Table;
 
-#[derive(Serialize)]
-pub(super) struct WhichReport<A> {
-    pub(super) answers: A,
+/// Answers about files. Each is printed before the next file is read: there may be a hundred thousand.
+pub(super) struct WhichReport<'a> {
+    pub(super) files: &'a Files<'a>,
+    pub(super) table: &'a Table<'a>,
+    pub(super) known: &'a Known,
+    /// Handlers that are compared with each file, byte by byte.
+    pub(super) compared: &'a [Handler],
+    /// Whether every file so far can be run.
+    pub(super) all_run: Cell<bool>,
 }
 
-/// Answers that are given one after the other, and not kept.
-pub(super) struct Answers<F>(pub(super) F);
+impl<'a> WhichReport<'a> {
+    fn answers(&self) -> impl Iterator<Item = (ExecTarget, Answer<'a>)> {
+        let (table, known) = (self.table, self.known);
+        self.files.iter().map(move |file| {
+            let target = ExecTarget::inspect(file);
+            let answer = explain(&target, &table.predict(&target), table, known);
+            self.all_run.set(self.all_run.get() && answer.runs);
+            (target, answer)
+        })
+    }
+}
 
-impl<'a, I: Iterator<Item = Answer<'a>>, F: Fn() -> I> Serialize for Answers<F> {
+impl Serialize for WhichReport<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq((self.0)())
+        let mut report = serializer.serialize_struct("WhichReport", 1)?;
+        report.serialize_field("answers", &Answers(self))?;
+        report.end()
     }
 }
 
-/// Tells a person the answers; how each of `compared` differs from the file, byte by byte.
-pub(super) fn write_text<'a>(
-    answers: impl Iterator<Item = (ExecTarget, Answer<'a>)>,
-    compared: &[Handler],
-    data: &mut dyn Write,
-) -> io::Result<()> {
-    let mut text = String::new();
-    for (candidate, answer) in answers {
-        text.clear();
-        answer.tell(&mut text);
-        for handler in compared {
-            text.push_str(&format!("  {}\n", comparison(handler, &candidate)));
-        }
-        data.write_all(text.as_bytes())?;
+struct Answers<'a>(&'a WhichReport<'a>);
+
+impl Serialize for Answers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.answers().map(|(_, answer)| answer))
     }
-    Ok(())
+}
+
+impl Report for WhichReport<'_> {
+    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
+        let mut answer_text = String::new();
+        for (target, answer) in self.answers() {
+            answer_text.clear();
+            answer.write_lines(&mut answer_text);
+            for handler in self.compared {
+                answer_text.push_str(&format!("  {}\n", comparison(handler, &target)));
+            }
+            text.write_all(answer_text.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn conclude(&self, _: &mut Output<'_>) -> anyhow::Result<Status> {
+        Ok(if self.all_run.get() { Status::Done } else { Status::No })
+    }
 }
 
 impl Answer<'_> {
     /// Appends the lines of the answer.
-    fn tell(&self, text: &mut String) {
+    fn write_lines(&self, text: &mut String) {
         let mut line = |words: &[&str]| {
             text.extend(words.iter().copied());
             text.push('\n');

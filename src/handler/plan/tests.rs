@@ -49,7 +49,7 @@ fn interpreter() -> Interpreter {
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "a verdict, as facts have it")]
-fn proof(argv0: bool, started: FileId) -> Result<Verification, Failure> {
+fn verification(argv0: bool, started: FileId) -> Result<Verification, Failure> {
     Ok(Verification { argv0, empty_root: true, interpreter: Some(started) })
 }
 
@@ -100,15 +100,15 @@ fn the_very_handler_is_there() {
     let there = [handler("qemu-arm", PATH, POF)];
     for request in [ASKED, EXPLICIT, REPLACE] {
         assert_eq!(decided(&there, None, request), unchanged);
-        assert_eq!(decided(&there, Some(&proof(true, OURS)), request), unchanged);
+        assert_eq!(decided(&there, Some(&verification(true, OURS)), request), unchanged);
     }
     // Its interpreter does not know P, as was seen.
     let without_p = [handler("qemu-arm", PATH, POF - Flags::PRESERVE_ARGV0)];
-    assert_eq!(decided(&without_p, Some(&proof(false, OURS)), EXPLICIT), unchanged);
-    assert_eq!(decided(&without_p, Some(&proof(true, OURS)), EXPLICIT), conflict("qemu-arm"));
+    assert_eq!(decided(&without_p, Some(&verification(false, OURS)), EXPLICIT), unchanged);
+    assert_eq!(decided(&without_p, Some(&verification(true, OURS)), EXPLICIT), conflict("qemu-arm"));
     // What an interrupted run left behind it is not in its way.
     let with_leftover = [handler("qemu-arm", PATH, POF), handler("qemu-arm.qus-1", PATH, POF)];
-    assert_eq!(decided(&with_leftover, Some(&proof(true, OURS)), ASKED), unchanged);
+    assert_eq!(decided(&with_leftover, Some(&verification(true, OURS)), ASKED), unchanged);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn another_emulators_handler_serves() {
         ("qus-arm", "/opt/emulator", POF),
     ] {
         let there = [handler(called, path, flags)];
-        let verdict = proof(true, OTHER);
+        let verdict = verification(true, OTHER);
         for verdict in [None, Some(&verdict)] {
             assert_eq!(decided(&there, verdict, ASKED), Decision::LeaveExisting(name(called)), "{called}");
             assert_eq!(decided(&there, verdict, EXPLICIT), conflict(called));
@@ -132,7 +132,7 @@ fn another_emulators_handler_serves() {
     let facts = Facts {
         interpreter: None,
         native: &Nativeness::Foreign,
-        verdict: Some(&proof(true, OTHER)),
+        verdict: Some(&verification(true, OTHER)),
         unfit: None,
     };
     let snapshot = Snapshot { handlers: &there, guarded: &[] };
@@ -174,7 +174,7 @@ fn a_narrow_rule_is_no_service() {
     let header = arm().typical_headers().swap_remove(0);
     narrow.entry.matcher = Some(Matcher::Magic(Pattern::new(0, header[..20].to_vec(), None).unwrap()));
     let reason = "qemu-arm was in vain: it does not take all programs that today's toolchains write";
-    let decision = decided(&[narrow], Some(&proof(true, OTHER)), ASKED);
+    let decision = decided(&[narrow], Some(&verification(true, OTHER)), ASKED);
     assert_eq!(decision, registration(&["qemu-arm"], Some(reason), &[]));
 }
 
@@ -190,7 +190,7 @@ fn its_file_was_replaced() {
     let there = [handler("qemu-arm", PATH, POF)];
     let reason = "qemu-arm still ran the file that was replaced";
     for request in [ASKED, EXPLICIT, REPLACE] {
-        let decision = decided(&there, Some(&proof(true, OTHER)), request);
+        let decision = decided(&there, Some(&verification(true, OTHER)), request);
         assert_eq!(decision, registration(&["qemu-arm"], Some(reason), &[]));
     }
 }
@@ -198,7 +198,7 @@ fn its_file_was_replaced() {
 #[test]
 fn it_is_somebody_elses() {
     let rosetta = handler("rosetta", "/run/rosetta/rosetta", POF);
-    let verdict = proof(true, OTHER);
+    let verdict = verification(true, OTHER);
     for verdict in [None, Some(&verdict)] {
         assert_eq!(decided(std::slice::from_ref(&rosetta), verdict, ASKED), conflict("rosetta"));
         assert_eq!(
@@ -217,7 +217,7 @@ fn it_is_somebody_elses() {
 #[test]
 fn it_is_shadowed() {
     let there = [handler("rosetta", "/run/rosetta/rosetta", POF), handler("qemu-arm", PATH, POF)];
-    let verdict = proof(true, OTHER);
+    let verdict = verification(true, OTHER);
     assert_eq!(decided(&there, Some(&verdict), ASKED), conflict("rosetta"));
     let reason = "in place of qemu-arm";
     let decision = decided(&there, Some(&verdict), REPLACE);
@@ -238,7 +238,7 @@ fn an_interrupted_run_left_something_behind() {
     assert!(is_staging(&leftover.name) && !is_staging(&name("qus-arm")));
     assert_eq!(emulated_arch(&leftover), Some(arm()));
     let reason = "in place of qemu-arm.qus-123";
-    let verdict = proof(true, OURS);
+    let verdict = verification(true, OURS);
     let decision = decided(std::slice::from_ref(&leftover), Some(&verdict), ASKED);
     assert_eq!(decision, registration(&["qemu-arm.qus-123"], Some(reason), &[]));
     let there = [leftover, handler("qemu-arm", PATH, POF)];
@@ -289,7 +289,7 @@ fn credentials_need_an_interpreter_of_roots() {
     assert_eq!(decide(arm(), &snapshot, &facts, EXPLICIT).unwrap(), registration(&[], None, &[]));
     // Flags are part of what is there: without C it is not what was asked for.
     let there = [handler("qemu-arm", PATH, POF)];
-    assert_eq!(decided(&there, Some(&proof(true, OURS)), request), conflict("qemu-arm"));
+    assert_eq!(decided(&there, Some(&verification(true, OURS)), request), conflict("qemu-arm"));
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn only_what_is_missing_is_registered() {
     let microblaze = Arch::from_qemu_target("microblaze").unwrap();
     let path = "/usr/bin/qemu-microblaze-static";
     let interpreter = Interpreter { path: path.into(), ..interpreter() };
-    let verdict = proof(true, OURS);
+    let verdict = verification(true, OURS);
     let facts = Facts {
         interpreter: Some(&interpreter),
         native: &Nativeness::Foreign,

@@ -9,7 +9,7 @@ use crate::package::Progress;
 
 /// A bar on a terminal; nothing in a pipe.
 pub(super) struct Bar {
-    bar: ProgressBar,
+    progress: ProgressBar,
     /// Whether nothing is to be said.
     pub(super) quiet: bool,
 }
@@ -18,30 +18,30 @@ impl Bar {
     pub(super) fn new(quiet: bool) -> Self {
         let hidden = quiet || !std::io::stderr().is_terminal();
         let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(None, target);
-        if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}") {
-            bar.set_style(style);
+        let progress = ProgressBar::with_draw_target(None, target);
+        if let Ok(style) = ProgressStyle::with_template("{msg} {progress:30} {bytes}/{total_bytes}") {
+            progress.set_style(style);
         }
-        Self { bar, quiet }
+        Self { progress, quiet }
     }
 
     pub(super) fn finish(&self) {
-        self.bar.finish_and_clear();
+        self.progress.finish_and_clear();
     }
 }
 
 impl Progress for Bar {
     fn total(&self, bytes: u64) {
-        self.bar.set_length(bytes);
-        self.bar.set_position(0);
+        self.progress.set_length(bytes);
+        self.progress.set_position(0);
     }
 
     fn advance(&self, bytes: u64) {
-        self.bar.inc(bytes);
+        self.progress.inc(bytes);
     }
 
     fn message(&self, text: &str) {
-        self.bar.set_message(escape(text));
-        self.bar.tick();
+        self.progress.set_message(escape(text));
+        self.progress.tick();
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct Cache {
 impl Cache {
     pub(super) fn open(path: &Path) -> Result<Self, AptError> {
         let path = absolute(path)?;
-        make_folder(&path)?;
+        make_dir(&path)?;
         let lock = path.join("lock");
         let cannot_lock = |source| AptError::Cache { path: lock.clone(), source };
         let file = File::options().create(true).append(true).open(&lock).map_err(cannot_lock)?;
@@ -53,8 +53,8 @@ impl Cache {
             Self { _lock: wait_for(file).map_err(cannot_lock)?, path, sandbox: Sandbox::NotNeeded };
         // As root apt makes only the last of these, and as anybody else none.
         let partial = cache.lists().join("partial");
-        make_folder(&partial)?;
-        make_folder(&cache.archives().join("archives/partial"))?;
+        make_dir(&partial)?;
+        make_dir(&cache.archives().join("archives/partial"))?;
         cache.sandbox = Sandbox::of(&partial);
         let configuration = cache.configuration();
         fs::write(&configuration, CONFIGURATION)
@@ -90,7 +90,7 @@ impl Cache {
     }
 
     /// A folder for one package. As root apt downloads as the user `_apt` if this one may write there.
-    pub(super) fn download_folder(&self) -> Result<DownloadFolder, AptError> {
+    pub(super) fn download_dir(&self) -> Result<DownloadDir, AptError> {
         let cannot_make = |source| AptError::Cache { path: self.path.clone(), source };
         let directory = tempfile::Builder::new().prefix(DOWNLOAD_PREFIX).tempdir_in(&self.path);
         let directory = directory.map_err(cannot_make)?;
@@ -99,7 +99,7 @@ impl Cache {
         if let Sandbox::User(user) = self.sandbox {
             chown_if_permitted(directory.path(), user);
         }
-        Ok(DownloadFolder { directory, _lock: lock })
+        Ok(DownloadDir { directory, _lock: lock })
     }
 
     /// Removes what killed processes left behind. Nothing depends on it.
@@ -120,12 +120,12 @@ impl Cache {
 
 /// A folder that is held, and goes with this.
 #[derive(Debug)]
-pub(super) struct DownloadFolder {
+pub(super) struct DownloadDir {
     directory: TempDir,
     _lock: File,
 }
 
-impl DownloadFolder {
+impl DownloadDir {
     pub(super) fn path(&self) -> &Path {
         self.directory.path()
     }
@@ -140,7 +140,7 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, AptError> {
     std::path::absolute(path).map_err(|source| AptError::Cache { path: path.to_owned(), source })
 }
 
-fn make_folder(path: &Path) -> Result<(), AptError> {
+fn make_dir(path: &Path) -> Result<(), AptError> {
     let made = Dir::make(path, &mut Vec::new());
     made.map(drop).map_err(|(path, source)| AptError::Cache { path, source })
 }

@@ -76,8 +76,8 @@ impl<R: BufRead> Read for Frames<R> {
                         self.state = State::Within(frame);
                         return Ok(length);
                     }
-                    if let Some(stored) = frame.get_checksum_from_data()
-                        && frame.get_calculated_checksum() != Some(stored)
+                    if let Some(checksum) = frame.get_checksum_from_data()
+                        && frame.get_calculated_checksum() != Some(checksum)
                     {
                         let text = "the zstd checksum does not match";
                         return Err(io::Error::new(io::ErrorKind::InvalidData, text));

@@ -43,11 +43,11 @@ impl Layers {
         let member = printable(name.as_bytes());
         let size = UNPACKED_SIZE.saturating_sub(self.unpacked);
         let tarball = Tarball { path: sink.source(), member: &member, size, limit: Limit::UnpackedSize };
-        let mut head = [0; 6];
+        let mut header = [0; 6];
         let length = layer
-            .peek(&mut head)
+            .peek(&mut header)
             .map_err(|source| PackageError::Open { path: tarball.path.to_owned(), source })?;
-        let compression = Compression::from_content(head.get(..length).unwrap_or_default());
+        let compression = Compression::from_content(header.get(..length).unwrap_or_default());
         let mut content = compression.unwrap_or(Compression::None).reader(layer, progress);
         let unpacked = Cell::new(0);
         let mut content = OffsetReader { inner: &mut content, position: &unpacked };

@@ -57,8 +57,8 @@ fn docker(image: &Image<'_>) -> Result<Vec<String>, PackageError> {
 /// `index.json`: manifests by digest, each with its platform, or indexes of them.
 fn oci(image: &Image<'_>) -> Result<Vec<String>, PackageError> {
     let mut manifests = Vec::new();
-    let mut left = IMAGES;
-    collect(image, &image.json("index.json")?, DEPTH, &mut left, &mut manifests)?;
+    let mut remaining = IMAGES;
+    collect(image, &image.json("index.json")?, DEPTH, &mut remaining, &mut manifests)?;
     let architectures: Vec<_> = manifests.iter().map(|(_, architecture)| architecture.clone()).collect();
     let chosen = choose(image, &architectures)?;
     let Some((manifest, _)) = manifests.get(chosen) else { return Ok(Vec::new()) };
@@ -72,7 +72,7 @@ fn collect(
     image: &Image<'_>,
     index: &Value,
     depth: usize,
-    left: &mut usize,
+    remaining: &mut usize,
     manifests: &mut Vec<(Value, Option<String>)>,
 ) -> Result<(), PackageError> {
     if depth == 0 {
@@ -80,7 +80,7 @@ fn collect(
     }
     for descriptor in index.get("manifests").and_then(Value::as_array).into_iter().flatten() {
         let more = || image.malformed(&format!("it has more than {IMAGES} images and indexes"));
-        *left = left.checked_sub(1).ok_or_else(more)?;
+        *remaining = remaining.checked_sub(1).ok_or_else(more)?;
         let platform = descriptor.get("platform").and_then(architecture);
         // A tool may leave out what is for other hosts.
         let name = blob(image, descriptor)?;
@@ -89,7 +89,7 @@ fn collect(
         }
         let content = image.json(&name)?;
         if content.get("manifests").is_some() {
-            collect(image, &content, depth - 1, left, manifests)?;
+            collect(image, &content, depth - 1, remaining, manifests)?;
             continue;
         }
         let architecture = match (platform, content.get("config")) {

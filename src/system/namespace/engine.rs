@@ -104,7 +104,7 @@ impl Engine {
     /// A process that lives in the engine's namespaces as long as they are used.
     pub fn process(self) -> Result<u32, EngineError> {
         let none = |reason| EngineError { engine: self.name(), start: self.start(), reason };
-        let directory = runtime_folder();
+        let directory = runtime_dir();
         let paths: Vec<PathBuf> = self.pid_files().iter().map(|name| directory.join(name)).collect();
         let mut reason = format!("there is no {}", paths.first().cloned().unwrap_or(directory).display());
         for path in paths {
@@ -129,7 +129,7 @@ impl Engine {
 }
 
 /// The user's folder for what lives as long as a login.
-fn runtime_folder() -> PathBuf {
+fn runtime_dir() -> PathBuf {
     let named = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
     named.unwrap_or_else(|| PathBuf::from(format!("/run/user/{}", geteuid())))
 }

@@ -56,7 +56,7 @@ pub enum MapFailure {
 impl MapFailure {
     /// The text, and the exit status by which the helper tells which it is.
     #[must_use]
-    pub fn tell(&self) -> (&str, u8) {
+    pub fn report(&self) -> (&str, u8) {
         match self {
             Self::NoRange(reason) => (reason, NO_RANGE),
             Self::Failed(reason) => (reason, 2),

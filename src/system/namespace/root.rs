@@ -191,14 +191,15 @@ impl Root {
         let location = Location(self.open(name, OFlag::O_PATH)?);
         // What the host has forbidden must be forbidden again: a user namespace may not take it back.
         let filesystem = fstatvfs(&location.0).map_err(failed("look at", name))?.flags();
-        let kept = [
+        let restrictions = [
             (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
             (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
             (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
         ];
-        let kept = kept.into_iter().filter(|(flag, _)| filesystem.contains(*flag)).map(|(_, flag)| flag);
-        let flags =
-            kept.fold(MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, |all, flag| all | flag);
+        let restrictions =
+            restrictions.into_iter().filter(|(flag, _)| filesystem.contains(*flag)).map(|(_, flag)| flag);
+        let flags = restrictions
+            .fold(MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, |all, flag| all | flag);
         mount(None::<&str>, &location.path(), None::<&str>, flags, None::<&str>)
             .map_err(failed("make read-only", name))
     }

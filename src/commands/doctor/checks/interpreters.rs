@@ -48,10 +48,10 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Observation> {
 /// The probe showed which file runs; another one lies at the path now (K49).
 pub(super) fn stale(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
-        let proof = state.health.as_ref().ok()?.get(&handler.name)?.proof?;
+        let verification = state.health.as_ref().ok()?.get(&handler.name)?.verification?;
         let path = handler.entry.interpreter.as_deref()?;
         let there = FileId::of(&std::fs::metadata(path).ok()?);
-        let is_stale = proof.interpreter.is_some_and(|started| started != there);
+        let is_stale = verification.interpreter.is_some_and(|started| started != there);
         let text = format!("{} runs a file that was replaced at {} since", name(handler), display_path(path));
         is_stale.then(|| Observation::problem(text, replace(state, handler)))
     })
