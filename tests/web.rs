@@ -186,7 +186,12 @@ fn a_digest_is_compared_before_anything_is_read() {
     let source = format!("{}/good", server(answer));
     let message = refused(&source, &[]);
     assert!(message.contains("could be changed by anybody on the way"), "{message}");
-    assert!(message.contains(&format!("cure: qus fetch --from {source} --sha256 HEX arm")), "{message}");
+    assert!(
+        message.contains(&format!(
+            "hint: give the SHA-256 that the publisher prints: qus fetch --from {source} --sha256 HEX arm"
+        )),
+        "{message}"
+    );
     let wrong = "0".repeat(64);
     let message = refused(&source, &["--sha256", &wrong]);
     assert!(message.contains("/good is another file than it should be: its sha256 is "), "{message}");

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::{ARCHES, Arch};
-use crate::base::error::Hint;
+use crate::base::error::{Advice, Advise};
 
 /// Longer words than this get no suggestion, in bytes: the comparison takes time in proportion, and the longest name
 /// in the table has about twenty.
@@ -19,9 +19,9 @@ pub struct UnknownArch {
     pub nearest: Option<&'static str>,
 }
 
-impl Hint for UnknownArch {
-    fn hint(&self) -> Option<String> {
-        Some("qus show".to_owned())
+impl Advise for UnknownArch {
+    fn advice(&self) -> Advice {
+        "qus show".into()
     }
 }
 

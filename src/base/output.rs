@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::base::error::Diagnostic;
+use crate::base::error::{Advice, Diagnostic};
 
 /// Version of the JSON that is printed; it changes when a field changes its meaning or goes.
 const JSON_VERSION: u32 = 1;
@@ -75,8 +75,8 @@ struct ErrorView<'a> {
 #[derive(Serialize)]
 struct ErrorDetail<'a> {
     message: &'a str,
-    #[serde(rename = "cure")]
-    hint: Option<&'a str>,
+    #[serde(flatten)]
+    advice: &'a Advice,
 }
 
 impl<'a> Output<'a> {
@@ -127,25 +127,28 @@ impl<'a> Output<'a> {
         Ok(json)
     }
 
-    /// Tells a person something in passing.
+    /// Prints a message that is no error, in one write; `--quiet` leaves it out.
     pub fn info(&mut self, text: &str) -> io::Result<()> {
-        if self.quiet { Ok(()) } else { writeln!(self.messages, "qus: {}", escape_lines(text)) }
+        if self.quiet {
+            return Ok(());
+        }
+        self.messages.write_all(format!("qus: {}\n", escape_lines(text)).as_bytes())
     }
 
-    /// Tells what failed, and the cure.
+    /// Prints an error and its advice, in one write.
     pub fn problem(&mut self, problem: &Diagnostic) -> io::Result<()> {
         let message: Vec<String> = problem.message.lines().map(escape).collect();
-        writeln!(self.messages, "qus: {}", message.join("\n     "))?;
-        let mut hint = problem.hint.iter().flat_map(|hint| hint.lines().map(escape)).enumerate();
-        hint.try_for_each(|(index, line)| {
-            writeln!(self.messages, "     {}{line}", if index == 0 { "cure: " } else { "      " })
-        })
+        let mut text = format!("qus: {}\n", message.join("\n  "));
+        for line in problem.advice.lines() {
+            text.push_str(&format!("  {}\n", escape(&line)));
+        }
+        self.messages.write_all(text.as_bytes())
     }
 
-    /// Tells what made the whole command fail: as [`problem`](Self::problem), and as the JSON object that is promised.
+    /// Prints the error that ended the command: as [`problem`](Self::problem) does, and with `--json` as an object.
     pub fn failure(&mut self, problem: &Diagnostic) -> io::Result<()> {
         if self.json {
-            let error = ErrorDetail { message: &problem.message, hint: problem.hint.as_deref() };
+            let error = ErrorDetail { message: &problem.message, advice: &problem.advice };
             self.print_data(&ErrorView { error }, |_| Ok(()))?;
         }
         self.problem(problem)
@@ -308,12 +311,12 @@ mod tests {
     #[test]
     fn a_failure_is_an_object_too() {
         let (mut data, mut messages) = (Vec::new(), Vec::new());
-        let problem = Diagnostic::new("no\nreally").with_hint("do");
+        let problem = Diagnostic::new("no\nreally").with_command("do").with_hint("or wait");
         Output::new(&mut data, &mut messages, true, true).failure(&problem).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&data).unwrap();
         assert_eq!(value["version"], 1);
-        assert_eq!(value["error"]["cure"], "do");
-        assert_eq!(String::from_utf8(messages).unwrap(), "qus: no\n     really\n     cure: do\n");
+        assert_eq!((&value["error"]["try"], &value["error"]["hint"]), (&"do".into(), &"or wait".into()));
+        assert_eq!(String::from_utf8(messages).unwrap(), "qus: no\n  really\n  try: do\n  hint: or wait\n");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! [`Instance`]: a mounted binfmt_misc. The only module that does IO on one.
 //!
 //! How the kernel answers is written down by the operation that asked: [`OpenError`], [`MountError`],
-//! [`RegisterError`], [`HandlerError`]; each names the path, the cause and, where there is one, the cure.
+//! [`RegisterError`], [`HandlerError`]; each names the path, the cause and, where there is one, the advice.
 
 use std::cell::OnceCell;
 use std::fs::File;
@@ -18,7 +18,7 @@ use nix::unistd::geteuid;
 use nix::unistd::{read, write};
 use thiserror::Error;
 
-use crate::base::error::Hint;
+use crate::base::error::{Advice, Advise};
 use crate::base::shell::{shell_word, this_command_as_root};
 use crate::binfmt::{Entry, EntryError, Flags, Handler, HandlerName, Rule};
 
@@ -66,18 +66,21 @@ pub enum OpenError {
     },
 }
 
-impl Hint for OpenError {
-    fn hint(&self) -> Option<String> {
+impl Advise for OpenError {
+    fn advice(&self) -> Advice {
         match self {
             Self::NoSupport(_) => {
-                Some("use a kernel with CONFIG_BINFMT_MISC (and mount /proc, if it is not)".to_owned())
+                Advice::hint("use a kernel with CONFIG_BINFMT_MISC, and mount /proc if it is not mounted")
             }
-            Self::NotMounted(path) | Self::Foreign(path) => Some(mount_command(path)),
-            Self::Automount(path) => Some(format!("on the host: ls {}", shell_word(path))),
-            Self::Io { .. } => None,
+            Self::NotMounted(path) | Self::Foreign(path) => mount_command(path).into(),
+            Self::Automount(path) => Advice::from(format!("ls {}", shell_word(path))).with_hint(ON_THE_HOST),
+            Self::Io { .. } => Advice::default(),
         }
     }
 }
+
+/// A hint after a command that has to be typed outside of a container.
+pub(crate) const ON_THE_HOST: &str = "type it on the host, outside of this container";
 
 /// The command that mounts an instance on `path`.
 pub(crate) fn mount_command(path: &Path) -> String {
@@ -120,12 +123,12 @@ impl MountError {
     }
 }
 
-impl Hint for MountError {
-    fn hint(&self) -> Option<String> {
+impl Advise for MountError {
+    fn advice(&self) -> Advice {
         match self {
             // qus mounts it itself where it may.
-            Self::AccessError(_) if !geteuid().is_root() => Some(this_command_as_root()),
-            _ => self.command(),
+            Self::AccessError(_) if !geteuid().is_root() => this_command_as_root().into(),
+            _ => self.command().into(),
         }
     }
 }
@@ -187,13 +190,13 @@ pub enum RegisterError {
     },
 }
 
-impl Hint for RegisterError {
-    fn hint(&self) -> Option<String> {
+impl Advise for RegisterError {
+    fn advice(&self) -> Advice {
         match self {
-            Self::NotRoot(_) => Some(this_command_as_root()),
-            Self::ReadOnly(path) => Some(remount_command(path)),
-            Self::NameTaken(_) => Some("qus list".to_owned()),
-            _ => None,
+            Self::NotRoot(_) => this_command_as_root().into(),
+            Self::ReadOnly(path) => remount_command(path).into(),
+            Self::NameTaken(_) => "qus list".into(),
+            _ => Advice::default(),
         }
     }
 }
@@ -231,12 +234,12 @@ pub enum HandlerError {
     },
 }
 
-impl Hint for HandlerError {
-    fn hint(&self) -> Option<String> {
+impl Advise for HandlerError {
+    fn advice(&self) -> Advice {
         match self {
-            Self::NotRoot(_) => Some(this_command_as_root()),
-            Self::ReadOnly(path) => Some(remount_command(path)),
-            _ => None,
+            Self::NotRoot(_) => this_command_as_root().into(),
+            Self::ReadOnly(path) => remount_command(path).into(),
+            _ => Advice::default(),
         }
     }
 }

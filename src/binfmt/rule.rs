@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::base::error::Hint;
+use crate::base::error::Advise;
 
 use self::fields::{Fields, parse_offset};
 use super::{Flags, HandlerName, NameError, Pattern, PatternError};
@@ -85,7 +85,7 @@ pub enum RuleError {
     },
 }
 
-impl Hint for RuleError {}
+impl Advise for RuleError {}
 
 impl Extension {
     /// The extension `text`, without its dot.

@@ -37,7 +37,7 @@ pub enum Drift {
     /// There is no handler of that name.
     Missing,
     /// There is one, with another interpreter, for other files, or with other flags.
-    Drifted,
+    Differs,
 }
 
 /// What the host's configuration says about handlers.
@@ -77,7 +77,7 @@ impl Configuration {
                 let Some(handler) = handler else { return Some((configured, Drift::Missing)) };
                 let entry = &handler.entry;
                 let same_flags = entry.flags == configured.rule.flags() && entry.unknown_flags.is_empty();
-                (!configured.is_registered_as(handler) || !same_flags).then_some((configured, Drift::Drifted))
+                (!configured.is_registered_as(handler) || !same_flags).then_some((configured, Drift::Differs))
             })
             .collect()
     }
@@ -174,7 +174,7 @@ mod tests {
             drifts.map(|(configured, drift)| (configured.rule.name().to_string(), drift)).collect()
         };
         let missing = |name: &str| (name.to_owned(), Drift::Missing);
-        let different = |name: &str| (name.to_owned(), Drift::Drifted);
+        let different = |name: &str| (name.to_owned(), Drift::Differs);
         assert_eq!(drifts(&[]), [missing("a"), missing("b")]);
         let a = handler("a", "/a", "offset 0\nmagic 4141");
         let mut b = handler("b", "/other", "offset 0\nmagic 4242");

@@ -8,7 +8,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::arch::Arch;
-use crate::base::error::Hint;
+use crate::base::error::{Advice, Advise};
 use crate::base::hex::Hex;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Matcher, Rule};
@@ -92,9 +92,9 @@ pub enum ExportError {
     NoDelimiter(&'static str),
 }
 
-impl Hint for ExportError {
-    fn hint(&self) -> Option<String> {
-        Some("put the interpreter into a folder with a shorter, simpler path".to_owned())
+impl Advise for ExportError {
+    fn advice(&self) -> Advice {
+        Advice::hint("put the interpreter into a directory with a shorter, simpler path")
     }
 }
 

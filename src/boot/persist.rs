@@ -99,14 +99,14 @@ impl InitSystem {
             Self::Systemd if fs::read_link(UNIT).is_ok_and(|target| target == Path::new("/dev/null")) => {
                 let problem =
                     Diagnostic::new("systemd-binfmt.service is masked: it will not register them again");
-                Some(problem.with_hint("sudo systemctl unmask systemd-binfmt.service"))
+                Some(problem.with_command("sudo systemctl unmask systemd-binfmt.service"))
             }
             Self::Nobody => Some(
                 Diagnostic::new(format!(
                     "they are in {BINFMT_D}, and nothing on this host registers that at boot: \
                      it has neither systemd nor OpenRC nor binfmt-support"
                 ))
-                .with_hint("have this run at boot, as root, for example in /etc/rc.local: qus apply"),
+                .with_hint("have root run `qus apply` at boot, for example in /etc/rc.local"),
             ),
             _ => None,
         }
@@ -188,7 +188,7 @@ fn import(arch_rules: &[ArchRules]) -> Result<(), Diagnostic> {
         // It says 0 when it did not import.
         if !belongs_to_us(&file.name) {
             return Err(Diagnostic::new(format!("update-binfmts has not imported {}", file.name))
-                .with_hint(format!("update-binfmts --display {}", shell_word(&file.name))));
+                .with_command(format!("update-binfmts --display {}", shell_word(&file.name))));
         }
     }
     Ok(())

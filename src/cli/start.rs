@@ -109,7 +109,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let message = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
     let message = message.trim_start_matches("error: ");
     let (mut data, mut messages) = (io::stdout().lock(), io::stderr());
-    let problem = Diagnostic::new(message).with_hint("qus --help");
+    let problem = Diagnostic::new(message).with_command("qus --help");
     print_failure(&mut Output::new(&mut data, &mut messages, true, false), &problem, failed)
 }
 

@@ -11,6 +11,7 @@ use std::io::{self, Write};
 
 use self::checks::CHECKS;
 use self::facts::Facts;
+use crate::base::error::Advice;
 use crate::base::output::{Output, Status, escape, format_table};
 use crate::commands::args::Common;
 use crate::commands::report::Report;
@@ -47,9 +48,8 @@ pub(super) struct Finding {
     /// Why it matters.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<&'static str>,
-    /// What mends it.
-    #[serde(rename = "cure", skip_serializing_if = "Option::is_none")]
-    hint: Option<String>,
+    #[serde(flatten)]
+    advice: Advice,
 }
 
 /// What `qus doctor` found.
@@ -74,7 +74,11 @@ pub(crate) fn execute(args: &Doctor, common: &Common) -> Result<DoctorReport> {
             id: check.id,
             text: observations.text,
             why: (observations.level != Severity::Ok && !check.why.is_empty()).then_some(check.why),
-            hint: observations.hint.map(|hint| if is_root { without_sudo(&hint) } else { hint }),
+            advice: if is_root {
+                observations.advice.map_command(|command| without_sudo(&command))
+            } else {
+                observations.advice
+            },
         }));
     }
     findings.sort_by_key(|finding| finding.level);
@@ -82,8 +86,8 @@ pub(crate) fn execute(args: &Doctor, common: &Common) -> Result<DoctorReport> {
 }
 
 /// What root types: containers have no sudo, and in a user namespace it does not work.
-fn without_sudo(hint: &str) -> String {
-    hint.strip_prefix("sudo ").unwrap_or(hint).replace(" | sudo ", " | ")
+fn without_sudo(command: &str) -> String {
+    command.strip_prefix("sudo ").unwrap_or(command).replace(" | sudo ", " | ")
 }
 
 impl Report for DoctorReport {
@@ -97,8 +101,8 @@ impl Report for DoctorReport {
             };
             rows.push(vec![level.to_owned(), finding.id.to_owned(), escape(&finding.text)]);
             let more = finding.why.map(str::to_owned).into_iter();
-            let hint = finding.hint.as_ref().map(|hint| format!("cure: {}", escape(hint)));
-            rows.extend(more.chain(hint).map(|line| vec![String::new(), String::new(), line]));
+            let advice = finding.advice.lines().map(|line| escape(&line));
+            rows.extend(more.chain(advice).map(|line| vec![String::new(), String::new(), line]));
         }
         text.write_all(format_table(&rows).as_bytes())
     }

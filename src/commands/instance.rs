@@ -11,7 +11,7 @@ use super::args::Common;
 use crate::base::error::Diagnostic;
 use crate::base::output::Output;
 use crate::base::shell::shell_word;
-use crate::binfmt::instance::{Instance, MountError, OpenError};
+use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError, ON_THE_HOST, OpenError, mount_command};
 use crate::system::namespace::{Lifetime, Scope, UserNamespace};
 
 /// The instance, which has to be there.
@@ -129,15 +129,15 @@ pub(crate) fn lifetime_warning(lifetime: Lifetime, scope: Scope) -> Option<Diagn
         }
         _ => return None,
     };
-    let hint = "on the host: sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc; or here: qus register --hold …";
-    Some(Diagnostic::new(message).with_hint(hint))
+    let problem = Diagnostic::new(message).with_command(mount_command(Path::new(DEFAULT_PATH)));
+    Some(problem.with_hint(format!("{ON_THE_HOST}; or keep qus running here: qus register --hold …")))
 }
 
 /// What is to be told of an instance that is switched off as a whole (K27).
 pub(crate) fn switched_off(instance: &Instance) -> Diagnostic {
     let status = instance.path().join("status");
     let problem = Diagnostic::new("the whole instance is switched off: no handler is in force");
-    problem.with_hint(format!("echo 1 | sudo tee {}", shell_word(status)))
+    problem.with_command(format!("echo 1 | sudo tee {}", shell_word(status)))
 }
 
 /// Says where the handlers are that this is about, when that is not the host (rule 7 of docs/design.md).

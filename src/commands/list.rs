@@ -42,7 +42,7 @@ pub(crate) struct ListReport {
     scope: Scope,
     handlers: Vec<HandlerView>,
     /// Handlers that configuration promises and the kernel does not have, or has differently.
-    promised: Vec<Promised>,
+    unregistered: Vec<UnregisteredRule>,
     /// Whether probes were executed.
     #[serde(skip)]
     probed: bool,
@@ -52,7 +52,7 @@ pub(crate) struct ListReport {
 }
 
 #[derive(Serialize)]
-struct Promised {
+struct UnregisteredRule {
     name: String,
     file: PathBuf,
     state: Drift,
@@ -61,7 +61,7 @@ struct Promised {
     flags: String,
 }
 
-impl Promised {
+impl UnregisteredRule {
     fn of((promise, state): (&ConfiguredRule, Drift)) -> Self {
         Self {
             name: promise.rule.name().to_string(),
@@ -126,7 +126,7 @@ pub(crate) fn execute(args: &List, common: &Common) -> Result<ListReport> {
         handlers: views
             .map(|(handler, owner)| handler_view(handler, &owner, probes.remove(&handler.name)))
             .collect(),
-        promised: configuration.drifts(&handlers).into_iter().map(Promised::of).collect(),
+        unregistered: configuration.drifts(&handlers).into_iter().map(UnregisteredRule::of).collect(),
         probed: args.probe,
         switched_off: (!enabled).then(|| switched_off(&instance)),
     })
@@ -140,7 +140,7 @@ impl Report for ListReport {
         }
         let mut rows = vec![header.into_iter().map(str::to_owned).collect::<Vec<_>>()];
         rows.extend(self.handlers.iter().map(|handler| handler.row(self.probed)));
-        rows.extend(self.promised.iter().map(Promised::row));
+        rows.extend(self.unregistered.iter().map(UnregisteredRule::row));
         text.write_all(format_table(&rows).as_bytes())
     }
 
@@ -242,12 +242,12 @@ impl HandlerView {
     }
 }
 
-impl Promised {
+impl UnregisteredRule {
     /// A handler that differs has a row of its own; this one is what is configured.
     fn row(&self) -> Vec<String> {
         let (state, flags, interpreter) = match self.state {
             Drift::Missing => ("missing", String::new(), String::new()),
-            Drift::Drifted => ("drifted", self.flags.clone(), display_path(Path::new(&self.interpreter))),
+            Drift::Differs => ("differs", self.flags.clone(), display_path(Path::new(&self.interpreter))),
         };
         vec![
             "-".to_owned(),

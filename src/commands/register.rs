@@ -13,7 +13,7 @@ use self::act::act;
 use self::gather::Inputs;
 use self::persist::Persistence;
 pub(crate) use self::report::{ArchResult, Outcome, RegisterReport};
-use crate::base::error::Diagnostic;
+use crate::base::error::{Advice, Diagnostic};
 use crate::base::output::{Output, Status};
 use crate::binfmt::instance::Instance;
 use crate::binfmt::{Flags, HandlerName, RuleError};
@@ -171,8 +171,8 @@ impl Plan {
 }
 
 fn refused(error: &RuleError) -> Decision {
-    let hint = "put the interpreter into a folder with a shorter path";
-    Decision::Refused { reason: error.to_string(), hint: Some(hint.to_owned()) }
+    let advice = Advice::hint("put the interpreter into a directory with a shorter path");
+    Decision::Refused { reason: error.to_string(), advice }
 }
 
 /// Registers what the plan says, and writes the files for the next boot. What is returned is why that was not possible:

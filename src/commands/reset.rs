@@ -44,10 +44,8 @@ pub(crate) enum Outcome {
     /// It is removed.
     Removed,
     /// A run without `--dry-run` would remove it.
-    #[serde(rename = "would remove")]
     WouldRemove,
     /// Somebody edited the file, so it stays.
-    #[serde(rename = "kept")]
     Edited,
     /// It could not be removed.
     Failed,
@@ -58,7 +56,7 @@ impl Outcome {
         match self {
             Self::Removed => "removed",
             Self::WouldRemove => "would remove",
-            Self::Edited => "kept",
+            Self::Edited => "edited",
             Self::Failed => "failed",
         }
     }
@@ -73,7 +71,6 @@ pub(crate) struct ResetReport {
     /// With `--persist`: what was written for the next boot.
     files: Vec<FileItem>,
     /// Names of the handlers that stay.
-    #[serde(rename = "left")]
     pub(crate) skipped: Vec<String>,
     /// Handlers that configuration brings back at boot.
     returns: Vec<Return>,

@@ -143,11 +143,10 @@ fn or_direct(problem: Diagnostic, args: &Run) -> Diagnostic {
         return problem;
     }
     let direct = typed(args, "--direct");
-    let hint = match problem.hint {
-        Some(hint) => format!("{hint}\n     or:   {direct}"),
-        None => direct,
-    };
-    Diagnostic { hint: Some(hint), ..problem }
+    match &problem.advice.command {
+        Some(_) => problem.with_hint(format!("or run the program without handlers: {direct}")),
+        None => problem.with_command(direct),
+    }
 }
 
 /// What was typed, with one more option.
@@ -289,8 +288,8 @@ fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
         }
         Errno::ENOEXEC => {
             let failure = failed(NotRun::Unrunnable, "nothing here runs such programs (Exec format error)");
-            let hint = format!("qus which {}", shell_word(path));
-            Failure(failure.0, failure.1.with_hint(hint))
+            let command = format!("qus which {}", shell_word(path));
+            Failure(failure.0, failure.1.with_command(command))
         }
         errno => failed(NotRun::Unrunnable, errno.desc()),
     }

@@ -110,7 +110,7 @@ impl Report for ToggleReport {
         if !missing.is_empty() {
             let (some, all) = (missing.len(), self.items.len());
             let problem = Diagnostic::new(format!("{some} of {all} architectures have no handler"));
-            output.problem(&problem.with_hint(format!("sudo qus register {}", missing.join(" "))))?;
+            output.problem(&problem.with_command(format!("sudo qus register {}", missing.join(" "))))?;
         }
         if self.items.is_empty() {
             output.info("no handler of QEMU's emulators is there")?;

@@ -69,7 +69,6 @@ pub(crate) struct Health {
     /// Version of the interpreter at the handler's path, if it says one.
     pub(super) version: Option<String>,
     /// What was seen of it working.
-    #[serde(rename = "proof")]
     pub(super) verification: Option<Verification>,
 }
 
@@ -269,7 +268,7 @@ fn without_handler(arches: &[&'static Arch]) -> Result<Vec<VerifiedArch>, Diagno
     let results = probe::run(&targets).map_err(Diagnostic::from)?;
     let items = arches.iter().zip(results).map(|(arch, result)| {
         let native = result.host.end == End::Exited(STATUS_ARGV0);
-        let reason = format!("no handler takes its programs; cure: sudo qus register {}", arch.name);
+        let reason = format!("no handler takes its programs; try: sudo qus register {}", arch.name);
         let health = if native { Health::of(State::Native) } else { Health::broken(reason) };
         VerifiedArch { arch: arch.name, name: None, interpreter: None, health }
     });

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::classify::{active_handler, emulated_arch, is_staging, overlaps_arch, rules};
 use crate::arch::Arch;
+use crate::base::error::Advice;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler, HandlerName, Rule, RuleError, first_match};
 use crate::interpreter::Interpreter;
@@ -68,7 +69,7 @@ pub enum Decision {
         /// The reason.
         reason: String,
         /// What to type instead.
-        hint: Option<String>,
+        advice: Advice,
     },
     /// Something else has its programs.
     Conflict {
@@ -302,7 +303,8 @@ fn takes_from(rule: &Rule, handler: &Handler) -> bool {
 
 /// Refusals that no handler can change.
 fn refusal(arch: &Arch, snapshot: &Snapshot<'_>, facts: &Facts<'_>, request: Request) -> Option<Decision> {
-    let refused = |reason: String, hint: Option<String>| Some(Decision::Refused { reason, hint });
+    let refused =
+        |reason: String, command: Option<String>| Some(Decision::Refused { reason, advice: command.into() });
     let patterns = arch.identity.patterns();
     let takes = |header: &[u8]| patterns.iter().any(|pattern| pattern.matches(header));
     if !request.force_native

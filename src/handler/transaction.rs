@@ -5,7 +5,7 @@
 
 use thiserror::Error;
 
-use crate::base::error::Hint;
+use crate::base::error::Advise;
 use crate::binfmt::instance::{HandlerError, Instance, RegisterError};
 use crate::binfmt::{Entry, HandlerName, NameError, Rule, RuleError};
 use crate::handler::classify::STAGING_SUFFIX;
@@ -52,7 +52,7 @@ pub enum TransactionError {
     },
 }
 
-impl Hint for TransactionError {}
+impl Advise for TransactionError {}
 
 impl From<NameError> for TransactionError {
     fn from(error: NameError) -> Self {

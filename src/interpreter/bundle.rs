@@ -27,7 +27,7 @@ use thiserror::Error;
 use super::arch_from_file_name;
 use crate::arch::Arch;
 use crate::arch::elf::Executable;
-use crate::base::error::{Diagnostic, Hint};
+use crate::base::error::{Advise, Diagnostic};
 use crate::package::Sha256;
 use crate::system::temp_dir::TempDir;
 
@@ -114,7 +114,7 @@ pub enum BundleError {
     Member(String),
 }
 
-impl Hint for BundleError {}
+impl Advise for BundleError {}
 
 /// What an executable carries.
 #[derive(Debug)]

@@ -73,9 +73,9 @@ pub enum CheckError {
 }
 
 impl CheckError {
-    /// What to do with the file itself, where that can mend it.
+    /// The command that changes the file so that it can serve, if there is one.
     #[must_use]
-    pub fn hint(&self, path: &Path) -> Option<String> {
+    pub fn command(&self, path: &Path) -> Option<String> {
         let word = || shell_word(path);
         match self {
             Self::NotExecutable => Some(format!("chmod 755 {}", word())),

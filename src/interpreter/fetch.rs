@@ -75,7 +75,10 @@ impl Fetched {
         let message =
             format!("the source has no static interpreter for {what}{}", reasons.collect::<String>());
         let missing = if self.missing.is_empty() { "all".to_owned() } else { self.missing.join(" ") };
-        Some(Diagnostic::new(message).with_hint(format!("qus fetch --from PACKAGE {missing}")))
+        Some(
+            Diagnostic::new(message)
+                .with_hint(format!("name a package that has them: qus fetch --from PACKAGE {missing}")),
+        )
     }
 
     /// What is at hand now, as a search would have found it.
@@ -212,8 +215,11 @@ fn from_source(
     }
     let arches = requested.words();
     let failed = |error: PackageError| match error {
-        PackageError::Write { .. } => with_causes(&error).with_hint(format!("qus fetch --dest DIR {arches}")),
-        _ => with_causes(&error).with_hint(format!("qus fetch {arches} (from the distribution's package)")),
+        PackageError::Write { .. } => with_causes(&error)
+            .with_hint(format!("name a directory that can be written: qus fetch --dest DIR {arches}")),
+        _ => with_causes(&error)
+            .with_command(format!("qus fetch {arches}"))
+            .with_hint("it takes the package of the distribution"),
     };
     let (package, name) = if let Some(scheme) = scheme(source) {
         (from_web(source, scheme, sha256, &arches, progress)?, source.to_string_lossy().into_owned())
@@ -246,12 +252,13 @@ fn from_web(
     let command = |more: &str| format!("qus fetch --from {}{more} {arches}", shell_word(source));
     if scheme == "http" && sha256.is_none() {
         let problem = Diagnostic::new(format!("{address} could be changed by anybody on the way"));
-        return Err(problem.with_hint(command(" --sha256 HEX")));
+        return Err(problem
+            .with_hint(format!("give the SHA-256 that the publisher prints: {}", command(" --sha256 HEX"))));
     }
     let file = Downloader::default().download(&address, progress).map_err(|error| {
         let problem = with_causes(&error);
         match error {
-            WebError::NoTool(_) => problem.with_hint("sudo apt-get install curl"),
+            WebError::NoTool(_) => problem.with_command("sudo apt-get install curl"),
             _ => problem,
         }
     })?;
@@ -277,8 +284,12 @@ fn from_distribution(
     let fetched = manager.fetch(&arches, requested, dest, progress).map_err(|error| {
         let problem = with_causes(&error);
         match error {
-            ManagerError::Unsigned { .. } => problem.with_hint("sudo rpmkeys --import /etc/pki/rpm-gpg/KEY"),
-            _ => problem.with_hint("qus fetch --from PACKAGE … (a package with qemu-user, from anywhere)"),
+            ManagerError::Unsigned { .. } => {
+                problem.with_command("sudo rpmkeys --import /etc/pki/rpm-gpg/KEY")
+            }
+            _ => {
+                problem.with_hint("name a package with qemu-user, from anywhere: qus fetch --from PACKAGE …")
+            }
         }
     })?;
     Ok(fetched.into_iter().map(|package| of_distribution(manager.program, package)).collect())
@@ -302,7 +313,7 @@ fn from_apt(
     let digests: Vec<Sha256> = known.keys().copied().collect();
     let fetched = fetch_with_apt(&apt, requested, &digests, dest, progress).map_err(|error| {
         with_causes(&error)
-            .with_hint("qus fetch --from PACKAGE … (a Debian package with qemu-user, from anywhere)")
+            .with_hint("name a Debian package with qemu-user, from anywhere: qus fetch --from PACKAGE …")
     })?;
     let known = fetched.known.and_then(|digest| known.remove(&digest));
     let new = fetched.packages.into_iter().map(|package| of_distribution("apt", package));

@@ -17,7 +17,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::base::error::Hint;
+use crate::base::error::{Advice, Advise};
 use crate::package::Sha256;
 
 use crate::system::file_id::FileId;
@@ -45,9 +45,9 @@ pub enum MemoryError {
     },
 }
 
-impl Hint for MemoryError {
-    fn hint(&self) -> Option<String> {
-        matches!(self, Self::NoExec).then(|| "sudo sysctl -w vm.memfd_noexec=1".to_owned())
+impl Advise for MemoryError {
+    fn advice(&self) -> Advice {
+        matches!(self, Self::NoExec).then(|| "sudo sysctl -w vm.memfd_noexec=1".to_owned()).into()
     }
 }
 

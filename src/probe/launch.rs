@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::helper::{HELPER, Report, Root, Session, write_probes};
 use super::{End, Outcome, ProbeResult, ProbeTarget, STATUS_ARGV0};
 use crate::arch::Arch;
-use crate::base::error::Hint;
+use crate::base::error::Advise;
 use crate::binfmt::Handler;
 use crate::system::temp_dir::TempDir;
 
@@ -50,7 +50,7 @@ pub enum ProbeError {
     },
 }
 
-impl Hint for ProbeError {}
+impl Advise for ProbeError {}
 
 /// Executes the probe of each subject, in the root directory of this process and in an empty one. Results are in the order
 /// of the subjects.

@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-use crate::base::error::Hint;
+use crate::base::error::{Advice, Advise};
 use crate::base::hex::Hex;
 use crate::base::shell::{shell_word, this_command_as_root};
 use crate::system::atomic_file;
@@ -59,25 +59,25 @@ pub enum ManagedFileError {
     },
 }
 
-impl Hint for ManagedFileError {
-    fn hint(&self) -> Option<String> {
+impl Advise for ManagedFileError {
+    fn advice(&self) -> Advice {
         if self.is_denied() && !geteuid().is_root() {
-            return Some(this_command_as_root());
+            return this_command_as_root().into();
         }
         match self {
             // Out of the way of whoever reads every file of the folder that is called like it.
             Self::Foreign(path) => {
                 let mut aside = path.as_os_str().to_owned();
                 aside.push(".before-qus");
-                Some(format!("sudo mv {} {}", shell_word(path), shell_word(aside)))
+                format!("sudo mv {} {}", shell_word(path), shell_word(aside)).into()
             }
             Self::Edited(path) => {
                 let mut aside = path.as_os_str().to_owned();
                 aside.push(".edited");
-                Some(format!("sudo mv {} {}", shell_word(path), shell_word(aside)))
+                format!("sudo mv {} {}", shell_word(path), shell_word(aside)).into()
             }
-            Self::Link { path, .. } => Some(format!("sudo rm {}", shell_word(path))),
-            Self::Special(_) | Self::Io { .. } => None,
+            Self::Link { path, .. } => format!("sudo rm {}", shell_word(path)).into(),
+            Self::Special(_) | Self::Io { .. } => Advice::default(),
         }
     }
 }

@@ -40,7 +40,9 @@ fn refusal(taking: &str) -> Diagnostic {
     let message = "qus would act here with rights that its caller has not (setuid, setgid, capabilities of its file): \
                    it does nothing then, as its arguments and its environment are the caller's";
     let file = std::env::current_exe().unwrap_or_default();
-    Diagnostic::new(message).with_hint(format!("sudo {taking} {} (and start it with sudo)", path_word(&file)))
+    Diagnostic::new(message)
+        .with_command(format!("sudo {taking} {}", path_word(&file)))
+        .with_hint("then start qus with sudo")
 }
 
 fn path_word(path: &Path) -> String {

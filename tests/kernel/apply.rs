@@ -316,7 +316,7 @@ fn a_dry_run_of_apply_changes_nothing(lab: &Lab) {
 kernel_test!(apply_needs_root, somebody);
 fn apply_needs_root(lab: &Lab) {
     fs::write(lab.path("x.conf"), odd("x", "/x")).unwrap();
-    lab.refused(["apply", "x.conf"], 2, "only root may").cured_by("sudo qus apply x.conf");
+    lab.refused(["apply", "x.conf"], 2, "only root may").suggests("sudo qus apply x.conf");
 }
 
 kernel_test!(apply_mounts_what_is_not_mounted, unmounted);

@@ -1,4 +1,4 @@
-//! Interpreters that cannot serve: one clear message with the cure, exit status 2, and nothing changed.
+//! Interpreters that cannot serve: one clear message with the command, exit status 2, and nothing changed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +17,7 @@ fn unfit(lab: &Lab, file: &Path, message: &str) -> Ran {
     let path = file.to_str().unwrap();
     let sentence = format!("{path} {message}");
     let found = ["register", "--interpreter-dir", file.parent().unwrap().to_str().unwrap(), "arm"];
-    lab.refused(found, 2, &sentence).cured_by("qus register --fetch arm");
+    lab.refused(found, 2, &sentence).suggests("qus register --fetch arm");
     lab.refused(["register", "--interpreter", path, "arm"], 2, &sentence)
 }
 
@@ -41,9 +41,9 @@ fn no_interpreter_at_hand_is_said(lab: &Lab) {
     let message = format!("no interpreter is in {empty}, /nowhere");
     let words = ["register", "--interpreter-dir", empty, "--interpreter-dir", "/nowhere"];
     let ran = lab.refused(words.into_iter().chain(["arm", "s390x"]), 2, &message);
-    ran.cured_by("qus register --fetch arm s390x");
+    ran.suggests("qus register --fetch arm s390x");
     assert!(ran.stderr.contains("2 of 2 architectures missing"), "{ran:#?}");
-    lab.refused(words.into_iter().chain(["all"]), 2, &message).cured_by("qus register --fetch all");
+    lab.refused(words.into_iter().chain(["all"]), 2, &message).suggests("qus register --fetch all");
 }
 
 kernel_test!(no_interpreter_at_all_is_said);
@@ -58,7 +58,7 @@ fn no_interpreter_at_all_is_said(lab: &Lab) {
     let places = "/first, /second, /usr/local/lib/qus, /usr/bin, /usr/local/bin, /usr/libexec/qemu-binfmt";
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(ran.stdout.contains(&format!("missing    no interpreter is in {places}")), "{ran:#?}");
-    ran.cured_by("qus register --fetch arm");
+    ran.suggests("qus register --fetch arm");
     assert!(lab.entries().is_empty());
 }
 
@@ -68,17 +68,17 @@ fn a_dynamic_interpreter_is_refused(lab: &Lab) {
     let ran = unfit(lab, &file, "is not static: it needs /lib");
     assert!(ran.stderr.contains(", which containers do not have.\n"), "{ran:#?}");
     assert!(ran.stderr.contains("\"No such file or directory\", naming a file that exists."), "{ran:#?}");
-    ran.cured_by("qus register --fetch arm");
+    ran.suggests("qus register --fetch arm");
 }
 
 kernel_test!(an_interpreter_that_may_not_run_is_refused);
 fn an_interpreter_that_may_not_run_is_refused(lab: &Lab) {
     let file = lab.copy("d d/qemu-arm-static", &interpreter("arm"));
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-    let cure = format!("chmod 755 '{}'", file.display());
-    unfit(lab, &file, "is not executable").cured_by(&cure);
+    let command = format!("chmod 755 '{}'", file.display());
+    unfit(lab, &file, "is not executable").suggests(&command);
     // What is told to type does it.
-    lab.shell(&cure);
+    lab.shell(&command);
     lab.done(["register", "--interpreter", file.to_str().unwrap(), "arm"]);
 }
 
@@ -87,35 +87,35 @@ fn an_interpreter_for_another_host_is_refused(lab: &Lab) {
     let foreign = if cfg!(target_arch = "aarch64") { "s390x" } else { "aarch64" };
     let file = lab.copy("d/qemu-arm-static", &downloads::busybox(foreign));
     let message = format!("is a program for {foreign}, not for this host");
-    unfit(lab, &file, &message).cured_by("qus register --fetch arm");
+    unfit(lab, &file, &message).suggests("qus register --fetch arm");
 }
 
 kernel_test!(an_empty_interpreter_is_refused);
 fn an_empty_interpreter_is_refused(lab: &Lab) {
     fs::create_dir(lab.path("d")).unwrap();
     let file = lab.executable("d/qemu-arm-static", b"");
-    unfit(lab, &file, "is empty").cured_by("qus register --fetch arm");
+    unfit(lab, &file, "is empty").suggests("qus register --fetch arm");
 }
 
 kernel_test!(a_script_as_interpreter_is_refused);
 fn a_script_as_interpreter_is_refused(lab: &Lab) {
     fs::create_dir(lab.path("d")).unwrap();
     let file = lab.executable("d/qemu-arm-static", b"#!/bin/sh -e\nexec qemu-arm \"$@\"\n");
-    unfit(lab, &file, "is a script (#!/bin/sh -e)").cured_by("qus register --fetch arm");
+    unfit(lab, &file, "is a script (#!/bin/sh -e)").suggests("qus register --fetch arm");
 }
 
 kernel_test!(a_directory_as_interpreter_is_refused);
 fn a_directory_as_interpreter_is_refused(lab: &Lab) {
     let file = lab.path("d/qemu-arm-static");
     fs::create_dir_all(&file).unwrap();
-    unfit(lab, &file, "is a directory").cured_by("qus register --fetch arm");
+    unfit(lab, &file, "is a directory").suggests("qus register --fetch arm");
 }
 
 kernel_test!(a_text_as_interpreter_is_refused);
 fn a_text_as_interpreter_is_refused(lab: &Lab) {
     fs::create_dir(lab.path("d")).unwrap();
     let file = lab.executable("d/qemu-arm-static", b"an emulator\n");
-    unfit(lab, &file, "is not an ELF file").cured_by("qus register --fetch arm");
+    unfit(lab, &file, "is not an ELF file").suggests("qus register --fetch arm");
     let header = fs::read(interpreter("arm")).unwrap()[..40].to_vec();
     fs::write(&file, header).unwrap();
     unfit(lab, &file, "is a damaged ELF file");
@@ -124,7 +124,7 @@ fn a_text_as_interpreter_is_refused(lab: &Lab) {
 kernel_test!(an_interpreter_that_is_not_there_is_refused);
 fn an_interpreter_that_is_not_there_is_refused(lab: &Lab) {
     let file = lab.link("d/qemu-arm-static", Path::new("/nowhere"));
-    unfit(lab, &file, "does not exist").cured_by("qus register --fetch arm");
+    unfit(lab, &file, "does not exist").suggests("qus register --fetch arm");
 }
 
 kernel_test!(an_interpreter_on_a_noexec_mount_is_refused);
@@ -134,7 +134,7 @@ fn an_interpreter_on_a_noexec_mount_is_refused(lab: &Lab) {
     mount(Some("none"), &place, Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
     let file = lab.copy("d/qemu-arm-static", &interpreter("arm"));
     let ran = unfit(lab, &file, "lies on a file system that is mounted noexec");
-    ran.cured_by(&format!("cp {} /usr/local/bin/", file.display()));
+    ran.suggests(&format!("cp {} /usr/local/bin/", file.display()));
 }
 
 kernel_test!(a_setuid_interpreter_is_refused);
@@ -144,7 +144,7 @@ fn a_setuid_interpreter_is_refused(lab: &Lab) {
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         let message =
             "has a setuid or setgid bit: every program that it runs would get the rights of its owner";
-        unfit(lab, &file, message).cured_by(&format!("chmod ug-s {}", file.display()));
+        unfit(lab, &file, message).suggests(&format!("chmod ug-s {}", file.display()));
     }
 }
 
@@ -185,7 +185,7 @@ fn one_interpreter_is_for_one_architecture(lab: &Lab) {
             2,
             "--interpreter goes with exactly one architecture",
         );
-        ran.cured_by(&format!("qus register --interpreter {} ARCH", file.display()));
+        ran.hints(&format!("name one: qus register --interpreter {} ARCH", file.display()));
     }
 }
 
@@ -248,7 +248,7 @@ fn a_path_too_long_for_the_line_is_refused(lab: &Lab) {
     lab.link("short/qemu-s390x-static", &interpreter("s390x"));
     let words = ["register", "--interpreter-dir", &deep, "arm"];
     let ran = lab.refused(words, 2, " bytes, the kernel reads 1920: the path of the interpreter is too long");
-    ran.cured_by("put the interpreter into a folder with a shorter path");
+    ran.hints("put the interpreter into a directory with a shorter path");
     // The others of a batch go on.
     let words = ["register", "--interpreter-dir", &deep, "--interpreter-dir", "short", "arm", "s390x"];
     let ran = lab.qus(words);

@@ -46,7 +46,7 @@ fn start(lab: &Lab, wrapper: &[&str], program: &Path, words: &[&str]) -> crate::
     run(&mut command)
 }
 
-fn does_nothing(lab: &Lab, wrapper: &[&str], program: &Path, cure: &str) {
+fn does_nothing(lab: &Lab, wrapper: &[&str], program: &Path, command: &str) {
     let before = lab.entries();
     for (words, status) in [
         (&["register", "arm"][..], 2),
@@ -64,7 +64,8 @@ fn does_nothing(lab: &Lab, wrapper: &[&str], program: &Path, cure: &str) {
         let ran = start(lab, wrapper, program, words);
         assert_eq!((ran.status, ran.stdout.as_str()), (status, ""), "{words:?} {ran:#?}");
         assert_eq!(ran.stderr.lines().next(), Some(format!("qus: {MESSAGE}").as_str()), "{ran:#?}");
-        ran.cured_by(cure);
+        ran.suggests(command);
+        ran.hints("then start qus with sudo");
         let ran = start(lab, wrapper, program, &[&["--json"], words].concat());
         assert_eq!((ran.status, &ran.json()["error"]["message"]), (status, &MESSAGE.into()), "{ran:#?}");
     }
@@ -82,11 +83,11 @@ fn a_setuid_qus_does_nothing(lab: &Lab) {
     }
     let qus = copy(lab);
     lab.done(["register", "arm"]);
-    let cure = format!("sudo chmod ug-s {} (and start it with sudo)", qus.display());
+    let command = format!("sudo chmod ug-s {}", qus.display());
     let stranger = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"];
     for mode in [0o4755, 0o2755, 0o6755] {
         fs::set_permissions(&qus, Permissions::from_mode(mode)).unwrap();
-        does_nothing(lab, &stranger, &qus, &cure);
+        does_nothing(lab, &stranger, &qus, &command);
     }
     // By the name of another tool as well.
     symlink(&qus, lab.path("copy/binfmt")).unwrap();
@@ -98,8 +99,8 @@ fn a_setuid_qus_does_nothing(lab: &Lab) {
     );
     // Rights that were left half.
     fs::set_permissions(&qus, Permissions::from_mode(0o755)).unwrap();
-    does_nothing(lab, &["setpriv", "--ruid", "1000"], &qus, &cure);
-    does_nothing(lab, &["setpriv", "--rgid", "1000", "--clear-groups"], &qus, &cure);
+    does_nothing(lab, &["setpriv", "--ruid", "1000"], &qus, &command);
+    does_nothing(lab, &["setpriv", "--rgid", "1000", "--clear-groups"], &qus, &command);
     // Root itself gets nothing by its own bit.
     fs::set_permissions(&qus, Permissions::from_mode(0o4755)).unwrap();
     let ran = start(lab, &["env"], &qus, &["list"]);
@@ -134,9 +135,9 @@ fn a_qus_with_capabilities_does_nothing(lab: &Lab) {
         return;
     };
     assert!(given.success(), "{given}");
-    let cure = format!("sudo setcap -r {} (and start it with sudo)", qus.display());
+    let command = format!("sudo setcap -r {}", qus.display());
     let stranger = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"];
-    does_nothing(lab, &stranger, &qus, &cure);
+    does_nothing(lab, &stranger, &qus, &command);
 }
 
 kernel_test!(rights_of_the_caller_are_no_obstacle, among_others);

@@ -1,4 +1,4 @@
-//! What holds each check of `qus doctor`: a test that makes its situation real, sees it found, and has the printed cure
+//! What holds each check of `qus doctor`: a test that makes its situation real, sees it found, and has the printed command
 //! mend it; or why there is nothing to mend; or why it cannot be made real here.
 //!
 //! A test that is named here and does not do what is said of it fails, and so does a check that is not named.
@@ -10,9 +10,9 @@ use crate::lab::Lab;
 
 /// How a check is held.
 enum Dir {
-    /// These tests see it found, and gone after its cure was typed into a shell.
+    /// These tests see it found, and gone after its command was typed into a shell.
     Mended(&'static [&'static str]),
-    /// This test sees it found, with no cure; then why there is none.
+    /// This test sees it found, with no command; then why there is none.
     Explained(&'static str, &'static str),
     /// No test of this folder makes it real, because; the tests that there are judge facts.
     NotHere(&'static str),
@@ -41,7 +41,7 @@ static HELD: &[(&str, Dir)] = &[
     ),
     ("broken", Mended(&["doctor_broken", "doctor_broken_of_another"])),
     ("interim", Mended(&["doctor_interim"])),
-    ("promised", Mended(&["doctor_promised", "doctor_promised_with_systemd"])),
+    ("configured", Mended(&["doctor_promised", "doctor_promised_with_systemd"])),
     (
         "flushed",
         NotHere(
@@ -59,15 +59,15 @@ static HELD: &[(&str, Dir)] = &[
     ("working", Mended(&["doctor_of_a_healthy_instance"])),
 ];
 
-/// What this test has seen: ids of checks, and whether their finding was gone after its cure, or had none.
+/// What this test has seen: ids of checks, and whether their finding was gone after its command, or had none.
 static SEEN: Mutex<BTreeSet<(String, Seen)>> = Mutex::new(BTreeSet::new());
 
 /// What a test has seen of a check.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Seen {
-    /// It was found, and after the cure gone.
+    /// It was found, and after the command gone.
     Mended,
-    /// It was found, and had no cure.
+    /// It was found, and had no command.
     WithoutCure,
 }
 

@@ -150,7 +150,7 @@ fn register_reset_and_list_at_once(lab: &Lab) {
                 let items = value["items"].as_array().unwrap();
                 let is_good = |item: &Value| {
                     let outcome = item["outcome"].as_str().unwrap();
-                    let is_served = ["registered", "replaced", "unchanged", "kept"].contains(&outcome);
+                    let is_served = ["registered", "replaced", "unchanged", "existing"].contains(&outcome);
                     let is_native = outcome == "refused" && words.contains(&"all");
                     is_served || is_native
                 };

@@ -31,12 +31,12 @@ fn another_emulator_that_serves_is_kept(lab: &Lab) {
     lab.handler("somebodys", "arm", &file, OURS);
     let entries = lab.entries();
     let printed = lab.done(["register", "arm"]);
-    assert!(printed.starts_with("arm  kept  POF  "), "{printed}");
-    let proven = "serves it already, proven in this user namespace and from an empty root\n";
+    assert!(printed.starts_with("arm  existing  POF  "), "{printed}");
+    let proven = "serves it already, verified in this user namespace and in an empty root directory\n";
     assert!(printed.contains(file.to_str().unwrap()) && printed.ends_with(proven), "{printed}");
     assert_eq!(lab.entries(), entries);
     let item = &lab.json(["register", "arm"])["items"][0];
-    assert_eq!(item["outcome"], "kept");
+    assert_eq!(item["outcome"], "existing");
     assert_eq!(item["handlers"], serde_json::json!(["somebodys"]));
 }
 
@@ -98,7 +98,7 @@ fn an_old_pattern_that_does_is_kept(lab: &Lab) {
     );
     let entries = lab.entries();
     let printed = lab.done(["register", "arm"]);
-    assert!(printed.starts_with("arm  kept  POF  "), "{printed}");
+    assert!(printed.starts_with("arm  existing  POF  "), "{printed}");
     assert_eq!(lab.entries(), entries);
 }
 
@@ -133,14 +133,14 @@ fn somebody_elses_handler_is_in_the_way(lab: &Lab) {
     let message = format!("FEX-arm ({}, flags PF) has its programs, not {}", file.display(), ours.display());
     let ran = lab.refused(["register", "arm"], 2, &message);
     assert!(ran.stderr.contains("1 of 1 architectures conflict"), "{ran:#?}");
-    ran.cured_by("qus register --replace arm");
+    ran.suggests("qus register --replace arm");
     assert!(lab.done_with(["reset"], NO_HANDLER).is_empty());
-    // Beside another trouble each has its own cure.
+    // Beside another trouble each has its own command.
     lab.link("own/qemu-arm-static", &ours);
     let ran = lab.qus(["register", "--interpreter-dir", "own", "arm", "mips"]);
-    let cures =
-        "     cure: qus register --replace --interpreter-dir own arm\n           qus register --fetch mips\n";
-    assert!(ran.stderr.ends_with(cures), "{ran:#?}");
+    let commands =
+        "  try: qus register --replace --interpreter-dir own arm\n  try: qus register --fetch mips\n";
+    assert!(ran.stderr.ends_with(commands), "{ran:#?}");
 
     let printed = lab.done(["register", "--replace", "arm"]);
     assert!(
@@ -157,7 +157,7 @@ kernel_test!(somebody_elses_handler_in_front_is_in_the_way);
 fn somebody_elses_handler_in_front_is_in_the_way(lab: &Lab) {
     lab.done(["register", "arm"]);
     fex(lab);
-    lab.refused(["register", "arm"], 2, "FEX-arm (").cured_by("qus register --replace arm");
+    lab.refused(["register", "arm"], 2, "FEX-arm (").suggests("qus register --replace arm");
     let printed = lab.done(["register", "--replace", "arm"]);
     assert!(printed.contains("FEX-arm now lies behind it"), "{printed}");
     assert_eq!(order(), ["qemu-arm", "FEX-arm"]);
@@ -169,7 +169,7 @@ fn a_name_that_is_taken_is_in_the_way(lab: &Lab) {
     let message = "the name is taken by another handler, qemu-arm (/bin/true, flags none)";
     let ran = lab.refused(["register", "arm"], 2, message);
     assert!(!ran.stdout.contains("has its programs"), "{ran:#?}");
-    ran.cured_by("qus register --replace arm");
+    ran.suggests("qus register --replace arm");
     let printed = lab.done(["register", "--replace", "arm"]);
     assert!(printed.contains(" replaced ") && printed.contains("; in place of qemu-arm\n"), "{printed}");
     assert!(lab.entries()["qemu-arm"].contains("/qemu-arm-static\n"));
@@ -183,17 +183,17 @@ fn another_interpreter_than_the_named_one_is_in_the_way(lab: &Lab) {
     let there = format!("qemu-arm ({}, flags POF)", interpreter("arm").display());
     let message = format!("{there} has its programs, not {newer}/qemu-arm-static");
     let ran = lab.refused(["register", "--interpreter-dir", newer, "arm"], 2, &message);
-    let cure = format!("qus register --replace --interpreter-dir {newer} arm");
-    ran.cured_by(&cure);
+    let command = format!("qus register --replace --interpreter-dir {newer} arm");
+    ran.suggests(&command);
     let single = format!("{newer}/qemu-arm-static");
     let ran = lab.refused(["register", "--interpreter", &single, "arm"], 2, &message);
-    ran.cured_by(&format!("qus register --replace --interpreter {single} arm"));
+    ran.suggests(&format!("qus register --replace --interpreter {single} arm"));
 
-    lab.shell(&cure);
+    lab.shell(&command);
     assert_eq!(order(), ["qemu-arm"]);
     assert!(lab.entries()["qemu-arm"].contains(&format!("interpreter {single}\n")));
     // Without a wish, what serves is fine.
-    assert!(lab.done(["register", "arm"]).contains(" kept "));
+    assert!(lab.done(["register", "arm"]).contains(" existing "));
 }
 
 kernel_test!(credentials_are_asked_for_by_flag);
@@ -209,9 +209,9 @@ fn credentials_are_asked_for_by_flag(lab: &Lab) {
     lab.done(["register", "--interpreter-dir", "own", "arm"]);
     let there = format!("qemu-arm ({}, flags POF) has its programs", place.display());
     let ran = lab.refused(words, 2, &there);
-    let cure = "qus register --replace --interpreter-dir own --credentials arm";
-    ran.cured_by(cure);
-    lab.shell(cure);
+    let command = "qus register --replace --interpreter-dir own --credentials arm";
+    ran.suggests(command);
+    lab.shell(command);
     assert!(lab.entries()["qemu-arm"].contains("flags: POCF\n"));
 }
 
@@ -224,7 +224,7 @@ fn credentials_need_an_interpreter_of_root_alone(lab: &Lab) {
         let message = format!("with --credentials {path} runs as root, but others than root may write to it");
         let words = ["register", "--credentials", "--interpreter-dir", "own", "arm"];
         let ran = lab.refused(words, 2, &message);
-        ran.cured_by(&format!("sudo chown root:root {path} && sudo chmod 755 {path}"));
+        ran.suggests(&format!("sudo chown root:root {path} && sudo chmod 755 {path}"));
     }
     // Without that flag it is nobody's business.
     lab.done(["register", "--interpreter-dir", "own", "arm"]);

@@ -1,4 +1,4 @@
-//! `qus doctor`: each situation is made real, found, and mended by the cure that is printed.
+//! `qus doctor`: each situation is made real, found, and mended by the command that is printed.
 //!
 //! `checks.rs` has a table of which test holds which check, and why some cannot be made real here.
 
@@ -46,10 +46,10 @@ pub(crate) fn found(lab: &Lab, level: &str, id: &str, text: &str) -> Value {
         (words.next(), words.next()) == (Some(level), Some(id)) && line.contains(text)
     };
     assert!(human.stdout.lines().any(is_line), "{human:#?}");
-    if let Some(cure) = finding["cure"].as_str() {
-        assert!(human.stdout.contains(&format!("cure: {cure}\n")), "{human:#?}");
+    if let Some(command) = finding["try"].as_str() {
+        assert!(human.stdout.contains(&format!("try: {command}\n")), "{human:#?}");
         // Whoever runs these tests is root in a namespace, where sudo does not work.
-        assert!(!cure.contains("sudo "), "{cure}");
+        assert!(!command.contains("sudo "), "{command}");
     } else {
         saw(id, Seen::WithoutCure);
     }
@@ -57,14 +57,14 @@ pub(crate) fn found(lab: &Lab, level: &str, id: &str, text: &str) -> Value {
     finding
 }
 
-/// The finding is there, and its cure, typed into a shell, makes it go.
+/// The finding is there, and its command, typed into a shell, makes it go.
 pub(crate) fn mends(lab: &Lab, level: &str, id: &str, text: &str) -> String {
     let finding = found(lab, level, id, text);
-    let cure = finding["cure"].as_str().unwrap_or_else(|| panic!("no cure in {finding:#}"));
-    lab.cure(cure);
+    let command = finding["try"].as_str().unwrap_or_else(|| panic!("no command in {finding:#}"));
+    lab.type_command(command);
     gone(lab, level, id, text);
     saw(id, Seen::Mended);
-    cure.to_owned()
+    command.to_owned()
 }
 
 pub(crate) fn gone(lab: &Lab, level: &str, id: &str, text: &str) {
@@ -124,7 +124,7 @@ fn doctor_without_rights(lab: &Lab) {
     let line = "ok    mounted     binfmt_misc is mounted on /proc/sys/fs/binfmt_misc\n";
     assert!(ran.status == 0 && ran.stdout.contains(line), "{ran:#?}");
     // Root's commands are another's to type.
-    assert!(ran.stdout.contains("cure: sudo qus register --fetch aarch64\n"), "{ran:#?}");
+    assert!(ran.stdout.contains("try: sudo qus register --fetch aarch64\n"), "{ran:#?}");
 }
 
 kernel_test!(doctor_not_mounted, unmounted);
@@ -144,7 +144,7 @@ fn doctor_mounted_over(lab: &Lab) {
     sound(lab);
     tmpfs("/proc/sys/fs", MsFlags::empty());
     let finding = found(lab, "problem", "mounted", "this kernel has no binfmt_misc");
-    assert!(finding.get("cure").is_none(), "{finding}");
+    assert!(finding["try"].is_null(), "{finding}");
     umount("/proc/sys/fs").unwrap();
     gone(lab, "problem", "mounted", "");
 }
@@ -155,7 +155,7 @@ fn doctor_without_a_mount_namespace(lab: &Lab) {
     let wrapper = ["unshare", "--user", "--map-root-user"];
     let ran = run(&mut lab.program(&wrapper, ["doctor"]));
     assert!(ran.stdout.contains("cannot be seen, and mounting is not permitted here"), "{ran:#?}");
-    assert!(ran.stdout.contains("cure: qus run sh\n"), "{ran:#?}");
+    assert!(ran.stdout.contains("try: qus run sh\n"), "{ran:#?}");
     let busybox = lab.copy("busybox", &downloads::busybox("arm"));
     let script = format!("{} uname -m", busybox.display());
     let ran = run(&mut lab.program(&wrapper, ["run", "sh", "-c", &script]));
@@ -187,8 +187,8 @@ fn doctor_captures(lab: &Lab) {
     fs::create_dir(lab.path("inner")).unwrap();
     mount_instance(&lab.path("inner"), MsFlags::empty());
     register(lab, "catch-all", r"M::\x7fELF:", &qemu_arm(), "F");
-    let cure = mends(lab, "problem", "captures", "catch-all takes this host's own programs");
-    assert_eq!(cure, "echo -1 | tee /proc/sys/fs/binfmt_misc/catch-all");
+    let command = mends(lab, "problem", "captures", "catch-all takes this host's own programs");
+    assert_eq!(command, "echo -1 | tee /proc/sys/fs/binfmt_misc/catch-all");
     sound(lab);
 }
 
@@ -201,9 +201,9 @@ fn doctor_captures_companions(lab: &Lab) {
         return;
     }
     lab.done(["register", "--force-native", "i386"]);
-    let cure =
+    let command =
         mends(lab, "problem", "captures", "qemu-i386 takes programs of i386, which this host runs itself");
-    assert_eq!(cure, "qus reset i386");
+    assert_eq!(command, "qus reset i386");
     sound(lab);
 }
 
@@ -221,8 +221,8 @@ fn doctor_disabled(lab: &Lab) {
 kernel_test!(doctor_no_fix);
 fn doctor_no_fix(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &qemu_arm(), "");
-    let cure = mends(lab, "problem", "no-fix", "qemu-arm has no F flag (arm)");
-    assert_eq!(cure, "qus register --replace arm");
+    let command = mends(lab, "problem", "no-fix", "qemu-arm has no F flag (arm)");
+    assert_eq!(command, "qus register --replace arm");
     sound(lab);
 }
 
@@ -283,7 +283,7 @@ fn doctor_interpreter_gone(lab: &Lab) {
 }
 
 kernel_test!(doctor_nothing_at_hand);
-/// The cure does not name what is not there.
+/// The command does not name what is not there.
 fn doctor_nothing_at_hand(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &lab.path("own/qemu-arm-static"), "");
     let empty = lab.path("empty");
@@ -292,7 +292,7 @@ fn doctor_nothing_at_hand(lab: &Lab) {
     command.env("QUS_INTERPRETER_DIR", &empty);
     let ran = run(&mut command);
     assert_eq!(ran.status, 1, "{ran:#?}");
-    assert!(ran.stdout.contains("cure: qus register --replace --fetch arm\n"), "{ran:#?}");
+    assert!(ran.stdout.contains("try: qus register --replace --fetch arm\n"), "{ran:#?}");
 }
 
 kernel_test!(doctor_stale);
@@ -331,8 +331,8 @@ kernel_test!(doctor_self_capture);
 fn doctor_self_capture(lab: &Lab) {
     let script = lab.executable("run.x", b"#!/bin/sh\n");
     register(lab, "by-name", "E::x:", &script, "");
-    let cure = mends(lab, "problem", "self-capture", "by-name takes its own interpreter");
-    assert_eq!(cure, "echo -1 | tee /proc/sys/fs/binfmt_misc/by-name");
+    let command = mends(lab, "problem", "self-capture", "by-name takes its own interpreter");
+    assert_eq!(command, "echo -1 | tee /proc/sys/fs/binfmt_misc/by-name");
     let script = lab.executable("magic", b"MAGIC");
     register(lab, "by-magic", "M::MAGIC:", &script, "F");
     mends(lab, "problem", "self-capture", "by-magic takes its own interpreter");
@@ -361,8 +361,8 @@ fn doctor_shadowed(lab: &Lab) {
     mends(lab, "problem", "shadowed", "qemu-arm never runs: rosetta, registered later, takes the same files");
     sound(lab);
     // The other way round nothing is wrong, and can be given back.
-    let cure = mends(lab, "note", "shadowed", "rosetta never runs: qemu-arm, registered later");
-    assert_eq!(cure, "qus disable arm");
+    let command = mends(lab, "note", "shadowed", "rosetta never runs: qemu-arm, registered later");
+    assert_eq!(command, "qus disable arm");
     lab.done(["reset"]);
     lab.command("rosetta", "-1");
     // Only fixed programs, not the position-independent ones.
@@ -384,7 +384,7 @@ fn doctor_overlap(lab: &Lab) {
     register(lab, "newer", "M:1:BC:", Path::new("/bin/sh"), "");
     let finding =
         found(lab, "note", "overlap", "newer takes some files of older, which was registered earlier");
-    assert!(finding.get("cure").is_none(), "{finding}");
+    assert!(finding["try"].is_null(), "{finding}");
     lab.command("newer", "0");
     gone(lab, "note", "overlap", "");
 }
@@ -405,8 +405,8 @@ fn doctor_broken(lab: &Lab) {
     lab.handler("qemu-arm", "arm", &path, Flags::FIX_BINARY);
     let mut command = lab.program(&[], ["doctor"]);
     let ran = run(command.env("QUS_INTERPRETER_DIR", path.parent().unwrap()));
-    let cure = "cure: qus register --replace --interpreter-dir DIR arm\n";
-    assert!(ran.status == 1 && ran.stdout.contains(cure), "{ran:#?}");
+    let hint = "hint: use another version, where DIR is its directory: sudo qus register --replace --interpreter-dir DIR arm\n";
+    assert!(ran.status == 1 && ran.stdout.contains(hint), "{ran:#?}");
 }
 
 kernel_test!(doctor_broken_of_another);
@@ -415,8 +415,8 @@ fn doctor_broken_of_another(lab: &Lab) {
     for flags in ["", "F"] {
         let path = lab.executable("box64", b"");
         register(lab, "box64", ARM, &path, flags);
-        let cure = mends(lab, "problem", "broken", &format!("box64 ({}): ", path.display()));
-        assert_eq!(cure, "qus register --replace --fetch arm");
+        let command = mends(lab, "problem", "broken", &format!("box64 ({}): ", path.display()));
+        assert_eq!(command, "qus register --replace --fetch arm");
         found(lab, "ok", "working", "programs ran of: arm");
         sound(lab);
         lab.done(["reset"]);
@@ -445,29 +445,33 @@ fn promise(lab: &Lab) {
     quiet();
     let here = format!("# comment\n:promised:{ARM}:{}:F\n:other:E::x::/missing:\n", qemu_arm().display());
     fs::write(Path::new(PROMISES).join("test.conf"), here).unwrap();
-    let finding =
-        found(lab, "note", "promised", "other is promised by /run/binfmt.d/test.conf, and not there");
+    let finding = found(
+        lab,
+        "note",
+        "configured",
+        "other is configured in /run/binfmt.d/test.conf, but not registered",
+    );
     assert!(finding["text"].as_str().unwrap().ends_with("its interpreter /missing does not exist"));
 }
 
 kernel_test!(doctor_promised);
 fn doctor_promised(lab: &Lab) {
     promise(lab);
-    let cure = mends(lab, "note", "promised", "promised is promised by /run/binfmt.d/test.conf");
-    assert_eq!(cure, "qus apply /run/binfmt.d/test.conf");
+    let command = mends(lab, "note", "configured", "promised is configured in /run/binfmt.d/test.conf");
+    assert_eq!(command, "qus apply /run/binfmt.d/test.conf");
     found(lab, "ok", "working", "programs ran of: arm");
     sound(lab);
 }
 
 kernel_test!(doctor_promised_with_systemd);
-/// Under systemd, too, the cure removes nothing that is in no configuration.
+/// Under systemd, too, the command removes nothing that is in no configuration.
 fn doctor_promised_with_systemd(lab: &Lab) {
     promise(lab);
     systemd();
     lab.handler("mine", "s390x", &downloads::interpreter("s390x"), Flags::FIX_BINARY);
     let mine = lab.entries()["mine"].clone();
-    let cure = mends(lab, "note", "promised", "promised is promised by /run/binfmt.d/test.conf");
-    assert_eq!(cure, "qus apply /run/binfmt.d/test.conf");
+    let command = mends(lab, "note", "configured", "promised is configured in /run/binfmt.d/test.conf");
+    assert_eq!(command, "qus apply /run/binfmt.d/test.conf");
     assert_eq!(lab.entries()["mine"], mine);
     found(lab, "ok", "working", "programs ran of: arm s390x");
 }
@@ -508,9 +512,9 @@ fn doctor_emulator(lab: &Lab) {
     let path = lab.executable("qemu-aarch64", says);
     lab.handler("qemu-aarch64", "aarch64", &path, Flags::FIX_BINARY);
     let finding = found(lab, "note", "emulator", "qemu-aarch64 is QEMU 9.2.1: ldconfig crashes");
-    let cure = finding["cure"].as_str().unwrap();
+    let (_, command) = finding["hint"].as_str().unwrap().split_once("directory: ").unwrap();
     assert!(finding["text"].as_str().unwrap().contains("https://"), "{finding}");
-    lab.cure(&cure.replace("DIR", downloads::distribution().to_str().unwrap()));
+    lab.type_command(&command.replace("DIR", downloads::distribution().to_str().unwrap()));
     gone(lab, "note", "emulator", "");
     saw("emulator", Seen::Mended);
     sound(lab);
@@ -588,9 +592,9 @@ fn doctor_builder_that_started_too_early(lab: &Lab) {
     fs::write(&groups, "0::/\n").unwrap();
     bind(&groups, &format!("/proc/{}/cgroup", early.0.id()));
     let finding = found(lab, "note", "engines", &early.text());
-    let cure = finding["cure"].as_str().unwrap();
-    assert_eq!(cure, format!("kill {}", early.0.id()));
-    lab.cure(cure);
+    let command = finding["try"].as_str().unwrap();
+    assert_eq!(command, format!("kill {}", early.0.id()));
+    lab.type_command(command);
     assert_eq!(early.0.wait().unwrap().signal(), Some(15));
     gone(lab, "note", "engines", &format!("process {}", early.0.id()));
     saw("engines", Seen::Mended);
@@ -608,7 +612,7 @@ fn doctor_security(lab: &Lab) {
     fs::write("/sys/fs/selinux/enforce", "1").unwrap();
     let finding = found(lab, "note", "security", "active: SELinux (enforcing)");
     assert!(finding["text"].as_str().unwrap().contains("ausearch -m avc -ts recent"), "{finding}");
-    assert!(finding.get("cure").is_none(), "{finding}");
+    assert!(finding["try"].is_null(), "{finding}");
     fs::write("/sys/fs/selinux/enforce", "0").unwrap();
     gone(lab, "note", "security", "");
     tmpfs("/sys/module", MsFlags::empty());
@@ -622,6 +626,6 @@ kernel_test!(doctor_namespaces);
 fn doctor_namespaces(lab: &Lab) {
     found(lab, "ok", "namespaces", "user namespaces are to be had");
     fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
-    let cure = mends(lab, "note", "namespaces", "a setting keeps user namespaces from unprivileged users");
-    assert_eq!(cure, "sysctl -w user.max_user_namespaces=65536");
+    let command = mends(lab, "note", "namespaces", "a setting forbids user namespaces to ordinary users");
+    assert_eq!(command, "sysctl -w user.max_user_namespaces=65536");
 }

@@ -60,7 +60,7 @@ fn an_edited_file_stays_as_it_is(lab: &Lab) {
     fs::write(ARM, &edited).unwrap();
     let ran = lab.qus(["reset", "--persist"]);
     let message = format!("  {ARM} was changed since qus wrote it, and stays as it is\n");
-    let row = ran.stdout.lines().find(|line| line.starts_with(&format!("arm    kept     {ARM}  ")));
+    let row = ran.stdout.lines().find(|line| line.starts_with(&format!("arm    edited   {ARM}  ")));
     assert!(ran.status == 2 && row.is_some() && ran.stdout.contains(&message), "no {message:?} in {ran:#?}");
     assert!(ran.stderr.contains(&format!("qemu-arm comes back at boot, by {ARM}\n")), "{ran:#?}");
     assert_eq!(fs::read_to_string(ARM).unwrap(), edited);
@@ -69,8 +69,8 @@ fn an_edited_file_stays_as_it_is(lab: &Lab) {
 
     // What the message of `register` says to do about it.
     let ran = persist(lab, &["arm"]);
-    ran.cured_by(&format!("sudo mv {ARM} {ARM}.edited"));
-    lab.cure(&format!("sudo mv {ARM} {ARM}.edited"));
+    ran.suggests(&format!("sudo mv {ARM} {ARM}.edited"));
+    lab.type_command(&format!("sudo mv {ARM} {ARM}.edited"));
     let ran = persist(lab, &["arm"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert_eq!(fs::read_to_string(ARM).unwrap(), written);

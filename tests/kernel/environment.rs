@@ -1,5 +1,5 @@
 //! Surroundings in which nothing can be done: not root, not mounted, read-only, no binfmt_misc at all. One clear message
-//! with the cure, exit status 2, and nothing changed.
+//! with the command, exit status 2, and nothing changed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +19,7 @@ fn who_is_not_root_is_told(lab: &Lab) {
     for words in [&["register", "arm"][..], &["register", "all"], &["register", "--no-verify", "linux/arm64"]]
     {
         let ran = lab.refused(words.iter().copied(), 2, message);
-        ran.cured_by(&format!("sudo qus {}", words.join(" ")));
+        ran.suggests(&format!("sudo qus {}", words.join(" ")));
     }
     // What changes nothing is for everybody.
     lab.done(["register", "--dry-run", "arm"]);
@@ -37,7 +37,7 @@ fn who_may_not_change_handlers_is_told(lab: &Lab) {
     let message = "not permitted to register in /proc/sys/fs/binfmt_misc: only root may";
     for words in [&["register", "s390x"][..], &["reset"], &["reset", "arm"], &["disable", "all"]] {
         let ran = lab.refused_under(&POWERLESS, words.iter().copied(), 2, message);
-        ran.cured_by(&format!("sudo qus {}", words.join(" ")));
+        ran.suggests(&format!("sudo qus {}", words.join(" ")));
     }
     fs::set_permissions(Path::new(INSTANCE).join("register"), fs::Permissions::from_mode(0o644)).unwrap();
     for command in ["reset", "disable"] {
@@ -53,17 +53,17 @@ kernel_test!(who_may_not_mount_is_told, unmounted);
 fn who_may_not_mount_is_told(lab: &Lab) {
     let another_mount_namespace = ["unshare", "--user", "--map-root-user"];
     for wrapper in [&POWERLESS[..], &another_mount_namespace] {
-        lab.refused_under(wrapper, ["register", "arm"], 2, NOT_MOUNTED).cured_by(MOUNT);
+        lab.refused_under(wrapper, ["register", "arm"], 2, NOT_MOUNTED).suggests(MOUNT);
     }
     // Who is not even root there becomes it, and then qus mounts.
     lab.refused_under(&["unshare", "--user"], ["register", "arm"], 2, NOT_MOUNTED)
-        .cured_by("sudo qus register arm");
+        .suggests("sudo qus register arm");
     commands_without_instance(lab);
 }
 
 kernel_test!(somebody_who_may_not_mount_is_told, unmounted, somebody);
 fn somebody_who_may_not_mount_is_told(lab: &Lab) {
-    lab.refused(["register", "arm"], 2, NOT_MOUNTED).cured_by("sudo qus register arm");
+    lab.refused(["register", "arm"], 2, NOT_MOUNTED).suggests("sudo qus register arm");
     commands_without_instance(lab);
 }
 
@@ -71,7 +71,7 @@ fn somebody_who_may_not_mount_is_told(lab: &Lab) {
 fn commands_without_instance(lab: &Lab) {
     let message = "binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc";
     for words in [&["list"][..], &["verify"], &["enable", "arm"], &["disable", "all"]] {
-        lab.refused(words.iter().copied(), 2, message).cured_by(MOUNT);
+        lab.refused(words.iter().copied(), 2, message).suggests(MOUNT);
     }
     let ran = lab.qus(["reset"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
@@ -98,7 +98,7 @@ fn cannot_write(lab: &Lab, path: &str) {
     let message = format!("{path} is mounted read-only");
     for words in [&["register", "s390x"][..], &["reset"], &["disable", "arm"]] {
         let ran = lab.refused(["--instance", path].into_iter().chain(words.iter().copied()), 2, &message);
-        ran.cured_by(&format!("sudo mount -o remount,rw {path}"));
+        ran.suggests(&format!("sudo mount -o remount,rw {path}"));
     }
     let printed = lab.done(["--instance", path, "register", "--dry-run", "s390x"]);
     assert!(printed.contains(" would register "), "{printed}");
@@ -133,7 +133,7 @@ fn a_kernel_without_binfmt_misc_is_said(lab: &Lab) {
     let register = ["register", "arm"];
     for words in [&register[..], &["register", "--dry-run", "arm"], &["list"], &["reset"], &["verify"]] {
         let ran = lab.refused(words.iter().copied(), 2, message);
-        ran.cured_by("use a kernel with CONFIG_BINFMT_MISC (and mount /proc, if it is not)");
+        ran.hints("use a kernel with CONFIG_BINFMT_MISC, and mount /proc if it is not mounted");
     }
 }
 
@@ -145,7 +145,7 @@ fn another_directory_is_no_instance(lab: &Lab) {
     for command in [&["list"][..], &["register", "arm"], &["reset"], &["register", "--dry-run", "arm"]] {
         let words = || ["--instance", path].into_iter().chain(command.iter().copied());
         let ran = lab.refused(words(), 2, &format!("{path} is not a binfmt_misc file system"));
-        ran.cured_by(&format!("sudo mount -t binfmt_misc binfmt_misc {path}"));
+        ran.suggests(&format!("sudo mount -t binfmt_misc binfmt_misc {path}"));
     }
     let nowhere = lab.refused(["list", "--instance", "/no/where"], 2, "cannot open /no/where: ");
     assert!(nowhere.stderr.contains("No such file or directory"), "{nowhere:#?}");

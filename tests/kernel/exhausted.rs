@@ -44,7 +44,7 @@ fn fetch_and_bundle_on_a_read_only_disk_are_refused(lab: &Lab) {
     let message = "/dest/qemu-arm-static: Read-only file system";
     for command in ["fetch", "register"] {
         let ran = lab.refused([command, "--from", source, "--dest", "dest", "arm"], 2, message);
-        ran.cured_by("qus fetch --dest DIR arm");
+        ran.hints("name a directory that can be written: qus fetch --dest DIR arm");
     }
     let message = "cannot write dest/qus-arm: Read-only file system";
     lab.refused(["bundle", "-o", "dest/qus-arm", "arm"], 2, message);

@@ -289,7 +289,7 @@ fn registers(lab: &Lab, words: &[&str], prepare: &dyn Fn()) {
         after: &|ran, killed| {
             instance_is_sound(lab, ran, killed, &before, &wanted);
             assert!(ran.status != 0 || ran.stdout.contains(", proven"), "claimed without proof: {ran:#?}");
-            assert!(!ran.stdout.contains("unproven") || handlers(lab) == before, "{ran:#?}");
+            assert!(!ran.stdout.contains("verification-failed") || handlers(lab) == before, "{ran:#?}");
             // On this host, that is: it may lack the flag F.
             if served_before {
                 assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n", "{ran:#?}");
@@ -362,7 +362,7 @@ fn an_interrupted_register_takes_back_what_is_unproven(lab: &Lab) {
     let trace = lab.path("trace");
     let options = ["-qq", "-o", trace.to_str().unwrap()];
     let ran = run(&mut lab.program(&[&["strace"], &options[..]].concat(), words));
-    assert!(ran.status == 1 && ran.stdout.contains(" unproven "), "{ran:#?}");
+    assert!(ran.status == 1 && ran.stdout.contains(" verification failed "), "{ran:#?}");
     let text = fs::read_to_string(&trace).unwrap();
     let mut counts = BTreeMap::<&str, usize>::new();
     let mut ended_by_it = 0;

@@ -25,7 +25,7 @@ fn refused(lab: &Lab, source: &str, message: &str) -> Ran {
     let before = files(lab);
     for word in ["fetch", "register"] {
         let words = [word, "--from", source, "--dest", "dest", "arm"];
-        lab.refused(words, 2, message).cured_by("qus fetch arm (from the distribution's package)");
+        lab.refused(words, 2, message).suggests("qus fetch arm");
         assert_eq!(files(lab), before);
     }
     lab.refused(["fetch", "--from", source, "--dest", "dest", "all"], 2, message)
@@ -110,7 +110,7 @@ fn fetch_says_what_is_missing(lab: &Lab) {
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(ran.stdout.starts_with("arm  fetched  "), "{ran:#?}");
     assert!(ran.stderr.contains(message), "{ran:#?}");
-    ran.cured_by("qus fetch --from PACKAGE s390x sparc");
+    ran.hints("name a package that has them: qus fetch --from PACKAGE s390x sparc");
     let value = lab.json(words);
     assert_eq!(value["missing"], serde_json::json!(["s390x", "sparc"]));
     assert_eq!(value["files"][0]["outcome"], "unchanged");
@@ -119,7 +119,7 @@ fn fetch_says_what_is_missing(lab: &Lab) {
     let ran = lab.qus(words);
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(ran.stderr.contains("the source has no static interpreter for anything"), "{ran:#?}");
-    ran.cured_by("qus fetch --from PACKAGE all");
+    ran.hints("name a package that has them: qus fetch --from PACKAGE all");
     let words = ["register", "--from", "empty", "--dest", "dest"];
     lab.refused(words, 2, "the source has no static interpreter for anything");
 }
@@ -146,7 +146,7 @@ fn fetch_says_what_is_unfit(lab: &Lab) {
         ran.stdout.contains("missing          the one in source is not static: it needs /lib"),
         "{ran:#?}"
     );
-    ran.cured_by("qus register --fetch arm");
+    ran.suggests("qus register --fetch arm");
     assert_eq!(order(), ["qemu-mips"]);
 }
 
@@ -194,9 +194,11 @@ kernel_test!(fetch_without_a_place_is_refused);
 fn fetch_without_a_place_is_refused(lab: &Lab) {
     let source = interpreter("arm");
     let words = ["fetch", "--from", source.to_str().unwrap(), "arm"];
-    lab.refused(words, 2, "this user has no home to put interpreters in").cured_by("qus fetch --dest DIR …");
+    lab.refused(words, 2, "this user has no home to put interpreters in")
+        .hints("name a directory: qus fetch --dest DIR …");
     let words = ["fetch", "--from", source.to_str().unwrap(), "--dest", "/proc/nowhere", "arm"];
-    lab.refused(words, 2, "cannot write /proc/nowhere: ").cured_by("qus fetch --dest DIR arm");
+    lab.refused(words, 2, "cannot write /proc/nowhere: ")
+        .hints("name a directory that can be written: qus fetch --dest DIR arm");
 }
 
 kernel_test!(fetch_without_space_leaves_what_was_there);
@@ -214,7 +216,7 @@ fn fetch_without_space_leaves_what_was_there(lab: &Lab) {
         let words = ["fetch", "--from", source, "--dest", "dest", "arm"];
         let ran = lab.refused(words, 2, "/dest/qemu-arm-static: No space left on device");
         assert!(ran.stderr.starts_with("qus: cannot write "), "{ran:#?}");
-        ran.cured_by("qus fetch --dest DIR arm");
+        ran.hints("name a directory that can be written: qus fetch --dest DIR arm");
         assert_eq!(fs::read(dest.join("qemu-arm-static")).unwrap(), b"as it was");
         assert_eq!(files(lab).len(), 1);
     }
@@ -270,7 +272,7 @@ fn register_takes_from_the_named_source_alone(lab: &Lab) {
     let ran = lab.qus(["register", "--from", "source", "--dest", "dest", "arm", "sparc"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(ran.stdout.contains("sparc  missing          source has no interpreter for it\n"), "{ran:#?}");
-    ran.cured_by("qus register --fetch sparc");
+    ran.suggests("qus register --fetch sparc");
     assert_eq!(order(), ["qemu-arm"]);
     let words = ["register", "--from", "source", "--dest", "dest", "sparc"];
     lab.refused(words, 2, "the source has no static interpreter for sparc");

@@ -115,7 +115,7 @@ impl Lab {
         (ran.status, value)
     }
 
-    /// The directory of programs that cures find first: qus, and what a test puts there.
+    /// The directory of programs that printed commands find first: qus, and what a test puts there.
     pub(crate) fn bin(&self) -> PathBuf {
         let bin = self.path("bin");
         if !bin.exists() {
@@ -125,19 +125,19 @@ impl Lab {
         bin
     }
 
-    /// Types a printed cure into a shell, as the root that a test already is.
-    pub(crate) fn cure(&self, cure: &str) {
+    /// Types a printed command into a shell, as the root that a test already is.
+    pub(crate) fn type_command(&self, command: &str) {
         let bin = self.bin();
         let mut shell = Command::new("sh");
         shell
             .env_clear()
             .env("QUS_INTERPRETER_DIR", downloads::distribution())
             .current_dir(self.directory.path());
-        shell.args(["-c", &cure.replace("sudo ", "")]);
+        shell.args(["-c", &command.replace("sudo ", "")]);
         shell.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()));
         let ran = run(&mut shell);
-        skip::without_programs_of(cure, ran.status);
-        assert_eq!(ran.status, 0, "{cure}: {ran:#?}");
+        skip::without_programs_of(command, ran.status);
+        assert_eq!(ran.status, 0, "{command}: {ran:#?}");
     }
 
     /// Runs qus and expects success, and on standard error nothing but where the handlers are: its standard output.
@@ -326,10 +326,21 @@ impl Ran {
         self.stderr.split_inclusive('\n').filter(|line| !is_usual(line)).collect()
     }
 
-    /// Expects that `cure` was told as what mends it, word for word.
-    pub(crate) fn cured_by(&self, cure: &str) {
-        let description = self.stderr.lines().any(|line| line == format!("     cure: {cure}"));
-        assert!(description, "no cure {cure:?} in {self:#?}");
+    /// Expects this command after `try:`, word for word.
+    #[track_caller]
+    pub(crate) fn suggests(&self, command: &str) {
+        self.has_line(&format!("  try: {command}"));
+    }
+
+    /// Expects this sentence after `hint:`, word for word.
+    #[track_caller]
+    pub(crate) fn hints(&self, sentence: &str) {
+        self.has_line(&format!("  hint: {sentence}"));
+    }
+
+    #[track_caller]
+    fn has_line(&self, line: &str) {
+        assert!(self.stderr.lines().any(|printed| printed == line), "no line {line:?} in {self:#?}");
     }
 
     /// What was printed, as one JSON object of version 1.

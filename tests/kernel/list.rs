@@ -118,7 +118,7 @@ fn names_cannot_command_a_terminal(lab: &Lab) {
     assert_eq!(lab.json(["enable", "arm"])["items"][0]["name"], name);
     let value = lab.json(["reset"]);
     assert_eq!(value["items"][0]["name"], name);
-    assert_eq!(value["left"], serde_json::json!(order()));
+    assert_eq!(value["skipped"], serde_json::json!(order()));
 }
 
 kernel_test!(an_instance_that_is_off_is_said);
@@ -126,14 +126,14 @@ fn an_instance_that_is_off_is_said(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.command("status", "0");
     let message = "the whole instance is switched off: no handler is in force";
-    let cure = format!("echo 1 | sudo tee {INSTANCE}/status");
+    let command = format!("echo 1 | sudo tee {INSTANCE}/status");
     let ran = lab.qus(["list"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert!(ran.stderr.contains(message), "{ran:#?}");
-    ran.cured_by(&cure);
+    ran.suggests(&command);
     assert_eq!(lab.json(["list"])["enabled"], false);
     for words in [&["register", "arm"][..], &["register", "s390x"], &["register", "--no-verify", "s390x"]] {
-        lab.refused(words.iter().copied(), 2, message).cured_by(&cure);
+        lab.refused(words.iter().copied(), 2, message).suggests(&command);
     }
     let ran = lab.qus(["verify"]);
     assert_eq!(ran.status, 1, "{ran:#?}");
@@ -184,7 +184,7 @@ fn enable_without_a_handler_fails(lab: &Lab) {
     for command in ["enable", "disable"] {
         let ran = lab.refused([command, "s390x"], 2, "there is no handler for s390x");
         assert!(ran.stderr.contains("1 of 1 architectures have no handler"), "{ran:#?}");
-        ran.cured_by("sudo qus register s390x");
+        ran.suggests("sudo qus register s390x");
         let ran = lab.qus([command, "all"]);
         assert_eq!((ran.status, ran.stderr.as_str()), (0, "qus: no handler of QEMU's emulators is there\n"));
     }

@@ -15,7 +15,7 @@ fn interpreters_live_in_memory(lab: &Lab) {
     let words = ["register", "--in-memory", "--interpreter-dir", "own", "arm"];
     let printed = lab.done(words);
     assert!(
-        printed.contains("registered  POF  memory/QEMU-") && printed.contains("from an empty root"),
+        printed.contains("registered  POF  memory/QEMU-") && printed.contains("in an empty root directory"),
         "{printed}"
     );
     let value = lab.json(["list"]);
@@ -63,7 +63,7 @@ fn memory_that_may_not_be_executed(lab: &Lab) {
     assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{ran:#?}");
     let message = "qus: files in memory may not be executed here: vm.memfd_noexec forbids it\n";
     assert!(ran.stderr.starts_with(message), "{ran:#?}");
-    ran.cured_by("sudo sysctl -w vm.memfd_noexec=1");
+    ran.suggests("sudo sysctl -w vm.memfd_noexec=1");
     assert!(order().is_empty());
     let ran = script(1, "exec \"$0\" \"$@\"");
     assert!(ran.status == 0 && ran.stdout.contains("registered  POF  memory/QEMU-"), "{ran:#?}");

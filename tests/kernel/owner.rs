@@ -56,7 +56,7 @@ fn owner_is_a_file_of_binfmt_d(lab: &Lab) {
 
     let (_, value) = lab.answer(["list"]);
     // The host's own packages promise something, too.
-    let promised = value["promised"].as_array().unwrap().iter();
+    let promised = value["unregistered"].as_array().unwrap().iter();
     let ours = promised.filter(|promised| promised["file"] == "/etc/binfmt.d/some.conf");
     let names: Vec<&str> = ours.map(|promised| promised["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["kept", "lost"], "{value:#}");
@@ -67,15 +67,15 @@ fn owner_is_a_file_of_binfmt_d(lab: &Lab) {
     // The same name, and something else behind it: what is there, and what should be.
     let row = text.lines().rfind(|line| line.ends_with(" kept")).unwrap();
     let words: Vec<&str> = row.split_whitespace().collect();
-    assert_eq!(words, ["-", "drifted", "-", "/kept", "-", "/etc/binfmt.d/some.conf", "kept"], "{text}");
-    let states: Vec<&str> = value["promised"]
+    assert_eq!(words, ["-", "differs", "-", "/kept", "-", "/etc/binfmt.d/some.conf", "kept"], "{text}");
+    let states: Vec<&str> = value["unregistered"]
         .as_array()
         .unwrap()
         .iter()
         .filter(|promised| promised["file"] == "/etc/binfmt.d/some.conf")
         .map(|promised| promised["state"].as_str().unwrap())
         .collect();
-    assert_eq!(states, ["drifted", "missing"], "{value:#}");
+    assert_eq!(states, ["differs", "missing"], "{value:#}");
     // Promised, and switched off: it is there.
     register(lab, ":lost:E::lost::/lost:");
     lab.command("lost", "0");

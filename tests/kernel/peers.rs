@@ -207,7 +207,7 @@ fn binfmt_takes_its_mount_point(lab: &Lab) {
     lab.shell("umount instance");
     let ran = call(lab, "binfmt", &words[..2]);
     assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{ran:#?}");
-    let line = format!("error: {} is not a binfmt_misc file system; cure: ", directory.display());
+    let line = format!("error: {} is not a binfmt_misc file system; try: ", directory.display());
     assert!(last_line(&ran).starts_with(&line), "{ran:#?}");
 }
 
@@ -254,8 +254,8 @@ kernel_test!(binfmt_who_may_not_register_is_told_what_to_type, somebody);
 fn binfmt_who_may_not_register_is_told_what_to_type(lab: &Lab) {
     let ran = call(lab, "binfmt", &["--install", "arm64"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
-    let cure = format!("cure: sudo {} --install arm64", lab.path("binfmt").display());
-    assert!(last_line(&ran).starts_with("error: ") && last_line(&ran).ends_with(&cure), "{ran:#?}");
+    let command = format!("try: sudo {} --install arm64", lab.path("binfmt").display());
+    assert!(last_line(&ran).starts_with("error: ") && last_line(&ran).ends_with(&command), "{ran:#?}");
     assert!(order().is_empty());
 }
 

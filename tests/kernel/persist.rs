@@ -127,7 +127,7 @@ fn persist_writes_what_was_registered(lab: &Lab) {
     assert!(ran.stdout.contains(&format!("; at boot by {ARM}\n")), "{ran:#?}");
     assert_eq!(tree(), before);
     let value = lab.json(["register", "--persist", "--interpreter-dir", "q", "arm"]);
-    assert_eq!((&value["keeper"], &value["items"][0]["persisted"]), (&"systemd".into(), &ARM.into()));
+    assert_eq!((&value["init-system"], &value["items"][0]["persisted"]), (&"systemd".into(), &ARM.into()));
     let handlers = &lab.json(["list"])["handlers"];
     assert_eq!(handlers[1]["by"], ARM, "{handlers:#}");
 }
@@ -221,7 +221,7 @@ fn persist_after_an_interrupted_run_mends_it(lab: &Lab) {
     assert!(ran.stdout.contains("registered"), "{ran:#?}");
     assert_eq!(fs::read_to_string(ARM).unwrap(), text);
     assert_eq!(
-        lab.json(["list"])["promised"]
+        lab.json(["list"])["unregistered"]
             .as_array()
             .unwrap()
             .iter()
@@ -240,7 +240,7 @@ fn persist_of_what_is_not_proven_leaves_what_lasted(lab: &Lab) {
     let refused = || {
         let (before, handlers) = (tree(), lab.entries());
         let ran = lab.qus(words);
-        assert!(ran.status == 1 && ran.stdout.contains(" unproven "), "{ran:#?}");
+        assert!(ran.status == 1 && ran.stdout.contains(" verification failed "), "{ran:#?}");
         assert_eq!((tree(), lab.entries()), (before, handlers));
         // Nor where nothing can be executed.
         let (before, handlers) = (tree(), lab.entries());
@@ -325,7 +325,7 @@ fn persist_keeps_what_others_restore(lab: &Lab) {
     };
     let (before, handlers) = (tree(), lab.entries());
     let ran = persist();
-    assert!(ran.stdout.contains(" kept "), "{ran:#?}");
+    assert!(ran.stdout.contains(" existing "), "{ran:#?}");
     assert!(ran.stdout.ends_with("; at boot by /etc/binfmt.d/distribution.conf\n"), "{ran:#?}");
     assert_eq!((tree(), lab.entries()), (before, handlers.clone()));
     // The same of binfmt-support.
@@ -344,8 +344,8 @@ fn persist_asks_before_it_replaces_what_nobody_restores(lab: &Lab) {
     // As an image registered it that is gone at the next boot.
     lab.handler("arm", "arm", &lab.path("q/qemu-arm-static"), OURS);
     let ran = refused(lab, "arm (");
-    ran.cured_by("qus register --replace --persist --interpreter-dir q arm");
-    lab.cure("qus register --replace --persist --interpreter-dir q arm");
+    ran.suggests("qus register --replace --persist --interpreter-dir q arm");
+    lab.type_command("qus register --replace --persist --interpreter-dir q arm");
     assert_eq!(order(), ["qemu-arm"]);
     assert!(Path::new(ARM).exists());
     // So is an interpreter that was chosen, unless it is chosen again.
@@ -368,12 +368,12 @@ fn persist_never_touches_files_of_others(lab: &Lab) {
     for content in ["", ":mine:E::mine::/mine:\n", "# Written by somebody else\n"] {
         fs::write(ARM, content).unwrap();
         let ran = refused(lab, "/etc/binfmt.d/qus-arm.conf was not written by qus, and stays as it is");
-        ran.cured_by(&format!("sudo mv {ARM} {ARM}.before-qus"));
+        ran.suggests(&format!("sudo mv {ARM} {ARM}.before-qus"));
         // Nor does it go.
         lab.done_with(["reset", "--persist"], NO_HANDLER);
         assert_eq!(fs::read_to_string(ARM).unwrap(), content);
     }
-    lab.cure(&format!("mv {ARM} {ARM}.before-qus"));
+    lab.type_command(&format!("mv {ARM} {ARM}.before-qus"));
     symlink("/dev/null", ARM).unwrap();
     refused(lab, "/etc/binfmt.d/qus-arm.conf is a symbolic link, to /dev/null, and stays as it is");
     fs::remove_file(ARM).unwrap();
@@ -473,12 +473,12 @@ fn persist_says_when_nobody_restores(lab: &Lab) {
     assert_eq!(ran.status, 2, "{ran:#?}");
     let message = "they are in /etc/binfmt.d, and nothing on this host registers that at boot";
     assert!(ran.stderr.contains(message), "{ran:#?}");
-    ran.cured_by("have this run at boot, as root, for example in /etc/rc.local: qus apply");
+    ran.hints("have root run `qus apply` at boot, for example in /etc/rc.local");
     // Never told as lasting.
     assert!(ran.stderr.contains(", until that ends\n") && !ran.stderr.contains("again"), "{ran:#?}");
     assert_eq!(order(), ["qemu-arm"]);
     assert!(Path::new(ARM).exists());
-    assert_eq!(lab.json(["register", "--persist", "--interpreter-dir", "q", "arm"])["keeper"], "nobody");
+    assert_eq!(lab.json(["register", "--persist", "--interpreter-dir", "q", "arm"])["init-system"], "nobody");
 }
 
 kernel_test!(persist_says_when_systemd_will_not);
@@ -489,7 +489,7 @@ fn persist_says_when_systemd_will_not(lab: &Lab) {
     let ran = persist(lab, &["arm"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(ran.stderr.contains("systemd-binfmt.service is masked"), "{ran:#?}");
-    ran.cured_by("sudo systemctl unmask systemd-binfmt.service");
+    ran.suggests("sudo systemctl unmask systemd-binfmt.service");
 }
 
 kernel_test!(persist_makes_a_service_of_openrc);
@@ -668,7 +668,7 @@ fn list_tells_what_is_missing_and_what_has_drifted(lab: &Lab) {
         });
         (found, text)
     };
-    for state in ["missing", "drifted"] {
+    for state in ["missing", "differs"] {
         let (found, text) = row(state);
         assert!(!found, "{text}");
     }
@@ -677,7 +677,7 @@ fn list_tells_what_is_missing_and_what_has_drifted(lab: &Lab) {
     assert!(found, "{text}");
     // The same rule without a flag.
     lab.handler("qemu-arm", "arm", Path::new(COPY), Flags::FIX_BINARY);
-    let (found, text) = row("drifted");
+    let (found, text) = row("differs");
     assert!(found, "{text}");
     let (found, text) = row("missing");
     assert!(!found, "{text}");
@@ -692,5 +692,5 @@ fn persist_goes_with_no_other_way_to_last(lab: &Lab) {
     // What is to be fetched is to last as well.
     fs::create_dir(lab.path("empty")).unwrap();
     let words = ["register", "--persist", "--interpreter-dir", "empty", "arm"];
-    lab.refused(words, 2, "no interpreter is in empty").cured_by("qus register --fetch --persist arm");
+    lab.refused(words, 2, "no interpreter is in empty").suggests("qus register --fetch --persist arm");
 }

@@ -285,7 +285,7 @@ fn a_dry_run_fetches_nothing(lab: &Lab) {
     // After the hint the interpreter is there, and a dry run plans with it.
     let hint = "qus fetch --from 'a source' --dest fetched arm";
     assert!(ran.stderr.contains(hint), "no {hint:?} in {ran:#?}");
-    lab.cure(hint);
+    lab.type_command(hint);
     let ran = traced(lab, &["register", "-n", "--interpreter-dir", "fetched", "arm"]);
     assert!(ran.status == 0 && ran.stdout.contains("fetched/qemu-arm-static"), "{ran:#?}");
 }

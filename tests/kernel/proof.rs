@@ -98,8 +98,8 @@ fn proof_names_what_is_broken(lab: &Lab) {
     };
     let crashed = item("crashes")["reason"].as_str().unwrap().to_owned();
     assert!(crashed.starts_with("its interpreter crashed (signal "), "{crashed}");
-    assert_eq!(item("good")["proof"], serde_json::json!({ "argv0": true, "empty_root": true }));
-    assert_eq!(item("no-p")["proof"], serde_json::json!({ "argv0": false, "empty_root": true }));
+    assert_eq!(item("good")["verification"], serde_json::json!({ "argv0": true, "empty_root": true }));
+    assert_eq!(item("no-p")["verification"], serde_json::json!({ "argv0": false, "empty_root": true }));
     assert!(item("good")["version"].as_str().is_some_and(|version| version.contains('.')), "{verify:#}");
     expect(
         lab,
@@ -140,7 +140,7 @@ fn only_what_is_asked_for_counts(lab: &Lab) {
     assert_eq!(lab.qus(["verify", "aarch64", "mips"]).status, 1);
     let ran = lab.qus(["verify", "xtensa"]);
     assert_eq!(ran.status, 1, "{ran:#?}");
-    assert!(ran.stdout.contains("no handler takes its programs; cure: sudo qus register xtensa"), "{ran:#?}");
+    assert!(ran.stdout.contains("no handler takes its programs; try: sudo qus register xtensa"), "{ran:#?}");
     assert_eq!(lab.qus(["list"]).status, 0, "without a probe nothing is judged");
 }
 
@@ -229,7 +229,7 @@ fn proof_that_fails_leaves_nothing(lab: &Lab) {
     let item = &value["items"][0];
     assert_eq!(
         (status, &item["outcome"], &item["verified"]),
-        (1, &Value::from("unproven"), &Value::from(false)),
+        (1, &Value::from("verification-failed"), &Value::from(false)),
         "{value:#}"
     );
     assert_eq!(item["handlers"], serde_json::json!([]));
@@ -273,7 +273,7 @@ fn proof_that_fails_spares_the_others(lab: &Lab) {
     }
     let ran = lab.qus(["register", "--interpreter-dir", lab.path("mixed").to_str().unwrap(), "all"]);
     assert_eq!(ran.status, 1, "{ran:#?}");
-    assert!(ran.stderr.contains("1 of 3 architectures unproven; the others run"), "{ran:#?}");
+    assert!(ran.stderr.contains("1 of 3 architectures verification failed; the others run"), "{ran:#?}");
     assert_eq!(lab.entries().keys().collect::<Vec<_>>(), ["qemu-aarch64", "qemu-riscv64"]);
     assert_eq!(lab.qus(["verify"]).status, 0);
 }

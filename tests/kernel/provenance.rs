@@ -165,7 +165,7 @@ fn versions_lie_side_by_side(lab: &Lab) {
     let ran = qus(lab, &asked);
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(ran.stdout.contains(" conflict "), "{ran:#?}");
-    ran.cured_by(&format!("qus register --replace --qemu-version {short} arm"));
+    ran.suggests(&format!("qus register --replace --qemu-version {short} arm"));
     assert_eq!(interpreter(), json!(in_store(&newest)));
     let replaced = done(lab, &["register", "--replace", "--qemu-version", &short, "arm"]);
     assert!(replaced.contains(" replaced "), "{replaced}");

@@ -14,7 +14,7 @@ fn register_all(lab: &Lab, directory: &std::path::Path) {
     for line in first.lines() {
         assert!(
             line.contains(" registered ")
-                && line.contains("proven in this user namespace and from an empty root"),
+                && line.contains("verified in this user namespace and in an empty root directory"),
             "{line}"
         );
     }

@@ -101,8 +101,8 @@ fn taken_back(lab: &Lab, file: &Path, reason: &str) {
     lab.link("own/qemu-s390x-static", &interpreter("s390x"));
     let words = ["register", "--replace", "--interpreter-dir", "own", "arm"];
     let ran = lab.refused(words, 1, reason);
-    assert!(ran.stdout.starts_with("arm  unproven "), "{ran:#?}");
-    assert!(ran.stderr.contains("1 of 1 architectures unproven"), "{ran:#?}");
+    assert!(ran.stdout.starts_with("arm  verification failed "), "{ran:#?}");
+    assert!(ran.stderr.contains("1 of 1 architectures verification failed"), "{ran:#?}");
     let item = &lab.json(words)["items"][0];
     assert_eq!(item["verified"], false);
     assert_eq!(item["handlers"], serde_json::json!([]));
@@ -165,9 +165,9 @@ fn what_is_not_verified_is_called_so(lab: &Lab) {
     let item = &lab.json(["register", "--no-verify", "arm"])["items"][0];
     assert_eq!(item["outcome"], "unchanged");
     assert_eq!(item["verified"], false);
-    assert_eq!(item["proof"], serde_json::Value::Null);
+    assert_eq!(item["verification"], serde_json::Value::Null);
     assert!(lab.done(["register", "arm"]).contains("unchanged  POF"));
-    assert_eq!(lab.json(["register", "arm"])["items"][0]["proof"]["empty_root"], true);
+    assert_eq!(lab.json(["register", "arm"])["items"][0]["verification"]["empty_root"], true);
 }
 
 kernel_test!(an_architecture_may_have_two_handlers);
@@ -206,21 +206,25 @@ fn a_batch_goes_on(lab: &Lab) {
     assert_eq!(ran.status, 2, "{ran:#?}");
     let outcomes: Vec<&str> =
         ran.stdout.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
-    assert_eq!(outcomes, ["registered", "missing", "native", "unproven", "registered"], "{ran:#?}");
-    let summary = "qus: 2 of 5 architectures missing, unproven; the others run in user namespace ";
+    assert_eq!(
+        outcomes,
+        ["registered", "missing", "native", "verification-failed", "registered"],
+        "{ran:#?}"
+    );
+    let summary = "qus: 2 of 5 architectures missing, verification failed; the others run in user namespace ";
     assert!(ran.stderr.contains(summary), "{ran:#?}");
     assert!(
         ran.stderr.contains(", seen by what runs inside it and not by the host, until that ends\n"),
         "{ran:#?}"
     );
-    ran.cured_by("qus register --fetch mips");
+    ran.suggests("qus register --fetch mips");
     assert_eq!(order().len(), 2, "{ran:#?}");
     for arch in ["arm", "aarch64"] {
         assert_eq!(busybox(arch, "echo works").unwrap().stdout, "works\n");
     }
     let value = lab.json(words);
     let outcomes: Vec<_> = value["items"].as_array().unwrap().iter().map(|item| &item["outcome"]).collect();
-    assert_eq!(outcomes, ["unchanged", "missing", "native", "unproven", "unchanged"]);
+    assert_eq!(outcomes, ["unchanged", "missing", "native", "verification-failed", "unchanged"]);
 }
 
 kernel_test!(all_who_register_at_once_are_done);
@@ -286,7 +290,7 @@ fn any_static_emulator_can_be_given(lab: &Lab) {
     assert!(lab.done(words).contains(" registered "));
     assert_eq!(order(), ["qus-arm"]);
     assert!(lab.done(words).contains(" unchanged "));
-    assert!(lab.done(["register", "arm"]).contains(" kept "));
+    assert!(lab.done(["register", "arm"]).contains(" existing "));
     let listed = lab.json(["list"]);
     assert_eq!(listed["handlers"][0]["arches"], serde_json::json!(["arm"]));
     assert!(lab.done(["reset", "arm"]).contains(" removed "));

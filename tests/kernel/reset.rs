@@ -41,7 +41,7 @@ fn reset_leaves_what_is_not_qemus(lab: &Lab) {
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert_eq!(ran.stdout.matches(" removed ").count(), 5, "{ran:#?}");
     assert_eq!((lab.entries(), order()), (before, names.clone()));
-    assert_eq!(lab.json(["reset"])["left"], serde_json::json!(names));
+    assert_eq!(lab.json(["reset"])["skipped"], serde_json::json!(names));
 }
 
 /// Registers emulators of QEMU's under all sorts of names.
@@ -90,7 +90,7 @@ fn an_emulator_that_has_no_file_is_one(lab: &Lab) {
     lab.handler("nameless", "s390x", Path::new(&path), Flags::FIX_BINARY);
     drop(memory);
     let item = &lab.json(["register", "arm"])["items"][0];
-    assert_eq!((&item["outcome"], &item["verified"]), (&"kept".into(), &true.into()));
+    assert_eq!((&item["outcome"], &item["verified"]), (&"existing".into(), &true.into()));
     assert_eq!(item["version"], serde_json::Value::Null);
     lab.done(["reset"]);
     assert_eq!(order(), ["nameless"]);

@@ -369,15 +369,14 @@ fn run_from_a_folder(lab: &Lab) {
     assert_eq!(files(&home), before);
 }
 
-kernel_test!(run_keeps_what_was_typed_in_its_cure);
-fn run_keeps_what_was_typed_in_its_cure(lab: &Lab) {
+kernel_test!(run_keeps_what_was_typed_in_its_command);
+fn run_keeps_what_was_typed_in_its_command(lab: &Lab) {
     let root = root(lab);
     let words =
         ["run", "--root", &root, "--interpreter-dir", "/", "--env", "A=b c", "--", "/bin/sh", "-c", "x y"];
-    let cure = format!(
-        "cure: qus run --fetch --root {root} --interpreter-dir / --env 'A=b c' -- /bin/sh -c 'x y'\n"
-    );
-    lab.refused(words, 125, &cure);
+    let command =
+        format!("try: qus run --fetch --root {root} --interpreter-dir / --env 'A=b c' -- /bin/sh -c 'x y'\n");
+    lab.refused(words, 125, &command);
 }
 
 kernel_test!(run_where_namespaces_are_forbidden);
@@ -389,7 +388,7 @@ fn run_where_namespaces_are_forbidden(lab: &Lab) {
         125,
         "user namespaces are forbidden here by user.max_user_namespaces\n",
     );
-    assert!(ran.stderr.contains("cure: sudo sysctl -w user.max_user_namespaces=65536\n"), "{ran:?}");
+    assert!(ran.stderr.contains("try: sudo sysctl -w user.max_user_namespaces=65536\n"), "{ran:?}");
     let direct = format!("or:   qus run --direct --env A=b -- {busybox} uname -m\n");
     assert!(ran.stderr.contains(&direct), "{ran:?}");
     assert_eq!(lab.done(["run", "--direct", "--", &busybox, "uname", "-m"]), "aarch64\n");

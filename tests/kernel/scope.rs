@@ -262,7 +262,7 @@ fn target_that_cannot_be_entered(lab: &Lab) {
     let ran = lab.refused(
         ["register", "--in", "host", "aarch64"],
         2,
-        "cure: as root, or as the user it belongs to",
+        "hint: start qus as root, or as the user to whom the process belongs",
     );
     assert!(ran.stderr.contains("/proc/1/ns/") || ran.stderr.contains("of process 1"), "{ran:?}");
     lab.refused(["register", "--in", "nowhere", "aarch64"], 2, "unknown namespaces \"nowhere\"");
@@ -301,12 +301,12 @@ fn namespaces_of_engines(lab: &Lab) {
 
 kernel_test!(namespaces_of_engines_that_do_not_run);
 fn namespaces_of_engines_that_do_not_run(lab: &Lab) {
-    let refused = |engine: &str, message: &str, cure: &str| {
+    let refused = |engine: &str, message: &str, command: &str| {
         let ran = namespaces_of(lab, engine);
         assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{ran:?}");
         assert!(
-            ran.stderr.contains(message) && ran.stderr.contains(cure),
-            "no {message:?}, {cure:?} in {ran:?}"
+            ran.stderr.contains(message) && ran.stderr.contains(command),
+            "no {message:?}, {command:?} in {ran:?}"
         );
         assert!(lab.entries().is_empty(), "{ran:?}");
     };

@@ -1,5 +1,5 @@
 //! The twelve most frequent situations of users, from wiped handlers to what is gone with its container: each is made
-//! real, `qus doctor` is asked as a new user would, what it prints as the first cure is typed into a shell as it stands,
+//! real, `qus doctor` is asked as a new user would, what it prints as the first command is typed into a shell as it stands,
 //! and again until the foreign program runs. Nothing else helps.
 //!
 //! Not made here, as no namespace can: a kernel without binfmt_misc, and an automount that only the host can trigger, of
@@ -40,21 +40,21 @@ fn runs(lab: &Lab, arch: &str, machine: &str) {
     assert_eq!(starts(lab, arch).as_deref(), Ok(machine));
 }
 
-/// The command of the first cure that is printed, and the check that prints it.
-fn first_cure(printed: &str) -> Option<(&str, &str)> {
+/// The command of the first command that is printed, and the check that prints it.
+fn first_command(printed: &str) -> Option<(&str, &str)> {
     let mut check = "";
     for line in printed.lines() {
         let mut words = line.split_whitespace();
         if !line.starts_with(' ') {
             check = words.nth(1).unwrap();
-        } else if let Some(cure) = line.trim_start().strip_prefix("cure: ") {
-            return Some((check, cure));
+        } else if let Some(command) = line.trim_start().strip_prefix("try: ") {
+            return Some((check, command));
         }
     }
     None
 }
 
-/// Asks the doctor and types what it says, as often as there are checks to be named; each time the first cure is one of
+/// Asks the doctor and types what it says, as often as there are checks to be named; each time the first command is one of
 /// the next check.
 fn follow(lab: &Lab, checks: &[&str]) {
     Shell::start(lab, &[]).follows(checks);
@@ -64,7 +64,7 @@ fn follow(lab: &Lab, checks: &[&str]) {
 struct Shell(Child, ChildStdin, BufReader<ChildStdout>);
 
 impl Shell {
-    /// Starts one, `wrapper` in front, as a test types cures.
+    /// Starts one, `wrapper` in front, as a test types printed commands.
     fn start(lab: &Lab, wrapper: &[&str]) -> Self {
         let mut line = wrapper.iter().chain(&["sh"]);
         let mut command = Command::new(line.next().unwrap());
@@ -95,10 +95,10 @@ impl Shell {
         let mut typed = String::new();
         for check in checks {
             let printed = self.types("qus doctor").1;
-            let (of, cure) = first_cure(&printed).unwrap_or_else(|| panic!("no cure in {printed}"));
+            let (of, command) = first_command(&printed).unwrap_or_else(|| panic!("no command in {printed}"));
             assert_eq!(of, *check, "{printed}");
-            self.done(cure);
-            cure.clone_into(&mut typed);
+            self.done(command);
+            command.clone_into(&mut typed);
         }
         typed
     }
@@ -138,7 +138,7 @@ kernel_test!(situation_1_wiped);
 /// Situation 1: somebody writes `-1` to `status`, which removes everybody's handlers.
 fn situation_1_wiped(lab: &Lab) {
     wipe_what_is_promised(lab);
-    follow(lab, &["promised"]);
+    follow(lab, &["configured"]);
     runs(lab, "aarch64", "aarch64");
 }
 
@@ -146,7 +146,7 @@ kernel_test!(situation_1_wiped_with_systemd);
 fn situation_1_wiped_with_systemd(lab: &Lab) {
     wipe_what_is_promised(lab);
     systemd();
-    follow(lab, &["promised"]);
+    follow(lab, &["configured"]);
     runs(lab, "aarch64", "aarch64");
 }
 
@@ -194,11 +194,11 @@ fn situation_2_nothing_may_be_mounted(lab: &Lab) {
     let wrapper = ["unshare", "--user", "--map-root-user"];
     let mut shell = Shell::start(lab, &wrapper);
     let printed = shell.types("qus doctor").1;
-    let (check, cure) = first_cure(&printed).unwrap();
+    let (check, command) = first_command(&printed).unwrap();
     assert_eq!(check, "mounted", "{printed}");
-    // What is typed into the shell that the cure starts.
+    // What is typed into the shell that the command starts.
     let inside = format!("{} uname -m", program.display());
-    assert_eq!(shell.done(&format!("echo '{inside}' | {cure}")), "aarch64\n");
+    assert_eq!(shell.done(&format!("echo '{inside}' | {command}")), "aarch64\n");
 }
 
 kernel_test!(situation_3_a_version_that_crashes);
@@ -346,7 +346,7 @@ fn situation_9_gone_with_its_container(lab: &Lab) {
     in_container();
     runs(lab, "aarch64", "aarch64");
     lab.done(["reset"]);
-    // Or what is the next cure.
+    // Or what is the next command.
     follow(lab, &["working"]);
     runs(lab, "aarch64", "aarch64");
 }
@@ -427,9 +427,9 @@ fn situation_11_any_architecture(lab: &Lab) {
         }
         let mut shell = Shell::start(lab, &[]);
         let printed = shell.types("qus doctor").1;
-        let (check, cure) = first_cure(&printed).unwrap();
-        assert_eq!((check, cure), ("working", "qus register --fetch aarch64"), "{printed}");
-        shell.done(&cure.replace("aarch64", debian));
+        let (check, command) = first_command(&printed).unwrap();
+        assert_eq!((check, command), ("working", "qus register --fetch aarch64"), "{printed}");
+        shell.done(&command.replace("aarch64", debian));
         assert!(starts(lab, name).is_ok_and(|machine| !machine.is_empty()), "{name}");
         count += 1;
     }

@@ -63,7 +63,7 @@ fn tells_the_truth(words: &[&str], ran: &Ran) -> bool {
     let value: Value = ran.json();
     let is_good = |item: &Value| {
         let outcome = item["outcome"].as_str().unwrap();
-        ["registered", "replaced", "unchanged", "kept"].contains(&outcome)
+        ["registered", "replaced", "unchanged", "existing"].contains(&outcome)
             || ["refused", "native"].contains(&outcome) && words.contains(&"all")
     };
     let is_served = value["items"].as_array().is_some_and(|items| items.iter().all(is_good));

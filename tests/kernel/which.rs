@@ -54,8 +54,8 @@ fn unchecked(lab: &Lab, file: &Path) -> Value {
     let first = format!("{path}: {}\n", answer["kind"].as_str().unwrap());
     assert!(human.stdout.starts_with(&first), "{human:#?}");
     assert!(human.stdout.contains(&format!("\n  {}\n", answer["text"].as_str().unwrap())), "{human:#?}");
-    if let Some(cure) = answer["cure"].as_str() {
-        assert!(human.stdout.ends_with(&format!("\n  cure: {cure}\n")), "{human:#?}");
+    if let Some(command) = answer["try"].as_str() {
+        assert!(human.stdout.contains(&format!("\n  try: {command}\n")), "{human:#?}");
     }
     assert_eq!(lab.entries(), before);
     answer.clone()
@@ -69,13 +69,13 @@ fn fails(lab: &Lab, file: &Path, text: &str) -> Value {
     answer
 }
 
-/// It does not run, for this reason; after the cure it does.
+/// It does not run, for this reason; after the command it does.
 fn mends(lab: &Lab, file: &Path, text: &str) -> String {
-    let cure = fails(lab, file, text)["cure"].as_str().unwrap().to_owned();
-    lab.cure(&cure);
+    let command = fails(lab, file, text)["try"].as_str().unwrap().to_owned();
+    lab.type_command(&command);
     let answer = answer(lab, file);
     assert_eq!(answer["runs"], true, "{answer:#}");
-    cure
+    command
 }
 
 fn runs(lab: &Lab, file: &Path, text: &str) -> Value {
@@ -125,14 +125,14 @@ fn which_without_handler(lab: &Lab) {
     let ran = run(&mut command);
     let expected = "./hello: s390x program (ELF, 64-bit, big-endian), loader /lib/ld64.so.1\n  \
                     no handler takes it; starting it fails with \"Exec format error\"\n  \
-                    cure: sudo qus register s390x\n";
+                    try: sudo qus register s390x\n";
     assert_eq!(ran, Ran { status: 1, stdout: expected.to_owned(), stderr: String::new() });
     fails(lab, &path, "no handler takes it; starting it fails with \"Exec format error\"");
 
     let path = program(lab, "s390x");
-    let cure = mends(lab, &path, "no handler takes it; starting it fails with \"Exec format error\"");
-    assert_eq!(cure, "sudo qus register s390x");
-    let answer = runs(lab, &path, "proven here and from an empty root");
+    let command = mends(lab, &path, "no handler takes it; starting it fails with \"Exec format error\"");
+    assert_eq!(command, "sudo qus register s390x");
+    let answer = runs(lab, &path, "verified here and in an empty root directory");
     assert_eq!(answer["certainty"], "executed");
     assert_eq!(answer["arch"], "s390x");
     assert_eq!(answer["handler"]["name"], "qemu-s390x");
@@ -146,7 +146,7 @@ kernel_test!(which_without_an_instance, unmounted);
 fn which_without_an_instance(lab: &Lab) {
     let path = program(lab, "s390x");
     let answer = unchecked(lab, &path);
-    assert_eq!(answer["cure"], "sudo qus register s390x");
+    assert_eq!(answer["try"], "sudo qus register s390x");
 }
 
 kernel_test!(which_instance_elsewhere);
@@ -156,10 +156,10 @@ fn which_instance_elsewhere(lab: &Lab) {
     let path = program(lab, "s390x");
     let which = |path: &Path| lab.qus(["which", "--instance", "/proc/sys/kernel", path.to_str().unwrap()]);
     let ran = which(&path);
-    let text = "\n  proven here, with a handler that cannot be seen, as binfmt_misc is not mounted\n";
+    let text = "\n  verified here, with a handler that cannot be seen, as binfmt_misc is not mounted\n";
     assert!(ran.status == 0 && ran.stdout.contains(text), "{ran:#?}");
     let ran = which(&program(lab, "arm"));
-    assert!(ran.status == 1 && ran.stdout.contains("cure: sudo qus register arm\n"), "{ran:#?}");
+    assert!(ran.status == 1 && ran.stdout.contains("try: sudo qus register arm\n"), "{ran:#?}");
 }
 
 kernel_test!(which_disabled);
@@ -240,10 +240,10 @@ fn which_kinds(lab: &Lab) {
     assert_eq!(answer["kind"], "unknown kind of file");
     let answer = fails(lab, &lab.executable("setup.exe", b"MZ\x90\0"), none);
     assert_eq!(answer["kind"], "Windows or DOS program (MZ)");
-    assert!(answer["cure"].as_str().unwrap().contains("Wine"), "{answer:#}");
+    assert!(answer["hint"].as_str().unwrap().contains("Wine"), "{answer:#}");
     let answer = fails(lab, &lab.executable("a b.jar", b"PK\x03\x04"), none);
     assert_eq!(answer["kind"], "Java program");
-    assert!(answer["cure"].as_str().unwrap().starts_with("java -jar '/"), "{answer:#}");
+    assert!(answer["try"].as_str().unwrap().starts_with("java -jar '/"), "{answer:#}");
     let mut unknown = content("arm", Variant::default());
     unknown[18..20].copy_from_slice(&[0x34, 0x12]);
     let text = "no emulator of QEMU's user mode runs such programs, nor does this host; \
@@ -276,11 +276,11 @@ fn which_loader_missing(lab: &Lab) {
         answer["text"],
         "the handler works, but the program needs /lib/ld-linux-absent.so.1, which does not exist here"
     );
-    let cure = answer["cure"].as_str().unwrap();
     if Path::new("/usr/bin/dpkg").exists() {
-        assert!(cure.starts_with("sudo dpkg --add-architecture arm64 && "), "{cure}");
+        let command = answer["try"].as_str().unwrap();
+        assert!(command.starts_with("sudo dpkg --add-architecture arm64 && "), "{command}");
     }
-    assert!(cure.contains("QEMU_LD_PREFIX"), "{cure}");
+    assert!(answer["hint"].as_str().unwrap().contains("QEMU_LD_PREFIX"), "{answer:#}");
     assert_ne!(start(&path, &["*"]).unwrap().status, 42);
 
     fs::create_dir_all(lab.path("root/lib")).unwrap();
@@ -288,7 +288,7 @@ fn which_loader_missing(lab: &Lab) {
     lab.executable("root/lib/ld-linux-absent.so.1", &content("aarch64", position_independent));
     let mut command = lab.program(&[], ["which", path.to_str().unwrap()]);
     let ran = run(command.env("QEMU_LD_PREFIX", lab.path("root")));
-    assert!(ran.status == 0 && ran.stdout.contains("proven here"), "{ran:#?}");
+    assert!(ran.status == 0 && ran.stdout.contains("verified here"), "{ran:#?}");
     let ran = run(Command::new(&path).env("QEMU_LD_PREFIX", lab.path("root")));
     assert_eq!(ran.status, i32::from(b'/'), "{ran:?}");
 }
@@ -306,10 +306,9 @@ fn which_interpreter_gone(lab: &Lab) {
     let interpreter = copy_of_qemu(lab, "arm");
     lab.handler("qemu-arm", "arm", &interpreter, Flags::FIX_BINARY);
     fs::remove_file(&interpreter).unwrap();
-    let text =
-        "proven here and from an empty root; its path leads to no file any more, the kernel holds it open";
+    let text = "verified here and in an empty root directory; its path leads to no file any more, the kernel holds it open";
     let answer = runs(lab, &path, text);
-    assert_eq!(answer["cure"], Value::Null);
+    assert_eq!(answer["try"], Value::Null);
 }
 
 kernel_test!(which_interpreter_replaced);
@@ -319,10 +318,11 @@ fn which_interpreter_replaced(lab: &Lab) {
     lab.handler("qemu-arm", "arm", &interpreter, Flags::FIX_BINARY);
     fs::copy(&interpreter, lab.path("new")).unwrap();
     fs::rename(lab.path("new"), &interpreter).unwrap();
-    let text = "proven here and from an empty root; it runs a file that was replaced at its path since";
+    let text =
+        "verified here and in an empty root directory; it runs a file that was replaced at its path since";
     let answer = runs(lab, &path, text);
-    lab.cure(answer["cure"].as_str().unwrap());
-    runs(lab, &path, "proven here and from an empty root");
+    lab.type_command(answer["try"].as_str().unwrap());
+    runs(lab, &path, "verified here and in an empty root directory");
 }
 
 kernel_test!(which_interpreter_dynamic);
@@ -338,8 +338,8 @@ fn which_interpreter_dynamic(lab: &Lab) {
         answer["text"].as_str().unwrap().starts_with("it runs here, and in no container: "),
         "{answer:#}"
     );
-    lab.cure(answer["cure"].as_str().unwrap());
-    runs(lab, &path, "proven here and from an empty root");
+    lab.type_command(answer["try"].as_str().unwrap());
+    runs(lab, &path, "verified here and in an empty root directory");
 }
 
 kernel_test!(which_circle);
@@ -347,9 +347,9 @@ fn which_circle(lab: &Lab) {
     let interpreter = lab.executable("run.x", b"#!/bin/sh\n");
     lab.register(format!(":named:E::x::{}:", interpreter.display()).as_bytes()).unwrap();
     let path = lab.executable("file.x", b"anything");
-    let answer = fails(lab, &path, "a handler takes its own interpreter, round and round");
+    let answer = fails(lab, &path, "a handler matches its own interpreter (infinite loop)");
     assert_eq!(answer["errno"], "ELOOP");
-    lab.cure(answer["cure"].as_str().unwrap());
+    lab.type_command(answer["try"].as_str().unwrap());
     assert!(lab.entries()["named"].starts_with("disabled\n"));
 }
 
@@ -359,7 +359,7 @@ fn which_of_two_handlers(lab: &Lab) {
     let interpreter = copy_of_qemu(lab, "arm");
     lab.handler("qemu-arm", "arm", &downloads::distribution().join("qemu-arm-static"), Flags::FIX_BINARY);
     lab.handler("newer", "arm", &interpreter, Flags::FIX_BINARY);
-    let answer = runs(lab, &path, "proven here and from an empty root");
+    let answer = runs(lab, &path, "verified here and in an empty root directory");
     assert_eq!(answer["handler"]["name"], "newer");
     assert_eq!(answer["handler"]["interpreter"], interpreter.to_str().unwrap());
     assert_eq!(answer["certainty"], "executed");
@@ -368,7 +368,7 @@ fn which_of_two_handlers(lab: &Lab) {
     let ran = lab.qus(["which", "--no-verify", path.to_str().unwrap()]);
     assert!(ran.stdout.contains("\n  newer probably takes it: "), "{ran:#?}");
     lab.command("newer", "0");
-    let answer = runs(lab, &path, "proven here and from an empty root");
+    let answer = runs(lab, &path, "verified here and in an empty root directory");
     assert_eq!(answer["handler"]["name"], "qemu-arm");
     assert_eq!(answer["others"][0]["why"], "it is disabled");
 }
@@ -482,6 +482,6 @@ fn which_unreadable(lab: &Lab) {
     let ran = run(&mut command);
     assert_eq!(ran.status, 1, "{ran:#?}");
     assert!(ran.stdout.contains("it may be executed by this user, but not read"), "{ran:#?}");
-    assert!(ran.stdout.contains(&format!("cure: sudo qus which {}\n", path.display())), "{ran:#?}");
-    runs(lab, &path, "proven here and from an empty root");
+    assert!(ran.stdout.contains(&format!("try: sudo qus which {}\n", path.display())), "{ran:#?}");
+    runs(lab, &path, "verified here and in an empty root directory");
 }

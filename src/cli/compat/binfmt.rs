@@ -79,11 +79,11 @@ pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status,
         }
         Err(EarlyExit::Failed(error)) => {
             let problem = error.downcast::<Diagnostic>()?;
-            let hint = problem.hint.map(|hint| format!("; cure: {hint}")).unwrap_or_default();
+            let advice = problem.advice.inline();
             writeln!(
                 adapter.messages,
                 "error: {}",
-                escape(&format!("{}{hint}", problem.message).replace('\n', " "))
+                escape(&format!("{}{advice}", problem.message).replace('\n', " "))
             )?;
             Ok(Status::Failed)
         }
@@ -117,7 +117,7 @@ fn install(words: &[String], failures: &mut Vec<String>, adapter: &mut Adapter<'
     if std::env::var_os("QEMU_BINARY_PREFIX").is_some_and(|prefix| !prefix.is_empty()) {
         let problem =
             Diagnostic::new("QEMU_BINARY_PREFIX is not known: emulators are called as QEMU calls them");
-        return Err(problem.with_hint("qus register --interpreter FILE ARCH").into());
+        return Err(problem.with_hint("use qus register --interpreter FILE ARCH").into());
     }
     let mut arches = Vec::new();
     for word in words {

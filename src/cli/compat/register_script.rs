@@ -136,7 +136,7 @@ fn from_environment() -> Setup {
 fn interact(words: &[String]) -> Result<Status, EarlyExit> {
     let error = Process::new("sh").arg("-c").arg(words.join(" ")).exec();
     let problem = Diagnostic::new(format!("cannot start a shell for -i: {error}"));
-    Err(problem.with_hint("an image that has one, with qus and its interpreters copied into it").into())
+    Err(problem.with_hint("use an image that has one, with qus and its interpreters copied into it").into())
 }
 
 fn list(adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {

@@ -8,6 +8,7 @@ mod mount;
 
 use super::Severity;
 use super::facts::{Facts, State};
+use crate::base::error::Advice;
 use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
 use crate::handler::classify;
@@ -23,20 +24,20 @@ pub(super) struct Check {
 pub(super) struct Observation {
     pub(super) level: Severity,
     pub(super) text: String,
-    pub(super) hint: Option<String>,
+    pub(super) advice: Advice,
 }
 
 impl Observation {
-    fn problem(text: impl Into<String>, hint: impl Into<Option<String>>) -> Self {
-        Self { level: Severity::Problem, text: text.into(), hint: hint.into() }
+    fn problem(text: impl Into<String>, advice: impl Into<Advice>) -> Self {
+        Self { level: Severity::Problem, text: text.into(), advice: advice.into() }
     }
 
-    fn note(text: impl Into<String>, hint: impl Into<Option<String>>) -> Self {
-        Self { level: Severity::Note, text: text.into(), hint: hint.into() }
+    fn note(text: impl Into<String>, advice: impl Into<Advice>) -> Self {
+        Self { level: Severity::Note, text: text.into(), advice: advice.into() }
     }
 
     fn ok(text: impl Into<String>) -> Self {
-        Self { level: Severity::Ok, text: text.into(), hint: None }
+        Self { level: Severity::Ok, text: text.into(), advice: Advice::default() }
     }
 }
 
@@ -121,9 +122,9 @@ pub(super) static CHECKS: &[Check] = &[
     },
     Check { id: "interim", why: "qus was interrupted while it replaced a handler", run: handlers::interim },
     Check {
-        id: "promised",
+        id: "configured",
         why: "it was never registered, or something removed all: systemd-binfmt, a container with --reset, another WSL distribution",
-        run: configuration::promised,
+        run: configuration::configured,
     },
     Check {
         id: "flushed",

@@ -9,8 +9,8 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::processes::{BuildkitDaemon, MountHolder, buildkit_daemons};
 use crate::arch::Arch;
+use crate::base::error::Advise as _;
 use crate::base::error::Diagnostic;
-use crate::base::error::Hint as _;
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::binfmt::{Handler, HandlerName};
 use crate::boot::configuration::Configuration;
@@ -109,7 +109,7 @@ impl Facts {
                 .and_then(|size| u64::try_from(size).ok())
                 .unwrap_or(0),
             security: security(),
-            no_user_namespaces: blocking_sysctl().and_then(|error| error.hint()),
+            no_user_namespaces: blocking_sysctl().and_then(|error| error.advice().command),
         })
     }
 

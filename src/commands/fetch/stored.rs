@@ -142,7 +142,7 @@ pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common) -> Result<Stor
     for item in &mut files {
         let failed = |error: io::Error| {
             Diagnostic::new(format!("cannot remove {}: {error}", display_path(&item.path)))
-                .with_hint("sudo qus fetch --prune")
+                .with_command("sudo qus fetch --prune")
         };
         if !args.dry_run
             && let Err(error) = remove(&item.path)

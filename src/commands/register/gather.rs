@@ -208,12 +208,12 @@ impl Inputs {
     fn take_interpreter(&mut self, path: &Path) -> Result<(), Diagnostic> {
         let [arch] = self.arches.as_slice() else {
             return Err(Diagnostic::new("--interpreter goes with exactly one architecture")
-                .with_hint(format!("qus register --interpreter {} ARCH", shell_word(path))));
+                .with_hint(format!("name one: qus register --interpreter {} ARCH", shell_word(path))));
         };
         let interpreter = Interpreter::check(path, &self.host).map_err(|unfit| {
             let problem = Diagnostic::new(format!("{} {unfit}", display_path(path)));
             let again = format!("qus register --fetch {}", arch.name);
-            problem.with_hint(unfit.hint(path).unwrap_or(again))
+            problem.with_command(unfit.command(path).unwrap_or(again))
         })?;
         let found = SearchResult { interpreter: Some(interpreter), unfit: Vec::new() };
         self.found.insert(arch.name, found);
@@ -258,7 +258,7 @@ impl Inputs {
         let unfit = self.found.values().flat_map(|found| &found.unfit);
         let unfit = unfit.map(|(path, unfit)| format!("\n{} {}", path.display(), first_line(unfit)));
         let message = format!("no interpreter is in {}{}", self.searched(), unfit.collect::<String>());
-        Err(Diagnostic::new(message).with_hint("qus register --fetch all"))
+        Err(Diagnostic::new(message).with_command("qus register --fetch all"))
     }
 
     /// The places that were searched, for a person.
@@ -292,7 +292,8 @@ impl Inputs {
         }
         let targets: Vec<ProbeTarget> =
             served.iter().filter_map(|(arch, _)| ProbeTarget::all_of(arch).next()).collect();
-        let results = probe::run(&targets).map_err(|error| Diagnostic::from(error).with_hint(NO_VERIFY))?;
+        let results =
+            probe::run(&targets).map_err(|error| Diagnostic::from(error).with_command(NO_VERIFY))?;
         for ((arch, handler), result) in served.iter().zip(&results) {
             let preserve_argv0 = handler.entry.flags.contains(Flags::PRESERVE_ARGV0);
             let expected = Expected { preserve_argv0, interpreter: None, in_front: None };
@@ -322,7 +323,7 @@ fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
     let names = arches.iter().flatten().map(|arch| OsString::from(arch.name));
     words.extend(if arches.is_none() { vec!["all".into()] } else { names.collect() });
     let message = format!("cannot plan with {}: a dry run fetches nothing", display_path(source));
-    Diagnostic::new(message).with_hint(shell_line(&words))
+    Diagnostic::new(message).with_command(shell_line(&words))
 }
 
 /// The options of `args` that say what must serve, each followed by a space.

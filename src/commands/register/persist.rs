@@ -11,7 +11,7 @@ use super::gather::{Inputs, Placed};
 use super::interpreter_source::InterpreterSource;
 use super::report::ArchResult;
 use crate::arch::Arch;
-use crate::base::error::Diagnostic;
+use crate::base::error::{Advice, Diagnostic};
 use crate::binfmt::Rule;
 use crate::binfmt::instance::Instance;
 use crate::boot::configuration::{Configuration, binfmt_support_file};
@@ -105,11 +105,11 @@ impl Persistence {
         if let Some(promise) = overridden {
             let (name, file) = (promise.rule.name(), promise.file.display());
             let reason = format!("{file} has another rule for {name}, which would replace this one at boot");
-            return Decision::Refused { reason, hint: None };
+            return Decision::Refused { reason, advice: Advice::default() };
         }
         match persist::check(set).and_then(|()| self.init_system.check(set)) {
             Ok(()) => decision,
-            Err(problem) => Decision::Refused { reason: problem.message, hint: problem.hint },
+            Err(problem) => Decision::Refused { reason: problem.message, advice: problem.advice },
         }
     }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::gather::{Inputs, first_line};
 use crate::arch::Arch;
-use crate::base::error::Diagnostic;
+use crate::base::error::{Advice, Diagnostic};
 use crate::base::output::{Output, Status, display_path, escape, format_table};
 use crate::binfmt::{Flags, HandlerName, Rule};
 use crate::boot::persist::{self, InitSystem};
@@ -32,7 +32,6 @@ pub(crate) enum Outcome {
     /// The very handlers were there.
     Unchanged,
     /// Another handler of QEMU's emulator serves it, and stays.
-    #[serde(rename = "kept")]
     Existing,
     /// The host runs it itself, and that is enough.
     Native,
@@ -42,8 +41,8 @@ pub(crate) enum Outcome {
     Conflict,
     /// There is no interpreter.
     Missing,
-    /// The proof failed; the handler is gone again.
-    Unverified,
+    /// Verification failed; the previous state was restored.
+    VerificationFailed,
     /// The kernel did not do what it was asked.
     Failed,
 }
@@ -54,12 +53,12 @@ impl Outcome {
             Self::Registered => "registered",
             Self::Replaced => "replaced",
             Self::Unchanged => "unchanged",
-            Self::Existing => "kept",
+            Self::Existing => "existing",
             Self::Native => "native",
             Self::Refused => "refused",
             Self::Conflict => "conflict",
             Self::Missing => "missing",
-            Self::Unverified => "unproven",
+            Self::VerificationFailed => "verification failed",
             Self::Failed => "failed",
         }
     }
@@ -69,7 +68,7 @@ impl Outcome {
             Self::Registered | Self::Replaced | Self::Unchanged | Self::Existing | Self::Native => {
                 Status::Done
             }
-            Self::Unverified => Status::No,
+            Self::VerificationFailed => Status::No,
             Self::Refused | Self::Conflict | Self::Missing | Self::Failed => Status::Failed,
         }
     }
@@ -87,11 +86,10 @@ pub(crate) struct ArchResult {
     pub(super) version: Option<String>,
     /// Whether a probe ran.
     verified: bool,
-    #[serde(rename = "proof")]
     verification: Option<Verification>,
     message: Option<String>,
-    #[serde(rename = "cure")]
-    hint: Option<String>,
+    #[serde(flatten)]
+    advice: Advice,
     /// With `--persist`: the file that has it registered at boot.
     persisted: Option<PathBuf>,
 }
@@ -109,7 +107,7 @@ impl ArchResult {
             verified: false,
             verification: None,
             message: None,
-            hint: None,
+            advice: Advice::default(),
             persisted: None,
         };
         match decision {
@@ -124,10 +122,10 @@ impl ArchResult {
                     item.remark("a dry run does not find out whether this host runs it itself");
                 }
             }
-            Decision::Refused { reason, hint } => {
+            Decision::Refused { reason, advice } => {
                 item.outcome = Outcome::Refused;
                 item.message = Some(reason.clone());
-                item.hint.clone_from(hint);
+                item.advice.clone_from(advice);
             }
             Decision::Conflict { with } => item.conflict(arch, with, inputs),
             Decision::NoInterpreter => item.missing(arch, inputs),
@@ -194,7 +192,7 @@ impl ArchResult {
             reasons.push(format!("the name is taken by another handler, {}", all(&namesakes)));
         }
         self.message = Some(reasons.join("; "));
-        self.hint = Some(format!("qus register --replace {}{}", inputs.selection, arch.name));
+        self.advice = format!("qus register --replace {}{}", inputs.selection, arch.name).into();
     }
 
     fn missing(&mut self, arch: &Arch, inputs: &Inputs) {
@@ -213,7 +211,7 @@ impl ArchResult {
             self.remark("a dry run fetches none");
         }
         let persist = if inputs.persist { "--persist " } else { "" };
-        self.hint = Some(format!("qus register --fetch {persist}{}", arch.name));
+        self.advice = format!("qus register --fetch {persist}{}", arch.name).into();
     }
 
     /// It is registered, with these flags, and `verification` is what was seen of it.
@@ -232,10 +230,7 @@ impl ArchResult {
     /// Why it was not done, and what fixes that.
     pub(crate) fn reason(&self) -> String {
         let reason = self.message.as_deref().unwrap_or(self.outcome.word()).replace('\n', " ");
-        match &self.hint {
-            Some(hint) => format!("{reason}; cure: {hint}"),
-            None => reason,
-        }
+        reason + &self.advice.inline()
     }
 
     /// Adds a remark to the message.
@@ -248,7 +243,7 @@ impl ArchResult {
     pub(super) fn fail(&mut self, outcome: Outcome, problem: Diagnostic) {
         self.outcome = outcome;
         self.message = Some(problem.message);
-        self.hint = problem.hint;
+        self.advice = problem.advice;
         self.handlers.clear();
     }
 
@@ -256,7 +251,7 @@ impl ArchResult {
     pub(super) fn pass_over(&mut self) {
         self.outcome = Outcome::Native;
         self.message = Some("this host runs it itself".to_owned());
-        self.hint = None;
+        self.advice = Advice::default();
     }
 
     /// It is registered, and at boot by what `file` says.
@@ -275,7 +270,7 @@ impl ArchResult {
         self.outcome = Outcome::Failed;
         self.message =
             Some(format!("registered until the next restart, and not for longer: {}", problem.message));
-        self.hint = problem.hint;
+        self.advice = problem.advice;
     }
 
     /// Whether it will be registered at boot.
@@ -360,9 +355,9 @@ impl ArchResult {
         match &self.verification {
             None => "unverified".to_owned(),
             Some(verification) if verification.empty_root => {
-                format!("proven {location} and from an empty root")
+                format!("verified {location} and in an empty root directory")
             }
-            Some(_) => format!("proven {location}"),
+            Some(_) => format!("verified {location}"),
         }
     }
 }
@@ -376,7 +371,7 @@ pub(crate) struct RegisterReport {
     /// Whether this process stays, and the instance with it.
     pub(super) held: bool,
     /// Who registers at boot what was persisted; nothing without `--persist`.
-    #[serde(rename = "keeper")]
+    #[serde(rename = "init-system")]
     pub(super) init_system: Option<InitSystem>,
     pub(super) dry_run: bool,
     pub(crate) items: Vec<ArchResult>,
@@ -407,9 +402,11 @@ impl RegisterReport {
         if wrong.len() < self.items.len() && !self.dry_run {
             message.push_str(&format!("; the others run {}", self.lasting()));
         }
-        let mut hints: Vec<&str> = wrong.iter().filter_map(|item| item.hint.as_deref()).collect();
-        hints.dedup();
-        Some(Diagnostic { message, hint: as_one(&hints) })
+        let mut commands: Vec<&str> =
+            wrong.iter().filter_map(|item| item.advice.command.as_deref()).collect();
+        commands.dedup();
+        let hint = wrong.iter().find_map(|item| item.advice.hint.clone());
+        Some(Diagnostic { message, advice: Advice { command: as_one(&commands), hint } })
     }
 
     /// Whether any architecture is served now.
@@ -508,18 +505,18 @@ impl Report for RegisterReport {
     }
 }
 
-/// Several cures that are the same command with another architecture, as one.
-fn as_one(hints: &[&str]) -> Option<String> {
-    let (first, rest) = hints.split_first()?;
+/// Joins commands that differ in the architecture alone.
+fn as_one(commands: &[&str]) -> Option<String> {
+    let (first, rest) = commands.split_first()?;
     let (command, _) = first.rsplit_once(' ')?;
     if rest.is_empty() || !command.starts_with("qus register") {
         return Some((*first).to_owned());
     }
     let arches: Vec<&str> =
-        hints.iter().filter_map(|hint| hint.strip_prefix(command)?.strip_prefix(' ')).collect();
-    if arches.len() == hints.len() {
+        commands.iter().filter_map(|other| other.strip_prefix(command)?.strip_prefix(' ')).collect();
+    if arches.len() == commands.len() {
         Some(format!("{command} {}", arches.join(" ")))
     } else {
-        Some(hints.join("\n"))
+        Some(commands.join("\n"))
     }
 }

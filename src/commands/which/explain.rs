@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::fate::{Case, Fate};
 use super::known::{Certainty, Known, Taken, arch_of};
 use super::probe_target;
+use crate::base::error::Advice;
 use crate::binfmt::Handler;
 use crate::handler::exec_target::ExecTarget;
 use crate::handler::predict::{End, Prediction, Step, Table, matching};
@@ -25,8 +26,8 @@ pub(super) struct Answer<'a> {
     pub(super) text: String,
     /// Errno of `execve(2)`, where it fails.
     pub(super) errno: Option<String>,
-    #[serde(rename = "cure")]
-    pub(super) hint: Option<String>,
+    #[serde(flatten)]
+    pub(super) advice: Advice,
 }
 
 #[derive(Debug, Serialize)]
@@ -89,7 +90,7 @@ impl Answer<'_> {
             others: Vec::new(),
             text: fate.text,
             errno: None,
-            hint: fate.hint,
+            advice: fate.advice,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::known::{Certainty, Known, arch_of};
 use super::probe_target;
 use crate::arch::Arch;
+use crate::base::error::Advice;
 use crate::base::output::display_path;
 use crate::base::shell::shell_word;
 use crate::binfmt::instance::DEFAULT_PATH;
@@ -20,16 +21,16 @@ pub(super) struct Fate {
     pub(super) runs: bool,
     pub(super) certainty: Certainty,
     pub(super) text: String,
-    pub(super) hint: Option<String>,
+    pub(super) advice: Advice,
 }
 
 impl Fate {
     fn runs(certainty: Certainty, text: impl Into<String>) -> Self {
-        Self { runs: true, certainty, text: text.into(), hint: None }
+        Self { runs: true, certainty, text: text.into(), advice: Advice::default() }
     }
 
-    fn fails(certainty: Certainty, text: impl Into<String>, hint: Option<String>) -> Self {
-        Self { runs: false, certainty, text: text.into(), hint }
+    fn fails(certainty: Certainty, text: impl Into<String>, advice: impl Into<Advice>) -> Self {
+        Self { runs: false, certainty, text: text.into(), advice: advice.into() }
     }
 }
 
@@ -58,12 +59,12 @@ impl Case<'_> {
     }
 
     pub(super) fn unread(&self) -> Fate {
-        let hint = format!("sudo qus which {}", shell_word(&self.file.path));
-        self.fails("it may be executed by this user, but not read: what it is cannot be told", Some(hint))
+        let command = format!("sudo qus which {}", shell_word(&self.file.path));
+        self.fails("this user may execute it, but not read it", command)
     }
 
-    fn fails(&self, text: impl Into<String>, hint: Option<String>) -> Fate {
-        Fate::fails(self.certainty, text, hint)
+    fn fails(&self, text: impl Into<String>, advice: impl Into<Advice>) -> Fate {
+        Fate::fails(self.certainty, text, advice)
     }
 
     /// The command that registers another interpreter for the architecture.
@@ -74,9 +75,9 @@ impl Case<'_> {
     /// No handler is visible, and yet a program like it ran: the instance of an ancestor namespace is not mounted here (K65).
     fn hidden(&self) -> Fate {
         if let Some((loader, arch)) = missing_loader(self.file).zip(self.arch) {
-            return Fate::fails(Certainty::Executed, no_loader(&loader), Some(loader_hint(arch, &loader)));
+            return Fate::fails(Certainty::Executed, no_loader(&loader), loader_advice(arch, &loader));
         }
-        let text = "proven here, with a handler that cannot be seen, as binfmt_misc is not mounted";
+        let text = "verified here, with a handler that cannot be seen, as binfmt_misc is not mounted";
         Fate::runs(Certainty::Executed, text)
     }
 
@@ -109,12 +110,12 @@ impl Case<'_> {
         match judge(result, &expected) {
             Err(Failure::NotInEmptyRoot) => {
                 let text = format!("it runs here, and in no container: {}", Failure::NotInEmptyRoot);
-                Fate { runs: true, certainty: Certainty::Executed, text, hint: self.replace() }
+                Fate { runs: true, certainty: Certainty::Executed, text, advice: self.replace().into() }
             }
             Err(failure) => Fate::fails(Certainty::Executed, failure.to_string(), self.replace()),
             Ok(verification) => match missing_loader(self.file) {
                 Some(loader) => {
-                    Fate::fails(Certainty::Executed, no_loader(&loader), Some(loader_hint(arch, &loader)))
+                    Fate::fails(Certainty::Executed, no_loader(&loader), loader_advice(arch, &loader))
                 }
                 None => self.verified(handler, &verification),
             },
@@ -128,7 +129,7 @@ impl Case<'_> {
         let is_replaced = handler.entry.flags.contains(Flags::FIX_BINARY)
             && verification.interpreter.is_some()
             && verification.interpreter != at_path;
-        let (remark, hint) = match at_path {
+        let (remark, command) = match at_path {
             Some(_) if is_replaced => {
                 ("; it runs a file that was replaced at its path since", self.replace())
             }
@@ -136,9 +137,17 @@ impl Case<'_> {
             None if path.is_some_and(memfd::is_in_memory) => ("; it lies in memory", None),
             None => ("; its path leads to no file any more, the kernel holds it open", None),
         };
-        let verified =
-            if verification.empty_root { "proven here and from an empty root" } else { "proven here" };
-        Fate { runs: true, certainty: Certainty::Executed, text: format!("{verified}{remark}"), hint }
+        let verified = if verification.empty_root {
+            "verified here and in an empty root directory"
+        } else {
+            "verified here"
+        };
+        Fate {
+            runs: true,
+            certainty: Certainty::Executed,
+            text: format!("{verified}{remark}"),
+            advice: command.into(),
+        }
     }
 
     /// `execve(2)` fails at the file `at`: this one, or an interpreter.
@@ -147,12 +156,12 @@ impl Case<'_> {
         let name = display_path(at);
         match reason {
             Reason::AccessError(denied) if is_itself => {
-                self.fails(format!("it {denied}"), denied_hint(*denied, at))
+                self.fails(format!("it {denied}"), denied_advice(*denied, at))
             }
             Reason::AccessError(denied) => self.fails(format!("its interpreter {name} {denied}"), self.replace()),
             Reason::Loop => {
                 let handler = matching(self.table.handlers, self.file).first().copied();
-                let text = "a handler takes its own interpreter, round and round";
+                let text = "a handler matches its own interpreter (infinite loop)";
                 self.fails(text, handler.map(|handler| switch(handler, 0)))
             }
             Reason::OpenFileTwice => self.fails(
@@ -163,7 +172,7 @@ impl Case<'_> {
             ),
             Reason::Loader(loader) => {
                 let text = format!("its loader {} is missing or cannot be started", display_path(loader));
-                self.fails(text, self.arch.map(|arch| loader_hint(arch, loader)))
+                self.fails(text, self.arch.map(|arch| loader_advice(arch, loader)).unwrap_or_default())
             }
             Reason::NoHandler if is_itself => self.not_taken(),
             Reason::NoHandler if matches!(self.file.kind, Kind::Script { .. }) && matched_by.is_none() => {
@@ -178,42 +187,42 @@ impl Case<'_> {
 
     /// No handler takes the file, and the host does not run it itself.
     fn not_taken(&self) -> Fate {
-        let (why, hint) = match matching(self.table.handlers, self.file).first() {
+        let (why, advice) = match matching(self.table.handlers, self.file).first() {
             Some(_) if !self.table.enabled => {
-                let hint = format!("echo 1 | sudo tee {DEFAULT_PATH}/status");
-                ("the whole binfmt_misc instance is switched off".to_owned(), Some(hint))
+                let command = format!("echo 1 | sudo tee {DEFAULT_PATH}/status");
+                ("the whole binfmt_misc instance is switched off".to_owned(), command.into())
             }
             Some(handler) => {
-                let hint = match classify::emulated_arch(handler) {
+                let command = match classify::emulated_arch(handler) {
                     Some(arch) => format!("sudo qus enable {}", arch.name),
                     None => switch(handler, 1),
                 };
-                (format!("its handler {} is disabled", handler.name), Some(hint))
+                (format!("its handler {} is disabled", handler.name), command.into())
             }
             None => {
-                let (why, hint) = self.without_handler();
-                (why.to_owned(), hint)
+                let (why, advice) = self.without_handler();
+                (why.to_owned(), advice)
             }
         };
-        self.fails(format!("{why}; starting it fails with \"Exec format error\""), hint)
+        self.fails(format!("{why}; starting it fails with \"Exec format error\""), advice)
     }
 
     /// What is missing for a file that no handler matches, and how to get it.
-    fn without_handler(&self) -> (&'static str, Option<String>) {
+    fn without_handler(&self) -> (&'static str, Advice) {
         match (&self.file.kind, self.arch) {
             (Kind::Elf(_), Some(arch)) => {
-                ("no handler takes it", Some(format!("sudo qus register {}", arch.name)))
+                ("no handler takes it", format!("sudo qus register {}", arch.name).into())
             }
             (Kind::Elf(elf), None) if matches!(elf.e_type, 2 | 3) => {
-                ("no emulator of QEMU's user mode runs such programs, nor does this host", None)
+                ("no emulator of QEMU's user mode runs such programs, nor does this host", Advice::default())
             }
             (Kind::Windows, _) => {
-                ("no handler takes it", Some("install Wine and its handler (package wine-binfmt)".to_owned()))
+                ("no handler takes it", Advice::hint("install Wine and its handler (package wine-binfmt)"))
             }
             (Kind::Java, _) => {
-                ("no handler takes it", Some(format!("java -jar {}", shell_word(&self.file.path))))
+                ("no handler takes it", format!("java -jar {}", shell_word(&self.file.path)).into())
             }
-            _ => ("it is no program that anything here would take", None),
+            _ => ("it is no program that anything here would take", Advice::default()),
         }
     }
 }
@@ -223,12 +232,11 @@ fn switch(handler: &Handler, state: u8) -> String {
     format!("echo {state} | sudo tee {DEFAULT_PATH}/{}", shell_word(handler.name.as_os_str()))
 }
 
-fn denied_hint(denied: AccessError, path: &Path) -> Option<String> {
-    let word = shell_word(path);
+fn denied_advice(denied: AccessError, path: &Path) -> Advice {
     match denied {
-        AccessError::NotExecutable => Some(format!("chmod +x {word}")),
-        AccessError::NoExec => Some(format!("cp {word} to a file system that lets programs run")),
-        AccessError::Missing | AccessError::Path(_) | AccessError::NotAFile => None,
+        AccessError::NotExecutable => format!("chmod +x {}", shell_word(path)).into(),
+        AccessError::NoExec => Advice::hint("copy it to a file system that is not mounted noexec"),
+        AccessError::Missing | AccessError::Path(_) | AccessError::NotAFile => Advice::default(),
     }
 }
 
@@ -244,14 +252,15 @@ fn no_loader(loader: &Path) -> String {
     format!("the handler works, but the program needs {}, which does not exist here", display_path(loader))
 }
 
-fn loader_hint(arch: &Arch, loader: &Path) -> String {
+fn loader_advice(arch: &Arch, loader: &Path) -> Advice {
     let anywhere =
         "start it in a container or root directory of its architecture, or set QEMU_LD_PREFIX to one";
     let is_glibc = loader.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-linux"));
     match arch.names.debian.first() {
-        Some(debian) if is_glibc && Path::new("/usr/bin/dpkg").exists() => format!(
-            "sudo dpkg --add-architecture {debian} && sudo apt-get update && sudo apt-get install libc6:{debian} (or {anywhere})"
-        ),
-        _ => anywhere.to_owned(),
+        Some(debian) if is_glibc && Path::new("/usr/bin/dpkg").exists() => Advice::from(format!(
+            "sudo dpkg --add-architecture {debian} && sudo apt-get update && sudo apt-get install libc6:{debian}"
+        ))
+        .with_hint(format!("or {anywhere}")),
+        _ => Advice::hint(anywhere),
     }
 }

@@ -97,8 +97,8 @@ impl Answer<'_> {
         for other in &self.others {
             line(&["  ", &escaped(&other.name), " matches too, but ", other.why]);
         }
-        if let Some(hint) = &self.hint {
-            line(&["  cure: ", hint]);
+        for advice in self.advice.lines() {
+            line(&["  ", &advice]);
         }
     }
 }

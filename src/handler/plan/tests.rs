@@ -281,11 +281,11 @@ fn credentials_need_an_interpreter_of_roots() {
     let facts =
         Facts { interpreter: Some(&writable), native: &Nativeness::Foreign, verdict: None, unfit: None };
     let snapshot = Snapshot { handlers: &[], guarded: &[] };
-    let Decision::Refused { reason, hint } = decide(arm(), &snapshot, &facts, request).unwrap() else {
+    let Decision::Refused { reason, advice } = decide(arm(), &snapshot, &facts, request).unwrap() else {
         panic!("not refused");
     };
     assert!(reason.contains("others than root may write to it"), "{reason}");
-    assert!(hint.unwrap().contains("chown root:root /usr/bin/qemu-arm-static"));
+    assert!(advice.command.unwrap().contains("chown root:root /usr/bin/qemu-arm-static"));
     assert_eq!(decide(arm(), &snapshot, &facts, EXPLICIT).unwrap(), registration(&[], None, &[]));
     // Flags are part of what is there: without C it is not what was asked for.
     let there = [handler("qemu-arm", PATH, POF)];

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use nix::unistd::geteuid;
 use thiserror::Error;
 
-use crate::base::error::Hint;
+use crate::base::error::{Advice, Advise};
 
 /// A container engine whose containers live in namespaces of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +68,13 @@ pub struct EngineError {
     reason: String,
 }
 
-impl Hint for EngineError {
-    fn hint(&self) -> Option<String> {
+impl Advise for EngineError {
+    fn advice(&self) -> Advice {
+        let advice = Advice::from(self.start);
         if geteuid().is_root() {
-            return Some(format!("as the user who runs it, not as root: {}", self.start));
+            return advice.with_hint("type it as the user who runs the engine, not as root");
         }
-        Some(self.start.to_owned())
+        advice
     }
 }
 

@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Uid, getegid, geteuid, setgid, setgroups, setuid};
 use thiserror::Error;
 
 use super::helper::{MapFailure, MapHelper};
-use crate::base::error::Hint;
+use crate::base::error::{Advice, Advise};
 
 /// Who the caller was before a namespace was entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,15 +69,15 @@ pub enum NamespaceError {
     },
 }
 
-impl Hint for NamespaceError {
-    fn hint(&self) -> Option<String> {
+impl Advise for NamespaceError {
+    fn advice(&self) -> Advice {
         match self {
-            Self::Forbidden { setting, permits } => Some(format!("sudo sysctl -w {setting}={permits}")),
-            Self::NotPermitted(_) => Some("start it outside of the container".to_owned()),
+            Self::Forbidden { setting, permits } => format!("sudo sysctl -w {setting}={permits}").into(),
+            Self::NotPermitted(_) => Advice::hint("start it outside of the container"),
             Self::Join { source: Errno::EPERM, .. } | Self::Open { .. } => {
-                Some("as root, or as the user it belongs to".to_owned())
+                Advice::hint("start qus as root, or as the user to whom the process belongs")
             }
-            Self::Join { .. } | Self::Map(_) | Self::TooMany => None,
+            Self::Join { .. } | Self::Map(_) | Self::TooMany => Advice::default(),
         }
     }
 }
@@ -198,7 +198,7 @@ mod tests {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, value).unwrap();
         };
-        let found = || forbidding_setting_in(directory.path()).map(|error| error.hint().unwrap());
+        let found = || forbidding_setting_in(directory.path()).map(|error| error.advice().command.unwrap());
         assert_eq!(found(), None);
         write("user/max_user_namespaces", "96365\n");
         write("kernel/apparmor_restrict_unprivileged_userns", "0\n");

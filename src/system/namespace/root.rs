@@ -13,7 +13,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{chdir, fchdir, pivot_root, symlinkat};
 use thiserror::Error;
 
-use crate::base::error::Hint;
+use crate::base::error::Advise;
 
 /// Devices of every container (OCI runtime specification, "Default Devices").
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -42,7 +42,7 @@ pub struct RootError {
     source: io::Error,
 }
 
-impl Hint for RootError {}
+impl Advise for RootError {}
 
 fn failed(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errno) -> RootError {
     let path = path.into();

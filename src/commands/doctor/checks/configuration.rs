@@ -10,16 +10,16 @@ use crate::handler::owner::Owner;
 use crate::interpreter::is_qemu;
 use crate::system::namespace::{Scope, UserNamespace};
 
-pub(super) fn promised(facts: &Facts) -> Vec<Observation> {
+pub(super) fn configured(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let missing = facts.configuration.unregistered_rules(&state.handlers);
-    let observations = missing.into_iter().map(|promise| {
-        let file = display_path(&promise.file);
-        let text = format!("{} is promised by {file}, and not there", promise.rule.name());
-        let interpreter = promise.rule.interpreter();
+    let observations = missing.into_iter().map(|configured| {
+        let file = display_path(&configured.file);
+        let text = format!("{} is configured in {file}, but not registered", configured.rule.name());
+        let interpreter = configured.rule.interpreter();
         if interpreter.exists() {
             // Under systemd, too: a restart of systemd-binfmt would remove what is in no configuration (K78).
-            Observation::note(text, format!("sudo qus apply {}", shell_word(&promise.file)))
+            Observation::note(text, format!("sudo qus apply {}", shell_word(&configured.file)))
         } else {
             Observation::note(
                 format!("{text}; its interpreter {} does not exist", display_path(interpreter)),

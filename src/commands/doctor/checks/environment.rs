@@ -1,6 +1,7 @@
 //! What is around qus on this machine.
 
 use super::Observation;
+use crate::base::error::Advice;
 use crate::base::shell::shell_word;
 use crate::commands::doctor::facts::Facts;
 use crate::commands::doctor::processes::{BuildkitDaemon, CLOCK_SKEW};
@@ -26,11 +27,11 @@ fn too_early(facts: &Facts, builder: &BuildkitDaemon) -> Option<Observation> {
     }
     let pid = builder.pid;
     let text = format!("buildkitd (process {pid}) started before {later} handlers were registered");
-    let (does, hint) = match restart(&builder.groups) {
-        Some(hint) => ("starts it again", hint),
-        None => ("ends it; then start it as it was", format!("sudo kill {pid}")),
+    let advice = match restart(&builder.groups) {
+        Some(command) => command.into(),
+        None => Advice::from(format!("sudo kill {pid}")).with_hint("then start it again as it was started"),
     };
-    Some(Observation::note(format!("{text}; the cure {does}"), hint))
+    Some(Observation::note(text, advice))
 }
 
 /// The command that starts again what a process belongs to, by its control groups: a container, or a service.
@@ -75,9 +76,9 @@ pub(super) fn security(facts: &Facts) -> Vec<Observation> {
 
 pub(super) fn namespaces(facts: &Facts) -> Vec<Observation> {
     match &facts.no_user_namespaces {
-        Some(hint) => {
-            vec![Observation::note("a setting keeps user namespaces from unprivileged users", hint.clone())]
+        Some(command) => {
+            vec![Observation::note("a setting forbids user namespaces to ordinary users", command.clone())]
         }
-        None => vec![Observation::ok("user namespaces are to be had")],
+        None => vec![Observation::ok("user namespaces are available")],
     }
 }

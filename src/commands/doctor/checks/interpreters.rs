@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Observation, each, name, replace};
 use crate::arch::Arch;
+use crate::base::error::Advice;
 use crate::base::output::{display_path, escape};
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
@@ -38,7 +39,7 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Observation> {
                 None,
             ),
             CheckError::SetId => {
-                Observation::problem(text, unfit.hint(path).map(|hint| format!("sudo {hint}")))
+                Observation::problem(text, unfit.command(path).map(|command| format!("sudo {command}")))
             }
             _ => Observation::problem(text, replace(state, handler)),
         })
@@ -102,25 +103,28 @@ pub(super) fn broken(facts: &Facts) -> Vec<Observation> {
         let version = health.version.as_ref().map(|version| format!(", QEMU {version}")).unwrap_or_default();
         let path = handler.entry.interpreter.as_deref();
         let shown = path.map(display_path).unwrap_or_default();
-        let mut text = format!("{} ({shown}{version}): {reason}", name(handler));
+        let text = format!("{} ({shown}{version}): {reason}", name(handler));
         let again =
             arch.filter(|arch| path.is_some() && state.at_hand.get(arch.name).map(PathBuf::as_path) == path);
-        let hint = match again {
+        let advice = match again {
             // The same file again would do no better.
-            Some(arch) => {
-                text.push_str("; DIR has another version");
-                Some(format!("sudo qus register --replace --interpreter-dir DIR {}", arch.name))
-            }
+            Some(arch) => another_version(arch),
             // Another's handler, which does nothing for its programs: an emulator of QEMU's would.
-            None => replace(state, handler).or_else(|| {
-                match Arch::matching_pattern(handler.entry.pattern()?).as_slice() {
+            None => replace(state, handler)
+                .or_else(|| match Arch::matching_pattern(handler.entry.pattern()?).as_slice() {
                     [arch] => Some(format!("sudo qus register --replace --fetch {}", arch.name)),
                     _ => None,
-                }
-            }),
+                })
+                .into(),
         };
-        Some(Observation::problem(text, hint))
+        Some(Observation::problem(text, advice))
     })
+}
+
+/// Advice to use another version of QEMU.
+fn another_version(arch: &Arch) -> Advice {
+    let command = format!("sudo qus register --replace --interpreter-dir DIR {}", arch.name);
+    Advice::hint(format!("use another version, where DIR is its directory: {command}"))
 }
 
 pub(super) fn emulator(facts: &Facts) -> Vec<Observation> {
@@ -132,16 +136,8 @@ pub(super) fn emulator(facts: &Facts) -> Vec<Observation> {
             health.get(&handler.name).and_then(|health| health.version.as_ref()?.parse().ok());
         let Some((arch, version)) = classify::emulated_arch(handler).zip(version) else { continue };
         observations.extend(known_bugs::of(arch.name, &version).map(|defect| {
-            let text = format!(
-                "{} is QEMU {version}: {} ({}); DIR has another version",
-                name(handler),
-                defect.what,
-                defect.source
-            );
-            Observation::note(
-                text,
-                format!("sudo qus register --replace --interpreter-dir DIR {}", arch.name),
-            )
+            let text = format!("{} is QEMU {version}: {} ({})", name(handler), defect.what, defect.source);
+            Observation::note(text, another_version(arch))
         }));
     }
     observations

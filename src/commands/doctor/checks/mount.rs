@@ -1,9 +1,9 @@
 //! Where this is: the kernel, the instance, and whose it is.
 
 use super::Observation;
-use crate::base::error::Hint;
+use crate::base::error::{Advice, Advise};
 use crate::base::output::display_path;
-use crate::binfmt::instance::{OpenError, mount_command};
+use crate::binfmt::instance::{ON_THE_HOST, OpenError, mount_command};
 use crate::commands::doctor::facts::Facts;
 use crate::commands::doctor::processes::MountHolder;
 use crate::system::namespace::{Scope, UserNamespace};
@@ -31,8 +31,8 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Observation> {
     match &facts.instance {
         Ok(_) => vec![Observation::ok(format!("binfmt_misc is mounted on {}", display_path(&facts.path)))],
         Err(error @ OpenError::NotMounted(_)) => {
-            let promised = facts.configuration.rules.len();
-            let hint = error.hint();
+            let configured = facts.configuration.rules.len();
+            let advice = error.advice();
             if facts.process != UserNamespace::Initial && facts.kernel.has_per_userns_instances() {
                 // Mounting would make a new instance, without any of those handlers (K66).
                 let unseen = "the host's handlers may be in force and cannot be seen";
@@ -40,29 +40,18 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Observation> {
                     let text = format!("{error}: {unseen}, and mounting is not permitted here");
                     return vec![Observation::note(text, "qus run sh".to_owned())];
                 }
-                let text = "the cure hides them here, for an instance of this user namespace's own";
-                return vec![Observation::note(format!("{error}: {unseen}; {text}"), hint)];
+                let hint = "the command mounts an instance of this user namespace, which hides them here";
+                return vec![Observation::note(format!("{error}: {unseen}"), advice.with_hint(hint))];
             }
-            if promised > 0 {
+            if configured > 0 {
                 return vec![Observation::problem(
-                    format!("{error}, while configuration promises {promised} handlers"),
-                    hint,
+                    format!("{error}, but {configured} handlers are configured"),
+                    advice,
                 )];
             }
-            vec![Observation::problem(error.to_string(), hint)]
+            vec![Observation::problem(error.to_string(), advice)]
         }
-        Err(error @ OpenError::Automount(path)) => {
-            vec![Observation::problem(
-                format!("{error}; on the host, the cure does"),
-                format!("ls {}", display_path(path)),
-            )]
-        }
-        // Nothing that could be typed.
-        Err(error @ OpenError::NoSupport(_)) => {
-            let what = error.hint().map(|what| format!(": {what}")).unwrap_or_default();
-            vec![Observation::problem(format!("{error}{what}"), None)]
-        }
-        Err(error) => vec![Observation::problem(error.to_string(), error.hint())],
+        Err(error) => vec![Observation::problem(error.to_string(), error.advice())],
     }
 }
 
@@ -101,7 +90,7 @@ pub(super) fn scope(facts: &Facts) -> Vec<Observation> {
 }
 
 /// Whether the handlers outlast this mount namespace (K67). Before Linux 6.7 they do where that was not backported, which
-/// the version does not tell: then the cure does no harm.
+/// the version does not tell: then the command does no harm.
 pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let count = state.handlers.len();
@@ -111,15 +100,18 @@ pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
         MountHolder::Inside(pid) => {
             let text =
                 format!("{count} handlers, and what is registered next, end with this mount namespace");
-            let hint = mount.replace("sudo ", &format!("sudo nsenter -t {pid} -m "));
-            vec![Observation::note(format!("{text}; the cure mounts the instance around it, too"), hint)]
+            let advice = Advice::from(mount.replace("sudo ", &format!("sudo nsenter -t {pid} -m ")));
+            vec![Observation::note(
+                text,
+                advice.with_hint("it mounts the instance outside of this namespace as well"),
+            )]
         }
         MountHolder::InsideAsFarAsSeen => {
             let text = format!("{count} handlers, and what is registered next, end with this container");
             // Mounting on the host holds no instance but the host's.
             vec![if facts.scope == Scope::Host {
                 let text = format!("{text}, unless the host has mounted binfmt_misc since it started");
-                Observation::note(format!("{text}; on the host, the cure does"), mount)
+                Observation::note(text, Advice::from(mount).with_hint(ON_THE_HOST))
             } else {
                 let unless = "unless another in its user namespace has mounted binfmt_misc since it started";
                 Observation::note(format!("{text}, {unless}"), None)

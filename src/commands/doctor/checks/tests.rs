@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::configuration::{flushed, promised};
+use super::configuration::{configured, flushed};
 use super::environment::{page_size, restart};
 use super::mount::{kernel, mounted};
 use super::*;
@@ -79,8 +79,8 @@ fn an_instance_of_the_host_has_to_be_mounted() {
     assert_eq!(mounted(&old)[0].level, Severity::Problem);
     let automount = OpenError::Automount(crate::binfmt::instance::DEFAULT_PATH.into());
     let observations = mounted(&Facts { instance: Err(automount), ..facts() });
-    assert!(observations[0].text.ends_with("that only the host can trigger; on the host, the cure does"));
-    assert_eq!(observations[0].hint.as_deref(), Some("ls /proc/sys/fs/binfmt_misc"));
+    assert!(observations[0].text.ends_with("that only the host can trigger"));
+    assert_eq!(observations[0].advice.command.as_deref(), Some("ls /proc/sys/fs/binfmt_misc"));
 }
 
 #[test]
@@ -101,10 +101,10 @@ fn systemd_takes_what_no_configuration_promises() {
     };
     let observations = flushed(&facts("qemu-arm", "/usr/bin/qemu-arm-static"));
     assert_eq!(observations[0].text, "1 handlers are in no configuration and end with the next boot");
-    assert_eq!(observations[0].hint.as_deref(), Some("sudo qus register --persist arm"));
+    assert_eq!(observations[0].advice.command.as_deref(), Some("sudo qus register --persist arm"));
     let observations = flushed(&facts("qus-arm", "/opt/other"));
     let hint = "sudo qus register --persist --replace --interpreter /opt/other arm";
-    assert_eq!(observations[0].hint.as_deref(), Some(hint));
+    assert_eq!(observations[0].advice.command.as_deref(), Some(hint));
     let ours = || facts("qemu-arm", "/usr/bin/qemu-arm-static");
     assert!(flushed(&Facts { systemd: false, ..ours() }).is_empty());
     assert!(flushed(&Facts { scope: Scope::UserNamespace(1), ..ours() }).is_empty());
@@ -115,7 +115,7 @@ fn systemd_takes_what_no_configuration_promises() {
     assert!(flushed(&in_memory()).is_empty());
     let mut at_hand = in_memory();
     at_hand.instance.as_mut().unwrap().at_hand.insert("arm", "/usr/bin/qemu-arm".into());
-    assert_eq!(flushed(&at_hand)[0].hint.as_deref(), Some("sudo qus register --persist arm"));
+    assert_eq!(flushed(&at_hand)[0].advice.command.as_deref(), Some("sudo qus register --persist arm"));
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_promise_is_kept_without_flushing_anybody() {
     let rule = Rule::parse(b":promised:M::M::/bin/sh:F").unwrap();
     let rules = vec![ConfiguredRule { file: "/etc/binfmt.d/a.conf".into(), rule }];
     let configuration = || Configuration { rules: rules.clone(), ..Configuration::default() };
-    let observations = promised(&Facts { configuration: configuration(), ..with_handler("other") });
-    assert_eq!(observations[0].hint.as_deref(), Some("sudo qus apply /etc/binfmt.d/a.conf"));
-    assert!(promised(&Facts { configuration: configuration(), ..with_handler("promised") }).is_empty());
+    let observations = configured(&Facts { configuration: configuration(), ..with_handler("other") });
+    assert_eq!(observations[0].advice.command.as_deref(), Some("sudo qus apply /etc/binfmt.d/a.conf"));
+    assert!(configured(&Facts { configuration: configuration(), ..with_handler("promised") }).is_empty());
 }
