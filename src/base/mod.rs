@@ -6,3 +6,5 @@ pub mod log;
 pub mod output;
 pub mod parallel;
 pub mod shell;
+pub mod table;
+pub mod terminal;

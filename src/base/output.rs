@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::base::error::{Advice, Diagnostic};
+use crate::base::terminal::{Terminal, TextWriter};
 
 /// Version of the JSON that is printed; it changes when a field changes its meaning or goes.
 const JSON_VERSION: u32 = 1;
@@ -58,6 +59,7 @@ pub struct Output<'a> {
     messages: &'a mut dyn Write,
     json: bool,
     quiet: bool,
+    terminal: Terminal,
 }
 
 #[derive(Serialize)]
@@ -83,7 +85,13 @@ impl<'a> Output<'a> {
     /// Data go to `data`, everything else to `messages`; with `json` the data are one JSON object, with `quiet` only
     /// problems are told.
     pub fn new(data: &'a mut dyn Write, messages: &'a mut dyn Write, json: bool, quiet: bool) -> Self {
-        Self { data, messages, json, quiet }
+        Self { data, messages, json, quiet, terminal: Terminal::default() }
+    }
+
+    /// Lays out the data for a terminal.
+    #[must_use]
+    pub fn on(self, terminal: Terminal) -> Self {
+        Self { terminal, ..self }
     }
 
     /// Prints the data of a command: `value` as JSON, or what `text` writes, whole characters at a time and with control
@@ -91,18 +99,19 @@ impl<'a> Output<'a> {
     pub fn print_data<T: Serialize>(
         &mut self,
         value: &T,
-        text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+        text: impl FnOnce(&mut TextWriter<'_>) -> io::Result<()>,
     ) -> io::Result<()> {
-        self.blocks(value, |data| text(&mut SanitizingWriter(data)))
+        let terminal = self.terminal;
+        self.blocks(value, |data| text(&mut TextWriter::new(data, terminal)))
     }
 
     /// Prints a document for another program: `value` as JSON, or every byte that `text` writes.
     pub fn print_document<T: Serialize>(
         &mut self,
         value: &T,
-        text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+        text: impl FnOnce(&mut TextWriter<'_>) -> io::Result<()>,
     ) -> io::Result<()> {
-        self.blocks(value, text)
+        self.blocks(value, |data| text(&mut TextWriter::document(data)))
     }
 
     /// In blocks, so that a line is not a system call.
@@ -160,29 +169,6 @@ fn write_json<T: Serialize>(writer: &mut dyn Write, value: &T) -> io::Result<()>
     let mut json = EscapedJson(writer);
     serde_json::to_writer_pretty(&mut json as &mut dyn Write, &Versioned { version: JSON_VERSION, value })?;
     json.write_all(b"\n")
-}
-
-/// Rows with their columns lined up, two spaces between them; the last column is as long as it likes.
-#[must_use]
-pub fn format_table(rows: &[Vec<String>]) -> String {
-    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..count)
-        .map(|column| {
-            rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-        })
-        .collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(cell);
-            let padding = width.saturating_sub(cell.chars().count()) + 2;
-            line.extend(std::iter::repeat_n(' ', padding));
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 /// A path for one line of text: control characters, which a terminal would act on, are escaped.
@@ -248,22 +234,7 @@ fn needs_escape(character: char) -> bool {
         )
 }
 
-/// A writer of text in which nothing commands a terminal.
-pub struct SanitizingWriter<'a>(pub &'a mut dyn Write);
-
-impl Write for SanitizingWriter<'_> {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        // Formatting writes whole characters.
-        self.0.write_all(escape_lines(&String::from_utf8_lossy(text)).as_bytes())?;
-        Ok(text.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-/// The same of JSON. serde_json writes whole characters, too.
+/// A writer of JSON in which control characters are escaped. serde_json writes whole characters.
 struct EscapedJson<'a>(&'a mut dyn Write);
 
 impl Write for EscapedJson<'_> {
@@ -282,18 +253,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up() {
-        let rows =
-            [vec!["a".into(), "bb".into(), "c c".into()], vec!["aaa".into(), String::new(), "d".into()]];
-        assert_eq!(format_table(&rows), "a    bb  c c\naaa      d\n");
-    }
-
-    #[test]
     fn names_cannot_command_a_terminal() {
         assert_eq!(escape("a\x1b[2Jb\nc\u{9b}ü"), "a\\u{1b}[2Jb\\nc\\u{9b}ü");
         assert_eq!(escape_lines("a\u{202e}b\nc\u{7f}\n"), "a\\u{202e}b\nc\\u{7f}\n");
         let mut text = Vec::new();
-        SanitizingWriter(&mut text).write_all("\x1b[2J\nü\n".as_bytes()).unwrap();
+        TextWriter::new(&mut text, Terminal::default()).write_all("\x1b[2J\nü\n".as_bytes()).unwrap();
         assert_eq!(text, "\\u{1b}[2J\nü\n".as_bytes());
     }
 

@@ -16,7 +16,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::base::output::{Output, SanitizingWriter, Status};
+use crate::base::output::{Output, Status};
+use crate::base::terminal::{Terminal, TextWriter};
 use crate::binfmt::instance::DEFAULT_PATH;
 use crate::commands::args::Common;
 use crate::commands::register::{self, Register, RegisterReport};
@@ -64,7 +65,9 @@ impl CompatTool {
     /// [`Status::Failed`].
     pub fn run(self, words: &[OsString], data: &mut dyn Write, messages: &mut dyn Write) -> Result<Status> {
         // What is not JSON.
-        let (data, messages) = (&mut SanitizingWriter(data), &mut SanitizingWriter(messages));
+        let terminal = Terminal::default();
+        let (data, messages) =
+            (&mut TextWriter::new(data, terminal), &mut TextWriter::new(messages, terminal));
         let adapter = &mut Adapter { common: common(), data, messages };
         // A damaged bundle does nothing at all.
         own_bundle()?;

@@ -12,6 +12,7 @@ use super::{Cli, subcommand};
 use crate::base::error::Diagnostic;
 use crate::base::log;
 use crate::base::output::{NotRun, Output, Status, escape_lines};
+use crate::base::terminal::Terminal;
 use crate::commands;
 use crate::probe;
 use crate::system::namespace;
@@ -72,7 +73,8 @@ fn called_as() -> Option<(CompatTool, Vec<OsString>)> {
 fn run_command(cli: &Cli) -> ExitCode {
     log::install(cli.common.verbose);
     let (mut data, mut messages) = (io::stdout().lock(), io::stderr());
-    let mut output = Output::new(&mut data, &mut messages, cli.common.json, cli.common.quiet);
+    let mut output =
+        Output::new(&mut data, &mut messages, cli.common.json, cli.common.quiet).on(Terminal::of_stdout());
     let done = commands::run(&cli.command, &cli.common, Cli::command, &mut output);
     conclude(done, &mut output)
 }

@@ -1,7 +1,7 @@
 //! `qus apply`: have the kernel have what `binfmt.d` says, as systemd-binfmt does, and remove nobody's handlers.
 
+use std::io;
 use std::io::Read as _;
-use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, display_path, escape, format_table};
+use crate::base::output::{Output, Status, display_path, escape};
+use crate::base::table::{Cell, Table};
+use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{HEADER_LEN, Handler, HandlerName, Rule};
 use crate::boot::binfmt_d::{self, ReadError};
@@ -90,6 +92,15 @@ impl Outcome {
             Self::Refused => "refused",
             Self::Failed => "failed",
         }
+    }
+
+    fn cell(self, dry_run: bool) -> Cell {
+        let style = match self {
+            Self::Registered | Self::Replaced | Self::Unchanged => GOOD,
+            Self::Superseded => NOTABLE,
+            Self::Refused | Self::Failed => BAD,
+        };
+        Cell::styled(self.word(dry_run), style)
     }
 
     fn is_in_force(self) -> bool {
@@ -295,14 +306,15 @@ impl AppliedLine {
 }
 
 impl Report for ApplyReport {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
-        let row = |item: &AppliedLine| {
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
+        let mut table = Table::new();
+        for item in &self.items {
             let detail = item.message.as_ref().or(item.interpreter.as_ref()).map(|message| escape(message));
             let name = item.name.as_ref().map_or_else(|| "-".to_owned(), |name| escape(name));
-            let word = item.outcome.word(self.dry_run).to_owned();
-            vec![item.location(), word, name, detail.unwrap_or_default()]
-        };
-        text.write_all(format_table(&self.items.iter().map(row).collect::<Vec<_>>()).as_bytes())
+            let outcome = item.outcome.cell(self.dry_run);
+            table.push([item.location().into(), outcome, name.into(), detail.unwrap_or_default().into()]);
+        }
+        table.write(text)
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, display_path};
+use crate::base::terminal::TextWriter;
 use crate::commands::args::{ArchArg, Common, RequiredArgs, named, parse_arch};
 use crate::commands::report::Report;
 use crate::interpreter::bundle::unpack_bundle;
@@ -117,7 +118,7 @@ impl BundleReport {
 }
 
 impl Report for BundleReport {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
         if self.is_standard { Ok(()) } else { writeln!(text, "{}", self.line()) }
     }
 

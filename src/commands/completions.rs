@@ -1,6 +1,6 @@
 //! `qus completions`: what a shell needs to complete the command line, made from the command line itself.
 
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
@@ -10,6 +10,7 @@ use clap_complete::shells::{Bash, Fish, Zsh};
 use serde::Serialize;
 
 use crate::arch::ARCHES;
+use crate::base::terminal::TextWriter;
 use crate::commands::report::Report;
 use clap::{Args, ValueEnum};
 
@@ -52,7 +53,7 @@ pub(super) fn execute(args: &Completions, program: clap::Command) -> Result<Comp
 }
 
 impl Report for CompletionsReport {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
         text.write_all(self.script.as_bytes())
     }
 

@@ -7,12 +7,14 @@ mod processes;
 use anyhow::Result;
 use nix::unistd::geteuid;
 use serde::Serialize;
-use std::io::{self, Write};
+use std::io;
 
 use self::checks::CHECKS;
 use self::facts::Facts;
 use crate::base::error::Advice;
-use crate::base::output::{Output, Status, escape, format_table};
+use crate::base::output::{Output, Status, escape};
+use crate::base::table::{Cell, Table};
+use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
 use crate::commands::args::Common;
 use crate::commands::report::Report;
 use clap::Args;
@@ -37,6 +39,17 @@ pub(super) enum Severity {
     Ok,
 }
 
+impl Severity {
+    fn cell(self) -> Cell {
+        let (word, style) = match self {
+            Self::Problem => ("problem", BAD),
+            Self::Note => ("note", NOTABLE),
+            Self::Ok => ("ok", GOOD),
+        };
+        Cell::styled(word, style)
+    }
+}
+
 /// What a check found.
 #[derive(Debug, Serialize)]
 pub(super) struct Finding {
@@ -56,6 +69,9 @@ pub(super) struct Finding {
 #[derive(Serialize)]
 pub(crate) struct DoctorReport {
     findings: Vec<Finding>,
+    /// Whether findings that are as they should be are printed one by one.
+    #[serde(skip)]
+    verbose: bool,
 }
 
 /// Ids of the checks, in their order.
@@ -82,7 +98,7 @@ pub(crate) fn execute(args: &Doctor, common: &Common) -> Result<DoctorReport> {
         }));
     }
     findings.sort_by_key(|finding| finding.level);
-    Ok(DoctorReport { findings })
+    Ok(DoctorReport { findings, verbose: common.verbose > 0 })
 }
 
 /// What root types: containers have no sudo, and in a user namespace it does not work.
@@ -91,20 +107,23 @@ fn without_sudo(command: &str) -> String {
 }
 
 impl Report for DoctorReport {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
-        let mut rows = Vec::new();
-        for finding in &self.findings {
-            let level = match finding.level {
-                Severity::Problem => "problem",
-                Severity::Note => "note",
-                Severity::Ok => "ok",
-            };
-            rows.push(vec![level.to_owned(), finding.id.to_owned(), escape(&finding.text)]);
-            let more = finding.why.map(str::to_owned).into_iter();
-            let advice = finding.advice.lines().map(|line| escape(&line));
-            rows.extend(more.chain(advice).map(|line| vec![String::new(), String::new(), line]));
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
+        let mut table = Table::new();
+        let is_shown = |finding: &&Finding| self.verbose || finding.level != Severity::Ok;
+        for finding in self.findings.iter().filter(is_shown) {
+            table.push([finding.level.cell(), finding.id.into(), escape(&finding.text).into()]);
+            let why = finding.why.map(str::to_owned).into_iter();
+            for line in why.chain(finding.advice.lines().map(|line| escape(&line))) {
+                table.push([Cell::default(), Cell::default(), line.into()]);
+            }
         }
-        text.write_all(format_table(&rows).as_bytes())
+        let passed = self.findings.iter().filter(|finding| finding.level == Severity::Ok);
+        if !self.verbose {
+            let mut ids: Vec<&str> = passed.map(|finding| finding.id).collect();
+            ids.dedup();
+            table.push([Severity::Ok.cell(), ids.len().to_string().into(), ids.join(" ").into()]);
+        }
+        table.write(text)
     }
 
     fn conclude(&self, _: &mut Output<'_>) -> Result<Status> {

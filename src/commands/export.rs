@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, display_path, format_table};
+use crate::base::output::{Output, display_path};
+use crate::base::terminal::TextWriter;
 use crate::binfmt::Flags;
 use crate::boot::formats::{self, ArchRules, Format, RuleView};
 use crate::commands::args::{ArchArg, named, parse_arch, parse_one_arch};
@@ -116,13 +117,12 @@ fn write(directory: &Path, files: &[formats::File]) -> Result<(), Diagnostic> {
 }
 
 impl Report for ExportReport {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
         if let Some(document) = &self.document {
             return text.write_all(document);
         }
-        let lines = self.files.iter().filter_map(|file| file.path.as_deref());
-        let table = format_table(&lines.map(|path| vec![display_path(path)]).collect::<Vec<_>>());
-        text.write_all(table.as_bytes())
+        let mut paths = self.files.iter().filter_map(|file| file.path.as_deref());
+        paths.try_for_each(|path| writeln!(text, "{}", display_path(path)))
     }
 
     fn is_document(&self) -> bool {
@@ -152,7 +152,7 @@ fn arch_rules(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
             )));
         }
         let rules = classify::rules(arch, &path, flags).map_err(|error| {
-            Diagnostic::from(error).with_hint("put the interpreter into a folder with a shorter path")
+            Diagnostic::from(error).with_hint("put the interpreter into a directory with a shorter path")
         })?;
         arch_rules.push(ArchRules { arch, rules, copied: false });
     }

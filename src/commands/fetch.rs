@@ -3,15 +3,17 @@
 mod stored;
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::base::output::{Output, Status, display_path, format_table};
+use crate::base::output::{Output, Status, display_path};
+use crate::base::table::{Cell, Table};
+use crate::base::terminal::TextWriter;
 use crate::commands::args::{ArchArg, Common, RequiredArgs, named, parse_arch};
 use crate::commands::report::{Report, print};
-use crate::interpreter::fetch::{FetchRequest, Fetched, File, fetch};
+use crate::interpreter::fetch::{FetchRequest, Fetched, fetch};
 use crate::interpreter::store::destination;
 use clap::Args;
 
@@ -64,13 +66,14 @@ fn arches(args: &Fetch) -> Option<BTreeSet<&'static str>> {
 }
 
 impl Report for Fetched {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
-        let row = |file: &File| {
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
+        let mut table = Table::new().shorten(2);
+        for file in &self.files {
             let from = file.package.as_ref().zip(file.version.as_ref());
             let from = from.map(|(name, version)| format!("from {name} {version}")).unwrap_or_default();
-            vec![file.arch.to_owned(), file.outcome.to_owned(), display_path(&file.path), from]
-        };
-        text.write_all(format_table(&self.files.iter().map(row).collect::<Vec<_>>()).as_bytes())
+            table.push([file.arch, file.outcome, &display_path(&file.path), &from].map(Cell::from));
+        }
+        table.write(text)
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {

@@ -1,7 +1,7 @@
 //! `qus list`: every handler of the instance, newest first.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -12,7 +12,9 @@ use super::verify::{Health, State, health};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::hex::Hex;
-use crate::base::output::{Output, Status, display_path, escape, format_table};
+use crate::base::output::{Output, Status, display_path, escape};
+use crate::base::table::{Cell, Table};
+use crate::base::terminal::{BAD, GOOD, HEADER, NOTABLE, TextWriter};
 use crate::binfmt::{Handler, Matcher};
 use crate::boot::configuration::{Configuration, ConfiguredRule, Drift};
 use crate::commands::args::Common;
@@ -46,6 +48,9 @@ pub(crate) struct ListReport {
     /// Whether probes were executed.
     #[serde(skip)]
     probed: bool,
+    /// Whether every column is printed.
+    #[serde(skip)]
+    verbose: bool,
     /// That the whole instance is switched off.
     #[serde(skip)]
     switched_off: Option<Diagnostic>,
@@ -128,20 +133,23 @@ pub(crate) fn execute(args: &List, common: &Common) -> Result<ListReport> {
             .collect(),
         unregistered: configuration.drifts(&handlers).into_iter().map(UnregisteredRule::of).collect(),
         probed: args.probe,
+        verbose: common.verbose > 0,
         switched_off: (!enabled).then(|| switched_off(&instance)),
     })
 }
 
 impl Report for ListReport {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
-        let mut header = vec!["ARCH", "STATE", "FLAGS", "INTERPRETER", "FROM", "BY", "NAME"];
-        if self.probed {
-            header.push("PROBE");
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
+        let columns = Columns { verbose: self.verbose, probe: self.probed };
+        let mut table = Table::new().shorten(3);
+        table.push(columns.header());
+        for handler in &self.handlers {
+            table.push(columns.chosen(handler.cells()));
         }
-        let mut rows = vec![header.into_iter().map(str::to_owned).collect::<Vec<_>>()];
-        rows.extend(self.handlers.iter().map(|handler| handler.row(self.probed)));
-        rows.extend(self.unregistered.iter().map(UnregisteredRule::row));
-        text.write_all(format_table(&rows).as_bytes())
+        for rule in &self.unregistered {
+            table.push(columns.chosen(rule.cells()));
+        }
+        table.write(text)
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
@@ -222,42 +230,88 @@ fn fetched(path: &Path) -> Option<Provenance> {
     if path.is_absolute() { Provenance::of(path) } else { None }
 }
 
-impl HandlerView {
-    fn row(&self, probed: bool) -> Vec<String> {
-        let interpreter = self.interpreter.as_deref().map(|path| display_path(Path::new(path)));
-        let provenance = self.provenance.as_ref().map(|record| escape(&record.short()));
-        let mut row = vec![
-            or_dash(self.arches.join(",")),
-            self.state.to_owned(),
-            or_dash(escape(&self.flags)),
-            interpreter.unwrap_or_else(|| "-".to_owned()),
-            provenance.unwrap_or_else(|| "-".to_owned()),
-            escape(&self.by),
-            escape(&self.name),
-        ];
-        if probed {
-            row.push(self.probe.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string));
+/// Cells of a row, one for each column that there can be.
+struct Cells {
+    arch: Cell,
+    state: Cell,
+    flags: Cell,
+    interpreter: Cell,
+    from: Cell,
+    by: Cell,
+    name: Cell,
+    probe: Cell,
+}
+
+/// Columns that are printed.
+struct Columns {
+    verbose: bool,
+    probe: bool,
+}
+
+impl Columns {
+    fn header(&self) -> Vec<Cell> {
+        let header = |name: &str| Cell::styled(name, HEADER);
+        self.chosen(Cells {
+            arch: header("ARCH"),
+            state: header("STATE"),
+            flags: header("FLAGS"),
+            interpreter: header("INTERPRETER"),
+            from: header("FROM"),
+            by: header("BY"),
+            name: header("NAME"),
+            probe: header("PROBE"),
+        })
+    }
+
+    fn chosen(&self, cells: Cells) -> Vec<Cell> {
+        let mut chosen = vec![cells.arch, cells.state, cells.flags, cells.interpreter];
+        if self.verbose {
+            chosen.extend([cells.from, cells.by]);
         }
-        row
+        chosen.push(cells.name);
+        if self.probe {
+            chosen.push(cells.probe);
+        }
+        chosen
+    }
+}
+
+impl HandlerView {
+    fn cells(&self) -> Cells {
+        let interpreter = self.interpreter.as_deref().map(|path| display_path(Path::new(path)));
+        let recorded = self.provenance.as_ref().and_then(|record| record.qemu_version.as_ref());
+        let version = recorded.map(|version| format!(" (QEMU {})", escape(version))).unwrap_or_default();
+        let provenance = self.provenance.as_ref().map(|record| escape(&record.short()));
+        Cells {
+            arch: or_dash(self.arches.join(",")).into(),
+            state: Cell::styled(self.state, if self.state == "enabled" { GOOD } else { NOTABLE }),
+            flags: or_dash(escape(&self.flags)).into(),
+            interpreter: interpreter.map_or_else(|| "-".to_owned(), |path| path + &version).into(),
+            from: provenance.unwrap_or_else(|| "-".to_owned()).into(),
+            by: escape(&self.by).into(),
+            name: escape(&self.name).into(),
+            probe: self.probe.as_ref().map_or_else(|| Cell::from("-"), Health::cell),
+        }
     }
 }
 
 impl UnregisteredRule {
     /// A handler that differs has a row of its own; this one is what is configured.
-    fn row(&self) -> Vec<String> {
-        let (state, flags, interpreter) = match self.state {
-            Drift::Missing => ("missing", String::new(), String::new()),
-            Drift::Differs => ("differs", self.flags.clone(), display_path(Path::new(&self.interpreter))),
+    fn cells(&self) -> Cells {
+        let state = match self.state {
+            Drift::Missing => "missing",
+            Drift::Differs => "differs",
         };
-        vec![
-            "-".to_owned(),
-            state.to_owned(),
-            or_dash(flags),
-            or_dash(interpreter),
-            "-".to_owned(),
-            display_path(&self.file),
-            escape(&self.name),
-        ]
+        Cells {
+            arch: "-".into(),
+            state: Cell::styled(state, BAD),
+            flags: or_dash(self.flags.clone()).into(),
+            interpreter: display_path(Path::new(&self.interpreter)).into(),
+            from: "-".into(),
+            by: display_path(&self.file).into(),
+            name: escape(&self.name).into(),
+            probe: Cell::default(),
+        }
     }
 }
 

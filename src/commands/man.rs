@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::base::error::Diagnostic;
 use crate::base::output::display_path;
+use crate::base::terminal::TextWriter;
 use crate::commands::report::Report;
 use crate::system::atomic_file;
 use clap::Args;
@@ -51,7 +52,7 @@ pub(super) fn execute(args: &Man, program: clap::Command) -> Result<ManReport> {
 }
 
 impl Report for ManReport {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
         match self {
             Self::Page { page } => text.write_all(page.as_bytes()),
             Self::Files { files } => {

@@ -12,12 +12,13 @@ use anyhow::Result;
 use self::act::act;
 use self::gather::Inputs;
 use self::persist::Persistence;
+use self::report::Detail;
 pub(crate) use self::report::{ArchResult, Outcome, RegisterReport};
 use crate::base::error::{Advice, Diagnostic};
 use crate::base::output::{Output, Status};
 use crate::binfmt::instance::Instance;
 use crate::binfmt::{Flags, HandlerName, RuleError};
-use crate::commands::args::{ArchArg, Common, SourceArgs, parse_arch};
+use crate::commands::args::{ArchArg, Common, SourceArgs, named, parse_arch};
 use crate::commands::instance::{Opened, open_to_register};
 use crate::commands::report::print;
 use crate::handler::classify::default_flags;
@@ -122,7 +123,19 @@ pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>)
     };
     let init_system = persistence.as_ref().map(|persistence| persistence.init_system);
     let (held, dry_run) = (args.hold, args.dry_run);
-    let report = RegisterReport { scope, lifetime, held, init_system, dry_run, items, not_persisted };
+    let report = RegisterReport {
+        scope,
+        lifetime,
+        held,
+        init_system,
+        dry_run,
+        items,
+        detail: match named(&args.arches) {
+            None if common.verbose == 0 => Detail::Exceptions,
+            _ => Detail::Lines,
+        },
+        not_persisted,
+    };
     let new = report.new_handlers(&inputs);
     Ok(Registered { report, instance, end_signals, new })
 }

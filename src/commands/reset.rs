@@ -1,7 +1,7 @@
 //! `qus reset`: remove the handlers of QEMU's emulators, whatever their names, and nobody else's; with `--persist` also
 //! what `register --persist` wrote.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -9,7 +9,9 @@ use serde::Serialize;
 
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, display_path, escape, format_table};
+use crate::base::output::{Output, Status, display_path, escape};
+use crate::base::table::{Cell, Table};
+use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
 use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Handler, HandlerName};
 use crate::boot::configuration::{Configuration, binfmt_support_file};
@@ -52,13 +54,14 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Removed => "removed",
-            Self::WouldRemove => "would remove",
-            Self::Edited => "edited",
-            Self::Failed => "failed",
-        }
+    fn cell(self) -> Cell {
+        let (word, style) = match self {
+            Self::Removed => ("removed", GOOD),
+            Self::WouldRemove => ("would remove", NOTABLE),
+            Self::Edited => ("edited", NOTABLE),
+            Self::Failed => ("failed", BAD),
+        };
+        Cell::styled(word, style)
     }
 }
 
@@ -167,17 +170,23 @@ fn check(
 }
 
 impl Report for ResetReport {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
-        let handlers = self.items.iter().map(|item| {
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
+        let mut table = Table::new();
+        for item in &self.items {
             let interpreter = item.interpreter.as_ref().map(|path| display_path(Path::new(path)));
             let detail = item.error.clone().or(interpreter).unwrap_or_default();
-            vec![item.arch.to_owned(), item.outcome.word().to_owned(), escape(&item.name), detail]
-        });
-        let files = self.files.iter().map(|file| {
+            table.push([item.arch.into(), item.outcome.cell(), escape(&item.name).into(), detail.into()]);
+        }
+        for file in &self.files {
             let detail = file.error.clone().unwrap_or_default();
-            vec![file.arch.to_owned(), file.outcome.word().to_owned(), display_path(&file.path), detail]
-        });
-        text.write_all(format_table(&handlers.chain(files).collect::<Vec<_>>()).as_bytes())
+            table.push([
+                file.arch.into(),
+                file.outcome.cell(),
+                display_path(&file.path).into(),
+                detail.into(),
+            ]);
+        }
+        table.write(text)
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {

@@ -1,6 +1,6 @@
 //! `qus show`: the table of architectures, or one of them with its header explained.
 
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use anyhow::Result;
@@ -9,7 +9,8 @@ use serde::Serialize;
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
 use crate::base::hex::Hex;
-use crate::base::output::format_table;
+use crate::base::table::{Cell, Table};
+use crate::base::terminal::TextWriter;
 use crate::commands::args::parse_one_arch;
 use crate::commands::report::Report;
 use crate::handler::classify;
@@ -80,22 +81,23 @@ pub(super) fn execute(args: &Show) -> Result<ShowReport> {
 }
 
 impl Report for ShowReport {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
-        let content = match self {
-            Self::Table { arches } => table_text(arches),
-            Self::Arch(details) => details_text(details),
-            Self::Bundle { bundled } => bundle_text(bundled),
-        };
-        text.write_all(content.as_bytes())
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
+        match self {
+            Self::Table { arches } => arch_table(arches).write(text),
+            Self::Arch(details) => write_details(details, text),
+            Self::Bundle { bundled } => bundle_table(bundled).write(text),
+        }
     }
 }
 
-fn bundle_text(bundled: &[Member]) -> String {
-    let row = |member: &Member| {
+fn bundle_table(bundled: &[Member]) -> Table {
+    let mut table = Table::new();
+    for member in bundled {
         let version = member.version.as_ref().map(|version| format!("QEMU {version}")).unwrap_or_default();
-        vec![member.name.clone(), version, member.size.to_string(), member.sha256.to_string()]
-    };
-    format_table(&bundled.iter().map(row).collect::<Vec<_>>())
+        let (size, sha256) = (member.size.to_string(), member.sha256.to_string());
+        table.push([member.name.as_str(), &version, &size, &sha256].map(Cell::from));
+    }
+    table
 }
 
 fn row(arch: &Arch) -> ArchRow {
@@ -105,14 +107,12 @@ fn row(arch: &Arch) -> ArchRow {
     ArchRow { name: arch.name, description: arch.description, names }
 }
 
-fn table_text(arches: &[ArchRow]) -> String {
-    let mut rows = vec![["ARCH", "WHAT IT IS", "ALSO CALLED"].map(str::to_owned).to_vec()];
-    rows.extend(
-        arches
-            .iter()
-            .map(|arch| vec![arch.name.to_owned(), arch.description.to_owned(), arch.names.join(" ")]),
-    );
-    format_table(&rows)
+fn arch_table(arches: &[ArchRow]) -> Table {
+    let mut table = Table::with_header(["ARCH", "DESCRIPTION", "OTHER NAMES"]);
+    for arch in arches {
+        table.push([arch.name, arch.description, &arch.names.join(" ")].map(Cell::from));
+    }
+    table
 }
 
 fn details(arch: &'static Arch) -> Result<ArchDetails, Diagnostic> {
@@ -139,28 +139,29 @@ fn details(arch: &'static Arch) -> Result<ArchDetails, Diagnostic> {
     })
 }
 
-fn details_text(details: &ArchDetails) -> String {
+fn write_details(details: &ArchDetails, text: &mut TextWriter<'_>) -> io::Result<()> {
     let arch = details.arch;
-    let mut text = format!("{}: {}\n", details.name, details.description);
-    let names = details.names.iter().map(|(kind, names)| vec![format!("  {kind}"), names.join(" ")]);
-    text.push_str(&format_table(&names.collect::<Vec<_>>()));
+    writeln!(text, "{}: {}", details.name, details.description)?;
+    let mut names = Table::new().indent(2);
+    for (kind, kind_names) in &details.names {
+        names.push([(*kind).into(), kind_names.join(" ").into()]);
+    }
+    names.write(text)?;
     for (handler, pattern) in details.handlers.iter().zip(arch.identity.patterns()) {
-        text.push_str(&format!("\nhandler {}\n", handler.name));
-        let mut rows = vec![["  bytes", "magic", "mask", "meaning"].map(str::to_owned).to_vec()];
+        writeln!(text, "\nhandler {}", handler.name)?;
+        let mut table = Table::with_header(["bytes", "magic", "mask", "meaning"]).indent(2);
         for (from, to, meaning) in fields(arch, handler.machine) {
             let Some(magic) = pattern.magic().get(from..to) else { continue };
             let mask = pattern.mask().and_then(|mask| mask.get(from..to)).unwrap_or_default();
-            rows.push(vec![
-                format!("  {from}..{to}"),
-                Hex(magic).to_string(),
-                Hex(mask).to_string(),
-                meaning,
-            ]);
+            table.push(
+                [format!("{from}..{to}"), Hex(magic).to_string(), Hex(mask).to_string(), meaning]
+                    .map(Cell::from),
+            );
         }
-        text.push_str(&format_table(&rows));
-        text.push_str(&format!("  {}\n", handler.line));
+        table.write(text)?;
+        writeln!(text, "  {}", handler.line)?;
     }
-    text
+    Ok(())
 }
 
 /// The fields of an ELF header that a pattern spans: first byte, byte behind the last, meaning (ELF specification).

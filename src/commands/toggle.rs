@@ -2,11 +2,13 @@
 
 use anyhow::Result;
 use serde::Serialize;
-use std::io::{self, Write};
+use std::io;
 
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, escape, format_table};
+use crate::base::output::{Output, Status, escape};
+use crate::base::table::{Cell, Table};
+use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::Instance;
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
@@ -52,14 +54,15 @@ enum Outcome {
 }
 
 impl Outcome {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Unchanged => "unchanged",
-            Self::Enabled => "enabled",
-            Self::Disabled => "disabled",
-            Self::Failed => "failed",
-            Self::Missing => "missing",
-        }
+    fn cell(self) -> Cell {
+        let (word, style) = match self {
+            Self::Unchanged => ("unchanged", GOOD),
+            Self::Enabled => ("enabled", GOOD),
+            Self::Disabled => ("disabled", NOTABLE),
+            Self::Failed => ("failed", BAD),
+            Self::Missing => ("missing", BAD),
+        };
+        Cell::styled(word, style)
     }
 }
 
@@ -96,12 +99,13 @@ fn toggle(instance: &Instance, handler: &Handler, arch: &Arch, enable: bool) -> 
 }
 
 impl Report for ToggleReport {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
-        let row = |item: &ToggledHandler| {
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
+        let mut table = Table::new();
+        for item in &self.items {
             let detail = item.error.clone().or_else(|| item.name.as_deref().map(escape)).unwrap_or_default();
-            vec![item.arch.to_owned(), item.outcome.word().to_owned(), detail]
-        };
-        text.write_all(format_table(&self.items.iter().map(row).collect::<Vec<_>>()).as_bytes())
+            table.push([item.arch.into(), item.outcome.cell(), detail.into()]);
+        }
+        table.write(text)
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {

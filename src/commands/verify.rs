@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::arch::Arch;
+use crate::base::table::{Cell, Table};
+use crate::base::terminal::{BAD, GOOD, TextWriter};
+use anstyle::Style;
+
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, display_path, escape, format_table};
+use crate::base::output::{Output, Status, display_path, escape};
 use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::commands::instance::{open_instance, print_scope};
@@ -55,6 +59,14 @@ impl State {
             Self::Native => "native",
         }
     }
+
+    fn style(self) -> Style {
+        if self == Self::Broken { BAD } else { GOOD }
+    }
+
+    fn cell(self) -> Cell {
+        Cell::styled(self.word(), self.style())
+    }
 }
 
 /// What the probe of a handler showed.
@@ -92,6 +104,13 @@ impl Health {
             (None, _) => String::new(),
         };
         format!("{version}{seen}")
+    }
+}
+
+impl Health {
+    /// The state and its details, for a table.
+    pub(super) fn cell(&self) -> Cell {
+        Cell::styled(self.to_string(), self.state.style())
     }
 }
 
@@ -236,16 +255,17 @@ pub(crate) fn execute(args: &Verify, common: &Common) -> Result<VerifyReport> {
 }
 
 impl Report for VerifyReport {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
-        let row = |item: &VerifiedArch| {
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
+        let mut table = Table::new();
+        for item in &self.items {
             let interpreter =
                 item.interpreter.as_deref().map(|path| display_path(Path::new(path))).unwrap_or_default();
-            let name = item.name.clone().unwrap_or_else(|| "-".to_owned());
+            let name = item.name.as_deref().map_or_else(|| "-".to_owned(), escape);
             let detail = format!("{interpreter}{}", item.health.detail());
             let detail = detail.strip_prefix(": ").unwrap_or(&detail).to_owned();
-            vec![item.arch.to_owned(), item.health.state.word().to_owned(), escape(&name), detail]
-        };
-        text.write_all(format_table(&self.items.iter().map(row).collect::<Vec<_>>()).as_bytes())
+            table.push([item.arch.into(), item.health.state.cell(), name.into(), detail.into()]);
+        }
+        table.write(text)
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {

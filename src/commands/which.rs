@@ -139,7 +139,7 @@ fn know(files: &Files<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known,
     probe_targets.sort_by_key(|target| (target.arch.name, target.machine, target.variant));
     let versions = versions_of(interpreters.iter().map(PathBuf::as_path));
     let results = probe::run(&probe_targets)
-        .map_err(|error| Diagnostic::from(error).with_hint("qus which --no-verify …"))?;
+        .map_err(|error| Diagnostic::from(error).with_hint("use qus which --no-verify …"))?;
     let results = probe_targets.into_iter().zip(results).collect();
     Ok(Known { results, versions, ..Known::default() })
 }

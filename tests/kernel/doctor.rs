@@ -39,7 +39,7 @@ pub(crate) fn found(lab: &Lab, level: &str, id: &str, text: &str) -> Value {
     let finding = finding.unwrap_or_else(|| panic!("no {level} {id} {text:?} in {all:#?}")).clone();
     let has_problem = all.iter().any(|finding| finding["level"] == "problem");
     assert_eq!(status, i32::from(has_problem), "{all:#?}");
-    let human = lab.qus(["doctor"]);
+    let human = lab.qus(["doctor", "-v"]);
     assert_eq!(human.status, status);
     let is_line = |line: &str| {
         let mut words = line.split_whitespace();
@@ -120,7 +120,7 @@ fn doctor_of_a_healthy_instance(lab: &Lab) {
 kernel_test!(doctor_without_rights, somebody);
 /// Everybody may look.
 fn doctor_without_rights(lab: &Lab) {
-    let ran = lab.qus(["doctor"]);
+    let ran = lab.qus(["doctor", "-v"]);
     let line = "ok    mounted     binfmt_misc is mounted on /proc/sys/fs/binfmt_misc\n";
     assert!(ran.status == 0 && ran.stdout.contains(line), "{ran:#?}");
     // Root's commands are another's to type.
@@ -534,7 +534,7 @@ fn doctor_engines(lab: &Lab) {
     fs::create_dir(lab.path("engines")).unwrap();
     let with = |engine: &str| {
         lab.executable(&format!("engines/{engine}"), b"");
-        let mut command = lab.program(&[], ["doctor"]);
+        let mut command = lab.program(&[], ["doctor", "-v"]);
         run(command.env("PATH", lab.path("engines"))).stdout
     };
     let ok = "here: what they start runs by every handler that has the flag F";
@@ -624,7 +624,7 @@ fn doctor_security(lab: &Lab) {
 kernel_test!(doctor_namespaces);
 /// The setting is one of each user namespace.
 fn doctor_namespaces(lab: &Lab) {
-    found(lab, "ok", "namespaces", "user namespaces are to be had");
+    found(lab, "ok", "namespaces", "user namespaces are available");
     fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
     let command = mends(lab, "note", "namespaces", "a setting forbids user namespaces to ordinary users");
     assert_eq!(command, "sysctl -w user.max_user_namespaces=65536");

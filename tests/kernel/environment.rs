@@ -162,7 +162,7 @@ fn an_instance_may_be_mounted_elsewhere(lab: &Lab) {
     nix::mount::umount(INSTANCE).unwrap();
     let path = place.to_str().unwrap();
     let printed = lab.done(["--instance", path, "register", "arm"]);
-    assert!(printed.contains(" registered ") && printed.contains(" proven "), "{printed}");
+    assert!(printed.contains(" registered ") && !printed.contains("unverified"), "{printed}");
     assert!(place.join("qemu-arm").exists());
     assert_eq!(lab.json(["list", "--instance", path])["instance"], path);
     lab.done(["--instance", path, "verify"]);

@@ -133,8 +133,8 @@ fn fetch_says_what_is_unfit(lab: &Lab) {
     let ran = lab.qus(words);
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(ran.stderr.contains("the source has no static interpreter for arm s390x\n"), "{ran:#?}");
-    assert!(ran.stderr.contains("\n     arm: is not static: it needs /lib"), "{ran:#?}");
-    assert!(ran.stderr.contains("\n     s390x: is a program for s390x, not for this host"), "{ran:#?}");
+    assert!(ran.stderr.contains("\n  arm: is not static: it needs /lib"), "{ran:#?}");
+    assert!(ran.stderr.contains("\n  s390x: is a program for s390x, not for this host"), "{ran:#?}");
     assert_eq!(files(lab).keys().collect::<Vec<_>>(), ["qemu-mips-static"]);
     let value = lab.json(words);
     let refused: Vec<_> = value["refused"].as_array().unwrap().iter().map(|one| &one["arch"]).collect();

@@ -25,15 +25,21 @@ fn list_shows_every_handler_newest_first(lab: &Lab) {
         \\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\xff\\xfe\\xff\\xff:/usr/bin/qemu-mips:";
     lab.register(sloppy).unwrap();
 
-    let text = lab.done(["list"]);
-    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    let text = lab.qus(["list", "-v"]).stdout;
+    let cells = |line: &'_ str| {
+        line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect()
+    };
+    let rows: Vec<Vec<String>> = text.lines().map(cells).collect();
     let arm = interpreter("arm");
     // What the tests downloaded themselves has a record.
-    let from = Provenance::of(&arm).map_or_else(|| "-".to_owned(), |record| record.short());
+    let record = Provenance::of(&arm);
+    let from = record.as_ref().map_or_else(|| "-".to_owned(), Provenance::short);
+    let version = record.and_then(|record| record.qemu_version).map(|version| format!(" (QEMU {version})"));
+    let shown = format!("{}{}", arm.display(), version.unwrap_or_default());
     let expected = [
         ["ARCH", "STATE", "FLAGS", "INTERPRETER", "FROM", "BY", "NAME"],
         ["mips,mipsn32", "enabled", "-", "/usr/bin/qemu-mips", "-", "unknown", "sloppy"],
-        ["arm", "enabled", "POF", arm.to_str().unwrap(), &from, "qus", "qemu-arm"],
+        ["arm", "enabled", "POF", &shown, &from, "qus", "qemu-arm"],
         ["aarch64", "disabled", "-", "/opt/FEXInterpreter", "-", "FEX", "FEX"],
         ["-", "enabled", "P", "/init", "-", "WSL", "WSLInterop"],
         ["-", "enabled", "-", "/usr/bin/jexec", "-", "unknown", "jar"],
@@ -69,7 +75,9 @@ fn without_configuration() {
 kernel_test!(list_of_nothing_is_its_header);
 fn list_of_nothing_is_its_header(lab: &Lab) {
     without_configuration();
-    assert_eq!(lab.done(["list"]), "ARCH  STATE  FLAGS  INTERPRETER  FROM  BY  NAME\n");
+    assert_eq!(lab.done(["list"]), "ARCH  STATE  FLAGS  INTERPRETER  NAME\n");
+    let verbose = lab.qus(["list", "-v"]).stdout;
+    assert_eq!(verbose, "ARCH  STATE  FLAGS  INTERPRETER  FROM  BY  NAME\n");
     assert_eq!(lab.json(["list"])["handlers"], serde_json::json!([]));
 }
 

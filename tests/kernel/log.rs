@@ -45,5 +45,5 @@ kernel_test!(without_verbose_no_step_is_printed);
 fn without_verbose_no_step_is_printed(lab: &Lab) {
     let log = register(lab, &[]);
     assert_eq!(log.lines().count(), 1, "{log}");
-    assert!(log.starts_with("qus: they run in user namespace "), "{log}");
+    assert!(log.starts_with("qus: 1 architecture works in user namespace "), "{log}");
 }

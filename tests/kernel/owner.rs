@@ -19,7 +19,7 @@ fn handler(lab: &Lab, name: &str) -> Value {
     let handlers = value["handlers"].as_array().unwrap();
     let handler = handlers.iter().find(|handler| handler["name"] == name);
     let handler = handler.unwrap_or_else(|| panic!("no {name} in {value:#}")).clone();
-    let text = lab.done(["list"]);
+    let text = lab.qus(["list", "-v"]).stdout;
     let has_name = |line: &&str| line.split_whitespace().next_back() == Some(name);
     let line = text.lines().find(has_name).unwrap_or_else(|| panic!("no {name} in {text}"));
     let by = line.split_whitespace().rev().nth(1);
@@ -60,10 +60,10 @@ fn owner_is_a_file_of_binfmt_d(lab: &Lab) {
     let ours = promised.filter(|promised| promised["file"] == "/etc/binfmt.d/some.conf");
     let names: Vec<&str> = ours.map(|promised| promised["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["kept", "lost"], "{value:#}");
-    let text = lab.done(["list"]);
+    let text = lab.qus(["list", "-v"]).stdout;
     let row = text.lines().find(|line| line.ends_with(" lost")).unwrap();
     let words: Vec<&str> = row.split_whitespace().collect();
-    assert_eq!(words, ["-", "missing", "-", "-", "-", "/etc/binfmt.d/some.conf", "lost"], "{text}");
+    assert_eq!(words, ["-", "missing", "-", "/lost", "-", "/etc/binfmt.d/some.conf", "lost"], "{text}");
     // The same name, and something else behind it: what is there, and what should be.
     let row = text.lines().rfind(|line| line.ends_with(" kept")).unwrap();
     let words: Vec<&str> = row.split_whitespace().collect();

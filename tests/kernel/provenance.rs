@@ -116,9 +116,10 @@ fn provenance_is_told_everywhere(lab: &Lab) {
     assert!(record["date"].as_str().unwrap().starts_with(today.trim()), "{record:#}");
 
     done(lab, &["register", "arm"]);
-    let list = done(lab, &["list"]);
-    let row: Vec<&str> = list.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(row[3..], [shown, "qemu-user-static=1:7.2", "qus", "qemu-arm"], "{list}");
+    let list = run(&mut command(lab, &["list", "-v"])).stdout;
+    let row: Vec<&str> = list.lines().nth(1).unwrap().split("  ").filter(|cell| !cell.is_empty()).collect();
+    let shown_version = format!("{shown} (QEMU {})", version());
+    assert_eq!(row[3..], [&shown_version, "qemu-user-static=1:7.2", "qus", "qemu-arm"], "{list}");
     assert_eq!(answer(lab, &["list"])["handlers"][0]["provenance"], record);
     let busybox = crate::downloads::busybox("arm");
     let which = done(lab, &["which", busybox.to_str().unwrap()]);

@@ -389,7 +389,9 @@ fn run_where_namespaces_are_forbidden(lab: &Lab) {
         "user namespaces are forbidden here by user.max_user_namespaces\n",
     );
     assert!(ran.stderr.contains("try: sudo sysctl -w user.max_user_namespaces=65536\n"), "{ran:?}");
-    let direct = format!("or:   qus run --direct --env A=b -- {busybox} uname -m\n");
+    let direct = format!(
+        "hint: or run the program without handlers: qus run --direct --env A=b -- {busybox} uname -m\n"
+    );
     assert!(ran.stderr.contains(&direct), "{ran:?}");
     assert_eq!(lab.done(["run", "--direct", "--", &busybox, "uname", "-m"]), "aarch64\n");
     // What needs a namespace is not told to do without.

@@ -27,8 +27,9 @@ kernel_test!(scope_is_said_by_every_command);
 fn scope_is_said_by_every_command(lab: &Lab) {
     let inode = fs::metadata("/proc/self/ns/user").unwrap().ino();
     let ran = lab.qus(["register", "aarch64"]);
-    let sentence =
-        format!("they run in user namespace {inode}, seen by what runs inside it and not by the host");
+    let sentence = format!(
+        "qus: 1 architecture works in user namespace {inode} only, until that ends; the host does not see these handlers\n"
+    );
     assert!(ran.stderr.contains(&sentence), "{ran:?}");
     for command in ["list", "verify", "reset"] {
         let ran = lab.qus([command]);
@@ -160,7 +161,7 @@ fn scope_of_an_inherited_instance(lab: &Lab) {
     let script = format!("$QUS -n register aarch64 >&2; $QUS register aarch64 >&2; ls {INSTANCE}");
     let ran = unshared(lab, &["-Urm"], &script);
     assert_eq!(ran.stdout, "qemu-aarch64\nregister\nstatus\n", "{ran:?}");
-    assert!(ran.stderr.contains("not by the host, until that ends"), "{ran:?}");
+    assert!(ran.stderr.contains(" only, until that ends; the host does not see"), "{ran:?}");
     // A dry run shows what the run does: nothing of the outer instance counts.
     let ran = unshared(lab, &["-Urm"], "$QUS --json register -n arm");
     let answer = json(&ran.stdout);
@@ -175,7 +176,7 @@ kernel_test!(registering_in_an_outer_instance);
 fn registering_in_an_outer_instance(lab: &Lab) {
     let ran = unshared(lab, &["-Ur"], "$QUS register arm");
     assert_eq!(ran.status, 0, "{ran:?}");
-    let sentence = format!("they run in {OUTER}, and stay when this user namespace ends");
+    let sentence = format!("1 architecture works in {OUTER}, also when this user namespace has ended");
     assert!(ran.stderr.contains(&sentence), "{ran:?}");
     // It is true.
     assert!(lab.entries().contains_key("qemu-arm"));
@@ -246,7 +247,7 @@ fn target_is_another_process(lab: &Lab) {
     let ran = lab.qus(["register", "--in", &other.pid(), "aarch64"]);
     let inode = fs::metadata(format!("/proc/{}/ns/user", other.pid())).unwrap().ino();
     assert_eq!(ran.status, 0, "{ran:?}");
-    assert!(ran.stderr.contains(&format!("in user namespace {inode}, seen by")), "{ran:?}");
+    assert!(ran.stderr.contains(&format!("in user namespace {inode} only, until that ends")), "{ran:?}");
     other.check(lab);
     // Again: it is there, nothing is mounted a second time.
     let ran = lab.qus(["--json", "register", "--in", &other.pid(), "aarch64"]);

@@ -380,15 +380,15 @@ fn which_byte_by_byte(lab: &Lab) {
     let path = program(lab, "arm");
     let ran = lab.qus(["which", "-v", path.to_str().unwrap()]);
     assert_eq!(ran.status, 0, "{ran:#?}");
-    let expected = "  named: takes names in .x, which its name does not end in\n  \
+    let expected = "  qemu-arm: matches\n  \
                     qemu-s390x: differs in\n    \
-                    byte 4   file 01  magic 02  mask ff\n    \
-                    byte 5   file 01  magic 02  mask ff\n    \
-                    byte 16  file 02  magic 00  mask ff\n    \
-                    byte 17  file 00  magic 02  mask fe\n    \
-                    byte 18  file 28  magic 00  mask ff\n    \
-                    byte 19  file 00  magic 16  mask ff\n  \
-                    qemu-arm: every byte that it compares is as it asks\n";
+                    byte 4   EI_CLASS   file 01  magic 02  mask ff\n    \
+                    byte 5   EI_DATA    file 01  magic 02  mask ff\n    \
+                    byte 16  e_type     file 02  magic 00  mask ff\n    \
+                    byte 17  e_type     file 00  magic 02  mask fe\n    \
+                    byte 18  e_machine  file 28  magic 00  mask ff\n    \
+                    byte 19  e_machine  file 00  magic 16  mask ff\n  \
+                    named: does not match by its extension .x\n";
     assert!(ran.stdout.ends_with(expected), "{ran:#?}");
 }
 
@@ -481,7 +481,7 @@ fn which_unreadable(lab: &Lab) {
     command.arg("--bounding-set=-all").arg(which.get_program()).args(which.get_args());
     let ran = run(&mut command);
     assert_eq!(ran.status, 1, "{ran:#?}");
-    assert!(ran.stdout.contains("it may be executed by this user, but not read"), "{ran:#?}");
+    assert!(ran.stdout.contains("this user may execute it, but not read it"), "{ran:#?}");
     assert!(ran.stdout.contains(&format!("try: sudo qus which {}\n", path.display())), "{ran:#?}");
     runs(lab, &path, "verified here and in an empty root directory");
 }

@@ -1,7 +1,7 @@
 //! `qus fetch --list` and `--prune`: what was fetched before, listed, and removed where no handler needs it.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -9,7 +9,9 @@ use serde::Serialize;
 
 use super::Fetch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, display_path, escape, format_table};
+use crate::base::output::{Output, Status, display_path, escape};
+use crate::base::table::{Cell, Table};
+use crate::base::terminal::TextWriter;
 use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::boot::configuration::Configuration;
@@ -184,12 +186,11 @@ fn requested(args: &Fetch) -> Result<ArchFilter, Diagnostic> {
 }
 
 impl Report for StoredReport {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
-        let content = match self.dry_run {
-            Some(dry_run) => self.removed_text(dry_run),
-            None => self.list_text(),
-        };
-        text.write_all(content.as_bytes())
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
+        match self.dry_run {
+            Some(dry_run) => self.removed_table(dry_run).write(text),
+            None => self.list_table().write(text),
+        }
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
@@ -208,31 +209,37 @@ impl Report for StoredReport {
 }
 
 impl StoredReport {
-    fn list_text(&self) -> String {
+    fn list_table(&self) -> Table {
         let or_dash = |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| escape(text));
-        let header = ["ARCH", "QEMU", "STATE", "FETCHED", "FROM", "USED-BY", "PATH"];
-        let rows = self.files.iter().map(|item| {
+        let mut table =
+            Table::with_header(["ARCH", "QEMU", "STATE", "FETCHED", "FROM", "USED-BY", "PATH"]).shorten(4);
+        for item in &self.files {
             let record = item.provenance.as_ref();
             let from = record.map(Provenance::short);
             let used_by =
                 if item.used_by.is_empty() { "-".to_owned() } else { escape(&item.used_by.join(",")) };
-            vec![
-                item.arch.to_owned(),
-                or_dash(record.and_then(|record| record.qemu_version.as_ref())),
-                item.state.word().to_owned(),
-                or_dash(record.map(|record| &record.date)),
-                or_dash(from.as_ref()),
-                used_by,
-                display_path(&item.path),
-            ]
-        });
-        format_table(&std::iter::once(header.map(str::to_owned).to_vec()).chain(rows).collect::<Vec<_>>())
+            table.push(
+                [
+                    item.arch.to_owned(),
+                    or_dash(record.and_then(|record| record.qemu_version.as_ref())),
+                    item.state.word().to_owned(),
+                    or_dash(record.map(|record| &record.date)),
+                    or_dash(from.as_ref()),
+                    used_by,
+                    display_path(&item.path),
+                ]
+                .map(Cell::from),
+            );
+        }
+        table
     }
 
-    fn removed_text(&self, dry_run: bool) -> String {
+    fn removed_table(&self, dry_run: bool) -> Table {
         let word = if dry_run { "would be removed" } else { "removed" };
-        let removed = self.files.iter().filter(|item| dry_run || item.removed == Some(true));
-        let rows = removed.map(|item| vec![item.arch.to_owned(), word.to_owned(), display_path(&item.path)]);
-        format_table(&rows.collect::<Vec<_>>())
+        let mut table = Table::new();
+        for item in self.files.iter().filter(|item| dry_run || item.removed == Some(true)) {
+            table.push([item.arch, word, &display_path(&item.path)].map(Cell::from));
+        }
+        table
     }
 }

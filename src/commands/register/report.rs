@@ -1,6 +1,6 @@
 //! What `qus register` says: a line an architecture, then what a person should know.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -9,7 +9,9 @@ use serde::Serialize;
 use super::gather::{Inputs, first_line};
 use crate::arch::Arch;
 use crate::base::error::{Advice, Diagnostic};
-use crate::base::output::{Output, Status, display_path, escape, format_table};
+use crate::base::output::{Output, Status, display_path, escape};
+use crate::base::table::{Cell, Table};
+use crate::base::terminal::{BAD, GOOD, TextWriter};
 use crate::binfmt::{Flags, HandlerName, Rule};
 use crate::boot::persist::{self, InitSystem};
 use crate::commands::instance::lifetime_warning;
@@ -48,6 +50,16 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    fn cell(self, dry_run: bool) -> Cell {
+        let word = match self {
+            Self::Registered if dry_run => "would register",
+            Self::Replaced if dry_run => "would replace",
+            _ => self.word(),
+        };
+        let style = if self.status() == Status::Done { GOOD } else { BAD };
+        Cell::styled(word, style)
+    }
+
     fn word(self) -> &'static str {
         match self {
             Self::Registered => "registered",
@@ -288,6 +300,16 @@ impl ArchResult {
         self.outcome.status() == Status::Done && self.outcome != Outcome::Native
     }
 
+    /// Whether the host runs its programs itself.
+    fn is_native(&self) -> bool {
+        self.outcome == Outcome::Native
+    }
+
+    /// Whether a probe ran in an empty root directory, as in a container.
+    fn works_in_containers(&self) -> bool {
+        self.verification.is_some_and(|verification| verification.empty_root)
+    }
+
     /// Whether it is about a handler of another emulator, of this name, that is left as it is.
     pub(super) fn has_existing(&self, name: &HandlerName) -> bool {
         self.outcome == Outcome::Existing && self.names().contains(name)
@@ -312,54 +334,56 @@ impl ArchResult {
         matches!(self.outcome, Outcome::Registered | Outcome::Replaced)
     }
 
-    fn row(&self, dry_run: bool, scope: Scope) -> Vec<String> {
-        let mut detail = String::new();
-        if self.is_served() {
-            detail.push_str(&self.interpreter.as_deref().map(escape).unwrap_or_default());
-            if let Some(version) = &self.version {
-                detail.push_str(&format!(" (QEMU {version})"));
-            }
-            if self.outcome == Outcome::Existing {
-                detail.push_str(" serves it already");
-            }
-            if !dry_run || matches!(self.outcome, Outcome::Unchanged | Outcome::Existing) {
-                detail.push_str(&format!(", {}", self.certainty(scope)));
-            }
-            if let Some(message) = &self.message
-                && self.outcome != Outcome::Existing
-            {
-                detail.push_str(&format!("; {message}"));
-            }
-            if let Some(file) = &self.persisted {
-                detail.push_str(&format!("; at boot by {}", display_path(file)));
-            }
-        } else {
-            detail = self.message.as_deref().map(|text| escape(&text.replace('\n', " "))).unwrap_or_default();
-        }
-        let word = self.outcome.word();
-        let is_plan = dry_run && matches!(self.outcome, Outcome::Registered | Outcome::Replaced);
-        let word = match self.outcome {
-            Outcome::Registered if is_plan => "would register",
-            Outcome::Replaced if is_plan => "would replace",
-            _ => word,
-        };
-        let flags = if self.is_served() { self.flags.clone().unwrap_or_default() } else { String::new() };
-        vec![self.arch.to_owned(), word.to_owned(), flags, detail]
+    /// Whether there is something to say about it besides that it works.
+    fn is_exceptional(&self) -> bool {
+        let is_remarked =
+            self.message.is_some() && !matches!(self.outcome, Outcome::Existing | Outcome::Native);
+        self.outcome.status() != Status::Done || is_remarked
     }
 
-    fn certainty(&self, scope: Scope) -> String {
-        let location = match scope {
-            Scope::Host => "on this host",
-            _ => "in this user namespace",
+    fn cells(&self, dry_run: bool) -> [Cell; 4] {
+        let flags = if self.is_served() { self.flags.clone().unwrap_or_default() } else { String::new() };
+        let detail = if self.is_served() {
+            self.served_by(dry_run)
+        } else {
+            self.message.as_deref().map(|text| escape(&text.replace('\n', " "))).unwrap_or_default()
         };
-        match &self.verification {
-            None => "unverified".to_owned(),
-            Some(verification) if verification.empty_root => {
-                format!("verified {location} and in an empty root directory")
-            }
-            Some(_) => format!("verified {location}"),
-        }
+        [self.arch.into(), self.outcome.cell(dry_run), flags.into(), detail.into()]
     }
+
+    /// The interpreter, and what there is to say about it.
+    fn served_by(&self, dry_run: bool) -> String {
+        let mut text = self.interpreter.as_deref().map(escape).unwrap_or_default();
+        if let Some(version) = &self.version {
+            text.push_str(&format!(" (QEMU {version})"));
+        }
+        let is_registered = !dry_run || matches!(self.outcome, Outcome::Unchanged | Outcome::Existing);
+        match self.verification {
+            None if is_registered => text.push_str(", unverified"),
+            Some(verification) if is_registered && !verification.empty_root => {
+                text.push_str(", verified on this host only");
+            }
+            _ => {}
+        }
+        if let Some(message) = &self.message
+            && self.outcome != Outcome::Existing
+        {
+            text.push_str(&format!("; {}", escape(message)));
+        }
+        if let Some(file) = &self.persisted {
+            text.push_str(&format!("; at boot by {}", display_path(file)));
+        }
+        text
+    }
+}
+
+/// How much is printed of each architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// Those that work are counted, and not printed one by one.
+    Exceptions,
+    /// A line each.
+    Lines,
 }
 
 /// All that `qus register` says.
@@ -375,6 +399,9 @@ pub(crate) struct RegisterReport {
     pub(super) init_system: Option<InitSystem>,
     pub(super) dry_run: bool,
     pub(crate) items: Vec<ArchResult>,
+    /// How much is printed of each architecture.
+    #[serde(skip)]
+    pub(super) detail: Detail,
     /// Why what was registered is not registered at boot.
     #[serde(skip)]
     pub(super) not_persisted: Option<Diagnostic>,
@@ -388,24 +415,25 @@ impl RegisterReport {
         names.filter_map(|name| HandlerName::new(name.as_bytes()).ok()).filter(known).collect()
     }
 
-    /// The architectures that failed, with what fixes that.
+    /// The architectures that were not registered, with advice.
     fn failures(&self) -> Option<Diagnostic> {
-        let wrong: Vec<&ArchResult> =
+        let failed: Vec<&ArchResult> =
             self.items.iter().filter(|item| item.outcome.status() != Status::Done).collect();
-        if wrong.is_empty() {
-            return None;
-        }
-        let mut words: Vec<&str> = wrong.iter().map(|item| item.outcome.word()).collect();
-        words.dedup();
-        let mut message =
-            format!("{} of {} architectures {}", wrong.len(), self.items.len(), words.join(", "));
-        if wrong.len() < self.items.len() && !self.dry_run {
-            message.push_str(&format!("; the others run {}", self.lasting()));
-        }
+        let (first, others) = failed.split_first()?;
+        let message = if others.is_empty() && self.items.len() == 1 {
+            format!("{} was not registered", first.arch)
+        } else {
+            let mut words: Vec<&str> = failed.iter().map(|item| item.outcome.word()).collect();
+            words.sort_unstable();
+            words.dedup();
+            let (count, all) = (failed.len(), self.items.len());
+            let summary = self.summary().map(|summary| format!("; {summary}")).unwrap_or_default();
+            format!("{count} of {all} architectures were not registered ({}){summary}", words.join(", "))
+        };
         let mut commands: Vec<&str> =
-            wrong.iter().filter_map(|item| item.advice.command.as_deref()).collect();
+            failed.iter().filter_map(|item| item.advice.command.as_deref()).collect();
         commands.dedup();
-        let hint = wrong.iter().find_map(|item| item.advice.hint.clone());
+        let hint = failed.iter().find_map(|item| item.advice.hint.clone());
         Some(Diagnostic { message, advice: Advice { command: as_one(&commands), hint } })
     }
 
@@ -423,29 +451,55 @@ impl RegisterReport {
         well.peek().is_some() && well.all(ArchResult::is_persisted)
     }
 
-    fn lasting(&self) -> String {
+    /// How many architectures work, where, and until when. Nothing in a dry run, and where none has a handler.
+    fn summary(&self) -> Option<String> {
+        let served = || self.items.iter().filter(|item| item.is_served());
+        let (count, all) = (served().count(), self.items.iter().filter(|item| !item.is_native()).count());
+        if self.dry_run || count == 0 {
+            return None;
+        }
+        let noun = if count == 1 { "architecture" } else { "architectures" };
+        let number = if count == all { count.to_string() } else { format!("{count} of {all}") };
+        let location = self.location(served().all(ArchResult::works_in_containers));
+        if served().any(|item| !item.verified) {
+            let are = if count == 1 { "is" } else { "are" };
+            return Some(format!(
+                "{number} {noun} {are} registered {location}{}; run `qus verify` to test them",
+                self.until()
+            ));
+        }
+        let works = if count == 1 { "works" } else { "work" };
+        let unseen = matches!(self.scope, Scope::UserNamespace(_));
+        let unseen = if unseen { "; the host does not see these handlers" } else { "" };
+        Some(format!("{number} {noun} {works} {location}{}{unseen}", self.until()))
+    }
+
+    fn location(&self, in_containers: bool) -> String {
+        match self.scope {
+            Scope::Host if in_containers => "on this host and in containers".to_owned(),
+            Scope::Host => "on this host".to_owned(),
+            Scope::UserNamespace(inode) => format!("in user namespace {inode} only"),
+            scope => format!("in {scope}"),
+        }
+    }
+
+    /// How long the handlers stay, as the end of a sentence.
+    fn until(&self) -> String {
         if let Some(init_system) = self.init_system
             && self.is_persisted()
         {
-            let location = if self.scope == Scope::Host { "on" } else { "in" };
-            return format!("{location} {}; {}", self.scope, init_system.description());
+            return format!("; {}", init_system.description());
         }
         let until = match (self.lifetime, self.scope) {
             _ if self.held => "until this command is ended",
             (Lifetime::Process, _) => "until this command ends",
-            (Lifetime::Boot, _) => "until it is restarted",
+            (Lifetime::Boot, _) => "until the next reboot (--persist keeps them)",
             (Lifetime::MountNamespace, Scope::Host) => "until this container ends",
             (Lifetime::MountNamespace | Lifetime::UserNamespace, _) => "until that ends",
-            (Lifetime::Outer, _) => "and stay when this user namespace ends",
+            (Lifetime::Outer, _) => "also when this user namespace has ended",
             (Lifetime::Unknown, _) => "for a time that could not be determined",
         };
-        match self.scope {
-            Scope::Host => format!("on this host {until}"),
-            Scope::UserNamespace(inode) => {
-                format!("in user namespace {inode}, seen by what runs inside it and not by the host, {until}")
-            }
-            scope => format!("in {scope}, {until}"),
-        }
+        format!(", {until}")
     }
 }
 
@@ -466,13 +520,13 @@ fn warnings(items: &[ArchResult]) -> Vec<String> {
 }
 
 impl Report for RegisterReport {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
-        text.write_all(
-            format_table(
-                &self.items.iter().map(|item| item.row(self.dry_run, self.scope)).collect::<Vec<_>>(),
-            )
-            .as_bytes(),
-        )
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
+        let mut table = Table::new();
+        let is_all = self.detail != Detail::Exceptions || self.dry_run;
+        for item in self.items.iter().filter(|item| is_all || item.is_exceptional()) {
+            table.push(item.cells(self.dry_run));
+        }
+        table.write(text)
     }
 
     /// Prints the result as a whole, who sees what was registered, and how long it lasts.
@@ -480,8 +534,8 @@ impl Report for RegisterReport {
         let mut status = self.items.iter().map(|item| item.outcome.status()).max().unwrap_or(Status::Done);
         if let Some(problem) = self.failures() {
             output.problem(&problem)?;
-        } else if !self.dry_run && (self.init_system.is_some() || self.items.iter().any(ArchResult::is_new)) {
-            output.info(&format!("they run {}", self.lasting()))?;
+        } else if let Some(summary) = self.summary() {
+            output.info(&summary)?;
         }
         let mut problems = Vec::new();
         if let Some(init_system) = self.init_system

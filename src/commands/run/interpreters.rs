@@ -97,7 +97,7 @@ impl InterpreterRequest<'_> {
         let of = version.map(|version| format!(", of QEMU {version}")).unwrap_or_default();
         let problem = Diagnostic::new(format!("no interpreter for {names} is in {search_dirs}{of}"));
         // If fetching found none, fetching again finds none.
-        Err(if self.args.source.fetch { problem } else { problem.with_hint(typed(self.args, "--fetch")) })
+        Err(if self.args.source.fetch { problem } else { problem.with_command(typed(self.args, "--fetch")) })
     }
 }
 

@@ -1,7 +1,7 @@
 //! How `qus which` says it.
 
 use std::cell::Cell;
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 
 use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
@@ -9,16 +9,18 @@ use serde::{Serialize, Serializer};
 use super::explain::{Answer, explain};
 use super::files::Files;
 use super::known::{Certainty, Known};
-use crate::base::output::{Output, Status, escape, escaped, format_table};
-use crate::binfmt::{Handler, Matcher};
+use crate::base::output::{Output, Status, escape, escaped};
+use crate::base::table::Table;
+use crate::base::terminal::TextWriter;
+use crate::binfmt::{Difference, Handler, Matcher};
 use crate::commands::report::Report;
 use crate::handler::exec_target::ExecTarget;
-use crate::handler::predict::Table;
+use crate::handler::predict;
 
 /// Answers about files. Each is printed before the next file is read: there may be a hundred thousand.
 pub(super) struct WhichReport<'a> {
     pub(super) files: &'a Files<'a>,
-    pub(super) table: &'a Table<'a>,
+    pub(super) table: &'a predict::Table<'a>,
     pub(super) known: &'a Known,
     /// Handlers that are compared with each file, byte by byte.
     pub(super) compared: &'a [Handler],
@@ -55,15 +57,10 @@ impl Serialize for Answers<'_> {
 }
 
 impl Report for WhichReport<'_> {
-    fn write_text(&self, text: &mut dyn Write) -> io::Result<()> {
-        let mut answer_text = String::new();
+    fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
         for (target, answer) in self.answers() {
-            answer_text.clear();
-            answer.write_lines(&mut answer_text);
-            for handler in self.compared {
-                answer_text.push_str(&format!("  {}\n", comparison(handler, &target)));
-            }
-            text.write_all(answer_text.as_bytes())?;
+            answer.write(text)?;
+            compare(self.compared, &target, text)?;
         }
         Ok(())
     }
@@ -74,13 +71,9 @@ impl Report for WhichReport<'_> {
 }
 
 impl Answer<'_> {
-    /// Appends the lines of the answer.
-    fn write_lines(&self, text: &mut String) {
-        let mut line = |words: &[&str]| {
-            text.extend(words.iter().copied());
-            text.push('\n');
-        };
-        line(&[&escaped(&self.file), ": ", &escaped(&self.kind)]);
+    fn write(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
+        let mut line = |words: &[&str]| text.write_wrapped(&words.concat(), 4);
+        line(&[&escaped(&self.file), ": ", &escaped(&self.kind)])?;
         if let Some(handler) = &self.handler {
             let version = handler.version.as_ref().map(|version| format!("QEMU {version}"));
             let origin =
@@ -91,48 +84,86 @@ impl Answer<'_> {
             let (name, interpreter) = (escaped(&handler.name), escaped(&handler.interpreter));
             let flags = if handler.flags.is_empty() { "none" } else { &escaped(&handler.flags) };
             let likely = if self.certainty == Certainty::Likely { " probably" } else { "" };
-            line(&["  ", &name, likely, " takes it: ", &interpreter, &description, ", flags ", flags]);
+            line(&["  ", &name, likely, " takes it: ", &interpreter, &description, ", flags ", flags])?;
         }
-        line(&["  ", &self.text]);
+        line(&["  ", &self.text])?;
         for other in &self.others {
-            line(&["  ", &escaped(&other.name), " matches too, but ", other.why]);
+            line(&["  ", &escaped(&other.name), " matches too, but ", other.why])?;
         }
-        for advice in self.advice.lines() {
-            line(&["  ", &advice]);
+        // A command is not broken into lines, so that it can be copied.
+        self.advice.lines().try_for_each(|advice| writeln!(text, "  {advice}"))
+    }
+}
+
+/// Writes how each handler differs from a file: what matches first, then by the number of bytes that differ.
+fn compare(handlers: &[Handler], file: &ExecTarget, text: &mut TextWriter<'_>) -> io::Result<()> {
+    let differences = |handler: &Handler| match &handler.entry.matcher {
+        Some(Matcher::Magic(pattern)) => pattern.differences(&file.header),
+        _ => Vec::new(),
+    };
+    let mut compared: Vec<_> = handlers.iter().map(|handler| (handler, differences(handler))).collect();
+    // A handler of another kind cannot nearly match.
+    compared.sort_by_key(|(handler, differences)| match &handler.entry.matcher {
+        Some(Matcher::Magic(_)) => differences.len(),
+        Some(matcher) if matcher.matches(&[], &file.path) => 0,
+        _ => usize::MAX,
+    });
+    compared.iter().try_for_each(|(handler, differences)| write_comparison(handler, differences, file, text))
+}
+
+/// Writes whether and where a handler's rule differs from a file.
+fn write_comparison(
+    handler: &Handler,
+    differences: &[Difference],
+    file: &ExecTarget,
+    text: &mut TextWriter<'_>,
+) -> io::Result<()> {
+    let name = escape(&handler.name.to_string());
+    match &handler.entry.matcher {
+        None => writeln!(text, "  {name}: its pattern cannot be read"),
+        Some(Matcher::Extension(extension)) => {
+            let extension = escape(&String::from_utf8_lossy(extension.as_bytes()));
+            let is_match =
+                handler.entry.matcher.as_ref().is_some_and(|matcher| matcher.matches(&[], &file.path));
+            let verdict = if is_match { "matches" } else { "does not match" };
+            writeln!(text, "  {name}: {verdict} by its extension .{extension}")
+        }
+        Some(Matcher::Magic(_)) if differences.is_empty() => writeln!(text, "  {name}: matches"),
+        Some(Matcher::Magic(_)) => {
+            writeln!(text, "  {name}: differs in")?;
+            let mut table = Table::new().indent(4);
+            for difference in differences {
+                table.push([
+                    format!("byte {}", difference.position).into(),
+                    field(&file.header, difference.position).into(),
+                    format!("file {:02x}", difference.file).into(),
+                    format!("magic {:02x}", difference.magic).into(),
+                    format!("mask {:02x}", difference.mask).into(),
+                ]);
+            }
+            table.write(text)
         }
     }
 }
 
-/// Whether and where a handler's rule differs from a file.
-fn comparison(handler: &Handler, file: &ExecTarget) -> String {
-    let name = escape(&handler.name.to_string());
-    match &handler.entry.matcher {
-        None => format!("{name}: it does not say which files it takes"),
-        Some(Matcher::Extension(extension)) => {
-            let extension = escape(&String::from_utf8_lossy(extension.as_bytes()));
-            let verdict =
-                if handler.entry.matcher.as_ref().is_some_and(|matcher| matcher.matches(&[], &file.path)) {
-                    "as its name ends"
-                } else {
-                    "which its name does not end in"
-                };
-            format!("{name}: takes names in .{extension}, {verdict}")
-        }
-        Some(Matcher::Magic(pattern)) => {
-            let differs = pattern.differences(&file.header);
-            if differs.is_empty() {
-                return format!("{name}: every byte that it compares is as it asks");
-            }
-            let rows = differs.iter().map(|difference| {
-                vec![
-                    format!("    byte {}", difference.position),
-                    format!("file {:02x}", difference.file),
-                    format!("magic {:02x}", difference.magic),
-                    format!("mask {:02x}", difference.mask),
-                ]
-            });
-            let table = format_table(&rows.collect::<Vec<_>>());
-            format!("{name}: differs in\n{}", table.trim_end())
-        }
+/// Name of the field of an ELF header that the byte at `position` belongs to (`elf(5)`); empty for other files.
+fn field(header: &[u8], position: usize) -> &'static str {
+    if !header.starts_with(b"\x7fELF") {
+        return "";
+    }
+    let flags = if header.get(4) == Some(&1) { 36 } else { 48 };
+    match position {
+        0..4 => "ELF",
+        4 => "EI_CLASS",
+        5 => "EI_DATA",
+        6 => "EI_VERSION",
+        7 => "EI_OSABI",
+        8 => "EI_ABIVERSION",
+        9..16 => "padding",
+        16..18 => "e_type",
+        18..20 => "e_machine",
+        20..24 => "e_version",
+        _ if (flags..flags + 4).contains(&position) => "e_flags",
+        _ => "",
     }
 }

@@ -1,0 +1,162 @@
+//! [`Terminal`]: width and colours of what text is printed on, and [`TextWriter`], which prints on it.
+
+use std::io::{self, IsTerminal as _, Write};
+
+use anstyle::{AnsiColor, Style};
+
+use super::output::escape_lines;
+
+/// Style of a state that is as it should be.
+pub const GOOD: Style = AnsiColor::Green.on_default();
+/// Style of a state that a person may want to look at.
+pub const NOTABLE: Style = AnsiColor::Yellow.on_default();
+/// Style of a state that is wrong.
+pub const BAD: Style = AnsiColor::Red.on_default();
+/// Style of a table's header.
+pub const HEADER: Style = Style::new().bold();
+
+/// Properties of the device that text is printed on. The default is a pipe: any width, no colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terminal {
+    /// Width in columns; `None` in a pipe or a file.
+    pub width: Option<usize>,
+    /// Whether states are coloured.
+    pub color: bool,
+}
+
+impl Terminal {
+    /// The device behind standard output. `NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE` and `TERM=dumb` are respected
+    /// (<https://no-color.org>, <https://bixense.com/clicolors>).
+    #[must_use]
+    pub fn of_stdout() -> Self {
+        let stdout = io::stdout();
+        let width = stdout.is_terminal().then(terminal_size::terminal_size).flatten();
+        let color = anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
+        Self { width: width.map(|(width, _)| usize::from(width.0)), color }
+    }
+}
+
+/// A writer of a command's text. Control characters are escaped, unless the text is a document for another program.
+pub struct TextWriter<'a> {
+    data: &'a mut dyn Write,
+    /// The device that is written to.
+    pub terminal: Terminal,
+    is_document: bool,
+}
+
+impl<'a> TextWriter<'a> {
+    /// A writer of text for a person.
+    pub fn new(data: &'a mut dyn Write, terminal: Terminal) -> Self {
+        Self { data, terminal, is_document: false }
+    }
+
+    /// A writer of a document for another program, which gets every byte as it is.
+    pub fn document(data: &'a mut dyn Write) -> Self {
+        Self { data, terminal: Terminal::default(), is_document: true }
+    }
+
+    /// Writes text in a style, where the terminal has colours.
+    pub fn write_styled(&mut self, style: Style, text: &str) -> io::Result<()> {
+        if !self.terminal.color || text.is_empty() || style.is_plain() {
+            return self.write_all(text.as_bytes());
+        }
+        write!(self.data, "{style}")?;
+        self.write_all(text.as_bytes())?;
+        write!(self.data, "{style:#}")
+    }
+
+    /// Writes a line that continues below itself, indented by `indent` columns, where the terminal is too narrow for it.
+    pub fn write_wrapped(&mut self, line: &str, indent: usize) -> io::Result<()> {
+        let lines = match self.terminal.width {
+            Some(width) => wrap(line, width, width.saturating_sub(indent)),
+            None => vec![line.to_owned()],
+        };
+        for (index, line) in lines.iter().enumerate() {
+            let indent = if index == 0 { 0 } else { indent };
+            writeln!(self, "{:indent$}{line}", "")?;
+        }
+        Ok(())
+    }
+}
+
+impl Write for TextWriter<'_> {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        if self.is_document {
+            return self.data.write(text);
+        }
+        // Formatting writes whole characters.
+        self.data.write_all(escape_lines(&String::from_utf8_lossy(text)).as_bytes())?;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.data.flush()
+    }
+}
+
+/// Fewest columns that text is wrapped into.
+const NARROWEST: usize = 20;
+
+/// Breaks a line at spaces: the first part has at most `first` columns, the others `other`. A longer word stays whole, so
+/// that a path or a command can be copied.
+#[must_use]
+pub fn wrap(line: &str, first: usize, other: usize) -> Vec<String> {
+    let (first, other) = (first.max(NARROWEST), other.max(NARROWEST));
+    let indent: String = line.chars().take_while(|character| *character == ' ').collect();
+    let mut lines = vec![indent];
+    let mut is_begun = false;
+    for word in line.split(' ').filter(|word| !word.is_empty()) {
+        let width = if lines.len() == 1 { first } else { other };
+        let Some(last) = lines.last_mut() else { break };
+        let needed = columns(last) + usize::from(is_begun) + columns(word);
+        if is_begun && needed > width {
+            lines.push(word.to_owned());
+        } else {
+            if is_begun {
+                last.push(' ');
+            }
+            last.push_str(word);
+            is_begun = true;
+        }
+    }
+    lines
+}
+
+/// Width of a text in columns, one for each character.
+pub(super) fn columns(text: &str) -> usize {
+    text.chars().count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COLOR: Terminal = Terminal { width: None, color: true };
+
+    #[test]
+    fn only_a_style_reaches_the_terminal_unescaped() {
+        let mut data = Vec::new();
+        let mut writer = TextWriter::new(&mut data, COLOR);
+        writer.write_styled(BAD, "a\x1b[2J").unwrap();
+        writer.write_styled(GOOD, "").unwrap();
+        writer.write_all(b"\x1b[2J\n").unwrap();
+        assert_eq!(data, b"\x1b[31ma\\u{1b}[2J\x1b[0m\\u{1b}[2J\n");
+        let mut data = Vec::new();
+        TextWriter::new(&mut data, Terminal::default()).write_styled(BAD, "a").unwrap();
+        TextWriter::document(&mut data).write_all(b"\x1b").unwrap();
+        assert_eq!(data, b"a\x1b");
+    }
+
+    #[test]
+    fn a_line_is_broken_at_spaces() {
+        let line = "  one two three four five six seven";
+        assert_eq!(wrap(line, 20, 20), ["  one two three four", "five six seven"]);
+        let path = "/a/path/that/is/longer/than/the/line";
+        assert_eq!(wrap(&format!("see {path} there"), 20, 20), ["see", path, "there"]);
+        assert_eq!(wrap("", 20, 20), [""]);
+        let mut data = Vec::new();
+        let narrow = Terminal { width: Some(24), color: false };
+        TextWriter::new(&mut data, narrow).write_wrapped(line, 4).unwrap();
+        assert_eq!(data, b"  one two three four\n    five six seven\n");
+    }
+}
