@@ -15,13 +15,13 @@ use crate::commands::args::Common;
 #[command(
     name = "qus",
     version,
-    max_term_width = 100,
+    max_term_width = 80,
     subcommand_required = true,
     arg_required_else_help = true
 )]
 #[command(
-    after_help = "An ARCH is any name people use: QEMU's, uname -m, Debian's, Docker's (linux/arm/v7), Go's, Rust's.\n\
-    Exit status: 0 done, or yes; 1 the answer is no; 2 could not."
+    after_help = "ARCH is any common name: QEMU's, uname -m, Debian's, Docker's (linux/arm/v7), Go's, Rust's.\n\
+    Exit status: 0 success; 1 a check failed; 2 error."
 )]
 pub struct Cli {
     /// What all commands take.

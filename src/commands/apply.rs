@@ -34,11 +34,15 @@ use clap::Args;
 /// `qus apply`.
 #[derive(Debug, Args)]
 pub struct Apply {
-    /// Files of binfmt.d, or folders of them; of files with one name in several folders the first counts [default:
-    /// /etc/binfmt.d, /run/binfmt.d, /usr/local/lib/binfmt.d, /usr/lib/binfmt.d]
+    /// Files or directories to read
+    ///
+    /// Files of binfmt.d, or directories of them. Of files with the same name in several directories, the first one
+    /// counts (binfmt.d(5)). The default is /etc/binfmt.d, /run/binfmt.d, /usr/local/lib/binfmt.d, /usr/lib/binfmt.d.
     #[arg(value_name = "FILE|DIR")]
     pub paths: Vec<PathBuf>,
-    /// Print what would be done. Executes and writes nothing
+    /// Print what would be done, and do nothing
+    ///
+    /// Nothing is executed or written.
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 }

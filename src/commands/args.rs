@@ -9,22 +9,32 @@ use crate::binfmt::instance::DEFAULT_PATH;
 use crate::interpreter::VersionReq;
 use crate::package::Sha256;
 
-/// What the help says above them.
+/// Headings of groups of options in the help.
+pub(crate) const SELECTION: &str = "Selection";
+pub(crate) const INTERPRETERS: &str = "Interpreters";
+pub(crate) const VERIFICATION: &str = "Verification";
+pub(crate) const SCOPE: &str = "Scope";
+pub(crate) const PERSISTENCE: &str = "Persistence";
+pub(crate) const OUTPUT: &str = "Output";
 const EVERYWHERE: &str = "Options of every command";
 
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Print one JSON object instead of text, on failure too
+    /// Print one JSON object instead of text
+    ///
+    /// An error is an object, too. The field `version` changes when a field changes its meaning or goes away.
     #[arg(long, global = true, help_heading = EVERYWHERE, overrides_with = "json")]
     pub json: bool,
-    /// Print nothing but data and errors
+    /// Print only data and errors
     #[arg(short, long, global = true, help_heading = EVERYWHERE, overrides_with = "quiet")]
     pub quiet: bool,
-    /// Say what is being done; twice for every detail
+    /// Print each step; -vv prints every detail
+    ///
+    /// Steps are printed on standard error. Tables have more columns and lines, too.
     #[arg(short, long, global = true, help_heading = EVERYWHERE, action = ArgAction::Count)]
     pub verbose: u8,
-    /// Where binfmt_misc is mounted
+    /// Mount point of binfmt_misc
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "DIR", default_value = DEFAULT_PATH)]
     pub instance: PathBuf,
 }
@@ -32,14 +42,22 @@ pub struct Common {
 /// Where the interpreters come from that a command uses.
 #[derive(Debug, Default, Args)]
 pub struct SourceArgs {
-    /// Look for interpreters here, and nowhere else (may be repeated)
-    #[arg(long, value_name = "DIR")]
+    /// Search only this directory (repeatable)
+    ///
+    /// Searches this directory for interpreters, and no other. The option can be given several times. A file is named
+    /// like QEMU names it: qemu-ARCH or qemu-ARCH-static.
+    #[arg(help_heading = INTERPRETERS, long, value_name = "DIR")]
     pub interpreter_dir: Vec<PathBuf>,
-    /// Get missing interpreters first, as `qus fetch` does
-    #[arg(long)]
+    /// Download missing interpreters first
+    ///
+    /// Downloads interpreters that are missing, as `qus fetch` does.
+    #[arg(help_heading = INTERPRETERS, long)]
     pub fetch: bool,
-    /// Get the interpreters from this source first: whatever `qus fetch --from` takes
-    #[arg(long, value_name = "SRC")]
+    /// Get the interpreters from SRC
+    ///
+    /// Gets the interpreters from this source first. SRC is what `qus fetch --from` accepts: a package, an archive, an
+    /// image, a directory, an interpreter, `-` or an http(s) address.
+    #[arg(help_heading = INTERPRETERS, long, value_name = "SRC")]
     pub from: Option<PathBuf>,
     /// What the interpreters have to be.
     #[command(flatten)]
@@ -49,11 +67,15 @@ pub struct SourceArgs {
 /// What interpreters have to be, wherever they come from.
 #[derive(Debug, Default, Args)]
 pub struct RequiredArgs {
-    /// What SRC has to be: the SHA-256 that its maker tells
-    #[arg(long, value_name = "HEX", requires = "from")]
+    /// Expected SHA-256 of SRC
+    ///
+    /// Expected SHA-256 of SRC, in hexadecimal. Any other content is refused.
+    #[arg(help_heading = INTERPRETERS, long, value_name = "HEX", requires = "from")]
     pub sha256: Option<Sha256>,
-    /// Only interpreters of this version of QEMU: 7.2 is every 7.2.x
-    #[arg(long, value_name = "VERSION")]
+    /// Only interpreters of this version
+    ///
+    /// Only interpreters of this version of QEMU. 7.2 matches every 7.2.x.
+    #[arg(help_heading = INTERPRETERS, long, value_name = "VERSION")]
     pub qemu_version: Option<VersionReq>,
 }
 

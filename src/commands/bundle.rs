@@ -12,7 +12,7 @@ use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status, display_path};
 use crate::base::terminal::TextWriter;
-use crate::commands::args::{ArchArg, Common, RequiredArgs, named, parse_arch};
+use crate::commands::args::{ArchArg, Common, INTERPRETERS, OUTPUT, RequiredArgs, named, parse_arch};
 use crate::commands::report::Report;
 use crate::interpreter::bundle::unpack_bundle;
 use crate::interpreter::bundle::{self, Content};
@@ -30,20 +30,29 @@ use clap::Args;
 /// `qus bundle`.
 #[derive(Debug, Args)]
 pub struct Bundle {
-    /// Architectures, or `all` with an interpreter at hand
+    /// Architectures to bundle, or `all`
+    ///
+    /// Architectures by any name, or `all` for which an interpreter is found.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
     pub arches: Vec<ArchArg>,
-    /// Take them out of this package or folder
-    #[arg(long, value_name = "SRC")]
+    /// Take the interpreters out of SRC
+    ///
+    /// Takes the interpreters out of this package, archive or directory.
+    #[arg(help_heading = INTERPRETERS, long, value_name = "SRC")]
     pub from: Option<PathBuf>,
-    /// Look for interpreters here, and nowhere else (may be repeated)
-    #[arg(long, value_name = "DIR", conflicts_with = "from")]
+    /// Search only this directory (repeatable)
+    ///
+    /// Searches this directory for interpreters, and no other. The option can be given several times.
+    #[arg(help_heading = INTERPRETERS, long, value_name = "DIR", conflicts_with = "from")]
     pub interpreter_dir: Vec<PathBuf>,
     /// What the interpreters have to be.
     #[command(flatten)]
     pub required: RequiredArgs,
-    /// The file to write; `-` is standard output, and a pipe or a device is written into
-    #[arg(short, long, value_name = "FILE")]
+    /// File to write
+    ///
+    /// File to write. `-` is standard output. A pipe or a device is written into; a regular file is replaced when the
+    /// new one is complete.
+    #[arg(help_heading = OUTPUT, short, long, value_name = "FILE")]
     pub output: PathBuf,
 }
 

@@ -15,15 +15,17 @@ use crate::base::error::Advice;
 use crate::base::output::{Output, Status, escape};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
-use crate::commands::args::Common;
+use crate::commands::args::{Common, VERIFICATION};
 use crate::commands::report::Report;
 use clap::Args;
 
 /// `qus doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// Do not execute probes
-    #[arg(long)]
+    /// Execute no probes
+    ///
+    /// Executes no probes. Whether handlers work is then unknown.
+    #[arg(help_heading = VERIFICATION, long)]
     pub no_verify: bool,
 }
 

@@ -12,7 +12,7 @@ use crate::base::output::{Output, display_path};
 use crate::base::terminal::TextWriter;
 use crate::binfmt::Flags;
 use crate::boot::formats::{self, ArchRules, Format, RuleView};
-use crate::commands::args::{ArchArg, named, parse_arch, parse_one_arch};
+use crate::commands::args::{ArchArg, INTERPRETERS, OUTPUT, SELECTION, named, parse_arch, parse_one_arch};
 use crate::commands::report::Report;
 use crate::handler::classify;
 use crate::interpreter::self_exe_header;
@@ -24,34 +24,46 @@ use clap::Args;
 /// `qus export`.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// Architectures, or `all`: those with an interpreter at hand, or with --interpreter-path every one; without those of
-    /// the family of the machine itself [default: all]
+    /// Architectures, or `all` [default: all]
+    ///
+    /// Architectures by any name. `all` means those for which an interpreter is found, or with --interpreter-path every
+    /// one. The architecture of the machine and its family are left out.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
     pub arches: Vec<ArchArg>,
-    /// Whose files
-    #[arg(
-        short,
+    /// Output format
+    #[arg(help_heading = OUTPUT, short,
         long,
         value_enum,
         required_unless_present = "json",
         default_value_if("json", "true", "json")
     )]
     pub format: Option<Format>,
-    /// Where the interpreters lie on the machine that these are for, whether they are here or not; {arch} stands for the
-    /// architecture: /usr/bin/qemu-{arch}-static
-    #[arg(long, value_name = "PATH", conflicts_with = "interpreter_dir")]
+    /// Path of the interpreters there
+    ///
+    /// Path of the interpreters on the machine that will use the rules. The files need not exist here. {arch} is
+    /// replaced by the architecture: /usr/bin/qemu-{arch}-static
+    #[arg(help_heading = INTERPRETERS, long, value_name = "PATH", conflicts_with = "interpreter_dir")]
     pub interpreter_path: Option<PathBuf>,
-    /// Look for interpreters here, and nowhere else (may be repeated)
-    #[arg(long, value_name = "DIR")]
+    /// Search only this directory (repeatable)
+    ///
+    /// Searches this directory for interpreters, and no other. The option can be given several times.
+    #[arg(help_heading = INTERPRETERS, long, value_name = "DIR")]
     pub interpreter_dir: Vec<PathBuf>,
-    /// The architecture of the machine that these are for [default: this one's]
-    #[arg(long = "for", value_name = "ARCH", value_parser = parse_one_arch, requires = "interpreter_path")]
+    /// Architecture of that machine
+    ///
+    /// Architecture of the machine that will use the rules. The default is the architecture of this machine.
+    #[arg(help_heading = SELECTION, long = "for", value_name = "ARCH", value_parser = parse_one_arch, requires = "interpreter_path")]
     pub machine: Option<&'static Arch>,
-    /// Give setuid programs the rights of their owners: the emulator then runs as root for them (flag C)
-    #[arg(long)]
+    /// Let setuid programs be setuid (flag C)
+    ///
+    /// Gives setuid programs the rights of their owners. The emulator then runs as root for programs of root.
+    #[arg(help_heading = SELECTION, long)]
     pub credentials: bool,
-    /// Write the files into this folder, which is made where it is missing; files of others in it are left alone
-    #[arg(short, long, value_name = "DIR")]
+    /// Write files into this directory
+    ///
+    /// Writes the files into this directory, which is created if it is missing. Files of other tools are not
+    /// overwritten.
+    #[arg(help_heading = OUTPUT, short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
 }
 

@@ -11,7 +11,7 @@ use anyhow::Result;
 use crate::base::output::{Output, Status, display_path};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::TextWriter;
-use crate::commands::args::{ArchArg, Common, RequiredArgs, named, parse_arch};
+use crate::commands::args::{ArchArg, Common, INTERPRETERS, RequiredArgs, SELECTION, named, parse_arch};
 use crate::commands::report::{Report, print};
 use crate::interpreter::fetch::{FetchRequest, Fetched, fetch};
 use crate::interpreter::store::destination;
@@ -20,26 +20,40 @@ use clap::Args;
 /// `qus fetch`.
 #[derive(Debug, Args)]
 pub struct Fetch {
-    /// Architectures, or `all` that the package has
+    /// Architectures, or `all` of the package
+    ///
+    /// Architectures by any name, or `all` that the package has.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required_unless_present_any = ["list", "prune"])]
     pub arches: Vec<ArchArg>,
-    /// A package, archive, image, folder, interpreter, - or http(s)://…, not the distribution's package
-    #[arg(long, value_name = "SRC")]
+    /// Package, archive, image, directory, URL
+    ///
+    /// A package, an archive, an image, a directory, an interpreter, `-` or an http(s) address. The default is the
+    /// package of the distribution.
+    #[arg(help_heading = INTERPRETERS, long, value_name = "SRC")]
     pub from: Option<PathBuf>,
     /// What the interpreters have to be.
     #[command(flatten)]
     pub required: RequiredArgs,
-    /// Where to put them [default: by version in /usr/local/lib/qus as root, $XDG_DATA_HOME/qus otherwise]
-    #[arg(long, value_name = "DIR")]
+    /// Directory to write to
+    ///
+    /// Directory to write to. The default is a directory for each version in /usr/local/lib/qus for root, and in
+    /// $XDG_DATA_HOME/qus for other users.
+    #[arg(help_heading = INTERPRETERS, long, value_name = "DIR")]
     pub dest: Option<PathBuf>,
-    /// Show what was fetched, from where, and who uses it
-    #[arg(long, conflicts_with_all = ["from", "prune"])]
+    /// Show what was fetched
+    ///
+    /// Shows what was fetched, from where, and which handlers use it.
+    #[arg(help_heading = SELECTION, long, conflicts_with_all = ["from", "prune"])]
     pub list: bool,
-    /// Remove what was fetched and no handler uses
-    #[arg(long, conflicts_with = "from")]
+    /// Remove what no handler uses
+    ///
+    /// Removes fetched interpreters that no handler uses.
+    #[arg(help_heading = SELECTION, long, conflicts_with = "from")]
     pub prune: bool,
-    /// With --prune: say what would be removed, and remove nothing
-    #[arg(short = 'n', long, requires = "prune")]
+    /// With --prune: remove nothing
+    ///
+    /// With --prune: prints what would be removed, and removes nothing.
+    #[arg(help_heading = SELECTION, short = 'n', long, requires = "prune")]
     pub dry_run: bool,
 }
 

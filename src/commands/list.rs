@@ -17,7 +17,7 @@ use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, HEADER, NOTABLE, TextWriter};
 use crate::binfmt::{Handler, Matcher};
 use crate::boot::configuration::{Configuration, ConfiguredRule, Drift};
-use crate::commands::args::Common;
+use crate::commands::args::{Common, VERIFICATION};
 use crate::commands::instance::{open_instance, print_scope, switched_off};
 use crate::handler::classify;
 use crate::handler::classify::name_lossy;
@@ -32,7 +32,9 @@ use clap::Args;
 #[derive(Debug, Args)]
 pub struct List {
     /// Execute a probe through each handler
-    #[arg(long)]
+    ///
+    /// Executes a probe through each handler, as `qus verify` does. The exit status is 1 if one fails.
+    #[arg(help_heading = VERIFICATION, long)]
     pub probe: bool,
 }
 

@@ -17,7 +17,9 @@ use clap::Args;
 /// `qus man`.
 #[derive(Debug, Args)]
 pub struct Man {
-    /// Write qus.1 and a page for each command into this directory
+    /// Write the pages into this directory
+    ///
+    /// Writes qus.1 and a page for each command into this directory.
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
 }

@@ -31,37 +31,37 @@ use report::print;
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Register interpreters with the kernel, and prove that they work
+    /// Register interpreters, and verify each by execution
     Register(register::Register),
     /// List every handler, newest first
     List(list::List),
-    /// Remove the handlers of QEMU's emulators, whoever registered them; nobody else's
+    /// Remove the handlers of QEMU's emulators
     Reset(reset::Reset),
-    /// Execute a probe of each architecture through the kernel
+    /// Execute a test program of each architecture
     Verify(verify::Verify),
-    /// Say what the kernel will do with a file, and why
+    /// Explain what the kernel does with a file
     Which(which::Which),
-    /// Run a foreign program now, with no root and no trace on the host
+    /// Run a foreign program without root
     Run(run::Run),
-    /// Tell what is wrong here, each with the command that mends it
+    /// Diagnose problems and suggest fixes
     Doctor(doctor::Doctor),
-    /// Get static interpreters, from the distribution's package or from a file
+    /// Download static interpreters
     Fetch(fetch::Fetch),
-    /// Write a copy of qus that carries interpreters inside itself
+    /// Write a copy of qus that carries interpreters
     Bundle(bundle::Bundle),
-    /// Switch handlers on
+    /// Enable handlers
     Enable(toggle::Toggle),
-    /// Switch handlers off, without removing them
+    /// Disable handlers without removing them
     Disable(toggle::Toggle),
-    /// Show the table of architectures, or all about one
+    /// Show the architectures, or details of one
     Show(show::Show),
-    /// Print what a shell needs to complete this command line
+    /// Print completions for a shell
     Completions(completions::Completions),
-    /// Print the manual page, or write the pages of all commands
+    /// Print the manual page, or write all pages
     Man(man::Man),
-    /// Print the rules for other software to register: systemd, binfmt-support, OpenRC, NixOS
+    /// Print rules for systemd, OpenRC, NixOS and others
     Export(export::Export),
-    /// Register what binfmt.d says, as systemd does, and remove nobody's handlers
+    /// Register the rules of binfmt.d
     Apply(apply::Apply),
 }
 

@@ -18,7 +18,9 @@ use crate::base::error::{Advice, Diagnostic};
 use crate::base::output::{Output, Status};
 use crate::binfmt::instance::Instance;
 use crate::binfmt::{Flags, HandlerName, RuleError};
-use crate::commands::args::{ArchArg, Common, SourceArgs, named, parse_arch};
+use crate::commands::args::{
+    ArchArg, Common, INTERPRETERS, PERSISTENCE, SCOPE, SELECTION, SourceArgs, VERIFICATION, named, parse_arch,
+};
 use crate::commands::instance::{Opened, open_to_register};
 use crate::commands::report::print;
 use crate::handler::classify::default_flags;
@@ -36,45 +38,69 @@ use std::path::PathBuf;
 #[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
 #[derive(Debug, Default, Args)]
 pub struct Register {
-    /// Architectures, or `all`: those with an interpreter at hand that the host does not run itself [default: all]
+    /// Architectures, or `all` [default: all]
+    ///
+    /// Architectures by any name. `all` means those for which an interpreter is found and that the host does not run
+    /// natively.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
     pub arches: Vec<ArchArg>,
-    /// The interpreter of the one ARCH: any static emulator (qemu-user, box64, FEX)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["interpreter_dir", "fetch", "from", "qemu_version"])]
+    /// Use this file for the one ARCH
+    ///
+    /// Uses this file as the interpreter of the one ARCH: any statically linked emulator (qemu-user, box64, FEX).
+    #[arg(help_heading = INTERPRETERS, long, value_name = "FILE", conflicts_with_all = ["interpreter_dir", "fetch", "from", "qemu_version"])]
     pub interpreter: Option<PathBuf>,
     /// Where the interpreters come from.
     #[command(flatten)]
     pub source: SourceArgs,
     /// Put fetched interpreters here
-    #[arg(long, value_name = "DIR")]
+    #[arg(help_heading = INTERPRETERS, long, value_name = "DIR")]
     pub dest: Option<PathBuf>,
-    /// Keep the interpreters in memory alone, with no file on any disk; the default of a bundle
-    #[arg(long)]
+    /// Keep the interpreters in memory
+    ///
+    /// Keeps the interpreters in memory, with no file on any disk. A bundle does this by default.
+    #[arg(help_heading = INTERPRETERS, long)]
     pub in_memory: bool,
-    /// Take over from another handler
-    #[arg(long)]
+    /// Replace a handler of another tool
+    ///
+    /// Replaces a handler of another tool or of another emulator that serves the architecture.
+    #[arg(help_heading = SELECTION, long)]
     pub replace: bool,
-    /// Give setuid programs the rights of their owners: the emulator then runs as root for them (flag C)
-    #[arg(long)]
+    /// Let setuid programs be setuid (flag C)
+    ///
+    /// Gives setuid programs the rights of their owners. The emulator then runs as root for programs of root.
+    #[arg(help_heading = SELECTION, long)]
     pub credentials: bool,
-    /// Do not execute probes: what is registered is then unverified
-    #[arg(long)]
+    /// Execute no probes
+    ///
+    /// Executes no probes. The handlers are then unverified.
+    #[arg(help_heading = VERIFICATION, long)]
     pub no_verify: bool,
-    /// Register even what the host runs itself, or may run itself. This can break the programs of the host
-    #[arg(long)]
+    /// Register even native architectures
+    ///
+    /// Registers even what the host runs natively, or may run natively. This can break the programs of the host.
+    #[arg(help_heading = SELECTION, long)]
     pub force_native: bool,
-    /// Print what would be done. Executes, fetches and writes nothing
-    #[arg(short = 'n', long)]
+    /// Print what would be done, and do nothing
+    ///
+    /// Nothing is executed, downloaded or written.
+    #[arg(help_heading = SELECTION, short = 'n', long)]
     pub dry_run: bool,
-    /// Enter these namespaces first: host, the number of a process, podman or docker-rootless. What is registered is then
-    /// what that sees
-    #[arg(long = "in", value_name = "WHERE")]
+    /// Register in other namespaces
+    ///
+    /// Enters these namespaces first: host, the number of a process, podman or docker-rootless. The handlers are then
+    /// visible there.
+    #[arg(help_heading = SCOPE, long = "in", value_name = "WHERE")]
     pub target: Option<Target>,
-    /// Stay, and keep the instance, until SIGTERM or SIGINT; then remove what was registered
-    #[arg(long, conflicts_with = "dry_run")]
+    /// Stay until SIGTERM or SIGINT, then remove
+    ///
+    /// Stays and keeps the instance until SIGTERM or SIGINT arrives. Then removes the registered handlers.
+    #[arg(help_heading = SCOPE, long, conflicts_with = "dry_run")]
     pub hold: bool,
-    /// Register them at every boot from now on: /etc/binfmt.d/qus-ARCH.conf, and interpreters in a place that stays
-    #[arg(long, conflicts_with_all = ["in_memory", "hold"])]
+    /// Register at every boot, too
+    ///
+    /// Registers the handlers at every boot, too: writes /etc/binfmt.d/qus-ARCH.conf, and copies interpreters that
+    /// would be gone after a reboot.
+    #[arg(help_heading = PERSISTENCE, long, conflicts_with_all = ["in_memory", "hold"])]
     pub persist: bool,
 }
 

@@ -16,7 +16,7 @@ use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Handler, HandlerName};
 use crate::boot::configuration::{Configuration, binfmt_support_file};
 use crate::boot::persist::{self, InitSystem, Persisted};
-use crate::commands::args::{ArchArg, Common, named, parse_arch};
+use crate::commands::args::{ArchArg, Common, PERSISTENCE, named, parse_arch};
 use crate::commands::instance::{open_read_only, print_scope};
 use crate::commands::report::Report;
 use crate::handler::classify::{emulators, name_lossy};
@@ -28,13 +28,19 @@ use clap::Args;
 /// `qus reset`.
 #[derive(Debug, Args)]
 pub struct Reset {
-    /// Only the handlers of these architectures [default: all]
+    /// Architectures [default: all]
+    ///
+    /// Removes only the handlers of these architectures.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
     pub arches: Vec<ArchArg>,
-    /// Remove what `register --persist` wrote, too: they do not come back at boot
-    #[arg(long)]
+    /// Remove what --persist wrote, too
+    ///
+    /// Removes what `register --persist` wrote, too, so that the handlers do not come back at boot.
+    #[arg(help_heading = PERSISTENCE, long)]
     pub persist: bool,
-    /// Say what would be removed, and remove nothing
+    /// Print what would be removed
+    ///
+    /// Prints what would be removed, and removes nothing.
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 }

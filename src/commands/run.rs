@@ -28,7 +28,7 @@ use crate::base::output::{NotRun, Output, Status, display_path};
 use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::Rule;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError};
-use crate::commands::args::{Common, SourceArgs, parse_one_arch};
+use crate::commands::args::{Common, SCOPE, SELECTION, SourceArgs, parse_one_arch};
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
 use crate::interpreter::bundle::unpack_bundle;
 
@@ -60,25 +60,37 @@ fn parse_variable(word: OsString) -> Result<Variable, &'static str> {
 #[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Run it in this root directory, furnished like a container's
-    #[arg(long, value_name = "DIR")]
+    /// Run in this root directory
+    ///
+    /// Runs the program in this root directory, populated with /proc, /dev and /sys like that of a container.
+    #[arg(help_heading = SCOPE, long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Register only these architectures [default: all with an interpreter at hand]
-    #[arg(long, value_name = "ARCH", value_delimiter = ',', value_parser = parse_one_arch)]
+    /// Register only these architectures
+    ///
+    /// Registers only these architectures. The default is all for which an interpreter is found.
+    #[arg(help_heading = SELECTION, long, value_name = "ARCH", value_delimiter = ',', value_parser = parse_one_arch)]
     pub arch: Vec<&'static Arch>,
-    /// Be root inside, as far as files and handlers there go
-    #[arg(long)]
+    /// Be root inside
+    ///
+    /// Makes the program root inside, as far as its files and handlers are concerned (fake root).
+    #[arg(help_heading = SCOPE, long)]
     pub as_root: bool,
     /// Where the interpreters come from.
     #[command(flatten)]
     pub source: SourceArgs,
-    /// Set a variable for the program (may be repeated): QEMU_CPU=max, QEMU_STRACE=1, …
-    #[arg(long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(parse_variable))]
+    /// Set a variable (repeatable)
+    ///
+    /// Sets an environment variable for the program and its emulator: QEMU_CPU=max, QEMU_STRACE=1. The option can be
+    /// given several times.
+    #[arg(help_heading = SELECTION, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(parse_variable))]
     pub env: Vec<Variable>,
-    /// Start the emulator itself, without namespaces: for one program whose children are not foreign
-    #[arg(long, conflicts_with_all = ["root", "as_root"])]
+    /// Start the emulator without namespaces
+    ///
+    /// Starts the emulator itself, without namespaces. This works for one program that starts no other foreign
+    /// programs.
+    #[arg(help_heading = SCOPE, long, conflicts_with_all = ["root", "as_root"])]
     pub direct: bool,
-    /// The program and its arguments
+    /// Program and its arguments
     #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true)]
     pub command: Vec<OsString>,
 }

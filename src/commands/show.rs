@@ -21,10 +21,12 @@ use clap::Args;
 /// `qus show`.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// The architecture to be explained
+    /// Architecture to explain
     #[arg(value_name = "ARCH", value_parser = parse_one_arch)]
     pub arch: Option<&'static Arch>,
-    /// Show what this qus carries inside itself
+    /// Show what this bundle contains
+    ///
+    /// Shows the interpreters that this executable carries.
     #[arg(long, conflicts_with = "arch")]
     pub bundled: bool,
 }

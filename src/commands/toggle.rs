@@ -21,7 +21,9 @@ use clap::Args;
 /// `qus enable` and `qus disable`.
 #[derive(Debug, Args)]
 pub struct Toggle {
-    /// Architectures, or `all` that have a handler
+    /// Architectures, or `all`
+    ///
+    /// Architectures by any name, or `all` that have a handler.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
     pub arches: Vec<ArchArg>,
 }

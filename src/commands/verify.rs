@@ -34,7 +34,9 @@ use clap::Args;
 /// `qus verify`.
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// Architectures [default: all that have a handler]
+    /// Architectures [default: all]
+    ///
+    /// Architectures by any name. The default is all that have a handler.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
     pub arches: Vec<ArchArg>,
 }

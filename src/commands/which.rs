@@ -23,7 +23,7 @@ use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
-use crate::commands::args::Common;
+use crate::commands::args::{Common, SELECTION, VERIFICATION};
 use crate::commands::report::print;
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
 use crate::handler::predict::{End, Step, Table};
@@ -35,14 +35,18 @@ use clap::Args;
 /// `qus which`.
 #[derive(Debug, Args)]
 pub struct Which {
-    /// Files somebody wants to start
+    /// Files to check
     #[arg(value_name = "FILE", required_unless_present = "files0_from")]
     pub files: Vec<PathBuf>,
-    /// Read NUL-terminated names of files from here; `-` is standard input
-    #[arg(long, value_name = "FILE", conflicts_with = "files")]
+    /// Read NUL-terminated file names from FILE
+    ///
+    /// Reads NUL-terminated names from FILE, as `find -print0` writes them. `-` is standard input.
+    #[arg(help_heading = SELECTION, long, value_name = "FILE", conflicts_with = "files")]
     pub files0_from: Option<PathBuf>,
-    /// Do not execute probes: what handlers do is then unverified
-    #[arg(long)]
+    /// Execute no probes
+    ///
+    /// Executes no probes. Whether handlers work is then unverified.
+    #[arg(help_heading = VERIFICATION, long)]
     pub no_verify: bool,
 }
 
