@@ -1,4 +1,5 @@
-//! `qus apply`: the kernel has what `binfmt.d` says, nobody's handler is gone, and hostile lines come to nothing.
+//! `qus apply`: the kernel gets the rules of `binfmt.d`, handlers of other tools stay, and hostile lines have no
+//! effect.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -16,7 +17,7 @@ use crate::lab::{Lab, Ran, busybox, order, run};
 
 const FOLDERS: [&str; 4] = ["/etc/binfmt.d", "/run/binfmt.d", "/usr/local/lib/binfmt.d", "/usr/lib/binfmt.d"];
 
-/// Folders of the test's own, empty.
+/// Mounts empty directories of the test's own for configuration.
 fn directories(lab: &Lab) {
     let cover =
         |directory: &str| mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), None::<&str>);
@@ -26,7 +27,7 @@ fn directories(lab: &Lab) {
     for directory in &FOLDERS[..3] {
         fs::create_dir(directory).unwrap();
     }
-    // Not all of /usr/lib: programs need it.
+    // /usr/lib is not covered as a whole, as programs need it.
     if Path::new(FOLDERS[3]).exists() {
         cover(FOLDERS[3]).unwrap();
     }
@@ -38,12 +39,12 @@ fn done(ran: Ran) -> Ran {
     ran
 }
 
-/// The line for the programs of an architecture, as `register` has it.
+/// Returns the line for the programs of an architecture, as `register` writes it.
 fn line(lab: &Lab, arch: &str) -> String {
     lab.done(["export", arch, "--format", "register"])
 }
 
-/// The word of every line that `apply` prints, behind its place: `etc/binfmt.d/a.conf:1 registered name`.
+/// Returns location, outcome and name of each line that `apply` prints: `etc/binfmt.d/a.conf:1 registered name`.
 fn words(ran: &Ran) -> Vec<String> {
     let row = |line: &str| line.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
     ran.stdout.lines().map(row).collect()
@@ -67,7 +68,7 @@ fn apply_registers_what_is_configured_and_flushes_nobody(lab: &Lab) {
     let mut after = lab.entries();
     after.remove("qemu-arm").unwrap();
     assert_eq!(after, before);
-    // The same as `register` makes.
+    // `register` makes the same entry.
     let by_apply = lab.entries();
     lab.done_with(["reset", "arm"], "qus: qemu-arm comes back at boot, by /etc/binfmt.d/arm.conf\n");
     lab.done(["register", "arm"]);
@@ -79,7 +80,7 @@ fn apply_registers_what_is_configured_and_flushes_nobody(lab: &Lab) {
     assert_eq!((&item["line"], &item["outcome"]), (&3.into(), &"unchanged".into()), "{value:#}");
 }
 
-/// A rule that no file matches.
+/// Returns a rule that no file matches.
 fn odd(name: &str, interpreter: &str) -> String {
     format!(":{name}:E::{name}::{interpreter}:\n")
 }
@@ -95,7 +96,7 @@ fn apply_has_systemds_precedence(lab: &Lab) {
     write(format!("{run_}/b.conf"), &odd("b", "/run"));
     write(format!("{run_}/c.conf"), &odd("c", "/run"));
     write(format!("{etc}/c.conf"), &odd("c", "/etc"));
-    // Masked in both ways.
+    // There are two ways to mask a file.
     symlink("/dev/null", format!("{etc}/d.conf")).unwrap();
     write(format!("{local}/e.conf"), &odd("e", "/local"));
     write(format!("{etc}/e.conf"), "");
@@ -112,7 +113,7 @@ fn apply_has_systemds_precedence(lab: &Lab) {
     }
     assert_eq!(words(&done(lab.qus(["apply"]))), expected);
     assert!(lab.entries()["b"].contains("interpreter /run\n"));
-    // One name in several files: the last is meant, as systemd has it.
+    // If several files have a rule of one name, the last one counts, as in systemd.
     write(format!("{etc}/zz.conf"), &odd("c", "/last"));
     let ran = done(lab.qus(["apply"]));
     let rows = words(&ran);
@@ -130,7 +131,7 @@ fn apply_makes_the_last_rule_win(lab: &Lab) {
     fs::write(lab.path("some.conf"), lines).unwrap();
     done(lab.qus(["apply", "some.conf"]));
     assert_eq!(order(), ["last", "other", "first"]);
-    // Registered by hand in the other order, or in part: what takes the same files goes in front again.
+    // Handlers registered by hand in another order, or in part: a handler of the same files moves to the front again.
     lab.command("first", "-1");
     let ran = done(lab.qus(["apply", "some.conf"]));
     let expected =
@@ -141,11 +142,11 @@ fn apply_makes_the_last_rule_win(lab: &Lab) {
 }
 
 kernel_test!(apply_agrees_with_systemd_binfmt);
-/// The kernel is the same behind systemd-binfmt and behind `qus apply`, for the same configuration.
+/// The kernel is in the same state after systemd-binfmt and after `qus apply`, for the same configuration.
 fn apply_agrees_with_systemd_binfmt(lab: &Lab) {
     let systemd = Path::new("/usr/lib/systemd/systemd-binfmt");
     if !systemd.exists() {
-        // Nothing to compare with; `.ci/e2e/persist` installs it.
+        // Without systemd there is nothing to compare. `.ci/e2e/persist` installs it.
         return;
     }
     directories(lab);
@@ -169,7 +170,7 @@ fn apply_agrees_with_systemd_binfmt(lab: &Lab) {
     let ran = lab.qus(["apply"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert_eq!((lab.entries(), order()), by_systemd);
-    // And there is nothing left to do behind systemd.
+    // After systemd, `qus apply` has nothing left to do.
     run(&mut Command::new(systemd));
     let ran = lab.qus(["apply"]);
     assert!(!ran.stdout.contains("registered") && !ran.stdout.contains("replaced"), "{ran:#?}");
@@ -202,11 +203,11 @@ fn apply_refuses_hostile_lines_and_does_the_rest(lab: &Lab) {
     assert!(words(&ran).contains(&"bad.conf:11 registered good".to_owned()), "{ran:#?}");
     assert!(ran.stderr.contains("10 of 11 lines are not in force; the others are"), "{ran:#?}");
     assert_eq!(order(), ["good"]);
-    // What the kernel itself refuses is told in its place, too.
+    // A line that the kernel refuses is reported with its location, too.
     fs::write(lab.path("missing.conf"), ":gone:E::gone::/nowhere/at/all:F\n").unwrap();
     let message = "the kernel cannot open the interpreter /nowhere/at/all: there is no such file";
     lab.refused(["apply", "missing.conf"], 2, message);
-    // A name cannot command a terminal.
+    // A name cannot control a terminal.
     fs::write(lab.path("odd.conf"), b":a\x1b[2J:E::a::/a:\n").unwrap();
     assert!(!done(lab.qus(["apply", "odd.conf"])).stdout.contains('\x1b'));
 }
@@ -228,11 +229,11 @@ fn apply_refuses_what_would_take_the_hosts_programs(lab: &Lab) {
     refused(r":any:M::\x00:\x00:/x:", takes);
     refused(":scripts:M::#!::/x:", takes);
     refused(&own, takes);
-    // With no program of this host: its own interpreter.
+    // A rule that takes no program of this host, but its own interpreter.
     let interpreter = lab.executable("loop.mine", b"MINE and more");
     refused(&format!(":own:M::MINE::{}:", interpreter.display()), "it takes its own interpreter, ");
     refused(&format!(":own:E::mine::{}:", interpreter.display()), "it takes its own interpreter, ");
-    // Rights that are given away.
+    // Rules by which other users would gain rights.
     fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o777)).unwrap();
     refused(
         &format!(":c:E::c::{}:C", interpreter.display()),
@@ -250,11 +251,11 @@ fn apply_replaces_what_has_drifted(lab: &Lab) {
     assert_eq!(words(&done(lab.qus(["apply", "arm.conf"]))), ["arm.conf:1 replaced qemu-arm"]);
     assert!(lab.entries()["qemu-arm"].contains("\nflags: POF\n"));
     assert_eq!(order(), ["qemu-arm"]);
-    // Switched off is not what was asked for.
+    // A disabled handler is not what the rule asks for.
     lab.command("qemu-arm", "0");
     assert_eq!(words(&done(lab.qus(["apply", "arm.conf"]))), ["arm.conf:1 replaced qemu-arm"]);
     assert!(lab.entries()["qemu-arm"].starts_with("enabled\n"));
-    // What cannot take its place leaves it there.
+    // A rule that cannot be registered leaves the old handler in place.
     let before = lab.entries();
     fs::write(lab.path("arm.conf"), line(lab, "arm").replace(":POF", "-gone:POF")).unwrap();
     lab.refused(["apply", "arm.conf"], 2, "there is no such file");
@@ -277,7 +278,7 @@ fn apply_reads_what_is_named(lab: &Lab) {
         words(&ran),
         ["two/a.conf:1 registered a", "one/b.conf:1 registered b", "any-name:1 registered c"]
     );
-    // Exactly that, and nothing of the host's.
+    // Exactly these handlers exist, and none from the host's configuration.
     assert_eq!(order(), ["c", "b", "a"]);
     fs::create_dir(lab.path("empty")).unwrap();
     let ran = done(lab.qus(["apply", "empty"]));
@@ -292,7 +293,7 @@ fn apply_says_what_it_cannot_read(lab: &Lab) {
     let large = fs::File::create(lab.path("large.conf")).unwrap();
     large.set_len(2 << 20).unwrap();
     lab.refused(["apply", "large.conf"], 2, "has more than 1048576 bytes");
-    // Beside others in a folder: those are done.
+    // In a directory, a failing file does not stop the others.
     fs::create_dir(lab.path("some")).unwrap();
     fs::rename(lab.path("large.conf"), lab.path("some/large.conf")).unwrap();
     fs::write(lab.path("some/z.conf"), odd("z", "/z")).unwrap();

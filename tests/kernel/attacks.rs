@@ -1,8 +1,8 @@
-//! Somebody else exchanges files and folders while qus works with them, as root, in a folder of theirs. Whatever comes of
-//! it, no file outside of that folder is touched, and what is registered is what was checked.
+//! Attacks: another user replaces files and directories of their own while qus, as root, works with them. Whatever the
+//! attacker does, no file outside of the attacker's directory changes, and what is registered is what was checked.
 //!
-//! The stranger is a thread with another user's rights, where the tests may have two users (as root), else with one's own.
-//! `QUS_ATTACKS=60` makes it a minute for each race; the usual run has some seconds.
+//! The attacker is a thread with another user's rights if the tests may have two users (as root), and otherwise with
+//! the user's own rights. `QUS_ATTACKS=60` makes each race last 60 seconds; by default it lasts a few seconds.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -23,10 +23,10 @@ use crate::lab::{Lab, Ran, is_dynamic, run};
 use crate::namespace::STRANGER;
 use crate::random::Random;
 
-/// Kills what hangs.
+/// Kills a run that hangs.
 const IN_TIME: [&str; 4] = ["timeout", "-s", "KILL", "60"];
 
-/// How many times qus is run at most, and how long.
+/// Returns the highest number of runs of qus in a race, and its longest duration.
 fn most() -> (usize, Duration) {
     match std::env::var("QUS_ATTACKS") {
         Ok(seconds) => (usize::MAX, Duration::from_secs(seconds.parse().expect("QUS_ATTACKS are seconds"))),
@@ -34,17 +34,17 @@ fn most() -> (usize, Duration) {
     }
 }
 
-/// A folder of the stranger's, and files that are none of theirs.
+/// A directory of the attacker's, and files of another user, which the attacker must not change.
 struct Scene<'a> {
     lab: &'a Lab,
-    /// Whether the stranger is another user.
+    /// True if the attacker is another user.
     other: bool,
     theirs: PathBuf,
     victims: PathBuf,
     before: BTreeMap<PathBuf, State>,
 }
 
-/// All that could be done to a file: content, mode, owner, inode, and the time of the last change of any of them.
+/// Everything that can change about a file: content, mode, owner, inode, and the time of the last change (ctime).
 type State = (Vec<u8>, u32, u32, u64, (i64, i64));
 
 impl<'a> Scene<'a> {
@@ -66,7 +66,7 @@ impl<'a> Scene<'a> {
         scene
     }
 
-    /// Gives something in their folder to the stranger.
+    /// Gives a file in the attacker's directory to the attacker.
     fn give(&self, name: &str) {
         if self.other {
             let path = self.theirs.join(name);
@@ -74,7 +74,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// A copy in their folder, which is theirs.
+    /// Copies a file into the attacker's directory, as the attacker's own.
     fn copy(&self, name: &str, source: &Path, mode: u32) -> PathBuf {
         let path = self.lab.copy(&format!("theirs/{name}"), source);
         self.give(name);
@@ -82,7 +82,8 @@ impl<'a> Scene<'a> {
         path
     }
 
-    /// A folder that a stranger would have root write into: of somebody else's, or, where there is nobody else, of no matter.
+    /// Returns a directory into which an attacker wants root to write: the victim's, or, without a second user, the
+    /// attacker's own.
     fn elsewhere(&self) -> PathBuf {
         if self.other { self.victims.join("folder") } else { self.theirs.clone() }
     }
@@ -91,13 +92,13 @@ impl<'a> Scene<'a> {
         run(&mut self.lab.program(&IN_TIME, words.iter().copied()))
     }
 
-    /// Runs `round` again and again while the stranger does one of `tricks` after the other.
+    /// Runs `round` repeatedly while the attacker plays randomly chosen `tricks`.
     fn race(&self, tricks: &[&(dyn Fn(&mut Random) + Sync)], mut round: impl FnMut(usize)) {
         let (over, tried) = (AtomicBool::new(false), AtomicUsize::new(0));
         std::thread::scope(|scope| {
-            let stranger = scope.spawn(|| {
+            let attacker = scope.spawn(|| {
                 if self.other {
-                    become_stranger();
+                    become_attacker();
                 }
                 let mut random = Random::new(7);
                 while !over.load(Ordering::Relaxed) {
@@ -107,7 +108,7 @@ impl<'a> Scene<'a> {
             });
             let (rounds, time) = most();
             let begin = Instant::now();
-            // Whatever happens, the stranger is to come to an end.
+            // The attacker's thread must end even after a panic.
             let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 let mut played = 0;
                 while played < rounds && begin.elapsed() < time {
@@ -117,7 +118,7 @@ impl<'a> Scene<'a> {
                 played
             }));
             over.store(true, Ordering::Relaxed);
-            stranger.join().unwrap();
+            attacker.join().unwrap();
             let played = played.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             assert!(
                 played >= 3 && tried.load(Ordering::Relaxed) > played,
@@ -127,7 +128,7 @@ impl<'a> Scene<'a> {
         self.nothing_changed("after all");
     }
 
-    /// Expects everything of others to be as it was.
+    /// Expects that no file of another user has changed.
     fn nothing_changed(&self, after: &str) {
         let now = state(&self.victims);
         let paths = now.keys().chain(self.before.keys());
@@ -135,17 +136,17 @@ impl<'a> Scene<'a> {
         assert!(changed.is_empty(), "{changed:?} {after}");
     }
 
-    /// Expects that qus ended by itself, and said why if it could not; that nobody else's file was touched.
+    /// Expects that qus ended by itself, that it gave a reason if it failed, and that no file of another user changed.
     fn is_true(&self, ran: &Ran) {
-        let is_told = ran.stderr.contains("qus: ") || !ran.stdout.is_empty();
-        assert!(matches!(ran.status, 0..=2) && (ran.status == 0 || is_told), "{ran:#?}");
+        let has_reason = ran.stderr.contains("qus: ") || !ran.stdout.is_empty();
+        assert!(matches!(ran.status, 0..=2) && (ran.status == 0 || has_reason), "{ran:#?}");
         assert!(!ran.stderr.contains("panicked"), "{ran:#?}");
         self.nothing_changed(&format!("{ran:#?}"));
     }
 }
 
 /// Gives this thread the rights of another user.
-fn become_stranger() {
+fn become_attacker() {
     let none = u32::MAX;
     setfsgid(Gid::from_raw(STRANGER));
     setfsuid(Uid::from_raw(STRANGER));
@@ -167,7 +168,7 @@ fn state(directory: &Path) -> BTreeMap<PathBuf, State> {
     found
 }
 
-/// A folder with small interpreters, which are root's.
+/// Creates a directory with small interpreters of root's.
 fn source(lab: &Lab) -> PathBuf {
     for arch in ["arm", "s390x"] {
         let name = format!("source/qemu-{arch}-static");
@@ -181,7 +182,7 @@ fn source(lab: &Lab) -> PathBuf {
     lab.path("source")
 }
 
-/// Puts `make` in the place of what is called `path`, for a moment or for longer.
+/// Replaces `path` by what `make` creates, for a short or a longer time.
 fn exchange(random: &mut Random, path: &Path, make: impl Fn(&Path) -> std::io::Result<()>) {
     let aside = path.with_file_name(format!("aside-{}", random.below(1 << 30)));
     let there = fs::rename(path, &aside).is_ok();
@@ -206,7 +207,7 @@ fn no_file_is_written_through_a_link_of_a_stranger(lab: &Lab) {
     let scene = Scene::new(lab);
     source(lab);
     fs::create_dir(scene.theirs.join("real")).unwrap();
-    // A file's name that leads elsewhere gets a file of its own.
+    // A link with the name of an output file is replaced by a regular file.
     for (name, words) in [
         ("real/qus.1", &["man", "-o", "theirs/real"][..]),
         ("real/qemu-arm-static", &["fetch", "--from", "source", "--dest", "theirs/real", "arm"]),
@@ -232,18 +233,18 @@ fn no_file_is_written_through_a_link_of_a_stranger(lab: &Lab) {
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert!(fs::read_to_string(&path).unwrap().starts_with(":qemu-arm:M:"));
     scene.is_true(&ran);
-    // Somebody's own file that is no file of qus's stays as it is.
+    // A file that qus did not write stays as it is.
     let path = scene.theirs.join("real/qus-arm.conf");
     symlink(scene.victims.join("file"), &path).unwrap();
     let export = ["export", "arm", "--format", "systemd", "--interpreter-dir", "source", "-o", "theirs/real"];
     lab.refused(export, 2, "theirs/real/qus-arm.conf is a symbolic link, to ");
     if scene.other {
-        links_of_a_stranger(lab, &scene);
+        links_of_another_user(lab, &scene);
     }
 }
 
-/// A folder that is a stranger's link, and one behind it, are not gone through.
-fn links_of_a_stranger(lab: &Lab, scene: &Scene<'_>) {
+/// Expects that qus does not follow a link of another user, both as the directory and inside of its path.
+fn links_of_another_user(lab: &Lab, scene: &Scene<'_>) {
     symlink(scene.victims.join("folder"), scene.theirs.join("link")).unwrap();
     std::os::unix::fs::lchown(scene.theirs.join("link"), Some(STRANGER), Some(STRANGER)).unwrap();
     let message = format!(
@@ -263,7 +264,7 @@ fn links_of_a_stranger(lab: &Lab, scene: &Scene<'_>) {
         let ran = lab.refused(words.iter().copied(), 2, &message);
         scene.is_true(&ran);
     }
-    // One's own is.
+    // qus follows a user's own link.
     symlink(scene.theirs.join("real"), lab.path("own")).unwrap();
     fs::remove_file(scene.theirs.join("real/qemu-arm-static")).unwrap();
     lab.done(["fetch", "--from", "source", "--dest", "own", "arm"]);
@@ -271,7 +272,7 @@ fn links_of_a_stranger(lab: &Lab, scene: &Scene<'_>) {
 }
 
 kernel_test!(a_pipe_or_a_device_for_an_interpreter_stops_nothing);
-/// What would never end to be opened, or to be read.
+/// Files that block when they are opened, or that never end.
 fn a_pipe_or_a_device_for_an_interpreter_stops_nothing(lab: &Lab) {
     let scene = Scene::new(lab);
     fs::create_dir(lab.path("q")).unwrap();
@@ -291,7 +292,7 @@ fn a_pipe_or_a_device_for_an_interpreter_stops_nothing(lab: &Lab) {
         let ran = lab.refused_under(&IN_TIME, words.iter().copied(), 2, "arm");
         scene.is_true(&ran);
     }
-    // As if it had been fetched before.
+    // The same holds for a file that seems to be fetched already.
     let ran = scene.qus(&["fetch", "--list", "--dest", "q"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
 }
@@ -303,7 +304,7 @@ fn what_is_fetched_and_exported_among_strangers_stays_there(lab: &Lab) {
     let (theirs, victim) = (&scene.theirs, scene.victims.join("file"));
     let (target, elsewhere) = (theirs.join("q"), scene.elsewhere());
     let to_victim = |path: &Path| symlink(&victim, path);
-    // The folder is another one, or a file of somebody's at the moment when it is made.
+    // The directory is replaced by another one, or by a link to the victim's file in the moment when qus creates it.
     let directory = |random: &mut Random| exchange(random, &target, |path| symlink(&elsewhere, path));
     let made = |random: &mut Random| {
         let _away = fs::rename(&target, theirs.join(format!("away-{}", random.below(1 << 30))));
@@ -356,7 +357,7 @@ fn what_is_bundled_among_strangers_stays_there(lab: &Lab) {
     });
 }
 
-/// Has the stranger put one of two files of theirs into the place of the interpreter, by turns.
+/// Has the attacker put two files alternately into the location of the interpreter.
 fn takes_turns(scene: &Scene<'_>, files: [&Path; 2], random: &mut Random) {
     let (place, new) = (scene.theirs.join("q/qemu-arm-static"), scene.theirs.join("new"));
     for file in files {
@@ -366,7 +367,7 @@ fn takes_turns(scene: &Scene<'_>, files: [&Path; 2], random: &mut Random) {
     }
 }
 
-/// An interpreter that would do, and the same with the rights of its owner for everybody (K60), which no check lets pass.
+/// Returns a usable interpreter, and one with a setuid bit (K60), which no check accepts.
 fn good_and_bad(scene: &Scene<'_>) -> (PathBuf, PathBuf) {
     fs::create_dir(scene.theirs.join("q")).unwrap();
     scene.give("q");
@@ -394,7 +395,7 @@ fn what_is_registered_is_what_was_checked(lab: &Lab) {
     };
     scene.race(&[&turns, &directories], |round| {
         let options: &[&str] = match round % 3 {
-            // One that is there already, and has to be replaced, is given up only for what was checked.
+            // A broken handler, which qus has to replace, is given up only for a checked interpreter.
             0 => &["--replace"],
             1 => &["--in-memory"],
             _ => &[],
@@ -417,7 +418,7 @@ fn what_is_registered_is_what_was_checked(lab: &Lab) {
     });
 }
 
-/// Inode and content of the file that the kernel starts for programs of arm.
+/// Returns inode and content of the file that the kernel starts for programs of arm.
 fn started(ran: &Ran) -> (u64, Vec<u8>) {
     let mut cat = Command::new(downloads::busybox("arm"));
     std::os::unix::process::CommandExt::arg0(&mut cat, "cat");
@@ -438,7 +439,7 @@ fn what_is_persisted_is_what_was_checked(lab: &Lab) {
         mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
     }
     fs::create_dir_all("/run/systemd/system").unwrap();
-    // No host has it so. Even then nothing is written through what lies in it.
+    // No real host has such a directory. Even there qus writes nothing through the links in it.
     fs::create_dir("/etc/binfmt.d").unwrap();
     if scene.other {
         chown("/etc/binfmt.d", Some(Uid::from_raw(STRANGER)), None).unwrap();

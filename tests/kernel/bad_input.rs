@@ -1,4 +1,4 @@
-//! Interpreters that cannot serve: one clear message with the command, exit status 2, and nothing changed.
+//! Unusable interpreters: one clear message with a hint, exit status 2, and nothing changed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use qus::binfmt::{Flags, HandlerName, Matcher, Rule, RuleError};
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, Ran, busybox, order, run};
 
-/// `file` is refused as the interpreter of arm: when it is named, and when it is found in a directory.
+/// Expects that `file` is refused as the interpreter of arm, both if it is named and if it is found in a directory.
 fn unfit(lab: &Lab, file: &Path, message: &str) -> Ran {
     let path = file.to_str().unwrap();
     let sentence = format!("{path} {message}");
@@ -29,7 +29,7 @@ fn an_unknown_architecture_is_refused(lab: &Lab) {
             lab.refused([command, typed], 2, &message);
         }
     }
-    // The good name beside it is not begun with.
+    // The valid name next to it is not registered.
     lab.refused(["register", "arm,qwertyuiop"], 2, "unknown architecture \"qwertyuiop\"");
 }
 
@@ -48,16 +48,17 @@ fn no_interpreter_at_hand_is_said(lab: &Lab) {
 
 kernel_test!(no_interpreter_at_all_is_said);
 fn no_interpreter_at_all_is_said(lab: &Lab) {
-    for place in ["/usr/local/lib/qus", "/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-binfmt"] {
-        if Path::new(place).exists() {
-            mount(Some("none"), place, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    for directory in ["/usr/local/lib/qus", "/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-binfmt"] {
+        if Path::new(directory).exists() {
+            mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
         }
     }
     let mut command = lab.program(&[], ["register", "arm"]);
     let ran = run(command.env("QUS_INTERPRETER_DIR", "/first").env("QEMU_BIN_DIR", "/second"));
-    let places = "/first, /second, /usr/local/lib/qus, /usr/bin, /usr/local/bin, /usr/libexec/qemu-binfmt";
+    let directories =
+        "/first, /second, /usr/local/lib/qus, /usr/bin, /usr/local/bin, /usr/libexec/qemu-binfmt";
     assert_eq!(ran.status, 2, "{ran:#?}");
-    assert!(ran.stdout.contains(&format!("missing    no interpreter is in {places}")), "{ran:#?}");
+    assert!(ran.stdout.contains(&format!("missing    no interpreter is in {directories}")), "{ran:#?}");
     ran.suggests("qus register --fetch arm");
     assert!(lab.entries().is_empty());
 }
@@ -77,7 +78,7 @@ fn an_interpreter_that_may_not_run_is_refused(lab: &Lab) {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let command = format!("chmod 755 '{}'", file.display());
     unfit(lab, &file, "is not executable").suggests(&command);
-    // What is told to type does it.
+    // The printed command fixes the problem.
     lab.shell(&command);
     lab.done(["register", "--interpreter", file.to_str().unwrap(), "arm"]);
 }
@@ -129,9 +130,9 @@ fn an_interpreter_that_is_not_there_is_refused(lab: &Lab) {
 
 kernel_test!(an_interpreter_on_a_noexec_mount_is_refused);
 fn an_interpreter_on_a_noexec_mount_is_refused(lab: &Lab) {
-    let place = lab.path("d");
-    fs::create_dir(&place).unwrap();
-    mount(Some("none"), &place, Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
+    let directory = lab.path("d");
+    fs::create_dir(&directory).unwrap();
+    mount(Some("none"), &directory, Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
     let file = lab.copy("d/qemu-arm-static", &interpreter("arm"));
     let ran = unfit(lab, &file, "lies on a file system that is mounted noexec");
     ran.suggests(&format!("cp {} /usr/local/bin/", file.display()));
@@ -150,7 +151,7 @@ fn a_setuid_interpreter_is_refused(lab: &Lab) {
 
 kernel_test!(an_interpreter_open_for_writing_is_refused);
 fn an_interpreter_open_for_writing_is_refused(lab: &Lab) {
-    // What only the kernel finds out, at the write.
+    // Only the kernel detects this, when qus writes the line.
     let file = lab.copy("d/qemu-arm-static", &interpreter("arm"));
     let writer = fs::OpenOptions::new().append(true).open(&file).unwrap();
     let path = file.to_str().unwrap();
@@ -163,13 +164,15 @@ fn an_interpreter_open_for_writing_is_refused(lab: &Lab) {
 
 kernel_test!(unfit_interpreters_are_passed_over);
 fn unfit_interpreters_are_passed_over(lab: &Lab) {
-    // A dynamic one in the first place, and by the better name in the second: the first fit one is taken.
+    // The first directory has a dynamic interpreter, and the second one has another under the preferred name. The first
+    // usable one is taken.
     lab.copy("first/qemu-arm-static", Path::new("/bin/true"));
     lab.copy("second/qemu-arm-static", Path::new("/bin/true"));
     lab.link("second/qemu-arm", &interpreter("arm"));
     let words = ["register", "--interpreter-dir", "first", "--interpreter-dir", "second", "arm"];
     assert!(lab.done(words).contains("/second/qemu-arm "));
-    // When one is found unfit, what serves already is no answer: it was said where to look.
+    // If the named directory has only an unusable interpreter, an existing handler does not count: the user named a
+    // directory.
     let words = ["register", "--interpreter-dir", "first", "arm"];
     lab.refused(words, 2, "first/qemu-arm-static is not static");
     lab.refused(words.into_iter().chain(["--replace"]), 2, "first/qemu-arm-static is not static");
@@ -189,7 +192,7 @@ fn one_interpreter_is_for_one_architecture(lab: &Lab) {
     }
 }
 
-/// An interpreter in the folder `name` is registered, is found again, runs programs, and is removed.
+/// Expects that an interpreter in the directory `name` is registered, is found again, runs programs, and is removed.
 fn serves_from(lab: &Lab, name: &str) {
     let file = lab.link(&format!("{name}/qemu-arm-static"), &interpreter("arm"));
     for (word, words) in [
@@ -225,7 +228,7 @@ fn a_path_may_hold_a_newline(lab: &Lab) {
 
 kernel_test!(a_path_may_not_hold_a_nul);
 fn a_path_may_not_hold_a_nul(lab: &Lab) {
-    // execve(2) cannot pass one, so it can come only from a program that uses the library.
+    // execve(2) cannot pass a NUL, so it can only come from a program that uses the library.
     let rule = |path: &str| {
         let pattern = Arch::from_qemu_target("arm").unwrap().identity.patterns().swap_remove(0);
         let name = HandlerName::new("qemu-arm").unwrap();
@@ -234,7 +237,7 @@ fn a_path_may_not_hold_a_nul(lab: &Lab) {
     let error = rule("/a\0b").unwrap_err();
     assert_eq!(error, RuleError::Interpreter);
     assert_eq!(error.to_string(), "the path of the interpreter is empty or holds a NUL");
-    // The kernel agrees.
+    // The kernel refuses it, too.
     let line = rule("/a_b").unwrap().to_line();
     let with_nul: Vec<u8> = line.iter().map(|byte| if *byte == b'_' { 0 } else { *byte }).collect();
     assert_eq!(lab.register(&with_nul), Err(Errno::EINVAL));
@@ -249,7 +252,7 @@ fn a_path_too_long_for_the_line_is_refused(lab: &Lab) {
     let words = ["register", "--interpreter-dir", &deep, "arm"];
     let ran = lab.refused(words, 2, " bytes, the kernel reads 1920: the path of the interpreter is too long");
     ran.hints("put the interpreter into a directory with a shorter path");
-    // The others of a batch go on.
+    // The rest of a batch is registered.
     let words = ["register", "--interpreter-dir", &deep, "--interpreter-dir", "short", "arm", "s390x"];
     let ran = lab.qus(words);
     assert_eq!(ran.status, 2, "{ran:#?}");

@@ -1,4 +1,4 @@
-//! qus whose file gives it rights that its caller has not: it does nothing, whatever it is called and asked for.
+//! A qus that is setuid, or whose file has capabilities, does nothing, whatever its name and arguments are.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -13,12 +13,13 @@ use crate::namespace::STRANGER;
 const MESSAGE: &str = "qus would act here with rights that its caller has not (setuid, setgid, capabilities of its file): \
                        it does nothing then, as its arguments and its environment are the caller's";
 
-/// Whether there is another user than root here.
+/// Reports whether the namespace has other users than root.
 fn has_others() -> bool {
     fs::read_to_string("/proc/self/uid_map").unwrap().lines().count() > 1
 }
 
-/// A copy of qus on a file system where such bits count, and in front of `PATH` programs that say that they were run.
+/// Copies qus to a file system on which setuid bits take effect. The programs that come first in `PATH` leave a file if
+/// they run.
 fn copy(lab: &Lab) -> PathBuf {
     fs::set_permissions(lab.path(""), Permissions::from_mode(0o755)).unwrap();
     let directory = lab.path("copy");
@@ -32,7 +33,7 @@ fn copy(lab: &Lab) -> PathBuf {
     lab.copy("copy/qus", Path::new(QUS))
 }
 
-/// Starts a copy of qus behind `wrapper`, with an environment of the caller's.
+/// Starts a copy of qus after `wrapper`, with an environment that the caller controls.
 fn start(lab: &Lab, wrapper: &[&str], program: &Path, words: &[&str]) -> crate::lab::Ran {
     let mut line = wrapper.iter().map(Path::new).chain([program]);
     let mut command = Command::new(line.next().unwrap());
@@ -78,39 +79,40 @@ fn does_nothing(lab: &Lab, wrapper: &[&str], program: &Path, command: &str) {
 kernel_test!(a_setuid_qus_does_nothing, among_others);
 fn a_setuid_qus_does_nothing(lab: &Lab) {
     if !has_others() {
-        // With one user there is nobody to get rights from: that is the next test's.
+        // With one user there are no rights to gain; the next test covers that.
         return rights_of_the_caller_are_no_obstacle(lab);
     }
     let qus = copy(lab);
     lab.done(["register", "arm"]);
     let command = format!("sudo chmod ug-s {}", qus.display());
-    let stranger = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"];
+    let other_user = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"];
     for mode in [0o4755, 0o2755, 0o6755] {
         fs::set_permissions(&qus, Permissions::from_mode(mode)).unwrap();
-        does_nothing(lab, &stranger, &qus, &command);
+        does_nothing(lab, &other_user, &qus, &command);
     }
-    // By the name of another tool as well.
+    // The same holds under the name of another tool.
     symlink(&qus, lab.path("copy/binfmt")).unwrap();
-    let ran = start(lab, &stranger, &lab.path("copy/binfmt"), &["--install", "all"]);
+    let ran = start(lab, &other_user, &lab.path("copy/binfmt"), &["--install", "all"]);
     assert_eq!(
         (ran.status, ran.stderr.lines().next()),
         (2, Some(format!("qus: {MESSAGE}").as_str())),
         "{ran:#?}"
     );
-    // Rights that were left half.
+    // Real and effective ids that differ.
     fs::set_permissions(&qus, Permissions::from_mode(0o755)).unwrap();
     does_nothing(lab, &["setpriv", "--ruid", "1000"], &qus, &command);
     does_nothing(lab, &["setpriv", "--rgid", "1000", "--clear-groups"], &qus, &command);
-    // Root itself gets nothing by its own bit.
+    // Root gains nothing by its own setuid bit.
     fs::set_permissions(&qus, Permissions::from_mode(0o4755)).unwrap();
     let ran = start(lab, &["env"], &qus, &["list"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
 }
 
-/// `CAP_SYS_ADMIN`, with which one may mount.
+/// `CAP_SYS_ADMIN`, which permits mounting.
 const SYS_ADMIN: &str = "21";
 
-/// Gives a file capabilities (`struct vfs_cap_data` of `include/uapi/linux/capability.h`), as there is no `setcap` everywhere.
+/// Perl script that gives a file capabilities (`struct vfs_cap_data` of `include/uapi/linux/capability.h`), as `setcap`
+/// is not installed everywhere.
 const GIVE: &str = r#"
 my ($call, $file, $capability) = @ARGV;
 my $name = "security.capability";
@@ -127,21 +129,21 @@ fn a_qus_with_capabilities_does_nothing(lab: &Lab) {
     let call = nix::libc::SYS_setxattr.to_string();
     let given = Command::new("perl").args(["-e", GIVE, &call]).arg(&qus).arg(SYS_ADMIN).status();
     let Ok(given) = given else {
-        eprintln!("skipped: capabilities of a file: there is no perl here");
+        eprintln!("skipped: capabilities of a file: perl is not installed");
         assert!(
             std::env::var_os("QUS_REQUIRE_KERNEL").is_none(),
-            "QUS_REQUIRE_KERNEL is set: a skip is a failure"
+            "with QUS_REQUIRE_KERNEL a skip is a failure"
         );
         return;
     };
     assert!(given.success(), "{given}");
     let command = format!("sudo setcap -r {}", qus.display());
-    let stranger = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"];
-    does_nothing(lab, &stranger, &qus, &command);
+    let other_user = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"];
+    does_nothing(lab, &other_user, &qus, &command);
 }
 
 kernel_test!(rights_of_the_caller_are_no_obstacle, among_others);
-/// Root, who is nobody else; and somebody who was given a capability by the one who started it.
+/// Root has no more rights than its caller, and a user may get a capability from the process that starts qus.
 fn rights_of_the_caller_are_no_obstacle(lab: &Lab) {
     lab.done(["register", "arm"]);
     if !has_others() {

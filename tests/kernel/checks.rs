@@ -1,30 +1,31 @@
-//! What holds each check of `qus doctor`: a test that makes its situation real, sees it found, and has the printed command
-//! mend it; or why there is nothing to mend; or why it cannot be made real here.
+//! Coverage of the checks of `qus doctor`. For each check a table names the tests that create its situation, find it,
+//! and fix it with the printed hint. For other checks it gives the reason why nothing needs a fix, or why the situation
+//! cannot be created here.
 //!
-//! A test that is named here and does not do what is said of it fails, and so does a check that is not named.
+//! A test in the table fails if it does not do what the table states. A check without a row is a failure, too.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use crate::lab::Lab;
 
-/// How a check is held.
-enum Dir {
-    /// These tests see it found, and gone after its command was typed into a shell.
+/// Coverage of one check.
+enum Coverage {
+    /// These tests get the finding, and no longer get it after its hint was typed into a shell.
     Mended(&'static [&'static str]),
-    /// This test sees it found, with no command; then why there is none.
+    /// This test gets the finding, without a hint. The text is the reason why there is none.
     Explained(&'static str, &'static str),
-    /// No test of this folder makes it real, because; the tests that there are judge facts.
+    /// No test in this directory creates its situation, for this reason. Unit tests cover the check with given facts.
     NotHere(&'static str),
 }
-use Dir::{Explained, Mended, NotHere};
+use Coverage::{Explained, Mended, NotHere};
 
-static HELD: &[(&str, Dir)] = &[
-    ("kernel", NotHere("there is one kernel here, and it is not older than 4.8")),
+static HELD: &[(&str, Coverage)] = &[
+    ("kernel", NotHere("this machine has one kernel, which is not older than 4.8")),
     ("mounted", Mended(&["doctor_not_mounted", "doctor_mounted_over"])),
     ("writable", Mended(&["doctor_read_only"])),
     ("instance-off", Mended(&["doctor_instance_off"])),
-    ("scope", Explained("doctor_of_a_healthy_instance", "it says where this is, which is not wrong")),
+    ("scope", Explained("doctor_of_a_healthy_instance", "it reports the scope, which is no problem")),
     ("lifetime", Mended(&["situation_9_in_a_mount_namespace"])),
     ("captures", Mended(&["doctor_captures", "situation_4_native_programs_captured"])),
     ("disabled", Mended(&["doctor_disabled"])),
@@ -35,49 +36,46 @@ static HELD: &[(&str, Dir)] = &[
     ("writable-file", Mended(&["doctor_writable_file"])),
     ("credentials", Mended(&["doctor_credentials"])),
     ("shadowed", Mended(&["doctor_shadowed"])),
-    (
-        "overlap",
-        Explained("doctor_overlap", "which of two other programs shall be in front is for their user to say"),
-    ),
+    ("overlap", Explained("doctor_overlap", "the user decides which of two other programs comes first")),
     ("broken", Mended(&["doctor_broken", "doctor_broken_of_another"])),
     ("interim", Mended(&["doctor_interim"])),
     ("configured", Mended(&["doctor_promised", "doctor_promised_with_systemd"])),
     (
         "flushed",
         NotHere(
-            "it is about handlers of the initial user namespace; as root of a machine .ci/e2e/situations makes it real",
+            "it concerns handlers of the initial user namespace; .ci/e2e/situations creates it, as root of a machine",
         ),
     ),
     ("wsl", Mended(&["doctor_wsl"])),
     ("emulator", Mended(&["doctor_emulator"])),
     ("engines", Mended(&["doctor_builder_that_started_too_early"])),
-    ("page-size", NotHere("pages have the size that the machine's kernel was built for")),
-    ("security", Explained("doctor_security", "a security module that is active is not wrong")),
+    ("page-size", NotHere("the page size is that of the machine's kernel")),
+    ("security", Explained("doctor_security", "an active security module is no problem")),
     ("namespaces", Mended(&["doctor_namespaces"])),
     ("origin", Mended(&["doctor_origin"])),
-    ("in-memory", Explained("doctor_in_memory", "it says how much memory is held, which is not wrong")),
+    ("in-memory", Explained("doctor_in_memory", "it reports how much memory is in use, which is no problem")),
     ("working", Mended(&["doctor_of_a_healthy_instance"])),
 ];
 
-/// What this test has seen: ids of checks, and whether their finding was gone after its command, or had none.
+/// Results of this test: ids of checks, and whether the hint removed the finding or there was none.
 static SEEN: Mutex<BTreeSet<(String, Seen)>> = Mutex::new(BTreeSet::new());
 
-/// What a test has seen of a check.
+/// Result of a test for one check.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Seen {
-    /// It was found, and after the command gone.
+    /// The finding appeared, and its hint removed it.
     Mended,
-    /// It was found, and had no command.
+    /// The finding appeared without a hint.
     WithoutCure,
 }
 
-/// Notes that `id` was seen.
+/// Records a result for the check `id`.
 pub(crate) fn saw(id: &str, seen: Seen) {
     SEEN.lock().unwrap().insert((id.to_owned(), seen));
 }
 
-/// Fails where the test called `name` has not done what the table says of it.
-pub(crate) fn kept_its_word(name: &str) {
+/// Fails if the test called `name` has not produced the results that the table states.
+pub(crate) fn check_results(name: &str) {
     let seen = SEEN.lock().unwrap();
     for (id, held) in HELD {
         let wanted = match held {
@@ -85,7 +83,10 @@ pub(crate) fn kept_its_word(name: &str) {
             Explained(test, _) if *test == name => Seen::WithoutCure,
             _ => continue,
         };
-        assert!(seen.contains(&((*id).to_owned(), wanted)), "{name} did not do for {id} what the table says");
+        assert!(
+            seen.contains(&((*id).to_owned(), wanted)),
+            "{name} has no such result for {id} as the table states"
+        );
     }
 }
 

@@ -1,8 +1,8 @@
-//! Clocks that are set: what qus waits for counts on a clock that nobody sets, and no time of a file decides what becomes of
-//! it.
+//! Clocks that are set: qus measures timeouts with a clock that cannot be set, and no decision depends on the time of
+//! a file.
 //!
-//! A wall clock that is set back or ahead in the middle of a command is no test here, as it would be everybody's on this
-//! machine. Two readings of it are compared in one place alone, which has a test of its own (`namespace`).
+//! A wall clock that is set during a command is not tested, as the whole machine shares it. qus compares two readings
+//! of it in one place only, which has a test of its own (`namespace`).
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::downloads::interpreter;
 use crate::lab::{Lab, order, run};
 use crate::persist::host;
 
-/// The first moment that there is, and one that is later than any 32 bits of seconds.
+/// Returns the earliest time, and one that does not fit into 32 bits of seconds.
 fn far_away() -> [SystemTime; 2] {
     [SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33)]
 }
@@ -34,10 +34,10 @@ fn package(lab: &Lab) {
 const FETCH: [&str; 6] = ["fetch", "--from", "some.deb", "--dest", "dest", "arm"];
 
 kernel_test!(clocks_of_a_time_namespace_change_nothing);
-/// What waits has as long as ever, where the clocks that it is measured by have just begun, or go since a hundred years.
+/// Timeouts stay the same in a namespace whose clocks have just begun, or are a hundred years ahead.
 fn clocks_of_a_time_namespace_change_nothing(lab: &Lab) {
     if !Path::new("/proc/self/ns/time").exists() {
-        eprintln!("skipped: this kernel has no time namespaces (Linux 5.6)");
+        eprintln!("skipped: this kernel has no time namespaces (since Linux 5.6)");
         return;
     }
     package(lab);
@@ -50,7 +50,7 @@ fn clocks_of_a_time_namespace_change_nothing(lab: &Lab) {
             assert_eq!(ran.status, 0, "{offset}: {ran:#?}");
             ran.stdout
         };
-        // It is another clock.
+        // The clock in the namespace differs.
         let mut other = Command::new(wrapper[0]);
         let there = run(other.args(&wrapper[1..]).args(["cat", "/proc/uptime"])).stdout;
         let there: u64 = there.split('.').next().unwrap().parse().unwrap();
@@ -64,7 +64,7 @@ fn clocks_of_a_time_namespace_change_nothing(lab: &Lab) {
 }
 
 kernel_test!(drafts_of_any_date_are_swept);
-/// Whose clock was ahead when it was killed has left a draft from the future.
+/// A process whose clock was ahead left a temporary file with a time in the future when it was killed.
 fn drafts_of_any_date_are_swept(lab: &Lab) {
     package(lab);
     lab.done(FETCH);
@@ -92,7 +92,7 @@ fn drafts_of_any_date_are_swept(lab: &Lab) {
 }
 
 kernel_test!(records_of_any_date_are_readable);
-/// As a host fetched it whose clock was at its beginning, or far ahead.
+/// The host's clock was at its beginning, or far ahead, when it fetched the file.
 fn records_of_any_date_are_readable(lab: &Lab) {
     package(lab);
     lab.done(FETCH);
@@ -109,7 +109,7 @@ fn records_of_any_date_are_readable(lab: &Lab) {
         assert_eq!(listed["state"], "fetched", "{listed:#}");
         assert_eq!(listed["provenance"]["date"], date, "{listed:#}");
         assert!(lab.done(["fetch", "--list", "--dest", "dest"]).contains(date));
-        // Nothing is fetched again for its date, and it was fetched then.
+        // The date is not a reason to fetch again, and an unchanged file keeps its date.
         let printed = lab.done(FETCH);
         assert!(printed.starts_with("arm  unchanged  "), "{printed}");
         let listed = &lab.json(["fetch", "--list", "--dest", "dest"])["files"][0];
@@ -126,7 +126,7 @@ fn records_of_any_date_are_readable(lab: &Lab) {
 }
 
 kernel_test!(files_that_last_may_be_of_any_date);
-/// The very files that lie where the system looks at boot.
+/// The files that the system reads at boot may have any date.
 fn files_that_last_may_be_of_any_date(lab: &Lab) {
     host(lab);
     let words = ["register", "--persist", "--interpreter-dir", "q", "arm"];
@@ -144,7 +144,7 @@ fn files_that_last_may_be_of_any_date(lab: &Lab) {
         let printed = lab.done(words);
         assert!(printed.starts_with("arm  unchanged  "), "{printed}");
         assert_eq!(fs::metadata(files[0]).unwrap().modified().unwrap(), time);
-        // A missing file is written again, whatever the date of the others is.
+        // A missing file is written again, whatever the dates of the others are.
         lab.command("qemu-arm", "-1");
         let text = fs::read_to_string(files[0]).unwrap();
         fs::remove_file(files[0]).unwrap();

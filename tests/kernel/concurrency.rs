@@ -1,7 +1,7 @@
-//! Many at once on one instance. Nobody crashes, every exit status is true, and what is there in the end is what some order
-//! of them, one after the other, would have left.
+//! Concurrent runs on one instance. None crashes, every exit status is correct, and the final state is one that some
+//! serial order of the runs would have left.
 //!
-//! `QUS_CONCURRENCY=64` makes it sixty-four of them with all architectures; the usual run has a few.
+//! `QUS_CONCURRENCY=64` starts 64 runs with all architectures; by default there are 8 with a few.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
@@ -12,27 +12,27 @@ use serde_json::Value;
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, Ran, busybox, order};
 
-/// A handler of somebody else, which has to be there in the end.
+/// A handler of another tool, which must still exist in the end.
 pub(crate) const FOREIGN: &[u8] = b":foreign:E::qus-test::/bin/true:";
 
-/// How many at once, and which architectures.
+/// Returns the number of concurrent runs, and the architectures.
 fn scale() -> (usize, &'static [&'static str]) {
     let asked = std::env::var("QUS_CONCURRENCY").ok().map(|count| count.parse().unwrap());
     asked.map_or((8, &["arm", "s390x", "mips"]), |count| (count, &["all"]))
 }
 
-/// Starts qus with each of `lines`, all before the first is waited for.
+/// Starts qus with each of `lines`, all before it waits for the first.
 fn at_once(lab: &Lab, lines: &[Vec<&str>]) -> Vec<Ran> {
     all_at_once(lines.iter().map(|words| lab.program(&[], words.iter().copied())).collect())
 }
 
-/// Starts all of them before the first is waited for.
+/// Starts all commands before it waits for the first.
 pub(crate) fn all_at_once(commands: Vec<Command>) -> Vec<Ran> {
     let start = |mut command: Command| {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let started: Vec<Child> = commands.into_iter().map(start).collect();
-    // Side by side, as a full pipe would stop them.
+    // Their output is read in parallel, as a full pipe would block a run.
     std::thread::scope(|scope| {
         let waiting: Vec<_> = started
             .into_iter()
@@ -46,7 +46,7 @@ fn register<'a>(options: &[&'a str], arches: &[&'a str]) -> Vec<&'a str> {
     [&["register"], options, arches].concat()
 }
 
-/// What one `register` leaves where there was nothing.
+/// Returns the entries that one `register` leaves in an empty instance.
 fn alone(lab: &Lab, line: &[&str]) -> BTreeMap<String, String> {
     lab.done(line.iter().copied());
     let entries = lab.entries();
@@ -89,7 +89,7 @@ fn many_take_over_an_older_naming(lab: &Lab) {
     lab.register(FOREIGN).unwrap();
     let line = register(&["--replace"], &["arm"]);
     let wanted = alone(lab, &line);
-    // Names of dbhi/qus and of an interrupted run, and one that is in vain.
+    // Names that dbhi/qus and an interrupted run use, and a broken handler.
     for name in ["qemu-arm-static", "qus-arm", "qemu-arm.qus-1", "qemu-armv7l"] {
         lab.handler(name, "arm", &interpreter("arm"), Flags::FIX_BINARY);
     }
@@ -101,7 +101,7 @@ fn many_take_over_an_older_naming(lab: &Lab) {
 }
 
 kernel_test!(two_versions_at_once_leave_one_of_them);
-/// Each insists on its own interpreter: one of them has it in the end, and it works.
+/// Each run requires its own interpreter. In the end one of them is registered, and works.
 fn two_versions_at_once_leave_one_of_them(lab: &Lab) {
     lab.register(FOREIGN).unwrap();
     let (older, newer) = (downloads::distribution(), downloads::newer());
@@ -114,7 +114,8 @@ fn two_versions_at_once_leave_one_of_them(lab: &Lab) {
     let serial: Vec<_> = lines.iter().take(2).map(|line| alone(lab, line)).collect();
     let runs = at_once(lab, &lines);
     for ran in &runs {
-        // Somebody else's handler in front, or a failed probe because of it: both are said.
+        // A run may fail because a handler of another run is in front, or because a probe failed for that reason.
+        // Both are reported.
         assert!(matches!(ran.status, 0..=2) && !ran.stderr.contains("panicked"), "{ran:#?}");
     }
     assert!(runs.iter().any(|ran| ran.status == 0), "{runs:#?}");
@@ -143,7 +144,7 @@ fn register_reset_and_list_at_once(lab: &Lab) {
     for (words, ran) in lines.iter().zip(&runs) {
         let value: Value = ran.json();
         match words[0] {
-            // What was there when it looked is gone; what others remove or add meanwhile is no failure.
+            // A handler may disappear after it was listed. What other runs add or remove meanwhile is no failure.
             "reset" | "list" => assert_eq!(ran.status, 0, "{ran:#?}"),
             _ => {
                 assert!(matches!(ran.status, 0..=2), "{ran:#?}");
@@ -159,7 +160,7 @@ fn register_reset_and_list_at_once(lab: &Lab) {
         }
     }
     let now = lab.entries();
-    // Each handler that is there is as it should be, under its own name: no order leaves another.
+    // Each existing handler is complete and has its own name. No order of the runs leaves anything else.
     assert!(now.iter().all(|(name, text)| wanted.get(name) == Some(text)), "{now:#?}");
     assert!(now.contains_key("foreign"));
     lab.done(line.iter().copied());

@@ -1,4 +1,4 @@
-//! What `qus register` does where a handler is already: leave it, mend it, or ask before it takes over.
+//! `qus register` with an existing handler: it leaves it in place, fixes it, or asks before it replaces it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -39,7 +39,7 @@ fn another_emulator_that_serves_is_kept(lab: &Lab) {
     assert_eq!(item["handlers"], serde_json::json!(["somebodys"]));
 }
 
-/// What serves arm as it should not is replaced, which is said with the `reason`.
+/// Expects that a broken handler for arm is replaced, and that `reason` is printed.
 fn replaced(lab: &Lab, reason: &str) {
     let printed = lab.done(["register", "arm"]);
     assert!(printed.starts_with("arm  replaced  POF  "), "{printed}");
@@ -90,7 +90,7 @@ fn with_mask(lab: &Lab, mask: &[u8]) {
 
 kernel_test!(an_old_pattern_that_does_is_kept);
 fn an_old_pattern_that_does_is_kept(lab: &Lab) {
-    // Debian's, which lets EI_OSABI be anything.
+    // Debian's mask, which accepts every EI_OSABI.
     with_mask(
         lab,
         b"\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff",
@@ -103,7 +103,7 @@ fn an_old_pattern_that_does_is_kept(lab: &Lab) {
 
 kernel_test!(a_pattern_that_takes_too_little_is_replaced);
 fn a_pattern_that_takes_too_little_is_replaced(lab: &Lab) {
-    // No EI_OSABI but 0: programs with indirect functions have 3.
+    // This mask accepts EI_OSABI 0 only. Programs with indirect functions have 3.
     with_mask(
         lab,
         b"\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff",
@@ -118,7 +118,7 @@ fn what_an_interrupted_run_left_is_cleared_away(lab: &Lab) {
     replaced(lab, "in place of qemu-arm.qus-99");
 }
 
-/// Registers what stands for an emulator of somebody else: it works, and is not called like QEMU's.
+/// Registers a working handler that represents another emulator, as it is not named like QEMU's.
 fn fex(lab: &Lab) -> std::path::PathBuf {
     let file = lab.copy("opt/FEXInterpreter", &interpreter("arm"));
     lab.handler("FEX-arm", "arm", &file, Flags::PRESERVE_ARGV0 | Flags::FIX_BINARY);
@@ -134,7 +134,7 @@ fn somebody_elses_handler_is_in_the_way(lab: &Lab) {
     assert!(ran.stderr.contains("qus: arm was not registered\n"), "{ran:#?}");
     ran.suggests("qus register --replace arm");
     assert!(lab.done_with(["reset"], NO_HANDLER).is_empty());
-    // Beside another trouble each has its own command.
+    // With a second problem, each problem has its own hint.
     lab.link("own/qemu-arm-static", &ours);
     let ran = lab.qus(["register", "--interpreter-dir", "own", "arm", "mips"]);
     let commands =
@@ -191,7 +191,7 @@ fn another_interpreter_than_the_named_one_is_in_the_way(lab: &Lab) {
     lab.shell(&command);
     assert_eq!(order(), ["qemu-arm"]);
     assert!(lab.entries()["qemu-arm"].contains(&format!("interpreter {single}\n")));
-    // Without a wish, what serves is fine.
+    // Without an explicit request, the existing handler is sufficient.
     assert!(lab.done(["register", "arm"]).contains(" existing "));
 }
 
@@ -225,6 +225,6 @@ fn credentials_need_an_interpreter_of_root_alone(lab: &Lab) {
         let ran = lab.refused(words, 2, &message);
         ran.suggests(&format!("sudo chown root:root {path} && sudo chmod 755 {path}"));
     }
-    // Without that flag it is nobody's business.
+    // Without that flag the owner does not matter.
     lab.done(["register", "--interpreter-dir", "own", "arm"]);
 }

@@ -1,4 +1,4 @@
-//! Hides the machine's emulators, configuration and handlers from a test: mounts in its own mount namespace.
+//! Hides the machine's emulators, configuration and handlers from a test, by mounts in the test's own mount namespace.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::namespace::INSTANCE;
 
-/// Directories that a test sees empty.
+/// Directories that are empty for a test.
 const EMPTY: [&str; 8] = [
     "/etc/binfmt.d",
     "/run",
@@ -20,10 +20,10 @@ const EMPTY: [&str; 8] = [
     "/var/lib/binfmts",
 ];
 
-/// Directories of programs, of which a test does not see QEMU's.
+/// Directories of programs, in which QEMU's programs are hidden from a test.
 const PROGRAMS: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
 
-/// Hides everything of the machine that qus looks at. It comes before all else that a test mounts.
+/// Hides everything on the machine that qus looks at. Must be called before a test mounts anything else.
 pub(crate) fn machine() {
     if is_mount_point(INSTANCE) {
         hide_instance();
@@ -39,20 +39,20 @@ pub(crate) fn machine() {
     }
 }
 
-/// Hides the machine's instance by an empty directory of procfs, which is what a mount point without a mount shows. A file
-/// system of another type would be another state.
+/// Hides the machine's instance with an empty directory of procfs, which is what an unused mount point shows (K46). A
+/// file system of another type would be another state.
 fn hide_instance() {
     let is_empty =
         |directory: &&&str| fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none());
     match ["/proc/tty/ldisc", "/proc/driver", "/proc/acpi"].iter().find(is_empty) {
         Some(empty) => mount(Some(*empty), INSTANCE, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap(),
         None => {
-            crate::skip::skip("binfmt_misc is mounted here, and no empty directory of procfs can hide it")
+            crate::skip::skip("binfmt_misc is mounted, and procfs has no empty directory that can hide it")
         }
     }
 }
 
-/// Reads the mount table, as looking at the path itself would start an automount.
+/// Reports whether a path is a mount point. It reads the mount table, as opening the path would start an automount.
 fn is_mount_point(path: &str) -> bool {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     mounts.lines().any(|line| line.split(' ').nth(1) == Some(path))
@@ -62,14 +62,14 @@ fn mount_empty(directory: &str) {
     mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
 }
 
-/// Names of QEMU's programs in a directory.
+/// Returns the names of QEMU's programs in a directory.
 fn emulators(directory: &str) -> Vec<String> {
     let files = fs::read_dir(directory).into_iter().flatten().flatten();
     let names = files.filter_map(|file| file.file_name().into_string().ok());
     names.filter(|name| name.starts_with("qemu-") || name.ends_with("-binfmt-P")).collect()
 }
 
-/// Hides files in a directory: an overlay with a whiteout for each, on a file system in memory.
+/// Hides files in a directory with an overlay on a file system in memory, which has a whiteout for each.
 fn hide(directory: &str, names: &[String]) {
     const SCRATCH: &str = "/tmp";
     mount_empty(SCRATCH);

@@ -1,8 +1,8 @@
-//! Which handler gets a file: for random handlers and files the kernel does what `binfmt::winner` predicts, and fails
-//! with the predicted errno.
+//! Which handler gets a file: for random handlers and files, the kernel does what `binfmt::first_match` predicts, and
+//! fails with the predicted errno.
 //!
-//! Interpreters are the probe of this host, which ends with the first byte of its `argv[0]`; there the kernel puts the
-//! interpreter's path as it was registered (K48), so the exit status names the last interpreter of the chain.
+//! The interpreters are the probe of this host, which ends with the first byte of its `argv[0]`. The kernel passes the
+//! interpreter's path there as it was registered (K48), so the exit status names the last interpreter of the chain.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,13 +21,14 @@ use crate::namespace::INSTANCE;
 use crate::programs::{execute, host, probe};
 use crate::random::{Random, cases};
 
-/// Interpreters that can be opened. The first five are programs, then junk, then scripts, the last one of itself.
+/// Interpreters that can be opened. The first five are programs; then follow two files of another format, and scripts.
+/// The last script names itself as its interpreter.
 const INTERPRETERS: [&str; 11] = ["a", "b", "c", "e.x", "f.y", "j", "k.z", "s", "t", "u", "l"];
-/// Interpreters that cannot: they are registered without `F`.
+/// Interpreters that cannot be opened. They are registered without `F`.
 const CLOSED: [&str; 2] = ["n", "nowhere"];
-/// How many files there are at a time.
+/// Number of files that exist at a time.
 const FILES: usize = 12;
-/// Rewrites that the kernel does for one `execve(2)` (K38).
+/// Number of rewrites that the kernel permits for one `execve(2)` (K38).
 const REWRITES: usize = 5;
 
 kernel_test!(differential_matching, alone);
@@ -82,7 +83,7 @@ fn differential_matching(lab: &Lab) {
     eprintln!("outcomes of {count} executions: {outcomes:?}");
 }
 
-/// One of `files`, or, sometimes, an interpreter.
+/// Returns one of `files`, or sometimes an interpreter.
 fn any_file(random: &mut Random, files: &[PathBuf]) -> PathBuf {
     if random.chance(10) {
         Path::new(".").join(random.pick(&INTERPRETERS))
@@ -91,7 +92,7 @@ fn any_file(random: &mut Random, files: &[PathBuf]) -> PathBuf {
     }
 }
 
-/// What an execution came to: the letter of the last interpreter, or an errno.
+/// Describes the outcome of an execution: the letter of the last interpreter, or an errno.
 fn described(outcome: Result<i32, Errno>) -> String {
     match outcome {
         Ok(status) => char::from(u8::try_from(status).unwrap()).to_string(),
@@ -112,7 +113,7 @@ fn interpreters(lab: &Lab) {
     fs::write(lab.path("n"), "").unwrap();
 }
 
-/// What the kernel is predicted to do when `path` is started as `*`.
+/// Predicts the outcome if `path` is started as `*`.
 fn predict(handlers: &[Handler], path: &Path) -> Result<i32, Errno> {
     let mut path = path.to_owned();
     let mut argv0 = b'*';
@@ -138,7 +139,7 @@ fn predict(handlers: &[Handler], path: &Path) -> Result<i32, Errno> {
             Ok(_) => return Err(Errno::EACCES),
             Err(error) => return Err(Errno::from_raw(error.raw_os_error().unwrap())),
         }
-        // The first file behind an O is the one that stays open; there can be no second one (K59).
+        // With `O` the kernel keeps the first file open, and there can be no second one (K59).
         match open_files {
             0 => {}
             1 => open_files = 2,
@@ -150,14 +151,14 @@ fn predict(handlers: &[Handler], path: &Path) -> Result<i32, Errno> {
     Err(Errno::ELOOP)
 }
 
-/// The beginning of a file, as much as the kernel looks at.
+/// Returns the part of a file that the kernel compares.
 fn header(path: &Path) -> Vec<u8> {
     let mut content = fs::read(path).unwrap();
     content.truncate(HEADER_LEN);
     content
 }
 
-/// New files, executable all of them.
+/// Writes new files, all executable.
 fn files(random: &mut Random) -> Vec<PathBuf> {
     let names = (0..FILES).map(|number| {
         let directory = random.pick(&[".", ".", "./d.x"]);
@@ -197,7 +198,7 @@ fn content(random: &mut Random) -> Vec<u8> {
         7 => Vec::new(),
         _ => random.bytes(length),
     };
-    // What the kernel itself might start is kept out, but for the cases above.
+    // The kernel must not start the file by itself, except for the cases above.
     if content.starts_with(b"#!") {
         content[1] = b'?';
     }
@@ -207,16 +208,16 @@ fn content(random: &mut Random) -> Vec<u8> {
     content
 }
 
-/// Whether a file is an ELF program with a machine number of the architecture called `name`.
+/// Reports whether a file is an ELF program with a machine number of the architecture called `name`.
 fn is_of(content: &[u8], name: &str) -> bool {
     let identity = crate::programs::arch(name).identity;
-    let place = crate::programs::E_MACHINE;
+    let offset = crate::programs::E_MACHINE;
     content
-        .get(place..place + 2)
+        .get(offset..offset + 2)
         .is_some_and(|found| identity.machines.iter().any(|machine| found == identity.order.half(*machine)))
 }
 
-/// Registers one more handler, for one of the files more often than not.
+/// Registers one more handler, usually for one of the files.
 fn add(random: &mut Random, instance: &Instance, number: usize, files: &[PathBuf]) {
     let name = HandlerName::new(format!("h{number}")).unwrap();
     let is_open = random.chance(90);
@@ -228,7 +229,7 @@ fn add(random: &mut Random, instance: &Instance, number: usize, files: &[PathBuf
     if is_open && random.chance(60) {
         flags |= Flags::FIX_BINARY;
     }
-    // A long window of zeros has no line that is short enough.
+    // The line of a long window of zeros is too long for the kernel.
     let Ok(rule) = Rule::new(name, matcher(random, files), interpreter, flags) else { return };
     instance.register(&rule).unwrap_or_else(|error| panic!("{rule:?}: {error}"));
 }
@@ -267,7 +268,7 @@ fn matcher(random: &mut Random, files: &[PathBuf]) -> Matcher {
     if let Some(mask) = &mask
         && random.chance(50)
     {
-        // Bits outside the mask may be anything.
+        // Bits outside the mask may have any value.
         let noise = random.bytes(length);
         magic.iter_mut().zip(mask.iter().zip(noise)).for_each(|(byte, (mask, noise))| *byte ^= noise & !mask);
     }
@@ -278,7 +279,7 @@ fn matcher(random: &mut Random, files: &[PathBuf]) -> Matcher {
     Matcher::Magic(Pattern::new(offset, magic, mask).unwrap())
 }
 
-/// Changes something about the handlers that are there.
+/// Changes something about the existing handlers.
 fn change(random: &mut Random, instance: &Instance, number: &mut usize, files: &[PathBuf]) {
     let names = instance.names().unwrap();
     if let Some(name) = names.get(random.below(names.len().max(1))) {
@@ -299,7 +300,7 @@ fn change(random: &mut Random, instance: &Instance, number: &mut usize, files: &
     set_status(random.chance(93));
 }
 
-/// Switches the instance as a whole.
+/// Enables or disables the whole instance.
 fn set_status(enabled: bool) {
     let mut file = fs::OpenOptions::new().write(true).open(Path::new(INSTANCE).join("status")).unwrap();
     file.write_all(if enabled { b"1" } else { b"0" }).unwrap();

@@ -1,6 +1,6 @@
-//! `qus doctor`: each situation is made real, found, and mended by the command that is printed.
+//! `qus doctor`: each test creates a situation, finds it, and fixes it with the printed hint.
 //!
-//! `checks.rs` has a table of which test holds which check, and why some cannot be made real here.
+//! `checks.rs` has a table of the tests for each check, and of the reasons why some situations cannot be created here.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +19,7 @@ use crate::namespace::{INSTANCE, enter_nested, mount_instance};
 use crate::prediction::native;
 use qus::binfmt::Flags;
 
-/// The rule for arm, as the table has it.
+/// Matcher of the rule for arm, as in the architecture table.
 const ARM: &str = r"M::\x7f\x45\x4c\x46\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00:\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00\x00\x00\x00\x00\x00\xfe\xff\xff\xff";
 
 fn findings(lab: &Lab) -> (i32, Vec<Value>) {
@@ -31,7 +31,7 @@ fn is(finding: &Value, level: &str, id: &str, text: &str) -> bool {
     finding["level"] == level && finding["id"] == id && finding["text"].as_str().unwrap().contains(text)
 }
 
-/// The finding, which is there in both forms, with the exit status that belongs to it; nothing is changed.
+/// Returns the finding. Expects it in text and in JSON, with its exit status, and expects that nothing changed.
 pub(crate) fn found(lab: &Lab, level: &str, id: &str, text: &str) -> Value {
     let before = lab.entries();
     let (status, all) = findings(lab);
@@ -48,7 +48,7 @@ pub(crate) fn found(lab: &Lab, level: &str, id: &str, text: &str) -> Value {
     assert!(human.stdout.lines().any(is_line), "{human:#?}");
     if let Some(command) = finding["try"].as_str() {
         assert!(human.stdout.contains(&format!("try: {command}\n")), "{human:#?}");
-        // Whoever runs these tests is root in a namespace, where sudo does not work.
+        // The tests run as root of a namespace, where sudo does not work.
         assert!(!command.contains("sudo "), "{command}");
     } else {
         saw(id, Seen::WithoutCure);
@@ -57,7 +57,7 @@ pub(crate) fn found(lab: &Lab, level: &str, id: &str, text: &str) -> Value {
     finding
 }
 
-/// The finding is there, and its command, typed into a shell, makes it go.
+/// Expects the finding, and expects that its command, typed into a shell, removes it. Returns the command.
 pub(crate) fn mends(lab: &Lab, level: &str, id: &str, text: &str) -> String {
     let finding = found(lab, level, id, text);
     let command = finding["try"].as_str().unwrap_or_else(|| panic!("no command in {finding:#}"));
@@ -72,7 +72,7 @@ pub(crate) fn gone(lab: &Lab, level: &str, id: &str, text: &str) {
     assert!(!all.iter().any(|finding| is(finding, level, id, text)), "{all:#?}");
 }
 
-/// Nothing is wrong any more.
+/// Expects that no problem is left.
 pub(crate) fn sound(lab: &Lab) {
     let (status, all) = findings(lab);
     assert_eq!(status, 0, "{all:#?}");
@@ -86,7 +86,7 @@ pub(crate) fn register(lab: &Lab, name: &str, takes: &str, interpreter: &Path, f
     lab.register(format!(":{name}:{takes}:{}:{flags}", interpreter.display()).as_bytes()).unwrap();
 }
 
-/// A copy of the real emulator, in the folder of the test.
+/// Copies the real emulator into the directory of the test.
 fn copy_of_qemu_arm(lab: &Lab, mode: u32) -> PathBuf {
     fs::create_dir_all(lab.path("own")).unwrap();
     let path = lab.path("own/qemu-arm-static");
@@ -118,12 +118,12 @@ fn doctor_of_a_healthy_instance(lab: &Lab) {
 }
 
 kernel_test!(doctor_without_rights, somebody);
-/// Everybody may look.
+/// Every user may run `doctor`.
 fn doctor_without_rights(lab: &Lab) {
     let ran = lab.qus(["doctor", "-v"]);
     let line = "ok    mounted     binfmt_misc is mounted on /proc/sys/fs/binfmt_misc\n";
     assert!(ran.status == 0 && ran.stdout.contains(line), "{ran:#?}");
-    // Root's commands are another's to type.
+    // A user who is not root gets commands with `sudo`.
     assert!(ran.stdout.contains("try: sudo qus register --fetch aarch64\n"), "{ran:#?}");
 }
 
@@ -137,7 +137,7 @@ fn doctor_not_mounted(lab: &Lab) {
 }
 
 kernel_test!(doctor_mounted_over);
-/// Something else lies on the mount point, or on the folder that has it.
+/// Another file system covers the mount point, or its parent directory.
 fn doctor_mounted_over(lab: &Lab) {
     tmpfs(INSTANCE, MsFlags::empty());
     mends(lab, "problem", "mounted", "/proc/sys/fs/binfmt_misc is not a binfmt_misc file system");
@@ -150,7 +150,7 @@ fn doctor_mounted_over(lab: &Lab) {
 }
 
 kernel_test!(doctor_without_a_mount_namespace, unmounted);
-/// A user namespace whose mounts are another's: nothing can be mounted, and `run` makes what it needs.
+/// The mounts belong to another user namespace, so nothing can be mounted. `run` creates the namespaces that it needs.
 fn doctor_without_a_mount_namespace(lab: &Lab) {
     let wrapper = ["unshare", "--user", "--map-root-user"];
     let ran = run(&mut lab.program(&wrapper, ["doctor"]));
@@ -180,8 +180,8 @@ fn doctor_instance_off(lab: &Lab) {
 }
 
 kernel_test!(doctor_captures);
-/// Once such a rule is in force, nothing starts any more, qus neither. So it is looked at from a user namespace with an
-/// instance of its own, where the kernel does not ask this one (K65).
+/// While such a rule is enabled nothing can start, not even qus. So the test runs in a nested user namespace with its
+/// own instance, where the kernel does not use this one (K65).
 fn doctor_captures(lab: &Lab) {
     enter_nested();
     fs::create_dir(lab.path("inner")).unwrap();
@@ -193,7 +193,7 @@ fn doctor_captures(lab: &Lab) {
 }
 
 kernel_test!(doctor_captures_companions);
-/// Only where the machine runs both does `--force-native` make a difference that can be seen.
+/// `--force-native` makes a visible difference only if the machine runs both architectures.
 fn doctor_captures_companions(lab: &Lab) {
     let ran = lab.qus(["register", "i386"]);
     if !ran.stdout.contains("this host runs i386 itself") {
@@ -262,7 +262,7 @@ fn doctor_unfit_interpreters(lab: &Lab) {
     sound(lab);
 }
 
-/// A program of this host that needs a loader.
+/// Returns a program of this host that needs a loader.
 fn native_dynamic() -> (PathBuf, Vec<u8>) {
     let path = fs::canonicalize("/bin/true").unwrap();
     let content = fs::read(&path).unwrap();
@@ -283,7 +283,7 @@ fn doctor_interpreter_gone(lab: &Lab) {
 }
 
 kernel_test!(doctor_nothing_at_hand);
-/// The command does not name what is not there.
+/// The hint names no interpreter that does not exist.
 fn doctor_nothing_at_hand(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &lab.path("own/qemu-arm-static"), "");
     let empty = lab.path("empty");
@@ -313,7 +313,7 @@ fn doctor_origin(lab: &Lab) {
     lab.done(["register", "--interpreter-dir", "own", "arm"]);
     let description = format!("qemu-arm runs what came from {} on 2", source.display());
     found(lab, "ok", "origin", &description);
-    // The same content in another file is what came.
+    // A new file with the same content still counts as the fetched one.
     let path = lab.path("own/qemu-arm-static");
     fs::copy(&path, lab.path("new")).unwrap();
     fs::rename(lab.path("new"), &path).unwrap();
@@ -355,17 +355,17 @@ fn doctor_credentials(lab: &Lab) {
 
 kernel_test!(doctor_shadowed);
 fn doctor_shadowed(lab: &Lab) {
-    // All of its files.
+    // The other handler takes all files of qemu-arm.
     register(lab, "qemu-arm", ARM, &qemu_arm(), "F");
     register(lab, "rosetta", ARM, &lab.executable("rosetta", &native(2)), "F");
     mends(lab, "problem", "shadowed", "qemu-arm never runs: rosetta, registered later, takes the same files");
     sound(lab);
-    // The other way round nothing is wrong, and can be given back.
+    // The opposite order is only a note, and the hint gives the files back to the other handler.
     let command = mends(lab, "note", "shadowed", "rosetta never runs: qemu-arm, registered later");
     assert_eq!(command, "qus disable arm");
     lab.done(["reset"]);
     lab.command("rosetta", "-1");
-    // Only fixed programs, not the position-independent ones.
+    // The other handler takes fixed programs only, not position-independent ones.
     register(lab, "qemu-arm", ARM, &qemu_arm(), "F");
     let some = ARM.replace(r"\xfe\xff\xff\xff", r"\xff\xff\xff\xff");
     register(lab, "rosetta", &some, &lab.path("rosetta"), "F");
@@ -391,7 +391,7 @@ fn doctor_overlap(lab: &Lab) {
 
 kernel_test!(doctor_broken);
 fn doctor_broken(lab: &Lab) {
-    // Zeros are no instructions that lead anywhere.
+    // Code of zeros crashes.
     let mut crashing = native(2);
     let code = crashing.len() - 10;
     crashing[code - 10..].fill(0);
@@ -400,7 +400,7 @@ fn doctor_broken(lab: &Lab) {
     let text = format!("qemu-arm ({}): its interpreter crashed (signal", path.display());
     mends(lab, "problem", "broken", &text);
     sound(lab);
-    // Where that is the one that is at hand, another has to be named.
+    // If the broken interpreter is the only one available, the hint asks for another directory.
     lab.done(["reset"]);
     lab.handler("qemu-arm", "arm", &path, Flags::FIX_BINARY);
     let mut command = lab.program(&[], ["doctor"]);
@@ -410,7 +410,7 @@ fn doctor_broken(lab: &Lab) {
 }
 
 kernel_test!(doctor_broken_of_another);
-/// One that is not QEMU's: its files are not judged, what comes of executing it is.
+/// An emulator other than QEMU: qus does not check its files, only the result of executing it.
 fn doctor_broken_of_another(lab: &Lab) {
     for flags in ["", "F"] {
         let path = lab.executable("box64", b"");
@@ -426,7 +426,7 @@ fn doctor_broken_of_another(lab: &Lab) {
 
 kernel_test!(doctor_interim);
 fn doctor_interim(lab: &Lab) {
-    // Interrupted before the new handler got its name, and after that.
+    // A run may be interrupted before or after the new handler gets its name.
     register(lab, "qemu-arm.qus-123", ARM, &qemu_arm(), "F");
     mends(lab, "problem", "interim", "qemu-arm.qus-123 was left behind");
     sound(lab);
@@ -440,7 +440,7 @@ fn doctor_interim(lab: &Lab) {
     lab.done(["verify", "arm"]);
 }
 
-/// Configuration that promises `promised`, and another that cannot be.
+/// Writes configuration for a handler `promised`, and for one whose interpreter does not exist.
 fn promise(lab: &Lab) {
     quiet();
     let here = format!("# comment\n:promised:{ARM}:{}:F\n:other:E::x::/missing:\n", qemu_arm().display());
@@ -464,7 +464,7 @@ fn doctor_promised(lab: &Lab) {
 }
 
 kernel_test!(doctor_promised_with_systemd);
-/// Under systemd, too, the command removes nothing that is in no configuration.
+/// With systemd, too, the command removes no handler that is in no configuration.
 fn doctor_promised_with_systemd(lab: &Lab) {
     promise(lab);
     systemd();
@@ -476,13 +476,13 @@ fn doctor_promised_with_systemd(lab: &Lab) {
     found(lab, "ok", "working", "programs ran of: arm s390x");
 }
 
-/// A stand-in for a running systemd: the folder by which it is known.
+/// Imitates a running systemd by the directory that identifies it.
 pub(crate) fn systemd() {
     fs::create_dir_all("/run/systemd/system").unwrap();
 }
 
-/// Hides what this machine promises by configuration, and its init system, so that the findings are those of the test,
-/// which writes its own configuration to [`PROMISES`].
+/// Hides the machine's configuration and init system, so that all findings are those of the test. The test writes its
+/// own configuration to [`PROMISES`].
 pub(crate) fn quiet() {
     for directory in ["/etc/binfmt.d", "/usr/lib/binfmt.d", "/usr/local/lib/binfmt.d", "/run"] {
         if Path::new(directory).exists() {
@@ -492,7 +492,7 @@ pub(crate) fn quiet() {
     fs::create_dir(PROMISES).unwrap();
 }
 
-/// A folder that systemd-binfmt reads.
+/// A directory that systemd-binfmt reads.
 pub(crate) const PROMISES: &str = "/run/binfmt.d";
 
 kernel_test!(doctor_wsl);
@@ -506,7 +506,7 @@ fn doctor_wsl(lab: &Lab) {
 }
 
 kernel_test!(doctor_emulator);
-/// No emulator with a known defect is to be had here: one that says it is.
+/// No emulator with a known bug is available here, so a script reports such a version.
 fn doctor_emulator(lab: &Lab) {
     let says = b"#!/bin/sh\necho qemu-aarch64 version 9.2.1\n";
     let path = lab.executable("qemu-aarch64", says);
@@ -543,11 +543,12 @@ fn doctor_engines(lab: &Lab) {
     assert!(text.contains(&format!(" docker, podman {ok}")), "{text}");
 }
 
-/// A process that is called like BuildKit's daemon.
+/// A process with the name of BuildKit's daemon.
 struct Builder(Child);
 
 impl Builder {
-    /// Starts one, `wrapper` in front, and waits longer than times have to be apart to be told.
+    /// Starts one after `wrapper`. Then it waits longer than the times of a process and a handler must differ to be
+    /// distinguished.
     fn start(lab: &Lab, wrapper: &[&str]) -> Self {
         let program = lab.path("buildkitd");
         let mut line = wrapper.iter().map(Path::new).chain([program.as_path()]);
@@ -581,13 +582,13 @@ fn doctor_builder_that_started_too_early(lab: &Lab) {
     gone(lab, "note", "engines", "buildkitd");
     lab.done(["register", "arm", "aarch64"]);
     register(lab, "other", "E::x:", Path::new("/bin/sh"), "");
-    // One that starts now has them all.
+    // A daemon that starts now sees all handlers.
     std::thread::sleep(Duration::from_millis(300));
     let late = Builder::start(lab, &[]);
     gone(lab, "note", "engines", &format!("process {}", late.0.id()));
-    // Another user namespace may have other handlers.
+    // A daemon in another user namespace may have other handlers.
     gone(lab, "note", "engines", &format!("process {}", elsewhere.0.id()));
-    // Whatever runs these tests is no group that could be started again.
+    // The process must not be in a cgroup that could be restarted, such as that of the tests.
     let groups = lab.path("cgroup");
     fs::write(&groups, "0::/\n").unwrap();
     bind(&groups, &format!("/proc/{}/cgroup", early.0.id()));
@@ -602,10 +603,10 @@ fn doctor_builder_that_started_too_early(lab: &Lab) {
 }
 
 kernel_test!(doctor_security);
-/// The modules themselves cannot be switched on here; the files by which they tell can be.
+/// The security modules cannot be enabled here, but the files that report their state can be imitated.
 fn doctor_security(lab: &Lab) {
     if !Path::new("/sys/fs").exists() {
-        crate::skip::skip("there is no sysfs here");
+        crate::skip::skip("sysfs is not mounted");
     }
     tmpfs("/sys/fs", MsFlags::empty());
     fs::create_dir("/sys/fs/selinux").unwrap();
@@ -622,7 +623,7 @@ fn doctor_security(lab: &Lab) {
 }
 
 kernel_test!(doctor_namespaces);
-/// The setting is one of each user namespace.
+/// Each user namespace has its own value of this setting.
 fn doctor_namespaces(lab: &Lab) {
     found(lab, "ok", "namespaces", "user namespaces are available");
     fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();

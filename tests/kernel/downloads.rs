@@ -1,8 +1,8 @@
 //! Interpreters and foreign programs for the tests, from Debian's packages, fetched once into `target/`.
 //!
-//! The machine's own suite gives its interpreters through `qus fetch`. What it does not have (a newer QEMU, programs of
-//! architectures that came later or went) comes from other suites, by the machine's own package sources with the
-//! suite's name exchanged.
+//! `qus fetch` gets the interpreters of the machine's own suite. Other suites have what that suite lacks: a newer QEMU,
+//! and programs of architectures that are newer than the suite, or no longer in it. They are fetched from the machine's
+//! own package sources, with the name of the suite replaced.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use qus::package::{Apt, MemberFilter, Package};
 
 use crate::skip::skip;
 
-/// Architectures that Debian builds busybox-static for: QEMU's name and Debian's.
+/// Architectures for which Debian builds busybox-static: QEMU's name and Debian's.
 pub(crate) const PROGRAMS: [(&str, &str); 10] = [
     ("aarch64", "arm64"),
     ("arm", "armhf"),
@@ -28,17 +28,17 @@ pub(crate) const PROGRAMS: [(&str, &str); 10] = [
     ("s390x", "s390x"),
 ];
 
-/// Suites that have what the machine's own may lack, oldest first.
+/// Suites that have what the machine's own suite may lack, oldest first.
 const SUITES: [&str; 3] = ["bookworm", "trixie", "sid"];
-/// The suite of the newer QEMU.
+/// Suite of the newer QEMU.
 const NEWER: &str = "sid";
 
-/// Everything that is downloaded.
+/// Returns the directory of all downloads.
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("downloads")
 }
 
-/// Where a part of the downloads is. A test that asks for a part that could not be downloaded is skipped.
+/// Returns the path of a part of the downloads. Skips the test if that part could not be downloaded.
 fn part(name: &str) -> PathBuf {
     if let Ok(reason) = fs::read_to_string(missing(name)) {
         skip(reason);
@@ -46,32 +46,32 @@ fn part(name: &str) -> PathBuf {
     directory().join(name)
 }
 
-/// The file with the reason why a part is missing.
+/// Returns the file that holds the reason why a part is missing.
 fn missing(name: &str) -> PathBuf {
     directory().join(format!("missing-{}", name.replace('/', "-")))
 }
 
-/// Interpreters of the machine's own suite.
+/// Returns the directory of interpreters of the machine's own suite.
 pub(crate) fn distribution() -> PathBuf {
     part("distribution")
 }
 
-/// The interpreter of the machine's own suite for `arch`.
+/// Returns the interpreter for `arch` of the machine's own suite.
 pub(crate) fn interpreter(arch: &str) -> PathBuf {
     distribution().join(format!("qemu-{arch}-static"))
 }
 
-/// Interpreters of a newer QEMU.
+/// Returns the directory of interpreters of a newer QEMU.
 pub(crate) fn newer() -> PathBuf {
     part("newer")
 }
 
-/// A static busybox of the architecture that QEMU, or Debian, calls `name`.
+/// Returns a static busybox for an architecture, by QEMU's or Debian's name.
 pub(crate) fn busybox(name: &str) -> PathBuf {
     part(&format!("busybox/{name}"))
 }
 
-/// Downloads every part that is not there yet. One process works, others wait.
+/// Downloads every missing part. If several processes call it, one downloads and the others wait.
 pub(crate) fn prepare() {
     let ready = directory().join("ready");
     if ready.exists() {
@@ -93,7 +93,7 @@ pub(crate) fn prepare() {
             let one = |(name, debian): &(&str, &str)| {
                 obtain(&format!("busybox/{name}"), || fetch_busybox(name, debian))
             };
-            // None is left out because of another.
+            // One failure does not stop the others.
             parts.push(scope.spawn(move || half.iter().map(one).fold(true, |all, is_there| all & is_there)));
         }
         parts.into_iter().map(|part| part.join().unwrap()).fold(true, |all, is_there| all & is_there)
@@ -103,7 +103,7 @@ pub(crate) fn prepare() {
     }
 }
 
-/// Downloads a part, and records the reason if that fails.
+/// Downloads a part, and records the reason of a failure.
 fn obtain(name: &str, download: impl FnOnce() -> Result<(), String>) -> bool {
     let result = download();
     match &result {
@@ -127,7 +127,7 @@ fn fetch_newer() -> Result<(), String> {
     fetch(&["all", "--from", package.path().to_str().unwrap()], &directory().join("newer"))
 }
 
-/// apt with the machine's own sources, but of another suite, and perhaps of another architecture.
+/// Returns apt with the machine's own sources, changed to another suite and, if given, another architecture.
 fn apt(suite: &str, architecture: Option<&str>) -> Result<Apt, String> {
     let cache = directory().join("apt").join(format!("{suite}-{}", architecture.unwrap_or("own")));
     fs::create_dir_all(&cache).unwrap();
@@ -140,17 +140,17 @@ fn apt(suite: &str, architecture: Option<&str>) -> Result<Apt, String> {
     })
 }
 
-/// A line for apt: the machine's first Debian archive, with its key, for another suite.
+/// Returns a line for apt's `sources.list`: the machine's first Debian archive, with its key, for another suite.
 fn source(suite: &str, architecture: Option<&str>) -> Result<String, String> {
     let is_debian = |uri: &String| uri.trim_end_matches('/').ends_with("/debian");
-    let uri = uris()?.into_iter().find(is_debian).ok_or("no Debian archive is among apt's sources")?;
+    let uri = uris()?.into_iter().find(is_debian).ok_or("apt's sources have no Debian archive")?;
     let architecture = architecture.map(|name| format!("arch={name} ")).unwrap_or_default();
     Ok(format!(
         "deb [{architecture}signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {uri} {suite} main\n"
     ))
 }
 
-/// The archives that apt knows, also where it has no lists of them yet.
+/// Returns the archives of apt's sources. It works without downloaded package lists.
 fn uris() -> Result<Vec<String>, String> {
     let output = Command::new("apt-get").args(["--print-uris", "update"]).output();
     let output = output.map_err(|error| format!("cannot start apt-get: {error}"))?;
@@ -172,7 +172,7 @@ fn fetch_busybox(name: &str, debian: &str) -> Result<(), String> {
     Err(format!("none of the suites {SUITES:?} gives busybox-static for {debian}"))
 }
 
-/// Takes `busybox` out of a package, under another name.
+/// Extracts `busybox` from a package, under another name.
 struct Busybox<'a> {
     name: &'a str,
     done: bool,
@@ -193,7 +193,7 @@ impl MemberFilter for Busybox<'_> {
     }
 }
 
-/// The interpreters in a folder, by architecture.
+/// Returns the interpreters in a directory, by architecture.
 pub(crate) fn interpreters(directory: &Path) -> BTreeMap<String, PathBuf> {
     fs::read_dir(directory)
         .unwrap()

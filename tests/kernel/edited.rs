@@ -1,4 +1,4 @@
-//! Files that qus wrote and an administrator changed since, and copies that no file names.
+//! Files of qus that an administrator has changed, and copies of interpreters that no file names.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -24,7 +24,7 @@ fn names(directory: &str) -> Vec<String> {
 }
 
 kernel_test!(an_edited_file_stays_as_it_is);
-/// Every way to edit a file, each found.
+/// Each way to edit a file is detected.
 fn an_edited_file_stays_as_it_is(lab: &Lab) {
     host(lab);
     let ran = persist(lab, &["arm", "s390x"]);
@@ -40,7 +40,7 @@ fn an_edited_file_stays_as_it_is(lab: &Lab) {
     ];
     for edited in edits {
         assert_ne!(edited, written);
-        // The first line belongs to nobody else: a file without the marker is not one of qus.
+        // The first line is qus's marker: a file without it is not a file of qus.
         let message = if edited.starts_with("# Written by qus") {
             format!("{ARM} was changed since qus wrote it, and stays as it is")
         } else {
@@ -67,7 +67,7 @@ fn an_edited_file_stays_as_it_is(lab: &Lab) {
     assert_eq!(names(COPIES), ["qemu-arm-static"]);
     assert!(!Path::new(S390X).exists() && lab.entries().is_empty());
 
-    // What the message of `register` says to do about it.
+    // The printed hint of `register` resolves that.
     let ran = persist(lab, &["arm"]);
     ran.suggests(&format!("sudo mv {ARM} {ARM}.edited"));
     lab.type_command(&format!("sudo mv {ARM} {ARM}.edited"));
@@ -110,7 +110,7 @@ fn an_exported_file_that_was_edited_stays(lab: &Lab) {
 }
 
 kernel_test!(a_copy_without_a_file_is_removed);
-/// A process was killed between the copy and the file.
+/// A process was killed after it wrote the copy and before it wrote the file.
 fn a_copy_without_a_file_is_removed(lab: &Lab) {
     host(lab);
     for words in [&["register", "--persist", "--interpreter-dir", "q", "arm"][..], &["reset", "--persist"]] {
@@ -119,7 +119,7 @@ fn a_copy_without_a_file_is_removed(lab: &Lab) {
         lab.done(words.iter().copied());
         assert!(!names(COPIES).contains(&"qemu-s390x-static".to_owned()), "{words:?}");
     }
-    // One that a handler still runs stays.
+    // A copy that a handler still uses stays.
     fs::create_dir_all(COPIES).unwrap();
     let copy = Path::new(COPIES).join("qemu-s390x-static");
     fs::copy(interpreter("s390x"), &copy).unwrap();

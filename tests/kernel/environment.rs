@@ -1,5 +1,5 @@
-//! Surroundings in which nothing can be done: not root, not mounted, read-only, no binfmt_misc at all. One clear message
-//! with the command, exit status 2, and nothing changed.
+//! Environments in which nothing can be registered: not root, not mounted, read-only, no binfmt_misc. One clear message
+//! with a hint, exit status 2, and nothing changed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use nix::mount::{MsFlags, mount};
 use crate::lab::{Lab, NO_HANDLER, order};
 use crate::namespace::{INSTANCE, mount_instance};
 
-/// What starts a program as root without a right: as in a container that gave them up.
+/// Starts a program as root without capabilities, as in a container that dropped them.
 const POWERLESS: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
 
 kernel_test!(who_is_not_root_is_told, somebody);
@@ -21,7 +21,7 @@ fn who_is_not_root_is_told(lab: &Lab) {
         let ran = lab.refused(words.iter().copied(), 2, message);
         ran.suggests(&format!("sudo qus {}", words.join(" ")));
     }
-    // What changes nothing is for everybody.
+    // Commands that change nothing work for every user.
     lab.done(["register", "--dry-run", "arm"]);
     lab.done_with(["list"], "qus: this is about a user namespace that could not be determined\n");
     let nothing = format!("qus: this is about a user namespace that could not be determined\n{NO_HANDLER}");
@@ -55,7 +55,7 @@ fn who_may_not_mount_is_told(lab: &Lab) {
     for wrapper in [&POWERLESS[..], &another_mount_namespace] {
         lab.refused_under(wrapper, ["register", "arm"], 2, NOT_MOUNTED).suggests(MOUNT);
     }
-    // Who is not even root there becomes it, and then qus mounts.
+    // A user who is not root of the namespace is asked to use sudo; as root, qus mounts by itself.
     lab.refused_under(&["unshare", "--user"], ["register", "arm"], 2, NOT_MOUNTED)
         .suggests("sudo qus register arm");
     commands_without_instance(lab);
@@ -67,7 +67,7 @@ fn somebody_who_may_not_mount_is_told(lab: &Lab) {
     commands_without_instance(lab);
 }
 
-/// Commands that do not mount say what is missing; to those for which it makes no difference it makes none.
+/// Expects that commands which do not mount report what is missing, and that commands which need no instance work.
 fn commands_without_instance(lab: &Lab) {
     let message = "binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc";
     for words in [&["list"][..], &["verify"], &["enable", "arm"], &["disable", "all"]] {
@@ -93,7 +93,7 @@ fn what_is_missing_is_mounted(lab: &Lab) {
     assert_eq!(order(), ["qemu-arm"]);
 }
 
-/// What a command says that would have to write to the instance at `path`, which holds a handler for arm.
+/// Expects the error of commands that have to write to the instance at `path`, which has a handler for arm.
 fn cannot_write(lab: &Lab, path: &str) {
     let message = format!("{path} is mounted read-only");
     for words in [&["register", "s390x"][..], &["reset"], &["disable", "arm"]] {
@@ -103,7 +103,7 @@ fn cannot_write(lab: &Lab, path: &str) {
     let printed = lab.done(["--instance", path, "register", "--dry-run", "s390x"]);
     assert!(printed.contains(" would register "), "{printed}");
     assert!(lab.done(["--instance", path, "list"]).contains(" qemu-arm\n"));
-    // Nothing is written, so nothing is in the way.
+    // Nothing has to be written, so nothing fails.
     assert!(lab.done(["--instance", path, "enable", "arm"]).contains(" unchanged "));
 }
 
@@ -118,12 +118,12 @@ fn a_read_only_instance_is_said(lab: &Lab) {
 kernel_test!(a_read_only_bind_mount_is_said);
 fn a_read_only_bind_mount_is_said(lab: &Lab) {
     lab.done(["register", "arm"]);
-    let place = lab.path("bind");
-    fs::create_dir(&place).unwrap();
-    mount(Some(INSTANCE), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    let mount_point = lab.path("bind");
+    fs::create_dir(&mount_point).unwrap();
+    mount(Some(INSTANCE), &mount_point, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-    mount(None::<&str>, &place, None::<&str>, flags, None::<&str>).unwrap();
-    cannot_write(lab, place.to_str().unwrap());
+    mount(None::<&str>, &mount_point, None::<&str>, flags, None::<&str>).unwrap();
+    cannot_write(lab, mount_point.to_str().unwrap());
 }
 
 kernel_test!(a_kernel_without_binfmt_misc_is_said, unmounted);
@@ -139,9 +139,9 @@ fn a_kernel_without_binfmt_misc_is_said(lab: &Lab) {
 
 kernel_test!(another_directory_is_no_instance);
 fn another_directory_is_no_instance(lab: &Lab) {
-    let place = lab.path("somewhere");
-    fs::create_dir(&place).unwrap();
-    let path = place.to_str().unwrap();
+    let mount_point = lab.path("somewhere");
+    fs::create_dir(&mount_point).unwrap();
+    let path = mount_point.to_str().unwrap();
     for command in [&["list"][..], &["register", "arm"], &["reset"], &["register", "--dry-run", "arm"]] {
         let words = || ["--instance", path].into_iter().chain(command.iter().copied());
         let ran = lab.refused(words(), 2, &format!("{path} is not a binfmt_misc file system"));
@@ -156,17 +156,17 @@ fn another_directory_is_no_instance(lab: &Lab) {
 
 kernel_test!(an_instance_may_be_mounted_elsewhere);
 fn an_instance_may_be_mounted_elsewhere(lab: &Lab) {
-    let place = lab.path("instance");
-    fs::create_dir(&place).unwrap();
-    mount_instance(&place, MsFlags::empty());
+    let mount_point = lab.path("instance");
+    fs::create_dir(&mount_point).unwrap();
+    mount_instance(&mount_point, MsFlags::empty());
     nix::mount::umount(INSTANCE).unwrap();
-    let path = place.to_str().unwrap();
+    let path = mount_point.to_str().unwrap();
     let printed = lab.done(["--instance", path, "register", "arm"]);
     assert!(printed.contains(" registered ") && !printed.contains("unverified"), "{printed}");
-    assert!(place.join("qemu-arm").exists());
+    assert!(mount_point.join("qemu-arm").exists());
     assert_eq!(lab.json(["list", "--instance", path])["instance"], path);
     lab.done(["--instance", path, "verify"]);
     lab.done(["--instance", path, "disable", "arm"]);
     assert!(lab.done(["--instance", path, "reset"]).contains(" removed "));
-    assert!(!place.join("qemu-arm").exists());
+    assert!(!mount_point.join("qemu-arm").exists());
 }

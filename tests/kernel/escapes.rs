@@ -1,5 +1,5 @@
-//! Whatever somebody else has named or written: no byte of it commands the terminal that it is shown on, in no command, as
-//! text or as JSON. A machine gets the very name.
+//! Hostile names and content: no byte of them controls the terminal, in no command, in text or JSON. Programs that read
+//! JSON get the exact name.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,10 +12,10 @@ use crate::downloads::interpreter;
 use crate::faults::tells_a_version;
 use crate::lab::{Lab, QUS, Ran, run};
 
-/// Commands of every kind: C0, DEL, C1, and to write from right to left.
+/// Control characters of every kind: C0, DEL, C1, and bidirectional ones.
 const EVIL: &str = "\u{1b}]0;owned\u{7}\u{9b}2J\u{7f}\u{202e}\u{2066}";
 
-/// Expects that nothing that was said commands a terminal, and that something was said.
+/// Expects output without control characters, and some output.
 fn is_plain(ran: &Ran) {
     let printed = format!("{}{}", ran.stdout, ran.stderr);
     let commands = |letter: char| {
@@ -26,7 +26,7 @@ fn is_plain(ran: &Ran) {
     assert!(matches!(ran.status, 0..=2 | 125..=127) && !printed.contains("panicked"), "{ran:#?}");
 }
 
-/// Runs qus as a person does and as a program does.
+/// Runs qus with text output and with JSON.
 fn prints_plain_text(lab: &Lab, words: &[&str]) {
     is_plain(&lab.qus(words.iter().copied()));
     let ran = lab.qus(["--json"].into_iter().chain(words.iter().copied()));
@@ -73,11 +73,11 @@ fn what_is_typed_cannot_command_a_terminal(lab: &Lab) {
     ] {
         prints_plain_text(lab, words);
     }
-    // What begins as JSON asked for is an object, whatever was typed behind it.
+    // With `--json` first, the output is JSON, whatever arguments follow.
     assert_eq!(lab.json(["register", EVIL])["version"], 1);
 }
 
-/// A name that would command a terminal.
+/// Returns a name with control characters.
 fn name(begin: &str) -> String {
     format!("{begin}{EVIL}")
 }
@@ -91,7 +91,7 @@ fn what_is_read_cannot_command_a_terminal(lab: &Lab) {
     packages(lab);
     let (file, script, link, conf, damaged) =
         (name("file"), name("script"), name("link"), name("conf"), name("damaged"));
-    // Configuration, by a name and with content.
+    // Configuration with such names and such content.
     fs::write(lab.path(&conf), format!(":a{EVIL}:E::{EVIL}::/a{EVIL}:\n{EVIL}\n:b:M::\\x{EVIL}\n")).unwrap();
     let (package, dest) = (name("package"), name("dest"));
     for words in [
@@ -125,7 +125,7 @@ fn what_is_read_cannot_command_a_terminal(lab: &Lab) {
     ] {
         prints_plain_text(lab, words);
     }
-    // A machine gets what it was.
+    // Programs that read JSON get the exact name.
     lab.register(format!(":{EVIL}2:E::x::/bin/true:").as_bytes()).unwrap();
     assert_eq!(lab.json(["list"])["handlers"][0]["name"], format!("{EVIL}2"));
     assert_eq!(lab.json(["which", &script])["answers"][0]["file"], script);
@@ -134,7 +134,7 @@ fn what_is_read_cannot_command_a_terminal(lab: &Lab) {
     assert!(record["package"].as_str().unwrap().starts_with("qemu"), "{record}");
 }
 
-/// Files to be started: names, script lines, loaders, extensions. Handlers: names, interpreters, extensions.
+/// Creates files to start (names, script lines, links) and handlers (names, interpreters, extensions).
 fn files_and_handlers(lab: &Lab) {
     fs::write(lab.path(&name("file")), format!("#!/bin/{EVIL}\n")).unwrap();
     lab.executable(&name("script"), format!("#!/bin/{EVIL}\n").as_bytes());
@@ -144,7 +144,7 @@ fn files_and_handlers(lab: &Lab) {
     lab.handler(&name("arm"), "arm", &lab.path(&format!("{}/qemu-arm-static", name("q"))), Flags::FIX_BINARY);
 }
 
-/// An interpreter that prints it all when it is executed, and fails.
+/// Creates an interpreter that prints control characters when it is executed, and fails.
 fn printing_interpreters(lab: &Lab) {
     let mut says = tells_a_version();
     let at = says.len() - 7;
@@ -154,13 +154,13 @@ fn printing_interpreters(lab: &Lab) {
     fs::create_dir(lab.path("s")).unwrap();
     lab.executable("s/qemu-s390x-static", &says);
     prints_plain_text(lab, &["register", "--interpreter-dir", "s", "s390x"]);
-    // A small one is packed in no time.
+    // The interpreter is small, so that it is compressed quickly.
     fs::create_dir(lab.path(&name("b"))).unwrap();
     lab.executable(&format!("{}/qemu-arm-static", name("b")), &tells_a_version());
     prints_plain_text(lab, &["bundle", "--interpreter-dir", &name("b"), "-o", &name("bundle"), "arm"]);
 }
 
-/// Archives: members, what a package says of itself, and records of what was fetched.
+/// Creates archives with hostile members and package descriptions, and records of fetched files.
 fn packages(lab: &Lab) {
     let elf = tells_a_version();
     let tree = |member: &str| Tree::new().file(member, &elf).done();
@@ -212,7 +212,7 @@ fn what_the_environment_says_cannot_command_a_terminal(lab: &Lab) {
 }
 
 kernel_test!(a_progress_bar_cannot_be_made_to_command_a_terminal);
-/// A terminal of its own (`script(1)`), which gets the bar's own commands, and none of a package's.
+/// A terminal of its own (`script(1)`), which gets the control sequences of the progress bar, and none of a package.
 fn a_progress_bar_cannot_be_made_to_command_a_terminal(lab: &Lab) {
     let control = format!("Package: qemu{EVIL}\nVersion: 1\nArchitecture: all\n");
     let control = Tree::new().file("./control", control.as_bytes()).done();
@@ -243,7 +243,7 @@ fn other_tools_words_cannot_command_a_terminal(lab: &Lab) {
     };
     lab.handler(&format!("arm{EVIL}"), "arm", &interpreter("arm"), Flags::FIX_BINARY);
     lab.register(format!(":{EVIL}:E::x::/bin/{EVIL}:").as_bytes()).unwrap();
-    // Into a folder of the lab's: without one named it would be the host's /etc/binfmt.d.
+    // Writes into a directory of the lab; the default is the host's /etc/binfmt.d.
     for (tool, words) in [
         ("binfmt", &["--install", EVIL][..]),
         ("binfmt", &["--uninstall", EVIL]),

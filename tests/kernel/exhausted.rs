@@ -1,4 +1,4 @@
-//! No space, no permission to write, no memory: one message, and everything as it was.
+//! No space, no permission to write, no memory: one message, and the state is unchanged.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use nix::mount::{MsFlags, mount, umount};
 use crate::downloads::interpreter;
 use crate::lab::{Lab, run};
 
-/// A file system of `size` in a folder, with a file `name` in it.
+/// Mounts a file system of `size` on a directory, and writes a file `name` there.
 fn small_disk(lab: &Lab, directory: &str, size: &str, name: &str) {
     let path = lab.path(directory);
     fs::create_dir(&path).unwrap();
@@ -53,7 +53,7 @@ fn fetch_and_bundle_on_a_read_only_disk_are_refused(lab: &Lab) {
 }
 
 kernel_test!(probes_without_space_leave_what_was_there);
-/// No directory for temporary files has room for a probe, or lets it run.
+/// No directory for temporary files has space for a probe, or lets it run.
 fn probes_without_space_leave_what_was_there(lab: &Lab) {
     lab.done(["register", "arm"]);
     let before = lab.entries();
@@ -78,7 +78,8 @@ fn probes_without_space_leave_what_was_there(lab: &Lab) {
 }
 
 kernel_test!(little_memory_leaves_what_was_there);
-/// With every limit on memory from none at all to plenty: it is done, or it is not, and never said when it is not.
+/// Limits on memory from far too little to plenty. Each run either succeeds, or fails, reports that, and leaves
+/// nothing.
 fn little_memory_leaves_what_was_there(lab: &Lab) {
     lab.done(["register", "arm"]);
     let wanted = lab.entries();
@@ -94,7 +95,7 @@ fn little_memory_leaves_what_was_there(lab: &Lab) {
         } else if ran.status < 128 {
             assert!(now.is_empty(), "{megabytes} MB: {now:#?} after {ran:#?}");
         }
-        // Whoever was killed is followed by somebody who has memory.
+        // After a killed run, a run with enough memory succeeds.
         lab.done(["register", "arm"]);
         assert_eq!(lab.entries(), wanted, "{megabytes} MB");
         lab.done(["reset"]);

@@ -1,4 +1,4 @@
-//! `qus export`: what it prints is what `register` registers, and what it cannot print it says.
+//! `qus export` prints what `register` registers, and reports what it cannot print.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::lab::{Lab, Ran, order, run};
 
 const FORMATS: [&str; 6] = ["systemd", "binfmt-support", "openrc", "nix", "register", "json"];
 
-/// The rules of all architectures that the distribution has an emulator for.
+/// Returns the rules of all architectures for which the distribution has an emulator.
 fn all(lab: &Lab, format: &str) -> String {
     lab.done(["export", "all", "--format", format])
 }
@@ -31,7 +31,7 @@ fn export_prints_what_register_registers(lab: &Lab) {
     }
     lab.done(["register", "--no-verify", "all"]);
     assert_eq!(lab.entries(), exported);
-    // The lines of binfmt.d are the same, but for comments.
+    // The lines for binfmt.d are the same, except for comments.
     let configuration = all(lab, "systemd");
     let rules: Vec<&str> =
         configuration.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
@@ -45,14 +45,14 @@ fn export_says_the_same_each_time(lab: &Lab) {
         assert!(!once.is_empty());
         assert_eq!(lab.done(["export", "aarch64,arm", "--format", format]), once);
     }
-    // What is registered makes no difference.
+    // Registered handlers do not change the output.
     let before = all(lab, "json");
     lab.done(["register", "arm"]);
     assert_eq!(all(lab, "json"), before);
     assert_eq!(lab.done(["export", "--json"]), before);
 }
 
-/// A template for interpreters that are nowhere.
+/// Template for interpreters that do not exist.
 const NOWHERE: &str = "/nowhere/{arch}/emulator";
 
 kernel_test!(export_knows_paths_that_are_not_here);
@@ -60,7 +60,7 @@ fn export_knows_paths_that_are_not_here(lab: &Lab) {
     let value = lab.json(["export", "arm64", "--format", "json", "--interpreter-path", NOWHERE]);
     let rules = value["rules"].as_array().unwrap();
     assert_eq!(rules.len(), 1, "{value:#}");
-    // Not called like QEMU's: a name that says that qus was asked for it.
+    // The interpreter is not named like QEMU's, so the handler's name marks it as qus's.
     assert_eq!((&rules[0]["arch"], &rules[0]["name"]), (&"aarch64".into(), &"qus-aarch64".into()));
     assert_eq!(rules[0]["interpreter"], "/nowhere/aarch64/emulator");
     assert_eq!(rules[0]["flags"], "POF");
@@ -75,7 +75,7 @@ fn export_knows_paths_that_are_not_here(lab: &Lab) {
         arches
     };
     assert!(arches(&every).len() > ARCHES.len() - 4);
-    // For another machine: its own family is another one.
+    // For another machine, that machine's own architectures are left out.
     let options = ["--for", "riscv64", "--interpreter-path", NOWHERE];
     let other = lab.json(["export", "--format", "json"].into_iter().chain(options));
     let named = arches(&other);
@@ -133,12 +133,12 @@ fn export_writes_files_and_spares_those_of_others(lab: &Lab) {
         assert_eq!(*mode, if name == "qus" { 0o755 } else { 0o644 }, "{name}");
         assert!(!text.contains("==>"), "{text}");
     }
-    // Once more changes nothing.
+    // A second run changes nothing.
     for format in ["systemd", "binfmt-support", "openrc", "nix", "json"] {
         done(write(format));
     }
     assert_eq!(files(lab, "made/here"), before);
-    // Of somebody else: neither that nor the files beside it are touched.
+    // A file of another tool: neither this file nor the others in its directory are touched.
     let theirs = lab.path("made/here/qus-microblaze.conf");
     fs::write(&theirs, ":mine:E::mine::/mine:\n").unwrap();
     fs::remove_file(lab.path("made/here/qus-arm.conf")).unwrap();
@@ -176,8 +176,8 @@ fn export_says_what_it_cannot(lab: &Lab) {
 }
 
 kernel_test!(an_exported_script_registers_and_removes);
-/// The script of OpenRC, in a plain shell with stand-ins for the three functions of OpenRC that it calls. OpenRC itself
-/// runs it in `.ci/e2e/persist`.
+/// The script for OpenRC runs in a plain shell, with replacements for the three functions of OpenRC that it calls.
+/// OpenRC itself runs it in `.ci/e2e/persist`.
 fn an_exported_script_registers_and_removes(lab: &Lab) {
     let words = ["export", "arm", "microblaze", "--format", "openrc", "-o", "."];
     lab.done(words);
@@ -191,7 +191,7 @@ fn an_exported_script_registers_and_removes(lab: &Lab) {
     lab.done(["register", "arm", "microblaze"]);
     let registered = lab.entries();
     assert_eq!(registered.len(), 4);
-    // All is there: nothing to do, and it stays.
+    // Everything is registered: the script has nothing to do.
     assert_eq!(shell("start").status, 0);
     assert_eq!(lab.entries(), registered);
     assert_eq!(shell("stop").status, 0);
@@ -200,7 +200,7 @@ fn an_exported_script_registers_and_removes(lab: &Lab) {
     assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
     assert_eq!(lab.entries(), registered);
     assert_eq!(crate::lab::busybox("arm", "echo works").unwrap().stdout, "works\n");
-    // Somebody else's handler of the name stays, and that is said.
+    // A handler of another tool with that name stays, and the script reports it.
     lab.command("qemu-arm", "-1");
     lab.register(b":qemu-arm:E::x::/bin/true:").unwrap();
     let ran = shell("start");

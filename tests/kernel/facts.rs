@@ -1,4 +1,4 @@
-//! Facts of `docs/kernel.md` that the tests of qus's commands do not show by themselves: what the kernel does, without qus.
+//! Facts of `docs/kernel.md` that no test of a command of qus shows: the behaviour of the kernel, without qus.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,12 +21,12 @@ use crate::namespace::{INSTANCE, STRANGER, mount_instance};
 use crate::programs::{crashing, host, probe};
 use crate::skip::skip;
 
-/// What a shell script ends with that has a file's name, where no handler takes it: a shell reads what it cannot start.
+/// Exit status of [`unknown_file`] if no handler takes it: a shell reads the file that it cannot start.
 const NOT_TAKEN: i32 = 3;
-/// What a probe ends with whose `argv[0]` is an absolute path.
+/// Exit status of a probe whose `argv[0]` is an absolute path.
 const TAKEN: i32 = b'/' as i32;
 
-/// A file `name` that no kernel starts by itself.
+/// Writes a file that the kernel cannot start without a handler.
 fn unknown_file(lab: &Lab, name: &str) -> PathBuf {
     lab.executable(name, format!("exit {NOT_TAKEN}\n").as_bytes())
 }
@@ -36,12 +36,12 @@ fn handler(lab: &Lab, interpreter: &Path, flags: &str) -> Result<(), Errno> {
     lab.register(format!(":x:E::x::{}:{flags}", interpreter.display()).as_bytes())
 }
 
-/// A probe of this host as an interpreter: it ends with the first byte of its `argv[0]`.
+/// Writes a probe of this host as an interpreter. It ends with the first byte of its `argv[0]`.
 fn interpreter(lab: &Lab, name: &str) -> PathBuf {
     lab.executable(name, &probe(host()))
 }
 
-/// A copy of a program of this system, by which a test sees how the kernel started it.
+/// Copies a program of this system. Its output shows how the kernel started it.
 fn tool(lab: &Lab, directory: &str, name: &str) -> PathBuf {
     let path = ["/usr/bin", "/bin"].iter().map(|bin| Path::new(bin).join(name)).find(|path| path.exists());
     let Some(path) = path else { skip(format!("there is no {name} here")) };
@@ -54,7 +54,7 @@ fn write(name: &str, text: &[u8]) -> Result<usize, Errno> {
     nix::unistd::write(&file, text)
 }
 
-/// A file system in memory, in which setuid bits count.
+/// Mounts a file system in memory on which setuid bits take effect.
 fn file_system(lab: &Lab, name: &str) -> PathBuf {
     let path = lab.path(name);
     fs::create_dir(&path).unwrap();
@@ -66,7 +66,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Runs a shell script in the test's directory, in namespaces that `unshare` makes.
+/// Runs a shell script in the test's directory, in namespaces that `unshare` creates.
 fn unshared(lab: &Lab, words: &[&str], script: &str) -> Ran {
     run(Command::new("unshare").args(words).args(["sh", "-c", script]).current_dir(lab.path("")))
 }
@@ -168,13 +168,13 @@ fn who_opened_register_and_who_writes_to_it(lab: &Lab) {
     interpreter(lab, "hidden");
     set_mode(&lab.path("hidden"), 0o700);
     let file = unknown_file(lab, "file.x");
-    // Where the test has one user only, it stays who it is.
+    // If the namespace has one user only, the test stays root.
     let is_other = seteuid(STRANGER.into()).is_ok();
     if is_other {
         assert_eq!(start(&lab.path("hidden"), &["*"]), Err(Errno::EACCES as i32));
         seteuid(0.into()).unwrap();
     }
-    // The path is looked up from the root directory of who writes.
+    // The kernel looks up the path from the root directory of the process that writes.
     let outside = fs::File::open("/").unwrap();
     chroot(&lab.path("")).unwrap();
     if is_other {
@@ -209,7 +209,7 @@ fn the_file_of_an_entry_is_kept(lab: &Lab) {
     handler(lab, &path, "F").unwrap();
     let works = || start(&file, &["*"]).unwrap().status == TAKEN;
     assert!(works());
-    // No longer executable, by nobody.
+    // The file is no longer executable for any user.
     set_mode(&path, 0o644);
     assert_eq!(start(&path, &["*"]), Err(Errno::EACCES as i32));
     assert!(works());
@@ -258,7 +258,7 @@ fn what_an_interpreter_learns_of_its_flags(lab: &Lab) {
     let file = lab.executable("file.x", b"");
     for flags in ["", "O", "P", "OP"] {
         handler(lab, &cat, flags).unwrap();
-        // With `P` it is an argument, and so a file that is printed.
+        // With `P`, `argv[0]` is an argument for `cat`, so it must be the name of a file that `cat` can print.
         let name = "/dev/null";
         let output = Command::new(&file).arg("/proc/self/auxv").arg0(name).output().unwrap();
         let numbers: Vec<usize> = output
@@ -279,7 +279,7 @@ fn whose_rights_an_interpreter_has(lab: &Lab) {
     file_system(lab, "setuid");
     let cat = tool(lab, "setuid", "cat");
     let file = lab.executable("setuid/file.x", b"");
-    // An ordinary user cannot have another user here.
+    // If the tests run without root, the namespace has no second user.
     if chown(&cat, Some(STRANGER), None).is_err() {
         skip("there is only one user here");
     }
@@ -335,13 +335,13 @@ fn an_instance_of_each_user_namespace(lab: &Lab) {
     fs::create_dir(&again).unwrap();
     mount_instance(&again, MsFlags::empty());
     assert_eq!(fs::read_to_string(again.join("x")).unwrap(), lab.entries()["x"]);
-    // A mount namespace does not matter, and a user namespace without an instance neither.
+    // Neither a mount namespace nor a user namespace without an instance makes a difference.
     let without = format!("umount -l {INSTANCE} again; ./file.x; echo $?");
     for namespaces in [&["--mount"][..], &["-Ur"], &["-Urm"]] {
         let ran = unshared(lab, namespaces, &without);
         assert_eq!(ran.stdout, format!("{TAKEN}\n"), "{namespaces:?}: {ran:?}");
     }
-    // The shell has run before its namespace gets an instance.
+    // The shell runs already when its namespace gets an instance.
     let script = format!(
         "./file.x; echo $?; mount -t binfmt_misc none {INSTANCE}; ls {INSTANCE}; ./file.x; echo $?; \
          umount {INSTANCE}; ./file.x; echo $?"
@@ -356,7 +356,7 @@ fn entries_end_with_what_holds_their_instance(lab: &Lab) {
     let instance = Path::new(INSTANCE);
     let again = || {
         umount2(instance, MntFlags::MNT_DETACH).unwrap();
-        // Longer than the clock of the file system ticks.
+        // The delay is longer than a tick of the file system's clock.
         sleep(Duration::from_millis(50));
         mount_instance(instance, MsFlags::empty());
     };

@@ -1,8 +1,8 @@
-//! Every system call of a command fails once, and every one is the last: strace puts an errno in its place, or kills.
+//! Every system call of a command fails once, and every one ends the process once: strace injects an errno or a signal.
 //!
-//! Whatever happens, nothing is half-written or lost, exit status 0 means that it is done, and the next run mends the
-//! rest. A few calls are tried in every run of the tests; `QUS_FAULTS=full` tries all of them, and adds to the file
-//! `faults` in `target/…/tmp` how many they were.
+//! After each fault nothing is half-written or lost, exit status 0 means success, and the next run repairs the rest.
+//! Every run of the tests tries a sample of the calls. `QUS_FAULTS=full` tries all of them, and appends their number to
+//! the file `faults` in `target/…/tmp`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,20 +19,20 @@ use crate::build::{Tree, deb};
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, Ran, busybox, run};
 
-/// Faults of a command that are tried in every run of the tests.
+/// Number of faults of a command that every run of the tests tries.
 pub(crate) const SAMPLE: usize = 24;
 
-/// How many of a call are tried from its beginning and from its end, where there are many that are alike.
+/// Number of calls that are tried from the first and from the last of many similar ones.
 const ALIKE: usize = 30;
 
-/// Calls that are left alone: what has no errno, and what a process cannot do without when it ends.
+/// Calls without faults: those that return no errno, and those that a process needs to end.
 const SPARED: [&str; 4] = ["exit", "exit_group", "rt_sigreturn", "restart_syscall"];
 
-/// What is put in the place of a call.
+/// A fault that is injected into a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     Errno(&'static str),
-    /// A signal that somebody ends a program with who wants no harm.
+    /// A signal that asks a program to end.
     Term,
     Kill,
 }
@@ -50,13 +50,13 @@ struct Case {
 pub(crate) struct Scene<'a> {
     pub(crate) lab: &'a Lab,
     pub(crate) words: &'a [&'a str],
-    /// How many faults are tried unless `QUS_FAULTS` is `full`.
+    /// Number of faults that are tried unless `QUS_FAULTS` is `full`.
     pub(crate) sample: usize,
-    /// Makes everything as it is before the command.
+    /// Restores the state before the command.
     pub(crate) prepare: &'a dyn Fn(),
-    /// What holds after a fault, whatever it was: `Ran`, and whether the command was killed by the fault.
+    /// Checks the state after a fault. Arguments: the result, and whether the fault killed the command.
     pub(crate) after: &'a dyn Fn(&Ran, bool),
-    /// What holds when it is done; called after a run with exit status 0.
+    /// Checks the state after success; called after a run with exit status 0.
     pub(crate) done: &'a dyn Fn(),
 }
 
@@ -67,7 +67,7 @@ impl Scene<'_> {
         let cases = self.cases();
         let full = std::env::var_os("QUS_FAULTS").is_some_and(|value| value == "full");
         let step = if full { 1 } else { cases.len().div_ceil(self.sample) };
-        // Another part of them each time.
+        // Each run of the tests tries another sample.
         let first = if full { 0 } else { std::process::id() as usize % step };
         let mut found = Vec::new();
         let (mut tried, mut missed) = (0, 0);
@@ -91,7 +91,7 @@ impl Scene<'_> {
         assert!(found.is_empty(), "{} of {tried}: {found:#?}", found.len());
     }
 
-    /// Whether there was such a call: not every run has as many.
+    /// Tries one fault. Reports whether the call happened, as the number of calls differs between runs.
     fn one(&self, case: &Case) -> bool {
         (self.prepare)();
         let fault = match case.fault {
@@ -102,14 +102,14 @@ impl Scene<'_> {
         let inject = format!("inject={}:{fault}:when={}", case.call, case.when);
         let trace = self.lab.path("trace");
         let ran = self.traced(&["-qq", "-o", trace.to_str().unwrap(), "-e", &inject], case.every_process);
-        assert_ne!(ran.status, 124, "it hangs: {ran:#?}");
+        assert_ne!(ran.status, 124, "the command hangs: {ran:#?}");
         let text = fs::read_to_string(&trace).unwrap();
         let happened = match case.fault {
             Fault::Errno(_) => text.contains("(INJECTED)"),
             Fault::Term => text.contains("--- SIGTERM "),
             Fault::Kill => text.contains("killed by"),
         };
-        // An allocation that fails aborts the process.
+        // A failed allocation aborts the process.
         let killed = case.fault == Fault::Kill || ran.status >= 128;
         if ran.status == 0 && !killed {
             (self.done)();
@@ -123,7 +123,7 @@ impl Scene<'_> {
         happened
     }
 
-    /// All faults that are worth it.
+    /// Returns all faults to try.
     fn cases(&self) -> BTreeSet<Case> {
         (self.prepare)();
         let trace = self.lab.path("trace");
@@ -148,11 +148,11 @@ impl Scene<'_> {
             }
             let is_main = process == main;
             for when in 1..=count {
-                // The first is that of strace itself.
+                // The first `execve` is that of strace itself.
                 if call == "execve" && when == 1 || (ALIKE..count.saturating_sub(ALIKE)).contains(&when) {
                     continue;
                 }
-                // Nobody ends a probe, and in its calm it would not hear of it.
+                // No user sends SIGTERM to a probe process, which would not get it while signals are deferred.
                 for fault in faults(call).into_iter().filter(|fault| is_main || *fault != Fault::Term) {
                     let call = call.to_owned();
                     cases.insert(Case { call, when, fault, every_process: !is_main });
@@ -174,14 +174,14 @@ impl Scene<'_> {
         command
     }
 
-    /// Whoever was started has ended, or does so when the pipes break.
+    /// Expects that every started process has ended, or ends when its pipes close.
     fn nobody_is_left(&self) {
         let end = Instant::now() + Duration::from_secs(30);
         loop {
             match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
                 Err(_) => return,
                 Ok(WaitStatus::StillAlive) => {
-                    assert!(Instant::now() < end, "a process is left behind");
+                    assert!(Instant::now() < end, "a process is still running");
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 Ok(_) => {}
@@ -189,7 +189,7 @@ impl Scene<'_> {
         }
     }
 
-    /// Only who is killed leaves temporary files behind.
+    /// Expects that only a killed command leaves more than one temporary file.
     fn nothing_is_left_in_tmp(&self, killed: bool) {
         let left: Vec<_> =
             fs::read_dir(self.lab.path("tmp")).unwrap().map(|file| file.unwrap().path()).collect();
@@ -200,12 +200,12 @@ impl Scene<'_> {
     }
 }
 
-/// What may become of a call. `EINTR` where a signal can interrupt one, what a full disk and full memory say where they
-/// say it.
+/// Returns the faults of a call: `EINTR` if a signal can interrupt it, and the errnos of a full disk and of exhausted
+/// memory if it can return them.
 fn faults(call: &str) -> Vec<Fault> {
     let mut faults = vec![Fault::Kill, Fault::Term];
-    // What the kernel lets never fail, and what is relied on: the standard library panics where a directory cannot be
-    // closed.
+    // The kernel lets these calls never fail, and the standard library relies on that: it panics if closing a directory
+    // fails.
     if !matches!(call, "close" | "rt_sigprocmask" | "uname") {
         faults.push(Fault::Errno("EIO"));
     }
@@ -227,7 +227,7 @@ fn faults(call: &str) -> Vec<Fault> {
     faults
 }
 
-/// A handler of somebody else.
+/// A handler of another tool.
 const FOREIGN: &str = ":foreign:E::qus-test::/bin/true:";
 
 pub(crate) fn with_foreign(lab: &Lab) {
@@ -237,8 +237,8 @@ pub(crate) fn with_foreign(lab: &Lab) {
     lab.register(FOREIGN.as_bytes()).unwrap();
 }
 
-/// The instance is as it was or as it should be, unless qus was killed: then, too, nothing of before is lost, and whatever
-/// is there is one of the two, or the interim.
+/// Expects that the instance is in its old or its new state. After a kill, each handler is in one of these states or is
+/// a staged one, and no old handler is lost.
 pub(crate) fn instance_is_sound(
     lab: &Lab,
     ran: &Ran,
@@ -251,7 +251,7 @@ pub(crate) fn instance_is_sound(
     if !killed && (now == *before || now == *wanted) {
         return;
     }
-    // What cannot be removed is named.
+    // A handler that cannot be removed is named in the output.
     assert!(killed || ran.stdout.contains("cannot write "), "{now:#?} after {ran:#?}");
     for (name, text) in &now {
         let (name, _) = name.split_once(".qus-").unwrap_or((name, ""));
@@ -260,7 +260,8 @@ pub(crate) fn instance_is_sound(
     }
 }
 
-/// The handlers, whatever version an interpreter in memory was found to be: where it cannot be asked, it is unknown.
+/// Returns the handlers, without the version in the path of an interpreter in memory. The version is unknown if the
+/// interpreter cannot be run.
 fn handlers(lab: &Lab) -> BTreeMap<String, String> {
     let without_version = |text: String| match text.split_once("memory/QEMU-") {
         Some((before, rest)) => {
@@ -272,7 +273,7 @@ fn handlers(lab: &Lab) -> BTreeMap<String, String> {
     lab.entries().into_iter().map(|(name, text)| (name, without_version(text))).collect()
 }
 
-/// Registers in an instance that `prepare` makes.
+/// Tests a registration in an instance that `prepare` creates.
 fn registers(lab: &Lab, words: &[&str], prepare: &dyn Fn()) {
     prepare();
     let before = handlers(lab);
@@ -292,7 +293,7 @@ fn registers(lab: &Lab, words: &[&str], prepare: &dyn Fn()) {
                 ran.stderr.contains("architecture works in ") && !ran.stdout.contains("unverified");
             assert!(ran.status != 0 || is_verified, "claimed without verification: {ran:#?}");
             assert!(!ran.stdout.contains("verification failed") || handlers(lab) == before, "{ran:#?}");
-            // On this host, that is: it may lack the flag F.
+            // The test runs the program on this host, as the handler may lack the flag F.
             if served_before {
                 assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n", "{ran:#?}");
             }
@@ -316,7 +317,7 @@ fn faults_in_replace(lab: &Lab) {
 }
 
 kernel_test!(what_is_not_proven_again_is_put_back, with_strace);
-/// The last process that qus starts proves the handler under its final name. It cannot be started.
+/// The last process that qus starts verifies the handler under its final name. This process cannot be started.
 fn what_is_not_proven_again_is_put_back(lab: &Lab) {
     let words = ["register", "arm"];
     for enabled in ["1", "0"] {
@@ -351,7 +352,7 @@ fn what_is_not_proven_again_is_put_back(lab: &Lab) {
 }
 
 kernel_test!(an_interrupted_register_takes_back_what_is_unproven, with_strace);
-/// Ctrl-C, at any moment, of a registration whose proof will fail: what was there is as it was.
+/// Ctrl-C at any moment of a registration whose verification will fail: the previous state is restored.
 fn an_interrupted_register_takes_back_what_is_unproven(lab: &Lab) {
     let prepare = || {
         with_foreign(lab);
@@ -379,7 +380,7 @@ fn an_interrupted_register_takes_back_what_is_unproven(lab: &Lab) {
         *when += 1;
         prepare();
         let inject = format!("inject={call}:signal=INT:when={when}");
-        // A shell has what it starts in the background ignore Ctrl-C, and these tests may be that.
+        // A shell makes background jobs ignore Ctrl-C, and these tests may run as one.
         let wrapper = ["env", "--default-signal=INT", "strace", "-qq", "-o", "/dev/null", "-e", &inject];
         let ran = run(&mut lab.program(&wrapper, words));
         assert!(matches!(ran.status, 1 | 130), "{call} {when}: {ran:#?}");
@@ -429,8 +430,8 @@ fn faults_in_reset(lab: &Lab) {
     .play();
 }
 
-/// The files of a folder, with their contents, and how many are temporary. Records tell when they were made, and of which
-/// file: one of another file is none.
+/// Returns the files of a directory with their contents, and the number of temporary files. Records are left out, as
+/// they hold the time of their creation and the digest of their file. A record of another file has no effect.
 fn files(directory: &Path) -> (BTreeMap<String, Vec<u8>>, usize) {
     let files = fs::read_dir(directory).unwrap().map(|file| file.unwrap());
     let files = files.filter(|file| file.path().extension().is_none_or(|end| end != "json"));
@@ -439,7 +440,7 @@ fn files(directory: &Path) -> (BTreeMap<String, Vec<u8>>, usize) {
     (files, temporary.len())
 }
 
-/// A file that a command writes: the old one or the new one lies there, at every moment.
+/// Tests a command that writes a file: at every moment, the file has its old or its new content.
 fn writes(lab: &Lab, words: &[&str], file: &str, sample: usize) {
     let directory = lab.path("dest");
     let prepare = || {
@@ -462,14 +463,14 @@ fn writes(lab: &Lab, words: &[&str], file: &str, sample: usize) {
         prepare: &prepare,
         after: &|ran, killed| {
             let (now, temporary) = files(&directory);
-            assert!(now == before || now == wanted, "another file after {ran:#?}");
-            // One that cannot be removed stays.
+            assert!(now == before || now == wanted, "neither the old nor the new file after {ran:#?}");
+            // A temporary file that cannot be removed stays.
             assert!(temporary <= 1, "{temporary} temporary files after {ran:#?}");
             assert!(temporary == 0 || killed || ran.status != 0, "{ran:#?}");
         },
         done: &|| {
             let (now, temporary) = files(&directory);
-            assert!(now == wanted, "another file is there");
+            assert!(now == wanted, "the file has other content");
             assert_eq!(temporary, 0);
         },
     }
@@ -493,22 +494,22 @@ fn faults_in_bundle(lab: &Lab) {
     } else {
         lab.link("one/qemu-arm-static", &interpreter("arm"));
     }
-    // Fewer, as each copies an executable that is large while it is not built for release.
+    // The sample is smaller, as each case copies the executable, which is large in a debug build.
     writes(lab, &["bundle", "--interpreter-dir", "one", "-o", "dest/qus-arm", "arm"], "qus-arm", SAMPLE / 4);
 }
 
-/// A program of x86_64 that says what QEMU says of its version, and is packed in no time.
+/// Returns a program of x86_64 that prints a version as QEMU does, and is small, so that it is compressed quickly.
 pub(crate) fn tells_a_version() -> Vec<u8> {
     let printed = b"qemu-arm version 9.9.9\n";
-    // write(1, said, 23); exit(0); the address of what is said is relative to the end of its instruction.
+    // write(1, printed, 23); exit(0). The address of the text is relative to the end of its instruction.
     let code = b"\xb8\x01\0\0\0\xbf\x01\0\0\0\x48\x8d\x35\x10\0\0\0\xba\x17\0\0\0\x0f\x05\xb8\x3c\0\0\0\x31\xff\x0f\x05";
     let base = 0x0040_0000_u64;
     let length = (64 + 56 + code.len() + printed.len()) as u64;
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
     file.extend([base + 120, 64, 0].map(u64::to_le_bytes).concat());
-    // No flags; sizes of the header and of program headers, of which there is one; no sections.
+    // No flags; sizes of the header and of the one program header; no sections.
     file.extend([0, 0, 64, 56, 1, 0, 0, 0_u16].map(u16::to_le_bytes).concat());
-    // PT_LOAD, to be read and executed.
+    // PT_LOAD, readable and executable.
     file.extend([1, 5_u32].map(u32::to_le_bytes).concat());
     file.extend([0, base, base, length, length, 0x1000].map(u64::to_le_bytes).concat());
     [file.as_slice(), code, printed].concat()

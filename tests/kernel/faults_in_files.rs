@@ -1,7 +1,7 @@
-//! Faults in what lasts: the files of rules and the copies of interpreters, beside the handlers that they are of.
+//! Faults in persistent files: rules and copies of interpreters, together with their handlers.
 //!
-//! At every moment each of these files is the old one or the new one, from its first byte to its last, whoever is killed;
-//! what others have there is never touched.
+//! At every moment each of these files is completely the old or completely the new one, even if a process is killed.
+//! Files of other tools are never touched.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,15 +15,15 @@ use crate::faults::{SAMPLE, Scene, instance_is_sound, with_foreign};
 use crate::lab::{Lab, OURS, Ran, busybox};
 use crate::persist::{FOLDERS, host};
 
-/// Begins the names of files that are not complete.
+/// Prefix of the names of temporary files.
 const DRAFT: &str = ".qus-new-";
 const PERSIST: [&str; 5] = ["register", "--persist", "--interpreter-dir", "q", "arm"];
 const COPIED: &str = "# The interpreter is a copy that was made for this file, and is removed with it.\n";
 
-/// Content and mode of files, where a link leads; nothing of folders but that they are there.
+/// Content and mode of files, and the target of links. Directories are not recorded.
 type Tree = BTreeMap<PathBuf, (Vec<u8>, u32)>;
 
-/// Every file below the folders that qus may write to, but what is not complete, which is counted.
+/// Returns every file in the directories to which qus may write, and the number of temporary files.
 fn tree() -> (Tree, usize) {
     let (mut files, mut drafts) = (Tree::new(), 0);
     let mut directories: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
@@ -33,7 +33,7 @@ fn tree() -> (Tree, usize) {
             if kind.is_dir() {
                 directories.push(file.path());
             } else if file.path() == Path::new("/run/qus.lock") {
-                // One for all, which stays.
+                // All processes share this lock file, which stays.
             } else if file.file_name().as_encoded_bytes().starts_with(DRAFT.as_bytes()) {
                 drafts += 1;
             } else if kind.is_symlink() {
@@ -48,7 +48,7 @@ fn tree() -> (Tree, usize) {
     (files, drafts)
 }
 
-/// Makes the folders have these files, and no others; systemd or OpenRC is what runs.
+/// Makes the directories have exactly these files. `init` is the directory that identifies systemd or OpenRC.
 fn restore(files: &Tree, init: &str) {
     for directory in FOLDERS {
         for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
@@ -72,7 +72,8 @@ fn restore(files: &Tree, init: &str) {
     }
 }
 
-/// Where a run was cut off after it had made a copy, nobody knows any more that the copy was made for the file.
+/// Removes the comment about the copy. If a run was interrupted after it made the copy, the next run cannot detect that
+/// the copy was made for the file.
 fn but_for_the_copy(files: &Tree) -> Tree {
     let without = |(path, (content, mode)): (&PathBuf, &(Vec<u8>, u32))| {
         let text = String::from_utf8(content.clone()).map(|text| text.replace(COPIED, "").into_bytes());
@@ -81,7 +82,7 @@ fn but_for_the_copy(files: &Tree) -> Tree {
     files.iter().map(without).collect()
 }
 
-/// Every file is as it was or as it should be, and none that both have is gone.
+/// Expects that every file is in its old or its new state, and that no file of both states is missing.
 fn files_are_sound(ran: &Ran, killed: bool, before: &Tree, wanted: &Tree) {
     let (now, drafts) = tree();
     let now = but_for_the_copy(&now);
@@ -93,9 +94,9 @@ fn files_are_sound(ran: &Ran, killed: bool, before: &Tree, wanted: &Tree) {
     for path in before.keys().filter(|path| wanted.contains_key(*path)) {
         assert!(now.contains_key(path), "{} is lost after {ran:#?}", path.display());
     }
-    // One that cannot be removed stays.
+    // A temporary file that cannot be removed stays.
     assert!(drafts == 0 || killed || ran.status != 0, "{drafts} drafts after {ran:#?}");
-    // A copy that is not complete, and what it takes the place of.
+    // At most two temporary files: an incomplete copy, and the file that it replaces.
     assert!(drafts <= 2, "{drafts} drafts after {ran:#?}");
 }
 
@@ -105,13 +106,13 @@ fn files_are(wanted: &Tree) {
     assert_eq!((names(&now), drafts), (names(wanted), 0));
     let (now, wanted) = (but_for_the_copy(&now), but_for_the_copy(wanted));
     let other: Vec<_> = now.keys().filter(|path| now.get(*path) != wanted.get(*path)).collect();
-    assert!(other.is_empty(), "another content: {other:?}");
+    assert!(other.is_empty(), "files with other content: {other:?}");
 }
 
 const SYSTEMD: &str = "/run/systemd/system";
 const OPENRC: &str = "/run/openrc";
 
-/// What others have there.
+/// Returns files of other tools.
 fn of_others() -> Tree {
     let file = |path: &str, text: &str| (PathBuf::from(path), (text.as_bytes().to_vec(), 0o100_644));
     Tree::from([
@@ -121,7 +122,7 @@ fn of_others() -> Tree {
     ])
 }
 
-/// `register --persist arm`, in surroundings that `prepare` makes.
+/// Tests `register --persist arm` in a state that `prepare` creates.
 fn persists(lab: &Lab, sample: usize, prepare: &dyn Fn()) {
     prepare();
     let (before, entries) = (tree().0, lab.entries());
@@ -137,7 +138,7 @@ fn persists(lab: &Lab, sample: usize, prepare: &dyn Fn()) {
         after: &|ran, killed| {
             instance_is_sound(lab, ran, killed, &entries, &wanted_entries);
             files_are_sound(ran, killed, &before, &wanted);
-            // What did not come to be registered is not kept for the next boot either.
+            // A handler that was not registered is not restored at boot either.
             if !killed && lab.entries() == entries && !ran.stderr.contains("cannot put back") {
                 let (now, _) = tree();
                 assert!(
@@ -177,7 +178,8 @@ fn faults_in_persist_with_openrc(lab: &Lab) {
 }
 
 kernel_test!(faults_in_persist_of_another_version, with_strace);
-/// What lasts is of one version, and another one is at hand: file and handler change places, under the same names.
+/// The persistent files are of one version, and another version is available. The file and the handler are replaced
+/// under the same names.
 fn faults_in_persist_of_another_version(lab: &Lab) {
     host(lab);
     with_foreign(lab);
@@ -190,7 +192,7 @@ fn faults_in_persist_of_another_version(lab: &Lab) {
     persists(lab, SAMPLE, &|| {
         with_foreign(lab);
         restore(&first, SYSTEMD);
-        // Its file is another one since, so that this is a handler of an interpreter that is gone.
+        // The copy has been replaced, so this handler runs an interpreter that no longer exists.
         lab.handler(
             "qemu-arm",
             "arm",
@@ -200,7 +202,7 @@ fn faults_in_persist_of_another_version(lab: &Lab) {
     });
 }
 
-/// The files but for the service, which is made anew from the files that are left.
+/// Returns the files without the service, which qus writes again for the remaining files.
 fn without_service(files: &Tree) -> Tree {
     let mut files = files.clone();
     if let Some((text, _)) = files.remove(Path::new("/etc/init.d/qus")) {
@@ -209,7 +211,7 @@ fn without_service(files: &Tree) -> Tree {
     files
 }
 
-/// `reset --persist` of two architectures.
+/// Tests `reset --persist` of two architectures.
 fn resets(lab: &Lab, init: &str, sample: usize) {
     host(lab);
     with_foreign(lab);
@@ -265,7 +267,7 @@ fn faults_in_reset_persist_with_openrc(lab: &Lab) {
 }
 
 kernel_test!(faults_in_apply, with_strace);
-/// One rule that is new, one that has drifted, one that is there already.
+/// One rule is new, one differs from its handler, and one is registered already.
 fn faults_in_apply(lab: &Lab) {
     let line = |arch: &str| lab.done(["export", arch, "--format", "register"]);
     fs::write(lab.path("some.conf"), ["arm", "s390x", "mips"].map(line).concat()).unwrap();
@@ -291,7 +293,7 @@ fn faults_in_apply(lab: &Lab) {
                 let (name, _) = name.split_once(".qus-").unwrap_or((name, ""));
                 assert!([before.get(name), wanted.get(name)].contains(&Some(text)), "{name} after {ran:#?}");
             }
-            // Each line is one: what others have, and what was there before, serves throughout.
+            // Lines are independent: handlers of other tools and existing handlers work throughout.
             assert_eq!(now.get("foreign"), before.get("foreign"), "{ran:#?}");
             assert_eq!(now.get("qemu-mips"), before.get("qemu-mips"), "{ran:#?}");
             assert_eq!(busybox("s390x", "echo works").unwrap().stdout, "works\n", "{ran:#?}");

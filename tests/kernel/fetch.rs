@@ -1,4 +1,4 @@
-//! `qus fetch --from` and `qus register --from`: from a folder, a file, a package, and what only looks like one.
+//! `qus fetch --from` and `qus register --from`: from a directory, a file, a package, and files that only resemble one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::build::{Cpio, Tree, apk, ar, control, deb, descriptor, docker, oci, p
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, Ran, busybox, order};
 
-/// The interpreters in the folder `dest`, with their sizes.
+/// Returns the interpreters in the directory `dest`, with their sizes.
 fn files(lab: &Lab) -> BTreeMap<String, u64> {
     let Ok(files) = fs::read_dir(lab.path("dest")) else { return BTreeMap::new() };
     files
@@ -20,7 +20,7 @@ fn files(lab: &Lab) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// `qus fetch` and `qus register` are refused with `source` for arm, and leave the folder `dest` as it is.
+/// Expects that `qus fetch` and `qus register` refuse `source` for arm, and leave the directory `dest` unchanged.
 fn refused(lab: &Lab, source: &str, message: &str) -> Ran {
     let before = files(lab);
     for word in ["fetch", "register"] {
@@ -62,7 +62,7 @@ fn fetch_takes_from_a_folder(lab: &Lab) {
     let file = &value["files"][0];
     assert_eq!((&file["arch"], &file["outcome"]), (&"arm".into(), &"unchanged".into()));
     assert_eq!(file["size"], before["qemu-arm-static"]);
-    // Nothing of it touches the kernel.
+    // No handler is registered.
     assert!(order().is_empty());
 }
 
@@ -77,7 +77,7 @@ fn fetch_takes_a_single_file(lab: &Lab) {
     assert_eq!(files(lab).len(), 1);
 }
 
-/// A tree with the interpreter of arm in Debian's place.
+/// Returns a tree with the interpreter of arm at Debian's path.
 fn tree() -> Tree {
     Tree::new().file("./usr/bin/qemu-arm-static", &fs::read(interpreter("arm")).unwrap())
 }
@@ -94,7 +94,7 @@ fn fetch_takes_from_a_package(lab: &Lab) {
     let file = &lab.json(words)["files"][0];
     assert_eq!((&file["package"], &file["version"]), (&"qemu-user-static".into(), &"1:7.2".into()));
     assert!(lab.done(["register", "--interpreter-dir", "dest", "arm"]).contains(" registered "));
-    // All at once, from a package into the kernel.
+    // `register --from` does both: it fetches the interpreter, and registers it.
     lab.done(["reset"]);
     let words = ["register", "--from", "some.deb", "--dest", "other", "arm"];
     assert!(lab.done(words).contains(" registered "));
@@ -165,7 +165,7 @@ fn a_damaged_package_is_refused(lab: &Lab) {
     write(&ar(&[("debian-binary", b"2.0\n"), ("control.tar", &control())]));
     refused(lab, "some.deb", "some.deb has no data.tar");
     refused(lab, "nowhere.deb", "cannot open nowhere.deb: No such file or directory");
-    // One that is fine does it after all of that.
+    // A good package works after all the bad ones.
     write(&good);
     lab.done(["fetch", "--from", "some.deb", "--dest", "dest", "arm"]);
 }
@@ -259,7 +259,7 @@ fn register_takes_from_a_folder(lab: &Lab) {
     );
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
     assert!(lab.done(words).contains(" unchanged "));
-    // A newer one in its place is taken up.
+    // The handler gets the other version that replaces the file.
     let older = downloads::distribution();
     let words = ["register", "--from", older.to_str().unwrap(), "--dest", "dest", "arm"];
     assert!(lab.done(words).contains("qemu-arm still ran the file that was replaced"));

@@ -1,5 +1,5 @@
-//! Register lines: the kernel's verdict on them is that of `Rule::parse`, and what it makes of them is what
-//! `Entry::parse` reads.
+//! Register lines: `Rule::parse` accepts the lines that the kernel accepts, and `Entry::parse` reads the resulting
+//! entries.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,15 +18,15 @@ use crate::lab::Lab;
 use crate::namespace::INSTANCE;
 use crate::random::{Random, cases};
 
-/// A handler that is there before anything else: its name is taken.
+/// Name of a handler that exists from the beginning.
 const TAKEN: &[u8] = b"taken";
 /// An executable file in the current directory.
 const INTERPRETER: &[u8] = b"i";
 
-/// The instance, and the model of it that is compared with it.
+/// The instance, which is compared with the parser.
 struct Referee {
     register: fs::File,
-    /// How often the kernel gave each verdict; 0 stands for a new handler.
+    /// Number of times that the kernel gave each verdict: an errno, or 0 for a new handler.
     verdicts: BTreeMap<i32, usize>,
 }
 
@@ -41,7 +41,8 @@ impl Referee {
         referee
     }
 
-    /// Lets the kernel judge `line`, and compares. Whatever it made of it is gone again afterwards.
+    /// Writes `line` to the kernel, and compares the result with the parser. Removes the handler, if one was
+    /// registered.
     fn judge(&mut self, line: &[u8]) {
         let kernel = self.register.write(line).map_err(|error| error.raw_os_error().unwrap());
         let text = kernel.is_ok().then(|| take(line));
@@ -58,7 +59,7 @@ impl Referee {
         let rule = rule.unwrap();
         let shown = format!("\nentry: {}{shown}", text.escape_ascii());
         let entry = Entry::parse(&text).unwrap_or_else(|error| panic!("{error}{shown}"));
-        assert!(entry.is(&rule), "{entry:?} is not what was asked for{shown}");
+        assert!(entry.is(&rule), "{entry:?} differs from the rule{shown}");
         assert!(entry.to_rule(rule.name()).is_some_and(|again| entry.is(&again)), "{entry:?}{shown}");
     }
 
@@ -67,7 +68,7 @@ impl Referee {
     }
 }
 
-/// The text of the entry that `line` made; it is removed.
+/// Returns the text of the entry that `line` registered, and removes the entry.
 fn take(line: &[u8]) -> Vec<u8> {
     let name = line[1..].split(|byte| *byte == line[0]).next().unwrap();
     let path = Path::new(INSTANCE).join(OsStr::from_bytes(name));
@@ -76,7 +77,8 @@ fn take(line: &[u8]) -> Vec<u8> {
     text
 }
 
-/// What the kernel is expected to say to `line`: its parser first, then with `F` the interpreter, then the name.
+/// Predicts the errno for `line`. The kernel checks the grammar first, then with `F` the interpreter, then the name
+/// (K19).
 fn expected(line: &[u8]) -> Option<Errno> {
     let rule = Rule::parse(line);
     let (rule, name) = match rule {
@@ -93,7 +95,7 @@ fn expected(line: &[u8]) -> Option<Errno> {
     opened.or(name)
 }
 
-/// The rule of `line`, but under a name that can be.
+/// Returns the rule of `line` with a valid name.
 fn renamed(line: &[u8]) -> Rule {
     let delimiter = line[0];
     let length = line[1..].iter().position(|byte| *byte == delimiter).unwrap();
@@ -102,7 +104,7 @@ fn renamed(line: &[u8]) -> Rule {
     Rule::parse(&[&[delimiter], &name[..], &line[1 + length..]].concat()).unwrap()
 }
 
-/// What opening an interpreter fails with.
+/// Returns the errno of opening an interpreter, if it fails.
 fn refusal_to_open(path: &Path) -> Option<Errno> {
     match fs::metadata(path) {
         Err(error) => Some(Errno::from_raw(error.raw_os_error().unwrap())),
@@ -176,14 +178,15 @@ fn grammar_window_edges(lab: &Lab) {
         referee.judge(&[b":", &vec![b'n'; length][..], b":E::x::/i:"].concat());
         referee.judge(&[b":", &vec![b'n'; length][..], b":E::x::nowhere:F"].concat());
     }
-    // An escape takes four bytes of the line, a raw byte one: 256 bytes of magic and mask fit raw alone.
+    // An escape takes four bytes of the line, and a raw byte takes one. So 256 bytes of magic and mask fit only as raw
+    // bytes.
     for byte in [b'\\', b'a', 0xff, b'\n'] {
         referee.judge(&[b":w:M::", &vec![byte; 256][..], b":", &vec![byte; 256], b":/i:"].concat());
     }
     assert!(referee.seen(0) > 50, "{:?}", referee.verdicts);
 }
 
-/// A register line: a valid one in most of its parts.
+/// Returns a register line whose parts are mostly valid.
 fn line(random: &mut Random) -> Vec<u8> {
     let delimiter = if random.chance(60) { *random.pick(&[&b':', &b',', &b'|']) } else { random.byte() };
     let name = name(random);
@@ -264,7 +267,7 @@ fn offset(random: &mut Random) -> Vec<u8> {
     }
 }
 
-/// Magic and mask as they are written.
+/// Returns magic and mask as text of a line.
 fn window(random: &mut Random, delimiter: u8) -> (Vec<u8>, Vec<u8>) {
     let length = match random.below(20) {
         0 => 0,
@@ -317,7 +320,7 @@ fn window(random: &mut Random, delimiter: u8) -> (Vec<u8>, Vec<u8>) {
     (magic, mask)
 }
 
-/// A byte that stands for itself, more often than not.
+/// Returns a byte that mostly needs no escape.
 fn raw(random: &mut Random, delimiter: u8) -> u8 {
     if random.chance(1) {
         return *random.pick(&[&0, &delimiter, &b'\\', &b'\n', &b'x']);
@@ -347,7 +350,7 @@ fn extension(random: &mut Random) -> Vec<u8> {
         .to_vec()
 }
 
-/// With `F` the kernel opens it, and complains in its log when it cannot: seldom here.
+/// Returns the path of an interpreter. With `F` it is mostly one that can be opened, as the kernel logs each failure.
 fn interpreter(random: &mut Random, fixed: bool) -> Vec<u8> {
     if fixed && random.chance(98) {
         return random.pick(&[INTERPRETER, b"./i", b"d/../i"]).to_vec();
@@ -377,7 +380,7 @@ fn flags(random: &mut Random) -> Vec<u8> {
     }
 }
 
-/// Makes the line about as long as the kernel permits, or about as short.
+/// Makes the line about as long or as short as the kernel permits.
 fn pad(random: &mut Random, line: &mut Vec<u8>, delimiter: u8) {
     if random.chance(30) {
         line.truncate(9 + random.below(5));
@@ -389,7 +392,7 @@ fn pad(random: &mut Random, line: &mut Vec<u8>, delimiter: u8) {
     line.splice(at..at, std::iter::repeat_n(b'/', missing));
 }
 
-/// One or two edits anywhere.
+/// Makes one or two random edits.
 fn mutate(random: &mut Random, line: &mut Vec<u8>, delimiter: u8) {
     for _ in 0..=random.below(2) {
         let at = random.below(line.len().max(1));
@@ -407,7 +410,7 @@ fn mutate(random: &mut Random, line: &mut Vec<u8>, delimiter: u8) {
 }
 
 prop_compose! {
-    /// Bytes among which are many of those that a line has to treat with care.
+    /// Bytes, with many of those that need care in a line.
     fn bytes(length: impl Into<prop::collection::SizeRange>)(
         bytes in prop::collection::vec(prop_oneof![
             8 => any::<u8>(),
@@ -419,7 +422,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// A name, or a path: no NUL; of a name no `/` either.
+    /// A name or a path: no NUL, and no `/` in a name.
     fn text(length: impl Into<prop::collection::SizeRange>, is_name: bool)(bytes in bytes(length)) -> Vec<u8> {
         bytes.into_iter().map(|byte| if byte == 0 || is_name && byte == b'/' { b'n' } else { byte }).collect()
     }

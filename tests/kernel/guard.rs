@@ -13,11 +13,11 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use crate::namespace::INSTANCE;
 
-/// Directories of which every file is compared.
+/// Directories in which every file is compared.
 const WHOLE: [&str; 5] = ["/etc", "/usr/local", "/var/lib/binfmts", "/var/cache/qus", "/run/binfmt.d"];
-/// How long what other programs make for a moment may be seen.
+/// Time that temporary changes of other programs may last, and that processes of the tests may take to end.
 const MOMENT: Duration = Duration::from_secs(3);
-/// Directories that other programs use, of which only names that qus may use are compared.
+/// Directories that other programs use as well. Only names that qus may use are compared in them.
 const SHARED: [&str; 4] = ["/dev/shm", "/run", "/tmp", "/var/tmp"];
 /// Files that the system itself rewrites.
 const VOLATILE: [&str; 4] = ["/etc/mtab", "/etc/resolv.conf", "/etc/hosts", "/etc/ld.so.cache"];
@@ -27,7 +27,7 @@ const VOLATILE: [&str; 4] = ["/etc/mtab", "/etc/resolv.conf", "/etc/hosts", "/et
 pub(crate) struct Machine(BTreeMap<String, String>);
 
 impl Machine {
-    /// Looks at the machine.
+    /// Records the state of the machine.
     pub(crate) fn inspect() -> Self {
         let mut seen = BTreeMap::new();
         for directory in WHOLE {
@@ -54,13 +54,13 @@ impl Machine {
         Self(seen)
     }
 
-    /// What the tests left behind, a line each: processes, or differences to the machine as it was.
+    /// Returns what the tests left behind, one line each: processes, or else differences to the recorded state.
     pub(crate) fn left_behind(&self) -> Vec<String> {
         let processes = surviving_processes();
         if processes.is_empty() { self.differences_now() } else { processes }
     }
 
-    /// Every lasting difference to the machine as it is now, a line each.
+    /// Returns every lasting difference to the recorded state, one line each.
     fn differences_now(&self) -> Vec<String> {
         let mut differences = self.differences(&Self::inspect());
         if !differences.is_empty() {
@@ -71,23 +71,23 @@ impl Machine {
         differences.into_values().collect()
     }
 
-    /// Every difference, by its name.
+    /// Returns every difference, by its name.
     fn differences(&self, later: &Self) -> BTreeMap<String, String> {
         let names: BTreeSet<_> = self.0.keys().chain(later.0.keys()).collect();
         let differs = names.into_iter().filter(|name| self.0.get(*name) != later.0.get(*name));
-        // Any run of qus removes leftovers.
+        // Every run of qus removes leftover files, so a missing one is no difference.
         let differs = differs.filter(|name| !name.starts_with("leftover ") || later.0.contains_key(*name));
         let line = |name: &String| format!("{name}: {:?}, now {:?}", self.0.get(name), later.0.get(name));
         differs.map(|name| (name.clone(), line(name))).collect()
     }
 }
 
-/// Makes orphans of the tests children of this process.
+/// Makes this process the parent of the tests' orphans.
 pub(crate) fn adopt_orphans() {
     set_child_subreaper(true).unwrap();
 }
 
-/// Processes that the tests have left behind, by their command lines.
+/// Returns the command lines of processes that the tests have left behind.
 fn surviving_processes() -> Vec<String> {
     let deadline = Instant::now() + MOMENT;
     loop {
@@ -109,8 +109,8 @@ fn surviving_processes() -> Vec<String> {
     ids.iter().filter_map(line).collect()
 }
 
-/// Reports whether a process uses this file or directory: runs of qus lock it for as long. A process of the tests is found
-/// by [`surviving_processes`]; others are not the tests' affair.
+/// Reports whether a process uses this file or directory: qus locks its temporary files while it runs.
+/// [`surviving_processes`] finds processes of the tests; other processes do not concern the tests.
 fn is_held(path: &Path) -> bool {
     fs::File::open(path).is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
 }

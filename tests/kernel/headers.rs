@@ -1,4 +1,5 @@
-//! What toolchains and packers write into headers: all of it runs, and what no emulator takes is refused by the kernel.
+//! ELF headers as toolchains and packers write them. All such programs run; the kernel refuses those that no emulator
+//! takes.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -13,7 +14,7 @@ use crate::lab::Lab;
 use crate::programs::{E_MACHINE, ET_DYN, arch, execute, probe};
 
 const EM_MIPS: u16 = 8;
-/// Positions in every ELF header.
+/// Offsets in every ELF header.
 const EI_VERSION: usize = 6;
 const E_TYPE: usize = 16;
 
@@ -69,7 +70,7 @@ fn headers(lab: &Lab, directory: &Path) {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), programs.len(), wrong.join("\n"));
 }
 
-/// Programs of `arch`, under each of its machine numbers, that have to run.
+/// Returns programs of `arch`, under each of its machine numbers, that have to run.
 fn variants(arch: &'static Arch) -> Vec<(String, Vec<u8>)> {
     let usual = Variant::default();
     let dynamic = Variant { e_type: ET_DYN, ..usual };
@@ -95,13 +96,13 @@ fn variants(arch: &'static Arch) -> Vec<(String, Vec<u8>)> {
     machines.flat_map(build).collect()
 }
 
-/// Programs of `arch` with something in the header that is none of its own: nothing takes them.
+/// Returns programs of `arch` with an invalid value in the header. No handler takes them.
 fn damaged(arch: &'static Arch) -> Vec<(String, Vec<u8>)> {
     let order = arch.identity.order;
     let mut damaged = Vec::new();
-    let mut damage = |what: String, place: usize, bytes: &[u8]| {
+    let mut damage = |what: String, offset: usize, bytes: &[u8]| {
         let mut image = probe(arch);
-        image.splice(place..place + bytes.len(), bytes.iter().copied());
+        image.splice(offset..offset + bytes.len(), bytes.iter().copied());
         if Arch::from_header(&image).is_none() {
             damaged.push((format!("{} with {what}", arch.name), image));
         }
@@ -118,7 +119,7 @@ fn damaged(arch: &'static Arch) -> Vec<(String, Vec<u8>)> {
     damaged
 }
 
-/// Programs of architectures that QEMU has no emulator for, with headers much like those of others.
+/// Returns programs of architectures that QEMU does not emulate, with headers similar to those of others.
 fn elsewhere() -> Vec<(String, Vec<u8>)> {
     let others = [
         ("x32", "i386", 62),

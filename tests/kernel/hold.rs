@@ -1,4 +1,4 @@
-//! `qus register --hold`: what is registered lasts until a signal, and then is gone.
+//! `qus register --hold`: the handlers exist until a signal arrives.
 
 use std::fs;
 use std::os::linux::net::SocketAddrExt as _;
@@ -13,14 +13,14 @@ use crate::downloads;
 use crate::lab::Lab;
 use crate::namespace::INSTANCE;
 
-/// qus that holds, and the socket on which it says that it is ready.
+/// A qus that holds handlers, and the socket on which it reports that it is ready.
 struct Holder {
     child: Child,
     socket: UnixDatagram,
 }
 
 impl Holder {
-    /// Starts `command`, and waits until it says that it is ready on a socket in the folder of the test.
+    /// Starts `command`, and waits until it reports that it is ready, on a socket in the directory of the test.
     fn start(lab: &Lab, mut command: Command) -> Self {
         let path = lab.path("notify");
         let _none_yet = fs::remove_file(&path);
@@ -28,7 +28,7 @@ impl Holder {
         Self::wait(socket, command.env("NOTIFY_SOCKET", path))
     }
 
-    /// The same with a socket that has no file.
+    /// Does the same as [`start`](Self::start), with an abstract socket, which has no file.
     fn start_abstract(mut command: Command) -> Self {
         let name = format!("qus-test-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
@@ -38,7 +38,7 @@ impl Holder {
 
     fn wait(socket: UnixDatagram, command: &mut Command) -> Self {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // Long enough for the busiest machine: who waits in vain has failed.
+        // The timeout is long enough for a busy machine; reaching it is a failure.
         socket.set_read_timeout(Some(Duration::from_mins(2))).unwrap();
         let mut word = [0; 64];
         let length = socket.recv(&mut word).unwrap();
@@ -46,11 +46,11 @@ impl Holder {
         Self { child, socket }
     }
 
-    /// Ends it with `signal`: its exit status, and what it said.
+    /// Ends qus with `signal`, and returns its exit status and its output.
     fn end(self, signal: Signal) -> (Option<i32>, String, String) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
         let output = self.child.wait_with_output().unwrap();
-        // It said so once.
+        // qus reports that it is ready only once.
         self.socket.set_nonblocking(true).unwrap();
         assert!(self.socket.recv(&mut [0; 64]).is_err());
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -81,7 +81,7 @@ fn hold_until_a_signal(lab: &Lab) {
 
     let holder = Holder::start_abstract(command(lab, &["--hold", "aarch64"]));
     assert_eq!(names(lab), ["qemu-aarch64"]);
-    // Somebody removes it meanwhile: what is gone is gone.
+    // Another process removes the handler meanwhile, which is no failure.
     lab.command("qemu-aarch64", "-1");
     assert_eq!(holder.end(Signal::SIGINT).0, Some(0));
     assert_eq!(names(lab), [""; 0]);
@@ -104,7 +104,7 @@ fn hold_what_would_end_with_the_command(lab: &Lab) {
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     command.env("QUS_INTERPRETER_DIR", downloads::distribution());
     let holder = Holder::start(lab, command);
-    // It is in force: dispatch goes by the user namespace, not by the mount (K65).
+    // The handler is active: the kernel selects the instance by the user namespace, not by the mount (K65).
     let busybox = lab.path("busybox");
     fs::copy(downloads::busybox("aarch64"), &busybox).unwrap();
     assert!(Command::new(&busybox).arg("true").status().unwrap().success());

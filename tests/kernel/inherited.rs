@@ -1,4 +1,5 @@
-//! State that qus inherits from its parent: it does not change what qus does, and `qus run` passes it on.
+//! State that qus inherits from its parent process: it does not change the behaviour of qus, and `qus run` passes it
+//! on.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +12,7 @@ use nix::unistd::Pid;
 use crate::downloads;
 use crate::lab::{Lab, run};
 
-/// Command lines that start a program with state that breaks a careless one.
+/// Command lines that start a program with unusual inherited state.
 const WRAPPERS: &[&[&str]] = &[
     &["env", "--ignore-signal=CHLD"],
     &["env", "--ignore-signal"],
@@ -22,7 +23,7 @@ const WRAPPERS: &[&[&str]] = &[
     &["sh", "-c", "trap '' CHLD PIPE HUP INT QUIT; umask 0077; exec \"$@\" <&-", "sh"],
 ];
 
-/// Each command prints and changes the same with every wrapper as with none.
+/// Expects that each command prints and changes the same with every wrapper as without one.
 fn same_with_every_wrapper(lab: &Lab, commands: &[&[&str]]) {
     for words in commands {
         let mut seen = Vec::new();
@@ -30,7 +31,7 @@ fn same_with_every_wrapper(lab: &Lab, commands: &[&[&str]]) {
             let _none_yet = fs::remove_dir_all(lab.path("dest"));
             let ran = run(&mut lab.program(wrapper, words.iter().copied()));
             seen.push((ran, lab.entries()));
-            // The next run registers anew.
+            // The next run has to register again.
             if words.contains(&"register") {
                 lab.done(["reset"]);
             }
@@ -64,7 +65,7 @@ fn commands_work_with_inherited_state(lab: &Lab) {
 }
 
 kernel_test!(commands_of_a_user_work_with_inherited_state, somebody);
-/// Without the rights of root over files, a umask counts in full.
+/// Without the rights of root over files, the umask applies fully.
 fn commands_of_a_user_work_with_inherited_state(lab: &Lab) {
     let program = lab.copy("busybox", &downloads::busybox("s390x"));
     let program = program.to_str().unwrap();
@@ -80,7 +81,7 @@ fn commands_of_a_user_work_with_inherited_state(lab: &Lab) {
     );
 }
 
-/// A program that `wrapper` starts finds the same as one that `wrapper` starts through `qus run`.
+/// Expects that a program finds the same state whether `wrapper` starts it directly or through `qus run`.
 fn same_through_run(lab: &Lab, wrapper: &[&str], program: &[&str]) {
     let through = lab.program(wrapper, ["run", "--"].iter().chain(program).copied()).output().unwrap();
     let mut words = wrapper.iter().chain(program);
@@ -103,7 +104,7 @@ fn run_passes_inherited_signals_on(lab: &Lab) {
     for wrapper in WRAPPERS {
         same_through_run(lab, wrapper, &program);
     }
-    // The comparison sees a difference.
+    // The comparison detects a difference.
     let seen = |option: &str| {
         let ran = run(lab.program(&["env", option], ["run", "--"]).args(program));
         ran.stdout
@@ -116,7 +117,7 @@ fn run_passes_inherited_signals_on(lab: &Lab) {
 
 kernel_test!(run_passes_inherited_descriptors_and_umask_on);
 fn run_passes_inherited_descriptors_and_umask_on(lab: &Lab) {
-    // Which of the first ten are open, as the shell's own are above them.
+    // Lists which of the first ten descriptors are open. The shell's own descriptors are higher.
     let script =
         "umask; for n in 0 1 2 3 4 5 6 7 8 9; do test -e /proc/$$/fd/$n && echo $n; done >>found; true";
     for closed in ["", "<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
@@ -136,7 +137,7 @@ kernel_test!(hold_ignores_inherited_ignored_signals);
 fn hold_ignores_inherited_ignored_signals(lab: &Lab) {
     let mut command = lab.program(&["env", "--ignore-signal=INT,HUP"], ["register", "--hold", "arm"]);
     let mut holder = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // It prints what it has registered just before it waits.
+    // qus prints the registered handlers just before it waits.
     let mut first = [0];
     std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut first).unwrap();
     let process = Pid::from_raw(holder.id().try_into().unwrap());

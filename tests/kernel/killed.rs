@@ -1,6 +1,6 @@
-//! SIGKILL at any moment: the next run of the same command does its work, and nothing is left of the killed one.
+//! SIGKILL at any moment: the next run of the same command succeeds, and nothing of the killed run is left.
 //!
-//! `QUS_KILLS=200` kills each command so often; the usual run does so a few times.
+//! `QUS_KILLS=200` kills each command 200 times; by default each one is killed a few times.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,17 +14,17 @@ use crate::lab::{Lab, OURS};
 use crate::persist::{FOLDERS, host};
 use crate::random::Random;
 
-/// Kills of each quick command, and of a slow one, without the variable.
+/// Number of kills of each fast command, and of each slow one, without the variable.
 const SAMPLE: [usize; 2] = [6, 2];
 
-/// One command, and the handlers that are there before it.
+/// A command, and the handlers that exist before it.
 struct Case {
     words: Vec<&'static str>,
     /// Architectures with a working handler.
     registered: &'static [&'static str],
 }
 
-/// Every command that writes, executes or registers. Those that only print have nothing to leave.
+/// Returns every command that writes, executes or registers. Commands that only print leave nothing.
 fn cases() -> Vec<Case> {
     let case = |line: &'static str, registered| Case { words: line.split(' ').collect(), registered };
     vec![
@@ -48,7 +48,8 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Files below the directories that commands write to, with their content; the lock of `--persist` stays for good.
+/// Returns the files in the directories to which commands write, with their content. The lock of `--persist` is left
+/// out, as it stays.
 fn files(lab: &Lab) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut directories: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
     directories.extend([lab.path("tmp"), lab.path("out")]);
@@ -63,7 +64,7 @@ fn files(lab: &Lab) -> BTreeMap<PathBuf, Vec<u8>> {
             }
         }
     }
-    // The record of a fetched interpreter has the time of the day.
+    // The record of a fetched interpreter holds the time.
     for (path, content) in &mut files {
         if path.extension().is_some_and(|extension| extension == "json") {
             content.clear();
@@ -72,7 +73,7 @@ fn files(lab: &Lab) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// The state in which every run begins: handlers, and no files but those of the test.
+/// Creates the state before each run: the handlers, and only the files of the test.
 fn prepare(lab: &Lab, case: &Case) {
     lab.command("status", "-1");
     for arch in case.registered {
@@ -104,7 +105,7 @@ fn play(lab: &Lab, case: &Case, kills: usize) {
         thread::sleep(moment);
         child.kill().unwrap();
         child.wait().unwrap();
-        // Helpers of the killed process end by themselves, as their pipes are closed.
+        // Child processes of the killed one end by themselves, as their pipes close.
         let next = program(lab, case).status().unwrap();
         let description = format!("{:?}, kill {round} after {moment:?} of {duration:?}", case.words);
         assert_eq!(next, clean, "{description}");
@@ -113,12 +114,12 @@ fn play(lab: &Lab, case: &Case, kills: usize) {
         let left: Vec<_> = found.keys().filter(|path| !wanted.contains_key(*path)).collect();
         let missing: Vec<_> = wanted.keys().filter(|path| !found.contains_key(*path)).collect();
         assert!(left.is_empty() && missing.is_empty(), "{description}: left {left:?}, missing {missing:?}");
-        assert!(found == wanted, "{description}: a file has another content");
+        assert!(found == wanted, "{description}: a file has other content");
     }
 }
 
 fn kills(sample: usize) -> usize {
-    std::env::var("QUS_KILLS").map_or(sample, |kills| kills.parse().expect("QUS_KILLS is a number"))
+    std::env::var("QUS_KILLS").map_or(sample, |kills| kills.parse().expect("QUS_KILLS must be a number"))
 }
 
 fn begin(lab: &Lab) {

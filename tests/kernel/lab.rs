@@ -1,4 +1,4 @@
-//! What a test works with inside of its namespace: qus, the instance as the kernel has it, and a directory of its own.
+//! The environment of one test inside its namespaces: qus, the kernel's instance, and a directory of the test's own.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -24,18 +24,18 @@ pub(crate) const QUS: &str = env!("CARGO_BIN_EXE_qus");
 /// The flags that qus registers with.
 pub(crate) const OURS: Flags = Flags::PRESERVE_ARGV0.union(Flags::OPEN_BINARY).union(Flags::FIX_BINARY);
 
-/// What `reset` says where it finds nothing.
+/// Message of `reset` when it finds no handler.
 pub(crate) const NO_HANDLER: &str = "qus: no handler of QEMU's emulators is there\n";
 
-/// The surroundings of one test.
+/// The environment of one test.
 pub(crate) struct Lab {
     directory: tempfile::TempDir,
 }
 
-/// How a run of qus, or of any program, ended.
+/// Result of a run of qus, or of any other program.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ran {
-    /// The exit status; 128 and the signal for a killed one, as a shell has it.
+    /// Exit status; for a program that a signal ended, 128 plus the signal, as in a shell.
     pub(crate) status: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -47,7 +47,7 @@ impl Lab {
         Self { directory: tempfile::tempdir().unwrap() }
     }
 
-    /// A path in the directory of this test.
+    /// Returns a path in the directory of this test.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -60,7 +60,7 @@ impl Lab {
         path
     }
 
-    /// A symbolic link in the directory of this test, in a directory that is made for it.
+    /// Creates a symbolic link in the directory of this test, and the link's parent directory.
     pub(crate) fn link(&self, name: &str, target: &Path) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -68,7 +68,8 @@ impl Lab {
         path
     }
 
-    /// A copy in the directory of this test, in a directory that is made for it; whoever runs the test owns it.
+    /// Copies a file into the directory of this test, and creates its parent directory. The user who runs the test owns
+    /// the copy.
     pub(crate) fn copy(&self, name: &str, source: &Path) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -77,13 +78,13 @@ impl Lab {
         path
     }
 
-    /// qus, not yet run, with the distribution's interpreters as the only ones at hand. `wrapper` is the beginning of a
-    /// command line that starts it: what a person may type in front of it.
+    /// Returns a command that runs qus and finds only the distribution's interpreters. `wrapper` is the beginning of
+    /// the command line, such as the programs that a user types before `qus`.
     pub(crate) fn program<'a>(&self, wrapper: &[&str], words: impl IntoIterator<Item = &'a str>) -> Command {
         self.program_of(Path::new(QUS), wrapper, words)
     }
 
-    /// As [`program`](Self::program), of another executable of qus.
+    /// Returns the command of [`program`](Self::program) for another executable of qus.
     pub(crate) fn program_of<'a>(
         &self,
         qus: &Path,
@@ -102,12 +103,12 @@ impl Lab {
         run(&mut self.program(&[], words))
     }
 
-    /// qus without its words, as [`qus`](Self::qus) starts it.
+    /// Returns the command that [`qus`](Self::qus) starts, without arguments.
     pub(crate) fn command_of_qus(&self) -> Command {
         self.program(&[], [])
     }
 
-    /// Runs qus with `--json`: its exit status, and what it said.
+    /// Runs qus with `--json`, and returns its exit status and its JSON object of version 1.
     pub(crate) fn answer<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> (i32, serde_json::Value) {
         let ran = self.qus(words.into_iter().chain(["--json"]));
         let value: serde_json::Value = serde_json::from_str(&ran.stdout).expect(&ran.stdout);
@@ -115,7 +116,8 @@ impl Lab {
         (ran.status, value)
     }
 
-    /// The directory of programs that printed commands find first: qus, and what a test puts there.
+    /// Returns the directory that comes first in the `PATH` of printed commands. It has qus, and what a test puts
+    /// there.
     pub(crate) fn bin(&self) -> PathBuf {
         let bin = self.path("bin");
         if !bin.exists() {
@@ -125,7 +127,7 @@ impl Lab {
         bin
     }
 
-    /// Types a printed command into a shell, as the root that a test already is.
+    /// Runs a printed command in a shell. A test is root already, so `sudo` is removed.
     pub(crate) fn type_command(&self, command: &str) {
         let bin = self.bin();
         let mut shell = Command::new("sh");
@@ -140,13 +142,14 @@ impl Lab {
         assert_eq!(ran.status, 0, "{command}: {ran:#?}");
     }
 
-    /// Runs qus and expects success, and on standard error nothing but where the handlers are: its standard output.
+    /// Runs qus, expects success, and returns its standard output. Standard error may hold only the usual sentences
+    /// (see [`Ran::messages`]).
     #[track_caller]
     pub(crate) fn done<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> String {
         self.done_with(words, "")
     }
 
-    /// As [`done`](Self::done), where `messages` are all that standard error has besides.
+    /// Does the same as [`done`](Self::done) for a run that also prints `messages` on standard error.
     #[track_caller]
     pub(crate) fn done_with<'a>(&self, words: impl IntoIterator<Item = &'a str>, messages: &str) -> String {
         let ran = self.qus(words);
@@ -154,20 +157,20 @@ impl Lab {
         ran.stdout
     }
 
-    /// Removes the handlers that are there, if any.
+    /// Removes all handlers of the instance.
     pub(crate) fn clear(&self) {
         for name in self.entries().keys() {
             self.command(name, "-1");
         }
     }
 
-    /// Runs qus and expects its JSON, whatever the exit status: one object of version 1.
+    /// Runs qus with `--json` and returns its JSON object of version 1, whatever the exit status is.
     pub(crate) fn json<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Value {
         self.qus(words.into_iter().chain(["--json"])).json()
     }
 
-    /// Runs qus and expects it to fail with `status`, to say `message`, and to change nothing. With `--json` likewise,
-    /// as one object.
+    /// Runs qus and expects it to fail with `status`, to print `message`, and to change nothing. Expects the same with
+    /// `--json`, as one object.
     pub(crate) fn refused<'a>(
         &self,
         words: impl IntoIterator<Item = &'a str>,
@@ -177,7 +180,7 @@ impl Lab {
         self.refused_under(&[], words, status, message)
     }
 
-    /// As [`refused`](Self::refused), of a qus that `wrapper` starts.
+    /// Does the same as [`refused`](Self::refused) for a qus that `wrapper` starts.
     pub(crate) fn refused_under<'a>(
         &self,
         wrapper: &[&str],
@@ -191,13 +194,13 @@ impl Lab {
         assert_eq!(ran.status, status, "{ran:#?}");
         assert!(format!("{}{}", ran.stdout, ran.stderr).contains(message), "no {message:?} in {ran:#?}");
         assert_eq!(self.state(), before, "{ran:#?}");
-        // In front, as behind `run` it would be a word of the program's.
+        // `--json` comes first: after `run` it would be an argument of the program.
         let as_json = run(&mut self.program(wrapper, ["--json"].into_iter().chain(words)));
         assert_eq!(as_json.status, status, "{as_json:#?}");
         let value = as_json.json();
         let text = value.to_string();
         let quoted = serde_json::to_string(message).unwrap();
-        // Text is in columns, and a summary stands on standard error: what JSON holds is the reason alone.
+        // Text output has columns, and a summary on standard error. JSON holds only the reason.
         let description = text.contains(quoted.trim_matches('"'))
             || text.contains("\"error\":{") && as_json.stderr.contains(message)
             || as_json.stderr.contains(message)
@@ -207,7 +210,7 @@ impl Lab {
         ran
     }
 
-    /// Has a shell do what a person was told to type.
+    /// Runs a line in a shell that a user was asked to type.
     pub(crate) fn shell(&self, line: &str) {
         let mut command = Command::new("sh");
         let directory = Path::new(QUS).parent().unwrap().display();
@@ -217,20 +220,20 @@ impl Lab {
         assert_eq!(ran.status, 0, "{ran:#?}");
     }
 
-    /// All that a failing command must leave alone: the handlers, their order, and what is mounted.
+    /// Returns everything that a failing command must not change: the handlers, their order, and the mounts.
     fn state(&self) -> (BTreeMap<String, String>, Vec<String>, String) {
         (self.entries(), order(), fs::read_to_string("/proc/self/mounts").unwrap())
     }
 
-    /// Writes an interpreter that is static, as qus requires, and crashes instead of emulating.
+    /// Writes a static interpreter, as qus requires, that crashes instead of emulating.
     pub(crate) fn static_failure(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         self.executable(name, &programs::crashing())
     }
 
-    /// Makes every directory useless in which qus puts probes, until the value is dropped: three let no program run, and
-    /// in the others nothing can be written. The files of this test stay readable and executable.
+    /// Makes every directory in which qus puts probes unusable, until the value is dropped. Three of them let no
+    /// program run; in the others nothing can be written. The files of this test stay readable and executable.
     pub(crate) fn without_probe_directories(&self) -> CoveredDirectories {
         let mut covered = CoveredDirectories { points: Vec::new() };
         for point in ["/dev/shm", "/run", "/var/tmp"] {
@@ -247,7 +250,7 @@ impl Lab {
         covered
     }
 
-    /// Registers, without qus, a handler that gives the programs of `arch` to `interpreter`, by QEMU's pattern.
+    /// Registers a handler without qus that sends programs of `arch` to `interpreter`, with QEMU's pattern.
     pub(crate) fn handler(&self, name: &str, arch: &str, interpreter: &Path, flags: Flags) {
         let pattern = Arch::from_qemu_target(arch).unwrap().identity.patterns().swap_remove(0);
         let name = HandlerName::new(name).unwrap();
@@ -255,7 +258,7 @@ impl Lab {
         self.register(&rule.to_line()).unwrap();
     }
 
-    /// What the instance holds: the text of every entry file.
+    /// Returns the text of every entry file of the instance, by name.
     pub(crate) fn entries(&self) -> BTreeMap<String, String> {
         let Ok(files) = fs::read_dir(INSTANCE) else { return BTreeMap::new() };
         files
@@ -271,7 +274,7 @@ impl Lab {
         file.write_all(line).map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap()))
     }
 
-    /// Writes a word to an entry file, without qus.
+    /// Writes a word to an entry file without qus.
     pub(crate) fn command(&self, name: &str, word: &str) {
         let mut file = fs::OpenOptions::new().write(true).open(Path::new(INSTANCE).join(name)).unwrap();
         file.write_all(word.as_bytes()).unwrap();
@@ -291,7 +294,7 @@ impl Drop for CoveredDirectories {
     }
 }
 
-/// What is mounted in the directory would keep it from being removed.
+/// Unmounts file systems in the directory, which would otherwise prevent its removal.
 impl Drop for Lab {
     fn drop(&mut self) {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -311,7 +314,7 @@ impl Ran {
         }
     }
 
-    /// Standard error without the sentences that say where the handlers are, and for how long.
+    /// Returns standard error without the sentences that report where handlers are registered, and for how long.
     pub(crate) fn messages(&self) -> String {
         let inode = fs::metadata("/proc/self/ns/user").unwrap().ino();
         let about = format!("qus: this is about user namespace {inode}, not the host\n");
@@ -342,7 +345,7 @@ impl Ran {
         assert!(self.stderr.lines().any(|printed| printed == line), "no line {line:?} in {self:#?}");
     }
 
-    /// What was printed, as one JSON object of version 1.
+    /// Returns standard output as one JSON object of version 1.
     pub(crate) fn json(&self) -> Value {
         let value: Value =
             serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in {self:#?}"));
@@ -351,25 +354,25 @@ impl Ran {
     }
 }
 
-/// Whether the qus under test is one that a distribution builds. It makes no bundles.
+/// Reports whether the qus under test is dynamically linked, as distributions build it. Such a qus makes no bundles.
 pub(crate) fn is_dynamic() -> bool {
     let file = fs::File::open(QUS).unwrap();
     qus::arch::elf::Executable::read(&file).unwrap().loader.is_some()
 }
 
-/// Fewest descriptors with which this qus starts: where it is dynamically linked, its loader opens files.
+/// Lowest limit of open files with which this qus starts. The loader of a dynamically linked qus opens files as well.
 pub(crate) fn fewest_descriptors() -> u32 {
     if is_dynamic() { 4 } else { 3 }
 }
 
-/// Skips a test that makes a bundle, or runs qus in an empty root directory, where qus is dynamically linked.
+/// Skips a test that makes a bundle, or runs qus in an empty root directory, if qus is dynamically linked.
 pub(crate) fn needs_static_qus() {
     if is_dynamic() {
         crate::skip::skip("this qus is dynamically linked");
     }
 }
 
-/// Names of the handlers, newest first (K32).
+/// Returns the names of the handlers, newest first (K32).
 pub(crate) fn order() -> Vec<String> {
     let Ok(files) = fs::read_dir(INSTANCE) else { return Vec::new() };
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
@@ -387,7 +390,7 @@ pub(crate) fn run(command: &mut Command) -> Ran {
     Ran::of(&output)
 }
 
-/// Starts `path` with `arguments`, the first of which is `argv[0]`: what it printed, or the errno of `execve(2)`.
+/// Starts `path` with `arguments`, of which the first is `argv[0]`. Returns its result, or the errno of `execve(2)`.
 pub(crate) fn start(path: &Path, arguments: &[&str]) -> Result<Ran, i32> {
     let mut command = Command::new(path);
     command.arg0(arguments[0]).args(&arguments[1..]);
@@ -397,7 +400,7 @@ pub(crate) fn start(path: &Path, arguments: &[&str]) -> Result<Ran, i32> {
     }
 }
 
-/// Starts the static busybox of `arch` with the words of `line`: what it printed, or the errno of `execve(2)`.
+/// Starts the static busybox of `arch` with the words of `line`. Returns its result, or the errno of `execve(2)`.
 pub(crate) fn busybox(arch: &str, line: &str) -> Result<Ran, i32> {
     start(&downloads::busybox(arch), &line.split(' ').collect::<Vec<_>>())
 }

@@ -20,7 +20,7 @@ fn list_shows_every_handler_newest_first(lab: &Lab) {
     lab.handler("FEX", "aarch64", Path::new("/opt/FEXInterpreter"), Flags::empty());
     lab.command("FEX", "0");
     lab.done(["register", "arm"]);
-    // Without the ABI bit, a pattern takes the programs of two.
+    // Without the ABI bit, a pattern matches programs of two architectures.
     let sloppy = b":sloppy:M::\\x7fELF\\x01\\x02\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x02\\x00\\x08:\
         \\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\xff\\xfe\\xff\\xff:/usr/bin/qemu-mips:";
     lab.register(sloppy).unwrap();
@@ -31,7 +31,7 @@ fn list_shows_every_handler_newest_first(lab: &Lab) {
     };
     let rows: Vec<Vec<String>> = text.lines().map(cells).collect();
     let arm = interpreter("arm");
-    // What the tests downloaded themselves has a record.
+    // An interpreter that the tests downloaded has a record.
     let record = Provenance::of(&arm);
     let from = record.as_ref().map_or_else(|| "-".to_owned(), Provenance::short);
     let version = record.and_then(|record| record.qemu_version).map(|version| format!(" (QEMU {version})"));
@@ -61,7 +61,7 @@ fn list_shows_every_handler_newest_first(lab: &Lab) {
     assert_eq!(handlers[4]["extension"], "jar");
 }
 
-/// What the host's configuration promises is no concern of these tests.
+/// Hides the host's configuration, which does not concern these tests.
 fn without_configuration() {
     for directory in ["/etc/binfmt.d", "/usr/lib/binfmt.d"]
         .into_iter()
@@ -118,7 +118,7 @@ fn names_cannot_command_a_terminal(lab: &Lab) {
             );
         }
     }
-    // For a machine they are what they are, by every command.
+    // JSON has the exact names, in every command.
     let name = "\x1b[2Jarm";
     assert_eq!(lab.json(["list"])["handlers"][0]["name"], name);
     assert_eq!(lab.json(["register", "arm"])["items"][0]["handlers"][0], name);
@@ -178,7 +178,7 @@ fn enable_and_disable_switch(lab: &Lab) {
     assert_eq!(lab.done(["enable", "linux/arm/v7"]), "arm  enabled  qemu-arm\n");
     assert_eq!(lab.done(["enable", "arm"]), "arm  unchanged  qemu-arm\n");
     assert!(busybox("arm", "true").is_ok());
-    // Both of microblaze, and never the foreign one.
+    // It disables both handlers of microblaze, and never the foreign one.
     assert_eq!(lab.done(["disable", "all"]).matches(" disabled ").count(), 4);
     assert!(lab.entries()["jar"].starts_with("enabled\n"));
     let value = lab.json(["enable", "all"]);
@@ -196,7 +196,7 @@ fn enable_without_a_handler_fails(lab: &Lab) {
         let ran = lab.qus([command, "all"]);
         assert_eq!((ran.status, ran.stderr.as_str()), (0, "qus: no handler of QEMU's emulators is there\n"));
     }
-    // What is there is switched all the same.
+    // Existing handlers are disabled nevertheless.
     lab.done(["register", "arm"]);
     let ran = lab.qus(["disable", "s390x", "arm"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
@@ -212,7 +212,7 @@ fn show_is_a_table_of_all_architectures(lab: &Lab) {
     let value = lab.json(["show"]);
     let shown: Vec<_> = value["arches"].as_array().unwrap().iter().map(|arch| &arch["name"]).collect();
     assert_eq!(shown, names);
-    // It needs no instance.
+    // The command needs no instance.
     assert_eq!(lab.done(["show", "--instance", "/nowhere"]), text);
 }
 
@@ -229,8 +229,8 @@ fn show_explains_every_architecture(lab: &Lab) {
             assert_eq!(handler["name"], name);
             let line = handler["line"].as_str().unwrap();
             assert!(text.contains(&format!("\nhandler {name}\n")) && text.contains(line), "{text}");
-            // The line is one that the kernel takes, for an interpreter that is there. It is never in force: one of
-            // them is for this host's own programs.
+            // The kernel accepts the line, with an existing interpreter instead of the path. The instance is disabled,
+            // as one of the lines takes this host's own programs.
             lab.command("status", "0");
             let path = format!("/usr/bin/qemu-{}-static", arch.name);
             assert!(line.ends_with(&format!(":{path}:POF")), "{line}");

@@ -1,4 +1,4 @@
-//! The log: nothing by default, each step with `-v`, every detail and the time with `-vv`.
+//! The log: silent by default, each step with `-v`, and every detail with its time with `-vv`.
 
 use crate::downloads;
 use crate::lab::Lab;

@@ -1,16 +1,16 @@
-//! Tests with the kernel as the referee: each in a user and mount namespace of its own, with an instance of its own, so
-//! that no root is needed, the host is not touched, and they run side by side.
+//! Tests with the kernel as the referee. Each test has its own user namespace, mount namespace and instance. So the
+//! tests need no root, do not touch the host, and run in parallel.
 //!
-//! Where the kernel or the host forbids that, the tests are skipped and say why; with `QUS_REQUIRE_KERNEL=1` that is a
-//! failure. Interpreters and foreign programs are fetched once, into `target/`.
+//! If the kernel or the host does not permit that, the tests are skipped, with the reason; with `QUS_REQUIRE_KERNEL=1`
+//! a skip is a failure. Interpreters and foreign programs are fetched once, into `target/`.
 //!
-//! Where this executable is of another architecture than the kernel's (`.ci/foreign-hosts`), with `QUS_TEST_EMULATED_ON`
-//! naming the kernel's, only tests are run that start nothing of this executable's.
+//! This executable can be of another architecture than the kernel (`.ci/foreign-hosts`). Then `QUS_TEST_EMULATED_ON`
+//! names the kernel's architecture, and only tests run that start no program of this executable's architecture.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, clippy::print_stdout)]
 #![allow(clippy::unused_self, reason = "methods of a lab ask the kernel, whichever lab it is")]
 
-/// Declares the function of this name as a test: `kernel_test!(a_name, unmounted, with_strace);`. What follows the name are
-/// methods of [`Test`].
+/// Declares the function of this name as a test: `kernel_test!(a_name, unmounted, with_strace);`. The words after the
+/// name are methods of [`Test`].
 macro_rules! kernel_test {
     ($name:ident $(, $option:ident)*) => {
         inventory::submit!(crate::Test::new(stringify!($name), $name)$(.$option())*);
@@ -85,47 +85,47 @@ use crate::guard::Machine;
 use crate::lab::Lab;
 use crate::namespace::{Identity, Inside};
 
-/// One test: its name, who it is inside of its namespace, and what it does there.
+/// A test: its name, its identity in its user namespace, and its function.
 struct Test {
     name: &'static str,
     identity: Identity,
-    /// Whether an instance is mounted before it begins.
+    /// Mounts an instance before the test begins.
     mounted: bool,
-    /// Whether it needs strace.
+    /// Skips the test if strace is not installed.
     strace: bool,
-    /// Whether it starts no program that is built like this one, so that it can be had where this one is emulated: in an
-    /// instance of the test's own nothing runs such programs.
+    /// States that the test starts no program of this executable's architecture. Only such a test can run in an emulator,
+    /// as its new instance has no handler for that architecture.
     alone: bool,
     body: fn(&Lab),
 }
 
 impl Test {
-    /// A test as root of its user namespace, with an instance mounted.
+    /// Creates a test that is root of its user namespace, with an instance mounted.
     const fn new(name: &'static str, body: fn(&Lab)) -> Self {
         Self { name, identity: Identity::Root, mounted: true, strace: false, alone: false, body }
     }
 
-    /// The same test as somebody who is not root.
+    /// Makes the test run as a user who is not root.
     const fn somebody(self) -> Self {
         Self { identity: Identity::Somebody, ..self }
     }
 
-    /// The same test with another user in its namespace, where that can be had.
+    /// Adds another user to the test's namespace, if the tests run as root.
     const fn among_others(self) -> Self {
         Self { identity: Identity::RootAmongOthers, ..self }
     }
 
-    /// The same test, which starts nothing that is built like this executable.
+    /// Declares that the test starts no program of this executable's architecture.
     const fn alone(self) -> Self {
         Self { alone: true, ..self }
     }
 
-    /// The same test, which is skipped where there is no strace.
+    /// Skips the test if strace is not installed.
     const fn with_strace(self) -> Self {
         Self { strace: true, ..self }
     }
 
-    /// The same test with no instance mounted before it begins.
+    /// Mounts no instance before the test begins.
     const fn unmounted(self) -> Self {
         Self { mounted: false, ..self }
     }
@@ -133,19 +133,19 @@ impl Test {
 
 inventory::collect!(Test);
 
-/// All tests, by name.
+/// Returns all tests, sorted by name.
 fn tests() -> Vec<Test> {
     let mut tests: Vec<Test> = inventory::iter::<Test>.into_iter().map(|test| Test { ..*test }).collect();
     tests.sort_by_key(|test| test.name);
     tests
 }
 
-/// Has the signals that end a program do so: whoever starts the tests may have them ignored, as a shell does for what it
-/// runs in the background, and every program that a test starts would inherit that.
+/// Restores the default action of the signals that end a program. The parent of the tests may ignore them, as a shell
+/// does for background jobs, and every program that a test starts would inherit that.
 #[allow(unsafe_code, reason = "nix marks every change of a disposition as unsafe, because of handlers")]
 fn end_by_signals() {
     for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
-        // SAFETY: the default is no function of this program.
+        // SAFETY: the default action calls no function of this program.
         unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.unwrap();
     }
     SigSet::empty().thread_set_mask().unwrap();
@@ -156,13 +156,13 @@ fn main() -> ExitCode {
     let tests = tests();
     if let Some(name) = namespace::inside() {
         let Some(test) = tests.iter().find(|test| test.name == name) else {
-            eprintln!("there is no test {name}");
+            eprintln!("unknown test: {name}");
             return ExitCode::FAILURE;
         };
         Inside::enter(test.identity, test.mounted);
         let skipped = skip::catch(|| {
             (test.body)(&Lab::new());
-            checks::kept_its_word(test.name);
+            checks::check_results(test.name);
         });
         return match skipped {
             Ok(()) => ExitCode::SUCCESS,
@@ -177,13 +177,13 @@ fn main() -> ExitCode {
         return conclude(&arguments, tests, |_| None).exit_code();
     }
     if namespace::emulated_on().is_some() {
-        // None of these needs a download.
-        let needed =
-            |test: &Test| (!test.alone).then(|| "it starts programs of the other architecture".to_owned());
+        // None of these tests needs a download.
+        let needed = |test: &Test| {
+            (!test.alone).then(|| "it starts programs of this executable's architecture".to_owned())
+        };
         return conclude(&arguments, tests, needed).exit_code();
     }
-    let obstacle =
-        namespace::obstacle().map(|text| format!("no instance of our own can be had here: {text}"));
+    let obstacle = namespace::obstacle().map(|text| format!("cannot mount a private instance: {text}"));
     let has_strace = skip::has_program("strace");
     if obstacle.is_none() {
         downloads::prepare();
@@ -191,19 +191,20 @@ fn main() -> ExitCode {
     let machine = Machine::inspect();
     guard::adopt_orphans();
     let missing = |test: &Test| match &obstacle {
-        None if test.strace && !has_strace => Some("there is no strace here".to_owned()),
+        None if test.strace && !has_strace => Some("strace is not installed".to_owned()),
         obstacle => obstacle.clone(),
     };
     let conclusion = conclude(&arguments, tests, missing);
     let left_behind = machine.left_behind();
     if !left_behind.is_empty() {
-        eprintln!("the tests left this behind:\n{}", left_behind.join("\n"));
+        eprintln!("processes or changes that the tests left behind:\n{}", left_behind.join("\n"));
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()
 }
 
-/// Runs the tests. `missing` gives the reason why one cannot run here, which is a failure with `QUS_REQUIRE_KERNEL=1`.
+/// Runs the tests. `missing` returns the reason why a test cannot run here, which is a failure with
+/// `QUS_REQUIRE_KERNEL=1`.
 fn conclude(
     arguments: &Arguments,
     tests: Vec<Test>,
@@ -220,7 +221,7 @@ fn conclude(
             match skipped {
                 None => Ok(Completion::Completed),
                 Some(reason) if skip::is_forbidden() && !is_emulated => {
-                    Err(format!("skipped: {reason}; QUS_REQUIRE_KERNEL is set: a skip is a failure").into())
+                    Err(format!("skipped: {reason}; with QUS_REQUIRE_KERNEL a skip is a failure").into())
                 }
                 Some(reason) => Ok(Completion::ignored_with(reason)),
             }

@@ -1,4 +1,4 @@
-//! Interpreters in memory, and bundles that carry them.
+//! Interpreters in memory, and bundles that contain them.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn interpreters_live_in_memory(lab: &Lab) {
     let entries = lab.entries();
     assert!(lab.done(words).contains(" unchanged "));
     assert_eq!(lab.entries(), entries);
-    // With no file left, it runs; and another content is another interpreter.
+    // The handler works after its file is removed. Other content counts as another interpreter.
     fs::remove_file(&own).unwrap();
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
     let printed = lab.done(["verify"]);
@@ -43,9 +43,9 @@ fn interpreters_live_in_memory(lab: &Lab) {
 }
 
 kernel_test!(memory_that_may_not_be_executed);
-/// `vm.memfd_noexec` belongs to a pid namespace (Linux 6.3), so a test can have its own.
+/// Each pid namespace has its own `vm.memfd_noexec` (Linux 6.3), so a test can change it.
 fn memory_that_may_not_be_executed(lab: &Lab) {
-    // The file belongs to the machine's root, who has no number in the namespace of an ordinary user.
+    // The file belongs to the machine's root, which the namespace of an ordinary user cannot map.
     if access("/proc/sys/vm/memfd_noexec", AccessFlags::W_OK).is_err() {
         return;
     }
@@ -66,7 +66,7 @@ fn memory_that_may_not_be_executed(lab: &Lab) {
     assert!(ran.status == 0 && ran.stdout.contains("registered  POF  memory/QEMU-"), "{ran:#?}");
 }
 
-/// A bundle of arm and s390x in the folder of the test.
+/// Makes a bundle of arm and s390x in the directory of the test.
 fn make(lab: &Lab, name: &str) -> std::path::PathBuf {
     needs_static_qus();
     let directory = downloads::distribution();
@@ -78,7 +78,7 @@ fn make(lab: &Lab, name: &str) -> std::path::PathBuf {
 }
 
 kernel_test!(a_cut_or_longer_bundle_is_refused);
-/// A bundle that is shorter or longer than it was written is no plain qus: every command says so, and does nothing.
+/// A truncated or extended bundle must not run like a plain qus: every command reports it and does nothing.
 fn a_cut_or_longer_bundle_is_refused(lab: &Lab) {
     let file = make(lab, "whole");
     let bytes = fs::read(&file).unwrap();
@@ -112,7 +112,7 @@ fn a_cut_or_longer_bundle_is_refused(lab: &Lab) {
 }
 
 kernel_test!(commands_of_a_bundle_use_its_interpreters);
-/// Commands of a bundle use the interpreters inside, where no directory is named.
+/// Commands of a bundle use the contained interpreters if no directory is named.
 fn commands_of_a_bundle_use_its_interpreters(lab: &Lab) {
     let file = make(lab, "whole");
     let program = lab.copy("busybox", &downloads::busybox("s390x"));
@@ -130,7 +130,7 @@ fn commands_of_a_bundle_use_its_interpreters(lab: &Lab) {
     assert_eq!(ran.status, 0, "{ran:#?}");
     let ran = run(Command::new(lab.path("again")).args(["show", "--bundled"]));
     assert!(ran.stdout.contains("qemu-arm-static") && !ran.stdout.contains("s390x"), "{ran:#?}");
-    // What a variable names comes first.
+    // A directory in a variable has precedence.
     for variable in ["QUS_INTERPRETER_DIR", "QEMU_BIN_DIR"] {
         let mut command = alone(&["register", "arm", "s390x"]);
         lab.copy("own/qemu-arm-static", &downloads::interpreter("arm"));
@@ -143,7 +143,7 @@ fn commands_of_a_bundle_use_its_interpreters(lab: &Lab) {
 }
 
 kernel_test!(a_dynamic_qus_makes_no_bundle);
-/// The build of a distribution makes no bundles.
+/// A dynamically linked qus, as distributions build it, makes no bundles.
 fn a_dynamic_qus_makes_no_bundle(lab: &Lab) {
     let ran = lab.qus(["bundle", "-o", "bundle", "arm"]);
     if is_dynamic() {
@@ -196,7 +196,7 @@ fn a_damaged_bundle_is_refused(lab: &Lab) {
     let file = make(lab, "whole");
     let whole = fs::read(&file).unwrap();
     let at = |bytes: &[u8]| lab.executable("damaged", bytes);
-    // The last kilobytes are packed members, the index and the trailer.
+    // The last kilobytes are compressed members, the index and the trailer.
     for from_end in [10, 40, 100, 1 << 20] {
         let mut bytes = whole.clone();
         let position = bytes.len() - from_end;
@@ -213,7 +213,7 @@ fn bundles_of_the_same_are_the_same(lab: &Lab) {
     let one = make(lab, "one");
     let two = make(lab, "two");
     assert!(fs::read(&one).unwrap() == fs::read(two).unwrap());
-    // A bundle writes what it was made by, with what it is given.
+    // A bundle also makes bundles, and writes the same bytes.
     let directory = downloads::distribution();
     let words = ["bundle", "--interpreter-dir", directory.to_str().unwrap(), "-o", "three", "arm", "s390x"];
     let ran = run(Command::new(one).args(words).current_dir(lab.path(".")));

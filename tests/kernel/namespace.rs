@@ -1,4 +1,4 @@
-//! A process in namespaces of its own: this test executable, started again.
+//! A process in its own namespaces: this test executable, started again.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,40 +11,43 @@ use nix::unistd::{getegid, geteuid};
 
 use crate::{cover, skip};
 
-/// Names the test that a process started by [`run_inside`] has to run.
+/// Environment variable that names the test which a process of [`run_inside`] has to run.
 const VARIABLE: &str = "QUS_TEST_INSIDE";
-/// Set where this executable is itself emulated: names the architecture whose programs the kernel runs.
+/// Environment variable that is set if this executable is emulated. It names the architecture that the kernel runs.
 const EMULATED: &str = "QUS_TEST_EMULATED_ON";
 /// Another user, in a namespace of [`Identity::RootAmongOthers`].
 pub(crate) const STRANGER: u32 = 1000;
-/// Where the instance is.
+/// Path of the instance.
 pub(crate) const INSTANCE: &str = "/proc/sys/fs/binfmt_misc";
 
-/// Who a test is in its user namespace.
+/// Identity of a test in its user namespace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Identity {
     /// uid 0.
     Root,
-    /// uid 0, and beside it [`STRANGER`] and nobody (65534), where whoever runs the tests may give out ids: root of the host.
+    /// uid 0, with two further users: [`STRANGER`] and nobody (65534). Only root of the host can map them; otherwise
+    /// the namespace has uid 0 alone.
     RootAmongOthers,
-    /// uid 1000 in a namespace that has no uid 0: it may mount, and may not register (K70).
+    /// uid 1000 in a namespace that has no uid 0. It may mount, but it may not register (K70).
     Somebody,
 }
 
-/// The name of the test that this process has to run inside, if it is such a process.
+/// Returns the name of the test that this process has to run, if [`run_inside`] started it.
 pub(crate) fn inside() -> Option<String> {
     std::env::var(VARIABLE).ok()
 }
 
-/// QEMU's name of what the kernel runs, where that is not the architecture of this executable (`.ci/foreign-hosts`).
+/// Returns QEMU's name of the architecture that the kernel runs, if this executable is of another one
+/// (`.ci/foreign-hosts`).
 pub(crate) fn emulated_on() -> Option<String> {
     std::env::var(EMULATED).ok()
 }
 
-/// Runs the test called `name` in a new process: the reason if it was skipped; the error is what that process wrote.
+/// Runs the test called `name` in a new process. Returns the reason if it was skipped; the error is the output of that
+/// process.
 pub(crate) fn run_inside(name: &str) -> Result<Option<String>, String> {
     let executable = std::env::current_exe().unwrap();
-    // An emulator has a thread of its own, with which no process may change its user namespace.
+    // An emulator has a second thread, and a process with two threads cannot change its user namespace.
     let mut command = if emulated_on().is_some() {
         let mut unshare = Command::new("unshare");
         unshare.args(["--user", "--map-root-user", "--mount"]).arg(executable);
@@ -68,7 +71,7 @@ pub(crate) fn run_inside(name: &str) -> Result<Option<String>, String> {
     Err(format!("{}\n{}", output.status, String::from_utf8_lossy(&text)))
 }
 
-/// Why namespaces and instances of our own cannot be had here, if they cannot.
+/// Returns the reason why this process cannot create namespaces and mount an instance, if it cannot.
 pub(crate) fn obstacle() -> Option<String> {
     let script = format!("mount -t binfmt_misc none {INSTANCE} && test -w {INSTANCE}/register");
     let output = Command::new("unshare").args(["-Urm", "sh", "-c", &script]).output();
@@ -79,15 +82,18 @@ pub(crate) fn obstacle() -> Option<String> {
     }
 }
 
-/// The way into the namespaces.
+/// Access to the namespaces of a test.
 pub(crate) struct Inside;
 
 impl Inside {
-    /// Moves this process, which must have no other thread, into new namespaces. In an emulator it is there already
-    /// ([`run_inside`]), as root.
+    /// Moves this process, which must have no other thread, into new namespaces. In an emulator, [`run_inside`] has
+    /// done that already, as root.
     pub(crate) fn enter(identity: Identity, mounted: bool) {
         if emulated_on().is_some() {
-            assert!(identity == Identity::Root && mounted, "in an emulator there is no other way to be");
+            assert!(
+                identity == Identity::Root && mounted,
+                "in an emulator a test is root and has an instance"
+            );
             crate::starter::prepare();
             cover::machine();
             return mount_instance(Path::new(INSTANCE), MsFlags::empty());
@@ -101,18 +107,18 @@ impl Inside {
         cover::machine();
         mount_instance(Path::new(INSTANCE), MsFlags::empty());
         if !mounted {
-            // An instance that was mounted once hides the machine's handlers for ever (K66).
+            // An instance that was mounted once hides the machine's handlers permanently (K66).
             umount2(INSTANCE, MntFlags::empty()).unwrap();
         }
     }
 }
 
-/// Moves into a further user and mount namespace, as its root, below that of a test.
+/// Moves a test into a nested user and mount namespace, as its root.
 pub(crate) fn enter_nested() {
     enter_as(0);
 }
 
-/// Moves into a user namespace that has one user, `id`, and into a mount namespace.
+/// Moves this process into a user namespace with one user, `id`, and into a mount namespace.
 fn enter_as(id: u32) {
     let (uid, gid) = (geteuid(), getegid());
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).unwrap();
@@ -122,13 +128,14 @@ fn enter_as(id: u32) {
     keep_mounts();
 }
 
-/// Keeps what others mount on this machine while a test runs out of its mount namespace.
+/// Separates this mount namespace, so that later mounts of the machine do not appear in it.
 fn keep_mounts() {
     let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
 }
 
-/// Moves into a namespace with two users. Only who stays outside may map more than its own.
+/// Moves this process into a namespace with further users. Only a process outside of the namespace may map ids of other
+/// users.
 fn enter_with_others() {
     const MAP: &str = r#"read _ && for file in uid_map gid_map; do printf '0 0 1\n1000 1000 1\n65534 65534 1\n' >"/proc/$PPID/$file"; done"#;
     let mut mapper = Command::new("sh").args(["-ec", MAP]).stdin(Stdio::piped()).spawn().unwrap();

@@ -1,4 +1,4 @@
-//! Files that are named for output: only a regular file is replaced.
+//! Output files named by the user: only a regular file is replaced.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt as _;
@@ -18,7 +18,7 @@ fn bundle(lab: &Lab, output: &str) -> Ran {
     lab.qus(["bundle", "-o", output, "arm"])
 }
 
-/// A pipe in the directory of the test.
+/// Creates a pipe in the directory of the test.
 fn pipe(lab: &Lab, name: &str) -> std::path::PathBuf {
     let path = lab.path(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -51,7 +51,7 @@ fn a_bundle_goes_into_pipes_and_to_standard_output(lab: &Lab) {
     assert!(output.status.success() && output.stdout == expected);
     assert!(String::from_utf8(output.stderr).unwrap().starts_with(&format!("qus: {line}")));
 
-    // The file that standard output was redirected to, and not the link /dev/stdout.
+    // The target is the file that standard output was redirected to, and not the link /dev/stdout.
     let mut command = lab.program(&[], ["bundle", "-o", "/dev/stdout", "arm"]);
     let status = command.stdout(File::create(lab.path("redirected")).unwrap()).status().unwrap();
     assert!(status.success());
@@ -109,7 +109,7 @@ fn no_file_of_a_directory_replaces_a_pipe(lab: &Lab) {
     ];
     for (name, words) in cases {
         let path = pipe(lab, name);
-        // A reader that never comes must not be waited for.
+        // A pipe may have no reader, so qus must not wait for one.
         let wrapper = ["timeout", "-s", "KILL", "60"];
         let ran = run(&mut lab.program(&wrapper, words.iter().copied()));
         assert_eq!(ran.status, 2, "{ran:#?}");

@@ -1,4 +1,4 @@
-//! Who put a handler there, as `qus list` tells it.
+//! The owner of a handler, as `qus list` prints it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use qus::binfmt::Flags;
 use crate::downloads;
 use crate::lab::Lab;
 
-/// The handler called `name`, its owner the same in both forms.
+/// Returns the handler called `name`. Expects the same owner in text and in JSON.
 fn handler(lab: &Lab, name: &str) -> Value {
     let (status, value) = lab.answer(["list"]);
     assert_eq!(status, 0, "{value:#}");
@@ -31,7 +31,7 @@ fn by(lab: &Lab, name: &str) -> String {
     handler(lab, name)["by"].as_str().unwrap().to_owned()
 }
 
-/// An empty folder in the place of one of the host's.
+/// Covers a directory of the host with an empty one.
 fn hide(directory: &str) {
     mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
 }
@@ -49,13 +49,13 @@ fn owner_is_a_file_of_binfmt_d(lab: &Lab) {
     fs::write("/etc/binfmt.d/some.conf", text).unwrap();
     register(lab, kept);
     assert_eq!(by(lab, "kept"), "/etc/binfmt.d/some.conf");
-    // The same name, and something else behind it.
+    // A handler of the same name with another rule.
     lab.command("kept", "-1");
     register(lab, ":kept:M::MAGIC::/other:");
     assert_eq!(by(lab, "kept"), "unknown");
 
     let (_, value) = lab.answer(["list"]);
-    // The host's own packages promise something, too.
+    // The host's own packages may have configuration, too.
     let promised = value["unregistered"].as_array().unwrap().iter();
     let ours = promised.filter(|promised| promised["file"] == "/etc/binfmt.d/some.conf");
     let names: Vec<&str> = ours.map(|promised| promised["name"].as_str().unwrap()).collect();
@@ -64,7 +64,7 @@ fn owner_is_a_file_of_binfmt_d(lab: &Lab) {
     let row = text.lines().find(|line| line.ends_with(" lost")).unwrap();
     let words: Vec<&str> = row.split_whitespace().collect();
     assert_eq!(words, ["-", "missing", "-", "/lost", "-", "/etc/binfmt.d/some.conf", "lost"], "{text}");
-    // The same name, and something else behind it: what is there, and what should be.
+    // The configured name is registered with another rule: the row shows the configured interpreter.
     let row = text.lines().rfind(|line| line.ends_with(" kept")).unwrap();
     let words: Vec<&str> = row.split_whitespace().collect();
     assert_eq!(words, ["-", "differs", "-", "/kept", "-", "/etc/binfmt.d/some.conf", "kept"], "{text}");
@@ -76,7 +76,7 @@ fn owner_is_a_file_of_binfmt_d(lab: &Lab) {
         .map(|promised| promised["state"].as_str().unwrap())
         .collect();
     assert_eq!(states, ["differs", "missing"], "{value:#}");
-    // Promised, and switched off: it is there.
+    // A configured handler that is disabled counts as registered.
     register(lab, ":lost:E::lost::/lost:");
     lab.command("lost", "0");
     assert_eq!(by(lab, "lost"), "/etc/binfmt.d/some.conf");
@@ -104,7 +104,7 @@ fn owner_is_known_by_its_interpreter(lab: &Lab) {
         ("box86", "hexagon", "/usr/local/bin/box86", "box86"),
         ("buildkit", "hexagon", "/buildkit-qemu-hexagon", "BuildKit"),
     ];
-    // No host is one, so that qus is not taken itself.
+    // No host has one of these architectures, so the handlers do not take qus itself.
     for (name, arch, path, owner) in cases {
         lab.handler(name, arch, Path::new(path), Flags::empty());
         assert_eq!(by(lab, name), owner);
@@ -123,7 +123,7 @@ fn owner_is_qus(lab: &Lab) {
     assert_eq!(handler["arches"][0], "arm");
     assert_eq!(handler["emulator"], true);
     assert_eq!(by(lab, "qemu-mips"), "qus");
-    // An interpreter with a name that is not QEMU's.
+    // An interpreter whose name differs from QEMU's.
     let mine: PathBuf = lab.path("emulator");
     fs::copy(downloads::distribution().join("qemu-s390x-static"), &mine).unwrap();
     lab.done(["register", "--interpreter", mine.to_str().unwrap(), "s390x"]);
@@ -134,7 +134,7 @@ kernel_test!(owner_is_a_package);
 fn owner_is_a_package(lab: &Lab) {
     let found = Command::new("dpkg-query").args(["--search", "--", "/usr/bin/perl"]).output();
     let Some(output) = found.ok().filter(|output| output.status.success()) else {
-        // Nothing here knows packages as Debian does.
+        // This system has no package database like Debian's.
         return;
     };
     let package = String::from_utf8(output.stdout).unwrap().split([':', ',']).next().unwrap().to_owned();
@@ -149,7 +149,7 @@ fn owner_is_unknown(lab: &Lab) {
     let mine = lab.executable("mine", b"#!/bin/sh\n");
     register(lab, &format!(":mine:E::mine::{}:", mine.display()));
     assert_eq!(by(lab, "mine"), "unknown");
-    // The name is QEMU's, the rule is not the table's, and no package has the file.
+    // The name is QEMU's, but the rule is not in the table, and no package owns the file.
     register(
         lab,
         &format!(r":qemu-arm:M::\x7fELF\x01\x01\x01:\xff\xff\xff\xff\xff\xff\xff:{}:", mine.display()),

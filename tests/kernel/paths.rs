@@ -1,4 +1,5 @@
-//! A path is not the file: another user puts a program at the path of a handler's interpreter. Root executes it never.
+//! A path is not the file: another user puts a program at the path of a handler's interpreter. Root never executes that
+//! program.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +13,7 @@ use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, OURS, run};
 use crate::namespace::STRANGER;
 
-/// Writes down who executes it.
+/// Script that records the ids of the process that executes it.
 const WITNESS: &str = "#!/bin/sh\nwhile read -r name real effective _; do case $name in Uid:) echo \"$real $effective\" >>WITNESS;; esac; done </proc/self/status\nexit 1\n";
 
 /// A directory of another user, in which root registered the emulator of arm.
@@ -41,7 +42,7 @@ impl<'a> Scene<'a> {
         Self { lab, others, path, witness: lab.path("witness/who"), has_others }
     }
 
-    /// The other user exchanges the file at the path for a program of their own.
+    /// Replaces the file at the path by a program of the other user.
     fn exchange(&self) {
         let text = WITNESS.replace("WITNESS", self.witness.to_str().unwrap());
         let script = self.lab.executable("script", text.as_bytes());
@@ -56,7 +57,8 @@ impl<'a> Scene<'a> {
         assert!(self.others.exists());
     }
 
-    /// Ids, real and effective, of every process that executed the other user's program since the last call.
+    /// Returns the ids, real and effective, of every process that executed the other user's program since the last
+    /// call.
     fn executed_by(&self) -> Vec<String> {
         let text = fs::read_to_string(&self.witness).unwrap_or_default();
         let _none = fs::remove_file(&self.witness);
@@ -64,7 +66,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// Every command that works with handlers or interpreters, as root types it.
+/// Returns every command that works with handlers or interpreters, as root types it.
 fn commands(program: &Path, own: &Path) -> Vec<Vec<String>> {
     let (program, own) = (program.display(), own.display());
     [
@@ -110,7 +112,7 @@ fn another_users_file_at_a_path_is_never_executed_by_root(lab: &Lab) {
 
 kernel_test!(without_f_another_users_file_runs_only_as_nobody, among_others);
 fn without_f_another_users_file_runs_only_as_nobody(lab: &Lab) {
-    // With `O` the kernel would start no script.
+    // With `O` the kernel would start no script (K59).
     let scene = Scene::new(lab, Flags::PRESERVE_ARGV0);
     let program = lab.copy("busybox", &downloads::busybox("arm"));
     fs::create_dir_all(lab.path("own")).unwrap();
@@ -120,14 +122,14 @@ fn without_f_another_users_file_runs_only_as_nobody(lab: &Lab) {
         let ran = lab.qus(words.iter().map(String::as_str));
         let executed = scene.executed_by();
         probed += executed.len();
-        // Where the tests run as an ordinary user, root of the namespace is that user, and has no capabilities.
+        // If an ordinary user runs the tests, root of the namespace is that user, without capabilities.
         let nobody = if scene.has_others { "65534 65534" } else { "0 0" };
         assert!(executed.iter().all(|ids| ids == nobody), "{words:?}: {executed:?} {ran:#?}");
         let may_probe = ["doctor", "verify", "which", "register"].contains(&words[0].as_str())
             || words.contains(&"--probe".to_owned());
         assert!(may_probe || executed.is_empty(), "{words:?}: {executed:?}");
     }
-    assert!(probed > 0, "no probe reached the program: this test would see nothing");
+    assert!(probed > 0, "no probe reached the program, so the test is void");
 }
 
 kernel_test!(paths_that_others_can_change_are_reported);
@@ -150,7 +152,7 @@ fn paths_that_others_can_change_are_reported(lab: &Lab) {
     let list = lab.json(["list"]);
     assert_eq!(list["handlers"][0]["changeable_by_others"], serde_json::Value::Null, "{list:#}");
 
-    // `run` leaves such a handler out, and says so.
+    // `run` skips such a handler, and prints a warning.
     lab.done(["reset"]);
     lab.copy("others/qemu-sh4-static", &interpreter("sh4"));
     lab.handler("qemu-sh4", "sh4", &lab.path("others/qemu-sh4-static"), OURS);

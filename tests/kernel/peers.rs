@@ -1,4 +1,4 @@
-//! The command lines of the tools that qus replaces: what they print, and what is different on purpose.
+//! Command lines of the tools that qus replaces: their output, and the intended differences.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, QUS, Ran, busybox, order, run, start};
 use crate::namespace::INSTANCE;
 
-/// qus by another name, as an image has it, with the distribution's interpreters at hand.
+/// Returns a command that runs qus under another name, as in an image, with the distribution's interpreters.
 fn tool(lab: &Lab, name: &str) -> Command {
     let path = lab.path(name);
     if !path.exists() {
@@ -29,7 +29,7 @@ fn call(lab: &Lab, name: &str, words: &[&str]) -> Ran {
     run(tool(lab, name).args(words))
 }
 
-/// A handler that is none of QEMU's.
+/// Registers a handler that is not QEMU's.
 fn python(lab: &Lab) {
     lab.register(b":python3.11:M::\\xa7\\x0d\\x0d\\x0a::/usr/bin/python3.11:").unwrap();
 }
@@ -38,7 +38,7 @@ fn state(ran: &Ran) -> (Vec<String>, Vec<String>) {
     let value: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:#?}"));
     let keys: Vec<&String> = value.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["emulators", "supported"], "{ran:#?}");
-    // As Go indents.
+    // Go indents JSON like this.
     assert!(ran.stdout.starts_with("{\n  \"supported\": [\n    \"linux/"), "{ran:#?}");
     let list = |key: &str| {
         let words = value[key].as_array().unwrap().iter();
@@ -51,7 +51,7 @@ fn last_line(ran: &Ran) -> &str {
     ran.stderr.lines().last().unwrap_or_default()
 }
 
-/// The flags of a handler, as the kernel has them.
+/// Returns the flags of a handler, as the kernel prints them.
 fn flags(lab: &Lab, name: &str) -> String {
     let text = lab.entries().remove(name).unwrap_or_else(|| panic!("no {name}"));
     text.lines().find_map(|line| line.strip_prefix("flags: ")).unwrap().to_owned()
@@ -74,7 +74,7 @@ fn binfmt_installs_and_tells_the_state(lab: &Lab) {
     let new: Vec<&String> = supported.iter().filter(|platform| !native.contains(platform)).collect();
     assert_eq!(new, ["linux/arm64", "linux/s390x", "linux/arm/v7", "linux/arm/v6"], "{supported:?}");
     assert_eq!(busybox("s390x", "uname -m").unwrap().stdout, "s390x\n");
-    // Without setuid programs in the emulator's hands.
+    // The emulator does not get setuid rights: there is no flag C.
     assert_eq!(flags(lab, "qemu-aarch64"), "POF");
 
     let before = (lab.entries(), order());
@@ -82,7 +82,7 @@ fn binfmt_installs_and_tells_the_state(lab: &Lab) {
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert!(ran.stderr.contains("installing: arm64 qemu-aarch64 already registered\n"), "{ran:#?}");
     assert_eq!((lab.entries(), order()), before);
-    // What is off does not work, and is not told.
+    // A disabled handler does not work, and is not listed.
     lab.command("qemu-arm", "0");
     let (supported, emulators) = state(&call(lab, "binfmt", &[]));
     assert_eq!(emulators, ["qemu-aarch64", "qemu-s390x"]);
@@ -90,7 +90,7 @@ fn binfmt_installs_and_tells_the_state(lab: &Lab) {
     let ran = call(lab, "binfmt", &["--version"]);
     assert_eq!((ran.status, ran.stdout.as_str()), (0, ""), "{ran:#?}");
     assert!(ran.stderr.starts_with("binfmt/qus-") && ran.stderr.contains(" qemu/v"), "{ran:#?}");
-    // A command of qus, as nothing else of that tool stands there.
+    // Commands of qus work as well, as this tool has no positional arguments.
     assert!(call(lab, "binfmt", &["show", "arm"]).stdout.starts_with("arm"));
 }
 
@@ -122,7 +122,8 @@ fn binfmt_is_honest_about_failures(lab: &Lab) {
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert!(lab.entries()["qemu-s390x"].contains(&format!("interpreter {}\n", own.display())));
     assert_eq!(flags(lab, "qemu-s390x"), "POF");
-    // Another one than the one that was named: said, and not taken for it.
+    // The variable names another interpreter than the registered one: qus reports that, and does not accept the
+    // registered one.
     let ran = run(tool(lab, "binfmt")
         .env("QEMU_BINARY_PATH", downloads::distribution())
         .args(["--install", "s390x"]));
@@ -132,7 +133,7 @@ fn binfmt_is_honest_about_failures(lab: &Lab) {
 }
 
 kernel_test!(binfmt_reads_patterns_as_go_does);
-/// Classes, a pattern that is none, and one that would take the naive way for ever.
+/// Character classes, an invalid pattern, and a pattern for which a naive matcher needs exponential time.
 fn binfmt_reads_patterns_as_go_does(lab: &Lab) {
     let long = "a".repeat(60);
     lab.register(format!(":{long}:E::theirs::/theirs:").as_bytes()).unwrap();
@@ -165,7 +166,7 @@ fn binfmt_uninstalls_emulators_alone(lab: &Lab) {
     }
     assert!(state(&ran).1.contains(&"qemu-riscv64".to_owned()));
     let before = (lab.entries(), order());
-    // It is not there: that was what was asked for.
+    // The handler does not exist, which is the requested state.
     let ran = call(lab, "binfmt", &["--uninstall", "arm64"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert!(ran.stderr.contains("uninstalling: arm64 not found\n"), "{ran:#?}");
@@ -180,7 +181,7 @@ fn binfmt_uninstalls_emulators_alone(lab: &Lab) {
     let ran = call(lab, "binfmt", &["--uninstall", "qemu-r*"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert_eq!(order(), ["qemu-microblaze-old", "qemu-microblaze", "qemu-s390x", "python3.11"]);
-    // What that tool removes with everything else.
+    // The original tool removes this handler, too; qus does not.
     let ran = call(lab, "binfmt", &["--uninstall", "*"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert!(
@@ -287,7 +288,7 @@ fn dbhi_registers_lists_and_clears(lab: &Lab) {
     let before = (lab.entries(), order());
     for (words, printed) in [
         (&["-s", "--", "-p", "aarch64"][..], "is the binfmt interpreter for aarch64 already\n"),
-        // To list is not to register.
+        // Listing registers nothing.
         (&["-l"], "aarch64  enabled  POF"),
         (&["-s", "--", "-t", "riscv64"], "Would set "),
         (&["-r", "-s", "--", "-t", "riscv64"], "Would remove qemu-arm "),
@@ -344,7 +345,7 @@ fn multiarch_resets_and_registers(lab: &Lab) {
     assert!(ran.stdout.contains(&line), "{ran:#?}");
     assert!(lab.entries().iter().all(|(name, entry)| name == "python3.11" || entry.contains("flags: POF\n")));
     assert!(order().contains(&"python3.11".to_owned()));
-    // Two runs that want different things: said, and nothing lost.
+    // Two runs with conflicting requests: qus reports that, and nothing is lost.
     let own = lab.copy("own/qemu-arm-static", &interpreter("arm"));
     let before = (lab.entries(), order());
     let ran = call(lab, "register", &["--credential", "yes", "--qemu-path", "own"]);
@@ -377,7 +378,7 @@ fn conf_registers(lab: &Lab) {
     assert_eq!((lab.entries(), order()), before);
 }
 
-/// Writes files with `words`, and expects the kernel to be left alone.
+/// Writes files with `words`, and expects no change of the handlers.
 fn export(lab: &Lab, host: &str, words: &[&str]) -> Vec<String> {
     let directory = lab.path("out");
     let _from_the_last_time = fs::remove_dir_all(&directory);
@@ -405,7 +406,7 @@ fn conf_writes_files_that_the_kernel_takes(lab: &Lab) {
     let text = String::from_utf8(line.clone()).unwrap();
     assert!(text.starts_with(":qemu-s390x:M::\\x7f") && text.ends_with(":OF\n"), "{text}");
     lab.register(&line).unwrap();
-    // Without P the program's name is its path.
+    // Without P, the program's name is its path.
     let program = lab.copy("uname", &downloads::busybox("s390x"));
     assert_eq!(start(&program, &["lost", "-m"]).unwrap().stdout, "s390x\n");
     lab.done(["reset"]);
@@ -422,7 +423,8 @@ fn conf_writes_files_that_the_kernel_takes(lab: &Lab) {
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
     lab.done(["reset"]);
 
-    // For a package: nothing lies there yet. Not for the host itself, nor for its family unless that is said.
+    // For a package the interpreter need not exist. The host's own architecture is left out, and its family unless it
+    // is named.
     let nowhere = ["-s", "ALL", "--qemu-path", "/nowhere", "-p", "no"];
     let names = export(lab, "arm64", &nowhere);
     let has = |names: &[String], name: &str| names.iter().any(|other| other == &format!("qemu-{name}.conf"));
@@ -458,7 +460,7 @@ fn conf_writes_files_for_update_binfmts(lab: &Lab) {
         ),
         ("qemu-arm", "/nowhere/qemu-arm-static", "yes", "no", "yes")
     );
-    // What the kernel makes of both is what qus itself asks for.
+    // From both rules the kernel makes the entry that qus itself registers.
     let path = interpreter("arm");
     let line = format!(":n:M::{}:{}:{}:OF", field("magic"), field("mask"), path.display());
     lab.register(line.as_bytes()).unwrap();

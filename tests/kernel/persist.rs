@@ -1,5 +1,6 @@
-//! `register --persist` and `reset --persist`: what is written for the next boot, and what stands in the way. Each test has
-//! `/etc`, `/run`, `/usr/local/lib` and `/var/lib` of its own; what reads the files at boot runs in `.ci/e2e/persist`.
+//! `register --persist` and `reset --persist`: the files for the next boot, and what prevents writing them. Each test
+//! has its own `/etc`, `/run`, `/usr/local/lib` and `/var/lib`. The programs that read the files at boot run in
+//! `.ci/e2e/persist`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,14 +15,14 @@ use crate::concurrency::all_at_once;
 use crate::downloads::interpreter;
 use crate::lab::{Lab, NO_HANDLER, OURS, Ran, order, run};
 
-/// The folders that are looked at.
+/// Directories that the tests cover and compare.
 pub(crate) const FOLDERS: [&str; 4] = ["/etc", "/run", "/usr/local/lib", "/var/lib"];
 
 fn cover(directory: &str, options: &str, flags: MsFlags) {
     mount(Some("none"), directory, Some("tmpfs"), flags, Some(options)).unwrap();
 }
 
-/// Folders of the test's own, with systemd in them. Emulators lie in `q`, where anybody could change them.
+/// Covers the directories, with a systemd in them. Emulators are in `q`, a directory that any user could change.
 pub(crate) fn host(lab: &Lab) {
     for directory in FOLDERS {
         cover(directory, "mode=755", MsFlags::empty());
@@ -43,7 +44,7 @@ fn done(ran: Ran) -> Ran {
     ran
 }
 
-/// Every file below the folders, with its content, its inode and its mode.
+/// Returns every file in the directories, with its content, its inode and its mode.
 fn tree() -> BTreeMap<PathBuf, (Vec<u8>, u64, u32)> {
     let mut files = BTreeMap::new();
     let mut directories: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
@@ -55,7 +56,7 @@ fn tree() -> BTreeMap<PathBuf, (Vec<u8>, u64, u32)> {
                 Err(_) if metadata.is_file() => fs::read(file.path()).unwrap(),
                 Err(_) => Vec::new(),
             };
-            // One for all, which stays.
+            // All processes share this lock file, which stays.
             if file.path() == Path::new("/run/qus.lock") {
                 continue;
             }
@@ -79,7 +80,7 @@ fn refused(lab: &Lab, message: &str) -> Ran {
 
 const ARM: &str = "/etc/binfmt.d/qus-arm.conf";
 const COPY: &str = "/usr/local/lib/qus/copies/qemu-arm-static";
-/// An interpreter in the directory that `fetch` fills.
+/// An interpreter in the directory to which `fetch` writes.
 const FETCHED: &str = "/usr/local/lib/qus/qemu-arm-static";
 
 kernel_test!(persist_writes_what_was_registered);
@@ -93,12 +94,12 @@ fn persist_writes_what_was_registered(lab: &Lab) {
     );
     assert!(ran.stderr.contains("; systemd registers them again whenever it starts; "), "{ran:#?}");
     assert!(!ran.stderr.contains("until"), "{ran:#?}");
-    // The test's own folder is one: that is said.
+    // The test's own directory is on tmpfs, and qus reports that.
     assert!(
         ran.stderr.contains(&format!("{COPY} lies on tmpfs, which is empty after a restart")),
         "{ran:#?}"
     );
-    // Who wrote it, how it is undone, and the very rule that the kernel has.
+    // The file names its writer, the command that removes it, and exactly the rule that the kernel has.
     let text = fs::read_to_string(ARM).unwrap();
     let words = ["export", "arm", "--format", "systemd", "--interpreter-path"];
     let exported = lab.done(words.into_iter().chain(["/usr/local/lib/qus/copies/qemu-{arch}-static"]));
@@ -120,7 +121,7 @@ fn persist_writes_what_was_registered(lab: &Lab) {
         }
     }
     assert_eq!(lab.entries(), registered);
-    // Once more there is nothing to do.
+    // A second run changes nothing.
     let before = tree();
     let ran = done(persist(lab, &["arm", "s390x"]));
     assert!(ran.stdout.starts_with(&format!("arm    unchanged  POF  {COPY} ")), "{ran:#?}");
@@ -139,7 +140,7 @@ fn persist_copies_interpreters_that_cannot_stay(lab: &Lab) {
     let metadata = fs::metadata(COPY).unwrap();
     assert_eq!((metadata.mode() & 0o7777, metadata.uid()), (0o755, 0));
     assert_eq!(fs::read(COPY).unwrap(), fs::read(lab.path("q/qemu-arm-static")).unwrap());
-    // Another version in the same place takes the place of the first, and the handler goes with it.
+    // Another version at the same path replaces the first, and the handler follows.
     let mut newer = fs::read(lab.path("q/qemu-arm-static")).unwrap();
     newer.push(0);
     lab.executable("q/qemu-arm-static", &newer);
@@ -148,9 +149,9 @@ fn persist_copies_interpreters_that_cannot_stay(lab: &Lab) {
     assert!(ran.stdout.contains("qemu-arm still ran the file that was replaced"), "{ran:#?}");
     assert_eq!(fs::read(COPY).unwrap(), newer);
     assert_ne!(fs::metadata(COPY).unwrap().ino(), metadata.ino());
-    // It is still the copy that goes with the file.
+    // The file still marks its interpreter as a copy.
     assert!(fs::read_to_string(ARM).unwrap().contains("# The interpreter is a copy"));
-    // Any emulator may be meant.
+    // The interpreter of the user's choice may have any name.
     lab.copy("q/emulator", &interpreter("s390x"));
     let words = ["register", "--persist", "--interpreter", "q/emulator", "s390x"];
     let printed = lab.done(words);
@@ -165,7 +166,7 @@ fn persist_copies_interpreters_that_cannot_stay(lab: &Lab) {
 kernel_test!(persist_leaves_interpreters_that_can_stay);
 fn persist_leaves_interpreters_that_can_stay(lab: &Lab) {
     host(lab);
-    // As `qus fetch` puts it there.
+    // `qus fetch` writes the file like this.
     fs::create_dir("/usr/local/lib/qus").unwrap();
     fs::copy(lab.path("q/qemu-arm-static"), FETCHED).unwrap();
     fs::set_permissions(FETCHED, fs::Permissions::from_mode(0o755)).unwrap();
@@ -176,7 +177,7 @@ fn persist_leaves_interpreters_that_can_stay(lab: &Lab) {
     }
     let text = fs::read_to_string(ARM).unwrap();
     assert!(text.ends_with(&format!(":{FETCHED}:POF\n")) && !text.contains("copy"), "{text}");
-    // The same content from elsewhere is no reason for another file either.
+    // The same content from elsewhere is no reason for another file.
     let ran = done(persist(lab, &["arm"]));
     assert!(ran.stdout.contains("unchanged"), "{ran:#?}");
     assert_eq!(fs::metadata(FETCHED).unwrap().ino(), before);
@@ -190,11 +191,11 @@ fn persist_takes_interpreters_out_of_memory(lab: &Lab) {
     host(lab);
     lab.done(["register", "--in-memory", "--interpreter-dir", "q", "arm"]);
     assert!(lab.entries()["qemu-arm"].contains("interpreter memory/"));
-    // Registered by qus, for the moment: it makes room for what lasts.
+    // qus replaces its own temporary handler by a persistent one.
     let ran = done(persist(lab, &["arm"]));
     assert!(ran.stdout.starts_with(&format!("arm  replaced  POF  {COPY} ")), "{ran:#?}");
     assert_eq!(order(), ["qemu-arm"]);
-    // A bundle has no files; those that last come out of it.
+    // A bundle has no files, so the persistent ones are extracted from it.
     lab.done(["reset", "--persist"]);
     lab.done(["bundle", "--from", "q", "-o", "qus-arm", "arm"]);
     let mut bundle = std::process::Command::new(lab.path("qus-arm"));
@@ -208,7 +209,7 @@ fn persist_after_an_interrupted_run_mends_it(lab: &Lab) {
     host(lab);
     done(persist(lab, &["arm"]));
     let text = fs::read_to_string(ARM).unwrap();
-    // Killed between registering and writing: the handler and its interpreter are there, and perhaps half of a file.
+    // Killed between registering and writing: the handler and its interpreter exist, and perhaps an incomplete file.
     fs::remove_file(ARM).unwrap();
     fs::write("/etc/binfmt.d/.qus-AbCdEf", "# Writ").unwrap();
     let ran = done(persist(lab, &["arm"]));
@@ -232,7 +233,8 @@ fn persist_after_an_interrupted_run_mends_it(lab: &Lab) {
 }
 
 kernel_test!(persist_of_what_is_not_proven_leaves_what_lasted);
-/// An interpreter that turns out to be none had the place of a copy: the old one is there at boot, or none.
+/// A broken interpreter would replace a copy of the same name. After the failure, the boot files are the old ones, or
+/// there are none.
 fn persist_of_what_is_not_proven_leaves_what_lasted(lab: &Lab) {
     host(lab);
     lab.static_failure("none/qemu-arm-static");
@@ -242,7 +244,7 @@ fn persist_of_what_is_not_proven_leaves_what_lasted(lab: &Lab) {
         let ran = lab.qus(words);
         assert!(ran.status == 1 && ran.stdout.contains(" verification failed "), "{ran:#?}");
         assert_eq!((tree(), lab.entries()), (before, handlers));
-        // Nor where nothing can be executed.
+        // The same holds if no probe can be executed.
         let (before, handlers) = (tree(), lab.entries());
         fs::create_dir(lab.path("tmp")).unwrap();
         cover(lab.path("tmp").to_str().unwrap(), "size=8k", MsFlags::empty());
@@ -258,13 +260,13 @@ fn persist_of_what_is_not_proven_leaves_what_lasted(lab: &Lab) {
     refused();
     done(persist(lab, &["arm"]));
     refused();
-    // That what was there is still what the handler runs, is seen by its being left alone.
+    // The outcome "unchanged" shows that the handler still runs the old file.
     let ran = done(persist(lab, &["arm"]));
     assert!(ran.stdout.contains("unchanged"), "{ran:#?}");
 }
 
 kernel_test!(many_persist_at_once);
-/// All of the same: who is faster makes the copy, nobody sweeps away what another one is about to name.
+/// Concurrent runs of the same command: one makes the copy, and none removes a copy that another run is about to name.
 fn many_persist_at_once(lab: &Lab) {
     host(lab);
     let words = ["register", "--persist", "--interpreter-dir", "q", "arm", "s390x"];
@@ -287,7 +289,7 @@ fn many_persist_at_once(lab: &Lab) {
         let ran = done(lab.qus(words));
         assert!(ran.stdout.contains("unchanged") && !ran.stdout.contains("replaced"), "{ran:#?}");
     }
-    // Whoever is last has it all, or nothing.
+    // After concurrent runs of `register` and `reset`, either everything exists or nothing.
     for _ in 0..3 {
         let command = |index: usize| {
             let words = if index.is_multiple_of(2) { &words[..] } else { &["reset", "--persist"] };
@@ -314,11 +316,11 @@ fn persist_keeps_what_others_restore(lab: &Lab) {
     host(lab);
     lab.handler("arm", "arm", &lab.path("q/qemu-arm-static"), OURS);
     fs::create_dir("/etc/binfmt.d").unwrap();
-    // The distribution's file for the distribution's handler.
+    // The distribution's configuration restores the distribution's handler.
     let words = ["export", "arm", "--format", "register", "--interpreter-dir", "q"];
     let line = lab.done(words).replacen("qemu-arm", "arm", 1);
     fs::write("/etc/binfmt.d/distribution.conf", line).unwrap();
-    // Nothing is said of what must serve: that would be a wish for another one.
+    // No interpreter is named, as that would be an explicit request.
     let persist = || {
         let mut command = lab.program(&[], ["register", "--persist", "arm"]);
         done(run(command.env("QUS_INTERPRETER_DIR", lab.path("q"))))
@@ -328,7 +330,7 @@ fn persist_keeps_what_others_restore(lab: &Lab) {
     assert!(ran.stdout.contains(" existing "), "{ran:#?}");
     assert!(ran.stdout.ends_with("; at boot by /etc/binfmt.d/distribution.conf\n"), "{ran:#?}");
     assert_eq!((tree(), lab.entries()), (before, handlers.clone()));
-    // The same of binfmt-support.
+    // The same holds for binfmt-support.
     fs::remove_file("/etc/binfmt.d/distribution.conf").unwrap();
     fs::create_dir("/var/lib/binfmts").unwrap();
     fs::write("/var/lib/binfmts/arm", "qemu-user-static\nmagic\n0\n\n\n/usr/bin/x\n").unwrap();
@@ -341,21 +343,21 @@ fn persist_keeps_what_others_restore(lab: &Lab) {
 kernel_test!(persist_asks_before_it_replaces_what_nobody_restores);
 fn persist_asks_before_it_replaces_what_nobody_restores(lab: &Lab) {
     host(lab);
-    // As an image registered it that is gone at the next boot.
+    // An image registered this handler, so it does not exist after the next boot.
     lab.handler("arm", "arm", &lab.path("q/qemu-arm-static"), OURS);
     let ran = refused(lab, "arm (");
     ran.suggests("qus register --replace --persist --interpreter-dir q arm");
     lab.type_command("qus register --replace --persist --interpreter-dir q arm");
     assert_eq!(order(), ["qemu-arm"]);
     assert!(Path::new(ARM).exists());
-    // So is an interpreter that was chosen, unless it is chosen again.
+    // A handler with an interpreter that the user named is a conflict, too, unless the user names it again.
     lab.done(["reset", "--persist"]);
     lab.copy("q/emulator", &interpreter("arm"));
     lab.done(["register", "--interpreter", "q/emulator", "arm"]);
     refused(lab, "qus-arm (");
     let chosen = ["register", "--interpreter", "q/emulator", "--replace", "--persist", "arm"];
     assert!(lab.done(chosen).contains("/usr/local/lib/qus/copies/emulator"));
-    // Somebody else's is so with and without.
+    // A handler of another tool is a conflict with and without `--persist`.
     lab.done(["reset", "--persist"]);
     lab.handler("rosetta", "arm", Path::new("/run/rosetta/rosetta"), Flags::empty());
     refused(lab, "rosetta (/run/rosetta/rosetta, flags none) has its programs");
@@ -369,7 +371,7 @@ fn persist_never_touches_files_of_others(lab: &Lab) {
         fs::write(ARM, content).unwrap();
         let ran = refused(lab, "/etc/binfmt.d/qus-arm.conf was not written by qus, and stays as it is");
         ran.suggests(&format!("sudo mv {ARM} {ARM}.before-qus"));
-        // Nor does it go.
+        // `reset` does not remove the file either.
         lab.done_with(["reset", "--persist"], NO_HANDLER);
         assert_eq!(fs::read_to_string(ARM).unwrap(), content);
     }
@@ -385,7 +387,7 @@ fn persist_never_touches_files_of_others(lab: &Lab) {
     fs::remove_file(ARM).unwrap();
     fs::create_dir(ARM).unwrap();
     refused(lab, "/etc/binfmt.d/qus-arm.conf is not an ordinary file, and stays as it is");
-    // The others of a batch are done all the same.
+    // The rest of a batch is registered nevertheless.
     let ran = persist(lab, &["arm", "s390x"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert_eq!(order(), ["qemu-s390x"]);
@@ -407,7 +409,7 @@ fn persist_where_nothing_can_be_written_registers_nothing(lab: &Lab) {
     host(lab);
     cover("/etc", "mode=755", MsFlags::MS_RDONLY);
     refused(lab, "cannot write /etc/binfmt.d/qus-arm.conf: Read-only file system");
-    // No room for one file more.
+    // The file system has no inode for another file.
     cover("/etc", "mode=755,nr_inodes=2", MsFlags::empty());
     fs::create_dir("/etc/binfmt.d").unwrap();
     refused(lab, "cannot write /etc/binfmt.d/qus-arm.conf: No space left on device");
@@ -428,7 +430,7 @@ fn persist_where_nothing_can_be_written_registers_nothing(lab: &Lab) {
 }
 
 kernel_test!(persist_without_space_for_the_rules_says_how_long_it_lasts);
-/// That a disk is full is seen only when something is written.
+/// A full disk is detected only when a file is written.
 fn persist_without_space_for_the_rules_says_how_long_it_lasts(lab: &Lab) {
     host(lab);
     cover("/etc", "mode=755,size=8k", MsFlags::empty());
@@ -445,7 +447,7 @@ fn persist_without_space_for_the_rules_says_how_long_it_lasts(lab: &Lab) {
     fs::remove_file("/etc/full").unwrap();
     let ran = done(persist(lab, &["arm"]));
     assert!(ran.stdout.contains(&format!("; at boot by {ARM}\n")), "{ran:#?}");
-    // The old file stays whole where there is no room for the new one.
+    // The old file stays complete if there is no space for the new one.
     lab.copy("q/emulator", &interpreter("arm"));
     lab.done(["register", "--persist", "--replace", "--interpreter", "q/emulator", "arm"]);
     let before = fs::read(ARM).unwrap();
@@ -474,7 +476,7 @@ fn persist_says_when_nobody_restores(lab: &Lab) {
     let message = "they are in /etc/binfmt.d, and nothing on this host registers that at boot";
     assert!(ran.stderr.contains(message), "{ran:#?}");
     ran.hints("have root run `qus apply` at boot, for example in /etc/rc.local");
-    // Never told as lasting.
+    // qus must not print that the handlers are restored.
     assert!(ran.stderr.contains(", until that ends; ") && !ran.stderr.contains("again"), "{ran:#?}");
     assert_eq!(order(), ["qemu-arm"]);
     assert!(Path::new(ARM).exists());
@@ -513,7 +515,7 @@ fn persist_makes_a_service_of_openrc(lab: &Lab) {
     assert!(text.contains("'qemu-arm'") && text.contains("'qemu-s390x'"), "{text}");
     assert_eq!(fs::metadata(service).unwrap().mode() & 0o7777, 0o755);
     assert_eq!(fs::read_link(link).unwrap(), service);
-    // A second run finds everything as it has to be, and brings back what somebody lost.
+    // A second run changes nothing, and restores a file that was removed.
     let before = tree();
     done(persist(lab, &["arm"]));
     assert_eq!(tree(), before);
@@ -525,7 +527,7 @@ fn persist_makes_a_service_of_openrc(lab: &Lab) {
     assert!(!text.contains("'qemu-arm'") && text.contains("'qemu-s390x'"), "{text}");
     lab.done(["reset", "--persist"]);
     assert!(!service.exists() && !link.is_symlink());
-    // What is now systemd's does not stay OpenRC's.
+    // Under systemd, the files for OpenRC are removed.
     done(persist(lab, &["arm"]));
     fs::create_dir_all("/run/systemd/system").unwrap();
     done(persist(lab, &["arm"]));
@@ -562,7 +564,7 @@ fn reset_persist_takes_back_exactly_what_was_written(lab: &Lab) {
     assert!(printed.starts_with("s390x  removed  qemu-s390x ") && printed.contains(file), "{printed}");
     assert!(printed.contains("s390x  removed  /usr/local/lib/qus/copies/qemu-s390x-static\n"), "{printed}");
     assert!(Path::new(ARM).exists() && order().contains(&"qemu-arm".to_owned()));
-    // Both ends by themselves: the handler is gone already, then the file.
+    // Handler and file need not exist together: here the handler is gone already.
     lab.command("qemu-arm", "-1");
     lab.done_with(["reset", "--persist"], NO_HANDLER);
     assert_eq!((tree(), lab.entries()), (before.clone(), handlers.clone()));
@@ -571,7 +573,7 @@ fn reset_persist_takes_back_exactly_what_was_written(lab: &Lab) {
     lab.done(["reset", "--persist"]);
     assert_eq!(lab.entries(), handlers);
     assert_eq!(tree(), before);
-    // A copy that somebody else's file names stays, too; and nothing outside of its folder ever goes.
+    // A copy that another tool's file names stays. Nothing outside of the directory of copies is ever removed.
     done(persist(lab, &["arm"]));
     fs::write("/etc/binfmt.d/theirs.conf", format!(":theirs:E::theirs::{COPY}:\n")).unwrap();
     lab.done(["reset", "--persist"]);
@@ -583,7 +585,7 @@ fn reset_persist_takes_back_exactly_what_was_written(lab: &Lab) {
     assert_eq!(lab.qus(["reset", "--persist"]).status, 2);
     assert!(Path::new("/etc/victim").exists() && Path::new(ARM).exists());
     fs::remove_file(ARM).unwrap();
-    // Where nothing may be written, nothing is removed.
+    // If a directory is not writable, nothing is removed.
     done(persist(lab, &["arm"]));
     let options = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     mount(None::<&str>, "/etc", None::<&str>, options, None::<&str>).unwrap();
@@ -593,10 +595,10 @@ fn reset_persist_takes_back_exactly_what_was_written(lab: &Lab) {
 }
 
 kernel_test!(reset_persist_that_failed_halfway_is_done_by_the_next);
-/// What a file tells of is taken back before the file: who ended halfway finds by it what is left.
+/// The file is removed last, so that an interrupted `reset` finds by it what is left.
 fn reset_persist_that_failed_halfway_is_done_by_the_next(lab: &Lab) {
     host(lab);
-    // binfmt-support's database is in its hands alone: a program in its place keeps one.
+    // Only binfmt-support changes its database, so a script imitates `update-binfmts`.
     fs::remove_dir_all("/run/systemd").unwrap();
     cover("/usr/sbin", "mode=755", MsFlags::empty());
     if !Path::new("/sbin").is_symlink() {
@@ -618,7 +620,7 @@ fn reset_persist_that_failed_halfway_is_done_by_the_next(lab: &Lab) {
     fs::remove_file("/var/lib/full").unwrap();
     lab.done_with(["reset", "--persist"], NO_HANDLER);
     assert!(!database.exists() && !Path::new(ARM).exists() && !Path::new(COPY).exists());
-    // A folder that stands where the copy was cannot be removed like one.
+    // If a directory has the name of the copy, `reset` cannot remove it.
     done(persist(lab, &["arm"]));
     fs::remove_file(COPY).unwrap();
     fs::create_dir(COPY).unwrap();
@@ -640,7 +642,7 @@ fn reset_says_what_comes_back(lab: &Lab) {
     );
     assert!(ran.stderr.ends_with(&message), "{ran:#?}");
     lab.done_with(["reset", "--persist", "arm"], NO_HANDLER);
-    // Somebody else's file stays, and that is said.
+    // A file of another tool stays, and qus reports it.
     let arm = lab.path("q/qemu-arm-static");
     lab.handler("qemu-arm", "arm", &arm, OURS);
     let words = ["export", "arm", "--format", "register", "--interpreter-path"];
@@ -675,7 +677,7 @@ fn list_tells_what_is_missing_and_what_has_drifted(lab: &Lab) {
     lab.command("qemu-arm", "-1");
     let (found, text) = row("missing");
     assert!(found, "{text}");
-    // The same rule without a flag.
+    // The handler has the same rule without a flag.
     lab.handler("qemu-arm", "arm", Path::new(COPY), Flags::FIX_BINARY);
     let (found, text) = row("differs");
     assert!(found, "{text}");
@@ -689,7 +691,7 @@ fn persist_goes_with_no_other_way_to_last(lab: &Lab) {
     for other in ["--in-memory", "--hold"] {
         lab.refused(["register", "--persist", other, "arm"], 2, "cannot be used with");
     }
-    // What is to be fetched is to last as well.
+    // The hint to fetch an interpreter keeps `--persist`.
     fs::create_dir(lab.path("empty")).unwrap();
     let words = ["register", "--persist", "--interpreter-dir", "empty", "arm"];
     lab.refused(words, 2, "no interpreter is in empty").suggests("qus register --fetch --persist arm");

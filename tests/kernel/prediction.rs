@@ -1,9 +1,9 @@
-//! [`qus::handler::predict`] against `execve(2)`: random rules and random files, and the kernel's word for each.
+//! [`qus::handler::predict`] compared with `execve(2)`: random rules and random files.
 //!
-//! Every file is called by a name of its own first letter, and every program of this host is a probe, which ends with the
-//! first byte of its `argv[0]`: the exit status says which interpreter ran.
+//! Every file has a name with its own first letter, and every program of this host is a probe, which ends with the
+//! first byte of its `argv[0]`. So the exit status identifies the interpreter that ran.
 //!
-//! `QUS_TEST_CASES` says how many files are started, `QUS_TEST_SEED` which ones.
+//! `QUS_TEST_CASES` is the number of files that are started, and `QUS_TEST_SEED` is the random seed.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -24,9 +24,9 @@ use crate::namespace::INSTANCE;
 use crate::programs::host;
 use crate::starter::start;
 
-/// Files of one world.
+/// Number of files in one world.
 const FILES: usize = 10;
-/// Files that are started unless `QUS_TEST_CASES` says otherwise.
+/// Number of files that are started without `QUS_TEST_CASES`.
 const CASES: usize = 4000;
 
 /// SplitMix64.
@@ -45,7 +45,7 @@ impl Random {
         usize::try_from(self.next() % limit as u64).unwrap()
     }
 
-    /// True in `percent` of all cases.
+    /// Returns true in `percent` of 100 cases.
     fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
@@ -79,11 +79,11 @@ fn predictions_are_what_execve_does(lab: &Lab) {
             done += 1;
         }
     }
-    // Both ends were seen often, or the comparison is worth little.
+    // Both outcomes must be frequent, or else the comparison has little value.
     assert!(started * 10 > done && (done - started) * 10 > done, "{started} of {done} were started");
 }
 
-/// The folder of all worlds, which becomes the current one, and what never changes in it.
+/// Creates the directory of all worlds and its fixed content, makes it the current directory, and returns it.
 fn prepare(lab: &Lab) -> PathBuf {
     let root = lab.path("world");
     fs::create_dir_all(&root).unwrap();
@@ -102,7 +102,7 @@ struct World<'a> {
     lab: &'a Lab,
     root: &'a Path,
     files: Vec<PathBuf>,
-    /// Programs that this host runs itself.
+    /// Programs that this host runs natively.
     natives: Vec<Vec<u8>>,
     handlers: Vec<Handler>,
     enabled: bool,
@@ -184,7 +184,7 @@ impl<'a> World<'a> {
             };
             let flags = random.pick(&["", "", "", "F", "F", "O", "OF", "C", "P", "PF", "POCF"]);
             let line = format!(":{handler}:{takes}:{}:{flags}", interpreter.display());
-            // What the kernel refuses is no handler.
+            // A rule that the kernel refuses does not become a handler.
             if self.lab.register(line.as_bytes()).is_ok() && random.chance(15) {
                 self.lab.command(&handler, "0");
             }
@@ -195,7 +195,7 @@ impl<'a> World<'a> {
         let instance = Instance::open(Path::new(INSTANCE)).unwrap();
         self.handlers = instance.handlers().unwrap();
         self.enabled = instance.is_enabled().unwrap();
-        // What becomes of the file behind `F` does not matter any more: neither its mode nor its name.
+        // With `F` the kernel has the file open, so a later change of its mode or name has no effect.
         if random.chance(20) {
             let path = &names[random.below(FILES)];
             fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -224,7 +224,7 @@ impl<'a> World<'a> {
         table.predict(&ExecTarget::inspect(file))
     }
 
-    /// Whether the file was started; the error says how the kernel differs.
+    /// Reports whether the file was started. The error describes the difference to the prediction.
     fn compare(&self, file: &Path) -> Result<bool, String> {
         let path = Path::new(".").join(file);
         let prediction = self.predict(&path);
@@ -242,7 +242,7 @@ impl<'a> World<'a> {
         if predicted == seen {
             return Ok(seen.is_ok());
         }
-        Err(format!("predicted {prediction:?}, the kernel {seen:?}"))
+        Err(format!("predicted {prediction:?}, but the kernel did {seen:?}"))
     }
 
     fn describe(&self) -> String {
@@ -281,13 +281,13 @@ fn name(letter: u8, random: &mut Random) -> PathBuf {
     format!("{}{extension}", char::from(letter)).into()
 }
 
-/// The probe of this host, fixed (`ET_EXEC`, 2) or position-independent (`ET_DYN`, 3).
+/// Returns the probe of this host, fixed (`ET_EXEC`, 2) or position-independent (`ET_DYN`, 3).
 pub(crate) fn native(e_type: u16) -> Vec<u8> {
     let arch = host();
     image(arch, arch.identity.machines[0], Variant { e_type, ..Variant::default() })
 }
 
-/// A program that needs `loader`: its program headers are moved behind it, one more among them.
+/// Returns a program that needs `loader`. Its program headers move to its end, with one more.
 pub(crate) fn with_loader(program: &[u8], loader: &Path) -> Vec<u8> {
     let arch = Arch::from_header(program).unwrap();
     let order = arch.identity.order;
@@ -317,7 +317,7 @@ pub(crate) fn with_loader(program: &[u8], loader: &Path) -> Vec<u8> {
     image
 }
 
-/// A script that names `interpreter`, with blanks and ends as people and tools write them.
+/// Returns a script that names `interpreter`, with the blanks and line ends of real scripts.
 fn script(interpreter: &Path, random: &mut Random) -> Vec<u8> {
     let before = random.pick(&["", "", " ", "\t "]).as_bytes();
     let behind = random.pick(&["\n", "\n", "", " -e\n", "\t\n", "\0x\n", " an argument"]).as_bytes();
@@ -329,7 +329,7 @@ fn script(interpreter: &Path, random: &mut Random) -> Vec<u8> {
     line
 }
 
-/// The part of a rule that says which files it takes: often something that `header` has.
+/// Returns the matching part of a rule, which often matches `header`.
 fn pattern(header: &[u8], random: &mut Random) -> String {
     let offset = *random.pick(&[0, 0, 0, 1, 2, 4, 16, 18, 100, 250]);
     let longest = *random.pick(&[2, 4, 20]);

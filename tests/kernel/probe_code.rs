@@ -1,4 +1,4 @@
-//! Code of the probes, executed: each waits until its starter lets it end.
+//! Execution of the probes' code: each probe waits until its parent process releases it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,21 +15,21 @@ use crate::downloads;
 use crate::lab::{Lab, OURS};
 use crate::programs::{ET_DYN, host};
 
-/// End of standard input for which a probe waits.
+/// Event on standard input for which a probe waits.
 #[derive(Clone, Copy, Debug)]
 enum Release {
     EndOfFile,
     Byte,
-    /// There is no standard input at all.
+    /// Standard input is closed.
     Closed,
 }
 
-/// Starts the probe at `path`, and returns its exit status. It must not end before it is released.
+/// Starts the probe at `path`, and returns its exit status. Expects that it does not end before it is released.
 fn run(path: &Path, release: Release) -> i32 {
     let (mut exec, before_exec) = io::pipe().unwrap();
     let mut command = match release {
         Release::Closed => {
-            // A shell closes it, and hands the other names on.
+            // The shell closes standard input, and passes the other descriptors on.
             let mut shell = Command::new("bash");
             shell.args(["-c", "exec -a '*' \"$0\" <&-"]).arg(path);
             shell
@@ -44,7 +44,8 @@ fn run(path: &Path, release: Release) -> i32 {
     // The pipe closes at exec.
     assert_eq!(exec.read(&mut [0]).unwrap(), 0);
     if let Some(mut input) = child.stdin.take() {
-        // It must still be there once its emulator waits for the pipe, which no time limits: the kernel shows the call.
+        // The probe must still run when its emulator waits for the pipe. That may take any time, so the test reads the
+        // current call from procfs.
         let call = format!("/proc/{}/syscall", child.id());
         while !fs::read_to_string(&call)
             .unwrap_or_default()
@@ -61,7 +62,7 @@ fn run(path: &Path, release: Release) -> i32 {
 }
 
 kernel_test!(every_probe_waits_for_its_starter);
-/// Every architecture that an emulator of the distribution, or of a newer one, knows.
+/// Runs the probe of every architecture that an emulator of the distribution, or a newer one, supports.
 fn every_probe_waits_for_its_starter(lab: &Lab) {
     let mut executed = BTreeSet::new();
     for directory in [downloads::distribution(), downloads::newer()] {

@@ -1,4 +1,4 @@
-//! Execution of probes: the rights that they have, the directories that serve, and verdicts that do not depend on time.
+//! Execution of probes: their rights, suitable directories, and verdicts that do not depend on time.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,7 +13,7 @@ use crate::downloads;
 use crate::lab::{Lab, Ran, fewest_descriptors, run};
 use crate::programs::{arch, host, probe};
 
-/// An interpreter that writes down the rights it runs with. Its handler has no `F`, as it is a script.
+/// An interpreter that records the rights it runs with. Its handler has no `F`, as it is a script.
 const WRITE_RIGHTS: &str = r#"#!/bin/sh
 read_status() { while read -r name value; do case $name in "$1:") echo "$value"; return;; esac; done </proc/self/status; }
 for name in Uid Gid Groups NoNewPrivs CapInh CapPrm CapEff CapBnd CapAmb; do echo $name $(read_status $name); done >"${0%/*}/rights"
@@ -22,7 +22,7 @@ exit 1
 const NO_CAPABILITIES: &str = "NoNewPrivs 1\nCapInh 0000000000000000\nCapPrm 0000000000000000\n\
                                CapEff 0000000000000000\nCapBnd 0000000000000000\nCapAmb 0000000000000000\n";
 
-/// Every command that executes probes executes them with the rights that begin with `ids`, and with no capabilities.
+/// Expects that every command executes probes with rights that begin with `ids`, and without capabilities.
 fn rights_are(lab: &Lab, ids: &str) {
     fs::create_dir(lab.path("bin")).unwrap();
     for (directory, mode) in [("", 0o755), ("bin", 0o777)] {
@@ -48,7 +48,7 @@ fn rights_are(lab: &Lab, ids: &str) {
 
 kernel_test!(probes_of_root_run_as_nobody, among_others);
 fn probes_of_root_run_as_nobody(lab: &Lab) {
-    // Where an ordinary user runs the tests, the namespace has no other user.
+    // If an ordinary user runs the tests, the namespace has no other user.
     let has_others = fs::read_to_string("/proc/self/uid_map").unwrap().lines().count() > 1;
     let nobody = "Uid 65534 65534 65534 65534\nGid 65534 65534 65534 65534\nGroups\n";
     rights_are(lab, if has_others { nobody } else { "Uid 0 0 0 0\nGid 0 0 0 0\n" });
@@ -64,7 +64,7 @@ fn tmpfs(point: &str, flags: MsFlags, options: &str) {
 }
 
 kernel_test!(a_directory_that_does_not_serve_is_passed_over, among_others);
-/// The first directory is full, is `noexec`, or cannot be entered by nobody.
+/// The first directory is full, is `noexec`, or cannot be entered by nobody (65534).
 fn a_directory_that_does_not_serve_is_passed_over(lab: &Lab) {
     let program = |directory: &str| {
         let mut program = lab.program(&[], ["register", "arm", "s390x"]);
@@ -102,7 +102,7 @@ fn a_directory_that_does_not_serve_is_passed_over(lab: &Lab) {
     assert_eq!(missing.status, 0, "{missing:#?}");
 }
 
-/// Registers ten emulators again and again while every processor is busy.
+/// Registers ten emulators repeatedly while every processor is busy.
 fn keeps_registering(lab: &Lab, wrapper: &[&str]) {
     let rounds = std::env::var("QUS_REGISTRATIONS").map_or(5, |rounds| rounds.parse().unwrap());
     let arches = "arm,aarch64,riscv64,s390x,ppc64le,mips,mips64el,m68k,sh4,sparc64";
@@ -139,7 +139,7 @@ fn no_emulator_is_refused_on_one_processor(lab: &Lab) {
 }
 
 kernel_test!(limits_of_this_process_are_no_verdict);
-/// With few descriptors or processes there is an error, or all is well; a handler is never called broken.
+/// With few descriptors or processes qus reports an error or succeeds; it never reports a broken handler.
 fn limits_of_this_process_are_no_verdict(lab: &Lab) {
     lab.done(["register", "arm", "s390x"]);
     let before = lab.entries();
@@ -156,7 +156,7 @@ fn limits_of_this_process_are_no_verdict(lab: &Lab) {
     }
 }
 
-/// The architecture that this host may run besides its own, with an interpreter for it.
+/// Returns an architecture that this host may run besides its own, with an interpreter for it.
 fn companion(lab: &Lab) -> Option<&'static str> {
     let companion = same_family(host()).next()?.name;
     lab.copy(&format!("own/qemu-{companion}-static"), &downloads::interpreter("arm"));
@@ -164,8 +164,8 @@ fn companion(lab: &Lab) -> Option<&'static str> {
 }
 
 kernel_test!(a_native_architecture_is_never_taken_for_a_foreign_one);
-/// Where the kernel cannot be asked whether it runs an architecture itself, nothing is registered for it, and nothing
-/// advises to do so all the same.
+/// If qus cannot find out whether the host runs an architecture natively, it registers nothing for it, and no hint
+/// suggests to force that.
 fn a_native_architecture_is_never_taken_for_a_foreign_one(lab: &Lab) {
     let Some(companion) = companion(lab) else { return };
     let refuses = |program: &mut Command, reasons: &[&str]| {
@@ -196,7 +196,7 @@ fn a_native_architecture_is_never_taken_for_a_foreign_one(lab: &Lab) {
         refuses(&mut lab.program(&[], ["apply", "/dev/shm/rule.conf"]), &[&unknown]);
         refuses(&mut lab.program(&[], ["which", "--no-verify", program]), &[&unknown]);
     }
-    // The parent's state and limits, with which the question was answered by "no" once.
+    // With such inherited state and limits, a former version decided that the architecture was not native.
     let reasons = [unknown.as_str(), &native, "Too many open files", "Resource temporarily unavailable"];
     refuses(&mut lab.program(&["env", "--ignore-signal=CHLD"], words), &reasons);
     for descriptors in fewest_descriptors()..16 {
@@ -204,7 +204,7 @@ fn a_native_architecture_is_never_taken_for_a_foreign_one(lab: &Lab) {
     }
 }
 
-/// Runs qus, and checks that it starts no other program, opens nothing for writing and changes no handler.
+/// Runs qus under strace, and expects that it starts no program, opens nothing for writing and changes no handler.
 fn traced(lab: &Lab, words: &[&str]) -> Ran {
     let before = lab.entries();
     let trace = lab.path("trace");
@@ -222,7 +222,7 @@ fn traced(lab: &Lab, words: &[&str]) -> Ran {
     let is_written = |line: &str| ["O_WRONLY", "O_RDWR", "O_CREAT"].iter().any(|flag| line.contains(flag));
     let is_forbidden = |line: &&str| {
         let call = line.split_whitespace().nth(1).unwrap_or_default();
-        // A file without a name shows whether the directory can be written to.
+        // qus opens a file without a name to find out whether a directory is writable.
         let is_check = line.contains("O_TMPFILE");
         !call.starts_with("open") || !is_check && is_written(line)
     };
@@ -234,7 +234,7 @@ fn traced(lab: &Lab, words: &[&str]) -> Ran {
 }
 
 kernel_test!(a_dry_run_executes_and_writes_nothing, with_strace);
-/// A dry run starts no other program, and opens nothing for writing; what it cannot know it says.
+/// A dry run starts no other program, and opens nothing for writing. It prints what it could not find out.
 fn a_dry_run_executes_and_writes_nothing(lab: &Lab) {
     lab.done(["register", "s390x"]);
     lab.handler("qemu-arm", "arm", &downloads::interpreter("arm"), Flags::empty());
@@ -268,7 +268,7 @@ fn a_dry_run_executes_and_writes_nothing(lab: &Lab) {
 }
 
 kernel_test!(a_dry_run_fetches_nothing, with_strace);
-/// A dry run neither starts a package manager nor unpacks a source. It prints what it leaves out.
+/// A dry run neither starts a package manager nor unpacks a source. It prints the steps that it leaves out.
 fn a_dry_run_fetches_nothing(lab: &Lab) {
     fs::create_dir(lab.path("empty")).unwrap();
     let words = ["register", "-n", "--fetch", "--interpreter-dir", "empty", "--dest", "fetched", "sparc"];
@@ -285,7 +285,7 @@ fn a_dry_run_fetches_nothing(lab: &Lab) {
     assert!(ran.stderr.contains(reason), "no {reason:?} in {ran:#?}");
     assert!(!lab.path("fetched").exists());
 
-    // After the hint the interpreter is there, and a dry run plans with it.
+    // After the hint the interpreter exists, and a dry run plans with it.
     let hint = "qus fetch --from 'a source' --dest fetched arm";
     assert!(ran.stderr.contains(hint), "no {hint:?} in {ran:#?}");
     lab.type_command(hint);

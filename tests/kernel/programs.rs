@@ -1,4 +1,4 @@
-//! Programs made for a test, of this host's own architecture and of others.
+//! Programs made for a test, for this host's architecture and for others.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,10 +17,10 @@ use crate::starter::start;
 
 /// `e_type` of a position-independent program.
 pub(crate) const ET_DYN: u16 = 3;
-/// `e_machine` lies here in every ELF header.
+/// Offset of `e_machine` in every ELF header.
 pub(crate) const E_MACHINE: usize = 18;
 
-/// The architecture of this host: the one whose programs its kernel runs.
+/// Returns the architecture of this host: the one whose programs its kernel runs.
 pub(crate) fn host() -> &'static Arch {
     static HOST: OnceLock<&Arch> = OnceLock::new();
     HOST.get_or_init(|| {
@@ -33,17 +33,17 @@ pub(crate) fn host() -> &'static Arch {
     })
 }
 
-/// The architecture that QEMU calls `name`.
+/// Returns the architecture that QEMU calls `name`.
 pub(crate) fn arch(name: &str) -> &'static Arch {
     Arch::from_qemu_target(name).unwrap()
 }
 
-/// A program of `arch` that ends with the first byte of its `argv[0]`.
+/// Returns a program of `arch` that ends with the first byte of its `argv[0]`.
 pub(crate) fn probe(arch: &'static Arch) -> Vec<u8> {
     ProbeTarget::all_of(arch).next().unwrap().image()
 }
 
-/// A static program of this host that a signal ends: where its code should be are zeros, which no processor goes on with.
+/// Returns a static program of this host that a signal ends. Its code is zeros, which no processor can execute further.
 pub(crate) fn crashing() -> Vec<u8> {
     let mut program = probe(host());
     let code = program.len() - host().probe_code().unwrap().code.len();
@@ -51,7 +51,7 @@ pub(crate) fn crashing() -> Vec<u8> {
     program
 }
 
-/// A program of this host that needs a loader: the kernel starts `loader` in its place.
+/// Returns a program of this host that needs a loader: the kernel starts `loader` instead.
 pub(crate) fn dynamic(loader: &Path) -> Vec<u8> {
     let mut program = probe(host());
     let (class, order) = (host().identity.class, host().identity.order);
@@ -62,7 +62,7 @@ pub(crate) fn dynamic(loader: &Path) -> Vec<u8> {
         Class::Elf64 => order.xword(value as u64).to_vec(),
         Class::Elf32 => order.word(u32::try_from(value).unwrap()).to_vec(),
     };
-    // Program headers move behind the code, a second one beside the first; the path of the loader comes last.
+    // The program headers move to the end, a second one next to the first; the path of the loader comes last.
     program.resize(program.len().next_multiple_of(8), 0);
     let table = program.len();
     let [offset, address, size, alignment] = [table + 2 * entry_size, 0, path.len(), 1].map(wide);
@@ -80,14 +80,14 @@ pub(crate) fn dynamic(loader: &Path) -> Vec<u8> {
     program
 }
 
-/// A loader for [`dynamic`] that ends with the first byte of its `argv[0]`.
+/// Returns a loader for [`dynamic`] that ends with the first byte of its `argv[0]`.
 pub(crate) fn loader() -> Vec<u8> {
     let variant = Variant { e_type: ET_DYN, ..Variant::default() };
     image(host(), host().identity.machines[0], variant)
 }
 
-/// Starts the file at `path` as `*`: its exit status, or the errno of `execve(2)`.
+/// Starts the file at `path` as `*`, and returns its exit status, or the errno of `execve(2)`.
 pub(crate) fn execute(path: &Path) -> Result<i32, Errno> {
     let status = start(path, OsStr::new("*"))?;
-    Ok(status.unwrap_or_else(|| panic!("{} was ended by a signal", path.display())))
+    Ok(status.unwrap_or_else(|| panic!("a signal ended {}", path.display())))
 }

@@ -1,5 +1,5 @@
-//! Proof by execution: each kind of broken handler gets its own verdict, a failed proof leaves nothing behind, and what
-//! the host runs itself is left to it.
+//! Verification by execution: each kind of broken handler has its own verdict, a failed verification leaves nothing
+//! behind, and architectures that the host runs natively get no handler.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,8 +33,8 @@ fn json<'a>(lab: &Lab, words: impl IntoIterator<Item = &'a str>) -> (i32, Value)
     (ran.status, value)
 }
 
-/// Compares what `verify` and `list --probe` say of the handlers, as text and as JSON, with `expected`: the handler's
-/// name, its architecture, the state, and the reason.
+/// Compares the output of `verify` and `list --probe`, as text and as JSON, with `expected`: name and architecture of
+/// each handler, its state, and the reason.
 fn expect(lab: &Lab, expected: &[(&str, &str, &str, Option<&str>)]) {
     let broken = expected.iter().any(|(_, _, state, _)| *state == "broken");
     let (status, verify) = json(lab, ["verify"]);
@@ -64,7 +64,7 @@ fn expect(lab: &Lab, expected: &[(&str, &str, &str, Option<&str>)]) {
     }
 }
 
-/// A handler for each way to be broken, and some that work.
+/// Registers a handler for each kind of breakage, and some that work.
 fn register_broken(lab: &Lab) {
     fs::write(lab.path("loader"), loader()).unwrap();
     lab.executable("loader", &loader());
@@ -81,7 +81,7 @@ fn register_broken(lab: &Lab) {
     lab.command("off", "0");
     register(lab, "no-f", "m68k", &qemu("m68k"), "PO");
     register(lab, "shifted", "sh4", &lab.executable("old", &probe(host())), "POF");
-    // What it gets as its own name is the status it ends with.
+    // The interpreter ends with the first byte of its own name, which is a wrong status.
     lab.executable("x", &probe(host()));
     std::env::set_current_dir(lab.path("")).unwrap();
     register(lab, "wrong", "hppa", Path::new("x"), "OF");
@@ -141,7 +141,7 @@ fn only_what_is_asked_for_counts(lab: &Lab) {
     let ran = lab.qus(["verify", "xtensa"]);
     assert_eq!(ran.status, 1, "{ran:#?}");
     assert!(ran.stdout.contains("no handler takes its programs; try: sudo qus register xtensa"), "{ran:#?}");
-    assert_eq!(lab.qus(["list"]).status, 0, "without a probe nothing is judged");
+    assert_eq!(lab.qus(["list"]).status, 0, "without a probe there is no verdict");
 }
 
 kernel_test!(proof_with_the_instance_off);
@@ -161,11 +161,11 @@ fn proof_of_an_interpreter_that_is_gone(lab: &Lab) {
     let copy = lab.executable("qemu-arm", &fs::read(qemu("arm")).unwrap());
     register(lab, "qemu-arm", "arm", &copy, "POF");
     fs::remove_file(&copy).unwrap();
-    // It was opened at registration (K49).
+    // The file was opened at registration (K49).
     expect(lab, &[("qemu-arm", "arm", "working", None)]);
 }
 
-/// Whether the kernel runs programs of the architecture called `name` with the handlers that are there.
+/// Reports whether the kernel runs programs of the architecture called `name` with the existing handlers.
 fn runs(lab: &Lab, name: &str) -> bool {
     execute(&lab.executable(&format!("runs-{name}"), &probe(arch(name)))) == Ok(42)
 }
@@ -182,25 +182,25 @@ fn proof_of_what_the_host_runs(lab: &Lab) {
         assert_eq!(status, i32::from(!native));
     }
     let Some(companion) = companion(lab) else { return };
-    // A handler that is switched off is not in the way.
+    // A disabled handler does not matter.
     register(lab, "off", companion, &qemu(companion), "POF");
     lab.command("off", "0");
     expect(lab, &[("off", companion, "native", None)]);
 }
 
-/// Another architecture that this host runs itself, which the distribution has an emulator for.
+/// Returns another architecture that this host runs natively and for which the distribution has an emulator.
 fn companion(lab: &Lab) -> Option<&'static str> {
     let others = host().same_family().iter().filter(|name| **name != host().name);
     let companion = others.copied().find(|name| runs(lab, name) && qemu(name).exists());
     if companion.is_none() {
-        eprintln!("this host runs nothing but {}", host().name);
+        eprintln!("this host runs no architecture natively but {}", host().name);
     }
     companion
 }
 
 kernel_test!(proof_without_p);
 fn proof_without_p(lab: &Lab) {
-    // It takes what is its own argument for the program's, as an emulator does that does not know P.
+    // Like an emulator without support for P, it takes the first argument of the program for its own.
     let old = lab.executable("old", &probe(host()));
     let line = lab.done(["register", "--interpreter", old.to_str().unwrap(), "arm"]);
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -220,7 +220,7 @@ fn proof_that_fails_leaves_nothing(lab: &Lab) {
     let crashing = lab.executable("crashing", &crashing());
     let crashing = crashing.to_str().unwrap();
     lab.refused(["register", "--interpreter", crashing, "arm"], 1, "its interpreter crashed (signal ");
-    // A static program that is no interpreter.
+    // A static program that is not an interpreter.
     if !crate::lab::is_dynamic() {
         let qus = env!("CARGO_BIN_EXE_qus");
         lab.refused(["register", "--interpreter", qus, "arm"], 1, "its probe ended with status 2, not 42");
@@ -246,13 +246,13 @@ fn proof_that_fails_puts_back(lab: &Lab) {
     let crash = ["register", "--replace", "--interpreter", crashing.to_str().unwrap(), "microblaze"];
     lab.refused(crash, 1, "its interpreter crashed (signal ");
     assert_eq!(lab.qus(["verify"]).status, 0);
-    // Under the very names of what is there.
+    // The new interpreter has the names of the existing handlers.
     fs::create_dir(lab.path("bad")).unwrap();
     let named = lab.executable("bad/qemu-microblaze", &fs::read(&crashing).unwrap());
     let crash = ["register", "--replace", "--interpreter", named.to_str().unwrap(), "microblaze"];
     lab.refused(crash, 1, "its interpreter crashed (signal ");
     assert_eq!(lab.qus(["verify"]).status, 0);
-    // A handler that was broken before is still there, too.
+    // A handler that was broken before stays, too.
     register(lab, "qemu-arm", "arm", &named, "OF");
     let crash = ["register", "--replace", "--interpreter", named.to_str().unwrap(), "arm"];
     lab.refused(crash, 1, "its interpreter crashed (signal ");
@@ -319,7 +319,7 @@ fn proof_refuses_companions(lab: &Lab) {
         lab,
         &lab.entries().keys().map(|handler| (handler.as_str(), name, "working", None)).collect::<Vec<_>>(),
     );
-    // The handler is in the way now: an instance of its own tells that the host would run them itself.
+    // The handler takes the native programs now. qus detects with a new instance that the host runs them natively.
     needs_none(lab, &[], name);
     needs_none(lab, &["--replace"], name);
     let all = lab.done(["register", "all"]);
@@ -329,7 +329,7 @@ fn proof_refuses_companions(lab: &Lab) {
     needs_none(lab, &[], name);
 }
 
-/// Expects that `register` reports `name` as native, and leaves everything as it was.
+/// Expects that `register` reports `name` as native, and changes nothing.
 fn needs_none(lab: &Lab, options: &[&str], name: &str) {
     let before = lab.entries();
     let printed = lab.done(["register"].into_iter().chain(options.iter().copied()).chain([name]));

@@ -1,4 +1,4 @@
-//! Where interpreters came from: records, versions side by side, `fetch --list` and `fetch --prune`.
+//! Provenance of interpreters: records, several versions at once, `fetch --list` and `fetch --prune`.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::build::{Tree, deb};
 use crate::downloads::interpreter;
 use crate::lab::{Lab, QUS, Ran, busybox, order, run};
 
-/// A newer version of the same length, which the second of two emulators reports.
+/// Returns a newer version of the same length, which one of two emulators prints.
 fn newer_version() -> String {
     let version = version();
     let (major, rest) = version.split_once('.').unwrap();
@@ -22,7 +22,7 @@ fn newer_version() -> String {
     format!("{major}.{}.{patch}", "9".repeat(minor.len()))
 }
 
-/// qus with a folder of its own for what it fetches, and no other interpreter before that.
+/// Returns a qus that fetches into a directory of the test, and finds interpreters there first.
 fn command(lab: &Lab, words: &[&str]) -> Command {
     let mut command = lab.program(&[], words.iter().copied());
     command.env_remove("QUS_INTERPRETER_DIR").env("XDG_DATA_HOME", lab.path("data"));
@@ -44,13 +44,13 @@ fn answer(lab: &Lab, words: &[&str]) -> Value {
     qus(lab, &words).json()
 }
 
-/// The version of the emulators that these tests have.
+/// Returns the version of the emulators that these tests use.
 fn version() -> String {
     let ran = run(Command::new(interpreter("arm")).arg("--version"));
     ran.stdout.split_whitespace().nth(2).unwrap().to_owned()
 }
 
-/// The emulator of `arch`, with another version in it.
+/// Returns the emulator of `arch` with another version in its text.
 fn other_version(arch: &str) -> Vec<u8> {
     let mut content = fs::read(interpreter(arch)).unwrap();
     let before = format!("qemu-{arch} version ");
@@ -74,7 +74,7 @@ fn sha256(path: &Path) -> String {
     ran.stdout.split(' ').next().unwrap().to_owned()
 }
 
-/// Every file below `directory`, with its path in it.
+/// Returns the relative path of every file in `directory`.
 fn tree(directory: &Path) -> Vec<String> {
     let mut files = Vec::new();
     let mut directories = vec![directory.to_owned()];
@@ -139,7 +139,7 @@ fn provenance_is_told_everywhere(lab: &Lab) {
     let row = format!("arm   {}  fetched  {date}  qemu-user-static=1:7.2  qemu-arm  {shown}\n", version());
     assert!(done(lab, &["fetch", "--list"]).ends_with(&row), "{row}");
     assert_eq!(done(lab, &["fetch", "--list", "s390x"]).lines().count(), 1);
-    // The same again is neither written nor dated anew.
+    // Fetching the same file again neither writes it nor changes its date.
     let words = ["fetch", "--from", "some.deb", "arm"];
     assert!(done(lab, &words).starts_with("arm  unchanged  "));
     assert_eq!(answer(lab, &words)["files"][0]["provenance"], record);
@@ -157,7 +157,7 @@ fn versions_lie_side_by_side(lab: &Lab) {
     let in_store = |version: &str| lab.path("data/qus").join(version).join("qemu-arm-static");
     assert_eq!(fs::read(in_store(&newest)).unwrap(), other);
     assert_eq!(fs::read(in_store(&version())).unwrap(), fs::read(interpreter("arm")).unwrap());
-    // The newest is taken, unless another one is asked for.
+    // The newest version is used, unless another one is requested.
     let interpreter = || answer(lab, &["list"])["handlers"][0]["interpreter"].clone();
     assert!(done(lab, &["register", "arm"]).contains(" registered "));
     assert_eq!(interpreter(), json!(in_store(&newest)));
@@ -172,7 +172,7 @@ fn versions_lie_side_by_side(lab: &Lab) {
     assert!(replaced.contains(" replaced "), "{replaced}");
     assert_eq!(interpreter(), json!(in_store(&version())));
     assert!(done(lab, &asked).contains(" unchanged "));
-    // What is not there is said, and nothing changed.
+    // A missing version is reported, and nothing changes.
     let before = lab.entries();
     let ran = qus(lab, &["register", "--qemu-version", "3", "arm"]);
     assert_eq!((ran.status, lab.entries()), (2, before.clone()), "{ran:#?}");
@@ -185,14 +185,14 @@ fn versions_lie_side_by_side(lab: &Lab) {
         2,
         "a version of QEMU is written like 7.2 or 7.2.22",
     );
-    // A program runs with the one that is asked for.
+    // `run` uses the requested version.
     let busybox = lab.link("busybox", &crate::downloads::busybox("arm"));
     for (version, status) in [(newest.as_str(), 0), ("3", 125)] {
         let words =
             ["run", "--arch", "arm", "--qemu-version", version, "--", busybox.to_str().unwrap(), "true"];
         assert_eq!(qus(lab, &words).status, status);
     }
-    // So does a bundle, which a dynamically linked qus does not make.
+    // A bundle contains the requested version. A dynamically linked qus makes no bundle.
     if crate::lab::is_dynamic() {
         return;
     }
@@ -213,7 +213,7 @@ fn a_changed_file_has_no_provenance(lab: &Lab) {
     fs::remove_file(&path).unwrap();
     fs::write(&path, &content).unwrap();
     assert_eq!(answer(lab, &["list"])["handlers"][0].get("provenance"), None);
-    // A record that lies about the content is found out by it.
+    // A record with a wrong digest is detected by comparing it with the content.
     let s390x = directory.join("qemu-s390x-static");
     let record = directory.join("qemu-s390x-static.json");
     let text = fs::read_to_string(&record).unwrap().replace(&sha256(&s390x), &"0".repeat(64));
@@ -224,19 +224,19 @@ fn a_changed_file_has_no_provenance(lab: &Lab) {
     assert_eq!(states(&answer(lab, &["fetch", "--list"])["files"]), ["changed", "changed"]);
     fs::remove_file(&record).unwrap();
     assert_eq!(states(&answer(lab, &["fetch", "--list"])["files"]), ["changed", "unknown"]);
-    // None of them is qus' to remove.
+    // qus does not remove files that differ from their record.
     let before = tree(&lab.path("data"));
     lab.done(["reset"]);
     assert_eq!(done(lab, &["fetch", "--prune"]), "");
     assert_eq!(tree(&lab.path("data")), before);
-    // Fetching mends both.
+    // Fetching again fixes both.
     let rows = done(lab, &["fetch", "--from", "some.deb", "all"]);
     assert!(rows.contains("arm    replaced  ") && rows.contains("s390x  unchanged  "), "{rows}");
     assert_eq!(states(&answer(lab, &["fetch", "--list"])["files"]), ["fetched", "fetched"]);
 }
 
 kernel_test!(a_known_source_is_not_read_again);
-/// A source of a known digest is not even opened when all that is wanted of it is in place.
+/// A source of known digest is not opened if all the requested files exist.
 fn a_known_source_is_not_read_again(lab: &Lab) {
     package(lab, "some.deb", &["arm", "s390x"]);
     let digest = sha256(&lab.path("some.deb"));
@@ -248,7 +248,7 @@ fn a_known_source_is_not_read_again(lab: &Lab) {
     fs::rename(lab.path("some.deb"), lab.path("away.deb")).unwrap();
     let ran = fetch(&["arm"]);
     assert!(ran.status == 0 && ran.stdout.starts_with("arm  unchanged  "), "{ran:#?}");
-    // Of these not all is known.
+    // In these requests, not every file is known.
     for arches in [&["arm", "s390x"][..], &["all"]] {
         let ran = fetch(arches);
         assert!(ran.status == 2 && ran.stderr.contains("some.deb"), "{ran:#?}");
@@ -258,7 +258,7 @@ fn a_known_source_is_not_read_again(lab: &Lab) {
     fs::remove_file(lab.path("some.deb")).unwrap();
     let ran = fetch(&["all"]);
     assert!(ran.status == 0 && ran.stdout.matches(" unchanged ").count() == 2, "{ran:#?}");
-    // A file that is not as it was fetched has to come again.
+    // A file that differs from its record is fetched again.
     let path = lab.path("data/qus").join(version()).join("qemu-arm-static");
     fs::write(&path, "old").unwrap();
     assert_eq!(fetch(&["all"]).status, 2);
@@ -289,7 +289,7 @@ fn prune_removes_what_nobody_uses(lab: &Lab) {
     assert!(!store.join(newer_version()).exists());
     assert_eq!(busybox("arm", "echo still").unwrap().stdout, "still\n");
     assert_eq!(done(lab, &["fetch", "--prune"]), "");
-    // A handler that is reached by another path uses it too.
+    // A handler may use the file through another path.
     lab.done(["reset"]);
     let link = lab.link("links/qemu-arm-static", &store.join(&left[0]));
     lab.handler("mine", "arm", &link, crate::lab::OURS);
@@ -302,7 +302,7 @@ fn prune_removes_what_nobody_uses(lab: &Lab) {
     assert!(order().is_empty());
 }
 
-/// A file of the destination is an interpreter, whole or as it was, a record, or a temporary file.
+/// Expects that a file of the destination is a complete interpreter, old or new, a record, or a temporary file.
 fn assert_whole(path: &Path) {
     let name = path.file_name().unwrap().to_str().unwrap();
     let Some(arch) = name.strip_prefix("qemu-").and_then(|name| name.strip_suffix("-static")) else {
@@ -316,8 +316,8 @@ fn assert_whole(path: &Path) {
 }
 
 kernel_test!(a_killed_fetch_leaves_nothing_half_written);
-/// Killed at any moment, `fetch` leaves nothing half-written under a name that is looked for, what was there is whole, and
-/// the next one mends everything.
+/// After a kill at any moment, no file that qus searches for is half-written, and old files are complete. The next
+/// `fetch` completes the work.
 fn a_killed_fetch_leaves_nothing_half_written(lab: &Lab) {
     package(lab, "some.deb", &["arm", "s390x", "riscv64"]);
     let old = |arch: &str| lab.path("dest").join(format!("qemu-{arch}-static"));
@@ -344,7 +344,7 @@ fn a_killed_fetch_leaves_nothing_half_written(lab: &Lab) {
         }
     }
     assert!(early > 3, "no run was killed");
-    // What the killed ones left behind goes with the next, when nobody can be at it any more.
+    // The next run removes temporary files of killed ones once no process can use them any more.
     for name in tree(&lab.path("dest")).iter().filter(|name| name.starts_with(".qus-")) {
         let file = fs::File::options().append(true).open(lab.path("dest").join(name)).unwrap();
         file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_mins(2)).unwrap();

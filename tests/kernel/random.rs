@@ -1,6 +1,7 @@
-//! Random values that are the same in every run, so that what failed once fails again.
+//! Random values that are the same in every run, so that a failure can be repeated.
 
-/// A generator of pseudo-random numbers: SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators).
+/// A generator of pseudo-random numbers: SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
+/// Generators).
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -16,12 +17,12 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`.
+    /// Returns a number below `end`.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.next() % end as u64).unwrap()
     }
 
-    /// True in `percent` of a hundred cases.
+    /// Returns true in `percent` of 100 cases.
     pub(crate) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
@@ -39,8 +40,8 @@ impl Random {
     }
 }
 
-/// How many random cases a test tries: what `QUS_TEST_CASES` says, or `usual`.
+/// Returns the number of random cases that a test tries: `QUS_TEST_CASES`, or else `usual`.
 pub(crate) fn cases(usual: usize) -> usize {
     std::env::var("QUS_TEST_CASES")
-        .map_or(usual, |number| number.parse().expect("QUS_TEST_CASES is a number"))
+        .map_or(usual, |number| number.parse().expect("QUS_TEST_CASES must be a number"))
 }

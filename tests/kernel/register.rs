@@ -47,7 +47,7 @@ fn register_all_of_a_newer_qemu(lab: &Lab) {
 
 kernel_test!(programs_of_debian_run);
 fn programs_of_debian_run(lab: &Lab) {
-    // Programs of later suites may need instructions that only a newer QEMU knows.
+    // Programs of later suites may need instructions that only a newer QEMU emulates.
     let newer = downloads::newer();
     for directory in [downloads::distribution(), newer.clone()] {
         lab.done(["register", "--interpreter-dir", directory.to_str().unwrap(), "--replace", "all"]);

@@ -1,4 +1,4 @@
-//! Replacement: a handler is in place throughout, and what fails its proof leaves everything as it was.
+//! Replacement: a handler is registered throughout, and a failed verification restores the previous state.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,7 +13,7 @@ use qus::binfmt::Flags;
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, QUS, busybox, order};
 
-/// Ends the threads of a scope however the scope is left: a failed or skipped test would else wait for them for ever.
+/// Stops the threads of a scope when the scope ends. Otherwise a failed or skipped test would wait for them forever.
 struct StopWhenLeft<'a>(&'a AtomicBool);
 
 impl Drop for StopWhenLeft<'_> {
@@ -43,7 +43,7 @@ fn a_handler_is_in_place_throughout(lab: &Lab) {
                 assert!(matches!(&end, Ok(ran) if ran.status == 0), "{end:?}");
             })
         });
-        // A program takes long to start, compared with the gap there might be; the kernel's list is read in no time.
+        // Starting a program takes long compared with a possible gap. Reading the kernel's list is fast.
         let watching = scope.spawn(|| {
             until_stopped(&|| {
                 let names = order();
@@ -62,7 +62,7 @@ fn a_handler_is_in_place_throughout(lab: &Lab) {
     assert!(ran > 0 && seen > 0, "{ran} programs ran meanwhile, and the list was read {seen} times");
 }
 
-/// The file that runs a program of arm now.
+/// Returns device and inode of the file that currently runs a program of arm.
 fn running() -> (u64, u64) {
     let mut command = Command::new(downloads::busybox("arm"));
     let mut child = command.arg0("cat").stdin(Stdio::piped()).spawn().unwrap();
@@ -81,10 +81,10 @@ fn an_interpreter_replaced_on_disk_is_taken_up(lab: &Lab) {
     let old = id(&file);
     let new = lab.copy("new", &downloads::newer().join("qemu-arm-static"));
     fs::rename(new, &file).unwrap();
-    // Nothing tells the kernel.
+    // The kernel does not notice the replacement of the file.
     assert_eq!(running(), old);
     let plan = lab.done(words.into_iter().chain(["--dry-run"]));
-    // Only an execution shows which file the kernel has.
+    // Only an execution shows which file the kernel uses.
     assert!(plan.contains(" unchanged ") && plan.contains(", unverified"), "{plan}");
     let printed = lab.done(words);
     assert!(printed.contains(" replaced "), "{printed}");
@@ -95,7 +95,7 @@ fn an_interpreter_replaced_on_disk_is_taken_up(lab: &Lab) {
     assert!(lab.done(words).contains(" unchanged "));
 }
 
-/// `file` passes for an emulator of arm by its looks, and fails its proof for `reason`.
+/// Expects that `file` looks like an emulator of arm, fails its verification for `reason`, and is not registered.
 fn taken_back(lab: &Lab, file: &Path, reason: &str) {
     lab.copy("own/qemu-arm-static", file);
     lab.link("own/qemu-s390x-static", &interpreter("s390x"));
@@ -106,7 +106,7 @@ fn taken_back(lab: &Lab, file: &Path, reason: &str) {
     let item = &lab.json(words)["items"][0];
     assert_eq!(item["verified"], false);
     assert_eq!(item["handlers"], serde_json::json!([]));
-    // Beside it, what works stays.
+    // In the same batch, the working handler stays.
     let ran = lab.qus(["register", "--interpreter-dir", "own", "arm", "s390x"]);
     assert_eq!(ran.status, 1, "{ran:#?}");
     assert_eq!(order(), ["qemu-s390x"], "{ran:#?}");
@@ -185,7 +185,7 @@ fn an_architecture_may_have_two_handlers(lab: &Lab) {
     }
     lab.done(["reset", "microblaze"]);
     assert!(order().is_empty());
-    // A file replaced on disk is replaced in both.
+    // A replaced file is replaced in both handlers.
     let file = lab.copy("own/qemu-microblaze-static", &interpreter("microblaze"));
     let words = ["register", "--interpreter-dir", "own", "microblaze"];
     lab.done(words);
@@ -242,8 +242,8 @@ fn all_who_register_at_once_are_done(lab: &Lab) {
 }
 
 kernel_test!(what_an_interrupted_run_left_is_removed);
-/// A run that was killed left its interim behind; the process whose number is in its name is gone. No process has a number
-/// beyond 4194304 (`PID_MAX_LIMIT`), and this one goes on.
+/// A killed run left its staged handler, whose name has the id of a process that has ended. No process has an id above
+/// 4194304 (`PID_MAX_LIMIT`). The process of `alive` still runs.
 fn what_an_interrupted_run_left_is_removed(lab: &Lab) {
     lab.done(["register", "arm"]);
     let wanted = lab.entries();
@@ -252,7 +252,7 @@ fn what_an_interrupted_run_left_is_removed(lab: &Lab) {
     for name in ["qemu-arm.qus-4194305", &alive] {
         lab.handler(name, "arm", &interpreter("arm"), Flags::FIX_BINARY);
     }
-    // Behind the handler that it was to become.
+    // The staged handlers are older than the final handler, which is in front of them.
     let flags = Flags::PRESERVE_ARGV0 | Flags::OPEN_BINARY | Flags::FIX_BINARY;
     lab.handler("qemu-arm", "arm", &interpreter("arm"), flags);
     lab.handler("qemu-s390x.qus-4194305", "s390x", &interpreter("s390x"), Flags::FIX_BINARY);
@@ -261,7 +261,7 @@ fn what_an_interrupted_run_left_is_removed(lab: &Lab) {
     assert!(lab.done(["register", "arm"]).contains(" unchanged "));
     assert_eq!(order(), ["qemu-s390x.qus-4194305", "qemu-arm", &alive]);
     lab.done(["reset"]);
-    // One that nothing stands in front of serves, until it is replaced.
+    // A staged handler without a final one works until it is replaced.
     lab.handler("qemu-arm.qus-4194305", "arm", &interpreter("arm"), Flags::FIX_BINARY);
     assert!(lab.done(["register", "arm"]).contains(" replaced "));
     assert_eq!(lab.entries(), wanted);
@@ -274,7 +274,7 @@ fn what_the_host_runs_itself_gets_no_handler(lab: &Lab) {
     let file = interpreter("arm");
     let message = format!("this host runs {own} itself; its programs would all go through the emulator");
     lab.refused(["register", "--interpreter", file.to_str().unwrap(), own], 2, &message);
-    // Not even when it is asked for: no program could be started any more.
+    // `--force-native` does not permit it either, as no program could be started any more.
     let message = "its rule takes this host's own programs: none of them could be started any more";
     lab.refused(["register", "--force-native", own], 2, message);
     lab.refused(["register", "--force-native", "--replace", own], 2, message);

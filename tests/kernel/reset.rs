@@ -1,4 +1,4 @@
-//! `qus reset` removes what starts QEMU's emulators, whatever it is called, and leaves exactly the rest.
+//! `qus reset` removes the handlers of QEMU's emulators, whatever their names are, and no others.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,19 +12,19 @@ use qus::binfmt::Flags;
 use crate::downloads::interpreter;
 use crate::lab::{Lab, OURS, order};
 
-/// Registers what others than QEMU have on their machines: Java, Python, the Windows programs of WSL, Wine, and translators
-/// for foreign programs that are none of QEMU's. What is there then.
+/// Registers handlers that other tools have: Java, Python, the Windows programs of WSL, Wine, and emulators other than
+/// QEMU. Returns all entries.
 fn others(lab: &Lab) -> BTreeMap<String, String> {
     lab.register(b":jar:E::jar::/usr/bin/jexec:").unwrap();
     lab.register(b":python3.11:M::\\xa7\\x0d\\x0d\\x0a::/usr/bin/python3.11:").unwrap();
     lab.register(b":WSLInterop:M::MZ::/init:P").unwrap();
     lab.register(b":wine:M::MZ::/usr/bin/wine:").unwrap();
-    // Names that look like ours, for other files.
+    // Names like qus's own, for other files.
     lab.register(b":qemu-arm:M::MZ::/usr/bin/qemu-arm-static:").unwrap();
     lab.register(b":qus-arm:E::exe::/bin/true:").unwrap();
     lab.handler("rosetta", "aarch64", Path::new("/mnt/lima-rosetta/rosetta"), Flags::empty());
     lab.handler("FEX-s390x", "s390x", &interpreter("s390x").with_file_name("FEXInterpreter"), Flags::empty());
-    // One for this host's own programs: it must be off before anything is started.
+    // This handler takes the host's own programs, so it must be disabled before a program is started.
     lab.handler("box64", std::env::consts::ARCH, Path::new("/usr/local/bin/box64"), Flags::empty());
     lab.command("box64", "0");
     lab.entries()
@@ -34,7 +34,7 @@ kernel_test!(reset_leaves_what_is_not_qemus);
 fn reset_leaves_what_is_not_qemus(lab: &Lab) {
     let before = others(lab);
     let names = order();
-    // A name that is taken stays with who has it.
+    // A name in use stays with its handler.
     lab.done(["register", "aarch64_be", "riscv64", "microblaze", "hppa"]);
     assert_eq!(lab.entries().len(), before.len() + 5);
     let ran = lab.qus(["reset"]);
@@ -44,14 +44,14 @@ fn reset_leaves_what_is_not_qemus(lab: &Lab) {
     assert_eq!(lab.json(["reset"])["skipped"], serde_json::json!(names));
 }
 
-/// Registers emulators of QEMU's under all sorts of names.
+/// Registers emulators of QEMU under various names.
 fn odd(lab: &Lab) {
     lab.handler("arm", "arm", Path::new("/x/qemu-arm-static"), Flags::empty());
     lab.handler("foo", "arm", Path::new("/usr/libexec/qemu-binfmt/arm-binfmt-P"), Flags::PRESERVE_ARGV0);
     lab.handler("with space", "aarch64", Path::new("/usr/bin/buildkit-qemu-aarch64"), Flags::empty());
     lab.handler("off", "s390x", Path::new("/usr/bin/qemu-s390x"), Flags::empty());
     lab.command("off", "0");
-    // QEMU's own script, which has both bytes of the type in the wrong order.
+    // QEMU's own script writes both bytes of the type in the wrong order.
     let microblaze =
         b":qemu-microblaze:M::\\x7fELF\\x01\\x02\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\
         \\x00\\x02\\xba\\xab:\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\
@@ -81,7 +81,7 @@ fn reset_finds_emulators_under_any_name(lab: &Lab) {
 
 kernel_test!(an_emulator_that_has_no_file_is_one);
 fn an_emulator_that_has_no_file_is_one(lab: &Lab) {
-    // As of an image that brought it and is gone: the name of the handler alone tells what it is (K51).
+    // As from an image that no longer exists: only the name of the handler identifies the emulator (K51).
     let memory = memfd_create(c"emulator", MFdFlags::empty()).unwrap();
     let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
     let mut memory = File::from(memory);
@@ -139,7 +139,7 @@ fn reset_where_nothing_is_mounted_is_done(lab: &Lab) {
     assert_eq!(ran.status, 0, "{ran:#?}");
     let message = "qus: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: no handler can be seen, and none was removed\n";
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", message));
-    // In a user namespace mounting would hide the host's handlers.
+    // In a user namespace, mounting would hide the host's handlers.
     assert!(!Path::new("/proc/sys/fs/binfmt_misc/register").exists());
 }
 

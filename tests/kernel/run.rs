@@ -1,6 +1,6 @@
-//! `qus run` with the kernel: what runs, as whom, how it ends, and that nothing stays.
+//! `qus run` with the kernel: the program, its user, its exit status, and no leftovers.
 //!
-//! Each test is in a namespace that stands for the host: its instance, its mounts, its files.
+//! Each test has a namespace that represents the host, with its instance, mounts and files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +19,7 @@ use crate::downloads;
 use crate::lab::{Lab, Ran, run};
 use crate::namespace::INSTANCE;
 
-/// A foreign busybox under the name that makes it take its applet from the first argument.
+/// Copies a foreign busybox under a name with which it takes its applet from the first argument.
 fn busybox(lab: &Lab) -> String {
     let path = lab.path("busybox");
     if !path.exists() {
@@ -28,17 +28,17 @@ fn busybox(lab: &Lab) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// Runs a shell script, with the foreign busybox as `$1`, in `qus run`.
+/// Runs a shell script with `qus run`, with the foreign busybox as `$1`.
 fn shell(lab: &Lab, script: &str) -> Ran {
     lab.qus(["run", "--", "sh", "-c", script, "sh", &busybox(lab)])
 }
 
-/// Lines of a list of mounts without what counts up: the identifiers of this namespace's mounts.
+/// Returns the mounts of this namespace.
 fn mounts() -> String {
     fs::read_to_string("/proc/self/mountinfo").unwrap()
 }
 
-/// Everything below a folder, with what a change of it would change.
+/// Returns all files in a directory, with values that any change would change.
 fn files(directory: &Path) -> BTreeMap<PathBuf, (u32, u64)> {
     let mut found = BTreeMap::new();
     let mut directories = vec![directory.to_owned()];
@@ -59,7 +59,7 @@ kernel_test!(run_a_foreign_program);
 fn run_a_foreign_program(lab: &Lab) {
     let busybox = busybox(lab);
     assert_eq!(lab.done(["run", "--", &busybox, "uname", "-m"]), "aarch64\n");
-    // Without the two dashes, too: what follows the program is the program's.
+    // The two dashes can be left out: all words after the program are its arguments.
     assert_eq!(lab.done(["run", &busybox, "uname", "-m"]), "aarch64\n");
 }
 
@@ -69,7 +69,7 @@ fn run_as_who_called(lab: &Lab) {
     let busybox = busybox(lab);
     assert_eq!(lab.done(["run", "--", &busybox, "id", "-u"]), "1000\n");
     assert_eq!(lab.done(["run", "--", &busybox, "id", "-g"]), "1000\n");
-    // Files that it makes are the caller's.
+    // New files belong to the caller.
     lab.done(["run", "--", &busybox, "touch", "new"]);
     let metadata = fs::metadata(lab.path("new")).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&metadata), 1000);
@@ -79,7 +79,7 @@ kernel_test!(run_as_root_of_the_namespace, somebody);
 fn run_as_root_of_the_namespace(lab: &Lab) {
     let busybox = busybox(lab);
     assert_eq!(lab.done(["run", "--as-root", "--", &busybox, "id", "-u"]), "0\n");
-    // And it may do there what root may: mount.
+    // The program may do what root may, such as mounting.
     let script = "mount -t tmpfs none /tmp";
     assert_eq!(lab.qus(["run", "--as-root", "--", "sh", "-c", script]).status, 0);
     assert_ne!(lab.qus(["run", "--", "sh", "-c", script]).status, 0);
@@ -98,7 +98,7 @@ fn run_ends_as_the_program_does(lab: &Lab) {
         let output = output.output().unwrap();
         assert_eq!(output.status.signal(), Some(number), "{output:?}");
     }
-    // A reader that goes ends the writer silently, as without qus.
+    // A reader that ends also ends the writer, without a message, as without qus.
     let ran = shell(lab, "\"$1\" yes | head -n 1; yes | head -n 1");
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("y\ny\n", ""));
 }
@@ -119,7 +119,7 @@ fn run_says_why_it_did_not_start(lab: &Lab) {
     lab.refused(["run", "--", no_loader.to_str().unwrap()], 127, "does not exist");
     lab.refused(["run", "--", "/does/not/exist"], 127, "there is no program /does/not/exist");
     lab.refused(["run", "--", "qus-no-such-program"], 127, "there is no program qus-no-such-program");
-    // Other commands have no program whose status it could be taken for.
+    // For other commands, the status cannot be confused with that of a program.
     lab.refused(["list", "--no-such-option"], 2, "--no-such-option");
     let ran = lab.refused(["--json", "run", "--", "/does/not/exist"], 127, "");
     let answer: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -138,7 +138,7 @@ fn run_passes_words_streams_and_variables(lab: &Lab) {
     let expected: String = words.map(|word| ["[", word, "]"].concat()).concat();
     assert_eq!(lab.done(command), expected);
 
-    // Words that are no text.
+    // Arguments that are not UTF-8.
     let word = std::ffi::OsString::from_vec(vec![0xff, b'=', 0xfe]);
     let mut command = lab.command_of_qus();
     command.args(["run", "--env"]).arg(std::ffi::OsString::from_vec(b"RAW=\xfd".to_vec()));
@@ -162,7 +162,7 @@ fn run_passes_words_streams_and_variables(lab: &Lab) {
         (&b"through\0all\n"[..], &b"error\n"[..])
     );
 
-    // argv[0] is the word that was typed, and the program is found as a shell finds it.
+    // argv[0] is the typed word, and the program is found as a shell finds it.
     fs::create_dir(lab.path("bin")).unwrap();
     fs::create_dir(lab.path("first")).unwrap();
     fs::create_dir(lab.path("first/uname")).unwrap();
@@ -172,7 +172,7 @@ fn run_passes_words_streams_and_variables(lab: &Lab) {
     command.env("PATH", path).args(["run", "uname", "-m"]);
     assert_eq!(run(&mut command).stdout, "aarch64\n");
 
-    // Nothing of qus is left open in it.
+    // The program inherits no descriptor of qus.
     let open = shell(lab, "ls /proc/self/fd | wc -l");
     let outside = run(Command::new("sh").args(["-c", "ls /proc/self/fd | wc -l"]));
     assert_eq!(open.stdout, outside.stdout);
@@ -182,7 +182,7 @@ kernel_test!(run_native_programs_with_foreign_children);
 fn run_native_programs_with_foreign_children(lab: &Lab) {
     let ran = shell(lab, "for i in 1 2 3; do \"$1\" uname -m; done; cat /proc/self/comm");
     assert_eq!(ran.stdout, "aarch64\naarch64\naarch64\ncat\n", "{ran:?}");
-    // Of several architectures, and foreign ones with children of a third.
+    // Programs of several architectures, and foreign programs that start a third one.
     let other = downloads::busybox("s390x");
     symlink(&other, lab.path("uname")).unwrap();
     let ran = shell(lab, "\"$1\" sh -c \"./uname -m; /bin/uname -m\"");
@@ -198,7 +198,7 @@ fn run_inside_of_run(lab: &Lab) {
     assert_eq!(ran.stdout, "aarch64\n0\n0\n", "{ran:?}");
 }
 
-/// An interpreter that tells that it was one.
+/// Creates an interpreter that prints its name and its file.
 fn teller(lab: &Lab, name: &str) -> PathBuf {
     lab.executable(name, format!("#!/bin/sh\necho {name} got ${{1##*/}}\n").as_bytes())
 }
@@ -228,7 +228,7 @@ fn run_takes_over_the_hosts_handlers(lab: &Lab) {
     let ran = lab.qus(["run", "--", "./file.off"]);
     assert_eq!(ran.status, 126, "{ran:?}");
     assert_eq!(lab.entries(), before);
-    // An instance that is switched off has nothing in force.
+    // A disabled instance has no active handler.
     lab.command("status", "0");
     assert_eq!(lab.qus(["run", "--", "./file.told"]).status, 126);
 }
@@ -240,7 +240,7 @@ fn run_keeps_the_order_of_handlers(lab: &Lab) {
         lab.register(format!(":{name}:E::foo::{}:", interpreter.display()).as_bytes()).unwrap();
     }
     let file = lab.executable("file.foo", b"anything");
-    // The newest is in force (K32).
+    // The newest handler is the active one (K32).
     assert_eq!(run(&mut Command::new(&file)).stdout, "third got file.foo\n");
     assert_eq!(lab.done(["run", "--", "./file.foo"]), "third got file.foo\n");
     lab.command("third", "0");
@@ -249,7 +249,8 @@ fn run_keeps_the_order_of_handlers(lab: &Lab) {
 
 kernel_test!(run_prefers_what_works_in_another_root);
 fn run_prefers_what_works_in_another_root(lab: &Lab) {
-    // The host's handler gives these programs to something else: what the caller names goes before it.
+    // The host's handler sends these programs to another interpreter. An interpreter that the user names has
+    // precedence.
     let tell = teller(lab, "tell");
     let magic = format!(r"\x7fELF\x02\x01\x01{}\x02\x00\xb7\x00", r"\x00".repeat(9));
     let mask = format!(r"{}{}\xfe\xff\xff\xff", r"\xff".repeat(7), r"\x00".repeat(9));
@@ -262,13 +263,13 @@ fn run_prefers_what_works_in_another_root(lab: &Lab) {
     assert_eq!(ran, "aarch64\n");
     lab.command("mine", "-1");
 
-    // A handler of QEMU's without F does not work in a root directory that has no QEMU.
+    // A handler of QEMU without F does not work in a root directory without QEMU.
     let qemu = downloads::distribution().join("qemu-aarch64-static");
     lab.register(format!(":qemu-aarch64:M::{magic}:{mask}:{}:", qemu.display()).as_bytes()).unwrap();
     let root = root(lab);
     let ran = lab.qus(["run", "--root", &root, "--", "/bin/busybox", "uname", "-m"]);
     assert_eq!(ran.stdout, "aarch64\n", "{ran:?}");
-    // One with F stays in force; that two of the name cannot be is no matter.
+    // A handler with F stays active, next to those that qus adds.
     lab.command("qemu-aarch64", "-1");
     lab.register(format!(":theirs:M::{magic}:{mask}:{}:F", qemu.display()).as_bytes()).unwrap();
     let ran = shell(lab, &format!("ls {INSTANCE}"));
@@ -281,7 +282,7 @@ fn run_leaves_the_host_as_it_was(lab: &Lab) {
     lab.register(format!(":told:E::told::{}:", tell.display()).as_bytes()).unwrap();
     let busybox = busybox(lab);
     let root = root(lab);
-    // The folders to mount on have to be there.
+    // The mount points have to exist.
     for name in ["proc", "sys", "dev", "etc/resolv.conf"] {
         assert_eq!(lab.qus(["run", "--root", &root, "--", "/bin/busybox", "true"]).status, 0);
         assert!(Path::new(&root).join(name).exists(), "{name}");
@@ -301,7 +302,7 @@ fn run_without_an_instance_on_the_host(lab: &Lab) {
     let busybox = busybox(lab);
     assert_eq!(lab.done(["run", "--", &busybox, "uname", "-m"]), "aarch64\n");
     assert_eq!(mounts(), before);
-    // And it still does not run outside.
+    // The program still does not run outside.
     assert_eq!(Command::new(&busybox).output().unwrap_err().raw_os_error(), Some(8));
 }
 
@@ -318,7 +319,7 @@ fn run_leaves_no_process_between(lab: &Lab) {
         std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line)
             .unwrap();
         assert_eq!(line.trim(), child.id().to_string(), "{words:?}");
-        // Nor is a helper left, dead or alive.
+        // No child process is left, running or ended.
         let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
         assert_eq!(children, "", "{words:?}");
         drop(child.stdin.take());
@@ -362,7 +363,7 @@ fn run_from_a_folder(lab: &Lab) {
     let ran = command(&["run", "--from", from, "--", &busybox, "uname", "-m"]);
     assert_eq!((ran.status, ran.stdout.as_str()), (0, "aarch64\n"), "{ran:?}");
     assert!(fetched.exists());
-    // From now on it is at hand: nothing is fetched, and nothing else is changed.
+    // The interpreter is available now: nothing is fetched or changed.
     let before = files(&home);
     let ran = command(&["run", "--fetch", "--", &busybox, "uname", "-m"]);
     assert_eq!((ran.status, ran.stdout.as_str()), (0, "aarch64\n"), "{ran:?}");
@@ -394,7 +395,7 @@ fn run_where_namespaces_are_forbidden(lab: &Lab) {
     );
     assert!(ran.stderr.contains(&direct), "{ran:?}");
     assert_eq!(lab.done(["run", "--direct", "--", &busybox, "uname", "-m"]), "aarch64\n");
-    // What needs a namespace is not told to do without.
+    // For a command that needs a namespace, the hint does not suggest `--direct`.
     let ran = lab.refused(["run", "--root", &root(lab), "--", "/bin/sh"], 125, "forbidden here by");
     assert!(!ran.stderr.contains("--direct"), "{ran:?}");
 }
@@ -421,7 +422,7 @@ fn run_killed_at_any_moment(lab: &Lab) {
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(9));
     }
-    // A helper that waits sees that nobody waits for it any more.
+    // A waiting child process ends when its parent is gone.
     for _ in 0..100 {
         if children() == before.3 {
             break;
@@ -431,7 +432,7 @@ fn run_killed_at_any_moment(lab: &Lab) {
     assert_eq!(state(), before);
 }
 
-/// Processes of this user namespace, or below it, that run qus, by their command lines.
+/// Returns the command lines of processes that run qus in this user namespace or below it.
 fn children() -> Vec<String> {
     let directory = env!("CARGO_BIN_EXE_qus");
     let own = fs::read_link("/proc/self/ns/mnt").unwrap();
@@ -445,14 +446,14 @@ fn children() -> Vec<String> {
         .collect()
 }
 
-/// A root directory with nothing but a foreign busybox and empty folders.
+/// Creates a root directory that has only a foreign busybox and empty directories.
 fn root(lab: &Lab) -> String {
     let root = lab.path("root");
     if !root.exists() {
         fs::create_dir_all(root.join("bin")).unwrap();
         fs::create_dir(root.join("etc")).unwrap();
         fs::copy(downloads::busybox("aarch64"), root.join("bin/busybox")).unwrap();
-        // Absolute: outside of the root it leads to a program of the host, or nowhere.
+        // An absolute link: outside of the root it leads to a program of the host, or to nothing.
         symlink("/bin/busybox", root.join("bin/sh")).unwrap();
     }
     root.to_str().unwrap().to_owned()
@@ -483,7 +484,7 @@ fn run_in_another_root(lab: &Lab) {
     );
     let resolv = fs::read_to_string("/etc/resolv.conf").unwrap();
     assert_eq!(inside("busybox cat /etc/resolv.conf"), resolv);
-    // Settings of the kernel are not the container's.
+    // The program cannot change kernel settings.
     assert_eq!(
         inside("busybox sh -c ': >> /proc/sys/kernel/hostname' 2>/dev/null || echo read-only"),
         "read-only\n"
@@ -491,7 +492,7 @@ fn run_in_another_root(lab: &Lab) {
     assert_eq!(inside("busybox touch /sys/x 2>&1 || echo no"), "touch: /sys/x: Read-only file system\nno\n");
     assert_eq!(inside("busybox id -u; busybox touch /new"), "0\n");
     assert!(Path::new(&root).join("new").exists());
-    // The host's root is not to be reached.
+    // The program cannot reach the host's root.
     assert_eq!(inside("busybox ls /../../bin"), "busybox\nsh\n");
     let ran = lab.qus(["run", "--root", &root, "--", "/bin/cat"]);
     assert_eq!(ran.status, 127, "{ran:?}");
@@ -531,18 +532,18 @@ fn run_in_a_hostile_root(lab: &Lab) {
         assert_eq!((files(&outside), mounts(), fs::read("/etc/passwd").unwrap()), before, "{ran:?}");
     };
     let try_it = || lab.qus(["run", "--root", root.to_str().unwrap(), "--", "/bin/sh", "-c", "echo ran"]);
-    // Links to where nothing is inside are refused.
+    // Links to a target that does not exist inside are refused.
     let ran = try_it();
     assert_eq!((ran.status, ran.stdout.as_str()), (125, ""), "{ran:?}");
     assert!(ran.stderr.contains("cannot open proc"), "{ran:?}");
     unchanged(&ran);
-    // When what they name is there inside, it is that which is mounted on.
+    // If the target exists inside, it becomes the mount point.
     fs::create_dir_all(root.join(outside.strip_prefix("/").unwrap())).unwrap();
     fs::create_dir(root.join("outside")).unwrap();
     let ran = try_it();
     assert_eq!((ran.status, ran.stdout.as_str()), (0, "ran\n"), "{ran:?}");
     unchanged(&ran);
-    // A magic link of /proc, which would lead to the real root.
+    // A magic link of /proc would lead to the real root.
     for name in ["dev", "proc", "sys"] {
         fs::remove_file(root.join(name)).unwrap();
     }
@@ -551,7 +552,7 @@ fn run_in_a_hostile_root(lab: &Lab) {
     assert_eq!((ran.status, ran.stdout.as_str()), (125, ""), "{ran:?}");
     assert!(ran.stderr.contains("cannot open dev"), "{ran:?}");
     unchanged(&ran);
-    // Nor is a program looked at outside of it.
+    // The program is not searched outside of the root either.
     symlink(busybox(lab), root.join("bin/escape")).unwrap();
     fs::remove_file(root.join("dev")).unwrap();
     let ran = lab.qus(["run", "--root", root.to_str().unwrap(), "--", "/bin/escape", "true"]);

@@ -1,4 +1,4 @@
-//! Who sees a registration and how long it lasts, and the way into the namespaces of others.
+//! Scope and lifetime of a registration, and registration in the namespaces of other processes.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,7 +10,7 @@ use crate::downloads;
 use crate::lab::{Lab, Ran, run};
 use crate::namespace::INSTANCE;
 
-/// Runs `script` in a mount namespace of its own, with the path of qus as `$QUS`.
+/// Runs `script` in a new mount namespace, with the path of qus as `$QUS`.
 fn in_mount_namespace(lab: &Lab, script: &str) -> Ran {
     let mut command = Command::new("unshare");
     command.args(["-m", "--propagation", "unchanged", "sh", "-c", script]);
@@ -55,7 +55,7 @@ fn lifetime_of_this_very_command(lab: &Lab) {
     assert_eq!(ran.status, 2, "{ran:?}");
     let answer = json(&ran.stdout);
     assert_eq!((&answer["lifetime"], &answer["held"]), (&"process".into(), &false.into()));
-    // It told the truth.
+    // The reported lifetime is correct: the handlers are gone.
     let ran = in_mount_namespace(lab, &format!("mount -t binfmt_misc x {INSTANCE}; ls {INSTANCE}"));
     assert_eq!(ran.stdout, "register\nstatus\n");
 }
@@ -72,7 +72,7 @@ fn lifetime_of_a_mount_namespace(lab: &Lab) {
 
 kernel_test!(lifetime_where_another_holds_the_instance);
 fn lifetime_where_another_holds_the_instance(lab: &Lab) {
-    // Longer than the clock of the file system ticks (K68).
+    // The delay is longer than a tick of the file system's clock (K68).
     std::thread::sleep(Duration::from_millis(100));
     let ran = in_mount_namespace(lab, &format!("umount {INSTANCE} && exec $QUS --json register aarch64"));
     assert_eq!(ran.status, 0, "{ran:?}");
@@ -80,7 +80,7 @@ fn lifetime_where_another_holds_the_instance(lab: &Lab) {
     assert!(lab.entries().contains_key("qemu-aarch64"));
 }
 
-/// A process in a user and mount namespace of its own.
+/// A process in its own user and mount namespace.
 struct Other(Child);
 
 impl Other {
@@ -123,7 +123,7 @@ impl Drop for Other {
     }
 }
 
-/// Runs a shell script in namespaces that `unshare` makes, with qus as `$QUS`.
+/// Runs a shell script in namespaces that `unshare` creates, with qus as `$QUS`.
 fn unshared(lab: &Lab, words: &[&str], script: &str) -> Ran {
     let mut command = Command::new("unshare");
     command.args(words).args(["sh", "-c", script]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
@@ -137,7 +137,7 @@ kernel_test!(scope_of_an_inherited_instance);
 fn scope_of_an_inherited_instance(lab: &Lab) {
     lab.done(["register", "arm"]);
     let before = lab.entries();
-    // Of somebody without rights it is not known whose instance it is, and so it is not said.
+    // Without rights qus cannot find out which namespace owns the instance, and reports that.
     let ran = unshared(lab, &["-Um", "--map-user=7", "--map-group=7"], "$QUS list");
     assert!(
         ran.stderr.contains("a user namespace that could not be determined")
@@ -157,12 +157,12 @@ fn scope_of_an_inherited_instance(lab: &Lab) {
             "{namespaces:?} {ran:?}"
         );
     }
-    // As root, who could write to it (K71): what he registers stays in his own namespace.
+    // Root of the namespace could write to the outer instance (K71), but its handlers stay in its own namespace.
     let script = format!("$QUS -n register aarch64 >&2; $QUS register aarch64 >&2; ls {INSTANCE}");
     let ran = unshared(lab, &["-Urm"], &script);
     assert_eq!(ran.stdout, "qemu-aarch64\nregister\nstatus\n", "{ran:?}");
     assert!(ran.stderr.contains(" only, until that ends; the host does not see"), "{ran:?}");
-    // A dry run shows what the run does: nothing of the outer instance counts.
+    // A dry run plans what the run does: the outer instance does not count.
     let ran = unshared(lab, &["-Urm"], "$QUS --json register -n arm");
     let answer = json(&ran.stdout);
     assert_eq!(answer["items"][0]["outcome"], "registered", "{ran:?}");
@@ -171,14 +171,13 @@ fn scope_of_an_inherited_instance(lab: &Lab) {
 }
 
 kernel_test!(registering_in_an_outer_instance);
-/// Without a mount namespace of its own a user namespace has no instance of its own, and root of it registers in the outer
-/// one (K71).
+/// Without its own mount namespace, a user namespace has no instance. Its root registers in the outer instance (K71).
 fn registering_in_an_outer_instance(lab: &Lab) {
     let ran = unshared(lab, &["-Ur"], "$QUS register arm");
     assert_eq!(ran.status, 0, "{ran:?}");
     let sentence = format!("1 architecture works in {OUTER}, also when this user namespace has ended");
     assert!(ran.stderr.contains(&sentence), "{ran:?}");
-    // It is true.
+    // The reported lifetime is correct.
     assert!(lab.entries().contains_key("qemu-arm"));
     lab.done(["verify"]);
     let ran = unshared(lab, &["-Ur"], "$QUS --json register aarch64");
@@ -196,7 +195,7 @@ fn registering_in_an_outer_instance(lab: &Lab) {
 }
 
 kernel_test!(scope_of_the_nearest_instance);
-/// A user namespace with a mount of its own, and in it one that has none: the scope is that of the one between.
+/// A user namespace with its own instance contains one without. The scope is the namespace with the instance.
 fn scope_of_the_nearest_instance(lab: &Lab) {
     let script = format!(
         "mount -t binfmt_misc none {INSTANCE}; $QUS --json list; \
@@ -214,7 +213,7 @@ fn scope_of_the_nearest_instance(lab: &Lab) {
 }
 
 kernel_test!(finding_the_scope_changes_nothing);
-/// To find out the scope changes nothing: neither mounts, nor which handlers are in force (K66).
+/// Finding the scope changes nothing: neither mounts nor the active handlers (K66).
 fn finding_the_scope_changes_nothing(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.copy("busybox", &downloads::busybox("arm"));
@@ -230,7 +229,7 @@ fn finding_the_scope_changes_nothing(lab: &Lab) {
 }
 
 kernel_test!(scope_of_an_instance_of_another_process);
-/// Through `/proc/PID/root` a path leads to an instance that this mount namespace does not have.
+/// A path in `/proc/PID/root` leads to an instance that this mount namespace does not have.
 fn scope_of_an_instance_of_another_process(lab: &Lab) {
     let other = Other::start();
     let mounted = other.inside(&["mount", "-t", "binfmt_misc", "none", INSTANCE]);
@@ -249,7 +248,7 @@ fn target_is_another_process(lab: &Lab) {
     assert_eq!(ran.status, 0, "{ran:?}");
     assert!(ran.stderr.contains(&format!("in user namespace {inode} only, until that ends")), "{ran:?}");
     other.check(lab);
-    // Again: it is there, nothing is mounted a second time.
+    // The second run finds the handler, and mounts nothing again.
     let ran = lab.qus(["--json", "register", "--in", &other.pid(), "aarch64"]);
     let answer = json(&ran.stdout);
     assert_eq!(answer["items"][0]["outcome"], "unchanged", "{answer}");
@@ -259,7 +258,7 @@ fn target_is_another_process(lab: &Lab) {
 
 kernel_test!(target_that_cannot_be_entered);
 fn target_that_cannot_be_entered(lab: &Lab) {
-    // Process 1 is in the namespaces of the real host, where root of a user namespace is nobody.
+    // Process 1 is in the namespaces of the real host, where root of a user namespace has no rights.
     let ran = lab.refused(
         ["register", "--in", "host", "aarch64"],
         2,
@@ -316,7 +315,7 @@ fn namespaces_of_engines_that_do_not_run(lab: &Lab) {
     refused("containerd", "unknown namespaces \"containerd\"", "--help");
     write_pid(lab, "libpod/tmp/pause.pid", "many");
     refused("podman", "holds no number of a process", "podman unshare true");
-    // What is left of an engine that ended; then the number is another's.
+    // A file that an ended engine left. Then another process has the same id.
     write_pid(lab, "libpod/tmp/pause.pid", "4194304");
     refused("podman", "has ended", "podman unshare true");
     write_pid(lab, "libpod/tmp/pause.pid", &std::process::id().to_string());

@@ -1,10 +1,11 @@
-//! The twelve most frequent situations of users, from wiped handlers to what is gone with its container: each is made
-//! real, `qus doctor` is asked as a new user would, what it prints as the first command is typed into a shell as it stands,
-//! and again until the foreign program runs. Nothing else helps.
+//! The twelve most frequent problems of users, from wiped handlers to handlers that are gone with their container. Each
+//! test creates the situation and runs `qus doctor` as a new user would. It types the first printed command into a
+//! shell as it is, and repeats that until the foreign program runs. The test does nothing else.
 //!
-//! Not made here, as no namespace can: a kernel without binfmt_misc, and an automount that only the host can trigger, of
-//! the sixth; and the twelfth, a restart of the machine. For that `.ci/e2e/situations` has systemd's own program do what
-//! it does at boot, in the initial user namespace, where `doctor` looks for it; it plays the ninth with docker, too.
+//! A namespace cannot create three of the situations. Two belong to the sixth: a kernel without binfmt_misc, and an
+//! automount that only the host can trigger. The third is the twelfth, a restart of the machine. For it,
+//! `.ci/e2e/situations` runs systemd's own program as at boot, in the initial user namespace, where `doctor` looks for
+//! it. That script also tests the ninth situation with docker.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -26,12 +27,13 @@ use qus::binfmt::Flags;
 /// `ENOEXEC`, "Exec format error".
 const ENOEXEC: i32 = 8;
 
-/// A program of an architecture, in the folder of the test. Its name is what an emulator may give it as `argv[0]`.
+/// Copies a program of an architecture into the directory of the test. Its name is one that an emulator may pass as
+/// `argv[0]`.
 fn program(lab: &Lab, arch: &str) -> PathBuf {
     lab.copy(&format!("{arch}/busybox"), &downloads::busybox(arch))
 }
 
-/// Whether the program of an architecture runs: what it says, or the errno of starting it.
+/// Starts the program of an architecture. Returns its output, or the errno of `execve(2)`.
 fn starts(lab: &Lab, arch: &str) -> Result<String, i32> {
     start(&program(lab, arch), &["busybox", "uname", "-m"]).map(|ran| ran.stdout.trim_end().to_owned())
 }
@@ -40,7 +42,7 @@ fn runs(lab: &Lab, arch: &str, machine: &str) {
     assert_eq!(starts(lab, arch).as_deref(), Ok(machine));
 }
 
-/// The command of the first command that is printed, and the check that prints it.
+/// Returns the first printed command, and the check that prints it.
 fn first_command(printed: &str) -> Option<(&str, &str)> {
     let mut check = "";
     for line in printed.lines() {
@@ -54,17 +56,17 @@ fn first_command(printed: &str) -> Option<(&str, &str)> {
     None
 }
 
-/// Asks the doctor and types what it says, as often as there are checks to be named; each time the first command is one of
+/// Runs `qus doctor` and types its first command, once for each of `checks`. Each time the first command must belong to
 /// the next check.
 fn follow(lab: &Lab, checks: &[&str]) {
     Shell::start(lab, &[]).follows(checks);
 }
 
-/// A shell that somebody has open, perhaps in a container, and perhaps since before the situation was made.
+/// An open shell, for example in a container or older than the situation.
 struct Shell(Child, ChildStdin, BufReader<ChildStdout>);
 
 impl Shell {
-    /// Starts one, `wrapper` in front, as a test types printed commands.
+    /// Starts a shell after `wrapper`, with the environment in which tests type commands.
     fn start(lab: &Lab, wrapper: &[&str]) -> Self {
         let mut line = wrapper.iter().chain(&["sh"]);
         let mut command = Command::new(line.next().unwrap());
@@ -76,7 +78,7 @@ impl Shell {
         Self(child, stdin, BufReader::new(stdout))
     }
 
-    /// Types a command: its exit status, and what it printed.
+    /// Types a command, and returns its exit status and its output.
     fn types(&mut self, line: &str) -> (String, String) {
         writeln!(self.1, "{{ {line}\n}} 2> /dev/null; echo \"end $?\"").unwrap();
         let mut printed = String::new();
@@ -90,7 +92,7 @@ impl Shell {
         }
     }
 
-    /// As [`follow`], in this shell: the last command that was typed.
+    /// Does the same as [`follow`] in this shell, and returns the last command.
     fn follows(&mut self, checks: &[&str]) -> String {
         let mut typed = String::new();
         for check in checks {
@@ -103,7 +105,7 @@ impl Shell {
         typed
     }
 
-    /// Types a command that has to be done.
+    /// Types a command that has to succeed, and returns its output.
     fn done(&mut self, line: &str) -> String {
         let (status, printed) = self.types(line);
         assert_eq!(status, "0", "{line}: {printed}");
@@ -112,14 +114,14 @@ impl Shell {
 }
 
 impl Drop for Shell {
-    /// Not by a signal: what ran in a container is gone when the shell has been waited for.
+    /// Ends the shell without a signal, and waits for it. Then the processes of a container have ended, too.
     fn drop(&mut self) {
         let _ended_before = writeln!(self.1, "exit");
         self.0.wait().unwrap();
     }
 }
 
-/// A folder that is a root directory as containers have it: with the program, and nothing else.
+/// Creates a root directory like a container's, with only the program.
 fn container(lab: &Lab, arch: &str) -> PathBuf {
     let root = lab.path("container");
     lab.copy("container/busybox", &downloads::busybox(arch));
@@ -129,13 +131,13 @@ fn container(lab: &Lab, arch: &str) -> PathBuf {
 fn in_root(root: &Path) -> Result<String, i32> {
     let mut command = Command::new("/usr/sbin/chroot");
     let output = command.arg(root).args(["/busybox", "uname", "-m"]).output().unwrap();
-    // As chroot(1) says that a program cannot be started.
+    // chroot(1) reports by its status that a program cannot be started.
     let status = output.status.code().unwrap();
     if status == 0 { Ok(String::from_utf8(output.stdout).unwrap()) } else { Err(status) }
 }
 
 kernel_test!(situation_1_wiped);
-/// Situation 1: somebody writes `-1` to `status`, which removes everybody's handlers.
+/// Situation 1: a process writes `-1` to `status`, which removes all handlers.
 fn situation_1_wiped(lab: &Lab) {
     wipe_what_is_promised(lab);
     follow(lab, &["configured"]);
@@ -160,7 +162,7 @@ fn wipe_what_is_promised(lab: &Lab) {
     assert_eq!(starts(lab, "aarch64"), Err(ENOEXEC));
 }
 
-/// A line of configuration.
+/// Returns a line of configuration.
 fn rule(name: &str, arch: &str, interpreter: &Path) -> Vec<u8> {
     use qus::binfmt::{HandlerName, Matcher, Rule};
     let pattern = qus::arch::Arch::from_qemu_target(arch).unwrap().identity.patterns().swap_remove(0);
@@ -172,8 +174,8 @@ fn rule(name: &str, arch: &str, interpreter: &Path) -> Vec<u8> {
 }
 
 kernel_test!(situation_2_in_a_user_namespace);
-/// Situation 2: a container engine without root, or a container in a container: what the host has is not there, and what is
-/// registered here not on the host.
+/// Situation 2: a container engine without root, or a container in a container. The host's handlers do not work there,
+/// and handlers registered there do not work on the host.
 fn situation_2_in_a_user_namespace(lab: &Lab) {
     quiet();
     let program = program(lab, "aarch64");
@@ -187,7 +189,7 @@ fn situation_2_in_a_user_namespace(lab: &Lab) {
 }
 
 kernel_test!(situation_2_nothing_may_be_mounted, unmounted);
-/// The same where nothing may be mounted: the mounts are another's.
+/// Situation 2 without permission to mount, as the mounts belong to another user namespace.
 fn situation_2_nothing_may_be_mounted(lab: &Lab) {
     quiet();
     let program = program(lab, "aarch64");
@@ -196,13 +198,13 @@ fn situation_2_nothing_may_be_mounted(lab: &Lab) {
     let printed = shell.types("qus doctor").1;
     let (check, command) = first_command(&printed).unwrap();
     assert_eq!(check, "mounted", "{printed}");
-    // What is typed into the shell that the command starts.
+    // The user types this into the shell that the printed command starts.
     let inside = format!("{} uname -m", program.display());
     assert_eq!(shell.done(&format!("echo '{inside}' | {command}")), "aarch64\n");
 }
 
 kernel_test!(situation_3_a_version_that_crashes);
-/// Situation 3: an emulator of a version that crashes.
+/// Situation 3: a version of the emulator that crashes.
 fn situation_3_a_version_that_crashes(lab: &Lab) {
     quiet();
     let mut crashing = native(2);
@@ -216,8 +218,8 @@ fn situation_3_a_version_that_crashes(lab: &Lab) {
 }
 
 kernel_test!(situation_4_native_programs_captured);
-/// Situation 4: a handler that takes the host's own programs. Nothing starts any more, the doctor neither: it is asked from a user
-/// namespace that has an instance of its own, as in a container (K65).
+/// Situation 4: a handler takes the host's own programs. Nothing can be started any more, not even `doctor`. So it runs
+/// in a user namespace with its own instance, as in a container (K65).
 fn situation_4_native_programs_captured(lab: &Lab) {
     quiet();
     let mut shell = Shell::start(lab, &[]);
@@ -234,7 +236,7 @@ fn situation_4_native_programs_captured(lab: &Lab) {
 }
 
 kernel_test!(situation_4_programs_of_the_family_captured);
-/// The same with programs of an architecture of the host's family, where this machine runs one.
+/// Situation 4 with programs of another architecture of the host's family, if this machine runs one natively.
 fn situation_4_programs_of_the_family_captured(lab: &Lab) {
     quiet();
     let native = || {
@@ -248,7 +250,7 @@ fn situation_4_programs_of_the_family_captured(lab: &Lab) {
         Some(ran == fs::canonicalize(path).unwrap())
     };
     if native() != Some(true) {
-        // Then there is nothing to be captured, and an emulator is right.
+        // Then no native programs can be taken, and an emulator is right.
         lab.done(["register", "i386"]);
         assert_eq!(native(), Some(false));
         return;
@@ -260,7 +262,7 @@ fn situation_4_programs_of_the_family_captured(lab: &Lab) {
 }
 
 kernel_test!(situation_5_success_was_said);
-/// Situation 5: the command that registered said that all is well.
+/// Situation 5: the command that registered the handler reported success.
 fn situation_5_success_was_said(lab: &Lab) {
     quiet();
     lab.command("status", "0");
@@ -268,7 +270,7 @@ fn situation_5_success_was_said(lab: &Lab) {
     assert_eq!(starts(lab, "aarch64"), Err(ENOEXEC));
     follow(lab, &["instance-off"]);
     runs(lab, "aarch64", "aarch64");
-    // A download that failed, and left an empty file.
+    // A failed download left an empty file.
     lab.handler("qemu-arm", "arm", &lab.executable("qemu-arm", b""), Flags::FIX_BINARY);
     assert_eq!(starts(lab, "arm"), Err(ENOEXEC));
     follow(lab, &["interpreter"]);
@@ -276,7 +278,7 @@ fn situation_5_success_was_said(lab: &Lab) {
 }
 
 kernel_test!(situation_6_no_instance, unmounted);
-/// Situation 6: nothing is mounted.
+/// Situation 6: binfmt_misc is not mounted.
 fn situation_6_no_instance(lab: &Lab) {
     quiet();
     follow(lab, &["mounted", "working"]);
@@ -294,7 +296,8 @@ fn situation_6_read_only(lab: &Lab) {
 }
 
 kernel_test!(situation_7_not_in_containers);
-/// Situation 7: it works on the host, and not in a container: no `F`, or an interpreter that needs a loader.
+/// Situation 7: programs run on the host, but not in a container. The handler has no `F`, or its interpreter needs a
+/// loader.
 fn situation_7_not_in_containers(lab: &Lab) {
     quiet();
     let root = container(lab, "aarch64");
@@ -312,7 +315,7 @@ fn situation_7_not_in_containers(lab: &Lab) {
 }
 
 kernel_test!(situation_8_competing_handlers);
-/// Situation 8: somebody else's handler is in front, and does not do here.
+/// Situation 8: the handler of another tool is in front, and does not work here.
 fn situation_8_competing_handlers(lab: &Lab) {
     quiet();
     lab.done(["register", "aarch64"]);
@@ -322,12 +325,12 @@ fn situation_8_competing_handlers(lab: &Lab) {
     runs(lab, "aarch64", "aarch64");
 }
 
-/// A container with rights, on a host that has not mounted binfmt_misc: a mount namespace in the user namespace of the
-/// host, with processes of its own alone, and a procfs of its own.
+/// A privileged container on a host that has not mounted binfmt_misc: a mount namespace in the host's user namespace,
+/// with its own process ids and its own procfs.
 const CONTAINER: [&str; 6] = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
 
 kernel_test!(situation_9_gone_with_its_container, unmounted);
-/// Situation 9: a container has registered, proven, said so, and ended.
+/// Situation 9: a container registered and verified a handler, reported that, and ended.
 fn situation_9_gone_with_its_container(lab: &Lab) {
     quiet();
     let uname = format!("{} uname -m", program(lab, "aarch64").display());
@@ -341,21 +344,21 @@ fn situation_9_gone_with_its_container(lab: &Lab) {
     let printed = lab.qus(["doctor"]).stdout;
     let why = "those that a container registers go with its own mount";
     assert!(printed.contains("binfmt_misc is not mounted on ") && printed.contains(why), "{printed}");
-    // What was the reason; then the container once more, as its user is used to.
+    // The first hint fixes the cause. Then the user starts the container again.
     follow(lab, &["mounted"]);
     in_container();
     runs(lab, "aarch64", "aarch64");
     lab.done(["reset"]);
-    // Or what is the next command.
+    // Alternatively, the user follows the next hint.
     follow(lab, &["working"]);
     runs(lab, "aarch64", "aarch64");
 }
 
 kernel_test!(situation_9_in_a_container, unmounted);
-/// The ninth before it happens, asked inside of the container, where the processes around cannot be seen.
+/// Situation 9 before the container ends: `doctor` runs inside, where other processes are not visible.
 fn situation_9_in_a_container(lab: &Lab) {
     quiet();
-    // Longer than it takes to tell which was there first, the container or the instance.
+    // The pause is long enough to decide whether the container is older than the instance.
     let pause = || std::thread::sleep(Duration::from_millis(300));
     let mut container = Shell::start(lab, &CONTAINER);
     container.done("true");
@@ -376,7 +379,7 @@ fn situation_9_in_a_container(lab: &Lab) {
 }
 
 kernel_test!(situation_9_in_a_mount_namespace, unmounted);
-/// The same in a mount namespace from which the processes around it are seen.
+/// Situation 9 in a mount namespace from which processes outside are visible.
 fn situation_9_in_a_mount_namespace(lab: &Lab) {
     quiet();
     let mut shell = Shell::start(lab, &["unshare", "--mount", "--propagation", "private"]);
@@ -392,18 +395,18 @@ fn situation_9_in_a_mount_namespace(lab: &Lab) {
 }
 
 kernel_test!(situation_10_file_exists);
-/// Situation 10: "File exists", for a handler that is left of something and does nothing.
+/// Situation 10: "File exists", for a leftover handler that does not work.
 fn situation_10_file_exists(lab: &Lab) {
     quiet();
     let interpreter = downloads::interpreter("aarch64");
     let again = || lab.register(&rule("qemu-aarch64", "aarch64", &interpreter)).unwrap_err();
-    // Of a container that had its interpreter inside.
+    // A container registered it with an interpreter of its own.
     lab.handler("qemu-aarch64", "aarch64", &lab.path("gone/qemu-aarch64-static"), Flags::empty());
     assert_eq!(starts(lab, "aarch64"), Err(2));
     assert_eq!(again(), nix::errno::Errno::EEXIST);
     follow(lab, &["no-fix"]);
     runs(lab, "aarch64", "aarch64");
-    // Switched off by somebody.
+    // The handler is disabled.
     lab.command("qemu-aarch64", "0");
     assert_eq!(starts(lab, "aarch64"), Err(ENOEXEC));
     assert_eq!(again(), nix::errno::Errno::EEXIST);
@@ -412,17 +415,17 @@ fn situation_10_file_exists(lab: &Lab) {
 }
 
 kernel_test!(situation_11_any_architecture);
-/// Situation 11: every architecture that Debian has a program for, by Debian's names of them: "aarch64, or any other".
+/// Situation 11: every architecture for which Debian has a program, by Debian's names.
 fn situation_11_any_architecture(lab: &Lab) {
     quiet();
     let have = downloads::interpreters(&downloads::distribution());
-    // QEMU has one interpreter for both of Debian's 32-bit arm; its 7.2 is older than the programs of loongarch64.
+    // QEMU has one interpreter for both of Debian's 32-bit arm. QEMU 7.2 is older than the programs of loongarch64.
     let can =
         |name: &str| name != "loongarch64" && have.contains_key(if name == "armel" { "arm" } else { name });
     let mut count = 0;
     for (name, debian) in downloads::PROGRAMS.iter().filter(|(name, _)| can(name)) {
         lab.clear();
-        // The host runs some itself.
+        // The host runs some of them natively.
         if starts(lab, name).is_ok() {
             continue;
         }

@@ -1,8 +1,9 @@
-//! Starting a program and learning the errno of `execve(2)`, in an emulator too.
+//! Starts a program and returns the errno of `execve(2)`, in an emulator as well.
 //!
-//! On a host of its own a test asks the standard library. In QEMU that does not say: of `posix_spawn(3)` it learns the errno
-//! through memory of both processes, of which QEMU gives each its own, and `execvp(3)`, which it would call after a fork,
-//! has a shell run what the kernel refuses. There it is a Python of the kernel's own architecture that starts programs.
+//! Without an emulator the standard library reports the errno. In QEMU it does not: `posix_spawn(3)` passes the errno
+//! through memory that parent and child share, and QEMU gives each its own. The alternative, `execvp(3)` after a fork,
+//! makes a shell run the files that the kernel refuses. So in an emulator a Python of the kernel's own architecture
+//! starts the programs.
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -13,15 +14,16 @@ use std::sync::{Mutex, OnceLock};
 
 use nix::errno::Errno;
 
-/// Says that it is ready, then reads lines of JSON: folder, path, and what the program shall be called. Answers with exit status and errno.
+/// Python script that prints "ready", and then reads lines of JSON: working directory, path and `argv[0]`. It answers
+/// each line with exit status and errno.
 const PYTHON: &str = r#"
 import json, subprocess, sys
 print("ready", flush=True)
 for line in sys.stdin:
-    folder, path, argv0 = json.loads(line)
+    directory, path, argv0 = json.loads(line)
     status = errno = None
     try:
-        status = subprocess.run([argv0], executable=path, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True).returncode
+        status = subprocess.run([argv0], executable=path, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True).returncode
     except OSError as error:
         errno = error.errno
     print(json.dumps([status, errno]), flush=True)
@@ -29,13 +31,14 @@ for line in sys.stdin:
 
 static STARTER: OnceLock<Mutex<Starter>> = OnceLock::new();
 
-/// The Python, until this process ends.
+/// The Python process, which runs until this process ends.
 struct Starter {
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
-/// Has programs started by Python from now on. To be called before there is a handler that might get Python itself.
+/// Starts the Python, which from now on starts all programs. Must be called before a handler exists that might take
+/// Python itself.
 #[allow(clippy::zombie_processes, reason = "it lives as long as this process")]
 pub(crate) fn prepare() {
     let mut python = Command::new("python3");
@@ -46,10 +49,10 @@ pub(crate) fn prepare() {
     answers.read_line(&mut ready).unwrap();
     assert_eq!(ready, "ready\n");
     let starter = Mutex::new(Starter { requests, answers });
-    assert!(STARTER.set(starter).is_ok(), "there is a starter already");
+    assert!(STARTER.set(starter).is_ok(), "the starter was prepared twice");
 }
 
-/// Starts the file at `path` as `argv0`: its exit status, which one that a signal ended has not, or the errno of
+/// Starts the file at `path` as `argv0`. Returns its exit status (none if a signal ended it), or the errno of
 /// `execve(2)`.
 pub(crate) fn start(path: &Path, argv0: &OsStr) -> Result<Option<i32>, Errno> {
     if let Some(starter) = STARTER.get() {
@@ -69,7 +72,7 @@ impl Starter {
         let mut answer = String::new();
         self.answers.read_line(&mut answer).unwrap();
         let (status, errno): (Option<i32>, Option<i32>) = serde_json::from_str(&answer).unwrap();
-        // Python tells a signal as a negative number.
+        // Python reports a signal as a negative number.
         errno.map_or(Ok(status.filter(|status| *status >= 0)), |errno| Err(Errno::from_raw(errno)))
     }
 }

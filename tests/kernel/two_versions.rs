@@ -1,7 +1,7 @@
-//! Two versions of qus at the same time: one that was installed long ago, and one that somebody has just downloaded.
+//! Two versions of qus at the same time: an installed older one, and a newer one that was just downloaded.
 //!
-//! `QUS_OTHER=FILE` is the other one (`.ci/two-versions` builds one of an older commit), and then sixty-four of them run at
-//! once; in the usual run it is a copy of the one under test, and they are a few.
+//! `QUS_OTHER=FILE` names the other executable (`.ci/two-versions` builds one of an older commit). Then 64 runs start
+//! at once. Without the variable, the other executable is a copy of the one under test, and there are fewer runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use serde_json::Value;
 use crate::concurrency::{FOREIGN, all_at_once};
 use crate::lab::{Lab, QUS, Ran, busybox, order, run};
 
-/// The text of every entry.
+/// Text of every entry, by name.
 type State = BTreeMap<String, String>;
 
-/// The executables, how many runs of them at once, and which architectures.
+/// The executables, the number of concurrent runs, and the architectures.
 struct Versions {
     qus: [PathBuf; 2],
     count: usize,
@@ -35,18 +35,18 @@ impl Versions {
         [&["register", "--json"], self.arches].concat()
     }
 
-    /// Which states one `register` or `reset` after the other can leave, of both versions, whatever their order.
+    /// Returns the states that serial runs of `register` and `reset` of both versions can leave, in any order.
     fn serial(&self, lab: &Lab) -> BTreeSet<State> {
         let (register, empty) = (self.register(), lab.entries());
         let mut states = BTreeSet::new();
-        // The second may keep what the first has registered, or make it its own.
+        // The second version may leave the first one's handlers in place, or replace them.
         for (first, second) in [(0, 1), (1, 0)] {
             for qus in [first, second] {
                 done(lab, &self.qus[qus], &register);
                 states.insert(lab.entries());
             }
             done(lab, &self.qus[first], &["reset"]);
-            assert_eq!(lab.entries(), empty, "reset of the one leaves nothing of the other");
+            assert_eq!(lab.entries(), empty, "reset of one version removes the handlers of the other");
         }
         states
     }
@@ -57,8 +57,8 @@ fn done(lab: &Lab, qus: &Path, words: &[&str]) {
     assert_eq!(ran.status, 0, "{} {words:?}: {ran:#?}", qus.display());
 }
 
-/// Whether the exit status is that of what was said: 0 where every architecture is served, or is the host's own and was
-/// not named.
+/// Reports whether the exit status agrees with the printed outcomes: 0 if every architecture has a handler, or is
+/// native and was not named.
 fn tells_the_truth(words: &[&str], ran: &Ran) -> bool {
     let value: Value = ran.json();
     let is_good = |item: &Value| {
@@ -70,7 +70,7 @@ fn tells_the_truth(words: &[&str], ran: &Ran) -> bool {
     matches!(ran.status, 0..=2) && !ran.stderr.contains("panicked") && is_served == (ran.status == 0)
 }
 
-/// The handlers of each architecture: they have its name behind a dash.
+/// Groups handlers by architecture, which is the part of their name after a dash.
 fn by_architecture(state: &State) -> BTreeMap<&str, BTreeMap<&str, &str>> {
     let mut arches = BTreeMap::<&str, BTreeMap<&str, &str>>::new();
     for (name, text) in state {
@@ -104,7 +104,7 @@ fn two_versions_register_reset_and_list_at_once(lab: &Lab) {
     let versions = Versions::of(lab);
     let serial = versions.serial(lab);
     let register = versions.register();
-    // Of both versions: two registrations, a removal, a look, by turns.
+    // Both versions run two registrations, a removal and a listing in turn.
     let lines: Vec<(usize, Vec<&str>)> = (0..versions.count)
         .map(|index| {
             let words = match index / 2 % 4 {
@@ -118,11 +118,11 @@ fn two_versions_register_reset_and_list_at_once(lab: &Lab) {
     let commands =
         lines.iter().map(|(qus, words)| lab.program_of(&versions.qus[*qus], &[], words.iter().copied()));
     for ((qus, words), ran) in lines.iter().zip(all_at_once(commands.collect())) {
-        // What was there when it looked is gone; what others remove or add meanwhile is no failure.
+        // A handler may disappear after it was listed. What other runs add or remove meanwhile is no failure.
         let is_right = if words[0] == "register" { tells_the_truth(words, &ran) } else { ran.status == 0 };
         assert!(is_right, "{} {words:?}: {ran:#?}", versions.qus[*qus].display());
     }
-    // Of each architecture the handlers are those that some order leaves, or none; no interim is among them.
+    // For each architecture, the handlers are those of some serial order, or none. No staged handler is left.
     let now = lab.entries();
     let serial: Vec<_> = serial.iter().map(by_architecture).collect();
     for (arch, handlers) in by_architecture(&now) {

@@ -1,4 +1,4 @@
-//! `qus which`: every answer, its exit status, and what the kernel then does.
+//! `qus which`: every answer, its exit status, and the behaviour of the kernel.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -20,7 +20,7 @@ use crate::namespace::INSTANCE;
 use crate::prediction::{native, with_loader};
 use qus::binfmt::Flags;
 
-/// The probe of an architecture, which ends with 42 when it is started as `*`.
+/// Writes the probe of an architecture, which ends with 42 when it is started as `*`.
 fn program(lab: &Lab, arch: &str) -> PathBuf {
     lab.executable(&format!("{arch}-program"), &content(arch, Variant::default()))
 }
@@ -30,7 +30,7 @@ fn content(arch: &str, variant: Variant) -> Vec<u8> {
     image(arch, arch.identity.machines[0], variant)
 }
 
-/// The one answer about `file`, the same in both forms, and the kernel's agreement.
+/// Returns the answer about `file`. Expects the same in text and in JSON, and the same result of the kernel.
 fn answer(lab: &Lab, file: &Path) -> Value {
     let answer = unchecked(lab, file);
     match start(file, &["*"]) {
@@ -61,7 +61,7 @@ fn unchecked(lab: &Lab, file: &Path) -> Value {
     answer.clone()
 }
 
-/// It does not run, for this reason.
+/// Expects that the file does not run, for the reason `text`.
 fn fails(lab: &Lab, file: &Path, text: &str) -> Value {
     let answer = answer(lab, file);
     assert_eq!(answer["runs"], false, "{answer:#}");
@@ -69,7 +69,8 @@ fn fails(lab: &Lab, file: &Path, text: &str) -> Value {
     answer
 }
 
-/// It does not run, for this reason; after the command it does.
+/// Expects that the file does not run, for the reason `text`, and that it runs after the printed command. Returns the
+/// command.
 fn mends(lab: &Lab, file: &Path, text: &str) -> String {
     let command = fails(lab, file, text)["try"].as_str().unwrap().to_owned();
     lab.type_command(&command);
@@ -100,7 +101,7 @@ fn which_native(lab: &Lab) {
     assert_eq!(answer["certainty"], "ruled");
     assert_eq!(answer["handler"], Value::Null);
     let mut object = native(2);
-    // e_type 1 is ET_REL; its position is the same in both byte orders' low byte.
+    // e_type 1 is ET_REL, written in the byte order of this host.
     object[16..18].copy_from_slice(&1_u16.to_ne_bytes());
     let object = lab.executable("object", &object);
     let answer = self::answer(lab, &object);
@@ -150,7 +151,7 @@ fn which_without_an_instance(lab: &Lab) {
 }
 
 kernel_test!(which_instance_elsewhere);
-/// As in a container, whose procfs never holds the host's mount.
+/// As in a container, whose procfs never has the host's mount.
 fn which_instance_elsewhere(lab: &Lab) {
     lab.done(["register", "s390x"]);
     let path = program(lab, "s390x");
@@ -265,7 +266,7 @@ fn which_kinds(lab: &Lab) {
 }
 
 kernel_test!(which_loader_missing);
-/// The handler works and the program does not: the kernel starts the emulator, which gives up.
+/// The handler works, but the program does not: the kernel starts the emulator, which does not find the loader.
 fn which_loader_missing(lab: &Lab) {
     let loader = Path::new("/lib/ld-linux-absent.so.1");
     let path = lab.executable("hello", &with_loader(&content("aarch64", Variant::default()), loader));
@@ -326,7 +327,7 @@ fn which_interpreter_replaced(lab: &Lab) {
 }
 
 kernel_test!(which_interpreter_dynamic);
-/// As far as the kernel is concerned it runs; a container would not find the loader.
+/// The kernel runs it here, but in a container the loader would be missing.
 fn which_interpreter_dynamic(lab: &Lab) {
     let path = program(lab, "arm");
     let loader = lab.executable("loader", &native(3));
@@ -417,8 +418,8 @@ fn which_files_from_a_list(lab: &Lab) {
 }
 
 kernel_test!(which_many_files);
-/// A list that is long needs no more memory than one that is short, in either form: 16 MiB of addresses are not enough to
-/// keep the answers.
+/// A long list needs no more memory than a short one, in text and in JSON. An address space of 16 MiB is too small to
+/// store all answers.
 fn which_many_files(lab: &Lab) {
     const COUNT: usize = 20_000;
     lab.done(["register", "arm"]);
@@ -436,9 +437,9 @@ fn which_many_files(lab: &Lab) {
         assert_eq!((ran.status, ran.stderr.as_str()), (1, ""), "{options:?}");
         ran.stdout
     };
-    // Libraries that are mapped need some, too.
+    // Mapped libraries need address space, too.
     let limit = if crate::lab::is_dynamic() { "20480" } else { "16384" };
-    // Emulators need more addresses than that.
+    // Emulators need a larger address space, so only `--no-verify` runs with the limit.
     for (most, options) in [("unlimited", &[][..]), (limit, &["--no-verify"])] {
         let text = which("short", most, options);
         assert!(text.contains(": empty file\n") && text.contains(": arm program "), "{text}");
@@ -453,7 +454,7 @@ fn which_many_files(lab: &Lab) {
 }
 
 kernel_test!(which_read_no_further);
-/// Who reads may stop: there is nobody to complain to.
+/// A reader may stop early, which is no error.
 fn which_read_no_further(lab: &Lab) {
     let path = lab.executable("empty", b"");
     fs::write(lab.path("list"), [path.as_os_str().as_bytes(), b"\0"].concat().repeat(20_000)).unwrap();
@@ -471,7 +472,7 @@ fn which_read_no_further(lab: &Lab) {
 }
 
 kernel_test!(which_unreadable);
-/// Root without its capabilities: the file is its own, and it gave itself no permission to read.
+/// Root without capabilities owns the file, but has no permission to read it.
 fn which_unreadable(lab: &Lab) {
     lab.done(["register", "arm"]);
     let path = program(lab, "arm");
