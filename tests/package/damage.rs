@@ -1,4 +1,4 @@
-//! Packages that are cut or changed anywhere.
+//! Packages that are truncated or changed anywhere.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::build::{Cpio, Tree, apk, ar, control, deb, descriptor, docker, elf, oci, pack, rpm};
 use crate::scene::Scene;
 
-/// The files of a small package, by name.
+/// Returns a small package tree and its files by name.
 fn small_tree() -> (Vec<u8>, BTreeMap<&'static str, Vec<u8>>) {
     let files = BTreeMap::from([("qemu-aarch64", elf(1, 700)), ("qemu-arm", elf(2, 300))]);
     let tree = files
@@ -17,7 +17,7 @@ fn small_tree() -> (Vec<u8>, BTreeMap<&'static str, Vec<u8>>) {
     (tree.done(), files)
 }
 
-/// The files of [`small_tree`] in every other shape.
+/// Returns the files of [`small_tree`] in every other format.
 fn shapes(suffix: &str) -> Vec<(&'static str, Vec<u8>)> {
     let (tree, files) = small_tree();
     let cpio =
@@ -43,7 +43,7 @@ fn every_shape_cut_anywhere_gives_nothing_wrong() {
         let scene = Scene::new();
         let old = scene.state();
         for (shape, content) in shapes(suffix) {
-            // Every length near the ends, and some in between.
+            // All lengths near both ends, and some in between.
             let near =
                 |length: &usize| *length < 300 || *length + 100 > content.len() || length.is_multiple_of(31);
             for length in (0..content.len()).filter(near) {
@@ -73,7 +73,7 @@ fn a_package_cut_anywhere_gives_nothing() {
             if scene.extract(&content[..length], &["qemu-aarch64", "qemu-arm"]).is_err() {
                 assert_eq!(scene.state(), before, "{suffix} {length}");
             } else {
-                // The byte that makes the length even carries nothing.
+                // The padding byte that makes the length even carries no data.
                 assert_eq!((length, content.len() % 2), (content.len() - 1, 0), "{suffix}");
                 assert_eq!(scene.state()["qemu-arm"], files["qemu-arm"]);
             }
@@ -154,7 +154,7 @@ proptest! {
             Tree::new().file("manifest.json", &bytes).done(),
             Tree::new().file("index.json", &bytes).done(),
         ] {
-            // A layer of no bytes has no files, and is none the worse for it.
+            // An empty layer has no files, which is valid.
             let placed = scene.extract(&content, &["qemu-arm"]).map_or(0, |extraction| extraction.placed.len());
             prop_assert_eq!((placed, &scene.state()), (0, &before));
         }
@@ -175,7 +175,7 @@ proptest! {
         let before = scene.state();
         match scene.extract(&content, &["qemu-aarch64", "qemu-arm", "qemu-none"]) {
             Err(_) => prop_assert_eq!(scene.state(), before),
-            // Formats without checksums cannot tell; what is placed is whole.
+            // Formats without checksums cannot detect the damage, but each extracted file has its full size.
             Ok(extraction) => for placed in extraction.placed {
                 prop_assert_eq!(fs::metadata(placed.path).unwrap().len(), placed.size);
             }
@@ -195,10 +195,10 @@ proptest! {
         }
         let scene = Scene::new();
         let before = scene.state();
-        // Something that is never found, so that the archive is read to its checksum.
+        // The name is never found, so the archive is read up to its checksum.
         match scene.extract(&content, &["qemu-aarch64", "qemu-arm", "qemu-none"]) {
             Err(_) => prop_assert_eq!(scene.state(), before),
-            // ruzstd writes checksums, so nothing that is placed can differ.
+            // ruzstd writes checksums, so no extracted file can differ.
             Ok(extraction) => for placed in extraction.placed {
                 prop_assert_eq!(&fs::read(placed.path).unwrap(), &files[placed.name.as_str()]);
             }

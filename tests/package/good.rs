@@ -1,4 +1,4 @@
-//! What comes out of packages, folders and files.
+//! Files that are extracted from packages, directories and files.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -68,7 +68,7 @@ fn several_frames_and_streams_are_one_content() {
 fn frames_of_zstd_that_are_to_be_skipped_are_skipped() {
     let tree = good_tree();
     let (head, tail) = tree.split_at(100_000);
-    // RFC 8878, section 3.1.2: a magic of sixteen, a length, and anything.
+    // RFC 8878, section 3.1.2: one of sixteen magic numbers, a length, and any content.
     let skipped = |magic: u8, content: &[u8]| {
         let length = u32::try_from(content.len()).unwrap().to_le_bytes();
         [&[magic, 0x2a, 0x4d, 0x18][..], &length, content].concat()
@@ -80,7 +80,7 @@ fn frames_of_zstd_that_are_to_be_skipped_are_skipped() {
     let extraction = scene.extract(&content, &["qemu-aarch64", "qemu-arm", "qemu-none"]).unwrap();
     assert_eq!(extraction.placed.len(), 2);
     assert_eq!(scene.state()["qemu-arm"], elf(2, 70_001));
-    // A byte is missing of the last one.
+    // The last frame lacks one byte.
     let message = Scene::new().refused(&content[..content.len() - 1]);
     assert_eq!(message, "cannot unpack the archive of PACKAGE: unexpected end of file");
 }

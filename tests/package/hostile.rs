@@ -1,4 +1,4 @@
-//! Every way in which a package is refused has its own message and leaves everything as it was.
+//! Each reason to refuse a package has its own message, and a refused package changes nothing.
 
 use std::path::Path;
 
@@ -70,7 +70,7 @@ fn a_broken_container_is_refused() {
     assert_eq!(scene.refused(&good[..100]), "PACKAGE ends too early");
 }
 
-/// An archive with a good member, which others follow.
+/// Returns an archive with one good member, to which tests add others.
 fn tree() -> Tree {
     Tree::new().file("./usr/bin/qemu-aarch64", &elf(1, 10))
 }
@@ -121,7 +121,7 @@ fn a_damaged_header_is_refused() {
     letters.as_mut_bytes()[124..136].fill(b'z');
     letters.set_cksum();
     assert!(refused(tree().raw(&letters, b"")).starts_with("cannot unpack data.tar of PACKAGE: "));
-    // What a decoder says has names in it that nobody escaped.
+    // The decoder's message contains unescaped names.
     let mut forged = Tree::header(EntryType::Regular, "q\u{1b}[2J\n     cure: x", 0);
     forged.as_mut_bytes()[124..136].fill(b'z');
     forged.set_cksum();
@@ -197,8 +197,9 @@ fn too_large_a_control_is_refused() {
 
 #[test]
 fn a_decoder_that_needs_too_much_memory_is_refused() {
-    // An encoder for 512 MiB needs more memory than a 32-bit host has, so its size is written over that of a small one: in
-    // the only block's header, with LZMA2 as the only filter, which ends with its checksum.
+    // An encoder for 512 MiB needs more memory than a 32-bit host has. So the test writes that size over the size in a
+    // small file. The size is in the header of the only block, whose only filter is LZMA2, and the header ends with its
+    // checksum.
     let mut xz = xz(&good_tree(), 1 << 20);
     let (header, sum) = xz[12..24].split_at_mut(8);
     assert_eq!(header[..4], [2, 0, 0x21, 1]);

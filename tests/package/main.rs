@@ -1,4 +1,4 @@
-//! Interpreters out of packages and folders, and hostile ones that give nothing.
+//! Interpreters from packages and directories, and hostile packages, from which nothing is extracted.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 #[path = "../support/packages.rs"]

@@ -1,4 +1,4 @@
-//! A place to extract to, and what is wanted.
+//! A destination directory for packages, and a filter of their members.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use qus::package::{Extraction, MemberFilter, Outcome, Package, PackageError};
 
-/// Wants some names, stores them without `-static`, and accepts what begins with the ELF magic.
+/// Selects some names, stores them without `-static`, and accepts content that begins with the ELF magic.
 #[derive(Default)]
 pub(crate) struct ArchFilter {
     left: Vec<String>,
@@ -40,7 +40,7 @@ impl MemberFilter for ArchFilter {
     }
 }
 
-/// A folder with a package and a place for interpreters in which something is already.
+/// A directory with a package, and a destination that already has a file.
 pub(crate) struct Scene {
     pub(crate) directory: tempfile::TempDir,
 }
@@ -76,7 +76,8 @@ impl Scene {
             .collect()
     }
 
-    /// The message, with the causes and without the path. The place is as it was.
+    /// Extracts a package that must be refused, and expects that the destination stays unchanged. Returns the message
+    /// with its causes, and with the path replaced.
     pub(crate) fn refused(&self, content: &[u8]) -> String {
         let before = self.state();
         let error = self.extract(content, &["qemu-aarch64", "qemu-arm", "qemu-none"]).unwrap_err();

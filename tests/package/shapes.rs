@@ -1,4 +1,4 @@
-//! rpm, Alpine's and Arch's packages, tar archives and images: what comes out of each, and what does not.
+//! Packages in the formats of rpm, Alpine and Arch, tar archives and images: extracted files and refused content.
 
 use qus::package::{Outcome, Package, PackageInfo, Sha256};
 use tar::EntryType;
@@ -29,7 +29,7 @@ fn cpio() -> Cpio {
         .file("./usr/bin/qemu-arm", &elf(2, 301))
 }
 
-/// The files of [`tree`] and [`cpio`] come out of `content`.
+/// Expects that the files of [`tree`] and [`cpio`] are extracted from `content`.
 fn gives_all(content: &[u8], what: &str) {
     let scene = Scene::new();
     let extraction = scene.extract(content, &["qemu-aarch64", "qemu-arm", "qemu-none"]).unwrap();
@@ -119,7 +119,7 @@ fn a_broken_rpm_is_refused() {
     assert_eq!(refused(104, &[0xff; 4]), large);
     assert_eq!(refused(108, &[0xff; 4]), large);
     assert_eq!(refused(108, &[0x0f, 0xff, 0xff, 0xff]), "PACKAGE ends too early");
-    // The second header: 96 + 16 + 16 + 4, to a multiple of eight.
+    // Offset of the second header: 96 + 16 + 16 + 4, rounded up to a multiple of eight.
     assert_eq!(refused(136, b"x"), "PACKAGE is damaged: no header at byte 136");
     assert_eq!(refused(152, &[9]), "PACKAGE is damaged: the header has no name");
     assert_eq!(refused(160, &[0xff; 4]), "PACKAGE ends too early");
@@ -160,7 +160,7 @@ fn a_hostile_cpio_archive_is_refused() {
     let large = "PACKAGE: qemu-arm exceeds a limit: larger than 128 MiB";
     assert_eq!(refused(sized((128 << 20) + 1)), large);
     assert!(refused(sized(2000)).starts_with("cannot unpack qemu-arm of PACKAGE"));
-    // Devices and links of a wanted name are no files.
+    // Devices and links with a selected name are not files.
     for mode in [0o020_755, 0o060_755, 0o120_777, 0o010_644, 0o140_755] {
         let content = rpm(&Cpio::new().member("qemu-arm", mode, (9, 1), 0, b"").done());
         assert!(scene.extract(&content, &["qemu-arm"]).unwrap().placed.is_empty());
@@ -230,7 +230,7 @@ fn an_image_gives_what_its_layers_leave() {
     }
 }
 
-/// The architecture of this host and another one, in the words of images.
+/// Returns the architecture of this host and another one, by the names that images use.
 fn architectures() -> (&'static str, &'static str) {
     match std::env::consts::ARCH {
         "x86_64" => ("amd64", "arm64"),
@@ -250,7 +250,7 @@ fn of_several_images_the_one_for_this_host_is_taken() {
     assert_eq!(scene.state()["qemu-arm"], elf(2, 9));
     let message = "PACKAGE has no image for this host";
     assert_eq!(scene.refused(&docker(&[(other, &wrong), (third, &right)])), message);
-    // Only one: whoever gives it knows what it is for.
+    // A single image is accepted whatever its architecture is, as the user chose it.
     scene.extract(&docker(&[(other, &wrong)]), &["qemu-arm"]).unwrap();
     assert_eq!(scene.state()["qemu-arm"], elf(1, 9));
 
@@ -269,7 +269,7 @@ fn of_several_images_the_one_for_this_host_is_taken() {
         ("m2", manifest("l2", "c2")),
         ("index", index.to_string().into_bytes()),
     ];
-    // An index within the index, and one for which the platform is said and nothing is there.
+    // An index within the index, and a descriptor whose platform is another one and whose blob is missing.
     scene
         .extract(&oci(&[descriptor("gone", Some(other)), descriptor("index", None)], &blobs), &["qemu-arm"])
         .unwrap();
@@ -296,7 +296,7 @@ fn a_lying_image_is_refused() {
     );
     let full_range = serde_json::json!([{"Layers": vec!["manifest.json"; 513]}]).to_string();
     assert_eq!(refused(&full_range), "PACKAGE is damaged: it has more than 512 layers");
-    // An image is no layer of itself.
+    // An image is not a layer of itself.
     let message = refused(r#"[{"Layers":["manifest.json"]}]"#);
     assert!(message.starts_with("cannot unpack manifest.json of PACKAGE"), "{message}");
 
@@ -304,7 +304,7 @@ fn a_lying_image_is_refused() {
     let message = "PACKAGE is hostile: the name a/../../qemu-arm leads out of the package";
     assert_eq!(scene.refused(&docker(&[("amd64", &[hostile])])), message);
 
-    // A blob that is called by its digest must have it.
+    // A blob whose name is a digest must have this digest.
     let layer = Tree::new().file("usr/bin/qemu-arm", &elf(1, 9)).done();
     let digest = |mut content: &[u8]| Sha256::of(&mut content).unwrap().to_string();
     let name = digest(&layer);
@@ -325,7 +325,7 @@ fn a_lying_image_is_refused() {
         scene.refused(&oci(&[descriptor("cycle", None)], &[("cycle", cycle)])),
         "PACKAGE is damaged: its indexes lead to each other, and to no image"
     );
-    // Each of a thousand indexes has the same thousand in it.
+    // Each of 1000 indexes contains the same 1000 indexes.
     let wide = |name| serde_json::json!({"manifests": vec![descriptor(name, None); 1000]});
     let wide = |name| wide(name).to_string().into_bytes();
     let blobs = [("a", wide("b")), ("b", wide("c")), ("c", b"{\"manifests\":[]}".to_vec())];
@@ -337,7 +337,7 @@ fn a_lying_image_is_refused() {
 
 #[test]
 fn layers_share_one_limit_of_unpacked_bytes() {
-    // 4 GiB of zeros in a layer would take long, so the sizes lie; each is beyond what is left.
+    // Unpacking a layer of 4 GiB would take long, so the headers state false sizes. Each is above the remaining limit.
     let layer = |size| Tree::new().raw(&Tree::header(EntryType::Regular, "big", size), b"").done();
     let message = Scene::new().refused(&docker(&[("amd64", &[layer((4 << 30) + 1)])]));
     assert_eq!(message, "PACKAGE: big exceeds a limit: larger than 4 GiB unpacked");

@@ -1,4 +1,4 @@
-//! Packages in the making, good ones and others.
+//! Builders of packages, valid and invalid.
 
 use std::io::Write;
 
@@ -7,12 +7,12 @@ use tar::{EntryType, Header};
 pub(crate) const CONTROL: &str = "Package: qemu-user-static\nVersion: 1:7.2\nArchitecture: amd64\n";
 
 pub(crate) fn elf(tag: u8, size: usize) -> Vec<u8> {
-    // 64 bits wherever this runs: the square of a large file's size has more than 32.
+    // The numbers have 64 bits on every host, as the square of a large file's size exceeds 32 bits.
     let noise = (0..size as u64).map(|n| (n * n / 7).to_le_bytes()[0] ^ tag);
     b"\x7fELF".iter().copied().chain(noise).collect()
 }
 
-/// An archive in the making. `dpkg-deb` writes paths that begin with `./`.
+/// A tar archive that is being built. `dpkg-deb` writes paths that begin with `./`.
 pub(crate) struct Tree(pub(crate) tar::Builder<Vec<u8>>);
 
 impl Tree {
@@ -23,7 +23,7 @@ impl Tree {
     pub(crate) fn header(kind: EntryType, path: &str, size: u64) -> Header {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
-        // Written as it is: the crate refuses hostile paths.
+        // The bytes are written directly, as the crate refuses hostile paths.
         header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
         header.set_mode(0o755);
         header.set_size(size);
@@ -63,7 +63,7 @@ pub(crate) fn pack(suffix: &str, content: &[u8]) -> Vec<u8> {
         }
         ".xz" => xz(content, 64 << 10),
         ".zst" => ruzstd::encoding::compress_to_vec(content, ruzstd::encoding::CompressionLevel::Fastest),
-        _ => panic!("no {suffix} here"),
+        _ => panic!("unknown suffix {suffix}"),
     }
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn good_tree() -> Vec<u8> {
         .done()
 }
 
-/// An rpm package: its lead, two headers, and a payload as it is.
+/// Returns an rpm package: its lead, two headers, and the unchanged payload.
 pub(crate) fn rpm(payload: &[u8]) -> Vec<u8> {
     let signature = rpm_header(&[(1000, 4, &7_u32.to_be_bytes())]);
     let header = rpm_header(&[
@@ -130,7 +130,7 @@ pub(crate) fn rpm(payload: &[u8]) -> Vec<u8> {
     [&out[..], &header, payload].concat()
 }
 
-/// A header of an rpm package: numbers, types and values.
+/// Returns a header of an rpm package, from numbers, types and values.
 pub(crate) fn rpm_header(entries: &[(u32, u32, &[u8])]) -> Vec<u8> {
     let (mut index, mut data) = (Vec::new(), Vec::new());
     for (tag, kind, value) in entries {
@@ -148,7 +148,7 @@ pub(crate) fn rpm_header(entries: &[(u32, u32, &[u8])]) -> Vec<u8> {
     [out, index, data].concat()
 }
 
-/// A cpio archive in the making.
+/// A cpio archive that is being built.
 pub(crate) struct Cpio(pub(crate) Vec<u8>);
 
 impl Cpio {
@@ -160,7 +160,8 @@ impl Cpio {
         self.member(path, 0o100_755, (1, 1), content.len(), content)
     }
 
-    /// A member with a mode, inode and number of links, a size and a content that may be another.
+    /// Adds a member with a mode, an inode, a number of links, a size, and content whose length may differ from the
+    /// size.
     pub(crate) fn member(
         mut self,
         path: &str,
@@ -189,7 +190,7 @@ impl Cpio {
     }
 }
 
-/// An Alpine package: three streams, the first two without an end of their archives.
+/// Returns an Alpine package of three streams. The archives of the first two have no end marker.
 pub(crate) fn apk(tree: &[u8]) -> Vec<u8> {
     let part = |name: &str, content: &[u8]| {
         let mut part = Tree::new().file(name, content).done();
@@ -200,7 +201,7 @@ pub(crate) fn apk(tree: &[u8]) -> Vec<u8> {
     [part(".SIGN.RSA.key", b"signature"), part(".PKGINFO", info), pack(".gz", tree)].concat()
 }
 
-/// An image as `docker save` writes it: for each image an architecture and layers, lowest first.
+/// Returns an image as `docker save` writes it: for each image an architecture and layers, lowest first.
 pub(crate) fn docker(images: &[(&str, &[Vec<u8>])]) -> Vec<u8> {
     let mut tree = Tree::new();
     let mut manifest = Vec::new();
@@ -218,7 +219,7 @@ pub(crate) fn docker(images: &[(&str, &[Vec<u8>])]) -> Vec<u8> {
     tree.file("manifest.json", serde_json::Value::from(manifest).to_string().as_bytes()).done()
 }
 
-/// The descriptor of a blob that the test names as it likes.
+/// Returns the descriptor of a blob with any name that the test chooses.
 pub(crate) fn descriptor(name: &str, architecture: Option<&str>) -> serde_json::Value {
     let mut value = serde_json::json!({"mediaType": "x", "digest": format!("sha256:{name}"), "size": 1});
     if let Some(architecture) = architecture {
@@ -227,7 +228,7 @@ pub(crate) fn descriptor(name: &str, architecture: Option<&str>) -> serde_json::
     value
 }
 
-/// An OCI image layout: the index, and blobs by name.
+/// Returns an OCI image layout: the index, and blobs by name.
 pub(crate) fn oci(index: &[serde_json::Value], blobs: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut tree = Tree::new();
     for (name, content) in blobs {
