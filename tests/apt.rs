@@ -1,6 +1,6 @@
-//! Packages through the machine's apt, from repositories that these tests make.
+//! Packages through the machine's apt, from repositories that these tests create.
 //!
-//! Nothing leaves the machine and nothing of its own apt is changed. Where there is no apt there is nothing to test.
+//! The tests use no network, and change nothing of the machine's apt. Without apt they do nothing.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, clippy::print_stdout)]
 
 #[allow(dead_code, reason = "the tests of packages need more of it")]
@@ -17,20 +17,20 @@ use std::time::{Duration, SystemTime};
 use build::{Tree, ar};
 use qus::package::{Apt, AptError, MemberFilter, Package, Sha256, debian_packages, fetch_with_apt};
 
-/// A repository of packages that have one file each, and an [`Apt`] that knows this repository alone.
+/// A repository of packages that have one file each, and an [`Apt`] that uses only this repository.
 struct Repository {
     directory: tempfile::TempDir,
 }
 
 impl Repository {
-    /// `None` on a machine without apt.
+    /// Creates an empty repository. Returns `None` on a machine without apt.
     fn new() -> Option<Self> {
         if Command::new("apt-get").arg("--version").output().is_err() {
-            eprintln!("skipped: no apt-get here");
+            eprintln!("skipped: apt-get is not installed");
             return None;
         }
         let repository = Self { directory: tempfile::tempdir().unwrap() };
-        // apt's own user looks into the repository and the cache.
+        // apt's own user reads the repository and the cache.
         fs::set_permissions(repository.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(repository.repository()).unwrap();
         repository.sources(&["repository"]);
@@ -50,7 +50,7 @@ impl Repository {
         Apt::new(self.cache()).sources_list(self.directory.path().join("sources.list"))
     }
 
-    /// Written an hour and a half ago, so that lists made now are younger.
+    /// Writes `sources.list` with a time of 90 minutes ago, so that lists made now are newer.
     fn sources(&self, directories: &[&str]) {
         let base = self.directory.path().display();
         let line = |directory: &&str| format!("deb [trusted=yes] copy:{base}/{directory} ./\n");
@@ -59,7 +59,7 @@ impl Repository {
         age(&path, Duration::from_mins(90));
     }
 
-    /// Puts packages into the repository: name and files.
+    /// Puts packages into the repository. Each has a name and files.
     fn publish(&self, packages: &[(&str, &[&str])]) {
         let mut index = String::new();
         for (name, files) in packages {
@@ -75,7 +75,7 @@ impl Repository {
         fs::write(self.repository().join("Packages"), index).unwrap();
     }
 
-    /// What is left in the cache of downloads.
+    /// Returns the number of directories left in the cache of downloads.
     fn downloads(&self) -> usize {
         let names = fs::read_dir(self.cache()).unwrap().map(|entry| entry.unwrap().file_name());
         names.filter(|name| name.to_str().unwrap().starts_with("download-")).count()
@@ -86,7 +86,7 @@ fn age(path: &Path, age: Duration) {
     of(path, SystemTime::now() - age);
 }
 
-/// Has a file or a folder be of that time.
+/// Sets the time of a file or a directory.
 fn of(path: &Path, time: SystemTime) {
     fs::File::open(path).unwrap().set_modified(time).unwrap();
 }
@@ -164,7 +164,8 @@ fn a_package_that_is_gone_is_looked_up_again() {
     assert!(repository.apt().download("qemu-user", &()).unwrap().is_none());
 }
 
-/// Whatever apt reports about a failed download, new lists are fetched once, and an unknown package is found by status.
+/// Whatever apt prints about a failed download, qus fetches new lists once, and detects an unknown package by the exit
+/// status.
 #[test]
 fn the_words_of_apt_do_not_matter() {
     let Some(repository) = Repository::new() else { return };
@@ -173,7 +174,7 @@ fn the_words_of_apt_do_not_matter() {
     let bin = repository.directory.path().join("bin");
     fs::create_dir(&bin).unwrap();
     let wrapper = bin.join("apt-get");
-    // apt with all its words exchanged.
+    // An apt that prints other messages.
     let script =
         "#!/bin/sh\nPATH=/usr/bin:/bin\napt-get \"$@\" 2>/dev/null && exit\necho 'E: !' >&2; exit 100\n";
     fs::write(&wrapper, script).unwrap();
@@ -196,7 +197,8 @@ fn the_words_of_apt_do_not_matter() {
     assert!(printed.contains("result: unknown"), "{printed}");
 }
 
-/// Runs in a process that [`the_words_of_apt_do_not_matter`] starts with another `PATH`, and does nothing elsewhere.
+/// Downloads in a process that [`the_words_of_apt_do_not_matter`] starts with another `PATH`. Does nothing in other
+/// processes.
 #[test]
 fn download_of_another_process() {
     let Some(cache) = std::env::var_os("QUS_TEST_CACHE") else { return };
@@ -259,7 +261,7 @@ fn several_at_once_do_not_disturb_each_other() {
     assert_eq!(repository.downloads(), 0);
 }
 
-/// The clock may have been far ahead, or far behind, when a process was killed, and may be so now.
+/// The clock may have been far ahead or far behind when a process was killed, and the same holds for the present clock.
 #[test]
 fn what_killed_processes_left_goes_whatever_the_clock_says() {
     const YEARS: Duration = Duration::from_hours(24 * 365 * 30);
@@ -280,16 +282,16 @@ fn what_killed_processes_left_goes_whatever_the_clock_says() {
     for time in [SystemTime::UNIX_EPOCH, SystemTime::now() + YEARS] {
         of(held.path().parent().unwrap(), time);
         drop(download());
-        assert!(held.path().exists(), "it is in use");
+        assert!(held.path().exists(), "a directory in use must stay");
     }
-    // The young one may belong to somebody who could not lock it.
+    // The new directory may belong to a process that could not lock it.
     assert!(repository.cache().join("download-young").exists());
     assert_eq!(repository.downloads(), 2);
     drop(held);
     assert_eq!(repository.downloads(), 1);
 }
 
-/// Lists that come from the future are no newer than others.
+/// Lists with a time in the future do not count as newer.
 #[test]
 fn lists_from_the_future_are_fetched_again() {
     let Some(repository) = Repository::new() else { return };
@@ -300,9 +302,12 @@ fn lists_from_the_future_are_fetched_again() {
         of(&repository.cache().join("updated"), time);
         assert!(known());
         let updated = fs::metadata(repository.cache().join("updated")).unwrap().modified().unwrap();
-        assert!(updated.elapsed().unwrap() < Duration::from_mins(10), "the next one needs no update");
+        assert!(
+            updated.elapsed().unwrap() < Duration::from_mins(10),
+            "the next download must need no update"
+        );
     }
-    // So are the sources: then nothing is known to be newer than they are.
+    // The sources have a time in the future, too: then no list counts as newer than the sources.
     of(&repository.directory.path().join("sources.list"), SystemTime::now() + Duration::from_hours(24 * 365));
     repository.publish(&[]);
     assert!(!known());
@@ -346,7 +351,7 @@ fn a_package_of_a_known_digest_is_not_downloaded() {
     let digest = repository.apt().candidate("qemu-user-static", &()).unwrap().unwrap();
     let fetched = fetch(&["0".repeat(64).parse().unwrap()]);
     assert_eq!((fetched.packages[0].sha256, fetched.known), (digest, None));
-    // Nothing else would give it now.
+    // No other source has the package now.
     fs::remove_file(repository.repository().join("qemu-user-static.deb")).unwrap();
     let fetched = fetch(std::slice::from_ref(&digest));
     assert_eq!((fetched.packages.len(), fetched.known), (0, Some(digest)));

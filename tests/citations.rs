@@ -1,4 +1,4 @@
-//! Every citation in the tree can be followed.
+//! Every citation in the tree has a target.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -90,13 +90,13 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// Ids of the facts in a document.
+/// Returns the ids of the facts in a document.
 fn facts(document: &str) -> BTreeSet<String> {
     let lines = document.lines().filter_map(|line| line.strip_prefix("**")?.split_once("**"));
     lines.map(|(id, _)| id.to_owned()).filter(|id| number(id, "K").is_some()).collect()
 }
 
-/// The number of an id such as `K37`.
+/// Returns the number of an id such as `K37`.
 fn number(word: &str, letter: &str) -> Option<u32> {
     let digits = word.strip_prefix(letter)?;
     if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
@@ -108,7 +108,7 @@ fn words(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Every text file that is searched, with its path from the root of the tree.
+/// Returns every text file that is searched, with its path from the root of the tree.
 fn texts() -> Vec<(String, String)> {
     let mut waiting: Vec<PathBuf> = SEARCHED.iter().map(|path| root().join(path)).collect();
     let mut texts = Vec::new();
@@ -123,7 +123,7 @@ fn texts() -> Vec<(String, String)> {
     texts
 }
 
-/// Names of tests: of `kernel_test!`, and functions marked with `#[test]`.
+/// Returns the names of tests: those of `kernel_test!`, and of functions marked with `#[test]`.
 fn test_names() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (_, text) in texts() {

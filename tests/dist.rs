@@ -1,5 +1,5 @@
-//! The files in `dist/` and of the GitHub action, parsed into what reads them: a misspelt field is an error here, as those
-//! who read them do not always tell.
+//! The files in `dist/` and of the GitHub action, parsed into types that reject unknown fields. So a misspelt field is
+//! an error here; the programs that read these files do not always report it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use serde::Deserialize;
 /// `--in host`.
 const HOST: Target = Target::Process(1);
 
-/// The executable in the image, and the image's name where it was built and not pushed.
+/// Path of the executable in the image, and the name of an image that was built but not pushed.
 const PROGRAM: &str = "/usr/bin/qus";
 const IMAGE: &str = "qus:latest";
 
@@ -25,7 +25,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-/// What `qus register` is told by the words of a command line behind the program's name.
+/// Parses the arguments of a `qus register` command line.
 fn register<'a>(words: impl IntoIterator<Item = &'a str>) -> Register {
     match Cli::try_parse_from(std::iter::once("qus").chain(words)).unwrap().command {
         Command::Register(register) => register,
@@ -37,7 +37,7 @@ fn words(list: &[String]) -> impl Iterator<Item = &str> {
     list.iter().map(String::as_str)
 }
 
-/// What our DaemonSet may say, as the Kubernetes API spells it (`apps/v1`, `core/v1`).
+/// The fields of our DaemonSet, as the Kubernetes API spells them (`apps/v1`, `core/v1`).
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct DaemonSet {
@@ -141,7 +141,7 @@ struct Compose {
     services: BTreeMap<String, Service>,
 }
 
-/// What a service of our file may say, as the Compose specification spells it.
+/// The fields of a service in our file, as the Compose specification spells them.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Service {
@@ -311,5 +311,5 @@ fn systemd_unit() {
     assert_eq!(*program, PROGRAM);
     let register = register(words.iter().copied());
     assert!(register.hold, "{register:?}");
-    assert!(text.lines().any(|line| line == "Type=notify"), "with --hold it tells when it is ready");
+    assert!(text.lines().any(|line| line == "Type=notify"), "with --hold, qus reports when it is ready");
 }

@@ -1,11 +1,11 @@
-//! Imports in `src/` run downward: the rooms of `docs/design.md`, each of which may use only those below it.
+//! Imports in `src/` run downward: each room of `docs/design.md` may use only those below it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rooms, from the top down, each with its modules. A module within another may have a room of its own.
+/// The rooms, from the top down, each with its modules. A module within another one may have its own room.
 const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["main", "lib"]),
     ("cli", &["cli"]),
@@ -21,7 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("base", &["base"]),
 ];
 
-/// One import: the module that has it, and the path that it names, both from the root of the crate.
+/// An import: the importing module and the imported path, both from the root of the crate.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Import {
     module: String,
@@ -50,7 +50,7 @@ fn a_circle_is_found() {
         circles(&imports.iter().map(|(module, path)| import(module, path)).collect(), &names)
     };
     assert_eq!(found(&[("c", "d::Type"), ("d", "a::b::f"), ("a::b", "c")]), ["a::b, c, d"]);
-    // What a module re-exports of its children is no circle.
+    // A module that re-exports items of its children makes no cycle.
     assert!(found(&[("a", "a::b::f"), ("a::b", "a::Type"), ("c", "a::f")]).is_empty());
 }
 
@@ -90,8 +90,8 @@ fn an_upward_import_is_found_in_every_form() {
     );
 }
 
-/// Groups of modules that import each other, over any number of others. Imports between a module and one within it do not
-/// count, as the outer one is the face of the inner ones.
+/// Returns groups of modules that import each other, directly or through others. Imports between a module and a module
+/// within it do not count, as the outer one is the interface of the inner ones.
 fn circles(imports: &BTreeSet<Import>, modules: &BTreeSet<String>) -> Vec<String> {
     let mut edges: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for import in imports {
@@ -111,7 +111,7 @@ fn circles(imports: &BTreeSet<Import>, modules: &BTreeSet<String>) -> Vec<String
     groups.into_iter().collect()
 }
 
-/// Every module that `start` imports, also over others.
+/// Returns every module that `start` imports, directly or through others.
 fn reached<'a>(start: &'a str, edges: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet<&'a str> {
     let (mut reached, mut waiting) = (BTreeSet::new(), vec![start]);
     while let Some(module) = waiting.pop() {
@@ -121,7 +121,7 @@ fn reached<'a>(start: &'a str, edges: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> 
     reached
 }
 
-/// The module that has what `path` names.
+/// Returns the module that contains the item called `path`.
 fn module_of<'a>(path: &str, modules: &'a BTreeSet<String>) -> Option<&'a str> {
     let mut path = path;
     loop {
@@ -132,7 +132,7 @@ fn module_of<'a>(path: &str, modules: &'a BTreeSet<String>) -> Option<&'a str> {
     }
 }
 
-/// A description of the import if it is upward.
+/// Describes the import if it is upward.
 fn upward(import: &Import) -> Option<String> {
     let (from, to) = (room(&import.module)?, room(&import.path)?);
     (to < from).then(|| {
@@ -140,7 +140,7 @@ fn upward(import: &Import) -> Option<String> {
     })
 }
 
-/// Index in [`ROOMS`] of the room with the longest module name that `path` begins with.
+/// Returns the index in [`ROOMS`] of the room whose module name is the longest prefix of `path`.
 fn room(path: &str) -> Option<usize> {
     let begins = |module: &str| {
         path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
@@ -160,7 +160,7 @@ fn all_imports() -> BTreeSet<Import> {
     imports
 }
 
-/// Every module of production code, with its file.
+/// Returns every module of production code, with its file.
 fn modules() -> Vec<(String, PathBuf)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut directories = vec![root.clone()];
@@ -183,8 +183,8 @@ fn modules() -> Vec<(String, PathBuf)> {
     modules
 }
 
-/// Adds what the text of `module` imports from this crate: `use` lines and paths in the code, both as `crate::` and as
-/// `super::`. Comments, and tests at the end of the file, do not count.
+/// Adds the imports of `module` from this crate: `use` lines and paths in the code, both with `crate::` and with
+/// `super::`. Comments, and the tests at the end of the file, are ignored.
 fn read_imports(module: &str, text: &str, imports: &mut BTreeSet<Import>) {
     let code: Vec<&str> = text
         .split("#[cfg(test)]\nmod tests {")
@@ -196,7 +196,7 @@ fn read_imports(module: &str, text: &str, imports: &mut BTreeSet<Import>) {
     let code = code.join("\n");
     for (start, _) in code.match_indices("crate::").chain(code.match_indices("super::")) {
         let before = code[..start].chars().next_back();
-        // A longer word ends so, or the path before has been read with this one.
+        // The match is the end of a longer word, or part of a path that was read already.
         if before.is_some_and(|letter| letter.is_alphanumeric() || "_:".contains(letter)) {
             continue;
         }
@@ -206,7 +206,7 @@ fn read_imports(module: &str, text: &str, imports: &mut BTreeSet<Import>) {
     }
 }
 
-/// Reads one path or tree of paths at the beginning of `text`, below the module `base`; returns its length.
+/// Reads one path or tree of paths at the beginning of `text`, below the module `base`. Returns its length.
 fn read_path(text: &str, base: &str, paths: &mut Vec<String>) -> usize {
     let mut path = base.to_owned();
     let mut length = 0;

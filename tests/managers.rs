@@ -1,5 +1,5 @@
-//! `qus fetch` on machines of other distributions: stand-ins for their package managers, which take the words that the
-//! manuals name and put a package where the real ones put it.
+//! `qus fetch` on other distributions. Scripts imitate their package managers: they accept the documented arguments,
+//! and put a package where the real ones put it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 #[allow(dead_code, reason = "the tests of packages need more of it")]
@@ -15,7 +15,7 @@ use build::{Cpio, Tree, apk, pack, rpm};
 use qus::arch::Arch;
 use qus::probe::ProbeTarget;
 
-/// A machine whose programs are the stand-ins alone.
+/// A machine whose only programs are these scripts.
 struct Machine {
     directory: tempfile::TempDir,
 }
@@ -39,7 +39,7 @@ impl Machine {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// Exit status, what was said, and the words that the programs got, without the names of folders.
+    /// Runs `qus fetch`. Returns exit status, output, and the arguments of the scripts without names of directories.
     fn fetch(&self, arches: &str) -> (i32, String, Vec<String>) {
         let _ = fs::remove_file(self.path("log"));
         let output = Command::new(env!("CARGO_BIN_EXE_qus"))
@@ -62,8 +62,8 @@ impl Machine {
     }
 }
 
-/// A static program of this host: qus accepts it as an interpreter. The executable of qus would not serve, as a
-/// distribution's build of it is dynamically linked.
+/// Returns a static program of this host, which qus accepts as an interpreter. The executable of qus may be dynamically
+/// linked, as distributions build it.
 fn program() -> Vec<u8> {
     let header = fs::read(env!("CARGO_BIN_EXE_qus")).unwrap();
     let host = Arch::from_header(&header).unwrap();

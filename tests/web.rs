@@ -1,4 +1,4 @@
-//! Downloads through the machine's curl and wget, from a server on loopback that does what servers do.
+//! Downloads through the machine's curl and wget, from a server on loopback with good and bad responses.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use qus::package::{Downloader, WebError, scheme};
 
-/// The programs that are here. Where tests must not be skipped, both have to be.
+/// Returns the available programs. With `QUS_REQUIRE_KERNEL`, curl must be available.
 fn tools() -> Vec<&'static str> {
     let is_here = |tool: &&str| Command::new(tool).arg("--version").output().is_ok();
     let tools: Vec<_> = ["curl", "wget"].into_iter().filter(is_here).collect();
     if tools.is_empty() {
-        eprintln!("skipped: neither curl nor wget is here");
+        eprintln!("skipped: neither curl nor wget is installed");
     }
     let required = std::env::var_os("QUS_REQUIRE_KERNEL").is_some();
-    assert!(!required || tools.contains(&"curl"), "QUS_REQUIRE_KERNEL is set: curl has to be here");
+    assert!(!required || tools.contains(&"curl"), "QUS_REQUIRE_KERNEL is set, but curl is not installed");
     tools
 }
 
-/// A server that answers every request, by its path, until the test ends; its address.
+/// Starts a server that answers every request, by its path, until the test ends. Returns its address.
 fn server(answer: fn(&str, &mut TcpStream)) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -45,7 +45,7 @@ fn content() -> Vec<u8> {
 }
 
 fn ok(stream: &mut TcpStream, length: usize, content: &[u8]) {
-    // A client that has enough hangs up.
+    // A client closes the connection once it has enough.
     let _ = write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
     let _ = stream.write_all(content);
 }
@@ -106,15 +106,15 @@ fn what_does_not_come_is_an_error() {
     for tool in tools() {
         for path in ["/missing", "/cut", "/circle", "/secure", "/file", "/garbage"] {
             if (tool, path) == ("wget", "/garbage") {
-                // It takes an answer without a header for HTTP/0.9.
+                // wget accepts a response without a header as HTTP/0.9.
                 continue;
             }
             let result = Downloader::default().tool(tool).download(&format!("{address}{path}"), &());
             let Err(WebError::Failed { messages, .. }) = result else { panic!("{tool} {path}: {result:?}") };
             assert!(!messages.is_empty());
         }
-        let nobody = Downloader::default().tool(tool).download("http://127.0.0.1:1/x", &());
-        assert!(matches!(nobody, Err(WebError::Failed { .. })), "{tool}: {nobody:?}");
+        let unreachable = Downloader::default().tool(tool).download("http://127.0.0.1:1/x", &());
+        assert!(matches!(unreachable, Err(WebError::Failed { .. })), "{tool}: {unreachable:?}");
     }
 }
 
@@ -161,11 +161,12 @@ fn addresses_are_told_from_paths() {
     }
 }
 
-/// `qus fetch` for arm from `source` into a folder in which an interpreter is already, which stays as it is.
+/// Runs `qus fetch` for arm from `source` into a directory with an interpreter, and expects that the directory stays
+/// unchanged. Returns the message.
 fn refused(source: &str, more: &[&str]) -> String {
     let directory = tempfile::tempdir().unwrap();
-    let place = directory.path().join("qemu-arm-static");
-    std::fs::write(&place, "old").unwrap();
+    let file = directory.path().join("qemu-arm-static");
+    std::fs::write(&file, "old").unwrap();
     let Output { status, stderr, .. } = Command::new(env!("CARGO_BIN_EXE_qus"))
         .args(["fetch", "arm", "--from", source, "--dest"])
         .arg(directory.path())
@@ -173,7 +174,7 @@ fn refused(source: &str, more: &[&str]) -> String {
         .output()
         .unwrap();
     assert_eq!(status.code(), Some(2));
-    assert_eq!(std::fs::read(&place).unwrap(), b"old");
+    assert_eq!(std::fs::read(&file).unwrap(), b"old");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     String::from_utf8(stderr).unwrap()
 }
@@ -196,7 +197,7 @@ fn a_digest_is_compared_before_anything_is_read() {
     let message = refused(&source, &["--sha256", &wrong]);
     assert!(message.contains("/good is another file than it should be: its sha256 is "), "{message}");
     let right = message.split("sha256 is ").nth(1).unwrap().split(',').next().unwrap();
-    // The right one: now it is read, and is nothing.
+    // With the right digest, qus reads the file, and refuses its format.
     let message = refused(&source, &["--sha256", right]);
     assert!(message.contains("/good is no package, no archive, "), "{message}");
 
