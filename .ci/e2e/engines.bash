@@ -1,17 +1,17 @@
-# What the scripts with container engines share, besides lib.bash: a machine of their own, engines in it, and images.
+# Functions for the scripts with container engines, in addition to lib.bash: a machine, engines in it, and images.
 # shellcheck shell=bash
 
-# Debian's engines, and not others that lie in /usr/local.
+# Debian's engines, and no others in /usr/local.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
-# new_machine NETWORK makes what stands in for a machine: a user namespace with root and 65535 more ids, mounts and processes
-# of its own, the network of the host or none, and binfmt_misc mounted where a machine has it. What runs in it sees no
-# handler of the host's, and the host sees none of its (K65, K66); so nothing here needs the host's own instance, and all
-# of it ends with process 1.
+# new_machine NETWORK creates a namespace that represents a machine. It has a user namespace with 65536 ids, its own
+# mounts and processes, the network of the host or none, and a mounted binfmt_misc. Programs in it do not see the host's
+# handlers, and the host does not see theirs (K65, K66). So the scripts do not need the host's own instance, and
+# everything ends with process 1.
 new_machine() {
     local namespaces=(--user --mount --pid)
     [[ $1 != none ]] || namespaces+=(--net)
-    # Its first process tells its number as the host's /proc has it, and waits for its ids.
+    # The first process writes its id, as in the host's /proc, and waits for its user ids.
     # shellcheck disable=SC2016
     unshare "${namespaces[@]}" --fork --propagation private sh -euc '
         read -r pid rest </proc/self/stat
@@ -30,22 +30,22 @@ new_machine() {
     wait_for "the machine" test -e "$work/machine.ready"
 }
 
-# Process 1 takes all others along; then nothing writes below $work any more.
+# All other processes end with process 1. Then nothing writes to $work any more.
 end_machine() {
     kill -KILL "$machine"
     { wait; } 2>/dev/null
 }
 
-# machine COMMAND… runs it as root of the machine, from its root directory.
+# machine COMMAND… runs a command as root of the machine, from its root directory.
 machine() { nsenter --target "$machine" --user --mount --pid --net --wd=/ -- "$@"; }
 
-# empty FOLDER… gives the machine empty folders there, whatever this host has.
+# empty DIR… covers directories of the machine with empty ones.
 empty() {
-    local folder
-    for folder; do machine mount -t tmpfs tmpfs "$folder"; done
+    local directory
+    for directory; do machine mount -t tmpfs tmpfs "$directory"; done
 }
 
-# layer FOLDER gives the machine a layer of its own over a folder of this host.
+# layer DIR gives the machine a writable layer over a directory of this host.
 layer() {
     machine mkdir -p "/run/layer$1/upper" "/run/layer$1/work"
     machine mount -t overlay -o "lowerdir=$1,upperdir=/run/layer$1/upper,workdir=/run/layer$1/work" overlay "$1"
@@ -60,44 +60,45 @@ wait_for() {
         sleep 0.2
     done
     tail -n 20 "$work"/*.log >&2
-    die "$name does not begin"
+    die "$name does not start"
 }
 
-# start_docker starts Docker Engine in the machine, with all it writes in a folder of ours and no network.
+# start_docker starts Docker Engine in the machine, without network. It writes only to a directory of this test.
 start_docker() {
     need dockerd docker.io
     need docker docker-cli
     need runc runc
-    # Who is told to be in a container loads no AppArmor profile, which the root of a user namespace may not.
+    # With this variable dockerd loads no AppArmor profile, which root of a user namespace may not do.
     machine env container=unshare dockerd --data-root "$work/docker" --exec-root /run/docker --pidfile /run/docker.pid \
         --storage-driver vfs --iptables=false --bridge=none -H "unix://$work/docker.sock" >"$work/docker.log" 2>&1 &
     wait_for "Docker Engine" docker info
 }
 
-# The client of that engine, and podman as root of the machine. buildah shares podman's images.
+# docker is the client of that engine, and podman runs as root of the machine. buildah shares podman's images.
 docker() { command docker -H "unix://$work/docker.sock" "$@"; }
 storage=(--root "$work/podman" --runroot /run/podman --storage-driver vfs)
 podman() { machine env container=unshare podman "${storage[@]}" --runtime runc --cgroup-manager cgroupfs "$@"; }
 
-# image FILE NAME PLATFORM FOLDER writes an archive that `docker load` and `podman load` take: one layer, what is in the
-# folder. NAME has to be of localhost for podman.
+# image FILE NAME PLATFORM DIR writes an archive for `docker load` and `podman load`, with the directory as its only
+# layer. For podman, NAME has to begin with localhost.
 image() {
-    local file=$1 name=$2 folder=$work/image layer os arch variant
+    local file=$1 name=$2 directory=$work/image layer os arch variant
     IFS=/ read -r os arch variant <<<"$3"
-    mkdir -p "$folder"
-    tar -C "$4" --sort=name --owner=0 --group=0 --numeric-owner -cf "$folder/layer.tar" .
-    layer=$(sha256sum <"$folder/layer.tar")
+    mkdir -p "$directory"
+    tar -C "$4" --sort=name --owner=0 --group=0 --numeric-owner -cf "$directory/layer.tar" .
+    layer=$(sha256sum <"$directory/layer.tar")
     printf '{"os":"%s","architecture":"%s",%s"config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
-        "$os" "$arch" "${variant:+\"variant\":\"$variant\",}" "${layer%% *}" >"$folder/config.json"
-    printf '[{"Config":"config.json","RepoTags":["%s"],"Layers":["layer.tar"]}]' "$name" >"$folder/manifest.json"
-    tar -C "$folder" -cf "$file" config.json manifest.json layer.tar
-    rm -r "$folder"
+        "$os" "$arch" "${variant:+\"variant\":\"$variant\",}" "${layer%% *}" >"$directory/config.json"
+    printf '[{"Config":"config.json","RepoTags":["%s"],"Layers":["layer.tar"]}]' "$name" >"$directory/manifest.json"
+    tar -C "$directory" -cf "$file" config.json manifest.json layer.tar
+    rm -r "$directory"
 }
 
-# No network, and no limits above those there are or in a cgroup: a machine of continuous integration is often a container.
+# No network, and no limits above the present ones or in a cgroup: a machine of continuous integration is often a
+# container.
 limits=(--network none --ulimit nofile=1024:1024 --ulimit nproc=1024:1024)
 
-# run_in ENGINE PLATFORM IMAGE COMMAND… runs a container, and build_in ENGINE PLATFORM NAME FOLDER builds an image.
+# run_in ENGINE PLATFORM IMAGE COMMAND… runs a container, and build_in ENGINE PLATFORM NAME DIR builds an image.
 run_in() {
     case $1 in
         docker | buildkit) docker run --rm "${limits[@]}" --platform "$2" "${@:3}" ;;

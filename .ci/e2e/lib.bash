@@ -1,5 +1,5 @@
-# What the scripts of this folder share. Each takes the path of a qus binary, and runs as root of a Debian machine: only
-# so there is an ordinary user whose rights are known. Nothing is registered in the machine's own instance.
+# Functions for the scripts in this directory. Each script takes the path of a qus binary, and runs as root of a Debian
+# machine, so that it can create an ordinary user. Nothing is registered in the machine's own instance.
 # shellcheck shell=bash
 set -euo pipefail
 
@@ -32,23 +32,24 @@ finish() {
     for ((index = ${#cleanups[@]} - 1; index >= 0; index--)); do
         eval "${cleanups[index]}"
     done
-    # Files of a user's subordinate ids among them.
+    # Some files belong to subordinate ids of the user.
     rm -rf --one-file-system "$work"
     exit "$status"
 }
 trap finish EXIT
 
-# need PROGRAM PACKAGE… installs the packages where the program is missing.
+# need PROGRAM PACKAGE… installs the packages if the program is missing.
 need() {
     local program=$1
     shift
-    # A file, and no function of that name.
+    # `type -P` finds files only, and no function of that name.
     type -P "$program" >/dev/null && return
     apt-get update -qq >&2
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >&2
 }
 
-# new_user makes an ordinary user with subordinate ids, a home and a runtime folder, in $user; removed in the end.
+# new_user creates an ordinary user $user with subordinate ids, a home and a runtime directory. All are removed in the
+# end.
 new_user() {
     need newuidmap uidmap
     user=qus-e2e-$$
@@ -60,20 +61,20 @@ new_user() {
     install -d -o "$user" -g "$user" -m 700 "$work/runtime"
 }
 
-# as_user COMMAND… runs it as that user, from its home.
+# as_user COMMAND… runs a command as that user, in its home.
 as_user() {
     (cd "$home" && setpriv --reuid "$user" --regid "$user" --init-groups env -i \
         HOME="$home" XDG_RUNTIME_DIR="$work/runtime" PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin TERM=dumb "$@")
 }
 
-# archive prints the Debian archive that this machine uses, and suite its suite.
+# archive prints the Debian archive of this machine, and suite prints its suite.
 archive() { apt-get indextargets --format '$(REPO_URI)' | grep -v security | head -n 1; }
 suite() { (. /etc/os-release && printf '%s\n' "$VERSION_CODENAME"); }
 
-# Where downloads go that the next script needs as well: .ci/run sets it for all.
+# Directory of downloads that several scripts need. .ci/run sets it for all of them.
 cache=${QUS_E2E_CACHE:-$work/cache}
 
-# apt_of ARCH SUITE COMMAND… runs apt-get for another architecture, with lists and packages of its own.
+# apt_of ARCH SUITE COMMAND… runs apt-get for another architecture, with its own lists and packages.
 apt_of() {
     local arch=$1 suite=$2 state=$cache/apt-$1-$2 options
     shift 2
@@ -88,8 +89,8 @@ apt_of() {
     (cd "$state" && apt-get "${options[@]}" "$@" >&2)
 }
 
-# busybox_of ARCH prints the path of a static busybox of an architecture that Debian calls so: out of the first suite that
-# has one, as some architectures came after the machine's own.
+# busybox_of ARCH prints the path of a static busybox, for an architecture by Debian's name. It comes from the first
+# suite that has one, as some architectures are newer than the machine's suite.
 busybox_of() {
     local file=$cache/busybox-$1 suite
     for suite in "$(suite)" trixie sid; do
@@ -99,11 +100,11 @@ busybox_of() {
         chmod 755 "$file.new"
         mv "$file.new" "$file"
     done
-    [[ -e $file ]] || die "no suite has busybox-static of $1"
+    [[ -e $file ]] || die "no suite has busybox-static for $1"
     printf '%s\n' "$file"
 }
 
-# busybox_root FOLDER ARCH makes a root directory with a static busybox of that architecture and nothing else.
+# busybox_root DIR ARCH creates a root directory with only a static busybox of that architecture.
 busybox_root() {
     mkdir -p "$1"/{bin,etc,proc,sys,dev,tmp}
     cp "$(busybox_of "$2")" "$1/bin/busybox"
@@ -111,7 +112,7 @@ busybox_root() {
     ln -s busybox "$1/bin/uname"
 }
 
-# host_state prints the machine's own handlers and its mounts, for a comparison.
+# host_state prints the machine's own handlers and its mounts, for comparison.
 host_state() {
     find /proc/sys/fs/binfmt_misc -type f ! -name register -exec head -n -0 {} + 2>/dev/null || true
     cut -d ' ' -f 3- /proc/self/mountinfo | grep -v "$work" || true

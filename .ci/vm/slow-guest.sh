@@ -1,19 +1,19 @@
-# Checks qus in a guest of `.ci/vm/minimal`: no good emulator is refused, however slow the machine is.
+# Checks qus in a guest of `.ci/vm/minimal`: however slow the machine is, qus refuses no good emulator.
 #
 #     .ci/vm/minimal --suite SUITE --cpus N --throttle PERCENT --interpreters DIR --programs DIR QUS .ci/vm/slow-guest.sh [ROUNDS]
 #
-# DIR of interpreters: qemu-ARCH-static for each architecture. DIR of programs: static busyboxes named ARCH.
-# ROUNDS: how often everything is registered, verified and removed; 20 by default.
+# The directory of interpreters has qemu-ARCH-static for each architecture, and the one of programs has static busyboxes
+# named ARCH. ROUNDS is the number of times that everything is registered, verified and removed; 20 by default.
 #
-# A boot takes 3 to 10 s, a round about 1 s; with `--throttle 2` fifty times as long, so give it 1 or 2 rounds and
-# `--timeout 3000`. busybox's shell runs this script.
+# A boot takes 3 to 10 s, and a round about 1 s. With `--throttle 2` they take fifty times as long, so use 1 or 2 rounds
+# and `--timeout 3000`. busybox's shell runs this script.
 #
 # shellcheck shell=dash
 set -u
 rounds=${1:-20}
 instance=/proc/sys/fs/binfmt_misc
 export QUS_INTERPRETER_DIR=/interpreters
-# One word each, without blanks or patterns; all but what the host runs itself.
+# Each name is one word without blanks or patterns. Architectures that the host runs natively are left out.
 # shellcheck disable=SC2046
 set -- $(cd /interpreters && printf '%s\n' qemu-*-static | sed -E 's/^qemu-//; s/-static$//; /^(x86_64|i386)$/d')
 arches=$*
@@ -24,7 +24,7 @@ fail() {
     exit 1
 }
 
-# expect STATUS PATTERN COMMAND…: the command has this exit status, and the pattern is not in what it prints.
+# expect STATUS PATTERN COMMAND…: expects this exit status of the command, and no match of the pattern in its output.
 expect() {
     want=$1 unwanted=$2 got=0
     shift 2
@@ -33,7 +33,7 @@ expect() {
     if grep -qE "$unwanted" /run/output; then fail "/$unwanted/ is in the output of: $*"; fi
 }
 
-# The number of handlers.
+# Prints the number of handlers.
 registered() { find "$instance" -name 'qemu-*' | wc -l; }
 
 programs_run() {
@@ -45,7 +45,7 @@ programs_run() {
     done
 }
 
-# expect_word PATTERN COMMAND…: the command succeeds, and the pattern is in what it prints.
+# expect_word PATTERN COMMAND…: expects success of the command, and a match of the pattern in its output.
 expect_word() {
     wanted=$1
     shift
@@ -53,13 +53,13 @@ expect_word() {
     grep -qE "$wanted" /run/output || fail "no /$wanted/ in the output of: $*"
 }
 
-# The scope is that of the instance (K64): before Linux 6.7 the host's, from whatever user namespace.
+# The scope is that of the instance (K64): before Linux 6.7 it is the host, from every user namespace.
 scope_is_true() {
     release=$(uname -r)
     major=${release%%.*} minor=${release#*.}
     minor=${minor%%.*}
     arch=${arches%% *}
-    # This one stays: Linux 5.10 refuses to register the first handler from a user namespace (EBUSY).
+    # This handler stays: Linux 5.10 refuses to register the first handler from a user namespace (EBUSY).
     expect_word 'on this host until it is restarted' qus register --no-verify "${arches##* }"
     if [ $((major * 1000 + minor)) -lt 6007 ]; then
         outer='on this host until it is restarted'
@@ -71,7 +71,7 @@ scope_is_true() {
     expect_word "$outer" unshare -U -r qus register --no-verify "$arch"
     if [ "$(registered)" -ne 2 ]; then fail "the handler did not stay"; fi
     qus reset "$arch" >/dev/null 2>&1
-    # The shell stays, and the namespaces with it. It expands its own words.
+    # The shell keeps running, so the namespaces stay. It expands its own variables.
     # shellcheck disable=SC2016
     expect_word "$own" unshare -U -r -m sh -c 'qus register --no-verify "$1" || exit; :' sh "$arch"
     if [ "$own" = "$outer" ] && [ "$(registered)" -ne 2 ]; then fail "the handler is not on the host"; fi
@@ -86,17 +86,17 @@ scope_is_true() {
         kill $!
         expect_word 'handlers here are those of the host' unshare -m qus doctor --no-verify
     fi
-    echo "the scope of an instance: reported as it is"
+    echo "the scope of each instance is reported correctly"
 }
 
 false_words='refused|broken|shadowed|stale|replaced|in front|in time'
 
 echo "Linux $(uname -r), $(nproc) CPU"
-# The first command ever typed: nothing is in the page cache.
+# The first command of a user: nothing is in the page cache.
 expect 0 "$false_words" qus register "$@"
-# Some architectures have more than one.
+# Some architectures have more than one handler.
 count=$(registered)
-if [ "$count" -lt $# ]; then fail "$count handlers are there for $# architectures"; fi
+if [ "$count" -lt $# ]; then fail "$count handlers for $# architectures"; fi
 echo "cold: $# registered"
 programs_run
 expect 0 "$false_words" qus verify
@@ -109,7 +109,7 @@ while [ "$round" -le "$rounds" ]; do
     expect 0 "$false_words" qus reset
     if [ "$(registered)" -ne 0 ]; then fail "handlers are left"; fi
     expect 0 "$false_words" qus register all
-    if [ "$(registered)" -ne "$count" ]; then fail "$(registered) of $count handlers are there"; fi
+    if [ "$(registered)" -ne "$count" ]; then fail "only $(registered) of $count handlers are registered"; fi
     expect 0 "$false_words" qus verify
     expect 0 "$false_words|registered " qus register all
     round=$((round + 1))
