@@ -13,7 +13,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::base::output::escape;
+use crate::base::escape::escape;
 
 /// Installs the logger: warnings; with `verbose` 1 each step as it happens; above that every detail, with the time since the
 /// start.

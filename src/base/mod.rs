@@ -1,6 +1,7 @@
 //! Code without knowledge of binfmt_misc, architectures or packages.
 
 pub mod error;
+pub mod escape;
 pub mod hex;
 pub mod log;
 pub mod output;

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write};
 
 use anstyle::{AnsiColor, Style};
 
-use super::output::escape_lines;
+use super::escape::escape_lines;
 
 /// Style of a state that is as it should be.
 pub const GOOD: Style = AnsiColor::Green.on_default();

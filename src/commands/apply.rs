@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, display_path, escape};
+use crate::base::escape::{display_path, escape};
+use crate::base::output::{Output, Status};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
 use crate::binfmt::instance::{HandlerError, Instance};

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, display_path};
+use crate::base::escape::display_path;
+use crate::base::output::{Output, Status};
 use crate::base::terminal::TextWriter;
 use crate::commands::args::{ArchArg, Common, INTERPRETERS, OUTPUT, RequiredArgs, named, parse_arch};
 use crate::commands::report::Report;

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, display_path};
+use crate::base::escape::display_path;
+use crate::base::output::Output;
 use crate::base::terminal::TextWriter;
 use crate::binfmt::Flags;
 use crate::boot::formats::{self, ArchRules, Format, RuleView};

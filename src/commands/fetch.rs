@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::base::output::{Output, Status, display_path};
+use crate::base::escape::display_path;
+use crate::base::output::{Output, Status};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::TextWriter;
 use crate::commands::args::{ArchArg, Common, INTERPRETERS, RequiredArgs, SELECTION, named, parse_arch};

@@ -8,7 +8,7 @@ use clap_mangen::Man as Page;
 use serde::Serialize;
 
 use crate::base::error::Diagnostic;
-use crate::base::output::display_path;
+use crate::base::escape::display_path;
 use crate::base::terminal::TextWriter;
 use crate::commands::report::Report;
 use crate::system::atomic_file;

@@ -6,7 +6,8 @@ use std::io;
 
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, escape};
+use crate::base::escape::escape;
+use crate::base::output::{Output, Status};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
 use crate::binfmt::Handler;

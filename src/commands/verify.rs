@@ -15,7 +15,8 @@ use crate::base::terminal::{BAD, GOOD, TextWriter};
 use anstyle::Style;
 
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, display_path, escape};
+use crate::base::escape::{display_path, escape};
+use crate::base::output::{Output, Status};
 use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::commands::instance::{open_instance, print_scope};

@@ -128,7 +128,7 @@ impl fmt::Display for Kind {
         match self {
             Self::Elf(elf) => write!(formatter, "{elf}"),
             Self::Script { interpreter } => {
-                write!(formatter, "script (#!{})", crate::base::output::display_path(interpreter))
+                write!(formatter, "script (#!{})", crate::base::escape::display_path(interpreter))
             }
             Self::Windows => formatter.write_str("Windows or DOS program (MZ)"),
             Self::Java => formatter.write_str("Java program"),
@@ -159,7 +159,7 @@ impl fmt::Display for Elf {
         let order = if self.big_endian { "big-endian" } else { "little-endian" };
         write!(formatter, "{kind} (ELF, {bits}, {order}{})", os_abi(self.os_abi))?;
         match &self.loader {
-            Some(loader) => write!(formatter, ", loader {}", crate::base::output::display_path(loader)),
+            Some(loader) => write!(formatter, ", loader {}", crate::base::escape::display_path(loader)),
             None => Ok(()),
         }
     }

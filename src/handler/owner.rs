@@ -36,7 +36,7 @@ impl fmt::Display for Owner {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Qus => formatter.write_str("qus"),
-            Self::Configuration(file) => formatter.write_str(&crate::base::output::display_path(file)),
+            Self::Configuration(file) => formatter.write_str(&crate::base::escape::display_path(file)),
             Self::BinfmtSupport(Some(package)) => write!(formatter, "binfmt-support({package})"),
             Self::BinfmtSupport(None) => formatter.write_str("binfmt-support"),
             Self::Product(name) => formatter.write_str(name),

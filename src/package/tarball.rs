@@ -11,7 +11,7 @@ use super::PackageError;
 use super::error::printable;
 use super::extractor::Kind;
 use super::limit::{Bounded, Limit, NAME_SIZE};
-use crate::base::output::escape;
+use crate::base::escape::escape;
 
 /// A tar archive inside of a package.
 pub(super) struct Tarball<'a> {

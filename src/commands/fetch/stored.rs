@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::Fetch;
 use crate::base::error::Diagnostic;
-use crate::base::output::{Output, Status, display_path, escape};
+use crate::base::escape::{display_path, escape};
+use crate::base::output::{Output, Status};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::TextWriter;
 use crate::binfmt::Handler;

@@ -8,7 +8,7 @@ use super::Register;
 use super::interpreter_source::InterpreterSource;
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
-use crate::base::output::display_path;
+use crate::base::escape::display_path;
 use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::{Flags, Handler};
 use crate::commands::args::named;

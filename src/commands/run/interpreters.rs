@@ -7,7 +7,7 @@ use super::takeover::can_take_over;
 use super::{Run, typed};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::output::display_path;
+use crate::base::escape::display_path;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance};
 use crate::handler::classify;
 use crate::interpreter::fetch::{self, FetchRequest};

@@ -2,7 +2,7 @@
 
 use nix::unistd::{AccessFlags, access};
 
-use crate::base::output::display_path;
+use crate::base::escape::display_path;
 use crate::binfmt::{Flags, Handler};
 use crate::system::ownership::changeable_by_others;
 

@@ -6,7 +6,7 @@ use super::known::{Certainty, Known, arch_of};
 use super::probe_target;
 use crate::arch::Arch;
 use crate::base::error::Advice;
-use crate::base::output::display_path;
+use crate::base::escape::display_path;
 use crate::base::shell::shell_word;
 use crate::binfmt::instance::DEFAULT_PATH;
 use crate::binfmt::{Flags, Handler};

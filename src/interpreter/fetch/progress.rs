@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::base::output::escape;
+use crate::base::escape::escape;
 use crate::package::Progress;
 
 /// A bar on a terminal; nothing in a pipe.

@@ -1,7 +1,7 @@
 //! What should be there: by configuration, at the next boot, and for WSL.
 
 use super::Observation;
-use crate::base::output::display_path;
+use crate::base::escape::display_path;
 use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
 use crate::commands::doctor::facts::Facts;

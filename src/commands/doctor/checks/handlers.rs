@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Observation, each, entry_file, name, remove, replace};
-use crate::base::output::display_path;
+use crate::base::escape::display_path;
 use crate::binfmt::{Flags, Handler};
 use crate::commands::doctor::facts::Facts;
 use crate::handler::classify;

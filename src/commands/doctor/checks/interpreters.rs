@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Observation, each, name, replace};
 use crate::arch::Arch;
 use crate::base::error::Advice;
-use crate::base::output::{display_path, escape};
+use crate::base::escape::{display_path, escape};
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::commands::doctor::facts::Facts;

@@ -2,7 +2,7 @@
 
 use super::Observation;
 use crate::base::error::{Advice, Advise};
-use crate::base::output::display_path;
+use crate::base::escape::display_path;
 use crate::binfmt::instance::{ON_THE_HOST, OpenError, mount_command};
 use crate::commands::doctor::facts::Facts;
 use crate::commands::doctor::processes::MountHolder;

@@ -1,0 +1,78 @@
+//! Text for a terminal: what would command it is escaped.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+/// A path for one line of text: control characters, which a terminal would act on, are escaped.
+#[must_use]
+pub fn display_path(path: &Path) -> String {
+    escape(&path.to_string_lossy())
+}
+
+/// Untrusted text for one line: what commands a terminal is escaped.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    escaped(text).into_owned()
+}
+
+/// The same, without a copy of what has nothing to escape.
+#[must_use]
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    escape_where(text, needs_escape, |character| character.escape_default().to_string())
+}
+
+/// The same for several lines, each of which ends as it did.
+#[must_use]
+pub fn escape_lines(text: &str) -> Cow<'_, str> {
+    let is_escaped = |character| character != '\n' && needs_escape(character);
+    escape_where(text, is_escaped, |character| character.escape_default().to_string())
+}
+
+/// JSON that says the same, and commands no terminal: of control characters its grammar has escaped the lower ones alone.
+#[must_use]
+pub fn escape_json(text: &str) -> Cow<'_, str> {
+    let is_escaped = |character| character != '\n' && needs_escape(character);
+    escape_where(text, is_escaped, |character| format!("\\u{:04x}", u32::from(character)))
+}
+
+fn escape_where(
+    text: &str,
+    is_escaped: impl Fn(char) -> bool,
+    escaped: impl Fn(char) -> String,
+) -> Cow<'_, str> {
+    // Almost all text is plain, which its bytes tell faster than its characters.
+    let is_plain = |byte| matches!(byte, b' '..=b'~') || byte == b'\n' && !is_escaped('\n');
+    if text.bytes().all(is_plain) || !text.contains(&is_escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_escaped(character) {
+            safe.push_str(&escaped(character));
+        } else {
+            safe.push(character);
+        }
+    }
+    Cow::Owned(safe)
+}
+
+/// Whether a terminal does something else with a character than to show it: C0, DEL and C1, and Unicode's orders to write
+/// from the other side, by which a name could look like another.
+pub(crate) fn needs_escape(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_command_a_terminal() {
+        assert_eq!(escape("a\x1b[2Jb\nc\u{9b}ü"), "a\\u{1b}[2Jb\\nc\\u{9b}ü");
+        assert_eq!(escape_lines("a\u{202e}b\nc\u{7f}\n"), "a\\u{202e}b\nc\\u{7f}\n");
+    }
+}
