@@ -57,7 +57,7 @@ fn every_command_has_a_page_with_every_option() {
     for (name, options) in commands() {
         assert!(overview.contains(&format!("qus\\-{name}(1)")), "{name} in {overview}");
         let page = fs::read_to_string(directory.path().join(format!("qus-{name}.1"))).unwrap();
-        assert!(page.contains(&format!(".TH qus-{name} 1")), "{page}");
+        assert!(page.contains(&format!(".TH QUS-{} 1 ", name.to_uppercase())), "{page}");
         for option in options {
             let entry = format!("\\fB\\-\\-{}\\fR", option.replace('-', "\\-"));
             assert!(page.contains(&entry), "{entry} in {page}");

@@ -7,10 +7,13 @@ use std::ffi::OsString;
 
 use clap::Parser;
 
-use crate::commands::Command;
 use crate::commands::args::Common;
+use crate::commands::{Command, help};
 
-/// Make foreign-architecture programs and containers run on this host.
+/// Make foreign-architecture programs and containers run on this host
+///
+/// Registers statically linked QEMU user-mode emulators with the kernel's binfmt_misc, verifies each registration by
+/// execution, and explains why a program does not run. Needs no container engine and no daemon.
 #[derive(Debug, Parser)]
 #[command(
     name = "qus",
@@ -19,10 +22,7 @@ use crate::commands::args::Common;
     subcommand_required = true,
     arg_required_else_help = true
 )]
-#[command(
-    after_help = "ARCH is any common name: QEMU's, uname -m, Debian's, Docker's (linux/arm/v7), Go's, Rust's.\n\
-    Exit status: 0 success; 1 a check failed; 2 error."
-)]
+#[command(after_help = help::QUS)]
 pub struct Cli {
     /// What all commands take.
     #[command(flatten)]

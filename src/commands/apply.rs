@@ -43,7 +43,7 @@ pub struct Apply {
     pub paths: Vec<PathBuf>,
     /// Print what would be done, and do nothing
     ///
-    /// Nothing is executed or written.
+    /// Prints what would be done. Nothing is executed or written.
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 }

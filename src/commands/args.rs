@@ -23,7 +23,8 @@ const EVERYWHERE: &str = "Options of every command";
 pub struct Common {
     /// Print one JSON object instead of text
     ///
-    /// An error is an object, too. The field `version` changes when a field changes its meaning or goes away.
+    /// Prints one JSON object instead of text, also for an error. Its field `version` changes when a field changes its
+    /// meaning or goes away.
     #[arg(long, global = true, help_heading = EVERYWHERE, overrides_with = "json")]
     pub json: bool,
     /// Print only data and errors
@@ -31,7 +32,7 @@ pub struct Common {
     pub quiet: bool,
     /// Print each step; -vv prints every detail
     ///
-    /// Steps are printed on standard error. Tables have more columns and lines, too.
+    /// Prints each step on standard error. Given twice, every detail. Tables have more columns and lines, too.
     #[arg(short, long, global = true, help_heading = EVERYWHERE, action = ArgAction::Count)]
     pub verbose: u8,
     /// Mount point of binfmt_misc

@@ -1,18 +1,20 @@
 //! `qus man`: manual pages, made from the command line itself.
 
+mod page;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap_mangen::Man as Page;
+use clap::Args;
 use serde::Serialize;
 
+use self::page::page;
 use crate::base::error::Diagnostic;
 use crate::base::escape::display_path;
 use crate::base::terminal::TextWriter;
 use crate::commands::report::Report;
 use crate::system::atomic_file;
-use clap::Args;
 
 /// `qus man`.
 #[derive(Debug, Args)]
@@ -37,20 +39,25 @@ pub(crate) enum ManReport {
 /// Makes the page of qus, or writes the pages of all commands where a directory is named.
 pub(super) fn execute(args: &Man, program: clap::Command) -> Result<ManReport> {
     // `qus help register` is no page: it prints what `qus register --help` prints.
-    let mut command = program.disable_help_subcommand(true);
-    command.build();
+    let mut program = program.disable_help_subcommand(true);
+    program.build();
     let Some(directory) = args.output.as_ref().filter(|output| *output != Path::new("-")) else {
-        return Ok(ManReport::Page { page: String::from_utf8(page(command)?.1)? });
+        return Ok(ManReport::Page { page: page(&program) });
     };
-    let commands = [command.clone()].into_iter().chain(command.get_subcommands().cloned());
     let mut files = Vec::new();
-    for command in commands {
-        let (name, page) = page(command)?;
-        let path = directory.join(name);
-        write(&path, &page)?;
+    for command in [&program].into_iter().chain(program.get_subcommands()) {
+        let path = directory.join(format!("{}.1", page::name(command)));
+        write(&path, &page(command))?;
         files.push(path);
     }
     Ok(ManReport::Files { files })
+}
+
+fn write(path: &Path, page: &str) -> Result<(), Diagnostic> {
+    let written = atomic_file::write_atomic(path, page.as_bytes(), 0o644);
+    written
+        .map(drop)
+        .map_err(|error| Diagnostic::new(format!("cannot write {}: {error}", display_path(path))))
 }
 
 impl Report for ManReport {
@@ -66,19 +73,4 @@ impl Report for ManReport {
     fn is_document(&self) -> bool {
         matches!(self, Self::Page { .. })
     }
-}
-
-/// The file name and the text of the page of `command`.
-fn page(command: clap::Command) -> Result<(String, Vec<u8>)> {
-    let page = Page::new(command).source(concat!("qus ", env!("CARGO_PKG_VERSION"))).manual("qus");
-    let mut text = Vec::new();
-    page.render(&mut text)?;
-    Ok((page.get_filename(), text))
-}
-
-fn write(path: &Path, page: &[u8]) -> Result<(), Diagnostic> {
-    let written = atomic_file::write_atomic(path, page, 0o644);
-    written
-        .map(drop)
-        .map_err(|error| Diagnostic::new(format!("cannot write {}: {error}", display_path(path))))
 }

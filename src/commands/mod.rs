@@ -7,6 +7,7 @@ pub mod completions;
 pub mod doctor;
 pub mod export;
 pub mod fetch;
+pub mod help;
 pub(crate) mod instance;
 pub mod list;
 pub mod man;
@@ -32,36 +33,96 @@ use report::print;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Register interpreters, and verify each by execution
+    ///
+    /// Finds a statically linked interpreter for each architecture, checks it, and registers it with the flag F, so
+    /// that the kernel opens it once and programs run in every container and root directory. The entry is read back,
+    /// and a probe is executed through it. If that fails, the previous state is restored. A working handler of another
+    /// tool stays.
+    #[command(after_long_help = help::REGISTER)]
     Register(register::Register),
     /// List every handler, newest first
+    ///
+    /// Reads the entries of binfmt_misc. A handler is used before those below it. Rules that are configured in binfmt.d
+    /// but not registered are listed last.
+    #[command(after_long_help = help::LIST)]
     List(list::List),
     /// Remove the handlers of QEMU's emulators
+    ///
+    /// Removes the handlers of QEMU's emulators, whoever registered them. Handlers of other interpreters stay.
+    #[command(after_long_help = help::RESET)]
     Reset(reset::Reset),
     /// Execute a test program of each architecture
+    ///
+    /// Executes a probe, a tiny program of the architecture, through the kernel, from this root directory and from an
+    /// empty one. The probe shows that the interpreter starts, is static, and gets the arguments that it should get.
+    #[command(after_long_help = help::VERIFY)]
     Verify(verify::Verify),
     /// Explain what the kernel does with a file
+    ///
+    /// Predicts what execve(2) does with a file: which handler takes it, or why it fails. Where a handler takes it, a
+    /// probe with the same header is executed.
+    #[command(after_long_help = help::WHICH)]
     Which(which::Which),
     /// Run a foreign program without root
+    ///
+    /// Registers handlers in a user namespace of its own and starts the program there. Needs Linux 6.7 or later, or
+    /// --direct. Nothing on the host changes, and the exit status is that of the program.
+    #[command(after_long_help = help::RUN)]
     Run(run::Run),
     /// Diagnose problems and suggest fixes
+    ///
+    /// Checks the kernel, the mount of binfmt_misc, every handler, the configuration and container engines. Each
+    /// problem is printed with the command that fixes it. The exit status is 1 if there is a problem.
+    #[command(after_long_help = help::DOCTOR)]
     Doctor(doctor::Doctor),
     /// Download static interpreters
+    ///
+    /// Downloads the package of the distribution that has qemu-user, or reads another source, and unpacks the
+    /// interpreters without installing the package.
+    #[command(after_long_help = help::FETCH)]
     Fetch(fetch::Fetch),
     /// Write a copy of qus that carries interpreters
+    ///
+    /// Copies this executable and appends interpreters. The copy needs no other file: its `register` keeps the
+    /// interpreters in memory, and its `run` uses them.
+    #[command(after_long_help = help::BUNDLE)]
     Bundle(bundle::Bundle),
     /// Enable handlers
+    ///
+    /// Enables handlers that are registered but disabled.
+    #[command(after_long_help = help::ENABLE)]
     Enable(toggle::Toggle),
     /// Disable handlers without removing them
+    ///
+    /// Disables handlers. They stay registered, and the kernel ignores them.
+    #[command(after_long_help = help::DISABLE)]
     Disable(toggle::Toggle),
     /// Show the architectures, or details of one
+    ///
+    /// Prints names and patterns of the table of architectures.
+    #[command(after_long_help = help::SHOW)]
     Show(show::Show),
     /// Print completions for a shell
+    ///
+    /// Prints a script for bash, fish or zsh.
+    #[command(after_long_help = help::COMPLETIONS)]
     Completions(completions::Completions),
     /// Print the manual page, or write all pages
+    ///
+    /// Prints the manual page of qus, or writes the pages of all commands.
+    #[command(after_long_help = help::MAN)]
     Man(man::Man),
     /// Print rules for systemd, OpenRC, NixOS and others
+    ///
+    /// Prints or writes rules for other software to register, at boot or in an image. Nothing is registered or executed
+    /// here.
+    #[command(after_long_help = help::EXPORT)]
     Export(export::Export),
     /// Register the rules of binfmt.d
+    ///
+    /// Registers the rules of binfmt.d(5), as systemd-binfmt does, but leaves all other handlers registered. For
+    /// systems without systemd, and for images.
+    #[command(after_long_help = help::APPLY)]
     Apply(apply::Apply),
 }
 

@@ -82,7 +82,7 @@ pub struct Register {
     pub force_native: bool,
     /// Print what would be done, and do nothing
     ///
-    /// Nothing is executed, downloaded or written.
+    /// Prints what would be done. Nothing is executed, downloaded or written.
     #[arg(help_heading = SELECTION, short = 'n', long)]
     pub dry_run: bool,
     /// Register in other namespaces

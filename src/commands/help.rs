@@ -1,0 +1,213 @@
+//! Examples of each command, and the words of its output. `--help` prints them, and manual pages have them as sections.
+//!
+//! A line without indentation, with a colon at its end, begins a section. Two spaces begin an entry, six its description.
+
+/// Of `qus`.
+pub const QUS: &str = "\
+Examples:
+  sudo qus register --fetch arm aarch64
+      Downloads both emulators, registers and verifies them.
+  qus doctor
+      Reports what is wrong on this machine, with commands that fix it.
+
+Exit status:
+  0
+      Success.
+  1
+      A check failed: a probe, `which` or `doctor`.
+  2
+      An error.
+
+ARCH is any common name: QEMU's, uname -m, Debian's, Docker's
+(linux/arm/v7), Go's, Rust's.";
+
+/// Of `qus register`.
+pub const REGISTER: &str = "\
+Examples:
+  sudo qus register --fetch arm aarch64
+      Downloads missing emulators, registers and verifies both.
+  sudo qus register --persist all
+      Registers every emulator that is installed, now and at every boot.
+
+Outcomes:
+  registered
+      The handler is new.
+  replaced
+      The handler replaced a broken one, or one that --replace gave up.
+      A working handler was registered throughout.
+  unchanged
+      The same handler was registered already.
+  existing
+      Another tool's handler works, and stays.
+  native
+      The host runs these programs without a handler.
+  refused
+      The handler would be unsafe on this host.
+  conflict
+      Another handler already handles these programs.
+  missing
+      No interpreter was found.
+  verification failed
+      The probe failed. The previous state was restored.
+  failed
+      The kernel or the system refused an operation.";
+
+/// Of `qus list`.
+pub const LIST: &str = "\
+Examples:
+  qus list
+      Lists the handlers, newest first.
+  qus list --probe -v
+      Executes a probe through each, and prints who registered it.
+
+States:
+  enabled
+      The kernel uses the handler.
+  disabled
+      The kernel ignores the handler until it is enabled.
+  missing
+      The rule is configured in binfmt.d, but not registered.
+  differs
+      The handler differs from its configuration in binfmt.d.";
+
+/// Of `qus reset`.
+pub const RESET: &str = "\
+Examples:
+  sudo qus reset
+      Removes the handlers of all QEMU emulators.
+  sudo qus reset --persist arm
+      Removes the handler of arm, and what registers it at boot.
+
+Outcomes:
+  removed
+      The handler or the file was removed.
+  edited
+      The file was edited since qus wrote it, and stays.
+  failed
+      The handler or the file could not be removed.";
+
+/// Of `qus verify`.
+pub const VERIFY: &str = "\
+Examples:
+  qus verify
+      Executes a probe through every handler of an architecture.
+  qus verify linux/arm64 && docker build --platform linux/arm64 .
+      Builds only if programs of arm64 run.
+
+States:
+  working
+      The probe ran through the handler.
+  native
+      The host runs these programs without a handler.
+  broken
+      The probe failed, for the reason that is printed.";
+
+/// Of `qus which`.
+pub const WHICH: &str = "\
+Examples:
+  qus which ./program
+      Explains how the kernel runs the program, or why it does not.
+  find rootfs -type f -perm /111 -print0 | qus which --files0-from -
+      Explains every executable file below a directory.";
+
+/// Of `qus run`.
+pub const RUN: &str = "\
+Examples:
+  qus run ./program
+      Runs a program of another architecture, without root.
+  qus run --root rootfs --as-root -- /bin/sh
+      Starts a shell in a root directory of another architecture.";
+
+/// Of `qus doctor`.
+pub const DOCTOR: &str = "\
+Examples:
+  qus doctor
+      Prints problems, notes, and commands that fix them.
+  qus doctor --no-verify --json
+      Executes nothing, and prints one JSON object.";
+
+/// Of `qus fetch`.
+pub const FETCH: &str = "\
+Examples:
+  sudo qus fetch arm aarch64
+      Downloads the package of the distribution, and unpacks two emulators.
+  sudo qus fetch --prune
+      Removes the emulators that no handler uses.";
+
+/// Of `qus bundle`.
+pub const BUNDLE: &str = "\
+Examples:
+  qus bundle -o qus-arm arm aarch64
+      Writes an executable that registers arm and aarch64 anywhere.
+  qus bundle --from qemu-user-static.deb -o qus-all all
+      Takes the emulators out of a package.";
+
+/// Of `qus enable`.
+pub const ENABLE: &str = "\
+Examples:
+  sudo qus enable arm
+      Enables the handlers of arm.
+  sudo qus enable all
+      Enables the handlers of all QEMU emulators.";
+
+/// Of `qus disable`.
+pub const DISABLE: &str = "\
+Examples:
+  sudo qus disable arm
+      Disables the handlers of arm. They stay registered.
+  sudo qus disable all
+      Disables the handlers of all QEMU emulators.";
+
+/// Of `qus show`.
+pub const SHOW: &str = "\
+Examples:
+  qus show
+      Prints every architecture with its names.
+  qus show arm64
+      Prints names, magic and mask of one architecture.";
+
+/// Of `qus completions`.
+pub const COMPLETIONS: &str = "\
+Examples:
+  eval \"$(qus completions bash)\"
+      Completes in this shell.
+  qus completions zsh > _qus
+      Writes a file for a directory of $fpath.";
+
+/// Of `qus man`.
+pub const MAN: &str = "\
+Examples:
+  qus man | man -l -
+      Shows the manual page of qus.
+  mkdir -p man1 && qus man -o man1
+      Writes the pages of all commands.";
+
+/// Of `qus export`.
+pub const EXPORT: &str = "\
+Examples:
+  qus export -f systemd -o etc/binfmt.d arm aarch64
+      Writes files for systemd-binfmt.
+  qus export -f register --interpreter-path '/usr/bin/qemu-{arch}' arm
+      Prints what a script writes to the kernel.";
+
+/// Of `qus apply`.
+pub const APPLY: &str = "\
+Examples:
+  sudo qus apply
+      Registers every rule of binfmt.d.
+  sudo qus apply -n /etc/binfmt.d/jar.conf
+      Prints what would be done for one file.
+
+Outcomes:
+  registered
+      The rule is new.
+  replaced
+      The handler differed from the rule, and was replaced.
+  unchanged
+      The same handler was registered already.
+  superseded
+      A later rule has the same name.
+  refused
+      The rule would be unsafe on this host.
+  failed
+      The kernel refused the rule.";
