@@ -118,7 +118,7 @@ fn bash_completes() {
     assert_eq!(offered(&["qus", "register", "--in-m"]), ["--in-memory"]);
     assert_eq!(offered(&["qus", "register", "aarch"]), ["aarch64", "aarch64_be"]);
     assert_eq!(offered(&["qus", "reset", "al"]), ["all", "alpha"]);
-    // One architecture is explained at a time.
+    // `show` takes no `all`.
     assert_eq!(offered(&["qus", "show", "al"]), ["alpha"]);
     assert_eq!(offered(&["qus", "run", "--arch", "al"]), ["alpha"]);
 }

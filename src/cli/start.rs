@@ -1,16 +1,15 @@
 //! From the words that were typed to the exit status.
 
-use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser as _};
 
 use super::compat::CompatTool;
 use super::{Cli, subcommand};
 use crate::base::error::Diagnostic;
-use crate::base::escape::escape_lines;
 use crate::base::log;
 use crate::base::output::{NotRun, Output, Status};
 use crate::base::terminal::Terminal;
@@ -94,26 +93,59 @@ fn conclude(done: anyhow::Result<Status>, output: &mut Output<'_>) -> ExitCode {
     print_failure(output, &problem, Status::Failed)
 }
 
-/// Help and version are answers; everything else that the command line parser says is a failure.
+/// Help and version are answers; everything else that the command line parser prints is an error.
 fn usage(error: &clap::Error) -> ExitCode {
     let (json, failed) = asked();
-    if !error.use_stderr() || !json {
-        // What was typed stands in it; a terminal does not do what somebody has put into that.
-        let text = error.to_string();
-        let _ = match escape_lines(&text) {
-            Cow::Borrowed(_) => error.print(),
-            Cow::Owned(safe) => write!(io::stderr(), "{safe}"),
-        };
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
         return ExitCode::from(if error.use_stderr() { failed.code() } else { Status::Done.code() });
     }
-    // What is wrong stands before the usage, on a line or on several.
-    let text = error.to_string();
-    let lines = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim);
-    let message = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
-    let message = message.trim_start_matches("error: ");
     let (mut data, mut messages) = (io::stdout().lock(), io::stderr());
-    let problem = Diagnostic::new(message).with_command("qus --help");
-    print_failure(&mut Output::new(&mut data, &mut messages, true, false), &problem, failed)
+    print_failure(&mut Output::new(&mut data, &mut messages, json, false), &diagnostic(error), failed)
+}
+
+/// The error of the command line parser as one of qus.
+fn diagnostic(error: &clap::Error) -> Diagnostic {
+    let text = error.to_string();
+    // What is wrong stands before the usage, on a line or on several, and tips after it.
+    let lines = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let (tips, message): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with("tip: "));
+    let message = message.join(" ");
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let command = subcommand(&words).and_then(|word| word.to_str());
+    let known = command.filter(|word| Cli::command().find_subcommand(word).is_some());
+    let help = known.map_or_else(|| "qus --help".to_owned(), |command| format!("qus {command} --help"));
+    let mut problem = Diagnostic::new(message.trim_start_matches("error: ")).with_command(help);
+    let other = command.filter(|_| error.kind() == ErrorKind::InvalidSubcommand).and_then(meant);
+    // The most similar one comes last.
+    let similar = match error.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::Strings(names)) => names.last().map(String::as_str),
+        Some(ContextValue::String(name)) => Some(name.as_str()),
+        _ => None,
+    };
+    if let Some(command) = other.or(similar) {
+        problem = problem.with_command(format!("qus {command}"));
+    } else if !tips.is_empty() {
+        problem = problem
+            .with_hint(tips.iter().map(|tip| tip.trim_start_matches("tip: ")).collect::<Vec<_>>().join("; "));
+    }
+    problem
+}
+
+/// The command that people mean by a word of other tools.
+fn meant(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "ls" | "ps" | "status" | "state" => "list",
+        "rm" | "remove" | "delete" | "unregister" | "uninstall" | "unload" => "reset",
+        "install" | "add" | "load" | "setup" | "enable-all" => "register",
+        "test" | "check" | "probe" => "verify",
+        "why" | "explain" | "file" => "which",
+        "exec" | "shell" | "start" => "run",
+        "diagnose" | "diag" => "doctor",
+        "download" | "get" | "pull" => "fetch",
+        _ => return None,
+    })
 }
 
 /// What can be seen without the parser: whether JSON is asked for, and the status of a failure.

@@ -40,7 +40,11 @@ pub(crate) struct CompletionsReport {
 
 /// Makes the script.
 pub(super) fn execute(args: &Completions, program: clap::Command) -> Result<CompletionsReport> {
-    let mut command = program.mut_subcommands(|command| command.mut_args(with_arches));
+    let mut command = program.mut_subcommands(|command| {
+        // `show` takes architectures by name alone.
+        let takes_all = command.get_name() != "show";
+        command.mut_args(|arg| with_arches(arg, takes_all))
+    });
     command.set_bin_name("qus");
     command.build();
     let mut script = Vec::new();
@@ -63,11 +67,12 @@ impl Report for CompletionsReport {
 }
 
 /// An argument that takes architectures takes far more names than anybody wants to see offered: QEMU's are.
-fn with_arches(arg: Arg) -> Arg {
+fn with_arches(arg: Arg, takes_all: bool) -> Arg {
     if !arg.get_value_names().is_some_and(|names| names.iter().any(|name| *name == "ARCH")) {
         return arg;
     }
     // A list that is no option may be `all`.
-    let all = (arg.is_positional() && matches!(arg.get_action(), ArgAction::Append)).then_some("all");
+    let is_list = arg.is_positional() && matches!(arg.get_action(), ArgAction::Append);
+    let all = (is_list && takes_all).then_some("all");
     arg.value_parser(PossibleValuesParser::new(all.into_iter().chain(ARCHES.iter().map(|arch| arch.name))))
 }

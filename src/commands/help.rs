@@ -163,8 +163,8 @@ pub const SHOW: &str = "\
 Examples:
   qus show
       Prints every architecture with its names.
-  qus show arm64
-      Prints names, magic and mask of one architecture.";
+  qus show arm64 riscv64
+      Prints names, magic and mask of two architectures.";
 
 /// Of `qus completions`.
 pub const COMPLETIONS: &str = "\

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use nix::errno::Errno;
-use nix::unistd::{AccessFlags, access, execve};
+use nix::unistd::execve;
 
 use self::interpreters::{InterpreterRequest, Interpreters};
 use self::rules::rules;
@@ -38,6 +38,7 @@ use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::{
     Ids, NamespaceError, blocking_sysctl, enter_as_root, enter_root, find_in_root, restore_caller_ids,
 };
+use crate::system::search_path;
 use crate::system::signals;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -246,31 +247,29 @@ fn direct(args: &Run, program: &Path, found: &Interpreters) -> Result<Infallible
     Err(exec(&interpreter.path, &words, args))
 }
 
-/// Where programs are looked for when nothing else is said.
-const DEFAULT_SEARCH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /// The program called `name` in the root directory `root`, as it will be found there.
 fn find_below(root: &Path, name: &OsStr) -> Option<File> {
     if name.as_bytes().contains(&b'/') {
         return find_in_root(root, Path::new(name));
     }
-    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_SEARCH.into());
-    env::split_paths(&path).find_map(|directory| find_in_root(root, &directory.join(name)))
+    search_path::directories().iter().find_map(|directory| find_in_root(root, &directory.join(name)))
 }
 
 /// The program called `name`, as a shell finds it.
 fn find(name: &OsStr) -> Result<PathBuf, Failure> {
-    let not_found = || {
-        let problem = Diagnostic::new(format!("there is no program {}", display_path(Path::new(name))));
-        Failure(NotRun::NotFound, problem)
+    let path = Path::new(name);
+    let found = if search_path::is_bare(path) {
+        search_path::find(name)
+    } else {
+        path.symlink_metadata().is_ok().then(|| path.to_owned())
     };
-    if name.as_bytes().contains(&b'/') {
-        let path = PathBuf::from(name);
-        return if path.symlink_metadata().is_ok() { Ok(path) } else { Err(not_found()) };
-    }
-    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_SEARCH.into());
-    let is_program = |path: &PathBuf| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
-    env::split_paths(&path).map(|directory| directory.join(name)).find(is_program).ok_or_else(not_found)
+    found.ok_or_else(|| {
+        let problem = Diagnostic::new(format!("there is no program {}", display_path(path)));
+        // A shell does not look into the working directory, either.
+        let is_here = search_path::is_bare(path) && path.is_file();
+        let command = is_here.then(|| format!("qus run {}", shell_word(Path::new(".").join(path))));
+        Failure(NotRun::NotFound, problem.with_advice(command))
+    })
 }
 
 /// Becomes the program; what returns is why not.

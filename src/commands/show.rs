@@ -21,13 +21,13 @@ use clap::Args;
 /// `qus show`.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// Architecture to explain
-    #[arg(value_name = "ARCH", value_parser = parse_one_arch)]
-    pub arch: Option<&'static Arch>,
+    /// Architectures to explain
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_one_arch)]
+    pub arches: Vec<&'static Arch>,
     /// Show what this bundle contains
     ///
     /// Shows the interpreters that this executable carries.
-    #[arg(long, conflicts_with = "arch")]
+    #[arg(long, conflicts_with = "arches")]
     pub bundled: bool,
 }
 
@@ -39,6 +39,8 @@ pub(crate) enum ShowReport {
     Table { arches: Vec<ArchRow> },
     /// One architecture.
     Arch(ArchDetails),
+    /// Several architectures.
+    Arches { arches: Vec<ArchDetails> },
     /// The contents of the bundle that this executable is.
     Bundle { bundled: Vec<Member> },
 }
@@ -76,9 +78,13 @@ pub(super) fn execute(args: &Show) -> Result<ShowReport> {
         let bundled = own_bundle()?.map(|bundle| bundle.members().to_vec()).unwrap_or_default();
         return Ok(ShowReport::Bundle { bundled });
     }
-    Ok(match args.arch {
-        Some(arch) => ShowReport::Arch(details(arch)?),
-        None => ShowReport::Table { arches: ARCHES.iter().map(row).collect() },
+    Ok(match args.arches.as_slice() {
+        [] => ShowReport::Table { arches: ARCHES.iter().map(row).collect() },
+        [arch] => ShowReport::Arch(details(arch)?),
+        arches => {
+            let arches = arches.iter().map(|arch| details(arch)).collect::<Result<_, _>>()?;
+            ShowReport::Arches { arches }
+        }
     })
 }
 
@@ -87,6 +93,15 @@ impl Report for ShowReport {
         match self {
             Self::Table { arches } => arch_table(arches).write(text),
             Self::Arch(details) => write_details(details, text),
+            Self::Arches { arches } => {
+                for (index, details) in arches.iter().enumerate() {
+                    if index > 0 {
+                        writeln!(text)?;
+                    }
+                    write_details(details, text)?;
+                }
+                Ok(())
+            }
             Self::Bundle { bundled } => bundle_table(bundled).write(text),
         }
     }

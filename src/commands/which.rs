@@ -20,6 +20,7 @@ use self::report::WhichReport;
 use crate::arch::Arch;
 use crate::arch::elf::same_machine;
 use crate::base::error::Diagnostic;
+use crate::base::escape::display_path;
 use crate::base::output::{Output, Status};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
@@ -52,6 +53,9 @@ pub struct Which {
 
 pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let files = Files::of(args)?;
+    for (name, file) in files.found_in_path(args) {
+        output.info(&format!("there is no file {}; this is {}", display_path(name), display_path(file)))?;
+    }
     let (handlers, enabled, is_mounted) = table(common)?;
     let natives = Natives::new(&handlers)?;
     let seen = Seen::default();

@@ -11,6 +11,7 @@ pub mod output_file;
 pub mod ownership;
 pub mod process;
 pub mod rights;
+pub mod search_path;
 pub mod secure_exec;
 pub mod service_manager;
 pub mod signals;

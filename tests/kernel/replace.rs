@@ -115,7 +115,7 @@ fn taken_back(lab: &Lab, file: &Path, reason: &str) {
 kernel_test!(what_is_no_emulator_is_taken_back);
 fn what_is_no_emulator_is_taken_back(lab: &Lab) {
     crate::lab::needs_static_qus();
-    taken_back(lab, Path::new(QUS), "its probe ended with status 2, not 42: error: unrecognized subcommand");
+    taken_back(lab, Path::new(QUS), "its probe ended with status 2, not 42: qus: unrecognized subcommand");
 }
 
 kernel_test!(the_emulator_of_another_architecture_is_taken_back);

@@ -486,3 +486,21 @@ fn which_unreadable(lab: &Lab) {
     assert!(ran.stdout.contains(&format!("try: sudo qus which {}\n", path.display())), "{ran:#?}");
     runs(lab, &path, "verified here and in an empty root directory");
 }
+
+kernel_test!(which_finds_programs_in_path);
+/// A bare name that is no file here is a program in `PATH`, as for a shell. That is printed.
+fn which_finds_programs_in_path(lab: &Lab) {
+    let arm = program(lab, "arm");
+    let directory = lab.path("programs");
+    let found = lab.copy("programs/hello", &arm);
+    let mut command = lab.program(&[], ["which", "hello"]);
+    let ran = run(command.env("PATH", &directory));
+    let message = format!("qus: there is no file hello; this is {}\n", found.display());
+    assert_eq!((ran.status, ran.stderr.as_str()), (1, message.as_str()), "{ran:#?}");
+    assert!(ran.stdout.starts_with(&format!("{}: arm program", found.display())), "{ran:#?}");
+    // A file here comes first.
+    lab.executable("hello", b"");
+    let mut command = lab.program(&[], ["which", "hello"]);
+    let ran = run(command.env("PATH", &directory));
+    assert!(ran.stderr.is_empty() && ran.stdout.starts_with("hello: empty file\n"), "{ran:#?}");
+}

@@ -1,16 +1,18 @@
 //! The files that `qus which` is asked about.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Which;
 use crate::base::error::Diagnostic;
+use crate::system::search_path;
 
 /// The files to explain, by name.
 pub(super) enum Files<'a> {
-    Typed(&'a [PathBuf]),
+    Typed(Vec<Cow<'a, Path>>),
     /// Each ends in a NUL, as `find -print0` writes them.
     Listed(Vec<u8>),
 }
@@ -18,7 +20,9 @@ pub(super) enum Files<'a> {
 impl<'a> Files<'a> {
     /// Reads the list, where one is named.
     pub(super) fn of(args: &'a Which) -> Result<Self, Diagnostic> {
-        let Some(list) = &args.files0_from else { return Ok(Self::Typed(&args.files)) };
+        let Some(list) = &args.files0_from else {
+            return Ok(Self::Typed(args.files.iter().map(|file| in_path(file)).collect()));
+        };
         let failed =
             |error: std::io::Error| Diagnostic::new(format!("cannot read {}: {error}", list.display()));
         let mut bytes = Vec::new();
@@ -30,13 +34,28 @@ impl<'a> Files<'a> {
         Ok(Self::Listed(bytes))
     }
 
+    /// Programs that were found in `PATH`: the name, and the file.
+    pub(super) fn found_in_path(&self, args: &'a Which) -> impl Iterator<Item = (&'a Path, &Path)> {
+        let typed: &[Cow<'a, Path>] = if let Self::Typed(typed) = self { typed } else { &[] };
+        let pairs = args.files.iter().zip(typed).map(|(name, file)| (name.as_path(), file.as_ref()));
+        pairs.filter(|(name, file)| name != file)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Path> {
-        let (typed, listed): (&[PathBuf], &[u8]) = match self {
+        let (typed, listed): (&[Cow<'a, Path>], &[u8]) = match self {
             Self::Typed(typed) => (typed, &[]),
             Self::Listed(listed) => (&[], listed),
         };
         let listed = listed.split(|byte| *byte == 0).filter(|name| !name.is_empty());
         let listed = listed.map(|name| Path::new(OsStr::from_bytes(name)));
-        typed.iter().map(PathBuf::as_path).chain(listed)
+        typed.iter().map(Cow::as_ref).chain(listed)
     }
+}
+
+/// The file, or the program of this name in `PATH` if there is no such file.
+fn in_path(file: &Path) -> Cow<'_, Path> {
+    if !search_path::is_bare(file) || file.symlink_metadata().is_ok() {
+        return Cow::Borrowed(file);
+    }
+    search_path::find(file.as_os_str()).map_or(Cow::Borrowed(file), Cow::Owned)
 }
