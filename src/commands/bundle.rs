@@ -18,10 +18,11 @@ use crate::commands::report::Report;
 use crate::interpreter::bundle::unpack_bundle;
 use crate::interpreter::bundle::{self, Content};
 use crate::interpreter::fetch::{self, FetchRequest};
+use crate::interpreter::progress::StepProgress;
 use crate::interpreter::search_dirs;
 use crate::interpreter::{Interpreter, search, versions_of};
 use crate::interpreter::{is_of, self_exe_header};
-use crate::package::{MemberFilter, Package};
+use crate::package::{MemberFilter, Package, Progress as _};
 use crate::system::atomic_file;
 use crate::system::dir::{Dir, parent_dir};
 use crate::system::output_file::{OutputFile, is_standard_output};
@@ -96,7 +97,12 @@ pub(super) fn execute(args: &Bundle, common: &Common) -> Result<BundleReport> {
     let licence = licence(args.from.as_deref());
     let has_licence = licence.is_some();
     contents.extend(licence.map(|bytes| Content { name: LICENCE.to_owned(), version: None, bytes }));
-    let size = write(&args.output, contents)?;
+    let progress = StepProgress::new(common.quiet);
+    progress.message(&format!("packing {} interpreters", inputs.interpreters.len()));
+    progress.total(contents.iter().map(|content| content.bytes.len() as u64).sum());
+    let size = write(&args.output, contents, &progress.advance_shared());
+    progress.finish();
+    let size = size?;
     let arches = inputs.interpreters.iter().map(|(arch, _)| arch.name).collect();
     Ok(BundleReport { file: args.output.clone(), size, arches, licence: has_licence, is_standard })
 }
@@ -228,30 +234,33 @@ impl MemberFilter for LicenceText {
 }
 
 /// Writes the bundle; its size in bytes. A file is whole or does not change; a pipe or a device is written into.
-fn write(path: &Path, contents: Vec<Content>) -> Result<u64, Diagnostic> {
+/// Gets the size of each member that is packed, in bytes.
+type OnPacked = dyn Fn(u64) + Sync;
+
+fn write(path: &Path, contents: Vec<Content>, on_packed: &OnPacked) -> Result<u64, Diagnostic> {
     let written = OutputFile::open(path).and_then(|output| match output {
-        OutputFile::Standard => stream(io::stdout().lock(), contents),
-        OutputFile::Stream(file) => stream(file, contents),
-        OutputFile::Regular => write_file(path, contents),
+        OutputFile::Standard => stream(io::stdout().lock(), contents, on_packed),
+        OutputFile::Stream(file) => stream(file, contents, on_packed),
+        OutputFile::Regular => write_file(path, contents, on_packed),
     });
     written.map_err(|error| Diagnostic::new(format!("cannot write {}: {error}", display_path(path))))
 }
 
-fn write_file(path: &Path, contents: Vec<Content>) -> io::Result<u64> {
+fn write_file(path: &Path, contents: Vec<Content>, on_packed: &OnPacked) -> io::Result<u64> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
     let directory = Dir::open(parent_dir(path))?;
     atomic_file::remove_stale(&directory.path());
     let mut file = atomic_file::create(&directory)?;
-    bundle::write(contents, &mut BufWriter::new(file.as_file_mut())).map_err(io::Error::other)?;
+    bundle::write(contents, &mut BufWriter::new(file.as_file_mut()), on_packed).map_err(io::Error::other)?;
     file.as_file().set_permissions(fs::Permissions::from_mode(0o755))?;
     let size = file.as_file().metadata()?.len();
     atomic_file::finish(file)?.persist(&directory.path().join(name))?;
     Ok(size)
 }
 
-fn stream(target: impl Write, contents: Vec<Content>) -> io::Result<u64> {
+fn stream(target: impl Write, contents: Vec<Content>, on_packed: &OnPacked) -> io::Result<u64> {
     let mut target = CountingWriter { target: BufWriter::new(target), count: 0 };
-    bundle::write(contents, &mut target).map_err(io::Error::other)?;
+    bundle::write(contents, &mut target, on_packed).map_err(io::Error::other)?;
     target.flush()?;
     Ok(target.count)
 }

@@ -28,6 +28,7 @@ use super::arch_from_file_name;
 use crate::arch::Arch;
 use crate::arch::elf::Executable;
 use crate::base::error::{Advise, Diagnostic};
+use crate::base::parallel;
 use crate::package::Sha256;
 use crate::system::temp_dir::TempDir;
 
@@ -273,13 +274,18 @@ fn seal_length(seal: &[u8]) -> u64 {
 }
 
 /// Writes a bundle of `contents` to `output`: a copy of the executable of this process, without what that may carry itself,
-/// then the members. They are packed side by side, and written by name.
+/// then the members. They are packed side by side, and written by name. `on_packed` gets the size of each member that is
+/// packed, in bytes.
 ///
 /// # Errors
 /// This qus is dynamically linked, or damaged; `output` cannot be written.
-pub fn write(contents: Vec<Content>, output: &mut dyn Write) -> Result<(), BundleError> {
+pub fn write(
+    contents: Vec<Content>,
+    output: &mut dyn Write,
+    on_packed: &(dyn Fn(u64) + Sync),
+) -> Result<(), BundleError> {
     check_own()?;
-    write_with(Path::new(OWN), Bundle::own()?.as_ref(), contents, output)
+    write_with(Path::new(OWN), Bundle::own()?.as_ref(), contents, output, on_packed)
 }
 
 /// Checks that copies of this executable run on other machines, in containers and in empty root directories.
@@ -300,13 +306,14 @@ fn write_with(
     own: Option<&Bundle>,
     mut contents: Vec<Content>,
     output: &mut dyn Write,
+    on_packed: &(dyn Fn(u64) + Sync),
 ) -> Result<(), BundleError> {
     let io = |operation| move |source| BundleError::Io { operation, source };
     contents.sort_by(|one, two| one.name.cmp(&two.name));
-    let packed: Vec<io::Result<Vec<u8>>> = std::thread::scope(|scope| {
-        let packing: Vec<_> = contents.iter().map(|content| scope.spawn(|| pack(&content.bytes))).collect();
-        let panicked = |_| Err(io::ErrorKind::Other.into());
-        packing.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+    let packed = parallel::map(&contents, |content| {
+        let packed = pack(&content.bytes);
+        on_packed(content.bytes.len() as u64);
+        packed
     });
     let packed = packed.into_iter().collect::<io::Result<Vec<_>>>().map_err(io("pack"))?;
 
@@ -409,7 +416,7 @@ mod tests {
         let executable = directory.join("qus");
         std::fs::write(&executable, [b"an executable".as_slice(), &SEAL].concat()).unwrap();
         let mut bytes = Vec::new();
-        write_with(&executable, None, contents(), &mut bytes).unwrap();
+        write_with(&executable, None, contents(), &mut bytes, &|_| ()).unwrap();
         let path = directory.join("bundle");
         std::fs::write(&path, &bytes).unwrap();
         (path, bytes)
@@ -428,7 +435,7 @@ mod tests {
         // The same again, from a bundle: what it carries is left behind.
         let mut again = Vec::new();
         let own = Bundle::open(&path).unwrap();
-        write_with(&path, own.as_ref(), contents(), &mut again).unwrap();
+        write_with(&path, own.as_ref(), contents(), &mut again, &|_| ()).unwrap();
         assert_eq!(again, bytes);
     }
 
@@ -439,7 +446,7 @@ mod tests {
         std::fs::write(&executable, [b"an executable".as_slice(), &SEAL].concat()).unwrap();
         let large = Content { name: "large".to_owned(), version: None, bytes: vec![7; 4 * PART] };
         let mut bytes = Vec::new();
-        write_with(&executable, None, vec![large], &mut bytes).unwrap();
+        write_with(&executable, None, vec![large], &mut bytes, &|_| ()).unwrap();
         let path = directory.path().join("bundle");
         std::fs::write(&path, &bytes).unwrap();
         let bundle = Bundle::open(&path).unwrap().unwrap();
@@ -495,7 +502,7 @@ mod tests {
         let executable = directory.path().join("other");
         for content in [b"an executable".to_vec(), [SEAL, SEAL].concat()] {
             std::fs::write(&executable, content).unwrap();
-            let written = write_with(&executable, None, contents(), &mut Vec::new());
+            let written = write_with(&executable, None, contents(), &mut Vec::new(), &|_| ());
             assert!(matches!(written, Err(BundleError::NoSeal(_))), "{written:?}");
         }
     }

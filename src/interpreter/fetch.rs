@@ -1,19 +1,17 @@
 //! Fetching: getting interpreters out of a source and into their folder, with a record of where they came from.
 
-mod progress;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use self::progress::Bar;
 use super::ArchFilter;
 use super::self_exe_header;
 use super::store::{self, Stored};
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
+use crate::interpreter::progress::StepProgress;
 use crate::interpreter::provenance::{Origin, Provenance};
 use crate::interpreter::{Interpreter, SearchResult, VersionReq, arch_from_file_name, version_in};
 use crate::package::{
@@ -125,7 +123,7 @@ pub(crate) fn fetch(request: &FetchRequest<'_>, quiet: bool) -> Result<Fetched, 
         by_version: request.dest.is_none(),
         done: BTreeSet::new(),
     };
-    let progress = Bar::new(quiet);
+    let progress = StepProgress::new(quiet);
     let parts = match request.from {
         Some(source) => {
             from_source(source, request.sha256, &mut requested, &dest, &progress).map(|part| vec![part])
@@ -208,7 +206,7 @@ fn from_source(
     sha256: Option<Sha256>,
     requested: &mut ArchFilter,
     dest: &Path,
-    progress: &Bar,
+    progress: &StepProgress,
 ) -> Result<SourceResult, Diagnostic> {
     if let Some(stored) = sha256.and_then(|digest| store::known(dest, requested).remove(&digest)) {
         return Ok(SourceResult::Known(stored));
@@ -246,7 +244,7 @@ fn from_web(
     scheme: &str,
     sha256: Option<Sha256>,
     arches: &str,
-    progress: &Bar,
+    progress: &StepProgress,
 ) -> Result<Package, Diagnostic> {
     let address = source.to_string_lossy();
     let command = |more: &str| format!("qus fetch --from {}{more} {arches}", shell_word(source));
@@ -274,7 +272,7 @@ fn from_web(
 fn from_distribution(
     requested: &mut ArchFilter,
     dest: &Path,
-    progress: &Bar,
+    progress: &StepProgress,
 ) -> Result<Vec<SourceResult>, Diagnostic> {
     let Some(manager) = Manager::of_this_machine() else { return from_apt(requested, dest, progress) };
     let arches = match &requested.arches {
@@ -298,7 +296,7 @@ fn from_distribution(
 fn from_apt(
     requested: &mut ArchFilter,
     dest: &Path,
-    progress: &Bar,
+    progress: &StepProgress,
 ) -> Result<Vec<SourceResult>, Diagnostic> {
     let temporary;
     let cache = if let Some(directory) = crate::system::directories::cache() {

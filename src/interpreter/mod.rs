@@ -7,6 +7,7 @@ mod check;
 pub(crate) mod fetch;
 pub mod known_bugs;
 pub mod memfd;
+pub(crate) mod progress;
 pub mod provenance;
 mod search;
 pub mod store;

@@ -322,8 +322,14 @@ impl Ran {
         // Copies are on a file system in memory here (see cover.rs), and the machine's licence texts are not covered.
         let of_this_lab =
             ["lies on tmpfs, which is empty after a restart\n", "no licence text of QEMU was found"];
+        // In a pipe, each step of long work is a line.
+        let steps = ["downloading ", "unpacking ", "updating the lists of packages", "packing "];
+        let is_step = |line: &str| steps.iter().any(|step| line.starts_with(&format!("qus: {step}")));
         let is_usual = |line: &&str| {
-            *line == about || line.contains(&summary) || of_this_lab.iter().any(|words| line.contains(words))
+            is_step(line)
+                || *line == about
+                || line.contains(&summary)
+                || of_this_lab.iter().any(|words| line.contains(words))
         };
         self.stderr.split_inclusive('\n').filter(|line| !is_usual(line)).collect()
     }
