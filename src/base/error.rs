@@ -14,7 +14,7 @@ pub struct Advice {
 }
 
 impl Advice {
-    /// Advice that is one sentence.
+    /// Returns advice that is one sentence.
     #[must_use]
     pub fn hint(sentence: impl Into<String>) -> Self {
         Self { command: None, hint: Some(sentence.into()) }
@@ -38,13 +38,13 @@ impl Advice {
         self.command.is_none() && self.hint.is_none()
     }
 
-    /// The lines on the line of a message, each after a semicolon.
+    /// Returns the advice for the line of a message, each part after a semicolon.
     #[must_use]
     pub fn inline(&self) -> String {
         self.lines().fold(String::new(), |text, line| text + "; " + &line)
     }
 
-    /// Lines as they are printed: a `try:` for each command, then the `hint:`.
+    /// Returns the lines that are printed: a `try:` for each command, then the `hint:`.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let commands = self.command.iter().flat_map(|command| command.lines());
         let commands = commands.map(|command| format!("try: {command}"));
@@ -81,7 +81,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// A message without advice.
+    /// Returns a message without advice.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), advice: Advice::default() }
@@ -110,7 +110,7 @@ impl Diagnostic {
 
 /// An error that may know how the failure is fixed.
 pub trait Advise: std::error::Error {
-    /// Advice for this error.
+    /// Returns advice for this error.
     fn advice(&self) -> Advice {
         Advice::default()
     }

@@ -1,4 +1,4 @@
-//! What a command says: data on standard output, as text or as one JSON object, and prose on standard error.
+//! Output of commands: data on standard output, as text or as one JSON object, and messages on standard error.
 
 use std::io::{self, BufWriter, Write};
 
@@ -8,37 +8,37 @@ use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::{escape, escape_json, escape_lines};
 use crate::base::terminal::{Terminal, TextWriter};
 
-/// Version of the JSON that is printed; it changes when a field changes its meaning or goes.
+/// Version of the JSON format. It changes when a field changes its meaning or is removed.
 const JSON_VERSION: u32 = 1;
-/// Bytes of data that are written at once.
+/// Number of bytes of data that are written at once.
 const BLOCK: usize = 32 << 10;
 
-/// How a command ended, as exit status.
+/// Exit status of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
-    /// 0: done, or yes.
+    /// 0: success.
     Done,
-    /// 1: the answer is no; a probe failed.
+    /// 1: a check failed.
     No,
-    /// 2: could not: usage, permission, the environment, or an item of a batch failed.
+    /// 2: an error of the command line, permission or environment, or of an item of a batch.
     Failed,
-    /// 125 to 127: `qus run` did not get to start the program, as `env(1)` has it.
+    /// 125 to 127: `qus run` did not start the program, as in `env(1)`.
     NotRun(NotRun),
 }
 
-/// Why `qus run` did not start the program.
+/// Reason why `qus run` did not start the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NotRun {
     /// 125: qus itself failed.
     Qus,
-    /// 126: the program was found, and cannot be started.
+    /// 126: the program was found but could not be started.
     Unrunnable,
-    /// 127: there is no such program.
+    /// 127: the program was not found.
     NotFound,
 }
 
 impl Status {
-    /// The number for `exit(2)`.
+    /// Returns the number for `exit(2)`.
     #[must_use]
     pub fn code(self) -> u8 {
         match self {
@@ -52,7 +52,7 @@ impl Status {
     }
 }
 
-/// Where a command's words go.
+/// Destination of a command's output.
 pub struct Output<'a> {
     data: &'a mut dyn Write,
     messages: &'a mut dyn Write,
@@ -81,8 +81,8 @@ struct ErrorDetail<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// Data go to `data`, everything else to `messages`; with `json` the data are one JSON object, with `quiet` only
-    /// problems are told.
+    /// Creates an output. Data go to `data`, everything else to `messages`. With `json` the data are one JSON object;
+    /// with `quiet` only errors are printed.
     pub fn new(data: &'a mut dyn Write, messages: &'a mut dyn Write, json: bool, quiet: bool) -> Self {
         Self { data, messages, json, quiet, terminal: Terminal::default() }
     }
@@ -113,7 +113,7 @@ impl<'a> Output<'a> {
         self.blocks(value, |data| text(&mut TextWriter::document(data)))
     }
 
-    /// In blocks, so that a line is not a system call.
+    /// Writes in blocks, so that not every line is a system call.
     fn blocks<T: Serialize>(
         &mut self,
         value: &T,
@@ -128,7 +128,7 @@ impl<'a> Output<'a> {
         data.flush()
     }
 
-    /// `value` as the JSON object that every command prints.
+    /// Returns `value` as the JSON object that every command prints.
     pub fn json<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
         let mut json = Vec::new();
         write_json(&mut json, value)?;
@@ -163,7 +163,7 @@ impl<'a> Output<'a> {
     }
 }
 
-/// One kind of writer alone, so that the code for a view is there once.
+/// Takes one type of writer, so that the code for a value exists once.
 fn write_json<T: Serialize>(writer: &mut dyn Write, value: &T) -> io::Result<()> {
     let mut json = EscapedJson(writer);
     serde_json::to_writer_pretty(&mut json as &mut dyn Write, &Versioned { version: JSON_VERSION, value })?;

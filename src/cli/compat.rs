@@ -1,4 +1,4 @@
-//! The command lines of the tools that qus replaces, chosen by the name that it is called by.
+//! Command lines of the tools that qus replaces, selected by the name of the executable.
 //!
 //! Each is translated into commands of qus, and their reports into what the tool prints. What cannot be taken over
 //! is not: a failure is in the exit status, an interpreter is always opened once (`F`) and proven, and what is cleared
@@ -26,7 +26,7 @@ use crate::commands::reset::{self, Reset, ResetReport};
 use crate::interpreter::bundle::own_bundle;
 use crate::system::file_id::file_name;
 
-/// A tool that qus replaces.
+/// A tool that qus can act as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompatTool {
     /// `binfmt` of tonistiigi/binfmt, which docker/setup-qemu-action calls.
@@ -39,7 +39,7 @@ pub enum CompatTool {
     Conf,
 }
 
-/// What they are called, or may be where two of them have the same name.
+/// Names of the tools, and alternatives where two tools have the same name.
 const NAMES: [(&str, CompatTool); 8] = [
     ("binfmt", CompatTool::Binfmt),
     ("register.sh", CompatTool::Dbhi),
@@ -52,19 +52,19 @@ const NAMES: [(&str, CompatTool); 8] = [
 ];
 
 impl CompatTool {
-    /// The tool that is meant by `argv[0]`, if any.
+    /// Returns the tool that `argv[0]` names, if any.
     #[must_use]
     pub fn called(argv0: &OsStr) -> Option<Self> {
         let name = file_name(Path::new(argv0));
         NAMES.iter().find(|(known, _)| known.as_bytes() == name).map(|(_, tool)| *tool)
     }
 
-    /// Runs its command line, without the name. What the tool prints goes to `data`, everything else to `messages`.
+    /// Runs a command line, without the name. Output of the tool goes to `data`, everything else to `messages`.
     ///
     /// Errors are those of the commands; a command line that the tool would not understand is told with its usage, and
     /// [`Status::Failed`].
     pub fn run(self, words: &[OsString], data: &mut dyn Write, messages: &mut dyn Write) -> Result<Status> {
-        // What is not JSON.
+        // Text that is not JSON.
         let terminal = Terminal::default();
         let (data, messages) =
             (&mut TextWriter::new(data, terminal), &mut TextWriter::new(messages, terminal));
@@ -107,11 +107,11 @@ impl CompatTool {
     }
 }
 
-/// Why a tool does not go on.
+/// Reason why a tool stops.
 enum EarlyExit {
-    /// The command line is not one of its.
+    /// The command line is invalid.
     Usage(String),
-    /// Nothing but help was asked for.
+    /// Help was requested.
     Help,
     /// A command failed as a whole.
     Failed(anyhow::Error),
@@ -123,7 +123,7 @@ impl<E: Into<anyhow::Error>> From<E> for EarlyExit {
     }
 }
 
-/// Who runs commands of qus, and says what comes of them in another tool's words.
+/// Runs commands of qus, and prints the results in the words of another tool.
 struct Adapter<'a> {
     common: Common,
     data: &'a mut dyn Write,
@@ -135,7 +135,7 @@ fn common() -> Common {
 }
 
 impl Adapter<'_> {
-    /// Runs a command and returns its report and its status. Its messages are printed as they are, with `quiet` errors alone.
+    /// Runs a command and returns its status and report. Its messages are printed unchanged; with `quiet` only errors.
     fn run_command<R: Report>(
         &mut self,
         quiet: bool,

@@ -1,4 +1,4 @@
-//! The command line: what a person can type, parsed into the values that the commands work with.
+//! The command line, parsed into the arguments of the commands.
 
 pub mod compat;
 pub mod start;
@@ -24,7 +24,7 @@ use crate::commands::{Command, help};
 )]
 #[command(after_help = help::QUS)]
 pub struct Cli {
-    /// What all commands take.
+    /// Options of every command.
     #[command(flatten)]
     pub common: Common,
     /// The command.
@@ -32,7 +32,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The command among the words of a command line that could not be parsed, which are those after the program's name.
+/// Returns the command among the words after the program's name, for a command line that could not be parsed.
 #[must_use]
 pub fn subcommand(words: &[OsString]) -> Option<&OsString> {
     let mut words = words.iter();

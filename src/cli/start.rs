@@ -1,4 +1,4 @@
-//! From the words that were typed to the exit status.
+//! Start of the program: from the command line to the exit status.
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -17,7 +17,7 @@ use crate::commands;
 use crate::probe;
 use crate::system::namespace;
 
-/// Tells why this process does nothing at all.
+/// Prints why this process does nothing.
 #[must_use]
 pub fn refuse(problem: &Diagnostic) -> ExitCode {
     let (json, failed) = asked();
@@ -25,7 +25,7 @@ pub fn refuse(problem: &Diagnostic) -> ExitCode {
     print_failure(&mut Output::new(&mut data, &mut messages, json, false), problem, failed)
 }
 
-/// Does what a helper process of qus is started for; `None` for a process that a person started.
+/// Runs as a helper process of qus. Returns `None` for a process that a person started.
 ///
 /// Helpers are not commands: see [`crate::probe`] and [`crate::system::namespace`].
 #[must_use]
@@ -60,7 +60,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// The tool that qus is to be, and the words for it. Behind `binfmt`, which has none, a command of qus may be typed.
+/// Returns the tool to act as, and its arguments. `binfmt` has no commands, so a command of qus may follow it.
 fn called_as() -> Option<(CompatTool, Vec<OsString>)> {
     let mut words = std::env::args_os();
     let tool = CompatTool::called(&words.next()?)?;
@@ -85,7 +85,7 @@ fn conclude(done: anyhow::Result<Status>, output: &mut Output<'_>) -> ExitCode {
         Err(error) => error,
     };
     if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-        // Whoever reads has read enough.
+        // The reader needs no more.
         return ExitCode::SUCCESS;
     }
     let problem =
@@ -93,7 +93,7 @@ fn conclude(done: anyhow::Result<Status>, output: &mut Output<'_>) -> ExitCode {
     print_failure(output, &problem, Status::Failed)
 }
 
-/// Help and version are answers; everything else that the command line parser prints is an error.
+/// Prints help or version, or an error of the command line parser.
 fn usage(error: &clap::Error) -> ExitCode {
     let (json, failed) = asked();
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
@@ -104,10 +104,10 @@ fn usage(error: &clap::Error) -> ExitCode {
     print_failure(&mut Output::new(&mut data, &mut messages, json, false), &diagnostic(error), failed)
 }
 
-/// The error of the command line parser as one of qus.
+/// Converts an error of the command line parser.
 fn diagnostic(error: &clap::Error) -> Diagnostic {
     let text = error.to_string();
-    // What is wrong stands before the usage, on a line or on several, and tips after it.
+    // The message comes before the usage, on one line or several, and tips after it.
     let lines = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim);
     let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
     let (tips, message): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with("tip: "));
@@ -133,7 +133,7 @@ fn diagnostic(error: &clap::Error) -> Diagnostic {
     problem
 }
 
-/// The command that people mean by a word of other tools.
+/// Returns the command that people mean by a word of other tools.
 fn meant(word: &str) -> Option<&'static str> {
     Some(match word {
         "ls" | "ps" | "status" | "state" => "list",
@@ -148,17 +148,17 @@ fn meant(word: &str) -> Option<&'static str> {
     })
 }
 
-/// What can be seen without the parser: whether JSON is asked for, and the status of a failure.
+/// Determines without the parser whether JSON is requested, and the status of a failure.
 fn asked() -> (bool, Status) {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
-    // Every other status of `run` is one of the program (`env(1)`).
+    // Every other status of `run` is that of the program (`env(1)`).
     let is_run = subcommand(&words).is_some_and(|word| word == "run");
     (json, if is_run { Status::NotRun(NotRun::Qus) } else { Status::Failed })
 }
 
 fn print_failure(output: &mut Output<'_>, problem: &Diagnostic, status: Status) -> ExitCode {
-    // Nothing is left to tell it to when this fails.
+    // There is nowhere to report a failure of this.
     let _ = output.failure(problem);
     ExitCode::from(status.code())
 }

@@ -1,4 +1,4 @@
-//! `qus apply`: have the kernel have what `binfmt.d` says, as systemd-binfmt does, and remove nobody's handlers.
+//! `qus apply`: registers the rules of `binfmt.d`, as systemd-binfmt does, but removes no other handlers.
 
 use std::io;
 use std::io::Read as _;
@@ -48,24 +48,24 @@ pub struct Apply {
     pub dry_run: bool,
 }
 
-/// What `qus apply` did.
+/// Results of `qus apply`.
 #[derive(Serialize)]
 pub(crate) struct ApplyReport {
     scope: Scope,
-    /// How long what was registered lasts.
+    /// Lifetime of the handlers.
     lifetime: Lifetime,
     dry_run: bool,
     items: Vec<AppliedLine>,
-    /// Files and directories that were named.
+    /// Named files and directories.
     #[serde(skip)]
     paths: Vec<PathBuf>,
 }
 
-/// What came of one line.
+/// Result of one line.
 #[derive(Serialize)]
 struct AppliedLine {
     file: PathBuf,
-    /// Nothing where the file itself is what it is about.
+    /// `None` if the result is about the file itself.
     line: Option<usize>,
     outcome: Outcome,
     name: Option<String>,
@@ -119,13 +119,13 @@ impl Outcome {
 
 /// A line that is a rule.
 struct Line {
-    /// Which of the items it is.
+    /// Index of its item.
     item: usize,
     rule: Rule,
     interpreter: Option<InterpreterFile>,
 }
 
-/// Registers what the configuration says.
+/// Registers the rules of the configuration.
 pub(crate) fn execute(args: &Apply, common: &Common, output: &mut Output<'_>) -> Result<ApplyReport> {
     let Opened { instance, scope, lifetime } = open_to_register(args.dry_run, common, output)?;
     let handlers = match &instance {
@@ -154,7 +154,7 @@ pub(crate) fn execute(args: &Apply, common: &Common, output: &mut Output<'_>) ->
     Ok(ApplyReport { scope, lifetime, dry_run: args.dry_run, items, paths: args.paths.clone() })
 }
 
-/// The outcome of a step that succeeds, and a message. A dry run prints this.
+/// Returns the outcome of a successful step, and a message. A dry run prints this.
 fn planned(step: &Step, lines: &[Line], items: &[AppliedLine]) -> (Outcome, Option<String>) {
     match step {
         Step::Unchanged => (Outcome::Unchanged, None),
@@ -168,7 +168,7 @@ fn planned(step: &Step, lines: &[Line], items: &[AppliedLine]) -> (Outcome, Opti
     }
 }
 
-/// Carries out a step, and removes what killed processes left of a rule that is in force.
+/// Executes a step, and removes stale staging handlers of an active rule.
 fn carry_out(
     instance: &Instance,
     line: &Line,
@@ -185,14 +185,14 @@ fn carry_out(
     Ok(())
 }
 
-/// Removes the interims of a rule that killed processes left behind: it needs none.
+/// Removes staging handlers that killed processes left.
 fn remove_stale(instance: &Instance, handlers: &[Handler], name: &HandlerName) -> Result<(), HandlerError> {
     let interim = [name.as_bytes(), STAGING_SUFFIX.as_bytes()].concat();
     let stale = handlers.iter().map(|handler| &handler.name).filter(|name| is_stale_staging(name));
     stale.filter(|name| name.as_bytes().starts_with(&interim)).try_for_each(|name| remove(instance, name))
 }
 
-/// Reads the files that are meant, each line an item; the rules among them.
+/// Reads the files. Returns an item for each line, and the rules.
 fn read(paths: &[PathBuf]) -> (Vec<AppliedLine>, Vec<Line>) {
     let (directories, named): (Vec<PathBuf>, Vec<PathBuf>) = if paths.is_empty() {
         (binfmt_d::directories(Path::new("/")), Vec::new())
@@ -203,7 +203,7 @@ fn read(paths: &[PathBuf]) -> (Vec<AppliedLine>, Vec<Line>) {
     let (mut items, mut lines) = (Vec::new(), Vec::new());
     for (file, is_listed) in listed.chain(named.into_iter().map(|file| (file, false))) {
         let read = match binfmt_d::read(&file) {
-            // A link that leads nowhere says that there shall be no such file.
+            // A broken link masks a file of the same name.
             Err(ReadError::Missing) if is_listed => continue,
             Err(error) => {
                 items.push(AppliedLine::failed(&file, None, error.to_string()));
@@ -226,13 +226,13 @@ fn read(paths: &[PathBuf]) -> (Vec<AppliedLine>, Vec<Line>) {
     (items, lines)
 }
 
-/// The ordinary file at `path`, if there is one that can be read.
+/// Reads the regular file at `path`, if it is readable.
 fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
     let file = open_regular(path).ok()?;
     let metadata = file.metadata().ok()?;
     let mut header = Vec::new();
     file.take(HEADER_LEN as u64).read_to_end(&mut header).ok()?;
-    // As the kernel sees it (K34).
+    // Like the kernel (K34).
     header.resize(HEADER_LEN, 0);
     Some(InterpreterFile {
         header,
@@ -241,7 +241,7 @@ fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
     })
 }
 
-/// Beginnings of files that no rule may take: programs of this host, and scripts.
+/// Returns headers that no rule may match: programs of this host, and scripts.
 fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Guarded>, Diagnostic> {
     let own = self_exe_header()?;
     let mut guarded = vec![Guarded::certain(b"#!/bin/sh\n".to_vec()), Guarded::certain(own.clone())];
@@ -251,7 +251,7 @@ fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Gu
         let headers = companion.typical_headers();
         let takes =
             |line: &Line| headers.iter().any(|header| line.rule.matcher().matches(header, Path::new("")));
-        // The kernel is asked only where the answer matters.
+        // A probe is executed only if its result matters.
         if !lines.iter().any(takes) {
             continue;
         }
@@ -267,13 +267,13 @@ fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Gu
     Ok(guarded)
 }
 
-/// Registers one rule, read back and compared; a handler of its name is in place throughout.
+/// Registers one rule, reads it back and compares it. A handler of its name stays registered throughout.
 fn register(instance: &Instance, rule: &Rule, replaces: bool) -> Result<(), Diagnostic> {
     let removes = if replaces { vec![rule.name().clone()] } else { Vec::new() };
     let registration =
         Registration { rules: vec![rule.clone()], removes, reason: None, displaced: Vec::new() };
     let staged = Staged::stage(instance, &registration);
-    // Nothing is executed here that could speak against it.
+    // There is no verification that could fail.
     let done = staged.and_then(|staged| staged.commit(instance, &mut || true));
     done.map(|_confirmed| ()).map_err(Diagnostic::from)
 }
@@ -303,7 +303,7 @@ impl AppliedLine {
         }
     }
 
-    /// Where it stands, as compilers say it.
+    /// Returns the location in the form of compilers: file and line.
     fn location(&self) -> String {
         let file = display_path(&self.file);
         self.line.map_or_else(|| file.clone(), |line| format!("{file}:{line}"))

@@ -40,7 +40,7 @@ pub struct Common {
     pub instance: PathBuf,
 }
 
-/// Where the interpreters come from that a command uses.
+/// Sources of interpreters.
 #[derive(Debug, Default, Args)]
 pub struct SourceArgs {
     /// Search only this directory (repeatable)
@@ -60,12 +60,12 @@ pub struct SourceArgs {
     /// image, a directory, an interpreter, `-` or an http(s) address.
     #[arg(help_heading = INTERPRETERS, long, value_name = "SRC")]
     pub from: Option<PathBuf>,
-    /// What the interpreters have to be.
+    /// Requirements for interpreters.
     #[command(flatten)]
     pub required: RequiredArgs,
 }
 
-/// What interpreters have to be, wherever they come from.
+/// Requirements for interpreters from any source.
 #[derive(Debug, Default, Args)]
 pub struct RequiredArgs {
     /// Expected SHA-256 of SRC
@@ -81,7 +81,7 @@ pub struct RequiredArgs {
 }
 
 impl SourceArgs {
-    /// Whether directories or a source were named, so that nothing else serves.
+    /// Reports whether directories or a source were named, so that no other is used.
     #[must_use]
     pub fn is_named(&self) -> bool {
         !self.interpreter_dir.is_empty() || self.from.is_some()
@@ -108,7 +108,7 @@ pub(crate) fn parse_one_arch(word: &str) -> Result<&'static Arch, UnknownArch> {
     Arch::named(word)
 }
 
-/// Architectures named on the command line; `None` for all.
+/// Returns the architectures named on the command line; `None` for all.
 #[must_use]
 pub fn named(words: &[ArchArg]) -> Option<Vec<&'static Arch>> {
     let mut named = Vec::new();

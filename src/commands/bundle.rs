@@ -1,4 +1,4 @@
-//! `qus bundle`: a copy of qus that carries interpreters inside itself.
+//! `qus bundle`: writes a copy of qus that carries interpreters.
 
 use std::fs;
 use std::io::{self, BufWriter, Write};
@@ -47,7 +47,7 @@ pub struct Bundle {
     /// Searches this directory for interpreters, and no other. The option can be given several times.
     #[arg(help_heading = INTERPRETERS, long, value_name = "DIR", conflicts_with = "from")]
     pub interpreter_dir: Vec<PathBuf>,
-    /// What the interpreters have to be.
+    /// Requirements for interpreters.
     #[command(flatten)]
     pub required: RequiredArgs,
     /// File to write
@@ -61,19 +61,19 @@ pub struct Bundle {
 /// Licence texts that Debian's packages of QEMU install.
 const LICENCES: [&str; 2] =
     ["/usr/share/doc/qemu-user-static/copyright", "/usr/share/doc/qemu-user/copyright"];
-/// What such a text is called in a bundle, and in a package.
+/// Name of a licence text in a bundle, and in a package.
 const LICENCE: &str = "copyright";
 
-/// The bundle that was written.
+/// A written bundle.
 #[derive(Serialize)]
 pub(crate) struct BundleReport {
     file: PathBuf,
     /// In bytes.
     size: u64,
     arches: Vec<&'static str>,
-    /// Whether the licence text of QEMU is in it.
+    /// Whether it contains the licence text of QEMU.
     licence: bool,
-    /// Whether standard output is the bundle, so that the report is for standard error.
+    /// Whether the bundle goes to standard output, and the report to standard error.
     #[serde(skip)]
     is_standard: bool,
 }
@@ -89,7 +89,7 @@ pub(super) fn execute(args: &Bundle, common: &Common) -> Result<BundleReport> {
         Diagnostic::new(format!("cannot bundle: {error}"))
             .with_hint("use a statically linked qus, as `cargo build --release` makes it in its source tree")
     })?;
-    // A target that cannot be written is refused before anything is fetched.
+    // An unwritable target is refused before anything is fetched.
     OutputFile::check(&args.output).map_err(unfit)?;
     let arches = named(&args.arches);
     let inputs = gather(args, arches.as_deref(), common.quiet)?;
@@ -107,7 +107,7 @@ pub(super) fn execute(args: &Bundle, common: &Common) -> Result<BundleReport> {
     Ok(BundleReport { file: args.output.clone(), size, arches, licence: has_licence, is_standard })
 }
 
-/// The interpreters as members of a bundle.
+/// Reads the interpreters as members of a bundle.
 fn contents(interpreters: &[(&'static Arch, Interpreter)]) -> Result<Vec<Content>, Diagnostic> {
     let versions = versions_of(interpreters.iter().map(|(_, interpreter)| interpreter.path.as_path()));
     let mut contents = Vec::new();
@@ -149,13 +149,13 @@ impl Report for BundleReport {
     }
 }
 
-/// Interpreters, and the folder that holds them, where that is only for a moment.
+/// Interpreters, and their directory if it is temporary.
 struct Inputs {
     _temp_dir: Option<TempDir>,
     interpreters: Vec<(&'static Arch, Interpreter)>,
 }
 
-/// Interpreters of all that was asked for.
+/// Gathers the selected interpreters.
 fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Result<Inputs, Diagnostic> {
     let mut directory = None;
     let search_dirs = if let Some(source) = &args.from {
@@ -204,7 +204,7 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
     Ok(Inputs { _temp_dir: directory, interpreters })
 }
 
-/// The licence text that the source carries, or that the distribution has installed with its interpreters.
+/// Returns the licence text of the source, or the one that the distribution installed with its interpreters.
 fn licence(source: Option<&Path>) -> Option<Vec<u8>> {
     let Some(source) = source else { return LICENCES.iter().find_map(|path| fs::read(path).ok()) };
     let directory = TempDir::create(false).ok()?;
@@ -213,7 +213,7 @@ fn licence(source: Option<&Path>) -> Option<Vec<u8>> {
     fs::read(&extraction.placed.first()?.path).ok()
 }
 
-/// The first `copyright` of a package.
+/// Filter for the first file `copyright` of a package.
 struct LicenceText {
     done: bool,
 }
@@ -265,7 +265,7 @@ fn stream(target: impl Write, contents: Vec<Content>, on_packed: &OnPacked) -> i
     Ok(target.count)
 }
 
-/// Counts the bytes that it hands on.
+/// A writer that counts bytes.
 struct CountingWriter<W> {
     target: W,
     count: u64,

@@ -1,4 +1,4 @@
-//! `qus completions`: what a shell needs to complete the command line, made from the command line itself.
+//! `qus completions`: scripts for shells, made from the command line itself.
 
 use std::io::{self, Write as _};
 
@@ -21,7 +21,7 @@ pub struct Completions {
     pub shell: Shell,
 }
 
-/// Shells that are told how to complete.
+/// Supported shells.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Shell {
     /// GNU Bash, with bash-completion or without.
@@ -66,12 +66,12 @@ impl Report for CompletionsReport {
     }
 }
 
-/// An argument that takes architectures takes far more names than anybody wants to see offered: QEMU's are.
+/// Offers QEMU's names for architectures. The arguments accept far more.
 fn with_arches(arg: Arg, takes_all: bool) -> Arg {
     if !arg.get_value_names().is_some_and(|names| names.iter().any(|name| *name == "ARCH")) {
         return arg;
     }
-    // A list that is no option may be `all`.
+    // A list that is not an option accepts `all`.
     let is_list = arg.is_positional() && matches!(arg.get_action(), ArgAction::Append);
     let all = (is_list && takes_all).then_some("all");
     arg.value_parser(PossibleValuesParser::new(all.into_iter().chain(ARCHES.iter().map(|arch| arch.name))))

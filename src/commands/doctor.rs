@@ -1,4 +1,4 @@
-//! `qus doctor`: the whole situation, what is wrong with it first, each with the command that mends it.
+//! `qus doctor`: reports problems first, each with the command that fixes it, then notes.
 
 mod checks;
 mod facts;
@@ -30,15 +30,15 @@ pub struct Doctor {
     pub no_verify: bool,
 }
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Severity {
     /// Something does not work.
     Problem,
-    /// It works, and somebody should know.
+    /// It works, but a person should know about it.
     Note,
-    /// As it should be.
+    /// It is as it should be.
     Ok,
 }
 
@@ -53,31 +53,31 @@ impl Severity {
     }
 }
 
-/// What a check found.
+/// A finding of a check.
 #[derive(Debug, Serialize)]
 pub(super) struct Finding {
     level: Severity,
     /// Name of the check.
     id: &'static str,
-    /// What is so.
+    /// The fact.
     text: String,
-    /// Why it matters.
+    /// Reason why it matters.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<&'static str>,
     #[serde(flatten)]
     advice: Advice,
 }
 
-/// What `qus doctor` found.
+/// Results of `qus doctor`.
 #[derive(Serialize)]
 pub(crate) struct DoctorReport {
     findings: Vec<Finding>,
-    /// Whether findings that are as they should be are printed one by one.
+    /// Whether findings of severity `Ok` are printed one by one.
     #[serde(skip)]
     verbose: bool,
 }
 
-/// Ids of the checks, in their order.
+/// Returns the ids of the checks, in their order.
 pub(super) fn ids() -> impl Iterator<Item = &'static str> {
     CHECKS.iter().map(|check| check.id)
 }
@@ -104,7 +104,7 @@ pub(crate) fn execute(args: &Doctor, common: &Common) -> Result<DoctorReport> {
     Ok(DoctorReport { findings, verbose: common.verbose > 0 })
 }
 
-/// What root types: containers have no sudo, and in a user namespace it does not work.
+/// Removes `sudo` from a command for root. Containers have no sudo, and it does not work in a user namespace.
 fn without_sudo(command: &str) -> String {
     command.strip_prefix("sudo ").unwrap_or(command).replace(" | sudo ", " | ")
 }

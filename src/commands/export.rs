@@ -73,9 +73,9 @@ pub struct Export {
 pub(crate) struct ExportReport {
     format: Format,
     rules: Vec<RuleView>,
-    /// The files of the format; none for `json`, which is the rules themselves.
+    /// Files of the format. None for `json`, which is the rules themselves.
     files: Vec<ExportedFile>,
-    /// All of it as one document, where no files are written.
+    /// The whole output as one document, if no files are written.
     #[serde(skip)]
     document: Option<Vec<u8>>,
 }
@@ -84,11 +84,11 @@ pub(crate) struct ExportReport {
 struct ExportedFile {
     name: String,
     text: String,
-    /// Where it was written, if it was.
+    /// Path of the written file, if it was written.
     path: Option<PathBuf>,
 }
 
-/// Makes the files of the format, and writes them where a directory is named.
+/// Makes the files of the format, and writes them into the named directory, if any.
 pub(super) fn execute(args: &Export) -> Result<ExportReport> {
     let format = args.format.unwrap_or(Format::Json);
     let arch_rules = arch_rules(args)?;
@@ -118,7 +118,7 @@ pub(super) fn execute(args: &Export) -> Result<ExportReport> {
     Ok(report)
 }
 
-/// Writes all files, or none where another tool's file is in the way of one.
+/// Writes all files, or none if a file of another tool has one of the names.
 fn write(directory: &Path, files: &[formats::File]) -> Result<(), Diagnostic> {
     for file in files {
         managed_file::check_content(&directory.join(&file.name), &file.text)?;
@@ -143,7 +143,7 @@ impl Report for ExportReport {
     }
 }
 
-/// The rules that are asked for, by architecture.
+/// Returns the rules of the selected architectures.
 fn arch_rules(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
     let host = self_exe_header()?;
     let machine = args.machine.or_else(|| Arch::from_header(&host));
@@ -172,7 +172,7 @@ fn arch_rules(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
     Ok(arch_rules)
 }
 
-/// Where the interpreter of each architecture lies that is asked for, in the order of the table.
+/// Returns the interpreter of each selected architecture, in the order of the table.
 fn interpreters(
     args: &Export,
     host: &[u8],
@@ -180,7 +180,7 @@ fn interpreters(
 ) -> Result<Vec<(&'static Arch, PathBuf)>, Diagnostic> {
     let named = named(&args.arches);
     let family = machine.map(Arch::same_family).unwrap_or_default();
-    // Whether a machine runs its companions, only an execution there tells: who wants their rules names them.
+    // Only an execution on that machine shows whether it runs the others of its family. They have to be named.
     let is_wanted = |arch: &'static Arch| match &named {
         Some(named) => named.contains(&arch),
         None => machine != Some(arch) && !family.contains(&arch.name),
@@ -216,13 +216,13 @@ fn interpreters(
     Ok(interpreters)
 }
 
-/// The path that a template means for an architecture.
+/// Fills a template of a path for an architecture.
 fn filled(
     template: &Path,
     arch: &'static Arch,
     named: Option<&[&'static Arch]>,
 ) -> Result<PathBuf, Diagnostic> {
-    /// What stands for the name of the architecture.
+    /// Placeholder for the name of the architecture.
     const BLANK: &str = "{arch}";
     let example = "qus export --interpreter-path '/usr/bin/qemu-{arch}-static' …";
     let Some(text) = template.to_str().filter(|text| text.starts_with('/')) else {

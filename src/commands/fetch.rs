@@ -1,4 +1,4 @@
-//! `qus fetch`: static interpreters, from the distribution's package or from a source that was named, into a folder.
+//! `qus fetch`: unpacks static interpreters of the distribution's package, or of a named source, into a directory.
 
 mod stored;
 
@@ -32,7 +32,7 @@ pub struct Fetch {
     /// package of the distribution.
     #[arg(help_heading = INTERPRETERS, long, value_name = "SRC")]
     pub from: Option<PathBuf>,
-    /// What the interpreters have to be.
+    /// Requirements for interpreters.
     #[command(flatten)]
     pub required: RequiredArgs,
     /// Directory to write to
@@ -75,7 +75,7 @@ pub(super) fn run(args: &Fetch, common: &Common, output: &mut Output<'_>) -> Res
     print(&fetch(&order, common.quiet)?, output)
 }
 
-/// The architectures that were named; `None` for all.
+/// Returns the named architectures; `None` for all.
 fn arches(args: &Fetch) -> Option<BTreeSet<&'static str>> {
     Some(named(&args.arches)?.into_iter().map(|arch| arch.name).collect())
 }

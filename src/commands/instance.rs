@@ -1,4 +1,4 @@
-//! Opening the instance that a command is about, and telling where its handlers apply.
+//! Opening the instance of a command, and printing where its handlers apply.
 
 use std::io;
 use std::path::Path;
@@ -14,15 +14,15 @@ use crate::base::shell::shell_word;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError, ON_THE_HOST, OpenError, mount_command};
 use crate::system::namespace::{Lifetime, Scope, UserNamespace};
 
-/// The instance, which has to be there.
+/// Opens the instance. It is an error if there is none.
 pub(crate) fn open_instance(common: &Common) -> Result<Instance, Diagnostic> {
     Ok(Instance::open(&common.instance)?)
 }
 
-/// The instance, or nothing where there cannot be a handler to see.
+/// Opens the instance; `None` if no handler can be visible.
 ///
-/// On the host an instance that is mounted nowhere may still live in some container (K67), so root mounts it to look.
-/// In a user namespace mounting would make a new one, and hide the host's (K66).
+/// The host's instance may exist without a mount here, held by a container (K67), so root mounts it to look. In a user
+/// namespace a mount would create a new instance and hide the host's (K66).
 pub(crate) fn open_read_only(common: &Common) -> Result<Option<Instance>> {
     let path = &common.instance;
     match Instance::open(path) {
@@ -35,29 +35,29 @@ pub(crate) fn open_read_only(common: &Common) -> Result<Option<Instance>> {
     }
 }
 
-/// An instance to register in, its scope, and how long handlers last there.
+/// An instance to register in, its scope, and the lifetime of handlers there.
 pub(crate) struct Opened {
-    /// Nothing where a dry run would have to mount one.
+    /// `None` if a dry run would have to mount it.
     pub(crate) instance: Option<Instance>,
     pub(crate) scope: Scope,
     pub(crate) lifetime: Lifetime,
 }
 
 impl Opened {
-    /// The instance on `path`, which this process has not mounted.
+    /// Describes the instance on `path`, which this process has not mounted.
     pub(crate) fn existing(instance: Instance, path: &Path) -> Self {
         let scope = Scope::of(path);
         Self { instance: Some(instance), scope, lifetime: Lifetime::of_existing_mount(scope) }
     }
 
-    /// The instance of this process's user namespace, which is mounted already, or would be.
+    /// Describes the instance of this process's user namespace, which is mounted already or would be.
     pub(crate) fn own(instance: Option<Instance>) -> Self {
         let scope = Scope::of_own_mount();
         Self { instance, scope, lifetime: Lifetime::of_existing_mount(scope) }
     }
 }
 
-/// Opens the instance to register in. A dry run mounts none; any other run needs one that is writable and switched on.
+/// Opens the instance to register in. A dry run mounts none. Any other run needs a writable and enabled one.
 pub(crate) fn open_to_register(dry_run: bool, common: &Common, output: &mut Output<'_>) -> Result<Opened> {
     if dry_run {
         return open_if_mounted(common);
@@ -72,7 +72,7 @@ pub(crate) fn open_to_register(dry_run: bool, common: &Common, output: &mut Outp
     Ok(opened)
 }
 
-/// The instance of this user namespace, mounted first where it is missing; that is said.
+/// Opens the instance of this user namespace. Mounts it first if it is missing, and prints that.
 fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Opened> {
     let path = &common.instance;
     let there = match Instance::open(path) {
@@ -83,10 +83,9 @@ fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Opened> {
     match (there, UserNamespace::own()) {
         (Some(instance), UserNamespace::Initial) => return Ok(Opened::existing(instance, path)),
         (None, _) => Instance::mount(path).map_err(Diagnostic::from)?,
-        // It may be that of an outer user namespace, by a mount that was inherited, and belong to the same user: who
-        // registers there registers for others (K71). An instance is not mounted twice in one place: EBUSY shows that it is
-        // this namespace's. A container that is given its own need not be allowed to mount; who may not write to another's
-        // hears of it (K70).
+        // An inherited mount may show the instance of an outer user namespace, and a registration there affects others
+        // (K71). Mounting the own instance a second time fails with EBUSY. A container that has its own instance may
+        // not be allowed to mount; then writing to another's fails (K70).
         (Some(instance), _) => match Instance::mount(path) {
             Err(MountError::Io { source: Errno::EBUSY, .. }) => return Ok(Opened::own(Some(instance))),
             Err(MountError::AccessError(_)) => return Ok(Opened::existing(instance, path)),
@@ -103,27 +102,27 @@ fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Opened> {
     Ok(Opened { instance: Some(Instance::open(path).map_err(Diagnostic::from)?), scope, lifetime })
 }
 
-/// For a dry run: the instance that a run would register in, where it is mounted already.
+/// Opens, for a dry run, the instance in which a run would register, if it is mounted.
 fn open_if_mounted(common: &Common) -> Result<Opened> {
     let path = &common.instance;
     match Instance::open(path) {
         Err(OpenError::NotMounted(_)) => Ok(Opened::own(None)),
         other => {
             let opened = Opened::existing(other.map_err(Diagnostic::from)?, path);
-            // A run would mount one of its own over this one.
+            // A run would mount its own instance over this one.
             let is_hidden = opened.scope == Scope::Outer && Instance::may_mount(path);
             Ok(if is_hidden { Opened::own(None) } else { opened })
         }
     }
 }
 
-/// What is to be told where what was registered ends with what registered it: never told as a success (K67).
+/// Returns an error if the handlers end with the process or container that registered them. That is no success (K67).
 pub(crate) fn lifetime_warning(lifetime: Lifetime, scope: Scope) -> Option<Diagnostic> {
     let message = match lifetime {
         Lifetime::Process => {
             "what was registered ends with this very command: nothing but its own mount holds the instance"
         }
-        // The user who enters a namespace knows that it ends.
+        // A user who enters a namespace knows that it ends.
         Lifetime::MountNamespace if scope == Scope::Host => {
             "what was registered ends with this container: the host itself has not mounted binfmt_misc"
         }
@@ -133,14 +132,14 @@ pub(crate) fn lifetime_warning(lifetime: Lifetime, scope: Scope) -> Option<Diagn
     Some(problem.with_hint(format!("{ON_THE_HOST}; or keep qus running here: qus register --hold …")))
 }
 
-/// What is to be told of an instance that is switched off as a whole (K27).
+/// Returns the error of an instance that is disabled as a whole (K27).
 pub(crate) fn switched_off(instance: &Instance) -> Diagnostic {
     let status = instance.path().join("status");
     let problem = Diagnostic::new("the whole instance is switched off: no handler is in force");
     problem.with_command(format!("echo 1 | sudo tee {}", shell_word(status)))
 }
 
-/// Says where the handlers are that this is about, when that is not the host (rule 7 of docs/design.md).
+/// Prints where the handlers apply, if that is not the host (rule 7 of docs/design.md).
 pub(crate) fn print_scope(scope: Scope, output: &mut Output<'_>) -> io::Result<()> {
     if scope == Scope::Host { Ok(()) } else { output.info(&format!("this is about {scope}")) }
 }

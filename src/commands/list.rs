@@ -39,14 +39,14 @@ pub struct List {
     pub probe: bool,
 }
 
-/// What `qus list` found.
+/// Results of `qus list`.
 #[derive(Serialize)]
 pub(crate) struct ListReport {
     instance: PathBuf,
     enabled: bool,
     scope: Scope,
     handlers: Vec<HandlerView>,
-    /// Handlers that configuration promises and the kernel does not have, or has differently.
+    /// Rules that are configured but not registered, or registered differently.
     unregistered: Vec<UnregisteredRule>,
     /// Whether probes were executed.
     #[serde(skip)]
@@ -54,7 +54,7 @@ pub(crate) struct ListReport {
     /// Whether every column is printed.
     #[serde(skip)]
     verbose: bool,
-    /// That the whole instance is switched off.
+    /// Error that the whole instance is disabled.
     #[serde(skip)]
     switched_off: Option<Diagnostic>,
 }
@@ -64,7 +64,7 @@ struct UnregisteredRule {
     name: String,
     file: PathBuf,
     state: Drift,
-    /// What it shall start, and how.
+    /// Interpreter and flags of the rule.
     interpreter: String,
     flags: String,
 }
@@ -84,23 +84,23 @@ impl UnregisteredRule {
 #[derive(Serialize)]
 struct HandlerView {
     name: String,
-    /// Architectures whose programs it takes; empty for anything else than programs of the table.
+    /// Architectures whose programs it matches; empty for other handlers.
     arches: Vec<&'static str>,
-    /// Whether it starts one of QEMU's emulators.
+    /// Whether its interpreter is a QEMU emulator.
     emulator: bool,
     state: &'static str,
     flags: String,
     interpreter: Option<String>,
-    /// What there is to be told of one that lies in memory.
+    /// Description of an interpreter in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     in_memory: Option<MemfdInfo>,
-    /// Where the file at its path came from, if qus fetched it.
+    /// Origin of the file at its path, if qus fetched it.
     #[serde(skip_serializing_if = "Option::is_none")]
     provenance: Option<Provenance>,
-    /// The interpreter, or a directory of its path, where other users can change it.
+    /// The interpreter, or a directory of its path, if other users can change it.
     #[serde(skip_serializing_if = "Option::is_none")]
     changeable_by_others: Option<PathBuf>,
-    /// Who put it there; `unknown` where nothing says so.
+    /// Tool that registered it; `unknown` if nothing shows that.
     by: String,
     #[serde(flatten)]
     takes: Takes,
@@ -175,7 +175,7 @@ impl Report for ListReport {
     }
 }
 
-/// Who put each handler there. A package manager is asked about those that nothing else tells of.
+/// Determines which tool registered each handler. The package manager is asked only if nothing else shows it.
 fn owners(handlers: &[Handler], configuration: &Configuration) -> Vec<Owner> {
     let mut owners: Vec<Owner> = handlers.iter().map(|handler| Owner::of(handler, configuration)).collect();
     let path = |handler: &Handler| {
@@ -228,12 +228,12 @@ fn handler_view(handler: &Handler, owner: &Owner, probe: Option<Health>) -> Hand
     }
 }
 
-/// The record of an interpreter that has a path of its own.
+/// Returns the record of an interpreter with an absolute path.
 fn fetched(path: &Path) -> Option<Provenance> {
     if path.is_absolute() { Provenance::of(path) } else { None }
 }
 
-/// Cells of a row, one for each column that there can be.
+/// Cells of a row, one for each possible column.
 struct Cells {
     arch: Cell,
     state: Cell,
@@ -245,7 +245,7 @@ struct Cells {
     probe: Cell,
 }
 
-/// Columns that are printed.
+/// Selection of columns.
 struct Columns {
     verbose: bool,
     probe: bool,
@@ -299,7 +299,7 @@ impl HandlerView {
 }
 
 impl UnregisteredRule {
-    /// A handler that differs has a row of its own; this one is what is configured.
+    /// A handler that differs has its own row. This row shows the configured rule.
     fn cells(&self) -> Cells {
         let state = match self.state {
             Drift::Missing => "missing",

@@ -1,4 +1,4 @@
-//! The commands, one file each: gather, decide, act, prove, report.
+//! The commands, one file each: gather, decide, execute, verify, report.
 
 pub mod apply;
 pub mod args;
@@ -126,19 +126,19 @@ pub enum Command {
     Apply(apply::Apply),
 }
 
-/// Ids of the checks of `qus doctor`, as they stand in what it says.
+/// Returns the ids of the checks of `qus doctor`.
 pub fn doctor_checks() -> impl Iterator<Item = &'static str> {
     doctor::ids()
 }
 
-/// Runs `command`; `program` gives the whole command line, of which manual pages and completions are made.
+/// Runs `command`. `program` returns the whole command line, for manual pages and completions.
 pub fn run(
     command: &Command,
     common: &Common,
     program: fn() -> clap::Command,
     output: &mut Output<'_>,
 ) -> Result<Status> {
-    // A damaged bundle does nothing at all.
+    // A damaged bundle does nothing.
     if let Err(problem) = own_bundle() {
         output.failure(&problem)?;
         let is_run = matches!(command, Command::Run(_));

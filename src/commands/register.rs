@@ -1,4 +1,4 @@
-//! `qus register`: find interpreters, register them with `F`, read the entries back, prove them by execution.
+//! `qus register`: finds interpreters, registers them with `F`, reads the entries back, and verifies them by execution.
 
 mod act;
 mod gather;
@@ -49,7 +49,7 @@ pub struct Register {
     /// Uses this file as the interpreter of the one ARCH: any statically linked emulator (qemu-user, box64, FEX).
     #[arg(help_heading = INTERPRETERS, long, value_name = "FILE", conflicts_with_all = ["interpreter_dir", "fetch", "from", "qemu_version"])]
     pub interpreter: Option<PathBuf>,
-    /// Where the interpreters come from.
+    /// Sources of the interpreters.
     #[command(flatten)]
     pub source: SourceArgs,
     /// Put fetched interpreters here
@@ -104,7 +104,7 @@ pub struct Register {
     pub persist: bool,
 }
 
-/// What `qus register` did, and what it needs to go on holding that.
+/// Results of `qus register`, and what `--hold` needs.
 pub(crate) struct Registered {
     pub(crate) report: RegisterReport,
     instance: Option<Instance>,
@@ -116,7 +116,7 @@ pub(crate) struct Registered {
 pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let registered = execute(args, common, output)?;
     let status = print(&registered.report, output)?;
-    // Without a handler there is nothing to hold.
+    // Without a handler, nothing is held.
     if let (Some(end_signals), Some(instance)) = (&registered.end_signals, &registered.instance)
         && registered.report.has_any()
     {
@@ -127,12 +127,12 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     Ok(status)
 }
 
-/// Registers; `output` gets what has to be printed before that.
+/// Registers. Messages about the mount go to `output`.
 pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Registered> {
     if let Some(target) = args.target {
         enter(target.process().map_err(Diagnostic::from)?).map_err(Diagnostic::from)?;
     }
-    // Taken before anything is read, and released when this function ends.
+    // The lock is taken before anything is read, and released at the end of this function.
     let _lock = (args.persist && !args.dry_run).then(crate::boot::persist::lock);
     let end_signals = if args.hold { Some(block_end_signals()?) } else { None };
     let Opened { instance, scope, lifetime } = open_to_register(args.dry_run, common, output)?;
@@ -168,14 +168,14 @@ pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>)
 
 /// The decisions for all architectures.
 struct Plan {
-    /// What is to be reported, in the order of the architectures.
+    /// Results, in the order of the architectures.
     items: Vec<ArchResult>,
     /// Registrations, each with the index of its item.
     work: Vec<(usize, Registration)>,
 }
 
 impl Plan {
-    /// Decides for each architecture of `inputs`. What a dry run prints is this plan.
+    /// Decides for each architecture of `inputs`. A dry run prints this plan.
     fn decide(args: &Register, inputs: &Inputs, persistence: Option<&Persistence>) -> Self {
         let snapshot = Snapshot { handlers: &inputs.handlers, guarded: std::slice::from_ref(&inputs.host) };
         let mut plan = Self { items: Vec::new(), work: Vec::new() };
@@ -193,7 +193,7 @@ impl Plan {
             }
             tracing::info!("decided: {decision}");
             let mut item = ArchResult::new(arch, &decision, inputs, args.dry_run);
-            // A file that was named is not for an architecture that needs none.
+            // A named file for a native architecture is an error.
             if args.interpreter.is_none() && !args.force_native && inputs.facts(arch).native.is_native() {
                 item.pass_over();
             }
@@ -214,8 +214,8 @@ fn refused(error: &RuleError) -> Decision {
     Decision::Refused { reason: error.to_string(), advice }
 }
 
-/// Registers what the plan says, and writes the files for the next boot. What is returned is why that was not possible:
-/// the handlers work until then.
+/// Executes the plan, and writes the files for the next boot. Returns the reason if that failed; the handlers then work
+/// until the next boot.
 fn apply(
     instance: &Instance,
     work: Vec<(usize, Registration)>,
@@ -223,7 +223,7 @@ fn apply(
     inputs: &Inputs,
     persistence: Option<&mut Persistence>,
 ) -> Result<Option<Diagnostic>> {
-    // The paths of interpreters in memory lead to them while this value lives.
+    // Paths of interpreters in memory are valid as long as this value exists.
     let (_memory, mut placed) = inputs.load_into_memory(&work)?;
     let _deferred = DeferredSignals::begin();
     let Some(persistence) = persistence else {
@@ -242,7 +242,7 @@ fn block_end_signals() -> Result<EndSignals, Diagnostic> {
     EndSignals::block().map_err(|errno| Diagnostic::new(format!("cannot block signals: {errno}")))
 }
 
-/// Stays, and the instance with this process, until a signal says that it is enough.
+/// Stays and holds the instance until SIGHUP, SIGINT or SIGTERM arrives.
 fn hold(end_signals: &EndSignals) -> Result<(), Diagnostic> {
     if let Err(error) = notify_ready() {
         tracing::warn!("cannot tell the service manager: {error}");

@@ -1,4 +1,4 @@
-//! Reports: what a command found and did, and printing that.
+//! Reports of commands, and printing them.
 
 use std::io;
 
@@ -8,13 +8,13 @@ use serde::Serialize;
 use crate::base::output::{Output, Status};
 use crate::base::terminal::TextWriter;
 
-/// What a command found and did. As JSON it is the serialised value.
+/// Results of a command. As JSON it is the serialised value.
 pub(crate) trait Report: Serialize {
     /// Writes the report as text for standard output, whole characters at a time.
     fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()>;
 
-    /// Whether the text is a document for another program, which gets every byte as it is. In all other text, control
-    /// characters are escaped.
+    /// Reports whether the text is a document for another program, which gets every byte as it is. In all other text,
+    /// control characters are escaped.
     fn is_document(&self) -> bool {
         false
     }

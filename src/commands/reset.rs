@@ -1,5 +1,5 @@
-//! `qus reset`: remove the handlers of QEMU's emulators, whatever their names, and nobody else's; with `--persist` also
-//! what `register --persist` wrote.
+//! `qus reset`: removes the handlers of QEMU's emulators, whatever their names, and no others. With `--persist` it also
+//! removes what `register --persist` wrote.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,15 +46,15 @@ pub struct Reset {
     pub dry_run: bool,
 }
 
-/// What came of a handler or a file.
+/// Outcome of a handler or a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
-    /// It is removed.
+    /// It was removed.
     Removed,
     /// A run without `--dry-run` would remove it.
     WouldRemove,
-    /// Somebody edited the file, so it stays.
+    /// The file was edited since qus wrote it, and stays.
     Edited,
     /// It could not be removed.
     Failed,
@@ -72,13 +72,13 @@ impl Outcome {
     }
 }
 
-/// What `qus reset` did.
+/// Results of `qus reset`.
 #[derive(Serialize)]
 pub(crate) struct ResetReport {
     scope: Scope,
     dry_run: bool,
     pub(crate) items: Vec<ResetHandler>,
-    /// With `--persist`: what was written for the next boot.
+    /// With `--persist`: files for the next boot.
     files: Vec<FileItem>,
     /// Names of the handlers that stay.
     pub(crate) skipped: Vec<String>,
@@ -89,7 +89,7 @@ pub(crate) struct ResetReport {
     not_mounted: Option<PathBuf>,
 }
 
-/// A handler that is removed, or is to be.
+/// A handler that was removed, or would be.
 #[derive(Serialize)]
 pub(crate) struct ResetHandler {
     pub(crate) arch: &'static str,
@@ -120,7 +120,7 @@ struct Return {
 /// Removes handlers, and with `--persist` what has them registered at boot.
 pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
     let arches = named(&args.arches);
-    // Taken before anything is read, and released when this function ends.
+    // The lock is taken before anything is read, and released at the end of this function.
     let _lock = (args.persist && !args.dry_run).then(persist::lock);
     let instance = open_read_only(common)?;
     let handlers = handlers_of(instance.as_ref())?;

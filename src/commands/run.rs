@@ -1,7 +1,8 @@
-//! `qus run`: a foreign program, or one whose children are foreign, in an instance of its own.
+//! `qus run`: runs a foreign program, or one that starts foreign programs, in its own instance.
 //!
-//! A user namespace with its own instance (K64), the handlers in it, inside of that another user namespace in which the
-//! caller is who he was (K65), then `exec`: no process stays between, and nothing is left when the program ends.
+//! It creates a user namespace with its own instance (K64) and registers the handlers. In a second user namespace
+//! inside, the program has the ids of the caller (K65). Then it calls `exec`: no process stays in between, and nothing
+//! is left when the program ends.
 
 mod interpreters;
 mod rules;
@@ -77,7 +78,7 @@ pub struct Run {
     /// Makes the program root inside, as far as its files and handlers are concerned (fake root).
     #[arg(help_heading = SCOPE, long)]
     pub as_root: bool,
-    /// Where the interpreters come from.
+    /// Sources of the interpreters.
     #[command(flatten)]
     pub source: SourceArgs,
     /// Set a variable (repeatable)
@@ -97,7 +98,7 @@ pub struct Run {
     pub command: Vec<OsString>,
 }
 
-/// Why the program does not run, and as what that counts.
+/// Reason why the program does not run, and its exit status.
 struct Failure(NotRun, Diagnostic);
 
 impl From<Diagnostic> for Failure {
@@ -139,7 +140,7 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
     let forbidden = |error: NamespaceError| or_direct(error.into(), args);
     let ids = enter_as_root(args.root.is_some()).map_err(forbidden)?;
     register(&rules, ids, args)?;
-    // The kernel holds the interpreters.
+    // The kernel holds the interpreters open.
     drop(unpacked);
     if let Some(root) = &args.root {
         enter_root(root).map_err(Diagnostic::from)?;
@@ -151,7 +152,7 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
     Err(exec(&path, &args.command, args))
 }
 
-/// A problem with namespaces, which `--direct` does without.
+/// Adds `--direct`, which needs no namespaces, to the advice.
 fn or_direct(problem: Diagnostic, args: &Run) -> Diagnostic {
     if args.root.is_some() || args.as_root {
         return problem;
@@ -163,7 +164,7 @@ fn or_direct(problem: Diagnostic, args: &Run) -> Diagnostic {
     }
 }
 
-/// What was typed, with one more option.
+/// Returns the typed command with one more option.
 fn typed(args: &Run, option: &str) -> String {
     let mut words: Vec<OsString> = ["qus", "run", option].map(OsString::from).to_vec();
     let mut push = |option: &str, value: Option<&OsStr>| {
@@ -190,13 +191,13 @@ fn typed(args: &Run, option: &str) -> String {
     shell_line(&words)
 }
 
-/// The architecture of a program that this host does not run itself.
+/// Returns the architecture of a program that this host does not run natively.
 fn foreign_arch(path: &Path, own: Option<&'static Arch>) -> Option<&'static Arch> {
     let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::inspect(path).kind else { return None };
     (Some(arch) != own).then_some(arch)
 }
 
-/// Mounts the instance of the new user namespace, and fills it.
+/// Mounts the instance of the new user namespace, and registers the handlers.
 fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
     let path = Path::new(DEFAULT_PATH);
     Instance::mount(path).map_err(|error| {
@@ -207,7 +208,7 @@ fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
             );
             return or_direct(Diagnostic::new(message), args);
         }
-        // Root of a user namespace may mount; where it may not, something takes the rights that come with one.
+        // Root of a user namespace may mount. If it may not, a security module took its rights.
         let forbidding = if ids.uid.is_root() { None } else { blocking_sysctl() };
         match (error, forbidding) {
             (MountError::AccessError(_), Some(forbidding)) => or_direct(forbidding.into(), args),
@@ -226,7 +227,7 @@ fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// The emulator itself, with the program as its argument.
+/// Starts the emulator itself, with the program as its argument.
 fn direct(args: &Run, program: &Path, found: &Interpreters) -> Result<Infallible, Failure> {
     let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::inspect(program).kind else {
         let problem = Diagnostic::new(format!(
@@ -247,7 +248,7 @@ fn direct(args: &Run, program: &Path, found: &Interpreters) -> Result<Infallible
     Err(exec(&interpreter.path, &words, args))
 }
 
-/// The program called `name` in the root directory `root`, as it will be found there.
+/// Finds the program `name` in the root directory `root`.
 fn find_below(root: &Path, name: &OsStr) -> Option<File> {
     if name.as_bytes().contains(&b'/') {
         return find_in_root(root, Path::new(name));
@@ -255,7 +256,7 @@ fn find_below(root: &Path, name: &OsStr) -> Option<File> {
     search_path::directories().iter().find_map(|directory| find_in_root(root, &directory.join(name)))
 }
 
-/// The program called `name`, as a shell finds it.
+/// Finds the program `name` as a shell does.
 fn find(name: &OsStr) -> Result<PathBuf, Failure> {
     let path = Path::new(name);
     let found = if search_path::is_bare(path) {
@@ -265,16 +266,16 @@ fn find(name: &OsStr) -> Result<PathBuf, Failure> {
     };
     found.ok_or_else(|| {
         let problem = Diagnostic::new(format!("there is no program {}", display_path(path)));
-        // A shell does not look into the working directory, either.
+        // Like a shell, it does not search the working directory.
         let is_here = search_path::is_bare(path) && path.is_file();
         let command = is_here.then(|| format!("qus run {}", shell_word(Path::new(".").join(path))));
         Failure(NotRun::NotFound, problem.with_advice(command))
     })
 }
 
-/// Becomes the program; what returns is why not.
+/// Replaces this process by the program. Returns only an error.
 ///
-/// `execve(2)` itself, as the library functions that search start a shell on a file that the kernel refuses.
+/// It calls `execve(2)` directly, as `execvp(3)` starts a shell for a file that the kernel refuses.
 fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
     let failed = |kind, reason: &str| {
         Failure(kind, Diagnostic::new(format!("cannot start {}: {reason}", display_path(path))))

@@ -1,4 +1,4 @@
-//! `qus show`: the table of architectures, or one of them with its header explained.
+//! `qus show`: prints the table of architectures, or the details of some.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -31,7 +31,7 @@ pub struct Show {
     pub bundled: bool,
 }
 
-/// What there is to show.
+/// Results of `qus show`.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum ShowReport {
@@ -41,7 +41,7 @@ pub(crate) enum ShowReport {
     Arch(ArchDetails),
     /// Several architectures.
     Arches { arches: Vec<ArchDetails> },
-    /// The contents of the bundle that this executable is.
+    /// Contents of the bundle that this executable is.
     Bundle { bundled: Vec<Member> },
 }
 
@@ -68,11 +68,11 @@ struct HandlerRule {
     machine: u16,
     magic: String,
     mask: String,
-    /// What is written to `register`, for the interpreter in Debian's place.
+    /// Line for `register`, with the interpreter at Debian's path.
     line: String,
 }
 
-/// Collects what `qus show` shows.
+/// Collects the results.
 pub(super) fn execute(args: &Show) -> Result<ShowReport> {
     if args.bundled {
         let bundled = own_bundle()?.map(|bundle| bundle.members().to_vec()).unwrap_or_default();
@@ -181,7 +181,7 @@ fn write_details(details: &ArchDetails, text: &mut TextWriter<'_>) -> io::Result
     Ok(())
 }
 
-/// The fields of an ELF header that a pattern spans: first byte, byte behind the last, meaning (ELF specification).
+/// Returns the fields of an ELF header in a pattern: first byte, byte after the last, meaning (ELF specification).
 fn fields(arch: &Arch, machine: u16) -> Vec<(usize, usize, String)> {
     let flags = arch.identity.class.flags_offset();
     let mut fields = vec![

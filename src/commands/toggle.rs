@@ -29,7 +29,7 @@ pub struct Toggle {
     pub arches: Vec<ArchArg>,
 }
 
-/// What `qus enable` or `qus disable` did.
+/// Results of `qus enable` or `qus disable`.
 #[derive(Serialize)]
 pub(crate) struct ToggleReport {
     scope: Scope,

@@ -1,4 +1,4 @@
-//! `qus verify`: execute probes through the kernel, and say of each handler what came of it.
+//! `qus verify`: executes probes through the kernel, and reports the result of each handler.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -42,13 +42,13 @@ pub struct Verify {
     pub arches: Vec<ArchArg>,
 }
 
-/// Whether the programs of an architecture run.
+/// State of the programs of an architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum State {
     /// A handler starts them.
     Working,
-    /// They do not run.
+    /// They fail.
     Broken,
     /// The host runs them itself, and no handler takes them.
     Native,
@@ -72,18 +72,18 @@ impl State {
     }
 }
 
-/// What the probe of a handler showed.
+/// Result of the probe of a handler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Health {
     pub(crate) state: State,
-    /// Whether another handler takes the programs.
+    /// Whether another handler matches the programs first.
     #[serde(skip)]
     pub(super) is_shadowed: bool,
-    /// Why it is broken.
+    /// Reason why it is broken.
     pub(super) reason: Option<String>,
-    /// Version of the interpreter at the handler's path, if it says one.
+    /// Version of the interpreter at the handler's path, if it contains one.
     pub(super) version: Option<String>,
-    /// What was seen of it working.
+    /// Evidence that it works.
     pub(super) verification: Option<Verification>,
 }
 
@@ -96,7 +96,7 @@ impl Health {
         Self { reason: Some(reason.into()), ..Self::of(State::Broken) }
     }
 
-    /// In words, behind the path of the interpreter.
+    /// Describes the result, to be printed after the path of the interpreter.
     fn detail(&self) -> String {
         let version = self.version.as_ref().map(|version| format!(" (QEMU {version})")).unwrap_or_default();
         let seen = match (&self.reason, &self.verification) {
@@ -111,7 +111,7 @@ impl Health {
 }
 
 impl Health {
-    /// The state and its details, for a table.
+    /// Returns the state and its details as a cell.
     pub(super) fn cell(&self) -> Cell {
         Cell::styled(self.to_string(), self.state.style())
     }
@@ -123,7 +123,7 @@ impl fmt::Display for Health {
     }
 }
 
-/// Executes a probe for every handler of programs of the table, and judges the handler by it. The others are left out.
+/// Executes a probe for every handler of an architecture, and judges the handler by it. Other handlers are left out.
 pub(super) fn health(
     handlers: &[Handler],
     enabled: bool,
@@ -189,8 +189,8 @@ fn judge_handler(
     }
 }
 
-/// The file that a handler must have opened, where that can be known: without `F` it is the one at its path. With `F` it
-/// may be one that is long gone from there (K49), and running is all that can be asked of it.
+/// Returns the file that a handler without `F` must open: the one at its path. With `F` the opened file may no longer
+/// be there (K49), so nothing is expected.
 fn pinned(handler: &Handler) -> Option<FileId> {
     if handler.entry.flags.contains(Flags::FIX_BINARY) {
         return None;
@@ -199,7 +199,7 @@ fn pinned(handler: &Handler) -> Option<FileId> {
     fs::metadata(path).ok().map(|metadata| FileId::of(&metadata))
 }
 
-/// The architecture that a handler is there for: the one it emulates, else the only one it takes.
+/// Returns the architecture of a handler: the one it emulates, or the only one that it matches.
 fn main_arch(handler: &Handler) -> Option<&'static Arch> {
     classify::emulated_arch(handler).or_else(|| {
         match Arch::matching_pattern(handler.entry.pattern()?).as_slice() {
@@ -209,20 +209,20 @@ fn main_arch(handler: &Handler) -> Option<&'static Arch> {
     })
 }
 
-/// The first probe of `arch` that the handler's pattern takes.
+/// Returns the first probe of `arch` that the handler's pattern matches.
 fn target(handler: &Handler, arch: &'static Arch) -> Option<ProbeTarget> {
     let pattern = handler.entry.pattern()?;
     ProbeTarget::all_of(arch).find(|target| pattern.matches(&target.image()))
 }
 
-/// What `qus verify` found.
+/// Results of `qus verify`.
 #[derive(Serialize)]
 pub(crate) struct VerifyReport {
     scope: Scope,
     pub(crate) items: Vec<VerifiedArch>,
 }
 
-/// What came of the probe of an architecture.
+/// Result of one architecture.
 #[derive(Serialize)]
 pub(crate) struct VerifiedArch {
     pub(crate) arch: &'static str,
@@ -281,7 +281,7 @@ impl Report for VerifyReport {
     }
 }
 
-/// Architectures that were asked for and have no handler: the host itself runs them, or nothing does.
+/// Judges named architectures without a handler: native, or broken.
 fn without_handler(arches: &[&'static Arch]) -> Result<Vec<VerifiedArch>, Diagnostic> {
     if arches.is_empty() {
         return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! `qus which`: what the kernel will do with a file, which handler takes it, or why it will not run.
+//! `qus which`: explains what the kernel does with a file, which handler takes it, or why it does not run.
 
 mod explain;
 mod fate;
@@ -66,7 +66,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
         inspect: &|path| seen.inspect(path),
     };
     let mut known = if args.no_verify {
-        // Has every native question asked before the first answer is printed, as `know` does.
+        // All native probes run before the first answer is printed, as in `know`.
         files.iter().for_each(|file| drop(table.predict(&ExecTarget::inspect(file))));
         Known::default()
     } else {
@@ -82,8 +82,8 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
     print(&report, output)
 }
 
-/// The handlers, newest first, whether the instance is on, and whether it is mounted. Where none is, there are no handlers
-/// to see, but those of an ancestor namespace may be in force (K65).
+/// Returns the handlers, newest first, whether the instance is enabled, and whether it is mounted. Without a mount no
+/// handler is visible, but those of an outer user namespace may be active (K65).
 fn table(common: &Common) -> Result<(Vec<Handler>, bool, bool)> {
     match Instance::open(&common.instance) {
         Ok(instance) => {
@@ -95,12 +95,12 @@ fn table(common: &Common) -> Result<(Vec<Handler>, bool, bool)> {
     }
 }
 
-/// What stands in for files, and was looked at: of many files it is the same few.
+/// Cache of interpreters that were inspected. Many files have the same few.
 #[derive(Default)]
 struct Seen(RefCell<HashMap<PathBuf, Rc<ExecTarget>>>);
 
 impl Seen {
-    /// How many are kept: every file of a list could be a script for a program of its own.
+    /// Largest number of entries. Every file of a list could have another interpreter.
     const MOST: usize = 1000;
 
     fn inspect(&self, path: &Path) -> Rc<ExecTarget> {
@@ -116,7 +116,7 @@ impl Seen {
     }
 }
 
-/// The probe that looks to the kernel's handlers like `target` does.
+/// Returns the probe whose header matches the same handlers as `target`.
 fn probe_target(target: &ExecTarget) -> Option<ProbeTarget> {
     let Kind::Elf(Elf { arch, machine, e_type, os_abi, abi_version, .. }) = &target.kind else {
         return None;
@@ -125,7 +125,7 @@ fn probe_target(target: &ExecTarget) -> Option<ProbeTarget> {
     Some(ProbeTarget { arch: (*arch)?, machine: *machine, variant })
 }
 
-/// Executes once each probe that looks like some of the files, and asks each interpreter once.
+/// Executes one probe for each different header of the files, and reads the version of each interpreter once.
 fn know(files: &Files<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known, Diagnostic> {
     let mut probe_targets = HashSet::new();
     let mut interpreters = BTreeSet::new();
@@ -152,7 +152,7 @@ fn know(files: &Files<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known,
     Ok(Known { results, versions, ..Known::default() })
 }
 
-/// What this host runs itself, found out once for each architecture that is asked about.
+/// Native architectures, each determined once.
 struct Natives<'a> {
     host: Vec<u8>,
     own: Option<&'static Arch>,
@@ -180,7 +180,7 @@ impl<'a> Natives<'a> {
         same_family.entry(arch.name).or_insert_with(|| Nativeness::of(arch, self.handlers)).is_native()
     }
 
-    /// The error of a prediction that depended on an answer that nobody has.
+    /// Returns the error of a prediction that depends on an undetermined architecture.
     fn unknown(&self) -> Option<Diagnostic> {
         self.same_family.borrow().iter().find_map(|(arch, native)| match native {
             Nativeness::Unknown(reason) => Some(Diagnostic::new(format!(
@@ -191,5 +191,5 @@ impl<'a> Natives<'a> {
     }
 }
 
-/// What was executed, by subject.
+/// Results by probe.
 type Results = HashMap<ProbeTarget, ProbeResult>;

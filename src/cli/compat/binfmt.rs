@@ -41,7 +41,7 @@ const KNOWN: &[OptSpec] = &[
     (Some('h'), "help", false),
 ];
 
-/// What containers are built for, in the order in which that tool tells them, by QEMU's target.
+/// Platforms of containers by QEMU's target, in the order in which the tool prints them.
 const PLATFORMS: [(&str, &[&str]); 11] = [
     ("x86_64", &["linux/amd64"]),
     ("aarch64", &["linux/arm64"]),
@@ -71,7 +71,7 @@ pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status,
             _ => return Err(EarlyExit::Help),
         }
     }
-    // The last line says what went wrong, and all of it: who calls this tool may show no other.
+    // The last line has the whole error, as callers of this tool may show no other.
     match act(&install, &uninstall, version, adapter) {
         Ok(failures) if failures.is_empty() => Ok(Status::Done),
         Ok(failures) => {
@@ -92,7 +92,7 @@ pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status,
     }
 }
 
-/// Does it all, and returns what failed.
+/// Runs all operations, and returns the failures.
 fn act(
     install: &str,
     uninstall: &str,
@@ -175,7 +175,7 @@ fn register(
     Ok(())
 }
 
-/// What Docker calls QEMU's target `name`; the same where Docker does not know it.
+/// Returns Docker's name for QEMU's target `name`, or `name` if Docker has none.
 fn docker_name(name: &str) -> &str {
     let platform = Arch::from_qemu_target(name).and_then(|arch| arch.names.platforms.first());
     platform.and_then(|platform| platform.strip_prefix("linux/")).unwrap_or(name)
@@ -195,7 +195,7 @@ fn uninstall(
     for word in words {
         arches.extend(meant_by(word, &there, failures, adapter)?.into_iter().map(ArchArg::One));
     }
-    // With no name at all it would be all of them.
+    // Without a name it would be all of them.
     if arches.is_empty() {
         return Ok(());
     }
@@ -210,7 +210,8 @@ fn uninstall(
     Ok(())
 }
 
-/// The architectures, of the handlers in `there`, that `word` stands for: a name, a pattern, or the end of a handler's name.
+/// Returns the architectures of the handlers in `there` that `word` names: by a name, a pattern, or the end of a
+/// handler's name.
 fn meant_by(
     word: &str,
     there: &ResetReport,
@@ -238,7 +239,7 @@ fn meant_by(
     if meant.is_empty() && others.is_empty() {
         let line = format!("uninstalling: {} not found", escape(word));
         writeln!(adapter.messages, "{line}")?;
-        // A handler that is not registered is as it was asked for; an unknown name is a mistake.
+        // A handler that is not registered needs no removal. An unknown name is an error.
         if !is_pattern && named.is_none() {
             failures.push(line);
         }
@@ -246,14 +247,14 @@ fn meant_by(
     Ok(meant)
 }
 
-/// What the tool prints about a host.
+/// State of a host, as the tool prints it.
 #[derive(Serialize)]
 struct HostState {
     supported: Vec<&'static str>,
     emulators: Vec<String>,
 }
 
-/// Prints what this host runs, proven by execution, and the emulators that are in force.
+/// Prints which architectures this host runs, verified by execution, and the active emulators.
 fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     let mut emulators = Vec::new();
     let states = if let Some(instance) = open_read_only(&adapter.common)? {
@@ -291,8 +292,8 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     Ok(())
 }
 
-/// What runs here, where no handler can be seen. To mount an instance in order to look would hide those of the host from
-/// this user namespace, for good (K66).
+/// Determines what runs here if no handler is visible. A mount would hide the handlers of the host from this user
+/// namespace for ever (K66).
 fn states_by_execution() -> Result<Vec<(&'static str, State)>, Diagnostic> {
     let arches = PLATFORMS.iter().filter_map(|(name, _)| Arch::from_qemu_target(name));
     let targets: Vec<ProbeTarget> = arches.filter_map(|arch| ProbeTarget::all_of(arch).next()).collect();
@@ -310,8 +311,8 @@ fn states_by_execution() -> Result<Vec<(&'static str, State)>, Diagnostic> {
         .collect())
 }
 
-/// The levels of x86-64 above the first that this processor has (System V ABI, x86-64 supplement, §3.1.1), as far as the
-/// tool tells them.
+/// Returns the levels of x86-64 above the first that this processor has (System V ABI, x86-64 supplement, §3.1.1), as
+/// far as the tool prints them.
 #[cfg(target_arch = "x86_64")]
 fn levels_of_amd64() -> Vec<&'static str> {
     use std::arch::is_x86_feature_detected as has;
@@ -339,7 +340,7 @@ fn levels_of_amd64() -> Vec<&'static str> {
     Vec::new()
 }
 
-/// Versions of the emulators that this executable carries, or else of the first that is at hand.
+/// Returns versions of the emulators of this bundle, or of the first available emulator.
 fn versions() -> Result<Vec<String>, Diagnostic> {
     let mut versions: Vec<String> = match own_bundle()? {
         Some(bundle) => bundle.members().iter().filter_map(|member| member.version.clone()).collect(),

@@ -1,4 +1,4 @@
-//! `qemu-binfmt-conf.sh` of QEMU, and what the tools have in common that wrap it.
+//! `qemu-binfmt-conf.sh` of QEMU, and common parts of the tools that wrap it.
 
 use std::path::{Path, PathBuf};
 
@@ -44,10 +44,10 @@ const KNOWN: &[OptSpec] = &[
     (Some('i'), "ignore-family", true),
 ];
 
-/// Where the script takes interpreters from when it is not told.
+/// Default directory of the script for interpreters.
 const SCRIPT_PATH: &str = "/usr/local/bin";
 
-/// Files that are written instead of registering.
+/// Formats of files that are written instead of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Export {
     /// For systemd-binfmt.
@@ -56,18 +56,18 @@ pub(super) enum Export {
     Debian,
 }
 
-/// What the command line asks for.
+/// Request of a command line.
 #[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
 #[derive(Debug, Default)]
 pub(super) struct Setup {
-    /// Where interpreters lie; where qus looks for them when it is not said.
+    /// Directory of interpreters; the search directories of qus if it is not named.
     pub(super) path: Option<PathBuf>,
     pub(super) suffix: String,
     pub(super) credentials: bool,
     pub(super) preserve_argv0: bool,
-    /// In files alone.
+    /// In files only.
     pub(super) persistent: Option<bool>,
-    /// In files alone.
+    /// In files only.
     pub(super) ignore_family: bool,
     pub(super) clear: bool,
     pub(super) dry_run: bool,
@@ -81,7 +81,7 @@ pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status,
     Setup::default().with(words)?.act(adapter)
 }
 
-/// Removes the handlers of `arches`, or of all of QEMU's emulators, and prints which handlers are left in place. A dry run
+/// Removes the handlers of `arches`, or of all QEMU emulators, and prints which handlers are left in place. A dry run
 /// removes none.
 pub(super) fn clear(
     arches: &[&'static Arch],
@@ -107,7 +107,7 @@ pub(super) fn clear(
 }
 
 impl Setup {
-    /// The same with what a command line of QEMU's script says.
+    /// Adds the options of QEMU's script.
     pub(super) fn with(mut self, words: &[String]) -> Result<Self, EarlyExit> {
         let parsed = getopt::read(words, KNOWN).map_err(EarlyExit::Usage)?;
         if let Some(word) = parsed.others.first() {
@@ -147,7 +147,7 @@ impl Setup {
         self.targets.extend(names.map(str::to_owned));
     }
 
-    /// Does what is asked for.
+    /// Executes the request.
     pub(super) fn act(&self, adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
         let mut arches = Vec::new();
         for name in &self.targets {
@@ -175,7 +175,7 @@ impl Setup {
             dry_run: self.dry_run,
             ..Register::default()
         };
-        // Interpreters are found by the names that distributions give them; any other ending is that of a file.
+        // Interpreters are found by the names of distributions. Any other suffix names a file.
         let requests = if matches!(self.suffix.as_str(), "" | "-static") {
             {
                 let interpreter_dir = self.path.iter().cloned().collect();
@@ -218,12 +218,12 @@ impl Setup {
         self.path.as_deref().unwrap_or(Path::new(SCRIPT_PATH))
     }
 
-    /// Where the interpreter of `arch` lies by the words of the command line.
+    /// Returns the path of the interpreter of `arch` according to the command line.
     fn file(&self, arch: &Arch) -> PathBuf {
         self.directory().join(format!("qemu-{}{}", arch.name, self.suffix))
     }
 
-    /// Those of `arches`, or of all that have one.
+    /// Returns the selected architectures, or all that have an interpreter.
     fn files(&self, arches: &[&'static Arch]) -> Result<Vec<(&'static Arch, PathBuf)>, Diagnostic> {
         let with_file = |arch: &'static Arch| (arch, self.file(arch));
         let files: Vec<_> = if arches.is_empty() {
@@ -284,8 +284,8 @@ impl Setup {
         Ok(Status::Done)
     }
 
-    /// What files are written for: what was named, or all that have an interpreter, or all that are known where there is
-    /// none at all, as when a package is built; without the host's own, and without its family.
+    /// Returns the architectures to write files for: the named ones, or all with an interpreter, or all if there is no
+    /// interpreter, as in the build of a package. The host's own and its family are left out.
     fn exported(&self, arches: &[&'static Arch]) -> Result<Vec<&'static Arch>, EarlyExit> {
         let machine = match std::env::var("HOST_ARCH") {
             Ok(machine) => machine,

@@ -3,17 +3,17 @@
 /// An option: its letter, if it has one; its name; whether a value belongs to it.
 pub(super) type OptSpec = (Option<char>, &'static str, bool);
 
-/// What a command line says.
+/// A parsed command line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ParsedArgs {
     /// Options by their names, in order, with their values; empty for those that have none.
     pub(super) options: Vec<(&'static str, String)>,
-    /// Everything else.
+    /// All other words.
     pub(super) others: Vec<String>,
 }
 
-/// Reads `words`. Options may stand behind other words, `--` ends them, a name may be shortened as long as it is the only
-/// one that begins like that, and one dash will do for a name that is written in full. The error names what is unknown.
+/// Reads `words`. Options may come after other words, and `--` ends them. A name may be shortened if it is unique. One
+/// dash suffices for a complete name. The error names the unknown option.
 pub(super) fn read(words: &[String], known: &[OptSpec]) -> Result<ParsedArgs, String> {
     let mut parsed = ParsedArgs::default();
     let mut words = words.iter();
@@ -58,7 +58,7 @@ pub(super) fn read(words: &[String], known: &[OptSpec]) -> Result<ParsedArgs, St
 }
 
 impl ParsedArgs {
-    /// Letters behind one dash: what follows one that takes a value is the value.
+    /// Reads letters after one dash. What follows a letter that takes a value is the value.
     fn read_letters<'a>(
         &mut self,
         letters: &str,

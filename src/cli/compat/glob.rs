@@ -51,12 +51,12 @@ impl Glob {
         self.matches_counting(name).0
     }
 
-    /// The same, and the number of comparisons.
+    /// Compares, and counts comparisons.
     fn matches_counting(&self, name: &str) -> (bool, usize) {
         let name: Vec<char> = name.chars().collect();
         let (mut part, mut letter, mut steps) = (0, 0, 0);
-        // Where the last star is, and how much of the name it takes so far. Only that one may take more: an earlier star
-        // that takes more leaves less for the same rest.
+        // Position of the last star, and how much of the name it matches so far. Only that star may match more: an
+        // earlier star that matches more leaves less for the same rest.
         let mut last_star: Option<(usize, usize)> = None;
         while part < self.parts.len() || letter < name.len() {
             steps += 1;
@@ -83,7 +83,7 @@ impl Glob {
 }
 
 impl Token {
-    /// Whether a part that stands for one character stands for `letter`.
+    /// Reports whether a part for one character matches `letter`.
     fn is(&self, letter: char) -> bool {
         match self {
             Self::Star => false,
@@ -111,7 +111,7 @@ fn class(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Token
     }
 }
 
-/// Reads a character of a class, which may follow a backslash.
+/// Reads a character of a class, possibly after a backslash.
 fn class_letter(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<char, BadPattern> {
     match letters.next() {
         None | Some('-' | ']') => Err(BadPattern),
@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
 
-    /// The answer by trying every length of every star.
+    /// Returns the result of trying every length of every star.
     fn naive(parts: &[Token], name: &[char]) -> bool {
         match (parts, name) {
             ([], []) => true,

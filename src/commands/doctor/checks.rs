@@ -1,4 +1,4 @@
-//! The checks of `qus doctor`: a table, each with an id, what it looks for, and why that matters.
+//! The checks of `qus doctor`: a table with an id, a function and a reason for each.
 
 mod configuration;
 mod environment;
@@ -20,7 +20,7 @@ pub(super) struct Check {
     pub(super) run: fn(&Facts) -> Vec<Observation>,
 }
 
-/// What a check says.
+/// A finding of a check.
 pub(super) struct Observation {
     pub(super) level: Severity,
     pub(super) text: String,
@@ -41,7 +41,7 @@ impl Observation {
     }
 }
 
-/// All checks, in the order in which a person would look.
+/// All checks, in the order in which they are printed.
 pub(super) static CHECKS: &[Check] = &[
     Check { id: "kernel", why: "handlers need what the kernel brings along", run: mount::kernel },
     Check {
@@ -166,15 +166,15 @@ fn name(handler: &Handler) -> String {
     handler.name.to_string()
 }
 
-/// The command that puts qus's own handler in the place of one of QEMU's, with an interpreter that is at hand or has to
-/// be fetched first; for another's only its removal can be named.
+/// Returns the command that replaces a handler of a QEMU emulator by one of qus. The interpreter is fetched first where
+/// none is available. For other handlers there is no such command.
 fn replace(state: &State, handler: &Handler) -> Option<String> {
     let arch = classify::emulated_arch(handler)?;
     let fetch = if state.at_hand.contains_key(arch.name) { "" } else { "--fetch " };
     Some(format!("sudo qus register --replace {fetch}{}", arch.name))
 }
 
-/// The command that removes a handler.
+/// Returns the command that removes a handler.
 fn remove(facts: &Facts, handler: &Handler) -> String {
     format!("echo -1 | sudo tee {}", entry_file(facts, handler))
 }
@@ -183,12 +183,12 @@ fn entry_file(facts: &Facts, handler: &Handler) -> String {
     shell_word(facts.path.join(handler.name.as_os_str()))
 }
 
-/// What `check` says of each handler.
+/// Collects the findings of `check` about each handler.
 fn each(facts: &Facts, check: impl Fn(&State, &Handler) -> Option<Observation>) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     state.handlers.iter().filter_map(|handler| check(state, handler)).collect()
 }
 
-/// What no namespace of a test can be made into.
+/// Checks of situations that no test namespace can have.
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Everything that the checks look at, gathered once.
+//! Facts that the checks use, gathered once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,22 +26,22 @@ use crate::system::kernel_version::{KernelVersion, is_wsl};
 use crate::system::namespace::blocking_sysctl;
 use crate::system::namespace::{Scope, UserNamespace, is_hosts_mount_namespace};
 
-/// The whole situation.
+/// All facts.
 #[allow(clippy::struct_excessive_bools, reason = "answers to independent questions")]
 pub(super) struct Facts {
     pub(super) kernel: KernelVersion,
     pub(super) path: PathBuf,
-    /// The instance, or why there is none.
+    /// The instance, or the reason why there is none.
     pub(super) instance: Result<State, OpenError>,
     /// The user namespace of this process.
     pub(super) process: UserNamespace,
-    /// That of the instance, or of the one that this process would mount.
+    /// Scope of the instance, or of the one that this process would mount.
     pub(super) scope: Scope,
-    /// What says that this is a container, if anything does.
+    /// Sign that this is a container, if there is one.
     pub(super) container: Option<String>,
-    /// Whether mounts made here are not the host's.
+    /// Whether this mount namespace is not the host's.
     pub(super) is_container: bool,
-    /// Whether binfmt_misc may be mounted here; asked only in a user namespace without an instance.
+    /// Whether binfmt_misc may be mounted here. Determined only in a user namespace without an instance.
     pub(super) may_mount: bool,
     pub(super) is_wsl: bool,
     /// Whether systemd is the init system.
@@ -49,11 +49,11 @@ pub(super) struct Facts {
     pub(super) configuration: Configuration,
     /// Programs that run or build containers.
     pub(super) engines: Vec<&'static str>,
-    /// BuildKit's daemons that run.
+    /// Running BuildKit daemons.
     pub(super) buildkit_daemons: Vec<BuildkitDaemon>,
     pub(super) page_size: u64,
     pub(super) security: Vec<String>,
-    /// Why unprivileged user namespaces are not to be had, by their settings.
+    /// The command that permits user namespaces to ordinary users, if a setting forbids them.
     pub(super) no_user_namespaces: Option<String>,
 }
 
@@ -62,23 +62,23 @@ pub(super) struct State {
     pub(super) enabled: bool,
     pub(super) read_only: bool,
     pub(super) handlers: Vec<Handler>,
-    /// When emulators were registered, by the times of their files.
+    /// Times at which emulators were registered, by their entries.
     pub(super) registered: Vec<SystemTime>,
-    /// Who holds the instance, and with it the handlers.
+    /// Mounts that hold the instance, and with it the handlers.
     pub(super) holder: MountHolder,
     pub(super) owners: BTreeMap<HandlerName, Owner>,
-    /// What executing showed; nothing where it was not wanted, or not possible: then the reason.
+    /// Results of probes, or the reason why none was executed.
     pub(super) health: Result<BTreeMap<HandlerName, Health>, String>,
-    /// What is wrong with the file at each interpreter's path.
+    /// Faults of the files at the paths of interpreters.
     pub(super) unfit: BTreeMap<HandlerName, CheckError>,
-    /// For emulated architectures, the interpreter that is at hand.
+    /// Available interpreter of each emulated architecture.
     pub(super) at_hand: BTreeMap<&'static str, PathBuf>,
-    /// Emulated architectures that the host runs itself, as far as that was found out.
+    /// Emulated architectures that the host runs natively, as far as determined.
     pub(super) natives: BTreeMap<&'static str, Nativeness>,
 }
 
 impl Facts {
-    /// Gathers what there is. Nothing is changed, and nothing but probes is executed.
+    /// Gathers the facts. Changes nothing, and executes only probes.
     pub(super) fn gather(path: &Path, verify: bool) -> Result<Self, Diagnostic> {
         let configuration = Configuration::read(Path::new("/"));
         let instance = match Instance::open(path) {
@@ -86,7 +86,7 @@ impl Facts {
             Err(error) => Err(error),
         };
         let kernel = KernelVersion::running();
-        // Asked in a way that only newer kernels answer without mounting.
+        // Only newer kernels answer this without a mount.
         let unmounted =
             kernel.has_per_userns_instances() && matches!(instance, Err(OpenError::NotMounted(_)));
         Ok(Self {
@@ -160,8 +160,7 @@ impl State {
     }
 }
 
-/// Answers for architectures that the host may run itself and that have an enabled handler. Found out by execution, without
-/// the handlers.
+/// Determines by execution, without the handlers, which architectures with an enabled handler the host runs natively.
 fn natives(host: &[u8], handlers: &[Handler]) -> BTreeMap<&'static str, Nativeness> {
     let emulated: BTreeSet<&str> = handlers
         .iter()
@@ -173,7 +172,7 @@ fn natives(host: &[u8], handlers: &[Handler]) -> BTreeMap<&'static str, Nativene
     asked_for.map(|arch| (arch.name, Nativeness::of(arch, handlers))).collect()
 }
 
-/// What container managers leave behind in what they start.
+/// Files and variables that container managers leave in containers.
 fn container() -> Option<String> {
     for (file, engine) in [("/.dockerenv", "Docker"), ("/run/.containerenv", "Podman")] {
         if Path::new(file).exists() {
@@ -191,7 +190,7 @@ fn engines() -> Vec<&'static str> {
     ["docker", "buildkitd", "podman", "buildah", "nerdctl"].into_iter().filter(is_there).collect()
 }
 
-/// Security modules that can forbid what qus or an emulator does.
+/// Lists security modules that can forbid operations of qus or of an emulator.
 fn security() -> Vec<String> {
     let mut active = Vec::new();
     if fs::read_to_string("/sys/fs/selinux/enforce").is_ok_and(|text| text.trim() == "1") {

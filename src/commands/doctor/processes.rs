@@ -1,4 +1,4 @@
-//! What other processes tell: builders that started too early, and who else holds the instance.
+//! Facts from other processes: builders that started too early, and mounts that hold the instance.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,20 +10,20 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::system::namespace::{inode, is_hosts_mount_namespace};
 
-/// How far apart the times of a process and of a file have to be to tell which came first: the one is counted in ticks
-/// since boot, the other read from a clock that is updated a few times in 20 ms (K68).
+/// Smallest difference by which the start of a process and the time of a file can be ordered. The first is counted in
+/// ticks since boot, the second comes from a clock that is updated a few times in 20 ms (K68).
 pub(super) const CLOCK_SKEW: Duration = Duration::from_millis(100);
 
-/// A BuildKit daemon. It asks for platforms when it starts, and after that only when somebody lists its workers; for one
-/// that it does not know it takes an emulator of its own, or none.
+/// A BuildKit daemon. It looks for platforms when it starts, and later only when its workers are listed. For a platform
+/// that it does not know, it uses its own emulator or none.
 pub(super) struct BuildkitDaemon {
     pub(super) pid: u32,
     pub(super) started: SystemTime,
-    /// Its control groups, as `/proc/PID/cgroup` has them.
+    /// Its control groups, as in `/proc/PID/cgroup`.
     pub(super) groups: String,
 }
 
-/// BuildKit's daemons to which the handlers of this user namespace apply; those of another are not known to be such.
+/// Finds the BuildKit daemons of this user namespace. Those of other user namespaces use other handlers.
 pub(super) fn buildkit_daemons() -> Vec<BuildkitDaemon> {
     let here = inode("self", "user");
     let daemons = processes().into_iter().filter(|pid| read(*pid, "comm").trim_end() == "buildkitd");
@@ -32,22 +32,22 @@ pub(super) fn buildkit_daemons() -> Vec<BuildkitDaemon> {
         .collect()
 }
 
-/// Who holds the instance besides this mount namespace: the last mount takes all handlers along (K67).
+/// Mounts that hold the instance besides this mount namespace. With the last mount all handlers are removed (K67).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MountHolder {
-    /// The host, or somebody else; it lasts without this mount namespace.
+    /// The host or another mount namespace holds it, so it outlasts this one.
     Others,
-    /// Nobody. Around this mount namespace, and in the same user namespace, is that of this process.
+    /// No other. This process is in the mount namespace around this one, in the same user namespace.
     Inside(u32),
-    /// Nobody that can be seen from here: the processes around are hidden, as in a container, and the instance is no older
-    /// than the first process here.
+    /// No other that can be seen. Outer processes are hidden, as in a container, and the instance is not older than the
+    /// first process here.
     InsideAsFarAsSeen,
-    /// Nothing tells.
+    /// Cannot be determined.
     Unknown,
 }
 
 impl MountHolder {
-    /// Who holds the instance that is mounted on `path`.
+    /// Determines which mounts hold the instance on `path`.
     pub(super) fn of(path: &Path) -> Self {
         let Ok(register) = fs::metadata(path.join("register")) else { return Self::Unknown };
         if is_hosts_mount_namespace() {
@@ -60,11 +60,11 @@ impl MountHolder {
         if let Some(pid) = outer_process() {
             return Self::Inside(pid);
         }
-        // Process 1 of the host has nothing to do with a mount namespace that is not its own.
+        // Process 1 of the host does not count for another mount namespace.
         if inode("1", "mnt") != inode("self", "mnt") {
             return Self::Unknown;
         }
-        // Whose instance was there before the first process was made, nobody here has made it (K68).
+        // An instance that is older than the first process was not created here (K68).
         match register.modified().ok().zip(started(1)) {
             Some((made, first)) if made + CLOCK_SKEW < first => Self::Others,
             Some(_) => Self::InsideAsFarAsSeen,
@@ -73,11 +73,11 @@ impl MountHolder {
     }
 }
 
-/// Whether a process in another mount namespace has that file system mounted.
+/// Reports whether a process in another mount namespace has mounted that file system.
 fn is_mounted_elsewhere(device: &str) -> bool {
     let mut looked_at: Vec<u64> = inode("self", "mnt").into_iter().collect();
     processes().into_iter().any(|pid| {
-        // Whose namespace cannot be told may still tell its mounts.
+        // The mounts of a process may be readable where its namespace is not.
         if let Some(namespace) = inode(&pid.to_string(), "mnt") {
             if looked_at.contains(&namespace) {
                 return false;
@@ -88,14 +88,14 @@ fn is_mounted_elsewhere(device: &str) -> bool {
     })
 }
 
-/// The nearest ancestor of this process that is in the same user namespace and in another mount namespace.
+/// Finds the nearest ancestor of this process in the same user namespace and another mount namespace.
 fn outer_process() -> Option<u32> {
     let (user, mount) = (inode("self", "user")?, inode("self", "mnt")?);
     let mut pid = std::process::id();
     loop {
         pid = parent(pid).filter(|parent| *parent != 0)?;
         let process = pid.to_string();
-        // Its namespaces cannot be read: it is another's.
+        // Its namespaces cannot be read: it belongs to another user.
         if inode(&process, "user")? != user {
             return None;
         }
@@ -110,14 +110,14 @@ fn processes() -> Vec<u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// A file of a process, empty where it cannot be read.
+/// Reads a file of a process; empty if it cannot be read.
 fn read(pid: u32, file: &str) -> String {
     let bytes = fs::read(Path::new("/proc").join(pid.to_string()).join(file)).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A field of `/proc/PID/stat`, counted as proc(5) does; those behind the name, which may hold anything, begin with the
-/// third.
+/// Returns a field of `/proc/PID/stat`, numbered as in proc(5). Fields after the name begin with the third; the name
+/// may contain anything.
 fn field(pid: u32, number: usize) -> Option<u64> {
     let stat = read(pid, "stat");
     let (_, fields) = stat.rsplit_once(") ")?;
@@ -128,12 +128,12 @@ fn parent(pid: u32) -> Option<u32> {
     field(pid, 4)?.try_into().ok()
 }
 
-/// When a process started.
+/// Returns the start time of a process.
 fn started(pid: u32) -> Option<SystemTime> {
     let ticks = field(pid, 22)?;
     let rate = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok().filter(|rate| *rate != 0)?;
     let since_boot = Duration::from_millis(ticks.saturating_mul(1000) / rate);
-    // Both count from the same moment, also in a time namespace.
+    // Both count from the same moment, in a time namespace as well.
     let uptime = fs::read_to_string("/proc/uptime").ok()?;
     let (seconds, hundredths) = uptime.split(' ').next()?.split_once('.')?;
     let uptime =

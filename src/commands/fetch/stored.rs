@@ -1,4 +1,4 @@
-//! `qus fetch --list` and `--prune`: what was fetched before, listed, and removed where no handler needs it.
+//! `qus fetch --list` and `--prune`: list fetched interpreters, and remove unused ones.
 
 use std::fs;
 use std::io;
@@ -25,7 +25,7 @@ use crate::interpreter::self_exe_header;
 use crate::interpreter::store::stored;
 use crate::system::file_id::FileId;
 
-/// What was fetched before; with `--prune` what of it is removed.
+/// Fetched interpreters; with `--prune` those that are removed.
 #[derive(Serialize)]
 pub(super) struct StoredReport {
     dest: PathBuf,
@@ -33,7 +33,7 @@ pub(super) struct StoredReport {
     /// Of `--prune`.
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<bool>,
-    /// What could not be removed.
+    /// Errors of removals.
     #[serde(skip)]
     problems: Vec<Diagnostic>,
 }
@@ -45,20 +45,20 @@ struct StoredInterpreter {
     path: PathBuf,
     /// In bytes.
     size: u64,
-    /// Handlers that run it, and lines of configuration that will.
+    /// Handlers that use it, and files that configure it.
     used_by: Vec<String>,
     provenance: Option<Provenance>,
     #[serde(skip_serializing_if = "Option::is_none")]
     removed: Option<bool>,
 }
 
-/// Whether a file is still what was fetched.
+/// State of a fetched file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum State {
-    /// It is as it was fetched.
+    /// It is unchanged.
     Fetched,
-    /// It has changed since.
+    /// It was changed since.
     Changed,
     /// It has no record.
     Unknown,
@@ -74,18 +74,18 @@ impl State {
     }
 }
 
-/// Who needs an interpreter.
+/// Users of interpreters.
 struct Users {
     handlers: Vec<Handler>,
     configuration: Configuration,
 }
 
 impl Users {
-    /// The handlers of this instance, and what the host's configuration promises.
+    /// Gathers the handlers of this instance and the rules of the configuration.
     fn gather(common: &Common) -> Result<Self, Diagnostic> {
         let handlers = match Instance::open(&common.instance) {
             Ok(instance) => instance.handlers()?,
-            // No instance, no handlers.
+            // Without an instance there are no handlers.
             Err(OpenError::NotMounted(_)) => Vec::new(),
             Err(error) => return Err(error.into()),
         };
@@ -129,14 +129,14 @@ fn items(dest: &Path, requested: &ArchFilter, users: &Users) -> Vec<StoredInterp
         .collect()
 }
 
-/// `qus fetch --list`.
+/// Executes `qus fetch --list`.
 pub(super) fn list(args: &Fetch, dest: PathBuf, common: &Common) -> Result<StoredReport> {
     let requested = requested(args)?;
     let files = items(&dest, &requested, &Users::gather(common)?);
     Ok(StoredReport { dest, files, dry_run: None, problems: Vec::new() })
 }
 
-/// `qus fetch --prune`: only what qus fetched, as it fetched it, and nobody needs.
+/// Executes `qus fetch --prune`. Removes only unchanged files that qus fetched and that are unused.
 pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common) -> Result<StoredReport> {
     let requested = requested(args)?;
     let mut files = items(&dest, &requested, &Users::gather(common)?);
@@ -159,7 +159,8 @@ pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common) -> Result<Stor
     Ok(StoredReport { dest, files, dry_run: Some(args.dry_run), problems })
 }
 
-/// Removes an interpreter, then its record, then the folder of its version if that is empty. Without its record a file would be nobody's.
+/// Removes an interpreter, then its record, then the directory of its version if it is empty. A file without a record
+/// would not be recognised later.
 fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)?;
     match fs::remove_file(record_path(path)) {
@@ -169,13 +170,13 @@ fn remove(path: &Path) -> io::Result<()> {
     let Some(directory) = path.parent() else { return Ok(()) };
     let name = directory.file_name().unwrap_or_default().to_string_lossy();
     if name.parse::<QemuVersion>().is_ok() {
-        // Not empty: other interpreters are in it.
+        // The directory is not empty: it has other interpreters.
         let _ = fs::remove_dir(directory);
     }
     Ok(())
 }
 
-/// The architectures that were named; none are all.
+/// Returns a filter for the named architectures, or for all.
 fn requested(args: &Fetch) -> Result<ArchFilter, Diagnostic> {
     Ok(ArchFilter {
         host: self_exe_header()?,

@@ -59,7 +59,7 @@ pub(super) fn name(command: &Command) -> String {
     command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned()
 }
 
-/// The page of `command`, which is built.
+/// Makes the page of `command`, which is built.
 pub(super) fn page(command: &Command) -> String {
     let mut page = Page::default();
     let version = env!("CARGO_PKG_VERSION");
@@ -89,7 +89,7 @@ pub(super) fn page(command: &Command) -> String {
     page.0
 }
 
-/// The text of a page.
+/// Text of a page.
 #[derive(Default)]
 struct Page(String);
 
@@ -106,7 +106,7 @@ impl Page {
         ));
     }
 
-    /// Running text. A line that begins with a control character of roff is protected.
+    /// Adds running text. A line that begins with a control character of roff is protected.
     fn text(&mut self, text: &str) {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         for line in lines.flat_map(|line| wrap(line, WIDTH, WIDTH)) {
@@ -150,9 +150,9 @@ impl Page {
         self.line(line.trim_end());
     }
 
-    /// The arguments and options, in the groups of the help.
+    /// Adds arguments and options, in the groups of the help.
     fn options(&mut self, command: &Command) {
-        // What has no heading comes first.
+        // Arguments without a heading come first.
         let mut headings: Vec<Option<&str>> = vec![None];
         for arg in command.get_arguments() {
             if !headings.contains(&arg.get_help_heading()) {
@@ -171,7 +171,7 @@ impl Page {
         }
     }
 
-    /// The sections of `--help` behind the options ([`crate::commands::help`]).
+    /// Adds the sections of `--help` after the options ([`crate::commands::help`]).
     fn help(&mut self, command: &Command) {
         let text = command.get_after_long_help().or_else(|| command.get_after_help());
         let text = text.map(ToString::to_string).unwrap_or_default();
@@ -206,7 +206,7 @@ impl Page {
     }
 }
 
-/// An option with its value, as it is typed.
+/// Formats an option with its value.
 fn option(arg: &Arg) -> String {
     let short = arg.get_short().map(|short| format!("\\fB\\-{short}\\fR"));
     let long = arg.get_long().map(|long| format!("\\fB\\-\\-{}\\fR", escape(long)));
@@ -216,7 +216,7 @@ fn option(arg: &Arg) -> String {
     names.join(", ") + &value
 }
 
-/// The name of an argument's value.
+/// Formats the value of an argument.
 fn value(arg: &Arg) -> String {
     let names: Vec<String> =
         arg.get_value_names().unwrap_or_default().iter().map(ToString::to_string).collect();
@@ -224,7 +224,7 @@ fn value(arg: &Arg) -> String {
     format!("\\fI{}\\fR", escape(&name))
 }
 
-/// What the help says of an argument: the details if there are any, possible values, and the default.
+/// Returns the details of an argument, possible values, and the default.
 fn help_of(arg: &Arg) -> String {
     let help = plain(arg.get_help());
     let mut text = match arg.get_long_help() {
@@ -257,7 +257,7 @@ fn lower_first(text: &str) -> String {
     characters.next().map(|first| first.to_lowercase().chain(characters).collect()).unwrap_or_default()
 }
 
-/// Text as roff prints it: `\` and `-` mean something else there (`groff_char(7)`).
+/// Escapes text for roff, where `\` and `-` have another meaning (`groff_char(7)`).
 fn escape(text: &str) -> String {
     text.replace('\\', "\\e").replace('-', "\\-").replace('"', "\\(dq")
 }

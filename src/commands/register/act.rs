@@ -1,4 +1,4 @@
-//! The act and its proof: register, execute, then remove what is superseded; or put back what was there.
+//! Execution of a plan: registers, verifies, then removes replaced handlers, or rolls back.
 
 use super::gather::{Inputs, NO_VERIFY, Placed};
 use super::report::{ArchResult, Outcome};
@@ -15,7 +15,7 @@ use crate::interpreter::memfd;
 use crate::interpreter::versions_of;
 use crate::probe::{self, Expected, Failure, ProbeResult, ProbeTarget, Verification, judge_all};
 
-/// One architecture whose new rules are registered, and not yet final.
+/// An architecture whose new rules are registered but not yet verified.
 struct Open {
     item: usize,
     arch: &'static Arch,
@@ -23,7 +23,7 @@ struct Open {
     staged: Staged,
 }
 
-/// Carries out `work`: registrations, each with the index of its item. What comes of it is written into the items.
+/// Executes `work`: registrations, each with the index of its item. The results are written into the items.
 pub(super) fn act(
     instance: &Instance,
     work: Vec<(usize, Registration)>,
@@ -49,7 +49,7 @@ pub(super) fn act(
         }
         return Ok(());
     }
-    // An interpreter that does not know P gets a second trial without it.
+    // An interpreter that does not support P is tried again without it.
     let again = act.prove(open)?;
     let remaining = act.prove(again)?;
     for one in remaining {
@@ -58,11 +58,11 @@ pub(super) fn act(
     Ok(())
 }
 
-/// Why there is no proof.
+/// Reason why a handler is not verified.
 enum Unverified {
-    /// It failed.
+    /// The probe failed.
     Failed(Failure),
-    /// Nothing could be executed.
+    /// No probe could be executed.
     NotRun(Diagnostic),
 }
 
@@ -74,13 +74,12 @@ struct Act<'a> {
 }
 
 impl<'a> Act<'a> {
-    /// The interpreter of the rules for `arch`.
+    /// Returns the interpreter of the rules for `arch`.
     fn interpreter(&self, arch: &Arch) -> Option<&'a Interpreter> {
         self.placed.get(arch.name).or_else(|| self.inputs.interpreter(arch))
     }
 
-    /// Removes the interims that killed processes left behind handlers that need nothing. Where there is work to do, they
-    /// are superseded anyway.
+    /// Removes stale staging handlers of architectures without work. Other architectures replace theirs anyway.
     fn remove_stale(&self) -> Result<(), Diagnostic> {
         for handler in &self.inputs.handlers {
             let Some(arch) = classify::emulated_arch(handler) else { continue };
@@ -92,14 +91,14 @@ impl<'a> Act<'a> {
         Ok(())
     }
 
-    /// Executes the probes of `open` and finishes each; returns those that are registered anew without `P`.
+    /// Executes the probes of `open` and finishes each. Returns those that were registered again without `P`.
     fn prove(&mut self, open: Vec<Open>) -> Result<Vec<Open>, Diagnostic> {
         let mut again = Vec::new();
         let results = match self.results(&open) {
             Ok(results) => results,
             Err(problem) => {
                 for one in open {
-                    // The problem that made this necessary is the one to tell.
+                    // The first error is reported.
                     let _ = one.staged.rollback(self.instance);
                 }
                 return Err(problem);
@@ -121,7 +120,7 @@ impl<'a> Act<'a> {
         Ok(again)
     }
 
-    /// What becomes of the probes of each of `open`: a trial for each of its machine numbers.
+    /// Executes the probes of each of `open`: one for each of its machine numbers.
     fn results(&mut self, open: &[Open]) -> Result<Vec<Vec<ProbeResult>>, Diagnostic> {
         if open.is_empty() {
             return Ok(Vec::new());
@@ -155,7 +154,7 @@ impl<'a> Act<'a> {
             in_front: None,
         };
         judge_all(results, &expected).map_err(|failure| match failure {
-            // Somebody registered at the same time: who?
+            // Another process registered at the same time.
             Failure::Shadowed(None) => {
                 let handlers = self.instance.handlers().unwrap_or_default();
                 Failure::Shadowed(
@@ -171,7 +170,7 @@ impl<'a> Act<'a> {
         let Open { item, arch, flags, staged } = one;
         let verify = verification.is_some();
         let mut again = verification.map(Ok);
-        // The same rule under its final name has opened the interpreter anew: that, too, is executed before it is claimed.
+        // The rule under its final name has opened the interpreter again, so it is verified again.
         let mut confirm = || {
             if verify {
                 again = Some(self.prove_again(arch, flags));
@@ -200,7 +199,7 @@ impl<'a> Act<'a> {
             .map_err(Unverified::Failed)
     }
 
-    /// A failed proof: the new rules go, and what was there is as it was.
+    /// Rolls back after a failed verification.
     fn rollback(&mut self, one: Open, failure: &Failure) {
         let _arch = tracing::info_span!("arch", name = one.arch.name).entered();
         let undone: Result<(), HandlerError> = one.staged.rollback(self.instance);

@@ -1,4 +1,4 @@
-//! What `qus register` has to know before it decides.
+//! Inputs of `qus register`, gathered before it decides.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -23,39 +23,39 @@ use crate::interpreter::{
 use crate::interpreter::{is_of, self_exe_header};
 use crate::probe::{self, Expected, Failure, Nativeness, ProbeTarget, Verification, judge, same_family};
 
-/// Interpreters, by architecture, that were put where a rule has them: into memory, or to where they stay.
+/// Interpreters by architecture, in memory or at permanent paths.
 pub(super) type Placed = BTreeMap<&'static str, Interpreter>;
 
-/// Everything that was found out before anything is done.
+/// All inputs of the decision.
 pub(super) struct Inputs {
     /// All handlers, newest first.
     pub(super) handlers: Vec<Handler>,
-    /// The beginning of a program that this host runs: qus.
+    /// Header of a program that this host runs: qus.
     pub(super) host: Vec<u8>,
-    /// What this is about.
+    /// Selected architectures.
     pub(super) arches: Vec<&'static Arch>,
-    /// Where interpreters were looked for.
+    /// Directories that were searched for interpreters.
     pub(super) search_dirs: Vec<PathBuf>,
     /// Whether probes are executed.
     pub(super) verify: bool,
-    /// Whether missing interpreters would be fetched, and a dry run does not fetch them.
+    /// Whether this is a dry run with `--fetch`, which downloads nothing.
     pub(super) is_dry_fetch: bool,
-    /// Whether what is registered is to last over a restart.
+    /// Whether handlers are registered at boot, too.
     pub(super) persist: bool,
-    /// The options that said what must serve, as they were typed, each followed by a space.
+    /// Options that select interpreters, as typed, each followed by a space.
     pub(super) selection: String,
     pub(super) found: BTreeMap<&'static str, SearchResult>,
-    /// Where the interpreters come from that are to lie in memory.
+    /// Sources of interpreters to be loaded into memory.
     pub(super) to_memory: BTreeMap<&'static str, InterpreterSource>,
-    /// Where those come from that are to be copied to where they stay.
+    /// Sources of interpreters to be copied to a permanent directory.
     pub(super) to_copy: BTreeMap<&'static str, InterpreterSource>,
-    /// The source that was named.
+    /// The named source.
     source: Option<PathBuf>,
-    /// The version of QEMU that was named.
+    /// The required version of QEMU.
     pub(super) version: Option<VersionReq>,
-    /// What it has, and what is wrong with it.
+    /// Interpreters that were found, and rejected files.
     refused: BTreeMap<&'static str, String>,
-    /// Answers for the host's own architecture and those that it may run besides; all others are foreign.
+    /// Results for the host's architecture and its family. All others are foreign.
     natives: BTreeMap<&'static str, Nativeness>,
     verdicts: BTreeMap<&'static str, Result<Verification, Failure>>,
     unfit: BTreeMap<&'static str, String>,
@@ -63,7 +63,7 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// Gathers for `args`, with `handlers` as the instance has them.
+    /// Gathers the inputs for `args`. `handlers` are those of the instance.
     pub(super) fn gather(args: &Register, handlers: Vec<Handler>, quiet: bool) -> Result<Self, Diagnostic> {
         let mut inputs = Self {
             handlers,
@@ -104,7 +104,7 @@ impl Inputs {
         Ok(inputs)
     }
 
-    /// The facts about one architecture.
+    /// Returns the facts about one architecture.
     pub(super) fn facts(&self, arch: &Arch) -> Facts<'_> {
         Facts {
             interpreter: self.interpreter(arch),
@@ -114,17 +114,17 @@ impl Inputs {
         }
     }
 
-    /// The interpreter at hand.
+    /// Returns the available interpreter.
     pub(super) fn interpreter(&self, arch: &Arch) -> Option<&Interpreter> {
         self.found.get(arch.name)?.interpreter.as_ref()
     }
 
-    /// Files of the right name that cannot serve.
+    /// Returns files of the right name that were rejected, with the reasons.
     pub(super) fn rejected(&self, arch: &Arch) -> &[(PathBuf, CheckError)] {
         self.found.get(arch.name).map(|found| found.unfit.as_slice()).unwrap_or_default()
     }
 
-    /// Why the named source has no interpreter for `arch`, if there is such a source and it has none.
+    /// Returns the reason why the named source has no interpreter for `arch`, if it has none.
     pub(super) fn not_in_source(&self, arch: &Arch) -> Option<String> {
         let source = display_path(self.source.as_ref()?);
         Some(match self.refused.get(arch.name) {
@@ -133,12 +133,12 @@ impl Inputs {
         })
     }
 
-    /// The version of the interpreter at `path`, where it was asked.
+    /// Returns the version of the interpreter at `path`, if it is known.
     pub(super) fn version(&self, path: &Path) -> Option<&QemuVersion> {
         self.versions.get(path)
     }
 
-    /// Finds out which architectures the host runs itself: its own, and those of its family whose probes run.
+    /// Determines which architectures are native: that of the host, and those of its family whose probes run.
     fn find_natives(&mut self, dry_run: bool) {
         let Some(own) = Arch::from_header(&self.host) else { return };
         self.natives.insert(own.name, Nativeness::Native);
@@ -154,7 +154,7 @@ impl Inputs {
         self.natives.extend(answers);
     }
 
-    /// True only for an architecture that the host certainly runs itself.
+    /// Reports whether the host certainly runs an architecture natively.
     fn is_native(&self, arch: &Arch) -> bool {
         self.natives.get(arch.name).is_some_and(Nativeness::is_native)
     }
@@ -177,7 +177,7 @@ impl Inputs {
             {
                 return Err(problem);
             }
-            // What lies there from another time is not from this source.
+            // Files from earlier runs are not from this source.
             let mut found = fetched.found(&self.host);
             found.retain(|name, _| Arch::from_qemu_target(name).is_some_and(|arch| self.is_wanted(arch)));
             self.found = found;
@@ -204,7 +204,7 @@ impl Inputs {
         Ok(())
     }
 
-    /// One file for one architecture: nothing is looked for, and what is wrong with it is an error.
+    /// Checks the one file of `--interpreter`. A fault is an error.
     fn take_interpreter(&mut self, path: &Path) -> Result<(), Diagnostic> {
         let [arch] = self.arches.as_slice() else {
             return Err(Diagnostic::new("--interpreter goes with exactly one architecture")
@@ -227,13 +227,12 @@ impl Inputs {
         });
     }
 
-    /// Whether this is about `arch`: it was named, or all are meant that the host does not run itself.
+    /// Reports whether `arch` is selected: by name, or by `all` and not native.
     pub(super) fn is_wanted(&self, arch: &'static Arch) -> bool {
         if self.arches.is_empty() { !self.is_native(arch) } else { self.arches.contains(&arch) }
     }
 
-    /// What would have to be fetched: no interpreter at hand, no handler that serves it by its rule and is to be kept, not
-    /// native.
+    /// Selects architectures to fetch: without an interpreter, without a handler that stays, and not native.
     fn missing(&self, replace: bool) -> Vec<&'static Arch> {
         let all: Vec<&'static Arch> = ARCHES.iter().collect();
         let arches = if self.arches.is_empty() { &all } else { &self.arches };
@@ -248,7 +247,7 @@ impl Inputs {
         arches.iter().filter(is_missing).copied().collect()
     }
 
-    /// `all`: every architecture with an interpreter at hand that the host does not run itself.
+    /// Selects every architecture that has an interpreter and is not native.
     fn all(&self) -> Result<Vec<&'static Arch>, Diagnostic> {
         let all: Vec<&'static Arch> =
             ARCHES.iter().filter(|arch| !self.is_native(arch) && self.interpreter(arch).is_some()).collect();
@@ -261,7 +260,7 @@ impl Inputs {
         Err(Diagnostic::new(message).with_command("qus register --fetch all"))
     }
 
-    /// The places that were searched, for a person.
+    /// Returns the searched directories as text.
     pub(super) fn searched(&self) -> String {
         let search_dirs =
             self.search_dirs.iter().map(|location| display_path(location)).collect::<Vec<_>>().join(", ");
@@ -271,7 +270,7 @@ impl Inputs {
         }
     }
 
-    /// Judges the handlers that serve the architectures now: by execution, or by looking at their files.
+    /// Judges the active handlers of the architectures by probes, or by their files.
     fn probe_existing(&mut self) -> Result<(), Diagnostic> {
         let served: Vec<(&'static Arch, &Handler)> = self
             .arches
@@ -304,7 +303,7 @@ impl Inputs {
     }
 }
 
-/// Error of a dry run that is to register from `source`, which only `qus fetch` reads.
+/// Error of a dry run with `--from`: a dry run reads no source.
 fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
     let mut words: Vec<OsString> = ["qus", "fetch", "--from"].map(OsString::from).to_vec();
     words.push(source.into());
@@ -326,7 +325,7 @@ fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
     Diagnostic::new(message).with_command(shell_line(&words))
 }
 
-/// The options of `args` that say what must serve, each followed by a space.
+/// Returns the options of `args` that select interpreters, each followed by a space.
 fn selection(args: &Register) -> String {
     let interpreter = args.interpreter.iter().map(|path| ("--interpreter", path));
     let directories = args.source.interpreter_dir.iter().map(|path| ("--interpreter-dir", path));
@@ -345,11 +344,11 @@ fn selection(args: &Register) -> String {
         .collect()
 }
 
-/// What to do when nothing can be executed.
+/// Command for systems on which no probe can be executed.
 pub(super) const NO_VERIFY: &str = "qus register --no-verify … (what is registered is then unverified)";
 
-/// What is wrong with the file at the path of a handler's interpreter. With `F` the file may be gone from there, and
-/// the handler all right (K49).
+/// Returns the fault of the file at the path of a handler's interpreter. With `F` the handler works without that file
+/// (K49).
 fn unfit_by_look(handler: &Handler, host: &[u8]) -> Option<String> {
     let path = handler.entry.interpreter.as_deref()?;
     let unfit = Interpreter::check(path, host).err()?;
@@ -361,7 +360,7 @@ fn unfit_by_look(handler: &Handler, host: &[u8]) -> Option<String> {
     }
 }
 
-/// The first line of a reason; the others explain it.
+/// Returns the first line of a reason. The other lines explain it.
 pub(super) fn first_line(unfit: &CheckError) -> String {
     unfit.to_string().lines().next().unwrap_or_default().to_owned()
 }

@@ -1,4 +1,4 @@
-//! The content of an interpreter that is to be put into memory, or to be copied.
+//! Content of an interpreter that is to be loaded into memory or copied.
 
 use std::path::Path;
 
@@ -8,16 +8,16 @@ use crate::interpreter::bundle::{Member, own_bundle};
 use crate::interpreter::memfd::{self, PendingFile};
 use crate::package::Sha256;
 
-/// Where the content of an interpreter in memory comes from.
+/// Source of the content of an interpreter.
 pub(super) enum InterpreterSource {
     /// This executable.
     Bundled(Member),
-    /// A file, as it was checked.
+    /// A checked file.
     File(Interpreter),
 }
 
 impl InterpreterSource {
-    /// The content, whole.
+    /// Returns the content.
     pub(super) fn content(&self) -> Result<Vec<u8>, Diagnostic> {
         match self {
             Self::File(interpreter) => read(interpreter),
@@ -28,13 +28,14 @@ impl InterpreterSource {
         }
     }
 
-    /// The content, in a file in memory that is to be called `path`.
+    /// Writes the content into a file in memory that is to have the name `path`.
     pub(super) fn pending(&self, path: &Path) -> Result<PendingFile, Diagnostic> {
         let mut pending = PendingFile::new()?;
         match self {
             Self::File(file) => {
                 let content = read(file)?;
-                // A file whose owner has written to it since would be called by what it was. A bundle's is compared already.
+                // The owner may have changed the file since it was checked. The content of a bundle is compared
+                // already.
                 if !memfd::is_called(path, content.len() as u64, Sha256::of_bytes(&content)) {
                     let file = file.path.display();
                     return Err(Diagnostic::new(format!("{file} has changed since it was read")));

@@ -1,4 +1,4 @@
-//! Interpreters that go into memory: out of this very executable, when it is a bundle, or from the files at hand.
+//! Interpreters in memory: from this executable, if it is a bundle, or from files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use crate::package::Sha256;
 use crate::system::file_id::FileId;
 use crate::system::file_id::file_name;
 
-/// How many interpreters are unpacked at once where there are not even as many processors: each needs 9 MB meanwhile.
+/// Number of interpreters that are unpacked at once, on any number of processors. Each needs 9 MB.
 const THREADS: usize = 8;
 
 impl Inputs {
-    /// Takes the interpreters that this executable carries, before all others but those in directories that a variable names.
+    /// Uses the interpreters of this bundle. Only directories of QUS_INTERPRETER_DIR come before them.
     pub(super) fn find_bundled(&mut self) -> Result<(), Diagnostic> {
         let Some(bundle) = own_bundle()? else { return Ok(()) };
         let named: Vec<PathBuf> =
@@ -47,7 +47,7 @@ impl Inputs {
         Ok(())
     }
 
-    /// Takes the files that were found as content for memory.
+    /// Uses the files that were found as content for memory.
     pub(super) fn find_in_files(&mut self) -> Result<(), Diagnostic> {
         let found = self.found.values().filter_map(|found| found.interpreter.as_ref());
         let files: Vec<Interpreter> =
@@ -78,16 +78,16 @@ impl Inputs {
         Arch::from_qemu_target(name)
     }
 
-    /// An interpreter that is not in memory yet, but can be put there: which file it will be is not known before.
+    /// Stores an interpreter that will be in memory. The identity of its file is not known yet.
     fn store(&mut self, arch: &'static Arch, path: PathBuf, source: InterpreterSource) {
         let id = FileId { device: 0, inode: 0 };
-        // It was checked to be a program of this host when it was bundled, and belongs to nobody else.
+        // It was checked when it was bundled, and belongs to this process.
         let interpreter = Interpreter { path, id, header: self.host.clone(), owned_by_root: true };
         self.found.insert(arch.name, SearchResult { interpreter: Some(interpreter), unfit: Vec::new() });
         self.to_memory.insert(arch.name, source);
     }
 
-    /// Puts into memory what `work` registers from there. As long as the [`Memory`] lives, the paths lead to it.
+    /// Loads the interpreters of `work` into memory. Their paths are valid as long as the [`Memory`] exists.
     pub(super) fn load_into_memory(
         &self,
         work: &[(usize, Registration)],
@@ -110,7 +110,7 @@ impl Inputs {
         Ok((Some(memory), placed))
     }
 
-    /// What is stored for `arches`, in files in memory: several side by side.
+    /// Unpacks the interpreters of `arches` into files in memory, several at once.
     fn pending_files(
         &self,
         arches: &[&'static Arch],
@@ -128,11 +128,11 @@ impl Inputs {
                 pending_files.push((name, source.pending(&interpreter.path)?));
             }
         };
-        // All take about as long: with a thread for each processor most would wait for the last one.
+        // All take about the same time. With one thread per processor, most would wait for the last one.
         let threads = thread::available_parallelism().map_or(1, usize::from).max(THREADS).min(arches.len());
         thread::scope(|scope| {
             let start = |_| thread::Builder::new().spawn_scoped(scope, work);
-            // Where no thread can be had, this one does it all.
+            // If no thread can be started, this one does all the work.
             let others: Vec<_> = (1..threads).flat_map(start).collect();
             let mut pending_files: BTreeMap<_, _> = work()?.into_iter().collect();
             for other in others {

@@ -1,5 +1,5 @@
-//! `--persist`: interpreters where they stay, and rules where the system restores them at boot. What would be in the way is
-//! found before anything is registered; what is written is what the kernel took.
+//! `--persist`: copies interpreters to a permanent directory, and writes rules that the system registers at boot.
+//! Obstacles are found before anything is registered. The written rules are those that the kernel accepted.
 
 use std::fs;
 use std::io;
@@ -26,7 +26,7 @@ use crate::system::atomic_file::{self, PendingFile};
 use crate::system::dir::{Dir, parent_dir};
 use crate::system::file_id::FileId;
 
-/// What is known about persistence before anything is registered.
+/// Facts about persistence, gathered before anything is registered.
 pub(super) struct Persistence {
     pub(super) init_system: InitSystem,
     configuration: Configuration,
@@ -38,18 +38,18 @@ pub(super) struct Persistence {
 struct Copy {
     arch: &'static str,
     path: PathBuf,
-    /// What was in its place.
+    /// The previous file at its path.
     before: Option<PendingFile>,
-    /// Whether its folder was made for it.
+    /// Whether its directory was created for it.
     made: bool,
-    /// Which file it is.
+    /// Identity of the file.
     id: Option<FileId>,
 }
 
 impl Copy {
-    /// Has everything be as it was.
+    /// Rolls this copy back.
     fn rollback(self) -> io::Result<()> {
-        // Somebody else has put another one there.
+        // Another program has replaced the copy.
         if file_id(&self.path) != self.id {
             return Ok(());
         }
@@ -71,8 +71,8 @@ impl Persistence {
         Self { init_system: InitSystem::here(), configuration, copies: Vec::new() }
     }
 
-    /// The request for `arch`: a handler that lasts. One that nobody restores is no answer to that; where qus itself
-    /// registered one of QEMU's emulators, for the moment, it makes room. Another interpreter somebody has chosen.
+    /// Returns the request for a persistent handler of `arch`. A handler that nothing restores at boot does not satisfy
+    /// it. One of qus with a QEMU emulator is replaced; another interpreter was chosen by the user, and stays.
     pub(super) fn request(&self, arch: &'static Arch, inputs: &Inputs, request: Request) -> Request {
         let Some(handler) = classify::active_handler(arch, &inputs.handlers) else { return request };
         match Owner::of(handler, &self.configuration) {
@@ -85,7 +85,7 @@ impl Persistence {
         }
     }
 
-    /// The decision, or what would keep it from lasting.
+    /// Returns the decision, or a refusal if the handler could not be registered at boot.
     pub(super) fn checked(
         &self,
         arch: &'static Arch,
@@ -96,7 +96,7 @@ impl Persistence {
         if !matches!(decision, Decision::Register(_) | Decision::Unchanged(_)) {
             return decision;
         }
-        // A name that somebody else's configuration has, and that comes later, would be taken back at boot.
+        // A later file of another tool with the same name would replace the rule at boot.
         let own = persist::file_of(arch);
         let overridden = self.configuration.rules.iter().find(|promise| {
             promise.file.file_name() > own.file_name()
@@ -113,7 +113,7 @@ impl Persistence {
         }
     }
 
-    /// Puts the interpreters of `work` where they stay.
+    /// Copies the interpreters of `work` to a permanent directory.
     pub(super) fn copy(
         &mut self,
         work: &[(usize, Registration)],
@@ -130,7 +130,7 @@ impl Persistence {
         Ok(placed)
     }
 
-    /// Takes back the copies for what did not come to be registered: at boot the old ones are to be there, or none.
+    /// Rolls back the copies of architectures that were not registered. The old copies are used at boot.
     pub(super) fn rollback_failed_copies(
         &mut self,
         items: &mut [ArchResult],
@@ -155,7 +155,7 @@ impl Persistence {
         }))
     }
 
-    /// Writes down what the kernel has for every item that is well.
+    /// Writes the registered rules of every successful item.
     pub(super) fn write_boot_files(
         &mut self,
         instance: &Instance,
@@ -183,7 +183,7 @@ impl Persistence {
         persist::remove_unused_copies(&instance.handlers()?)
     }
 
-    /// Removes the interpreters whose places copies have taken.
+    /// Removes interpreters that copies have replaced.
     fn remove_backups(&mut self) -> Result<(), Diagnostic> {
         self.copies.drain(..).filter_map(|copy| copy.before).try_for_each(|before| {
             let path = before.path().to_owned();
@@ -192,7 +192,7 @@ impl Persistence {
         })
     }
 
-    /// The file of somebody else that has the handler back at boot which serves `arch` and was kept.
+    /// Returns the other tool's file that registers the existing handler of `arch` at boot.
     fn persisted_by_another_tool(
         &self,
         arch: &'static Arch,
@@ -208,7 +208,7 @@ impl Persistence {
         }
     }
 
-    /// The rules of an item as the kernel has them: with the flags that were proven.
+    /// Reads the rules of an item back from the kernel, with the verified flags.
     fn registered(
         instance: &Instance,
         arch: &'static Arch,
@@ -225,7 +225,7 @@ impl Persistence {
 }
 
 impl Inputs {
-    /// Interpreters that cannot stay where they are get the path of the copy that is to be made of them.
+    /// Gives interpreters whose path is not permanent the path of their future copy.
     pub(super) fn choose_persistent_paths(&mut self) -> Result<(), Diagnostic> {
         let to_copy = self.found.iter().filter_map(|(arch, found)| {
             let interpreter = found.interpreter.as_ref()?;
@@ -253,8 +253,7 @@ impl Inputs {
         Ok(())
     }
 
-    /// The first of `paths` that has the very content of `source`, and stays as it is: a copy of an earlier run, or what
-    /// `qus fetch` got.
+    /// Finds the first of `paths` with the same content as `source`, such as an earlier copy. It is used as it is.
     fn same_file(
         &self,
         paths: &[PathBuf],
@@ -269,7 +268,7 @@ impl Inputs {
         Ok(found.into_iter().find(|there| there.read().is_ok_and(|there| *there == *content)))
     }
 
-    /// Copies the interpreter for `arch`, where it has to be; returns the copy.
+    /// Copies the interpreter of `arch` if that is needed, and returns the copy.
     fn copy_to_persistent_path(
         &self,
         arch: &'static Arch,
@@ -290,7 +289,7 @@ impl Inputs {
     }
 }
 
-/// An executable file, whole or not at all; a new one, as the old one may be running (K50).
+/// Writes an executable file, completely or not at all. It is a new file, as the old one may be running (K50).
 fn write_copy(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>) -> io::Result<()> {
     let mut directories = Vec::new();
     Dir::make(parent_dir(path), &mut directories).map_err(|(_, error)| error)?;
@@ -298,7 +297,7 @@ fn write_copy(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<
     let before = if path.exists() { Some(atomic_file::backup(path)?) } else { None };
     let was = file_id(path);
     let placed = atomic_file::write_atomic(path, content, 0o755);
-    // Whatever failed: it has its name, or it has not.
+    // After an error, the file may or may not have its name.
     let id = file_id(path);
     if id != was {
         copies.push(Copy { arch, path: path.to_owned(), before, made, id });
@@ -310,7 +309,7 @@ fn file_id(path: &Path) -> Option<FileId> {
     fs::symlink_metadata(path).ok().map(|metadata| FileId::of(&metadata))
 }
 
-/// The rules that were decided on for `arch`, as far as they are known before the proof.
+/// Returns the decided rules for `arch`, before verification.
 pub(super) fn planned(
     arch: &'static Arch,
     decision: &Decision,

@@ -1,4 +1,4 @@
-//! What `qus register` says: a line an architecture, then what a person should know.
+//! Report of `qus register`: a line for each architecture, and a summary.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,29 +24,29 @@ use crate::interpreter::memfd;
 use crate::probe::{Nativeness, Verification};
 use crate::system::namespace::{Lifetime, Scope};
 
-/// What came of one architecture.
+/// Outcome of one architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
-    /// A new handler is there.
+    /// A new handler was registered.
     Registered,
-    /// A new handler is there, and an old one is gone.
+    /// A new handler replaced an old one.
     Replaced,
-    /// The very handlers were there.
+    /// The same handlers were registered already.
     Unchanged,
-    /// Another handler of QEMU's emulator serves it, and stays.
+    /// Another working handler with a QEMU emulator stays.
     Existing,
-    /// The host runs it itself, and that is enough.
+    /// The host runs its programs natively.
     Native,
-    /// Not on this host.
+    /// The handler would be unsafe on this host.
     Refused,
-    /// Something else has its programs.
+    /// Another handler already handles these programs.
     Conflict,
-    /// There is no interpreter.
+    /// No interpreter was found.
     Missing,
     /// Verification failed; the previous state was restored.
     VerificationFailed,
-    /// The kernel did not do what it was asked.
+    /// The kernel or the system refused an operation.
     Failed,
 }
 
@@ -87,7 +87,7 @@ impl Outcome {
     }
 }
 
-/// What is said about one architecture.
+/// Result of one architecture.
 #[derive(Debug, Serialize)]
 pub(crate) struct ArchResult {
     pub(crate) arch: &'static str,
@@ -95,7 +95,7 @@ pub(crate) struct ArchResult {
     pub(crate) handlers: Vec<String>,
     flags: Option<String>,
     pub(crate) interpreter: Option<String>,
-    /// Version of the interpreter, where it was asked.
+    /// Version of the interpreter, if it is known.
     pub(super) version: Option<String>,
     /// Whether a probe ran.
     verified: bool,
@@ -103,12 +103,12 @@ pub(crate) struct ArchResult {
     message: Option<String>,
     #[serde(flatten)]
     advice: Advice,
-    /// With `--persist`: the file that has it registered at boot.
+    /// With `--persist`: the file that registers it at boot.
     persisted: Option<PathBuf>,
 }
 
 impl ArchResult {
-    /// What is to be said about `arch` by the decision alone.
+    /// Result of `arch` according to the decision.
     pub(super) fn new(arch: &'static Arch, decision: &Decision, inputs: &Inputs, dry_run: bool) -> Self {
         let mut item = Self {
             arch: arch.name,
@@ -227,7 +227,7 @@ impl ArchResult {
         self.advice = format!("qus register --fetch {persist}{}", arch.name).into();
     }
 
-    /// It is registered, with these flags, and `verification` is what was seen of it.
+    /// Records that it is registered with these flags, and the evidence of its verification.
     pub(super) fn done(&mut self, flags: Flags, verification: Option<Verification>) {
         if verification.is_some()
             && self.flags.as_ref().is_some_and(|planned| planned.contains('P'))
@@ -240,7 +240,7 @@ impl ArchResult {
         self.verification = verification;
     }
 
-    /// Why it was not done, and what fixes that.
+    /// Returns the reason for the failure, with advice, on one line.
     pub(crate) fn reason(&self) -> String {
         let reason = self.message.as_deref().unwrap_or(self.outcome.word()).replace('\n', " ");
         reason + &self.advice.inline()
@@ -252,7 +252,7 @@ impl ArchResult {
         self.message = Some(message.map_or_else(|| remark.to_owned(), |text| format!("{text}; {remark}")));
     }
 
-    /// It is not registered after all.
+    /// Records that it is not registered.
     pub(super) fn fail(&mut self, outcome: Outcome, problem: Diagnostic) {
         self.outcome = outcome;
         self.message = Some(problem.message);
@@ -260,25 +260,25 @@ impl ArchResult {
         self.handlers.clear();
     }
 
-    /// It needs no handler: the host runs it itself.
+    /// Records that the host runs its programs natively.
     pub(super) fn pass_over(&mut self) {
         self.outcome = Outcome::Native;
         self.message = Some("this host runs it itself".to_owned());
         self.advice = Advice::default();
     }
 
-    /// It is registered, and at boot by what `file` says.
+    /// Records that `file` registers it at boot.
     pub(super) fn persisted_by(&mut self, file: PathBuf) {
         self.persisted = Some(file);
     }
 
-    /// For a dry run: the file that would have it registered at boot, if it is one of qus's own.
+    /// Records, for a dry run, the file of qus that would register it at boot.
     pub(super) fn would_be_persisted(&mut self, arch: &Arch) {
         let own = matches!(self.outcome, Outcome::Registered | Outcome::Replaced | Outcome::Unchanged);
         self.persisted = own.then(|| crate::boot::persist::file_of(arch));
     }
 
-    /// It is registered, and will not be at boot.
+    /// Records that it is registered now, but not at boot.
     pub(super) fn not_persisted(&mut self, problem: Diagnostic) {
         self.outcome = Outcome::Failed;
         self.message =
@@ -286,47 +286,47 @@ impl ArchResult {
         self.advice = problem.advice;
     }
 
-    /// Whether it will be registered at boot.
+    /// Reports whether it is registered at boot.
     pub(super) fn is_persisted(&self) -> bool {
         self.persisted.is_some()
     }
 
-    /// Whether it is about the architecture of this name.
+    /// Reports whether it is the result of the architecture of this name.
     pub(super) fn is_of(&self, arch: &str) -> bool {
         self.arch == arch
     }
 
-    /// Whether a handler serves it.
+    /// Reports whether a handler serves it.
     pub(super) fn is_served(&self) -> bool {
         self.outcome.status() == Status::Done && self.outcome != Outcome::Native
     }
 
-    /// Whether the host runs its programs itself.
+    /// Reports whether the host runs its programs natively.
     fn is_native(&self) -> bool {
         self.outcome == Outcome::Native
     }
 
-    /// Whether a probe ran in an empty root directory, as in a container.
+    /// Reports whether a probe ran in an empty root directory, as in a container.
     fn works_in_containers(&self) -> bool {
         self.verification.is_some_and(|verification| verification.empty_root)
     }
 
-    /// Whether it is about a handler of another emulator, of this name, that is left as it is.
+    /// Reports whether an existing handler of this name was left in place.
     pub(super) fn has_existing(&self, name: &HandlerName) -> bool {
         self.outcome == Outcome::Existing && self.names().contains(name)
     }
 
-    /// Names of its handlers.
+    /// Returns the names of its handlers.
     pub(super) fn names(&self) -> Vec<HandlerName> {
         self.handlers.iter().filter_map(|name| HandlerName::new(name.as_bytes()).ok()).collect()
     }
 
-    /// The path of its interpreter.
+    /// Returns the path of its interpreter.
     pub(super) fn interpreter_path(&self) -> Option<&Path> {
         self.interpreter.as_deref().map(Path::new)
     }
 
-    /// Whether its handlers were there already, and stay.
+    /// Reports whether its handlers existed before, and stay.
     pub(super) fn is_at_rest(&self) -> bool {
         matches!(self.outcome, Outcome::Unchanged | Outcome::Existing)
     }
@@ -335,7 +335,7 @@ impl ArchResult {
         matches!(self.outcome, Outcome::Registered | Outcome::Replaced)
     }
 
-    /// Whether there is something to say about it besides that it works.
+    /// Reports whether more can be said about it than that it works.
     fn is_exceptional(&self) -> bool {
         let is_remarked =
             self.message.is_some() && !matches!(self.outcome, Outcome::Existing | Outcome::Native);
@@ -352,7 +352,7 @@ impl ArchResult {
         [self.arch.into(), self.outcome.cell(dry_run), flags.into(), detail.into()]
     }
 
-    /// The interpreter, and what there is to say about it.
+    /// Describes the interpreter.
     fn served_by(&self, dry_run: bool) -> String {
         let mut text = self.interpreter.as_deref().map(escape).unwrap_or_default();
         if let Some(version) = &self.version {
@@ -378,45 +378,45 @@ impl ArchResult {
     }
 }
 
-/// How much is printed of each architecture.
+/// Amount of output for each architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detail {
-    /// Those that work are counted, and not printed one by one.
+    /// Architectures that work are counted, not printed.
     Exceptions,
-    /// A line each.
+    /// A line for each architecture.
     Lines,
 }
 
-/// All that `qus register` says.
+/// Results of `qus register`.
 #[derive(Serialize)]
 pub(crate) struct RegisterReport {
     pub(super) scope: Scope,
-    /// How long what was registered lasts.
+    /// Lifetime of the handlers.
     pub(super) lifetime: Lifetime,
-    /// Whether this process stays, and the instance with it.
+    /// Whether this process stays and holds the instance.
     pub(super) held: bool,
-    /// Who registers at boot what was persisted; nothing without `--persist`.
+    /// The init system that registers the handlers at boot. `None` without `--persist`.
     #[serde(rename = "init-system")]
     pub(super) init_system: Option<InitSystem>,
     pub(super) dry_run: bool,
     pub(crate) items: Vec<ArchResult>,
-    /// How much is printed of each architecture.
+    /// Amount of output for each architecture.
     #[serde(skip)]
     pub(super) detail: Detail,
-    /// Why what was registered is not registered at boot.
+    /// Reason why the handlers are not registered at boot.
     #[serde(skip)]
     pub(super) not_persisted: Option<Diagnostic>,
 }
 
 impl RegisterReport {
-    /// The handlers that are new, by name.
+    /// Returns the names of the new handlers.
     pub(super) fn new_handlers(&self, inputs: &Inputs) -> Vec<HandlerName> {
         let names = self.items.iter().filter(|item| item.is_new()).flat_map(|item| &item.handlers);
         let known = |name: &HandlerName| inputs.arches.iter().any(|arch| classify::is_named_for(name, arch));
         names.filter_map(|name| HandlerName::new(name.as_bytes()).ok()).filter(known).collect()
     }
 
-    /// The architectures that were not registered, with advice.
+    /// Returns an error that lists the architectures that were not registered, with advice.
     fn failures(&self) -> Option<Diagnostic> {
         let failed: Vec<&ArchResult> =
             self.items.iter().filter(|item| item.outcome.status() != Status::Done).collect();
@@ -438,12 +438,12 @@ impl RegisterReport {
         Some(Diagnostic { message, advice: Advice { command: as_one(&commands), hint } })
     }
 
-    /// Whether any architecture is served now.
+    /// Reports whether any architecture has a handler now.
     pub(super) fn has_any(&self) -> bool {
         self.items.iter().any(ArchResult::is_served)
     }
 
-    /// Whether all that is registered will be again at boot.
+    /// Reports whether all handlers are registered at boot, too.
     fn is_persisted(&self) -> bool {
         if self.init_system.is_none_or(|init_system| init_system.blocker().is_some()) {
             return false;
@@ -452,7 +452,7 @@ impl RegisterReport {
         well.peek().is_some() && well.all(ArchResult::is_persisted)
     }
 
-    /// How many architectures work, where, and until when. Nothing in a dry run, and where none has a handler.
+    /// Summarises how many architectures work, where, and until when. `None` in a dry run, or if none has a handler.
     fn summary(&self) -> Option<String> {
         let served = || self.items.iter().filter(|item| item.is_served());
         let (count, all) = (served().count(), self.items.iter().filter(|item| !item.is_native()).count());
@@ -484,7 +484,7 @@ impl RegisterReport {
         }
     }
 
-    /// How long the handlers stay, as the end of a sentence.
+    /// Returns how long the handlers stay, as the end of a sentence.
     fn until(&self) -> String {
         if let Some(init_system) = self.init_system
             && self.is_persisted()
@@ -504,7 +504,7 @@ impl RegisterReport {
     }
 }
 
-/// What a person has to know of the interpreters that are to be there at boot.
+/// Returns warnings about interpreters that are needed at boot.
 fn warnings(items: &[ArchResult]) -> Vec<String> {
     let mut warnings: Vec<String> = items
         .iter()
@@ -530,7 +530,7 @@ impl Report for RegisterReport {
         table.write(text)
     }
 
-    /// Prints the result as a whole, who sees what was registered, and how long it lasts.
+    /// Prints the summary, warnings, and how long the handlers stay.
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
         let mut status = self.items.iter().map(|item| item.outcome.status()).max().unwrap_or(Status::Done);
         if let Some(problem) = self.failures() {

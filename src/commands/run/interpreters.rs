@@ -17,14 +17,14 @@ use crate::system::temp_dir::TempDir;
 /// Interpreters by the name of their architecture.
 pub(super) type Interpreters = BTreeMap<&'static str, SearchResult>;
 
-/// What is to be found.
+/// Request for interpreters.
 pub(super) struct InterpreterRequest<'a> {
     pub(super) args: &'a Run,
     /// The host's own architecture.
     pub(super) own: Option<&'static Arch>,
-    /// The beginning of a program of this host.
+    /// Header of a program of this host.
     pub(super) host: &'a [u8],
-    /// Architectures that must have an interpreter, as far as the host does not run them itself.
+    /// Architectures that must have an interpreter unless they are native.
     pub(super) arches: &'a [&'static Arch],
     pub(super) quiet: bool,
 }
@@ -55,13 +55,13 @@ impl InterpreterRequest<'_> {
         Ok(found)
     }
 
-    /// Fetches from `from`, or from the distribution's package.
+    /// Fetches from `from`, or the distribution's package.
     fn fetch(
         &self,
         arches: Option<Vec<&'static Arch>>,
         from: Option<&Path>,
     ) -> Result<Interpreters, Diagnostic> {
-        // The digest is that of the named source.
+        // The digest belongs to the named source.
         let sha256 = if from.is_some() { self.args.source.required.sha256 } else { None };
         let version = self.args.source.required.qemu_version.as_ref();
         let request = FetchRequest { arches, from, sha256, dest: None, version };
@@ -77,7 +77,7 @@ impl InterpreterRequest<'_> {
         is_named && is_of(self.args.source.required.qemu_version.as_ref(), arch, path)
     }
 
-    /// Whether the host may run the programs of `arch` itself.
+    /// Reports whether the host may run programs of `arch` natively.
     fn is_of_host_family(&self, arch: &Arch) -> bool {
         self.own.is_some_and(|own| own.same_family().contains(&arch.name))
     }
@@ -96,17 +96,17 @@ impl InterpreterRequest<'_> {
             search_dirs.iter().map(|location| display_path(location)).collect::<Vec<_>>().join(", ");
         let of = version.map(|version| format!(", of QEMU {version}")).unwrap_or_default();
         let problem = Diagnostic::new(format!("no interpreter for {names} is in {search_dirs}{of}"));
-        // If fetching found none, fetching again finds none.
+        // Fetching again would find none, either.
         Err(if self.args.source.fetch { problem } else { problem.with_command(typed(self.args, "--fetch")) })
     }
 }
 
-/// Whether an interpreter was found for `arch`.
+/// Reports whether an interpreter was found for `arch`.
 pub(super) fn has_interpreter(found: &Interpreters, arch: &Arch) -> bool {
     found.get(arch.name).is_some_and(|found| found.interpreter.is_some())
 }
 
-/// Whether a handler of the host serves `arch`, and can be registered again.
+/// Reports whether a handler of the host serves `arch` and can be registered again.
 fn is_served(arch: &Arch) -> bool {
     let handlers = Instance::open(Path::new(DEFAULT_PATH)).map(|instance| instance.handlers());
     let Ok(Ok(handlers)) = handlers else { return false };

@@ -1,4 +1,4 @@
-//! The rules of the instance that `qus run` makes.
+//! Rules of the instance that `qus run` creates.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use crate::handler::classify::{self, default_flags};
 use crate::interpreter::Interpreter;
 use crate::system::kernel_version::KernelVersion;
 
-/// Rules of the new instance, in the order of their registration: the last one comes first in the kernel.
+/// Returns the rules of the new instance in the order of registration. The kernel uses the last one first.
 ///
-/// They are those of the interpreters that were found, and those of the instance that the new one hides (K66), as far as
-/// their interpreters can be opened again. Interpreters that the caller named come first, others last.
+/// They are the rules of the found interpreters, and those of the instance that the new one hides (K66), if their
+/// interpreters can be opened again. Interpreters that the caller named come first, others last.
 pub(super) fn rules(found: &Interpreters, args: &Run) -> Result<Vec<Rule>, Diagnostic> {
     let hidden = match Instance::open(Path::new(DEFAULT_PATH)) {
         Ok(instance) if instance.is_enabled().unwrap_or(false) => instance.handlers()?,
@@ -30,8 +30,7 @@ pub(super) fn rules(found: &Interpreters, args: &Run) -> Result<Vec<Rule>, Diagn
     Ok(first.into_iter().chain(last).collect())
 }
 
-/// Rules for the interpreters that were found. An architecture that a hidden handler serves keeps that one, unless the caller
-/// named the interpreters.
+/// Returns rules for the found interpreters. A hidden handler is preferred, unless the caller named the interpreters.
 fn own_rules(found: &Interpreters, hidden: &[Handler], explicit: bool) -> Result<Vec<Rule>, Diagnostic> {
     let flags = default_flags(KernelVersion::running());
     let mut rules = Vec::new();
@@ -50,8 +49,8 @@ fn own_rules(found: &Interpreters, hidden: &[Handler], explicit: bool) -> Result
     Ok(rules)
 }
 
-/// Rules of the hidden handlers, the oldest first. An interpreter that was found replaces one that is not pinned, or that
-/// cannot be opened again; where there is none, the handler is missing in the new instance, and that is logged.
+/// Returns the rules of the hidden handlers, oldest first. A found interpreter replaces one without `F` or one that
+/// cannot be opened again. If there is none, the handler is missing in the new instance, which is logged.
 fn inherited_rules(found: &Interpreters, hidden: &[Handler]) -> Vec<Rule> {
     let mut rules = Vec::new();
     for handler in hidden.iter().rev().filter(|handler| handler.entry.enabled) {

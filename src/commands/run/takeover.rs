@@ -1,4 +1,4 @@
-//! Handlers of the hidden instance that the new one can have, too.
+//! Handlers of the hidden instance that can be registered in the new one.
 
 use nix::unistd::{AccessFlags, access};
 
@@ -6,15 +6,16 @@ use crate::base::escape::display_path;
 use crate::binfmt::{Flags, Handler};
 use crate::system::ownership::changeable_by_others;
 
-/// Whether the handler works in another root directory, too: without `F` its interpreter is looked for there (K47).
+/// Reports whether the handler works in another root directory, too. Without `F` its interpreter is looked up there
+/// (K47).
 pub(super) fn is_pinned(handler: &Handler) -> bool {
     handler.entry.flags.contains(Flags::FIX_BINARY)
 }
 
-/// Checks that the handler's interpreter can be registered again by its path; the error is the reason against it.
+/// Checks that the handler's interpreter can be registered again by its path. The error is the reason against it.
 ///
-/// The file that now has the path need not be the one that the handler runs, so nobody but root and the caller may be able to
-/// put one there: the new instance would execute it with the rights of the caller.
+/// The file at the path may not be the one that the handler runs. Only root and the caller may be able to put one
+/// there, as the new instance executes it with the rights of the caller.
 pub(super) fn can_take_over(handler: &Handler) -> Result<(), String> {
     let Some(path) = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute()) else {
         return Err("its interpreter has no path".to_owned());

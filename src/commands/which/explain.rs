@@ -1,4 +1,4 @@
-//! From a prediction, and what was executed, to an answer that a person can act on.
+//! Answers for a person, from a prediction and the results of probes.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::binfmt::Handler;
 use crate::handler::exec_target::ExecTarget;
 use crate::handler::predict::{End, Prediction, Step, Table, matching};
 
-/// What is said about one file.
+/// Answer about one file.
 #[derive(Debug, Serialize)]
 pub(super) struct Answer<'a> {
     pub(super) file: String,
@@ -18,13 +18,13 @@ pub(super) struct Answer<'a> {
     pub(super) arch: Option<&'static str>,
     pub(super) runs: bool,
     pub(super) certainty: Certainty,
-    /// The handler that takes it; nothing for a program that the host runs itself.
+    /// Handler that takes the file. `None` for native programs.
     pub(super) handler: Option<&'a Taken>,
-    /// Other handlers that match, in the kernel's order, and why they do not take it.
+    /// Other handlers that match, in the order of the kernel, with the reasons why they do not take it.
     pub(super) others: Vec<Other>,
-    /// What happens, in words.
+    /// Description of what happens.
     pub(super) text: String,
-    /// Errno of `execve(2)`, where it fails.
+    /// Errno of `execve(2)`, if it fails.
     pub(super) errno: Option<String>,
     #[serde(flatten)]
     pub(super) advice: Advice,
@@ -36,7 +36,7 @@ pub(super) struct Other {
     pub(super) why: &'static str,
 }
 
-/// The answer about `file`.
+/// Returns the answer about `file`.
 pub(super) fn explain<'a>(
     file: &ExecTarget,
     prediction: &Prediction,
@@ -72,7 +72,7 @@ pub(super) fn explain<'a>(
 }
 
 impl Answer<'_> {
-    /// An answer without handlers.
+    /// Returns an answer without handlers.
     fn new(case: &Case<'_>, fate: Fate) -> Self {
         let file = case.file;
         let kind = if file.id.is_none() && file.denied.is_some() {
@@ -95,13 +95,13 @@ impl Answer<'_> {
     }
 }
 
-/// Whether the kernel may start the file, and this process may not read it (mode 0711).
+/// Reports whether this process may execute the file but not read it (mode 0711).
 fn is_unread(file: &ExecTarget) -> bool {
     file.id.is_none() && file.denied.is_none()
 }
 
-/// The rival whose interpreter the kernel was seen to start. Directory order is newest first, but only as far as anyone
-/// has seen (K32): an execution knows better.
+/// Returns the handler whose interpreter the probe started. The order of the directory is only observed (K32), so an
+/// execution decides.
 fn executed_one<'a>(
     file: &ExecTarget,
     matched_by: &'a Handler,

@@ -1,4 +1,4 @@
-//! What becomes of a file when it is started, in words, and what to do about it.
+//! Fate of a file that is executed, with advice.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::handler::predict::{End, Prediction, Reason, Step, Table, matching};
 use crate::interpreter::memfd;
 use crate::probe::{Expected, Failure, Verification, judge};
 
-/// What becomes of a file, and what to do about it.
+/// Fate of a file, with advice.
 pub(super) struct Fate {
     pub(super) runs: bool,
     pub(super) certainty: Certainty,
@@ -34,19 +34,19 @@ impl Fate {
     }
 }
 
-/// A file, with what is known of it.
+/// A file, with all facts about it.
 #[derive(Clone, Copy)]
 pub(super) struct Case<'a> {
     pub(super) file: &'a ExecTarget,
     pub(super) arch: Option<&'static Arch>,
     pub(super) table: &'a Table<'a>,
     pub(super) known: &'a Known,
-    /// Of an answer that no execution gives.
+    /// Certainty of an answer without execution.
     pub(super) certainty: Certainty,
 }
 
 impl Case<'_> {
-    /// The fate of a file that was read; `matched_by` is the handler that takes it.
+    /// Returns the fate of a readable file. `matched_by` is the handler that takes it.
     pub(super) fn fate(&self, prediction: &Prediction, matched_by: Option<&Handler>) -> Fate {
         match (&prediction.end, matched_by) {
             (End::Fails { reason: Reason::NoHandler, .. }, None) if self.known.ran(self.file) => {
@@ -67,12 +67,13 @@ impl Case<'_> {
         Fate::fails(self.certainty, text, advice)
     }
 
-    /// The command that registers another interpreter for the architecture.
+    /// Returns the command that registers another interpreter for the architecture.
     fn replace(&self) -> Option<String> {
         self.arch.map(|arch| format!("sudo qus register --replace {}", arch.name))
     }
 
-    /// No handler is visible, and yet a program like it ran: the instance of an ancestor namespace is not mounted here (K65).
+    /// Fate of a file whose probe ran although no handler is visible: the instance of an outer user namespace is not
+    /// mounted here (K65).
     fn hidden(&self) -> Fate {
         if let Some((loader, arch)) = missing_loader(self.file).zip(self.arch) {
             return Fate::fails(Certainty::Executed, no_loader(&loader), loader_advice(arch, &loader));
@@ -81,7 +82,7 @@ impl Case<'_> {
         Fate::runs(Certainty::Executed, text)
     }
 
-    /// The host runs it, if it is a script by its interpreter.
+    /// Fate of a native program or of a script.
     fn native(&self, steps: &[Step]) -> Fate {
         let Some((Step::Script { interpreter }, further)) = steps.split_first() else {
             return Fate::runs(self.certainty, "native: this host runs it itself");
@@ -96,7 +97,7 @@ impl Case<'_> {
         Fate::runs(self.certainty, format!("a script: {} runs it{further}", display_path(interpreter)))
     }
 
-    /// A handler takes the file: whether it works, and the program finds what it needs.
+    /// Fate of a file that a handler takes: by the result of the probe, and the loader of the program.
     fn taken(&self, handler: &Handler) -> Fate {
         let result = probe_target(self.file).and_then(|target| self.known.results.get(&target));
         let Some((result, arch)) = result.zip(self.arch) else {
@@ -122,7 +123,7 @@ impl Case<'_> {
         }
     }
 
-    /// A handler works; whether its interpreter is still the file at its path.
+    /// Fate of a file whose handler works. Mentions an interpreter that was replaced at its path.
     fn verified(&self, handler: &Handler, verification: &Verification) -> Fate {
         let path = handler.entry.interpreter.as_deref();
         let at_path = path.and_then(|path| (self.table.inspect)(path).id);
@@ -150,7 +151,7 @@ impl Case<'_> {
         }
     }
 
-    /// `execve(2)` fails at the file `at`: this one, or an interpreter.
+    /// Fate of a file that cannot be executed. `execve(2)` fails at the file `at`: this one, or an interpreter.
     fn failing(&self, matched_by: Option<&Handler>, at: &Path, reason: &Reason) -> Fate {
         let is_itself = at == self.file.path;
         let name = display_path(at);
@@ -185,7 +186,7 @@ impl Case<'_> {
         }
     }
 
-    /// No handler takes the file, and the host does not run it itself.
+    /// Fate of a foreign file without a handler.
     fn not_taken(&self) -> Fate {
         let (why, advice) = match matching(self.table.handlers, self.file).first() {
             Some(_) if !self.table.enabled => {
@@ -207,7 +208,7 @@ impl Case<'_> {
         self.fails(format!("{why}; starting it fails with \"Exec format error\""), advice)
     }
 
-    /// What is missing for a file that no handler matches, and how to get it.
+    /// Returns what is missing for a file that no handler matches, with advice.
     fn without_handler(&self) -> (&'static str, Advice) {
         match (&self.file.kind, self.arch) {
             (Kind::Elf(_), Some(arch)) => {
@@ -227,7 +228,7 @@ impl Case<'_> {
     }
 }
 
-/// The command that switches a handler off (0) or on (1).
+/// Returns the command that disables (0) or enables (1) a handler.
 fn switch(handler: &Handler, state: u8) -> String {
     format!("echo {state} | sudo tee {DEFAULT_PATH}/{}", shell_word(handler.name.as_os_str()))
 }
@@ -240,7 +241,7 @@ fn denied_advice(denied: AccessError, path: &Path) -> Advice {
     }
 }
 
-/// The loader that a foreign program needs, where the emulator will not find it.
+/// Returns the loader of a foreign program if the emulator will not find it.
 fn missing_loader(file: &ExecTarget) -> Option<PathBuf> {
     let Kind::Elf(Elf { loader: Some(loader), .. }) = &file.kind else { return None };
     let prefix = std::env::var_os("QEMU_LD_PREFIX").map(PathBuf::from);

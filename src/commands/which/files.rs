@@ -1,4 +1,4 @@
-//! The files that `qus which` is asked about.
+//! Files that `qus which` explains.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -10,15 +10,15 @@ use super::Which;
 use crate::base::error::Diagnostic;
 use crate::system::search_path;
 
-/// The files to explain, by name.
+/// Names of files to explain.
 pub(super) enum Files<'a> {
     Typed(Vec<Cow<'a, Path>>),
-    /// Each ends in a NUL, as `find -print0` writes them.
+    /// Names that end in NUL, as `find -print0` writes them.
     Listed(Vec<u8>),
 }
 
 impl<'a> Files<'a> {
-    /// Reads the list, where one is named.
+    /// Reads the list of `--files0-from`, or takes the arguments.
     pub(super) fn of(args: &'a Which) -> Result<Self, Diagnostic> {
         let Some(list) = &args.files0_from else {
             return Ok(Self::Typed(args.files.iter().map(|file| in_path(file)).collect()));
@@ -34,7 +34,7 @@ impl<'a> Files<'a> {
         Ok(Self::Listed(bytes))
     }
 
-    /// Programs that were found in `PATH`: the name, and the file.
+    /// Returns programs that were found in `PATH`: the name and the file.
     pub(super) fn found_in_path(&self, args: &'a Which) -> impl Iterator<Item = (&'a Path, &Path)> {
         let typed: &[Cow<'a, Path>] = if let Self::Typed(typed) = self { typed } else { &[] };
         let pairs = args.files.iter().zip(typed).map(|(name, file)| (name.as_path(), file.as_ref()));
@@ -52,7 +52,7 @@ impl<'a> Files<'a> {
     }
 }
 
-/// The file, or the program of this name in `PATH` if there is no such file.
+/// Returns the file, or the program of this name in `PATH` if there is no such file.
 fn in_path(file: &Path) -> Cow<'_, Path> {
     if !search_path::is_bare(file) || file.symlink_metadata().is_ok() {
         return Cow::Borrowed(file);

@@ -1,4 +1,4 @@
-//! What was executed, and what is known of the handlers.
+//! Results of probes, and descriptions of handlers.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,21 +14,21 @@ use crate::interpreter::QemuVersion;
 use crate::interpreter::provenance::Provenance;
 use crate::probe::{self, STATUS_ARGV0, STATUS_PATH};
 
-/// What was executed.
+/// Results of probes.
 #[derive(Default)]
 pub(super) struct Known {
     pub(super) results: Results,
     pub(super) versions: BTreeMap<PathBuf, QemuVersion>,
-    /// The handlers as they are told of, in the order of the table.
+    /// Descriptions of the handlers, in the order of the table.
     pub(super) takers: Vec<Taken>,
 }
 
 impl Known {
-    /// Describes the handlers, once for all files that they take.
+    /// Describes the handlers once for all files.
     pub(super) fn describe(&mut self, handlers: &[Handler]) {
         let describe = |handler: &Handler| {
             let path = handler.entry.interpreter.clone().unwrap_or_default();
-            // The record of one that was fetched.
+            // Record of a fetched interpreter.
             let provenance = path.is_absolute().then(|| Provenance::of(&path)).flatten();
             Taken {
                 name: handler.name.to_string(),
@@ -46,20 +46,20 @@ impl Known {
         self.takers.get(index)
     }
 
-    /// Whether a program with the header of `file` ran.
+    /// Reports whether a probe with the header of `file` ran.
     pub(super) fn ran(&self, file: &ExecTarget) -> bool {
         let result = probe_target(file).and_then(|target| self.results.get(&target));
         result.is_some_and(|result| matches!(result.host.end, probe::End::Exited(STATUS_ARGV0 | STATUS_PATH)))
     }
 }
 
-/// How sure an answer is.
+/// Certainty of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Certainty {
-    /// A program with the same header was executed, and went this way.
+    /// A probe with the same header was executed.
     Executed,
-    /// The rules leave no other choice.
+    /// The rules allow only this answer.
     Ruled,
     /// Several handlers match, and the kernel's order is not part of its interface (K32).
     Likely,
@@ -74,7 +74,7 @@ pub(super) struct Taken {
     pub(super) provenance: Option<Provenance>,
 }
 
-/// The architecture of an ELF program.
+/// Returns the architecture of an ELF program.
 pub(super) fn arch_of(file: &ExecTarget) -> Option<&'static Arch> {
     match &file.kind {
         Kind::Elf(Elf { arch, .. }) => *arch,

@@ -1,4 +1,4 @@
-//! How `qus which` says it.
+//! Report of `qus which`.
 
 use std::cell::Cell;
 use std::io::{self, Write as _};
@@ -23,9 +23,9 @@ pub(super) struct WhichReport<'a> {
     pub(super) files: &'a Files<'a>,
     pub(super) table: &'a predict::Table<'a>,
     pub(super) known: &'a Known,
-    /// Handlers that are compared with each file, byte by byte.
+    /// Handlers to compare with each file, byte by byte.
     pub(super) compared: &'a [Handler],
-    /// Whether every file so far can be run.
+    /// Whether all files so far run.
     pub(super) all_run: Cell<bool>,
 }
 
@@ -96,14 +96,14 @@ impl Answer<'_> {
     }
 }
 
-/// Writes how each handler differs from a file: what matches first, then by the number of bytes that differ.
+/// Writes how each handler differs from a file: matching ones first, then by the number of different bytes.
 fn compare(handlers: &[Handler], file: &ExecTarget, text: &mut TextWriter<'_>) -> io::Result<()> {
     let differences = |handler: &Handler| match &handler.entry.matcher {
         Some(Matcher::Magic(pattern)) => pattern.differences(&file.header),
         _ => Vec::new(),
     };
     let mut compared: Vec<_> = handlers.iter().map(|handler| (handler, differences(handler))).collect();
-    // A handler of another kind cannot nearly match.
+    // A handler without a magic cannot nearly match.
     compared.sort_by_key(|(handler, differences)| match &handler.entry.matcher {
         Some(Matcher::Magic(_)) => differences.len(),
         Some(matcher) if matcher.matches(&[], &file.path) => 0,

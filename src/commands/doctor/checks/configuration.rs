@@ -1,4 +1,4 @@
-//! What should be there: by configuration, at the next boot, and for WSL.
+//! Checks of handlers that should be registered: now, at the next boot, and under WSL.
 
 use super::Observation;
 use crate::base::escape::display_path;
@@ -18,7 +18,7 @@ pub(super) fn configured(facts: &Facts) -> Vec<Observation> {
         let text = format!("{} is configured in {file}, but not registered", configured.rule.name());
         let interpreter = configured.rule.interpreter();
         if interpreter.exists() {
-            // Under systemd, too: a restart of systemd-binfmt would remove what is in no configuration (K78).
+            // Under systemd, too: a restart of systemd-binfmt removes handlers that are not configured (K78).
             Observation::note(text, format!("sudo qus apply {}", shell_word(&configured.file)))
         } else {
             Observation::note(
@@ -30,7 +30,7 @@ pub(super) fn configured(facts: &Facts) -> Vec<Observation> {
     observations.collect()
 }
 
-/// Handlers of qus that the next restart of systemd-binfmt takes along (K78).
+/// Finds handlers of qus that the next restart of systemd-binfmt removes (K78).
 pub(super) fn flushed(facts: &Facts) -> Vec<Observation> {
     if facts.scope != Scope::Host || facts.process != UserNamespace::Initial || !facts.systemd {
         return Vec::new();
@@ -42,7 +42,7 @@ pub(super) fn flushed(facts: &Facts) -> Vec<Observation> {
     for handler in state.handlers.iter().rev().filter(is_ours) {
         let interpreter = handler.entry.interpreter.as_deref();
         let Some((arch, path)) = classify::emulated_arch(handler).zip(interpreter) else { continue };
-        // One in memory has no file that could be opened at boot.
+        // An interpreter in memory has no file that could be opened at boot.
         if !path.is_absolute() && !state.at_hand.contains_key(arch.name) {
             continue;
         }
@@ -50,7 +50,7 @@ pub(super) fn flushed(facts: &Facts) -> Vec<Observation> {
         if is_qemu(path) {
             emulators.push(arch.name);
         } else {
-            // Another interpreter was somebody's choice.
+            // The user chose this interpreter.
             let path = shell_word(path);
             chosen.push(format!("sudo qus register --persist --replace --interpreter {path} {}", arch.name));
         }

@@ -1,4 +1,4 @@
-//! What is around qus on this machine.
+//! Checks of the machine: engines, page size, security modules, namespaces.
 
 use super::Observation;
 use crate::base::error::Advice;
@@ -18,7 +18,7 @@ pub(super) fn engines(facts: &Facts) -> Vec<Observation> {
     observations
 }
 
-/// What is said of a builder that started before emulators were registered.
+/// Returns a finding about a builder that started before emulators were registered.
 fn too_early(facts: &Facts, builder: &BuildkitDaemon) -> Option<Observation> {
     let registered = &facts.state()?.registered;
     let later = registered.iter().filter(|registered| builder.started + CLOCK_SKEW < **registered).count();
@@ -34,7 +34,7 @@ fn too_early(facts: &Facts, builder: &BuildkitDaemon) -> Option<Observation> {
     Some(Observation::note(text, advice))
 }
 
-/// The command that starts again what a process belongs to, by its control groups: a container, or a service.
+/// Returns the command that restarts the container or the service of a process, by its control groups.
 pub(super) fn restart(groups: &str) -> Option<String> {
     groups.lines().find_map(|line| {
         let path = line.splitn(3, ':').nth(2)?;
@@ -49,7 +49,7 @@ pub(super) fn restart(groups: &str) -> Option<String> {
             }
         }
         let service = last.ends_with(".service").then(|| shell_word(last))?;
-        // A service of a user's is below that user's own manager.
+        // A service of a user belongs to the manager of that user.
         let is_users = path.contains("/user@");
         Some(format!("{} restart {service}", if is_users { "systemctl --user" } else { "sudo systemctl" }))
     })
@@ -62,7 +62,7 @@ pub(super) fn page_size(facts: &Facts) -> Vec<Observation> {
     vec![Observation::note(format!("pages of {} KiB", facts.page_size / 1024), None)]
 }
 
-/// Nothing is wrong with such a module, and no command mends it.
+/// Reports security modules. They are no fault, and no command changes them.
 pub(super) fn security(facts: &Facts) -> Vec<Observation> {
     let tells = |module: &String| {
         if !module.starts_with("SELinux") {

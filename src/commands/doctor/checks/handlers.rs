@@ -1,4 +1,4 @@
-//! The handlers, and how they stand to each other.
+//! Checks of handlers, and of how they affect each other.
 
 use std::path::Path;
 
@@ -69,7 +69,7 @@ pub(super) fn no_fix(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// A handler that takes its own interpreter (K37). The host's own programs are another check's.
+/// Finds handlers that match their own interpreter (K37). Another check finds handlers that match programs of the host.
 pub(super) fn self_capture(facts: &Facts) -> Vec<Observation> {
     let Ok(host) = self_exe_header() else { return Vec::new() };
     each(facts, |_, handler| {
@@ -100,7 +100,7 @@ pub(super) fn credentials(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Handlers that never run, or not for all of their programs, because one that was registered later takes them.
+/// Finds handlers that get none or not all of their programs, because a handler registered later matches them.
 pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         if !handler.entry.enabled {
@@ -126,7 +126,7 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
             if classify::emulated_arch(handler).is_some() {
                 return Some(Observation::problem(text, replace(state, handler)));
             }
-            // Somebody may have wanted it so: `register --replace` does that.
+            // This may be intended: `register --replace` does it.
             let give_back =
                 classify::emulated_arch(other).map(|arch| format!("sudo qus disable {}", arch.name));
             return Some(Observation::note(text, give_back));
@@ -143,8 +143,8 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Two handlers that take some of the same files, neither all of the other's; emulators of an architecture are judged
-/// by their programs, in another check.
+/// Finds pairs of handlers of which each matches some files of the other. Another check judges emulators by their
+/// programs.
 pub(super) fn overlap(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let enabled: Vec<&Handler> = state.handlers.iter().filter(|handler| handler.entry.enabled).collect();

@@ -1,4 +1,4 @@
-//! The interpreters: their files, and what came of executing them.
+//! Checks of interpreters: their files, and the results of probes.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// The probe showed which file runs; another one lies at the path now (K49).
+/// Finds handlers that run another file than the one at their path now (K49). The probe showed which file runs.
 pub(super) fn stale(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         let verification = state.health.as_ref().ok()?.get(&handler.name)?.verification?;
@@ -58,8 +58,8 @@ pub(super) fn stale(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Files that other users can change, or exchange, at the path of an interpreter. With `F` the kernel holds the file: then
-/// an exchange counts from the next registration on.
+/// Finds interpreters whose file or path other users can change. With `F` the kernel holds the file, so a new file at
+/// the path counts from the next registration on.
 pub(super) fn writable_file(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;
@@ -83,7 +83,7 @@ pub(super) fn writable_file(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Handlers whose probe failed for a reason that no other check names.
+/// Finds handlers whose probe failed for a reason that no other check reports.
 pub(super) fn broken(facts: &Facts) -> Vec<Observation> {
     let unverified = facts.state().and_then(|state| state.health.as_ref().err());
     if let Some(reason) = unverified {
@@ -107,9 +107,9 @@ pub(super) fn broken(facts: &Facts) -> Vec<Observation> {
         let again =
             arch.filter(|arch| path.is_some() && state.at_hand.get(arch.name).map(PathBuf::as_path) == path);
         let advice = match again {
-            // The same file again would do no better.
+            // The same file would fail again.
             Some(arch) => another_version(arch),
-            // Another's handler, which does nothing for its programs: an emulator of QEMU's would.
+            // Another tool's handler is broken. A QEMU emulator may work.
             None => replace(state, handler)
                 .or_else(|| match Arch::matching_pattern(handler.entry.pattern()?).as_slice() {
                     [arch] => Some(format!("sudo qus register --replace --fetch {}", arch.name)),
@@ -143,7 +143,7 @@ pub(super) fn emulator(facts: &Facts) -> Vec<Observation> {
     observations
 }
 
-/// Interpreters in memory: how much of it they hold.
+/// Reports how much memory interpreters in memory occupy.
 pub(super) fn in_memory(facts: &Facts) -> Vec<Observation> {
     each(facts, |_, handler| {
         let description = memfd::parse_description(handler.entry.interpreter.as_deref()?)?;
@@ -156,7 +156,7 @@ pub(super) fn in_memory(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Where fetched interpreters came from, and whether they are what came.
+/// Reports the origin of fetched interpreters, and whether they were changed since.
 pub(super) fn origin(facts: &Facts) -> Vec<Observation> {
     each(facts, |_, handler| {
         let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;
@@ -166,7 +166,7 @@ pub(super) fn origin(facts: &Facts) -> Vec<Observation> {
             return Some(Observation::ok(format!("{} runs what came from {from} on {date}", name(handler))));
         }
         let word = |path: &Path| shell_word(path);
-        // What has no path and no address came from a package manager, which will give it again.
+        // A source without a slash is a package, and can be fetched again by name.
         let is_named = record.source.contains('/');
         let from = if is_named { format!("--from {} ", shell_word(&record.source)) } else { String::new() };
         let arch = classify::emulated_arch(handler)?;
@@ -175,7 +175,7 @@ pub(super) fn origin(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// What works, as a summary: executed or not claimed.
+/// Summarises which architectures work, by the results of probes.
 pub(super) fn working(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let Ok(health) = &state.health else { return Vec::new() };

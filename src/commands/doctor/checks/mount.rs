@@ -1,4 +1,4 @@
-//! Where this is: the kernel, the instance, and whose it is.
+//! Checks of the kernel, the mount and the scope.
 
 use super::Observation;
 use crate::base::error::{Advice, Advise};
@@ -11,7 +11,7 @@ use crate::system::namespace::{Scope, UserNamespace};
 pub(super) fn kernel(facts: &Facts) -> Vec<Observation> {
     let kernel = facts.kernel;
     if !kernel.supports_fix_binary() {
-        // Nothing that could be typed.
+        // No command helps.
         let text = format!("Linux {kernel} does not know the flag F; 4.8 and later do");
         return vec![Observation::problem(text, None)];
     }
@@ -34,7 +34,7 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Observation> {
             let configured = facts.configuration.rules.len();
             let advice = error.advice();
             if facts.process != UserNamespace::Initial && facts.kernel.has_per_userns_instances() {
-                // Mounting would make a new instance, without any of those handlers (K66).
+                // Mounting would create a new instance without those handlers (K66).
                 let unseen = "the host's handlers may be in force and cannot be seen";
                 if !facts.may_mount {
                     let text = format!("{error}: {unseen}, and mounting is not permitted here");
@@ -89,8 +89,8 @@ pub(super) fn scope(facts: &Facts) -> Vec<Observation> {
     }
 }
 
-/// Whether the handlers outlast this mount namespace (K67). Before Linux 6.7 they do where that was not backported, which
-/// the version does not tell: then the command does no harm.
+/// Checks whether the handlers outlast this mount namespace (K67). Before Linux 6.7 that depends on a backport that the
+/// version does not show. The command does no harm where it is not needed.
 pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let count = state.handlers.len();
@@ -108,7 +108,7 @@ pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
         }
         MountHolder::InsideAsFarAsSeen => {
             let text = format!("{count} handlers, and what is registered next, end with this container");
-            // Mounting on the host holds no instance but the host's.
+            // A mount on the host holds only the host's instance.
             vec![if facts.scope == Scope::Host {
                 let text = format!("{text}, unless the host has mounted binfmt_misc since it started");
                 Observation::note(text, Advice::from(mount).with_hint(ON_THE_HOST))

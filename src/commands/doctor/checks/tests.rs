@@ -1,4 +1,4 @@
-//! Checks whose situations no namespace can be made into, by their facts.
+//! Tests of checks with facts that no namespace can have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
