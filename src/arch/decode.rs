@@ -65,7 +65,7 @@ impl Arch {
     }
 }
 
-/// Whether every file that `pattern` takes has `byte` at `position`.
+/// Reports whether every file that `pattern` takes has `byte` at `position`.
 fn demands(pattern: &Pattern, position: usize, byte: u8) -> bool {
     position.checked_sub(pattern.offset()).is_some_and(|index| {
         pattern.magic().get(index) == Some(&byte)

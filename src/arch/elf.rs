@@ -1,4 +1,4 @@
-//! What the beginning of an ELF file says: enough to tell whose program it is and what it needs to start.
+//! The header of an ELF file: architecture and loader of a program.
 //!
 //! Only the header and the program headers are read, never the file (System V ABI, chapters "ELF Header" and "Program
 //! Header"). Files are hostile: every number in them is checked before it is used.
@@ -29,7 +29,7 @@ pub struct Executable {
     pub loader: Option<Vec<u8>>,
 }
 
-/// Why a file is not an ELF executable.
+/// Reason why a file is not an ELF executable.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ElfError {
@@ -157,7 +157,7 @@ fn read_at_most(file: &impl FileExt, buffer: &mut [u8], offset: u64) -> Result<u
     Ok(done)
 }
 
-/// Whether two heads are of the same kind of machine: class, byte order and `e_machine`.
+/// Reports whether two heads are of the same kind of machine: class, byte order and `e_machine`.
 #[must_use]
 pub fn same_machine(one: &[u8], two: &[u8]) -> bool {
     /// Positions of `EI_CLASS`, `EI_DATA` and both bytes of `e_machine`.

@@ -118,7 +118,7 @@ impl ByteOrder {
 pub struct FlagBits {
     /// Which bits are compared.
     pub mask: u32,
-    /// What they must be; no bits outside `mask`.
+    /// Required value of these bits; no bits outside `mask`.
     pub value: u32,
 }
 

@@ -24,7 +24,7 @@ fn unhex(digits: &str) -> Vec<u8> {
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
-/// What a pattern demands of one byte: the compared bits, and their value.
+/// Returns the compared bits of one byte in a pattern, and their value.
 fn at(pattern: &Pattern, position: usize) -> (u8, u8) {
     assert_eq!(pattern.offset(), 0);
     let mask = pattern.mask().unwrap().get(position).copied().unwrap_or(0);

@@ -73,12 +73,13 @@ fn of_triple(triple: &str) -> Option<&'static Arch> {
     })
 }
 
-/// Whether what follows the first component of a triple says Linux: `-unknown-linux-gnu`, `-linux`, `-linuxabin32`.
+/// Reports whether what follows the first component of a triple says Linux: `-unknown-linux-gnu`, `-linux`,
+/// `-linuxabin32`.
 fn is_linux(rest: &str) -> bool {
     rest.split('-').any(|part| part.starts_with("linux"))
 }
 
-/// What the end of a triple makes of its architecture.
+/// Returns the architecture of a triple, by its end.
 fn with_abi(arch: &'static Arch, rest: &str) -> Option<&'static Arch> {
     if rest.ends_with("n32") {
         return match arch.name {

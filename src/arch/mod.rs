@@ -28,11 +28,11 @@ pub use table::ARCHES;
 pub struct Arch {
     /// The name of QEMU's linux-user target (`configs/targets/*-linux-user.mak` in QEMU).
     pub name: &'static str,
-    /// What it is, for people: `64-bit Arm, little-endian`.
+    /// Description for people: `64-bit Arm, little-endian`.
     pub description: &'static str,
     /// Which files are its programs.
     pub identity: Identity,
-    /// What others call it.
+    /// Other names.
     pub names: Names,
 }
 
@@ -60,7 +60,7 @@ impl Arch {
         ARCHES.iter().find(|arch| arch.name == name)
     }
 
-    /// What this architecture's probe executes. Every row has one; a test sees to it.
+    /// Code of this architecture's probe. Every row has one, which a test checks.
     #[must_use]
     pub fn probe_code(&self) -> Option<&'static ProbeCode> {
         probe_code::PROBE_CODE.iter().find(|code| code.arch == self.name)
@@ -101,7 +101,7 @@ impl Arch {
     /// other way round. Which of them it does run, only an execution tells.
     #[must_use]
     pub fn same_family(&self) -> &'static [&'static str] {
-        /// What one kernel may be able to run.
+        /// Architectures that one kernel may be able to run.
         const FAMILIES: [&[&str]; 7] = [
             &["i386", "x86_64"],
             &["aarch64", "arm"],

@@ -7,7 +7,7 @@
 /// happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Names {
-    /// What `uname -m` prints on such a machine (`UTS_MACHINE` in Linux `arch/*/Makefile`).
+    /// Output of `uname -m` on such a machine (`UTS_MACHINE` in Linux `arch/*/Makefile`).
     pub uname: &'static [&'static str],
     /// Debian's architecture names (`dpkg-architecture`).
     pub debian: &'static [&'static str],

@@ -76,7 +76,7 @@ impl From<&str> for Advice {
 pub struct Diagnostic {
     /// The failed operation, the object, and the cause. Lines after the first explain.
     pub message: String,
-    /// What may fix the failure.
+    /// Advice that may fix the failure.
     pub advice: Advice,
 }
 

@@ -15,20 +15,21 @@ pub fn escape(text: &str) -> String {
     escaped(text).into_owned()
 }
 
-/// The same, without a copy of what has nothing to escape.
+/// Escapes text for one line, without a copy if nothing has to be escaped.
 #[must_use]
 pub fn escaped(text: &str) -> Cow<'_, str> {
     escape_where(text, needs_escape, |character| character.escape_default().to_string())
 }
 
-/// The same for several lines, each of which ends as it did.
+/// Escapes text of several lines. Line feeds stay.
 #[must_use]
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
     let is_escaped = |character| character != '\n' && needs_escape(character);
     escape_where(text, is_escaped, |character| character.escape_default().to_string())
 }
 
-/// JSON that says the same, and commands no terminal: of control characters its grammar has escaped the lower ones alone.
+/// JSON that says the same, and commands no terminal: of control characters its grammar has escaped the lower ones
+/// alone.
 #[must_use]
 pub fn escape_json(text: &str) -> Cow<'_, str> {
     let is_escaped = |character| character != '\n' && needs_escape(character);
@@ -56,8 +57,8 @@ fn escape_where(
     Cow::Owned(safe)
 }
 
-/// Whether a terminal does something else with a character than to show it: C0, DEL and C1, and Unicode's orders to write
-/// from the other side, by which a name could look like another.
+/// Reports whether a terminal does something else with a character than to show it: C0, DEL and C1, and Unicode's
+/// orders to write from the other side, by which a name could look like another.
 pub(crate) fn needs_escape(character: char) -> bool {
     character.is_control()
         || matches!(

@@ -15,8 +15,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::base::escape::escape;
 
-/// Installs the logger: warnings; with `verbose` 1 each step as it happens; above that every detail, with the time since the
-/// start.
+/// Installs the logger: warnings; with `verbose` 1 each step as it happens; above that every detail, with the time
+/// since the start.
 ///
 /// A second call changes nothing.
 pub fn install(verbose: u8) {

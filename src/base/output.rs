@@ -93,8 +93,8 @@ impl<'a> Output<'a> {
         Self { terminal, ..self }
     }
 
-    /// Prints the data of a command: `value` as JSON, or what `text` writes, whole characters at a time and with control
-    /// characters escaped. Neither has to be in memory as a whole.
+    /// Prints the data of a command: `value` as JSON, or what `text` writes, whole characters at a time and with
+    /// control characters escaped. Neither has to be in memory as a whole.
     pub fn print_data<T: Serialize>(
         &mut self,
         value: &T,

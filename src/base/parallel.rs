@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Applies `task` to each of `items`, in as many threads as there are processors. Results are in the order of the items.
+/// Applies `task` to each of `items`, in as many threads as there are processors. Results are in the order of the
+/// items.
 pub fn map<I: Sync, T: Send>(items: &[I], task: impl Fn(&I) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::with_capacity(items.len()));

@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt as _;
 /// Quotes `word` so that a POSIX shell reads exactly its bytes.
 ///
 /// The result is printable text on one line, whatever the bytes are: a control character or a byte that is not UTF-8
-/// becomes an octal escape of `printf(1)`. One exception is a word that ends in a newline, which a shell removes from the
-/// output of a command: such a word keeps its bytes between single quotes, and bytes that are not UTF-8 are lost.
+/// becomes an octal escape of `printf(1)`. One exception is a word that ends in a newline, which a shell removes from
+/// the output of a command: such a word keeps its bytes between single quotes, and bytes that are not UTF-8 are lost.
 #[must_use]
 pub fn shell_word(word: impl AsRef<OsStr>) -> String {
     let bytes = word.as_ref().as_bytes();

@@ -56,8 +56,8 @@ impl Table {
         table
     }
 
-    /// Has the cells of `column` shortened where the terminal is too narrow. The end of a shortened cell stays, as that is
-    /// the file name of a path.
+    /// Has the cells of `column` shortened where the terminal is too narrow. The end of a shortened cell stays, as that
+    /// is the file name of a path.
     #[must_use]
     pub fn shorten(self, column: usize) -> Self {
         Self { shortened: Some(column), ..self }

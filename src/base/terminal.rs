@@ -20,7 +20,7 @@ pub const HEADER: Style = Style::new().bold();
 pub struct Terminal {
     /// Width in columns; `None` in a pipe or a file.
     pub width: Option<usize>,
-    /// Whether states are coloured.
+    /// True if states are coloured.
     pub color: bool,
 }
 
@@ -65,7 +65,8 @@ impl<'a> TextWriter<'a> {
         write!(self.data, "{style:#}")
     }
 
-    /// Writes a line that continues below itself, indented by `indent` columns, where the terminal is too narrow for it.
+    /// Writes a line that continues below itself, indented by `indent` columns, where the terminal is too narrow for
+    /// it.
     pub fn write_wrapped(&mut self, line: &str, indent: usize) -> io::Result<()> {
         let lines = match self.terminal.width {
             Some(width) => wrap(line, width, width.saturating_sub(indent)),
@@ -97,8 +98,8 @@ impl Write for TextWriter<'_> {
 /// Fewest columns that text is wrapped into.
 const NARROWEST: usize = 20;
 
-/// Breaks a line at spaces: the first part has at most `first` columns, the others `other`. A longer word stays whole, so
-/// that a path or a command can be copied.
+/// Breaks a line at spaces: the first part has at most `first` columns, the others `other`. A longer word stays whole,
+/// so that a path or a command can be copied.
 #[must_use]
 pub fn wrap(line: &str, first: usize, other: usize) -> Vec<String> {
     let (first, other) = (first.max(NARROWEST), other.max(NARROWEST));

@@ -14,7 +14,7 @@ use crate::base::hex;
 /// Newer kernels print flags and lines that are not known here; they are kept, not dropped (K44).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Whether it takes part; the instance as a whole may still be off (K27).
+    /// True if it takes part; the instance as a whole may still be off (K27).
     pub enabled: bool,
     /// The interpreter, as it was registered. `None` where a BPF program stands in its place (Linux 7.3).
     pub interpreter: Option<PathBuf>,
@@ -37,7 +37,7 @@ pub struct Handler {
     pub entry: Entry,
 }
 
-/// Why a text is not that of an entry file.
+/// Reason why a text is not that of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum EntryError {
@@ -119,7 +119,7 @@ impl Entry {
         self.matcher.as_ref().and_then(Matcher::pattern)
     }
 
-    /// Whether the kernel did exactly what `rule` asked for: same interpreter, flags and window, and enabled.
+    /// Reports whether the kernel did exactly what `rule` asked for: same interpreter, flags and window, and enabled.
     #[must_use]
     pub fn is(&self, rule: &Rule) -> bool {
         self.enabled
@@ -130,7 +130,8 @@ impl Entry {
             && self.matcher.as_ref().is_some_and(|matcher| matcher.equivalent(rule.matcher()))
     }
 
-    /// The rule that would register this handler again under `name`; `None` where it holds what a [`Rule`] does not know.
+    /// The rule that would register this handler again under `name`; `None` where it holds what a [`Rule`] does not
+    /// know.
     #[must_use]
     pub fn to_rule(&self, name: &HandlerName) -> Option<Rule> {
         if !self.unknown_flags.is_empty() || !self.unknown_lines.is_empty() {

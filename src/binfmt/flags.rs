@@ -8,12 +8,13 @@ bitflags! {
     /// The flags of a handler, as `Documentation/admin-guide/binfmt-misc.rst` names them.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
     pub struct Flags: u8 {
-        /// `P`: the program's `argv[0]` is passed on, behind its path (K58); interpreters learn of it from `AT_FLAGS` since Linux 5.12.
+        /// `P`: the program's `argv[0]` is passed on, behind its path (K58); interpreters learn of it from `AT_FLAGS`
+        /// since Linux 5.12.
         const PRESERVE_ARGV0 = 1;
         /// `O`: the interpreter gets the program as an open file, so that unreadable programs run (K59).
         const OPEN_BINARY = 2;
-        /// `C`: credentials come from the program: a setuid program makes the *interpreter* run as its owner (K60, K61).
-        /// The kernel sets `O` with it.
+        /// `C`: credentials come from the program: a setuid program makes the *interpreter* run as its owner (K60,
+        /// K61). The kernel sets `O` with it.
         const CREDENTIALS = 4;
         /// `F`: the interpreter is opened once, at registration, and serves every root directory (K47).
         const FIX_BINARY = 8;

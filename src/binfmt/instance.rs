@@ -1,7 +1,7 @@
 //! [`Instance`]: a mounted binfmt_misc. The only module that does IO on one.
 //!
-//! How the kernel answers is written down by the operation that asked: [`OpenError`], [`MountError`],
-//! [`RegisterError`], [`HandlerError`]; each names the path, the cause and, where there is one, the advice.
+//! Each operation has an error type: [`OpenError`], [`MountError`], [`RegisterError`], [`HandlerError`]. An error names
+//! the path and the cause, and has advice if there is any.
 
 use std::cell::OnceCell;
 use std::fs::File;
@@ -29,7 +29,7 @@ pub const DEFAULT_PATH: &str = "/proc/sys/fs/binfmt_misc";
 const BINFMT_MAGIC: FsType = FsType(0x4249_4e4d);
 /// `AUTOFS_SUPER_MAGIC` of `include/uapi/linux/magic.h`: systemd's automount stands in for the instance (K77).
 const AUTOFS_MAGIC: FsType = FsType(0x187);
-/// What an entry file is read into, in bytes; the longest entry seen has 1958 (K44).
+/// Size of the buffer for an entry, in bytes. The longest entry seen has 1958 (K44).
 const ENTRY_MAX: usize = 8192;
 
 /// A mounted binfmt_misc, held by its directory.
@@ -40,7 +40,7 @@ pub struct Instance {
     register: OnceCell<OwnedFd>,
 }
 
-/// Why there is no instance at a path.
+/// Reason why there is no instance at a path.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -61,7 +61,7 @@ pub enum OpenError {
     Io {
         /// The instance's directory.
         path: PathBuf,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: Errno,
     },
 }
@@ -92,7 +92,7 @@ fn remount_command(path: &Path) -> String {
     format!("sudo mount -o remount,rw {}", shell_word(path))
 }
 
-/// Why binfmt_misc could not be mounted (K69).
+/// Failure to mount binfmt_misc (K69).
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MountError {
@@ -107,7 +107,7 @@ pub enum MountError {
     Io {
         /// The mount point.
         path: PathBuf,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: Errno,
     },
 }
@@ -133,7 +133,7 @@ impl Advise for MountError {
     }
 }
 
-/// Why the kernel did not take a rule (the table of errno in docs/kernel.md).
+/// Failure to register a rule (the table of errno in docs/kernel.md).
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RegisterError {
@@ -159,7 +159,7 @@ pub enum RegisterError {
     /// `EEXIST`.
     #[error("the name {0} is taken")]
     NameTaken(HandlerName),
-    /// What `F` makes the kernel do at once: opening the interpreter failed.
+    /// With `F` the kernel opens the interpreter at once, which failed.
     #[error("the kernel cannot open the interpreter {}: {reason}", interpreter.display())]
     Interpreter {
         /// Path of the interpreter.
@@ -175,7 +175,7 @@ pub enum RegisterError {
     Open {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: Errno,
     },
     /// The line could not be written, for another reason.
@@ -185,7 +185,7 @@ pub enum RegisterError {
         path: PathBuf,
         /// Name of the handler.
         name: HandlerName,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: Errno,
     },
 }
@@ -201,7 +201,7 @@ impl Advise for RegisterError {
     }
 }
 
-/// Why a handler, or the list of them, could not be read or changed.
+/// Failure to read or change a handler, or to read the list.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum HandlerError {
@@ -219,17 +219,17 @@ pub enum HandlerError {
     Entry {
         /// Name of the handler.
         name: HandlerName,
-        /// What is not understood.
+        /// The part that is not understood.
         source: EntryError,
     },
     /// Anything else that went wrong.
     #[error("cannot {operation} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: Errno,
     },
 }
@@ -247,7 +247,8 @@ impl Advise for HandlerError {
 impl Instance {
     /// The instance that is mounted on `path`.
     ///
-    /// An automount in its place is triggered, by opening a file below it, as `O_PATH` on the directory is not enough (K77).
+    /// An automount in its place is triggered, by opening a file below it, as `O_PATH` on the directory is not enough
+    /// (K77).
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let (directory, kind) = open_directory(path)?;
         if kind == BINFMT_MAGIC {
@@ -282,8 +283,8 @@ impl Instance {
         )
     }
 
-    /// Whether this process may mount on `path`, found out without mounting: `mount(2)` looks for the right before it
-    /// looks at the options, and binfmt_misc has none (K64). Linux 6.7 or later; older ones take any.
+    /// Reports whether this process may mount on `path`, found out without mounting: `mount(2)` looks for the right
+    /// before it looks at the options, and binfmt_misc has none (K64). Linux 6.7 or later; older ones take any.
     #[must_use]
     pub fn may_mount(path: &Path) -> bool {
         let kind = Some("binfmt_misc");
@@ -296,7 +297,7 @@ impl Instance {
         &self.path
     }
 
-    /// Whether the instance as a whole is on (K27).
+    /// Reports whether the instance as a whole is on (K27).
     pub fn is_enabled(&self) -> Result<bool, HandlerError> {
         let name = Path::new("status");
         let text = self.read(name).map_err(|source| self.io("read", name, source))?;
@@ -311,7 +312,7 @@ impl Instance {
         let mut names = Vec::new();
         for file in directory.iter() {
             let file = file.map_err(failed)?;
-            // What is no name of a handler is one of the instance's own files.
+            // Other names are files of the instance itself.
             names.extend(HandlerName::new(file.file_name().to_bytes()));
         }
         Ok(names)
@@ -341,7 +342,7 @@ impl Instance {
         Ok(handlers)
     }
 
-    /// Whether this process may register and change handlers, found out without doing either.
+    /// Reports whether this process may register and change handlers, found out without doing either.
     pub fn check_writable(&self) -> Result<(), RegisterError> {
         self.register_file().map(|_| ())
     }
@@ -369,7 +370,7 @@ impl Instance {
         Ok(self.register.get_or_init(|| file))
     }
 
-    /// What an errno of `write(register)` means (the table of errno in docs/kernel.md).
+    /// Returns the meaning of an errno of `write(register)` (the table of errno in docs/kernel.md).
     fn refusal(&self, rule: &Rule, length: usize, errno: Errno) -> RegisterError {
         let name = rule.name().clone();
         let reason = match errno {

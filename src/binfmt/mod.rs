@@ -1,5 +1,5 @@
-//! What binfmt_misc understands, as values: rules and their register lines, entries and their text, and which file
-//! goes to which handler. Pure: the only module that does IO on binfmt_misc is [`crate::binfmt::instance`].
+//! Values of binfmt_misc: rules and their register lines, entries and their text, and which handler takes a file. Pure:
+//! only [`crate::binfmt::instance`] does IO on binfmt_misc.
 
 mod entry;
 mod flags;

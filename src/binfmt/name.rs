@@ -16,7 +16,7 @@ pub const NAME_MAX: usize = 255;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HandlerName(Vec<u8>);
 
-/// Why bytes are not the name of a handler, as the kernel judges it (K7).
+/// Reason why bytes are not the name of a handler, as for the kernel (K7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NameError {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-/// How many bytes of a file the kernel looks at: `BINPRM_BUF_SIZE`, in bytes (K10, K34).
+/// Number of bytes of a file that the kernel reads: `BINPRM_BUF_SIZE` (K10, K34).
 ///
 /// Source: `include/uapi/linux/binfmts.h`.
 pub const HEADER_LEN: usize = 256;
@@ -16,7 +16,8 @@ pub const HEADER_LEN: usize = 256;
 /// A file matches when `(file[offset + i] ^ magic[i]) & mask[i] == 0` for every `i`; what lies behind the end of a
 /// short file counts as zero (K33, K34; `search_binfmt_handler` in `fs/binfmt_misc.c`).
 ///
-/// Magic and mask have the same length, at least one byte, and lie within the first [`HEADER_LEN`] bytes of the file (K10).
+/// Magic and mask have the same length, at least one byte, and lie within the first [`HEADER_LEN`] bytes of the file
+/// (K10).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Pattern {
     offset: usize,
@@ -37,7 +38,7 @@ pub struct Difference {
     pub mask: u8,
 }
 
-/// Why bytes are not a [`Pattern`].
+/// Reason why bytes are not a [`Pattern`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PatternError {
@@ -116,7 +117,8 @@ impl Pattern {
         self.offset..self.offset + self.magic.len()
     }
 
-    /// Whether the kernel takes a file that begins with `header`; only the first [`HEADER_LEN`] bytes of it count.
+    /// Reports whether the kernel takes a file that begins with `header`; only the first [`HEADER_LEN`] bytes of it
+    /// count.
     #[must_use]
     pub fn matches(&self, header: &[u8]) -> bool {
         let Some(window) = header.get(self.window()) else {
@@ -140,7 +142,7 @@ impl Pattern {
             .collect()
     }
 
-    /// Whether some file matches both patterns: no bit that both compare differs.
+    /// Reports whether some file matches both patterns: no bit that both compare differs.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.window().all(|position| {
@@ -150,7 +152,7 @@ impl Pattern {
         })
     }
 
-    /// Whether every file that matches `other` matches this pattern too.
+    /// Reports whether every file that matches `other` matches this pattern too.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         self.window().all(|position| {
@@ -160,7 +162,7 @@ impl Pattern {
         })
     }
 
-    /// Whether both patterns take exactly the same files, however they are written.
+    /// Reports whether both patterns take exactly the same files, however they are written.
     #[must_use]
     pub fn equivalent(&self, other: &Self) -> bool {
         self.covers(other) && other.covers(self)

@@ -22,7 +22,7 @@ pub const LINE_MAX: usize = 1920;
 /// Shortest register line, in bytes (K2).
 pub const LINE_MIN: usize = 11;
 
-/// What one registration asks of the kernel. A value of this type always has a register line.
+/// A request for one registration. A value of this type always has a register line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     name: HandlerName,
@@ -44,7 +44,7 @@ pub enum Matcher {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension(Vec<u8>);
 
-/// Why a [`Rule`] cannot be, or a line is none.
+/// Reason why a [`Rule`] is impossible, or a line is not one.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RuleError {
@@ -103,7 +103,7 @@ impl Extension {
         &self.0
     }
 
-    /// Whether the kernel takes a program that is started as `path` (K35).
+    /// Reports whether the kernel takes a program that is started as `path` (K35).
     #[must_use]
     pub fn matches(&self, path: &Path) -> bool {
         let path = path.as_os_str().as_bytes();
@@ -113,7 +113,7 @@ impl Extension {
 }
 
 impl Matcher {
-    /// Whether the kernel takes a file that begins with `header` and is started as `path`.
+    /// Reports whether the kernel takes a file that begins with `header` and is started as `path`.
     #[must_use]
     pub fn matches(&self, header: &[u8], path: &Path) -> bool {
         match self {
@@ -131,7 +131,7 @@ impl Matcher {
         }
     }
 
-    /// Whether both take exactly the same files, however they are written.
+    /// Reports whether both take exactly the same files, however they are written.
     #[must_use]
     pub fn equivalent(&self, other: &Self) -> bool {
         match (self, other) {
@@ -180,18 +180,18 @@ impl Rule {
         &self.interpreter
     }
 
-    /// How the interpreter is started.
+    /// Returns the flags, which say how the interpreter is started.
     #[must_use]
     pub fn flags(&self) -> Flags {
         self.flags
     }
 
-    /// The same rule under another name.
+    /// Returns the rule under another name.
     pub fn renamed(&self, name: HandlerName) -> Result<Self, RuleError> {
         Self::new(name, self.matcher.clone(), self.interpreter.clone(), self.flags)
     }
 
-    /// The same rule with other flags.
+    /// Returns the rule with other flags.
     pub fn with_flags(&self, flags: Flags) -> Result<Self, RuleError> {
         Self::new(self.name.clone(), self.matcher.clone(), self.interpreter.clone(), flags)
     }
@@ -206,8 +206,8 @@ impl Rule {
         self.encode(|_| true).unwrap_or_default()
     }
 
-    /// The register line with one of the delimiters that `usable` allows, for a file whose lines mean something else when
-    /// they begin with certain bytes. [`RuleError::NoDelimiter`] where none is left.
+    /// The register line with one of the delimiters that `usable` allows, for a file whose lines mean something else
+    /// when they begin with certain bytes. [`RuleError::NoDelimiter`] where none is left.
     pub fn to_line_delimited(&self, usable: impl Fn(u8) -> bool) -> Result<Vec<u8>, RuleError> {
         self.encode(usable)
     }
@@ -316,7 +316,7 @@ fn delimiters() -> impl Iterator<Item = u8> {
     familiar.into_iter().chain(others)
 }
 
-/// How magic and mask are written.
+/// Notation of magic and mask.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Escape {
     All,
@@ -356,8 +356,8 @@ impl Escape {
     }
 }
 
-/// Whether a backslash and `second` behind it stand for themselves (K12), with `rest` to follow. The kernel looks for
-/// the end of the field first, and there takes the second of two backslashes for the beginning of an escape.
+/// Reports whether a backslash and `second` behind it stand for themselves (K12), with `rest` to follow. The kernel
+/// looks for the end of the field first, and there takes the second of two backslashes for the beginning of an escape.
 fn is_literal_pair(second: u8, rest: &[u8], delimiter: u8) -> bool {
     match second {
         0 | b'x' => false,

@@ -24,11 +24,11 @@ const MAX: u64 = 1 << 20;
 pub struct Line {
     /// Which one, counted from 1.
     pub number: usize,
-    /// What it asks for, or why it is no rule.
+    /// The rule, or the reason why the line is not one.
     pub rule: Result<Rule, RuleError>,
 }
 
-/// Why a file could not be read. Displayed behind its path.
+/// Failure to read a file. Displayed after its path.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReadError {
@@ -52,9 +52,9 @@ pub fn directories(root: &Path) -> Vec<PathBuf> {
     DIRECTORIES.iter().map(|directory| root.join(directory)).collect()
 }
 
-/// The files in `directories` that are in force, in the order in which they are read: sorted by name, whatever their folder.
-/// Of several with one name it is the one in the first folder, even where that is empty or leads to `/dev/null`: so
-/// somebody says that there shall be none.
+/// The files in `directories` that are in force, in the order in which they are read: sorted by name, whatever their
+/// folder. Of several with one name it is the one in the first folder, even where that is empty or leads to
+/// `/dev/null`: so somebody says that there shall be none.
 #[must_use]
 pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
     let mut files = BTreeMap::<OsString, PathBuf>::new();

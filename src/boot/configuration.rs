@@ -1,4 +1,4 @@
-//! What the host's configuration has registered at boot: files of systemd-binfmt, and the database of binfmt-support.
+//! Configuration of the host that is registered at boot: files of systemd-binfmt, and the database of binfmt-support.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -30,7 +30,7 @@ pub struct ConfiguredRule {
     pub rule: Rule,
 }
 
-/// How a promise is not kept.
+/// Difference between a configured rule and the handlers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Drift {
@@ -40,12 +40,12 @@ pub enum Drift {
     Differs,
 }
 
-/// What the host's configuration says about handlers.
+/// Configuration of handlers on the host.
 #[derive(Clone, Debug, Default)]
 pub struct Configuration {
-    /// What systemd-binfmt registers at boot.
+    /// Rules that systemd-binfmt registers at boot.
     pub rules: Vec<ConfiguredRule>,
-    /// What binfmt-support registers: the handler's name, and the package that it belongs to.
+    /// Handlers that binfmt-support registers, with the package of each.
     pub binfmt_support: BTreeMap<OsString, Option<String>>,
 }
 
@@ -93,7 +93,7 @@ impl Configuration {
 }
 
 impl ConfiguredRule {
-    /// Whether `handler` is what the rule asks for, enabled or not.
+    /// Reports whether `handler` is what the rule asks for, enabled or not.
     #[must_use]
     pub fn is_registered_as(&self, handler: &Handler) -> bool {
         handler.name == *self.rule.name()

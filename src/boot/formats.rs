@@ -1,8 +1,8 @@
 //! Rules as files that other software registers from, at boot or in an image: pure functions from rules to bytes, the
 //! same rules always to the same bytes.
 //!
-//! What is written says who wrote it and how it is undone, where the format has comments; by [`MARKER`] qus knows its own
-//! files.
+//! Files say which tool wrote them and how to undo it, if the format has comments. qus recognises its own files by
+//! [`MARKER`].
 
 use serde::Serialize;
 use thiserror::Error;
@@ -22,11 +22,11 @@ pub const COPIED: &str = "# The interpreter is a copy that was made for this fil
 pub const PACKAGE: &str = "qus";
 /// Longest line of `binfmt.d`, in bytes: systemd-binfmt writes it with a newline behind it (K2, K6).
 const BINFMT_D_MAX: usize = crate::binfmt::LINE_MAX - 1;
-/// Longest line in an OpenRC script, in bytes: where the C library is musl, a shell writes longer text in pieces, and the
-/// kernel takes none (K21).
+/// Longest line in an OpenRC script, in bytes: where the C library is musl, a shell writes longer text in pieces, and
+/// the kernel takes none (K21).
 const SHELL_MAX: usize = 1023;
 
-/// Whose files.
+/// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
@@ -51,7 +51,7 @@ pub struct ArchRules {
     pub arch: &'static Arch,
     /// Its rules.
     pub rules: Vec<Rule>,
-    /// Whether their interpreter is a copy that goes when they go.
+    /// True if their interpreter is a copy that goes when they go.
     pub copied: bool,
 }
 
@@ -62,11 +62,11 @@ pub struct File {
     pub name: String,
     /// Its content.
     pub text: Vec<u8>,
-    /// Whether it is a program.
+    /// True if it is a program.
     pub executable: bool,
 }
 
-/// Why a rule cannot be written in a format.
+/// Reason why a rule cannot be written in a format.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ExportError {
@@ -176,7 +176,7 @@ pub fn binfmt_d_name(arch: &Arch) -> String {
     format!("{SERVICE}-{}.conf", arch.name)
 }
 
-/// Whether every reader of lines gets the path as it is.
+/// Reports whether every reader of lines gets the path as it is.
 fn is_one_line(rule: &Rule) -> bool {
     let path = rule.interpreter().as_os_str().as_encoded_bytes();
     let blank = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_whitespace);
@@ -258,7 +258,7 @@ pub(crate) fn binfmt_support_format(package: &str, rule: &Rule) -> Vec<u8> {
     text
 }
 
-/// What an OpenRC service does, around the rules. Words are quoted for `sh`, and a line is written in one `write(2)`.
+/// Code of an OpenRC service before the rules. Words are quoted for `sh`, and a line is written in one `write(2)`.
 const OPENRC_BEGIN: &str = r#"
 description="Handlers for programs of foreign architectures"
 instance=/proc/sys/fs/binfmt_misc

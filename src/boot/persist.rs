@@ -1,4 +1,5 @@
-//! What lasts over a restart: qus's own files of `binfmt.d`, one an architecture, and whoever registers them at boot.
+//! Persistence over a reboot: qus's own files of `binfmt.d`, one for each architecture, and the init system that
+//! registers them.
 //!
 //! The files are the truth, whatever the init system: `qus list` compares the kernel with them, `qus apply` registers
 //! them. Where that is not what reads them at boot, its own files are made from them.
@@ -42,7 +43,7 @@ const LOCK: &str = "/run/qus.lock";
 const UNSTABLE: [&str; 10] =
     ["/tmp", "/var/tmp", "/run", "/dev", "/proc", "/sys", "/home", "/root", "/mnt", "/media"];
 
-/// Who registers at boot what the files say.
+/// Init system that registers the files at boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InitSystem {
@@ -56,14 +57,14 @@ pub enum InitSystem {
     Nobody,
 }
 
-/// Whether systemd is the init system (`sd_booted(3)`).
+/// Reports whether systemd is the init system (`sd_booted(3)`).
 #[must_use]
 pub fn is_systemd_running() -> bool {
     Path::new("/run/systemd/system").exists()
 }
 
 impl InitSystem {
-    /// Who it is on this host.
+    /// Determines the init system of this host.
     #[must_use]
     pub fn here() -> Self {
         let exists = |path: &str| Path::new(path).exists();
@@ -78,7 +79,7 @@ impl InitSystem {
         }
     }
 
-    /// What it does at boot, for a person.
+    /// Describes what it does at boot.
     #[must_use]
     pub fn description(self) -> &'static str {
         match self {
@@ -91,7 +92,7 @@ impl InitSystem {
         }
     }
 
-    /// Why it will not do that, and what to do.
+    /// Returns the reason why it will not do that, with advice.
     #[must_use]
     pub fn blocker(self) -> Option<Diagnostic> {
         const UNIT: &str = "/etc/systemd/system/systemd-binfmt.service";
@@ -112,7 +113,8 @@ impl InitSystem {
         }
     }
 
-    /// Whether [`update`](Self::update) could do what it has to for `set`, as far as can be known without doing it.
+    /// Reports whether [`update`](Self::update) could do what it has to for `set`, as far as can be known without doing
+    /// it.
     pub fn check(self, set: &ArchRules) -> Result<(), Diagnostic> {
         if self == Self::Openrc {
             formats::files(Format::Openrc, std::slice::from_ref(set))?;
@@ -125,7 +127,7 @@ impl InitSystem {
     pub fn update(self) -> Result<(), Diagnostic> {
         let persisted_arch =
             persisted()?.into_iter().map(|persisted_arch| persisted_arch.set).collect::<Vec<_>>();
-        // What was made for another keeper, before the init system changed, goes with the files all the same.
+        // Files for another init system, from before it changed, are updated as well.
         update_openrc(if self == Self::Openrc { &persisted_arch } else { &[] })?;
         if self == Self::BinfmtSupport {
             import(&persisted_arch)?;
@@ -165,7 +167,7 @@ fn update_openrc(arch_rules: &[ArchRules]) -> Result<(), Diagnostic> {
     }
 }
 
-/// Whether `link` is a link to `target`.
+/// Reports whether `link` is a link to `target`.
 fn leads_to(link: &Path, target: &Path) -> io::Result<bool> {
     match fs::read_link(link) {
         Ok(there) => Ok(there == target),
@@ -194,8 +196,8 @@ fn import(arch_rules: &[ArchRules]) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// Has binfmt-support forget a rule of ours, whoever the keeper is by now; one of another package stays. This comes before
-/// the file that says the rule goes: by that it is known to be ours.
+/// Has binfmt-support forget a rule of ours, whoever the keeper is by now; one of another package stays. This comes
+/// before the file that says the rule goes: by that it is known to be ours.
 pub fn remove_from_binfmt_support(rule: &Rule) -> Result<(), Diagnostic> {
     let name = rule.name().to_string();
     if !belongs_to_us(&name) {
@@ -205,7 +207,7 @@ pub fn remove_from_binfmt_support(rule: &Rule) -> Result<(), Diagnostic> {
     update_binfmts(Command::new("update-binfmts").args(words).arg(rule.interpreter()))
 }
 
-/// Whether binfmt-support's database has this handler as one of ours.
+/// Reports whether binfmt-support's database has this handler as one of ours.
 fn belongs_to_us(name: &str) -> bool {
     let entry = fs::read_to_string(binfmt_support_file(OsStr::new(name))).unwrap_or_default();
     entry.lines().next() == Some(PACKAGE)
@@ -225,9 +227,9 @@ fn io_problem(operation: &str, path: &Path, error: &io::Error) -> Diagnostic {
     Diagnostic::new(format!("cannot {operation} {}: {error}", path.display()))
 }
 
-/// Waits until nobody else writes what lasts, and nobody else does as long as the file is held: two that each put a copy
-/// of the same interpreter in its place would each find the other's in the kernel. Where there is no such lock to be had,
-/// it is done without.
+/// Waits until nobody else writes what lasts, and nobody else does as long as the file is held: two that each put a
+/// copy of the same interpreter in its place would each find the other's in the kernel. Where there is no such lock to
+/// be had, it is done without.
 #[must_use]
 pub fn lock() -> Option<File> {
     let mut options = OpenOptions::new();
@@ -250,13 +252,13 @@ pub fn lock() -> Option<File> {
 pub struct Persisted {
     /// Where it is.
     pub path: PathBuf,
-    /// What it says.
+    /// Its rules.
     pub set: ArchRules,
     /// Somebody changed it since qus wrote it: it stays as it is.
     pub is_edited: bool,
 }
 
-/// Whether an interpreter is a copy that `register --persist` made.
+/// Reports whether an interpreter is a copy that `register --persist` made.
 #[must_use]
 pub fn is_copy(interpreter: &Path) -> bool {
     interpreter.parent() == Some(Path::new(store::COPIES))
@@ -278,8 +280,8 @@ pub fn persisted_for(arch: &'static Arch) -> Result<Option<Persisted>, ManagedFi
     Ok(Some(Persisted { path, set: ArchRules { arch, rules, copied }, is_edited: own.is_edited }))
 }
 
-/// All of qus's own files, in the order of the table. What somebody else has put into such a place is none; what cannot be
-/// read is an error, as it may be one.
+/// All of qus's own files, in the order of the table. What somebody else has put into such a place is none; what cannot
+/// be read is an error, as it may be one.
 pub fn persisted() -> Result<Vec<Persisted>, ManagedFileError> {
     let files = crate::arch::ARCHES.iter().map(persisted_for);
     let own =
@@ -287,7 +289,7 @@ pub fn persisted() -> Result<Vec<Persisted>, ManagedFileError> {
     own.filter_map(Result::transpose).collect()
 }
 
-/// Whether a file that says `set` could be written.
+/// Reports whether a file that says `set` could be written.
 pub fn check(set: &ArchRules) -> Result<(), Diagnostic> {
     formats::files(Format::Systemd, std::slice::from_ref(set))?;
     managed_file::check(&file_of(set.arch))?;
@@ -351,8 +353,8 @@ pub fn remove_stale() {
     }
 }
 
-/// Removes copies of interpreters that no configuration and no handler uses: a killed process left them, or another file
-/// took their place.
+/// Removes copies of interpreters that no configuration and no handler uses: a killed process left them, or another
+/// file took their place.
 pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Diagnostic> {
     let rules = crate::boot::configuration::Configuration::read(Path::new("/")).rules;
     let configured = rules.iter().map(|configured| configured.rule.interpreter());
@@ -385,7 +387,7 @@ pub fn remove_empty_directories() {
     let _ = fs::remove_dir(store::COPIES).and_then(|()| fs::remove_dir(store::SYSTEM));
 }
 
-/// Whether an interpreter can be left where it is: there it is at boot, and nobody but root can change it.
+/// Reports whether an interpreter can be left where it is: there it is at boot, and nobody but root can change it.
 #[must_use]
 pub fn is_stable(interpreter: &Interpreter) -> bool {
     let path = &interpreter.path;
@@ -404,7 +406,8 @@ pub fn is_stable(interpreter: &Interpreter) -> bool {
     }) && volatile(&real).is_none()
 }
 
-/// Why an interpreter may not be there when handlers are registered at boot, though it stays where it is.
+/// Returns a warning if an interpreter may be missing when handlers are registered at boot, although its file is
+/// permanent.
 #[must_use]
 pub fn late_mount_warning(path: &Path) -> Option<String> {
     if let Some(kind) = volatile(path) {

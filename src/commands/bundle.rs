@@ -71,9 +71,9 @@ pub(crate) struct BundleReport {
     /// In bytes.
     size: u64,
     arches: Vec<&'static str>,
-    /// Whether it contains the licence text of QEMU.
+    /// True if it contains the licence text of QEMU.
     licence: bool,
-    /// Whether the bundle goes to standard output, and the report to standard error.
+    /// True if the bundle goes to standard output, and the report to standard error.
     #[serde(skip)]
     is_standard: bool,
 }

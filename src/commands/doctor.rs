@@ -72,7 +72,7 @@ pub(super) struct Finding {
 #[derive(Serialize)]
 pub(crate) struct DoctorReport {
     findings: Vec<Finding>,
-    /// Whether findings of severity `Ok` are printed one by one.
+    /// True if findings of severity `Ok` are printed one by one.
     #[serde(skip)]
     verbose: bool,
 }

@@ -48,10 +48,10 @@ pub(crate) struct ListReport {
     handlers: Vec<HandlerView>,
     /// Rules that are configured but not registered, or registered differently.
     unregistered: Vec<UnregisteredRule>,
-    /// Whether probes were executed.
+    /// True if probes were executed.
     #[serde(skip)]
     probed: bool,
-    /// Whether every column is printed.
+    /// True if every column is printed.
     #[serde(skip)]
     verbose: bool,
     /// Error that the whole instance is disabled.
@@ -86,7 +86,7 @@ struct HandlerView {
     name: String,
     /// Architectures whose programs it matches; empty for other handlers.
     arches: Vec<&'static str>,
-    /// Whether its interpreter is a QEMU emulator.
+    /// True if its interpreter is a QEMU emulator.
     emulator: bool,
     state: &'static str,
     flags: String,

@@ -113,7 +113,7 @@ struct Return {
     name: String,
     /// The file that says so.
     file: PathBuf,
-    /// Whether qus wrote it.
+    /// True if qus wrote it.
     own: bool,
 }
 
@@ -247,7 +247,7 @@ fn remove(instance: &Instance, to_remove: &[(&Handler, &'static Arch)], dry_run:
     items
 }
 
-/// What `register --persist` wrote, for the named architectures or for all.
+/// Returns what `register --persist` wrote, for the named architectures or for all.
 fn persisted(arches: Option<&[&'static Arch]>) -> Result<Vec<Persisted>, Diagnostic> {
     let mut persisted = persist::persisted()?;
     persisted.retain(|file| arches.is_none_or(|arches| arches.contains(&file.set.arch)));

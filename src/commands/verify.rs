@@ -76,7 +76,7 @@ impl State {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Health {
     pub(crate) state: State,
-    /// Whether another handler matches the programs first.
+    /// True if another handler matches the programs first.
     #[serde(skip)]
     pub(super) is_shadowed: bool,
     /// Reason why it is broken.

@@ -1,5 +1,4 @@
-//! What has to be done so that the kernel has what configuration says: a pure function from rules and handlers to
-//! [`Step`]s.
+//! The steps that make the handlers equal to the configuration: a pure function from rules and handlers to [`Step`]s.
 //!
 //! Nobody's handler is removed but one whose name a rule has. In the kernel the newest handler wins (K31), in
 //! configuration the last rule: so one that stands as it should is registered anew where it would otherwise lie behind one
@@ -23,20 +22,20 @@ pub struct ConfigLine<'a> {
 pub struct InterpreterFile {
     /// Its first bytes.
     pub header: Vec<u8>,
-    /// Whether it belongs to root and nobody else may write to it.
+    /// True if it belongs to root and nobody else may write to it.
     pub owned_by_root: bool,
-    /// Whether it has a setuid or setgid bit.
+    /// True if it has a setuid or setgid bit.
     pub set_id: bool,
 }
 
-/// What to do about one rule.
+/// Step for one rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// It is in force.
     Unchanged,
     /// Register it, in the place of the handler that has its name, if any does.
     Register {
-        /// Whether one does.
+        /// True if one does.
         replaces: bool,
     },
     /// A later rule has the same name; its index.
@@ -45,8 +44,8 @@ pub enum Step {
     Refused(String),
 }
 
-/// What to do about each of `requested`, which are in the order of the configuration. `handlers` are newest first; `guarded`
-/// are beginnings of files that no rule may take (K37).
+/// Returns a step for each of `requested`, which are in the order of the configuration. `handlers` are newest first.
+/// `guarded` are headers that no rule may match (K37).
 #[must_use]
 pub fn steps(requested: &[ConfigLine<'_>], handlers: &[Handler], guarded: &[Guarded]) -> Vec<Step> {
     let refusals: Vec<Option<String>> =
@@ -85,7 +84,7 @@ pub fn steps(requested: &[ConfigLine<'_>], handlers: &[Handler], guarded: &[Guar
     steps
 }
 
-/// Whether there are files that both take, as far as it matters: of names and contents nobody expects the same.
+/// Reports whether there are files that both take, as far as it matters: of names and contents nobody expects the same.
 fn overlap(one: &Rule, other: &Rule) -> bool {
     match (one.matcher(), other.matcher()) {
         (Matcher::Magic(one), Matcher::Magic(other)) => one.overlaps(other),
@@ -99,7 +98,7 @@ fn overlap(one: &Rule, other: &Rule) -> bool {
 pub struct Guarded {
     /// The first bytes of such a file.
     pub header: Vec<u8>,
-    /// Why a rule that takes it is refused; `None` where it is certainly a program of this host.
+    /// Reason why a rule that matches it is refused; `None` if it is certainly a program of this host.
     pub reason: Option<String>,
 }
 
@@ -110,7 +109,7 @@ impl Guarded {
         Self { header, reason: None }
     }
 
-    /// Whether `rule` takes the file. The kernel compares a buffer that is filled up with zeros.
+    /// Reports whether `rule` takes the file. The kernel compares a buffer that is filled up with zeros.
     fn is_taken_by(&self, rule: &Rule) -> bool {
         let mut header = self.header.clone();
         header.resize(header.len().max(HEADER_LEN), 0);
@@ -118,7 +117,7 @@ impl Guarded {
     }
 }
 
-/// Why a rule must not be registered.
+/// Returns the reason why a rule must not be registered.
 fn refusal(requested: &ConfigLine<'_>, guarded: &[Guarded]) -> Option<String> {
     let rule = requested.rule;
     let path = rule.interpreter();

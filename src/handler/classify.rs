@@ -1,4 +1,4 @@
-//! What a handler is for: its architecture, and whether its name is one that qus gives.
+//! Classification of handlers: architecture, and names that qus gives.
 
 use std::path::Path;
 
@@ -12,8 +12,8 @@ use crate::system::kernel_version::KernelVersion;
 /// behind by an interrupted run.
 pub const STAGING_SUFFIX: &str = ".qus-";
 
-/// The architecture whose programs a handler gives to QEMU's user-mode emulator, whatever its name, or to an interpreter
-/// that qus was told to register (a name that begins with `qus-`). `None`: it is somebody else's.
+/// The architecture whose programs a handler gives to QEMU's user-mode emulator, whatever its name, or to an
+/// interpreter that qus was told to register (a name that begins with `qus-`). `None`: it is somebody else's.
 #[must_use]
 pub fn emulated_arch(handler: &Handler) -> Option<&'static Arch> {
     let elf = Pattern::new(0, goblin::elf::header::ELFMAG.to_vec(), None).ok()?;
@@ -36,7 +36,7 @@ fn without_staging_suffix(name: &str) -> &str {
     name.split_once(STAGING_SUFFIX).map_or(name, |(name, _)| name)
 }
 
-/// Whether the name is one that a handler has only for a moment.
+/// Reports whether the name is one that a handler has only for a moment.
 #[must_use]
 pub fn is_staging(name: &HandlerName) -> bool {
     name.as_bytes().windows(STAGING_SUFFIX.len()).any(|window| window == STAGING_SUFFIX.as_bytes())
@@ -49,7 +49,7 @@ pub fn staging_process(name: &HandlerName) -> Option<u32> {
     name.rsplit_once(STAGING_SUFFIX)?.1.parse().ok()
 }
 
-/// Whether `name` is one that qus gives to a handler of `arch`.
+/// Reports whether `name` is one that qus gives to a handler of `arch`.
 #[must_use]
 pub fn is_named_for(name: &HandlerName, arch: &Arch) -> bool {
     let names = arch.handler_names();
@@ -90,7 +90,7 @@ pub fn rules(arch: &Arch, interpreter: &Path, flags: Flags) -> Result<Vec<Rule>,
         .collect()
 }
 
-/// Whether `handler` takes some program of `arch`.
+/// Reports whether `handler` takes some program of `arch`.
 #[must_use]
 pub fn overlaps_arch(handler: &Handler, arch: &Arch) -> bool {
     handler
@@ -105,7 +105,8 @@ pub fn active_handler<'a>(arch: &Arch, handlers: &'a [Handler]) -> Option<&'a Ha
     first_match(handlers, &arch.plain_header()?, Path::new(""))
 }
 
-/// Whether this is the interim name of a handler whose process was killed before it could give it the final one.
+/// Reports whether this is the interim name of a handler whose process was killed before it could give it the final
+/// one.
 pub(crate) fn is_stale_staging(name: &HandlerName) -> bool {
     let process = staging_process(name);
     process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists())
@@ -140,7 +141,7 @@ pub(crate) fn emulator_path(handler: &Handler) -> Option<&Path> {
     (path.is_absolute() && !path.starts_with("/proc")).then_some(path)
 }
 
-/// Whether a handler takes programs of `arch` and of nothing else.
+/// Reports whether a handler takes programs of `arch` and of nothing else.
 pub(crate) fn serves_only(handler: &Handler, arch: &Arch) -> bool {
     handler
         .entry

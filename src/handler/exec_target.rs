@@ -1,4 +1,4 @@
-//! What a file is, as the kernel and a person see it, by its first page.
+//! Kind of a file, for the kernel and for a person, by its first page.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -27,13 +27,13 @@ pub struct ExecTarget {
     pub id: Option<FileId>,
     /// Its first bytes, at most [`HEADER_LEN`].
     pub header: Vec<u8>,
-    /// What the bytes mean.
+    /// Meaning of the bytes.
     pub kind: Kind,
-    /// Why the kernel would not even look at them: what `execve(2)` says first (K41).
+    /// Reason why the kernel would not read them: the first error of `execve(2)` (K41).
     pub denied: Option<AccessError>,
 }
 
-/// Why a file cannot be started, whatever is in it.
+/// Reason why a file cannot be executed, whatever its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessError {
     /// There is none.
@@ -72,7 +72,7 @@ impl fmt::Display for AccessError {
     }
 }
 
-/// What the beginning of a file says that it is.
+/// Kind of a file by its first bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// An ELF program or shared object.
@@ -94,14 +94,14 @@ pub enum Kind {
     Unknown,
 }
 
-/// What an ELF header says.
+/// Contents of an ELF header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Elf {
     /// The row of the table, if there is one for it.
     pub arch: Option<&'static Arch>,
     /// `EI_CLASS`: 1 is 32-bit, 2 is 64-bit.
     pub class: u8,
-    /// Whether numbers have their most significant byte first.
+    /// True if numbers have their most significant byte first.
     pub big_endian: bool,
     /// `e_machine`.
     pub machine: u16,
@@ -116,7 +116,7 @@ pub struct Elf {
 }
 
 impl Elf {
-    /// Whether it is an AppImage: one keeps its own magic in the padding of the ELF header.
+    /// Reports whether it is an AppImage: one keeps its own magic in the padding of the ELF header.
     #[must_use]
     pub fn is_app_image(&self) -> bool {
         matches!(self.abi_version, [b'A', b'I', 1 | 2])
@@ -212,7 +212,7 @@ impl ExecTarget {
     }
 }
 
-/// Why a file that cannot be read cannot be started; it may still be one that can (mode 0711).
+/// Returns the reason why a file that cannot be read cannot be executed, either. It may be executable (mode 0711).
 fn denied_unread(path: &Path, error: &io::Error) -> Option<AccessError> {
     match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
         Errno::ENOENT => Some(AccessError::Missing),
@@ -223,8 +223,9 @@ fn denied_unread(path: &Path, error: &io::Error) -> Option<AccessError> {
     }
 }
 
-/// Whether this process may execute a file, which then does not lie on a file system that is mounted noexec either
-/// (`do_faccessat` in `fs/open.c`). By its path where the kernel cannot be asked about an open file (before Linux 5.8).
+/// Reports whether this process may execute a file, which then does not lie on a file system that is mounted noexec
+/// either (`do_faccessat` in `fs/open.c`). By its path where the kernel cannot be asked about an open file (before
+/// Linux 5.8).
 fn may_execute(file: &File, path: &Path) -> bool {
     faccessat(file, "", AccessFlags::X_OK, AtFlags::AT_EMPTY_PATH).is_ok()
         || access(path, AccessFlags::X_OK).is_ok()
@@ -279,7 +280,7 @@ fn elf_header(first: &[u8]) -> Option<Elf> {
 /// The program that the first line of a script names, as `load_script` of `fs/binfmt_script.c` finds it: within the
 /// first [`HEADER_LEN`] bytes, behind blanks, up to a blank, a NUL, or the end of the line.
 ///
-/// What lies behind the end of a short file counts as NUL (K34). The name may be empty: a NUL ends it, too.
+/// Bytes after the end of a short file count as NUL (K34). The name may be empty: a NUL ends it, too.
 #[must_use]
 pub fn script_interpreter(header: &[u8]) -> Option<PathBuf> {
     let mut window = [0; HEADER_LEN];

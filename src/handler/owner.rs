@@ -15,7 +15,7 @@ use crate::boot::configuration::Configuration;
 use crate::system::file_id::file_name;
 use crate::system::process;
 
-/// Who put a handler there.
+/// Tool that registered a handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// qus: its own rule, under its own name.

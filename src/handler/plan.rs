@@ -1,4 +1,4 @@
-//! What to do about an architecture: a pure function from what was found to a [`Decision`] (rule 2 of docs/design.md).
+//! Decision about an architecture: a pure function from facts to a [`Decision`] (rule 2 of docs/design.md).
 
 use std::fmt;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::interpreter::memfd::is_in_memory;
 use crate::probe::{Failure, Nativeness, Verification};
 use crate::system::file_id::FileId;
 
-/// What was found out about the host.
+/// Facts about the host.
 #[derive(Debug)]
 pub struct Snapshot<'a> {
     /// All handlers, newest first.
@@ -22,16 +22,16 @@ pub struct Snapshot<'a> {
     pub guarded: &'a [Vec<u8>],
 }
 
-/// What was found out about one architecture.
+/// Facts about one architecture.
 #[derive(Debug)]
 pub struct Facts<'a> {
     /// The interpreter to register, if one is at hand.
     pub interpreter: Option<&'a Interpreter>,
-    /// Whether the host runs its programs itself.
+    /// True if the host runs its programs itself.
     pub native: &'a Nativeness,
-    /// What came of executing its probe with the handlers as they are; `None` where that was not done.
+    /// Result of its probe with the present handlers; `None` if none was executed.
     pub verdict: Option<&'a Result<Verification, Failure>>,
-    /// Why the file at the path of the handler that takes its programs is unfit, judged by looking, where no probe was run.
+    /// Fault of the file at the path of the active handler, if no probe was executed.
     pub unfit: Option<&'a str>,
 }
 
@@ -42,12 +42,12 @@ impl Facts<'_> {
     }
 }
 
-/// What is asked for.
+/// Request of the user.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// The flags of a new handler.
     pub flags: Flags,
-    /// Whether it was said what must serve: an interpreter, a source, flags.
+    /// True if it was said what must serve: an interpreter, a source, flags.
     pub explicit: bool,
     /// Take over from what is there.
     pub replace: bool,
@@ -55,7 +55,7 @@ pub struct Request {
     pub force_native: bool,
 }
 
-/// What to do about one architecture.
+/// Decision about one architecture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The very handlers are there and work.
@@ -68,7 +68,7 @@ pub enum Decision {
     Refused {
         /// The reason.
         reason: String,
-        /// What to type instead.
+        /// Advice.
         advice: Advice,
     },
     /// Something else has its programs.
@@ -109,13 +109,13 @@ pub struct Registration {
     pub rules: Vec<Rule>,
     /// Handlers to be removed once the new ones have been proven.
     pub removes: Vec<HandlerName>,
-    /// Why what is there does not do; empty when there is nothing.
+    /// Reason why the present handlers do not suffice; `None` if there is none.
     pub reason: Option<String>,
     /// Handlers of others that will lie behind the new ones.
     pub displaced: Vec<HandlerName>,
 }
 
-/// Why `handler` does not do for `arch` what a container needs, judged by its rule alone.
+/// Returns the reason why `handler` does not suffice for `arch` in a container, by its rule alone.
 fn deficiency(arch: &Arch, handler: &Handler, handlers: &[Handler]) -> Option<String> {
     if !handler.entry.flags.contains(Flags::FIX_BINARY) {
         return Some("it has no F flag, and would fail in every container".to_owned());
@@ -144,7 +144,7 @@ pub fn decide(
         None => Vec::new(),
     };
     if requested.is_empty() && request.explicit {
-        // What serves now is no answer to what was asked for.
+        // The present handler does not satisfy the request.
         return Ok(Decision::NoInterpreter);
     }
     let standing = Standing::compare(arch, snapshot.handlers, facts, requested);
@@ -180,7 +180,7 @@ struct Standing<'a> {
     requested: Vec<Rule>,
     /// The handler that takes the architecture's programs.
     active: Option<&'a Handler>,
-    /// Why the active handler does not do.
+    /// Reason why the active handler does not suffice.
     broken: Option<String>,
     /// Of each wanted rule: whether the kernel has it, and it works.
     current: Vec<bool>,
@@ -268,7 +268,8 @@ impl<'a> Standing<'a> {
         }
     }
 
-    /// Why the handlers in `removes` have to go. What was executed concerns the active handler alone.
+    /// Returns the reason why the handlers in `removes` are removed. The result of the probe concerns the active
+    /// handler only.
     fn reason(&self, removes: &[&Handler]) -> Option<String> {
         let is_active = |handler: &Handler| self.active.is_some_and(|active| active.name == handler.name);
         let first = removes.iter().find(|handler| is_active(handler)).or(removes.first())?;
@@ -286,7 +287,7 @@ impl<'a> Standing<'a> {
         })
     }
 
-    /// Whether another file is now at the path of the interpreter than the one that `handler` started.
+    /// Reports whether another file is now at the path of the interpreter than the one that `handler` started.
     fn runs_replaced_file(&self, handler: &Handler) -> bool {
         let Some(interpreter) = self.facts.interpreter else { return false };
         handler.entry.interpreter.as_deref() == Some(interpreter.path.as_path())
@@ -294,7 +295,7 @@ impl<'a> Standing<'a> {
     }
 }
 
-/// Whether `rule` has the name of `handler`, or takes some of its programs.
+/// Reports whether `rule` has the name of `handler`, or takes some of its programs.
 fn takes_from(rule: &Rule, handler: &Handler) -> bool {
     let patterns = handler.entry.pattern().zip(rule.matcher().pattern());
     *rule.name() == handler.name
@@ -348,8 +349,8 @@ pub fn native_refusal(arch: &Arch, native: &Nativeness) -> Option<String> {
     }
 }
 
-/// Whether `rule` is what the kernel has, with the file that is there now. Without `P` where the proof says that its
-/// interpreter does not know it.
+/// Reports whether `rule` is what the kernel has, with the file that is there now. Without `P` where the proof says
+/// that its interpreter does not know it.
 fn is_current(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'_>) -> bool {
     let Some(handler) = handlers.iter().find(|handler| handler.name == *rule.name()) else { return false };
     let verification = facts.verdict.and_then(|verdict| verdict.as_ref().ok());
@@ -361,7 +362,7 @@ fn is_current(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'
         && !(is_first && is_outdated(handler, std::slice::from_ref(rule), facts))
 }
 
-/// Whether `handler` runs another file than the one that lies at its path now (K49): it was replaced on disk.
+/// Reports whether `handler` runs another file than the one that lies at its path now (K49): it was replaced on disk.
 fn is_outdated(handler: &Handler, requested: &[Rule], facts: &Facts<'_>) -> bool {
     // The path of an interpreter in memory names its content: it is the same, in whatever file.
     let in_memory = handler.entry.interpreter.as_deref().is_some_and(is_in_memory);

@@ -1,5 +1,5 @@
-//! What the kernel will do with a file: which handlers take it, one after the other, and how that ends. Pure: files are
-//! looked at through a function that is given.
+//! Prediction of what the kernel does with a file: which handlers take it, one after the other, and the result. Pure:
+//! files are inspected by a function that is passed in.
 //!
 //! The order is that of `search_binary_handler` and `exec_binprm` in `fs/exec.c`: binfmt_misc before scripts before ELF
 //! (K36), at most five rewrites (K38), no second choice (K39).
@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use crate::binfmt::{Flags, Handler, HandlerName, first_match};
 use crate::handler::exec_target::{AccessError, Elf, ExecTarget, Kind, script_interpreter};
 
-/// How often one program may stand in for another (`exec_binprm`; K38).
+/// Number of times that one program may be replaced by another (`exec_binprm`; K38).
 const REWRITES: usize = 5;
 
 /// One program that stands in for the one before it.
@@ -26,14 +26,14 @@ pub enum Step {
         /// Its interpreter, as registered.
         interpreter: PathBuf,
     },
-    /// What the first line of a script names.
+    /// Interpreter in the first line of a script.
     Script {
         /// The program.
         interpreter: PathBuf,
     },
 }
 
-/// How it ends.
+/// Result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// A program that this host runs itself is started.
@@ -49,7 +49,7 @@ pub enum End {
     },
 }
 
-/// Why `execve(2)` fails.
+/// Reason why `execve(2)` fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The file may not be started, whatever is in it.
@@ -58,14 +58,14 @@ pub enum Reason {
     NoHandler,
     /// Too many programs stand in for one another, usually because a handler takes its own interpreter (K37, K38).
     Loop,
-    /// What a handler with `O` or `C` starts is no program of this host, but has to be started by another one: a script,
-    /// or a file that a handler takes (K59).
+    /// The interpreter of a handler with `O` or `C` is a script, or a file that a handler takes, and not a program of
+    /// this host (K59).
     OpenFileTwice,
     /// The loader of a program of this host is missing or cannot be started.
     Loader(PathBuf),
 }
 
-/// What the kernel will do.
+/// Predicts what the kernel does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prediction {
     /// The programs that stand in, in order.
@@ -78,9 +78,9 @@ pub struct Prediction {
 pub struct Table<'a> {
     /// Newest first.
     pub handlers: &'a [Handler],
-    /// Whether the instance as a whole is on.
+    /// True if the instance as a whole is on.
     pub enabled: bool,
-    /// Whether this host runs ELF programs that begin like this itself.
+    /// True if this host runs ELF programs that begin like this itself.
     pub native: &'a dyn Fn(&ExecTarget) -> bool,
     /// Looks at a file. Many files have the same interpreter: it may have been looked at before.
     pub inspect: &'a dyn Fn(&Path) -> Rc<ExecTarget>,
@@ -124,9 +124,9 @@ impl Table<'_> {
 struct Exec<'a> {
     table: &'a Table<'a>,
     steps: Vec<Step>,
-    /// Why the file that is started next cannot be opened.
+    /// Reason why the next file cannot be opened.
     denied: Option<AccessError>,
-    /// Whether a handler with `O` or `C` has a file open for its interpreter.
+    /// True if a handler with `O` or `C` has a file open for its interpreter.
     has_open_file: bool,
 }
 

@@ -11,7 +11,8 @@ use crate::binfmt::{Entry, HandlerName, NameError, Rule, RuleError};
 use crate::handler::classify::STAGING_SUFFIX;
 use crate::handler::plan::Registration;
 
-/// Rules that are registered, and not yet final: either [`commit`](Staged::commit) or [`rollback`](Staged::rollback) them.
+/// Rules that are registered, and not yet final: either [`commit`](Staged::commit) or [`rollback`](Staged::rollback)
+/// them.
 #[derive(Debug)]
 #[must_use]
 pub struct Staged {
@@ -25,11 +26,11 @@ struct StagedRule {
     rule: Rule,
     /// As it is called now.
     name: HandlerName,
-    /// Whether another process was faster with the very same rule: then it is not ours to be removed.
+    /// True if another process was faster with the very same rule: then it is not ours to be removed.
     already_present: bool,
 }
 
-/// Why rules could not be registered. Whatever had been written is removed again.
+/// Failure to register rules. New rules are removed again.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TransactionError {
@@ -47,7 +48,7 @@ pub enum TransactionError {
     Different {
         /// Name of the handler.
         name: HandlerName,
-        /// What the kernel has; nothing where it vanished at once.
+        /// The present entry; `None` if it was removed at once.
         already_present: Option<Box<Entry>>,
     },
 }
@@ -105,17 +106,17 @@ impl Staged {
         Self::stage(instance, &registration)
     }
 
-    /// Whether some rule still has to be registered anew, under its final name.
+    /// Reports whether some rule still has to be registered anew, under its final name.
     #[must_use]
     pub fn is_staging(&self) -> bool {
         self.rules.iter().any(StagedRule::is_staging)
     }
 
-    /// Gives the new rules their final names and removes what they supersede, unless `confirm`, which is asked in between,
-    /// says that those under their final names do not work: whether it was done.
+    /// Gives the new rules their final names and removes what they supersede, unless `confirm`, which is asked in
+    /// between, says that those under their final names do not work: whether it was done.
     ///
-    /// The interim rules go last, so that a handler is in place throughout. Where the final ones cannot be registered, or
-    /// are not confirmed, everything is as it was, but that what comes back is in front of its neighbours.
+    /// The interim rules go last, so that a handler is in place throughout. Where the final ones cannot be registered,
+    /// or are not confirmed, everything is as it was, but that what comes back is in front of its neighbours.
     pub fn commit(
         self,
         instance: &Instance,
@@ -174,7 +175,7 @@ impl StagedRule {
 struct Renamed {
     name: HandlerName,
     old: Option<Entry>,
-    /// What this process registered under it, if it did.
+    /// The rule that this process registered under it, if any.
     new: Option<Rule>,
 }
 

@@ -7,7 +7,7 @@
 //! trailer, 56 bytes: "QUSBNDL1", offset and length of the index (64-bit little-endian), SHA-256 of the index
 //! ```
 //!
-//! The same members give the same bytes. Every member is compared with its SHA-256 before it is used.
+//! Equal members give equal bytes. Every member is compared with its SHA-256 before it is used.
 //!
 //! The seal is a few bytes of the executable itself, which is in memory: a bundle that was cut, or to which something was
 //! appended, knows by it that it is one, and that it is damaged.
@@ -53,7 +53,7 @@ const MEMBER_MAX: u64 = 128 << 20;
 const UNPACK_KIB: u32 = 80 << 10;
 /// Bytes that are read, unpacked and compared at once: they stay in the processor's cache meanwhile.
 const PART: usize = 64 << 10;
-/// How hard members are packed: dictionaries of 8 MiB.
+/// Level of compression: dictionaries of 8 MiB.
 const PRESET: u32 = 6;
 /// The version of the index.
 const FORMAT: u32 = 1;
@@ -81,16 +81,16 @@ struct Index {
     members: Vec<Member>,
 }
 
-/// Why a bundle cannot be read or written.
+/// Failure to read or write a bundle.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BundleError {
     /// It could not be read or written.
     #[error("cannot {operation} the bundle: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// The file is shorter or longer than it was written.
@@ -117,7 +117,7 @@ pub enum BundleError {
 
 impl Advise for BundleError {}
 
-/// What an executable carries.
+/// Contents of a bundle.
 #[derive(Debug)]
 pub struct Bundle {
     file: File,
@@ -150,7 +150,7 @@ impl Bundle {
         }
     }
 
-    /// What the file at `path` carries; `None` for one that carries nothing.
+    /// Opens the bundle at `path`; `None` if the file is not one.
     pub fn open(path: &Path) -> Result<Option<Self>, BundleError> {
         let io = |source| BundleError::Io { operation: "open", source };
         let file = File::open(path).map_err(io)?;
@@ -187,7 +187,7 @@ impl Bundle {
         Ok(Some(Self { file, members: index.members }))
     }
 
-    /// What is in it.
+    /// Returns its members.
     #[must_use]
     pub fn members(&self) -> &[Member] {
         &self.members
@@ -209,8 +209,8 @@ impl Bundle {
         Ok(content)
     }
 
-    /// Gives the content of a member to `take`, part after part. That it is the member's is known when all was taken: what
-    /// came before an error is worth nothing. An error of `take` ends it.
+    /// Gives the content of a member to `take`, part after part. That it is the member's is known when all was taken:
+    /// what came before an error is worth nothing. An error of `take` ends it.
     pub fn unpack_to<E: From<BundleError>>(
         &self,
         member: &Member,
@@ -256,7 +256,7 @@ impl Read for Window<'_> {
     }
 }
 
-/// What goes into a new bundle.
+/// Member of a new bundle.
 #[derive(Debug)]
 pub struct Content {
     /// Its name in the bundle.
@@ -273,9 +273,9 @@ fn seal_length(seal: &[u8]) -> u64 {
     bytes.map_or(0, u64::from_le_bytes)
 }
 
-/// Writes a bundle of `contents` to `output`: a copy of the executable of this process, without what that may carry itself,
-/// then the members. They are packed side by side, and written by name. `on_packed` gets the size of each member that is
-/// packed, in bytes.
+/// Writes a bundle of `contents` to `output`: a copy of the executable of this process, without what that may carry
+/// itself, then the members. They are packed side by side, and written by name. `on_packed` gets the size of each
+/// member that is packed, in bytes.
 ///
 /// # Errors
 /// This qus is dynamically linked, or damaged; `output` cannot be written.
@@ -372,13 +372,13 @@ fn pack(bytes: &[u8]) -> io::Result<Vec<u8>> {
     writer.finish()
 }
 
-/// What this executable carries, if anything.
+/// Returns the bundle that this executable is, if it is one.
 pub(crate) fn own_bundle() -> Result<Option<Bundle>, Diagnostic> {
     Ok(Bundle::own()?)
 }
 
-/// Unpacks the interpreters that this executable carries, of the wanted architectures, into a temporary directory; `None`
-/// for a qus that carries nothing.
+/// Unpacks the interpreters that this executable carries, of the wanted architectures, into a temporary directory;
+/// `None` for a qus that carries nothing.
 pub(crate) fn unpack_bundle(
     requested: impl Fn(&'static Arch) -> bool,
 ) -> Result<Option<TempDir>, Diagnostic> {
@@ -432,7 +432,7 @@ mod tests {
         assert_eq!(bundle.unpack(bundle.member("one").unwrap()).unwrap(), b"content of one");
         assert_eq!(bundle.unpack(bundle.member("two").unwrap()).unwrap(), [7; 5000]);
         assert!(bytes.starts_with(b"an executable"));
-        // The same again, from a bundle: what it carries is left behind.
+        // A bundle makes the same bundle, without its own members.
         let mut again = Vec::new();
         let own = Bundle::open(&path).unwrap();
         write_with(&path, own.as_ref(), contents(), &mut again, &|_| ()).unwrap();

@@ -28,11 +28,11 @@ pub struct Interpreter {
     pub id: FileId,
     /// Its first bytes: a rule must not match them (K37).
     pub header: Vec<u8>,
-    /// Whether it belongs to root and nobody else may write to it: with the flag `C` it will run as root (K61).
+    /// True if it belongs to root and nobody else may write to it: with the flag `C` it will run as root (K61).
     pub owned_by_root: bool,
 }
 
-/// Why a file cannot be the interpreter of a handler. Displayed behind the file's path.
+/// Reason why a file cannot be the interpreter of a handler. Displayed after the file's path.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CheckError {

@@ -20,13 +20,13 @@ use crate::package::{
 };
 use crate::system::temp_dir::TempDir;
 
-/// What is to be fetched.
+/// Request to fetch interpreters.
 pub(crate) struct FetchRequest<'a> {
     /// `None`: all that the source has.
     pub(crate) arches: Option<Vec<&'static Arch>>,
     /// A file, a folder, `-` or an address; `None`: the distribution's package.
     pub(crate) from: Option<&'a Path>,
-    /// What that has to be.
+    /// Required SHA-256 of the source.
     pub(crate) sha256: Option<Sha256>,
     /// Where to put it; `None`: the folder of this user, where each version has a folder of its own.
     pub(crate) dest: Option<&'a Path>,
@@ -34,7 +34,7 @@ pub(crate) struct FetchRequest<'a> {
     pub(crate) version: Option<&'a VersionReq>,
 }
 
-/// What was fetched.
+/// Fetched files.
 #[derive(Serialize)]
 pub(crate) struct Fetched {
     pub(crate) dest: PathBuf,
@@ -63,7 +63,7 @@ pub(crate) struct Refused {
 }
 
 impl Fetched {
-    /// What was asked for and did not come.
+    /// Returns an error that lists what is missing.
     pub(crate) fn problem(&self) -> Option<Diagnostic> {
         if self.missing.is_empty() && !self.files.is_empty() {
             return None;
@@ -79,7 +79,7 @@ impl Fetched {
         )
     }
 
-    /// What is at hand now, as a search would have found it.
+    /// Returns the fetched interpreters as results of a search.
     pub(crate) fn found(&self, host: &[u8]) -> BTreeMap<&'static str, SearchResult> {
         let mut found = BTreeMap::<_, SearchResult>::new();
         for file in &self.files {
@@ -93,7 +93,7 @@ impl Fetched {
     }
 }
 
-/// What a source gave.
+/// Result of a source.
 enum SourceResult {
     Extracted(Origin, Extraction),
     /// It has what was fetched from it before; it was not read again.

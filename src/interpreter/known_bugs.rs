@@ -9,7 +9,7 @@ pub struct KnownBug {
     pub arch: &'static str,
     /// First and last version that the defect was reported for.
     pub versions: [Version; 2],
-    /// What goes wrong.
+    /// The fault.
     pub what: &'static str,
     /// The report.
     pub source: &'static str,

@@ -28,7 +28,7 @@ const PREFIX: &str = "memory";
 /// `MFD_EXEC` of `include/uapi/linux/memfd.h` (Linux 6.3): it may be executed, whatever the default is.
 const MFD_EXEC: u32 = 0x10;
 
-/// Why an interpreter could not be put into memory.
+/// Failure to load an interpreter into memory.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MemoryError {
@@ -38,9 +38,9 @@ pub enum MemoryError {
     /// Anything else that went wrong.
     #[error("cannot {operation} an interpreter in memory: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: io::Error,
     },
 }
@@ -61,25 +61,25 @@ pub fn path(version: &str, size: u64, sha256: Sha256, file_name: &str) -> PathBu
     [PREFIX, &format!("QEMU-{version}"), &name_of(size, sha256), file_name].iter().collect()
 }
 
-/// What the folder of an interpreter is called, by its content.
+/// Returns the name of the directory of an interpreter, by its content.
 fn name_of(size: u64, sha256: Sha256) -> String {
     let sha256 = sha256.to_string();
     format!("{size}-{}", sha256.get(..16).unwrap_or(&sha256))
 }
 
-/// Whether `path` is that of an interpreter in memory with this content.
+/// Reports whether `path` is that of an interpreter in memory with this content.
 #[must_use]
 pub fn is_called(path: &Path, size: u64, sha256: Sha256) -> bool {
     path.parent().is_some_and(|directory| directory.ends_with(name_of(size, sha256)))
 }
 
-/// Whether a registered path is that of an interpreter in memory.
+/// Reports whether a registered path is that of an interpreter in memory.
 #[must_use]
 pub fn is_in_memory(path: &Path) -> bool {
     path.starts_with(PREFIX)
 }
 
-/// What the path of an interpreter in memory tells of it.
+/// Description of an interpreter in memory, from its path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MemfdInfo {
     /// Its version.
@@ -88,7 +88,7 @@ pub struct MemfdInfo {
     pub size: u64,
 }
 
-/// What `path` tells, if it is that of an interpreter in memory.
+/// Parses `path`, if it is that of an interpreter in memory.
 #[must_use]
 pub fn parse_description(path: &Path) -> Option<MemfdInfo> {
     let mut parts = path.strip_prefix(PREFIX).ok()?.iter().map(|part| part.to_str());

@@ -16,7 +16,7 @@ const WITHOUT_SIZE: &str = "{msg} {bytes} {bytes_per_sec}";
 /// Progress on standard error.
 pub(crate) struct StepProgress {
     bar: ProgressBar,
-    /// Whether nothing is printed.
+    /// True if nothing is printed.
     pub(crate) quiet: bool,
     is_terminal: bool,
     /// The step that was printed last.

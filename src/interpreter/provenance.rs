@@ -19,7 +19,7 @@ use crate::system::file_id::{open_no_follow, open_regular};
 /// Largest record that is read, in bytes.
 const RECORD_MAX: u64 = 64 << 10;
 
-/// What was fetched, and from where.
+/// Record of a fetched file and its origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     /// Version of this format: 1.
@@ -46,7 +46,7 @@ pub struct Provenance {
     modified: (i64, i64),
 }
 
-/// What is known when a file was fetched, beside the file.
+/// Facts about the origin of a file.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
     /// As in [`Provenance`].
@@ -81,7 +81,7 @@ impl Provenance {
 
     /// Records that the file at `path` came from `origin`, unless that is recorded already.
     ///
-    /// What was recorded before for the same content stays: it was fetched then. A new record is whole or not there.
+    /// An earlier record of the same content stays. A new record is written completely or not at all.
     pub fn record(path: &Path, qemu_version: Option<String>, origin: Origin) -> io::Result<Self> {
         if let Some(known) = Self::of(path).filter(|known| known.is_from(&origin)) {
             return Ok(known);
@@ -121,7 +121,7 @@ impl Provenance {
             && package == origin.package.as_ref().map(|(name, version)| (name, version))
     }
 
-    /// Whether the file at `path` is, byte for byte, the one that was fetched.
+    /// Reports whether the file at `path` is, byte for byte, the one that was fetched.
     #[must_use]
     pub fn is_of(&self, path: &Path) -> bool {
         let digest = open_regular(path).and_then(|mut file| Sha256::of(&mut file));
@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(Provenance::of(&path), Some(record.clone()));
         assert!(record.is_of(&path));
         assert!(humantime::parse_rfc3339(&record.date).unwrap() <= SystemTime::now());
-        // The same again is not fetched anew; from elsewhere it is.
+        // The same origin keeps the record; another replaces it.
         assert_eq!(Provenance::record(&path, None, origin()).unwrap(), record);
         let elsewhere = Origin { source: "./some.deb".to_owned(), ..Origin::default() };
         let second = Provenance::record(&path, None, elsewhere).unwrap();

@@ -17,7 +17,7 @@ pub fn arch_from_file_name(file_name: &[u8]) -> Option<&'static Arch> {
     scheme(file_name).map(|(_, arch)| arch)
 }
 
-/// Whether the file at `path` is called like one of QEMU's emulators: those can be asked for their version.
+/// Reports whether the file at `path` is called like one of QEMU's emulators: those can be asked for their version.
 #[must_use]
 pub fn is_qemu(path: &Path) -> bool {
     arch_from_file_name(file_name(path)).is_some()
@@ -36,7 +36,7 @@ fn scheme(file_name: &[u8]) -> Option<(u8, &'static Arch)> {
     Some((rank, Arch::from_qemu_target(target)?))
 }
 
-/// What a search found for one architecture.
+/// Result of a search for one architecture.
 #[derive(Debug, Default)]
 pub struct SearchResult {
     /// The first fit one.
@@ -47,8 +47,8 @@ pub struct SearchResult {
 
 /// Looks for interpreters in `search_dirs`, one after the other; the first fit one of an architecture is taken.
 ///
-/// `requested` says for which architectures, and which files. Every directory is listed once; only wanted files are opened.
-/// A place that does not exist, or cannot be listed, has none.
+/// `requested` says for which architectures, and which files. Every directory is listed once; only wanted files are
+/// opened. A place that does not exist, or cannot be listed, has none.
 pub fn search(
     search_dirs: &[PathBuf],
     host: &[u8],
@@ -105,7 +105,7 @@ pub(crate) fn search_dirs(unpacked: Option<&TempDir>) -> Vec<PathBuf> {
     default_search_dirs(&unpacked.into_iter().chain(store::all_fetched()).collect::<Vec<_>>())
 }
 
-/// Whether the file at `path` has the wanted version of QEMU; any will do where none is named.
+/// Reports whether the file at `path` has the wanted version of QEMU; any will do where none is named.
 pub(crate) fn is_of(requested: Option<&VersionReq>, arch: &Arch, path: &Path) -> bool {
     requested.is_none_or(|requested| {
         version_in(path, arch.name).is_some_and(|version| requested.matches(&version))

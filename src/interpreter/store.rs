@@ -16,11 +16,11 @@ use crate::system::namespace::UserNamespace;
 
 /// Interpreters that root fetches: readable for everybody, writable for root alone.
 pub const SYSTEM: &str = "/usr/local/lib/qus";
-/// Copies of interpreters that `register --persist` makes. Nothing else is in this directory, so that a copy is known as one
-/// even if its process was killed before it wrote the file that names it.
+/// Copies of interpreters that `register --persist` makes. Nothing else is in this directory, so that a copy is known
+/// as one even if its process was killed before it wrote the file that names it.
 pub const COPIES: &str = "/usr/local/lib/qus/copies";
-/// Where `qus fetch` puts interpreters: `/usr/local/lib/qus` for the host's root, `$XDG_DATA_HOME/qus` otherwise. `None`
-/// for a user without a home.
+/// Where `qus fetch` puts interpreters: `/usr/local/lib/qus` for the host's root, `$XDG_DATA_HOME/qus` otherwise.
+/// `None` for a user without a home.
 #[must_use]
 pub fn fetched() -> Option<PathBuf> {
     if UserNamespace::is_host_root() { Some(SYSTEM.into()) } else { directories::data() }

@@ -47,7 +47,7 @@ fn version_of(content: &mut impl Read, target: &str) -> io::Result<Option<QemuVe
         let read = content.by_ref().take(CHUNK as u64).read_to_end(&mut buffer)?;
         for found in finder.find_iter(&buffer) {
             let rest = buffer.get(found + words.len()..).unwrap_or_default();
-            // What is cut off here comes again with the next chunk.
+            // A truncated version is read again with the next chunk.
             if rest.len() < LONGEST && read > 0 {
                 continue;
             }
@@ -134,7 +134,7 @@ impl PartialOrd for QemuVersion {
 pub struct VersionReq(String);
 
 impl VersionReq {
-    /// Whether `version` is what was asked for.
+    /// Reports whether `version` is what was asked for.
     #[must_use]
     pub fn matches(&self, version: &QemuVersion) -> bool {
         version.0.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))

@@ -20,7 +20,7 @@ use super::{Progress, Sha256};
 use crate::system::process;
 use cache::{Cache, DownloadDir, absolute, chown_if_permitted};
 
-/// How long lists serve. A package that is gone by then is noticed, and the lists are fetched again.
+/// Age up to which lists of packages are used. If a package is gone, the lists are fetched again.
 const LIST_MAX_AGE: Duration = Duration::from_hours(1);
 
 /// The machine's apt with lists of its own.
@@ -48,7 +48,7 @@ impl Download {
     }
 }
 
-/// Why apt gave no package.
+/// Failure of apt.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AptError {
@@ -63,7 +63,7 @@ pub enum AptError {
     Cache {
         /// The folder, or what is in it.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// apt ended with an error.
@@ -132,8 +132,8 @@ impl Apt {
         }
     }
 
-    /// The SHA-256, in lower case, of the package that would be downloaded. `None` where apt knows no such package, or does
-    /// not tell.
+    /// The SHA-256, in lower case, of the package that would be downloaded. `None` where apt knows no such package, or
+    /// does not tell.
     pub fn candidate(&self, package: &str, progress: &dyn Progress) -> Result<Option<Sha256>, AptError> {
         let cache = Cache::open(&self.cache)?;
         self.refresh(&cache, progress)?;
@@ -163,7 +163,7 @@ impl Apt {
         }
     }
 
-    /// Whether the lists are younger than an hour and than everything that says where they come from.
+    /// Reports whether the lists are younger than an hour and than everything that says where they come from.
     fn fresh(&self, cache: &Cache) -> bool {
         let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
         let Some(updated) = modified(&cache.stamp()) else { return false };
@@ -259,7 +259,7 @@ impl Apt {
     }
 }
 
-/// What became of a download.
+/// Outcome of a download.
 enum DownloadOutcome {
     Package(Download),
     Unknown,

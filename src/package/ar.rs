@@ -7,7 +7,7 @@ use super::PackageError;
 use super::error::printable;
 use super::file_slice::FileSlice;
 
-/// What an `ar` archive begins with.
+/// First bytes of an `ar` archive.
 pub(super) const MAGIC: &[u8] = b"!<arch>\n";
 
 /// Bytes of a member's header.

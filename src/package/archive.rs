@@ -16,7 +16,7 @@ use super::limit::{CONTROL_SIZE, Limit, UNPACKED_SIZE};
 use super::tarball::Tarball;
 use super::{PackageError, PackageInfo, Progress};
 
-/// How messages call the archive.
+/// Name of the archive in messages.
 const MEMBER: &str = "the archive";
 
 /// Bytes of a header, where its magic is, and this (tar(5)).
@@ -106,7 +106,7 @@ fn tarball(path: &Path) -> Tarball<'_> {
     Tarball { path, member: MEMBER, size: UNPACKED_SIZE, limit: Limit::UnpackedSize }
 }
 
-/// What `.PKGINFO` says, if there is one before the files.
+/// Reads `.PKGINFO`, if there is one before the files.
 fn info(path: &Path, content: &mut dyn Read) -> Result<Option<PackageInfo>, PackageError> {
     let tarball = tarball(path);
     let mut text = None;

@@ -11,7 +11,7 @@ use super::file_slice::FileSlice;
 /// Bytes read at once from a package.
 const BUFFER: usize = 64 << 10;
 
-/// How a member is compressed.
+/// Compression of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compression {
     None,
@@ -21,7 +21,7 @@ pub(super) enum Compression {
 }
 
 impl Compression {
-    /// What the end of a member's name says, such as `.xz`.
+    /// Returns the compression by the suffix of a member's name, such as `.xz`.
     pub(super) fn from_suffix(suffix: &[u8]) -> Option<Self> {
         match suffix {
             b"" => Some(Self::None),
@@ -32,7 +32,7 @@ impl Compression {
         }
     }
 
-    /// What the first bytes of compressed content say: RFC 1952, the .xz file format, RFC 8878.
+    /// Returns the compression by the first bytes of the content: RFC 1952, the .xz file format, RFC 8878.
     pub(super) fn from_content(header: &[u8]) -> Option<Self> {
         match header {
             [0x1f, 0x8b, ..] => Some(Self::Gzip),

@@ -28,11 +28,11 @@ const REGULAR: u64 = 0o100_000;
 pub(super) struct Cpio<'a, 's> {
     /// The name of the archive within the package, for messages.
     pub(super) member: &'static str,
-    /// What takes the members.
+    /// Extractor of the members.
     pub(super) sink: &'a mut Extractor<'s>,
 }
 
-/// What the header of a member says. Numbers of devices and times play no part.
+/// Header of a member, without numbers of devices and times.
 struct Header {
     inode: (u64, u64, u64),
     regular: bool,

@@ -37,7 +37,7 @@ impl Deb {
                 let compression = compression(path, &member, suffix)?;
                 info = Some(control(path, member, compression)?);
             } else if let Some(suffix) = member.name.strip_prefix(b"data.tar") {
-                // What follows is for later formats, says deb(5).
+                // Further members belong to later formats (deb(5)).
                 let info = info.ok_or_else(|| missing(path, "control.tar"))?;
                 let compression = compression(path, &member, suffix)?;
                 return Ok(Self { info, data: member, compression });
@@ -88,7 +88,7 @@ fn check_format(path: &Path, format: Member) -> Result<(), PackageError> {
     Err(PackageError::Version { path: path.to_owned(), version })
 }
 
-/// What the control file says.
+/// Reads the control file.
 fn control(path: &Path, member: Member, compression: Compression) -> Result<PackageInfo, PackageError> {
     let name = printable(&member.name);
     let tarball =

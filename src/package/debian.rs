@@ -17,7 +17,7 @@ pub fn debian_packages() -> &'static [&'static str] {
     &["qemu-user-static", "qemu-user"]
 }
 
-/// What [`fetch_with_apt`] came to.
+/// Results of [`fetch_with_apt`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fetched {
     /// The packages that were looked into.
@@ -28,18 +28,18 @@ pub struct Fetched {
     pub known: Option<Sha256>,
 }
 
-/// What came out of one package.
+/// Result of one package.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FromPackage {
-    /// What the package says about itself.
+    /// Information about the package.
     pub info: PackageInfo,
-    /// What came out of it.
+    /// Files that were extracted.
     pub extraction: Extraction,
     /// SHA-256 of the package.
     pub sha256: Sha256,
 }
 
-/// Why fetching failed.
+/// Failure to fetch.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FetchError {
@@ -53,8 +53,8 @@ pub enum FetchError {
 
 /// Downloads [`debian_packages`] one after the other and puts what is wanted into `dest`, until nothing more is.
 ///
-/// What an earlier package gave stays when a later one fails. A package whose SHA-256 is among `known` is not downloaded:
-/// all that is wanted of it is in place.
+/// Files of earlier packages stay if a later one fails. A package whose SHA-256 is in `known` is not downloaded, as its
+/// files are present.
 pub fn fetch_with_apt(
     apt: &Apt,
     selection: &mut dyn MemberFilter,

@@ -62,7 +62,7 @@ impl Directory {
     }
 }
 
-/// Whether `path` leads to a regular file.
+/// Reports whether `path` leads to a regular file.
 fn regular(path: &Path) -> Result<bool, PackageError> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(metadata.is_file()),

@@ -26,7 +26,7 @@ const MIN_BYTES: u64 = 4 << 10;
 /// Bytes of messages that are kept.
 const MESSAGES: u64 = 4 << 10;
 
-/// Why nothing was downloaded.
+/// Failure to download.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum WebError {
@@ -66,7 +66,7 @@ impl Default for Downloader {
     }
 }
 
-/// Whether `source` is an address, and whether what comes from there is protected by the scheme itself.
+/// Reports whether `source` is an address, and whether what comes from there is protected by the scheme itself.
 #[must_use]
 pub fn scheme(source: &Path) -> Option<&'static str> {
     let text = source.to_str()?;
@@ -192,7 +192,7 @@ impl TimedPipe<'_> {
     }
 }
 
-/// How a program is told to write to its standard output, to say only what failed, and to stay with the scheme
+/// Returns arguments with which a program writes to its standard output, prints only errors, and keeps the scheme
 /// (curl(1), wget(1)).
 fn arguments(tool: &str, scheme: &'static str) -> Vec<String> {
     let words: &[&str] = if tool == "curl" {
@@ -225,7 +225,7 @@ impl ChildGuard {
         if status.success() {
             return Ok(());
         }
-        // What follows the first line explains certificates to people in general.
+        // Lines after the first explain certificates in general.
         let text = String::from_utf8_lossy(&messages);
         let line = text.lines().map(str::trim).find(|line| !line.is_empty());
         let messages = line.map_or_else(|| status.to_string(), str::to_owned);

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{Limit, Sha256};
 
-/// Why nothing came out of a source. Names of members are escaped: they come from the package.
+/// Failure to extract files from a source. Names of members are escaped: they come from the package.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PackageError {
@@ -16,7 +16,7 @@ pub enum PackageError {
     Open {
         /// The source, or a file of the folder that is the source.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// The file has no bytes.
@@ -50,7 +50,7 @@ pub enum PackageError {
     Malformed {
         /// The source.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         what: String,
     },
     /// A part that every package has is not there.
@@ -110,7 +110,7 @@ pub enum PackageError {
         path: PathBuf,
         /// The member.
         member: String,
-        /// What the decoder said.
+        /// Error of the decoder.
         source: io::Error,
     },
     /// The file is another one than was wanted.
@@ -118,9 +118,9 @@ pub enum PackageError {
     Digest {
         /// The source.
         path: PathBuf,
-        /// What it has.
+        /// SHA-256 of the file.
         digest: Sha256,
-        /// What it should have.
+        /// Required SHA-256.
         requested: Sha256,
     },
     /// A folder was given together with a digest.
@@ -134,7 +134,7 @@ pub enum PackageError {
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// The selection asked for a stored name that is no file name.

@@ -9,7 +9,7 @@ use super::limit::{Limit, MEMBER_SIZE, MEMBERS};
 use super::staging::Staging;
 use super::{Extraction, MemberFilter, PackageError, Refused};
 
-/// What kind of member an archive has.
+/// Kind of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Regular,
@@ -18,7 +18,7 @@ pub(super) enum Kind {
     Other,
 }
 
-/// Whether a name is a single component of a path.
+/// Reports whether a name is a single component of a path.
 fn is_component(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
 }
@@ -42,12 +42,12 @@ impl<'a> Extractor<'a> {
         self.source
     }
 
-    /// Whether nothing more is wanted.
+    /// Reports whether nothing more is wanted.
     pub(super) fn complete(&self) -> bool {
         self.selection.complete()
     }
 
-    /// Whether any member was wanted, accepted or not.
+    /// Reports whether any member was wanted, accepted or not.
     pub(super) fn found(&self) -> bool {
         self.found
     }
@@ -84,7 +84,7 @@ impl<'a> Extractor<'a> {
         self.store(name, &stored_name, size, content)
     }
 
-    /// Whether the member `path` would be taken now.
+    /// Reports whether the member `path` would be taken now.
     pub(super) fn may_want(&mut self, path: &[u8]) -> Result<bool, PackageError> {
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         Ok(self.want(name)?.is_some())

@@ -27,7 +27,7 @@ const JSON_SIZE: u64 = CONTROL_SIZE;
 /// Layers of an image. Docker makes 127 at most.
 const LAYERS: usize = 512;
 
-/// Whether a member of this path says that the archive is an image.
+/// Reports whether a member of this path says that the archive is an image.
 pub(super) fn is_mark(path: &[u8]) -> bool {
     matches!(normal(path), b"manifest.json" | b"oci-layout" | b"index.json")
 }
@@ -92,7 +92,7 @@ impl<'a> Image<'a> {
         self.member(name).ok_or_else(|| self.malformed(&format!("it has no {}", printable(name.as_bytes()))))
     }
 
-    /// The same, read whole: one that is called by its SHA-256 must have it.
+    /// Returns a member after comparing it with the SHA-256 in its name.
     fn verified(&self, name: &str) -> Result<&FileSlice, PackageError> {
         let member = self.required(name)?;
         let digest = name.strip_prefix("./").unwrap_or(name).strip_prefix("blobs/sha256/");

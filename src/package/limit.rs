@@ -1,4 +1,4 @@
-//! How much of a hostile package is read before it is given up.
+//! Limits for hostile packages.
 
 use std::cell::Cell;
 use std::fmt;

@@ -27,11 +27,11 @@ pub struct Manager {
     before: &'static [&'static str],
     after: &'static [&'static str],
     packages: Packages,
-    /// Whether the package's own signature is compared afterwards: dnf-download compares digests alone.
+    /// True if the package's own signature is compared afterwards: dnf-download compares digests alone.
     check: bool,
 }
 
-/// What a distribution calls its packages.
+/// Names of packages in a distribution.
 #[derive(Debug)]
 enum Packages {
     /// One has all emulators.
@@ -96,7 +96,7 @@ static MANAGERS: [Manager; 4] = [
     },
 ];
 
-/// Why a package manager gave no interpreters.
+/// Failure of a package manager.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ManagerError {
@@ -116,7 +116,7 @@ pub enum ManagerError {
     Unsigned {
         /// The package.
         path: PathBuf,
-        /// What rpmkeys said.
+        /// Output of rpmkeys.
         messages: String,
     },
     /// A package cannot be read.
@@ -155,7 +155,7 @@ impl Manager {
             let directory = TempDir::create(false)
                 .map_err(|reasons| ManagerError::Io(self.program, std::io::Error::other(reasons)))?;
             let output = self.download(&directory, &name)?;
-            // What a failed check turned down may be left behind.
+            // Files that failed a check may be left.
             let files = if output.status.success() { packages(directory.path()) } else { Vec::new() };
             if files.is_empty() {
                 messages.push(format!("{name}: {}", last_messages(&output)));
@@ -248,7 +248,7 @@ fn run(program: &str, words: &[OsString]) -> io::Result<Output> {
     process::output(&mut command)
 }
 
-/// What a program said, the errors rather than the rest.
+/// Returns the last messages of a program, errors first.
 fn last_messages(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', "; ");
     let (errors, rest) = (text(&output.stderr), text(&output.stdout));
@@ -274,7 +274,7 @@ fn packages(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Whether the name is that of a package; signatures and databases lie beside them.
+/// Reports whether the name is that of a package; signatures and databases lie beside them.
 fn is_package(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     let archive = path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with(".pkg.tar"));

@@ -52,14 +52,14 @@ use rpm::Rpm;
 
 /// Which members of a source are wanted, and under which name they are stored.
 pub trait MemberFilter {
-    /// Whether the member is wanted whose last path component is `file_name`: the name to store it under, which is
-    /// a single path component. Called for regular files only; links are no interpreters.
+    /// Reports whether the member is wanted whose last path component is `file_name`: the name to store it under, which
+    /// is a single path component. Called for regular files only; links are no interpreters.
     fn want(&mut self, file_name: &[u8]) -> Option<String>;
 
-    /// Whether nothing more is wanted. Reading stops then.
+    /// Reports whether nothing more is wanted. Reading stops then.
     fn complete(&self) -> bool;
 
-    /// Whether another package need not be looked into.
+    /// Reports whether another package need not be looked into.
     fn satisfied(&self) -> bool {
         self.complete()
     }
@@ -81,7 +81,7 @@ pub trait Progress {
     fn total(&self, bytes: u64);
     /// `bytes` more of the total are done.
     fn advance(&self, bytes: u64);
-    /// What is being done, for a person.
+    /// Names the present step for a person.
     fn message(&self, text: &str);
 }
 
@@ -111,16 +111,16 @@ pub struct Placed {
     pub path: PathBuf,
     /// Its size in bytes.
     pub size: u64,
-    /// What had to be done for it.
+    /// Outcome.
     pub outcome: Outcome,
 }
 
-/// What placing a file came to.
+/// Outcome of placing a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// There was no such file.
     New,
-    /// The same file was there already and was not touched.
+    /// An equal file existed and was not touched.
     Same,
     /// Something else had this name and is gone.
     Replaced,
@@ -131,11 +131,11 @@ pub enum Outcome {
 pub struct Refused {
     /// The name it would have been stored under.
     pub name: String,
-    /// Why it was turned down.
+    /// Reason for the rejection.
     pub reason: String,
 }
 
-/// What came out of a source.
+/// Results of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extraction {
     /// The files in their places, in the order of the source.
@@ -169,7 +169,7 @@ impl Package {
         Self::of_file(open_without_waiting(path).map_err(cannot_open)?, path, None)
     }
 
-    /// The same for a file of this digest alone, which is compared before anything else is read.
+    /// Opens a file that must have this digest, which is compared before anything else is read.
     pub fn open_only(path: &Path, sha256: Sha256) -> Result<Self, PackageError> {
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
         Self::of_file(open_without_waiting(path).map_err(cannot_open)?, path, Some(sha256))
@@ -246,7 +246,7 @@ impl Package {
         Sha256::of(&mut whole).map_err(failed)
     }
 
-    /// What the package says about itself; a folder or a single file says nothing.
+    /// Returns information about the package; `None` for a directory or a single file.
     #[must_use]
     pub fn info(&self) -> Option<&PackageInfo> {
         match &self.source {

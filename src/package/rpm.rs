@@ -12,13 +12,13 @@ use super::extractor::Extractor;
 use super::file_slice::FileSlice;
 use super::{PackageError, PackageInfo, Progress};
 
-/// What the lead of a package begins with.
+/// First bytes of the lead of a package.
 pub(super) const MAGIC: &[u8] = b"\xed\xab\xee\xdb";
 
 /// Bytes of the lead, which has no meaning any more.
 const LEAD: u64 = 96;
 
-/// What a header begins with: a magic and the version 1.
+/// First bytes of a header: a magic and the version 1.
 const HEADER_MAGIC: &[u8] = b"\x8e\xad\xe8\x01";
 
 /// Entries in the index of a header, and bytes of its data: rpm's own limits (`lib/header.c`).
@@ -28,7 +28,7 @@ const DATA: u32 = 0x0fff_ffff;
 /// Bytes of a text that is wanted. Versions and names are short.
 const TEXT: u64 = 1024;
 
-/// How messages call the archive within the package.
+/// Name of the archive within the package in messages.
 const PAYLOAD: &str = "the payload";
 
 /// Numbers and types of what is wanted from the header (`docs/manual/tags.md`).

@@ -157,7 +157,7 @@ impl Drop for Staging {
     }
 }
 
-/// What giving `file` the name `path` comes to.
+/// Returns the outcome of giving `file` the name `path`.
 fn outcome(file: &Path, path: &Path) -> io::Result<Outcome> {
     let there = match fs::symlink_metadata(path) {
         Ok(there) => there,

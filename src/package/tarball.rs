@@ -19,16 +19,16 @@ pub(super) struct Tarball<'a> {
     pub(super) path: &'a Path,
     /// The archive within the package, for messages.
     pub(super) member: &'a str,
-    /// How much it may unpack to.
+    /// Largest unpacked size, in bytes.
     pub(super) size: u64,
     /// The name of that limit.
     pub(super) limit: Limit,
 }
 
-/// What takes the members: path, kind, size in bytes, content. `Break` ends the walk.
+/// Function that gets the members: path, kind, size in bytes, content. `Break` ends the walk.
 type Visit<'v> = dyn FnMut(&[u8], Kind, u64, &mut dyn Read) -> Result<ControlFlow<()>, PackageError> + 'v;
 
-/// What the members before a file say about it, where its own header has no room.
+/// Attributes of a file from preceding members, for which its own header has no room.
 #[derive(Default)]
 struct PaxState {
     path: Option<Vec<u8>>,
@@ -175,7 +175,7 @@ impl Tarball<'_> {
     }
 }
 
-/// The same error in text that is fit for a line: the crate puts names and numbers of the archive into it as they are.
+/// Escapes an error of the crate, which contains names and numbers of the archive unchanged.
 fn escaped(error: io::Error) -> io::Error {
     let text = error.to_string();
     if text.contains(char::is_control) { io::Error::new(error.kind(), escape(&text)) } else { error }

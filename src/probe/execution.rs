@@ -63,8 +63,8 @@ impl Executor {
 
     /// Executes the host's own program at `path`, and scales the time limit by the time that it takes.
     ///
-    /// The inner error is the reason why nothing can be executed there. Where a handler takes the program, or the kernel
-    /// runs no program of this kind, the directory is not to blame.
+    /// The inner error is the reason why nothing can be executed there. Where a handler takes the program, or the
+    /// kernel runs no program of this kind, the directory is not to blame.
     pub(super) fn start_canary(&mut self, path: PathBuf) -> Result<Result<(), String>, String> {
         let before = Instant::now();
         let outcome = self.execute(&path).map_err(|error| format!("cannot start a process: {error}"))?;
@@ -114,7 +114,7 @@ impl Executor {
         Some(program).filter(|program| Some(*program) != self.own)
     }
 
-    /// Whether an execution that began at `began` takes too long, on this machine as it is now.
+    /// Reports whether an execution that began at `began` takes too long, on this machine as it is now.
     fn is_late(&self, began: Instant, limit: &Limit) -> bool {
         if began.elapsed() < limit.time {
             return false;
@@ -125,8 +125,8 @@ impl Executor {
         began.elapsed() >= time_limit(start).max(limit.time)
     }
 
-    /// Longest time that the program at `canary` takes in [`MEASURE_TIME`]. A machine that is stopped and continued lets a
-    /// short program run at full speed between two stops, so that a single start shows nothing.
+    /// Longest time that the program at `canary` takes in [`MEASURE_TIME`]. A machine that is stopped and continued
+    /// lets a short program run at full speed between two stops, so that a single start shows nothing.
     fn slowest_start(&self, canary: &Path) -> Option<Duration> {
         let longest = Limit { time: TIME_LIMITS[1], canary: None };
         let began = Instant::now();
@@ -237,7 +237,7 @@ impl Running<'_> {
         true
     }
 
-    /// Whether the process has ended. It is not reaped by this.
+    /// Reports whether the process has ended. It is not reaped by this.
     fn has_ended(&self) -> bool {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;

@@ -45,7 +45,7 @@ pub(super) struct Session {
 pub(super) enum Root {
     /// The root directory of the process that asks.
     Host,
-    /// The same, in a new user namespace with an instance of its own and no handler.
+    /// The root directory of the process that asks, in a new user namespace with its own instance and no handler.
     WithoutHandlers,
     /// The directory of the probes: an empty root directory, as a container has it.
     Empty,
@@ -104,7 +104,7 @@ pub fn serve(input: &mut dyn io::Read, output: &mut dyn io::Write) -> Result<(),
 
 impl Session {
     fn run(&self) -> Result<Report, String> {
-        // What cannot be opened later, without rights or in another root directory.
+        // Opens what cannot be opened later, without rights or in another root directory.
         let mut executor = Executor::new().map_err(|error| format!("cannot open /proc: {error}"))?;
         let entered = match self.root {
             Root::Host => true,

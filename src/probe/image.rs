@@ -12,7 +12,7 @@ const ALIGNMENT: u64 = 0x1_0000;
 /// Positions in the file header (ELF specification): `EI_OSABI`, `EI_ABIVERSION`, the padding behind them.
 const EI_OSABI: usize = 7;
 
-/// What a probe's header says besides its architecture. The default is what a linker writes for a static program.
+/// Fields of a probe's header besides the architecture. The default is that of a linker for a static program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Variant {
     /// `e_type`.

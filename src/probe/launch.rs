@@ -52,8 +52,8 @@ pub enum ProbeError {
 
 impl Advise for ProbeError {}
 
-/// Executes the probe of each subject, in the root directory of this process and in an empty one. Results are in the order
-/// of the subjects.
+/// Executes the probe of each subject, in the root directory of this process and in an empty one. Results are in the
+/// order of the subjects.
 ///
 /// Whoever calls it, probes run without rights: see [`crate::system::rights::give_up_all`].
 pub fn run(targets: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
@@ -128,8 +128,8 @@ pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, 
     }
 }
 
-/// Writes probes into the first directory where `execute` finds that programs run; its inner error is the reason why they
-/// do not.
+/// Writes probes into the first directory where `execute` finds that programs run; its inner error is the reason why
+/// they do not.
 fn in_directory<T>(
     images: &[Vec<u8>],
     mut execute: impl FnMut(&Session) -> Result<Result<T, String>, ProbeError>,

@@ -35,14 +35,14 @@ pub const STATUS_ARGV0: i32 = 42;
 /// Exit status of a probe that got its absolute path instead.
 pub const STATUS_PATH: i32 = 47;
 
-/// What a probe is a program of: an architecture, under one of its machine numbers.
+/// An architecture under one of its machine numbers, for a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ProbeTarget {
     /// The architecture.
     pub arch: &'static Arch,
     /// `e_machine`.
     pub machine: u16,
-    /// What else its header says.
+    /// Other fields of its header.
     pub variant: Variant,
 }
 
@@ -68,16 +68,16 @@ impl ProbeTarget {
 /// Outcome of one execution.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// How it ended.
+    /// End of the execution.
     pub end: End,
-    /// File that the kernel started: the interpreter that took the probe, or the probe itself. `None` where that could not
-    /// be seen.
+    /// File that the kernel started: the interpreter that took the probe, or the probe itself. `None` where that could
+    /// not be seen.
     pub started: Option<FileId>,
     /// The first bytes of what it printed; an emulator that gives up says why.
     pub output: String,
 }
 
-/// How an execution ended.
+/// End of an execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// It exited with this status.
@@ -103,7 +103,7 @@ impl fmt::Display for End {
     }
 }
 
-/// What became of a probe.
+/// Outcomes of a probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeResult {
     /// In the root directory of this process.

@@ -1,4 +1,4 @@
-//! What the outcome of a probe says about a handler. Pure.
+//! Verdict on a handler, from the outcomes of a probe. Pure.
 
 use nix::errno::Errno;
 use serde::Serialize;
@@ -7,10 +7,10 @@ use thiserror::Error;
 use super::{End, Outcome, ProbeResult, STATUS_ARGV0, STATUS_PATH};
 use crate::system::file_id::FileId;
 
-/// What a handler is expected to do.
+/// Expected behaviour of a handler.
 #[derive(Clone, Debug)]
 pub struct Expected<'a> {
-    /// Whether it has the flag `P`.
+    /// True if it has the flag `P`.
     pub preserve_argv0: bool,
     /// The interpreter that must have been started, where it is known.
     pub interpreter: Option<FileId>,
@@ -18,7 +18,7 @@ pub struct Expected<'a> {
     pub in_front: Option<&'a str>,
 }
 
-/// What was executed, and worked.
+/// Evidence that a handler works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Verification {
     /// `argv[0]` arrived, and not the path.
@@ -30,7 +30,7 @@ pub struct Verification {
     pub interpreter: Option<FileId>,
 }
 
-/// What went wrong with an execution.
+/// Failure of an execution.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Failure {
@@ -57,7 +57,8 @@ pub enum Failure {
         /// The first line it printed.
         output: String,
     },
-    /// With `P` the program got its path as `argv[0]`: the interpreter does not know the flag, and arguments are shifted.
+    /// With `P` the program got its path as `argv[0]`: the interpreter does not know the flag, and arguments are
+    /// shifted.
     #[error("its interpreter does not know the flag P: programs get shifted arguments")]
     Argv0NotPreserved,
     /// The program did not do what it is made of.

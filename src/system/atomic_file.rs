@@ -40,8 +40,8 @@ pub(crate) fn create(directory: &Dir) -> io::Result<NamedTempFile> {
     }
 }
 
-/// Closes a draft that is complete. Its name, by which it is opened anew, may have another file by now, where the folder is
-/// not this user's alone.
+/// Closes a draft that is complete. Its name, by which it is opened anew, may have another file by now, where the
+/// folder is not this user's alone.
 pub(crate) fn finish(pending: NamedTempFile) -> io::Result<PendingFile> {
     let held = open_no_follow(pending.path())?;
     if FileId::of(&held.metadata()?) != FileId::of(&pending.as_file().metadata()?) {
@@ -107,14 +107,15 @@ fn lock(file: &File) {
     let _unlocked = file.lock_shared();
 }
 
-/// Whether the name of a file is that of a draft.
+/// Reports whether the name of a file is that of a draft.
 pub(crate) fn is_pending(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let random = name.strip_prefix(PREFIX.as_bytes());
     random.is_some_and(|random| random.len() == RANDOM && random.iter().all(u8::is_ascii_alphanumeric))
 }
 
-/// Removes this user's drafts in `directory` that no process holds. What cannot be removed stays, and is in nobody's way.
+/// Removes this user's drafts in `directory` that no process holds. What cannot be removed stays, and is in nobody's
+/// way.
 pub(crate) fn remove_stale(directory: &Path) {
     for file in fs::read_dir(directory).into_iter().flatten().flatten() {
         if is_pending(&file.path()) {

@@ -39,8 +39,8 @@ impl Dir {
         Ok(Self { directory: walk.directory })
     }
 
-    /// The folder at `path`; it, and those above it, are made where they are missing, with mode 0755 whatever the umask.
-    /// Those that were made are added to `made`, outermost first. The error names the folder.
+    /// The folder at `path`; it, and those above it, are made where they are missing, with mode 0755 whatever the
+    /// umask. Those that were made are added to `made`, outermost first. The error names the folder.
     pub fn make(path: &Path, made: &mut Vec<PathBuf>) -> Result<Self, (PathBuf, io::Error)> {
         let mut walk = Walk::new(path).map_err(|error| (path.to_owned(), error))?;
         loop {
@@ -60,14 +60,14 @@ impl Dir {
         format!("/proc/self/fd/{}", self.directory.as_raw_fd()).into()
     }
 
-    /// A file in it whose name begins with `prefix`, and that goes if it is not kept. The error is the kernel's alone: where
-    /// [`path`](Self::path) leads is nothing to a person.
+    /// A file in it whose name begins with `prefix`, and that goes if it is not kept. The error is the kernel's alone:
+    /// where [`path`](Self::path) leads is nothing to a person.
     pub fn temporary(&self, prefix: &str, random: usize) -> io::Result<NamedTempFile> {
         let made = tempfile::Builder::new().prefix(prefix).rand_bytes(random).tempfile_in(self.path());
         made.map_err(|error| without_path(&error))
     }
 
-    /// Whether files can be made in it.
+    /// Reports whether files can be made in it.
     pub fn check_writable(&self) -> io::Result<()> {
         tempfile::tempfile_in(self.path()).map(drop).map_err(|error| without_path(&error))
     }
@@ -95,12 +95,12 @@ pub fn parent_dir(path: &Path) -> &Path {
 struct Walk {
     /// Where it is.
     directory: OwnedFd,
-    /// The same, for a person.
+    /// The path for messages.
     shown: PathBuf,
-    /// What is left, the next part last.
+    /// Remaining parts, the next one last.
     rest: Vec<OsString>,
     links: u32,
-    /// What the last step has made.
+    /// Directory that the last step created.
     made: Option<PathBuf>,
 }
 
@@ -176,8 +176,8 @@ impl Walk {
     }
 }
 
-/// What `name` is in `directory`, links not followed. Opened for reading where that may be, as only that makes an automount
-/// mount (K77 says so of `O_PATH`).
+/// Opens `name` in `directory` without following links. Opened for reading if permitted, as `O_PATH` does not trigger
+/// an automount (K77).
 fn enter(directory: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     match openat(directory, name, flags | OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()) {

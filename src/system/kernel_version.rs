@@ -32,20 +32,20 @@ impl KernelVersion {
         self >= Self { major, minor }
     }
 
-    /// Whether it knows `F`, without which no container gets an interpreter.
+    /// Reports whether it knows `F`, without which no container gets an interpreter.
     #[must_use]
     pub fn supports_fix_binary(self) -> bool {
         self.is_at_least(4, 8)
     }
 
-    /// Whether interpreters learn from `AT_FLAGS` that `P` is set.
+    /// Reports whether interpreters learn from `AT_FLAGS` that `P` is set.
     #[must_use]
     pub fn supports_preserve_argv0(self) -> bool {
         self.is_at_least(5, 12)
     }
 
-    /// Whether every user namespace may have an instance of its own (K64), and the last unmount of one removes its
-    /// handlers (K67).
+    /// Reports whether every user namespace may have an instance of its own (K64), and the last unmount of one removes
+    /// its handlers (K67).
     #[must_use]
     pub fn has_per_userns_instances(self) -> bool {
         self.is_at_least(6, 7)
@@ -58,7 +58,8 @@ impl fmt::Display for KernelVersion {
     }
 }
 
-/// Whether this is Windows' subsystem for Linux, where all distributions share one kernel and one instance (K79).
+/// Reports whether this is Windows' subsystem for Linux, where all distributions share one kernel and one instance
+/// (K79).
 #[must_use]
 pub fn is_wsl() -> bool {
     std::fs::read_to_string("/proc/version").is_ok_and(|text| text.to_lowercase().contains("microsoft"))

@@ -26,7 +26,7 @@ const CHECKSUM: &str = "# Checksum: ";
 /// Largest file that is taken for one of qus's own, in bytes.
 const MAX: u64 = 1 << 20;
 
-/// Why a file could not be written, read or removed.
+/// Failure to write, read or remove a file.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ManagedFileError {
@@ -50,11 +50,11 @@ pub enum ManagedFileError {
     /// Anything else that went wrong.
     #[error("cannot {operation} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: io::Error,
     },
 }
@@ -83,13 +83,13 @@ impl Advise for ManagedFileError {
 }
 
 impl ManagedFileError {
-    /// Whether it is that somebody else has put something there.
+    /// Reports whether it is that somebody else has put something there.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
         !matches!(self, Self::Io { .. })
     }
 
-    /// Whether it is that this user may not.
+    /// Reports whether it is that this user may not.
     #[must_use]
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
@@ -159,7 +159,8 @@ fn sealed(text: &[u8]) -> Vec<u8> {
     [beginning, &checksum_line(&[beginning, rest]), rest].concat()
 }
 
-/// A marker without a checksum was written by version 0.1.0: whether such a file was edited is unknown, so it counts as one.
+/// A marker without a checksum was written by version 0.1.0: whether such a file was edited is unknown, so it counts as
+/// one.
 fn origin(content: &[u8]) -> Origin {
     let Some((beginning, rest)) = marker_end(content).and_then(|end| content.split_at_checked(end)) else {
         return Origin::Foreign;
@@ -196,12 +197,12 @@ fn check_origin(path: &Path, content: &[u8]) -> Result<(), ManagedFileError> {
     }
 }
 
-/// Whether [`write()`] could write a file at `path`, as far as can be known without writing it.
+/// Reports whether [`write()`] could write a file at `path`, as far as can be known without writing it.
 pub fn check(path: &Path) -> Result<(), ManagedFileError> {
     check_for(path, None)
 }
 
-/// Whether [`write()`] could write `text` at `path`; somebody else's file that says the same is as good.
+/// Reports whether [`write()`] could write `text` at `path`; somebody else's file that says the same is as good.
 pub fn check_content(path: &Path, text: &[u8]) -> Result<(), ManagedFileError> {
     check_for(path, Some(text))
 }

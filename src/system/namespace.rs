@@ -29,7 +29,7 @@ const INITIAL_PID: u64 = 0xefff_fffc;
 /// namespace has this number on any kernel.
 const INITIAL_MOUNT: u64 = 0xefff_fff8;
 
-/// How long handlers last that are registered now (K67).
+/// Lifetime of handlers that are registered now (K67).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lifetime {
@@ -61,8 +61,8 @@ impl Lifetime {
 
     /// The lifetime of handlers in the instance that was mounted on `instance` at `since`, by this process.
     ///
-    /// An instance that is older than its mount is held by somebody else (K68); so is one that comes from the future, as the
-    /// clock was ahead when it was made.
+    /// An instance that is older than its mount is held by somebody else (K68); so is one that comes from the future,
+    /// as the clock was ahead when it was made.
     #[must_use]
     pub fn of_new_mount(instance: &Path, since: SystemTime) -> Self {
         let made = fs::metadata(instance.join("register")).ok().and_then(|metadata| {
@@ -81,15 +81,16 @@ impl Lifetime {
     }
 }
 
-/// Whether a file was made between two readings of the clock, as far as they tell: not where it was set back meanwhile.
-/// The clock of the file system ticks in steps of up to 20 ms (K68).
+/// Reports whether a file was made between two readings of the clock, as far as they tell: not where it was set back
+/// meanwhile. The clock of the file system ticks in steps of up to 20 ms (K68).
 fn is_between(made: SystemTime, since: SystemTime, until: SystemTime) -> bool {
     const TICK: Duration = Duration::from_millis(20);
     until < since || made + TICK >= since && made <= until + TICK
 }
 
-/// Whether mounts made here are the host's: the initial mount namespace has a number of its own on newer kernels; on
-/// others it is that of pid 1, as long as that is the host's. In another pid namespace than the host's this is a container.
+/// Reports whether mounts made here are the host's: the initial mount namespace has a number of its own on newer
+/// kernels; on others it is that of pid 1, as long as that is the host's. In another pid namespace than the host's this
+/// is a container.
 #[must_use]
 pub fn is_hosts_mount_namespace() -> bool {
     let own = inode("self", "mnt");
@@ -97,7 +98,7 @@ pub fn is_hosts_mount_namespace() -> bool {
         || own.is_some() && inode("self", "pid") == Some(INITIAL_PID) && inode("1", "mnt") == own
 }
 
-/// Whether any other process that is seen from here lives in this mount namespace.
+/// Reports whether any other process that is seen from here lives in this mount namespace.
 fn shares_mount_namespace() -> bool {
     let own = inode("self", "mnt");
     let me = std::process::id().to_string();

@@ -78,8 +78,8 @@ impl OutputFile {
     }
 }
 
-/// Whether `path` is standard output, by any of its names. The file that it was redirected to is not opened once more: text
-/// that is printed later would be written over the data.
+/// Reports whether `path` is standard output, by any of its names. The file that it was redirected to is not opened
+/// once more: text that is printed later would be written over the data.
 pub fn is_standard_output(path: &Path) -> io::Result<bool> {
     Ok(path == Path::new("-") || descriptor(path)?.as_deref() == Some(OsStr::new("1")))
 }

@@ -20,8 +20,8 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// In a sticky directory only the owner of an entry may rename or remove it (`inode(7)`).
 const STICKY: u32 = 0o1000;
 
-/// Finds what users other than root and the caller can change of `path`: the file itself, or a directory in which they can
-/// exchange or create a part of the path. `None` if there is nothing.
+/// Finds what users other than root and the caller can change of `path`: the file itself, or a directory in which they
+/// can exchange or create a part of the path. `None` if there is nothing.
 ///
 /// Symbolic links are followed, and each directory on the way counts. Write permission of a group counts, too; access
 /// control lists show as such.
@@ -70,8 +70,8 @@ pub fn changeable_by_others(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Whether root owns a file or directory and nobody else may write to it. Unlike [`changeable_by_others`], the caller counts
-/// as another user: the file is meant for all.
+/// Reports whether root owns a file or directory and nobody else may write to it. Unlike [`changeable_by_others`], the
+/// caller counts as another user: the file is meant for all.
 #[must_use]
 pub fn is_roots_alone(metadata: &Metadata) -> bool {
     metadata.uid() == 0 && metadata.mode() & WRITABLE_BY_OTHERS == 0
@@ -87,13 +87,13 @@ fn push(rest: &mut Vec<OsString>, path: &Path) {
     rest.extend(parts);
 }
 
-/// Whether users other than root and the caller may write to a file or directory.
+/// Reports whether users other than root and the caller may write to a file or directory.
 fn is_changeable(metadata: &Metadata) -> bool {
     metadata.mode() & WRITABLE_BY_OTHERS != 0 || !is_trusted(metadata.uid())
 }
 
-/// Whether files of this owner can be trusted: the caller, root, and in a user namespace the root around it, which has no id
-/// there.
+/// Reports whether files of this owner can be trusted: the caller, root, and in a user namespace the root around it,
+/// which has no id there.
 pub(crate) fn is_trusted(owner: u32) -> bool {
     owner == 0
         || owner == geteuid().as_raw()

@@ -28,8 +28,9 @@ pub enum RightsError {
 /// Makes this process, and all that it executes, a process without rights: `nobody` where that user can be had, no
 /// supplementary groups, no capabilities in any set, and no new privileges by exec.
 ///
-/// A user other than root stays the same user, and so does root of a user namespace without the ids of `nobody`. Another
-/// process of the same user cannot trace this one. Must be called before there are threads: capabilities belong to one.
+/// A user other than root stays the same user, and so does root of a user namespace without the ids of `nobody`.
+/// Another process of the same user cannot trace this one. Must be called before there are threads: capabilities belong
+/// to one.
 pub fn give_up_all() -> Result<(), RightsError> {
     prctl::set_no_new_privs()?;
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
@@ -64,13 +65,14 @@ fn bounding_set_is_empty() -> bool {
     caps::read(None, CapSet::Bounding).is_ok_and(|set| set.is_empty())
 }
 
-/// Whether the ids of `nobody` exist in this user namespace, and groups may be given up there (`user_namespaces(7)`).
+/// Reports whether the ids of `nobody` exist in this user namespace, and groups may be given up there
+/// (`user_namespaces(7)`).
 fn has_nobody() -> bool {
     let read = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
     maps(&read("uid_map"), NOBODY) && maps(&read("gid_map"), NOBODY) && read("setgroups").trim() != "deny"
 }
 
-/// Whether an id map has `id`: lines of first id inside, first id outside, count.
+/// Reports whether an id map has `id`: lines of first id inside, first id outside, count.
 fn maps(map: &str, id: u32) -> bool {
     map.lines().any(|line| {
         let mut numbers = line.split_whitespace().filter_map(|number| number.parse::<u64>().ok());

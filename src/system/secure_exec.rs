@@ -18,9 +18,9 @@ const AT_SECURE: usize = 23;
 
 /// An error where qus has its rights from its file, and not from who started it.
 ///
-/// The ids say it at once. Of capabilities it is the kernel's word, `AT_SECURE`: those that somebody who is not root was
-/// given before (`capabilities(7)`, ambient) are the caller's. The word alone does not count, as SELinux says it of any
-/// program that gets another domain.
+/// The ids say it at once. Of capabilities it is the kernel's word, `AT_SECURE`: those that somebody who is not root
+/// was given before (`capabilities(7)`, ambient) are the caller's. The word alone does not count, as SELinux says it of
+/// any program that gets another domain.
 pub fn check() -> Result<(), Diagnostic> {
     let unknown = |errno| Diagnostic::new(format!("cannot tell whose rights these are: {errno}"));
     let (users, groups) = (getresuid().map_err(unknown)?, getresgid().map_err(unknown)?);
@@ -49,7 +49,7 @@ fn path_word(path: &Path) -> String {
     shell_word(path)
 }
 
-/// What a file of procfs says, in one read.
+/// Returns the beginning of a file of procfs, in one read.
 fn begin(path: &str) -> Vec<u8> {
     let mut text = vec![0; 8 << 10];
     let length = File::open(path).and_then(|mut file| file.read(&mut text)).unwrap_or(0);
@@ -57,7 +57,7 @@ fn begin(path: &str) -> Vec<u8> {
     text
 }
 
-/// Whether an auxiliary vector has `AT_SECURE` set: pairs of machine words, a type and a value.
+/// Reports whether an auxiliary vector has `AT_SECURE` set: pairs of machine words, a type and a value.
 fn is_secure(vector: &[u8]) -> bool {
     const WORD: usize = size_of::<usize>();
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, usize::from_ne_bytes);
@@ -67,7 +67,7 @@ fn is_secure(vector: &[u8]) -> bool {
     })
 }
 
-/// Whether a process of this status (`proc_pid_status(5)`) has any capability.
+/// Reports whether a process of this status (`proc_pid_status(5)`) has any capability.
 fn has_capabilities(status: &str) -> bool {
     let permitted = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
     permitted.is_some_and(|digits| digits.trim().bytes().any(|digit| digit != b'0'))

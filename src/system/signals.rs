@@ -40,7 +40,7 @@ const SIGPIPE_IGNORED: u8 = 1 << 1;
 /// The bit of [`RECORD`] for a closed descriptor 0; those for 1 and 2 follow.
 const STDIN_CLOSED: u8 = 1 << 2;
 
-/// What [`record`] found.
+/// Result of [`record`].
 static RECORD: AtomicU8 = AtomicU8::new(0);
 /// The inherited umask, once [`normalise`] has run.
 static UMASK: OnceLock<Mode> = OnceLock::new();
@@ -69,7 +69,7 @@ extern "C" fn record() {
     RECORD.store(found, Ordering::Relaxed);
 }
 
-/// Whether this process ignores a signal.
+/// Reports whether this process ignores a signal.
 #[allow(unsafe_code, reason = "nix cannot read a disposition without setting one")]
 fn is_ignored(signal: libc::c_int) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
@@ -79,7 +79,7 @@ fn is_ignored(signal: libc::c_int) -> bool {
     done == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
-/// Whether there is no such file descriptor.
+/// Reports whether there is no such file descriptor.
 #[allow(unsafe_code, reason = "a closed descriptor cannot be borrowed")]
 fn is_closed(descriptor: libc::c_int) -> bool {
     // SAFETY: `F_GETFD` takes no pointer, and changes nothing.
@@ -94,7 +94,7 @@ fn set(signal: Signal, handler: SigHandler) -> nix::Result<()> {
     unsafe { sigaction(signal, &action) }.map(drop)
 }
 
-/// Whether the parent process had a signal ignored when it started this one.
+/// Reports whether the parent process had a signal ignored when it started this one.
 #[must_use]
 pub fn was_ignored(signal: Signal) -> bool {
     match signal {
@@ -124,7 +124,8 @@ pub fn normalise() -> io::Result<()> {
     Ok(())
 }
 
-/// Sets what was inherited, for the program that this process becomes next. Descriptors that were closed close on `execve(2)`.
+/// Sets what was inherited, for the program that this process becomes next. Descriptors that were closed close on
+/// `execve(2)`.
 ///
 /// # Errors
 ///

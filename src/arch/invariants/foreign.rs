@@ -17,7 +17,7 @@ fn the_patterns_of_the_table_decode_to_their_rows() {
     }
 }
 
-/// Who registers it, what it takes, magic, mask.
+/// Tool that registers it, architectures that it matches, magic, mask.
 #[rustfmt::skip]
 const RULES: &[(&str, &[&str], &str, &str)] = &[
     ("linuxkit, without the high byte of e_machine", &["aarch64"],

@@ -8,7 +8,7 @@ fn row(query: &str) -> Option<&'static str> {
     Arch::named(query).ok().map(|arch| arch.name)
 }
 
-/// What the sources in [`Names`](crate::arch::Names) call each target, except where they contradict each other.
+/// Names of each target in the sources of [`Names`](crate::arch::Names), except where they contradict each other.
 #[rustfmt::skip]
 const SOURCES: &[(&str, &str)] = &[
     ("aarch64", "linux/arm64 arm64 aarch64 aarch64-linux arm64v8 armv8 ARMv8"),

@@ -4,7 +4,7 @@ use crate::arch::invariants::{HEADER, at, pattern};
 use crate::arch::{ARCHES, Arch};
 use crate::binfmt::Pattern;
 
-/// Why a pattern of ours is not QEMU's rule for the same machine.
+/// Reason why a pattern differs from QEMU's rule for the same machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reason {
     /// The rule takes `EI_DATA` 0 too, which the emulator refuses.
@@ -41,7 +41,7 @@ impl Reason {
         }
     }
 
-    /// Whether ours takes everything that QEMU's rule takes, and more.
+    /// Reports whether ours takes everything that QEMU's rule takes, and more.
     fn is_wider(self) -> bool {
         match self {
             Self::OsAbi | Self::AbiVersion | Self::Padding | Self::EVersion => true,
@@ -52,9 +52,9 @@ impl Reason {
 
 /// A rule of the script.
 struct Rule {
-    /// What the script calls it.
+    /// Name in the script.
     script: &'static str,
-    /// Whose programs it is for.
+    /// Architecture.
     row: &'static str,
     magic: &'static str,
     mask: &'static str,

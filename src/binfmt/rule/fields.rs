@@ -4,7 +4,7 @@ use super::{LINE_MAX, LINE_MIN, RuleError};
 use crate::base::hex;
 use crate::binfmt::Flags;
 
-/// How many delimiters the kernel puts behind a line before it looks at it.
+/// Number of delimiters that the kernel appends to a line before it parses it.
 const PADDING: usize = 8;
 
 /// The fields of a register line, read in order.
@@ -74,7 +74,7 @@ impl Fields {
             }
         }
         let raw = rest.get(..end).unwrap_or_default();
-        // What follows is a C string to the kernel: it ends at a NUL (K14).
+        // For the kernel the rest is a C string, which ends at a NUL (K14).
         let string = raw.split(|byte| *byte == 0).next().unwrap_or_default();
         let bytes = unescape(string);
         self.position += end + 1;

@@ -39,12 +39,12 @@ pub(super) struct Facts {
     pub(super) scope: Scope,
     /// Sign that this is a container, if there is one.
     pub(super) container: Option<String>,
-    /// Whether this mount namespace is not the host's.
+    /// True if this mount namespace is not the host's.
     pub(super) is_container: bool,
-    /// Whether binfmt_misc may be mounted here. Determined only in a user namespace without an instance.
+    /// True if binfmt_misc may be mounted here. Determined only in a user namespace without an instance.
     pub(super) may_mount: bool,
     pub(super) is_wsl: bool,
-    /// Whether systemd is the init system.
+    /// True if systemd is the init system.
     pub(super) systemd: bool,
     pub(super) configuration: Configuration,
     /// Programs that run or build containers.

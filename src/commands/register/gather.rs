@@ -36,11 +36,11 @@ pub(super) struct Inputs {
     pub(super) arches: Vec<&'static Arch>,
     /// Directories that were searched for interpreters.
     pub(super) search_dirs: Vec<PathBuf>,
-    /// Whether probes are executed.
+    /// True if probes are executed.
     pub(super) verify: bool,
-    /// Whether this is a dry run with `--fetch`, which downloads nothing.
+    /// True if this is a dry run with `--fetch`, which downloads nothing.
     pub(super) is_dry_fetch: bool,
-    /// Whether handlers are registered at boot, too.
+    /// True if handlers are registered at boot, too.
     pub(super) persist: bool,
     /// Options that select interpreters, as typed, each followed by a space.
     pub(super) selection: String,

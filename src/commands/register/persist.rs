@@ -40,7 +40,7 @@ struct Copy {
     path: PathBuf,
     /// The previous file at its path.
     before: Option<PendingFile>,
-    /// Whether its directory was created for it.
+    /// True if its directory was created for it.
     made: bool,
     /// Identity of the file.
     id: Option<FileId>,

@@ -97,7 +97,7 @@ pub(crate) struct ArchResult {
     pub(crate) interpreter: Option<String>,
     /// Version of the interpreter, if it is known.
     pub(super) version: Option<String>,
-    /// Whether a probe ran.
+    /// True if a probe ran.
     verified: bool,
     verification: Option<Verification>,
     message: Option<String>,
@@ -393,7 +393,7 @@ pub(crate) struct RegisterReport {
     pub(super) scope: Scope,
     /// Lifetime of the handlers.
     pub(super) lifetime: Lifetime,
-    /// Whether this process stays and holds the instance.
+    /// True if this process stays and holds the instance.
     pub(super) held: bool,
     /// The init system that registers the handlers at boot. `None` without `--persist`.
     #[serde(rename = "init-system")]

@@ -25,7 +25,7 @@ pub(super) struct WhichReport<'a> {
     pub(super) known: &'a Known,
     /// Handlers to compare with each file, byte by byte.
     pub(super) compared: &'a [Handler],
-    /// Whether all files so far run.
+    /// True if all files so far run.
     pub(super) all_run: Cell<bool>,
 }
 

@@ -53,7 +53,7 @@ fn verification(argv0: bool, started: FileId) -> Result<Verification, Failure> {
     Ok(Verification { argv0, empty_root: true, interpreter: Some(started) })
 }
 
-/// What is decided about arm with the interpreter at hand.
+/// Returns the decision about arm with the available interpreter.
 fn decided(
     handlers: &[Handler],
     verdict: Option<&Result<Verification, Failure>>,
@@ -106,7 +106,7 @@ fn the_very_handler_is_there() {
     let without_p = [handler("qemu-arm", PATH, POF - Flags::PRESERVE_ARGV0)];
     assert_eq!(decided(&without_p, Some(&verification(false, OURS)), EXPLICIT), unchanged);
     assert_eq!(decided(&without_p, Some(&verification(true, OURS)), EXPLICIT), conflict("qemu-arm"));
-    // What an interrupted run left behind it is not in its way.
+    // A leftover of an interrupted run does not matter.
     let with_leftover = [handler("qemu-arm", PATH, POF), handler("qemu-arm.qus-1", PATH, POF)];
     assert_eq!(decided(&with_leftover, Some(&verification(true, OURS)), ASKED), unchanged);
 }

@@ -14,8 +14,8 @@ use super::AptError;
 use crate::system::dir::Dir;
 use crate::system::users;
 
-/// After this time a download that nobody holds belongs to a process that was killed. Before, it may be that of a process
-/// which could not say that it holds it, as some file systems know no locks.
+/// After this time a download that nobody holds belongs to a process that was killed. Before, it may be that of a
+/// process which could not say that it holds it, as some file systems know no locks.
 const DOWNLOAD_SERVES: Duration = Duration::from_hours(24);
 
 const DOWNLOAD_PREFIX: &str = "download-";
@@ -67,7 +67,7 @@ impl Cache {
         &self.path
     }
 
-    /// Whether apt can give up its rights as it wants to.
+    /// Reports whether apt can give up its rights as it wants to.
     pub(super) fn sandbox_works(&self) -> bool {
         !matches!(self.sandbox, Sandbox::Impossible)
     }
@@ -104,7 +104,8 @@ impl Cache {
 
     /// Removes what killed processes left behind. Nothing depends on it.
     ///
-    /// The clock may have been set meanwhile: a folder from the future is as old as any, and one that is held is in use.
+    /// The clock may have been set meanwhile: a folder from the future is as old as any, and one that is held is in
+    /// use.
     fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.path) else { return };
         for entry in entries.flatten() {
@@ -155,7 +156,7 @@ fn wait_for(mut file: File) -> io::Result<Flock<File>> {
     }
 }
 
-/// Whether apt gives up its rights for downloading, which it does when root started it.
+/// True if apt gives up its rights for downloading, which it does when root started it.
 enum Sandbox {
     /// It has none to give up.
     NotNeeded,

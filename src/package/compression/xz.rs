@@ -128,7 +128,7 @@ impl Drop for Blocks<'_> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.running.drain(..).filter_map(|running| running.thread) {
-            // What it found is of no interest any more.
+            // Its result is no longer needed.
             let _ = thread.join();
         }
     }

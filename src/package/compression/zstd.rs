@@ -24,8 +24,8 @@ impl<R: BufRead> Frames<R> {
         Self { packed, state: State::Between }
     }
 
-    /// The next frame that has content; `None` at the end. Frames that are to be skipped (RFC 8878, section 3.1.2) carry
-    /// what a tool keeps for itself, such as the tables of podman's `zstd:chunked`.
+    /// The next frame that has content; `None` at the end. Frames that are to be skipped (RFC 8878, section 3.1.2)
+    /// carry what a tool keeps for itself, such as the tables of podman's `zstd:chunked`.
     fn next_frame(&mut self) -> io::Result<Option<Box<FrameDecoder>>> {
         while !self.packed.fill_buf()?.is_empty() {
             let mut frame = Box::new(FrameDecoder::new());

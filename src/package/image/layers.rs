@@ -19,7 +19,7 @@ const REMOVED: &[u8] = b".wh.";
 /// The name of a file in a folder of which nothing of earlier layers is left.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// What the layers that were read hide from the earlier ones.
+/// Paths that later layers hide from earlier ones.
 ///
 /// Paths are kept as keyed hashes, so that memory has the limit that the number of members has.
 #[derive(Default)]
@@ -77,7 +77,7 @@ impl Layers {
         Ok(flow)
     }
 
-    /// Whether a later layer has the path, or removed it or something above it.
+    /// Reports whether a later layer has the path, or removed it or something above it.
     fn is_hidden(&self, path: &[u8]) -> bool {
         let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let mut above = above.filter_map(|(at, _)| path.get(..at)).chain([&b""[..]]);

@@ -9,7 +9,7 @@ use crate::arch::Arch;
 use crate::package::PackageError;
 use crate::package::file_slice::FileSlice;
 
-/// How often an index may name another index. One that names itself has no digest that fits, and any archive may lie.
+/// Depth to which an index may name another index. An archive can contain false digests, and so a circle.
 const DEPTH: usize = 4;
 
 /// Images and indexes of one archive that are looked at.

@@ -59,7 +59,7 @@ impl Target {
     }
 }
 
-/// Why an engine has no namespaces that could be entered.
+/// Reason why the namespaces of an engine cannot be entered.
 #[derive(Debug, Error)]
 #[error("{engine} of this user has no namespaces to enter: {reason}")]
 pub struct EngineError {

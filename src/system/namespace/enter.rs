@@ -12,18 +12,18 @@ use thiserror::Error;
 use super::helper::{MapFailure, MapHelper};
 use crate::base::error::{Advice, Advise};
 
-/// Who the caller was before a namespace was entered.
+/// Ids of the caller before a namespace was entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ids {
     /// Effective user.
     pub uid: Uid,
     /// Effective group.
     pub gid: Gid,
-    /// Whether all ids there are were mapped, as for the host's root, or a whole range of them.
+    /// True if all ids there are were mapped, as for the host's root, or a whole range of them.
     pub full_range: bool,
 }
 
-/// Why a namespace could not be entered.
+/// Failure to enter a namespace.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum NamespaceError {
@@ -54,7 +54,7 @@ pub enum NamespaceError {
     Open {
         /// The namespace's file.
         path: PathBuf,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: io::Error,
     },
     /// The namespaces of a process could not be entered.
@@ -62,9 +62,9 @@ pub enum NamespaceError {
     Join {
         /// Which kind.
         kind: &'static str,
-        /// Whose.
+        /// Its process.
         pid: u32,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: Errno,
     },
 }

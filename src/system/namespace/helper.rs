@@ -44,7 +44,7 @@ impl MapHelper {
     }
 }
 
-/// Why a helper did not map; the text is for a person.
+/// Failure of a helper to map ids, with a text for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapFailure {
     /// This user has no subordinate ids.
@@ -73,7 +73,7 @@ pub fn serve_map(input: &mut dyn Read) -> Result<(), MapFailure> {
     if geteuid().is_root() {
         for file in ["uid_map", "gid_map"] {
             let path = Path::new("/proc").join(&parent).join(file);
-            // What this namespace has, as all of it: in a user namespace that is less than all there are.
+            // All ids of this namespace. In a user namespace these are not all that exist.
             let text = whole_map(file).unwrap_or_else(|| format!("0 0 {ALL}\n"));
             let failed = |error| MapFailure::Failed(format!("{}: {error}", path.display()));
             fs::write(&path, text).map_err(failed)?;

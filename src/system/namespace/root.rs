@@ -26,19 +26,19 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// What a container may not write to besides `/sys`, whoever it is: root of the host owns it inside of a user namespace, too (OCI
+/// Paths besides `/sys` that are read-only in a container. Root of the host owns them in a user namespace, too (OCI
 /// runtime specification, `readonlyPaths` as engines set it).
 const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
 
-/// Why a directory could not become the root.
+/// Failure to change the root directory.
 #[derive(Debug, Error)]
 #[error("cannot {operation} {}: {source}", path.display())]
 pub struct RootError {
-    /// What was tried.
+    /// The operation.
     operation: &'static str,
     /// With what.
     path: PathBuf,
-    /// What the kernel said.
+    /// Error of the kernel.
     source: io::Error,
 }
 
@@ -52,7 +52,7 @@ fn failed(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errn
 /// Makes `directory` the root of this process, in the mount namespace that it has for itself, with `/proc`, `/dev`,
 /// `/sys` and `/etc/resolv.conf` as a container would see them; the working directory is then `/`.
 ///
-/// What lies in the directory is not trusted: links in it never lead out of it (`RESOLVE_IN_ROOT`, `openat2(2)`).
+/// The contents of the directory are not trusted: links in it never lead out of it (`RESOLVE_IN_ROOT`, `openat2(2)`).
 pub fn enter_root(directory: &Path) -> Result<(), RootError> {
     // Absolute: what `.` means lies below the mount that is made here.
     let path = fs::canonicalize(directory).map_err(|source| RootError {
@@ -178,8 +178,8 @@ impl Root {
         bind(&source, &target)
     }
 
-    /// Makes what is called `name` read-only, if it is there; what is mounted further below stays as it is, the instance
-    /// among it.
+    /// Makes what is called `name` read-only, if it is there; what is mounted further below stays as it is, the
+    /// instance among it.
     fn make_read_only(&self, name: &str) -> Result<(), RootError> {
         let Ok(location) = self.open(name, OFlag::O_PATH).map(Location) else { return Ok(()) };
         bind(&location.path(), &location)?;
@@ -189,7 +189,7 @@ impl Root {
     /// Makes the mount called `name` read-only.
     fn remount_read_only(&self, name: &str) -> Result<(), RootError> {
         let location = Location(self.open(name, OFlag::O_PATH)?);
-        // What the host has forbidden must be forbidden again: a user namespace may not take it back.
+        // Flags that the host has set must be set again, as a user namespace may not clear them.
         let filesystem = fstatvfs(&location.0).map_err(failed("look at", name))?.flags();
         let restrictions = [
             (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),

@@ -50,7 +50,7 @@ impl UserNamespace {
         }
     }
 
-    /// Whether this process is root of the host: it may write where only the host's root may.
+    /// Reports whether this process is root of the host: it may write where only the host's root may.
     #[must_use]
     pub fn is_host_root() -> bool {
         Self::own() == Self::Initial && geteuid().is_root()
@@ -111,13 +111,13 @@ impl fmt::Display for Scope {
 /// Facts about the mount of an instance. What is not needed is not asked for.
 #[derive(Clone, Copy, Debug, Default)]
 struct Facts {
-    /// Whether this mount namespace has a mount of the instance. Otherwise the path leads into another one.
+    /// True if this mount namespace has a mount of the instance. Otherwise the path leads into another one.
     is_mounted_here: bool,
-    /// Whether its files belong to root of this user namespace; nothing where this one has no root.
+    /// True if its files belong to root of this user namespace; nothing where this one has no root.
     is_owned_by_root: Option<bool>,
-    /// Whether the instance has the device number of a mount made by this process.
+    /// True if the instance has the device number of a mount made by this process.
     is_own_device: Option<bool>,
-    /// Whether this process has CAP_SYS_ADMIN in the user namespace that the instance belongs to.
+    /// True if this process has CAP_SYS_ADMIN in the user namespace that the instance belongs to.
     may_reconfigure: Option<bool>,
 }
 
@@ -159,20 +159,21 @@ impl Facts {
     }
 }
 
-/// Whether a file system is mounted in this mount namespace.
+/// Reports whether a file system is mounted in this mount namespace.
 fn is_mounted_here(device: u64) -> bool {
     let device = format!("{}:{}", major(device), minor(device));
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     mounts.lines().any(|mount| mount.split(' ').nth(2) == Some(&device))
 }
 
-/// Whether this user namespace has a root: without one the owner of a file does not show whose it is.
+/// Reports whether this user namespace has a root: without one the owner of a file does not show whose it is.
 fn has_root() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.lines().any(|line| line.split_whitespace().next() == Some("0"))
 }
 
-/// Whether this process has CAP_SYS_ADMIN in the user namespace of the instance on `path`: in this one, or one inside of it.
+/// Reports whether this process has CAP_SYS_ADMIN in the user namespace of the instance on `path`: in this one, or one
+/// inside of it.
 fn may_reconfigure(path: &Path) -> Option<bool> {
     if !has_sys_admin() {
         return None;
@@ -192,7 +193,8 @@ fn may_reconfigure(path: &Path) -> Option<bool> {
     }
 }
 
-/// The device number of the instance that this process mounts. For the initial user namespace, which always has one, only.
+/// The device number of the instance that this process mounts. For the initial user namespace, which always has one,
+/// only.
 fn own_device() -> Option<u64> {
     if !has_sys_admin() {
         return None;
@@ -218,7 +220,7 @@ fn in_new_mount_namespace<T: Send>(body: impl FnOnce() -> Option<T> + Send) -> O
     })
 }
 
-/// Whether this process has CAP_SYS_ADMIN in its user namespace (`capabilities(7)`, `proc_pid_status(5)`).
+/// Reports whether this process has CAP_SYS_ADMIN in its user namespace (`capabilities(7)`, `proc_pid_status(5)`).
 fn has_sys_admin() -> bool {
     const CAP_SYS_ADMIN: u64 = 1 << 21;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
