@@ -206,6 +206,6 @@ fn a_digest_is_compared_before_anything_is_read() {
     let path = file.path().to_str().unwrap();
     assert!(refused(path, &["--sha256", &wrong]).contains("is another file than it should be"));
     assert!(refused(path, &["--sha256", right]).contains("is no package, no archive, "));
-    assert!(refused("/", &["--sha256", right]).contains("/ is a folder, which has no sha256"));
+    assert!(refused("/", &["--sha256", right]).contains("/ is a directory, which has no SHA-256"));
     assert!(refused(path, &["--sha256", "abc"]).contains("not 64 hexadecimal digits"));
 }

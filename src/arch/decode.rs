@@ -1,4 +1,4 @@
-//! From bytes to an [`Arch`]: of a file, or of a pattern that somebody registered.
+//! Lookup of an [`Arch`] by bytes: those of a file, or of a registered pattern.
 
 use std::sync::LazyLock;
 

@@ -76,8 +76,8 @@ impl Executable {
     }
 }
 
-/// The program that the kernel starts in the place of `file`, which is an ELF file that begins with `first`. Nothing is
-/// read again; of what lies elsewhere in the file, only that.
+/// Returns the loader that the kernel starts for `file`, an ELF file that begins with `first`. Only parts of the file
+/// after `first` are read.
 pub fn loader_of(file: &impl FileExt, first: &[u8]) -> Result<Option<Vec<u8>>, ElfError> {
     loader(file, first, &program_header(first)?)
 }

@@ -16,7 +16,7 @@ pub const EM_ALPHA: u16 = 0x9026;
 /// Source: `EM_MICROBLAZE_OLD` in QEMU `include/elf.h`.
 pub const EM_MICROBLAZE_OLD: u16 = 0xbaab;
 
-/// Bit of `e_flags` which says that a 32-bit MIPS program uses the n32 calling convention, not o32.
+/// Bit of `e_flags` of a 32-bit MIPS program that uses the n32 calling convention, not o32.
 ///
 /// Source: `EF_MIPS_ABI2` in the MIPS ELF supplement; `elf_check_abi` in QEMU `linux-user`.
 pub const EF_MIPS_ABI2: u32 = 0x20;
@@ -132,11 +132,11 @@ impl FlagBits {
 
 /// Which ELF files are programs of an architecture.
 ///
-/// It is what QEMU's program loader accepts (`elf_check_ident` and `elf_check_ehdr` in `linux-user/elfload.c`):
-/// magic, class, byte order, `EI_VERSION` 1, `e_type` executable or shared object, and all bits of `e_machine`. Not
-/// looked at are `EI_OSABI` (static glibc programs say GNU there), `EI_ABIVERSION` (MIPS linkers write 0 to 5) and the
-/// padding (`AppImage` puts its own magic over it). The loader checks `e_ehsize` and `e_phentsize` as
-/// well, which no pattern compares: every toolchain writes them as it must.
+/// It is what QEMU's program loader accepts (`elf_check_ident` and `elf_check_ehdr` in `linux-user/elfload.c`): magic,
+/// class, byte order, `EI_VERSION` 1, `e_type` executable or shared object, and all bits of `e_machine`. It ignores
+/// `EI_OSABI` (GNU in static glibc programs), `EI_ABIVERSION` (MIPS linkers write 0 to 5) and the padding (`AppImage`
+/// puts its own magic there). The loader also checks `e_ehsize` and `e_phentsize`. No pattern compares them, as every
+/// toolchain writes the required values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// `EI_CLASS`.
@@ -145,14 +145,14 @@ pub struct Identity {
     pub order: ByteOrder,
     /// Values of `e_machine`; the first is what today's toolchains write.
     pub machines: &'static [u16],
-    /// Bits of `e_flags` that tell apart two architectures with equal machine, class and byte order.
+    /// Bits of `e_flags` that distinguish two architectures with equal machine, class and byte order.
     pub abi: Option<FlagBits>,
 }
 
 impl Identity {
     /// One pattern for each of [`machines`](Self::machines), in their order.
     ///
-    /// A pattern compares bits, so that one alone cannot say "3 or 6" without saying "2 or 7" too.
+    /// A pattern compares bits. One that matches 3 and 6 would match 2 and 7, too.
     #[must_use]
     pub fn patterns(&self) -> Vec<Pattern> {
         self.machines.iter().filter_map(|&machine| self.pattern(machine)).collect()

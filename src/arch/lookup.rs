@@ -73,7 +73,7 @@ fn of_triple(triple: &str) -> Option<&'static Arch> {
     })
 }
 
-/// Reports whether what follows the first component of a triple says Linux: `-unknown-linux-gnu`, `-linux`,
+/// Reports whether the rest of a triple after its first component means Linux: `-unknown-linux-gnu`, `-linux`,
 /// `-linuxabin32`.
 fn is_linux(rest: &str) -> bool {
     rest.split('-').any(|part| part.starts_with("linux"))

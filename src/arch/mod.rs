@@ -97,8 +97,8 @@ impl Arch {
         headers
     }
 
-    /// Architectures that a host of this one may run itself as well: those of its family, 32-bit companions and the
-    /// other way round. Which of them it does run, only an execution tells.
+    /// Architectures of the same family, which a host of this one may run natively: 32-bit companions, and the other
+    /// way round. Only an execution shows which of them it runs.
     #[must_use]
     pub fn same_family(&self) -> &'static [&'static str] {
         /// Architectures that one kernel may be able to run.

@@ -2,9 +2,8 @@
 
 /// The names of an architecture besides QEMU's own, all in lowercase.
 ///
-/// One name may stand under several kinds, and never means two architectures. Where sources contradict each other, a
-/// name that QEMU has for a target means that target, and any other is not listed at all; the table says so where it
-/// happens.
+/// One name may occur in several kinds, but never means two architectures. If sources contradict each other, QEMU's
+/// name for a target means that target, and other names are left out. The table has a comment there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Names {
     /// Output of `uname -m` on such a machine (`UTS_MACHINE` in Linux `arch/*/Makefile`).

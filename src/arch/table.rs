@@ -177,7 +177,7 @@ pub static ARCHES: &[Arch] = &[
             ..Names::NONE
         },
     },
-    // `uname -m` says microblaze in both byte orders: the name is QEMU's big-endian target.
+    // `uname -m` prints microblaze in both byte orders: the name is QEMU's big-endian target.
     Arch {
         name: "microblaze",
         description: "32-bit MicroBlaze, big-endian",
@@ -190,8 +190,8 @@ pub static ARCHES: &[Arch] = &[
         identity: elf32(Little, &[EM_MICROBLAZE, EM_MICROBLAZE_OLD]),
         names: Names { triples: &["microblazeel"], ..Names::NONE },
     },
-    // `uname -m` says mips in both byte orders, and dbhi/qus means the little-endian one: the name is QEMU's
-    // big-endian target. The same goes for mips64, which is the `uname -m` of n32 programs as well.
+    // `uname -m` prints mips in both byte orders, and dbhi/qus means the little-endian one: the name is QEMU's
+    // big-endian target. The same applies to mips64, which n32 programs get as well.
     Arch {
         name: "mips",
         description: "32-bit MIPS (o32), big-endian",
@@ -207,7 +207,7 @@ pub static ARCHES: &[Arch] = &[
             ..Names::NONE
         },
     },
-    // qemu-mips64 refuses a program with EF_MIPS_ABI2, and no toolchain writes one: the class says enough.
+    // qemu-mips64 refuses a program with EF_MIPS_ABI2, and no toolchain writes one: the class is enough.
     Arch {
         name: "mips64",
         description: "64-bit MIPS (n64), big-endian",
@@ -379,7 +379,7 @@ pub static ARCHES: &[Arch] = &[
             dbhi: &["s390x"],
         },
     },
-    // `uname -m` says sh4 or sh4a in both byte orders: sh4 is QEMU's little-endian target, and sh4a no name.
+    // `uname -m` prints sh4 or sh4a in both byte orders: sh4 is QEMU's little-endian target, and sh4a is no name.
     Arch {
         name: "sh4",
         description: "32-bit SuperH SH-4, little-endian",
@@ -405,9 +405,9 @@ pub static ARCHES: &[Arch] = &[
             ..Names::NONE
         },
     },
-    // qemu-sparc32plus takes EM_SPARC as well, which belongs to sparc: no two patterns of the table take the same file.
-    // No names: Debian's sparc is QEMU's sparc, `uname -m` says sparc64, and sparcv9 is this one for RPM but
-    // sparc64 for LLVM and the ELF specification.
+    // qemu-sparc32plus accepts EM_SPARC as well, which belongs to sparc: no two patterns of the table match the same
+    // file. It has no other names: Debian's sparc is QEMU's sparc, `uname -m` prints sparc64, and sparcv9 is this one
+    // for RPM but sparc64 for LLVM and the ELF specification.
     Arch {
         name: "sparc32plus",
         description: "32-bit SPARC V8+, big-endian",
@@ -449,7 +449,7 @@ pub static ARCHES: &[Arch] = &[
             dbhi: &["amd64", "x86-64"],
         },
     },
-    // `uname -m` says xtensa in both byte orders: the name is QEMU's little-endian target.
+    // `uname -m` prints xtensa in both byte orders: the name is QEMU's little-endian target.
     Arch {
         name: "xtensa",
         description: "32-bit Xtensa, little-endian",

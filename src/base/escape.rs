@@ -28,8 +28,7 @@ pub fn escape_lines(text: &str) -> Cow<'_, str> {
     escape_where(text, is_escaped, |character| character.escape_default().to_string())
 }
 
-/// JSON that says the same, and commands no terminal: of control characters its grammar has escaped the lower ones
-/// alone.
+/// Escapes control characters in JSON as `\u` sequences. Its grammar requires that only for the lower ones.
 #[must_use]
 pub fn escape_json(text: &str) -> Cow<'_, str> {
     let is_escaped = |character| character != '\n' && needs_escape(character);
@@ -41,7 +40,7 @@ fn escape_where(
     is_escaped: impl Fn(char) -> bool,
     escaped: impl Fn(char) -> String,
 ) -> Cow<'_, str> {
-    // Almost all text is plain, which its bytes tell faster than its characters.
+    // Almost all text is plain, which is found faster by its bytes than by its characters.
     let is_plain = |byte| matches!(byte, b' '..=b'~') || byte == b'\n' && !is_escaped('\n');
     if text.bytes().all(is_plain) || !text.contains(&is_escaped) {
         return Cow::Borrowed(text);

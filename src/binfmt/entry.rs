@@ -1,4 +1,4 @@
-//! [`Entry`]: what the kernel says of a handler it has.
+//! [`Entry`]: the text of a handler's file in the instance.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +11,7 @@ use crate::base::hex;
 
 /// A handler as its entry file shows it (`entry_status` in `fs/binfmt_misc.c`; K43).
 ///
-/// Newer kernels print flags and lines that are not known here; they are kept, not dropped (K44).
+/// Newer kernels print flags and lines that are unknown here. They are stored, not dropped (K44).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// True if it takes part; the instance as a whole may still be off (K27).
@@ -22,13 +22,13 @@ pub struct Entry {
     pub flags: Flags,
     /// Flag letters that are not known here.
     pub unknown_flags: String,
-    /// Which files it takes; `None` where the entry does not say it in a way known here.
+    /// Files that it matches; `None` if the entry has them in an unknown form.
     pub matcher: Option<Matcher>,
     /// Lines that are not known here, without their newline.
     pub unknown_lines: Vec<Vec<u8>>,
 }
 
-/// A handler of an instance: its name and what the kernel says of it.
+/// A handler of an instance: its name and its entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handler {
     /// Name of the entry file.
@@ -41,7 +41,7 @@ pub struct Handler {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum EntryError {
-    /// The first line says neither `enabled` nor `disabled`.
+    /// The first line is neither `enabled` nor `disabled`.
     #[error("it does not begin with \"enabled\" or \"disabled\"")]
     State,
     /// A known line has a value that cannot be read; the line's first word.

@@ -382,7 +382,7 @@ impl Instance {
             Errno::ELOOP => "its symbolic links lead in a circle",
             Errno::ENAMETOOLONG => "a part of the path is too long",
             Errno::EACCES => {
-                "it is not an executable file, lies on a noexec mount, or behind a closed directory"
+                "it is not an executable file, is on a noexec mount, or in a directory without access"
             }
             Errno::ETXTBSY => "a process has it open for writing",
             source => return RegisterError::Write { path: self.path.clone(), name, source },
@@ -437,7 +437,7 @@ fn open_directory(path: &Path) -> Result<(OwnedFd, FsType), OpenError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let io = |source| OpenError::Io { path: path.to_owned(), source };
     let directory = open(path, flags, Mode::empty()).map_err(|errno| match errno {
-        // Elsewhere than in procfs a missing directory says nothing about the kernel.
+        // Outside of procfs, a missing directory does not concern the kernel.
         Errno::ENOENT if path.starts_with("/proc") => OpenError::NoSupport(path.to_owned()),
         Errno::ELOOP => OpenError::Automount(path.to_owned()),
         source => io(source),

@@ -20,13 +20,13 @@ pub struct HandlerName(Vec<u8>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NameError {
-    /// Empty, `.`, `..`, or with a NUL or `/` in it: the kernel says `EINVAL`.
+    /// Empty, `.`, `..`, or with a NUL or `/` in it: `EINVAL` of the kernel.
     #[error("is empty, \".\", \"..\", or holds a NUL or a \"/\"")]
     Malformed,
-    /// `register` and `status` are files of the instance: the kernel says `EEXIST`.
+    /// `register` and `status` are files of the instance: `EEXIST` of the kernel.
     #[error("is a file of the instance itself")]
     Reserved,
-    /// Longer than [`NAME_MAX`] bytes: the kernel says `ENAMETOOLONG`.
+    /// Longer than [`NAME_MAX`] bytes: `ENAMETOOLONG` of the kernel.
     #[error("is longer than {NAME_MAX} bytes")]
     TooLong,
 }

@@ -13,11 +13,10 @@ pub const HEADER_LEN: usize = 256;
 
 /// A byte window at the beginning of a file: offset, magic and mask.
 ///
-/// A file matches when `(file[offset + i] ^ magic[i]) & mask[i] == 0` for every `i`; what lies behind the end of a
-/// short file counts as zero (K33, K34; `search_binfmt_handler` in `fs/binfmt_misc.c`).
+/// A file matches if `(file[offset + i] ^ magic[i]) & mask[i] == 0` for every `i`. Bytes after the end of a short file
+/// count as zero (K33, K34; `search_binfmt_handler` in `fs/binfmt_misc.c`).
 ///
-/// Magic and mask have the same length, at least one byte, and lie within the first [`HEADER_LEN`] bytes of the file
-/// (K10).
+/// Magic and mask have the same length, at least one byte, within the first [`HEADER_LEN`] bytes of the file (K10).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Pattern {
     offset: usize,
@@ -125,7 +124,7 @@ impl Pattern {
             return self.differences(header).is_empty();
         };
         let Some(mask) = &self.mask else { return window == self.magic };
-        // From the end: patterns for ELF programs begin alike, and end with what tells them apart, the machine.
+        // From the end: patterns for ELF programs begin alike, and end with the machine, in which they differ.
         let mut bytes = window.iter().zip(&self.magic).zip(mask).rev();
         bytes.all(|((byte, magic), mask)| (byte ^ magic) & mask == 0)
     }

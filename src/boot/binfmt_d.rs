@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::binfmt::{Rule, RuleError};
 use crate::system::file_id::open_without_waiting;
 
-/// The folders below the root, the first has precedence.
+/// The directories below the root, the first has precedence.
 const DIRECTORIES: [&str; 4] = ["etc/binfmt.d", "run/binfmt.d", "usr/local/lib/binfmt.d", "usr/lib/binfmt.d"];
 /// Largest file that is read, in bytes: a line has at most 1920.
 const MAX: u64 = 1 << 20;
@@ -35,10 +35,10 @@ pub enum ReadError {
     /// There is none, or a link leads nowhere.
     #[error("does not exist")]
     Missing,
-    /// A pipe, a device, a folder.
+    /// A pipe, a device, a directory.
     #[error("is not an ordinary file")]
     Special,
-    /// Nobody writes so much by hand.
+    /// Only a generated file has so much.
     #[error("has more than {MAX} bytes")]
     TooLarge,
     /// Anything else that went wrong.
@@ -46,15 +46,14 @@ pub enum ReadError {
     Io(#[source] io::Error),
 }
 
-/// The folders that are read, below `root`.
+/// The directories that are read, below `root`.
 #[must_use]
 pub fn directories(root: &Path) -> Vec<PathBuf> {
     DIRECTORIES.iter().map(|directory| root.join(directory)).collect()
 }
 
-/// The files in `directories` that are in force, in the order in which they are read: sorted by name, whatever their
-/// folder. Of several with one name it is the one in the first folder, even where that is empty or leads to
-/// `/dev/null`: so somebody says that there shall be none.
+/// Returns the effective files in `directories`, sorted by name, whatever their directory. Of several with one name,
+/// the one in the first directory counts, even if it is empty or a link to `/dev/null`, which masks the others.
 #[must_use]
 pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
     let mut files = BTreeMap::<OsString, PathBuf>::new();
@@ -124,7 +123,7 @@ mod tests {
         fs::write(run.join("b.conf"), "").unwrap();
         symlink("/dev/null", etc.join("c.conf")).unwrap();
         symlink("/nowhere/at/all", etc.join("d.conf")).unwrap();
-        // A folder is no file, and hides none.
+        // A directory is no file, and hides none.
         fs::create_dir(etc.join("e.conf")).unwrap();
         fs::write(local.join("z.conf"), "").unwrap();
         let expected = [

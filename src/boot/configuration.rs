@@ -21,7 +21,7 @@ pub fn binfmt_support_file(name: &OsStr) -> PathBuf {
     Path::new("/").join(BINFMT_SUPPORT).join(name)
 }
 
-/// A rule that configuration promises, and the file that does.
+/// A configured rule and its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfiguredRule {
     /// The file.
@@ -62,8 +62,8 @@ impl Configuration {
         Self { rules, binfmt_support }
     }
 
-    /// Promises that no handler keeps, or one that says it differently; what comes later in the configuration replaces
-    /// what has the same name before.
+    /// Returns the configured rules that are not registered, or registered differently. A later rule replaces an
+    /// earlier one with the same name.
     #[must_use]
     pub fn drifts<'a>(&'a self, handlers: &[Handler]) -> Vec<(&'a ConfiguredRule, Drift)> {
         let is_last = |index: usize, configured: &ConfiguredRule| {
@@ -102,7 +102,7 @@ impl ConfiguredRule {
     }
 }
 
-/// Rules of a configuration file. A line that is no rule promises nothing.
+/// Returns the rules of a configuration file. Other lines are ignored.
 fn rules_of(file: &Path) -> Vec<ConfiguredRule> {
     let lines = binfmt_d::read(file).unwrap_or_default().into_iter();
     lines.filter_map(|line| Some(ConfiguredRule { file: file.to_owned(), rule: line.rule.ok()? })).collect()

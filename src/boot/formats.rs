@@ -18,7 +18,7 @@ use crate::system::managed_file::MARKER;
 pub const SERVICE: &str = "qus";
 /// The comment of a file of `binfmt.d` whose interpreter is a copy that goes with it.
 pub const COPIED: &str = "# The interpreter is a copy that was made for this file, and is removed with it.";
-/// The package that binfmt-support is told a handler belongs to.
+/// Name of the package under which binfmt-support gets handlers.
 pub const PACKAGE: &str = "qus";
 /// Longest line of `binfmt.d`, in bytes: systemd-binfmt writes it with a newline behind it (K2, K6).
 const BINFMT_D_MAX: usize = crate::binfmt::LINE_MAX - 1;
@@ -58,7 +58,7 @@ pub struct ArchRules {
 /// One file, whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// Its name, without a folder.
+    /// Its name, without a directory.
     pub name: String,
     /// Its content.
     pub text: Vec<u8>,
@@ -72,7 +72,7 @@ pub struct File {
 pub enum ExportError {
     /// The format has one line for a path, and cuts off blanks around it.
     #[error(
-        "the path of the interpreter for {0} has a line break, or blanks at an end, which the format cannot say"
+        "the path of the interpreter for {0} has a line break, or blanks at an end, which the format cannot express"
     )]
     Path(&'static str),
     /// Too long for what reads it.

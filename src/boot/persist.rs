@@ -37,9 +37,9 @@ pub const BINFMT_D: &str = "/etc/binfmt.d";
 /// OpenRC's services, and those of its runlevel that comes first.
 const OPENRC_SERVICES: &str = "/etc/init.d";
 const OPENRC_BOOT: &str = "/etc/runlevels/boot";
-/// Whoever writes what lasts holds a lock on this file. Only root can open it, so nobody else can keep anybody waiting.
+/// File that is locked while persistent files are written. Only root can open it, so no other user can block that.
 const LOCK: &str = "/run/qus.lock";
-/// Where nothing lasts, or somebody else than root may change it.
+/// Directories that are empty after a reboot, or that other users can change.
 const UNSTABLE: [&str; 10] =
     ["/tmp", "/var/tmp", "/run", "/dev", "/proc", "/sys", "/home", "/root", "/mnt", "/media"];
 
@@ -53,7 +53,7 @@ pub enum InitSystem {
     Openrc,
     /// binfmt-support, by its database.
     BinfmtSupport,
-    /// Nobody.
+    /// No init system.
     Nobody,
 }
 
@@ -123,7 +123,7 @@ impl InitSystem {
         Ok(())
     }
 
-    /// Has it know what the files say now.
+    /// Makes it read the files again.
     pub fn update(self) -> Result<(), Diagnostic> {
         let persisted_arch =
             persisted()?.into_iter().map(|persisted_arch| persisted_arch.set).collect::<Vec<_>>();
@@ -187,7 +187,7 @@ fn import(arch_rules: &[ArchRules]) -> Result<(), Diagnostic> {
         let path = directory.path().join(&file.name);
         fs::write(&path, &file.text).map_err(|error| io_problem("write", &path, &error))?;
         update_binfmts(Command::new("update-binfmts").arg("--import").arg(&path))?;
-        // It says 0 when it did not import.
+        // It exits with 0 when it did not import.
         if !belongs_to_us(&file.name) {
             return Err(Diagnostic::new(format!("update-binfmts has not imported {}", file.name))
                 .with_command(format!("update-binfmts --display {}", shell_word(&file.name))));
@@ -196,8 +196,8 @@ fn import(arch_rules: &[ArchRules]) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// Has binfmt-support forget a rule of ours, whoever the keeper is by now; one of another package stays. This comes
-/// before the file that says the rule goes: by that it is known to be ours.
+/// Removes a rule of qus from the database of binfmt-support, whichever init system is used now. Rules of other
+/// packages stay. The file of the rule, by which it is recognised, is removed after that.
 pub fn remove_from_binfmt_support(rule: &Rule) -> Result<(), Diagnostic> {
     let name = rule.name().to_string();
     if !belongs_to_us(&name) {
@@ -227,9 +227,9 @@ fn io_problem(operation: &str, path: &Path, error: &io::Error) -> Diagnostic {
     Diagnostic::new(format!("cannot {operation} {}: {error}", path.display()))
 }
 
-/// Waits until nobody else writes what lasts, and nobody else does as long as the file is held: two that each put a
-/// copy of the same interpreter in its place would each find the other's in the kernel. Where there is no such lock to
-/// be had, it is done without.
+/// Waits for the lock on persistent files, and holds it as long as the returned file exists. Without it, two processes
+/// that copy the same interpreter would each find the other's copy in the kernel. Returns `None` if the lock is not
+/// available.
 #[must_use]
 pub fn lock() -> Option<File> {
     let mut options = OpenOptions::new();
@@ -280,8 +280,8 @@ pub fn persisted_for(arch: &'static Arch) -> Result<Option<Persisted>, ManagedFi
     Ok(Some(Persisted { path, set: ArchRules { arch, rules, copied }, is_edited: own.is_edited }))
 }
 
-/// All of qus's own files, in the order of the table. What somebody else has put into such a place is none; what cannot
-/// be read is an error, as it may be one.
+/// Returns the files of qus, in the order of the table. Files of other tools at such a path are left out. A file that
+/// cannot be read is an error, as it may be one of qus.
 pub fn persisted() -> Result<Vec<Persisted>, ManagedFileError> {
     let files = crate::arch::ARCHES.iter().map(persisted_for);
     let own =
@@ -289,14 +289,14 @@ pub fn persisted() -> Result<Vec<Persisted>, ManagedFileError> {
     own.filter_map(Result::transpose).collect()
 }
 
-/// Reports whether a file that says `set` could be written.
+/// Checks that a file with the rules `set` could be written.
 pub fn check(set: &ArchRules) -> Result<(), Diagnostic> {
     formats::files(Format::Systemd, std::slice::from_ref(set))?;
     managed_file::check(&file_of(set.arch))?;
     Ok(())
 }
 
-/// Writes the file that says `set`: where it is.
+/// Writes the file with the rules `set`, and returns its path.
 pub fn write_boot_file(set: &ArchRules) -> Result<PathBuf, Diagnostic> {
     let path = file_of(set.arch);
     let before = persisted_for(set.arch)?.map(|persisted_arch| persisted_arch.set.rules).unwrap_or_default();
@@ -330,7 +330,7 @@ fn drop_copies(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result
     let used: BTreeSet<PathBuf> = others.map(|configured| configured.rule.interpreter().to_owned()).collect();
     let copies: BTreeSet<&Path> = persisted_arch.set.rules.iter().map(Rule::interpreter).collect();
     for copy in copies {
-        // Whatever the file says: nothing is removed from anywhere else.
+        // Nothing is removed from other directories, whatever the file contains.
         if !is_copy(copy) || used.contains(copy) {
             continue;
         }
@@ -387,18 +387,18 @@ pub fn remove_empty_directories() {
     let _ = fs::remove_dir(store::COPIES).and_then(|()| fs::remove_dir(store::SYSTEM));
 }
 
-/// Reports whether an interpreter can be left where it is: there it is at boot, and nobody but root can change it.
+/// Reports whether an interpreter can stay at its path: it exists at boot, and only root can change it.
 #[must_use]
 pub fn is_stable(interpreter: &Interpreter) -> bool {
     let path = &interpreter.path;
-    // Or in the folder of its version.
+    // Or in the directory of its version.
     if path.ancestors().skip(1).take(2).any(|directory| directory == Path::new(store::SYSTEM)) {
         return interpreter.owned_by_root;
     }
     if is_in_memory(path) || !interpreter.owned_by_root {
         return false;
     }
-    // The path leads to the file, by links and folders, each of which can be changed.
+    // The path leads to the file, by links and directories, each of which can be changed.
     let Ok(real) = fs::canonicalize(path) else { return false };
     let is_roots = |directory: &Path| fs::metadata(directory).is_ok_and(|metadata| is_roots_alone(&metadata));
     [path.as_path(), &real].into_iter().all(|path| {
@@ -411,27 +411,27 @@ pub fn is_stable(interpreter: &Interpreter) -> bool {
 #[must_use]
 pub fn late_mount_warning(path: &Path) -> Option<String> {
     if let Some(kind) = volatile(path) {
-        return Some(format!("{} lies on {kind}, which is empty after a restart", path.display()));
+        return Some(format!("{} is on {kind}, which is empty after a restart", path.display()));
     }
     if let Some(kind) = file_system(path).and_then(network) {
         return Some(format!(
-            "{} lies on {kind}, which may be mounted later than handlers are registered",
+            "{} is on {kind}, which may be mounted later than handlers are registered",
             path.display()
         ));
     }
     let device = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.dev());
-    // A folder, because an overlay has other numbers for files.
+    // A directory, because an overlay has other numbers for files.
     let own = path.parent().and_then(device);
     let early = [Path::new("/"), Path::new("/usr")].map(device);
     (own.is_some() && !early.contains(&own)).then(|| {
         format!(
-            "{} lies on another file system than /: that has to be mounted before handlers are registered",
+            "{} is on another file system than /: that has to be mounted before handlers are registered",
             path.display()
         )
     })
 }
 
-/// The kind of file system that `path` lies on: one of the numbers of `include/uapi/linux/magic.h`.
+/// The kind of file system that `path` is on: one of the numbers of `include/uapi/linux/magic.h`.
 fn file_system(path: &Path) -> Option<i128> {
     statfs(path).ok().map(|filesystem| magic(filesystem.filesystem_type().0))
 }

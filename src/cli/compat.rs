@@ -1,8 +1,8 @@
 //! Command lines of the tools that qus replaces, selected by the name of the executable.
 //!
-//! Each is translated into commands of qus, and their reports into what the tool prints. What cannot be taken over
-//! is not: a failure is in the exit status, an interpreter is always opened once (`F`) and proven, and what is cleared
-//! away are the handlers of QEMU's emulators, nobody else's (rule 4 of docs/design.md).
+//! Each is translated into commands of qus, and their reports into the output of the tool. Some behaviour differs on
+//! purpose: a failure is in the exit status, an interpreter is always opened once (`F`) and verified, and only handlers
+//! of QEMU's emulators are removed (rule 4 of docs/design.md).
 
 mod binfmt;
 mod conf;
@@ -61,7 +61,7 @@ impl CompatTool {
 
     /// Runs a command line, without the name. Output of the tool goes to `data`, everything else to `messages`.
     ///
-    /// Errors are those of the commands; a command line that the tool would not understand is told with its usage, and
+    /// Errors are those of the commands. For an invalid command line the usage is printed, and the status is
     /// [`Status::Failed`].
     pub fn run(self, words: &[OsString], data: &mut dyn Write, messages: &mut dyn Write) -> Result<Status> {
         // Text that is not JSON.

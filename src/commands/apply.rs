@@ -345,7 +345,7 @@ impl Report for ApplyReport {
             output.info(&format!("no rule is in {}", search_dirs.join(", ")))?;
         }
         if new > 0 && !self.dry_run {
-            output.info(&format!("{new} handlers are new; whether they work, tells qus verify"))?;
+            output.info(&format!("{new} handlers are new; run `qus verify` to test them"))?;
         }
         let in_force = self.items.iter().any(|item| !item.outcome.is_wrong());
         if in_force

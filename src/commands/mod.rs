@@ -48,7 +48,8 @@ pub enum Command {
     List(list::List),
     /// Remove the handlers of QEMU's emulators
     ///
-    /// Removes the handlers of QEMU's emulators, whoever registered them. Handlers of other interpreters stay.
+    /// Removes the handlers of QEMU's emulators, also those that other tools registered. Handlers of other interpreters
+    /// stay.
     #[command(after_long_help = help::RESET)]
     Reset(reset::Reset),
     /// Execute a test program of each architecture

@@ -245,7 +245,7 @@ fn block_end_signals() -> Result<EndSignals, Diagnostic> {
 /// Stays and holds the instance until SIGHUP, SIGINT or SIGTERM arrives.
 fn hold(end_signals: &EndSignals) -> Result<(), Diagnostic> {
     if let Err(error) = notify_ready() {
-        tracing::warn!("cannot tell the service manager: {error}");
+        tracing::warn!("cannot notify the service manager: {error}");
     }
     end_signals.wait().map_err(|errno| Diagnostic::new(format!("cannot wait for signals: {errno}")))
 }

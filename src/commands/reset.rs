@@ -111,7 +111,7 @@ struct FileItem {
 struct Return {
     arch: &'static str,
     name: String,
-    /// The file that says so.
+    /// The file that registers it.
     file: PathBuf,
     /// True if qus wrote it.
     own: bool,
@@ -294,7 +294,7 @@ fn remove_one(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result<
     persist::remove_persisted(persisted_arch, removed)
 }
 
-/// Which of the handlers come back at boot, whoever wrote that; `files` are to go, or gone.
+/// Returns the handlers that are registered again at boot by any file. `files` are removed, or would be.
 fn returns(to_remove: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<Return> {
     let configuration = Configuration::read(Path::new("/"));
     let file = |handler: &Handler| match Owner::of(handler, &configuration) {

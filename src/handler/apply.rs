@@ -1,8 +1,8 @@
 //! The steps that make the handlers equal to the configuration: a pure function from rules and handlers to [`Step`]s.
 //!
-//! Nobody's handler is removed but one whose name a rule has. In the kernel the newest handler wins (K31), in
-//! configuration the last rule: so one that stands as it should is registered anew where it would otherwise lie behind one
-//! that comes before it in the configuration.
+//! Only handlers with the name of a rule are removed. In the kernel the newest handler wins (K31), in the configuration
+//! the last rule. So a correct handler is registered again if it would otherwise come after one that is earlier in the
+//! configuration.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub struct ConfigLine<'a> {
 pub struct InterpreterFile {
     /// Its first bytes.
     pub header: Vec<u8>,
-    /// True if it belongs to root and nobody else may write to it.
+    /// True if it belongs to root and no other user may write to it.
     pub owned_by_root: bool,
     /// True if it has a setuid or setgid bit.
     pub set_id: bool,
@@ -84,7 +84,7 @@ pub fn steps(requested: &[ConfigLine<'_>], handlers: &[Handler], guarded: &[Guar
     steps
 }
 
-/// Reports whether there are files that both take, as far as it matters: of names and contents nobody expects the same.
+/// Reports whether both match some of the same files. A name and a content are taken to be independent.
 fn overlap(one: &Rule, other: &Rule) -> bool {
     match (one.matcher(), other.matcher()) {
         (Matcher::Magic(one), Matcher::Magic(other)) => one.overlaps(other),

@@ -12,8 +12,8 @@ use crate::system::kernel_version::KernelVersion;
 /// behind by an interrupted run.
 pub const STAGING_SUFFIX: &str = ".qus-";
 
-/// The architecture whose programs a handler gives to QEMU's user-mode emulator, whatever its name, or to an
-/// interpreter that qus was told to register (a name that begins with `qus-`). `None`: it is somebody else's.
+/// Returns the architecture of a handler with a QEMU user-mode emulator, whatever its name, or with an interpreter that
+/// qus registered (a name that begins with `qus-`). `None` for handlers of other tools.
 #[must_use]
 pub fn emulated_arch(handler: &Handler) -> Option<&'static Arch> {
     let elf = Pattern::new(0, goblin::elf::header::ELFMAG.to_vec(), None).ok()?;
@@ -26,7 +26,7 @@ pub fn emulated_arch(handler: &Handler) -> Option<&'static Arch> {
     }
     let interpreter = handler.entry.interpreter.as_deref()?;
     if interpreter.starts_with("/proc") {
-        // A file that never had a name: only the handler's says what it is.
+        // The file never had a path. Only the handler's text describes it.
         return name.strip_prefix("qemu-").and_then(|rest| Arch::named(without_staging_suffix(rest)).ok());
     }
     arch_from_file_name(file_name(interpreter))
@@ -42,7 +42,7 @@ pub fn is_staging(name: &HandlerName) -> bool {
     name.as_bytes().windows(STAGING_SUFFIX.len()).any(|window| window == STAGING_SUFFIX.as_bytes())
 }
 
-/// The number of the process that gave a handler its interim name.
+/// Returns the number of the process in a staging name.
 #[must_use]
 pub fn staging_process(name: &HandlerName) -> Option<u32> {
     let name = std::str::from_utf8(name.as_bytes()).ok()?;
@@ -62,7 +62,7 @@ pub fn is_named_for(name: &HandlerName, arch: &Arch) -> bool {
     })
 }
 
-/// Flags of a new handler: `F` always, `O`, and `P` where the kernel tells the interpreter that it is set (Linux 5.12).
+/// Returns the flags of a new handler: `F`, `O`, and `P` if the kernel reports it to the interpreter (Linux 5.12).
 #[must_use]
 pub fn default_flags(kernel: KernelVersion) -> Flags {
     let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
@@ -105,8 +105,7 @@ pub fn active_handler<'a>(arch: &Arch, handlers: &'a [Handler]) -> Option<&'a Ha
     first_match(handlers, &arch.plain_header()?, Path::new(""))
 }
 
-/// Reports whether this is the interim name of a handler whose process was killed before it could give it the final
-/// one.
+/// Reports whether this is the staging name of a handler whose process was killed.
 pub(crate) fn is_stale_staging(name: &HandlerName) -> bool {
     let process = staging_process(name);
     process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists())
@@ -128,13 +127,13 @@ pub(crate) fn emulators<'a>(
         .collect()
 }
 
-/// The name of a handler for JSON, as it is; whoever prints it escapes it.
+/// Returns the name of a handler for JSON, unescaped.
 pub(crate) fn name_lossy(name: &HandlerName) -> String {
     String::from_utf8_lossy(name.as_bytes()).into_owned()
 }
 
-/// The interpreter of a handler, where it is an emulator of QEMU's that can be asked for its version: of no other is it
-/// known that it has one to tell and does nothing else. A path in `/proc` is of another file in every process.
+/// Returns the interpreter of a handler, if it is a QEMU emulator with an absolute path, so that its version can be
+/// read. A path in `/proc` is another file in every process.
 pub(crate) fn emulator_path(handler: &Handler) -> Option<&Path> {
     emulated_arch(handler)?;
     let path = handler.entry.interpreter.as_deref()?;

@@ -18,7 +18,7 @@ use crate::arch::elf::{self, FIRST_READ};
 use crate::binfmt::HEADER_LEN;
 use crate::system::file_id::{FileId, open_without_waiting};
 
-/// A file that somebody wants to start.
+/// A file to be executed.
 #[derive(Clone, Debug)]
 pub struct ExecTarget {
     /// Its path, as it is given to `execve(2)`.
@@ -67,7 +67,7 @@ impl fmt::Display for AccessError {
             Self::Path(errno) => write!(formatter, "cannot be reached: {}", errno.desc()),
             Self::NotAFile => formatter.write_str("is not an ordinary file"),
             Self::NotExecutable => formatter.write_str("may not be executed by this user"),
-            Self::NoExec => formatter.write_str("lies on a file system that is mounted noexec"),
+            Self::NoExec => formatter.write_str("is on a file system that is mounted noexec"),
         }
     }
 }
@@ -223,9 +223,8 @@ fn denied_unread(path: &Path, error: &io::Error) -> Option<AccessError> {
     }
 }
 
-/// Reports whether this process may execute a file, which then does not lie on a file system that is mounted noexec
-/// either (`do_faccessat` in `fs/open.c`). By its path where the kernel cannot be asked about an open file (before
-/// Linux 5.8).
+/// Reports whether this process may execute a file, which includes that its file system is not mounted noexec
+/// (`do_faccessat` in `fs/open.c`). Before Linux 5.8 the path is used, as the kernel cannot check an open file.
 fn may_execute(file: &File, path: &Path) -> bool {
     faccessat(file, "", AccessFlags::X_OK, AtFlags::AT_EMPTY_PATH).is_ok()
         || access(path, AccessFlags::X_OK).is_ok()

@@ -26,7 +26,7 @@ pub enum Owner {
     BinfmtSupport(Option<String>),
     /// Software that is known by its interpreter or its name.
     Product(&'static str),
-    /// Whoever it was, the interpreter is from this package.
+    /// The interpreter is from this package, whatever registered it.
     Package(String),
     /// Nothing is known.
     Unknown,
@@ -66,7 +66,7 @@ impl Owner {
     }
 }
 
-/// No other tool's rules are written as the table's are, so that they can be told by it.
+/// Rules of other tools differ from those of the table, so rules of qus are recognised by their form.
 fn is_ours(handler: &Handler) -> bool {
     let name = handler.name.as_bytes();
     if name.starts_with(b"qus-") {

@@ -25,7 +25,7 @@ pub struct Snapshot<'a> {
 /// Facts about one architecture.
 #[derive(Debug)]
 pub struct Facts<'a> {
-    /// The interpreter to register, if one is at hand.
+    /// The interpreter to register, if one is available.
     pub interpreter: Option<&'a Interpreter>,
     /// True if the host runs its programs itself.
     pub native: &'a Nativeness,
@@ -47,7 +47,7 @@ impl Facts<'_> {
 pub struct Request {
     /// The flags of a new handler.
     pub flags: Flags,
-    /// True if it was said what must serve: an interpreter, a source, flags.
+    /// True if the user named an interpreter, a source or flags.
     pub explicit: bool,
     /// Take over from what is there.
     pub replace: bool,
@@ -62,7 +62,7 @@ pub enum Decision {
     Unchanged(Vec<HandlerName>),
     /// Another emulator's handler serves it.
     LeaveExisting(HandlerName),
-    /// Register, prove, then remove what is in vain.
+    /// Register, verify, then remove broken handlers.
     Register(Registration),
     /// Not on this host: why, and what to type instead.
     Refused {
@@ -107,11 +107,11 @@ impl fmt::Display for Decision {
 pub struct Registration {
     /// New rules under their final names.
     pub rules: Vec<Rule>,
-    /// Handlers to be removed once the new ones have been proven.
+    /// Handlers to be removed once the new ones are verified.
     pub removes: Vec<HandlerName>,
     /// Reason why the present handlers do not suffice; `None` if there is none.
     pub reason: Option<String>,
-    /// Handlers of others that will lie behind the new ones.
+    /// Handlers of other tools that will come after the new ones.
     pub displaced: Vec<HandlerName>,
 }
 
@@ -279,7 +279,7 @@ impl<'a> Standing<'a> {
         } else if !is_active(first) {
             format!("in place of {name}")
         } else if let Some(broken) = &self.broken {
-            format!("{name} was in vain: {broken}")
+            format!("{name} failed: {broken}")
         } else if !self.is_first_current() && self.runs_replaced_file(first) {
             format!("{name} still ran the file that was replaced")
         } else {
@@ -349,8 +349,8 @@ pub fn native_refusal(arch: &Arch, native: &Nativeness) -> Option<String> {
     }
 }
 
-/// Reports whether `rule` is what the kernel has, with the file that is there now. Without `P` where the proof says
-/// that its interpreter does not know it.
+/// Reports whether `rule` is registered, with the file that is at its path now. A handler without `P` counts if its
+/// interpreter does not support the flag.
 fn is_current(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'_>) -> bool {
     let Some(handler) = handlers.iter().find(|handler| handler.name == *rule.name()) else { return false };
     let verification = facts.verdict.and_then(|verdict| verdict.as_ref().ok());
@@ -362,7 +362,7 @@ fn is_current(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'
         && !(is_first && is_outdated(handler, std::slice::from_ref(rule), facts))
 }
 
-/// Reports whether `handler` runs another file than the one that lies at its path now (K49): it was replaced on disk.
+/// Reports whether `handler` runs another file than the one at its path now (K49), which was replaced on disk.
 fn is_outdated(handler: &Handler, requested: &[Rule], facts: &Facts<'_>) -> bool {
     // The path of an interpreter in memory names its content: it is the same, in whatever file.
     let in_memory = handler.entry.interpreter.as_deref().is_some_and(is_in_memory);

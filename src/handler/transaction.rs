@@ -1,7 +1,8 @@
 //! Acting on an instance so that a handler is in place throughout, and what failed halfway is put back.
 //!
-//! There is no atomic replacement (K30). So new rules come first, in front of what is there; what they supersede is
-//! removed only after they have been proven. A rule whose name is taken waits under an interim name meanwhile.
+//! The kernel has no atomic replacement (K30). So new rules are registered first, in front of the others, and the
+//! replaced handlers are removed after the new ones are verified. A rule whose name is taken has a staging name until
+//! then.
 
 use thiserror::Error;
 
@@ -40,10 +41,10 @@ pub enum TransactionError {
     /// An entry could not be read back or removed.
     #[error(transparent)]
     Handler(#[from] HandlerError),
-    /// A name or rule that only the interim needs cannot be.
+    /// A staging name, or the rule with it, is too long.
     #[error("cannot register under an interim name: {0}")]
     StagingName(#[from] RuleError),
-    /// The entry is not what was asked for (K12, K14 say how that can be).
+    /// The entry differs from the rule (K12 and K14 explain how that happens).
     #[error("the kernel has made something else of {name} than was asked for: {already_present:?}")]
     Different {
         /// Name of the handler.
@@ -67,7 +68,7 @@ impl Staged {
         let mut staged = Self { rules: Vec::new(), removes: registration.removes.clone() };
         for rule in &registration.rules {
             if let Err(error) = staged.add(instance, rule) {
-                // The first error is the one to tell; a removal that fails would only repeat it.
+                // The first error is reported. A failed removal would only repeat it.
                 let _ = staged.rollback(instance);
                 return Err(error);
             }
@@ -112,11 +113,11 @@ impl Staged {
         self.rules.iter().any(StagedRule::is_staging)
     }
 
-    /// Gives the new rules their final names and removes what they supersede, unless `confirm`, which is asked in
-    /// between, says that those under their final names do not work: whether it was done.
+    /// Gives the new rules their final names, and removes the handlers that they replace. In between, `confirm` decides
+    /// whether those under their final names work. Returns whether the change was made.
     ///
-    /// The interim rules go last, so that a handler is in place throughout. Where the final ones cannot be registered,
-    /// or are not confirmed, everything is as it was, but that what comes back is in front of its neighbours.
+    /// Staging rules are removed last, so that a handler is registered throughout. If the final ones cannot be
+    /// registered or are not confirmed, the previous state is restored; restored handlers come before their neighbours.
     pub fn commit(
         self,
         instance: &Instance,
@@ -128,7 +129,7 @@ impl Staged {
             done = Ok(false);
         }
         if matches!(done, Ok(true)) {
-            // From here on there is no way back; what fails to go is told, and is gone with the next run.
+            // From here on nothing is rolled back. A failed removal is reported, and the next run repeats it.
             let interim = self.rules.iter().filter(|staged| staged.is_staging()).map(|staged| &staged.name);
             let is_final = |name: &&HandlerName| !self.rules.iter().any(|staged| staged.rule.name() == *name);
             let superseded = self.removes.iter().filter(is_final);
@@ -141,15 +142,15 @@ impl Staged {
             back = back.and(one.restore(instance));
         }
         if back.is_err() {
-            // The interim rules are all that is left of some handler.
+            // Only the staging rules of some handler are left.
             return back.map(|()| false);
         }
         self.rollback(instance)?;
         done
     }
 
-    /// Registers the rules that wait under an interim name under their final ones. Those that were are in `renamed`,
-    /// whatever the result.
+    /// Registers rules with a staging name under their final names. `renamed` gets those that were registered, whatever
+    /// the result.
     fn rename(&self, instance: &Instance, renamed: &mut Vec<Renamed>) -> Result<bool, TransactionError> {
         for staged in self.rules.iter().filter(|staged| staged.is_staging()) {
             let name = staged.rule.name();
@@ -180,7 +181,7 @@ struct Renamed {
 }
 
 impl Renamed {
-    /// Gives the name back, unless somebody else has done something with it meanwhile.
+    /// Restores the previous handler of the name, unless another process has changed it meanwhile.
     fn restore(self, instance: &Instance) -> Result<(), TransactionError> {
         if let Some(new) = &self.new {
             if instance.entry(&self.name)?.is_none_or(|entry| !entry.is(new)) {

@@ -15,7 +15,7 @@ pub(crate) struct ArchFilter {
     pub(crate) arches: Option<BTreeSet<&'static str>>,
     /// Of this version of QEMU, and of no other.
     pub(crate) version: Option<VersionReq>,
-    /// True if each version has a folder of its own.
+    /// True if each version has a directory of its own.
     pub(crate) by_version: bool,
     pub(crate) done: BTreeSet<&'static str>,
 }

@@ -63,7 +63,7 @@ const FORMAT: u32 = 1;
 pub struct Member {
     /// File name: `qemu-ARCH-static`, or that of a text.
     pub name: String,
-    /// Version that the interpreter tells; nothing for a text.
+    /// Version of the interpreter; `None` for a text.
     pub version: Option<String>,
     /// SHA-256 of the content, in hexadecimal digits.
     pub sha256: Sha256,

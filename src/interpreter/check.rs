@@ -28,7 +28,7 @@ pub struct Interpreter {
     pub id: FileId,
     /// Its first bytes: a rule must not match them (K37).
     pub header: Vec<u8>,
-    /// True if it belongs to root and nobody else may write to it: with the flag `C` it will run as root (K61).
+    /// True if it belongs to root and no other user may write to it. With the flag `C` it will run as root (K61).
     pub owned_by_root: bool,
 }
 
@@ -65,7 +65,7 @@ pub enum CheckError {
     #[error("is not executable")]
     NotExecutable,
     /// On a file system that is mounted `noexec` (K55).
-    #[error("lies on a file system that is mounted noexec")]
+    #[error("is on a file system that is mounted noexec")]
     NoExec,
     /// A setuid or setgid bit: every foreign program would run with its owner's rights (K60).
     #[error("has a setuid or setgid bit: every program that it runs would get the rights of its owner")]

@@ -1,4 +1,4 @@
-//! Fetching: getting interpreters out of a source and into their folder, with a record of where they came from.
+//! Fetching: getting interpreters out of a source and into their directory, with a record of where they came from.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,11 +24,11 @@ use crate::system::temp_dir::TempDir;
 pub(crate) struct FetchRequest<'a> {
     /// `None`: all that the source has.
     pub(crate) arches: Option<Vec<&'static Arch>>,
-    /// A file, a folder, `-` or an address; `None`: the distribution's package.
+    /// A file, a directory, `-` or an address; `None`: the distribution's package.
     pub(crate) from: Option<&'a Path>,
     /// Required SHA-256 of the source.
     pub(crate) sha256: Option<Sha256>,
-    /// Where to put it; `None`: the folder of this user, where each version has a folder of its own.
+    /// Where to put it; `None`: the directory of this user, where each version has a directory of its own.
     pub(crate) dest: Option<&'a Path>,
     /// The version of QEMU that is wanted, if not any.
     pub(crate) version: Option<&'a VersionReq>,
@@ -113,7 +113,7 @@ impl SourceResult {
     }
 }
 
-/// Gets the interpreters of `request` into their folder.
+/// Gets the interpreters of `request` into their directory.
 pub(crate) fn fetch(request: &FetchRequest<'_>, quiet: bool) -> Result<Fetched, Diagnostic> {
     let dest = store::destination(request.dest)?;
     let mut requested = ArchFilter {
@@ -238,7 +238,7 @@ fn from_source(
     Ok(SourceResult::of_package(&name, sha256, info.as_ref(), extraction))
 }
 
-/// Downloads a source. Without a digest only `https` says that it came from where it should.
+/// Downloads a source. Without a digest, only `https` protects its origin.
 fn from_web(
     source: &Path,
     scheme: &str,

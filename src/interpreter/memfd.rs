@@ -1,9 +1,9 @@
-//! Interpreters that lie in memory alone: sealed memfds, which the kernel keeps open for their handlers.
+//! Interpreters in memory only: sealed memfds, which the kernel holds open for their handlers.
 //!
-//! With `F` the kernel opens the interpreter at registration, by its path, and never looks at the path again (K47, K51);
-//! what it keeps of it is text (K48). So a memfd is registered by a path that leads to it for a moment, from a working
-//! directory that is gone afterwards, and that says what it is: `memory/QEMU-7.2.22/12918384-0123456789abcdef/qemu-arm-static`,
-//! with the bytes that it holds and the beginning of its SHA-256. The same text is the same content.
+//! With `F` the kernel opens the interpreter by its path at registration, and never again (K47, K51). It stores the
+//! path as text (K48). So a memfd is registered by a temporary path, relative to a working directory that is removed
+//! afterwards. The path describes the content: `memory/QEMU-7.2.22/12918384-0123456789abcdef/qemu-arm-static` has the
+//! size in bytes and the beginning of the SHA-256. Equal paths mean equal content.
 
 use std::fs::File;
 use std::io::{self, Write as _};

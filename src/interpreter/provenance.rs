@@ -1,8 +1,8 @@
 //! Where an interpreter came from: a record beside it, `qemu-arm-static.json` for `qemu-arm-static`.
 //!
-//! A record is of one content. It tells that file's size and time of change, so that a glance is enough to see that
-//! another file has the place by now, and its SHA-256 for who wants to be certain. What has no record, or another one's,
-//! comes from an unknown place: nothing is guessed.
+//! A record describes one content. It has the size and the time of change of the file, by which a replaced file is
+//! found quickly, and the SHA-256, by which it is found certainly. A file without a record, or with that of another
+//! file, has an unknown origin.
 
 use std::fs::Metadata;
 use std::io::{self, Read as _};
@@ -68,7 +68,7 @@ impl Provenance {
         (record.size == metadata.len() && record.modified == modified(&metadata)).then_some(record)
     }
 
-    /// The record that lies beside `path`, whatever file is there now.
+    /// Returns the record next to `path`, whichever file is there now.
     #[must_use]
     pub fn beside(path: &Path) -> Option<Self> {
         let file = open_no_follow(&record_path(path)).ok()?;
@@ -105,7 +105,7 @@ impl Provenance {
         let mut text = serde_json::to_vec_pretty(&record)?;
         text.push(b'\n');
         let written = atomic_file::write_atomic(&record_path(path), &text, 0o644)?;
-        // A stranger's file would get a record that it was fetched. On some file systems everything belongs to one user.
+        // A file of another user would get a record. On some file systems everything belongs to one user.
         if written.uid() != metadata.uid() {
             let _gone_or_not = std::fs::remove_file(record_path(path));
             return Err(io::Error::other("it is not the file any more that was fetched"));
@@ -128,7 +128,7 @@ impl Provenance {
         digest.is_ok_and(|digest| digest == self.sha256)
     }
 
-    /// Where it came from, in few words and without spaces between them where a package tells it: `PACKAGE=VERSION`.
+    /// Returns the origin in short form: `PACKAGE=VERSION` for a package.
     #[must_use]
     pub fn short(&self) -> String {
         match (&self.package, &self.package_version) {

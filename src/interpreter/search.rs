@@ -23,8 +23,8 @@ pub fn is_qemu(path: &Path) -> bool {
     arch_from_file_name(file_name(path)).is_some()
 }
 
-/// Rank of the naming scheme, best first, and the architecture. `-static` says what is wanted; a plain name may be
-/// dynamic, and `-binfmt-P` is a link to one of the others.
+/// Returns the rank of the naming scheme, best first, and the architecture. Names with `-static` come first. A plain
+/// name may be dynamic, and `-binfmt-P` is a link to one of the others.
 fn scheme(file_name: &[u8]) -> Option<(u8, &'static Arch)> {
     let name = std::str::from_utf8(file_name).ok()?;
     let (rank, target) = if let Some(target) = name.strip_suffix("-binfmt-P") {
@@ -47,8 +47,8 @@ pub struct SearchResult {
 
 /// Looks for interpreters in `search_dirs`, one after the other; the first fit one of an architecture is taken.
 ///
-/// `requested` says for which architectures, and which files. Every directory is listed once; only wanted files are
-/// opened. A place that does not exist, or cannot be listed, has none.
+/// `requested` selects architectures and files. Every directory is listed once, and only selected files are opened. A
+/// directory that does not exist or cannot be listed has none.
 pub fn search(
     search_dirs: &[PathBuf],
     host: &[u8],

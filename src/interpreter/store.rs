@@ -26,15 +26,15 @@ pub fn fetched() -> Option<PathBuf> {
     if UserNamespace::is_host_root() { Some(SYSTEM.into()) } else { directories::data() }
 }
 
-/// Where fetched interpreters are looked for: a folder for each version of QEMU, the newest first. Root never takes one
-/// from a folder of somebody else.
+/// Returns directories of fetched interpreters: one for each version of QEMU, newest first. Root uses none from the
+/// directories of other users.
 #[must_use]
 pub fn all_fetched() -> Vec<PathBuf> {
     let personal = fetched().filter(|directory| directory.as_os_str() != SYSTEM);
     personal.into_iter().chain([SYSTEM.into()]).flat_map(|directory| with_versions(&directory)).collect()
 }
 
-/// `directory`, and before it the folders of versions in it, the newest first.
+/// `directory`, and before it the directories of versions in it, the newest first.
 #[must_use]
 pub fn with_versions(directory: &Path) -> Vec<PathBuf> {
     let names = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
@@ -60,7 +60,7 @@ pub fn destination(dest: Option<&Path>) -> Result<PathBuf, Diagnostic> {
     }
 }
 
-/// An interpreter that lies in a folder of fetched ones.
+/// An interpreter in a directory of fetched ones.
 pub(crate) struct Stored {
     pub(crate) arch: &'static Arch,
     pub(crate) path: PathBuf,
@@ -68,7 +68,7 @@ pub(crate) struct Stored {
     pub(crate) provenance: Option<Provenance>,
 }
 
-/// The interpreters in `directory` and its folders of versions, newest version first.
+/// The interpreters in `directory` and its directories of versions, newest version first.
 pub(crate) fn stored(directory: &Path) -> Vec<Stored> {
     let mut stored = Vec::new();
     for directory in with_versions(directory) {
@@ -84,7 +84,7 @@ pub(crate) fn stored(directory: &Path) -> Vec<Stored> {
     stored
 }
 
-/// Sources, by their SHA-256, of which everything wanted lies in `directory` as it was fetched.
+/// Returns sources, by their SHA-256, of which all requested files are in `directory`, unchanged.
 pub(crate) fn known(directory: &Path, requested: &ArchFilter) -> BTreeMap<Sha256, Vec<Stored>> {
     let mut sources = BTreeMap::<Sha256, Vec<Stored>>::new();
     for stored in stored(directory) {

@@ -1,6 +1,6 @@
 //! [`Apt`]: a Debian package through the machine's own apt, without touching apt's state.
 //!
-//! Lists and downloads go to a private folder, so no root is needed and a machine whose lists were deleted, as
+//! Lists and downloads go to a private directory, so no root is needed and a machine whose lists were deleted, as
 //! container images do, serves as well. Sources, proxies, keys and signature checks are the machine's.
 
 mod cache;
@@ -53,15 +53,15 @@ impl Download {
 #[non_exhaustive]
 pub enum AptError {
     /// This is not a Debian system.
-    #[error("this machine has no apt-get; give a package or a folder with interpreters instead")]
+    #[error("this machine has no apt-get; name a package or a directory with interpreters")]
     NoApt,
     /// apt cannot be started.
     #[error("cannot start apt-get")]
     Start(#[source] io::Error),
-    /// The private folder cannot be used.
+    /// The private directory cannot be used.
     #[error("cannot use {}", path.display())]
     Cache {
-        /// The folder, or what is in it.
+        /// The directory, or what is in it.
         path: PathBuf,
         /// Error of the system.
         source: io::Error,
@@ -83,7 +83,7 @@ pub enum AptError {
 }
 
 impl Apt {
-    /// An apt that keeps its lists in the folder `cache_dir`, which is made when it is missing (mode 0755).
+    /// An apt that keeps its lists in the directory `cache_dir`, which is made when it is missing (mode 0755).
     #[must_use]
     pub fn new(cache_dir: PathBuf) -> Self {
         Self { cache: cache_dir, sources_list: None, architecture: None, failed_update: RefCell::new(None) }
@@ -132,8 +132,7 @@ impl Apt {
         }
     }
 
-    /// The SHA-256, in lower case, of the package that would be downloaded. `None` where apt knows no such package, or
-    /// does not tell.
+    /// Returns the SHA-256 of the package that would be downloaded. `None` if apt knows no such package, or no digest.
     pub fn candidate(&self, package: &str, progress: &dyn Progress) -> Result<Option<Sha256>, AptError> {
         let cache = Cache::open(&self.cache)?;
         self.refresh(&cache, progress)?;
@@ -163,7 +162,7 @@ impl Apt {
         }
     }
 
-    /// Reports whether the lists are younger than an hour and than everything that says where they come from.
+    /// Reports whether the lists are younger than an hour and than the configuration of their sources.
     fn fresh(&self, cache: &Cache) -> bool {
         let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
         let Some(updated) = modified(&cache.stamp()) else { return false };
@@ -207,7 +206,7 @@ impl Apt {
             });
         }
         let cannot_use = |source| AptError::Cache { path: directory.path().to_owned(), source };
-        // From here on nobody but this user changes what is in the folder.
+        // From here on only this user can change the contents of the directory.
         chown_if_permitted(directory.path(), Uid::effective());
         for entry in fs::read_dir(directory.path()).map_err(cannot_use)? {
             let entry = entry.map_err(cannot_use)?;
@@ -267,7 +266,7 @@ enum DownloadOutcome {
     Failed(String),
 }
 
-/// Everything that says where the machine's packages come from.
+/// Configuration of the machine's package sources.
 fn machine_sources() -> Vec<PathBuf> {
     let parts = PathBuf::from("/etc/apt/sources.list.d");
     let mut paths = vec![PathBuf::from("/etc/apt/sources.list")];
@@ -284,7 +283,7 @@ fn option(name: &str, path: &Path) -> OsString {
     option
 }
 
-/// apt's errors and warnings; everything it said where there are none.
+/// Returns apt's errors and warnings, or all its output if there are none.
 fn messages(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let marked: Vec<_> =

@@ -1,8 +1,8 @@
 //! A tar archive of any compression: a plain one, a package of Arch or Alpine, or an image of a container.
 //!
-//! An Alpine package (`apk-v2(5)`) is two or three gzip streams, signature, control and data; their tar archives are
-//! parts of one, as the first ones have no end. An Arch package (`PKGBUILD(5)`, `makepkg(8)`) is one archive. Both tell
-//! about themselves in `.PKGINFO`, before all files.
+//! An Alpine package (`apk-v2(5)`) is two or three gzip streams: signature, control and data. Their tar archives are
+//! parts of one, as the first ones have no end. An Arch package (`PKGBUILD(5)`, `makepkg(8)`) is one archive. Both have
+//! their information in `.PKGINFO`, before all files.
 
 use std::io::Read;
 use std::ops::ControlFlow;

@@ -1,4 +1,4 @@
-//! [`Sha256`]: what a person was told that a file is.
+//! [`Sha256`]: the digest of a file.
 
 use std::fmt;
 use std::io::{self, Read};

@@ -1,4 +1,4 @@
-//! A folder as a source: its own files, and those of `bin` and `usr/bin` below it.
+//! A directory as a source: its own files, and those of `bin` and `usr/bin` below it.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use super::extractor::Extractor;
 use super::file_slice::FileSlice;
 use super::{PackageError, Progress};
 
-/// Where a folder, such as an unpacked package or a root filesystem, keeps its programs.
+/// Where a directory, such as an unpacked package or a root filesystem, keeps its programs.
 const LOCATIONS: [&str; 3] = ["", "bin", "usr/bin"];
 
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Directory {
         Self { path: path.to_owned() }
     }
 
-    /// Hands the files in, in the order of their names. Links are followed: the folder is the user's own.
+    /// Hands the files in, in the order of their names. Links are followed: the directory is the user's own.
     pub(super) fn members(
         &self,
         sink: &mut Extractor<'_>,

@@ -23,7 +23,7 @@ const SIZE: u64 = 1 << 30;
 const STALL_TIMEOUT: Duration = Duration::from_mins(1);
 const MIN_BYTES: u64 = 4 << 10;
 
-/// Bytes of messages that are kept.
+/// Number of bytes of messages that are stored.
 const MESSAGES: u64 = 4 << 10;
 
 /// Failure to download.
@@ -33,7 +33,7 @@ pub enum WebError {
     /// Neither program is there.
     #[error("cannot download {0}: this machine has neither curl nor wget")]
     NoTool(String),
-    /// The program could not be started, or the file not be kept.
+    /// The program could not be started, or the file could not be written.
     #[error("cannot download {0}")]
     Io(String, #[source] io::Error),
     /// The program ended with an error.
@@ -199,7 +199,7 @@ fn arguments(tool: &str, scheme: &'static str) -> Vec<String> {
         // `--disable` comes first: nothing of a user's configuration undoes the rest.
         &["--disable", "--fail", "--silent", "--show-error", "--globoff", "--location", "--max-redirs", "10"]
     } else {
-        // wget cannot be kept from a change of the scheme, so it follows nobody.
+        // wget cannot be restricted to a scheme, so it follows no redirection.
         &["--no-config", "--no-verbose", "--max-redirect=0", "--tries=1", "--output-document=-"]
     };
     let mut words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
@@ -235,7 +235,7 @@ impl ChildGuard {
 
 impl Drop for ChildGuard {
     fn drop(&mut self) {
-        // It has ended, or nobody wants what it still has.
+        // It has ended, or its further output is not needed.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -14,7 +14,7 @@ pub enum PackageError {
     /// The source cannot be opened or looked at.
     #[error("cannot open {}", path.display())]
     Open {
-        /// The source, or a file of the folder that is the source.
+        /// The source, or a file of the directory that is the source.
         path: PathBuf,
         /// Error of the system.
         source: io::Error,
@@ -26,7 +26,7 @@ pub enum PackageError {
         path: PathBuf,
     },
     /// The content is nothing that interpreters can be got out of.
-    #[error("{} is no package, no archive, no image, no folder and no ELF program", path.display())]
+    #[error("{} is no package, no archive, no image, no directory and no ELF program", path.display())]
     Unknown {
         /// The source.
         path: PathBuf,
@@ -77,7 +77,7 @@ pub enum PackageError {
         /// The compressed member.
         member: String,
     },
-    /// A member's name leads out of the folder that a package is unpacked to.
+    /// A member's name leads out of the directory that a package is unpacked to.
     #[error("{} is hostile: the name {member} leads out of the package", path.display())]
     Hostile {
         /// The source.
@@ -123,8 +123,8 @@ pub enum PackageError {
         /// Required SHA-256.
         requested: Sha256,
     },
-    /// A folder was given together with a digest.
-    #[error("{} is a folder, which has no sha256", path.display())]
+    /// A directory was given together with a digest.
+    #[error("{} is a directory, which has no SHA-256", path.display())]
     NoDigest {
         /// The source.
         path: PathBuf,
@@ -132,7 +132,7 @@ pub enum PackageError {
     /// A file cannot be written or get its name.
     #[error("cannot write {}", path.display())]
     Write {
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
         /// Error of the system.
         source: io::Error,

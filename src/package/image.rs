@@ -27,7 +27,7 @@ const JSON_SIZE: u64 = CONTROL_SIZE;
 /// Layers of an image. Docker makes 127 at most.
 const LAYERS: usize = 512;
 
-/// Reports whether a member of this path says that the archive is an image.
+/// Reports whether a member of this path shows that the archive is an image.
 pub(super) fn is_mark(path: &[u8]) -> bool {
     matches!(normal(path), b"manifest.json" | b"oci-layout" | b"index.json")
 }
@@ -134,7 +134,7 @@ fn normal(path: &[u8]) -> &[u8] {
     path.strip_prefix(b"./").unwrap_or(path)
 }
 
-/// A reader that says how far it is.
+/// A reader that reports its progress.
 struct OffsetReader<'a> {
     inner: &'a mut dyn Read,
     position: &'a Cell<u64>,

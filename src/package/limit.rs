@@ -18,7 +18,7 @@ pub(super) const UNPACKED_SIZE: u64 = limit(4 << 30, 1 << 20);
 /// Bytes of a source that is no file: everything that an archive may be.
 pub(super) const STREAM_SIZE: u64 = UNPACKED_SIZE;
 
-/// Members of one archive or folder. A package of emulators has some hundred; a whole root filesystem some 10,000.
+/// Members of one archive or directory. A package of emulators has some hundred; a whole root filesystem some 10,000.
 pub(super) const MEMBERS: u64 = limit(100_000, 200);
 
 /// Bytes of a package's control file. Real ones have a few kilobytes.
@@ -46,7 +46,7 @@ pub enum Limit {
     UnpackedSize,
     /// The size of standard input: 4 GiB.
     StreamSize,
-    /// The number of files in an archive or folder: 100,000.
+    /// The number of files in an archive or directory: 100,000.
     Members,
     /// The size of a package's control file: 1 MiB.
     ControlSize,

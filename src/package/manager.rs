@@ -1,4 +1,4 @@
-//! [`Manager`]: packages through dnf, zypper, pacman or apk, downloaded into a private folder and not installed.
+//! [`Manager`]: packages through dnf, zypper, pacman or apk, downloaded into a private directory and not installed.
 //!
 //! Sources, proxies, keys and signature checks are the machine's. The options are those of dnf(8) and its plugin
 //! dnf-download(8), zypper(8), pacman(8) and apk(8); names of packages are those of each distribution.
@@ -15,7 +15,7 @@ use super::{FromPackage, MemberFilter, Package, PackageError, Progress};
 use crate::system::process;
 use crate::system::temp_dir::TempDir;
 
-/// Folders below the private one: zypper has one for a repository and one in it for an architecture.
+/// Directories below the private one: zypper has one for a repository and one in it for an architecture.
 const DEPTH: usize = 3;
 
 /// A package manager that is not apt.
@@ -23,7 +23,7 @@ const DEPTH: usize = 3;
 pub struct Manager {
     /// The program.
     pub program: &'static str,
-    /// Words before the folder, and between it and the name of the package.
+    /// Words before the directory, and between it and the name of the package.
     before: &'static [&'static str],
     after: &'static [&'static str],
     packages: Packages,
@@ -100,10 +100,10 @@ static MANAGERS: [Manager; 4] = [
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ManagerError {
-    /// It could not be started, or its folder not be used.
+    /// It could not be started, or its directory not be used.
     #[error("cannot download with {0}")]
     Io(&'static str, #[source] io::Error),
-    /// It gave no package; what it said.
+    /// It gave no package; its messages.
     #[error("{program} gave no package: {messages}")]
     Nothing {
         /// The program.
@@ -208,7 +208,7 @@ impl Manager {
         run(self.program, &words).map_err(|error| ManagerError::Io(self.program, error))
     }
 
-    /// Has rpm compare the signature: "digests signatures OK" is said of a signed package, "digests OK" of another
+    /// Lets rpm check the signature. It prints "digests signatures OK" for a signed package, "digests OK" for another
     /// (rpmkeys(8)).
     fn check(file: &Path) -> Result<(), ManagerError> {
         let words = ["--checksig".into(), file.into()];
@@ -256,7 +256,7 @@ fn last_messages(output: &Output) -> String {
     if printed.is_empty() { output.status.to_string() } else { printed }
 }
 
-/// The packages in a folder and below it.
+/// The packages in a directory and below it.
 fn packages(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut directories = vec![(directory.to_owned(), 0)];
@@ -274,7 +274,7 @@ fn packages(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Reports whether the name is that of a package; signatures and databases lie beside them.
+/// Reports whether the name is that of a package. Signatures and databases are in the same directory.
 fn is_package(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     let archive = path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with(".pkg.tar"));

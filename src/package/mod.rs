@@ -1,8 +1,8 @@
-//! Interpreters out of packages, archives, images, folders and single files, and packages through package managers.
+//! Interpreters out of packages, archives, images, directories and single files, and packages through package managers.
 //!
-//! [`Package::open`] tells sources apart by content, [`Package::extract`] puts the wanted files into a folder. Both
-//! treat what they read as hostile: sizes have limits ([`Limit`]), names inside an archive never become paths, and
-//! either everything that was wanted and found is placed or the folder stays as it was.
+//! [`Package::open`] recognises sources by content, and [`Package::extract`] puts the requested files into a directory.
+//! Both treat their input as hostile: sizes have limits ([`Limit`]), names inside an archive never become paths, and
+//! either all files that were requested and found are placed, or the directory stays unchanged.
 //!
 //! A source hands its members, one after the other, to one place (`sink`) that knows what is wanted, so another
 //! format needs nothing but a reader of its members.
@@ -68,14 +68,14 @@ pub trait MemberFilter {
     /// it may be started. `Err` gives the reason why it is dropped.
     fn accept(&mut self, stored_name: &str, file: &Path) -> Result<(), String>;
 
-    /// A folder below the destination for an accepted file: a single path component. Without it the file lies in the
+    /// Returns a directory below the destination for an accepted file: a single path component. `None` is the
     /// destination itself.
     fn directory(&self, _stored_name: &str, _file: &Path) -> Option<String> {
         None
     }
 }
 
-/// Where the work reports how far it is. `()` reports to nobody.
+/// Receiver of the progress of the work. `()` ignores it.
 pub trait Progress {
     /// The work is `bytes` long.
     fn total(&self, bytes: u64);
@@ -91,7 +91,7 @@ impl Progress for () {
     fn message(&self, _: &str) {}
 }
 
-/// What a package says about itself.
+/// Information that a package has about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackageInfo {
     /// Its name, such as `qemu-user-static`.
@@ -148,7 +148,7 @@ pub struct Extraction {
 #[derive(Debug)]
 pub struct Package {
     path: PathBuf,
-    /// All bytes of the source; a folder has none.
+    /// All bytes of the source; a directory has none.
     whole: Option<FileSlice>,
     source: Source,
 }
@@ -163,7 +163,7 @@ enum Source {
 }
 
 impl Package {
-    /// Opens the source at `path` and reads what it says about itself. Its name plays no part in what it is.
+    /// Opens the source at `path` and reads its information. The type of the source does not depend on its name.
     pub fn open(path: &Path) -> Result<Self, PackageError> {
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
         Self::of_file(open_without_waiting(path).map_err(cannot_open)?, path, None)
@@ -238,7 +238,7 @@ impl Package {
         Ok(Self { path: path.to_owned(), whole: Some(section), source })
     }
 
-    /// The digest of the whole file. A folder has none.
+    /// The digest of the whole file. A directory has none.
     pub fn sha256(&self) -> Result<Sha256, PackageError> {
         let failed = |source| PackageError::Open { path: self.path.clone(), source };
         let mut whole =
@@ -257,7 +257,7 @@ impl Package {
         }
     }
 
-    /// Puts the wanted files into the folder `dest`, which is made when it is missing (mode 0755).
+    /// Puts the wanted files into the directory `dest`, which is made when it is missing (mode 0755).
     ///
     /// Nothing gets its final name before everything was read and accepted. A file is replaced by `rename`, never
     /// written in place (K50), and one that is the same already is left alone. On an error `dest` is as it was.

@@ -1,4 +1,4 @@
-//! Files into a folder: a temporary file first, its name at the end.
+//! Files into a directory: a temporary file first, its name at the end.
 
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -17,7 +17,7 @@ const MODE: u32 = 0o755;
 /// Files that are complete and have no names yet. What is not committed vanishes with it.
 pub(super) struct Staging {
     dest: PathBuf,
-    /// Folders that were made for this, outermost first.
+    /// Directories that were made for this, outermost first.
     made: Vec<PathBuf>,
     staged: Vec<Staged>,
     /// The destination, as soon as there is something for it. Behind the files, whose paths lead through it.
@@ -27,7 +27,7 @@ pub(super) struct Staging {
 /// One complete file without its name.
 pub(super) struct Staged {
     name: String,
-    /// A folder below the destination.
+    /// A directory below the destination.
     directory: Option<String>,
     file: PendingFile,
     size: u64,
@@ -151,7 +151,7 @@ impl Drop for Staging {
     fn drop(&mut self) {
         self.staged.clear();
         for directory in self.made.iter().rev() {
-            // Not empty: somebody else uses it by now.
+            // It is not empty: another process uses it.
             let _ = fs::remove_dir(directory);
         }
     }

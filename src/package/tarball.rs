@@ -1,4 +1,4 @@
-//! The members of a tar archive, with limits on everything that is kept in memory.
+//! Members of a tar archive, with limits on everything that is stored in memory.
 
 use std::cell::Cell;
 use std::io::{self, Read};

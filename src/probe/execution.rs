@@ -1,9 +1,8 @@
 //! One execution of a probe, and what can be seen of it whatever the load of the machine.
 //!
-//! Two pipes keep the verdict independent of time. The first is closed by `execve(2)`: its end of file says that the
-//! process is the new program, so that `/proc/PID/exe` names the file that the kernel started. Before that, it can still
-//! name the file of the starter. The second is the standard input of the probe, which reads from it before it ends: the
-//! program waits until it has been looked at.
+//! Two pipes make the verdict independent of time. The first is closed by `execve(2)`: after its end of file,
+//! `/proc/PID/exe` is the file that the kernel started. Before that, it may be the file of the starter. The second is
+//! the standard input of the probe, which reads from it before it ends, so that it waits until it was inspected.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read as _};
@@ -35,7 +34,7 @@ const TIME_FACTOR: u32 = 2000;
 const MEASURE_TIME: Duration = Duration::from_secs(2);
 /// Longest wait before it is checked that the process is still alive.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// Longest output of an execution that is kept, in bytes.
+/// Longest output of an execution that is stored, in bytes.
 const OUTPUT_MAX: usize = 2048;
 
 /// Executes probes. Everything it needs is opened beforehand: another root directory has no `/proc`.
@@ -83,7 +82,7 @@ impl Executor {
     /// Executes the program at `path` without environment, in a process group of its own.
     ///
     /// # Errors
-    /// This process has no more processes, memory or descriptors. That says nothing about a handler.
+    /// This process has no more processes, memory or descriptors. That is no verdict on a handler.
     pub(super) fn execute(&self, path: &Path) -> io::Result<Outcome> {
         self.execute_within(path, &self.limit)
     }

@@ -21,7 +21,7 @@ const REPORT_MAX: u64 = 16 << 20;
 /// than executing its programs.
 const DIRECTORIES: [&str; 5] = ["/dev/shm", "/run", "/tmp", "/var/tmp", "."];
 
-/// A failure to execute probes. It says nothing about a handler.
+/// A failure to execute probes. It is no verdict on a handler.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ProbeError {
@@ -55,7 +55,7 @@ impl Advise for ProbeError {}
 /// Executes the probe of each subject, in the root directory of this process and in an empty one. Results are in the
 /// order of the subjects.
 ///
-/// Whoever calls it, probes run without rights: see [`crate::system::rights::give_up_all`].
+/// Probes always run without rights: see [`crate::system::rights::give_up_all`].
 pub fn run(targets: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
     if targets.is_empty() {
         return Ok(Vec::new());

@@ -1,6 +1,6 @@
-//! Probes: tiny programs that the kernel is made to execute, as proof that a handler works.
+//! Probes: tiny programs that the kernel executes, to verify that a handler works.
 //!
-//! A probe ends with the first byte of its `argv[0]` as exit status. It is started as `*`, so 42 says that `argv[0]`
+//! A probe ends with the first byte of its `argv[0]` as exit status. It is started as `*`, so 42 means that `argv[0]`
 //! arrived, and 47 (`/`) that the kernel put the path there, as it does without the flag `P` (K58).
 //!
 //! [`image`] builds one, [`run`] executes a batch in two helper processes (in the host's root directory and in an empty
@@ -73,7 +73,7 @@ pub struct Outcome {
     /// File that the kernel started: the interpreter that took the probe, or the probe itself. `None` where that could
     /// not be seen.
     pub started: Option<FileId>,
-    /// The first bytes of what it printed; an emulator that gives up says why.
+    /// The first bytes of its output. A failing emulator prints the reason.
     pub output: String,
 }
 

@@ -82,15 +82,15 @@ fn after(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }
 
-/// Judges trials of the same handler, or of several that belong together: the proof of the first, or what went wrong
-/// with any.
+/// Judges results of the same handler, or of several that belong together. Returns the verification of the first, or
+/// the failure of any.
 pub fn judge_all(results: &[ProbeResult], expected: &Expected<'_>) -> Result<Verification, Failure> {
     let mut verifications =
         results.iter().map(|result| judge(result, expected)).collect::<Result<Vec<_>, _>>()?;
     if verifications.is_empty() { Err(Failure::NoHandler) } else { Ok(verifications.swap_remove(0)) }
 }
 
-/// Judges a trial: a proof, or what went wrong.
+/// Judges a result: a verification or a failure.
 pub fn judge(result: &ProbeResult, expected: &Expected<'_>) -> Result<Verification, Failure> {
     let argv0 = judge_outcome(&result.host, expected)?;
     let Some(again) = &result.empty_root else {
@@ -133,7 +133,7 @@ fn judge_outcome(outcome: &Outcome, expected: &Expected<'_>) -> Result<bool, Fai
 fn reason(errno: Errno) -> &'static str {
     match errno {
         Errno::ENOENT => "it, or the loader it needs, does not exist",
-        Errno::EACCES => "it is not executable, or lies on a noexec mount",
+        Errno::EACCES => "it is not executable, or is on a noexec mount",
         Errno::ELOOP => "the handler takes its own interpreter",
         Errno::ELIBBAD => "its loader is of another architecture",
         Errno::ETXTBSY => "a process has it open for writing",

@@ -1,7 +1,7 @@
-//! Files that lie beside their later place until they are complete, and what is left of those that never were.
+//! Atomic files: each has a temporary name in its directory until it is complete. Stale ones are removed.
 //!
-//! A process that is killed cannot remove its own. So whoever writes one holds a lock on it (`flock(2)`), which ends with
-//! the process however that ends, and the next one that writes into the folder removes what nobody holds.
+//! A killed process cannot remove its temporary file. So the writer holds a lock on it (`flock(2)`), which ends with
+//! the process. The next writer in the directory removes temporary files without a lock.
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Write as _};
@@ -16,19 +16,19 @@ use crate::system::dir::{Dir, parent_dir};
 use crate::system::file_id::{FileId, open_no_follow};
 use crate::system::output_file::special_type;
 
-/// Begins the name of a draft.
+/// Beginning of a temporary name.
 const PREFIX: &str = ".qus-new-";
 /// Letters and digits behind it.
 const RANDOM: usize = 6;
 
-/// A complete draft, which may be started as it is no longer open for writing.
+/// A complete temporary file. It can be executed, as it is no longer open for writing.
 #[derive(Debug)]
 pub(crate) struct PendingFile {
     path: TempPath,
     _lock: File,
 }
 
-/// A new draft in `directory`.
+/// Creates a temporary file in `directory`.
 pub(crate) fn create(directory: &Dir) -> io::Result<NamedTempFile> {
     loop {
         let pending = directory.temporary(PREFIX, RANDOM)?;
@@ -40,24 +40,24 @@ pub(crate) fn create(directory: &Dir) -> io::Result<NamedTempFile> {
     }
 }
 
-/// Closes a draft that is complete. Its name, by which it is opened anew, may have another file by now, where the
-/// folder is not this user's alone.
+/// Closes a complete temporary file, and opens it again by its name. In a directory that other users can change, the
+/// name may be another file by now, which is an error.
 pub(crate) fn finish(pending: NamedTempFile) -> io::Result<PendingFile> {
     let held = open_no_follow(pending.path())?;
     if FileId::of(&held.metadata()?) != FileId::of(&pending.as_file().metadata()?) {
-        return Err(io::Error::other("somebody else has changed what is in the folder"));
+        return Err(io::Error::other("another process has changed the directory"));
     }
     lock(&held);
     Ok(PendingFile { path: pending.into_temp_path(), _lock: held })
 }
 
 impl PendingFile {
-    /// Where it lies.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Removes it. One that is dropped goes as well, but nobody hears of it when it does not.
+    /// Removes it. Dropping it removes it as well, but without reporting an error.
     pub(crate) fn remove(self) -> io::Result<()> {
         self.path.close()
     }
@@ -73,9 +73,9 @@ impl PendingFile {
     }
 }
 
-/// A whole file at `path`, in the place of what is there: on the disk before it has its name, and then its name, too. A
-/// symbolic link of that name is replaced, not followed. The draft is read by nobody: it is hidden, and its name has no
-/// ending. What the file is then, for the kernel.
+/// Writes a complete file at `path`, and replaces the present one. Its content is on the disk before it gets its name,
+/// and the name when the function returns. A symbolic link is replaced, not followed. Other programs do not read the
+/// temporary file: it is hidden, and its name has no suffix. Returns the identity of the file.
 pub(crate) fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<Metadata> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
     let directory = Dir::open(parent_dir(path))?;
@@ -91,7 +91,7 @@ pub(crate) fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result
     Ok(metadata)
 }
 
-/// A second name, that of a draft, for the file at `path`: who replaces that can put it back.
+/// Gives the file at `path` a second, temporary name, so that it can be restored after a replacement.
 pub(crate) fn backup(path: &Path) -> io::Result<PendingFile> {
     let held = File::open(path)?;
     lock(&held);
@@ -102,20 +102,19 @@ pub(crate) fn backup(path: &Path) -> io::Result<PendingFile> {
     Ok(PendingFile { path: linked.into_temp_path(), _lock: held })
 }
 
-/// Where a file system knows no locks, nobody can take this one for a leftover either.
+/// On a file system without locks, no process takes this file for a stale one, either.
 fn lock(file: &File) {
     let _unlocked = file.lock_shared();
 }
 
-/// Reports whether the name of a file is that of a draft.
+/// Reports whether a name is a temporary one.
 pub(crate) fn is_pending(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let random = name.strip_prefix(PREFIX.as_bytes());
     random.is_some_and(|random| random.len() == RANDOM && random.iter().all(u8::is_ascii_alphanumeric))
 }
 
-/// Removes this user's drafts in `directory` that no process holds. What cannot be removed stays, and is in nobody's
-/// way.
+/// Removes this user's stale temporary files in `directory`. Errors are ignored.
 pub(crate) fn remove_stale(directory: &Path) {
     for file in fs::read_dir(directory).into_iter().flatten().flatten() {
         if is_pending(&file.path()) {

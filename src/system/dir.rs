@@ -1,8 +1,8 @@
-//! [`Dir`]: a folder that files are written into, found once and held open.
+//! [`Dir`]: a directory that files are written into, found once and held open.
 //!
-//! Part of its path may lie where somebody else may rename and link: root writes into a user's folder, a user into one in
-//! `/tmp`. Whoever does that meanwhile changes nothing about where the files go. And a symbolic link of a stranger's is not
-//! followed at all: it would choose the folder, for a process that may write where its owner may not.
+//! Other users may be able to rename parts of its path: root writes into a user's directory, a user into one in `/tmp`.
+//! As the directory is held open, that does not change where files are written. A symbolic link of another user is not
+//! followed: it would select the directory for a process with more rights than its owner.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -18,29 +18,30 @@ use tempfile::NamedTempFile;
 
 use crate::system::ownership::is_trusted;
 
-/// Mode of the folders that are made: everybody reads them, their owner alone changes them.
+/// Mode of the directories that are made: everybody reads them, their owner alone changes them.
 const MODE: u32 = 0o755;
 /// Symbolic links that are followed in one path, as by the kernel (`path_resolution(7)`).
 const LINKS_MAX: u32 = 40;
 
-/// A folder that is held open.
+/// A directory that is held open.
 #[derive(Debug)]
 pub struct Dir {
     directory: OwnedFd,
 }
 
 impl Dir {
-    /// The folder at `path`; an empty path is the working directory.
+    /// The directory at `path`; an empty path is the working directory.
     ///
-    /// An error is the kernel's, or says whose link is in the way.
+    /// # Errors
+    /// An error of the kernel, or a link of another user in the path.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut walk = Walk::new(path)?;
         while walk.step(|_, _| Err(Errno::ENOENT.into()))? {}
         Ok(Self { directory: walk.directory })
     }
 
-    /// The folder at `path`; it, and those above it, are made where they are missing, with mode 0755 whatever the
-    /// umask. Those that were made are added to `made`, outermost first. The error names the folder.
+    /// The directory at `path`; it, and those above it, are made where they are missing, with mode 0755 whatever the
+    /// umask. Those that were made are added to `made`, outermost first. The error names the directory.
     pub fn make(path: &Path, made: &mut Vec<PathBuf>) -> Result<Self, (PathBuf, io::Error)> {
         let mut walk = Walk::new(path).map_err(|error| (path.to_owned(), error))?;
         loop {
@@ -60,8 +61,8 @@ impl Dir {
         format!("/proc/self/fd/{}", self.directory.as_raw_fd()).into()
     }
 
-    /// A file in it whose name begins with `prefix`, and that goes if it is not kept. The error is the kernel's alone:
-    /// where [`path`](Self::path) leads is nothing to a person.
+    /// Creates a temporary file in it whose name begins with `prefix`. The error is that of the kernel, without
+    /// [`path`](Self::path), which means nothing to a person.
     pub fn temporary(&self, prefix: &str, random: usize) -> io::Result<NamedTempFile> {
         let made = tempfile::Builder::new().prefix(prefix).rand_bytes(random).tempfile_in(self.path());
         made.map_err(|error| without_path(&error))
@@ -85,7 +86,7 @@ fn without_path(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), cause)
 }
 
-/// The folder that `path` lies in.
+/// Returns the parent directory of `path`.
 #[must_use]
 pub fn parent_dir(path: &Path) -> &Path {
     path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -139,7 +140,7 @@ impl Walk {
                     self.made = Some(self.shown.clone());
                     next
                 }
-                // Somebody else was faster, with a folder or with something else.
+                // Somebody else was faster, with a directory or with something else.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => enter(&self.directory, &part)?,
                 Err(error) => return Err(error),
             },
@@ -188,7 +189,7 @@ fn enter(directory: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Makes a folder. What has its name a moment later is given its mode only if it is a folder, and this user's.
+/// Makes a directory. What has its name a moment later is given its mode only if it is a directory, and this user's.
 fn make(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     let readable = Mode::from_bits_truncate(MODE);
     mkdirat(directory, name, readable)?;

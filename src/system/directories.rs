@@ -14,8 +14,8 @@ pub fn data() -> Option<PathBuf> {
     personal("XDG_DATA_HOME", ".local/share")
 }
 
-/// Directory for what is kept between two runs: `/var/cache/qus` for the host's root, `$XDG_CACHE_HOME/qus` otherwise;
-/// `None` for a user without a home.
+/// Returns the cache directory: `/var/cache/qus` for the host's root, `$XDG_CACHE_HOME/qus` otherwise; `None` for a
+/// user without a home.
 #[must_use]
 pub fn cache() -> Option<PathBuf> {
     if UserNamespace::is_host_root() {

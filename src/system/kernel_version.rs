@@ -14,7 +14,7 @@ pub struct KernelVersion {
 }
 
 impl KernelVersion {
-    /// The one that runs. 0.0 where it does not say.
+    /// Returns the version of the running kernel; 0.0 if it cannot be parsed.
     #[must_use]
     pub fn running() -> Self {
         uname().map_or(Self { major: 0, minor: 0 }, |name| Self::parse(&name.release().to_string_lossy()))

@@ -1,5 +1,5 @@
-//! Files that qus writes into folders of others, such as `/etc`: whole or not at all, and never in the place of somebody
-//! else's.
+//! Files that qus writes into directories of the system, such as `/etc`: completely or not at all, and never over a
+//! file of another tool.
 //!
 //! A file is qus's own when its first comment begins with [`MARKER`].
 
@@ -20,7 +20,7 @@ use crate::system::file_id::open_no_follow;
 
 /// Beginning of the first line of every file that qus writes for other programs.
 pub const MARKER: &str = "# Written by qus";
-/// Beginning of the line after that, with the checksum of all other lines: it shows whether somebody changed the file.
+/// Beginning of the next line, with the checksum of all other lines. It shows whether the file was edited.
 const CHECKSUM: &str = "# Checksum: ";
 
 /// Largest file that is taken for one of qus's own, in bytes.
@@ -33,10 +33,10 @@ pub enum ManagedFileError {
     /// Somebody else wrote it.
     #[error("{} was not written by qus, and stays as it is", .0.display())]
     Foreign(PathBuf),
-    /// qus wrote it, and somebody changed it since; or version 0.1.0 wrote it, which left no checksum.
+    /// qus wrote it, and it was edited since; or version 0.1.0 wrote it, without a checksum.
     #[error("{} was changed since qus wrote it, and stays as it is", .0.display())]
     Edited(PathBuf),
-    /// A symbolic link: by one to `/dev/null` somebody says that there shall be no such file.
+    /// A symbolic link. One to `/dev/null` masks the file.
     #[error("{} is a symbolic link, to {}, and stays as it is", path.display(), target.display())]
     Link {
         /// The link.
@@ -44,7 +44,7 @@ pub enum ManagedFileError {
         /// Where it leads.
         target: PathBuf,
     },
-    /// A folder, a pipe, a device.
+    /// A directory, a pipe, a device.
     #[error("{} is not an ordinary file, and stays as it is", .0.display())]
     Special(PathBuf),
     /// Anything else that went wrong.
@@ -52,7 +52,7 @@ pub enum ManagedFileError {
     Io {
         /// The operation.
         operation: &'static str,
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
         /// Error of the kernel.
         source: io::Error,
@@ -65,7 +65,7 @@ impl Advise for ManagedFileError {
             return this_command_as_root().into();
         }
         match self {
-            // Out of the way of whoever reads every file of the folder that is called like it.
+            // The new suffix hides it from programs that read every file with the old one.
             Self::Foreign(path) => {
                 let mut aside = path.as_os_str().to_owned();
                 aside.push(".before-qus");
@@ -83,7 +83,7 @@ impl Advise for ManagedFileError {
 }
 
 impl ManagedFileError {
-    /// Reports whether it is that somebody else has put something there.
+    /// Reports whether the path is occupied by a file that qus did not create.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
         !matches!(self, Self::Io { .. })
@@ -100,7 +100,7 @@ fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> Managed
     move |source| ManagedFileError::Io { operation, path: path.to_owned(), source }
 }
 
-/// The content of the ordinary file at `path`, whoever wrote it; `None` where there is nothing.
+/// Returns the content of the regular file at `path`, whichever tool wrote it; `None` if there is none.
 fn content(path: &Path) -> Result<Option<Vec<u8>>, ManagedFileError> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -202,7 +202,7 @@ pub fn check(path: &Path) -> Result<(), ManagedFileError> {
     check_for(path, None)
 }
 
-/// Reports whether [`write()`] could write `text` at `path`; somebody else's file that says the same is as good.
+/// Checks that [`write()`] could write `text` at `path`. An equal file of another tool is accepted.
 pub fn check_content(path: &Path, text: &[u8]) -> Result<(), ManagedFileError> {
     check_for(path, Some(text))
 }
@@ -218,11 +218,11 @@ fn check_for(path: &Path, text: Option<&[u8]>) -> Result<(), ManagedFileError> {
     let directory = parent_dir(path);
     // One that is missing is made in the first that is there.
     let there = directory.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("."));
-    // One without a name: nobody who is killed leaves it behind.
+    // The file has no name, so a killed process leaves none.
     Dir::open(there).and_then(|held| held.check_writable()).map_err(failed("write", path))
 }
 
-/// Writes a file that qus owns from now on, its folder before it; whether anything had to be done. What lay there is as
+/// Writes a file that qus owns from now on, its directory before it; whether anything had to be done. What lay there is as
 /// it was until the new one is complete on the disk.
 pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, ManagedFileError> {
     let mode = if executable { 0o755 } else { 0o644 };
@@ -296,7 +296,7 @@ mod tests {
         symlink("/dev/null", &link).unwrap();
         refused(&link, "is a symbolic link, to /dev/null");
         refused(directory.path(), "is not an ordinary file");
-        // By an empty file somebody says that there shall be none.
+        // An empty file masks the others.
         fs::write(&path, "").unwrap();
         refused(&path, "was not written by qus");
     }

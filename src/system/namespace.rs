@@ -61,8 +61,8 @@ impl Lifetime {
 
     /// The lifetime of handlers in the instance that was mounted on `instance` at `since`, by this process.
     ///
-    /// An instance that is older than its mount is held by somebody else (K68); so is one that comes from the future,
-    /// as the clock was ahead when it was made.
+    /// An instance that is older than its mount is held by another process (K68). So is one from the future: the clock
+    /// was ahead when it was created.
     #[must_use]
     pub fn of_new_mount(instance: &Path, since: SystemTime) -> Self {
         let made = fs::metadata(instance.join("register")).ok().and_then(|metadata| {
@@ -81,8 +81,8 @@ impl Lifetime {
     }
 }
 
-/// Reports whether a file was made between two readings of the clock, as far as they tell: not where it was set back
-/// meanwhile. The clock of the file system ticks in steps of up to 20 ms (K68).
+/// Reports whether a file was created between two readings of the clock; false if the clock was set back. The clock of
+/// the file system ticks in steps of up to 20 ms (K68).
 fn is_between(made: SystemTime, since: SystemTime, until: SystemTime) -> bool {
     const TICK: Duration = Duration::from_millis(20);
     until < since || made + TICK >= since && made <= until + TICK
@@ -129,7 +129,7 @@ mod tests {
         assert!(!is_between(at(9), at(10), at(11)));
         // The clock was ahead when it was made.
         assert!(!is_between(at(12), at(10), at(11)));
-        // It was set ahead, or back, meanwhile: there is nothing to be promised.
+        // The clock was set meanwhile, so nothing can be said.
         assert!(is_between(at(10), at(10), at(1_000_000)));
         assert!(is_between(at(1_000_000), at(10), at(1_000_001)));
         for made in [at(2), at(10), at(99)] {

@@ -27,7 +27,7 @@ const STICKY: u32 = 0o1000;
 /// control lists show as such.
 ///
 /// # Errors
-/// A part of the path cannot be looked at, or does not exist where nobody else could create it.
+/// A part of the path cannot be inspected, or is missing and no other user could create it.
 pub fn changeable_by_others(path: &Path) -> io::Result<Option<PathBuf>> {
     let path = std::path::absolute(path)?;
     let mut rest: Vec<OsString> = Vec::new();
@@ -70,8 +70,8 @@ pub fn changeable_by_others(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Reports whether root owns a file or directory and nobody else may write to it. Unlike [`changeable_by_others`], the
-/// caller counts as another user: the file is meant for all.
+/// Reports whether root owns a file or directory and no other user may write to it. Unlike in [`changeable_by_others`],
+/// the caller counts as another user: the file is meant for all.
 #[must_use]
 pub fn is_roots_alone(metadata: &Metadata) -> bool {
     metadata.uid() == 0 && metadata.mode() & WRITABLE_BY_OTHERS == 0

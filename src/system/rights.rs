@@ -25,8 +25,8 @@ pub enum RightsError {
     BoundingSet,
 }
 
-/// Makes this process, and all that it executes, a process without rights: `nobody` where that user can be had, no
-/// supplementary groups, no capabilities in any set, and no new privileges by exec.
+/// Gives up all rights of this process and of what it executes: user `nobody` if that is possible, no supplementary
+/// groups, no capabilities in any set, and no new privileges by exec.
 ///
 /// A user other than root stays the same user, and so does root of a user namespace without the ids of `nobody`.
 /// Another process of the same user cannot trace this one. Must be called before there are threads: capabilities belong

@@ -1,6 +1,6 @@
 //! Whether qus has rights that its caller has not: through a setuid or setgid bit, or capabilities, of its file.
 //!
-//! It is not made for that. Its arguments name files that it writes, its environment names folders and programs (`PATH`,
+//! It is not made for that. Its arguments name files that it writes, its environment names directories and programs (`PATH`,
 //! `TMPDIR`, `QUS_INTERPRETER_DIR`, `XDG_…`), and all of them would be the caller's. Tools that are made for it, such as
 //! `sudo`, decide what of that they keep; qus does nothing at all.
 
@@ -13,16 +13,16 @@ use nix::unistd::{getresgid, getresuid};
 use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
 
-/// Type of the entry of the auxiliary vector that says so (`getauxval(3)`).
+/// Type of the entry `AT_SECURE` of the auxiliary vector (`getauxval(3)`).
 const AT_SECURE: usize = 23;
 
 /// An error where qus has its rights from its file, and not from who started it.
 ///
-/// The ids say it at once. Of capabilities it is the kernel's word, `AT_SECURE`: those that somebody who is not root
-/// was given before (`capabilities(7)`, ambient) are the caller's. The word alone does not count, as SELinux says it of
-/// any program that gets another domain.
+/// Different ids show it at once. For capabilities `AT_SECURE` is needed: ambient capabilities of an ordinary user
+/// (`capabilities(7)`) are the caller's own. `AT_SECURE` alone is not enough, as SELinux sets it for any program that
+/// enters another domain.
 pub fn check() -> Result<(), Diagnostic> {
-    let unknown = |errno| Diagnostic::new(format!("cannot tell whose rights these are: {errno}"));
+    let unknown = |errno| Diagnostic::new(format!("cannot determine the ids of this process: {errno}"));
     let (users, groups) = (getresuid().map_err(unknown)?, getresgid().map_err(unknown)?);
     if users.real != users.effective || groups.real != groups.effective {
         return Err(refusal("chmod ug-s"));

@@ -5,7 +5,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Tells it that this service is ready, where it asks to be told (`sd_notify(3)`).
+/// Notifies the service manager that this service is ready, if it expects that (`sd_notify(3)`).
 ///
 /// # Errors
 ///

@@ -60,7 +60,7 @@ fn an_emulator_that_no_container_gets_is_replaced(lab: &Lab) {
     lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::empty());
     let printed = lab.done(["register", "--no-verify", "arm"]);
     assert!(
-        printed.contains("qemu-arm was in vain: it has no F flag, and would fail in every container"),
+        printed.contains("qemu-arm failed: it has no F flag, and would fail in every container"),
         "{printed}"
     );
 }
@@ -68,7 +68,7 @@ fn an_emulator_that_no_container_gets_is_replaced(lab: &Lab) {
 kernel_test!(an_emulator_that_is_gone_is_replaced);
 fn an_emulator_that_is_gone_is_replaced(lab: &Lab) {
     lab.handler("qemu-arm", "arm", Path::new("/gone/qemu-arm-static"), Flags::empty());
-    replaced(lab, "qemu-arm was in vain: its interpreter cannot be started: ");
+    replaced(lab, "qemu-arm failed: its interpreter cannot be started: ");
 }
 
 kernel_test!(a_disabled_handler_is_registered_anew);
@@ -108,7 +108,7 @@ fn a_pattern_that_takes_too_little_is_replaced(lab: &Lab) {
         lab,
         b"\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff",
     );
-    replaced(lab, "qemu-arm was in vain: it does not take all programs that today's toolchains write");
+    replaced(lab, "qemu-arm failed: it does not take all programs that today's toolchains write");
 }
 
 kernel_test!(what_an_interrupted_run_left_is_cleared_away);
@@ -143,7 +143,7 @@ fn somebody_elses_handler_is_in_the_way(lab: &Lab) {
 
     let printed = lab.done(["register", "--replace", "arm"]);
     assert!(
-        printed.contains(" registered ") && printed.contains("; FEX-arm now lies behind it"),
+        printed.contains(" registered ") && printed.contains("; FEX-arm now comes after it"),
         "{printed}"
     );
     assert_eq!(order(), ["qemu-arm", "FEX-arm"]);
@@ -158,7 +158,7 @@ fn somebody_elses_handler_in_front_is_in_the_way(lab: &Lab) {
     fex(lab);
     lab.refused(["register", "arm"], 2, "FEX-arm (").suggests("qus register --replace arm");
     let printed = lab.done(["register", "--replace", "arm"]);
-    assert!(printed.contains("FEX-arm now lies behind it"), "{printed}");
+    assert!(printed.contains("FEX-arm now comes after it"), "{printed}");
     assert_eq!(order(), ["qemu-arm", "FEX-arm"]);
 }
 

@@ -258,7 +258,7 @@ fn doctor_unfit_interpreters(lab: &Lab) {
 
     tmpfs(lab.path("own"), MsFlags::MS_NOEXEC);
     register(lab, "qemu-arm", ARM, &copy_of_qemu_arm(lab, 0o755), "");
-    mends(lab, "problem", "interpreter", "lies on a file system that is mounted noexec");
+    mends(lab, "problem", "interpreter", "is on a file system that is mounted noexec");
     sound(lab);
 }
 

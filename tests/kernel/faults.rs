@@ -204,7 +204,7 @@ impl Scene<'_> {
 /// memory if it can return them.
 fn faults(call: &str) -> Vec<Fault> {
     let mut faults = vec![Fault::Kill, Fault::Term];
-    // The kernel lets these calls never fail, and the standard library relies on that: it panics if closing a directory
+    // The kernel lets these calls never fail, and the standard library reis on that: it panics if closing a directory
     // fails.
     if !matches!(call, "close" | "rt_sigprocmask" | "uname") {
         faults.push(Fault::Errno("EIO"));

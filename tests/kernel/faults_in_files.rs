@@ -279,7 +279,7 @@ fn faults_in_apply(lab: &Lab) {
     prepare();
     let before = lab.entries();
     let words = ["apply", "some.conf"];
-    lab.done_with(words, "qus: 2 handlers are new; whether they work, tells qus verify\n");
+    lab.done_with(words, "qus: 2 handlers are new; run `qus verify` to test them\n");
     let wanted = lab.entries();
     assert!(before.len() + 1 == wanted.len() && before["qemu-s390x"] != wanted["qemu-s390x"]);
     Scene {

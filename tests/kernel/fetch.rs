@@ -155,7 +155,7 @@ fn a_damaged_package_is_refused(lab: &Lab) {
     let good = deb(".gz", &tree().done());
     let write = |content: &[u8]| fs::write(lab.path("some.deb"), content).unwrap();
     write(b"<html>404 Not Found</html>\n");
-    refused(lab, "some.deb", "some.deb is no package, no archive, no image, no folder and no ELF program");
+    refused(lab, "some.deb", "some.deb is no package, no archive, no image, no directory and no ELF program");
     write(b"");
     refused(lab, "some.deb", "some.deb is empty");
     write(&good[..good.len() / 2]);

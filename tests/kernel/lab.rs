@@ -321,7 +321,7 @@ impl Ran {
         let summary = format!(" in user namespace {inode} only");
         // Copies are on a file system in memory here (see cover.rs), and the machine's licence texts are not covered.
         let of_this_lab =
-            ["lies on tmpfs, which is empty after a restart\n", "no licence text of QEMU was found"];
+            ["is on tmpfs, which is empty after a restart\n", "no licence text of QEMU was found"];
         // In a pipe, each step of long work is a line.
         let steps = ["downloading ", "unpacking ", "updating the lists of packages", "packing "];
         let is_step = |line: &str| steps.iter().any(|step| line.starts_with(&format!("qus: {step}")));

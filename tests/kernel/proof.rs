@@ -258,7 +258,7 @@ fn proof_that_fails_puts_back(lab: &Lab) {
     lab.refused(crash, 1, "its interpreter crashed (signal ");
     let line = lab.done(["register", "arm"]);
     assert!(
-        line.contains(" replaced ") && line.contains("qemu-arm was in vain: its interpreter crashed"),
+        line.contains(" replaced ") && line.contains("qemu-arm failed: its interpreter crashed"),
         "{line}"
     );
     assert_eq!(lab.qus(["verify"]).status, 0);

@@ -149,7 +149,7 @@ fn a_dry_run_changes_nothing(lab: &Lab) {
     };
     planned(&["arm"], "would register", 0);
     lab.handler("qemu-arm", "arm", &interpreter("arm"), qus::binfmt::Flags::empty());
-    planned(&["arm"], "qemu-arm was in vain: it has no F flag, and would fail in every container", 0);
+    planned(&["arm"], "qemu-arm failed: it has no F flag, and would fail in every container", 0);
     planned(&["x86_64"], "this host runs it itself", 0);
     let newer = downloads::newer();
     planned(&["--interpreter-dir", newer.to_str().unwrap(), "arm"], "qemu-arm was in vain", 0);

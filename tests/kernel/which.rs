@@ -198,7 +198,7 @@ fn which_denied(lab: &Lab) {
     fs::create_dir(lab.path("noexec")).unwrap();
     mount(Some("none"), &lab.path("noexec"), Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
     let path = lab.executable("noexec/program", &content("arm", Variant::default()));
-    fails(lab, &path, "it lies on a file system that is mounted noexec");
+    fails(lab, &path, "it is on a file system that is mounted noexec");
     let answer = fails(lab, &lab.path("absent"), "it does not exist");
     assert_eq!(answer["kind"], "no file");
     fails(lab, &lab.path("noexec"), "it is not an ordinary file");
@@ -307,7 +307,7 @@ fn which_interpreter_gone(lab: &Lab) {
     let interpreter = copy_of_qemu(lab, "arm");
     lab.handler("qemu-arm", "arm", &interpreter, Flags::FIX_BINARY);
     fs::remove_file(&interpreter).unwrap();
-    let text = "verified here and in an empty root directory; its path leads to no file any more, the kernel holds it open";
+    let text = "verified here and in an empty root directory; the file at its path was removed, and the kernel holds it open";
     let answer = runs(lab, &path, text);
     assert_eq!(answer["try"], Value::Null);
 }

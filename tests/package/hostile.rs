@@ -12,7 +12,7 @@ use crate::scene::Scene;
 fn what_is_no_package_is_refused() {
     let scene = Scene::new();
     assert_eq!(scene.refused(b""), "PACKAGE is empty");
-    let unknown = "PACKAGE is no package, no archive, no image, no folder and no ELF program";
+    let unknown = "PACKAGE is no package, no archive, no image, no directory and no ELF program";
     assert_eq!(scene.refused(b"garbage in a file"), unknown);
     assert_eq!(scene.refused(b"!<arch>"), "PACKAGE ends too early");
     assert_eq!(scene.refused(b"!<arch>\n"), "PACKAGE has no debian-binary at its beginning");

@@ -346,7 +346,7 @@ fn layers_share_one_limit_of_unpacked_bytes() {
 #[test]
 fn what_is_no_archive_inside_is_refused() {
     let scene = Scene::new();
-    let unknown = "PACKAGE is no package, no archive, no image, no folder and no ELF program";
+    let unknown = "PACKAGE is no package, no archive, no image, no directory and no ELF program";
     for suffix in [".gz", ".xz", ".zst"] {
         assert_eq!(scene.refused(&pack(suffix, b"just text")), unknown, "{suffix}");
         assert_eq!(scene.refused(&pack(suffix, &pack(suffix, &tree()))), unknown, "{suffix}");

@@ -107,7 +107,7 @@ const RULES: &[Rule] = &[
 /// Patterns of ours for which the script has no rule, and so no rule to compare with.
 const WITHOUT_RULE: &[(&str, &str)] = &[
     ("cris", "qemu-cris"),
-    // The number that toolchains write today is in nobody's rules.
+    // No other tool has a rule for the number that toolchains write today.
     ("microblaze", "qemu-microblaze"),
     ("microblazeel", "qemu-microblazeel"),
     ("nios2", "qemu-nios2"),

@@ -33,7 +33,7 @@ impl Fields {
         self.padded.get(self.position..).unwrap_or_default()
     }
 
-    /// `strchr` up to the delimiter: a NUL before it ends the search in vain.
+    /// `strchr` up to the delimiter: the search fails at a NUL before it.
     pub(super) fn text(&mut self, field: &'static str) -> Result<&[u8], RuleError> {
         let start = self.position;
         let malformed = RuleError::Malformed { field };

@@ -29,9 +29,9 @@ Usage of binfmt (qus in its place; `binfmt COMMAND …` is `qus COMMAND …`):
   -install LIST     architectures to install, separated by commas, or all
   -uninstall LIST   architectures, names of handlers, or patterns (qemu-*): of QEMU's emulators alone
   -mount DIR        where binfmt_misc is mounted (default /proc/sys/fs/binfmt_misc)
-  -version          tell the versions
+  -version          print the versions
 Prints what this host runs, and the emulators, as JSON. Exit status: 0 done, 2 could not.
-Environment: QEMU_BINARY_PATH, the folder of the emulators; QEMU_PRESERVE_ARGV0 is always in force.";
+Environment: QEMU_BINARY_PATH, directory of the emulators; QEMU_PRESERVE_ARGV0 is always in force.";
 
 const KNOWN: &[OptSpec] = &[
     (None, "install", true),

@@ -18,7 +18,7 @@ use crate::system::atomic_file;
 
 pub(super) const USAGE: &str = "\
 Usage: qemu-binfmt-conf.sh [OPTIONS] (qus in its place)
-  -Q, --qemu-path PATH         the folder of the interpreters
+  -Q, --qemu-path PATH         directory of the interpreters
   -F, --qemu-suffix SUFFIX     the end of their names
   -p, --persistent yes|no      always in force, except in files: interpreters are opened once (F)
   -c, --credential yes|no      setuid programs get the rights of their owners (C)

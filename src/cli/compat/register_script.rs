@@ -20,11 +20,11 @@ Usage: register.sh [-h] [-i COMMAND…] [-l] [-e] [-r] [-s] [-t TARGETS] [-- ARG
   -s, --static       the interpreters are called qemu-…-static
   -t, --targets      what to register, separated by commas
 ARGS: [-h] [-t] [-r] [-c] [-p] [-Q PATH] [-F SUFFIX] [-s] [-d] [-e PATH] [TARGETS]
-  -t, --test         say what would be registered
+  -t, --test         print what would be registered
   -r, --clear        remove the handlers of TARGETS, or of all of QEMU's emulators, and end
   -c, --credential   setuid programs get the rights of their owners
   -p, --persistent   always in force: interpreters are opened once (F)
-  -Q, --path         the folder of the interpreters
+  -Q, --path         directory of the interpreters
   -F, --suffix       the end of their names
   -s, --systemd      write files for systemd-binfmt
   -d, --debian       write files for update-binfmts
@@ -148,7 +148,7 @@ pub(super) const MULTIARCH_USAGE: &str = "\
 Usage: register [--reset] [OPTIONS of qemu-binfmt-conf.sh] (qus in its place)
   --reset            remove the handlers of QEMU's emulators first
   -p, --persistent yes|no, -c, --credential yes|no, -Q, --qemu-path PATH, …: see qemu-binfmt-conf.sh --help
-Environment: QEMU_BIN_DIR, the folder of the interpreters.";
+Environment: QEMU_BIN_DIR, directory of the interpreters.";
 
 /// Runs `/register` of multiarch/qemu-user-static. Everything after `--reset` goes to QEMU's script.
 pub(super) fn multiarch(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {

@@ -165,7 +165,7 @@ impl ArchResult {
         let rule = registration.rules.first();
         self.flags = rule.map(|rule| rule.flags().to_string());
         self.interpreter = rule.map(Rule::interpreter).map(|path| path.to_string_lossy().into());
-        let displaced = registration.displaced.iter().map(|name| format!("{name} now lies behind it"));
+        let displaced = registration.displaced.iter().map(|name| format!("{name} now comes after it"));
         let remarks: Vec<String> = registration.reason.clone().into_iter().chain(displaced).collect();
         self.message = (!remarks.is_empty()).then(|| remarks.join("; "));
         if dry_run {

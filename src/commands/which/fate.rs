@@ -135,8 +135,8 @@ impl Case<'_> {
                 ("; it runs a file that was replaced at its path since", self.replace())
             }
             Some(_) => ("", None),
-            None if path.is_some_and(memfd::is_in_memory) => ("; it lies in memory", None),
-            None => ("; its path leads to no file any more, the kernel holds it open", None),
+            None if path.is_some_and(memfd::is_in_memory) => ("; it is in memory", None),
+            None => ("; the file at its path was removed, and the kernel holds it open", None),
         };
         let verified = if verification.empty_root {
             "verified here and in an empty root directory"

@@ -5,7 +5,7 @@ use crate::binfmt::{Entry, Matcher, Pattern};
 
 const OURS: FileId = FileId { device: 1, inode: 1 };
 const OTHER: FileId = FileId { device: 1, inode: 2 };
-/// Where the interpreter at hand lies.
+/// Path of the available interpreter.
 const PATH: &str = "/usr/bin/qemu-arm-static";
 const POF: Flags = Flags::PRESERVE_ARGV0.union(Flags::OPEN_BINARY).union(Flags::FIX_BINARY);
 
@@ -127,7 +127,7 @@ fn another_emulators_handler_serves() {
             assert_eq!(decided(&there, verdict, REPLACE), registration(&[called], Some(&reason), &[]));
         }
     }
-    // With no interpreter at hand it is kept as well.
+    // Without an available interpreter it stays as well.
     let there = [handler("qemu-arm", "/usr/bin/qemu-arm", POF)];
     let facts = Facts {
         interpreter: None,
@@ -143,7 +143,7 @@ fn another_emulators_handler_serves() {
 fn what_is_there_is_in_vain() {
     let there = [handler("qemu-arm", "/usr/bin/qemu-arm", POF)];
     for failure in [Failure::NotInEmptyRoot, Failure::Crashed { signal: 11, output: String::new() }] {
-        let reason = format!("qemu-arm was in vain: {failure}");
+        let reason = format!("qemu-arm failed: {failure}");
         for request in [ASKED, EXPLICIT, REPLACE] {
             let decision = decided(&there, Some(&Err(failure.clone())), request);
             assert_eq!(decision, registration(&["qemu-arm"], Some(&reason), &[]));
@@ -151,7 +151,7 @@ fn what_is_there_is_in_vain() {
     }
     // Judged by its rule, or by looking at its file, where nothing was executed.
     let no_f = [handler("qemu-arm", PATH, Flags::PRESERVE_ARGV0)];
-    let reason = "qemu-arm was in vain: it has no F flag, and would fail in every container";
+    let reason = "qemu-arm failed: it has no F flag, and would fail in every container";
     assert_eq!(decided(&no_f, None, ASKED), registration(&["qemu-arm"], Some(reason), &[]));
     let interpreter = interpreter();
     let facts = Facts {
@@ -161,7 +161,7 @@ fn what_is_there_is_in_vain() {
         unfit: Some("it is not static"),
     };
     let decision = decide(arm(), &Snapshot { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
-    assert_eq!(decision, registration(&["qemu-arm"], Some("qemu-arm was in vain: it is not static"), &[]));
+    assert_eq!(decision, registration(&["qemu-arm"], Some("qemu-arm failed: it is not static"), &[]));
     // Without an interpreter there is nothing that could take its place.
     let facts = Facts { interpreter: None, ..facts };
     let decision = decide(arm(), &Snapshot { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
@@ -173,7 +173,7 @@ fn a_narrow_rule_is_no_service() {
     let mut narrow = handler("qemu-arm", "/usr/bin/qemu-arm", POF);
     let header = arm().typical_headers().swap_remove(0);
     narrow.entry.matcher = Some(Matcher::Magic(Pattern::new(0, header[..20].to_vec(), None).unwrap()));
-    let reason = "qemu-arm was in vain: it does not take all programs that today's toolchains write";
+    let reason = "qemu-arm failed: it does not take all programs that today's toolchains write";
     let decision = decided(&[narrow], Some(&verification(true, OTHER)), ASKED);
     assert_eq!(decision, registration(&["qemu-arm"], Some(reason), &[]));
 }
@@ -206,7 +206,7 @@ fn it_is_somebody_elses() {
             registration(&[], None, &["rosetta"])
         );
     }
-    // A name that is taken by something else goes; what is disabled and called otherwise is in nobody's way.
+    // Another handler with the name is removed. A disabled one with another name stays.
     let namesake = handler_of("mips", "qemu-arm", "/opt/mine", POF);
     assert_eq!(decided(std::slice::from_ref(&namesake), None, ASKED), conflict("qemu-arm"));
     let reason = "in place of qemu-arm";
@@ -228,7 +228,7 @@ fn it_is_shadowed() {
     assert_eq!(decision, registration(&["qemu-arm"], Some(reason), &["rosetta"]));
     // Of several emulators the one in front counts, and the others go with it.
     let there = [handler("new", "/usr/bin/qemu-arm", Flags::empty()), handler("qemu-arm", PATH, POF)];
-    let reason = "new was in vain: it has no F flag, and would fail in every container";
+    let reason = "new failed: it has no F flag, and would fail in every container";
     assert_eq!(decided(&there, None, ASKED), registration(&["new", "qemu-arm"], Some(reason), &[]));
 }
 

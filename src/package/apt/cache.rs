@@ -1,4 +1,4 @@
-//! The private folder of apt's lists and downloads, and who may write there.
+//! The private directory of apt's lists and downloads, and who may write there.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -14,17 +14,17 @@ use super::AptError;
 use crate::system::dir::Dir;
 use crate::system::users;
 
-/// After this time a download that nobody holds belongs to a process that was killed. Before, it may be that of a
-/// process which could not say that it holds it, as some file systems know no locks.
+/// Age after which an unlocked download belongs to a killed process. A younger one may be in use on a file system
+/// without locks.
 const DOWNLOAD_SERVES: Duration = Duration::from_hours(24);
 
 const DOWNLOAD_PREFIX: &str = "download-";
 
 /// Read by apt after the machine's configuration.
 ///
-/// The hooks of an update are for the machine's own lists: they delete its archives in container images and tell
-/// desktops. Of all that a repository offers only the index of binary packages is needed. apt takes a repository
-/// that cannot be reached for a warning; here it decides whether the lists are up to date.
+/// Options of an update. Its hooks are for the machine's own lists: they delete archives in container images and notify
+/// desktops. Only the index of binary packages is needed. For apt an unreachable repository is a warning; here it is an
+/// error, so that lists are not taken to be up to date.
 const CONFIGURATION: &str = "\
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -35,7 +35,7 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";
 Acquire::IndexTargets::deb-src::Sources::DefaultEnabled \"false\";
 ";
 
-/// The private folder, locked against other processes.
+/// The private directory, locked against other processes.
 pub(super) struct Cache {
     path: PathBuf,
     sandbox: Sandbox,
@@ -89,7 +89,7 @@ impl Cache {
         self.path.join("updated")
     }
 
-    /// A folder for one package. As root apt downloads as the user `_apt` if this one may write there.
+    /// A directory for one package. As root apt downloads as the user `_apt` if this one may write there.
     pub(super) fn download_dir(&self) -> Result<DownloadDir, AptError> {
         let cannot_make = |source| AptError::Cache { path: self.path.clone(), source };
         let directory = tempfile::Builder::new().prefix(DOWNLOAD_PREFIX).tempdir_in(&self.path);
@@ -104,7 +104,7 @@ impl Cache {
 
     /// Removes what killed processes left behind. Nothing depends on it.
     ///
-    /// The clock may have been set meanwhile: a folder from the future is as old as any, and one that is held is in
+    /// The clock may have been set meanwhile: a directory from the future is as old as any, and one that is held is in
     /// use.
     fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.path) else { return };
@@ -119,7 +119,7 @@ impl Cache {
     }
 }
 
-/// A folder that is held, and goes with this.
+/// A directory that is held, and goes with this.
 #[derive(Debug)]
 pub(super) struct DownloadDir {
     directory: TempDir,
@@ -167,7 +167,7 @@ enum Sandbox {
 }
 
 impl Sandbox {
-    /// Finds out on the folder `partial`, which belongs to apt's user where there is one.
+    /// Finds out on the directory `partial`, which belongs to apt's user where there is one.
     fn of(partial: &Path) -> Self {
         if !Uid::effective().is_root() {
             return Self::NotNeeded;
@@ -180,7 +180,7 @@ impl Sandbox {
     }
 }
 
-/// Gives a folder to a user, if that is permitted.
+/// Gives a directory to a user, if that is permitted.
 pub(super) fn chown_if_permitted(directory: &Path, user: Uid) -> bool {
     let result = chown(directory, Some(user), None);
     if let Err(errno) = result {

@@ -65,8 +65,7 @@ struct Running {
 }
 
 impl<'a> Blocks<'a> {
-    /// `None` where the stream has no index of small blocks that fits it: another reader says what is wrong, if
-    /// anything is.
+    /// `None` if the stream has no valid index of small blocks. Another reader then reads it, and reports errors.
     pub(super) fn new(section: &FileSlice, progress: &'a dyn Progress) -> Option<Self> {
         let (header, blocks) = index(section)?;
         Some(Self {
@@ -151,7 +150,7 @@ fn unpack(section: &FileSlice, header: [u8; 12], block: &Block, stop: &AtomicBoo
             return Ok(content);
         }
         if read == 0 || content.len() as u64 > block.unpacked {
-            return Err(invalid("a block has not the size that the index says"));
+            return Err(invalid("a block does not have the size in the index"));
         }
     }
 }
@@ -216,7 +215,7 @@ fn index(section: &FileSlice) -> Option<([u8; 12], Vec<Block>)> {
     (offset == index_offset && padding).then_some((header, blocks))
 }
 
-/// An integer of the format: seven bits a byte, lowest first, the highest bit says that another byte follows.
+/// Reads an integer of the format: seven bits a byte, lowest first. The highest bit is set if another byte follows.
 fn read_integer(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..63).step_by(7) {

@@ -16,12 +16,12 @@ use crate::package::{PackageError, Progress};
 
 /// Before the name of a file that a layer removes.
 const REMOVED: &[u8] = b".wh.";
-/// The name of a file in a folder of which nothing of earlier layers is left.
+/// The name of a file in a directory of which nothing of earlier layers is left.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Paths that later layers hide from earlier ones.
 ///
-/// Paths are kept as keyed hashes, so that memory has the limit that the number of members has.
+/// Paths are stored as keyed hashes, so that the limit of members limits memory as well.
 #[derive(Default)]
 pub(super) struct Layers {
     hasher: RandomState,
@@ -90,7 +90,7 @@ impl Layers {
     }
 }
 
-/// The folder and the name in it.
+/// The directory and the name in it.
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(at) => {

@@ -115,10 +115,10 @@ impl Engine {
                 reason = format!("{path} holds no number of a process");
                 continue;
             };
-            // A number outlives its process, and may be another's then: what was registered would be in vain, or
-            // in the wrong place.
+            // A number may belong to another process after the first has ended. Handlers would be registered in a wrong
+            // namespace.
             match super::inode(&pid.to_string(), "user") {
-                None => reason = format!("process {pid} of {path} has ended, or belongs to somebody else"),
+                None => reason = format!("process {pid} of {path} has ended, or belongs to another user"),
                 Some(inode) if Some(inode) == super::inode("self", "user") => {
                     reason = format!("process {pid} of {path} is in no user namespace of its own");
                 }
@@ -129,7 +129,7 @@ impl Engine {
     }
 }
 
-/// The user's folder for what lives as long as a login.
+/// The user's directory for what lives as long as a login.
 fn runtime_dir() -> PathBuf {
     let named = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
     named.unwrap_or_else(|| PathBuf::from(format!("/run/user/{}", geteuid())))

@@ -177,10 +177,11 @@ pub fn enter(pid: u32) -> Result<(), NamespaceError> {
     Ok(())
 }
 
-/// Whoever comes from outside has all capabilities in the namespace, and is nobody there, where his id is not mapped.
-/// As its root he owns what its root owns: the instance (K70), and the files that he makes.
+/// A process from outside has all capabilities in the namespace, but its id may not be mapped there. As root of the
+/// namespace it owns the instance (K70) and the files that it creates.
 fn become_root() {
-    // Where groups may not be set, or there is no root, he stays who he is; what he may not do then says so itself.
+    // If groups may not be set, or there is no root, it keeps its ids. Later operations then fail with their own
+    // errors.
     let _groups_are_fixed = setgroups(&[]);
     let _no_root_group = setgid(Gid::from_raw(0));
     let _no_root = setuid(Uid::from_raw(0));

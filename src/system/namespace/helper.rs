@@ -54,7 +54,7 @@ pub enum MapFailure {
 }
 
 impl MapFailure {
-    /// The text, and the exit status by which the helper tells which it is.
+    /// Returns the text, and the exit status that identifies the failure.
     #[must_use]
     pub fn report(&self) -> (&str, u8) {
         match self {
@@ -66,10 +66,10 @@ impl MapFailure {
 
 /// The whole life of a helper process.
 pub fn serve_map(input: &mut dyn Read) -> Result<(), MapFailure> {
-    // Asked for before the wait: when the parent dies meanwhile, this is the child of somebody else.
+    // Checked before the wait: if the parent has died meanwhile, this process has another parent.
     let parent = getppid().to_string();
     let mut go = [0];
-    input.read_exact(&mut go).map_err(|_| MapFailure::Failed("nobody waits for it".to_owned()))?;
+    input.read_exact(&mut go).map_err(|_| MapFailure::Failed("no process waits for it".to_owned()))?;
     if geteuid().is_root() {
         for file in ["uid_map", "gid_map"] {
             let path = Path::new("/proc").join(&parent).join(file);

@@ -1,4 +1,4 @@
-//! Another root directory, furnished as a container would see it.
+//! Another root directory, populated like that of a container.
 
 use std::fs::{self, File};
 use std::io;
@@ -54,7 +54,7 @@ fn failed(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errn
 ///
 /// The contents of the directory are not trusted: links in it never lead out of it (`RESOLVE_IN_ROOT`, `openat2(2)`).
 pub fn enter_root(directory: &Path) -> Result<(), RootError> {
-    // Absolute: what `.` means lies below the mount that is made here.
+    // An absolute path, as `.` would be below the new mount.
     let path = fs::canonicalize(directory).map_err(|source| RootError {
         operation: "find",
         path: directory.into(),
@@ -81,7 +81,7 @@ pub fn enter_root(directory: &Path) -> Result<(), RootError> {
     let options = Some("mode=755,size=64k");
     mount(Some("tmpfs"), &dev.path(), Some("tmpfs"), MsFlags::MS_NOSUID, options)
         .map_err(failed("mount", "/dev"))?;
-    // The descriptor still names the folder below the new file system.
+    // The descriptor still names the directory below the new file system.
     let dev = Root(root.open("dev", OFlag::O_PATH | OFlag::O_DIRECTORY)?);
     populate_dev(&dev)?;
     if let Err(error) = root.bind_resolv_conf() {
@@ -157,7 +157,7 @@ impl Root {
         openat2(&self.0, name, how).map(Location).map_err(failed("create", name))
     }
 
-    /// The folder `name`, made where there is none.
+    /// The directory `name`, made where there is none.
     fn directory(&self, name: &str) -> Result<Location, RootError> {
         match mkdirat(&self.0, name, Mode::from_bits_truncate(0o755)) {
             Ok(()) | Err(Errno::EEXIST | Errno::EROFS) => {}

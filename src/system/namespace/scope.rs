@@ -200,7 +200,7 @@ fn own_device() -> Option<u64> {
         return None;
     }
     in_new_mount_namespace(|| {
-        // Where there certainly is a directory; nobody else sees this mount.
+        // This directory certainly exists. Other processes do not see this mount.
         let point = Path::new("/proc");
         mount(Some("none"), point, Some("binfmt_misc"), MsFlags::empty(), None::<&str>).ok()?;
         fs::metadata(point.join("register")).ok().map(|metadata| metadata.dev())

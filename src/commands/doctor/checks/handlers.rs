@@ -94,7 +94,7 @@ pub(super) fn credentials(facts: &Facts) -> Vec<Observation> {
             return None;
         }
         let owner = state.owners.get(&handler.name).unwrap_or(&Owner::Unknown);
-        let by = if *owner == Owner::Unknown { "somebody".to_owned() } else { owner.to_string() };
+        let by = if *owner == Owner::Unknown { "an unknown tool".to_owned() } else { owner.to_string() };
         let hint = replace(state, handler);
         Some(Observation::note(format!("{} has the flag C, set by {by}", name(handler)), hint))
     })

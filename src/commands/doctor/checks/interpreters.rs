@@ -191,7 +191,7 @@ pub(super) fn working(facts: &Facts) -> Vec<Observation> {
     arches.dedup();
     if arches.is_empty() {
         return vec![Observation::note(
-            "no architecture is emulated: aarch64, or any other, is to be had",
+            "no handler is registered",
             "sudo qus register --fetch aarch64".to_owned(),
         )];
     }
