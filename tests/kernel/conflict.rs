@@ -52,7 +52,7 @@ fn replaced(lab: &Lab, reason: &str) {
 
 kernel_test!(an_emulator_that_no_container_gets_is_replaced);
 fn an_emulator_that_no_container_gets_is_replaced(lab: &Lab) {
-    let reason = "was in vain: it works on this host, but not from an empty root directory";
+    let reason = "failed: it works on this host, but not from an empty root directory";
     for name in ["somebodys", "qemu-arm"] {
         lab.handler(name, "arm", &interpreter("arm"), OURS - Flags::FIX_BINARY);
         replaced(lab, &format!("{name} {reason}"));

@@ -105,7 +105,7 @@ pub(crate) fn tmpfs(target: impl AsRef<Path>, flags: MsFlags) {
 
 kernel_test!(doctor_of_a_healthy_instance);
 fn doctor_of_a_healthy_instance(lab: &Lab) {
-    mends(lab, "note", "working", "no architecture is emulated");
+    mends(lab, "note", "working", "no handler is registered");
     found(lab, "ok", "working", "programs ran of: aarch64");
     found(lab, "ok", "kernel", "F, P");
     found(lab, "ok", "mounted", "is mounted on /proc/sys/fs/binfmt_misc");
