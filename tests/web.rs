@@ -186,7 +186,7 @@ fn a_digest_is_compared_before_anything_is_read() {
     }
     let source = format!("{}/good", server(answer));
     let message = refused(&source, &[]);
-    assert!(message.contains("could be changed by anybody on the way"), "{message}");
+    assert!(message.contains("is not protected against changes on the way"), "{message}");
     assert!(
         message.contains(&format!(
             "hint: give the SHA-256 that the publisher prints: qus fetch --from {source} --sha256 HEX arm"
@@ -195,7 +195,7 @@ fn a_digest_is_compared_before_anything_is_read() {
     );
     let wrong = "0".repeat(64);
     let message = refused(&source, &["--sha256", &wrong]);
-    assert!(message.contains("/good is another file than it should be: its sha256 is "), "{message}");
+    assert!(message.contains("/good is another file: its SHA-256 is "), "{message}");
     let right = message.split("sha256 is ").nth(1).unwrap().split(',').next().unwrap();
     // With the right digest, qus reads the file, and refuses its format.
     let message = refused(&source, &["--sha256", right]);

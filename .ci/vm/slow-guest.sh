@@ -66,7 +66,7 @@ scope_is_true() {
         own=$outer
     else
         outer='in an outer user namespace, usually the host.s, and stay when this user namespace ends'
-        own='in user namespace [0-9]+, seen by what runs inside it and not by the host, until that ends'
+        own='in user namespace [0-9]+, seen by what runs inside it and not by the host, until that namespace ends'
     fi
     expect_word "$outer" unshare -U -r qus register --no-verify "$arch"
     if [ "$(registered)" -ne 2 ]; then fail "the handler did not stay"; fi

@@ -137,7 +137,7 @@ fn bytes_at<'a>(
     }
     let mut bytes = vec![0; length];
     if read_at_most(file, &mut bytes, offset)? < length {
-        return Err(ElfError::Damaged("its headers point behind its end"));
+        return Err(ElfError::Damaged("its headers point beyond its end"));
     }
     Ok(bytes.into())
 }
@@ -146,7 +146,7 @@ fn read_at_most(file: &impl FileExt, buffer: &mut [u8], offset: u64) -> Result<u
     let mut done = 0;
     while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
         let position =
-            offset.checked_add(done as u64).ok_or(ElfError::Damaged("its headers point behind its end"))?;
+            offset.checked_add(done as u64).ok_or(ElfError::Damaged("its headers point beyond its end"))?;
         match file.read_at(rest, position) {
             Ok(0) => break,
             Ok(count) => done += count,
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(reason(&object), "is an ELF file, but not a program (e_type 1)");
         let mut far = program(None);
         far[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
-        assert_eq!(reason(&far), "is a damaged ELF file: its headers point behind its end");
+        assert_eq!(reason(&far), "is a damaged ELF file: its headers point beyond its end");
     }
 
     proptest! {

@@ -138,15 +138,15 @@ impl Advise for MountError {
 #[non_exhaustive]
 pub enum RegisterError {
     /// `EACCES` at opening `register`: only uid 0 of the instance's user namespace may write there (K70).
-    #[error("not permitted to register in {}: only root may", .0.display())]
+    #[error("cannot register in {}: only root may", .0.display())]
     NotRoot(PathBuf),
     /// `EROFS`: this mount of the instance is read-only (K64, K76).
     #[error("{} is mounted read-only", .0.display())]
     ReadOnly(PathBuf),
     /// `EINVAL`: a kernel that does not know a flag of the rule, or does not take so long a line.
     #[error(
-        "the kernel refuses the rule for {name}: it knows a flag of \"{flags}\" not (F came with Linux 4.8), \
-         or takes no line of {length} bytes (1920 since 3.18)"
+        "cannot register {name}: the kernel does not support a flag of \"{flags}\" (F needs Linux 4.8), \
+         or a line of {length} bytes (1920 since 3.18)"
     )]
     Refused {
         /// Name of the handler.
@@ -209,13 +209,13 @@ pub enum HandlerError {
     #[error("there is no handler {0}")]
     Missing(HandlerName),
     /// `EACCES`: only uid 0 of the instance's user namespace may (K70).
-    #[error("not permitted to change {0}: only root may")]
+    #[error("cannot change {0}: only root may")]
     NotRoot(HandlerName),
     /// `EROFS`: this mount of the instance is read-only.
     #[error("{} is mounted read-only", .0.display())]
     ReadOnly(PathBuf),
     /// The kernel shows an entry that is not understood.
-    #[error("cannot understand the handler {name}: {source}")]
+    #[error("cannot parse the handler {name}: {source}")]
     Entry {
         /// Name of the handler.
         name: HandlerName,
@@ -379,7 +379,7 @@ impl Instance {
             Errno::ENOSPC => return RegisterError::TooMany,
             Errno::ENOENT => "there is no such file",
             Errno::ENOTDIR => "a part of the path is not a directory",
-            Errno::ELOOP => "its symbolic links lead in a circle",
+            Errno::ELOOP => "its symbolic links form a loop",
             Errno::ENAMETOOLONG => "a part of the path is too long",
             Errno::EACCES => {
                 "it is not an executable file, is on a noexec mount, or in a directory without access"

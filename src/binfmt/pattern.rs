@@ -54,7 +54,7 @@ pub enum PatternError {
     },
     /// The window ends behind what the kernel reads of a file (K10); positions in bytes.
     #[error(
-        "offset {offset} and {length} bytes of magic reach behind the first {HEADER_LEN} bytes of a file"
+        "offset {offset} and {length} bytes of magic extend beyond the first {HEADER_LEN} bytes of a file"
     )]
     OutOfWindow {
         /// First byte of the window.

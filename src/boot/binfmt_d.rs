@@ -36,7 +36,7 @@ pub enum ReadError {
     #[error("does not exist")]
     Missing,
     /// A pipe, a device, a directory.
-    #[error("is not an ordinary file")]
+    #[error("is not a regular file")]
     Special,
     /// Only a generated file has so much.
     #[error("has more than {MAX} bytes")]

@@ -86,7 +86,7 @@ impl InitSystem {
             Self::Systemd => "systemd registers them again whenever it starts",
             Self::Openrc => "the service qus in OpenRC's runlevel boot registers them again",
             Self::BinfmtSupport => {
-                "binfmt-support registers them again, without the flag O, which it does not know"
+                "binfmt-support registers them again, without the flag O, which it does not support"
             }
             Self::Nobody => "nothing on this host registers them again",
         }
@@ -181,8 +181,8 @@ fn leads_to(link: &Path, target: &Path) -> io::Result<bool> {
 
 /// Imports what binfmt-support does not know yet.
 fn import(arch_rules: &[ArchRules]) -> Result<(), Diagnostic> {
-    let directory =
-        TempDir::create(false).map_err(|reasons| Diagnostic::new(format!("no place to write: {reasons}")))?;
+    let directory = TempDir::create(false)
+        .map_err(|reasons| Diagnostic::new(format!("no directory to write to: {reasons}")))?;
     for file in formats::files(Format::BinfmtSupport, arch_rules)? {
         let path = directory.path().join(&file.name);
         fs::write(&path, &file.text).map_err(|error| io_problem("write", &path, &error))?;
@@ -411,7 +411,7 @@ pub fn is_stable(interpreter: &Interpreter) -> bool {
 #[must_use]
 pub fn late_mount_warning(path: &Path) -> Option<String> {
     if let Some(kind) = volatile(path) {
-        return Some(format!("{} is on {kind}, which is empty after a restart", path.display()));
+        return Some(format!("{} is on {kind}, which is empty after a reboot", path.display()));
     }
     if let Some(kind) = file_system(path).and_then(network) {
         return Some(format!(

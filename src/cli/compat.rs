@@ -74,7 +74,7 @@ impl CompatTool {
         let readable = |word: &OsString| {
             word.to_str()
                 .map(str::to_owned)
-                .ok_or_else(|| EarlyExit::Usage(format!("{} is no UTF-8", word.display())))
+                .ok_or_else(|| EarlyExit::Usage(format!("{} is not UTF-8", word.display())))
         };
         let words: Result<Vec<String>, EarlyExit> = words.iter().map(readable).collect();
         let done = words.and_then(|words| match self {

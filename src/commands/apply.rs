@@ -257,7 +257,7 @@ fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Gu
         }
         let native = if dry_run { Nativeness::NotAsked } else { Nativeness::of(companion, handlers) };
         if native == Nativeness::NotAsked {
-            tracing::warn!("a dry run does not find out whether this host runs {} itself", companion.name);
+            tracing::warn!("a dry run does not determine whether this host runs {} natively", companion.name);
         }
         if let Some(reason) = plan::native_refusal(companion, &native) {
             guarded
@@ -329,7 +329,7 @@ impl Report for ApplyReport {
         let is_new = |item: &&AppliedLine| matches!(item.outcome, Outcome::Registered | Outcome::Replaced);
         let new = self.items.iter().filter(is_new).count();
         if wrong > 0 {
-            let mut message = format!("{wrong} of {} lines are not in force", self.items.len());
+            let mut message = format!("{wrong} of {} rules are not registered", self.items.len());
             if wrong < self.items.len() && !self.dry_run {
                 message.push_str("; the others are");
             }
@@ -342,7 +342,7 @@ impl Report for ApplyReport {
                 self.paths.clone()
             };
             let search_dirs: Vec<String> = directories.iter().map(|path| display_path(path)).collect();
-            output.info(&format!("no rule is in {}", search_dirs.join(", ")))?;
+            output.info(&format!("no rule was found in {}", search_dirs.join(", ")))?;
         }
         if new > 0 && !self.dry_run {
             output.info(&format!("{new} handlers are new; run `qus verify` to test them"))?;

@@ -114,7 +114,7 @@ fn contents(interpreters: &[(&'static Arch, Interpreter)]) -> Result<Vec<Content
     for (arch, interpreter) in interpreters {
         let path = display_path(&interpreter.path);
         let version = versions.get(&interpreter.path).cloned().ok_or_else(|| {
-            Diagnostic::new(format!("{path} has no version of QEMU in it: it is not one of QEMU's emulators"))
+            Diagnostic::new(format!("{path} is not a QEMU emulator: it contains no version"))
         })?;
         let bytes =
             interpreter.read().map_err(|error| Diagnostic::new(format!("cannot read {path}: {error}")))?;
@@ -143,7 +143,8 @@ impl Report for BundleReport {
             output.info(&self.line())?;
         }
         if !self.licence {
-            output.info("no licence text of QEMU was found to go with it: the GPL asks for one where the bundle is passed on")?;
+            output
+                .info("no licence text of QEMU was found: the GPL requires one if the bundle is passed on")?;
         }
         Ok(Status::Done)
     }

@@ -156,7 +156,7 @@ fn arch_rules(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
     for (arch, path) in interpreters {
         if machine == Some(arch) {
             return Err(Diagnostic::new(format!(
-                "a machine of {0} runs {0} itself; its programs would all go through the emulator",
+                "a machine of {0} runs {0} natively, and all its programs would go through the emulator",
                 arch.name
             ))
             .with_hint(format!(
@@ -226,7 +226,7 @@ fn filled(
     const BLANK: &str = "{arch}";
     let example = "qus export --interpreter-path '/usr/bin/qemu-{arch}-static' …";
     let Some(text) = template.to_str().filter(|text| text.starts_with('/')) else {
-        let problem = Diagnostic::new(format!("{} is no absolute path in UTF-8", display_path(template)));
+        let problem = Diagnostic::new(format!("{} is not an absolute path in UTF-8", display_path(template)));
         return Err(problem.with_hint(example));
     };
     if !text.contains(BLANK) && named.is_none_or(|named| named.len() != 1) {

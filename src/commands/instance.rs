@@ -119,12 +119,10 @@ fn open_if_mounted(common: &Common) -> Result<Opened> {
 /// Returns an error if the handlers end with the process or container that registered them. That is no success (K67).
 pub(crate) fn lifetime_warning(lifetime: Lifetime, scope: Scope) -> Option<Diagnostic> {
     let message = match lifetime {
-        Lifetime::Process => {
-            "what was registered ends with this very command: nothing but its own mount holds the instance"
-        }
+        Lifetime::Process => "the handlers end with this command: only its own mount holds the instance",
         // A user who enters a namespace knows that it ends.
         Lifetime::MountNamespace if scope == Scope::Host => {
-            "what was registered ends with this container: the host itself has not mounted binfmt_misc"
+            "the handlers end with this container: the host has not mounted binfmt_misc"
         }
         _ => return None,
     };
@@ -135,7 +133,7 @@ pub(crate) fn lifetime_warning(lifetime: Lifetime, scope: Scope) -> Option<Diagn
 /// Returns the error of an instance that is disabled as a whole (K27).
 pub(crate) fn switched_off(instance: &Instance) -> Diagnostic {
     let status = instance.path().join("status");
-    let problem = Diagnostic::new("the whole instance is switched off: no handler is in force");
+    let problem = Diagnostic::new("the whole instance is disabled: no handler is active");
     problem.with_command(format!("echo 1 | sudo tee {}", shell_word(status)))
 }
 

@@ -206,11 +206,11 @@ impl Report for ResetReport {
         }
         print_scope(self.scope, output)?;
         if self.items.is_empty() {
-            output.info("no handler of QEMU's emulators is there")?;
+            output.info("there is no handler of a QEMU emulator")?;
         }
         for back in &self.returns {
             let hint = if back.own {
-                format!("; to have it stay away: sudo qus reset --persist {}", back.arch)
+                format!("; to remove it for good: sudo qus reset --persist {}", back.arch)
             } else {
                 String::new()
             };

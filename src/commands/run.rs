@@ -231,7 +231,7 @@ fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
 fn direct(args: &Run, program: &Path, found: &Interpreters) -> Result<Infallible, Failure> {
     let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::inspect(program).kind else {
         let problem = Diagnostic::new(format!(
-            "{} is no program of an architecture that QEMU knows",
+            "{} is not a program of an architecture that QEMU supports",
             display_path(program)
         ));
         return Err(Failure(NotRun::Unrunnable, problem));
@@ -296,11 +296,9 @@ fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
     }
     let Err(errno) = execve(&file, &words, &variables);
     match errno {
-        Errno::ENOENT => {
-            failed(NotRun::NotFound, "it, or the program that it needs to be loaded, does not exist")
-        }
+        Errno::ENOENT => failed(NotRun::NotFound, "the program or its loader does not exist"),
         Errno::ENOEXEC => {
-            let failure = failed(NotRun::Unrunnable, "nothing here runs such programs (Exec format error)");
+            let failure = failed(NotRun::Unrunnable, "Exec format error");
             let command = format!("qus which {}", shell_word(path));
             Failure(failure.0, failure.1.with_command(command))
         }

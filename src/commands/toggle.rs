@@ -120,7 +120,7 @@ impl Report for ToggleReport {
             output.problem(&problem.with_command(format!("sudo qus register {}", missing.join(" "))))?;
         }
         if self.items.is_empty() {
-            output.info("no handler of QEMU's emulators is there")?;
+            output.info("there is no handler of a QEMU emulator")?;
         }
         let has_failed = self.items.iter().any(|item| item.error.is_some());
         Ok(if has_failed { Status::Failed } else { Status::Done })

@@ -102,7 +102,7 @@ impl Health {
         let seen = match (&self.reason, &self.verification) {
             (Some(reason), _) => format!(": {reason}"),
             (None, Some(verification)) if !verification.empty_root => {
-                ", but an empty root could not be tried".to_owned()
+                ", but not tried in an empty root directory".to_owned()
             }
             (None, _) => String::new(),
         };
@@ -159,7 +159,7 @@ fn judge_handler(
     enabled: bool,
 ) -> Health {
     let Some((target, result)) = executed else {
-        return Health::broken("no program there is has the header that its rule asks for");
+        return Health::broken("its pattern matches no program");
     };
     let matched_by = if enabled { target.matched_by(handlers) } else { None };
     if matched_by.is_none() && result.host.end == End::Exited(STATUS_ARGV0) {
@@ -169,7 +169,7 @@ fn judge_handler(
         return Health::broken("it is disabled");
     }
     if !enabled {
-        return Health::broken("the whole instance is switched off");
+        return Health::broken("the whole instance is disabled");
     }
     let in_front = matched_by
         .filter(|matched_by| matched_by.name != handler.name)
@@ -274,7 +274,7 @@ impl Report for VerifyReport {
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
         print_scope(self.scope, output)?;
         if self.items.is_empty() {
-            output.info("no handler of an architecture is there")?;
+            output.info("there is no handler of an architecture")?;
         }
         let is_broken = self.items.iter().any(|item| item.health.state == State::Broken);
         Ok(if is_broken { Status::No } else { Status::Done })
@@ -291,7 +291,7 @@ fn without_handler(arches: &[&'static Arch]) -> Result<Vec<VerifiedArch>, Diagno
     let results = probe::run(&targets).map_err(Diagnostic::from)?;
     let items = arches.iter().zip(results).map(|(arch, result)| {
         let native = result.host.end == End::Exited(STATUS_ARGV0);
-        let reason = format!("no handler takes its programs; try: sudo qus register {}", arch.name);
+        let reason = format!("no handler matches its programs; try: sudo qus register {}", arch.name);
         let health = if native { Health::of(State::Native) } else { Health::broken(reason) };
         VerifiedArch { arch: arch.name, name: None, interpreter: None, health }
     });

@@ -184,7 +184,7 @@ impl<'a> Natives<'a> {
     fn unknown(&self) -> Option<Diagnostic> {
         self.same_family.borrow().iter().find_map(|(arch, native)| match native {
             Nativeness::Unknown(reason) => Some(Diagnostic::new(format!(
-                "cannot find out whether this host runs {arch} itself: {reason}"
+                "cannot determine whether this host runs {arch} natively: {reason}"
             ))),
             _ => None,
         })

@@ -122,19 +122,22 @@ fn refusal(requested: &ConfigLine<'_>, guarded: &[Guarded]) -> Option<String> {
     let rule = requested.rule;
     let path = rule.interpreter();
     if let Some(guarded) = guarded.iter().find(|guarded| guarded.is_taken_by(rule)) {
-        let certain = "it takes this host's own programs: none of them could be started any more";
+        let certain = "it matches this host's own programs, which would all fail";
         return Some(guarded.reason.clone().unwrap_or_else(|| certain.to_owned()));
     }
     let file = requested.interpreter?;
     if rule.matcher().matches(&file.header, path) {
-        return Some(format!("it takes its own interpreter, {}", path.display()));
+        return Some(format!("it matches its own interpreter, {}", path.display()));
     }
     if rule.flags().contains(Flags::CREDENTIALS) && !file.owned_by_root {
-        return Some(format!("with C {} runs as root, but others than root may write to it", path.display()));
+        return Some(format!(
+            "with C {} runs as root, but other users than root may write to it",
+            path.display()
+        ));
     }
     file.set_id.then(|| {
         format!(
-            "{} has a setuid or setgid bit: every program that it runs would get the rights of its owner",
+            "{} has a setuid or setgid bit: all programs would get the rights of its owner",
             path.display()
         )
     })
@@ -230,10 +233,10 @@ mod tests {
             assert!(reason.contains(part), "{reason}");
         };
         assert_eq!(verdict(":x:M::MAGIC::/x:OC", sound.clone()), NEW);
-        refused(verdict(":x:M::EL::/x:", sound.clone()), "it takes its own interpreter, /x");
-        refused(verdict(":x:E::sh::/x.sh:", sound.clone()), "it takes its own interpreter, /x.sh");
+        refused(verdict(":x:M::EL::/x:", sound.clone()), "it matches its own interpreter, /x");
+        refused(verdict(":x:E::sh::/x.sh:", sound.clone()), "it matches its own interpreter, /x.sh");
         let anybodys = InterpreterFile { owned_by_root: false, ..sound.clone() };
-        refused(verdict(":x:M::MAGIC::/x:C", anybodys.clone()), "others than root may write to it");
+        refused(verdict(":x:M::MAGIC::/x:C", anybodys.clone()), "other users than root may write to it");
         assert_eq!(verdict(":x:M::MAGIC::/x:OF", anybodys), NEW);
         refused(verdict(":x:M::MAGIC::/x:", InterpreterFile { set_id: true, ..sound }), "setuid");
     }

@@ -71,7 +71,7 @@ pub enum Decision {
         /// Advice.
         advice: Advice,
     },
-    /// Something else has its programs.
+    /// Something else already handles these programs.
     Conflict {
         /// Handlers that would be displaced.
         with: Vec<HandlerName>,
@@ -85,7 +85,7 @@ impl fmt::Display for Decision {
         let names =
             |names: &[HandlerName]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         match self {
-            Self::Unchanged(handlers) => write!(formatter, "{} is as wanted", names(handlers)),
+            Self::Unchanged(handlers) => write!(formatter, "{} is unchanged", names(handlers)),
             Self::LeaveExisting(handler) => write!(formatter, "{handler} serves it"),
             Self::Register(registration) => {
                 let rules: Vec<_> = registration.rules.iter().map(|rule| rule.name().clone()).collect();
@@ -123,7 +123,7 @@ fn deficiency(arch: &Arch, handler: &Handler, handlers: &[Handler]) -> Option<St
     let takes_all = arch.typical_headers().iter().all(|header| {
         first_match(handlers, header, Path::new("")).is_some_and(|first| first.name == handler.name)
     });
-    (!takes_all).then(|| "it does not take all programs that today's toolchains write".to_owned())
+    (!takes_all).then(|| "it does not match all programs that today's toolchains write".to_owned())
 }
 
 /// Decides what to do about `arch`.
@@ -314,18 +314,21 @@ fn refusal(arch: &Arch, snapshot: &Snapshot<'_>, facts: &Facts<'_>, request: Req
         return refused(reason, None);
     }
     if snapshot.guarded.iter().any(|header| takes(header)) {
-        let reason = "its rule takes this host's own programs: none of them could be started any more";
+        let reason = "its rule matches this host's own programs, which would all fail";
         return refused(reason.to_owned(), None);
     }
     let interpreter = facts.interpreter?;
     if takes(&interpreter.header) {
-        return refused(format!("its rule takes its own interpreter, {}", interpreter.path.display()), None);
+        return refused(
+            format!("its rule matches its own interpreter, {}", interpreter.path.display()),
+            None,
+        );
     }
     if request.flags.contains(Flags::CREDENTIALS) && !interpreter.owned_by_root {
         let path = interpreter.path.display();
         let word = shell_word(&interpreter.path);
         return refused(
-            format!("with --credentials {path} runs as root, but others than root may write to it"),
+            format!("with --credentials {path} runs as root, but other users than root may write to it"),
             Some(format!("sudo chown root:root {word} && sudo chmod 755 {word}")),
         );
     }
@@ -337,11 +340,11 @@ fn refusal(arch: &Arch, snapshot: &Snapshot<'_>, facts: &Facts<'_>, request: Req
 pub fn native_refusal(arch: &Arch, native: &Nativeness) -> Option<String> {
     match native {
         Nativeness::Native => Some(format!(
-            "this host runs {} itself; its programs would all go through the emulator",
+            "this host runs {} natively, and all its programs would go through the emulator",
             arch.name
         )),
         Nativeness::Unknown(reason) => Some(format!(
-            "cannot find out whether this host runs {} itself, and its own programs would then go through the \
+            "cannot determine whether this host runs {} natively, and its own programs would then go through the \
              emulator: {reason}",
             arch.name
         )),

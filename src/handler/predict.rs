@@ -56,7 +56,7 @@ pub enum Reason {
     AccessError(AccessError),
     /// Nothing takes it: no handler, and the host does not run it itself (K40).
     NoHandler,
-    /// Too many programs stand in for one another, usually because a handler takes its own interpreter (K37, K38).
+    /// Too many programs stand in for one another, usually because a handler matches its own interpreter (K37, K38).
     Loop,
     /// The interpreter of a handler with `O` or `C` is a script, or a file that a handler takes, and not a program of
     /// this host (K59).

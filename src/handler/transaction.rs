@@ -42,10 +42,10 @@ pub enum TransactionError {
     #[error(transparent)]
     Handler(#[from] HandlerError),
     /// A staging name, or the rule with it, is too long.
-    #[error("cannot register under an interim name: {0}")]
+    #[error("cannot register under a staging name: {0}")]
     StagingName(#[from] RuleError),
     /// The entry differs from the rule (K12 and K14 explain how that happens).
-    #[error("the kernel has made something else of {name} than was asked for: {already_present:?}")]
+    #[error("the kernel registered another rule for {name}: {already_present:?}")]
     Different {
         /// Name of the handler.
         name: HandlerName,

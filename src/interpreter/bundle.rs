@@ -102,16 +102,16 @@ pub enum BundleError {
         written: u64,
     },
     /// The executable has no seal: it is no qus that can carry anything.
-    #[error("{0} has no place for the length of a bundle")]
+    #[error("{0} has no field for the length of a bundle")]
     NoSeal(PathBuf),
     /// A copy would need files that other machines lack.
     #[error("this qus is dynamically linked (needs {0})")]
     Dynamic(String),
-    /// The trailer or the index is not what it was written as.
+    /// The trailer or the index was changed written as.
     #[error("the bundle is damaged: {0}")]
     Damaged(&'static str),
-    /// A member is not what it was written as.
-    #[error("the bundle is damaged: {0} is not what it was")]
+    /// A member was changed written as.
+    #[error("the bundle is damaged: {0} was changed")]
     Member(String),
 }
 
@@ -146,7 +146,7 @@ impl Bundle {
         }
         match Self::open(path)? {
             Some(bundle) => Ok(Some(bundle)),
-            None => Err(BundleError::Damaged("its end is not what it was")),
+            None => Err(BundleError::Damaged("its end was changed")),
         }
     }
 
@@ -165,12 +165,12 @@ impl Bundle {
         };
         let (index_at, index_length) = (number(0), number(8));
         if index_length > INDEX_MAX || index_at.checked_add(index_length) != Some(trailer_at) {
-            return Err(BundleError::Damaged("its index is not where it should be"));
+            return Err(BundleError::Damaged("its index is at a wrong position"));
         }
         let mut index = vec![0; usize::try_from(index_length).unwrap_or(0)];
         file.read_exact_at(&mut index, index_at).map_err(io)?;
         if fields.get(16..) != Some(sha2::Sha256::digest(&index).as_slice()) {
-            return Err(BundleError::Damaged("its index is not what it was"));
+            return Err(BundleError::Damaged("its index was changed"));
         }
         let index: Index =
             serde_json::from_slice(&index).map_err(|_| BundleError::Damaged("its index cannot be read"))?;
@@ -182,7 +182,7 @@ impl Bundle {
                 && member.offset.checked_add(member.packed).is_some_and(|end| end <= index_at)
         };
         if !index.members.iter().all(fits) {
-            return Err(BundleError::Damaged("a member is not where it should be"));
+            return Err(BundleError::Damaged("a member is at a wrong position"));
         }
         Ok(Some(Self { file, members: index.members }))
     }
@@ -384,7 +384,7 @@ pub(crate) fn unpack_bundle(
 ) -> Result<Option<TempDir>, Diagnostic> {
     let Some(bundle) = own_bundle()? else { return Ok(None) };
     let directory = TempDir::create(true).map_err(|reasons| {
-        Diagnostic::new(format!("cannot unpack the bundle: no directory serves ({reasons})"))
+        Diagnostic::new(format!("cannot unpack the bundle: no directory can be used ({reasons})"))
     })?;
     for member in bundle.members() {
         if !arch_from_file_name(member.name.as_bytes()).is_some_and(&requested) {

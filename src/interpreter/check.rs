@@ -43,7 +43,7 @@ pub enum CheckError {
     #[error("is a directory")]
     Directory,
     /// A device, a pipe, a socket.
-    #[error("is not an ordinary file")]
+    #[error("is not a regular file")]
     Special,
     /// It could not be opened or looked at.
     #[error("cannot be opened: {0}")]
@@ -68,7 +68,7 @@ pub enum CheckError {
     #[error("is on a file system that is mounted noexec")]
     NoExec,
     /// A setuid or setgid bit: every foreign program would run with its owner's rights (K60).
-    #[error("has a setuid or setgid bit: every program that it runs would get the rights of its owner")]
+    #[error("has a setuid or setgid bit: all programs would get the rights of its owner")]
     SetId,
 }
 
@@ -145,7 +145,7 @@ impl Interpreter {
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let file = open_regular(&self.path)?;
         if FileId::of(&file.metadata()?) != self.id {
-            return Err(io::Error::other("it is not the file any more that was checked"));
+            return Err(io::Error::other("the file was replaced after the check"));
         }
         let mut content = Vec::new();
         file.take(WHOLE_MAX + 1).read_to_end(&mut content)?;

@@ -178,7 +178,7 @@ impl Fetched {
             );
             let provenance = recorded.map_err(|error| {
                 let path = placed.path.display();
-                Diagnostic::new(format!("cannot record where {path} came from: {error}"))
+                Diagnostic::new(format!("cannot write the record of {path}: {error}"))
             })?;
             self.files.push(File {
                 arch,
@@ -249,7 +249,7 @@ fn from_web(
     let address = source.to_string_lossy();
     let command = |more: &str| format!("qus fetch --from {}{more} {arches}", shell_word(source));
     if scheme == "http" && sha256.is_none() {
-        let problem = Diagnostic::new(format!("{address} could be changed by anybody on the way"));
+        let problem = Diagnostic::new(format!("{address} is not protected against changes on the way"));
         return Err(problem
             .with_hint(format!("give the SHA-256 that the publisher prints: {}", command(" --sha256 HEX"))));
     }
@@ -263,7 +263,7 @@ fn from_web(
     let package = Package::of_file(file, source, sha256).map_err(|error| with_causes(&error))?;
     if sha256.is_none() && !progress.quiet {
         let digest = package.sha256().map_err(|error| with_causes(&error))?;
-        tracing::warn!("nothing but the server's certificate vouches for it; next time: --sha256 {digest}");
+        tracing::warn!("its origin is shown by the server's certificate only; next time: --sha256 {digest}");
     }
     Ok(package)
 }

@@ -108,10 +108,10 @@ pub struct Memory {
 impl Memory {
     /// Makes a directory of its own the working directory of this process, until it is dropped.
     pub fn enter() -> Result<Self, MemoryError> {
-        let nowhere = |reasons: String| failed("find a place for")(io::Error::other(reasons));
+        let nowhere = |reasons: String| failed("find a directory for")(io::Error::other(reasons));
         let directory = TempDir::create(false).map_err(nowhere)?;
         let before = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-        std::env::set_current_dir(directory.path()).map_err(failed("find a place for"))?;
+        std::env::set_current_dir(directory.path()).map_err(failed("find a directory for"))?;
         Ok(Self { directory, before, files: Vec::new() })
     }
 

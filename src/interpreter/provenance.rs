@@ -108,7 +108,7 @@ impl Provenance {
         // A file of another user would get a record. On some file systems everything belongs to one user.
         if written.uid() != metadata.uid() {
             let _gone_or_not = std::fs::remove_file(record_path(path));
-            return Err(io::Error::other("it is not the file any more that was fetched"));
+            return Err(io::Error::other("the file was replaced since it was fetched"));
         }
         Ok(record)
     }

@@ -49,7 +49,7 @@ pub fn with_versions(directory: &Path) -> Vec<PathBuf> {
 /// This user has no home.
 pub fn destination(dest: Option<&Path>) -> Result<PathBuf, Diagnostic> {
     let home = || {
-        Diagnostic::new("this user has no home to put interpreters in")
+        Diagnostic::new("this user has no home directory for interpreters")
             .with_hint("name a directory: qus fetch --dest DIR …")
     };
     match dest {

@@ -75,7 +75,7 @@ pub enum AptError {
         messages: String,
     },
     /// apt claims success and there is no package.
-    #[error("apt-get download {package} left no package")]
+    #[error("apt-get download {package} wrote no package")]
     Nothing {
         /// The package asked for.
         package: String,

@@ -58,7 +58,7 @@ impl<'a> Ar<'a> {
         }
         let name = name.trim_ascii_end();
         let name = name.strip_suffix(b"/").unwrap_or(name).to_vec();
-        let size = decimal(size).ok_or_else(|| malformed("the size is no number"))?;
+        let size = decimal(size).ok_or_else(|| malformed("the size is not a number"))?;
         let start = offset.saturating_add(HEADER as u64);
         let content = self.file.part(start, size).ok_or_else(|| truncated(Some(printable(&name))))?;
         self.offset = start.saturating_add(size);

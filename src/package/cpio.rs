@@ -143,7 +143,8 @@ impl Cpio<'_, '_> {
         }
         let mut numbers = [0; 13];
         for (number, field) in numbers.iter_mut().zip(fields.chunks_exact(8)) {
-            *number = hexadecimal(field).ok_or_else(|| self.malformed("a field of a header is no number"))?;
+            *number =
+                hexadecimal(field).ok_or_else(|| self.malformed("a field of a header is not a number"))?;
         }
         let [inode, mode, _, _, links, _, size, major, minor, _, _, name_size, sum] = numbers;
         Ok(Header {

@@ -26,13 +26,13 @@ pub enum PackageError {
         path: PathBuf,
     },
     /// The content is nothing that interpreters can be got out of.
-    #[error("{} is no package, no archive, no image, no directory and no ELF program", path.display())]
+    #[error("{} is not a package, archive, image, directory or ELF program", path.display())]
     Unknown {
         /// The source.
         path: PathBuf,
     },
     /// The single file given has not the name of a wanted interpreter.
-    #[error("{} does not have the name of a wanted interpreter", path.display())]
+    #[error("{} does not have the name of a requested interpreter", path.display())]
     NotWanted {
         /// The source.
         path: PathBuf,
@@ -70,7 +70,7 @@ pub enum PackageError {
         version: String,
     },
     /// The content is compressed in a way that is not supported.
-    #[error("{}: {member} is compressed in an unknown way; known are xz, zstd and gzip", path.display())]
+    #[error("{}: {member} has an unknown compression; xz, zstd and gzip are supported", path.display())]
     Compression {
         /// The source.
         path: PathBuf,
@@ -78,7 +78,7 @@ pub enum PackageError {
         member: String,
     },
     /// A member's name leads out of the directory that a package is unpacked to.
-    #[error("{} is hostile: the name {member} leads out of the package", path.display())]
+    #[error("{} is hostile: the name {member} points outside of the package", path.display())]
     Hostile {
         /// The source.
         path: PathBuf,
@@ -114,7 +114,7 @@ pub enum PackageError {
         source: io::Error,
     },
     /// The file is another one than was wanted.
-    #[error("{} is another file than it should be: its sha256 is {digest}, not {requested}", path.display())]
+    #[error("{} is another file: its SHA-256 is {digest}, not {requested}", path.display())]
     Digest {
         /// The source.
         path: PathBuf,
@@ -138,7 +138,7 @@ pub enum PackageError {
         source: io::Error,
     },
     /// The selection asked for a stored name that is no file name.
-    #[error("{name:?} is no name for a file")]
+    #[error("{name:?} is not a file name")]
     StoredName {
         /// The name.
         name: String,

@@ -102,7 +102,7 @@ impl<'a> Image<'a> {
         let digest = Sha256::of(&mut member.clone())
             .map_err(|source| PackageError::Open { path: self.path.to_owned(), source })?;
         if digest != requested {
-            return Err(self.malformed(&format!("{} has the sha256 {digest}", printable(name.as_bytes()))));
+            return Err(self.malformed(&format!("{} has the SHA-256 {digest}", printable(name.as_bytes()))));
         }
         Ok(member)
     }
@@ -121,7 +121,7 @@ impl<'a> Image<'a> {
             .read_to_end(&mut bytes)
             .map_err(|source| PackageError::Open { path: self.path.to_owned(), source })?;
         serde_json::from_slice(&bytes)
-            .map_err(|error| self.malformed(&format!("{} is no JSON: {error}", member())))
+            .map_err(|error| self.malformed(&format!("{} is not JSON: {error}", member())))
     }
 
     fn malformed(&self, what: &str) -> PackageError {

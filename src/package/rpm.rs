@@ -110,7 +110,7 @@ impl Headers<'_> {
         }
         let (entries, size) = (word(sizes, 0), word(sizes, 4));
         if entries > ENTRIES || size > DATA {
-            return Err(self.malformed(format!("the header at byte {offset} is larger than rpm would take")));
+            return Err(self.malformed(format!("the header at byte {offset} is larger than rpm accepts")));
         }
         let index = offset.saturating_add(16);
         let data = index.saturating_add(u64::from(entries) * 16);
@@ -163,7 +163,7 @@ impl Headers<'_> {
             .read_to_end(&mut bytes)
             .map_err(|source| self.cannot_read(source))?;
         let end = bytes.iter().position(|byte| *byte == 0);
-        let end = end.ok_or_else(|| self.malformed("a text in the header has no end".to_owned()))?;
+        let end = end.ok_or_else(|| self.malformed("a text in the header is not terminated".to_owned()))?;
         Ok(String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned())
     }
 

@@ -151,7 +151,7 @@ impl Tarball<'_> {
                 b"path" => ahead.path = Some(record.value_bytes().to_vec()),
                 b"size" => {
                     let size = record.value().ok().and_then(|text| text.parse().ok());
-                    let text = "a size in an extended header is no number";
+                    let text = "a size in an extended header is not a number";
                     ahead.size = Some(size.ok_or_else(|| self.malformed(text))?);
                 }
                 key if key.starts_with(b"GNU.sparse.") => ahead.sparse = true,

@@ -26,7 +26,7 @@ const DIRECTORIES: [&str; 5] = ["/dev/shm", "/run", "/tmp", "/var/tmp", "."];
 #[non_exhaustive]
 pub enum ProbeError {
     /// No directory lets programs run; each with its reason.
-    #[error("cannot run probes: no directory for temporary files lets programs run ({0})")]
+    #[error("cannot run probes: no directory for temporary files permits execution ({0})")]
     NoDirectory(String),
     /// A helper process could not be started or spoken to.
     #[error("cannot run probes: cannot start a process: {0}")]

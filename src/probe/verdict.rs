@@ -35,10 +35,10 @@ pub struct Verification {
 #[non_exhaustive]
 pub enum Failure {
     /// No enabled handler takes the probe (K40).
-    #[error("the kernel starts nothing for its programs (Exec format error)")]
+    #[error("the kernel starts no interpreter for its programs (Exec format error)")]
     NoHandler,
     /// Another handler, registered later, takes it (K31); its name, if it is known.
-    #[error("another handler is in front and takes its programs{}", named(.0.as_ref()))]
+    #[error("another handler comes first and matches its programs{}", named(.0.as_ref()))]
     Shadowed(Option<String>),
     /// The interpreter could not be started at all; the errno in words.
     #[error("its interpreter cannot be started: {0}")]
@@ -59,7 +59,7 @@ pub enum Failure {
     },
     /// With `P` the program got its path as `argv[0]`: the interpreter does not know the flag, and arguments are
     /// shifted.
-    #[error("its interpreter does not know the flag P: programs get shifted arguments")]
+    #[error("its interpreter does not support the flag P: programs get shifted arguments")]
     Argv0NotPreserved,
     /// The program did not do what it is made of.
     #[error("its probe ended with status {status}, not {STATUS_ARGV0}{}", after(.output))]
@@ -70,7 +70,7 @@ pub enum Failure {
         output: String,
     },
     /// It did not come to an end.
-    #[error("its probe did not come to an end in time")]
+    #[error("its probe did not end in time")]
     TimedOut,
 }
 
@@ -134,7 +134,7 @@ fn reason(errno: Errno) -> &'static str {
     match errno {
         Errno::ENOENT => "it, or the loader it needs, does not exist",
         Errno::EACCES => "it is not executable, or is on a noexec mount",
-        Errno::ELOOP => "the handler takes its own interpreter",
+        Errno::ELOOP => "the handler matches its own interpreter",
         Errno::ELIBBAD => "its loader is of another architecture",
         Errno::ETXTBSY => "a process has it open for writing",
         other => other.desc(),

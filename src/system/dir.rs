@@ -153,7 +153,7 @@ impl Walk {
                 let target = PathBuf::from(readlinkat(&next, "")?);
                 if !is_trusted(found.st_uid) {
                     return Err(io::Error::other(format!(
-                        "{} is a symbolic link to {} that user {} has made, and is not followed",
+                        "{} is a symbolic link to {} that user {} created, and is not followed",
                         self.shown.display(),
                         target.display(),
                         found.st_uid

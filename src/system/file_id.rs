@@ -41,7 +41,7 @@ pub(crate) fn open_no_follow(path: &Path) -> io::Result<File> {
 /// Opens a regular file for reading: a device might never end to be read.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let file = open_without_waiting(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not an ordinary file")) }
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
 /// The file name of a path, as bytes; empty where it has none.

@@ -31,13 +31,13 @@ const MAX: u64 = 1 << 20;
 #[non_exhaustive]
 pub enum ManagedFileError {
     /// Somebody else wrote it.
-    #[error("{} was not written by qus, and stays as it is", .0.display())]
+    #[error("{} was not written by qus, and is left in place", .0.display())]
     Foreign(PathBuf),
     /// qus wrote it, and it was edited since; or version 0.1.0 wrote it, without a checksum.
-    #[error("{} was changed since qus wrote it, and stays as it is", .0.display())]
+    #[error("{} was edited since qus wrote it, and is left in place", .0.display())]
     Edited(PathBuf),
     /// A symbolic link. One to `/dev/null` masks the file.
-    #[error("{} is a symbolic link, to {}, and stays as it is", path.display(), target.display())]
+    #[error("{} is a symbolic link, to {}, and is left in place", path.display(), target.display())]
     Link {
         /// The link.
         path: PathBuf,
@@ -45,7 +45,7 @@ pub enum ManagedFileError {
         target: PathBuf,
     },
     /// A directory, a pipe, a device.
-    #[error("{} is not an ordinary file, and stays as it is", .0.display())]
+    #[error("{} is not a regular file, and is left in place", .0.display())]
     Special(PathBuf),
     /// Anything else that went wrong.
     #[error("cannot {operation} {}: {source}", path.display())]
@@ -286,7 +286,7 @@ mod tests {
                 write(path, &own("a"), false).unwrap_err(),
                 remove(path).unwrap_err(),
             ] {
-                assert_eq!(error.to_string(), format!("{} {message}, and stays as it is", path.display()));
+                assert_eq!(error.to_string(), format!("{} {message}, and is left in place", path.display()));
             }
         };
         fs::write(&path, "# Written by somebody\n").unwrap();
@@ -295,7 +295,7 @@ mod tests {
         let link = directory.path().join("link");
         symlink("/dev/null", &link).unwrap();
         refused(&link, "is a symbolic link, to /dev/null");
-        refused(directory.path(), "is not an ordinary file");
+        refused(directory.path(), "is not a regular file");
         // An empty file masks the others.
         fs::write(&path, "").unwrap();
         refused(&path, "was not written by qus");

@@ -68,7 +68,7 @@ impl OutputFile {
             return if opened == kind {
                 Ok(Self::Stream(file))
             } else {
-                Err(io::Error::other("it was exchanged for a file of another type"))
+                Err(io::Error::other("it was replaced by a file of another type"))
             };
         }
         match refused_type(&looked_at) {

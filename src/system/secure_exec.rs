@@ -37,8 +37,8 @@ pub fn check() -> Result<(), Diagnostic> {
 }
 
 fn refusal(taking: &str) -> Diagnostic {
-    let message = "qus would act here with rights that its caller has not (setuid, setgid, capabilities of its file): \
-                   it does nothing then, as its arguments and its environment are the caller's";
+    let message = "refusing to run with more rights than the caller (setuid, setgid, capabilities of the file), \
+                   as arguments and environment are the caller's";
     let file = std::env::current_exe().unwrap_or_default();
     Diagnostic::new(message)
         .with_command(format!("sudo {taking} {}", path_word(&file)))

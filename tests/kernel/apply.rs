@@ -198,7 +198,7 @@ fn apply_refuses_hostile_lines_and_does_the_rest(lab: &Lab) {
         assert!(words(&ran).contains(&failed), "no {failed} in {ran:#?}");
     }
     assert!(words(&ran).contains(&"bad.conf:11 registered good".to_owned()), "{ran:#?}");
-    assert!(ran.stderr.contains("10 of 11 lines are not in force; the others are"), "{ran:#?}");
+    assert!(ran.stderr.contains("10 of 11 rules are not registered; the others are"), "{ran:#?}");
     assert_eq!(order(), ["good"]);
     // A line that the kernel refuses is reported with its location, too.
     fs::write(lab.path("missing.conf"), ":gone:E::gone::/nowhere/at/all:F\n").unwrap();
@@ -221,20 +221,20 @@ fn apply_refuses_what_would_take_the_hosts_programs(lab: &Lab) {
         lab.refused(["apply", "x.conf"], 2, message);
         assert_eq!(run(&mut Command::new("/bin/true")).status, 0);
     };
-    let takes = "it takes this host's own programs: none of them could be started any more";
+    let takes = "it matches this host's own programs, which would all fail";
     refused(&format!(":all:M::{magic}::/x:"), takes);
     refused(r":any:M::\x00:\x00:/x:", takes);
     refused(":scripts:M::#!::/x:", takes);
     refused(&own, takes);
     // A rule that takes no program of this host, but its own interpreter.
     let interpreter = lab.executable("loop.mine", b"MINE and more");
-    refused(&format!(":own:M::MINE::{}:", interpreter.display()), "it takes its own interpreter, ");
-    refused(&format!(":own:E::mine::{}:", interpreter.display()), "it takes its own interpreter, ");
+    refused(&format!(":own:M::MINE::{}:", interpreter.display()), "it matches its own interpreter, ");
+    refused(&format!(":own:E::mine::{}:", interpreter.display()), "it matches its own interpreter, ");
     // Rules by which other users would gain rights.
     fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o777)).unwrap();
     refused(
         &format!(":c:E::c::{}:C", interpreter.display()),
-        "runs as root, but others than root may write to it",
+        "runs as root, but other users than root may write to it",
     );
     fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o4755)).unwrap();
     refused(&format!(":s:E::s::{}:F", interpreter.display()), "has a setuid or setgid bit");
@@ -279,14 +279,18 @@ fn apply_reads_what_is_named(lab: &Lab) {
     assert_eq!(order(), ["c", "b", "a"]);
     fs::create_dir(lab.path("empty")).unwrap();
     let ran = done(lab.qus(["apply", "empty"]));
-    assert_eq!((ran.stdout.as_str(), ran.stderr.contains("no rule is in empty\n")), ("", true), "{ran:#?}");
+    assert_eq!(
+        (ran.stdout.as_str(), ran.stderr.contains("no rule was found in empty\n")),
+        ("", true),
+        "{ran:#?}"
+    );
 }
 
 kernel_test!(apply_says_what_it_cannot_read);
 fn apply_says_what_it_cannot_read(lab: &Lab) {
     lab.refused(["apply", "nowhere.conf"], 2, "does not exist");
     mkfifo(&lab.path("pipe.conf"), Mode::S_IRWXU).unwrap();
-    lab.refused(["apply", "pipe.conf"], 2, "is not an ordinary file");
+    lab.refused(["apply", "pipe.conf"], 2, "is not a regular file");
     let large = fs::File::create(lab.path("large.conf")).unwrap();
     large.set_len(2 << 20).unwrap();
     lab.refused(["apply", "large.conf"], 2, "has more than 1048576 bytes");
@@ -330,5 +334,5 @@ kernel_test!(apply_where_all_is_off_says_so);
 fn apply_where_all_is_off_says_so(lab: &Lab) {
     fs::write(lab.path("x.conf"), odd("x", "/x")).unwrap();
     lab.command("status", "0");
-    lab.refused(["apply", "x.conf"], 2, "the whole instance is switched off: no handler is in force");
+    lab.refused(["apply", "x.conf"], 2, "the whole instance is disabled: no handler is active");
 }

@@ -248,7 +248,7 @@ fn links_of_another_user(lab: &Lab, scene: &Scene<'_>) {
     symlink(scene.victims.join("folder"), scene.theirs.join("link")).unwrap();
     std::os::unix::fs::lchown(scene.theirs.join("link"), Some(STRANGER), Some(STRANGER)).unwrap();
     let message = format!(
-        "theirs/link is a symbolic link to {} that user {STRANGER} has made, and is not followed",
+        "theirs/link is a symbolic link to {} that user {STRANGER} created, and is not followed",
         scene.victims.join("folder").display()
     );
     for words in [

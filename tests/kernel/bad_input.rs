@@ -143,8 +143,7 @@ fn a_setuid_interpreter_is_refused(lab: &Lab) {
     let file = lab.copy("d/qemu-arm-static", &interpreter("arm"));
     for mode in [0o4755, 0o2755] {
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-        let message =
-            "has a setuid or setgid bit: every program that it runs would get the rights of its owner";
+        let message = "has a setuid or setgid bit: all programs would get the rights of its owner";
         unfit(lab, &file, message).suggests(&format!("chmod ug-s {}", file.display()));
     }
 }

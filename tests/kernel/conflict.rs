@@ -108,7 +108,7 @@ fn a_pattern_that_takes_too_little_is_replaced(lab: &Lab) {
         lab,
         b"\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff",
     );
-    replaced(lab, "qemu-arm failed: it does not take all programs that today's toolchains write");
+    replaced(lab, "qemu-arm failed: it does not match all programs that today's toolchains write");
 }
 
 kernel_test!(what_an_interrupted_run_left_is_cleared_away);
@@ -129,7 +129,11 @@ kernel_test!(somebody_elses_handler_is_in_the_way);
 fn somebody_elses_handler_is_in_the_way(lab: &Lab) {
     let file = fex(lab);
     let ours = interpreter("arm");
-    let message = format!("FEX-arm ({}, flags PF) has its programs, not {}", file.display(), ours.display());
+    let message = format!(
+        "FEX-arm ({}, flags PF) already handles these programs, not {}",
+        file.display(),
+        ours.display()
+    );
     let ran = lab.refused(["register", "arm"], 2, &message);
     assert!(ran.stderr.contains("qus: arm was not registered\n"), "{ran:#?}");
     ran.suggests("qus register --replace arm");
@@ -167,7 +171,7 @@ fn a_name_that_is_taken_is_in_the_way(lab: &Lab) {
     lab.register(b":qemu-arm:M::MZ::/bin/true:").unwrap();
     let message = "the name is taken by another handler, qemu-arm (/bin/true, flags none)";
     let ran = lab.refused(["register", "arm"], 2, message);
-    assert!(!ran.stdout.contains("has its programs"), "{ran:#?}");
+    assert!(!ran.stdout.contains("already handles these programs"), "{ran:#?}");
     ran.suggests("qus register --replace arm");
     let printed = lab.done(["register", "--replace", "arm"]);
     assert!(printed.contains(" replaced ") && printed.contains("; in place of qemu-arm\n"), "{printed}");
@@ -180,7 +184,7 @@ fn another_interpreter_than_the_named_one_is_in_the_way(lab: &Lab) {
     let newer = downloads::newer();
     let newer = newer.to_str().unwrap();
     let there = format!("qemu-arm ({}, flags POF)", interpreter("arm").display());
-    let message = format!("{there} has its programs, not {newer}/qemu-arm-static");
+    let message = format!("{there} already handles these programs, not {newer}/qemu-arm-static");
     let ran = lab.refused(["register", "--interpreter-dir", newer, "arm"], 2, &message);
     let command = format!("qus register --replace --interpreter-dir {newer} arm");
     ran.suggests(&command);
@@ -206,7 +210,7 @@ fn credentials_are_asked_for_by_flag(lab: &Lab) {
 
     lab.done(["reset"]);
     lab.done(["register", "--interpreter-dir", "own", "arm"]);
-    let there = format!("qemu-arm ({}, flags POF) has its programs", place.display());
+    let there = format!("qemu-arm ({}, flags POF) already handles these programs", place.display());
     let ran = lab.refused(words, 2, &there);
     let command = "qus register --replace --interpreter-dir own --credentials arm";
     ran.suggests(command);
@@ -220,7 +224,8 @@ fn credentials_need_an_interpreter_of_root_alone(lab: &Lab) {
     for mode in [0o775, 0o757] {
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         let path = file.display();
-        let message = format!("with --credentials {path} runs as root, but others than root may write to it");
+        let message =
+            format!("with --credentials {path} runs as root, but other users than root may write to it");
         let words = ["register", "--credentials", "--interpreter-dir", "own", "arm"];
         let ran = lab.refused(words, 2, &message);
         ran.suggests(&format!("sudo chown root:root {path} && sudo chmod 755 {path}"));

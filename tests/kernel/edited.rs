@@ -42,9 +42,9 @@ fn an_edited_file_stays_as_it_is(lab: &Lab) {
         assert_ne!(edited, written);
         // The first line is qus's marker: a file without it is not a file of qus.
         let message = if edited.starts_with("# Written by qus") {
-            format!("{ARM} was changed since qus wrote it, and stays as it is")
+            format!("{ARM} was edited since qus wrote it, and is left in place")
         } else {
-            format!("{ARM} was not written by qus, and stays as it is")
+            format!("{ARM} was not written by qus, and is left in place")
         };
         fs::write(ARM, &edited).unwrap();
         for words in [&["arm"][..], &["--replace", "arm"]] {
@@ -59,7 +59,7 @@ fn an_edited_file_stays_as_it_is(lab: &Lab) {
     let edited = format!("{written}:mine:E::mine::/mine:\n");
     fs::write(ARM, &edited).unwrap();
     let ran = lab.qus(["reset", "--persist"]);
-    let message = format!("  {ARM} was changed since qus wrote it, and stays as it is\n");
+    let message = format!("  {ARM} was edited since qus wrote it, and is left in place\n");
     let row = ran.stdout.lines().find(|line| line.starts_with(&format!("arm    edited   {ARM}  ")));
     assert!(ran.status == 2 && row.is_some() && ran.stdout.contains(&message), "no {message:?} in {ran:#?}");
     assert!(ran.stderr.contains(&format!("qemu-arm comes back at boot, by {ARM}\n")), "{ran:#?}");
@@ -89,7 +89,7 @@ fn an_edited_service_stays_as_it_is(lab: &Lab) {
     let service = "/etc/init.d/qus";
     let edited = fs::read_to_string(service).unwrap() + "# mine\n";
     fs::write(service, &edited).unwrap();
-    let message = format!("{service} was changed since qus wrote it, and stays as it is");
+    let message = format!("{service} was edited since qus wrote it, and is left in place");
     for words in [&["register", "--persist", "--interpreter-dir", "q", "arm"][..], &["reset", "--persist"]] {
         let ran = lab.qus(words.iter().copied());
         assert_eq!(ran.status, 2, "{ran:#?}");
@@ -105,7 +105,7 @@ fn an_exported_file_that_was_edited_stays(lab: &Lab) {
     let path = lab.path("rules/qus-arm.conf");
     let edited = fs::read_to_string(&path).unwrap() + "# mine\n";
     fs::write(&path, &edited).unwrap();
-    lab.refused(words, 2, "rules/qus-arm.conf was changed since qus wrote it, and stays as it is");
+    lab.refused(words, 2, "rules/qus-arm.conf was edited since qus wrote it, and is left in place");
     assert_eq!(fs::read_to_string(&path).unwrap(), edited);
 }
 

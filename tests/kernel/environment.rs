@@ -15,7 +15,7 @@ const POWERLESS: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all
 
 kernel_test!(who_is_not_root_is_told, somebody);
 fn who_is_not_root_is_told(lab: &Lab) {
-    let message = "not permitted to register in /proc/sys/fs/binfmt_misc: only root may";
+    let message = "cannot register in /proc/sys/fs/binfmt_misc: only root may";
     for words in [&["register", "arm"][..], &["register", "all"], &["register", "--no-verify", "linux/arm64"]]
     {
         let ran = lab.refused(words.iter().copied(), 2, message);
@@ -34,14 +34,14 @@ fn who_may_not_change_handlers_is_told(lab: &Lab) {
     for file in ["register", "qemu-arm"] {
         fs::set_permissions(Path::new(INSTANCE).join(file), fs::Permissions::from_mode(0o444)).unwrap();
     }
-    let message = "not permitted to register in /proc/sys/fs/binfmt_misc: only root may";
+    let message = "cannot register in /proc/sys/fs/binfmt_misc: only root may";
     for words in [&["register", "s390x"][..], &["reset"], &["reset", "arm"], &["disable", "all"]] {
         let ran = lab.refused_under(&POWERLESS, words.iter().copied(), 2, message);
         ran.suggests(&format!("sudo qus {}", words.join(" ")));
     }
     fs::set_permissions(Path::new(INSTANCE).join("register"), fs::Permissions::from_mode(0o644)).unwrap();
     for command in ["reset", "disable"] {
-        lab.refused_under(&POWERLESS, [command, "arm"], 2, "not permitted to change qemu-arm: only root may");
+        lab.refused_under(&POWERLESS, [command, "arm"], 2, "cannot change qemu-arm: only root may");
     }
 }
 

@@ -89,7 +89,7 @@ fn export_leaves_the_machines_own_family_out(lab: &Lab) {
     let value = lab.json(["export", "all", "--format", "json", "--interpreter-path", NOWHERE]);
     assert!(!value.to_string().contains(&format!("\"arch\":\"{own}\"")), "{value:#}");
     let words = ["export", own, "--format", "systemd", "--interpreter-path", NOWHERE];
-    lab.refused(words, 2, &format!("a machine of {own} runs {own} itself"));
+    lab.refused(words, 2, &format!("a machine of {own} runs {own} natively"));
 }
 
 fn files(lab: &Lab, directory: &str) -> BTreeMap<String, (u32, String)> {
@@ -144,7 +144,7 @@ fn export_writes_files_and_spares_those_of_others(lab: &Lab) {
     fs::remove_file(lab.path("made/here/qus-arm.conf")).unwrap();
     let before = files(lab, "made/here");
     let words = ["export", "arm", "microblaze", "--format", "systemd", "-o", "made/here"];
-    let ran = lab.refused(words, 2, "qus-microblaze.conf was not written by qus, and stays as it is");
+    let ran = lab.refused(words, 2, "qus-microblaze.conf was not written by qus, and is left in place");
     ran.suggests("sudo mv made/here/qus-microblaze.conf made/here/qus-microblaze.conf.before-qus");
     assert_eq!(files(lab, "made/here"), before);
 }
@@ -158,7 +158,7 @@ fn export_says_what_it_cannot(lab: &Lab) {
     let words = ["export", "--format", "systemd", "--interpreter-dir", "empty"];
     lab.refused(words, 2, "no interpreter for any architecture is in empty");
     let words = ["export", "arm", "--format", "systemd", "--interpreter-path", "relative/{arch}"];
-    lab.refused(words, 2, "relative/{arch} is no absolute path");
+    lab.refused(words, 2, "relative/{arch} is not an absolute path");
     let words = ["export", "arm", "s390x", "--format", "systemd", "--interpreter-path", "/opt/emulator"];
     lab.refused(words, 2, "/opt/emulator would be the interpreter of several architectures");
     let words = ["export", "arm", "--format", "nix", "--interpreter-path", "/opt/a\nb"];

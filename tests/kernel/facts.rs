@@ -21,7 +21,7 @@ use crate::namespace::{INSTANCE, STRANGER, mount_instance};
 use crate::programs::{crashing, host, probe};
 use crate::skip::skip;
 
-/// Exit status of [`unknown_file`] if no handler takes it: a shell reads the file that it cannot start.
+/// Exit status of [`unknown_file`] if no handler matches: a shell reads the file that it cannot start.
 const NOT_TAKEN: i32 = 3;
 /// Exit status of a probe whose `argv[0]` is an absolute path.
 const TAKEN: i32 = b'/' as i32;

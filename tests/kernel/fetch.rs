@@ -72,7 +72,7 @@ fn fetch_takes_a_single_file(lab: &Lab) {
     let source = source.to_str().unwrap();
     assert!(lab.done(["fetch", "--from", source, "--dest", "dest", "all"]).contains(" fetched "));
     assert!(lab.done(["fetch", "--from", source, "--dest", "dest", "arm"]).contains(" unchanged "));
-    let message = format!("{source} does not have the name of a wanted interpreter");
+    let message = format!("{source} does not have the name of a requested interpreter");
     lab.refused(["fetch", "--from", source, "--dest", "dest", "s390x"], 2, &message);
     assert_eq!(files(lab).len(), 1);
 }
@@ -155,7 +155,7 @@ fn a_damaged_package_is_refused(lab: &Lab) {
     let good = deb(".gz", &tree().done());
     let write = |content: &[u8]| fs::write(lab.path("some.deb"), content).unwrap();
     write(b"<html>404 Not Found</html>\n");
-    refused(lab, "some.deb", "some.deb is no package, no archive, no image, no directory and no ELF program");
+    refused(lab, "some.deb", "some.deb is not a package, archive, image, directory or ELF program");
     write(b"");
     refused(lab, "some.deb", "some.deb is empty");
     write(&good[..good.len() / 2]);
@@ -177,7 +177,7 @@ fn a_hostile_package_is_refused(lab: &Lab) {
     let elf = fs::read(interpreter("arm")).unwrap();
     for path in ["./../qemu-arm-static", "/usr/bin/qemu-arm-static", "./usr/bin/../../../qemu-arm-static"] {
         fs::write(lab.path("some.deb"), deb("", &Tree::new().file(path, &elf).done())).unwrap();
-        let message = format!("some.deb is hostile: the name {path} leads out of the package");
+        let message = format!("some.deb is hostile: the name {path} points outside of the package");
         refused(lab, "some.deb", &message);
     }
     let header = Tree::header(tar::EntryType::Regular, "./usr/bin/qemu-arm-static", 1 << 40);
@@ -194,7 +194,7 @@ kernel_test!(fetch_without_a_place_is_refused);
 fn fetch_without_a_place_is_refused(lab: &Lab) {
     let source = interpreter("arm");
     let words = ["fetch", "--from", source.to_str().unwrap(), "arm"];
-    lab.refused(words, 2, "this user has no home to put interpreters in")
+    lab.refused(words, 2, "this user has no home directory for interpreters")
         .hints("name a directory: qus fetch --dest DIR …");
     let words = ["fetch", "--from", source.to_str().unwrap(), "--dest", "/proc/nowhere", "arm"];
     lab.refused(words, 2, "cannot write /proc/nowhere: ")

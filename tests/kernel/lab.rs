@@ -25,7 +25,7 @@ pub(crate) const QUS: &str = env!("CARGO_BIN_EXE_qus");
 pub(crate) const OURS: Flags = Flags::PRESERVE_ARGV0.union(Flags::OPEN_BINARY).union(Flags::FIX_BINARY);
 
 /// Message of `reset` when it finds no handler.
-pub(crate) const NO_HANDLER: &str = "qus: no handler of QEMU's emulators is there\n";
+pub(crate) const NO_HANDLER: &str = "qus: there is no handler of a QEMU emulator\n";
 
 /// The environment of one test.
 pub(crate) struct Lab {
@@ -321,7 +321,7 @@ impl Ran {
         let summary = format!(" in user namespace {inode} only");
         // Copies are on a file system in memory here (see cover.rs), and the machine's licence texts are not covered.
         let of_this_lab =
-            ["is on tmpfs, which is empty after a restart\n", "no licence text of QEMU was found"];
+            ["is on tmpfs, which is empty after a reboot\n", "no licence text of QEMU was found"];
         // In a pipe, each step of long work is a line.
         let steps = ["downloading ", "unpacking ", "updating the lists of packages", "packing "];
         let is_step = |line: &str| steps.iter().any(|step| line.starts_with(&format!("qus: {step}")));

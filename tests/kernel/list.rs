@@ -133,7 +133,7 @@ kernel_test!(an_instance_that_is_off_is_said);
 fn an_instance_that_is_off_is_said(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.command("status", "0");
-    let message = "the whole instance is switched off: no handler is in force";
+    let message = "the whole instance is disabled: no handler is active";
     let command = format!("echo 1 | sudo tee {INSTANCE}/status");
     let ran = lab.qus(["list"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
@@ -145,7 +145,7 @@ fn an_instance_that_is_off_is_said(lab: &Lab) {
     }
     let ran = lab.qus(["verify"]);
     assert_eq!(ran.status, 1, "{ran:#?}");
-    assert!(ran.stdout.contains("the whole instance is switched off"), "{ran:#?}");
+    assert!(ran.stdout.contains("the whole instance is disabled"), "{ran:#?}");
     lab.command("status", "1");
     lab.done(["verify"]);
 }
@@ -194,7 +194,7 @@ fn enable_without_a_handler_fails(lab: &Lab) {
         assert!(ran.stderr.contains("1 of 1 architectures have no handler"), "{ran:#?}");
         ran.suggests("sudo qus register s390x");
         let ran = lab.qus([command, "all"]);
-        assert_eq!((ran.status, ran.stderr.as_str()), (0, "qus: no handler of QEMU's emulators is there\n"));
+        assert_eq!((ran.status, ran.stderr.as_str()), (0, "qus: there is no handler of a QEMU emulator\n"));
     }
     // Existing handlers are disabled nevertheless.
     lab.done(["register", "arm"]);
@@ -230,7 +230,7 @@ fn show_explains_every_architecture(lab: &Lab) {
             let line = handler["line"].as_str().unwrap();
             assert!(text.contains(&format!("\nhandler {name}\n")) && text.contains(line), "{text}");
             // The kernel accepts the line, with an existing interpreter instead of the path. The instance is disabled,
-            // as one of the lines takes this host's own programs.
+            // as one of the lines matches this host's own programs.
             lab.command("status", "0");
             let path = format!("/usr/bin/qemu-{}-static", arch.name);
             assert!(line.ends_with(&format!(":{path}:POF")), "{line}");

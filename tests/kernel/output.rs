@@ -114,7 +114,7 @@ fn no_file_of_a_directory_replaces_a_pipe(lab: &Lab) {
         let ran = run(&mut lab.program(&wrapper, words.iter().copied()));
         assert_eq!(ran.status, 2, "{ran:#?}");
         let description =
-            ran.stderr.contains("it is a named pipe") || ran.stderr.contains("not an ordinary file");
+            ran.stderr.contains("it is a named pipe") || ran.stderr.contains("not a regular file");
         assert!(description && ran.stderr.contains(name.split('/').next_back().unwrap()), "{ran:#?}");
         assert!(is_pipe(&path), "{words:?}");
     }

@@ -95,7 +95,7 @@ fn persist_writes_what_was_registered(lab: &Lab) {
     assert!(ran.stderr.contains("; systemd registers them again whenever it starts; "), "{ran:#?}");
     assert!(!ran.stderr.contains("until"), "{ran:#?}");
     // The test's own directory is on tmpfs, and qus reports that.
-    assert!(ran.stderr.contains(&format!("{COPY} is on tmpfs, which is empty after a restart")), "{ran:#?}");
+    assert!(ran.stderr.contains(&format!("{COPY} is on tmpfs, which is empty after a reboot")), "{ran:#?}");
     // The file names its writer, the command that removes it, and exactly the rule that the kernel has.
     let text = fs::read_to_string(ARM).unwrap();
     let words = ["export", "arm", "--format", "systemd", "--interpreter-path"];
@@ -357,7 +357,7 @@ fn persist_asks_before_it_replaces_what_nobody_restores(lab: &Lab) {
     // A handler of another tool is a conflict with and without `--persist`.
     lab.done(["reset", "--persist"]);
     lab.handler("rosetta", "arm", Path::new("/run/rosetta/rosetta"), Flags::empty());
-    refused(lab, "rosetta (/run/rosetta/rosetta, flags none) has its programs");
+    refused(lab, "rosetta (/run/rosetta/rosetta, flags none) already handles these programs");
 }
 
 kernel_test!(persist_never_touches_files_of_others);
@@ -366,7 +366,7 @@ fn persist_never_touches_files_of_others(lab: &Lab) {
     fs::create_dir("/etc/binfmt.d").unwrap();
     for content in ["", ":mine:E::mine::/mine:\n", "# Written by somebody else\n"] {
         fs::write(ARM, content).unwrap();
-        let ran = refused(lab, "/etc/binfmt.d/qus-arm.conf was not written by qus, and stays as it is");
+        let ran = refused(lab, "/etc/binfmt.d/qus-arm.conf was not written by qus, and is left in place");
         ran.suggests(&format!("sudo mv {ARM} {ARM}.before-qus"));
         // `reset` does not remove the file either.
         lab.done_with(["reset", "--persist"], NO_HANDLER);
@@ -374,16 +374,16 @@ fn persist_never_touches_files_of_others(lab: &Lab) {
     }
     lab.type_command(&format!("mv {ARM} {ARM}.before-qus"));
     symlink("/dev/null", ARM).unwrap();
-    refused(lab, "/etc/binfmt.d/qus-arm.conf is a symbolic link, to /dev/null, and stays as it is");
+    refused(lab, "/etc/binfmt.d/qus-arm.conf is a symbolic link, to /dev/null, and is left in place");
     fs::remove_file(ARM).unwrap();
     fs::write("/etc/victim", "precious").unwrap();
     symlink("/etc/victim", ARM).unwrap();
-    refused(lab, "/etc/binfmt.d/qus-arm.conf is a symbolic link, to /etc/victim, and stays as it is");
+    refused(lab, "/etc/binfmt.d/qus-arm.conf is a symbolic link, to /etc/victim, and is left in place");
     lab.done_with(["reset", "--persist"], NO_HANDLER);
     assert_eq!(fs::read_to_string("/etc/victim").unwrap(), "precious");
     fs::remove_file(ARM).unwrap();
     fs::create_dir(ARM).unwrap();
-    refused(lab, "/etc/binfmt.d/qus-arm.conf is not an ordinary file, and stays as it is");
+    refused(lab, "/etc/binfmt.d/qus-arm.conf is not a regular file, and is left in place");
     // The rest of a batch is registered nevertheless.
     let ran = persist(lab, &["arm", "s390x"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
@@ -433,7 +433,7 @@ fn persist_without_space_for_the_rules_says_how_long_it_lasts(lab: &Lab) {
     cover("/etc", "mode=755,size=8k", MsFlags::empty());
     fs::create_dir("/etc/binfmt.d").unwrap();
     fs::write("/etc/full", vec![b' '; 16384]).unwrap_err();
-    let message = "registered until the next restart, and not for longer: \
+    let message = "registered until the next reboot only: \
         cannot write /etc/binfmt.d/qus-arm.conf: No space left on device";
     for _ in 0..2 {
         let ran = persist(lab, &["arm"]);
@@ -474,7 +474,10 @@ fn persist_says_when_nobody_restores(lab: &Lab) {
     assert!(ran.stderr.contains(message), "{ran:#?}");
     ran.hints("have root run `qus apply` at boot, for example in /etc/rc.local");
     // qus must not print that the handlers are restored.
-    assert!(ran.stderr.contains(", until that ends; ") && !ran.stderr.contains("again"), "{ran:#?}");
+    assert!(
+        ran.stderr.contains(", until that namespace ends; ") && !ran.stderr.contains("again"),
+        "{ran:#?}"
+    );
     assert_eq!(order(), ["qemu-arm"]);
     assert!(Path::new(ARM).exists());
     assert_eq!(lab.json(["register", "--persist", "--interpreter-dir", "q", "arm"])["init-system"], "nobody");
@@ -499,7 +502,7 @@ fn persist_makes_a_service_of_openrc(lab: &Lab) {
     let (service, link) = (Path::new("/etc/init.d/qus"), Path::new("/etc/runlevels/boot/qus"));
     fs::create_dir("/etc/init.d").unwrap();
     fs::write(service, "#!/sbin/openrc-run\n# Mine\n").unwrap();
-    refused(lab, "/etc/init.d/qus was not written by qus, and stays as it is");
+    refused(lab, "/etc/init.d/qus was not written by qus, and is left in place");
     fs::remove_file(service).unwrap();
     let ran = done(persist(lab, &["arm"]));
     assert!(
@@ -635,7 +638,7 @@ fn reset_says_what_comes_back(lab: &Lab) {
     done(persist(lab, &["arm"]));
     let ran = done(lab.qus(["reset"]));
     let message = format!(
-        "qemu-arm comes back at boot, by {ARM}; to have it stay away: sudo qus reset --persist arm\n"
+        "qemu-arm comes back at boot, by {ARM}; to remove it for good: sudo qus reset --persist arm\n"
     );
     assert!(ran.stderr.ends_with(&message), "{ran:#?}");
     lab.done_with(["reset", "--persist", "arm"], NO_HANDLER);

@@ -180,8 +180,8 @@ fn a_native_architecture_is_never_taken_for_a_foreign_one(lab: &Lab) {
     let words = ["register", "--no-verify", "--interpreter-dir", "own", companion];
     let program = lab.executable("program", &probe(arch(companion)));
     let program = program.to_str().unwrap();
-    let unknown = format!("cannot find out whether this host runs {companion} itself");
-    let native = "this host runs it itself".to_owned();
+    let unknown = format!("cannot determine whether this host runs {companion} natively");
+    let native = "this host runs it natively".to_owned();
     {
         let _covered = lab.without_probe_directories();
         refuses(&mut lab.program(&[], words), &[&unknown]);
@@ -261,7 +261,7 @@ fn a_dry_run_executes_and_writes_nothing(lab: &Lab) {
     if let Some(companion) = companion(lab) {
         let ran = traced(&["register", "-n", "--interpreter-dir", "own", companion]);
         assert!(
-            ran.stdout.contains("a dry run does not find out whether this host runs it itself"),
+            ran.stdout.contains("a dry run does not determine whether this host runs it natively"),
             "{ran:#?}"
         );
     }
@@ -274,14 +274,14 @@ fn a_dry_run_fetches_nothing(lab: &Lab) {
     let words = ["register", "-n", "--fetch", "--interpreter-dir", "empty", "--dest", "fetched", "sparc"];
     let ran = traced(lab, &words);
     assert_eq!(ran.status, 2, "{ran:#?}");
-    let reason = "no interpreter is in empty; a dry run fetches none";
+    let reason = "no interpreter is in empty; a dry run downloads nothing";
     assert!(ran.stdout.contains(reason), "no {reason:?} in {ran:#?}");
 
     lab.copy("a source/qemu-arm-static", &downloads::interpreter("arm"));
     let words = ["register", "-n", "--from", "a source", "--dest", "fetched", "arm"];
     let ran = traced(lab, &words);
     assert_eq!(ran.status, 2, "{ran:#?}");
-    let reason = "cannot plan with a source: a dry run fetches nothing";
+    let reason = "cannot plan with a source: a dry run downloads nothing";
     assert!(ran.stderr.contains(reason), "no {reason:?} in {ran:#?}");
     assert!(!lab.path("fetched").exists());
 

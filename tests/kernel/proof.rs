@@ -112,7 +112,7 @@ fn proof_names_what_is_broken(lab: &Lab) {
                 "hidden",
                 "s390x",
                 "broken",
-                Some("another handler is in front and takes its programs: in-front"),
+                Some("another handler comes first and matches its programs: in-front"),
             ),
             ("in-front", "s390x", "working", None),
             ("off", "mips", "broken", Some("it is disabled")),
@@ -121,7 +121,7 @@ fn proof_names_what_is_broken(lab: &Lab) {
                 "shifted",
                 "sh4",
                 "broken",
-                Some("its interpreter does not know the flag P: programs get shifted arguments"),
+                Some("its interpreter does not support the flag P: programs get shifted arguments"),
             ),
             ("wrong", "hppa", "broken", Some("its probe ended with status 120, not 42")),
             (
@@ -140,7 +140,10 @@ fn only_what_is_asked_for_counts(lab: &Lab) {
     assert_eq!(lab.qus(["verify", "aarch64", "mips"]).status, 1);
     let ran = lab.qus(["verify", "xtensa"]);
     assert_eq!(ran.status, 1, "{ran:#?}");
-    assert!(ran.stdout.contains("no handler takes its programs; try: sudo qus register xtensa"), "{ran:#?}");
+    assert!(
+        ran.stdout.contains("no handler matches its programs; try: sudo qus register xtensa"),
+        "{ran:#?}"
+    );
     assert_eq!(lab.qus(["list"]).status, 0, "without a probe there is no verdict");
 }
 
@@ -150,7 +153,7 @@ fn proof_with_the_instance_off(lab: &Lab) {
     register(lab, "two", "arm", &qemu("arm"), "POF");
     expect(lab, &[("one", "aarch64", "working", None), ("two", "arm", "working", None)]);
     lab.command("status", "0");
-    let off = Some("the whole instance is switched off");
+    let off = Some("the whole instance is disabled");
     expect(lab, &[("one", "aarch64", "broken", off), ("two", "arm", "broken", off)]);
     lab.command("status", "1");
     expect(lab, &[("one", "aarch64", "working", None), ("two", "arm", "working", None)]);
@@ -205,7 +208,7 @@ fn proof_without_p(lab: &Lab) {
     let line = lab.done(["register", "--interpreter", old.to_str().unwrap(), "arm"]);
     let words: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(words[..3], ["arm", "registered", "OF"], "{line}");
-    assert!(line.trim_end().ends_with("without P: its interpreter does not know the flag"), "{line}");
+    assert!(line.trim_end().ends_with("without P: its interpreter does not support the flag"), "{line}");
     let entries = lab.entries();
     assert_eq!(entries.keys().collect::<Vec<_>>(), ["qus-arm"]);
     assert!(entries["qus-arm"].contains("\nflags: OF\n"), "{entries:?}");
@@ -287,8 +290,8 @@ kernel_test!(proof_refuses_the_hosts_own);
 fn proof_refuses_the_hosts_own(lab: &Lab) {
     let name = host().name;
     let old = lab.executable("old", &probe(host()));
-    let own = format!("this host runs {name} itself; its programs would all go through the emulator");
-    let guard = "its rule takes this host's own programs: none of them could be started any more";
+    let own = format!("this host runs {name} natively, and all its programs would go through the emulator");
+    let guard = "its rule matches this host's own programs, which would all fail";
     for options in [&[][..], &["--no-verify"], &["--replace"]] {
         needs_none(lab, options, name);
     }
@@ -333,6 +336,6 @@ fn proof_refuses_companions(lab: &Lab) {
 fn needs_none(lab: &Lab, options: &[&str], name: &str) {
     let before = lab.entries();
     let printed = lab.done(["register"].into_iter().chain(options.iter().copied()).chain([name]));
-    assert!(printed.contains(" native ") && printed.contains("this host runs it itself"), "{printed}");
+    assert!(printed.contains(" native ") && printed.contains("this host runs it natively"), "{printed}");
     assert_eq!(lab.entries(), before);
 }

@@ -150,12 +150,12 @@ fn a_dry_run_changes_nothing(lab: &Lab) {
     planned(&["arm"], "would register", 0);
     lab.handler("qemu-arm", "arm", &interpreter("arm"), qus::binfmt::Flags::empty());
     planned(&["arm"], "qemu-arm failed: it has no F flag, and would fail in every container", 0);
-    planned(&["x86_64"], "this host runs it itself", 0);
+    planned(&["x86_64"], "this host runs it natively", 0);
     let newer = downloads::newer();
     planned(&["--interpreter-dir", newer.to_str().unwrap(), "arm"], "qemu-arm failed", 0);
     lab.done(["register", "arm"]);
     planned(&["arm"], "unchanged", 0);
-    planned(&["--interpreter-dir", newer.to_str().unwrap(), "arm"], "has its programs", 2);
+    planned(&["--interpreter-dir", newer.to_str().unwrap(), "arm"], "already handles these programs", 2);
 }
 
 kernel_test!(what_is_not_verified_is_called_so);
@@ -214,7 +214,7 @@ fn a_batch_goes_on(lab: &Lab) {
     let summary = "qus: 2 of 5 architectures were not registered (missing, verification failed); \
                    2 of 4 architectures work in user namespace ";
     assert!(ran.stderr.contains(summary), "{ran:#?}");
-    let end = " only, until that ends; the host does not see these handlers\n";
+    let end = " only, until that namespace ends; the host does not see these handlers\n";
     assert!(ran.stderr.contains(end), "{ran:#?}");
     ran.suggests("qus register --fetch mips");
     assert_eq!(order().len(), 2, "{ran:#?}");
@@ -272,10 +272,11 @@ fn what_the_host_runs_itself_gets_no_handler(lab: &Lab) {
     let own = std::env::consts::ARCH;
     assert!(lab.done(["register", own]).contains(" native "));
     let file = interpreter("arm");
-    let message = format!("this host runs {own} itself; its programs would all go through the emulator");
+    let message =
+        format!("this host runs {own} natively, and all its programs would go through the emulator");
     lab.refused(["register", "--interpreter", file.to_str().unwrap(), own], 2, &message);
     // `--force-native` does not permit it either, as no program could be started any more.
-    let message = "its rule takes this host's own programs: none of them could be started any more";
+    let message = "its rule matches this host's own programs, which would all fail";
     lab.refused(["register", "--force-native", own], 2, message);
     lab.refused(["register", "--force-native", "--replace", own], 2, message);
     let all = lab.done(["register", "all"]);

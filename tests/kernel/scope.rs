@@ -28,7 +28,7 @@ fn scope_is_said_by_every_command(lab: &Lab) {
     let inode = fs::metadata("/proc/self/ns/user").unwrap().ino();
     let ran = lab.qus(["register", "aarch64"]);
     let sentence = format!(
-        "qus: 1 architecture works in user namespace {inode} only, until that ends; the host does not see these handlers\n"
+        "qus: 1 architecture works in user namespace {inode} only, until that namespace ends; the host does not see these handlers\n"
     );
     assert!(ran.stderr.contains(&sentence), "{ran:?}");
     for command in ["list", "verify", "reset"] {
@@ -47,8 +47,7 @@ kernel_test!(lifetime_of_this_very_command, unmounted);
 fn lifetime_of_this_very_command(lab: &Lab) {
     let ran = in_mount_namespace(lab, "exec $QUS register aarch64");
     assert_eq!(ran.status, 2, "{ran:?}");
-    let sentence =
-        "what was registered ends with this very command: nothing but its own mount holds the instance";
+    let sentence = "the handlers end with this command: only its own mount holds the instance";
     assert!(ran.stderr.contains(sentence) && ran.stderr.contains("qus register --hold"), "{ran:?}");
     assert!(ran.stderr.contains("until this command ends"), "{ran:?}");
     let ran = in_mount_namespace(lab, "exec $QUS --json register aarch64");
@@ -67,7 +66,7 @@ fn lifetime_of_a_mount_namespace(lab: &Lab) {
     assert_eq!(json(&ran.stdout)["lifetime"], "mount-namespace", "{ran:?}");
     assert!(ran.stderr.contains("\n0\nqemu-aarch64\nregister\nstatus\n"), "{ran:?}");
     assert!(ran.stderr.contains("an instance of this user namespace, which hides the host's handlers"));
-    assert!(ran.stderr.contains("until that ends"), "{ran:?}");
+    assert!(ran.stderr.contains("until that namespace ends"), "{ran:?}");
 }
 
 kernel_test!(lifetime_where_another_holds_the_instance);
@@ -161,7 +160,7 @@ fn scope_of_an_inherited_instance(lab: &Lab) {
     let script = format!("$QUS -n register aarch64 >&2; $QUS register aarch64 >&2; ls {INSTANCE}");
     let ran = unshared(lab, &["-Urm"], &script);
     assert_eq!(ran.stdout, "qemu-aarch64\nregister\nstatus\n", "{ran:?}");
-    assert!(ran.stderr.contains(" only, until that ends; the host does not see"), "{ran:?}");
+    assert!(ran.stderr.contains(" only, until that namespace ends; the host does not see"), "{ran:?}");
     // A dry run plans what the run does: the outer instance does not count.
     let ran = unshared(lab, &["-Urm"], "$QUS --json register -n arm");
     let answer = json(&ran.stdout);
@@ -246,7 +245,10 @@ fn target_is_another_process(lab: &Lab) {
     let ran = lab.qus(["register", "--in", &other.pid(), "aarch64"]);
     let inode = fs::metadata(format!("/proc/{}/ns/user", other.pid())).unwrap().ino();
     assert_eq!(ran.status, 0, "{ran:?}");
-    assert!(ran.stderr.contains(&format!("in user namespace {inode} only, until that ends")), "{ran:?}");
+    assert!(
+        ran.stderr.contains(&format!("in user namespace {inode} only, until that namespace ends")),
+        "{ran:?}"
+    );
     other.check(lab);
     // The second run finds the handler, and mounts nothing again.
     let ran = lab.qus(["--json", "register", "--in", &other.pid(), "aarch64"]);
@@ -314,7 +316,7 @@ fn namespaces_of_engines_that_do_not_run(lab: &Lab) {
     refused("docker-rootless", "runtime/dockerd-rootless/child_pid", "systemctl --user start docker");
     refused("containerd", "unknown namespaces \"containerd\"", "--help");
     write_pid(lab, "libpod/tmp/pause.pid", "many");
-    refused("podman", "holds no number of a process", "podman unshare true");
+    refused("podman", "contains no process number", "podman unshare true");
     // A file that an ended engine left. Then another process has the same id.
     write_pid(lab, "libpod/tmp/pause.pid", "4194304");
     refused("podman", "has ended", "podman unshare true");

@@ -342,7 +342,7 @@ fn situation_9_gone_with_its_container(lab: &Lab) {
     in_container();
     assert_eq!(starts(lab, "aarch64"), Err(ENOEXEC));
     let printed = lab.qus(["doctor"]).stdout;
-    let why = "those that a container registers go with its own mount";
+    let why = "those of a container end with its mount";
     assert!(printed.contains("binfmt_misc is not mounted on ") && printed.contains(why), "{printed}");
     // The first hint fixes the cause. Then the user starts the container again.
     follow(lab, &["mounted"]);
@@ -366,7 +366,7 @@ fn situation_9_in_a_container(lab: &Lab) {
     container.done("qus register aarch64");
     let printed = container.done("qus doctor");
     let text =
-        "note  lifetime  1 handlers, and what is registered next, end with this container, unless another in";
+        "note  lifetime  1 handlers, and those registered next, end with this container, unless another in";
     assert!(printed.contains(text), "{printed}");
     mount_instance(Path::new(INSTANCE), MsFlags::empty());
     drop(container);
@@ -375,7 +375,10 @@ fn situation_9_in_a_container(lab: &Lab) {
     let mut container = Shell::start(lab, &CONTAINER);
     container.done(&format!("mount -t binfmt_misc x {INSTANCE}"));
     let printed = container.done("qus doctor -v 2>&1");
-    assert!(printed.contains("programs ran of: aarch64") && !printed.contains(" lifetime "), "{printed}");
+    assert!(
+        printed.contains("working architectures: aarch64") && !printed.contains(" lifetime "),
+        "{printed}"
+    );
 }
 
 kernel_test!(situation_9_in_a_mount_namespace, unmounted);
@@ -388,7 +391,10 @@ fn situation_9_in_a_mount_namespace(lab: &Lab) {
     let me = std::process::id();
     assert_eq!(typed, format!("nsenter -t {me} -m mount -t binfmt_misc binfmt_misc {INSTANCE}"));
     let printed = shell.done("qus doctor -v 2>&1");
-    assert!(printed.contains("programs ran of: aarch64") && !printed.contains(" lifetime "), "{printed}");
+    assert!(
+        printed.contains("working architectures: aarch64") && !printed.contains(" lifetime "),
+        "{printed}"
+    );
     saw("lifetime", Seen::Mended);
     drop(shell);
     runs(lab, "aarch64", "aarch64");

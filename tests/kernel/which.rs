@@ -97,7 +97,7 @@ fn copy_of_qemu(lab: &Lab, arch: &str) -> PathBuf {
 kernel_test!(which_native);
 fn which_native(lab: &Lab) {
     let path = lab.executable("native", &native(2));
-    let answer = runs(lab, &path, "native: this host runs it itself");
+    let answer = runs(lab, &path, "native: this host runs it natively");
     assert_eq!(answer["certainty"], "ruled");
     assert_eq!(answer["handler"], Value::Null);
     let mut object = native(2);
@@ -125,13 +125,13 @@ fn which_without_handler(lab: &Lab) {
     let mut command = lab.program(&[], ["which", "./hello"]);
     let ran = run(&mut command);
     let expected = "./hello: s390x program (ELF, 64-bit, big-endian), loader /lib/ld64.so.1\n  \
-                    no handler takes it; starting it fails with \"Exec format error\"\n  \
+                    no handler matches; execve fails with \"Exec format error\"\n  \
                     try: sudo qus register s390x\n";
     assert_eq!(ran, Ran { status: 1, stdout: expected.to_owned(), stderr: String::new() });
-    fails(lab, &path, "no handler takes it; starting it fails with \"Exec format error\"");
+    fails(lab, &path, "no handler matches; execve fails with \"Exec format error\"");
 
     let path = program(lab, "s390x");
-    let command = mends(lab, &path, "no handler takes it; starting it fails with \"Exec format error\"");
+    let command = mends(lab, &path, "no handler matches; execve fails with \"Exec format error\"");
     assert_eq!(command, "sudo qus register s390x");
     let answer = runs(lab, &path, "verified here and in an empty root directory");
     assert_eq!(answer["certainty"], "executed");
@@ -170,13 +170,13 @@ fn which_disabled(lab: &Lab) {
     lab.done(["disable", "arm"]);
     let answer = self::answer(lab, &path);
     assert_eq!(answer["others"][0]["why"], "it is disabled");
-    let text = "its handler qemu-arm is disabled; starting it fails with \"Exec format error\"";
+    let text = "its handler qemu-arm is disabled; execve fails with \"Exec format error\"";
     assert_eq!(mends(lab, &path, text), "sudo qus enable arm");
 
     lab.register(b":named:E::x::/bin/true:").unwrap();
     lab.command("named", "0");
     let path = lab.executable("file.x", b"anything");
-    let text = "its handler named is disabled; starting it fails with \"Exec format error\"";
+    let text = "its handler named is disabled; execve fails with \"Exec format error\"";
     assert_eq!(mends(lab, &path, text), format!("echo 1 | sudo tee {INSTANCE}/named"));
 }
 
@@ -185,7 +185,7 @@ fn which_instance_off(lab: &Lab) {
     let path = program(lab, "arm");
     lab.done(["register", "arm"]);
     lab.command("status", "0");
-    let text = "the whole binfmt_misc instance is switched off; starting it fails with \"Exec format error\"";
+    let text = "the whole binfmt_misc instance is disabled; execve fails with \"Exec format error\"";
     assert_eq!(mends(lab, &path, text), format!("echo 1 | sudo tee {INSTANCE}/status"));
 }
 
@@ -201,7 +201,7 @@ fn which_denied(lab: &Lab) {
     fails(lab, &path, "it is on a file system that is mounted noexec");
     let answer = fails(lab, &lab.path("absent"), "it does not exist");
     assert_eq!(answer["kind"], "no file");
-    fails(lab, &lab.path("noexec"), "it is not an ordinary file");
+    fails(lab, &lab.path("noexec"), "it is not a regular file");
     fails(lab, &path.join("below"), "it cannot be reached: Not a directory");
 }
 
@@ -219,8 +219,8 @@ fn which_scripts(lab: &Lab) {
     let outer = script("foreign", &foreign);
     let name = foreign.display();
     let text = format!(
-        "its interpreter {name} is this: arm program (ELF, 32-bit, little-endian); \
-         no handler takes it; starting it fails with \"Exec format error\""
+        "its interpreter {name} is of this kind: arm program (ELF, 32-bit, little-endian); \
+         no handler matches; execve fails with \"Exec format error\""
     );
     assert_eq!(mends(lab, &outer, &text), "sudo qus register arm");
     let interpreter = downloads::distribution().join("qemu-arm-static");
@@ -232,9 +232,8 @@ fn which_scripts(lab: &Lab) {
 
 kernel_test!(which_kinds);
 fn which_kinds(lab: &Lab) {
-    let nothing =
-        "it is no program that anything here would take; starting it fails with \"Exec format error\"";
-    let none = "no handler takes it; starting it fails with \"Exec format error\"";
+    let nothing = "it is not a program; execve fails with \"Exec format error\"";
+    let none = "no handler matches; execve fails with \"Exec format error\"";
     let answer = fails(lab, &lab.executable("empty", b""), nothing);
     assert_eq!(answer["kind"], "empty file");
     let answer = fails(lab, &lab.executable("junk", b"junk"), nothing);
@@ -248,7 +247,7 @@ fn which_kinds(lab: &Lab) {
     let mut unknown = content("arm", Variant::default());
     unknown[18..20].copy_from_slice(&[0x34, 0x12]);
     let text = "no emulator of QEMU's user mode runs such programs, nor does this host; \
-                starting it fails with \"Exec format error\"";
+                execve fails with \"Exec format error\"";
     let answer = fails(lab, &lab.executable("unknown", &unknown), text);
     assert_eq!(answer["kind"], "machine 0x1234 program (ELF, 32-bit, little-endian)");
     assert_eq!(answer["arch"], Value::Null);
@@ -336,7 +335,7 @@ fn which_interpreter_dynamic(lab: &Lab) {
     let answer = self::answer(lab, &path);
     assert_eq!(answer["runs"], true, "{answer:#}");
     assert!(
-        answer["text"].as_str().unwrap().starts_with("it runs here, and in no container: "),
+        answer["text"].as_str().unwrap().starts_with("it runs here, but in no container: "),
         "{answer:#}"
     );
     lab.type_command(answer["try"].as_str().unwrap());

@@ -12,7 +12,7 @@ use crate::scene::Scene;
 fn what_is_no_package_is_refused() {
     let scene = Scene::new();
     assert_eq!(scene.refused(b""), "PACKAGE is empty");
-    let unknown = "PACKAGE is no package, no archive, no image, no directory and no ELF program";
+    let unknown = "PACKAGE is not a package, archive, image, directory or ELF program";
     assert_eq!(scene.refused(b"garbage in a file"), unknown);
     assert_eq!(scene.refused(b"!<arch>"), "PACKAGE ends too early");
     assert_eq!(scene.refused(b"!<arch>\n"), "PACKAGE has no debian-binary at its beginning");
@@ -38,7 +38,7 @@ fn a_broken_container_is_refused() {
     assert_eq!(refused(&[format, ("control.tar", &control)]), "PACKAGE has no data.tar");
     assert_eq!(
         refused(&[format, ("control.tar", &control), ("data.tar.lzma", &data)]),
-        "PACKAGE: data.tar.lzma is compressed in an unknown way; known are xz, zstd and gzip"
+        "PACKAGE: data.tar.lzma has an unknown compression; xz, zstd and gzip are supported"
     );
     let empty = Tree::new().done();
     assert_eq!(
@@ -61,7 +61,7 @@ fn a_broken_container_is_refused() {
         let message = if size.starts_with('9') {
             "PACKAGE ends too early, in debian-binary"
         } else {
-            "PACKAGE is damaged: the size is no number in the member header at byte 8"
+            "PACKAGE is damaged: the size is not a number in the member header at byte 8"
         };
         assert_eq!(scene.refused(&content), message, "{size}");
     }
@@ -80,13 +80,13 @@ fn a_name_that_leads_out_is_refused() {
     let scene = Scene::new();
     let refused = |tree: Tree| scene.refused(&deb("", &tree.done()));
     for path in ["../qemu-arm", "./usr/../../qemu-arm", "/usr/bin/qemu-arm", "..", "a/.."] {
-        let message = format!("PACKAGE is hostile: the name {path} leads out of the package");
+        let message = format!("PACKAGE is hostile: the name {path} points outside of the package");
         assert_eq!(refused(tree().file(path, &elf(2, 9))), message);
         assert_eq!(refused(tree().link(EntryType::Symlink, path, "x")), message);
     }
     assert_eq!(
         refused(tree().file("../\u{1b}[2J", b"")),
-        "PACKAGE is hostile: the name ../\\x1b[2J leads out of the package"
+        "PACKAGE is hostile: the name ../\\x1b[2J points outside of the package"
     );
 }
 
@@ -148,7 +148,7 @@ fn a_sparse_file_or_a_second_size_is_refused() {
     assert_eq!(refused(pax.file("./qemu-arm", b"")), message);
     for (size, message) in [
         ("5", "PACKAGE is damaged: data.tar: ./qemu-arm has two sizes"),
-        ("-5", "PACKAGE is damaged: data.tar: a size in an extended header is no number"),
+        ("-5", "PACKAGE is damaged: data.tar: a size in an extended header is not a number"),
         ("99999999999", "PACKAGE: ./qemu-arm exceeds a limit: larger than 4 GiB unpacked"),
     ] {
         let mut pax = tree();

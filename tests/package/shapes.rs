@@ -100,7 +100,7 @@ fn hard_links_share_the_content_that_comes_with_the_last() {
         .member("../qemu-arm", 0o100_755, (7, 2), 0, b"")
         .member("./qemu-s390x", 0o100_755, (7, 2), 9, &elf(1, 5))
         .done();
-    let message = "PACKAGE is hostile: the name ../qemu-arm leads out of the package";
+    let message = "PACKAGE is hostile: the name ../qemu-arm points outside of the package";
     assert_eq!(scene.refused(&rpm(&hostile)), message);
 }
 
@@ -115,7 +115,7 @@ fn a_broken_rpm_is_refused() {
     };
     assert_eq!(refused(96, b"x"), "PACKAGE is damaged: no header at byte 96");
     assert_eq!(refused(99, b"\x02"), "PACKAGE is damaged: no header at byte 96");
-    let large = "PACKAGE is damaged: the header at byte 96 is larger than rpm would take";
+    let large = "PACKAGE is damaged: the header at byte 96 is larger than rpm accepts";
     assert_eq!(refused(104, &[0xff; 4]), large);
     assert_eq!(refused(108, &[0xff; 4]), large);
     assert_eq!(refused(108, &[0x0f, 0xff, 0xff, 0xff]), "PACKAGE ends too early");
@@ -126,13 +126,13 @@ fn a_broken_rpm_is_refused() {
 
     let payload = good.len() - cpio().done().len();
     assert_eq!(scene.refused(&good[..payload]), "PACKAGE ends too early");
-    let unknown = "PACKAGE: the payload is compressed in an unknown way; known are xz, zstd and gzip";
+    let unknown = "PACKAGE: the payload has an unknown compression; xz, zstd and gzip are supported";
     assert_eq!(refused(payload, b"BZh9"), unknown);
     let magic = "PACKAGE is damaged: the payload: a member does not begin with 070701 or 070702";
     assert_eq!(refused(payload, b"070707"), magic);
     assert_eq!(
         refused(payload + 6, b"+0000001"),
-        "PACKAGE is damaged: the payload: a field of a header is no number"
+        "PACKAGE is damaged: the payload: a field of a header is not a number"
     );
     assert_eq!(
         refused(payload + 94, b"00010001"),
@@ -144,7 +144,7 @@ fn a_broken_rpm_is_refused() {
     );
     let endless = rpm_header(&[(1000, 6, b"name")]);
     let content = [&good[..136], &endless, b"070701"].concat();
-    assert_eq!(scene.refused(&content), "PACKAGE is damaged: a text in the header has no end");
+    assert_eq!(scene.refused(&content), "PACKAGE is damaged: a text in the header is not terminated");
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_hostile_cpio_archive_is_refused() {
     let scene = Scene::new();
     let refused = |cpio: Cpio| scene.refused(&rpm(&cpio.done()));
     for path in ["../qemu-arm", "/usr/bin/qemu-arm", "./a/../../qemu-arm"] {
-        let message = format!("PACKAGE is hostile: the name {path} leads out of the package");
+        let message = format!("PACKAGE is hostile: the name {path} points outside of the package");
         assert_eq!(refused(cpio().file(path, b"")), message);
         assert_eq!(refused(cpio().member(path, 0o120_777, (9, 1), 1, b"x")), message);
     }
@@ -301,7 +301,7 @@ fn a_lying_image_is_refused() {
     assert!(message.starts_with("cannot unpack manifest.json of PACKAGE"), "{message}");
 
     let hostile = Tree::new().file("a/../../qemu-arm", &elf(1, 9)).done();
-    let message = "PACKAGE is hostile: the name a/../../qemu-arm leads out of the package";
+    let message = "PACKAGE is hostile: the name a/../../qemu-arm points outside of the package";
     assert_eq!(scene.refused(&docker(&[("amd64", &[hostile])])), message);
 
     // A blob whose name is a digest must have this digest.
@@ -323,7 +323,7 @@ fn a_lying_image_is_refused() {
     let cycle = serde_json::json!({"manifests": [descriptor("cycle", None)]}).to_string().into_bytes();
     assert_eq!(
         scene.refused(&oci(&[descriptor("cycle", None)], &[("cycle", cycle)])),
-        "PACKAGE is damaged: its indexes lead to each other, and to no image"
+        "PACKAGE is damaged: its indexes form a loop"
     );
     // Each of 1000 indexes contains the same 1000 indexes.
     let wide = |name| serde_json::json!({"manifests": vec![descriptor(name, None); 1000]});
@@ -346,12 +346,12 @@ fn layers_share_one_limit_of_unpacked_bytes() {
 #[test]
 fn what_is_no_archive_inside_is_refused() {
     let scene = Scene::new();
-    let unknown = "PACKAGE is no package, no archive, no image, no directory and no ELF program";
+    let unknown = "PACKAGE is not a package, archive, image, directory or ELF program";
     for suffix in [".gz", ".xz", ".zst"] {
         assert_eq!(scene.refused(&pack(suffix, b"just text")), unknown, "{suffix}");
         assert_eq!(scene.refused(&pack(suffix, &pack(suffix, &tree()))), unknown, "{suffix}");
     }
     let hostile = Tree::new().file("../qemu-arm", &elf(1, 9)).done();
-    let message = "PACKAGE is hostile: the name ../qemu-arm leads out of the package";
+    let message = "PACKAGE is hostile: the name ../qemu-arm points outside of the package";
     assert_eq!(scene.refused(&hostile), message);
 }

@@ -30,7 +30,7 @@ Usage of binfmt (qus in its place; `binfmt COMMAND …` is `qus COMMAND …`):
   -uninstall LIST   architectures, names of handlers, or patterns (qemu-*): of QEMU's emulators alone
   -mount DIR        where binfmt_misc is mounted (default /proc/sys/fs/binfmt_misc)
   -version          print the versions
-Prints what this host runs, and the emulators, as JSON. Exit status: 0 done, 2 could not.
+Prints what this host runs, and the emulators, as JSON. Exit status: 0 success, 2 error.
 Environment: QEMU_BINARY_PATH, directory of the emulators; QEMU_PRESERVE_ARGV0 is always in force.";
 
 const KNOWN: &[OptSpec] = &[
@@ -59,7 +59,7 @@ const PLATFORMS: [(&str, &[&str]); 11] = [
 pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
     let parsed = getopt::read(words, KNOWN).map_err(EarlyExit::Usage)?;
     if let Some(word) = parsed.others.first() {
-        return Err(EarlyExit::Usage(format!("{word} is no option")));
+        return Err(EarlyExit::Usage(format!("unknown option {word}")));
     }
     let (mut install, mut uninstall, mut version) = (String::new(), String::new(), false);
     for (name, value) in parsed.options {
@@ -116,8 +116,7 @@ fn act(
 
 fn install(words: &[String], failures: &mut Vec<String>, adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     if std::env::var_os("QEMU_BINARY_PREFIX").is_some_and(|prefix| !prefix.is_empty()) {
-        let problem =
-            Diagnostic::new("QEMU_BINARY_PREFIX is not known: emulators are called as QEMU calls them");
+        let problem = Diagnostic::new("QEMU_BINARY_PREFIX is not supported: emulators need QEMU's names");
         return Err(problem.with_hint("use qus register --interpreter FILE ARCH").into());
     }
     let mut arches = Vec::new();
@@ -170,7 +169,7 @@ fn register(
         }
     }
     if status != Status::Done && failures.len() == before {
-        failures.push("what was registered does not last, as was said above".to_owned());
+        failures.push("the handlers do not last, as reported above".to_owned());
     }
     Ok(())
 }
@@ -230,7 +229,7 @@ fn meant_by(
     let meant: Vec<&'static Arch> = meant.filter_map(|item| Arch::from_qemu_target(item.arch)).collect();
     let others: Vec<&String> = there.skipped.iter().filter(|name| is_meant(name)).collect();
     for other in &others {
-        let line = format!("uninstalling: {} is none of QEMU's emulators: left alone", escape(other));
+        let line = format!("uninstalling: {} is not a QEMU emulator: left in place", escape(other));
         writeln!(adapter.messages, "{line}")?;
         if !is_pattern {
             failures.push(line);

@@ -101,7 +101,7 @@ pub(super) fn clear(
     }
     if all && !answer.skipped.is_empty() {
         let skipped = escape(&answer.skipped.join(" "));
-        writeln!(adapter.messages, "left alone, as none of QEMU's emulators: {skipped}")?;
+        writeln!(adapter.messages, "left in place, as they are not QEMU emulators: {skipped}")?;
     }
     Ok(status)
 }
@@ -111,7 +111,7 @@ impl Setup {
     pub(super) fn with(mut self, words: &[String]) -> Result<Self, EarlyExit> {
         let parsed = getopt::read(words, KNOWN).map_err(EarlyExit::Usage)?;
         if let Some(word) = parsed.others.first() {
-            return Err(EarlyExit::Usage(format!("{word} is no option")));
+            return Err(EarlyExit::Usage(format!("unknown option {word}")));
         }
         for (name, value) in parsed.options {
             let yes = || match value.as_str() {
@@ -166,7 +166,7 @@ impl Setup {
 
     fn register(&self, arches: &[&'static Arch], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
         if self.persistent == Some(false) {
-            let note = "every interpreter is opened once (F): without, it would serve no container";
+            let note = "every interpreter is opened once (F), as containers need it";
             writeln!(adapter.messages, "{note}")?;
         }
         let request = |arches: &[&'static Arch]| Register {

@@ -71,7 +71,7 @@ pub(super) fn dbhi(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status
     }
     let parsed = getopt::read(own, DBHI).map_err(EarlyExit::Usage)?;
     if let Some(word) = parsed.others.first() {
-        return Err(EarlyExit::Usage(format!("{word} is no option; targets stand behind --")));
+        return Err(EarlyExit::Usage(format!("unknown option {word}; targets come after --")));
     }
     // Everything is read before anything is done.
     let mut setup = trailing_args(args.get(1..).unwrap_or_default())?;

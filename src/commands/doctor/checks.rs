@@ -46,7 +46,7 @@ pub(super) static CHECKS: &[Check] = &[
     Check { id: "kernel", why: "handlers need what the kernel brings along", run: mount::kernel },
     Check {
         id: "mounted",
-        why: "handlers can be neither seen nor changed; those that a container registers go with its own mount",
+        why: "handlers can be neither seen nor changed, and those of a container end with its mount",
         run: mount::mounted,
     },
     Check {
@@ -56,12 +56,12 @@ pub(super) static CHECKS: &[Check] = &[
     },
     Check {
         id: "instance-off",
-        why: "no handler is in force while the instance is off",
+        why: "no handler is active while the instance is disabled",
         run: mount::instance_off,
     },
     Check {
         id: "scope",
-        why: "only what runs in their user namespace sees them; what is meant for the host is registered on the host",
+        why: "only programs in that user namespace use them; to use them on the host, register on the host",
         run: mount::scope,
     },
     Check {
@@ -74,10 +74,10 @@ pub(super) static CHECKS: &[Check] = &[
         why: "programs of the host itself go through a handler",
         run: handlers::captures,
     },
-    Check { id: "disabled", why: "the kernel passes over it", run: handlers::disabled },
+    Check { id: "disabled", why: "the kernel ignores it", run: handlers::disabled },
     Check {
         id: "no-fix",
-        why: "it may work on the host, and fails in every container",
+        why: "it may work on the host, but fails in every container",
         run: handlers::no_fix,
     },
     Check {
@@ -87,12 +87,12 @@ pub(super) static CHECKS: &[Check] = &[
     },
     Check {
         id: "stale",
-        why: "the kernel keeps the file that was there at registration",
+        why: "the kernel still uses the file from the registration",
         run: interpreters::stale,
     },
     Check {
         id: "self-capture",
-        why: "every start ends in \"too many levels of symbolic links\"",
+        why: "every execution fails with \"Too many levels of symbolic links\"",
         run: handlers::self_capture,
     },
     Check {
@@ -107,7 +107,7 @@ pub(super) static CHECKS: &[Check] = &[
     },
     Check {
         id: "shadowed",
-        why: "the kernel takes the handler that was registered last",
+        why: "the kernel uses the handler that was registered last",
         run: handlers::shadowed,
     },
     Check {
@@ -115,11 +115,7 @@ pub(super) static CHECKS: &[Check] = &[
         why: "which of the two runs depends on the order of registration",
         run: handlers::overlap,
     },
-    Check {
-        id: "broken",
-        why: "its probe was executed, and did not do what it should",
-        run: interpreters::broken,
-    },
+    Check { id: "broken", why: "its probe failed", run: interpreters::broken },
     Check { id: "interim", why: "qus was interrupted while it replaced a handler", run: handlers::interim },
     Check {
         id: "configured",
@@ -136,21 +132,17 @@ pub(super) static CHECKS: &[Check] = &[
         why: "Windows programs cannot be started from Linux without it",
         run: configuration::wsl,
     },
-    Check { id: "emulator", why: "this version is known to be defective", run: interpreters::emulator },
-    Check {
-        id: "engines",
-        why: "builders look for platforms when they start, and may build without those that come later",
-        run: environment::engines,
-    },
+    Check { id: "emulator", why: "this version has a known bug", run: interpreters::emulator },
+    Check { id: "engines", why: "builders detect platforms only when they start", run: environment::engines },
     Check {
         id: "page-size",
-        why: "some programs and emulators take 4 KiB for granted",
+        why: "some programs and emulators require pages of 4 KiB",
         run: environment::page_size,
     },
-    Check { id: "security", why: "it can forbid programs without saying so", run: environment::security },
+    Check { id: "security", why: "it can block programs without a message", run: environment::security },
     Check {
         id: "namespaces",
-        why: "without user namespaces nothing goes without root",
+        why: "without user namespaces, everything needs root",
         run: environment::namespaces,
     },
     Check {

@@ -145,7 +145,7 @@ impl State {
         let health = if verify {
             health(&handlers, enabled).map_err(|problem| problem.message)
         } else {
-            Err("probes were not wanted".to_owned())
+            Err("--no-verify".to_owned())
         };
         let read_only =
             statvfs(instance.path()).is_ok_and(|filesystem| filesystem.flags().contains(FsFlags::ST_RDONLY));

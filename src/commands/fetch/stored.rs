@@ -201,7 +201,7 @@ impl Report for StoredReport {
         }
         if self.files.is_empty() {
             let note = match self.dry_run {
-                Some(_) => "every interpreter that was fetched is in use".to_owned(),
+                Some(_) => "every fetched interpreter is in use".to_owned(),
                 None => format!("nothing was fetched into {}", display_path(&self.dest)),
             };
             output.info(&note)?;

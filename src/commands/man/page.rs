@@ -28,7 +28,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("TMPDIR", "First directory that is tried for temporary files and for probes."),
     ("XDG_DATA_HOME, XDG_CACHE_HOME", "Directories of a user for interpreters and for lists of packages."),
     ("NO_COLOR, CLICOLOR, CLICOLOR_FORCE, TERM", "Whether states are printed in colour."),
-    ("QEMU_LD_PREFIX", "Root directory where an emulator finds the loader of a program. which respects it."),
+    (
+        "QEMU_LD_PREFIX",
+        "Root directory where an emulator finds the loader of a program. `qus which` uses it, too.",
+    ),
 ];
 
 /// Exit statuses of every command but run.

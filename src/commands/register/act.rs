@@ -129,8 +129,7 @@ impl<'a> Act<'a> {
         let interpreters = open.iter().filter_map(|one| self.interpreter(one.arch));
         let paths = interpreters.map(|interpreter| interpreter.path.as_path());
         let versions = versions_of(paths.filter(|path| path.is_absolute()));
-        let results =
-            probe::run(&targets).map_err(|error| Diagnostic::from(error).with_command(NO_VERIFY))?;
+        let results = probe::run(&targets).map_err(|error| Diagnostic::from(error).with_hint(NO_VERIFY))?;
         let mut results = results.into_iter();
         for one in open {
             let path = self.interpreter(one.arch).map(|interpreter| interpreter.path.as_path());
@@ -192,7 +191,7 @@ impl<'a> Act<'a> {
 
     fn prove_again(&self, arch: &'static Arch, flags: Flags) -> Result<Verification, Unverified> {
         let results = probe::run(&ProbeTarget::all_of(arch).collect::<Vec<_>>())
-            .map_err(|error| Unverified::NotRun(Diagnostic::from(error).with_command(NO_VERIFY)))?;
+            .map_err(|error| Unverified::NotRun(Diagnostic::from(error).with_hint(NO_VERIFY)))?;
         let interpreter = self.interpreter(arch).map(|interpreter| interpreter.id);
         let preserve_argv0 = flags.contains(Flags::PRESERVE_ARGV0);
         judge_all(&results, &Expected { preserve_argv0, interpreter, in_front: None })

@@ -291,8 +291,7 @@ impl Inputs {
         }
         let targets: Vec<ProbeTarget> =
             served.iter().filter_map(|(arch, _)| ProbeTarget::all_of(arch).next()).collect();
-        let results =
-            probe::run(&targets).map_err(|error| Diagnostic::from(error).with_command(NO_VERIFY))?;
+        let results = probe::run(&targets).map_err(|error| Diagnostic::from(error).with_hint(NO_VERIFY))?;
         for ((arch, handler), result) in served.iter().zip(&results) {
             let preserve_argv0 = handler.entry.flags.contains(Flags::PRESERVE_ARGV0);
             let expected = Expected { preserve_argv0, interpreter: None, in_front: None };
@@ -321,7 +320,7 @@ fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
     let arches = named(&args.arches);
     let names = arches.iter().flatten().map(|arch| OsString::from(arch.name));
     words.extend(if arches.is_none() { vec!["all".into()] } else { names.collect() });
-    let message = format!("cannot plan with {}: a dry run fetches nothing", display_path(source));
+    let message = format!("cannot plan with {}: a dry run downloads nothing", display_path(source));
     Diagnostic::new(message).with_command(shell_line(&words))
 }
 
@@ -345,7 +344,7 @@ fn selection(args: &Register) -> String {
 }
 
 /// Command for systems on which no probe can be executed.
-pub(super) const NO_VERIFY: &str = "qus register --no-verify … (what is registered is then unverified)";
+pub(super) const NO_VERIFY: &str = "use qus register --no-verify …; the handlers are then unverified";
 
 /// Returns the fault of the file at the path of a handler's interpreter. With `F` the handler works without that file
 /// (K49).

@@ -132,7 +132,7 @@ impl ArchResult {
             Decision::Register(registration) => {
                 item.planned(registration, dry_run);
                 if *inputs.facts(arch).native == Nativeness::NotAsked {
-                    item.remark("a dry run does not find out whether this host runs it itself");
+                    item.remark("a dry run does not determine whether this host runs it natively");
                 }
             }
             Decision::Refused { reason, advice } => {
@@ -199,7 +199,7 @@ impl ArchResult {
         let ours = ours.map(|ours| format!(", not {ours}")).unwrap_or_default();
         let mut reasons = Vec::new();
         if !takers.is_empty() {
-            reasons.push(format!("{} has its programs{ours}", all(&takers)));
+            reasons.push(format!("{} already handles these programs{ours}", all(&takers)));
         }
         if !namesakes.is_empty() {
             reasons.push(format!("the name is taken by another handler, {}", all(&namesakes)));
@@ -221,7 +221,7 @@ impl ArchResult {
             unfit.join("; ")
         });
         if inputs.is_dry_fetch {
-            self.remark("a dry run fetches none");
+            self.remark("a dry run downloads nothing");
         }
         let persist = if inputs.persist { "--persist " } else { "" };
         self.advice = format!("qus register --fetch {persist}{}", arch.name).into();
@@ -233,7 +233,7 @@ impl ArchResult {
             && self.flags.as_ref().is_some_and(|planned| planned.contains('P'))
             && !flags.contains(Flags::PRESERVE_ARGV0)
         {
-            self.remark("without P: its interpreter does not know the flag");
+            self.remark("without P: its interpreter does not support the flag");
         }
         self.flags = Some(flags.to_string());
         self.verified = verification.is_some();
@@ -263,7 +263,7 @@ impl ArchResult {
     /// Records that the host runs its programs natively.
     pub(super) fn pass_over(&mut self) {
         self.outcome = Outcome::Native;
-        self.message = Some("this host runs it itself".to_owned());
+        self.message = Some("this host runs it natively".to_owned());
         self.advice = Advice::default();
     }
 
@@ -281,8 +281,7 @@ impl ArchResult {
     /// Records that it is registered now, but not at boot.
     pub(super) fn not_persisted(&mut self, problem: Diagnostic) {
         self.outcome = Outcome::Failed;
-        self.message =
-            Some(format!("registered until the next restart, and not for longer: {}", problem.message));
+        self.message = Some(format!("registered until the next reboot only: {}", problem.message));
         self.advice = problem.advice;
     }
 
@@ -496,7 +495,7 @@ impl RegisterReport {
             (Lifetime::Process, _) => "until this command ends",
             (Lifetime::Boot, _) => "until the next reboot (--persist keeps them)",
             (Lifetime::MountNamespace, Scope::Host) => "until this container ends",
-            (Lifetime::MountNamespace | Lifetime::UserNamespace, _) => "until that ends",
+            (Lifetime::MountNamespace | Lifetime::UserNamespace, _) => "until that namespace ends",
             (Lifetime::Outer, _) => "also when this user namespace has ended",
             (Lifetime::Unknown, _) => "for a time that could not be determined",
         };

@@ -119,7 +119,7 @@ fn executed_one<'a>(
 
 fn why_not(handler: &Handler, table: &Table<'_>) -> &'static str {
     if !table.enabled {
-        "the whole instance is switched off"
+        "the whole instance is disabled"
     } else if handler.entry.enabled {
         "it was registered earlier"
     } else {

@@ -85,7 +85,7 @@ impl Case<'_> {
     /// Fate of a native program or of a script.
     fn native(&self, steps: &[Step]) -> Fate {
         let Some((Step::Script { interpreter }, further)) = steps.split_first() else {
-            return Fate::runs(self.certainty, "native: this host runs it itself");
+            return Fate::runs(self.certainty, "native: this host runs it natively");
         };
         let further = further.iter().map(|step| match step {
             Step::Script { interpreter } => format!(", which {} runs", display_path(interpreter)),
@@ -110,7 +110,7 @@ impl Case<'_> {
         };
         match judge(result, &expected) {
             Err(Failure::NotInEmptyRoot) => {
-                let text = format!("it runs here, and in no container: {}", Failure::NotInEmptyRoot);
+                let text = format!("it runs here, but in no container: {}", Failure::NotInEmptyRoot);
                 Fate { runs: true, certainty: Certainty::Executed, text, advice: self.replace().into() }
             }
             Err(failure) => Fate::fails(Certainty::Executed, failure.to_string(), self.replace()),
@@ -159,7 +159,9 @@ impl Case<'_> {
             Reason::AccessError(denied) if is_itself => {
                 self.fails(format!("it {denied}"), denied_advice(*denied, at))
             }
-            Reason::AccessError(denied) => self.fails(format!("its interpreter {name} {denied}"), self.replace()),
+            Reason::AccessError(denied) => {
+                self.fails(format!("its interpreter {name} {denied}"), self.replace())
+            }
             Reason::Loop => {
                 let handler = matching(self.table.handlers, self.file).first().copied();
                 let text = "a handler matches its own interpreter (infinite loop)";
@@ -167,7 +169,7 @@ impl Case<'_> {
             }
             Reason::OpenFileTwice => self.fails(
                 format!(
-                    "its interpreter {name} is no program of this host, and with the flag O or C it has to be one"
+                    "its interpreter {name} is not a program of this host, which the flag O or C requires"
                 ),
                 self.replace(),
             ),
@@ -179,10 +181,15 @@ impl Case<'_> {
             Reason::NoHandler if matches!(self.file.kind, Kind::Script { .. }) && matched_by.is_none() => {
                 let program = (self.table.inspect)(at);
                 let fate = Case { file: &program, arch: arch_of(&program), ..*self }.not_taken();
-                Fate { text: format!("its interpreter {name} is this: {}; {}", program.kind, fate.text), ..fate }
+                Fate {
+                    text: format!("its interpreter {name} is of this kind: {}; {}", program.kind, fate.text),
+                    ..fate
+                }
             }
-            Reason::NoHandler => self
-                .fails(format!("its interpreter {name} is no program that this host runs"), self.replace()),
+            Reason::NoHandler => self.fails(
+                format!("its interpreter {name} is not a program that this host runs"),
+                self.replace(),
+            ),
         }
     }
 
@@ -191,7 +198,7 @@ impl Case<'_> {
         let (why, advice) = match matching(self.table.handlers, self.file).first() {
             Some(_) if !self.table.enabled => {
                 let command = format!("echo 1 | sudo tee {DEFAULT_PATH}/status");
-                ("the whole binfmt_misc instance is switched off".to_owned(), command.into())
+                ("the whole binfmt_misc instance is disabled".to_owned(), command.into())
             }
             Some(handler) => {
                 let command = match classify::emulated_arch(handler) {
@@ -205,25 +212,25 @@ impl Case<'_> {
                 (why.to_owned(), advice)
             }
         };
-        self.fails(format!("{why}; starting it fails with \"Exec format error\""), advice)
+        self.fails(format!("{why}; execve fails with \"Exec format error\""), advice)
     }
 
     /// Returns what is missing for a file that no handler matches, with advice.
     fn without_handler(&self) -> (&'static str, Advice) {
         match (&self.file.kind, self.arch) {
             (Kind::Elf(_), Some(arch)) => {
-                ("no handler takes it", format!("sudo qus register {}", arch.name).into())
+                ("no handler matches", format!("sudo qus register {}", arch.name).into())
             }
             (Kind::Elf(elf), None) if matches!(elf.e_type, 2 | 3) => {
                 ("no emulator of QEMU's user mode runs such programs, nor does this host", Advice::default())
             }
             (Kind::Windows, _) => {
-                ("no handler takes it", Advice::hint("install Wine and its handler (package wine-binfmt)"))
+                ("no handler matches", Advice::hint("install Wine and its handler (package wine-binfmt)"))
             }
             (Kind::Java, _) => {
-                ("no handler takes it", format!("java -jar {}", shell_word(&self.file.path)).into())
+                ("no handler matches", format!("java -jar {}", shell_word(&self.file.path)).into())
             }
-            _ => ("it is no program that anything here would take", Advice::default()),
+            _ => ("it is not a program", Advice::default()),
         }
     }
 }

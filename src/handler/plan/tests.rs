@@ -173,7 +173,7 @@ fn a_narrow_rule_is_no_service() {
     let mut narrow = handler("qemu-arm", "/usr/bin/qemu-arm", POF);
     let header = arm().typical_headers().swap_remove(0);
     narrow.entry.matcher = Some(Matcher::Magic(Pattern::new(0, header[..20].to_vec(), None).unwrap()));
-    let reason = "qemu-arm failed: it does not take all programs that today's toolchains write";
+    let reason = "qemu-arm failed: it does not match all programs that today's toolchains write";
     let decision = decided(&[narrow], Some(&verification(true, OTHER)), ASKED);
     assert_eq!(decision, registration(&["qemu-arm"], Some(reason), &[]));
 }
@@ -267,7 +267,7 @@ fn the_host_is_safe() {
     for native in [Nativeness::Foreign, Nativeness::Native] {
         let facts = Facts { native: &native, ..facts };
         let decision = decide(arm(), &snapshot, &facts, force).unwrap();
-        assert!(reason(decision).contains("takes this host's own programs"));
+        assert!(reason(decision).contains("matches this host's own programs"));
     }
     let of_arm = Interpreter { header, ..interpreter.clone() };
     let facts = Facts { interpreter: Some(&of_arm), native: &Nativeness::Foreign, ..facts };
@@ -284,7 +284,7 @@ fn credentials_need_an_interpreter_of_roots() {
     let Decision::Refused { reason, advice } = decide(arm(), &snapshot, &facts, request).unwrap() else {
         panic!("not refused");
     };
-    assert!(reason.contains("others than root may write to it"), "{reason}");
+    assert!(reason.contains("other users than root may write to it"), "{reason}");
     assert!(advice.command.unwrap().contains("chown root:root /usr/bin/qemu-arm-static"));
     assert_eq!(decide(arm(), &snapshot, &facts, EXPLICIT).unwrap(), registration(&[], None, &[]));
     // Flags are part of what is there: without C it is not what was asked for.

@@ -100,7 +100,7 @@ impl<'a> Blocks<'a> {
         let Some(Running { block, thread }) = self.running.pop_front() else { return Ok(None) };
         let content = match thread {
             Some(thread) => {
-                thread.join().map_err(|_| io::Error::other("the xz decoder gave up on a block"))??
+                thread.join().map_err(|_| io::Error::other("the xz decoder failed on a block"))??
             }
             None => unpack(&self.section, self.header, &block, &self.stop)?,
         };

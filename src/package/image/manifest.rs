@@ -76,7 +76,7 @@ fn collect(
     manifests: &mut Vec<(Value, Option<String>)>,
 ) -> Result<(), PackageError> {
     if depth == 0 {
-        return Err(image.malformed("its indexes lead to each other, and to no image"));
+        return Err(image.malformed("its indexes form a loop"));
     }
     for descriptor in index.get("manifests").and_then(Value::as_array).into_iter().flatten() {
         let more = || image.malformed(&format!("it has more than {IMAGES} images and indexes"));

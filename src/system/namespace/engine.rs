@@ -112,7 +112,7 @@ impl Engine {
             let Ok(text) = fs::read_to_string(&path) else { continue };
             let path = path.display();
             let Ok(pid) = text.trim().parse::<u32>() else {
-                reason = format!("{path} holds no number of a process");
+                reason = format!("{path} contains no process number");
                 continue;
             };
             // A number may belong to another process after the first has ended. Handlers would be registered in a wrong

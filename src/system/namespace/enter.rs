@@ -37,7 +37,7 @@ pub enum NamespaceError {
     },
     /// `ENOSPC`: there are as many as this user may have, or 32 one inside of the other (`user_namespaces(7)`).
     #[error(
-        "no more user namespaces can be had here: they are nested too deeply, or there are as many as \
+        "no more user namespaces are available here: they are nested too deeply, or there are as many as \
          user.max_user_namespaces and user.max_mnt_namespaces allow"
     )]
     TooMany,

@@ -62,7 +62,7 @@ pub fn enter_root(directory: &Path) -> Result<(), RootError> {
     })?;
     let directory = path.as_path();
     if directory == Path::new("/") {
-        let source = io::Error::other("it is that already");
+        let source = io::Error::other("it is the root directory already");
         return Err(RootError { operation: "change the root directory to", path, source });
     }
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;

@@ -63,7 +63,7 @@ pub(super) fn flushed(facts: &Facts) -> Vec<Observation> {
     if chosen.is_empty() {
         return Vec::new();
     }
-    let text = format!("{count} handlers are in no configuration and end with the next boot");
+    let text = format!("{count} handlers are not configured, and end with the next reboot");
     vec![Observation::note(text, chosen.join(" && "))]
 }
 

@@ -12,7 +12,7 @@ pub(super) fn engines(facts: &Facts) -> Vec<Observation> {
     if !facts.engines.is_empty() {
         let engines = facts.engines.join(", ");
         observations.push(Observation::ok(format!(
-            "{engines} here: what they start runs by every handler that has the flag F"
+            "{engines} found: their containers use every handler with the flag F"
         )));
     }
     observations
@@ -68,7 +68,7 @@ pub(super) fn security(facts: &Facts) -> Vec<Observation> {
         if !module.starts_with("SELinux") {
             return Observation::ok(format!("active: {module}"));
         }
-        let log = "what a container is refused stands in its log (ausearch -m avc -ts recent)";
+        let log = "denials are in its log (ausearch -m avc -ts recent)";
         Observation::note(format!("active: {module}; {log}"), None)
     };
     facts.security.iter().map(tells).collect()

@@ -19,21 +19,24 @@ pub(super) fn captures(facts: &Facts) -> Vec<Observation> {
             return None;
         }
         if handler.entry.pattern().is_some_and(|pattern| pattern.matches(&host)) {
-            let text = format!("{} takes this host's own programs", name(handler));
+            let text = format!("{} matches this host's own programs", name(handler));
             return Some(Observation::problem(text, remove(facts, handler)));
         }
         let arch = classify::emulated_arch(handler)?;
         match state.natives.get(arch.name)? {
             Nativeness::Native => {
-                let text =
-                    format!("{} takes programs of {}, which this host runs itself", name(handler), arch.name);
+                let text = format!(
+                    "{} matches programs of {}, which this host runs natively",
+                    name(handler),
+                    arch.name
+                );
                 Some(Observation::problem(text, format!("sudo qus reset {}", arch.name)))
             }
             Nativeness::Unknown(reason) => {
                 let (handler, arch) = (name(handler), arch.name);
                 Some(Observation::note(
                     format!(
-                        "cannot find out whether this host runs the programs of {handler} ({arch}) itself: {reason}"
+                        "cannot determine whether this host runs the programs of {handler} ({arch}) natively: {reason}"
                     ),
                     None,
                 ))
@@ -81,7 +84,7 @@ pub(super) fn self_capture(facts: &Facts) -> Vec<Observation> {
         let hint = remove(facts, handler);
         takes.then(|| {
             Observation::problem(
-                format!("{} takes its own interpreter, {}", name(handler), display_path(path)),
+                format!("{} matches its own interpreter, {}", name(handler), display_path(path)),
                 hint,
             )
         })
@@ -119,7 +122,7 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
         };
         if let Some(other) = newer().find(covers) {
             let text = format!(
-                "{} never runs: {}, registered later, takes the same files",
+                "{} never runs: {}, registered later, matches the same files",
                 name(handler),
                 name(other)
             );
@@ -135,7 +138,7 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
         let other =
             headers.iter().filter(|header| pattern.matches(header)).find_map(|header| is_taken(header))?;
         let text = format!(
-            "{} does not get all its programs: {}, registered later, takes some",
+            "{} does not get all its programs: {}, registered later, matches some",
             name(handler),
             name(other)
         );
@@ -154,7 +157,7 @@ pub(super) fn overlap(facts: &Facts) -> Vec<Observation> {
             let Some((one, two)) = newer.entry.pattern().zip(older.entry.pattern()) else { continue };
             if one.overlaps(two) && !one.covers(two) && classify::emulated_arch(older).is_none() {
                 let text = format!(
-                    "{} takes some files of {}, which was registered earlier",
+                    "{} matches some files of {}, which was registered earlier",
                     name(newer),
                     name(older)
                 );

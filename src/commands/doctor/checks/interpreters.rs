@@ -32,7 +32,7 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Observation> {
             CheckError::Missing if memfd::is_in_memory(path) => return None,
             CheckError::Missing if pinned => Observation::note(
                 format!(
-                    "{}: the kernel holds {} open, and no file is there any more",
+                    "{}: the kernel holds {} open, but the file was removed",
                     name(handler),
                     display_path(path)
                 ),
@@ -87,7 +87,7 @@ pub(super) fn writable_file(facts: &Facts) -> Vec<Observation> {
 pub(super) fn broken(facts: &Facts) -> Vec<Observation> {
     let unverified = facts.state().and_then(|state| state.health.as_ref().err());
     if let Some(reason) = unverified {
-        return vec![Observation::note(format!("no handler was tried: {reason}"), None)];
+        return vec![Observation::note(format!("no probe was executed: {reason}"), None)];
     }
     each(facts, |state, handler| {
         let health = state.health.as_ref().ok()?.get(&handler.name)?;
@@ -163,7 +163,10 @@ pub(super) fn origin(facts: &Facts) -> Vec<Observation> {
         let record = Provenance::beside(path)?;
         if Provenance::of(path).is_some() || record.is_of(path) {
             let (from, date) = (escape(&record.short()), escape(&record.date));
-            return Some(Observation::ok(format!("{} runs what came from {from} on {date}", name(handler))));
+            return Some(Observation::ok(format!(
+                "{} runs a file that was fetched from {from} on {date}",
+                name(handler)
+            )));
         }
         let word = |path: &Path| shell_word(path);
         // A source without a slash is a package, and can be fetched again by name.
@@ -195,5 +198,5 @@ pub(super) fn working(facts: &Facts) -> Vec<Observation> {
             "sudo qus register --fetch aarch64".to_owned(),
         )];
     }
-    vec![Observation::ok(format!("programs ran of: {}", arches.join(" ")))]
+    vec![Observation::ok(format!("working architectures: {}", arches.join(" ")))]
 }

@@ -12,7 +12,7 @@ pub(super) fn kernel(facts: &Facts) -> Vec<Observation> {
     let kernel = facts.kernel;
     if !kernel.supports_fix_binary() {
         // No command helps.
-        let text = format!("Linux {kernel} does not know the flag F; 4.8 and later do");
+        let text = format!("Linux {kernel} does not support the flag F; 4.8 and later do");
         return vec![Observation::problem(text, None)];
     }
     let mut knows = vec!["F"];
@@ -20,9 +20,9 @@ pub(super) fn kernel(facts: &Facts) -> Vec<Observation> {
         knows.push("P");
     }
     knows.push(if kernel.has_per_userns_instances() {
-        "one instance per user namespace; handlers vanish with its last mount"
+        "one instance per user namespace; handlers are removed with its last mount"
     } else {
-        "one instance for all"
+        "one instance for all user namespaces"
     });
     vec![Observation::ok(format!("Linux {kernel}: {}", knows.join(", ")))]
 }
@@ -35,7 +35,7 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Observation> {
             let advice = error.advice();
             if facts.process != UserNamespace::Initial && facts.kernel.has_per_userns_instances() {
                 // Mounting would create a new instance without those handlers (K66).
-                let unseen = "the host's handlers may be in force and cannot be seen";
+                let unseen = "the host's handlers may be active, but cannot be seen";
                 if !facts.may_mount {
                     let text = format!("{error}: {unseen}, and mounting is not permitted here");
                     return vec![Observation::note(text, "qus run sh".to_owned())];
@@ -70,7 +70,7 @@ pub(super) fn instance_off(facts: &Facts) -> Vec<Observation> {
         return Vec::new();
     }
     let hint = format!("echo 1 | sudo tee {}", display_path(&facts.path.join("status")));
-    vec![Observation::problem("the whole instance is switched off", hint)]
+    vec![Observation::problem("the whole instance is disabled", hint)]
 }
 
 pub(super) fn scope(facts: &Facts) -> Vec<Observation> {
@@ -98,8 +98,7 @@ pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
     match state.holder {
         MountHolder::Others | MountHolder::Unknown => Vec::new(),
         MountHolder::Inside(pid) => {
-            let text =
-                format!("{count} handlers, and what is registered next, end with this mount namespace");
+            let text = format!("{count} handlers, and those registered next, end with this mount namespace");
             let advice = Advice::from(mount.replace("sudo ", &format!("sudo nsenter -t {pid} -m ")));
             vec![Observation::note(
                 text,
@@ -107,7 +106,7 @@ pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
             )]
         }
         MountHolder::InsideAsFarAsSeen => {
-            let text = format!("{count} handlers, and what is registered next, end with this container");
+            let text = format!("{count} handlers, and those registered next, end with this container");
             // A mount on the host holds only the host's instance.
             vec![if facts.scope == Scope::Host {
                 let text = format!("{text}, unless the host has mounted binfmt_misc since it started");

@@ -64,7 +64,7 @@ fn ids_are_unique() {
 fn old_kernels_are_a_problem_or_have_one_instance() {
     let observations = kernel(&Facts { kernel: KernelVersion::parse("4.4.0"), ..facts() });
     assert_eq!(observations[0].level, Severity::Problem);
-    assert_eq!(observations[0].text, "Linux 4.4 does not know the flag F; 4.8 and later do");
+    assert_eq!(observations[0].text, "Linux 4.4 does not support the flag F; 4.8 and later do");
     let observations = kernel(&Facts { kernel: KernelVersion::parse("5.10.0"), ..facts() });
     assert_eq!(
         (observations[0].level, observations[0].text.as_str()),
@@ -100,7 +100,7 @@ fn systemd_takes_what_no_configuration_promises() {
         facts
     };
     let observations = flushed(&facts("qemu-arm", "/usr/bin/qemu-arm-static"));
-    assert_eq!(observations[0].text, "1 handlers are in no configuration and end with the next boot");
+    assert_eq!(observations[0].text, "1 handlers are not configured, and end with the next reboot");
     assert_eq!(observations[0].advice.command.as_deref(), Some("sudo qus register --persist arm"));
     let observations = flushed(&facts("qus-arm", "/opt/other"));
     let hint = "sudo qus register --persist --replace --interpreter /opt/other arm";
