@@ -174,7 +174,9 @@ fn is_language(literal: &str) -> bool {
 
 fn has_phrase(line: &str, phrase: &str) -> bool {
     let line = line.to_lowercase();
-    let is_letter = |letter: Option<char>| letter.is_some_and(char::is_alphabetic);
+    // A word of a name in code is none.
+    let is_letter =
+        |letter: Option<char>| letter.is_some_and(|letter| letter.is_alphabetic() || letter == '_');
     line.match_indices(phrase).any(|(at, _)| {
         let (before, after) = (line[..at].chars().next_back(), line[at + phrase.len()..].chars().next());
         // A plural counts, too.

@@ -60,13 +60,13 @@ scope_is_true() {
     minor=${minor%%.*}
     arch=${arches%% *}
     # This handler stays: Linux 5.10 refuses to register the first handler from a user namespace (EBUSY).
-    expect_word 'on this host until it is restarted' qus register --no-verify "${arches##* }"
+    expect_word 'on this host, until the next reboot' qus register --no-verify "${arches##* }"
     if [ $((major * 1000 + minor)) -lt 6007 ]; then
-        outer='on this host until it is restarted'
+        outer='on this host, until the next reboot'
         own=$outer
     else
-        outer='in an outer user namespace, usually the host.s, and stay when this user namespace ends'
-        own='in user namespace [0-9]+, seen by what runs inside it and not by the host, until that namespace ends'
+        outer='in an outer user namespace, usually the host.s, also when this user namespace has ended'
+        own='in user namespace [0-9]+ only, until that namespace ends'
     fi
     expect_word "$outer" unshare -U -r qus register --no-verify "$arch"
     if [ "$(registered)" -ne 2 ]; then fail "the handler did not stay"; fi
@@ -84,7 +84,7 @@ scope_is_true() {
         until [ -e /run/mounted ]; do sleep 0.1; done
         expect_word 'another user namespace, not the host' nsenter -t $! -m qus list
         kill $!
-        expect_word 'handlers here are those of the host' unshare -m qus doctor --no-verify
+        expect_word 'handlers here are those of the host' unshare -m qus doctor -v --no-verify
     fi
     echo "the scope of each instance is reported correctly"
 }
