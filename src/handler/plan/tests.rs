@@ -259,7 +259,7 @@ fn the_host_is_safe() {
         Facts { interpreter: Some(&interpreter), native: &Nativeness::Native, verdict: None, unfit: None };
     let open = Snapshot { handlers: &[], guarded: &[] };
     for request in [ASKED, REPLACE] {
-        assert!(reason(decide(arm(), &open, &facts, request).unwrap()).contains("runs arm itself"));
+        assert!(reason(decide(arm(), &open, &facts, request).unwrap()).contains("runs arm natively"));
     }
     assert_eq!(decide(arm(), &open, &facts, force).unwrap(), registration(&[], None, &[]));
     let guarded = [b"MZ".to_vec(), header.clone()];

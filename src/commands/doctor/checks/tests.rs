@@ -68,7 +68,7 @@ fn old_kernels_are_a_problem_or_have_one_instance() {
     let observations = kernel(&Facts { kernel: KernelVersion::parse("5.10.0"), ..facts() });
     assert_eq!(
         (observations[0].level, observations[0].text.as_str()),
-        (Severity::Ok, "Linux 5.10: F, one instance for all")
+        (Severity::Ok, "Linux 5.10: F, one instance for all user namespaces")
     );
 }
 
