@@ -46,7 +46,7 @@ impl TempDir {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 opened => opened?,
             };
-            if lock(&directory) && is_at(&directory, &path) {
+            if lock(&directory) != Lock::HeldByAnother && is_at(&directory, &path) {
                 // The mode at creation is subject to the umask.
                 directory.set_permissions(Permissions::from_mode(mode))?;
                 return Ok(Self { path, directory });
@@ -110,7 +110,7 @@ pub fn sweep(parent: &Path) {
 fn remove_stale(path: &Path) {
     let Ok(directory) = open(path) else { return };
     let is_ours = directory.metadata().is_ok_and(|metadata| metadata.uid() == geteuid().as_raw());
-    if is_ours && lock(&directory) && is_at(&directory, path) {
+    if is_ours && lock(&directory) == Lock::Taken && is_at(&directory, path) {
         remove(path, &directory);
     }
 }
@@ -120,11 +120,23 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(path)
 }
 
-/// Locks a directory; false if another process holds it. A file system without locks keeps stale directories.
-fn lock(directory: &File) -> bool {
+/// Result of locking a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lock {
+    /// This process holds the lock.
+    Taken,
+    /// Another process uses the directory.
+    HeldByAnother,
+    /// The lock failed, for example on a file system without locks: another process may use the directory.
+    Unknown,
+}
+
+/// Locks a directory without waiting (`flock(2)`).
+fn lock(directory: &File) -> Lock {
     match directory.try_lock() {
-        Err(fs::TryLockError::WouldBlock) => false,
-        Ok(()) | Err(fs::TryLockError::Error(_)) => true,
+        Ok(()) => Lock::Taken,
+        Err(fs::TryLockError::WouldBlock) => Lock::HeldByAnother,
+        Err(fs::TryLockError::Error(_)) => Lock::Unknown,
     }
 }
 
@@ -203,7 +215,7 @@ mod tests {
         let stale = parent.path().join("qus-tmp-aB345678");
         fs::create_dir(&stale).unwrap();
         let held = open(&stale).unwrap();
-        assert!(lock(&held));
+        assert_eq!(lock(&held), Lock::Taken);
         let directory = TempDir::create_in(parent.path(), 0o700).unwrap();
         assert!(stale.exists());
         drop(held);
@@ -221,7 +233,7 @@ mod tests {
         fs::create_dir(&path).unwrap();
         fs::write(path.join("other"), "x").unwrap();
         let held = open(&path).unwrap();
-        assert!(lock(&held));
+        assert_eq!(lock(&held), Lock::Taken);
         drop(directory);
         assert!(path.join("other").exists());
         assert_eq!(names(&parent.path().join("moved")).len(), 0);
