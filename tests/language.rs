@@ -88,6 +88,19 @@ fn no_text_has_an_avoided_word() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
+/// Errors of the system print as `std::io::Error` does: `Errno` prints another text.
+#[test]
+fn errors_of_the_system_have_one_form() {
+    const OTHERS: [&str; 4] = [".desc()", "{errno}", "source: Errno,", "#[source] Errno"];
+    let mut found = Vec::new();
+    for name in sources() {
+        let source = production(&fs::read_to_string(root().join(&name)).unwrap());
+        let lines = source.lines().filter(|line| OTHERS.iter().any(|other| line.contains(other)));
+        found.extend(lines.map(|line| format!("{name}: {}", line.trim())));
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
 #[test]
 fn literals_are_found() {
     let source = r##"

@@ -5,6 +5,7 @@
 
 use std::cell::OnceCell;
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -62,7 +63,7 @@ pub enum OpenError {
         /// The instance's directory.
         path: PathBuf,
         /// Error of the kernel.
-        source: Errno,
+        source: io::Error,
     },
 }
 
@@ -108,7 +109,7 @@ pub enum MountError {
         /// The mount point.
         path: PathBuf,
         /// Error of the kernel.
-        source: Errno,
+        source: io::Error,
     },
 }
 
@@ -176,7 +177,7 @@ pub enum RegisterError {
         /// The file.
         path: PathBuf,
         /// Error of the kernel.
-        source: Errno,
+        source: io::Error,
     },
     /// The line could not be written, for another reason.
     #[error("cannot register {name} in {}: {source}", path.display())]
@@ -186,7 +187,7 @@ pub enum RegisterError {
         /// Name of the handler.
         name: HandlerName,
         /// Error of the kernel.
-        source: Errno,
+        source: io::Error,
     },
 }
 
@@ -230,7 +231,7 @@ pub enum HandlerError {
         /// The file.
         path: PathBuf,
         /// Error of the kernel.
-        source: Errno,
+        source: io::Error,
     },
 }
 
@@ -278,7 +279,7 @@ impl Instance {
             |errno| match errno {
                 Errno::EPERM | Errno::EACCES => MountError::AccessError(path.to_owned()),
                 Errno::ENODEV => MountError::NoSupport,
-                source => MountError::Io { path: path.to_owned(), source },
+                errno => MountError::Io { path: path.to_owned(), source: errno.into() },
             },
         )
     }
@@ -365,7 +366,7 @@ impl Instance {
         let file = self.open_file(Path::new("register"), OFlag::O_WRONLY).map_err(|errno| match errno {
             Errno::EACCES | Errno::EPERM => RegisterError::NotRoot(self.path.clone()),
             Errno::EROFS => RegisterError::ReadOnly(self.path.clone()),
-            source => RegisterError::Open { path: self.path.join("register"), source },
+            errno => RegisterError::Open { path: self.path.join("register"), source: errno.into() },
         })?;
         Ok(self.register.get_or_init(|| file))
     }
@@ -385,7 +386,7 @@ impl Instance {
                 "it is not an executable file, is on a noexec mount, or in a directory without access"
             }
             Errno::ETXTBSY => "a process has it open for writing",
-            source => return RegisterError::Write { path: self.path.clone(), name, source },
+            _ => return RegisterError::Write { path: self.path.clone(), name, source: errno.into() },
         };
         RegisterError::Interpreter { interpreter: rule.interpreter().to_owned(), reason }
     }
@@ -428,19 +429,19 @@ impl Instance {
     }
 
     fn io(&self, operation: &'static str, name: &Path, source: Errno) -> HandlerError {
-        HandlerError::Io { operation, path: self.path.join(name), source }
+        HandlerError::Io { operation, path: self.path.join(name), source: source.into() }
     }
 }
 
 /// The directory at `path`, without touching what an automount stands for, and the file system it is on.
 fn open_directory(path: &Path) -> Result<(OwnedFd, FsType), OpenError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let io = |source| OpenError::Io { path: path.to_owned(), source };
+    let io = |errno: Errno| OpenError::Io { path: path.to_owned(), source: errno.into() };
     let directory = open(path, flags, Mode::empty()).map_err(|errno| match errno {
         // Outside of procfs, a missing directory does not concern the kernel.
         Errno::ENOENT if path.starts_with("/proc") => OpenError::NoSupport(path.to_owned()),
         Errno::ELOOP => OpenError::Automount(path.to_owned()),
-        source => io(source),
+        errno => io(errno),
     })?;
     let kind = fstatfs(&directory).map_err(io)?.filesystem_type();
     Ok((directory, kind))

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::Result;
-use nix::errno::Errno;
 
 use super::args::Common;
 use crate::base::error::Diagnostic;
@@ -87,7 +86,9 @@ fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Opened> {
         // (K71). Mounting the own instance a second time fails with EBUSY. A container that has its own instance may
         // not be allowed to mount; then writing to another's fails (K70).
         (Some(instance), _) => match Instance::mount(path) {
-            Err(MountError::Io { source: Errno::EBUSY, .. }) => return Ok(Opened::own(Some(instance))),
+            Err(MountError::Io { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy => {
+                return Ok(Opened::own(Some(instance)));
+            }
             Err(MountError::AccessError(_)) => return Ok(Opened::existing(instance, path)),
             mounted => mounted.map_err(Diagnostic::from)?,
         },

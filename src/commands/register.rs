@@ -32,6 +32,7 @@ use crate::system::namespace::enter;
 use crate::system::service_manager::notify_ready;
 use crate::system::signals::{DeferredSignals, EndSignals};
 use clap::Args;
+use std::io;
 use std::path::PathBuf;
 
 /// `qus register`.
@@ -239,7 +240,8 @@ fn apply(
 }
 
 fn block_end_signals() -> Result<EndSignals, Diagnostic> {
-    EndSignals::block().map_err(|errno| Diagnostic::new(format!("cannot block signals: {errno}")))
+    EndSignals::block()
+        .map_err(|errno| Diagnostic::new(format!("cannot block signals: {}", io::Error::from(errno))))
 }
 
 /// Stays and holds the instance until SIGHUP, SIGINT or SIGTERM arrives.
@@ -247,7 +249,9 @@ fn hold(end_signals: &EndSignals) -> Result<(), Diagnostic> {
     if let Err(error) = notify_ready() {
         tracing::warn!("cannot notify the service manager: {error}");
     }
-    end_signals.wait().map_err(|errno| Diagnostic::new(format!("cannot wait for signals: {errno}")))
+    end_signals
+        .wait()
+        .map_err(|errno| Diagnostic::new(format!("cannot wait for signals: {}", io::Error::from(errno))))
 }
 
 /// Removes handlers; one that is gone already is no error.

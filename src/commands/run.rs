@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -298,11 +299,11 @@ fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
     match errno {
         Errno::ENOENT => failed(NotRun::NotFound, "the program or its loader does not exist"),
         Errno::ENOEXEC => {
-            let failure = failed(NotRun::Unrunnable, "Exec format error");
+            let failure = failed(NotRun::Unrunnable, &io::Error::from(errno).to_string());
             let command = format!("qus which {}", shell_word(path));
             Failure(failure.0, failure.1.with_command(command))
         }
-        errno => failed(NotRun::Unrunnable, errno.desc()),
+        errno => failed(NotRun::Unrunnable, &io::Error::from(errno).to_string()),
     }
 }
 

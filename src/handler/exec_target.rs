@@ -64,7 +64,7 @@ impl fmt::Display for AccessError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => formatter.write_str("does not exist"),
-            Self::Path(errno) => write!(formatter, "cannot be reached: {}", errno.desc()),
+            Self::Path(errno) => write!(formatter, "cannot be reached: {}", io::Error::from(*errno)),
             Self::NotAFile => formatter.write_str("is not a regular file"),
             Self::NotExecutable => formatter.write_str("may not be executed by this user"),
             Self::NoExec => formatter.write_str("is on a file system that is mounted noexec"),

@@ -73,7 +73,7 @@ impl Executor {
                 Ok(Ok(()))
             }
             End::NotStarted(errno) if errno != Errno::ENOEXEC as i32 => {
-                Ok(Err(format!("cannot execute programs there: {}", Errno::from_raw(errno).desc())))
+                Ok(Err(format!("cannot execute programs there: {}", io::Error::from_raw_os_error(errno))))
             }
             _ => Ok(Ok(())),
         }

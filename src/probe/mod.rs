@@ -20,8 +20,8 @@ pub use native::{Nativeness, same_family};
 pub use verdict::{Expected, Failure, Verification, judge, judge_all};
 
 use std::fmt;
+use std::io;
 
-use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::arch::Arch;
@@ -96,7 +96,7 @@ impl fmt::Display for End {
             Self::Exited(status) => write!(formatter, "ended with status {status}"),
             Self::Killed(signal) => write!(formatter, "was killed by signal {signal}"),
             Self::NotStarted(errno) => {
-                write!(formatter, "cannot be started: {}", Errno::from_raw(errno).desc())
+                write!(formatter, "cannot be started: {}", io::Error::from_raw_os_error(errno))
             }
             Self::TimedOut => formatter.write_str("did not end in time"),
         }

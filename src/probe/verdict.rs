@@ -1,5 +1,7 @@
 //! Verdict on a handler, from the outcomes of a probe. Pure.
 
+use std::io;
+
 use nix::errno::Errno;
 use serde::Serialize;
 use thiserror::Error;
@@ -42,7 +44,7 @@ pub enum Failure {
     Shadowed(Option<String>),
     /// The interpreter could not be started at all; the errno in words.
     #[error("its interpreter cannot be started: {0}")]
-    NotStarted(&'static str),
+    NotStarted(String),
     /// Fine on the host, `ENOENT` in an empty root directory (K39, K52).
     #[error(
         "it works on this host, but not from an empty root directory, as containers have it: \
@@ -130,15 +132,16 @@ fn judge_outcome(outcome: &Outcome, expected: &Expected<'_>) -> Result<bool, Fai
 }
 
 /// An errno of `execve(2)` when a handler took the file (the table of errno in docs/kernel.md).
-fn reason(errno: Errno) -> &'static str {
-    match errno {
+fn reason(errno: Errno) -> String {
+    let reason = match errno {
         Errno::ENOENT => "it, or the loader it needs, does not exist",
         Errno::EACCES => "it is not executable, or is on a noexec mount",
         Errno::ELOOP => "the handler matches its own interpreter",
         Errno::ELIBBAD => "its loader is of another architecture",
         Errno::ETXTBSY => "a process has it open for writing",
-        other => other.desc(),
-    }
+        other => return io::Error::from(other).to_string(),
+    };
+    reason.to_owned()
 }
 
 fn first_line(output: &str) -> String {

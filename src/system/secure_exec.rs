@@ -5,9 +5,10 @@
 //! `sudo`, decide what of that they keep; qus does nothing at all.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::unistd::{getresgid, getresuid};
 
 use crate::base::error::Diagnostic;
@@ -22,7 +23,10 @@ const AT_SECURE: usize = 23;
 /// (`capabilities(7)`) are the caller's own. `AT_SECURE` alone is not enough, as SELinux sets it for any program that
 /// enters another domain.
 pub fn check() -> Result<(), Diagnostic> {
-    let unknown = |errno| Diagnostic::new(format!("cannot determine the ids of this process: {errno}"));
+    let unknown = |errno: Errno| {
+        let cause = io::Error::from(errno);
+        Diagnostic::new(format!("cannot determine the ids of this process: {cause}"))
+    };
     let (users, groups) = (getresuid().map_err(unknown)?, getresgid().map_err(unknown)?);
     if users.real != users.effective || groups.real != groups.effective {
         return Err(refusal("chmod ug-s"));

@@ -66,7 +66,8 @@ fn probes_without_space_leave_what_was_there(lab: &Lab) {
         assert!(ran.stderr.contains("cannot run probes: "), "{ran:#?}");
         assert!(ran.stderr.contains("/tmp: No space left on device"), "{ran:#?}");
         for directory in ["/dev/shm", "/run", "/var/tmp"] {
-            let reason = format!("{directory}: cannot execute programs there: Permission denied");
+            let reason =
+                format!("{directory}: cannot execute programs there: Permission denied (os error 13)");
             assert!(ran.stderr.contains(&reason), "{ran:#?}");
         }
         assert!(ran.stderr.contains("/tmp: Read-only file system"), "{ran:#?}");

@@ -32,7 +32,7 @@ pub(super) fn can_take_over(handler: &Handler) -> Result<(), String> {
         }
         Err(error) => return Err(cannot_open(&error)),
     }
-    access(path, AccessFlags::X_OK).map_err(|errno| cannot_open(&errno.desc()))?;
+    access(path, AccessFlags::X_OK).map_err(|errno| cannot_open(&std::io::Error::from(errno)))?;
     let has_rule = handler.entry.enabled && handler.entry.to_rule(&handler.name).is_some();
     has_rule.then_some(()).ok_or_else(|| "its entry is not one that qus can register".to_owned())
 }

@@ -184,7 +184,7 @@ impl Sandbox {
 pub(super) fn chown_if_permitted(directory: &Path, user: Uid) -> bool {
     let result = chown(directory, Some(user), None);
     if let Err(errno) = result {
-        tracing::debug!("cannot give {} to user {user}: {errno}", directory.display());
+        tracing::debug!("cannot give {} to user {user}: {}", directory.display(), io::Error::from(errno));
     }
     result.is_ok()
 }

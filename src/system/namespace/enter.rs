@@ -45,7 +45,7 @@ pub enum NamespaceError {
     #[error(
         "user namespaces are not permitted here, by a security module, or the container or chroot that this runs in: {0}"
     )]
-    NotPermitted(#[source] Errno),
+    NotPermitted(#[source] io::Error),
     /// The ids of a new user namespace could not be set.
     #[error("cannot map users into a new user namespace: {0}")]
     Map(String),
@@ -65,7 +65,7 @@ pub enum NamespaceError {
         /// Its process.
         pid: u32,
         /// Error of the kernel.
-        source: Errno,
+        source: io::Error,
     },
 }
 
@@ -74,10 +74,13 @@ impl Advise for NamespaceError {
         match self {
             Self::Forbidden { setting, permits } => format!("sudo sysctl -w {setting}={permits}").into(),
             Self::NotPermitted(_) => Advice::hint("start it outside of the container"),
-            Self::Join { source: Errno::EPERM, .. } | Self::Open { .. } => {
+            Self::Join { source, .. } if source.kind() != io::ErrorKind::PermissionDenied => {
+                Advice::default()
+            }
+            Self::Join { .. } | Self::Open { .. } => {
                 Advice::hint("start qus as root, or as the user to whom the process belongs")
             }
-            Self::Join { .. } | Self::Map(_) | Self::TooMany => Advice::default(),
+            Self::Map(_) | Self::TooMany => Advice::default(),
         }
     }
 }
@@ -109,7 +112,7 @@ fn forbidding_setting_in(directory: &Path) -> Option<NamespaceError> {
 fn diagnose(errno: Errno) -> NamespaceError {
     blocking_sysctl().unwrap_or(match errno {
         Errno::ENOSPC | Errno::EUSERS => NamespaceError::TooMany,
-        errno => NamespaceError::NotPermitted(errno),
+        errno => NamespaceError::NotPermitted(errno.into()),
     })
 }
 
@@ -165,7 +168,9 @@ pub fn enter(pid: u32) -> Result<(), NamespaceError> {
     let user = if is_same("user") { None } else { Some(open("user")?) };
     let mount = if is_same("mnt") { None } else { Some(open("mnt")?) };
     let enter = |kind: &'static str, file: Option<fs::File>, flag: CloneFlags| match file {
-        Some(file) => setns(file, flag).map_err(|source| NamespaceError::Join { kind, pid, source }),
+        Some(file) => {
+            setns(file, flag).map_err(|errno| NamespaceError::Join { kind, pid, source: errno.into() })
+        }
         None => Ok(()),
     };
     let is_other_user_namespace = user.is_some();
