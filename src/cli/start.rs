@@ -117,7 +117,8 @@ fn diagnostic(error: &clap::Error) -> Diagnostic {
     let known = command.filter(|word| Cli::command().find_subcommand(word).is_some());
     let help = known.map_or_else(|| "qus --help".to_owned(), |command| format!("qus {command} --help"));
     let mut problem = Diagnostic::new(message.trim_start_matches("error: ")).with_command(help);
-    let other = command.filter(|_| error.kind() == ErrorKind::InvalidSubcommand).and_then(meant);
+    let is_unknown_command = error.kind() == ErrorKind::InvalidSubcommand;
+    let other = if is_unknown_command { command.and_then(meant) } else { None };
     // The most similar one comes last.
     let similar = match error.get(ContextKind::SuggestedSubcommand) {
         Some(ContextValue::Strings(names)) => names.last().map(String::as_str),
