@@ -1,4 +1,4 @@
-//! Lookup of an [`Arch`] by bytes: those of a file, or of a registered pattern.
+//! Finds an [`Arch`] by bytes: the header of a file, or a registered pattern.
 
 use std::sync::LazyLock;
 
@@ -7,17 +7,17 @@ use goblin::elf::header::ELFMAG;
 use super::{ARCHES, Arch, ByteOrder};
 use crate::binfmt::Pattern;
 
-/// Where `e_machine` begins, in bytes from the beginning of the file; equal in both classes.
+/// Offset of `e_machine` in the file, in bytes; the same for both classes.
 const E_MACHINE: usize = 18;
 
-/// A pattern of the table, with the row and the machine it stands for.
+/// A pattern of the table, with its architecture and machine number.
 struct Known {
     arch: &'static Arch,
     machine: u16,
     pattern: Pattern,
 }
 
-/// All patterns of the table, derived once.
+/// All patterns of the table, computed once.
 static KNOWN: LazyLock<Vec<Known>> = LazyLock::new(|| {
     let rows = ARCHES.iter().map(|arch| (arch, &arch.identity));
     rows.flat_map(|(arch, identity)| {
@@ -28,23 +28,23 @@ static KNOWN: LazyLock<Vec<Known>> = LazyLock::new(|| {
 });
 
 impl Arch {
-    /// The architecture of a file that begins with `header`: an ELF program or shared object for one row of the table.
+    /// Returns the architecture of an ELF program or shared object that begins with `header`.
     ///
-    /// 40 bytes are enough; what is missing counts as zero, as for the kernel (K34).
+    /// 40 bytes are enough. Missing bytes count as zero, as in the kernel (K34).
     #[must_use]
     pub fn from_header(header: &[u8]) -> Option<&'static Arch> {
         KNOWN.iter().find(|known| known.pattern.matches(header)).map(|known| known.arch)
     }
 
-    /// The architectures whose programs a registered pattern takes, sorted by name; mostly one.
+    /// Returns the architectures whose programs match a registered pattern, sorted by name; usually one.
     ///
-    /// A pattern belongs to an architecture when it demands the ELF magic and the low byte of `e_machine`, both bit
-    /// for bit, and takes at least some of the architecture's programs. So tables may be sloppy: leave out the high
-    /// byte of `e_machine`, compare half of `EI_DATA`, or insist on an `EI_OSABI`. A rule for 32-bit MIPS without the
-    /// ABI bit takes the programs of two rows, and both are named.
+    /// A pattern belongs to an architecture if it compares all bits of the ELF magic and of the low byte of
+    /// `e_machine`, and matches at least some programs of the architecture. Rules of other tools often leave out the
+    /// high byte of `e_machine`, compare half of `EI_DATA`, or require an `EI_OSABI`. A rule for 32-bit MIPS without
+    /// the ABI bit matches the programs of two architectures, so both are returned.
     ///
-    /// A pattern which takes no program at all (numbers in the wrong byte order) belongs to none, and neither does one
-    /// which takes everybody's (`\x7fELF` alone, or an empty mask): it concerns the whole table, not a part of it.
+    /// The result is empty for a pattern that matches no program, for example with numbers in the wrong byte order. It
+    /// is also empty for a pattern that matches the programs of every architecture: `\x7fELF` alone, or an empty mask.
     #[must_use]
     pub fn matching_pattern(pattern: &Pattern) -> Vec<&'static Arch> {
         if !ELFMAG.iter().enumerate().all(|(position, &byte)| demands(pattern, position, byte)) {
@@ -65,7 +65,7 @@ impl Arch {
     }
 }
 
-/// Reports whether every file that `pattern` takes has `byte` at `position`.
+/// Reports whether `pattern` requires `byte` at `position`.
 fn demands(pattern: &Pattern, position: usize, byte: u8) -> bool {
     position.checked_sub(pattern.offset()).is_some_and(|index| {
         pattern.magic().get(index) == Some(&byte)

@@ -1,7 +1,7 @@
-//! The header of an ELF file: architecture and loader of a program.
+//! Reads the headers of an ELF file: the architecture and the loader of a program.
 //!
-//! Only the header and the program headers are read, never the file (System V ABI, chapters "ELF Header" and "Program
-//! Header"). Files are hostile: every number in them is checked before it is used.
+//! Reads only the ELF header, the program headers and the path of the loader (System V ABI, chapters "ELF Header" and
+//! "Program Header"). Files are untrusted: every number is checked before use.
 
 use std::borrow::Cow;
 use std::io;
@@ -13,48 +13,49 @@ use goblin::elf::program_header::{PT_INTERP, PT_LOAD, ProgramHeader};
 use goblin::elf::{Elf, Header};
 use thiserror::Error;
 
-/// Bytes that one read fetches: the header and, in every executable that a linker writes, the program headers.
+/// Size of the first read, in bytes. It contains the ELF header and, in every executable that a linker writes, the
+/// program headers.
 pub const FIRST_READ: usize = 4096;
-/// Most program headers that are looked at. Linux itself refuses more than 64 KiB of them (`load_elf_phdrs`).
+/// Maximum number of program headers. Linux refuses program headers of more than 64 KiB (`load_elf_phdrs`).
 const PROGRAM_HEADERS_MAX: usize = 65536 / 32;
-/// Longest path of a loader, in bytes (`PATH_MAX`, which Linux demands of `PT_INTERP`).
+/// Maximum length of a loader's path, in bytes (`PATH_MAX`, the limit of Linux for `PT_INTERP`).
 const LOADER_MAX: usize = 4096;
 
-/// An ELF executable, as its headers describe it.
+/// The properties of an ELF executable that its headers describe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Executable {
-    /// The first bytes of the file, at most [`crate::binfmt::HEADER_LEN`]: what a pattern is compared with.
+    /// The first bytes of the file, at most [`crate::binfmt::HEADER_LEN`]. Patterns are compared with these bytes.
     pub header: Vec<u8>,
-    /// The program that the kernel starts in its place (`PT_INTERP`); `None` for a static one.
+    /// Path of the loader, which the kernel starts first (`PT_INTERP`); `None` for a static executable.
     pub loader: Option<Vec<u8>>,
 }
 
-/// Reason why a file is not an ELF executable.
+/// Reason for which a file is not an ELF executable.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ElfError {
-    /// No bytes.
+    /// The file has no bytes.
     #[error("is empty")]
     Empty,
-    /// A script; what its first line names.
+    /// The file is a script; the field is its first line after `#!`.
     #[error("is a script (#!{0})")]
     Script(String),
-    /// Something else than ELF.
+    /// The file is neither ELF nor a script.
     #[error("is not an ELF file")]
     NotElf,
-    /// An ELF file that is no program: a relocatable object, a core dump.
+    /// An ELF file that is not a program, such as a relocatable object or a core dump; the field is its `e_type`.
     #[error("is an ELF file, but not a program (e_type {0})")]
     NotAProgram(u16),
-    /// An ELF file whose headers point outside of it or contradict themselves.
+    /// An ELF file with headers that point beyond its end or contradict each other.
     #[error("is a damaged ELF file: {0}")]
     Damaged(&'static str),
-    /// It could not be read.
+    /// The file could not be read.
     #[error("cannot be read: {0}")]
     Read(#[source] io::Error),
 }
 
 impl Executable {
-    /// Reads the headers of `file`, in one read where a linker put them as usual.
+    /// Reads the headers of `file`. One read is enough if the program headers follow the ELF header, as usual.
     pub fn read(file: &impl FileExt) -> Result<Self, ElfError> {
         let mut buffer = [0; FIRST_READ];
         let length = read_at_most(file, &mut buffer, 0)?;
@@ -76,13 +77,12 @@ impl Executable {
     }
 }
 
-/// Returns the loader that the kernel starts for `file`, an ELF file that begins with `first`. Only parts of the file
-/// after `first` are read.
+/// Returns the path of the loader of an ELF file that begins with `first`. Reads only parts of the file after `first`.
 pub fn loader_of(file: &impl FileExt, first: &[u8]) -> Result<Option<Vec<u8>>, ElfError> {
     loader(file, first, &program_header(first)?)
 }
 
-/// The header of an ELF program that begins with `first`.
+/// Parses the header of an ELF program that begins with `first`.
 fn program_header(first: &[u8]) -> Result<Header, ElfError> {
     let header =
         Elf::parse_header(first).map_err(|_| ElfError::Damaged("its header is cut off or malformed"))?;
@@ -121,7 +121,7 @@ fn loader(file: &impl FileExt, first: &[u8], header: &Header) -> Result<Option<V
     Ok(Some(path.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()))
 }
 
-/// `length` bytes at `offset`, from what was read already where it holds them.
+/// Returns `length` bytes at `offset`, without another read if `first` contains them.
 fn bytes_at<'a>(
     file: &impl FileExt,
     first: &'a [u8],
@@ -157,7 +157,7 @@ fn read_at_most(file: &impl FileExt, buffer: &mut [u8], offset: u64) -> Result<u
     Ok(done)
 }
 
-/// Reports whether two heads are of the same kind of machine: class, byte order and `e_machine`.
+/// Reports whether two ELF headers have the same class, byte order and `e_machine`.
 #[must_use]
 pub fn same_machine(one: &[u8], two: &[u8]) -> bool {
     /// Positions of `EI_CLASS`, `EI_DATA` and both bytes of `e_machine`.
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A file that is only bytes.
+    /// A file in memory.
     struct Bytes<'a>(&'a [u8]);
 
     impl FileExt for Bytes<'_> {
@@ -187,7 +187,7 @@ mod tests {
         }
     }
 
-    /// A 64-bit little-endian program with one `PT_LOAD`, and a `PT_INTERP` at `loader_at` where one is wanted.
+    /// Returns a 64-bit little-endian program with one `PT_LOAD` and, if `loader_at` is set, a `PT_INTERP` there.
     fn program(loader_at: Option<usize>) -> Vec<u8> {
         let mut file = vec![0; 64 + 2 * 56];
         file[..16].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");

@@ -1,4 +1,4 @@
-//! [`Identity`]: how a program of an architecture is recognised by its ELF header.
+//! [`Identity`]: the fields of an ELF header that identify programs of an architecture.
 
 use goblin::elf::header::{
     EI_VERSION, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, ELFMAG, ET_EXEC, EV_CURRENT, SIZEOF_IDENT,
@@ -6,7 +6,7 @@ use goblin::elf::header::{
 
 use crate::binfmt::Pattern;
 
-/// Machine number of Alpha, as every Linux toolchain writes it; the ELF specification never assigned one.
+/// Machine number of Alpha that every Linux toolchain writes. The ELF specification never assigned a number.
 ///
 /// Source: `EM_ALPHA` in Linux `include/uapi/linux/elf-em.h`.
 pub const EM_ALPHA: u16 = 0x9026;
@@ -16,15 +16,15 @@ pub const EM_ALPHA: u16 = 0x9026;
 /// Source: `EM_MICROBLAZE_OLD` in QEMU `include/elf.h`.
 pub const EM_MICROBLAZE_OLD: u16 = 0xbaab;
 
-/// Bit of `e_flags` of a 32-bit MIPS program that uses the n32 calling convention, not o32.
+/// Bit of `e_flags` in a 32-bit MIPS program that uses the n32 calling convention instead of o32.
 ///
 /// Source: `EF_MIPS_ABI2` in the MIPS ELF supplement; `elf_check_abi` in QEMU `linux-user`.
 pub const EF_MIPS_ABI2: u32 = 0x20;
 
-/// The bit in which `ET_EXEC` (2) and `ET_DYN` (3) differ: leaving it out of a mask accepts both, and nothing else.
+/// The bit in which `ET_EXEC` (2) and `ET_DYN` (3) differ. A mask without this bit accepts both, and no other type.
 const EXEC_OR_DYN: u16 = 1;
 
-/// Width of addresses in an ELF file: `EI_CLASS` in the ELF specification.
+/// Width of addresses in an ELF file (`EI_CLASS` in the ELF specification).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
     /// 32-bit addresses, 52 bytes of header.
@@ -34,7 +34,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// The value of `EI_CLASS`.
+    /// Returns the value of `EI_CLASS`.
     #[must_use]
     pub const fn byte(self) -> u8 {
         match self {
@@ -43,7 +43,7 @@ impl Class {
         }
     }
 
-    /// Where `e_flags` begins, in bytes from the beginning of the file.
+    /// Returns the offset of `e_flags` in the file, in bytes.
     ///
     /// Source: `Elf32_Ehdr` and `Elf64_Ehdr` in the ELF specification.
     #[must_use]
@@ -54,7 +54,7 @@ impl Class {
         }
     }
 
-    /// Sizes in bytes of a file header, a program header and a section header.
+    /// Returns the sizes of a file header, a program header and a section header, in bytes.
     ///
     /// Source: `Elf32_*hdr` and `Elf64_*hdr` in the ELF specification.
     #[must_use]
@@ -66,7 +66,7 @@ impl Class {
     }
 }
 
-/// Order of the bytes in a number: `EI_DATA` in the ELF specification.
+/// Order of the bytes in a number (`EI_DATA` in the ELF specification).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ByteOrder {
     /// Least significant byte first.
@@ -76,7 +76,7 @@ pub enum ByteOrder {
 }
 
 impl ByteOrder {
-    /// The value of `EI_DATA`.
+    /// Returns the value of `EI_DATA`.
     #[must_use]
     pub const fn byte(self) -> u8 {
         match self {
@@ -85,7 +85,7 @@ impl ByteOrder {
         }
     }
 
-    /// A 16-bit number (`Half` in the ELF specification) as the file holds it.
+    /// Encodes a 16-bit number (`Half` in the ELF specification) in this byte order.
     #[must_use]
     pub const fn half(self, value: u16) -> [u8; 2] {
         match self {
@@ -94,7 +94,7 @@ impl ByteOrder {
         }
     }
 
-    /// A 32-bit number (`Word` in the ELF specification) as the file holds it.
+    /// Encodes a 32-bit number (`Word` in the ELF specification) in this byte order.
     #[must_use]
     pub const fn word(self, value: u32) -> [u8; 4] {
         match self {
@@ -103,7 +103,7 @@ impl ByteOrder {
         }
     }
 
-    /// A 64-bit number (`Xword` in the ELF specification) as the file holds it.
+    /// Encodes a 64-bit number (`Xword` in the ELF specification) in this byte order.
     #[must_use]
     pub const fn xword(self, value: u64) -> [u8; 8] {
         match self {
@@ -116,49 +116,50 @@ impl ByteOrder {
 /// Bits of `e_flags` that belong to an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlagBits {
-    /// Which bits are compared.
+    /// Mask of the bits that are compared.
     pub mask: u32,
-    /// Required value of these bits; no bits outside `mask`.
+    /// Required value of these bits. Bits outside `mask` are zero.
     pub value: u32,
 }
 
 impl FlagBits {
-    /// `e_flags` with these bits as they must be and the others untouched.
+    /// Returns `e_flags` with the bits of the mask set to the required value.
     #[must_use]
     pub const fn applied_to(self, e_flags: u32) -> u32 {
         e_flags & !self.mask | self.value
     }
 }
 
-/// Which ELF files are programs of an architecture.
+/// The fields of an ELF header that identify programs of an architecture.
 ///
-/// It is what QEMU's program loader accepts (`elf_check_ident` and `elf_check_ehdr` in `linux-user/elfload.c`): magic,
-/// class, byte order, `EI_VERSION` 1, `e_type` executable or shared object, and all bits of `e_machine`. It ignores
-/// `EI_OSABI` (GNU in static glibc programs), `EI_ABIVERSION` (MIPS linkers write 0 to 5) and the padding (`AppImage`
-/// puts its own magic there). The loader also checks `e_ehsize` and `e_phentsize`. No pattern compares them, as every
-/// toolchain writes the required values.
+/// Accepts the same files as QEMU's program loader (`elf_check_ident` and `elf_check_ehdr` in `linux-user/elfload.c`).
+/// It compares magic, class, byte order, `EI_VERSION` 1, an `e_type` of executable or shared object, and all bits of
+/// `e_machine`. It ignores `EI_OSABI` (GNU in static glibc programs), `EI_ABIVERSION` (MIPS linkers write 0 to 5) and
+/// the padding (`AppImage` stores its own magic there). QEMU also checks `e_ehsize` and `e_phentsize`, but every
+/// toolchain writes the required values, so no pattern compares them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// `EI_CLASS`.
     pub class: Class,
     /// `EI_DATA`.
     pub order: ByteOrder,
-    /// Values of `e_machine`; the first is what today's toolchains write.
+    /// Values of `e_machine`, first the one that current toolchains write.
     pub machines: &'static [u16],
-    /// Bits of `e_flags` that distinguish two architectures with equal machine, class and byte order.
+    /// Bits of `e_flags` that distinguish two architectures with the same machine, class and byte order.
     pub abi: Option<FlagBits>,
 }
 
 impl Identity {
-    /// One pattern for each of [`machines`](Self::machines), in their order.
+    /// Returns one pattern for each of [`machines`](Self::machines), in the same order.
     ///
-    /// A pattern compares bits. One that matches 3 and 6 would match 2 and 7, too.
+    /// One pattern cannot serve two machines: a mask that accepts 3 and 6 would also accept 2 and 7.
     #[must_use]
     pub fn patterns(&self) -> Vec<Pattern> {
         self.machines.iter().filter_map(|&machine| self.pattern(machine)).collect()
     }
 
-    /// `None` would mean that the window does not fit into what the kernel reads: an ELF header always does.
+    /// Returns the pattern for `machine`. An ELF header always fits into the bytes that the kernel reads, so `None`
+    /// does not occur.
     fn pattern(&self, machine: u16) -> Option<Pattern> {
         let mut mask = vec![0xff; EI_VERSION + 1];
         mask.resize(SIZEOF_IDENT, 0);
@@ -167,7 +168,7 @@ impl Identity {
         if let Some(abi) = self.abi {
             mask.resize(self.class.flags_offset(), 0);
             mask.extend(self.order.word(abi.mask));
-            // A window that ends with its last compared bit keeps the register line short.
+            // A window that ends at its last compared bit keeps the register line short.
             while mask.last() == Some(&0) {
                 mask.pop();
             }
@@ -177,10 +178,10 @@ impl Identity {
         Pattern::new(0, magic, Some(mask)).ok()
     }
 
-    /// The smallest complete ELF header of this identity: 52 or 64 bytes.
+    /// Returns the smallest complete ELF header of this identity: 52 or 64 bytes.
     ///
-    /// `machine` goes into `e_machine`, `e_type` into `e_type`, and `e_flags`, with the [`abi`](Self::abi) bits set as
-    /// this identity needs them, into `e_flags`. The header has no entry point, no program headers and no sections.
+    /// The arguments become the fields of the same names. In `e_flags`, the [`abi`](Self::abi) bits are set as this
+    /// identity requires. The header has no entry point, no program headers and no sections.
     #[must_use]
     pub fn header(&self, machine: u16, e_type: u16, e_flags: u32) -> Vec<u8> {
         let order = self.order;
@@ -192,7 +193,7 @@ impl Identity {
         header.extend(order.half(e_type));
         header.extend(order.half(machine));
         header.extend(order.word(u32::from(EV_CURRENT)));
-        // e_entry, e_phoff and e_shoff: nothing is there.
+        // e_entry, e_phoff and e_shoff stay zero.
         header.resize(self.class.flags_offset(), 0);
         header.extend(order.word(self.abi.map_or(e_flags, |abi| abi.applied_to(e_flags))));
         // e_ehsize, e_phentsize, e_phnum, e_shentsize, e_shnum, e_shstrndx.

@@ -1,4 +1,4 @@
-//! The laws of the table. Everything that is not an opinion about one row is written here, once.
+//! Tests of rules that every row of the table must follow.
 
 mod bytes;
 mod foreign;
@@ -10,10 +10,10 @@ use goblin::elf::header::{EM_LOONGARCH, EM_MIPS, EM_X86_64, ET_CORE, ET_DYN, ET_
 use super::{ARCHES, Arch, ByteOrder, Class, Identity};
 use crate::binfmt::Pattern;
 
-/// Longer than any header, in bytes.
+/// Length that covers every header, in bytes.
 const HEADER: usize = 64;
 
-/// A pattern from hexadecimal digits; an empty mask is none.
+/// Returns a pattern from hexadecimal digits; an empty mask means no mask.
 fn pattern(magic: &str, mask: &str) -> Pattern {
     let mask = if mask.is_empty() { None } else { Some(unhex(mask)) };
     Pattern::new(0, unhex(magic), mask).unwrap()
@@ -24,14 +24,14 @@ fn unhex(digits: &str) -> Vec<u8> {
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
-/// Returns the compared bits of one byte in a pattern, and their value.
+/// Returns the mask of one byte in a pattern, and the value of its compared bits.
 fn at(pattern: &Pattern, position: usize) -> (u8, u8) {
     assert_eq!(pattern.offset(), 0);
     let mask = pattern.mask().unwrap().get(position).copied().unwrap_or(0);
     (mask, pattern.magic().get(position).copied().unwrap_or(0) & mask)
 }
 
-/// Headers of an architecture as toolchains, old and new, and `AppImage` write them.
+/// Returns headers of an architecture as old and new toolchains and `AppImage` write them.
 fn headers(arch: &Arch) -> Vec<(u16, Vec<u8>)> {
     let mut headers = Vec::new();
     for &machine in arch.identity.machines {

@@ -1,21 +1,21 @@
-//! From a name that people use to an [`Arch`].
+//! Finds an [`Arch`] by any name that people use.
 
 use thiserror::Error;
 
 use super::{ARCHES, Arch};
 use crate::base::error::{Advice, Advise};
 
-/// Longer words than this get no suggestion, in bytes: the comparison takes time in proportion, and the longest name
-/// in the table has about twenty.
+/// Maximum length of a word that gets a suggestion, in bytes. The time to compare words grows with their length, and
+/// the longest name in the table has about 20 bytes.
 const LONGEST_TYPO: usize = 64;
 
-/// A name that no architecture has.
+/// Error for a name that no architecture has.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("unknown architecture {query:?}{}", suggestion(*.nearest))]
 pub struct UnknownArch {
-    /// The name as it was given.
+    /// The name that the user typed.
     pub query: String,
-    /// The known name that is most like it, if one is like it at all.
+    /// The most similar known name, if any is similar enough.
     pub nearest: Option<&'static str>,
 }
 
@@ -30,12 +30,13 @@ fn suggestion(nearest: Option<&str>) -> String {
 }
 
 impl Arch {
-    /// The architecture that people mean by `query`.
+    /// Returns the architecture that `query` names.
     ///
-    /// Any of [`names`](Arch::names) will do, QEMU's target, and a name of [`handler_names`](Arch::handler_names), in
-    /// upper or lower case; also the name of an emulator (`qemu-aarch64-static`), a platform with or without `linux/`,
-    /// and a whole target triple of Linux with or without a vendor (`armv7-unknown-linux-gnueabihf`,
-    /// `mips64el-linux-gnuabi64`). A triple of another system is unknown: its programs need another kernel.
+    /// Accepts, in upper or lower case, QEMU's target, all of [`names`](Arch::names) and
+    /// [`handler_names`](Arch::handler_names), the name of an emulator (`qemu-aarch64-static`) and a platform with or
+    /// without `linux/`. It also accepts a target triple of Linux, with or without a vendor
+    /// (`armv7-unknown-linux-gnueabihf`, `mips64el-linux-gnuabi64`). A triple of another system is unknown, because its
+    /// programs need another kernel.
     pub fn named(query: &str) -> Result<&'static Arch, UnknownArch> {
         let lower = query.to_ascii_lowercase();
         let name = without_platform(&lower);
@@ -46,7 +47,7 @@ impl Arch {
             .ok_or_else(|| UnknownArch { query: query.to_owned(), nearest: nearest(name) })
     }
 
-    /// Every word that means this architecture: QEMU's first, platforms without `linux/`.
+    /// Returns every name of this architecture, QEMU's name first, and platforms without `linux/`.
     pub(super) fn words(&self) -> impl Iterator<Item = &'static str> + use<> {
         std::iter::once(self.name).chain(self.names.iter().map(without_platform))
     }
@@ -56,7 +57,7 @@ fn without_platform(name: &str) -> &str {
     name.strip_prefix("linux/").unwrap_or(name)
 }
 
-/// The architecture with exactly this name, which is in lowercase and without decoration.
+/// Returns the architecture with exactly this lowercase name, without prefix and suffix.
 fn called(name: &str) -> Option<&'static Arch> {
     ARCHES.iter().find(|arch| {
         arch.words().any(|word| word == name)
@@ -64,8 +65,8 @@ fn called(name: &str) -> Option<&'static Arch> {
     })
 }
 
-/// Splits a triple before any of its dashes, with the longest beginning first, because a name may contain one itself
-/// (`x86-64-linux-gnu` is not `x86`).
+/// Finds the architecture of a triple, which ends its first component at any of the dashes. The longest first component
+/// is tried first, because a name may contain a dash (`x86-64-linux-gnu` is not `x86`).
 fn of_triple(triple: &str) -> Option<&'static Arch> {
     triple.rmatch_indices('-').find_map(|(at, _)| {
         let (name, rest) = triple.split_at(at);
@@ -73,13 +74,13 @@ fn of_triple(triple: &str) -> Option<&'static Arch> {
     })
 }
 
-/// Reports whether the rest of a triple after its first component means Linux: `-unknown-linux-gnu`, `-linux`,
-/// `-linuxabin32`.
+/// Reports whether the part of a triple after its first component means Linux, for example `-unknown-linux-gnu`,
+/// `-linux` or `-linuxabin32`.
 fn is_linux(rest: &str) -> bool {
     rest.split('-').any(|part| part.starts_with("linux"))
 }
 
-/// Returns the architecture of a triple, by its end.
+/// Selects the variant of `arch` that the end of a triple names.
 fn with_abi(arch: &'static Arch, rest: &str) -> Option<&'static Arch> {
     if rest.ends_with("n32") {
         return match arch.name {
@@ -88,18 +89,19 @@ fn with_abi(arch: &'static Arch, rest: &str) -> Option<&'static Arch> {
             _ => None,
         };
     }
-    // 32-bit pointers on x86_64 and aarch64 (gnux32, gnu_ilp32): QEMU has no target for them.
+    // QEMU has no target for 32-bit pointers on x86_64 and aarch64 (gnux32, gnu_ilp32).
     let is_foreign = rest.ends_with("x32") || rest.ends_with("ilp32");
     (!is_foreign).then_some(arch)
 }
 
-/// The known word most like `name`: at most half of its letters differ. QEMU's names win a draw.
+/// Returns the known word that is most similar to `name`, if at most half of the letters differ. QEMU's names win a
+/// tie.
 fn nearest(name: &str) -> Option<&'static str> {
     let name = match name.split_once('-') {
         Some((first, rest)) if is_linux(rest) => first,
         _ => name,
     };
-    // A known name with an ending that no emulator serves is not a slip of the finger.
+    // A known name whose triple has an unsupported ending is not a typing error.
     if name.len() > LONGEST_TYPO || called(name).is_some() {
         return None;
     }

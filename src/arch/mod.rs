@@ -1,7 +1,7 @@
-//! The architectures whose programs qus can make run: one table, with names, ELF identity, and lookup both ways.
+//! The architectures that qus supports: one table with their names and ELF identities, and lookup by name or by bytes.
 //!
-//! A row is named as QEMU's linux-user target. It stores what the ELF identity *means* (class, byte order, machine, ABI
-//! bits) and derives the bytes from that, so that a byte-order slip cannot be typed in.
+//! A row has the name of QEMU's linux-user target. It stores class, byte order, machine and ABI bits, and the bytes of
+//! patterns are computed from these. So nobody has to type bytes in the right order.
 
 mod decode;
 pub mod elf;
@@ -23,25 +23,25 @@ pub use names::Names;
 pub use probe_code::ProbeCode;
 pub use table::ARCHES;
 
-/// One architecture: a row of [`ARCHES`]. Two are equal when they have the same name.
+/// One architecture: a row of [`ARCHES`]. Two values are equal if they have the same name.
 #[derive(Debug)]
 pub struct Arch {
     /// The name of QEMU's linux-user target (`configs/targets/*-linux-user.mak` in QEMU).
     pub name: &'static str,
-    /// Description for people: `64-bit Arm, little-endian`.
+    /// Description for users, such as `64-bit Arm, little-endian`.
     pub description: &'static str,
-    /// Which files are its programs.
+    /// ELF header fields that identify its programs.
     pub identity: Identity,
-    /// Other names.
+    /// Names other than QEMU's.
     pub names: Names,
 }
 
 impl Arch {
-    /// The conventional name of a `binfmt_misc` handler for each pattern of the [`identity`](Arch::identity), in the
-    /// same order: `qemu-NAME`, then those of further machines.
+    /// Returns the usual name of a handler for each pattern of the [`identity`](Arch::identity), in the same order:
+    /// `qemu-NAME` for the first machine, then the names for further machines.
     ///
-    /// `qemu-i486` is what QEMU's `scripts/qemu-binfmt-conf.sh` calls machine 6; for the old number of `MicroBlaze`
-    /// there is no name in use, so it gets `-old`.
+    /// QEMU's `scripts/qemu-binfmt-conf.sh` uses `qemu-i486` for machine 6. No tool has a name for the old number of
+    /// `MicroBlaze`, so its name ends in `-old`.
     #[must_use]
     pub fn handler_names(&self) -> Vec<String> {
         let machines = self.identity.machines.iter();
@@ -54,30 +54,31 @@ impl Arch {
             .collect()
     }
 
-    /// The row of QEMU's target `name`, exactly as QEMU writes it.
+    /// Finds the architecture with exactly QEMU's target `name`.
     #[must_use]
     pub fn from_qemu_target(name: &str) -> Option<&'static Arch> {
         ARCHES.iter().find(|arch| arch.name == name)
     }
 
-    /// Code of this architecture's probe. Every row has one, which a test checks.
+    /// Returns the code of this architecture's probe. Every architecture has a probe, which a test checks.
     #[must_use]
     pub fn probe_code(&self) -> Option<&'static ProbeCode> {
         probe_code::PROBE_CODE.iter().find(|code| code.arch == self.name)
     }
 
-    /// Header of the plainest program that today's toolchains link, the first of the
-    /// [typical ones](Self::typical_headers).
+    /// Returns the header of the simplest program that current toolchains link, the first of the
+    /// [typical headers](Self::typical_headers).
     #[must_use]
     pub fn plain_header(&self) -> Option<Vec<u8>> {
         let machine = *self.identity.machines.first()?;
         Some(self.identity.header(machine, ET_EXEC, 0))
     }
 
-    /// Headers of the programs that today's toolchains link: fixed and position-independent, for System V and for GNU
-    /// (static glibc), on MIPS with every `EI_ABIVERSION` that GNU ld writes.
+    /// Returns the headers of programs that current toolchains link: fixed-position and position-independent, for
+    /// System V and for GNU (static glibc). On MIPS there is one for every `EI_ABIVERSION` that GNU ld writes.
     ///
-    /// A handler that takes them all serves the architecture, even where its rule is narrower than [`Identity`].
+    /// A handler that matches all these headers serves the architecture, even if its rule is narrower than
+    /// [`Identity`].
     #[must_use]
     pub fn typical_headers(&self) -> Vec<Vec<u8>> {
         /// Position of `EI_OSABI` in the header; `EI_ABIVERSION` follows it.
@@ -97,11 +98,11 @@ impl Arch {
         headers
     }
 
-    /// Architectures of the same family, which a host of this one may run natively: 32-bit companions, and the other
-    /// way round. Only an execution shows which of them it runs.
+    /// Returns the architectures of the same family, which a host of this architecture may run natively: the 32-bit
+    /// companions of a 64-bit architecture, and the reverse. Only running a program shows which of them work.
     #[must_use]
     pub fn same_family(&self) -> &'static [&'static str] {
-        /// Architectures that one kernel may be able to run.
+        /// Families of architectures whose programs one kernel may run.
         const FAMILIES: [&[&str]; 7] = [
             &["i386", "x86_64"],
             &["aarch64", "arm"],

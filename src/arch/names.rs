@@ -1,33 +1,33 @@
-//! [`Names`]: what an architecture is called, and by whom.
+//! [`Names`]: the names that systems and tools use for an architecture.
 
-/// The names of an architecture besides QEMU's own, all in lowercase.
+/// The names of an architecture other than QEMU's, all in lowercase.
 ///
-/// One name may occur in several kinds, but never means two architectures. If sources contradict each other, QEMU's
-/// name for a target means that target, and other names are left out. The table has a comment there.
+/// A name may be in several lists, but never means two architectures. If two sources disagree and the name is a QEMU
+/// target, it means that target. Otherwise the name is left out, and a comment in the table gives the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Names {
-    /// Output of `uname -m` on such a machine (`UTS_MACHINE` in Linux `arch/*/Makefile`).
+    /// Output of `uname -m` (`UTS_MACHINE` in Linux `arch/*/Makefile`).
     pub uname: &'static [&'static str],
     /// Debian's architecture names (`dpkg-architecture`).
     pub debian: &'static [&'static str],
-    /// Architecture names of RPM (`rpmrc`), and so of Fedora.
+    /// Architecture names of RPM (`rpmrc`) and Fedora.
     pub rpm: &'static [&'static str],
     /// Alpine's architecture names (`apk --print-arch`).
     pub alpine: &'static [&'static str],
-    /// OCI platforms as `os/architecture` or `os/architecture/variant`, for Docker's `--platform`.
+    /// OCI platforms for Docker's `--platform`: `os/architecture` or `os/architecture/variant`.
     pub platforms: &'static [&'static str],
     /// Go's architecture names (`GOARCH`), including those that Go only reserves.
     pub goarch: &'static [&'static str],
     /// First components of target triples (Rust, LLVM, GNU).
     pub triples: &'static [&'static str],
-    /// Systems of Nix.
+    /// System names of Nix.
     pub nix: &'static [&'static str],
-    /// Names which the command line of `dbhi/qus` takes.
+    /// Names that the command line of `dbhi/qus` accepts.
     pub dbhi: &'static [&'static str],
 }
 
 impl Names {
-    /// No names at all: what a row of the table begins with.
+    /// Empty lists: the default for a row of the table.
     pub(super) const NONE: Self = Self {
         uname: &[],
         debian: &[],
@@ -40,7 +40,7 @@ impl Names {
         dbhi: &[],
     };
 
-    /// Every kind of name with its label for people, in a fixed order; kinds without names have an empty list.
+    /// Returns each list with its label for users, in a fixed order. A list may be empty.
     #[must_use]
     pub const fn kinds(&self) -> [(&'static str, &'static [&'static str]); 9] {
         [
@@ -56,7 +56,7 @@ impl Names {
         ]
     }
 
-    /// All names, kind after kind; a name that stands under two kinds comes twice.
+    /// Returns all names, list by list. A name that is in two lists occurs twice.
     pub fn iter(&self) -> impl Iterator<Item = &'static str> + use<> {
         self.kinds().into_iter().flat_map(|(_, names)| names.iter().copied())
     }

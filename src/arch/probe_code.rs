@@ -1,40 +1,42 @@
-//! Code of the probes: `read(0, …, 1)`, then `exit(argv[0][0])`, written for every architecture.
+//! Machine code of the probes. Every probe calls `read(0, …, 1)` and then `exit(argv[0][0])`.
 //!
-//! A probe waits in `read` until its standard input has a byte or ends, so that its starter can look at the process while it
-//! surely runs. The result is ignored, and so is the byte: it goes into the memory of `argc`, which is not used.
+//! A probe waits in `read` until its standard input has a byte or ends. During this time qus can inspect the running
+//! process. The probe ignores the result of `read` and the byte, which overwrites the unused `argc`.
 //!
-//! The exit status shows what reached the program. Started with an `argv[0]` of `*` it is 42. It is 47, which is `/`, if the
-//! path of the file took the place of `argv[0]`, as binfmt_misc does without flag `P`.
+//! The exit status shows which `argv[0]` the program received. qus starts a probe with the `argv[0]` `*`, so the status
+//! is 42 if the kernel preserved it. Without flag `P`, binfmt_misc replaces `argv[0]` by the path of the file, and the
+//! status is 47 (`/`).
 //!
-//! A process starts with its stack pointer at `argc`, one machine word, followed by `argv[0]`: at offset 4 in 32-bit programs
-//! (o32 and n32 too), at offset 8 in 64-bit ones. Two families differ:
+//! When a process starts, its stack pointer points to `argc`, one machine word. `argv[0]` follows at offset 4 in 32-bit
+//! programs (also o32 and n32), at offset 8 in 64-bit programs. Two families differ:
 //!
-//! * SPARC has a save area for 16 registers below `argc`, and in 64-bit programs a stack pointer that is 2047 too low:
+//! * SPARC has a save area for 16 registers below `argc`, and in 64-bit programs the stack pointer is 2047 too low. So
 //!   `argc` is at `%sp + 64`, or at `%sp + 2047 + 128`.
-//! * PA-RISC's stack grows upwards, away from `argc`; `argv` arrives in `r24`, `argc` in `r25`. The byte goes above the stack
-//!   pointer.
+//! * On PA-RISC the stack grows upwards, away from `argc`. The kernel passes `argv` in `r24` and `argc` in `r25`. The
+//!   byte is stored above the stack pointer.
 //!
-//! System call numbers are those of each kernel's `unistd.h`: `read` is 3 and `exit` 1 on old ports, 63 and 93 where Linux's
-//! generic table is used (AArch64, Hexagon, LoongArch, Nios II, OpenRISC, RISC-V), 0 and 60 on `x86_64`, 12 and 118 on Xtensa,
-//! and on MIPS 4003 and 4001 (o32), 5000 and 5058 (n64), 6000 and 6058 (n32). An exit status has eight bits, so what is above
-//! the loaded byte does not matter. No instruction refers to its own address, or to data: the code runs wherever it is loaded.
+//! The system call numbers come from each kernel's `unistd.h`. `read` and `exit` are 3 and 1 on old ports, 63 and 93
+//! with Linux's generic table (AArch64, Hexagon, LoongArch, Nios II, OpenRISC, RISC-V), 0 and 60 on `x86_64`, 12 and
+//! 118 on Xtensa. On MIPS they are 4003 and 4001 (o32), 5000 and 5058 (n64), 6000 and 6058 (n32). An exit status has
+//! eight bits, so the code need not clear the bits above the loaded byte. No instruction refers to its own address or
+//! to data, so the code runs at any address.
 //!
-//! Code has the byte order of data, but is always little-endian on ARM (BE8) and AArch64.
+//! Code has the byte order of data, except on ARM (BE8) and AArch64, where code is always little-endian.
 //!
-//! The test `every_probe_waits_for_its_starter` executes each of them through binfmt_misc.
+//! The test `every_probe_waits_for_its_starter` executes every probe through binfmt_misc.
 
 /// The instructions of one architecture's probe.
 #[derive(Debug)]
 pub struct ProbeCode {
-    /// QEMU target name.
+    /// Architecture, by the name of QEMU's target.
     pub arch: &'static str,
     /// `e_flags` of the probe's ELF header.
     pub e_flags: u32,
-    /// The instructions, in the byte order of memory; position-independent.
+    /// The position-independent instructions, as bytes in memory order.
     pub code: &'static [u8],
 }
 
-/// Sorted by architecture name.
+/// Code of all probes, sorted by architecture name.
 #[rustfmt::skip]
 pub(super) static PROBE_CODE: &[ProbeCode] = &[
     ProbeCode {

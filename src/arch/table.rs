@@ -1,4 +1,4 @@
-//! [`ARCHES`]: the table itself.
+//! [`ARCHES`]: the table of architectures.
 
 use goblin::elf::header::{
     EM_68K, EM_386, EM_AARCH64, EM_ALTERA_NIOS2, EM_ARM, EM_CRIS, EM_IAMCU, EM_LOONGARCH, EM_MICROBLAZE,
@@ -9,9 +9,9 @@ use goblin::elf::header::{
 use super::ByteOrder::{Big, Little};
 use super::{Arch, ByteOrder, Class, EF_MIPS_ABI2, EM_ALPHA, EM_MICROBLAZE_OLD, FlagBits, Identity, Names};
 
-/// Without the bit a program is o32. `qemu-mips` does not check it, and crashes on an n32 program.
+/// Without this bit a program is o32. `qemu-mips` does not check the bit, and crashes on an n32 program.
 const O32: FlagBits = FlagBits { mask: EF_MIPS_ABI2, value: 0 };
-/// With the bit a program is n32; `qemu-mipsn32` refuses all others.
+/// With this bit a program is n32. `qemu-mipsn32` refuses a program without the bit.
 const N32: FlagBits = FlagBits { mask: EF_MIPS_ABI2, value: EF_MIPS_ABI2 };
 
 const fn elf32(order: ByteOrder, machines: &'static [u16]) -> Identity {
@@ -22,12 +22,12 @@ const fn elf64(order: ByteOrder, machines: &'static [u16]) -> Identity {
     Identity { class: Class::Elf64, order, machines, abi: None }
 }
 
-/// 32-bit MIPS: machine, class and byte order are not enough.
+/// Returns an identity for 32-bit MIPS, where machine, class and byte order do not identify the ABI.
 const fn mips32(order: ByteOrder, abi: FlagBits) -> Identity {
     Identity { class: Class::Elf32, order, machines: &[EM_MIPS], abi: Some(abi) }
 }
 
-/// Every linux-user target of QEMU 11, and `cris` and `nios2`, which older versions have; sorted by name.
+/// Every linux-user target of QEMU 11, and `cris` and `nios2` of older versions, sorted by name.
 ///
 /// x32, aarch64 with 32-bit pointers, big-endian RISC-V, little-endian 32-bit PowerPC, 31-bit s390 and nanoMIPS are
 /// missing because QEMU has no linux-user target for them.
@@ -79,7 +79,7 @@ pub static ARCHES: &[Arch] = &[
         description: "32-bit Arm, little-endian",
         identity: elf32(Little, &[EM_ARM]),
         names: Names {
-            // The last is a 32-bit process on a 64-bit machine.
+            // `armv8l` is a 32-bit process on a 64-bit machine.
             uname: &["armv4l", "armv4tl", "armv5tl", "armv5tel", "armv5tejl", "armv6l", "armv7l", "armv8l"],
             debian: &["armel", "armhf"],
             rpm: &["armv5tel", "armv6hl", "armv7hl", "armv7hnl"],
@@ -113,7 +113,7 @@ pub static ARCHES: &[Arch] = &[
         identity: elf32(Little, &[EM_CRIS]),
         names: Names { uname: &["cris"], ..Names::NONE },
     },
-    // The processor version in e_flags is no part of the identity: which ones run depends on QEMU's version.
+    // The identity leaves out the processor version in e_flags: QEMU's version determines which ones run.
     Arch {
         name: "hexagon",
         description: "32-bit Hexagon, little-endian",
@@ -132,7 +132,7 @@ pub static ARCHES: &[Arch] = &[
             ..Names::NONE
         },
     },
-    // Machine 6 was EM_486 and is EM_IAMCU today. No Linux toolchain writes it; QEMU accepts it.
+    // Machine 6 was EM_486 and is now EM_IAMCU. QEMU accepts it, but no Linux toolchain writes it.
     Arch {
         name: "i386",
         description: "32-bit x86, little-endian",
@@ -177,7 +177,7 @@ pub static ARCHES: &[Arch] = &[
             ..Names::NONE
         },
     },
-    // `uname -m` prints microblaze in both byte orders: the name is QEMU's big-endian target.
+    // `uname -m` prints microblaze in both byte orders. Here the name means QEMU's big-endian target.
     Arch {
         name: "microblaze",
         description: "32-bit MicroBlaze, big-endian",
@@ -190,8 +190,8 @@ pub static ARCHES: &[Arch] = &[
         identity: elf32(Little, &[EM_MICROBLAZE, EM_MICROBLAZE_OLD]),
         names: Names { triples: &["microblazeel"], ..Names::NONE },
     },
-    // `uname -m` prints mips in both byte orders, and dbhi/qus means the little-endian one: the name is QEMU's
-    // big-endian target. The same applies to mips64, which n32 programs get as well.
+    // `uname -m` prints mips in both byte orders, and dbhi/qus uses mips for little-endian. Here the name means QEMU's
+    // big-endian target. The same applies to mips64, which `uname -m` also prints for n32.
     Arch {
         name: "mips",
         description: "32-bit MIPS (o32), big-endian",
@@ -207,7 +207,7 @@ pub static ARCHES: &[Arch] = &[
             ..Names::NONE
         },
     },
-    // qemu-mips64 refuses a program with EF_MIPS_ABI2, and no toolchain writes one: the class is enough.
+    // qemu-mips64 refuses a program with EF_MIPS_ABI2, and no toolchain writes one. So the class is enough.
     Arch {
         name: "mips64",
         description: "64-bit MIPS (n64), big-endian",
@@ -253,7 +253,7 @@ pub static ARCHES: &[Arch] = &[
             ..Names::NONE
         },
     },
-    // A triple of n32 is one of mips64 with another ending (mips64-linux-gnuabin32), which the lookup knows.
+    // A triple of n32 begins with mips64 and ends in abin32 (mips64-linux-gnuabin32). The lookup handles the ending.
     Arch {
         name: "mipsn32",
         description: "64-bit MIPS with 32-bit pointers (n32), big-endian",
@@ -303,7 +303,7 @@ pub static ARCHES: &[Arch] = &[
             ..Names::NONE
         },
     },
-    // dbhi/qus means the little-endian one by ppc64: the name is QEMU's big-endian target.
+    // dbhi/qus uses ppc64 for little-endian. Here the name means QEMU's big-endian target.
     Arch {
         name: "ppc64",
         description: "64-bit PowerPC, big-endian",
@@ -335,7 +335,7 @@ pub static ARCHES: &[Arch] = &[
             dbhi: &["ppc64le", "ppc64el", "power8"],
         },
     },
-    // Go reserves `riscv` for 32 bits, Linux and most people mean both widths by it: no name.
+    // Go reserves `riscv` for 32 bits; Linux and most people use it for both widths. So it is not a name here.
     Arch {
         name: "riscv32",
         description: "32-bit RISC-V, little-endian",
@@ -379,7 +379,8 @@ pub static ARCHES: &[Arch] = &[
             dbhi: &["s390x"],
         },
     },
-    // `uname -m` prints sh4 or sh4a in both byte orders: sh4 is QEMU's little-endian target, and sh4a is no name.
+    // `uname -m` prints sh4 or sh4a in both byte orders. Here sh4 means QEMU's little-endian target, and sh4a is not a
+    // name.
     Arch {
         name: "sh4",
         description: "32-bit SuperH SH-4, little-endian",
@@ -405,9 +406,9 @@ pub static ARCHES: &[Arch] = &[
             ..Names::NONE
         },
     },
-    // qemu-sparc32plus accepts EM_SPARC as well, which belongs to sparc: no two patterns of the table match the same
-    // file. It has no other names: Debian's sparc is QEMU's sparc, `uname -m` prints sparc64, and sparcv9 is this one
-    // for RPM but sparc64 for LLVM and the ELF specification.
+    // qemu-sparc32plus also accepts EM_SPARC, which belongs to sparc here, because no two patterns of the table match
+    // the same file. sparc32plus has no other names: Debian's sparc is QEMU's sparc, `uname -m` prints sparc64, and
+    // sparcv9 means sparc32plus for RPM but sparc64 for LLVM and the ELF specification.
     Arch {
         name: "sparc32plus",
         description: "32-bit SPARC V8+, big-endian",
@@ -449,7 +450,7 @@ pub static ARCHES: &[Arch] = &[
             dbhi: &["amd64", "x86-64"],
         },
     },
-    // `uname -m` prints xtensa in both byte orders: the name is QEMU's little-endian target.
+    // `uname -m` prints xtensa in both byte orders. Here the name means QEMU's little-endian target.
     Arch {
         name: "xtensa",
         description: "32-bit Xtensa, little-endian",

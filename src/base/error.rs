@@ -1,50 +1,50 @@
-//! [`Diagnostic`]: an error message for a person, with [`Advice`] on what may fix the failure.
+//! [`Diagnostic`]: an error message for the user, with [`Advice`] on how to fix the failure.
 
 use serde::Serialize;
 use thiserror::Error;
 
-/// Advice that follows a message. A string alone, converted into one, is a command.
+/// Advice that follows a message. A plain string converts into a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Advice {
-    /// A command that can be pasted into a shell. Several lines are several commands.
+    /// Command that can be pasted into a shell. Each line is one command.
     #[serde(rename = "try")]
     pub command: Option<String>,
-    /// One sentence.
+    /// One sentence of advice.
     pub hint: Option<String>,
 }
 
 impl Advice {
-    /// Returns advice that is one sentence.
+    /// Creates advice that is one sentence.
     #[must_use]
     pub fn hint(sentence: impl Into<String>) -> Self {
         Self { command: None, hint: Some(sentence.into()) }
     }
 
-    /// Adds a sentence to the command.
+    /// Adds a sentence to this advice.
     #[must_use]
     pub fn with_hint(self, sentence: impl Into<String>) -> Self {
         Self { hint: Some(sentence.into()), ..self }
     }
 
-    /// Changes the command, if there is one.
+    /// Applies `change` to the command, if there is one.
     #[must_use]
     pub fn map_command(self, change: impl FnOnce(String) -> String) -> Self {
         Self { command: self.command.map(change), ..self }
     }
 
-    /// Reports whether there is neither a command nor a sentence.
+    /// Reports whether the advice has neither a command nor a sentence.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.command.is_none() && self.hint.is_none()
     }
 
-    /// Returns the advice for the line of a message, each part after a semicolon.
+    /// Formats the advice for the end of a one-line message: each part follows a semicolon.
     #[must_use]
     pub fn inline(&self) -> String {
         self.lines().fold(String::new(), |text, line| text + "; " + &line)
     }
 
-    /// Returns the lines that are printed: a `try:` for each command, then the `hint:`.
+    /// Returns the lines to print: a `try:` line for each command, then the `hint:` line.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let commands = self.command.iter().flat_map(|command| command.lines());
         let commands = commands.map(|command| format!("try: {command}"));
@@ -70,18 +70,18 @@ impl From<&str> for Advice {
     }
 }
 
-/// An error message for a person.
+/// An error message for the user.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct Diagnostic {
-    /// The failed operation, the object, and the cause. Lines after the first explain.
+    /// The failed operation, the object and the cause. Further lines explain the cause.
     pub message: String,
     /// Advice that may fix the failure.
     pub advice: Advice,
 }
 
 impl Diagnostic {
-    /// Returns a message without advice.
+    /// Creates a message without advice.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), advice: Advice::default() }
@@ -108,7 +108,7 @@ impl Diagnostic {
     }
 }
 
-/// An error that may know how the failure is fixed.
+/// An error that may have advice on how to fix the failure.
 pub trait Advise: std::error::Error {
     /// Returns advice for this error.
     fn advice(&self) -> Advice {

@@ -1,34 +1,34 @@
-//! Text for a terminal: what would command it is escaped.
+//! Escapes untrusted text, so that it cannot control a terminal.
 
 use std::borrow::Cow;
 use std::path::Path;
 
-/// A path for one line of text: control characters, which a terminal would act on, are escaped.
+/// Formats a path for one line of text. Control characters, which a terminal would obey, are escaped.
 #[must_use]
 pub fn display_path(path: &Path) -> String {
     escape(&path.to_string_lossy())
 }
 
-/// Untrusted text for one line: what commands a terminal is escaped.
+/// Escapes the characters of untrusted text that could control a terminal, for output on one line.
 #[must_use]
 pub fn escape(text: &str) -> String {
     escaped(text).into_owned()
 }
 
-/// Escapes text for one line, without a copy if nothing has to be escaped.
+/// Escapes text for one line like [`escape`], but copies it only if a character must be escaped.
 #[must_use]
 pub fn escaped(text: &str) -> Cow<'_, str> {
     escape_where(text, needs_escape, |character| character.escape_default().to_string())
 }
 
-/// Escapes text of several lines. Line feeds stay.
+/// Escapes text of several lines like [`escape`], and leaves line feeds as they are.
 #[must_use]
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
     let is_escaped = |character| character != '\n' && needs_escape(character);
     escape_where(text, is_escaped, |character| character.escape_default().to_string())
 }
 
-/// Escapes control characters in JSON as `\u` sequences. Its grammar requires that only for the lower ones.
+/// Escapes control characters in JSON as `\u` sequences. JSON itself requires this only below U+0020.
 #[must_use]
 pub fn escape_json(text: &str) -> Cow<'_, str> {
     let is_escaped = |character| character != '\n' && needs_escape(character);
@@ -40,7 +40,7 @@ fn escape_where(
     is_escaped: impl Fn(char) -> bool,
     escaped: impl Fn(char) -> String,
 ) -> Cow<'_, str> {
-    // Almost all text is plain, which is found faster by its bytes than by its characters.
+    // Almost all text is plain. A check of its bytes is faster than a check of its characters.
     let is_plain = |byte| matches!(byte, b' '..=b'~') || byte == b'\n' && !is_escaped('\n');
     if text.bytes().all(is_plain) || !text.contains(&is_escaped) {
         return Cow::Borrowed(text);
@@ -56,8 +56,8 @@ fn escape_where(
     Cow::Owned(safe)
 }
 
-/// Reports whether a terminal does something else with a character than to show it: C0, DEL and C1, and Unicode's
-/// orders to write from the other side, by which a name could look like another.
+/// Reports whether a terminal would obey a character instead of printing it. These are C0, DEL and C1, and the Unicode
+/// characters that change the writing direction and could make one name look like another.
 pub(crate) fn needs_escape(character: char) -> bool {
     character.is_control()
         || matches!(

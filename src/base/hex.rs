@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Bytes as lowercase hexadecimal digits, two a byte.
+/// Formats bytes as lowercase hexadecimal digits, two for each byte.
 pub struct Hex<'a>(pub &'a [u8]);
 
 impl fmt::Display for Hex<'_> {
@@ -11,13 +11,13 @@ impl fmt::Display for Hex<'_> {
     }
 }
 
-/// Value of a hexadecimal digit, of any case.
+/// Returns the value of a hexadecimal digit in upper or lower case.
 #[must_use]
 pub fn digit(letter: u8) -> Option<u8> {
     char::from(letter).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
-/// Bytes that pairs of digits stand for; `None` for anything else.
+/// Decodes pairs of hexadecimal digits; `None` if the text has anything else.
 #[must_use]
 pub fn bytes(digits: &[u8]) -> Option<Vec<u8>> {
     let (pairs, rest) = digits.as_chunks();

@@ -1,4 +1,4 @@
-//! The log: warnings, and with `-v` what is done, on standard error, a line for each event.
+//! The log on standard error, one line for each event: warnings, and each step with `-v`.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -15,8 +15,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::base::escape::escape;
 
-/// Installs the logger: warnings; with `verbose` 1 each step as it happens; above that every detail, with the time
-/// since the start.
+/// Installs the logger. It prints warnings; with `verbose` 1 also each step; with `verbose` 2 or more also details, and
+/// the time since the start of the program.
 ///
 /// A second call changes nothing.
 pub fn install(verbose: u8) {
@@ -30,13 +30,13 @@ pub fn install(verbose: u8) {
         tracing_subscriber::registry().with(Lines { begin }.with_filter(level)).try_init();
 }
 
-/// Prints events as lines: `qus: [warning: ][SPAN: ]MESSAGE`, where a span is printed as the value of its field.
+/// Prints each event as a line `qus: [warning: ][SPAN: ]MESSAGE`. `SPAN` is the value of the span's field.
 struct Lines {
-    /// The start, if lines have the time since then.
+    /// Start of the program, if lines begin with the time since then.
     begin: Option<Instant>,
 }
 
-/// The field of a span.
+/// Value of a span's field, stored with the span.
 struct Name(String);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
@@ -63,12 +63,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         }
         let mut message = Text(String::new());
         event.record(&mut message);
-        // If standard error is closed, there is no place for the reason either.
+        // If standard error is closed, this failure cannot be reported.
         let _ = writeln!(io::stderr(), "{line}{}", escape(&message.0));
     }
 }
 
-/// A field as text.
+/// Collects the values of fields as text.
 struct Text(String);
 
 impl Visit for Text {
@@ -77,7 +77,7 @@ impl Visit for Text {
     }
 
     fn record_debug(&mut self, _: &Field, value: &dyn fmt::Debug) {
-        // A string takes it all.
+        // Writing to a string cannot fail.
         let _ = write!(self.0, "{value:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Code without knowledge of binfmt_misc, architectures or packages.
+//! General code that does not depend on binfmt_misc, architectures or packages.
 
 pub mod error;
 pub mod escape;

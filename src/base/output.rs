@@ -8,9 +8,9 @@ use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::{escape, escape_json, escape_lines};
 use crate::base::terminal::{Terminal, TextWriter};
 
-/// Version of the JSON format. It changes when a field changes its meaning or is removed.
+/// Version of the JSON format. It increases when a field is removed or changes its meaning.
 const JSON_VERSION: u32 = 1;
-/// Number of bytes of data that are written at once.
+/// Size of a block of output, in bytes.
 const BLOCK: usize = 32 << 10;
 
 /// Exit status of a command.
@@ -20,13 +20,13 @@ pub enum Status {
     Done,
     /// 1: a check failed.
     No,
-    /// 2: an error of the command line, permission or environment, or of an item of a batch.
+    /// 2: an error in the command line, permissions or environment, or in one item of several.
     Failed,
     /// 125 to 127: `qus run` did not start the program, as in `env(1)`.
     NotRun(NotRun),
 }
 
-/// Reason why `qus run` did not start the program.
+/// Reason for which `qus run` did not start the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NotRun {
     /// 125: qus itself failed.
@@ -38,7 +38,7 @@ pub enum NotRun {
 }
 
 impl Status {
-    /// Returns the number for `exit(2)`.
+    /// Returns the exit status as a number for `exit(2)`.
     #[must_use]
     pub fn code(self) -> u8 {
         match self {
@@ -81,20 +81,20 @@ struct ErrorDetail<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// Creates an output. Data go to `data`, everything else to `messages`. With `json` the data are one JSON object;
-    /// with `quiet` only errors are printed.
+    /// Creates an output. Data go to `data`, messages to `messages`. With `json`, the data are one JSON object. With
+    /// `quiet`, only errors are printed as messages.
     pub fn new(data: &'a mut dyn Write, messages: &'a mut dyn Write, json: bool, quiet: bool) -> Self {
         Self { data, messages, json, quiet, terminal: Terminal::default() }
     }
 
-    /// Lays out the data for a terminal.
+    /// Sets the terminal that the data are laid out for.
     #[must_use]
     pub fn on(self, terminal: Terminal) -> Self {
         Self { terminal, ..self }
     }
 
-    /// Prints the data of a command: `value` as JSON, or what `text` writes, whole characters at a time and with
-    /// control characters escaped. Neither has to be in memory as a whole.
+    /// Prints the data of a command: `value` as JSON, or the text that `text` writes, with control characters escaped.
+    /// The output is written in blocks, and never stored as a whole.
     pub fn print_data<T: Serialize>(
         &mut self,
         value: &T,
@@ -104,7 +104,7 @@ impl<'a> Output<'a> {
         self.blocks(value, |data| text(&mut TextWriter::new(data, terminal)))
     }
 
-    /// Prints a document for another program: `value` as JSON, or every byte that `text` writes.
+    /// Prints a document for another program: `value` as JSON, or the exact bytes that `text` writes.
     pub fn print_document<T: Serialize>(
         &mut self,
         value: &T,
@@ -113,7 +113,7 @@ impl<'a> Output<'a> {
         self.blocks(value, |data| text(&mut TextWriter::document(data)))
     }
 
-    /// Writes in blocks, so that not every line is a system call.
+    /// Writes in blocks, so that a line does not cost a system call.
     fn blocks<T: Serialize>(
         &mut self,
         value: &T,
@@ -128,14 +128,14 @@ impl<'a> Output<'a> {
         data.flush()
     }
 
-    /// Returns `value` as the JSON object that every command prints.
+    /// Formats `value` as the JSON object that a command prints.
     pub fn json<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
         let mut json = Vec::new();
         write_json(&mut json, value)?;
         Ok(json)
     }
 
-    /// Prints a message that is no error, in one write; `--quiet` leaves it out.
+    /// Prints a message that is not an error, in one write; prints nothing with `--quiet`.
     pub fn info(&mut self, text: &str) -> io::Result<()> {
         if self.quiet {
             return Ok(());
@@ -143,7 +143,7 @@ impl<'a> Output<'a> {
         self.messages.write_all(format!("qus: {}\n", escape_lines(text)).as_bytes())
     }
 
-    /// Prints an error and its advice, in one write.
+    /// Prints an error and its advice in one write.
     pub fn problem(&mut self, problem: &Diagnostic) -> io::Result<()> {
         let message: Vec<String> = problem.message.lines().map(escape).collect();
         let mut text = format!("qus: {}\n", message.join("\n  "));
@@ -153,7 +153,8 @@ impl<'a> Output<'a> {
         self.messages.write_all(text.as_bytes())
     }
 
-    /// Prints the error that ended the command: as [`problem`](Self::problem) does, and with `--json` as an object.
+    /// Prints the error that ended the command like [`problem`](Self::problem). With `--json`, also prints it as a JSON
+    /// object.
     pub fn failure(&mut self, problem: &Diagnostic) -> io::Result<()> {
         if self.json {
             let error = ErrorDetail { message: &problem.message, advice: &problem.advice };
@@ -163,14 +164,14 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Takes one type of writer, so that the code for a value exists once.
+/// Writes `value` as JSON. The dynamic writer avoids a copy of this code for each type of writer.
 fn write_json<T: Serialize>(writer: &mut dyn Write, value: &T) -> io::Result<()> {
     let mut json = EscapedJson(writer);
     serde_json::to_writer_pretty(&mut json as &mut dyn Write, &Versioned { version: JSON_VERSION, value })?;
     json.write_all(b"\n")
 }
 
-/// A writer of JSON in which control characters are escaped. serde_json writes whole characters.
+/// A writer of JSON that escapes control characters. serde_json never splits a character between two writes.
 struct EscapedJson<'a>(&'a mut dyn Write);
 
 impl Write for EscapedJson<'_> {

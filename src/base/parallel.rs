@@ -1,12 +1,11 @@
-//! Work on several processors at once.
+//! Runs a task on several processors at once.
 
 use std::num::NonZero;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Applies `task` to each of `items`, in as many threads as there are processors. Results are in the order of the
-/// items.
+/// Applies `task` to each item, in at most one thread per processor, and returns the results in the order of the items.
 pub fn map<I: Sync, T: Send>(items: &[I], task: impl Fn(&I) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::with_capacity(items.len()));
@@ -20,7 +19,7 @@ pub fn map<I: Sync, T: Send>(items: &[I], task: impl Fn(&I) -> T + Sync) -> Vec<
             }
         }
     };
-    // The number of processors is found in half a dozen files, which are not read for a single item.
+    // Finding the number of processors reads about six files. A single item does not need the number.
     let threads = match items.len() {
         0 | 1 => 1,
         count => thread::available_parallelism().map_or(1, NonZero::get).min(count),

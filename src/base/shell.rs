@@ -1,14 +1,14 @@
-//! Shell words: text that a person can paste into a shell.
+//! Quotes words and command lines, so that they can be pasted into a shell.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 
-/// Quotes `word` so that a POSIX shell reads exactly its bytes.
+/// Quotes `word` so that a POSIX shell reads exactly the same bytes.
 ///
-/// The result is printable text on one line, whatever the bytes are: a control character or a byte that is not UTF-8
-/// becomes an octal escape of `printf(1)`. One exception is a word that ends in a newline, which a shell removes from
-/// the output of a command: such a word keeps its bytes between single quotes, and bytes that are not UTF-8 are lost.
+/// The result is printable text on one line: a control character, or a byte that is not UTF-8, becomes an octal escape
+/// of `printf(1)`. A word that ends in a newline is an exception, because command substitution removes newlines at the
+/// end. Such a word is put between single quotes, and each byte that is not UTF-8 is replaced.
 #[must_use]
 pub fn shell_word(word: impl AsRef<OsStr>) -> String {
     let bytes = word.as_ref().as_bytes();
@@ -27,15 +27,15 @@ pub fn shell_word(word: impl AsRef<OsStr>) -> String {
     }
 }
 
-/// A command substitution that prints `bytes`.
+/// Returns a command substitution that prints `bytes`.
 fn printf_word(bytes: &[u8]) -> String {
     let mut word = String::from("\"$(printf '");
     for (index, &byte) in bytes.iter().enumerate() {
         match byte {
-            // A format that begins with a hyphen would be an option.
+            // `printf` would take a format with a leading hyphen for an option.
             b'-' if index == 0 => word.push_str("\\055"),
             b'%' => word.push_str("%%"),
-            // A backslash would begin an escape; a quote would end the word.
+            // A backslash would begin an escape, and a quote would end the word.
             b' '..=b'~' if !b"\\'".contains(&byte) => word.push(char::from(byte)),
             _ => {
                 let _ = write!(word, "\\{byte:03o}");
@@ -46,15 +46,16 @@ fn printf_word(bytes: &[u8]) -> String {
     word
 }
 
-/// Quotes each word, and joins them with spaces.
+/// Quotes each word and joins the words with spaces.
 pub fn shell_line<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> String {
     words.into_iter().map(shell_word).collect::<Vec<_>>().join(" ")
 }
 
-/// The command that was typed, with `sudo` before it.
+/// Returns the command line of this process with `sudo` before it.
 ///
-/// qus is called `qus`, as in every other hint. A link with another name, which makes qus take the command line of
-/// another tool, and an executable with another name are printed as they were typed.
+/// The first word becomes `qus`, without its directory, as in all other hints. If the executable, or the link to it,
+/// has another name, the first word is printed as it was typed. Such a link makes qus accept the command line of
+/// another tool.
 #[must_use]
 pub fn this_command_as_root() -> String {
     let mut words = std::env::args_os();

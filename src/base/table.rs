@@ -1,4 +1,4 @@
-//! [`Table`]: rows of cells in columns, made to fit a terminal.
+//! [`Table`]: rows of cells in columns that fit the terminal.
 
 use std::io::{self, Write as _};
 
@@ -6,12 +6,12 @@ use anstyle::Style;
 
 use super::terminal::{HEADER, TextWriter, columns, wrap};
 
-/// Spaces between two columns.
+/// Number of spaces between two columns.
 const GAP: usize = 2;
-/// Fewest columns that a shortened cell has.
+/// Minimum width of a shortened cell, in columns.
 const SHORTEST: usize = 16;
 
-/// A cell: text for one line, and its style on a terminal.
+/// A cell: one line of text, and its style on a terminal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cell {
     text: String,
@@ -19,7 +19,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// A cell in a style.
+    /// Creates a cell with a style.
     #[must_use]
     pub fn styled(text: impl Into<String>, style: Style) -> Self {
         Self { text: text.into(), style }
@@ -32,8 +32,8 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
-/// Rows of cells. In a pipe every cell is whole; on a terminal that is too narrow, one column is shortened and the last
-/// one continues below itself.
+/// Rows of cells. Output that is not a terminal has whole cells. On a narrow terminal, one column is shortened, and the
+/// last column is wrapped.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     rows: Vec<Vec<Cell>>,
@@ -42,13 +42,13 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table without a header.
+    /// Creates a table without a header.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A table with a header.
+    /// Creates a table with a header.
     #[must_use]
     pub fn with_header<const COUNT: usize>(header: [&str; COUNT]) -> Self {
         let mut table = Self::new();
@@ -56,14 +56,14 @@ impl Table {
         table
     }
 
-    /// Has the cells of `column` shortened where the terminal is too narrow. The end of a shortened cell stays, as that
-    /// is the file name of a path.
+    /// Allows cells of `column` to be shortened on a narrow terminal. A cell loses its beginning, so the file name of a
+    /// path remains.
     #[must_use]
     pub fn shorten(self, column: usize) -> Self {
         Self { shortened: Some(column), ..self }
     }
 
-    /// Indents every row.
+    /// Sets the number of spaces before every row.
     #[must_use]
     pub fn indent(self, indent: usize) -> Self {
         Self { indent, ..self }
@@ -104,7 +104,7 @@ impl Table {
         Ok(())
     }
 
-    /// The width of each column.
+    /// Returns the width of each column.
     fn widths(&self, available: Option<usize>) -> Vec<usize> {
         let count = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
@@ -122,7 +122,7 @@ impl Table {
     }
 }
 
-/// Writes the last cell of a row, which continues below itself.
+/// Writes the last cell of a row, wrapped to the width that remains after `indent`.
 fn write_last(text: &mut TextWriter<'_>, cell: &Cell, indent: usize) -> io::Result<()> {
     let Some(width) = text.terminal.width else { return text.write_styled(cell.style, &cell.text) };
     let width = width.saturating_sub(indent);
@@ -135,7 +135,7 @@ fn write_last(text: &mut TextWriter<'_>, cell: &Cell, indent: usize) -> io::Resu
     Ok(())
 }
 
-/// The end of a text that is too long, after a mark of that.
+/// Shortens a text to `width` columns. `…` replaces its beginning.
 fn shortened(text: &str, width: usize) -> String {
     let count = columns(text);
     if count <= width {

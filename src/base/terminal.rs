@@ -1,4 +1,4 @@
-//! [`Terminal`]: width and colours of what text is printed on, and [`TextWriter`], which prints on it.
+//! [`Terminal`]: width and colours of an output device, and [`TextWriter`], which writes text for it.
 
 use std::io::{self, IsTerminal as _, Write};
 
@@ -6,26 +6,26 @@ use anstyle::{AnsiColor, Style};
 
 use super::escape::escape_lines;
 
-/// Style of a state that is as it should be.
+/// Style of a good state.
 pub const GOOD: Style = AnsiColor::Green.on_default();
-/// Style of a state that a person may want to look at.
+/// Style of a state that deserves attention.
 pub const NOTABLE: Style = AnsiColor::Yellow.on_default();
-/// Style of a state that is wrong.
+/// Style of a bad state.
 pub const BAD: Style = AnsiColor::Red.on_default();
 /// Style of a table's header.
 pub const HEADER: Style = Style::new().bold();
 
-/// Properties of the device that text is printed on. The default is a pipe: any width, no colours.
+/// Properties of the device that shows the text. The default is a pipe: unlimited width, no colours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terminal {
     /// Width in columns; `None` in a pipe or a file.
     pub width: Option<usize>,
-    /// True if states are coloured.
+    /// Reports whether states are coloured.
     pub color: bool,
 }
 
 impl Terminal {
-    /// The device behind standard output. `NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE` and `TERM=dumb` are respected
+    /// Returns the properties of standard output. Respects `NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE` and `TERM=dumb`
     /// (<https://no-color.org>, <https://bixense.com/clicolors>).
     #[must_use]
     pub fn of_stdout() -> Self {
@@ -36,26 +36,26 @@ impl Terminal {
     }
 }
 
-/// A writer of a command's text. Control characters are escaped, unless the text is a document for another program.
+/// A writer for the text of a command. Control characters are escaped, except in a document for another program.
 pub struct TextWriter<'a> {
     data: &'a mut dyn Write,
-    /// The device that is written to.
+    /// The device that shows the text.
     pub terminal: Terminal,
     is_document: bool,
 }
 
 impl<'a> TextWriter<'a> {
-    /// A writer of text for a person.
+    /// Creates a writer of text for a person.
     pub fn new(data: &'a mut dyn Write, terminal: Terminal) -> Self {
         Self { data, terminal, is_document: false }
     }
 
-    /// A writer of a document for another program, which gets every byte as it is.
+    /// Creates a writer of a document for another program, without escapes.
     pub fn document(data: &'a mut dyn Write) -> Self {
         Self { data, terminal: Terminal::default(), is_document: true }
     }
 
-    /// Writes text in a style, where the terminal has colours.
+    /// Writes text, in `style` if the terminal has colours.
     pub fn write_styled(&mut self, style: Style, text: &str) -> io::Result<()> {
         if !self.terminal.color || text.is_empty() || style.is_plain() {
             return self.write_all(text.as_bytes());
@@ -65,8 +65,7 @@ impl<'a> TextWriter<'a> {
         write!(self.data, "{style:#}")
     }
 
-    /// Writes a line that continues below itself, indented by `indent` columns, where the terminal is too narrow for
-    /// it.
+    /// Writes a line. On a narrow terminal the line is wrapped, and `indent` columns precede each continuation.
     pub fn write_wrapped(&mut self, line: &str, indent: usize) -> io::Result<()> {
         let lines = match self.terminal.width {
             Some(width) => wrap(line, width, width.saturating_sub(indent)),
@@ -85,7 +84,7 @@ impl Write for TextWriter<'_> {
         if self.is_document {
             return self.data.write(text);
         }
-        // Formatting writes whole characters.
+        // The formatting macros never split a character between two writes.
         self.data.write_all(escape_lines(&String::from_utf8_lossy(text)).as_bytes())?;
         Ok(text.len())
     }
@@ -95,11 +94,11 @@ impl Write for TextWriter<'_> {
     }
 }
 
-/// Fewest columns that text is wrapped into.
+/// Minimum width for wrapped text, in columns.
 const NARROWEST: usize = 20;
 
-/// Breaks a line at spaces: the first part has at most `first` columns, the others `other`. A longer word stays whole,
-/// so that a path or a command can be copied.
+/// Breaks a line at spaces. The first part has at most `first` columns, each other part at most `other`. A longer word
+/// stays whole, so that a path or a command can be copied.
 #[must_use]
 pub fn wrap(line: &str, first: usize, other: usize) -> Vec<String> {
     let (first, other) = (first.max(NARROWEST), other.max(NARROWEST));
@@ -123,7 +122,7 @@ pub fn wrap(line: &str, first: usize, other: usize) -> Vec<String> {
     lines
 }
 
-/// Width of a text in columns, one for each character.
+/// Returns the width of a text in columns, one for each character.
 pub(super) fn columns(text: &str) -> usize {
     text.chars().count()
 }

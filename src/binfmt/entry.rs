@@ -1,4 +1,4 @@
-//! [`Entry`]: the text of a handler's file in the instance.
+//! [`Entry`]: the text of a handler's file in an instance.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -9,22 +9,22 @@ use thiserror::Error;
 use super::{Extension, Flags, HandlerName, Matcher, Pattern, Rule};
 use crate::base::hex;
 
-/// A handler as its entry file shows it (`entry_status` in `fs/binfmt_misc.c`; K43).
+/// A handler as its file in the instance shows it (`entry_status` in `fs/binfmt_misc.c`; K43).
 ///
-/// Newer kernels print flags and lines that are unknown here. They are stored, not dropped (K44).
+/// Newer kernels print flags and lines that this version of qus does not know. They are stored, not dropped (K44).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// True if it takes part; the instance as a whole may still be off (K27).
+    /// Reports whether the handler is enabled. The whole instance may still be disabled (K27).
     pub enabled: bool,
-    /// The interpreter, as it was registered. `None` where a BPF program stands in its place (Linux 7.3).
+    /// Path of the interpreter, as registered. `None` if the handler has a BPF program instead (Linux 7.3).
     pub interpreter: Option<PathBuf>,
-    /// The flags known here.
+    /// The known flags.
     pub flags: Flags,
-    /// Flag letters that are not known here.
+    /// Flag letters that qus does not know.
     pub unknown_flags: String,
-    /// Files that it matches; `None` if the entry has them in an unknown form.
+    /// Condition for the files that the handler matches; `None` if qus cannot parse it.
     pub matcher: Option<Matcher>,
-    /// Lines that are not known here, without their newline.
+    /// Lines that qus does not know, without their newlines.
     pub unknown_lines: Vec<Vec<u8>>,
 }
 
@@ -33,24 +33,24 @@ pub struct Entry {
 pub struct Handler {
     /// Name of the entry file.
     pub name: HandlerName,
-    /// Its content.
+    /// Content of the entry file.
     pub entry: Entry,
 }
 
-/// Reason why a text is not that of an entry.
+/// Reason for which a text is not an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum EntryError {
     /// The first line is neither `enabled` nor `disabled`.
     #[error("it does not begin with \"enabled\" or \"disabled\"")]
     State,
-    /// A known line has a value that cannot be read; the line's first word.
+    /// A known line has an invalid value; the field is the first word of the line.
     #[error("its line \"{0}\" cannot be read")]
     Value(&'static str),
 }
 
 impl Entry {
-    /// Reads the text of an entry file.
+    /// Parses the text of an entry file.
     pub fn parse(text: &[u8]) -> Result<Self, EntryError> {
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         let (state, rest) = split_line(text);
@@ -72,7 +72,7 @@ impl Entry {
         let mut rest = rest;
         while !rest.is_empty() {
             if let Some(extension) = rest.strip_prefix(b"extension .") {
-                // The last line, and an extension may hold newlines (K18): all that follows is part of it.
+                // The extension is the last line and may contain newlines (K18), so it contains all remaining text.
                 let extension = Extension::new(extension).map_err(|_| EntryError::Value("extension"))?;
                 entry.matcher = Some(Matcher::Extension(extension));
                 break;
@@ -107,19 +107,19 @@ impl Entry {
         }
     }
 
-    /// The flags as the kernel prints them, unknown ones last.
+    /// Returns the flag letters in the kernel's order, unknown letters last.
     #[must_use]
     pub fn flag_letters(&self) -> String {
         format!("{}{}", self.flags, self.unknown_flags)
     }
 
-    /// The pattern, where the handler goes by one.
+    /// Returns the pattern, if the handler matches by magic.
     #[must_use]
     pub fn pattern(&self) -> Option<&Pattern> {
         self.matcher.as_ref().and_then(Matcher::pattern)
     }
 
-    /// Reports whether the kernel did exactly what `rule` asked for: same interpreter, flags and window, and enabled.
+    /// Reports whether the entry is exactly what `rule` asks for: enabled, same interpreter, same flags, same files.
     #[must_use]
     pub fn is(&self, rule: &Rule) -> bool {
         self.enabled
@@ -130,8 +130,8 @@ impl Entry {
             && self.matcher.as_ref().is_some_and(|matcher| matcher.equivalent(rule.matcher()))
     }
 
-    /// The rule that would register this handler again under `name`; `None` where it holds what a [`Rule`] does not
-    /// know.
+    /// Returns the rule that would register this handler again under `name`; `None` if the entry has something that a
+    /// [`Rule`] cannot express.
     #[must_use]
     pub fn to_rule(&self, name: &HandlerName) -> Option<Rule> {
         if !self.unknown_flags.is_empty() || !self.unknown_lines.is_empty() {
@@ -141,7 +141,7 @@ impl Entry {
     }
 }
 
-/// The lines that make a pattern.
+/// Values of the lines that form a pattern.
 #[derive(Default)]
 struct Window {
     offset: Option<usize>,
@@ -163,8 +163,9 @@ fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
     (line, rest.get(1..).unwrap_or_default())
 }
 
-/// The interpreter and the lines behind it. A path may hold newlines (K16), so it ends where the line of flags begins
-/// that the kernel always prints; the last one that looks like it, as anything may stand in a path.
+/// Splits the text into the interpreter's path and the lines after it. A path may contain newlines (K16), so it ends
+/// before the line with the flags, which the kernel always prints. The last line of that form counts, because a path
+/// may contain one, too.
 fn split_interpreter(text: &[u8]) -> (Option<&[u8]>, &[u8]) {
     const FLAGS: &[u8] = b"\nflags: ";
     let Some(path) = text.strip_prefix(b"interpreter ") else { return (None, text) };

@@ -1,4 +1,4 @@
-//! [`Flags`]: how the kernel starts an interpreter.
+//! [`Flags`]: options for how the kernel starts an interpreter.
 
 use std::fmt;
 
@@ -8,20 +8,20 @@ bitflags! {
     /// The flags of a handler, as `Documentation/admin-guide/binfmt-misc.rst` names them.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
     pub struct Flags: u8 {
-        /// `P`: the program's `argv[0]` is passed on, behind its path (K58); interpreters learn of it from `AT_FLAGS`
-        /// since Linux 5.12.
+        /// `P`: the interpreter receives the program's `argv[0]` as an extra argument after the path (K58). Since Linux
+        /// 5.12 an interpreter can read from `AT_FLAGS` whether this flag is set.
         const PRESERVE_ARGV0 = 1;
-        /// `O`: the interpreter gets the program as an open file, so that unreadable programs run (K59).
+        /// `O`: the interpreter receives the program as an open file, so that unreadable programs run (K59).
         const OPEN_BINARY = 2;
-        /// `C`: credentials come from the program: a setuid program makes the *interpreter* run as its owner (K60,
-        /// K61). The kernel sets `O` with it.
+        /// `C`: the interpreter gets the credentials of the program: for a setuid program the *interpreter* runs as the
+        /// program's owner (K60, K61). The kernel also sets `O`.
         const CREDENTIALS = 4;
-        /// `F`: the interpreter is opened once, at registration, and serves every root directory (K47).
+        /// `F`: the kernel opens the interpreter once, at registration, so that it works in every root directory (K47).
         const FIX_BINARY = 8;
     }
 }
 
-/// Letter of each flag, in the order in which the kernel prints them (K43).
+/// Letters of the flags, in the order in which the kernel prints them (K43).
 const LETTERS: [(u8, Flags); 4] = [
     (b'P', Flags::PRESERVE_ARGV0),
     (b'O', Flags::OPEN_BINARY),
@@ -30,14 +30,14 @@ const LETTERS: [(u8, Flags); 4] = [
 ];
 
 impl Flags {
-    /// The flag that `letter` stands for; with `C` comes `O`, as in the kernel. `None` for any other byte.
+    /// Returns the flag for `letter`; `None` for any other byte. `C` also returns `O`, as in the kernel.
     #[must_use]
     pub fn of_letter(letter: u8) -> Option<Self> {
         let (_, flag) = LETTERS.iter().find(|(known, _)| *known == letter)?;
         Some(flag.with_implied())
     }
 
-    /// These flags, with `O` where `C` implies it.
+    /// Returns these flags, and `O` if they contain `C`.
     #[must_use]
     pub fn with_implied(self) -> Self {
         if self.contains(Self::CREDENTIALS) { self | Self::OPEN_BINARY } else { self }

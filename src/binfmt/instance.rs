@@ -1,7 +1,7 @@
-//! [`Instance`]: a mounted binfmt_misc. The only module that does IO on one.
+//! [`Instance`]: a mounted binfmt_misc. Only this module does IO on binfmt_misc.
 //!
-//! Each operation has an error type: [`OpenError`], [`MountError`], [`RegisterError`], [`HandlerError`]. An error names
-//! the path and the cause, and has advice if there is any.
+//! Each operation has an error type: [`OpenError`], [`MountError`], [`RegisterError`], [`HandlerError`]. An error
+//! contains the path and the cause, and advice if there is any.
 
 use std::cell::OnceCell;
 use std::fs::File;
@@ -23,17 +23,17 @@ use crate::base::error::{Advice, Advise};
 use crate::base::shell::{shell_word, this_command_as_root};
 use crate::binfmt::{Entry, EntryError, Flags, Handler, HandlerName, Rule};
 
-/// Where Linux has the instance of a user namespace mounted (`Documentation/admin-guide/binfmt-misc.rst`).
+/// Usual mount point of binfmt_misc (`Documentation/admin-guide/binfmt-misc.rst`).
 pub const DEFAULT_PATH: &str = "/proc/sys/fs/binfmt_misc";
 
 /// `BINFMTFS_MAGIC` of `include/uapi/linux/magic.h`: "BINM" (K46).
 const BINFMT_MAGIC: FsType = FsType(0x4249_4e4d);
-/// `AUTOFS_SUPER_MAGIC` of `include/uapi/linux/magic.h`: systemd's automount stands in for the instance (K77).
+/// `AUTOFS_SUPER_MAGIC` of `include/uapi/linux/magic.h`: systemd's automount, before it mounts the instance (K77).
 const AUTOFS_MAGIC: FsType = FsType(0x187);
-/// Size of the buffer for an entry, in bytes. The longest entry seen has 1958 (K44).
+/// Size of the buffer for an entry, in bytes. The longest entry in tests had 1958 bytes (K44).
 const ENTRY_MAX: usize = 8192;
 
-/// A mounted binfmt_misc, held by its directory.
+/// A mounted binfmt_misc, whose directory is held open.
 #[derive(Debug)]
 pub struct Instance {
     path: PathBuf,
@@ -41,23 +41,23 @@ pub struct Instance {
     register: OnceCell<OwnedFd>,
 }
 
-/// Reason why there is no instance at a path.
+/// Reason for which an instance cannot be opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// No such directory: the kernel was built without binfmt_misc (K74), or procfs is not mounted.
+    /// The directory does not exist: the kernel was built without binfmt_misc (K74), or procfs is not mounted.
     #[error("this kernel has no binfmt_misc: {} does not exist", .0.display())]
     NoSupport(PathBuf),
-    /// The mount point is there, and nothing mounted on it (K74).
+    /// The mount point exists, but nothing is mounted on it (K74).
     #[error("binfmt_misc is not mounted on {}", .0.display())]
     NotMounted(PathBuf),
-    /// A directory of another file system.
+    /// The directory belongs to another file system.
     #[error("{} is not a binfmt_misc file system", .0.display())]
     Foreign(PathBuf),
-    /// systemd's automount does not answer here, usually because this is a container (K77).
+    /// systemd's automount does not work here, usually because qus runs in a container (K77).
     #[error("{} is an automount point that only the host can trigger", .0.display())]
     Automount(PathBuf),
-    /// Anything else that went wrong.
+    /// Another error of the kernel.
     #[error("cannot open {}: {source}", path.display())]
     Io {
         /// The instance's directory.
@@ -80,15 +80,15 @@ impl Advise for OpenError {
     }
 }
 
-/// A hint after a command that has to be typed outside of a container.
+/// Hint after a command that must be typed outside of the container.
 pub(crate) const ON_THE_HOST: &str = "type it on the host, outside of this container";
 
-/// The command that mounts an instance on `path`.
+/// Returns the command that mounts an instance on `path`.
 pub(crate) fn mount_command(path: &Path) -> String {
     format!("sudo mount -t binfmt_misc binfmt_misc {}", shell_word(path))
 }
 
-/// The command that makes the mount at `path` writable.
+/// Returns the command that makes the mount at `path` writable.
 fn remount_command(path: &Path) -> String {
     format!("sudo mount -o remount,rw {}", shell_word(path))
 }
@@ -97,13 +97,14 @@ fn remount_command(path: &Path) -> String {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MountError {
-    /// `EPERM` or `EACCES`: no `CAP_SYS_ADMIN` in the user namespace, or the mount namespace is another's (K69).
+    /// `EPERM` or `EACCES`: no `CAP_SYS_ADMIN` in the user namespace, or the mount namespace belongs to another one
+    /// (K69).
     #[error("binfmt_misc is not mounted on {}, and mounting it is not permitted here", .0.display())]
     AccessError(PathBuf),
-    /// `ENODEV`: neither built in nor loadable.
+    /// `ENODEV`: binfmt_misc is neither built in nor loadable as a module.
     #[error("this kernel has no binfmt_misc: the file system is neither built in nor loadable as a module")]
     NoSupport,
-    /// Anything else that went wrong.
+    /// Another error of the kernel.
     #[error("cannot mount binfmt_misc on {}: {source}", path.display())]
     Io {
         /// The mount point.
@@ -114,7 +115,7 @@ pub enum MountError {
 }
 
 impl MountError {
-    /// The command that an administrator of this instance types.
+    /// Returns the command for an administrator of this instance.
     fn command(&self) -> Option<String> {
         match self {
             Self::AccessError(path) => Some(mount_command(path)),
@@ -127,7 +128,7 @@ impl MountError {
 impl Advise for MountError {
     fn advice(&self) -> Advice {
         match self {
-            // qus mounts it itself where it may.
+            // qus mounts the instance itself if it is permitted to.
             Self::AccessError(_) if !geteuid().is_root() => this_command_as_root().into(),
             _ => self.command().into(),
         }
@@ -138,13 +139,13 @@ impl Advise for MountError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// `EACCES` at opening `register`: only uid 0 of the instance's user namespace may write there (K70).
+    /// `EACCES` when opening `register`: only uid 0 of the instance's user namespace may write to it (K70).
     #[error("cannot register in {}: only root may", .0.display())]
     NotRoot(PathBuf),
     /// `EROFS`: this mount of the instance is read-only (K64, K76).
     #[error("{} is mounted read-only", .0.display())]
     ReadOnly(PathBuf),
-    /// `EINVAL`: a kernel that does not know a flag of the rule, or does not take so long a line.
+    /// `EINVAL`: the kernel does not support a flag of the rule, or does not accept so long a line.
     #[error(
         "cannot register {name}: the kernel does not support a flag of \"{flags}\" (F needs Linux 4.8), \
          or a line of {length} bytes (1920 since 3.18)"
@@ -157,29 +158,29 @@ pub enum RegisterError {
         /// Length of the register line, in bytes.
         length: usize,
     },
-    /// `EEXIST`.
+    /// `EEXIST`: a handler of this name exists.
     #[error("the name {0} is taken")]
     NameTaken(HandlerName),
-    /// With `F` the kernel opens the interpreter at once, which failed.
+    /// With `F` the kernel opens the interpreter at registration; opening it failed.
     #[error("the kernel cannot open the interpreter {}: {reason}", interpreter.display())]
     Interpreter {
         /// Path of the interpreter.
         interpreter: PathBuf,
-        /// The errno in words, for this context.
+        /// Meaning of the errno.
         reason: &'static str,
     },
-    /// `ENOSPC` (Linux 7.3): more `F` interpreters than the user namespace may have.
+    /// `ENOSPC` (Linux 7.3): the user namespace has reached its limit of `F` interpreters.
     #[error("the user namespace has as many interpreters open as user.max_binfmt_misc_interpreters allows")]
     TooMany,
-    /// `register` could not be opened, for another reason.
+    /// `register` could not be opened for another reason.
     #[error("cannot open {}: {source}", path.display())]
     Open {
-        /// The file.
+        /// Path of `register`.
         path: PathBuf,
         /// Error of the kernel.
         source: io::Error,
     },
-    /// The line could not be written, for another reason.
+    /// The line could not be written for another reason.
     #[error("cannot register {name} in {}: {source}", path.display())]
     Write {
         /// The instance's directory.
@@ -206,24 +207,24 @@ impl Advise for RegisterError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum HandlerError {
-    /// No handler of this name.
+    /// No handler has this name.
     #[error("there is no handler {0}")]
     Missing(HandlerName),
-    /// `EACCES`: only uid 0 of the instance's user namespace may (K70).
+    /// `EACCES`: only uid 0 of the instance's user namespace may change handlers (K70).
     #[error("cannot change {0}: only root may")]
     NotRoot(HandlerName),
     /// `EROFS`: this mount of the instance is read-only.
     #[error("{} is mounted read-only", .0.display())]
     ReadOnly(PathBuf),
-    /// The kernel shows an entry that is not understood.
+    /// The text of the entry cannot be parsed.
     #[error("cannot parse the handler {name}: {source}")]
     Entry {
         /// Name of the handler.
         name: HandlerName,
-        /// The part that is not understood.
+        /// The part that cannot be parsed.
         source: EntryError,
     },
-    /// Anything else that went wrong.
+    /// Another error of the kernel.
     #[error("cannot {operation} {}: {source}", path.display())]
     Io {
         /// The operation.
@@ -246,10 +247,10 @@ impl Advise for HandlerError {
 }
 
 impl Instance {
-    /// The instance that is mounted on `path`.
+    /// Opens the instance that is mounted on `path`.
     ///
-    /// An automount in its place is triggered, by opening a file below it, as `O_PATH` on the directory is not enough
-    /// (K77).
+    /// Triggers an automount on `path` by opening a file below it, because opening the directory with `O_PATH` is not
+    /// enough (K77).
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let (directory, kind) = open_directory(path)?;
         if kind == BINFMT_MAGIC {
@@ -269,9 +270,10 @@ impl Instance {
         Err(OpenError::Automount(path.to_owned()))
     }
 
-    /// Mounts binfmt_misc on `path`: the instance of the current user namespace (K64).
+    /// Mounts the instance of the current user namespace on `path` (K64).
     ///
-    /// In a user namespace that has none yet this creates a fresh one, which hides the handlers of the host (K66).
+    /// If the user namespace has no instance yet, this creates an empty one, which hides the handlers of the host
+    /// (K66).
     pub fn mount(path: &Path) -> Result<(), MountError> {
         tracing::info!("mount binfmt_misc on {}", path.display());
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -284,28 +286,29 @@ impl Instance {
         )
     }
 
-    /// Reports whether this process may mount on `path`, found out without mounting: `mount(2)` looks for the right
-    /// before it looks at the options, and binfmt_misc has none (K64). Linux 6.7 or later; older ones take any.
+    /// Reports whether this process may mount binfmt_misc on `path`, without mounting it: `mount(2)` checks permissions
+    /// before options, and an unknown option then fails (K64). Needs Linux 6.7 or later; older kernels accept any
+    /// option.
     #[must_use]
     pub fn may_mount(path: &Path) -> bool {
         let kind = Some("binfmt_misc");
         nix::mount::mount(kind, path, kind, MsFlags::empty(), Some("no-such-option")) == Err(Errno::EINVAL)
     }
 
-    /// The directory it is mounted on.
+    /// Returns the mount point of the instance.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reports whether the instance as a whole is on (K27).
+    /// Reports whether the whole instance is enabled (K27).
     pub fn is_enabled(&self) -> Result<bool, HandlerError> {
         let name = Path::new("status");
         let text = self.read(name).map_err(|source| self.io("read", name, source))?;
         Ok(text == b"enabled\n")
     }
 
-    /// Names of all handlers, in the kernel's directory order, which is newest first as far as anyone has seen (K32).
+    /// Returns the names of all handlers in the kernel's directory order, which in tests was always newest first (K32).
     pub fn names(&self) -> Result<Vec<HandlerName>, HandlerError> {
         let failed = |source: Errno| self.io("list", Path::new(""), source);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -313,13 +316,13 @@ impl Instance {
         let mut names = Vec::new();
         for file in directory.iter() {
             let file = file.map_err(failed)?;
-            // Other names are files of the instance itself.
+            // `HandlerName` refuses the names of the instance's own files.
             names.extend(HandlerName::new(file.file_name().to_bytes()));
         }
         Ok(names)
     }
 
-    /// The handler called `name`, if there is one.
+    /// Reads the entry of the handler called `name`; `None` if there is none.
     pub fn entry(&self, name: &HandlerName) -> Result<Option<Entry>, HandlerError> {
         let file = Path::new(name.as_os_str());
         match self.read(file) {
@@ -332,7 +335,7 @@ impl Instance {
         }
     }
 
-    /// All handlers, newest first (K32). One that is removed meanwhile is left out.
+    /// Reads all handlers, newest first (K32). A handler that is removed in the meantime is left out.
     pub fn handlers(&self) -> Result<Vec<Handler>, HandlerError> {
         let mut handlers = Vec::new();
         for name in self.names()? {
@@ -343,22 +346,22 @@ impl Instance {
         Ok(handlers)
     }
 
-    /// Reports whether this process may register and change handlers, found out without doing either.
+    /// Checks that this process may register and change handlers, without doing so.
     pub fn check_writable(&self) -> Result<(), RegisterError> {
         self.register_file().map(|_| ())
     }
 
-    /// Asks the kernel for `rule`, in one `write(2)` (K1, K21). With `F` the interpreter is opened now (K47).
+    /// Registers `rule` with one `write(2)` (K1, K21). With flag `F` the kernel opens the interpreter now (K47).
     pub fn register(&self, rule: &Rule) -> Result<(), RegisterError> {
         let register = self.register_file()?;
         let line = rule.to_line();
         let text = String::from_utf8_lossy(&line);
         tracing::info!("write {} to {}", text.trim_end(), self.path.join("register").display());
-        // The kernel takes the line whole or not at all; it never writes short (K1).
+        // The kernel accepts the whole line or nothing; it never writes a part (K1).
         write(register, &line).map(|_| ()).map_err(|errno| self.refusal(rule, line.len(), errno))
     }
 
-    /// The file `register`, opened once: several writes to it are several registrations (K21).
+    /// Returns the file `register`, opened once. Each write to it is one registration (K21).
     fn register_file(&self) -> Result<&OwnedFd, RegisterError> {
         if let Some(file) = self.register.get() {
             return Ok(file);
@@ -371,7 +374,7 @@ impl Instance {
         Ok(self.register.get_or_init(|| file))
     }
 
-    /// Returns the meaning of an errno of `write(register)` (the table of errno in docs/kernel.md).
+    /// Converts an errno of `write(register)` (the table of errno in docs/kernel.md).
     fn refusal(&self, rule: &Rule, length: usize, errno: Errno) -> RegisterError {
         let name = rule.name().clone();
         let reason = match errno {
@@ -391,22 +394,22 @@ impl Instance {
         RegisterError::Interpreter { interpreter: rule.interpreter().to_owned(), reason }
     }
 
-    /// Removes the handler called `name`; processes that it started go on (K63).
+    /// Removes the handler called `name`. Running processes that it started continue (K63).
     pub fn remove(&self, name: &HandlerName) -> Result<(), HandlerError> {
         tracing::info!("remove the handler {name}");
         self.command(name, b"-1")
     }
 
-    /// Switches the handler called `name` on or off; it keeps its place in the order (K31).
+    /// Enables or disables the handler called `name`, which keeps its position in the order (K31).
     pub fn set_enabled(&self, name: &HandlerName, enabled: bool) -> Result<(), HandlerError> {
         tracing::info!("switch the handler {name} {}", if enabled { "on" } else { "off" });
         self.command(name, if enabled { b"1" } else { b"0" })
     }
 
-    /// Writes one of the words that an entry file takes (K26). The type of `name` keeps it away from `status` (K78).
+    /// Writes a command to the handler's entry file (K26). `name` cannot be `status`, because of its type (K78).
     fn command(&self, name: &HandlerName, word: &[u8]) -> Result<(), HandlerError> {
         let path = Path::new(name.as_os_str());
-        // Without O_CREAT: with it a missing entry would be "permission denied" (K25).
+        // Without O_CREAT: with it, the error for a missing entry would be "permission denied" (K25).
         let written = self.open_file(path, OFlag::O_WRONLY).and_then(|file| write(file, word));
         written.map(|_| ()).map_err(|errno| match errno {
             Errno::ENOENT => HandlerError::Missing(name.clone()),
@@ -420,7 +423,7 @@ impl Instance {
         openat(&self.directory, name, access | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
     }
 
-    /// A file of the instance in one read: the kernel makes the text anew at every read (K44).
+    /// Reads a file of the instance in one read, because the kernel creates the text anew for each read (K44).
     fn read(&self, name: &Path) -> Result<Vec<u8>, Errno> {
         let mut text = [0; ENTRY_MAX];
         let length = read(self.open_file(name, OFlag::O_RDONLY)?, &mut text)?;
@@ -433,12 +436,12 @@ impl Instance {
     }
 }
 
-/// The directory at `path`, without touching what an automount stands for, and the file system it is on.
+/// Opens the directory at `path` without triggering an automount, and returns the type of its file system.
 fn open_directory(path: &Path) -> Result<(OwnedFd, FsType), OpenError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let io = |errno: Errno| OpenError::Io { path: path.to_owned(), source: errno.into() };
     let directory = open(path, flags, Mode::empty()).map_err(|errno| match errno {
-        // Outside of procfs, a missing directory does not concern the kernel.
+        // Outside of procfs, a missing directory does not show whether the kernel supports binfmt_misc.
         Errno::ENOENT if path.starts_with("/proc") => OpenError::NoSupport(path.to_owned()),
         Errno::ELOOP => OpenError::Automount(path.to_owned()),
         errno => io(errno),

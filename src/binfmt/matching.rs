@@ -1,13 +1,13 @@
-//! Which handler the kernel takes for a file.
+//! Finds the handler that the kernel uses for a file.
 
 use std::path::Path;
 
 use super::Handler;
 
-/// The handler that the kernel takes for a file which begins with `header` and is started as `path`.
+/// Returns the handler that the kernel uses for a file that begins with `header` and is executed as `path`.
 ///
-/// `handlers` are those of an instance that is on, newest first: the first enabled one that matches is taken, whatever
-/// becomes of it; no other is tried after it (K31, K39; `search_binfmt_handler` in `fs/binfmt_misc.c`).
+/// `handlers` are those of an enabled instance, newest first. The kernel uses the first enabled handler that matches,
+/// and tries no other one if this one fails (K31, K39; `search_binfmt_handler` in `fs/binfmt_misc.c`).
 #[must_use]
 pub fn first_match<'a>(handlers: &'a [Handler], header: &[u8], path: &Path) -> Option<&'a Handler> {
     handlers.iter().find(|handler| {

@@ -1,5 +1,5 @@
-//! Values of binfmt_misc: rules and their register lines, entries and their text, and which handler takes a file. Pure:
-//! only [`crate::binfmt::instance`] does IO on binfmt_misc.
+//! Values of binfmt_misc: rules and their register lines, entries and their text, and the choice of a handler for a
+//! file. Only [`crate::binfmt::instance`] does IO on binfmt_misc.
 
 mod entry;
 mod flags;

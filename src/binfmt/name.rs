@@ -1,4 +1,4 @@
-//! [`HandlerName`]: what an entry file may be called.
+//! [`HandlerName`]: a valid name of a handler.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -9,30 +9,30 @@ use thiserror::Error;
 /// Longest name of a handler, in bytes (`NAME_MAX`; K7).
 pub const NAME_MAX: usize = 255;
 
-/// The name of a handler: the name of its file in the instance.
+/// The name of a handler, which is the name of its file in the instance.
 ///
-/// Any bytes but NUL and `/`, at most [`NAME_MAX`] of them; not `.`, `..`, nor the instance's own files `register` and
-/// `status` (K7). A removal that goes by a `HandlerName` can therefore never reach `status` (K78).
+/// A name has 1 to [`NAME_MAX`] bytes, none of them NUL or `/`. It is not `.`, `..`, `register` or `status`, which are
+/// files of the instance itself (K7). So a removal by `HandlerName` can never write to `status` (K78).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HandlerName(Vec<u8>);
 
-/// Reason why bytes are not the name of a handler, as for the kernel (K7).
+/// Reason for which the kernel does not accept a name (K7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NameError {
-    /// Empty, `.`, `..`, or with a NUL or `/` in it: `EINVAL` of the kernel.
-    #[error("is empty, \".\", \"..\", or holds a NUL or a \"/\"")]
+    /// The name is empty, `.` or `..`, or contains a NUL or `/`. The kernel reports `EINVAL`.
+    #[error("is empty, \".\" or \"..\", or contains a NUL or a \"/\"")]
     Malformed,
-    /// `register` and `status` are files of the instance: `EEXIST` of the kernel.
+    /// `register` and `status` are files of the instance itself. The kernel reports `EEXIST`.
     #[error("is a file of the instance itself")]
     Reserved,
-    /// Longer than [`NAME_MAX`] bytes: `ENAMETOOLONG` of the kernel.
+    /// The name is longer than [`NAME_MAX`] bytes. The kernel reports `ENAMETOOLONG`.
     #[error("is longer than {NAME_MAX} bytes")]
     TooLong,
 }
 
 impl HandlerName {
-    /// The handler called `name`.
+    /// Checks `name` and creates the value.
     pub fn new(name: impl Into<Vec<u8>>) -> Result<Self, NameError> {
         let name = name.into();
         match name.as_slice() {
@@ -44,13 +44,13 @@ impl HandlerName {
         }
     }
 
-    /// The bytes of the name.
+    /// Returns the bytes of the name.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The name as a file name.
+    /// Returns the name as a file name.
     #[must_use]
     pub fn as_os_str(&self) -> &OsStr {
         OsStr::from_bytes(&self.0)

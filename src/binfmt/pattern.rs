@@ -1,4 +1,4 @@
-//! [`Pattern`]: which files a handler takes, by the bytes at their beginning.
+//! [`Pattern`]: the bytes at the beginning of a file that a handler matches.
 
 use crate::base::hex::Hex;
 use std::fmt;
@@ -6,17 +6,18 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-/// Number of bytes of a file that the kernel reads: `BINPRM_BUF_SIZE` (K10, K34).
+/// Number of bytes of a file that the kernel reads for matching: `BINPRM_BUF_SIZE` (K10, K34).
 ///
 /// Source: `include/uapi/linux/binfmts.h`.
 pub const HEADER_LEN: usize = 256;
 
-/// A byte window at the beginning of a file: offset, magic and mask.
+/// A range of bytes at the beginning of a file, with their required values: offset, magic and mask.
 ///
 /// A file matches if `(file[offset + i] ^ magic[i]) & mask[i] == 0` for every `i`. Bytes after the end of a short file
 /// count as zero (K33, K34; `search_binfmt_handler` in `fs/binfmt_misc.c`).
 ///
-/// Magic and mask have the same length, at least one byte, within the first [`HEADER_LEN`] bytes of the file (K10).
+/// Magic and mask have the same length, at least one byte. The range is within the first [`HEADER_LEN`] bytes of the
+/// file (K10).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Pattern {
     offset: usize,
@@ -24,49 +25,49 @@ pub struct Pattern {
     mask: Option<Vec<u8>>,
 }
 
-/// A byte of a file that is not as a [`Pattern`] asks.
+/// A byte of a file that does not match a [`Pattern`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// Where it is, in bytes from the beginning of the file.
+    /// Offset of the byte in the file.
     pub position: usize,
-    /// The file's byte.
+    /// Value of the byte in the file.
     pub file: u8,
-    /// The byte that is asked for, as far as the mask goes.
+    /// Required value of the compared bits; other bits are zero.
     pub magic: u8,
-    /// The bits that are compared.
+    /// Mask of the compared bits.
     pub mask: u8,
 }
 
-/// Reason why bytes are not a [`Pattern`].
+/// Reason for which bytes are not a [`Pattern`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PatternError {
-    /// The magic has no bytes (K15).
+    /// The magic is empty (K15).
     #[error("the magic is empty")]
     EmptyMagic,
-    /// The mask is not as long as the magic (K15); lengths in bytes.
-    #[error("the mask has {mask} bytes, the magic {magic}")]
+    /// Mask and magic have different lengths (K15).
+    #[error("the mask has {mask} bytes, but the magic has {magic}")]
     MaskLength {
-        /// Bytes in the mask.
+        /// Length of the mask, in bytes.
         mask: usize,
-        /// Bytes in the magic.
+        /// Length of the magic, in bytes.
         magic: usize,
     },
-    /// The window ends behind what the kernel reads of a file (K10); positions in bytes.
+    /// The magic ends after the bytes of a file that the kernel reads (K10).
     #[error(
         "offset {offset} and {length} bytes of magic extend beyond the first {HEADER_LEN} bytes of a file"
     )]
     OutOfWindow {
-        /// First byte of the window.
+        /// Offset of the magic in the file.
         offset: usize,
-        /// Bytes in the magic.
+        /// Length of the magic, in bytes.
         length: usize,
     },
 }
 
 impl Pattern {
-    /// A pattern of `magic` at `offset` bytes from the beginning of the file, compared under `mask`, or byte for byte
-    /// where there is none.
+    /// Creates a pattern: `magic` at `offset` bytes from the beginning of the file, compared under `mask`. Without a
+    /// mask, all bits are compared.
     pub fn new(offset: usize, magic: Vec<u8>, mask: Option<Vec<u8>>) -> Result<Self, PatternError> {
         if magic.is_empty() {
             return Err(PatternError::EmptyMagic);
@@ -82,25 +83,25 @@ impl Pattern {
         Ok(Self { offset, magic, mask })
     }
 
-    /// First byte of the window, counted from the beginning of the file.
+    /// Returns the offset of the magic in the file, in bytes.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// The bytes a file is compared with. Bits outside the mask may be anything.
+    /// Returns the bytes that a file is compared with. Bits outside the mask have no meaning.
     #[must_use]
     pub fn magic(&self) -> &[u8] {
         &self.magic
     }
 
-    /// Which bits are compared; `None` compares all of them.
+    /// Returns the mask of the compared bits; `None` if all bits are compared.
     #[must_use]
     pub fn mask(&self) -> Option<&[u8]> {
         self.mask.as_deref()
     }
 
-    /// Magic and mask of one byte of the file; a byte outside the window is not compared: mask 0.
+    /// Returns magic and mask of one byte of the file. The mask of a byte outside the window is 0.
     fn at(&self, position: usize) -> (u8, u8) {
         let Some(index) = position.checked_sub(self.offset) else { return (0, 0) };
         let Some(&magic) = self.magic.get(index) else { return (0, 0) };
@@ -111,25 +112,25 @@ impl Pattern {
         (magic & mask, mask)
     }
 
-    /// Where bytes are compared, in bytes from the beginning of the file.
+    /// Returns the range of compared bytes in the file.
     fn window(&self) -> Range<usize> {
         self.offset..self.offset + self.magic.len()
     }
 
-    /// Reports whether the kernel takes a file that begins with `header`; only the first [`HEADER_LEN`] bytes of it
-    /// count.
+    /// Reports whether a file that begins with `header` matches. Only the first [`HEADER_LEN`] bytes are compared, as
+    /// in the kernel.
     #[must_use]
     pub fn matches(&self, header: &[u8]) -> bool {
         let Some(window) = header.get(self.window()) else {
             return self.differences(header).is_empty();
         };
         let Some(mask) = &self.mask else { return window == self.magic };
-        // From the end: patterns for ELF programs begin alike, and end with the machine, in which they differ.
+        // Compared from the end: patterns for ELF programs differ at their end, in the machine.
         let mut bytes = window.iter().zip(&self.magic).zip(mask).rev();
         bytes.all(|((byte, magic), mask)| (byte ^ magic) & mask == 0)
     }
 
-    /// The bytes of `header` that keep it from matching; none where it matches.
+    /// Returns the bytes of `header` that do not match; empty if the header matches.
     #[must_use]
     pub fn differences(&self, header: &[u8]) -> Vec<Difference> {
         self.window()
@@ -141,7 +142,7 @@ impl Pattern {
             .collect()
     }
 
-    /// Reports whether some file matches both patterns: no bit that both compare differs.
+    /// Reports whether a file can match both patterns: the bits that both compare have the same values.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.window().all(|position| {
@@ -151,7 +152,7 @@ impl Pattern {
         })
     }
 
-    /// Reports whether every file that matches `other` matches this pattern too.
+    /// Reports whether every file that matches `other` also matches this pattern.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         self.window().all(|position| {
@@ -161,7 +162,7 @@ impl Pattern {
         })
     }
 
-    /// Reports whether both patterns take exactly the same files, however they are written.
+    /// Reports whether both patterns match exactly the same files, even if their bytes differ.
     #[must_use]
     pub fn equivalent(&self, other: &Self) -> bool {
         self.covers(other) && other.covers(self)
@@ -201,7 +202,7 @@ mod tests {
     fn magic_and_mask_go_together() {
         assert_eq!(Pattern::new(0, vec![], None).unwrap_err(), PatternError::EmptyMagic);
         let error = Pattern::new(0, vec![1, 2], Some(vec![1])).unwrap_err();
-        assert_eq!(error.to_string(), "the mask has 1 bytes, the magic 2");
+        assert_eq!(error.to_string(), "the mask has 1 bytes, but the magic has 2");
     }
 
     #[test]

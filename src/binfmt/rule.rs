@@ -1,8 +1,8 @@
-//! [`Rule`]: what the kernel is asked for, and its register line.
+//! [`Rule`]: a request to the kernel for one handler, and its register line.
 //!
-//! The grammar is `create_entry` of `fs/binfmt_misc.c`: `D name D type D offset D magic D mask D interpreter D flags`,
-//! where `D`, the first byte, is the delimiter (K1). The parser here gives the kernel's own verdict on any bytes; the
-//! tests let the kernel judge both.
+//! The grammar is that of `create_entry` in `fs/binfmt_misc.c`:
+//! `D name D type D offset D magic D mask D interpreter D flags`. `D`, the first byte, is the delimiter (K1). The
+//! parser accepts and refuses the same lines as the kernel. Tests compare both.
 
 mod fields;
 
@@ -22,7 +22,7 @@ pub const LINE_MAX: usize = 1920;
 /// Shortest register line, in bytes (K2).
 pub const LINE_MIN: usize = 11;
 
-/// A request for one registration. A value of this type always has a register line.
+/// A request to register one handler. Every value of this type has a valid register line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     name: HandlerName,
@@ -31,12 +31,12 @@ pub struct Rule {
     flags: Flags,
 }
 
-/// Which files a handler takes.
+/// Condition for the files that a handler matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Matcher {
-    /// Type `M`: by the bytes at their beginning.
+    /// Type `M`: bytes at the beginning of the file.
     Magic(Pattern),
-    /// Type `E`: by what follows the last dot of the path given to `execve(2)` (K35).
+    /// Type `E`: text after the last dot of the path that `execve(2)` received (K35).
     Extension(Extension),
 }
 
@@ -44,40 +44,40 @@ pub enum Matcher {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension(Vec<u8>);
 
-/// Reason why a [`Rule`] is impossible, or a line is not one.
+/// Reason for which a [`Rule`] is impossible, or a line is not a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RuleError {
-    /// The name is not one; what kind of error the kernel would report is in [`NameError`].
+    /// The name is invalid.
     #[error("the handler's name {0}")]
     Name(#[from] NameError),
-    /// The pattern is not one.
+    /// The pattern is invalid.
     #[error(transparent)]
     Pattern(#[from] PatternError),
-    /// No extension, or one that holds a NUL or a `/` (K18).
-    #[error("the extension is empty, or holds a NUL or a \"/\"")]
+    /// The extension is empty, or contains a NUL or a `/` (K18).
+    #[error("the extension is empty, or contains a NUL or a \"/\"")]
     Extension,
-    /// No interpreter, or a path with a NUL in it (K16).
-    #[error("the path of the interpreter is empty or holds a NUL")]
+    /// The path of the interpreter is empty or contains a NUL (K16).
+    #[error("the path of the interpreter is empty, or contains a NUL")]
     Interpreter,
-    /// No way to write the rule fits; `needed` is the length of the shortest way, in bytes.
+    /// The register line is too long in every notation.
     #[error(
-        "the register line needs {needed} bytes, the kernel reads {LINE_MAX}: the path of the interpreter is too long"
+        "the register line needs {needed} bytes, but the kernel accepts {LINE_MAX}: the path of the interpreter is too long"
     )]
     TooLong {
-        /// Bytes that the line would need.
+        /// Length of the shortest register line, in bytes.
         needed: usize,
     },
-    /// Every usable delimiter occurs in the name or in the path.
+    /// Every usable delimiter occurs in the name, the path or the extension.
     #[error("no byte is left that could delimit the fields of the register line")]
     NoDelimiter,
-    /// A line of fewer than [`LINE_MIN`] or more than [`LINE_MAX`] bytes.
-    #[error("a register line has {LINE_MIN} to {LINE_MAX} bytes, this one {length}")]
+    /// The line is shorter than [`LINE_MIN`] or longer than [`LINE_MAX`].
+    #[error("the register line has {length} bytes, but the kernel accepts {LINE_MIN} to {LINE_MAX}")]
     Length {
-        /// Bytes of the line.
+        /// Length of the line, in bytes.
         length: usize,
     },
-    /// The line does not follow the grammar; the field that does not.
+    /// A field of the line does not follow the grammar.
     #[error("the {field} of the register line is malformed")]
     Malformed {
         /// Name of the field.
@@ -88,7 +88,7 @@ pub enum RuleError {
 impl Advise for RuleError {}
 
 impl Extension {
-    /// The extension `text`, without its dot.
+    /// Creates an extension from `text`, which has no dot at its beginning.
     pub fn new(text: impl Into<Vec<u8>>) -> Result<Self, RuleError> {
         let text = text.into();
         if text.is_empty() || text.iter().any(|byte| matches!(byte, 0 | b'/')) {
@@ -97,13 +97,13 @@ impl Extension {
         Ok(Self(text))
     }
 
-    /// The bytes of the extension, without its dot.
+    /// Returns the bytes of the extension, without its dot.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Reports whether the kernel takes a program that is started as `path` (K35).
+    /// Reports whether a program that is executed as `path` has this extension (K35).
     #[must_use]
     pub fn matches(&self, path: &Path) -> bool {
         let path = path.as_os_str().as_bytes();
@@ -113,7 +113,7 @@ impl Extension {
 }
 
 impl Matcher {
-    /// Reports whether the kernel takes a file that begins with `header` and is started as `path`.
+    /// Reports whether a file that begins with `header` and is executed as `path` matches.
     #[must_use]
     pub fn matches(&self, header: &[u8], path: &Path) -> bool {
         match self {
@@ -122,7 +122,7 @@ impl Matcher {
         }
     }
 
-    /// The pattern, where it goes by one.
+    /// Returns the pattern; `None` for an extension.
     #[must_use]
     pub fn pattern(&self) -> Option<&Pattern> {
         match self {
@@ -131,7 +131,7 @@ impl Matcher {
         }
     }
 
-    /// Reports whether both take exactly the same files, however they are written.
+    /// Reports whether both match exactly the same files, even if their bytes differ.
     #[must_use]
     pub fn equivalent(&self, other: &Self) -> bool {
         match (self, other) {
@@ -143,9 +143,9 @@ impl Matcher {
 }
 
 impl Rule {
-    /// The rule that files which `matcher` takes are started by `interpreter`.
+    /// Creates a rule: the kernel starts `interpreter` for files that match `matcher`.
     ///
-    /// `C` in `flags` brings `O` with it, as in the kernel.
+    /// Flag `C` adds flag `O`, as in the kernel.
     pub fn new(
         name: HandlerName,
         matcher: Matcher,
@@ -162,52 +162,53 @@ impl Rule {
         Ok(rule)
     }
 
-    /// The handler's name.
+    /// Returns the name of the handler.
     #[must_use]
     pub fn name(&self) -> &HandlerName {
         &self.name
     }
 
-    /// Which files it takes.
+    /// Returns the condition for the files that match.
     #[must_use]
     pub fn matcher(&self) -> &Matcher {
         &self.matcher
     }
 
-    /// The interpreter's path, as it is registered.
+    /// Returns the path of the interpreter, as it is registered.
     #[must_use]
     pub fn interpreter(&self) -> &Path {
         &self.interpreter
     }
 
-    /// Returns the flags, which say how the interpreter is started.
+    /// Returns the flags, which control how the kernel starts the interpreter.
     #[must_use]
     pub fn flags(&self) -> Flags {
         self.flags
     }
 
-    /// Returns the rule under another name.
+    /// Returns the same rule with another name.
     pub fn renamed(&self, name: HandlerName) -> Result<Self, RuleError> {
         Self::new(name, self.matcher.clone(), self.interpreter.clone(), self.flags)
     }
 
-    /// Returns the rule with other flags.
+    /// Returns the same rule with other flags.
     pub fn with_flags(&self, flags: Flags) -> Result<Self, RuleError> {
         Self::new(self.name.clone(), self.matcher.clone(), self.interpreter.clone(), flags)
     }
 
-    /// The register line: what one `write(2)` to `register` has to be given. No newline at its end.
+    /// Returns the register line, for one `write(2)` to `register`. It has no newline at its end.
     ///
-    /// Every byte of magic and mask is escaped, because raw NULs truncate silently (K14); only where the line would
-    /// then be too long are those written raw that have no meaning of their own, and `O` left to `C`, which brings it.
+    /// Every byte of magic and mask is escaped, because raw NULs truncate silently (K14). If the line would be too
+    /// long, only bytes with a special meaning are escaped, and flag `O` is left out next to `C`, which implies it.
     #[must_use]
     pub fn to_line(&self) -> Vec<u8> {
-        // The constructor made sure that this succeeds.
+        // The constructor has checked that this succeeds.
         self.encode(|_| true).unwrap_or_default()
     }
 
-    /// The register line with one of the delimiters that `usable` allows, for a file whose lines mean something else
-    /// when they begin with certain bytes. [`RuleError::NoDelimiter`] where none is left.
+    /// Returns the register line with a delimiter that `usable` accepts. A configuration file may give a special
+    /// meaning to certain bytes at the beginning of a line. [`RuleError::NoDelimiter`] means that no delimiter is
+    /// possible.
     pub fn to_line_delimited(&self, usable: impl Fn(u8) -> bool) -> Result<Vec<u8>, RuleError> {
         self.encode(usable)
     }
@@ -227,7 +228,7 @@ impl Rule {
                 }
                 shortest = Some(shortest.map_or(line.len(), |length: usize| length.min(line.len())));
                 if escape == Escape::All {
-                    // Another delimiter does not change the length.
+                    // Another delimiter does not change the length of the line.
                     break;
                 }
             }
@@ -272,7 +273,7 @@ impl Rule {
         Some(line)
     }
 
-    /// Reads a register line exactly as `create_entry` does, one trailing newline included.
+    /// Parses a register line exactly as `create_entry` does. One newline at the end is accepted.
     pub fn parse(line: &[u8]) -> Result<Self, RuleError> {
         let mut fields = Fields::new(line)?;
         let name = fields.text("name")?;
@@ -297,15 +298,16 @@ impl Rule {
         }
         let interpreter = PathBuf::from(OsStr::from_bytes(interpreter));
         let flags = fields.flags()?;
-        // The kernel looks the name up last (K19).
+        // The kernel looks up the name last (K19).
         Self::new(HandlerName::new(name)?, matcher, interpreter, flags)
     }
 }
 
-/// Delimiters in the order in which they are tried: what people know, then punctuation, then any byte the kernel takes.
+/// Returns the delimiters in the order of preference: common ones, other punctuation, then any byte that the kernel
+/// accepts.
 ///
-/// Not among them: newline, which works only for a line that ends in one, flag letters (K3), and what could be mistaken
-/// for a part of a number, a type, or an escape.
+/// Some bytes are left out: newline, which works only for a line that ends in a newline, flag letters (K3), and bytes
+/// that could be read as part of a number, a type or an escape.
 fn delimiters() -> impl Iterator<Item = u8> {
     let familiar = *b":,;|!#%&@^~=?*";
     let others = (1..=u8::MAX).filter(move |byte| {
@@ -316,7 +318,7 @@ fn delimiters() -> impl Iterator<Item = u8> {
     familiar.into_iter().chain(others)
 }
 
-/// Notation of magic and mask.
+/// Notation of magic and mask: all bytes escaped, or only those that need an escape.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Escape {
     All,
@@ -328,7 +330,7 @@ impl Escape {
         loop {
             bytes = match *bytes {
                 [] => return,
-                // At the end of the field it begins nothing.
+                // A backslash at the end of the field begins no escape.
                 [b'\\'] if self == Self::Needed => {
                     line.push(b'\\');
                     &[]
@@ -340,7 +342,8 @@ impl Escape {
                     rest
                 }
                 [byte, ref rest @ ..] => {
-                    // A NUL truncates (K14), a backslash may begin an escape (K12), the delimiter ends the field (K13).
+                    // A NUL truncates (K14), a backslash may begin an escape (K12), and the delimiter ends the field
+                    // (K13).
                     let special = byte == 0 || byte == b'\\' || byte == delimiter;
                     if self == Self::All || special {
                         let digit =
@@ -356,8 +359,8 @@ impl Escape {
     }
 }
 
-/// Reports whether a backslash and `second` behind it stand for themselves (K12), with `rest` to follow. The kernel
-/// looks for the end of the field first, and there takes the second of two backslashes for the beginning of an escape.
+/// Reports whether a backslash and the following bytes `second` and `rest` stand for themselves (K12). The kernel first
+/// searches the end of the field, and this search takes the second of two backslashes for the beginning of an escape.
 fn is_literal_pair(second: u8, rest: &[u8], delimiter: u8) -> bool {
     match second {
         0 | b'x' => false,

@@ -1,7 +1,7 @@
-//! Atomic files: each has a temporary name in its directory until it is complete. Stale ones are removed.
+//! Atomic files: a file has a temporary name in its directory until it is complete. Stale temporary files are removed.
 //!
-//! A killed process cannot remove its temporary file. So the writer holds a lock on it (`flock(2)`), which ends with
-//! the process. The next writer in the directory removes temporary files without a lock.
+//! A killed process cannot remove its temporary file. So the writer locks the file (`flock(2)`), and the lock ends with
+//! the process. The next writer in the directory removes temporary files that are not locked.
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Write as _};
@@ -16,12 +16,12 @@ use crate::system::dir::{Dir, parent_dir};
 use crate::system::file_id::{FileId, open_no_follow};
 use crate::system::output_file::special_type;
 
-/// Beginning of a temporary name.
+/// Prefix of a temporary name.
 const PREFIX: &str = ".qus-new-";
-/// Letters and digits behind it.
+/// Number of letters and digits after the prefix.
 const RANDOM: usize = 6;
 
-/// A complete temporary file. It can be executed, as it is no longer open for writing.
+/// A complete temporary file. It is no longer open for writing, so it can be executed.
 #[derive(Debug)]
 pub(crate) struct PendingFile {
     path: TempPath,
@@ -33,15 +33,15 @@ pub(crate) fn create(directory: &Dir) -> io::Result<NamedTempFile> {
     loop {
         let pending = directory.temporary(PREFIX, RANDOM)?;
         lock(pending.as_file());
-        // Somebody may have swept it away before it was locked.
+        // Another process may have removed the file before it was locked.
         if pending.as_file().metadata()?.nlink() > 0 {
             return Ok(pending);
         }
     }
 }
 
-/// Closes a complete temporary file, and opens it again by its name. In a directory that other users can change, the
-/// name may be another file by now, which is an error.
+/// Closes a complete temporary file and opens it again by its name. If another user can change the directory, the name
+/// may lead to another file now, which is an error.
 pub(crate) fn finish(pending: NamedTempFile) -> io::Result<PendingFile> {
     let held = open_no_follow(pending.path())?;
     if FileId::of(&held.metadata()?) != FileId::of(&pending.as_file().metadata()?) {
@@ -52,17 +52,18 @@ pub(crate) fn finish(pending: NamedTempFile) -> io::Result<PendingFile> {
 }
 
 impl PendingFile {
-    /// Its path.
+    /// Returns the path of the temporary file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Removes it. Dropping it removes it as well, but without reporting an error.
+    /// Removes the temporary file. Dropping the value also removes it, but does not report an error.
     pub(crate) fn remove(self) -> io::Result<()> {
         self.path.close()
     }
 
-    /// Gives it its name, in the place of a regular file or a symbolic link. A pipe or a device is not replaced.
+    /// Renames the file to `path`, where it may replace a regular file or a symbolic link. A pipe or a device is an
+    /// error.
     pub(crate) fn persist(self, path: &Path) -> io::Result<()> {
         if let Ok(metadata) = fs::symlink_metadata(path)
             && let Some(name) = special_type(&metadata)
@@ -73,9 +74,10 @@ impl PendingFile {
     }
 }
 
-/// Writes a complete file at `path`, and replaces the present one. Its content is on the disk before it gets its name,
-/// and the name when the function returns. A symbolic link is replaced, not followed. Other programs do not read the
-/// temporary file: it is hidden, and its name has no suffix. Returns the identity of the file.
+/// Writes a complete file at `path`, and replaces an existing one. The content is on the disk before the file gets its
+/// name, and the name is on the disk when the function returns. A symbolic link is replaced, not followed. Other
+/// programs ignore the temporary file, because it is hidden and its name has no suffix. Returns the metadata of the
+/// file.
 pub(crate) fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<Metadata> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
     let directory = Dir::open(parent_dir(path))?;
@@ -85,13 +87,13 @@ pub(crate) fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result
     pending.as_file().set_permissions(Permissions::from_mode(mode))?;
     pending.as_file().sync_all()?;
     let metadata = pending.as_file().metadata()?;
-    // Closed before it has its name: the kernel starts no file that is open for writing (K51).
+    // Closed before the rename, because the kernel does not execute a file that is open for writing (K51).
     finish(pending)?.persist(&directory.path().join(name))?;
     directory.sync()?;
     Ok(metadata)
 }
 
-/// Gives the file at `path` a second, temporary name, so that it can be restored after a replacement.
+/// Gives the file at `path` a second, temporary name, from which it can be restored after a replacement.
 pub(crate) fn backup(path: &Path) -> io::Result<PendingFile> {
     let held = File::open(path)?;
     lock(&held);
@@ -102,12 +104,12 @@ pub(crate) fn backup(path: &Path) -> io::Result<PendingFile> {
     Ok(PendingFile { path: linked.into_temp_path(), _lock: held })
 }
 
-/// On a file system without locks, no process takes this file for a stale one, either.
+/// Locks a file. If the file system does not support locks, no process can lock the file, so none removes it as stale.
 fn lock(file: &File) {
     let _unlocked = file.lock_shared();
 }
 
-/// Reports whether a name is a temporary one.
+/// Reports whether a file name is a temporary one.
 pub(crate) fn is_pending(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let random = name.strip_prefix(PREFIX.as_bytes());

@@ -1,8 +1,8 @@
-//! [`Dir`]: a directory that files are written into, found once and held open.
+//! [`Dir`]: a directory for files to write. Its path is resolved once, and the directory stays open.
 //!
-//! Other users may be able to rename parts of its path: root writes into a user's directory, a user into one in `/tmp`.
-//! As the directory is held open, that does not change where files are written. A symbolic link of another user is not
-//! followed: it would select the directory for a process with more rights than its owner.
+//! Other users may be able to rename parts of the path: root may write into a user's directory, and a user into a
+//! directory in `/tmp`. A rename does not change where files are written, because the directory is open. A symbolic
+//! link of another user is not followed, because its owner could redirect a process with more rights.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -18,30 +18,30 @@ use tempfile::NamedTempFile;
 
 use crate::system::ownership::is_trusted;
 
-/// Mode of the directories that are made: everybody reads them, their owner alone changes them.
+/// Mode of new directories: all users may read them, only the owner may change them.
 const MODE: u32 = 0o755;
-/// Symbolic links that are followed in one path, as by the kernel (`path_resolution(7)`).
+/// Maximum number of symbolic links in one path, as in the kernel (`path_resolution(7)`).
 const LINKS_MAX: u32 = 40;
 
-/// A directory that is held open.
+/// An open directory.
 #[derive(Debug)]
 pub struct Dir {
     directory: OwnedFd,
 }
 
 impl Dir {
-    /// The directory at `path`; an empty path is the working directory.
+    /// Opens the directory at `path`; an empty path means the working directory.
     ///
     /// # Errors
-    /// An error of the kernel, or a link of another user in the path.
+    /// Fails with an error of the kernel, or because the path contains a symbolic link of another user.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut walk = Walk::new(path)?;
         while walk.step(|_, _| Err(Errno::ENOENT.into()))? {}
         Ok(Self { directory: walk.directory })
     }
 
-    /// The directory at `path`; it, and those above it, are made where they are missing, with mode 0755 whatever the
-    /// umask. Those that were made are added to `made`, outermost first. The error names the directory.
+    /// Opens the directory at `path`. Creates missing directories on the way with mode 0755, whatever the umask is, and
+    /// adds their paths to `made`, outermost first. An error contains the path of the directory that failed.
     pub fn make(path: &Path, made: &mut Vec<PathBuf>) -> Result<Self, (PathBuf, io::Error)> {
         let mut walk = Walk::new(path).map_err(|error| (path.to_owned(), error))?;
         loop {
@@ -55,31 +55,32 @@ impl Dir {
         }
     }
 
-    /// A path that leads into it, whatever became of its name: good in this process, and as long as it is held.
+    /// Returns a path that leads to this directory even if it was renamed. The path works only in this process, while
+    /// the directory is open.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.directory.as_raw_fd()).into()
     }
 
-    /// Creates a temporary file in it whose name begins with `prefix`. The error is that of the kernel, without
-    /// [`path`](Self::path), which means nothing to a person.
+    /// Creates a temporary file in the directory. Its name is `prefix` and `random` letters and digits. An error does
+    /// not contain [`path`](Self::path), which would not help the user.
     pub fn temporary(&self, prefix: &str, random: usize) -> io::Result<NamedTempFile> {
         let made = tempfile::Builder::new().prefix(prefix).rand_bytes(random).tempfile_in(self.path());
         made.map_err(|error| without_path(&error))
     }
 
-    /// Reports whether files can be made in it.
+    /// Checks that files can be created in the directory.
     pub fn check_writable(&self) -> io::Result<()> {
         tempfile::tempfile_in(self.path()).map(drop).map_err(|error| without_path(&error))
     }
 
-    /// Has the names in it reach the disk.
+    /// Writes the names in the directory to the disk.
     pub fn sync(&self) -> io::Result<()> {
         fs::File::open(self.path())?.sync_all()
     }
 }
 
-/// An error of `tempfile`, which has the path in its text.
+/// Removes the path from an error of `tempfile`, which adds it to the text.
 fn without_path(error: &io::Error) -> io::Error {
     let text = error.to_string();
     let cause = text.split_once(" at path ").map_or(text.as_str(), |(cause, _)| cause);
@@ -92,16 +93,16 @@ pub fn parent_dir(path: &Path) -> &Path {
     path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A way through a path, one part after the other.
+/// Resolves a path one component at a time.
 struct Walk {
-    /// Where it is.
+    /// The directory that is reached so far.
     directory: OwnedFd,
-    /// The path for messages.
+    /// The path of that directory, for messages.
     shown: PathBuf,
-    /// Remaining parts, the next one last.
+    /// Remaining components in reverse order.
     rest: Vec<OsString>,
     links: u32,
-    /// Directory that the last step created.
+    /// Path of the directory that the last step created.
     made: Option<PathBuf>,
 }
 
@@ -128,7 +129,7 @@ impl Walk {
         self.rest.extend(parts);
     }
 
-    /// Goes one part further; `missing` makes what is not there. `false`: there is none left.
+    /// Resolves the next component. `missing` creates a missing directory. Returns `false` if no component is left.
     fn step(&mut self, missing: impl Fn(&OwnedFd, &OsStr) -> io::Result<OwnedFd>) -> io::Result<bool> {
         let Some(part) = self.rest.pop() else { return Ok(false) };
         let before = self.shown.clone();
@@ -140,7 +141,7 @@ impl Walk {
                     self.made = Some(self.shown.clone());
                     next
                 }
-                // Somebody else was faster, with a directory or with something else.
+                // Another process has created the name first, as a directory or as something else.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => enter(&self.directory, &part)?,
                 Err(error) => return Err(error),
             },
@@ -177,8 +178,8 @@ impl Walk {
     }
 }
 
-/// Opens `name` in `directory` without following links. Opened for reading if permitted, as `O_PATH` does not trigger
-/// an automount (K77).
+/// Opens `name` in `directory` without following symbolic links. Opens it for reading if permitted, because `O_PATH`
+/// does not trigger an automount (K77).
 fn enter(directory: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     match openat(directory, name, flags | OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()) {
@@ -189,7 +190,8 @@ fn enter(directory: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Makes a directory. What has its name a moment later is given its mode only if it is a directory, and this user's.
+/// Creates a directory and sets its mode. Another process may replace it in between, so the mode is set only on a
+/// directory of this user.
 fn make(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     let readable = Mode::from_bits_truncate(MODE);
     mkdirat(directory, name, readable)?;

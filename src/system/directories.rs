@@ -1,21 +1,21 @@
-//! Directories of a user and of the system for data and caches.
+//! Directories for data and caches.
 
 use std::env;
 use std::path::PathBuf;
 
 use crate::system::namespace::UserNamespace;
 
-/// Caches of root (`hier(7)`).
+/// Cache directory of root (`hier(7)`).
 const SYSTEM_CACHE: &str = "/var/cache/qus";
 
-/// Directory for data of the caller: `$XDG_DATA_HOME/qus`; `None` for a user without a home.
+/// Returns the directory for the caller's data, `$XDG_DATA_HOME/qus`; `None` for a user without a home directory.
 #[must_use]
 pub fn data() -> Option<PathBuf> {
     personal("XDG_DATA_HOME", ".local/share")
 }
 
-/// Returns the cache directory: `/var/cache/qus` for the host's root, `$XDG_CACHE_HOME/qus` otherwise; `None` for a
-/// user without a home.
+/// Returns the cache directory: `/var/cache/qus` for the host's root, `$XDG_CACHE_HOME/qus` for other users; `None` for
+/// a user without a home directory.
 #[must_use]
 pub fn cache() -> Option<PathBuf> {
     if UserNamespace::is_host_root() {
@@ -25,7 +25,7 @@ pub fn cache() -> Option<PathBuf> {
     }
 }
 
-/// A directory by the XDG base directory specification, which lets a variable count only when it is absolute.
+/// Returns a directory of the XDG base directory specification, which ignores variables with a relative path.
 fn personal(variable: &str, below_home: &str) -> Option<PathBuf> {
     let named = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_dir());

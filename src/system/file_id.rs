@@ -1,4 +1,4 @@
-//! Identity of files, which a path is not: it can lead to another file at any moment.
+//! Identity of files. A path does not identify a file, because it can lead to another file at any time.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
@@ -10,41 +10,42 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
-/// Identity of a file, which stays when its path leads to another one. An open interpreter is recognised by it (K49).
+/// Identity of a file, which does not change when a path leads to another file. It identifies an open interpreter
+/// (K49).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileId {
     /// Device number of the file system, `st_dev`.
     pub device: u64,
-    /// Number of the file in it, `st_ino`.
+    /// Inode number of the file, `st_ino`.
     pub inode: u64,
 }
 
 impl FileId {
-    /// The identity of the file that `metadata` describes.
+    /// Returns the identity of the file that `metadata` describes.
     #[must_use]
     pub fn of(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
 }
 
-/// Opens a file for reading, without waiting for the other end of a pipe.
+/// Opens a file for reading, and does not wait for the other end of a pipe.
 pub(crate) fn open_without_waiting(path: &Path) -> io::Result<File> {
     fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
 }
 
-/// Opens a file like [`open_without_waiting`]; a symbolic link at the end of the path is an error.
+/// Opens a file like [`open_without_waiting`], but fails if the path ends in a symbolic link.
 pub(crate) fn open_no_follow(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
-/// Opens a regular file for reading: a device might never end to be read.
+/// Opens a regular file for reading. Other types are an error, because reading a device might never end.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let file = open_without_waiting(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
-/// The file name of a path, as bytes; empty where it has none.
+/// Returns the file name of a path as bytes; empty if there is none.
 #[must_use]
 pub fn file_name(path: &Path) -> &[u8] {
     path.file_name().map(OsStr::as_bytes).unwrap_or_default()

@@ -1,10 +1,10 @@
-//! The running kernel: which version, and what that means for handlers.
+//! Version of the running kernel, and what this kernel supports.
 
 use std::fmt;
 
 use nix::sys::utsname::uname;
 
-/// A version of Linux, major and minor.
+/// A version of Linux: major and minor number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KernelVersion {
     /// Major number.
@@ -20,7 +20,7 @@ impl KernelVersion {
         uname().map_or(Self { major: 0, minor: 0 }, |name| Self::parse(&name.release().to_string_lossy()))
     }
 
-    /// The version at the beginning of a release, `6.1.0-13-amd64`.
+    /// Parses the version at the beginning of a release such as `6.1.0-13-amd64`; a missing number is 0.
     #[must_use]
     pub fn parse(release: &str) -> Self {
         let mut numbers =
@@ -32,20 +32,20 @@ impl KernelVersion {
         self >= Self { major, minor }
     }
 
-    /// Reports whether it knows `F`, without which no container gets an interpreter.
+    /// Reports whether the kernel supports flag `F`, without which handlers do not work in containers.
     #[must_use]
     pub fn supports_fix_binary(self) -> bool {
         self.is_at_least(4, 8)
     }
 
-    /// Reports whether interpreters learn from `AT_FLAGS` that `P` is set.
+    /// Reports whether interpreters can read from `AT_FLAGS` whether flag `P` is set.
     #[must_use]
     pub fn supports_preserve_argv0(self) -> bool {
         self.is_at_least(5, 12)
     }
 
-    /// Reports whether every user namespace may have an instance of its own (K64), and the last unmount of one removes
-    /// its handlers (K67).
+    /// Reports whether each user namespace can have its own instance (K64), whose handlers end with its last unmount
+    /// (K67).
     #[must_use]
     pub fn has_per_userns_instances(self) -> bool {
         self.is_at_least(6, 7)
@@ -58,7 +58,7 @@ impl fmt::Display for KernelVersion {
     }
 }
 
-/// Reports whether this is Windows' subsystem for Linux, where all distributions share one kernel and one instance
+/// Reports whether this is the Windows Subsystem for Linux, where all distributions share one kernel and one instance
 /// (K79).
 #[must_use]
 pub fn is_wsl() -> bool {

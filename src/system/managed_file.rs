@@ -1,7 +1,7 @@
-//! Files that qus writes into directories of the system, such as `/etc`: completely or not at all, and never over a
-//! file of another tool.
+//! Writes files into system directories such as `/etc`. A file is written completely or not at all, and never replaces
+//! a file of another tool.
 //!
-//! A file is qus's own when its first comment begins with [`MARKER`].
+//! qus owns a file whose first comment begins with [`MARKER`].
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -20,34 +20,35 @@ use crate::system::file_id::open_no_follow;
 
 /// Beginning of the first line of every file that qus writes for other programs.
 pub const MARKER: &str = "# Written by qus";
-/// Beginning of the next line, with the checksum of all other lines. It shows whether the file was edited.
+/// Beginning of the next line, which has the checksum of all other lines. The checksum shows whether the file was
+/// edited.
 const CHECKSUM: &str = "# Checksum: ";
 
-/// Largest file that is taken for one of qus's own, in bytes.
+/// Number of bytes that are read of a file. qus's own files are smaller.
 const MAX: u64 = 1 << 20;
 
 /// Failure to write, read or remove a file.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ManagedFileError {
-    /// Somebody else wrote it.
+    /// qus did not write the file.
     #[error("{} was not written by qus, and is left in place", .0.display())]
     Foreign(PathBuf),
-    /// qus wrote it, and it was edited since; or version 0.1.0 wrote it, without a checksum.
+    /// The file was edited since qus wrote it, or version 0.1.0 wrote it without a checksum.
     #[error("{} was edited since qus wrote it, and is left in place", .0.display())]
     Edited(PathBuf),
-    /// A symbolic link. One to `/dev/null` masks the file.
+    /// The path is a symbolic link. A link to `/dev/null` masks the file.
     #[error("{} is a symbolic link, to {}, and is left in place", path.display(), target.display())]
     Link {
         /// The link.
         path: PathBuf,
-        /// Where it leads.
+        /// Target of the link.
         target: PathBuf,
     },
-    /// A directory, a pipe, a device.
+    /// The path is a directory, a pipe or a device.
     #[error("{} is not a regular file, and is left in place", .0.display())]
     Special(PathBuf),
-    /// Anything else that went wrong.
+    /// Another error of the kernel.
     #[error("cannot {operation} {}: {source}", path.display())]
     Io {
         /// The operation.
@@ -65,7 +66,7 @@ impl Advise for ManagedFileError {
             return this_command_as_root().into();
         }
         match self {
-            // The new suffix hides it from programs that read every file with the old one.
+            // Programs ignore the renamed file, because they read only files with the original suffix.
             Self::Foreign(path) => {
                 let mut aside = path.as_os_str().to_owned();
                 aside.push(".before-qus");
@@ -89,7 +90,7 @@ impl ManagedFileError {
         !matches!(self, Self::Io { .. })
     }
 
-    /// Reports whether it is that this user may not.
+    /// Reports whether the user lacks the permission for the operation.
     #[must_use]
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
@@ -100,12 +101,12 @@ fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> Managed
     move |source| ManagedFileError::Io { operation, path: path.to_owned(), source }
 }
 
-/// Returns the content of the regular file at `path`, whichever tool wrote it; `None` if there is none.
+/// Reads the regular file at `path`, whichever tool wrote it; `None` if there is no file.
 fn content(path: &Path) -> Result<Option<Vec<u8>>, ManagedFileError> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed("look at", path)(error)),
+        Err(error) => return Err(failed("inspect", path)(error)),
     };
     if metadata.is_symlink() {
         let target = fs::read_link(path).map_err(failed("read", path))?;
@@ -121,7 +122,7 @@ fn content(path: &Path) -> Result<Option<Vec<u8>>, ManagedFileError> {
     Ok(Some(content))
 }
 
-/// Origin of a file, by its own text.
+/// Origin of a file, determined by its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     /// Written by qus, and unchanged since.
@@ -132,7 +133,8 @@ enum Origin {
     Foreign,
 }
 
-/// End of the line with the marker: the first one, or the second one of a script. `None` where there is no marker.
+/// Returns the end of the marker's line, which is the first line, or the second line of a script; `None` without a
+/// marker.
 fn marker_end(content: &[u8]) -> Option<usize> {
     let line_end = |from: usize| {
         let rest = content.get(from..)?;
@@ -142,7 +144,7 @@ fn marker_end(content: &[u8]) -> Option<usize> {
     content.get(start..)?.starts_with(MARKER.as_bytes()).then(|| line_end(start)).flatten()
 }
 
-/// The line that holds the checksum of all the others.
+/// Returns the line with the checksum of all other lines.
 fn checksum_line(others: &[&[u8]]) -> Vec<u8> {
     let mut hash = Sha256::new();
     for part in others {
@@ -151,7 +153,7 @@ fn checksum_line(others: &[&[u8]]) -> Vec<u8> {
     format!("{CHECKSUM}{}\n", Hex(&hash.finalize())).into_bytes()
 }
 
-/// `text` with a checksum after the line with the marker; without a marker it stays as it is.
+/// Adds a checksum line after the marker's line. A text without a marker is returned unchanged.
 fn sealed(text: &[u8]) -> Vec<u8> {
     let Some((beginning, rest)) = marker_end(text).and_then(|end| text.split_at_checked(end)) else {
         return text.to_owned();
@@ -159,8 +161,8 @@ fn sealed(text: &[u8]) -> Vec<u8> {
     [beginning, &checksum_line(&[beginning, rest]), rest].concat()
 }
 
-/// A marker without a checksum was written by version 0.1.0: whether such a file was edited is unknown, so it counts as
-/// one.
+/// Determines the origin of a file. A file with a marker but no checksum was written by version 0.1.0. It counts as
+/// edited, because edits cannot be detected.
 fn origin(content: &[u8]) -> Origin {
     let Some((beginning, rest)) = marker_end(content).and_then(|end| content.split_at_checked(end)) else {
         return Origin::Foreign;
@@ -173,13 +175,13 @@ fn origin(content: &[u8]) -> Origin {
 /// A file that qus wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManagedFile {
-    /// Its content.
+    /// Content of the file.
     pub content: Vec<u8>,
-    /// Somebody changed it since qus wrote it: it is neither replaced nor removed.
+    /// Reports whether the file was changed since qus wrote it. Such a file is neither replaced nor removed.
     pub is_edited: bool,
 }
 
-/// Reads a file that qus wrote; `None` where there is nothing. Anything else there is an error.
+/// Reads a file that qus wrote; `None` if there is no file. Any other file is an error.
 pub fn read(path: &Path) -> Result<Option<ManagedFile>, ManagedFileError> {
     let Some(content) = content(path)? else { return Ok(None) };
     match origin(&content) {
@@ -188,7 +190,7 @@ pub fn read(path: &Path) -> Result<Option<ManagedFile>, ManagedFileError> {
     }
 }
 
-/// Refuses what qus did not write, and what was changed since.
+/// Returns an error if qus did not write the content, or if it was changed since.
 fn check_origin(path: &Path, content: &[u8]) -> Result<(), ManagedFileError> {
     match origin(content) {
         Origin::Own => Ok(()),
@@ -197,12 +199,12 @@ fn check_origin(path: &Path, content: &[u8]) -> Result<(), ManagedFileError> {
     }
 }
 
-/// Reports whether [`write()`] could write a file at `path`, as far as can be known without writing it.
+/// Checks that [`write()`] could write a file at `path`, as far as possible without writing it.
 pub fn check(path: &Path) -> Result<(), ManagedFileError> {
     check_for(path, None)
 }
 
-/// Checks that [`write()`] could write `text` at `path`. An equal file of another tool is accepted.
+/// Checks that [`write()`] could write `text` at `path`. An identical file of another tool is accepted.
 pub fn check_content(path: &Path, text: &[u8]) -> Result<(), ManagedFileError> {
     check_for(path, Some(text))
 }
@@ -216,14 +218,14 @@ fn check_for(path: &Path, text: Option<&[u8]>) -> Result<(), ManagedFileError> {
         None => {}
     }
     let directory = parent_dir(path);
-    // One that is missing is made in the first that is there.
+    // Missing directories would be created in the first ancestor that exists.
     let there = directory.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("."));
-    // The file has no name, so a killed process leaves none.
+    // The test file has no name, so a killed process leaves no file.
     Dir::open(there).and_then(|held| held.check_writable()).map_err(failed("write", path))
 }
 
-/// Writes a file that qus owns from now on, its directory before it; whether anything had to be done. What lay there is as
-/// it was until the new one is complete on the disk.
+/// Writes a file that qus owns from now on, and creates missing directories. The old file stays in place until the new
+/// one is complete on the disk. Returns false if the file was already up to date.
 pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, ManagedFileError> {
     let mode = if executable { 0o755 } else { 0o644 };
     let sealed = sealed(text);
@@ -239,7 +241,7 @@ pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, Managed
     Ok(true)
 }
 
-/// Removes qus's own file at `path`; whether there was one.
+/// Removes qus's own file at `path`. Returns false if there was no file.
 pub fn remove(path: &Path) -> Result<bool, ManagedFileError> {
     match content(path)? {
         None => return Ok(false),
@@ -296,7 +298,7 @@ mod tests {
         symlink("/dev/null", &link).unwrap();
         refused(&link, "is a symbolic link, to /dev/null");
         refused(directory.path(), "is not a regular file");
-        // An empty file masks the others.
+        // An empty file in `/etc` masks files of the same name in other directories.
         fs::write(&path, "").unwrap();
         refused(&path, "was not written by qus");
     }

@@ -1,4 +1,4 @@
-//! Linux, without binfmt_misc: what every program of this kind needs from the system.
+//! Functions of Linux other than binfmt_misc: files, users, processes, signals and namespaces.
 
 pub(crate) mod atomic_file;
 pub mod dir;

@@ -1,5 +1,5 @@
-//! Namespaces: where this process is, who sees what is registered from here and how long it lasts, and the way into
-//! others.
+//! Namespaces: which ones this process is in, which processes see a handler and how long it lasts, and entering other
+//! namespaces.
 
 mod engine;
 mod enter;
@@ -21,34 +21,34 @@ pub use helper::{MAP_HELPER, MapFailure, serve_map};
 pub use root::{RootError, enter_root, find_in_root};
 pub use scope::{Scope, UserNamespace};
 
-/// Inode of the initial user namespace, `PROC_USER_INIT_INO` in `include/linux/proc_ns.h` (K73).
+/// Inode of the initial user namespace: `PROC_USER_INIT_INO` in `include/linux/proc_ns.h` (K73).
 const INITIAL_USER: u64 = 0xefff_fffd;
-/// Inode of the initial pid namespace, `PROC_PID_INIT_INO` there.
+/// Inode of the initial pid namespace: `PROC_PID_INIT_INO` in the same file.
 const INITIAL_PID: u64 = 0xefff_fffc;
-/// Inode of the initial mount namespace on kernels that give it a fixed one, as 6.18 does (observed); no other mount
-/// namespace has this number on any kernel.
+/// Inode of the initial mount namespace on kernels where it is fixed, such as 6.18 (observed). No other mount namespace
+/// has this number on any kernel.
 const INITIAL_MOUNT: u64 = 0xefff_fff8;
 
 /// Lifetime of handlers that are registered now (K67).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lifetime {
-    /// Until the host restarts: the mount is the host's, or another one holds its instance.
+    /// Until the host restarts: the mount belongs to the host, or another mount uses the same instance.
     Boot,
-    /// Until the user namespace ends, or its last mount of the instance goes.
+    /// Until the user namespace ends, or its last mount of the instance is removed.
     UserNamespace,
-    /// As long as the instance of an outer user namespace: they stay when this user namespace ends.
+    /// As long as the instance of an outer user namespace. The handlers remain when this user namespace ends.
     Outer,
-    /// Not found out.
+    /// The lifetime is unknown.
     Unknown,
-    /// Until the last process of this mount namespace ends: a container, a shell of `podman unshare`.
+    /// Until the last process of this mount namespace ends, such as a container or a shell of `podman unshare`.
     MountNamespace,
-    /// Until this very process ends: it is alone in its mount namespace, and nothing else holds the instance.
+    /// Until this process ends: no other process is in its mount namespace, and nothing else uses the instance.
     Process,
 }
 
 impl Lifetime {
-    /// The lifetime of handlers in an instance of `scope` that was mounted before.
+    /// Returns the lifetime of handlers in an instance of `scope` that was already mounted.
     #[must_use]
     pub fn of_existing_mount(scope: Scope) -> Self {
         match scope {
@@ -59,10 +59,10 @@ impl Lifetime {
         }
     }
 
-    /// The lifetime of handlers in the instance that was mounted on `instance` at `since`, by this process.
+    /// Returns the lifetime of handlers in the instance that this process mounted on `instance` at time `since`.
     ///
-    /// An instance that is older than its mount is held by another process (K68). So is one from the future: the clock
-    /// was ahead when it was created.
+    /// An instance that is older than its mount is in use by another process (K68). The same is assumed for an instance
+    /// with a time in the future: the clock was ahead when it was created.
     #[must_use]
     pub fn of_new_mount(instance: &Path, since: SystemTime) -> Self {
         let made = fs::metadata(instance.join("register")).ok().and_then(|metadata| {
@@ -81,16 +81,16 @@ impl Lifetime {
     }
 }
 
-/// Reports whether a file was created between two readings of the clock; false if the clock was set back. The clock of
-/// the file system ticks in steps of up to 20 ms (K68).
+/// Reports whether a file was created between two readings of the clock. If the clock was set back in between, the
+/// answer is true, because the times cannot be compared. The clock of the file system has steps of up to 20 ms (K68).
 fn is_between(made: SystemTime, since: SystemTime, until: SystemTime) -> bool {
     const TICK: Duration = Duration::from_millis(20);
     until < since || made + TICK >= since && made <= until + TICK
 }
 
-/// Reports whether mounts made here are the host's: the initial mount namespace has a number of its own on newer
-/// kernels; on others it is that of pid 1, as long as that is the host's. In another pid namespace than the host's this
-/// is a container.
+/// Reports whether mounts made by this process are visible on the host. Newer kernels give the initial mount namespace
+/// a fixed number. On older kernels it is the mount namespace of pid 1, if this process is in the host's pid namespace.
+/// In another pid namespace this process is in a container.
 #[must_use]
 pub fn is_hosts_mount_namespace() -> bool {
     let own = inode("self", "mnt");
@@ -98,7 +98,7 @@ pub fn is_hosts_mount_namespace() -> bool {
         || own.is_some() && inode("self", "pid") == Some(INITIAL_PID) && inode("1", "mnt") == own
 }
 
-/// Reports whether any other process that is seen from here lives in this mount namespace.
+/// Reports whether another visible process is in this mount namespace.
 fn shares_mount_namespace() -> bool {
     let own = inode("self", "mnt");
     let me = std::process::id().to_string();
@@ -110,7 +110,7 @@ fn shares_mount_namespace() -> bool {
             .any(|process| inode(&process, "mnt") == own)
 }
 
-/// The inode of a namespace of a process.
+/// Returns the inode of a process's namespace of a kind such as `mnt`.
 pub(crate) fn inode(process: &str, kind: &str) -> Option<u64> {
     let path = Path::new("/proc").join(process).join("ns").join(kind);
     fs::metadata(path).ok().map(|metadata| metadata.ino())
@@ -127,9 +127,9 @@ mod tests {
         assert!(is_between(at(10), at(10), at(10)));
         assert!(is_between(at(10) - tick, at(10), at(11)));
         assert!(!is_between(at(9), at(10), at(11)));
-        // The clock was ahead when it was made.
+        // The clock was ahead when the file was created.
         assert!(!is_between(at(12), at(10), at(11)));
-        // The clock was set meanwhile, so nothing can be said.
+        // The clock was set in between, so the times show nothing.
         assert!(is_between(at(10), at(10), at(1_000_000)));
         assert!(is_between(at(1_000_000), at(10), at(1_000_001)));
         for made in [at(2), at(10), at(99)] {

@@ -1,4 +1,4 @@
-//! The file that a user names for output: what it is decides how it is written.
+//! Opens the output file that a user names. The type of the file determines how it is written.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -8,22 +8,22 @@ use std::path::Path;
 
 use nix::libc::{O_NOCTTY, O_PATH};
 
-/// Way to write to a file.
+/// Destination of output data.
 #[derive(Debug)]
 pub enum OutputFile {
-    /// Standard output, which is called `-`.
+    /// Standard output, which has the name `-`.
     Standard,
-    /// A pipe, a character device, or a descriptor of this process such as `/dev/stdout`: data is written into it.
+    /// A pipe, a character device, or a descriptor of this process such as `/dev/stdout`. Data is written into it.
     Stream(File),
-    /// A regular file, or none yet: a whole new file takes its place.
+    /// A regular file, or no file yet. A complete new file replaces it.
     Regular,
 }
 
 impl OutputFile {
-    /// Looks at the type of the file at `path`, and opens it if data is written into it.
+    /// Inspects the file at `path`, and opens it if data is written into it.
     ///
     /// # Errors
-    /// A directory, a block device or a socket, or a terminal, which would show bytes that are not text.
+    /// Fails for a directory, a block device or a socket. Also fails for a terminal, because the data is not text.
     pub fn open(path: &Path) -> io::Result<Self> {
         let output = if is_standard_output(path)? { Self::Standard } else { Self::open_named(path)? };
         let is_terminal = match &output {
@@ -39,9 +39,9 @@ impl OutputFile {
     }
 
     /// Finds out whether data could be written to `path`, without opening a pipe or a device.
-    ///
+    /// Checks whether data could be written to `path`, without opening a pipe or a device.
     /// # Errors
-    /// As [`open`](Self::open), but for a terminal.
+    /// Fails like [`open`](Self::open), except that a terminal is accepted.
     pub fn check(path: &Path) -> io::Result<()> {
         if is_standard_output(path)? {
             return Ok(());
@@ -56,7 +56,7 @@ impl OutputFile {
     }
 
     fn open_named(path: &Path) -> io::Result<Self> {
-        // A pipe would wait for a reader at this point, and a device could act.
+        // Opening a pipe would wait for a reader, and opening a device could have an effect.
         let looked_at = match OpenOptions::new().read(true).custom_flags(O_PATH).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Regular),
             opened => opened?.metadata()?,
@@ -78,13 +78,14 @@ impl OutputFile {
     }
 }
 
-/// Reports whether `path` is standard output, by any of its names. The file that it was redirected to is not opened
-/// once more: text that is printed later would be written over the data.
+/// Reports whether `path` is standard output, by any of its names. A file that standard output is redirected to is not
+/// opened a second time, because later text would overwrite the data.
 pub fn is_standard_output(path: &Path) -> io::Result<bool> {
     Ok(path == Path::new("-") || descriptor(path)?.as_deref() == Some(OsStr::new("1")))
 }
 
-/// Number of the open descriptor of this process that `path` names: `/dev/stdout`, `/dev/fd/3`, `/proc/self/fd/3`.
+/// Returns the number of this process's descriptor that `path` names, such as `/dev/stdout`, `/dev/fd/3` or
+/// `/proc/self/fd/3`.
 fn descriptor(path: &Path) -> io::Result<Option<OsString>> {
     let mut path = std::path::absolute(path)?;
     for _ in 0..2 {
@@ -101,13 +102,13 @@ fn descriptor(path: &Path) -> io::Result<Option<OsString>> {
     Ok(None)
 }
 
-/// Name of the type of a file that takes no data.
+/// Returns the name of a file type that cannot receive data; `None` for other types.
 fn refused_type(metadata: &fs::Metadata) -> Option<&'static str> {
     let kind = metadata.file_type();
     if kind.is_fifo() || kind.is_char_device() { None } else { special_type(metadata) }
 }
 
-/// Name of the type of a file that a regular file must not replace; `None` for regular files and symbolic links.
+/// Returns the name of a file type that a regular file must not replace; `None` for regular files and symbolic links.
 #[must_use]
 pub fn special_type(metadata: &fs::Metadata) -> Option<&'static str> {
     let kind = metadata.file_type();

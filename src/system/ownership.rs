@@ -1,4 +1,4 @@
-//! Users who can change a file, or where its path leads.
+//! Finds files that other users can change, directly or through their paths.
 
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
@@ -11,23 +11,23 @@ use nix::unistd::geteuid;
 
 use crate::system::namespace::UserNamespace;
 
-/// Number of symbolic links that are followed in one path, as by the kernel (`path_resolution(7)`).
+/// Maximum number of symbolic links in one path, as in the kernel (`path_resolution(7)`).
 const LINKS_MAX: u32 = 40;
-/// Owner of files of users without an id in this user namespace.
+/// Id that the kernel shows for an owner without an id in this user namespace.
 const UNMAPPED: u32 = 65534;
-/// Write permission of the group and of others.
+/// Permission bits for writing by the group and by others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
-/// In a sticky directory only the owner of an entry may rename or remove it (`inode(7)`).
+/// Sticky bit: only the owner of an entry in such a directory may rename or remove it (`inode(7)`).
 const STICKY: u32 = 0o1000;
 
-/// Finds what users other than root and the caller can change of `path`: the file itself, or a directory in which they
-/// can exchange or create a part of the path. `None` if there is nothing.
+/// Finds a part of `path` that users other than root and the caller can change: the file, or a directory where they can
+/// replace or create a part of the path. Returns `None` if there is no such part.
 ///
-/// Symbolic links are followed, and each directory on the way counts. Write permission of a group counts, too; access
-/// control lists show as such.
+/// Follows symbolic links and checks each directory on the way. Write permission of a group counts; the kernel also
+/// shows access control lists as group permission.
 ///
 /// # Errors
-/// A part of the path cannot be inspected, or is missing and no other user could create it.
+/// Fails if a part of the path cannot be inspected, or is missing and no other user could create it.
 pub fn changeable_by_others(path: &Path) -> io::Result<Option<PathBuf>> {
     let path = std::path::absolute(path)?;
     let mut rest: Vec<OsString> = Vec::new();
@@ -70,14 +70,14 @@ pub fn changeable_by_others(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Reports whether root owns a file or directory and no other user may write to it. Unlike in [`changeable_by_others`],
-/// the caller counts as another user: the file is meant for all.
+/// Reports whether root owns a file or directory and no other user may write to it. Unlike [`changeable_by_others`],
+/// this function treats the caller as another user, because the file serves all users.
 #[must_use]
 pub fn is_roots_alone(metadata: &Metadata) -> bool {
     metadata.uid() == 0 && metadata.mode() & WRITABLE_BY_OTHERS == 0
 }
 
-/// Adds the parts of `path` to `rest`, the last part first.
+/// Adds the parts of `path` to `rest` in reverse order.
 fn push(rest: &mut Vec<OsString>, path: &Path) {
     let parts = path.components().rev().filter_map(|part| match part {
         Component::Normal(name) => Some(name.to_owned()),
@@ -92,8 +92,8 @@ fn is_changeable(metadata: &Metadata) -> bool {
     metadata.mode() & WRITABLE_BY_OTHERS != 0 || !is_trusted(metadata.uid())
 }
 
-/// Reports whether files of this owner can be trusted: the caller, root, and in a user namespace the root around it,
-/// which has no id there.
+/// Reports whether the owner of a file is trusted: the caller, root, or in a user namespace the root outside of it,
+/// which has no id inside.
 pub(crate) fn is_trusted(owner: u32) -> bool {
     owner == 0
         || owner == geteuid().as_raw()
@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory of the caller alone, in which `file` is its own.
+    /// Creates a directory with a file `file`, both owned by the caller and not writable for others.
     fn directory() -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("file"), "x").unwrap();
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(changeable_by_others(&file).unwrap(), Some(directory.path().to_owned()));
         let missing = directory.path().join("missing");
         assert_eq!(changeable_by_others(&missing).unwrap(), Some(directory.path().to_owned()));
-        // Others may not rename the caller's file there, but they may create one that is missing.
+        // Other users may not rename the caller's file in this directory, but they may create a missing one.
         mode(directory.path(), 0o1777);
         assert_eq!(changeable_by_others(&file).unwrap(), None);
         assert_eq!(changeable_by_others(&missing).unwrap(), Some(directory.path().to_owned()));

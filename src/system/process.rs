@@ -1,4 +1,4 @@
-//! Running other programs to their end.
+//! Runs other programs and waits until they end.
 
 use std::io;
 use std::process::{Command, Output};
@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use crate::base::shell::shell_line;
 
-/// Runs a program, and logs its command line, its status, and how long it took.
+/// Runs a program, and logs its command line, its status and its run time.
 ///
 /// # Errors
-/// The program cannot be started.
+/// Fails if the program cannot be started.
 pub fn output(command: &mut Command) -> io::Result<Output> {
     let words = || std::iter::once(command.get_program()).chain(command.get_args());
     tracing::info!("run {}", shell_line(words()));

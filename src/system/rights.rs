@@ -1,4 +1,4 @@
-//! Rights of a process, and giving them up before another user's program may run.
+//! Gives up the rights of a process before it runs a program of another user.
 
 use std::fs;
 
@@ -8,29 +8,29 @@ use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use thiserror::Error;
 
-/// User and group without rights of their own (`nobody` and `nogroup`); the kernel's overflow ids.
+/// Ids of `nobody` and `nogroup`, which have no rights of their own. They are also the kernel's overflow ids.
 pub const NOBODY: u32 = 65534;
 
-/// A right that could not be given up.
+/// Failure to give up rights.
 #[derive(Debug, Error)]
 pub enum RightsError {
-    /// A system call of a process attribute or of user ids failed.
+    /// A system call that changes ids or process attributes failed.
     #[error("cannot give up the rights of this process: {0}")]
     System(#[from] Errno),
     /// A capability set could not be changed.
     #[error("cannot give up capabilities: {0}")]
     Capabilities(String),
-    /// An exec by root would give every capability back (`capabilities(7)`).
+    /// The bounding set could not be emptied. An exec by root would then restore every capability (`capabilities(7)`).
     #[error("cannot give up capabilities: this process may not change its bounding set (CAP_SETPCAP)")]
     BoundingSet,
 }
 
-/// Gives up all rights of this process and of what it executes: user `nobody` if that is possible, no supplementary
-/// groups, no capabilities in any set, and no new privileges by exec.
+/// Gives up all rights of this process and of the programs that it executes. Sets user `nobody` if possible, and
+/// removes supplementary groups, all capabilities, and the ability to gain privileges by exec.
 ///
-/// A user other than root stays the same user, and so does root of a user namespace without the ids of `nobody`.
-/// Another process of the same user cannot trace this one. Must be called before there are threads: capabilities belong
-/// to one.
+/// Keeps the user if it is not root, or if it is root in a user namespace without the ids of `nobody`. Another process
+/// of the same user cannot trace this one. Must be called before threads are started, because capabilities belong to a
+/// single thread.
 pub fn give_up_all() -> Result<(), RightsError> {
     prctl::set_no_new_privs()?;
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
@@ -47,7 +47,7 @@ pub fn give_up_all() -> Result<(), RightsError> {
     if geteuid().is_root() && (!bounded || !bounding_set_is_empty()) {
         return Err(RightsError::BoundingSet);
     }
-    // An emulated kernel may not have it; nothing depends on it there.
+    // An emulated kernel may not support this call, and nothing depends on it there.
     let _ = prctl::set_dumpable(false);
     Ok(())
 }
@@ -65,14 +65,13 @@ fn bounding_set_is_empty() -> bool {
     caps::read(None, CapSet::Bounding).is_ok_and(|set| set.is_empty())
 }
 
-/// Reports whether the ids of `nobody` exist in this user namespace, and groups may be given up there
-/// (`user_namespaces(7)`).
+/// Reports whether this user namespace has the ids of `nobody` and permits giving up groups (`user_namespaces(7)`).
 fn has_nobody() -> bool {
     let read = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
     maps(&read("uid_map"), NOBODY) && maps(&read("gid_map"), NOBODY) && read("setgroups").trim() != "deny"
 }
 
-/// Reports whether an id map has `id`: lines of first id inside, first id outside, count.
+/// Reports whether an id map contains `id`. Its lines have the first inner id, the first outer id, and the count.
 fn maps(map: &str, id: u32) -> bool {
     map.lines().any(|line| {
         let mut numbers = line.split_whitespace().filter_map(|number| number.parse::<u64>().ok());

@@ -1,4 +1,4 @@
-//! Finding programs in the directories of `PATH`, as a shell does.
+//! Finds programs in the directories of `PATH`, as a shell does.
 
 use std::env;
 use std::ffi::OsStr;
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
-/// Directories that are searched where `PATH` is not set: those of a login of root on Debian.
+/// Directories to search if `PATH` is not set: the default of a root login on Debian.
 const DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Directories of `PATH`.
+/// Returns the directories of `PATH`.
 #[must_use]
 pub fn directories() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT.into());
@@ -23,7 +23,7 @@ pub fn find(name: &OsStr) -> Option<PathBuf> {
     directories().into_iter().map(|directory| directory.join(name)).find(is_program)
 }
 
-/// Reports whether `name` is a bare name, which a shell looks up in `PATH`.
+/// Reports whether `name` has no slash, so that a shell looks it up in `PATH`.
 #[must_use]
 pub fn is_bare(name: &Path) -> bool {
     !name.as_os_str().as_encoded_bytes().contains(&b'/')

@@ -1,8 +1,8 @@
-//! Whether qus has rights that its caller has not: through a setuid or setgid bit, or capabilities, of its file.
+//! Detects rights that qus has but its caller has not: from a setuid or setgid bit, or from file capabilities.
 //!
-//! It is not made for that. Its arguments name files that it writes, its environment names directories and programs (`PATH`,
-//! `TMPDIR`, `QUS_INTERPRETER_DIR`, `XDG_…`), and all of them would be the caller's. Tools that are made for it, such as
-//! `sudo`, decide what of that they keep; qus does nothing at all.
+//! qus is not designed for such rights. The caller controls its arguments, which name files to write, and its
+//! environment, which names directories and programs (`PATH`, `TMPDIR`, `QUS_INTERPRETER_DIR`, `XDG_…`). Tools that are
+//! designed for it, such as `sudo`, decide which variables they keep. qus refuses to run.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -14,14 +14,14 @@ use nix::unistd::{getresgid, getresuid};
 use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
 
-/// Type of the entry `AT_SECURE` of the auxiliary vector (`getauxval(3)`).
+/// Type of the auxiliary vector's entry `AT_SECURE` (`getauxval(3)`).
 const AT_SECURE: usize = 23;
 
-/// An error where qus has its rights from its file, and not from who started it.
+/// Returns an error if qus has rights from its file and not from its caller.
 ///
-/// Different ids show it at once. For capabilities `AT_SECURE` is needed: ambient capabilities of an ordinary user
-/// (`capabilities(7)`) are the caller's own. `AT_SECURE` alone is not enough, as SELinux sets it for any program that
-/// enters another domain.
+/// Different real and effective ids show such rights. Capabilities alone do not: a user may have ambient capabilities
+/// (`capabilities(7)`), so `AT_SECURE` is also required. `AT_SECURE` alone is not enough either, because SELinux sets
+/// it for any program that enters another domain.
 pub fn check() -> Result<(), Diagnostic> {
     let unknown = |errno: Errno| {
         let cause = io::Error::from(errno);
@@ -41,8 +41,8 @@ pub fn check() -> Result<(), Diagnostic> {
 }
 
 fn refusal(taking: &str) -> Diagnostic {
-    let message = "refusing to run with more rights than the caller (setuid, setgid, capabilities of the file), \
-                   as arguments and environment are the caller's";
+    let message = "refusing to run with more rights than the caller (setuid, setgid or file capabilities), \
+                   because the caller controls arguments and environment";
     let file = std::env::current_exe().unwrap_or_default();
     Diagnostic::new(message)
         .with_command(format!("sudo {taking} {}", path_word(&file)))
@@ -53,7 +53,7 @@ fn path_word(path: &Path) -> String {
     shell_word(path)
 }
 
-/// Returns the beginning of a file of procfs, in one read.
+/// Reads the beginning of a file of procfs in one read.
 fn begin(path: &str) -> Vec<u8> {
     let mut text = vec![0; 8 << 10];
     let length = File::open(path).and_then(|mut file| file.read(&mut text)).unwrap_or(0);
@@ -61,7 +61,7 @@ fn begin(path: &str) -> Vec<u8> {
     text
 }
 
-/// Reports whether an auxiliary vector has `AT_SECURE` set: pairs of machine words, a type and a value.
+/// Reports whether an auxiliary vector has `AT_SECURE` set. The vector has pairs of machine words: type and value.
 fn is_secure(vector: &[u8]) -> bool {
     const WORD: usize = size_of::<usize>();
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, usize::from_ne_bytes);
@@ -71,7 +71,7 @@ fn is_secure(vector: &[u8]) -> bool {
     })
 }
 
-/// Reports whether a process of this status (`proc_pid_status(5)`) has any capability.
+/// Reports whether a process with this status text (`proc_pid_status(5)`) has any capability.
 fn has_capabilities(status: &str) -> bool {
     let permitted = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
     permitted.is_some_and(|digits| digits.trim().bytes().any(|digit| digit != b'0'))

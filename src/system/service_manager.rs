@@ -1,15 +1,15 @@
-//! The service manager that started this process.
+//! Notifies the service manager that started this process.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Notifies the service manager that this service is ready, if it expects that (`sd_notify(3)`).
+/// Notifies the service manager that this service is ready, if `NOTIFY_SOCKET` is set (`sd_notify(3)`).
 ///
 /// # Errors
 ///
-/// The message could not be sent.
+/// Fails if the message cannot be sent.
 pub fn notify_ready() -> io::Result<()> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let address = match path.as_bytes() {

@@ -1,19 +1,19 @@
-//! Signals, and other inherited process state: standard file descriptors and the umask.
+//! Inherited process state: signals, standard file descriptors and the umask.
 //!
 //! A process inherits ignored signals, its signal mask, open and closed descriptors and its umask from its parent
-//! (`execve(2)`). [`normalise`] replaces those that would make qus fail; [`restore`] sets what was inherited, for the
-//! program that `qus run` becomes.
+//! (`execve(2)`). [`normalise`] replaces state that would make qus fail. [`restore`] sets the inherited state again for
+//! the program that `qus run` executes.
 //!
-//! * `SIGCHLD` ignored: the kernel reaps children by itself, and `wait(2)` fails with `ECHILD`. qus sets the default.
+//! * `SIGCHLD` ignored: the kernel reaps children itself, and `wait(2)` fails with `ECHILD`. qus sets the default.
 //! * `SIGPIPE`: Rust's runtime ignores it before `main`, so `record` runs before the runtime.
 //! * Closed descriptors 0, 1, 2: Rust's runtime opens `/dev/null` in their place before `main`.
-//! * A umask that takes the owner's own bits: a directory that qus makes could not be entered.
+//! * A umask that removes permissions of the owner: qus could not enter a directory that it creates.
 //!
-//! All other signals keep their inherited disposition, as `nohup` and the background jobs of a shell require. The signal
-//! mask stays as inherited, too.
+//! All other signals keep their inherited disposition, which `nohup` and background jobs of a shell require. The
+//! inherited signal mask also stays.
 //!
-//! This module has all unsafe code of this crate. The standard library cannot change a disposition, nix cannot do it
-//! without unsafe code, and the libraries with a safe interface either install handlers or serve `SIGPIPE` only.
+//! All unsafe code of this crate is in this module. The standard library cannot change a disposition, and nix requires
+//! unsafe code for it. The libraries with a safe interface install handlers, or support only `SIGPIPE`.
 
 mod deferred;
 mod wait;
@@ -34,18 +34,18 @@ use nix::sys::stat::{Mode, umask};
 pub use self::deferred::DeferredSignals;
 pub use self::wait::EndSignals;
 
-/// Bits of [`RECORD`]: the signal was ignored.
+/// Bits of [`RECORD`] for signals that were ignored.
 const SIGCHLD_IGNORED: u8 = 1 << 0;
 const SIGPIPE_IGNORED: u8 = 1 << 1;
-/// The bit of [`RECORD`] for a closed descriptor 0; those for 1 and 2 follow.
+/// Bit of [`RECORD`] for a closed descriptor 0. The next bits are for descriptors 1 and 2.
 const STDIN_CLOSED: u8 = 1 << 2;
 
-/// Result of [`record`].
+/// State that [`record`] found.
 static RECORD: AtomicU8 = AtomicU8::new(0);
-/// The inherited umask, once [`normalise`] has run.
+/// Inherited umask, set by [`normalise`].
 static UMASK: OnceLock<Mode> = OnceLock::new();
 
-/// Has [`record`] called when the process starts, before Rust's runtime changes anything.
+/// Calls [`record`] when the process starts, before Rust's runtime changes any state.
 // SAFETY: the C library calls each pointer in `.init_array` once, on the only thread; `record` has the C calling
 // convention and needs nothing of Rust's runtime.
 #[allow(unsafe_code, reason = "Rust's runtime changes SIGPIPE and closed descriptors before main")]
@@ -53,7 +53,7 @@ static UMASK: OnceLock<Mode> = OnceLock::new();
 #[unsafe(link_section = ".init_array")]
 static RECORD_AT_START: extern "C" fn() = record;
 
-/// Records what Rust's runtime, or [`normalise`], changes.
+/// Records the state that Rust's runtime or [`normalise`] changes.
 extern "C" fn record() {
     let mut found = 0;
     for (signal, bit) in [(libc::SIGCHLD, SIGCHLD_IGNORED), (libc::SIGPIPE, SIGPIPE_IGNORED)] {
@@ -79,14 +79,14 @@ fn is_ignored(signal: libc::c_int) -> bool {
     done == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
-/// Reports whether there is no such file descriptor.
+/// Reports whether a file descriptor is closed.
 #[allow(unsafe_code, reason = "a closed descriptor cannot be borrowed")]
 fn is_closed(descriptor: libc::c_int) -> bool {
     // SAFETY: `F_GETFD` takes no pointer, and changes nothing.
     unsafe { libc::fcntl(descriptor, libc::F_GETFD) == -1 }
 }
 
-/// Sets a signal to its default, or ignores it.
+/// Sets the disposition of a signal to default or ignored.
 #[allow(unsafe_code, reason = "nix marks every change of a disposition as unsafe, because of handlers")]
 fn set(signal: Signal, handler: SigHandler) -> nix::Result<()> {
     let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
@@ -94,13 +94,13 @@ fn set(signal: Signal, handler: SigHandler) -> nix::Result<()> {
     unsafe { sigaction(signal, &action) }.map(drop)
 }
 
-/// Reports whether the parent process had a signal ignored when it started this one.
+/// Reports whether the parent process started this process with the signal ignored.
 #[must_use]
 pub fn was_ignored(signal: Signal) -> bool {
     match signal {
         Signal::SIGCHLD => recorded(SIGCHLD_IGNORED),
         Signal::SIGPIPE => recorded(SIGPIPE_IGNORED),
-        // No other one is changed by this process.
+        // This process changes no other signal.
         other => is_ignored(other as libc::c_int),
     }
 }
@@ -109,11 +109,11 @@ fn recorded(bit: u8) -> bool {
     RECORD.load(Ordering::Relaxed) & bit != 0
 }
 
-/// Replaces inherited state that would make this process fail. To be called once, first in `main`.
+/// Replaces inherited state that would make this process fail. Must be called once, at the beginning of `main`.
 ///
 /// # Errors
 ///
-/// `sigaction(2)` fails only where something forbids the call.
+/// `sigaction(2)` fails only if a security policy forbids the call.
 pub fn normalise() -> io::Result<()> {
     if recorded(SIGCHLD_IGNORED) {
         set(Signal::SIGCHLD, SigHandler::SigDfl)?;
@@ -124,12 +124,12 @@ pub fn normalise() -> io::Result<()> {
     Ok(())
 }
 
-/// Sets what was inherited, for the program that this process becomes next. Descriptors that were closed close on
-/// `execve(2)`.
+/// Sets the inherited state again, for the program that this process executes next. Descriptors that were closed are
+/// closed by `execve(2)`.
 ///
 /// # Errors
 ///
-/// As [`normalise`].
+/// Fails like [`normalise`].
 pub fn restore() -> io::Result<()> {
     for signal in [Signal::SIGCHLD, Signal::SIGPIPE] {
         set(signal, if was_ignored(signal) { SigHandler::SigIgn } else { SigHandler::SigDfl })?;

@@ -1,4 +1,4 @@
-//! Temporary directories that carry their owner: the next process removes those of a killed one.
+//! Temporary directories that show whether they are in use. The next process removes those of a killed one.
 
 use std::env;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -14,18 +14,19 @@ use nix::unistd::geteuid;
 
 use crate::system::file_id::FileId;
 
-/// Beginning of the names of temporary directories. Version 0.1.0 used `qus-` and held no lock.
+/// Prefix of the names of temporary directories. Version 0.1.0 used `qus-` and did not lock them.
 const PREFIX: &str = "qus-tmp-";
 /// Number of letters and digits after the prefix.
 const RANDOM: usize = 8;
 
 /// A temporary directory, removed with its content when the value is dropped.
 ///
-/// The process holds a lock on it (`flock(2)`), which the kernel releases however the process ends.
+/// The process locks the directory (`flock(2)`). The kernel releases the lock when the process ends, even if it is
+/// killed.
 #[derive(Debug)]
 pub struct TempDir {
     path: PathBuf,
-    /// Holds the lock. It closes at exec, so that no other program keeps the lock.
+    /// Holds the lock. It is closed at exec, so that no other program keeps the lock.
     directory: File,
 }
 
@@ -41,24 +42,24 @@ impl TempDir {
                 .rand_bytes(RANDOM)
                 .make_in(&parent, |path| fs::DirBuilder::new().mode(0o700).create(path));
             let path = created.map_err(|error| without_path(&error))?.into_temp_path().keep()?;
-            // Another process may take it for a stale one, and remove it, before it is locked.
+            // Another process may remove the directory as stale before it is locked.
             let directory = match open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 opened => opened?,
             };
             if lock(&directory) != Lock::HeldByAnother && is_at(&directory, &path) {
-                // The mode at creation is subject to the umask.
+                // The umask limits the mode that a new directory gets.
                 directory.set_permissions(Permissions::from_mode(mode))?;
                 return Ok(Self { path, directory });
             }
         }
     }
 
-    /// Creates a directory for data that only this user may read, in the first of several places where that works. With
-    /// `executable` its file system must let programs run: `/tmp` is mounted `noexec` on hardened hosts.
+    /// Creates a directory that only this user may read, in the first suitable parent directory. With `executable`,
+    /// programs in it can run: hardened hosts mount `/tmp` with `noexec`.
     ///
     /// # Errors
-    /// Each place, with the reason why it does not serve.
+    /// Returns each parent directory with the reason why it is not suitable.
     pub fn create(executable: bool) -> Result<Self, String> {
         let mut reasons = Vec::new();
         for parent in [env::temp_dir(), "/run".into(), "/dev/shm".into(), "/var/tmp".into(), ".".into()] {
@@ -76,7 +77,7 @@ impl TempDir {
         Err(reasons.join("; "))
     }
 
-    /// Path of the directory.
+    /// Returns the path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -86,16 +87,16 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         remove(&self.path, &self.directory);
-        // A process that was killed while it started another one leaves its lock to that one, until that one executes a
-        // program: a directory may have become stale since this one was created.
+        // If a process is killed while it starts a child, the child keeps the lock until it executes a program. So
+        // another directory may have become stale since this one was created.
         if let Some(parent) = self.path.parent() {
             sweep(parent);
         }
     }
 }
 
-/// Removes this user's temporary directories in `parent` that no process holds. Errors are ignored: another process may
-/// remove the same ones.
+/// Removes this user's temporary directories in `parent` that no process uses. Errors are ignored, because another
+/// process may remove the same directories.
 pub fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -115,7 +116,7 @@ fn remove_stale(path: &Path) {
     }
 }
 
-/// Opens a directory; a symbolic link in its place is an error.
+/// Opens a directory. A symbolic link is an error.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(path)
 }
@@ -140,14 +141,15 @@ fn lock(directory: &File) -> Lock {
     }
 }
 
-/// Compares a directory with the one that its path leads to now.
+/// Reports whether `path` still leads to the open directory.
 fn is_at(directory: &File, path: &Path) -> bool {
     let held = directory.metadata().map(|metadata| FileId::of(&metadata));
     let named = fs::symlink_metadata(path).map(|metadata| FileId::of(&metadata));
     matches!((held, named), (Ok(held), Ok(named)) if held == named)
 }
 
-/// Removes the content through the open directory, whatever its path leads to now, and then the empty directory.
+/// Removes the content through the open directory, even if its path leads elsewhere now. Then removes the empty
+/// directory.
 fn remove(path: &Path, directory: &File) {
     let opened = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
     for entry in fs::read_dir(&opened).into_iter().flatten().flatten() {
@@ -157,7 +159,7 @@ fn remove(path: &Path, directory: &File) {
     let _ = fs::remove_dir(path);
 }
 
-/// An error of `tempfile`, whose text repeats the path.
+/// Removes the path from an error of `tempfile`, which adds it to the text.
 fn without_path(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }

@@ -1,26 +1,26 @@
-//! Users, as the files in `/etc` have them: a static program has no name service to ask.
+//! Finds users in the files of `/etc`. A static program cannot use other name services.
 
 use std::fs;
 use std::path::Path;
 
 use nix::unistd::Uid;
 
-/// Users of this machine, a line each: name, password, uid (`passwd(5)`).
+/// File with one line for each user: name, password, uid (`passwd(5)`).
 const PASSWD: &str = "/etc/passwd";
 
-/// Name of a user, if it is in `/etc/passwd`.
+/// Returns the name of a user; `None` if the user is not in `/etc/passwd`.
 #[must_use]
 pub fn name_of(uid: Uid) -> Option<String> {
     find(&fs::read_to_string(PASSWD).ok()?, |_, id| id == uid).map(|(name, _)| name)
 }
 
-/// Id of a user, if it is in `/etc/passwd`.
+/// Returns the id of a user; `None` if the user is not in `/etc/passwd`.
 #[must_use]
 pub fn uid_of(name: &str) -> Option<Uid> {
     find(&fs::read_to_string(PASSWD).ok()?, |its, _| its == name).map(|(_, uid)| uid)
 }
 
-/// The first user in the text of a `passwd(5)` file for whom `is_wanted` holds.
+/// Returns the first user in the text of a `passwd(5)` file for which `is_wanted` returns true.
 fn find(passwd: &str, is_wanted: impl Fn(&str, Uid) -> bool) -> Option<(String, Uid)> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -29,8 +29,8 @@ fn find(passwd: &str, is_wanted: impl Fn(&str, Uid) -> bool) -> Option<(String, 
     })
 }
 
-/// First range of subordinate ids of a user in `file`, by name or by number (`subuid(5)`): its first id and its length.
-/// An empty `name` stands for a user without one.
+/// Returns a user's first range of subordinate ids in `file` (`subuid(5)`): first id and length. The user is found by
+/// name or by number; an empty `name` means a user without a name.
 #[must_use]
 pub fn subordinate_ids(file: &Path, name: &str, uid: Uid) -> Option<(u32, u32)> {
     let text = fs::read_to_string(file).ok()?;
@@ -65,7 +65,7 @@ mod tests {
         let find = |name: &str, uid: u32| subordinate_ids(file.path(), name, Uid::from_raw(uid));
         assert_eq!(find("me", 1), Some((200_000, 1000)));
         assert_eq!(find("nobody", 1234), Some((400_000, 7)));
-        // A user without a name is not the one whose name is empty.
+        // An empty name must not match the line with an empty user name.
         assert_eq!(find("", 1), None);
         assert_eq!(find("somebody", 1), None);
     }

@@ -235,7 +235,7 @@ fn a_path_may_not_hold_a_nul(lab: &Lab) {
     };
     let error = rule("/a\0b").unwrap_err();
     assert_eq!(error, RuleError::Interpreter);
-    assert_eq!(error.to_string(), "the path of the interpreter is empty or holds a NUL");
+    assert_eq!(error.to_string(), "the path of the interpreter is empty, or contains a NUL");
     // The kernel refuses it, too.
     let line = rule("/a_b").unwrap().to_line();
     let with_nul: Vec<u8> = line.iter().map(|byte| if *byte == b'_' { 0 } else { *byte }).collect();
@@ -249,7 +249,8 @@ fn a_path_too_long_for_the_line_is_refused(lab: &Lab) {
     lab.link(&format!("{deep}/qemu-arm-static"), &interpreter("arm"));
     lab.link("short/qemu-s390x-static", &interpreter("s390x"));
     let words = ["register", "--interpreter-dir", &deep, "arm"];
-    let ran = lab.refused(words, 2, " bytes, the kernel reads 1920: the path of the interpreter is too long");
+    let ran =
+        lab.refused(words, 2, " bytes, but the kernel accepts 1920: the path of the interpreter is too long");
     ran.hints("put the interpreter into a directory with a shorter path");
     // The rest of a batch is registered.
     let words = ["register", "--interpreter-dir", &deep, "--interpreter-dir", "short", "arm", "s390x"];

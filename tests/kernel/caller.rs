@@ -10,8 +10,8 @@ use nix::mount::{MsFlags, mount};
 use crate::lab::{Lab, QUS, run};
 use crate::namespace::STRANGER;
 
-const MESSAGE: &str = "refusing to run with more rights than the caller (setuid, setgid, capabilities of the file), \
-                       as arguments and environment are the caller's";
+const MESSAGE: &str = "refusing to run with more rights than the caller (setuid, setgid or file capabilities), \
+                       because the caller controls arguments and environment";
 
 /// Reports whether the namespace has other users than root.
 fn has_others() -> bool {

@@ -507,7 +507,7 @@ fn run_in_a_root_given_relatively(lab: &Lab) {
     assert_eq!(run(&mut command).stdout, "/\nbin\ndev\netc\nproc\nsys\n");
     symlink("root", lab.path("link")).unwrap();
     assert_eq!(lab.done(["run", "--root", "link", "--", "/bin/sh", "-c", "pwd"]), "/\n");
-    lab.refused(["run", "--root", "/", "--", "/bin/sh"], 125, "it is the root directory already");
+    lab.refused(["run", "--root", "/", "--", "/bin/sh"], 125, "it is already the root directory");
     lab.refused(["run", "--root", "root/bin/busybox", "--", "/bin/sh"], 125, "Not a directory");
 }
 

@@ -321,6 +321,6 @@ fn namespaces_of_engines_that_do_not_run(lab: &Lab) {
     write_pid(lab, "libpod/tmp/pause.pid", "4194304");
     refused("podman", "has ended", "podman unshare true");
     write_pid(lab, "libpod/tmp/pause.pid", &std::process::id().to_string());
-    refused("podman", "is in no user namespace of its own", "podman unshare true");
+    refused("podman", "has no user namespace of its own", "podman unshare true");
     assert!(Path::new(INSTANCE).join("register").exists());
 }

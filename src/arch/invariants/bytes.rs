@@ -1,11 +1,11 @@
-//! The bytes of every pattern, written out: what the binaries of QEMU accept.
+//! The bytes of every pattern, as the QEMU binaries accept them.
 
 use std::fmt::Write as _;
 
 use crate::arch::{ARCHES, Arch};
 
-/// Target, magic and mask of each pattern, found by running the emulators on headers of every kind. The mask leaves out
-/// what they do not look at.
+/// Target, magic and mask of each pattern. They were found by running the emulators on many kinds of headers. The mask
+/// leaves out bits that the emulators ignore.
 const ACCEPTED: &[(&str, &str, &str)] = &[
     ("aarch64", "7f454c460201010000000000000000000200b700", "ffffffffffffff000000000000000000feffffff"),
     ("aarch64_be", "7f454c46020201000000000000000000000200b7", "ffffffffffffff000000000000000000fffeffff"),

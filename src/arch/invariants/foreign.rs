@@ -1,4 +1,4 @@
-//! Rules that others register, which decode to the right rows however sloppy they are.
+//! Tests that rules of other tools are assigned to the right architectures, even if the rules are imprecise.
 
 use crate::arch::invariants::pattern;
 use crate::arch::{ARCHES, Arch};
@@ -17,7 +17,7 @@ fn the_patterns_of_the_table_decode_to_their_rows() {
     }
 }
 
-/// Tool that registers it, architectures that it matches, magic, mask.
+/// Tool that registers the rule, architectures that match, magic, mask.
 #[rustfmt::skip]
 const RULES: &[(&str, &[&str], &str, &str)] = &[
     ("linuxkit, without the high byte of e_machine", &["aarch64"],
@@ -42,12 +42,12 @@ const RULES: &[(&str, &[&str], &str, &str)] = &[
         "7f454c4600020100000000000000000000020008", "ffffffff00ffff00fffffffffffffffffffeffff"),
     ("without a mask", &["s390x"],
         "7f454c4602020100000000000000000000020016", ""),
-    // These take no program of any row.
+    // These rules match no program of any architecture.
     ("obs-build, e_type and e_machine in the wrong byte order", &[],
         "7f454c4602010100000000000000000000020015", "ffffffffffffff00fffffffffffffffffeffff00"),
     ("x32", &[],
         "7f454c4601010100000000000000000002003e00", "ffffffffffffff00fffffffffffffffffeffffff"),
-    // These take more than some rows' programs.
+    // These rules match programs of many architectures.
     ("any ELF file", &[], "7f454c46", ""),
     ("any 64-bit little-endian ELF program", &[],
         "7f454c4602010100000000000000000002000000", "ffffffffffffff000000000000000000feff0000"),

@@ -1,4 +1,4 @@
-//! Names: each resolves, none means two rows, and a wrong one gets a good suggestion.
+//! Tests that each name is found, none means two architectures, and a wrong one gets a good suggestion.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ fn row(query: &str) -> Option<&'static str> {
     Arch::named(query).ok().map(|arch| arch.name)
 }
 
-/// Names of each target in the sources of [`Names`](crate::arch::Names), except where they contradict each other.
+/// Names of each target in the sources of [`Names`](crate::arch::Names), without those on which sources disagree.
 #[rustfmt::skip]
 const SOURCES: &[(&str, &str)] = &[
     ("aarch64", "linux/arm64 arm64 aarch64 aarch64-linux arm64v8 armv8 ARMv8"),
@@ -201,12 +201,12 @@ fn a_slip_gets_the_nearest_name() {
         ("linux/arm65", Some("arm64")),
         ("qemu-aarch46-static", Some("aarch64")),
         ("aarch46-unknown-linux-gnu", Some("aarch64")),
-        // Like nothing.
+        // No name is similar.
         ("", None),
         ("-", None),
         ("windows", None),
         ("vax", None),
-        // The machine is right; it is the rest of the triple that cannot run.
+        // The machine is known, but no emulator supports the ending of the triple.
         ("x86_64-linux-gnux32", None),
     ] {
         let error = Arch::named(query).unwrap_err();

@@ -1,32 +1,33 @@
-//! The table against the rules of QEMU's `scripts/qemu-binfmt-conf.sh`, as of QEMU 10.2: every difference has a reason.
+//! Compares the table with the rules of QEMU's `scripts/qemu-binfmt-conf.sh` (QEMU 10.2). Every difference has a
+//! reason.
 
 use crate::arch::invariants::{HEADER, at, pattern};
 use crate::arch::{ARCHES, Arch};
 use crate::binfmt::Pattern;
 
-/// Reason why a pattern differs from QEMU's rule for the same machine.
+/// Reason for which a pattern differs from QEMU's rule for the same machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reason {
-    /// The rule takes `EI_DATA` 0 too, which the emulator refuses.
+    /// QEMU's rule also matches `EI_DATA` 0, which the emulator refuses.
     DataMask,
-    /// The rule takes `EI_VERSION` 0 too, which the emulator refuses.
+    /// QEMU's rule also matches `EI_VERSION` 0, which the emulator refuses.
     VersionMask,
-    /// The rule insists on an `EI_OSABI`; the emulator takes any.
+    /// QEMU's rule requires one `EI_OSABI`; the emulator accepts any.
     OsAbi,
-    /// The rule insists on an `EI_ABIVERSION`; the emulator takes any.
+    /// QEMU's rule requires one `EI_ABIVERSION`; the emulator accepts any.
     AbiVersion,
-    /// The rule insists on empty padding, and misses every `AppImage`; the emulator takes any.
+    /// QEMU's rule requires empty padding, so it misses every `AppImage`; the emulator accepts any padding.
     Padding,
-    /// The rule has `e_type` in the wrong byte order: it takes no program at all.
+    /// QEMU's rule has `e_type` in the wrong byte order, so it matches no program.
     TypeByteOrder,
-    /// The rule takes any high byte of `e_machine`, which the emulator refuses.
+    /// QEMU's rule matches any high byte of `e_machine`; the emulator refuses a wrong one.
     MachineHighByte,
-    /// The rule insists on `e_version` 1; the emulator takes any.
+    /// QEMU's rule requires `e_version` 1; the emulator accepts any.
     EVersion,
 }
 
 impl Reason {
-    /// The difference at one byte of the header.
+    /// Returns the reason for a difference at one byte of the header.
     fn at(position: usize) -> Self {
         match position {
             5 => Self::DataMask,
@@ -41,7 +42,7 @@ impl Reason {
         }
     }
 
-    /// Reports whether ours takes everything that QEMU's rule takes, and more.
+    /// Reports whether our pattern matches all files that QEMU's rule matches, and more.
     fn is_wider(self) -> bool {
         match self {
             Self::OsAbi | Self::AbiVersion | Self::Padding | Self::EVersion => true,
@@ -50,7 +51,7 @@ impl Reason {
     }
 }
 
-/// A rule of the script.
+/// A rule of QEMU's script.
 struct Rule {
     /// Name in the script.
     script: &'static str,
@@ -58,7 +59,7 @@ struct Rule {
     row: &'static str,
     magic: &'static str,
     mask: &'static str,
-    /// Every field in which ours differs, in the order of the header.
+    /// Reason for every field in which our pattern differs, in the order of the header.
     reasons: &'static [Reason],
 }
 
@@ -104,19 +105,19 @@ const RULES: &[Rule] = &[
     Rule { script: "i486", row: "i386", magic: "7f454c4601010100000000000000000002000600", mask: "fffffffffffefe00fffffffffffffffffeffffff", reasons: &[DataMask, VersionMask, AbiVersion, Padding] },
 ];
 
-/// Patterns of ours for which the script has no rule, and so no rule to compare with.
+/// Our patterns for which the script has no rule.
 const WITHOUT_RULE: &[(&str, &str)] = &[
     ("cris", "qemu-cris"),
-    // No other tool has a rule for the number that toolchains write today.
+    // No other tool has a rule for the machine number that current toolchains write.
     ("microblaze", "qemu-microblaze"),
     ("microblazeel", "qemu-microblazeel"),
     ("nios2", "qemu-nios2"),
 ];
 
-/// Our pattern for the machine that the rule names.
+/// Returns our pattern for the machine of the rule.
 fn counterpart(rule: &Rule) -> Pattern {
     let arch = Arch::named(rule.row).unwrap();
-    // The rules for MicroBlaze have the old number, which is the second pattern.
+    // The MicroBlaze rules have the old machine number, which belongs to our second pattern.
     let index = usize::from(rule.script == "i486" || rule.script.starts_with("microblaze"));
     arch.identity.patterns()[index].clone()
 }
@@ -155,7 +156,7 @@ fn qemus_rules_decode_to_their_rows() {
     for rule in RULES {
         let rows = Arch::matching_pattern(&pattern(rule.magic, rule.mask));
         let names: Vec<_> = rows.iter().map(|arch| arch.name).collect();
-        // Rows of which it takes no program are not named.
+        // A rule that matches no program is assigned to no architecture.
         let expected: &[&str] = if rule.reasons.contains(&TypeByteOrder) { &[] } else { &[rule.row] };
         assert_eq!(names, expected, "{}", rule.script);
     }

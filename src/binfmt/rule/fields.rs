@@ -1,4 +1,4 @@
-//! The fields of a register line, read as `create_entry` of `fs/binfmt_misc.c` reads them.
+//! Reads the fields of a register line as `create_entry` of `fs/binfmt_misc.c` does.
 
 use super::{LINE_MAX, LINE_MIN, RuleError};
 use crate::base::hex;
@@ -33,7 +33,7 @@ impl Fields {
         self.padded.get(self.position..).unwrap_or_default()
     }
 
-    /// `strchr` up to the delimiter: the search fails at a NUL before it.
+    /// Reads a field up to the delimiter like `strchr`, which fails at a NUL before the delimiter.
     pub(super) fn text(&mut self, field: &'static str) -> Result<&[u8], RuleError> {
         let start = self.position;
         let malformed = RuleError::Malformed { field };
@@ -58,7 +58,7 @@ impl Fields {
         }
     }
 
-    /// `scanarg`, then `string_unescape_inplace(…, UNESCAPE_HEX)`: `None` for an empty field.
+    /// Reads an escaped field like `scanarg` and `string_unescape_inplace(…, UNESCAPE_HEX)`; `None` if it is empty.
     pub(super) fn escaped(&mut self, field: &'static str) -> Result<Option<Vec<u8>>, RuleError> {
         let malformed = RuleError::Malformed { field };
         let rest = self.rest();
@@ -74,7 +74,7 @@ impl Fields {
             }
         }
         let raw = rest.get(..end).unwrap_or_default();
-        // For the kernel the rest is a C string, which ends at a NUL (K14).
+        // The kernel treats the field as a C string, which ends at a NUL (K14).
         let string = raw.split(|byte| *byte == 0).next().unwrap_or_default();
         let bytes = unescape(string);
         self.position += end + 1;
@@ -94,8 +94,8 @@ impl Fields {
     }
 }
 
-/// `string_unescape` of `lib/string_helpers.c` with `UNESCAPE_HEX`: a backslash that begins no escape stands for itself
-/// and for the byte behind it, so `\\x41` is five bytes (K12).
+/// Replaces escapes like `string_unescape` of `lib/string_helpers.c` with `UNESCAPE_HEX`. A backslash that begins no
+/// escape is kept with the byte after it, so `\\x41` is five bytes (K12).
 fn unescape(mut string: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(string.len());
     loop {
@@ -124,7 +124,8 @@ fn unescape(mut string: &[u8]) -> Vec<u8> {
     }
 }
 
-/// `kstrtoint(…, 10, …)`: a sign, digits, one newline at the end; then not negative (K9). Empty is 0.
+/// Parses the offset like `kstrtoint(…, 10, …)`: a sign, digits and one newline at the end. A negative number is an
+/// error (K9), and an empty text is 0.
 pub(super) fn parse_offset(text: &[u8]) -> Result<usize, RuleError> {
     let malformed = RuleError::Malformed { field: "offset" };
     if text.is_empty() {

@@ -1,4 +1,4 @@
-//! Rules and their lines; the kernel itself judges both in `tests/kernel/grammar.rs`.
+//! Tests of rules and their lines. In `tests/kernel/grammar.rs` the kernel itself checks both.
 
 use super::*;
 use crate::binfmt::HEADER_LEN;
@@ -54,7 +54,7 @@ fn backslashes_are_written_raw_where_they_must() {
         magic.resize(HEADER_LEN, b'a');
         let pattern = Pattern::new(0, magic, None).unwrap();
         let name = HandlerName::new("a").unwrap();
-        // The path makes it too long for escaping everything.
+        // The path makes the line too long for escaping every byte.
         let rule = Rule::new(name, Matcher::Magic(pattern), "/".repeat(1000), Flags::empty()).unwrap();
         assert_eq!(Rule::parse(&rule.to_line()), Ok(rule), "{}", bytes.escape_ascii());
     }

@@ -1,4 +1,4 @@
-//! Processes whose namespaces are entered, those of container engines among them that a user runs without root.
+//! Processes whose namespaces can be entered, including those of rootless container engines.
 
 use std::env;
 use std::fs;
@@ -10,27 +10,27 @@ use thiserror::Error;
 
 use crate::base::error::{Advice, Advise};
 
-/// A container engine whose containers live in namespaces of one user.
+/// A container engine whose containers use the namespaces of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     /// Docker's daemon, started by `dockerd-rootless.sh`.
     DockerRootless,
-    /// Podman, and what shares its namespaces: buildah, skopeo.
+    /// Podman, and the tools that share its namespaces: buildah, skopeo.
     Podman,
 }
 
 /// A process whose namespaces can be entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// The process of this number; 1 is in the namespaces of the host.
+    /// The process with this number; number 1 is in the namespaces of the host.
     Process(u32),
-    /// The process of a container engine of this user.
+    /// The process of this user's container engine.
     Engine(Engine),
 }
 
-/// A word that names no [`Target`].
+/// Error for a word that is not a [`Target`].
 #[derive(Debug, Error)]
-#[error("unknown namespaces {0:?}: host, the number of a process, podman and docker-rootless are known")]
+#[error("unknown namespaces {0:?}: use host, a process number, podman or docker-rootless")]
 pub struct UnknownTarget(String);
 
 impl FromStr for Target {
@@ -47,10 +47,10 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// Number of the process.
+    /// Returns the number of the process.
     ///
     /// # Errors
-    /// The engine does not run, or has no namespaces of its own.
+    /// Fails if the engine does not run, or has no namespaces of its own.
     pub fn process(self) -> Result<u32, EngineError> {
         match self {
             Self::Process(process) => Ok(process),
@@ -59,7 +59,7 @@ impl Target {
     }
 }
 
-/// Reason why the namespaces of an engine cannot be entered.
+/// Reason for which the namespaces of an engine cannot be entered.
 #[derive(Debug, Error)]
 #[error("{engine} of this user has no namespaces to enter: {reason}")]
 pub struct EngineError {
@@ -86,10 +86,10 @@ impl Engine {
         }
     }
 
-    /// Files with the number of a process that stays in the namespaces, below `$XDG_RUNTIME_DIR`.
+    /// Returns files below `$XDG_RUNTIME_DIR` that contain the number of a process in the engine's namespaces.
     fn pid_files(self) -> &'static [&'static str] {
         match self {
-            // The first is that of rootlesskit, the second the daemon's.
+            // The first file belongs to rootlesskit, the second to the daemon.
             Self::DockerRootless => &["dockerd-rootless/child_pid", "docker.pid"],
             Self::Podman => &["libpod/tmp/pause.pid"],
         }
@@ -102,12 +102,12 @@ impl Engine {
         }
     }
 
-    /// A process that lives in the engine's namespaces as long as they are used.
+    /// Returns the number of a process that stays in the engine's namespaces while they are used.
     pub fn process(self) -> Result<u32, EngineError> {
         let none = |reason| EngineError { engine: self.name(), start: self.start(), reason };
         let directory = runtime_dir();
         let paths: Vec<PathBuf> = self.pid_files().iter().map(|name| directory.join(name)).collect();
-        let mut reason = format!("there is no {}", paths.first().cloned().unwrap_or(directory).display());
+        let mut reason = format!("{} does not exist", paths.first().cloned().unwrap_or(directory).display());
         for path in paths {
             let Ok(text) = fs::read_to_string(&path) else { continue };
             let path = path.display();
@@ -115,12 +115,12 @@ impl Engine {
                 reason = format!("{path} contains no process number");
                 continue;
             };
-            // A number may belong to another process after the first has ended. Handlers would be registered in a wrong
-            // namespace.
+            // The process may have ended, and another one may have its number. Handlers would then be registered in the
+            // wrong namespace.
             match super::inode(&pid.to_string(), "user") {
                 None => reason = format!("process {pid} of {path} has ended, or belongs to another user"),
                 Some(inode) if Some(inode) == super::inode("self", "user") => {
-                    reason = format!("process {pid} of {path} is in no user namespace of its own");
+                    reason = format!("process {pid} of {path} has no user namespace of its own");
                 }
                 Some(_) => return Ok(pid),
             }
@@ -129,7 +129,7 @@ impl Engine {
     }
 }
 
-/// The user's directory for what lives as long as a login.
+/// Returns the user's runtime directory, which exists during a login.
 fn runtime_dir() -> PathBuf {
     let named = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
     named.unwrap_or_else(|| PathBuf::from(format!("/run/user/{}", geteuid())))

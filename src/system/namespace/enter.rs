@@ -1,4 +1,4 @@
-//! Into namespaces: new ones, and those of another process. For ever: there is no way back.
+//! Enters new namespaces, or those of another process. A process cannot return from them.
 
 use std::fs;
 use std::io;
@@ -12,14 +12,14 @@ use thiserror::Error;
 use super::helper::{MapFailure, MapHelper};
 use crate::base::error::{Advice, Advise};
 
-/// Ids of the caller before a namespace was entered.
+/// Ids of the caller before it entered a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ids {
     /// Effective user.
     pub uid: Uid,
     /// Effective group.
     pub gid: Gid,
-    /// True if all ids there are were mapped, as for the host's root, or a whole range of them.
+    /// Reports whether a range of ids was mapped: all ids for the host's root, subordinate ids for other users.
     pub full_range: bool,
 }
 
@@ -27,7 +27,7 @@ pub struct Ids {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum NamespaceError {
-    /// A setting keeps user namespaces from this user.
+    /// A setting forbids user namespaces for this user.
     #[error("user namespaces are forbidden here by {setting}")]
     Forbidden {
         /// The setting, as `sysctl(8)` names it.
@@ -35,18 +35,18 @@ pub enum NamespaceError {
         /// The value that permits them.
         permits: &'static str,
     },
-    /// `ENOSPC`: there are as many as this user may have, or 32 one inside of the other (`user_namespaces(7)`).
+    /// `ENOSPC`: the user has reached the limit of user namespaces, or 32 are nested (`user_namespaces(7)`).
     #[error(
-        "no more user namespaces are available here: they are nested too deeply, or there are as many as \
-         user.max_user_namespaces and user.max_mnt_namespaces allow"
+        "no more user namespaces are available here: they are nested too deeply, or the limit \
+         user.max_user_namespaces or user.max_mnt_namespaces is reached"
     )]
     TooMany,
-    /// Something else keeps them from this user: a security module, a container's seccomp filter, a `chroot(2)`.
+    /// Something else forbids user namespaces: a security module, a container's seccomp filter, or a `chroot(2)`.
     #[error(
-        "user namespaces are not permitted here, by a security module, or the container or chroot that this runs in: {0}"
+        "user namespaces are not permitted here, because of a security module, a container or a chroot: {0}"
     )]
     NotPermitted(#[source] io::Error),
-    /// The ids of a new user namespace could not be set.
+    /// The ids of a new user namespace could not be mapped.
     #[error("cannot map users into a new user namespace: {0}")]
     Map(String),
     /// The namespaces of a process could not be opened.
@@ -60,9 +60,9 @@ pub enum NamespaceError {
     /// The namespaces of a process could not be entered.
     #[error("cannot enter the {kind} namespace of process {pid}: {source}")]
     Join {
-        /// Which kind.
+        /// Kind of the namespace, such as `user`.
         kind: &'static str,
-        /// Its process.
+        /// Number of the process.
         pid: u32,
         /// Error of the kernel.
         source: io::Error,
@@ -85,16 +85,16 @@ impl Advise for NamespaceError {
     }
 }
 
-/// Settings that forbid user namespaces: name, the value that forbids, a value that permits.
+/// Settings that forbid user namespaces: name, value that forbids them, value that permits them.
 const SETTINGS: [(&str, &str, &str); 3] = [
     ("user.max_user_namespaces", "0", "65536"),
     ("kernel.unprivileged_userns_clone", "0", "1"),
     ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
 ];
 
-/// The setting that keeps user namespaces, or rights inside of them, from ordinary users.
+/// Finds the setting that forbids user namespaces, or rights inside of them, for ordinary users.
 ///
-/// AppArmor's lets them be made, and then permits nothing inside: neither to map users nor to mount.
+/// AppArmor's setting permits creating user namespaces, but forbids mapping users and mounting inside of them.
 #[must_use]
 pub fn blocking_sysctl() -> Option<NamespaceError> {
     forbidding_setting_in(Path::new("/proc/sys"))
@@ -116,13 +116,13 @@ fn diagnose(errno: Errno) -> NamespaceError {
     })
 }
 
-/// A new user and mount namespace, in which this process is root, and may register handlers (K70).
+/// Creates a user and mount namespace, in which this process is root and may register handlers (K70).
 ///
-/// The host's root keeps all ids; others keep their own one as 0 and, with `range`, their subordinate ids above it,
-/// where they have some. This process must have no other thread.
+/// The host's root keeps all ids. For another user, its own id becomes 0; with `range`, subordinate ids follow it, if
+/// the user has any. This process must have no other thread.
 pub fn enter_as_root(range: bool) -> Result<Ids, NamespaceError> {
     let (uid, gid) = (geteuid(), getegid());
-    // Only a process outside may map more than one id.
+    // Only a process outside of the namespace may map more than one id.
     let helper = if range || uid.is_root() { MapHelper::start() } else { None };
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_err(diagnose)?;
     if let Some(helper) = helper {
@@ -136,13 +136,13 @@ pub fn enter_as_root(range: bool) -> Result<Ids, NamespaceError> {
     Ok(Ids { uid, gid, full_range: false })
 }
 
-/// A new user namespace inside of that of [`enter_as_root`], in which the caller is who he was before.
+/// Creates a user namespace inside the one of [`enter_as_root`], in which the caller has its original ids.
 pub fn restore_caller_ids(ids: Ids) -> Result<(), NamespaceError> {
     unshare(CloneFlags::CLONE_NEWUSER).map_err(diagnose)?;
     map_one((ids.uid.as_raw(), 0), (ids.gid.as_raw(), 0))
 }
 
-/// Maps one user and one group: each pair is the id inside, and the one outside that this process has.
+/// Maps one user and one group. Each pair has the id inside and the id outside, which belongs to this process.
 pub(crate) fn map_one(user: (u32, u32), group: (u32, u32)) -> Result<(), NamespaceError> {
     let write = |file: &str, text: String| {
         let failed =
@@ -150,21 +150,21 @@ pub(crate) fn map_one(user: (u32, u32), group: (u32, u32)) -> Result<(), Namespa
         fs::write(Path::new("/proc/self").join(file), text).map_err(failed)
     };
     let line = |(inside, outside): (u32, u32)| format!("{inside} {outside} 1");
-    // Otherwise an unprivileged process may not map its group.
+    // Without this, an unprivileged process may not map its group.
     write("setgroups", "deny".to_owned())?;
     write("uid_map", line(user))?;
     write("gid_map", line(group))
 }
 
-/// Enters the user and mount namespace of process `pid`, and its root directory: what is registered then is what that
-/// process sees.
+/// Enters the user and mount namespace of process `pid`, and its root directory. That process sees the handlers that
+/// are registered afterwards.
 pub fn enter(pid: u32) -> Result<(), NamespaceError> {
     let open = |kind: &str| {
         let path = PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
         fs::File::open(&path).map_err(|source| NamespaceError::Open { path, source })
     };
     let is_same = |kind: &str| super::inode("self", kind) == super::inode(&pid.to_string(), kind);
-    // All are opened before the first is entered: afterwards /proc may be another one.
+    // All files are opened before the first namespace is entered, because `/proc` may be another one afterwards.
     let user = if is_same("user") { None } else { Some(open("user")?) };
     let mount = if is_same("mnt") { None } else { Some(open("mnt")?) };
     let enter = |kind: &'static str, file: Option<fs::File>, flag: CloneFlags| match file {
@@ -182,11 +182,11 @@ pub fn enter(pid: u32) -> Result<(), NamespaceError> {
     Ok(())
 }
 
-/// A process from outside has all capabilities in the namespace, but its id may not be mapped there. As root of the
-/// namespace it owns the instance (K70) and the files that it creates.
+/// Becomes root of the namespace. A process from outside has all capabilities in it, but its id may not be mapped
+/// there. Root owns the instance (K70) and the files that it creates.
 fn become_root() {
-    // If groups may not be set, or there is no root, it keeps its ids. Later operations then fail with their own
-    // errors.
+    // If the groups cannot be set, or the namespace has no root, the process keeps its ids. Later operations then
+    // report their own errors.
     let _groups_are_fixed = setgroups(&[]);
     let _no_root_group = setgid(Gid::from_raw(0));
     let _no_root = setuid(Uid::from_raw(0));

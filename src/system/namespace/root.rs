@@ -1,4 +1,4 @@
-//! Another root directory, populated like that of a container.
+//! Enters another root directory, with `/proc`, `/dev` and `/sys` as in a container.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,7 +17,7 @@ use crate::base::error::Advise;
 
 /// Devices of every container (OCI runtime specification, "Default Devices").
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
-/// Links in `/dev` of every container (there, "Default symbolic links").
+/// Symbolic links in `/dev` of every container (OCI runtime specification, "Default symbolic links").
 const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -26,8 +26,8 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// Paths besides `/sys` that are read-only in a container. Root of the host owns them in a user namespace, too (OCI
-/// runtime specification, `readonlyPaths` as engines set it).
+/// Paths other than `/sys` that are read-only in a container (OCI runtime specification, `readonlyPaths` as engines set
+/// it). The host's root owns them even if this process is in a user namespace.
 const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
 
 /// Failure to change the root directory.
@@ -36,7 +36,7 @@ const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "pr
 pub struct RootError {
     /// The operation.
     operation: &'static str,
-    /// With what.
+    /// Object of the operation.
     path: PathBuf,
     /// Error of the kernel.
     source: io::Error,
@@ -49,12 +49,13 @@ fn failed(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errn
     move |errno| RootError { operation, path, source: errno.into() }
 }
 
-/// Makes `directory` the root of this process, in the mount namespace that it has for itself, with `/proc`, `/dev`,
-/// `/sys` and `/etc/resolv.conf` as a container would see them; the working directory is then `/`.
+/// Makes `directory` the root of this process, with `/proc`, `/dev`, `/sys` and `/etc/resolv.conf` as in a container.
+/// The process must have a mount namespace of its own. The working directory becomes `/`.
 ///
-/// The contents of the directory are not trusted: links in it never lead out of it (`RESOLVE_IN_ROOT`, `openat2(2)`).
+/// The contents of the directory are not trusted: its symbolic links never lead out of it (`RESOLVE_IN_ROOT`,
+/// `openat2(2)`).
 pub fn enter_root(directory: &Path) -> Result<(), RootError> {
-    // An absolute path, as `.` would be below the new mount.
+    // Made absolute, because `.` would be the directory below the new mount.
     let path = fs::canonicalize(directory).map_err(|source| RootError {
         operation: "find",
         path: directory.into(),
@@ -62,7 +63,7 @@ pub fn enter_root(directory: &Path) -> Result<(), RootError> {
     })?;
     let directory = path.as_path();
     if directory == Path::new("/") {
-        let source = io::Error::other("it is the root directory already");
+        let source = io::Error::other("it is already the root directory");
         return Err(RootError { operation: "change the root directory to", path, source });
     }
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
@@ -81,11 +82,11 @@ pub fn enter_root(directory: &Path) -> Result<(), RootError> {
     let options = Some("mode=755,size=64k");
     mount(Some("tmpfs"), &dev.path(), Some("tmpfs"), MsFlags::MS_NOSUID, options)
         .map_err(failed("mount", "/dev"))?;
-    // The descriptor still names the directory below the new file system.
+    // Opened again, because the first descriptor refers to the directory below the new file system.
     let dev = Root(root.open("dev", OFlag::O_PATH | OFlag::O_DIRECTORY)?);
     populate_dev(&dev)?;
     if let Err(error) = root.bind_resolv_conf() {
-        tracing::info!("no name of a host is known inside: {error}");
+        tracing::info!("host names cannot be resolved in the new root: {error}");
     }
 
     fchdir(&root.0).map_err(failed("enter", directory))?;
@@ -94,8 +95,8 @@ pub fn enter_root(directory: &Path) -> Result<(), RootError> {
     chdir("/").map_err(failed("enter", "/"))
 }
 
-/// The file that `path` will be once `directory` is the root, if there is one: links in it are followed as they will be
-/// then.
+/// Opens the file that `path` will lead to when `directory` is the root; `None` if there is no such file. Symbolic
+/// links are followed inside of `directory`.
 #[must_use]
 pub fn find_in_root(directory: &Path, path: &Path) -> Option<File> {
     let root = Root::at(directory).ok()?;
@@ -106,7 +107,7 @@ pub fn find_in_root(directory: &Path, path: &Path) -> Option<File> {
 fn populate_dev(dev: &Root) -> Result<(), RootError> {
     for name in DEVICES {
         let source = Path::new("/dev").join(name);
-        // A host without one of them has none to give.
+        // A device that is missing on the host is left out.
         let _missing_on_this_host = dev.create(name).and_then(|target| bind(&source, &target));
     }
     for (name, target) in LINKS {
@@ -123,14 +124,14 @@ fn populate_dev(dev: &Root) -> Result<(), RootError> {
         .map_err(failed("mount", "/dev/shm"))
 }
 
-/// A directory that nothing opened below it leads out of.
+/// A directory. Opening a path below it never leads out of it.
 struct Root(OwnedFd);
 
-/// Something in it.
+/// An open file or directory below a [`Root`].
 struct Location(OwnedFd);
 
 impl Location {
-    /// A path by which `mount(2)` reaches it, whatever its name means now.
+    /// Returns a path for `mount(2)` that leads to this file, even if its name leads elsewhere now.
     fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
@@ -142,13 +143,14 @@ impl Root {
         open(directory, flags, Mode::empty()).map(Self).map_err(failed("open", directory))
     }
 
-    /// Opens what is there. `RESOLVE_IN_ROOT` follows no magic links either: those of `/proc` would lead out.
+    /// Opens an existing file or directory. `RESOLVE_IN_ROOT` also forbids the magic links of `/proc`, which would lead
+    /// out.
     fn open(&self, name: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd, RootError> {
         let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
         openat2(&self.0, name.as_ref(), how).map_err(failed("open", name.as_ref()))
     }
 
-    /// Opens a file, which is made where there is none.
+    /// Opens a file, and creates it if it is missing.
     fn create(&self, name: &str) -> Result<Location, RootError> {
         let how = OpenHow::new()
             .flags(OFlag::O_CREAT | OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
@@ -157,7 +159,7 @@ impl Root {
         openat2(&self.0, name, how).map(Location).map_err(failed("create", name))
     }
 
-    /// The directory `name`, made where there is none.
+    /// Opens a directory, and creates it if it is missing.
     fn directory(&self, name: &str) -> Result<Location, RootError> {
         match mkdirat(&self.0, name, Mode::from_bits_truncate(0o755)) {
             Ok(()) | Err(Errno::EEXIST | Errno::EROFS) => {}
@@ -166,7 +168,7 @@ impl Root {
         self.open(name, OFlag::O_PATH | OFlag::O_DIRECTORY).map(Location)
     }
 
-    /// Puts the host's resolver configuration in the place of the root's.
+    /// Mounts the host's resolver configuration over the one of the new root.
     fn bind_resolv_conf(&self) -> Result<(), RootError> {
         let source = fs::canonicalize("/etc/resolv.conf").map_err(|source| RootError {
             operation: "find",
@@ -178,19 +180,18 @@ impl Root {
         bind(&source, &target)
     }
 
-    /// Makes what is called `name` read-only, if it is there; what is mounted further below stays as it is, the
-    /// instance among it.
+    /// Makes `name` read-only if it exists. Mounts below it, such as the instance, are not changed.
     fn make_read_only(&self, name: &str) -> Result<(), RootError> {
         let Ok(location) = self.open(name, OFlag::O_PATH).map(Location) else { return Ok(()) };
         bind(&location.path(), &location)?;
         self.remount_read_only(name)
     }
 
-    /// Makes the mount called `name` read-only.
+    /// Makes the mount at `name` read-only.
     fn remount_read_only(&self, name: &str) -> Result<(), RootError> {
         let location = Location(self.open(name, OFlag::O_PATH)?);
-        // Flags that the host has set must be set again, as a user namespace may not clear them.
-        let filesystem = fstatvfs(&location.0).map_err(failed("look at", name))?.flags();
+        // Flags of the host's mount are set again, because a user namespace may not clear them.
+        let filesystem = fstatvfs(&location.0).map_err(failed("inspect", name))?.flags();
         let restrictions = [
             (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
             (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
@@ -205,7 +206,7 @@ impl Root {
     }
 }
 
-/// Makes `target` show what `source` is, with everything mounted below it.
+/// Mounts `source`, with all mounts below it, on `target`.
 fn bind(source: &Path, target: &Location) -> Result<(), RootError> {
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
     mount(Some(source), &target.path(), None::<&str>, flags, None::<&str>).map_err(failed("bind", source))

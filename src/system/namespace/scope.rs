@@ -1,13 +1,14 @@
-//! The scope of an instance: which user namespace it belongs to, and so which processes its handlers serve.
+//! The scope of an instance: the user namespace that it belongs to, and so the processes that its handlers serve.
 //!
-//! That is not the user namespace of this process. Before Linux 6.7 there is one instance for the whole host. Since then
-//! an instance belongs to the user namespace that it was mounted in (K64), and a process often sees the mount of another
-//! one: mount namespaces inherit mounts, and a user namespace can be entered without the mount namespace that goes with it.
+//! This may differ from the user namespace of this process. Before Linux 6.7 the whole host has one instance. Since
+//! then an instance belongs to the user namespace that mounted it (K64). A process often sees the mount of another
+//! namespace: mount namespaces inherit mounts, and a process can enter a user namespace without the matching mount
+//! namespace.
 //!
-//! The kernel shows the owner of a superblock nowhere. It does check it: only a process with CAP_SYS_ADMIN in the owner's
-//! namespace may reconfigure a superblock (`fs/fsopen.c: vfs_cmd_reconfigure`). [`may_reconfigure`] does so without any
-//! option, which changes nothing. A comparison with a fresh mount would be simpler, and must not be made in a user namespace
-//! that has no instance: its fresh one would hide the handlers that are in force there, for ever (K66).
+//! The kernel never shows the owner of a superblock, but it checks the owner: only a process with CAP_SYS_ADMIN in the
+//! owner's namespace may reconfigure the superblock (`fs/fsopen.c: vfs_cmd_reconfigure`). [`may_reconfigure`] does so
+//! without any option, which changes nothing. A comparison with a new mount would be simpler. But in a user namespace
+//! without an instance, a new mount would permanently hide the handlers in use there (K66).
 
 use std::fmt;
 use std::fs;
@@ -29,16 +30,16 @@ use crate::system::kernel_version::KernelVersion;
 /// The user namespace of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UserNamespace {
-    /// That of the host, the only one on kernels without user namespaces.
+    /// The host's user namespace, the only one on kernels without user namespaces.
     Initial,
-    /// Another one, by its inode.
+    /// Another user namespace, by its inode.
     Other(u64),
-    /// `/proc` does not show it.
+    /// `/proc` does not show the user namespace.
     Unknown,
 }
 
 impl UserNamespace {
-    /// That of this process.
+    /// Returns the user namespace of this process.
     #[must_use]
     pub fn own() -> Self {
         match inode("self", "user") {
@@ -50,31 +51,31 @@ impl UserNamespace {
         }
     }
 
-    /// Reports whether this process is root of the host: it may write where only the host's root may.
+    /// Reports whether this process is root of the host, and not only root of a user namespace.
     #[must_use]
     pub fn is_host_root() -> bool {
         Self::own() == Self::Initial && geteuid().is_root()
     }
 }
 
-/// Which user namespace an instance belongs to. Its handlers serve what runs inside that one (K65).
+/// The user namespace of an instance. Its handlers serve the processes inside of this namespace (K65).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
-    /// The initial one: everything on this host that has no instance of its own.
+    /// The initial user namespace: the handlers serve all processes of the host that have no instance of their own.
     Host,
     /// The user namespace of this process, by its inode.
     UserNamespace(u64),
-    /// A user namespace around that of this process; the kernel does not show which.
+    /// A user namespace that contains that of this process. The kernel does not show which one.
     Outer,
-    /// A user namespace that is neither that of this process nor around it.
+    /// A user namespace that is neither that of this process nor contains it.
     Other,
-    /// Not found out.
+    /// The user namespace is unknown.
     Unknown,
 }
 
 impl Scope {
-    /// The scope of the instance that is mounted on `path`.
+    /// Returns the scope of the instance that is mounted on `path`.
     #[must_use]
     pub fn of(path: &Path) -> Self {
         let (kernel, process) = (KernelVersion::running(), UserNamespace::own());
@@ -84,7 +85,7 @@ impl Scope {
         decide(kernel, process, Facts::gather(path, process))
     }
 
-    /// The scope of an instance that this process mounts itself.
+    /// Returns the scope of an instance that this process mounts itself.
     #[must_use]
     pub fn of_own_mount() -> Self {
         match UserNamespace::own() {
@@ -108,16 +109,17 @@ impl fmt::Display for Scope {
     }
 }
 
-/// Facts about the mount of an instance. What is not needed is not asked for.
+/// Facts about the mount of an instance. Facts that are not needed stay unset.
 #[derive(Clone, Copy, Debug, Default)]
 struct Facts {
-    /// True if this mount namespace has a mount of the instance. Otherwise the path leads into another one.
+    /// Reports whether this mount namespace has a mount of the instance. Otherwise the path leads into another mount
+    /// namespace.
     is_mounted_here: bool,
-    /// True if its files belong to root of this user namespace; nothing where this one has no root.
+    /// Reports whether root of this user namespace owns the files of the instance; `None` if the namespace has no root.
     is_owned_by_root: Option<bool>,
-    /// True if the instance has the device number of a mount made by this process.
+    /// Reports whether the instance has the device number of a mount made by this process.
     is_own_device: Option<bool>,
-    /// True if this process has CAP_SYS_ADMIN in the user namespace that the instance belongs to.
+    /// Reports whether this process has CAP_SYS_ADMIN in the user namespace of the instance.
     may_reconfigure: Option<bool>,
 }
 
@@ -129,11 +131,12 @@ fn decide(kernel: KernelVersion, process: UserNamespace, facts: Facts) -> Scope 
         UserNamespace::Initial => match (facts.is_owned_by_root, facts.is_own_device) {
             (_, Some(true)) => Scope::Host,
             (_, Some(false)) | (Some(false), None) => Scope::Other,
-            // Only CAP_SYS_ADMIN enters a mount namespace of another user namespace, and with it the devices are compared.
+            // Entering a mount namespace of another user namespace requires CAP_SYS_ADMIN, with which the devices are
+            // compared.
             _ if facts.is_mounted_here => Scope::Host,
             _ => Scope::Unknown,
         },
-        // It may belong to a namespace inside of this one.
+        // The instance may belong to a user namespace inside of this one.
         UserNamespace::Other(_) if !facts.is_mounted_here => Scope::Unknown,
         UserNamespace::Other(own) => match (facts.may_reconfigure, facts.is_owned_by_root) {
             (Some(true), _) => Scope::UserNamespace(own),
@@ -166,14 +169,14 @@ fn is_mounted_here(device: u64) -> bool {
     mounts.lines().any(|mount| mount.split(' ').nth(2) == Some(&device))
 }
 
-/// Reports whether this user namespace has a root: without one the owner of a file does not show whose it is.
+/// Reports whether this user namespace has a root. Without one, the owner of a file does not identify its namespace.
 fn has_root() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.lines().any(|line| line.split_whitespace().next() == Some("0"))
 }
 
-/// Reports whether this process has CAP_SYS_ADMIN in the user namespace of the instance on `path`: in this one, or one
-/// inside of it.
+/// Reports whether this process has CAP_SYS_ADMIN in the user namespace of the instance on `path`: in its own user
+/// namespace, or in one inside of it. `None` if this is unknown.
 fn may_reconfigure(path: &Path) -> Option<bool> {
     if !has_sys_admin() {
         return None;
@@ -187,27 +190,28 @@ fn may_reconfigure(path: &Path) -> Option<bool> {
         }
     };
     match reconfigure() {
-        // The mount namespace belongs to an outer user namespace, and a right in that is needed to begin with.
+        // The mount namespace belongs to an outer user namespace, where this process lacks the right to call
+        // `fspick(2)`.
         Err(Errno::PERM) => in_new_mount_namespace(|| reconfigure().ok()),
         done => done.ok(),
     }
 }
 
-/// The device number of the instance that this process mounts. For the initial user namespace, which always has one,
-/// only.
+/// Returns the device number of an instance that this process mounts. Used only in the initial user namespace, which
+/// always has an instance.
 fn own_device() -> Option<u64> {
     if !has_sys_admin() {
         return None;
     }
     in_new_mount_namespace(|| {
-        // This directory certainly exists. Other processes do not see this mount.
+        // This directory always exists. Other processes do not see the mount.
         let point = Path::new("/proc");
         mount(Some("none"), point, Some("binfmt_misc"), MsFlags::empty(), None::<&str>).ok()?;
         fs::metadata(point.join("register")).ok().map(|metadata| metadata.dev())
     })
 }
 
-/// Runs `body` in a mount namespace that belongs to this user namespace, on a thread that ends there.
+/// Runs `body` in a new mount namespace of this user namespace, on a thread that ends afterwards.
 fn in_new_mount_namespace<T: Send>(body: impl FnOnce() -> Option<T> + Send) -> Option<T> {
     let enter = || {
         unshare(CloneFlags::CLONE_NEWNS).ok()?;
@@ -237,7 +241,7 @@ mod tests {
     const OLD: KernelVersion = KernelVersion { major: 6, minor: 6 };
     const ANSWERS: [Option<bool>; 3] = [None, Some(false), Some(true)];
 
-    /// Every combination of facts.
+    /// Returns every combination of facts.
     fn all_facts() -> impl Iterator<Item = Facts> {
         let here = [false, true].into_iter();
         here.flat_map(|is_mounted_here| {

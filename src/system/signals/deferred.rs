@@ -1,15 +1,15 @@
-//! Deferring the signals that end a program, while a change is half made.
+//! Defers the signals that end a program until a change is complete.
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
-/// Signals with which a person or a service manager ends a program.
+/// Signals that users and service managers send to end a program.
 const SIGNALS: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
 
-/// While this value lives, SIGHUP, SIGINT and SIGTERM wait. Programs that are started in that time inherit the mask.
+/// Defers SIGHUP, SIGINT and SIGTERM while this value exists. Programs that are started meanwhile inherit the mask.
 pub struct DeferredSignals(Option<SigSet>);
 
 impl DeferredSignals {
-    /// Defers them from now on.
+    /// Defers the signals from now on.
     #[must_use]
     pub fn begin() -> Self {
         let signals: SigSet = SIGNALS.into_iter().collect();
@@ -19,7 +19,7 @@ impl DeferredSignals {
 
 impl Drop for DeferredSignals {
     fn drop(&mut self) {
-        // A signal that came meanwhile ends this process here.
+        // A signal that arrived in the meantime ends this process here.
         let _restored = self.0.map(|before| before.thread_set_mask());
     }
 }

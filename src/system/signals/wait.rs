@@ -1,19 +1,19 @@
-//! Waiting for the signal that ends a program.
+//! Waits for the signal that ends a program.
 
 use nix::sys::signal::{SigSet, Signal};
 
 use super::was_ignored;
 
-/// SIGTERM and SIGINT, blocked since this value was made: one that comes early is not lost.
+/// SIGTERM and SIGINT, blocked since this value was created, so that an early signal is not lost.
 pub struct EndSignals(SigSet);
 
 impl EndSignals {
-    /// Blocks both, except those that are ignored. A shell has its background jobs ignore SIGINT, and a blocked signal
-    /// would arrive all the same.
+    /// Blocks both signals, except ignored ones. A shell starts background jobs with SIGINT ignored, but `sigwait(3)`
+    /// would still receive a blocked signal.
     ///
     /// # Errors
     ///
-    /// `sigprocmask(2)` fails only where something forbids the call.
+    /// `sigprocmask(2)` fails only if a security policy forbids the call.
     pub fn block() -> nix::Result<Self> {
         let ends = [Signal::SIGTERM, Signal::SIGINT];
         let signals: SigSet = ends.into_iter().filter(|signal| !was_ignored(*signal)).collect();
@@ -21,11 +21,11 @@ impl EndSignals {
         Ok(Self(signals))
     }
 
-    /// Waits for one of them.
+    /// Waits for one of the signals.
     ///
     /// # Errors
     ///
-    /// `sigwait(3)` fails only where something forbids the call.
+    /// `sigwait(3)` fails only if a security policy forbids the call.
     pub fn wait(&self) -> nix::Result<()> {
         self.0.wait().map(drop)
     }
