@@ -1,5 +1,5 @@
-//! Floors: the least that must happen for the same result, by a static program of Rust that does nothing else. This
-//! executable plays them, started again with the words `floor NAME …`, so that a floor pays for a process as qus does.
+//! Floors: minimal programs that produce the same result as qus and do nothing else. This executable runs a floor when
+//! it is started again with the arguments `floor NAME …`. So a floor also includes the start of a process.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -16,10 +16,10 @@ use qus::binfmt::instance::DEFAULT_PATH;
 use qus::interpreter::bundle::{Bundle, BundleError};
 use qus::probe::STATUS_PATH;
 
-/// What the kernel looks at, and more than any header has: a page.
+/// Size of a page, in bytes. The kernel compares fewer bytes of a file, and no header is longer.
 const PAGE: usize = 4096;
 
-/// Plays the floor that `words` name.
+/// Runs the floor that `words` name.
 pub(crate) fn play(words: &[String]) -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
@@ -43,14 +43,14 @@ fn register(lines: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The same, with the interpreters copied into memory before.
+/// Writes each line to `register` like [`register`], after copying its interpreter into memory.
 fn register_in_memory(lines: &Path) -> Result<()> {
     let mut register = File::options().write(true).open(Path::new(DEFAULT_PATH).join("register"))?;
     for line in fs::read(lines)?.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let rule = Rule::parse(line)?;
         let mut memory = File::from(memfd_create("floor", MFdFlags::MFD_CLOEXEC)?);
         std::io::copy(&mut File::open(rule.interpreter())?, &mut memory)?;
-        // Read-only, as the kernel starts nothing that somebody has open for writing.
+        // Opened read-only, because the kernel does not execute a file that is open for writing.
         let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
         let readable = File::open(&path)?;
         drop(memory);
@@ -62,10 +62,10 @@ fn register_in_memory(lines: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Unpacks what a bundle carries and compares it with its digests, side by side, by the functions of the library that qus
-/// does it with: what remains of qus is what it does around that.
+/// Unpacks the members of a bundle and checks their digests in parallel, with the same library functions as qus. So the
+/// difference is the rest of the work of qus.
 fn unpack(bundle: &Path) -> Result<()> {
-    let bundle = Bundle::open(bundle)?.context("it carries nothing")?;
+    let bundle = Bundle::open(bundle)?.context("the bundle has no members")?;
     std::thread::scope(|scope| {
         let unpack = |member| bundle.unpack_to(member, |_| Ok::<_, BundleError>(()));
         let threads: Vec<_> =
@@ -76,7 +76,7 @@ fn unpack(bundle: &Path) -> Result<()> {
     })
 }
 
-/// Removes the handlers of these names.
+/// Removes the handlers whose names are in the file `names`.
 fn remove(names: &Path) -> Result<()> {
     for name in fs::read_to_string(names)?.lines() {
         let mut entry = File::options().write(true).open(Path::new(DEFAULT_PATH).join(name))?;
@@ -97,7 +97,7 @@ fn read_entries() -> Result<()> {
     Ok(())
 }
 
-/// Reads the beginning of every file of a list whose names each end in a NUL.
+/// Reads the beginning of every file in a list. Each name in the list ends with a NUL.
 fn read_heads(list: &Path) -> Result<()> {
     let mut header = [0; PAGE];
     for name in fs::read(list)?.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
@@ -106,7 +106,7 @@ fn read_heads(list: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Starts every emulator with its probe, all at once.
+/// Starts all emulators with their probes at the same time.
 fn start(programs: &[&str]) -> Result<()> {
     let mut children = Vec::new();
     for pair in programs.chunks(2) {
@@ -114,7 +114,7 @@ fn start(programs: &[&str]) -> Result<()> {
         children.push((*emulator, Command::new(emulator).arg(probe).spawn()?));
     }
     for (emulator, mut child) in children {
-        // The probe ends with the first byte of its name, which is a path.
+        // The probe exits with the first byte of its name, which is a path here.
         let status = child.wait()?;
         ensure!(status.code() == Some(STATUS_PATH), "{emulator}: {status}");
     }

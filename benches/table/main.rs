@@ -1,12 +1,13 @@
-//! What qus costs, each time beside a floor that is measured in the same run: `cargo bench` prints one table.
+//! Measures the cost of qus. `cargo bench` prints one table, in which each row has a floor that is measured in the same
+//! run.
 //!
-//! Both programs of a row run in turn, many times, and the medians are compared. Everything happens in a user and mount
-//! namespace with a binfmt_misc of its own: nothing is registered on the host. The interpreters are those of
-//! `$QUS_INTERPRETER_DIR`, or are fetched into `target/`, once; what is not there is skipped and told. Words behind
-//! `cargo bench --` choose rows: those that contain one of them.
+//! Both programs of a row run alternately, many times, and the medians are compared. Everything runs in a user and
+//! mount namespace with its own binfmt_misc, so nothing is registered on the host. The interpreters are in
+//! `$QUS_INTERPRETER_DIR`, or are fetched once into `target/`. A row without its tools is skipped, with a message.
+//! Arguments after `cargo bench --` select the rows that contain one of them.
 //!
-//! The figures are worth something on a machine that does nothing else. No figure makes a run fail: a program that does
-//! not do its work does.
+//! The numbers are only useful on an idle machine. No number makes a run fail, but a program that does not do its work
+//! does.
 
 mod floor;
 mod measure;
@@ -19,18 +20,18 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::utsname::uname;
 
-/// The release that is measured.
+/// Path of the release executable that is measured.
 const QUS: &str = env!("CARGO_BIN_EXE_qus");
-/// Where interpreters are, for qus and for this.
+/// Variable that names the directory of interpreters, for qus and for the benchmarks.
 const INTERPRETERS: &str = "QUS_INTERPRETER_DIR";
-/// The word that says that the namespaces were entered.
+/// Argument of the process that runs inside of the namespaces.
 const INSIDE: &str = "--inside-of-the-namespaces";
 
 fn main() -> ExitCode {
     match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _nobody_listens = writeln!(io::stderr(), "benches: {error:#}");
+            let _closed = writeln!(io::stderr(), "benches: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -43,9 +44,9 @@ fn run(words: &[String]) -> Result<()> {
         Some((word, rest)) if word == INSIDE => return table(rest),
         _ => {}
     }
-    // `cargo bench` adds it; `cargo test --all-targets` does not.
+    // `cargo bench` adds this argument, and `cargo test --all-targets` does not.
     if !words.iter().any(|word| word == "--bench") {
-        return tell("benchmarks are measured by `cargo bench` only");
+        return tell("benchmarks run only with `cargo bench`");
     }
     let interpreters = match std::env::var_os(INTERPRETERS) {
         Some(directory) => std::path::absolute(PathBuf::from(directory))?,
@@ -56,16 +57,16 @@ fn run(words: &[String]) -> Result<()> {
     let mut inside = Command::new("unshare");
     inside.arg("-Urm").arg(std::env::current_exe()?).arg(INSIDE).args(filters);
     let status = inside.env(INTERPRETERS, interpreters).status().context("cannot start unshare")?;
-    ensure!(status.success(), "it ended with {status}");
+    ensure!(status.success(), "the benchmarks ended with {status}");
     Ok(())
 }
 
-/// The distribution's interpreters, fetched as the tests do.
+/// Returns the directory of the distribution's interpreters, after fetching them if necessary.
 fn fetched() -> Result<PathBuf> {
     let directory = rows::directory().join("interpreters");
     if !directory.exists() {
         let status = Command::new(QUS).args(["fetch", "all", "--dest"]).arg(&directory).status()?;
-        ensure!(status.success(), "no interpreters: set {INTERPRETERS} to a folder of them");
+        ensure!(status.success(), "no interpreters: set {INTERPRETERS} to a directory of interpreters");
     }
     Ok(directory)
 }
@@ -88,7 +89,7 @@ fn table(filters: &[String]) -> Result<()> {
     rows::print(filters)
 }
 
-/// Tells why something is not in the table.
+/// Reports why a row is missing from the table.
 fn tell(text: &str) -> Result<()> {
     Ok(writeln!(io::stderr(), "benches: {text}")?)
 }

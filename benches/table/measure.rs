@@ -1,4 +1,4 @@
-//! A row: two programs run in turn, and what came of it.
+//! A row of the table: two programs that run alternately, and the result.
 
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
@@ -7,54 +7,54 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 
-/// For how long the pairs of a row are repeated.
+/// Time for all pairs of a row.
 const BUDGET: Duration = Duration::from_secs(4);
-/// How many pairs a row has, at least and at most.
+/// Minimum and maximum number of pairs in a row.
 const PAIRS: (u128, u128) = (5, 301);
 
-/// A command line, and how it has to end.
+/// A command line and its expected exit status.
 pub(crate) struct Program {
-    /// The program and its words.
+    /// The program and its arguments.
     pub(crate) line: Vec<String>,
-    /// The exit status that says that it did its work.
+    /// Exit status that shows success.
     pub(crate) status: i32,
 }
 
 impl Program {
-    /// A command line that has to end with 0.
+    /// Creates a command line that must exit with 0.
     pub(crate) fn new<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
         Self { line: words.into_iter().map(str::to_owned).collect(), status: 0 }
     }
 
-    /// The same, that has to end with `status`.
+    /// Sets another expected exit status.
     pub(crate) fn ending(self, status: i32) -> Self {
         Self { status, ..self }
     }
 }
 
-/// What is compared.
+/// A comparison of two programs.
 pub(crate) struct Row<'a> {
-    /// What qus does, and what the floor does.
+    /// Description of the work of qus and of the floor.
     pub(crate) what: String,
     pub(crate) ours: Program,
     pub(crate) floor: Program,
-    /// Done before each run of either, and not measured.
+    /// Prepares each run of either program. Its time is not measured.
     pub(crate) before: &'a dyn Fn() -> Result<()>,
-    /// Looks, after each run of either, whether the work was done.
+    /// Checks after each run that the program did its work.
     pub(crate) after: &'a dyn Fn(Side) -> Result<()>,
 }
 
-/// Which of the two has run.
+/// One of the two programs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     /// qus.
     Ours,
-    /// What it is compared with.
+    /// The program that qus is compared with.
     Floor,
 }
 
 impl Row<'_> {
-    /// Measures, and prints the row.
+    /// Measures both programs, and prints the row.
     pub(crate) fn print(&self) -> Result<()> {
         let measured = self.measure().with_context(|| self.what.clone())?;
         writeln!(io::stdout(), "{measured}")?;
@@ -62,13 +62,13 @@ impl Row<'_> {
     }
 
     fn measure(&self) -> Result<String> {
-        // Not counted: they bring files into the page cache.
+        // The first runs are not counted, because they load the files into the page cache.
         let once = self.time(Side::Ours)? + self.time(Side::Floor)?;
         let wanted = BUDGET.as_micros() / once.as_micros().max(1);
         let pairs = wanted.clamp(PAIRS.0, PAIRS.1) | 1;
         let (mut ours, mut floor) = (Vec::new(), Vec::new());
         for pair in 0..pairs {
-            // Who is first has the other's leavings behind it: each in turn.
+            // The programs alternate in going first, because each run has side effects on the next one.
             if pair % 2 == 0 {
                 ours.push(self.time(Side::Ours)?);
                 floor.push(self.time(Side::Floor)?);
@@ -94,7 +94,7 @@ impl Row<'_> {
         }
     }
 
-    /// How long a run takes, from before the process is made until it is gone.
+    /// Returns the time of a run, from the creation of the process until its end.
     fn time(&self, side: Side) -> Result<Duration> {
         let program = self.program(side);
         (self.before)()?;
@@ -107,7 +107,7 @@ impl Row<'_> {
         Ok(elapsed)
     }
 
-    /// The most memory that a process of this program has, in megabytes.
+    /// Returns the peak memory use of the program, in megabytes.
     fn peak(&self, side: Side) -> Result<f64> {
         let program = self.program(side);
         (self.before)()?;
@@ -120,17 +120,17 @@ impl Row<'_> {
     }
 }
 
-/// Runs a program and prints its peak of memory, in kibibytes.
+/// Runs a program and prints its peak memory use in KiB.
 ///
-/// A process of its own, as the kernel keeps the maximum of all children, and counts what the parent had when it made
-/// the child: that is small only here.
+/// Runs in a separate process, because the kernel reports the maximum over all children. A child also starts with the
+/// memory of its parent, which is small in this process.
 pub(crate) fn print_peak(line: &[String]) -> Result<()> {
     let _whatever_it_ends_with = command(line)?.status()?;
     writeln!(io::stdout(), "{}", getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss())?;
     Ok(())
 }
 
-/// A silent command.
+/// Creates a command without input and output.
 fn command(line: &[String]) -> Result<Command> {
     let Some((program, words)) = line.split_first() else { bail!("no program") };
     let mut command = Command::new(program);
@@ -138,13 +138,13 @@ fn command(line: &[String]) -> Result<Command> {
     Ok(command)
 }
 
-/// The middle one.
+/// Returns the median.
 fn median(mut times: Vec<Duration>) -> Result<Duration> {
     times.sort_unstable();
     times.get(times.len() / 2).copied().context("nothing was measured")
 }
 
-/// With as many digits as are worth reading.
+/// Formats a time in milliseconds, with two or three significant digits.
 fn milliseconds(time: Duration) -> String {
     let milliseconds = time.as_secs_f64() * 1000.0;
     let digits = if milliseconds < 10.0 { 2 } else { usize::from(milliseconds < 100.0) };

@@ -1,4 +1,4 @@
-//! What is compared with what.
+//! The rows of the table.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,20 +16,20 @@ use tempfile::TempDir;
 use crate::measure::{Program, Row, Side};
 use crate::{INTERPRETERS, QUS, tell};
 
-/// Sizes that show whether cost grows as work does.
+/// Numbers of handlers and files. They show how the cost grows.
 const HANDLERS: [usize; 3] = [10, 1000, 10_000];
 const FILES: [usize; 3] = [1000, 10_000, 100_000];
-/// What Docker's users build for.
+/// The architectures that Docker users build for most often.
 const FIVE: [&str; 5] = ["aarch64", "arm", "riscv64", "s390x", "ppc64le"];
-/// Where systemd has its registrar.
+/// Path of systemd's program that registers handlers.
 const SYSTEMD_BINFMT: &str = "/usr/lib/systemd/systemd-binfmt";
 
-/// What lasts from one run to the next.
+/// Returns the directory for files that are used again by later runs.
 pub(crate) fn directory() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench")
 }
 
-/// Measures all rows that contain one of `filters`, or all.
+/// Measures all rows that contain one of `filters`; all rows if there is no filter.
 pub(crate) fn print(filters: &[String]) -> Result<()> {
     let lab = Lab::new(filters)?;
     lab.start_up()?;
@@ -42,21 +42,21 @@ pub(crate) fn print(filters: &[String]) -> Result<()> {
     lab.fetch()
 }
 
-/// What the rows are made of.
+/// Data for the rows.
 struct Lab<'a> {
     filters: &'a [String],
-    /// This executable, as the floor.
+    /// Path of this executable, which runs the floors.
     me: String,
     instance: Instance,
     work: TempDir,
-    /// What `register all` registers.
+    /// The rules that `register all` registers.
     rules: Vec<Rule>,
-    /// The emulator and the probe of each architecture that it registers.
+    /// Emulator and probe of each registered architecture.
     programs: BTreeMap<&'static str, (String, String)>,
 }
 
 impl<'a> Lab<'a> {
-    /// Has qus register everything once, and remembers what that is.
+    /// Lets qus register everything once, and stores the rules.
     fn new(filters: &'a [String]) -> Result<Self> {
         fs::create_dir_all(directory())?;
         let me = std::env::current_exe()?.to_string_lossy().into_owned();
@@ -68,9 +68,9 @@ impl<'a> Lab<'a> {
             register.args(["register", "--quiet", "--no-verify", "all"]).stdout(Stdio::null()).status()?;
         ensure!(status.success(), "register all: {status}");
         for handler in lab.instance.handlers()? {
-            let rule = handler.entry.to_rule(&handler.name).context("an entry that is no rule")?;
-            let arch = emulated_arch(&handler).context("a handler of no architecture")?;
-            let subject = ProbeTarget::all_of(arch).next().context("an architecture without a probe")?;
+            let rule = handler.entry.to_rule(&handler.name).context("an entry is not a rule")?;
+            let arch = emulated_arch(&handler).context("a handler has no architecture")?;
+            let subject = ProbeTarget::all_of(arch).next().context("an architecture has no probe")?;
             let probe = lab.file(&format!("probe-{}", arch.name), subject.image())?;
             fs::set_permissions(&probe, fs::Permissions::from_mode(0o755))?;
             let emulator = rule.interpreter().to_string_lossy().into_owned();
@@ -107,7 +107,7 @@ impl<'a> Lab<'a> {
         if Path::new(SYSTEMD_BINFMT).exists() {
             row("the same; `systemd-binfmt` with the lines", ours(), Program::new([SYSTEMD_BINFMT, &lines]))?;
         } else {
-            tell("systemd-binfmt is not there: skipped")?;
+            tell("systemd-binfmt is not installed: skipped")?;
         }
         match self.binfmt_support()? {
             Some(database) => {
@@ -118,22 +118,22 @@ impl<'a> Lab<'a> {
                     Program::new(enable),
                 )?;
             }
-            None => tell("update-binfmts is not there: skipped")?,
+            None => tell("update-binfmts is not installed: skipped")?,
         }
-        // The floor registers nothing: what it has to do is to execute.
+        // The floor executes the emulators, and registers nothing.
         let after = |side| self.has(if side == Side::Ours { count } else { 0 });
         let programs =
             self.programs.values().flat_map(|(emulator, probe)| [emulator.as_str(), probe.as_str()]);
         let floor = self.floor(["start"].into_iter().chain(programs));
         let what = format!(
-            "`register all`, each proven by two executions; the {} emulators started once, all at once",
+            "`register all`, each verified by two executions; the {} emulators started once, all at once",
             self.programs.len()
         );
         self.row(&what, qus(["register", "all"]), floor, &before, &after)?;
         self.empty()
     }
 
-    /// A database of binfmt-support with what qus registers; nothing where it is not installed.
+    /// Creates a database of binfmt-support with the rules of qus; `None` if binfmt-support is not installed.
     fn binfmt_support(&self) -> Result<Option<String>> {
         if Command::new("update-binfmts").arg("--version").output().is_err() {
             return Ok(None);
@@ -157,7 +157,10 @@ impl<'a> Lab<'a> {
         make.args(["bundle", "-o", &bundle]).args(FIVE).args(["--interpreter-dir".into(), interpreters()?]);
         let output = make.output()?;
         if !output.status.success() {
-            return tell(&format!("no bundle: skipped: {}", String::from_utf8_lossy(&output.stderr).trim()));
+            return tell(&format!(
+                "cannot make a bundle, skipped: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            ));
         }
         let five = |rule: &&Rule| {
             FIVE.iter().any(|arch| {
@@ -166,7 +169,7 @@ impl<'a> Lab<'a> {
         };
         let rules: Vec<Rule> = self.rules.iter().filter(five).cloned().collect();
         let lines = self.lines("lines-of-five", &rules)?;
-        // By name, as `all` would be the interpreters that lie elsewhere, too.
+        // The architectures are named, because `all` would also use interpreters in other directories.
         let words = [bundle.as_str(), "register", "--no-verify"];
         let ours = || Program::new(words.into_iter().chain(FIVE));
         let floor = self.floor(["register-in-memory", &lines]);
@@ -216,7 +219,7 @@ impl<'a> Lab<'a> {
         let mut made = 0;
         for count in FILES {
             for (index, image) in images.iter().cycle().enumerate().take(count).skip(made) {
-                // A directory of a hundred thousand is not what is measured.
+                // Many directories, so that the cost of one very large directory is not measured.
                 let parent = self.work.path().join(format!("files/{}", index / 1000));
                 fs::create_dir_all(&parent)?;
                 let file = parent.join(index.to_string());
@@ -254,7 +257,7 @@ impl<'a> Lab<'a> {
             return Ok(());
         }
         let Some(package) = package()? else {
-            return tell("Debian's package is not to be had by apt-get: fetch is skipped");
+            return tell("apt-get did not download Debian's package: fetch is skipped");
         };
         let dest = self.path("dest");
         let two = ["qemu-aarch64-static", "qemu-arm-static"];
@@ -277,7 +280,7 @@ impl<'a> Lab<'a> {
         self.row(what, ours, Program::new(["sh", "-ec", &script]), &before, &after)
     }
 
-    /// Measures a row, if it was chosen.
+    /// Measures a row, if the filters select it.
     fn row(
         &self,
         what: &str,
@@ -310,7 +313,7 @@ impl<'a> Lab<'a> {
         Ok(path)
     }
 
-    /// The rules as lines in a file.
+    /// Writes the rules as register lines to a file, and returns its path.
     fn lines(&self, name: &str, rules: &[Rule]) -> Result<String> {
         let lines: Vec<u8> =
             rules.iter().flat_map(|rule| [rule.to_line(), b"\n".to_vec()].concat()).collect();
@@ -333,12 +336,12 @@ impl<'a> Lab<'a> {
 
     fn has(&self, count: usize) -> Result<()> {
         let found = self.instance.names()?.len();
-        ensure!(found == count, "{found} handlers are there and not {count}");
+        ensure!(found == count, "{found} handlers are registered instead of {count}");
         Ok(())
     }
 }
 
-/// What the interpreters of `rules` have together.
+/// Returns the total size of the interpreters of `rules`, in megabytes.
 fn megabytes(rules: &[Rule]) -> Result<f64> {
     let mut files: Vec<&Path> = rules.iter().map(Rule::interpreter).collect();
     files.sort_unstable();
@@ -352,10 +355,10 @@ fn qus<'a>(words: impl IntoIterator<Item = &'a str>) -> Program {
 }
 
 fn interpreters() -> Result<std::ffi::OsString> {
-    std::env::var_os(INTERPRETERS).context("no folder of interpreters")
+    std::env::var_os(INTERPRETERS).context("no directory of interpreters")
 }
 
-/// A handler that takes no program; its interpreter does not exist, so that nobody is asked whose that is.
+/// Returns a handler that matches no program. Its interpreter does not exist, so qus does not search for its owner.
 fn strange(number: usize) -> Result<Rule> {
     let magic = [b"\xfe\xed".to_vec(), u32::try_from(number)?.to_be_bytes().to_vec()].concat();
     let name = HandlerName::new(format!("bench-{number}"))?;
@@ -363,19 +366,19 @@ fn strange(number: usize) -> Result<Rule> {
     Ok(Rule::new(name, matcher, Path::new("/opt/emulators/bench"), Flags::empty())?)
 }
 
-/// Debian's package of static interpreters, downloaded once; not from inside of the namespaces, where apt has no user to
-/// download as.
+/// Downloads Debian's package of static interpreters once. This runs outside of the namespaces, because apt needs its
+/// own user.
 pub(crate) fn download() -> Result<()> {
     fs::create_dir_all(directory())?;
     if package()?.is_none() {
         let mut download = Command::new("apt-get");
-        // Where there is no apt, or no list of packages, there is no package either, which is told later.
+        // Without apt or its package lists there is no package, which `fetch` reports later.
         let _output = download.args(["download", "-q", "qemu-user-static"]).current_dir(directory()).output();
     }
     Ok(())
 }
 
-/// Debian's package, if it was downloaded.
+/// Returns the path of Debian's package, if it was downloaded.
 fn package() -> Result<Option<String>> {
     for file in fs::read_dir(directory())? {
         let path = file?.path();

@@ -1,4 +1,5 @@
-//! Every reader of archives. Where a format has checksums that would keep damage from going deep, they are put right.
+//! Targets for every reader of archives. Checksums are corrected first, because a wrong one would stop the reader
+//! early.
 
 use std::io::{Read, Write};
 
@@ -7,33 +8,34 @@ use lzma_rust2::XzReader;
 
 use crate::unpack::{State, unpack};
 
-/// What begins a header of a tar archive after its name and numbers, and where.
+/// Magic of a tar header, and its offset in the header.
 const USTAR: &[u8] = b"ustar";
 const USTAR_AT: usize = 257;
-/// Bytes of such a header, and where its checksum is.
+/// Size of a tar header, and the range of its checksum, in bytes.
 const BLOCK: usize = 512;
 const SUM: std::ops::Range<usize> = 148..156;
 
-/// Any bytes as a Debian package.
+/// Tests any bytes as a Debian package.
 pub fn deb(input: &[u8]) {
     let mut content = input.to_vec();
     mend_tar(&mut content);
     unpack(&content);
 }
 
-/// Any bytes as an rpm package, which has no checksums within.
+/// Tests any bytes as an rpm package, which has no checksums inside.
 pub fn rpm(input: &[u8]) {
     unpack(input);
 }
 
-/// Any bytes as a tar archive: a package of Arch, or an image.
+/// Tests any bytes as a tar archive: a package of Arch, or an image.
 pub fn tar(input: &[u8]) {
     let mut content = input.to_vec();
     mend_tar(&mut content);
     unpack(&content);
 }
 
-/// Any bytes as a gzip stream; and the bytes as a tar archive, packed in two members, which come out as they went in.
+/// Tests any bytes as a gzip stream. Also packs the bytes as a tar archive in two members, which must give the same
+/// files.
 pub fn gzip(input: &[u8]) {
     unpack(input);
     let mut tar = input.to_vec();
@@ -47,12 +49,12 @@ fn gzipped(content: &[u8]) -> Vec<u8> {
     out.write_all(content).and_then(|()| out.finish()).expect("memory can be written")
 }
 
-/// Any bytes as a zstd frame.
+/// Tests any bytes as a zstd frame.
 pub fn zstd(input: &[u8]) {
     unpack(input);
 }
 
-/// Any bytes as an xz stream with its checksums put right. What the blocks give, the whole gives too.
+/// Tests any bytes as an xz stream with correct checksums. The unpacked archive must give the same files.
 pub fn xz(input: &[u8]) {
     let mut content = input.to_vec();
     mend_xz(&mut content);
@@ -69,8 +71,8 @@ pub fn xz(input: &[u8]) {
     }
 }
 
-/// What comes out of a plain archive comes out of the packed one too, unless the plain one is something else than an
-/// archive, as its content and not its name decides.
+/// Checks that a plain archive and its packed form give the same files. Skips content that is not a tar archive,
+/// because qus detects the format by the content.
 fn same(plain: &[u8], packed: &[u8]) {
     if plain.get(USTAR_AT..).is_none_or(|rest| !rest.starts_with(USTAR)) || is_other(plain) {
         return;
@@ -82,13 +84,14 @@ fn same(plain: &[u8], packed: &[u8]) {
 fn is_other(content: &[u8]) -> bool {
     let magics: [&[u8]; 6] =
         [b"!<arch>\n", b"\x7fELF", b"\xed\xab\xee\xdb", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    // The last are zstd's frames that are to be skipped.
+    // The last pattern is for zstd's skippable frames.
     magics.iter().any(|magic| content.starts_with(magic))
         || matches!(content, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
-/// An image in one archive, written down as text: members after lines of `==`, each with its name in the first line.
-/// Of a member that begins with `tar` every line is a member of an archive: its type, a blank, its path, and what it has.
+/// Tests an image in one archive, described as text. Lines of `==` separate the members, and the first line of a member
+/// is its name. If the content begins with `tar`, each line is a member of an inner archive: its type, a blank, its
+/// path and its content.
 pub fn image(input: &[u8]) {
     let mut archive = tar::Builder::new(Vec::new());
     for part in split(input, b"\n==\n") {
@@ -139,7 +142,7 @@ fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
     (&text[..end], text.get(end + 1..).unwrap_or_default())
 }
 
-/// Puts the checksum right of everything that looks like a header of a tar archive.
+/// Corrects the checksum of everything that looks like a tar header.
 fn mend_tar(content: &mut [u8]) {
     let mut at = 0;
     while let Some(block) = content.get_mut(at..at + BLOCK) {
@@ -154,8 +157,8 @@ fn mend_tar(content: &mut [u8]) {
     }
 }
 
-/// Puts the checksums right of an xz stream: those of its header and footer, its index, and the headers of its blocks
-/// (the .xz file format, sections 2 to 4). The blocks' own stay as they are; a block may have none.
+/// Corrects the checksums of an xz stream in its header, footer, index and block headers (the .xz file format, sections
+/// 2 to 4). Checksums of block contents stay unchanged; a block need not have one.
 fn mend_xz(content: &mut [u8]) {
     let length = content.len();
     if length < 24 {
@@ -186,7 +189,7 @@ fn mend_xz(content: &mut [u8]) {
     }
 }
 
-/// The header of the block at `at`.
+/// Corrects the checksum of the block header at `at`.
 fn mend_block(content: &mut [u8], at: u64) -> Option<()> {
     let at = usize::try_from(at).ok()?;
     let size = (usize::from(*content.get(at)?) + 1) * 4;
@@ -201,7 +204,7 @@ fn put(content: &mut [u8], at: usize, of: std::ops::Range<usize>) {
     content[at..at + 4].copy_from_slice(&crc.sum().to_le_bytes());
 }
 
-/// An integer of the format: seven bits a byte, lowest first.
+/// Reads an integer of the xz format: seven bits in each byte, lowest bits first.
 fn integer(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..63).step_by(7) {

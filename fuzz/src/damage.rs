@@ -1,7 +1,7 @@
-//! The targets without libFuzzer: over their seeds, and over damaged copies of them.
+//! Runs the targets without libFuzzer, on their seeds and on damaged copies of the seeds.
 //!
-//! `damage SEEDS TARGET SECONDS [NUMBER]` prints how many inputs there were. An input that makes a target panic is kept
-//! in the file `TARGET.crash` of the working directory. `NUMBER` chooses the damage, which is else that of the clock.
+//! `damage SEEDS TARGET SECONDS [NUMBER]` prints the number of inputs. An input that makes a target panic remains in
+//! the file `TARGET.crash` of the working directory. `NUMBER` is the random seed; the default is the current time.
 
 use std::io::Write;
 use std::path::Path;
@@ -9,12 +9,12 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Longest input.
+/// Maximum length of an input, in bytes.
 const LENGTH: usize = 32 << 10;
-/// An input that takes longer than this is a finding, too.
+/// Time after which an input counts as a failure.
 const SLOW: Duration = Duration::from_secs(20);
 
-/// splitmix64.
+/// Random numbers (SplitMix64).
 struct Random(u64);
 
 impl Random {
@@ -82,10 +82,10 @@ fn fail(text: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Seconds since an arbitrary moment at which the current input began; 0 between inputs.
+/// Number of begun and ended inputs. It is odd while an input runs.
 static BEGUN: AtomicU64 = AtomicU64::new(0);
 
-/// Ends everything when one input takes too long: nothing else could.
+/// Ends the process if one input takes too long. The target cannot be interrupted otherwise.
 fn watch(name: String) {
     let start = Instant::now();
     std::thread::spawn(move || {
@@ -103,7 +103,7 @@ fn watch(name: String) {
     });
 }
 
-/// The input is in its file before the target has it, so that it is there whatever becomes of this process.
+/// Runs one input. Writes it to its file first, so that the file exists even if this process dies.
 fn run(name: &str, target: fn(&[u8]), input: &[u8]) {
     let path = format!("{name}.crash");
     let kept = std::fs::File::create(&path).and_then(|mut file| file.write_all(input));
@@ -117,7 +117,7 @@ fn run(name: &str, target: fn(&[u8]), input: &[u8]) {
     let _found_by_the_next_input = std::fs::remove_file(&path);
 }
 
-/// A seed with up to eight damages.
+/// Returns a seed with one to eight random changes.
 fn damaged(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     let mut input = seeds[random.below(seeds.len())].clone();
     for _ in 0..=random.below(8) {

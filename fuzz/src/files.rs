@@ -1,4 +1,4 @@
-//! ELF headers, scripts, configuration files, and bundles.
+//! Targets for ELF headers, scripts, configuration files and bundles.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use sha2::Digest as _;
 
 use crate::lines::entry_text;
 
-/// A file that is only bytes.
+/// A file in memory.
 struct Bytes<'a>(&'a [u8]);
 
 impl FileExt for Bytes<'_> {
@@ -32,7 +32,7 @@ impl FileExt for Bytes<'_> {
     }
 }
 
-/// Any bytes as a file that somebody wants to start: both readers of ELF agree, and say what is in the file.
+/// Tests any bytes as a file to execute. Both readers of ELF must agree with each other and with the content.
 pub fn elf(input: &[u8]) {
     let executable = Executable::read(&Bytes(input));
     let header = &input[..input.len().min(HEADER_LEN)];
@@ -69,7 +69,7 @@ pub fn elf(input: &[u8]) {
     }
 }
 
-/// Any bytes as a file of `binfmt.d` and of binfmt-support: every line that is a rule is one that a handler can keep.
+/// Tests any bytes as a file of `binfmt.d` and of binfmt-support. Every rule in it must be one that a handler can have.
 pub fn binfmt_d(input: &[u8]) {
     let root = tempfile::tempdir().expect("a temporary directory");
     let (directory, database) = (root.path().join("etc/binfmt.d"), root.path().join("var/lib/binfmts"));
@@ -91,14 +91,14 @@ pub fn binfmt_d(input: &[u8]) {
         assert!(promise.is_registered_as(&handler), "{promise:?} by {handler:?}");
         assert_printable(&qus::handler::owner::Owner::of(&handler, &configuration).to_string());
     }
-    // Comments and blank lines are nothing.
+    // Comments and blank lines have no effect.
     let commented = [b"# comment\n\n", input, b"\n;another"].concat();
     fs::write(directory.join("x.conf"), commented).expect("a file");
     assert_eq!(Configuration::read(root.path()).rules, configuration.rules);
 }
 
-/// A bundle, its trailer or its index. The first two bytes say how much of the rest is what an index speaks of; with
-/// none of it, the rest is a file as it is.
+/// Tests a bundle. The first two bytes are the length of the packed data, and an index follows that data. If the length
+/// is 0, the rest of the input is the whole file.
 pub fn bundle(input: &[u8]) {
     let Some((&[low, high], rest)) = input.split_first_chunk() else { return };
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -126,7 +126,7 @@ pub fn bundle(input: &[u8]) {
     }
 }
 
-/// Text for a terminal has no byte that one would obey.
+/// Checks that a text has no control characters.
 pub(crate) fn assert_printable(text: &str) {
     assert!(!text.chars().any(char::is_control), "{text:?}");
 }

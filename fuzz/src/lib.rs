@@ -1,7 +1,6 @@
-//! What the fuzzers do with their input. Each function is one target: it takes any bytes, and panics where qus does not
-//! do what it promises.
+//! The fuzz targets. Each target is a function that accepts any bytes, and panics if qus behaves incorrectly.
 //!
-//! `fuzz/run` has libFuzzer call them where that can be had, and the program `damage` where not.
+//! `fuzz/run` runs the targets with libFuzzer if it is available, or else with the program `damage`.
 #![allow(clippy::missing_panics_doc, reason = "a panic is what a target reports")]
 
 mod archives;
@@ -13,7 +12,7 @@ pub use archives::{deb, gzip, image, rpm, tar, xz, zstd};
 pub use files::{binfmt_d, bundle, elf};
 pub use lines::{entry, pattern, rule};
 
-/// A target: its name and what it does.
+/// A target: its name and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.

@@ -1,25 +1,24 @@
-//! Register lines, the texts of entries, and patterns.
+//! Targets for register lines, texts of entries, and patterns.
 
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 
 use qus::binfmt::{Entry, HEADER_LEN, HandlerName, LINE_MAX, Matcher, Pattern, Rule};
 
-/// Any bytes as a register line. A line that is one can be written and read again, and the entry that the kernel makes of
-/// it is that of the rule.
+/// Tests any bytes as a register line. A valid line can be written and parsed again, and its entry has the same rule.
 pub fn rule(input: &[u8]) {
     let Ok(rule) = Rule::parse(input) else { return };
     let line = rule.to_line();
     assert!(line.len() <= LINE_MAX, "{} bytes", line.len());
     assert_eq!(Rule::parse(&line).as_ref(), Ok(&rule), "{}", line.escape_ascii());
-    // Two texts are the same for two rules where the extension goes on like another entry.
+    // Such an extension makes the text ambiguous: another rule has the same text.
     let text = entry_text(&rule);
     if matches!(rule.matcher(), Matcher::Extension(extension) if has(extension.as_bytes(), b"\nflags: ")) {
         return;
     }
     let entry = Entry::parse(&text).unwrap_or_else(|error| panic!("{error}: {}", text.escape_ascii()));
     assert!(entry.is(&rule), "{entry:?} is not {rule:?}");
-    let again = entry.to_rule(rule.name()).expect("a rule has an entry, and that a rule");
+    let again = entry.to_rule(rule.name()).expect("the entry of a rule is a rule");
     assert!(entry.is(&again), "{entry:?} is not {again:?}");
     if let Ok(name) = HandlerName::new(input) {
         let renamed = rule.renamed(name.clone());
@@ -29,7 +28,7 @@ pub fn rule(input: &[u8]) {
     }
 }
 
-/// What the kernel shows of a rule (`entry_status` in `fs/binfmt_misc.c`).
+/// Returns the text of a rule's entry (`entry_status` in `fs/binfmt_misc.c`).
 pub(crate) fn entry_text(rule: &Rule) -> Vec<u8> {
     let interpreter = rule.interpreter().as_os_str().as_bytes();
     let flags = rule.flags().to_string();
@@ -58,7 +57,7 @@ fn has(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-/// Any bytes as the text of an entry. What becomes a rule has an entry that is the rule's.
+/// Tests any bytes as the text of an entry. If the entry is a rule, the entry of that rule is the same.
 pub fn entry(input: &[u8]) {
     let Ok(entry) = Entry::parse(input) else { return };
     assert!(entry.flag_letters().bytes().all(|letter| letter.is_ascii_graphic() || letter == b' '));
@@ -72,7 +71,7 @@ pub fn entry(input: &[u8]) {
     }
 }
 
-/// Two patterns and the head of a file: lengths and offsets first, then the bytes.
+/// Tests two patterns and the header of a file. Lengths and offsets come first, then the bytes.
 pub fn pattern(input: &[u8]) {
     let Some((&[offset_1, length_1, offset_2, length_2, masks], rest)) = input.split_first_chunk() else {
         return;
@@ -99,14 +98,14 @@ fn laws(one: &Pattern, two: &Pattern, header: &[u8]) {
     assert_eq!(one.equivalent(two), one.covers(two) && two.covers(one));
     assert!(!(one.matches(header) && two.matches(header)) || one.overlaps(two));
     assert!(!(one.covers(two) && two.matches(header)) || one.matches(header));
-    // A file that both take, if there is one.
+    // A file that matches both patterns, if there is one.
     let (first, second) = (file_of(one), file_of(two));
     let both: Vec<u8> = first.iter().zip(&second).map(|(first, second)| first | second).collect();
     assert_eq!(one.overlaps(two), one.matches(&both) && two.matches(&both), "{one:?} {two:?}");
-    // A file that `two` takes and `one` does not, unless `one` covers it.
+    // A file that matches `two` but not `one`, unless `one` covers `two`.
     let exception = (0..HEADER_LEN).map(|at| {
         let (ones, twos) = (mask_at(one, at), mask_at(two, at));
-        // Turns every bit that only `one` looks at into the wrong one.
+        // Inverts every bit that only `one` compares.
         second[at] | (!first[at] & ones & !twos)
     });
     let exception: Vec<u8> = exception.collect();
@@ -114,7 +113,7 @@ fn laws(one: &Pattern, two: &Pattern, header: &[u8]) {
     assert_eq!(one.covers(two), one.matches(&exception), "{one:?} {two:?}");
 }
 
-/// The file that has no bit but those that the pattern wants.
+/// Returns a file that has only the bits that the pattern requires.
 fn file_of(pattern: &Pattern) -> Vec<u8> {
     let mut file = vec![0; HEADER_LEN];
     for (index, magic) in pattern.magic().iter().enumerate() {

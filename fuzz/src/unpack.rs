@@ -1,4 +1,4 @@
-//! A source in a directory of its own is unpacked, and everything that qus promises of that is compared.
+//! Unpacks a source in its own directory, and checks every guarantee of qus.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -10,12 +10,12 @@ use qus::package::{MemberFilter, Outcome, Package, Placed};
 
 use crate::files::assert_printable;
 
-/// The limits that qus has under a fuzzer (`src/package/limit.rs`): bytes of a member, bytes of everything, members.
+/// Limits of qus under a fuzzer (`src/package/limit.rs`): size of a member, total size in bytes, number of members.
 const MEMBER_SIZE: u64 = 64 << 10;
 const UNPACKED_SIZE: u64 = 1 << 20;
 const MEMBERS: usize = 200;
 
-/// Wants what is called like an emulator, and accepts what begins like a program.
+/// Selects members whose names begin like an emulator's, and accepts content that begins like a program.
 #[derive(Default)]
 struct ArchFilter {
     accepted: usize,
@@ -27,7 +27,7 @@ impl MemberFilter for ArchFilter {
     fn want(&mut self, file_name: &[u8]) -> Option<String> {
         self.asked += 1;
         assert!(!file_name.contains(&b'/'));
-        // As printable as the names that qus itself gives.
+        // qus itself also uses only printable names.
         file_name.starts_with(b"qemu-").then(|| file_name.escape_ascii().to_string())
     }
 
@@ -50,10 +50,10 @@ impl MemberFilter for ArchFilter {
     }
 }
 
-/// Contents by path.
+/// Content of each file, by name.
 pub(crate) type State = BTreeMap<String, Vec<u8>>;
 
-/// Unpacks `content`: what was placed, if it was no error.
+/// Unpacks `content`. Returns the extracted files; `None` after an error.
 pub(crate) fn unpack(content: &[u8]) -> Option<State> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (source, dest) = (directory.path().join("source"), directory.path().join("dest"));
@@ -63,7 +63,7 @@ pub(crate) fn unpack(content: &[u8]) -> Option<State> {
     let before = state(&dest);
     let mut wanted = ArchFilter::default();
     let result = Package::open(&source).and_then(|package| package.extract(&mut wanted, &dest, &()));
-    // A hard link of cpio is asked for once more.
+    // A hard link of cpio is passed to the filter twice.
     assert!(wanted.asked <= 2 * MEMBERS + 2, "asked for {} members", wanted.asked);
     assert!(wanted.staged <= UNPACKED_SIZE, "{} bytes", wanted.staged);
     let beside: Vec<_> = names(directory.path());
@@ -85,16 +85,16 @@ pub(crate) fn unpack(content: &[u8]) -> Option<State> {
     let mut expected = before;
     for Placed { name, path, size, outcome } in &placed {
         assert_eq!(*path, dest.join(name));
-        let content = after.get(name).expect("what was placed is there");
+        let content = after.get(name).expect("an extracted file exists");
         assert_eq!(content.len() as u64, *size);
         assert!(content.starts_with(b"\x7fELF"));
         assert_eq!(*outcome == Outcome::New, expected.insert(name.clone(), content.clone()).is_none());
     }
     assert_eq!(after, expected);
-    // The same once more finds everything in its place.
+    // A second extraction finds all files unchanged.
     let again =
         Package::open(&source).and_then(|package| package.extract(&mut ArchFilter::default(), &dest, &()));
-    let again = again.expect("what could be unpacked can be unpacked again").placed;
+    let again = again.expect("a second extraction succeeds").placed;
     assert_eq!(again.len(), placed.len());
     assert!(again.iter().all(|placed| placed.outcome == Outcome::Same), "{again:?}");
     assert_eq!(state(&dest), expected);
@@ -113,7 +113,7 @@ fn names(directory: &Path) -> Vec<String> {
 fn state(directory: &Path) -> State {
     let content = |name: &String| {
         let path = directory.join(name);
-        assert!(fs::symlink_metadata(&path).expect("a file").is_file(), "{name} is no file");
+        assert!(fs::symlink_metadata(&path).expect("a file").is_file(), "{name} is not a file");
         fs::read(path).expect("a file")
     };
     names(directory).into_iter().map(|name| (name.clone(), content(&name))).collect()
