@@ -12,8 +12,10 @@ use nix::unistd::mkfifo;
 
 use qus::binfmt::Flags;
 
+use crate::boot::SYSTEMD_BINFMT;
 use crate::downloads::interpreter;
 use crate::lab::{Lab, Ran, busybox, order, run};
+use crate::tools;
 
 const FOLDERS: [&str; 4] = ["/etc/binfmt.d", "/run/binfmt.d", "/usr/local/lib/binfmt.d", "/usr/lib/binfmt.d"];
 
@@ -141,11 +143,7 @@ fn apply_makes_the_last_rule_win(lab: &Lab) {
 kernel_test!(apply_agrees_with_systemd_binfmt);
 /// The kernel is in the same state after systemd-binfmt and after `qus apply`, for the same configuration.
 fn apply_agrees_with_systemd_binfmt(lab: &Lab) {
-    let systemd = Path::new("/usr/lib/systemd/systemd-binfmt");
-    if !systemd.exists() {
-        // Without systemd there is nothing to compare. `.ci/e2e/persist` installs it.
-        return;
-    }
+    tools::install();
     directories(lab);
     let [etc, run_, local, _] = FOLDERS;
     let exported = |arch: &str| lab.done(["export", arch, "--format", "systemd"]);
@@ -158,7 +156,7 @@ fn apply_agrees_with_systemd_binfmt(lab: &Lab) {
     symlink("/nowhere", format!("{etc}/c.conf")).unwrap();
     fs::write(format!("{local}/c.conf"), odd("masked", "/x")).unwrap();
     fs::write(format!("{local}/.d.conf"), odd("concealed", "/x")).unwrap();
-    run(&mut Command::new(systemd));
+    run(&mut tools::command(SYSTEMD_BINFMT));
     let by_systemd = (lab.entries(), order());
     assert!(by_systemd.0.len() >= 4, "{by_systemd:#?}");
     for name in order() {
@@ -168,7 +166,7 @@ fn apply_agrees_with_systemd_binfmt(lab: &Lab) {
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert_eq!((lab.entries(), order()), by_systemd);
     // After systemd, `qus apply` has nothing left to do.
-    run(&mut Command::new(systemd));
+    run(&mut tools::command(SYSTEMD_BINFMT));
     let ran = lab.qus(["apply"]);
     assert!(!ran.stdout.contains("registered") && !ran.stdout.contains("replaced"), "{ran:#?}");
 }

@@ -2,7 +2,7 @@
 //!
 //! `qus fetch` gets the interpreters of the machine's own suite. Other suites have what that suite lacks: a newer QEMU,
 //! and programs of architectures that are newer than the suite, or no longer in it. They are fetched from the machine's
-//! own package sources, with the name of the suite replaced.
+//! own package sources, with the name of the suite replaced. Programs of other tools are unpacked and not installed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::fcntl::{Flock, FlockArg};
-use qus::package::{Apt, MemberFilter, Package};
+use qus::package::{Apt, MemberFilter, Package, debian_packages};
 
 use crate::skip::skip;
 
@@ -32,6 +32,10 @@ pub(crate) const PROGRAMS: [(&str, &str); 10] = [
 const SUITES: [&str; 3] = ["bookworm", "trixie", "sid"];
 /// Suite of the newer QEMU.
 const NEWER: &str = "sid";
+/// Packages with programs that the tests run and a machine need not have.
+const TOOLS: [&str; 5] = ["binfmt-support", "libarchive-tools", "openrc", "rpm", "systemd"];
+/// Content of the file that marks complete downloads. A new part needs a new number.
+const COMPLETE: &str = "2";
 
 /// Returns the directory of all downloads.
 fn directory() -> PathBuf {
@@ -71,23 +75,30 @@ pub(crate) fn busybox(name: &str) -> PathBuf {
     part(&format!("busybox/{name}"))
 }
 
+/// Returns the root directory of the unpacked [`TOOLS`], and of their dependencies that the machine lacks.
+pub(crate) fn tools() -> PathBuf {
+    part("tools")
+}
+
 /// Downloads every missing part. If several processes call it, one downloads and the others wait.
 pub(crate) fn prepare() {
     let ready = directory().join("ready");
-    if ready.exists() {
+    let is_ready = || fs::read_to_string(&ready).is_ok_and(|text| text == COMPLETE);
+    if is_ready() {
         return;
     }
     fs::create_dir_all(directory()).unwrap();
     let lock = fs::File::create(directory().join("lock")).unwrap();
     let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).unwrap();
-    if ready.exists() {
+    if is_ready() {
         return;
     }
     eprintln!("fetching interpreters and foreign programs into {}", directory().display());
     let complete = std::thread::scope(|scope| {
         let mut parts = vec![
-            scope.spawn(|| obtain("distribution", || fetch(&["all"], &directory().join("distribution")))),
+            scope.spawn(|| obtain("distribution", fetch_distribution)),
             scope.spawn(|| obtain("newer", fetch_newer)),
+            scope.spawn(|| obtain("tools", fetch_tools)),
         ];
         for half in PROGRAMS.chunks(5) {
             let one = |(name, debian): &(&str, &str)| {
@@ -99,7 +110,7 @@ pub(crate) fn prepare() {
         parts.into_iter().map(|part| part.join().unwrap()).fold(true, |all, is_there| all & is_there)
     });
     if complete {
-        fs::write(ready, "").unwrap();
+        fs::write(ready, COMPLETE).unwrap();
     }
 }
 
@@ -121,10 +132,75 @@ fn fetch(words: &[&str], dest: &Path) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
+fn fetch_distribution() -> Result<(), String> {
+    if Command::new("apt-get").arg("--version").output().is_err() {
+        return fetch(&["all"], &directory().join("distribution"));
+    }
+    fetch_from_packages("distribution", &Apt::new(directory().join("apt/own")))
+}
+
 fn fetch_newer() -> Result<(), String> {
-    let package = apt(NEWER, None)?.download("qemu-user", &()).map_err(|error| error.to_string())?;
-    let package = package.ok_or("that suite has no qemu-user")?;
-    fetch(&["all", "--from", package.path().to_str().unwrap()], &directory().join("newer"))
+    fetch_from_packages("newer", &apt(NEWER, None)?)
+}
+
+/// Downloads Debian's packages of interpreters, keeps them, and fetches the interpreters from the first one that has
+/// them. In each suite one package does; a suite may lack the other.
+fn fetch_from_packages(name: &str, apt: &Apt) -> Result<(), String> {
+    let packages = directory().join("packages").join(name);
+    fs::create_dir_all(&packages).unwrap();
+    let mut result = Err("the suite has no package of interpreters".to_owned());
+    for package in debian_packages() {
+        let Some(download) = apt.download(package, &()).map_err(|error| error.to_string())? else { continue };
+        let path = packages.join(format!("{package}.deb"));
+        fs::copy(download.path(), &path).unwrap();
+        if result.is_err() {
+            result = fetch(&["all", "--from", path.to_str().unwrap()], &directory().join(name));
+        }
+    }
+    result
+}
+
+/// Unpacks the [`TOOLS`] and what they need. apt finds out what the machine lacks, and changes nothing.
+fn fetch_tools() -> Result<(), String> {
+    let (cache, dest) = (directory().join("apt/tools"), directory().join("tools"));
+    for name in ["lists/partial", "archives/partial"] {
+        fs::create_dir_all(cache.join(name)).unwrap();
+    }
+    let _ = fs::remove_dir_all(&dest);
+    fs::create_dir_all(&dest).unwrap();
+    let apt = |words: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(["-qq", "-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=1"]);
+        command.arg("-o").arg(format!("Dir::State::Lists={}", cache.join("lists").display()));
+        command.arg("-o").arg(format!("Dir::Cache={}", cache.display()));
+        output(command.args(words).current_dir(&cache))
+    };
+    apt(&["update"])?;
+    let plan =
+        apt(&[&["--simulate", "--no-install-recommends", "--no-upgrade", "install"], &TOOLS[..]].concat())?;
+    let names: Vec<&str> =
+        plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next()).collect();
+    if !names.is_empty() {
+        apt(&[&["download"], &names[..]].concat())?;
+    }
+    for file in fs::read_dir(&cache).unwrap().map(|file| file.unwrap().path()) {
+        if file.extension().is_some_and(|end| end == "deb") {
+            output(Command::new("dpkg-deb").arg("--extract").arg(&file).arg(&dest))?;
+            fs::remove_file(file).unwrap();
+        }
+    }
+    Ok(())
+}
+
+/// Returns the standard output of a program. The error is what it printed when it failed.
+fn output(command: &mut Command) -> Result<String, String> {
+    let name = command.get_program().display().to_string();
+    let output = command.output().map_err(|error| format!("cannot start {name}: {error}"))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(format!("{name} failed: {}", String::from_utf8_lossy(&output.stderr)))
+    }
 }
 
 /// Returns apt with the machine's own sources, changed to another suite and, if given, another architecture.

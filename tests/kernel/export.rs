@@ -177,7 +177,7 @@ fn export_says_what_it_cannot(lab: &Lab) {
 
 kernel_test!(an_exported_script_registers_and_removes);
 /// The script for OpenRC runs in a plain shell, with replacements for the three functions of OpenRC that it calls.
-/// OpenRC itself runs it in `.ci/e2e/persist`.
+/// OpenRC itself runs it in `boot`.
 fn an_exported_script_registers_and_removes(lab: &Lab) {
     let words = ["export", "arm", "microblaze", "--format", "openrc", "-o", "."];
     lab.done(words);

@@ -20,6 +20,7 @@ macro_rules! kernel_test {
 mod apply;
 mod attacks;
 mod bad_input;
+mod boot;
 #[allow(dead_code, reason = "the tests of packages need more of it")]
 #[path = "../support/packages.rs"]
 mod build;
@@ -72,6 +73,7 @@ mod scope;
 mod situations;
 mod skip;
 mod starter;
+mod tools;
 mod two_versions;
 mod which;
 

@@ -1,6 +1,6 @@
 //! `register --persist` and `reset --persist`: the files for the next boot, and what prevents writing them. Each test
-//! has its own `/etc`, `/run`, `/usr/local/lib` and `/var/lib`. The programs that read the files at boot run in
-//! `.ci/e2e/persist`.
+//! has its own `/etc`, `/run`, `/usr/local/lib` and `/var/lib`. The programs that read the files at boot run in the
+//! tests of `boot`.
 
 use std::collections::BTreeMap;
 use std::fs;
