@@ -75,6 +75,17 @@ pub(crate) fn busybox(name: &str) -> PathBuf {
     part(&format!("busybox/{name}"))
 }
 
+/// Returns the packages from which a part came: `distribution` or `newer`.
+pub(crate) fn packages(name: &str) -> Vec<PathBuf> {
+    part(name);
+    let packages = fs::read_dir(directory().join("packages").join(name)).into_iter().flatten();
+    let packages: Vec<PathBuf> = packages.map(|file| file.unwrap().path()).collect();
+    if packages.is_empty() {
+        skip(format!("{name} is from no Debian package"));
+    }
+    packages
+}
+
 /// Returns the root directory of the unpacked [`TOOLS`], and of their dependencies that the machine lacks.
 pub(crate) fn tools() -> PathBuf {
     part("tools")

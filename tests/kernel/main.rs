@@ -72,6 +72,7 @@ mod run;
 mod scope;
 mod situations;
 mod skip;
+mod sources;
 mod starter;
 mod tools;
 mod two_versions;
