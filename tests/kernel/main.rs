@@ -34,6 +34,7 @@ mod differential;
 mod doctor;
 mod downloads;
 mod edited;
+mod empty_home;
 mod environment;
 mod escapes;
 mod exhausted;
