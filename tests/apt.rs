@@ -212,7 +212,7 @@ fn download_of_another_process() {
 }
 
 #[test]
-fn a_package_of_another_content_than_its_list_says_is_refused() {
+fn a_package_that_differs_from_its_list_is_refused() {
     let Some(repository) = Repository::new() else { return };
     repository.publish(&[("qemu-user", &["qemu-arm"])]);
     let path = repository.repository().join("qemu-user.deb");
@@ -263,7 +263,7 @@ fn several_at_once_do_not_disturb_each_other() {
 
 /// The clock may have been far ahead or far behind when a process was killed, and the same holds for the present clock.
 #[test]
-fn what_killed_processes_left_goes_whatever_the_clock_says() {
+fn leftovers_of_killed_processes_are_removed_whatever_the_time() {
     const YEARS: Duration = Duration::from_hours(24 * 365 * 30);
     let Some(repository) = Repository::new() else { return };
     repository.publish(&[("qemu-user", &["qemu-arm"])]);

@@ -202,7 +202,7 @@ fn compose() {
     assert_eq!(
         registered,
         [qus::arch::Arch::named(platform).unwrap()],
-        "what is registered is what is needed"
+        "the file must register the platforms of its services"
     );
 }
 
@@ -233,7 +233,7 @@ fn gitlab() {
         let arch = qus::arch::Arch::named(platform).unwrap();
         assert!(
             registered.contains(&arch) || arch.name == "x86_64",
-            "{platform} is built, and not registered"
+            "{platform} is built but not registered"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Completions and manual pages are about the command line that there is, all of it.
+//! Checks that completions and manual pages describe the whole command line.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::fs;
@@ -21,7 +21,7 @@ fn done(words: &[&str]) -> String {
     printed
 }
 
-/// Every command that is shown, with its long options.
+/// Returns every visible command with its long options.
 fn commands() -> Vec<(String, Vec<String>)> {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
@@ -77,7 +77,7 @@ fn a_page_that_cannot_be_written_is_a_failure() {
 }
 
 #[test]
-fn every_shell_is_told_every_option() {
+fn every_shell_completes_every_option() {
     for shell in ["bash", "fish", "zsh"] {
         let script = done(&["completions", shell]);
         for (name, options) in commands() {
@@ -96,7 +96,7 @@ fn every_shell_is_told_every_option() {
     assert!(problems.contains("invalid value 'tcsh'") && problems.contains("bash, fish, zsh"), "{problems}");
 }
 
-/// What bash offers behind `words`, the last of which is being typed.
+/// Returns the completions of bash for the last of `words`.
 fn offered(words: &[&str]) -> Vec<String> {
     let script = r#"
         set -eu
@@ -118,7 +118,7 @@ fn bash_completes() {
     assert_eq!(offered(&["qus", "register", "--in-m"]), ["--in-memory"]);
     assert_eq!(offered(&["qus", "register", "aarch"]), ["aarch64", "aarch64_be"]);
     assert_eq!(offered(&["qus", "reset", "al"]), ["all", "alpha"]);
-    // `show` takes no `all`.
+    // `show` does not accept `all`.
     assert_eq!(offered(&["qus", "show", "al"]), ["alpha"]);
     assert_eq!(offered(&["qus", "run", "--arch", "al"]), ["alpha"]);
 }

@@ -1,4 +1,4 @@
-//! Help, manual pages and errors of the command line: what a person reads first.
+//! Tests help, manual pages and errors of the command line.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr)]
 
 use std::path::Path;
@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use qus::cli::Cli;
 
 const QUS: &str = env!("CARGO_BIN_EXE_qus");
-/// Widest line of the help, in columns.
+/// Maximum width of a line of the help, in columns.
 const WIDTH: usize = 80;
 
 fn qus(words: &[&str]) -> Output {
@@ -27,7 +27,7 @@ fn stderr(words: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// Names of all commands.
+/// Returns the names of all commands.
 fn commands() -> Vec<String> {
     let command = Cli::command().disable_help_subcommand(true);
     command.get_subcommands().map(|command| command.get_name().to_owned()).collect()
@@ -51,7 +51,7 @@ fn the_short_help_has_one_line_for_each_option() {
         let text = stdout(&[&command, "-h"]);
         let options = text.lines().filter(|line| line.trim_start().starts_with('-'));
         let continued = text.lines().filter(|line| line.starts_with("          "));
-        // The path of the mount point is too long, and so are the formats of `export`.
+        // The default mount point and the formats of `export` do not fit on the line of their option.
         let continued: Vec<&str> = continued
             .filter(|line| !line.contains("/proc/sys/fs/binfmt_misc]") && !line.contains("nix, register"))
             .collect();
@@ -106,7 +106,7 @@ fn manual_pages_have_every_section_and_no_fault() {
     }
 }
 
-/// Expects a program that reads manual pages to find nothing; it is left out where it is not installed.
+/// Checks a manual page with a program, which must not report anything. Does nothing if the program is not installed.
 fn checked(program: &str, words: &[&str], page: &Path) {
     let output =
         Command::new(program).args(words).arg(page).env("MANROFFSEQ", "").env("MANPAGER", "cat").output();
@@ -114,7 +114,7 @@ fn checked(program: &str, words: &[&str], page: &Path) {
         Ok(output) => {
             let found =
                 if program == "man" { output.stderr } else { [output.stdout, output.stderr].concat() };
-            // A minimal system has a `man` that says it is not there.
+            // On a minimal system `man` only prints that the system was minimized.
             let found = String::from_utf8(found).unwrap();
             assert!(found.is_empty() || found.contains("minimized"), "{}: {found}", page.display());
         }
@@ -148,13 +148,13 @@ fn errors_of_the_command_line_have_the_form_of_all_errors() {
     let missing =
         "qus: the following required arguments were not provided: <ARCH>...\n  try: qus fetch --help\n";
     assert_eq!(stderr(&["fetch"]), missing);
-    // What was typed cannot command a terminal.
+    // Typed text cannot control a terminal.
     let escaped = stderr(&["list", "\u{1b}[2J"]);
     assert!(escaped.starts_with("qus: ") && !escaped.contains('\u{1b}'), "{escaped:?}");
     let output = qus(&["--json", "list", "--bogus"]);
     let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(value["error"]["try"], "qus list --help");
-    // A program that is here, and not in PATH.
+    // A program in the working directory, which is not in PATH.
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("hello"), "").unwrap();
     let output = Command::new(QUS).args(["run", "hello"]).current_dir(directory.path()).output().unwrap();

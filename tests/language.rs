@@ -1,6 +1,6 @@
-//! The language of qus: every text that it prints, held in `tests/language/`, so that a change of words is seen there.
+//! Compares every text that qus prints with the files in `tests/language/`, which show each change of words.
 //!
-//! `QUS_UPDATE_LANGUAGE=1 cargo test --test language` writes the files anew.
+//! `QUS_UPDATE_LANGUAGE=1 cargo test --test language` updates the files.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use qus::cli::Cli;
 
 const QUS: &str = env!("CARGO_BIN_EXE_qus");
 
-/// Phrases that qus does not use, each with the word for it.
+/// Phrases that qus does not use, each with a better word.
 const AVOIDED: &[(&str, &str)] = &[
     ("cure", "try, hint"),
     ("in vain", "failed, broken"),
@@ -113,7 +113,7 @@ fn literals_are_found() {
     assert!(has_phrase("It was In vain.", "in vain") && !has_phrase("secure", "cure"));
 }
 
-/// Compares a text with the file that holds it, or writes the file.
+/// Compares a text with its file, or updates the file.
 fn held(name: &str, text: &str) {
     let path = directory().join(name);
     if std::env::var_os("QUS_UPDATE_LANGUAGE").is_some() {
@@ -126,7 +126,7 @@ fn held(name: &str, text: &str) {
     };
     assert!(
         expected == text,
-        "{} differs; QUS_UPDATE_LANGUAGE=1 writes it anew\nno longer: {:#?}\nnew: {:#?}",
+        "{} differs; QUS_UPDATE_LANGUAGE=1 updates it\nno longer: {:#?}\nnew: {:#?}",
         path.display(),
         differing(&expected, text),
         differing(text, &expected)
@@ -141,7 +141,7 @@ fn directory() -> PathBuf {
     root().join("tests/language")
 }
 
-/// Paths of the source files, sorted, without files of tests.
+/// Returns the paths of the source files, sorted, without tests.
 fn sources() -> Vec<String> {
     let mut waiting = vec![root().join("src")];
     let mut sources = Vec::new();
@@ -150,7 +150,7 @@ fn sources() -> Vec<String> {
             waiting.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
-            // The help is in a file of its own.
+            // The help has its own file.
             if !name.ends_with("/tests.rs") && !name.ends_with("/help.rs") && !name.contains("/invariants") {
                 sources.push(name);
             }
@@ -160,7 +160,7 @@ fn sources() -> Vec<String> {
     sources
 }
 
-/// Documents for users, with their names.
+/// Returns the documents for users, with their names.
 fn documents() -> Vec<(String, String)> {
     let mut paths = vec![root().join("README.md")];
     for directory in ["docs", ".github"] {
@@ -171,12 +171,12 @@ fn documents() -> Vec<(String, String)> {
     paths.iter().filter(|path| Path::exists(path)).map(named).collect()
 }
 
-/// A source file without its tests.
+/// Returns a source file without its tests.
 fn production(source: &str) -> String {
     source.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned()
 }
 
-/// Whether a literal is language, and not a path, an option or a format: it has two words of letters.
+/// Reports whether a literal is a sentence and not a path, an option or a format: it has at least two words.
 fn is_language(literal: &str) -> bool {
     let words = literal.split_whitespace().filter(|word| {
         let word = word.trim_matches(|letter: char| !letter.is_alphabetic());
@@ -187,17 +187,17 @@ fn is_language(literal: &str) -> bool {
 
 fn has_phrase(line: &str, phrase: &str) -> bool {
     let line = line.to_lowercase();
-    // A word of a name in code is none.
+    // Part of an identifier does not count.
     let is_letter =
         |letter: Option<char>| letter.is_some_and(|letter| letter.is_alphabetic() || letter == '_');
     line.match_indices(phrase).any(|(at, _)| {
         let (before, after) = (line[..at].chars().next_back(), line[at + phrase.len()..].chars().next());
-        // A plural counts, too.
+        // The plural also counts.
         !is_letter(before) && (!is_letter(after) || line[at + phrase.len()..].starts_with("s "))
     })
 }
 
-/// String literals of Rust source, as written, in their order.
+/// Returns the string literals of Rust source in their order, with escapes.
 fn literals(source: &str) -> Vec<String> {
     let mut literals = Vec::new();
     let mut rest = source;
@@ -213,7 +213,7 @@ fn literals(source: &str) -> Vec<String> {
             literals.push(text.split("\\\n").map(str::trim_start).collect::<Vec<_>>().concat());
             &rest[1..]
         } else if from.starts_with('\'') {
-            // A character; a lifetime has no second quote so near.
+            // A character literal. A lifetime has no second quote at this position.
             let character = ["'\"'", "'\\''", "'\\\"'"].iter().find(|quoted| from.starts_with(**quoted));
             &from[character.map_or(1, |quoted| quoted.len())..]
         } else if let (false, Some((hashes, text))) = (is_word, raw(from)) {
@@ -226,7 +226,7 @@ fn literals(source: &str) -> Vec<String> {
     literals
 }
 
-/// Index before the quote that ends a string.
+/// Returns the index of the quote that ends a string.
 fn end_of_string(text: &str) -> usize {
     let bytes = text.as_bytes();
     let mut at = 0;
@@ -236,7 +236,7 @@ fn end_of_string(text: &str) -> usize {
     at
 }
 
-/// A raw string at the beginning: the number of `#`, and the text.
+/// Parses a raw string at the beginning of a text. Returns the number of `#`, and the content.
 fn raw(text: &str) -> Option<(usize, &str)> {
     let hashes = text.strip_prefix('r')?.bytes().take_while(|byte| *byte == b'#').count();
     let content = text[1 + hashes..].strip_prefix('"')?;

@@ -37,13 +37,13 @@ fn imports_run_downward() {
 }
 
 #[test]
-fn no_imports_go_in_a_circle() {
+fn no_imports_form_a_cycle() {
     let circles = circles(&all_imports(), &modules().into_iter().map(|(module, _)| module).collect());
     assert!(circles.is_empty(), "modules that import each other:\n{}", circles.join("\n"));
 }
 
 #[test]
-fn a_circle_is_found() {
+fn a_loop_is_found() {
     let names = ["a", "a::b", "c", "d"].map(str::to_owned).into_iter().collect();
     let import = |module: &str, path: &str| Import { module: module.to_owned(), path: path.to_owned() };
     let found = |imports: &[(&str, &str)]| {

@@ -110,7 +110,7 @@ fn dnf_gives_a_package_for_a_family_and_rpm_checks_it() {
 }
 
 #[test]
-fn zypper_gives_one_package_below_its_folder() {
+fn zypper_gives_one_package_below_its_directory() {
     let machine = Machine::new();
     fs::write(machine.path("package"), an_rpm("qemu-arm")).unwrap();
     let script =

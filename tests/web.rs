@@ -145,7 +145,7 @@ fn a_server_that_stalls_is_given_up() {
 }
 
 #[test]
-fn without_a_program_that_is_said() {
+fn a_missing_program_is_reported() {
     let error =
         Downloader::default().tool("no-such-program").download("http://127.0.0.1:1/x", &()).unwrap_err();
     let message = "cannot download http://127.0.0.1:1/x: this machine has neither curl nor wget";
@@ -153,7 +153,7 @@ fn without_a_program_that_is_said() {
 }
 
 #[test]
-fn addresses_are_told_from_paths() {
+fn addresses_are_distinguished_from_paths() {
     let is = |text: &str| scheme(Path::new(text));
     assert_eq!((is("http://a"), is("HTTPS://a/b")), (Some("http"), Some("https")));
     for path in ["http:/a", "https", "./http://a", "ftp://a", "file:///a", "-", "", "é"] {

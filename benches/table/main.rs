@@ -46,7 +46,7 @@ fn run(words: &[String]) -> Result<()> {
     }
     // `cargo bench` adds this argument, and `cargo test --all-targets` does not.
     if !words.iter().any(|word| word == "--bench") {
-        return tell("benchmarks run only with `cargo bench`");
+        return report("benchmarks run only with `cargo bench`");
     }
     let interpreters = match std::env::var_os(INTERPRETERS) {
         Some(directory) => std::path::absolute(PathBuf::from(directory))?,
@@ -90,6 +90,6 @@ fn table(filters: &[String]) -> Result<()> {
 }
 
 /// Reports why a row is missing from the table.
-fn tell(text: &str) -> Result<()> {
+fn report(text: &str) -> Result<()> {
     Ok(writeln!(io::stderr(), "benches: {text}")?)
 }

@@ -14,7 +14,7 @@ use qus::probe::{ProbeTarget, STATUS_PATH};
 use tempfile::TempDir;
 
 use crate::measure::{Program, Row, Side};
-use crate::{INTERPRETERS, QUS, tell};
+use crate::{INTERPRETERS, QUS, report};
 
 /// Numbers of handlers and files. They show how the cost grows.
 const HANDLERS: [usize; 3] = [10, 1000, 10_000];
@@ -107,7 +107,7 @@ impl<'a> Lab<'a> {
         if Path::new(SYSTEMD_BINFMT).exists() {
             row("the same; `systemd-binfmt` with the lines", ours(), Program::new([SYSTEMD_BINFMT, &lines]))?;
         } else {
-            tell("systemd-binfmt is not installed: skipped")?;
+            report("systemd-binfmt is not installed: skipped")?;
         }
         match self.binfmt_support()? {
             Some(database) => {
@@ -118,7 +118,7 @@ impl<'a> Lab<'a> {
                     Program::new(enable),
                 )?;
             }
-            None => tell("update-binfmts is not installed: skipped")?,
+            None => report("update-binfmts is not installed: skipped")?,
         }
         // The floor executes the emulators, and registers nothing.
         let after = |side| self.has(if side == Side::Ours { count } else { 0 });
@@ -157,7 +157,7 @@ impl<'a> Lab<'a> {
         make.args(["bundle", "-o", &bundle]).args(FIVE).args(["--interpreter-dir".into(), interpreters()?]);
         let output = make.output()?;
         if !output.status.success() {
-            return tell(&format!(
+            return report(&format!(
                 "cannot make a bundle, skipped: {}",
                 String::from_utf8_lossy(&output.stderr).trim()
             ));
@@ -240,7 +240,7 @@ impl<'a> Lab<'a> {
 
     fn run(&self) -> Result<()> {
         let Some((emulator, probe)) = self.programs.get("aarch64") else {
-            return tell("there is no interpreter for aarch64: run is skipped");
+            return report("there is no interpreter for aarch64: run is skipped");
         };
         let what = format!(
             "`run` of a program, {} handlers registered for it; its emulator alone",
@@ -257,7 +257,7 @@ impl<'a> Lab<'a> {
             return Ok(());
         }
         let Some(package) = package()? else {
-            return tell("apt-get did not download Debian's package: fetch is skipped");
+            return report("apt-get did not download Debian's package: fetch is skipped");
         };
         let dest = self.path("dest");
         let two = ["qemu-aarch64-static", "qemu-arm-static"];

@@ -18,7 +18,7 @@ const SUM: std::ops::Range<usize> = 148..156;
 /// Tests any bytes as a Debian package.
 pub fn deb(input: &[u8]) {
     let mut content = input.to_vec();
-    mend_tar(&mut content);
+    fix_tar(&mut content);
     unpack(&content);
 }
 
@@ -30,7 +30,7 @@ pub fn rpm(input: &[u8]) {
 /// Tests any bytes as a tar archive: a package of Arch, or an image.
 pub fn tar(input: &[u8]) {
     let mut content = input.to_vec();
-    mend_tar(&mut content);
+    fix_tar(&mut content);
     unpack(&content);
 }
 
@@ -39,7 +39,7 @@ pub fn tar(input: &[u8]) {
 pub fn gzip(input: &[u8]) {
     unpack(input);
     let mut tar = input.to_vec();
-    mend_tar(&mut tar);
+    fix_tar(&mut tar);
     let (one, two) = tar.split_at(tar.len() / 2);
     same(&tar, &[gzipped(one), gzipped(two)].concat());
 }
@@ -57,7 +57,7 @@ pub fn zstd(input: &[u8]) {
 /// Tests any bytes as an xz stream with correct checksums. The unpacked archive must give the same files.
 pub fn xz(input: &[u8]) {
     let mut content = input.to_vec();
-    mend_xz(&mut content);
+    fix_xz(&mut content);
     let placed = unpack(&content);
     let mut whole = Vec::new();
     let limit = 2 << 20;
@@ -143,7 +143,7 @@ fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Corrects the checksum of everything that looks like a tar header.
-fn mend_tar(content: &mut [u8]) {
+fn fix_tar(content: &mut [u8]) {
     let mut at = 0;
     while let Some(block) = content.get_mut(at..at + BLOCK) {
         if !block[USTAR_AT..].starts_with(USTAR) {
@@ -159,7 +159,7 @@ fn mend_tar(content: &mut [u8]) {
 
 /// Corrects the checksums of an xz stream in its header, footer, index and block headers (the .xz file format, sections
 /// 2 to 4). Checksums of block contents stay unchanged; a block need not have one.
-fn mend_xz(content: &mut [u8]) {
+fn fix_xz(content: &mut [u8]) {
     let length = content.len();
     if length < 24 {
         return;
@@ -172,7 +172,7 @@ fn mend_xz(content: &mut [u8]) {
     let words = u32::from_le_bytes([8, 7, 6, 5].map(|back| content[length - back]));
     let size = (words as usize).saturating_add(1).saturating_mul(4);
     let Some(index) = (length - 12).checked_sub(size).filter(|index| *index >= 12 && size >= 8) else {
-        mend_block(content, 12);
+        fix_block(content, 12);
         return;
     };
     content[index] = 0;
@@ -181,7 +181,7 @@ fn mend_xz(content: &mut [u8]) {
     let mut records = records.as_slice();
     let (mut at, count) = (12_u64, integer(&mut records).unwrap_or(0));
     for _ in 0..count.min(1000) {
-        let Some(unpadded) = integer(&mut records).filter(|_| mend_block(content, at).is_some()) else {
+        let Some(unpadded) = integer(&mut records).filter(|_| fix_block(content, at).is_some()) else {
             return;
         };
         let _unpacked = integer(&mut records);
@@ -190,7 +190,7 @@ fn mend_xz(content: &mut [u8]) {
 }
 
 /// Corrects the checksum of the block header at `at`.
-fn mend_block(content: &mut [u8], at: u64) -> Option<()> {
+fn fix_block(content: &mut [u8], at: u64) -> Option<()> {
     let at = usize::try_from(at).ok()?;
     let size = (usize::from(*content.get(at)?) + 1) * 4;
     let sum = at.checked_add(size)?.checked_sub(4).filter(|sum| *sum > at && sum + 4 <= content.len())?;

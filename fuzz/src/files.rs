@@ -80,15 +80,15 @@ pub fn binfmt_d(input: &[u8]) {
     let configuration = Configuration::read(root.path());
     assert_eq!(configuration.binfmt_support.len(), 1);
     let lines = input.split(|byte| *byte == b'\n').count();
-    assert!(configuration.rules.len() <= lines, "{} promises in {lines} lines", configuration.rules.len());
+    assert!(configuration.rules.len() <= lines, "{} rules in {lines} lines", configuration.rules.len());
     assert_eq!(configuration.unregistered_rules(&[]).len(), configuration.rules.len());
-    for promise in &configuration.rules {
-        assert_eq!(Rule::parse(&promise.rule.to_line()).as_ref(), Ok(&promise.rule));
-        let name = promise.rule.name().clone();
-        let text = entry_text(&promise.rule);
+    for configured in &configuration.rules {
+        assert_eq!(Rule::parse(&configured.rule.to_line()).as_ref(), Ok(&configured.rule));
+        let name = configured.rule.name().clone();
+        let text = entry_text(&configured.rule);
         let entry = Entry::parse(&text).unwrap_or_else(|error| panic!("{error}: {}", text.escape_ascii()));
         let handler = Handler { name, entry };
-        assert!(promise.is_registered_as(&handler), "{promise:?} by {handler:?}");
+        assert!(configured.is_registered_as(&handler), "{configured:?} by {handler:?}");
         assert_printable(&qus::handler::owner::Owner::of(&handler, &configuration).to_string());
     }
     // Comments and blank lines have no effect.

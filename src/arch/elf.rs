@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_static_from_dynamic() {
+    fn distinguishes_static_from_dynamic() {
         assert_eq!(Executable::read(&Bytes(&program(None))).unwrap().loader, None);
         for at in [176, 100_000] {
             let executable = Executable::read(&Bytes(&program(Some(at)))).unwrap();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_else_a_file_is() {
+    fn reports_what_else_a_file_is() {
         let reason = |bytes: &[u8]| Executable::read(&Bytes(bytes)).unwrap_err().to_string();
         assert_eq!(reason(b""), "is empty");
         assert_eq!(reason(b"#! /bin/sh -e\necho"), "is a script (#!/bin/sh -e)");

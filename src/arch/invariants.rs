@@ -61,7 +61,7 @@ fn rows_are_sorted_and_unique() {
 }
 
 #[test]
-fn descriptions_are_unique_and_tell_the_byte_order() {
+fn descriptions_are_unique_and_name_the_byte_order() {
     let mut descriptions: Vec<_> = ARCHES.iter().map(|arch| arch.description).collect();
     descriptions.sort_unstable();
     descriptions.dedup();
@@ -82,14 +82,14 @@ fn descriptions_are_unique_and_tell_the_byte_order() {
 }
 
 #[test]
-fn abi_bits_lie_within_their_mask() {
+fn abi_bits_are_within_their_mask() {
     for abi in ARCHES.iter().filter_map(|arch| arch.identity.abi) {
         assert_eq!(abi.value & !abi.mask, 0);
     }
 }
 
 #[test]
-fn no_two_patterns_take_the_same_file() {
+fn no_two_patterns_match_the_same_file() {
     let patterns: Vec<_> = ARCHES
         .iter()
         .flat_map(|arch| arch.identity.patterns().into_iter().map(move |pattern| (arch, pattern)))
@@ -102,7 +102,7 @@ fn no_two_patterns_take_the_same_file() {
 }
 
 #[test]
-fn a_program_is_taken_by_its_own_row_alone() {
+fn a_program_matches_its_own_row_only() {
     for arch in ARCHES {
         for (machine, header) in headers(arch) {
             let mut takers = Vec::new();
@@ -136,7 +136,7 @@ fn headers_are_whole() {
 }
 
 #[test]
-fn what_is_no_program_is_not_taken() {
+fn other_file_types_do_not_match() {
     for arch in ARCHES {
         let Identity { machines, .. } = arch.identity;
         for e_type in [ET_NONE, ET_REL, ET_CORE, 5, 0xfe00, 0xff02] {
@@ -156,7 +156,7 @@ fn what_is_no_program_is_not_taken() {
 }
 
 #[test]
-fn what_no_emulator_serves_is_not_taken() {
+fn unsupported_machines_do_not_match() {
     let foreign = [
         ("x32", Class::Elf32, ByteOrder::Little, EM_X86_64),
         ("nanoMIPS", Class::Elf32, ByteOrder::Little, 249),

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_it_cannot_read() {
+    fn reports_what_it_cannot_read() {
         assert_eq!(Entry::parse(b"on\n"), Err(EntryError::State));
         assert_eq!(Entry::parse(b"enabled\nflags: \noffset x\n"), Err(EntryError::Value("offset")));
         assert_eq!(Entry::parse(b"enabled\nflags: \nmagic 123\n"), Err(EntryError::Value("magic")));

@@ -225,7 +225,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_matches_has_no_differences(
+        fn a_matching_file_has_no_differences(
             offset in 0_usize..4,
             bytes in vec((0_u8..4, 0_u8..4), 1..6),
             masked: bool,

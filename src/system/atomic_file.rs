@@ -149,19 +149,19 @@ mod tests {
     }
 
     #[test]
-    fn only_what_nobody_holds_is_swept() {
+    fn only_unlocked_files_are_removed() {
         let directory = tempfile::tempdir().unwrap();
         let location = |name: &str| directory.path().join(name);
         for name in [".qus-new-aB3456", ".qus-new-short", ".qus-new-1234567", ".qus-new-a.3456", "other"] {
             fs::write(location(name), "half").unwrap();
         }
         symlink("other", location(".qus-new-linked")).unwrap();
-        fs::create_dir(location(".qus-new-folder")).unwrap();
+        fs::create_dir(location(".qus-new-directory")).unwrap();
         remove_stale(directory.path());
         let present = [
             ".qus-new-1234567",
             ".qus-new-a.3456",
-            ".qus-new-folder",
+            ".qus-new-directory",
             ".qus-new-linked",
             ".qus-new-short",
             "other",
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_is_held_from_its_first_byte_to_its_name() {
+    fn a_pending_file_is_locked_until_it_has_its_name() {
         let directory = tempfile::tempdir().unwrap();
         let held = Dir::open(directory.path()).unwrap();
         let mut pending = create(&held).unwrap();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_aside_comes_back_as_the_very_file() {
+    fn a_backup_restores_the_same_file() {
         let directory = tempfile::tempdir().unwrap();
         let (path, newer) = (directory.path().join("name"), directory.path().join("newer"));
         fs::write(&path, "old").unwrap();

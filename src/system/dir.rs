@@ -219,7 +219,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     #[test]
-    fn a_folder_is_found_as_the_kernel_finds_it() {
+    fn a_directory_is_found_as_the_kernel_finds_it() {
         let directory = tempfile::tempdir().unwrap();
         let location = |name: &str| directory.path().join(name);
         fs::create_dir_all(location("a/b")).unwrap();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_made_and_told() {
+    fn missing_directories_are_created_and_listed() {
         let directory = tempfile::tempdir().unwrap();
         let location = |name: &str| directory.path().join(name);
         fs::create_dir(location("there")).unwrap();
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_folder_is_the_same_when_another_has_its_name() {
+    fn an_open_directory_stays_when_another_gets_its_name() {
         let directory = tempfile::tempdir().unwrap();
         let location = |name: &str| directory.path().join(name);
         fs::create_dir(location("it")).unwrap();

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_have_what_they_have() {
+    fn versions_support_their_features() {
         let old = KernelVersion::parse("4.4.0-210-generic");
         assert!(!old.supports_fix_binary() && !old.supports_preserve_argv0());
         let debian = KernelVersion::parse("6.1.0-13-amd64");

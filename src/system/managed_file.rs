@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_have_put_there_stays() {
+    fn files_of_other_tools_stay() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("foreign");
         let refused = |path: &Path, message: &str| {
@@ -291,9 +291,9 @@ mod tests {
                 assert_eq!(error.to_string(), format!("{} {message}, and is left in place", path.display()));
             }
         };
-        fs::write(&path, "# Written by somebody\n").unwrap();
+        fs::write(&path, "# Written by another tool\n").unwrap();
         refused(&path, "was not written by qus");
-        assert_eq!(fs::read(&path).unwrap(), b"# Written by somebody\n");
+        assert_eq!(fs::read(&path).unwrap(), b"# Written by another tool\n");
         let link = directory.path().join("link");
         symlink("/dev/null", &link).unwrap();
         refused(&link, "is a symbolic link, to /dev/null");

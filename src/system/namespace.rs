@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_made_between_two_readings_of_the_clock_is_new() {
+    fn a_file_made_between_two_readings_of_the_clock_is_new() {
         let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let tick = Duration::from_millis(20);
         assert!(is_between(at(10), at(10), at(10)));

@@ -17,21 +17,22 @@ use crate::downloads::interpreter;
 use crate::lab::{Lab, Ran, busybox, order, run};
 use crate::tools;
 
-const FOLDERS: [&str; 4] = ["/etc/binfmt.d", "/run/binfmt.d", "/usr/local/lib/binfmt.d", "/usr/lib/binfmt.d"];
+const DIRECTORIES: [&str; 4] =
+    ["/etc/binfmt.d", "/run/binfmt.d", "/usr/local/lib/binfmt.d", "/usr/lib/binfmt.d"];
 
-/// Mounts empty directories of the test's own for configuration.
+/// Mounts empty configuration directories for the test.
 fn directories(lab: &Lab) {
     let cover =
         |directory: &str| mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), None::<&str>);
     for directory in ["/etc", "/run", "/usr/local/lib"] {
         cover(directory).unwrap();
     }
-    for directory in &FOLDERS[..3] {
+    for directory in &DIRECTORIES[..3] {
         fs::create_dir(directory).unwrap();
     }
-    // /usr/lib is not covered as a whole, as programs need it.
-    if Path::new(FOLDERS[3]).exists() {
-        cover(FOLDERS[3]).unwrap();
+    // /usr/lib is not covered as a whole, because programs need it.
+    if Path::new(DIRECTORIES[3]).exists() {
+        cover(DIRECTORIES[3]).unwrap();
     }
     fs::create_dir(lab.path("conf")).unwrap();
 }
@@ -52,14 +53,14 @@ fn words(ran: &Ran) -> Vec<String> {
     ran.stdout.lines().map(row).collect()
 }
 
-kernel_test!(apply_registers_what_is_configured_and_flushes_nobody);
-fn apply_registers_what_is_configured_and_flushes_nobody(lab: &Lab) {
+kernel_test!(apply_registers_what_is_configured_and_removes_no_other_handler);
+fn apply_registers_what_is_configured_and_removes_no_other_handler(lab: &Lab) {
     directories(lab);
     let foreign = b":foreign:E::foreign::/bin/true:";
     lab.register(foreign).unwrap();
     lab.done(["register", "s390x"]);
     let before = lab.entries();
-    fs::write(FOLDERS[0].to_owned() + "/arm.conf", format!("# Arm\n\n{}", line(lab, "arm"))).unwrap();
+    fs::write(DIRECTORIES[0].to_owned() + "/arm.conf", format!("# Arm\n\n{}", line(lab, "arm"))).unwrap();
     let ran = done(lab.qus(["apply"]));
     assert_eq!(words(&ran), ["/etc/binfmt.d/arm.conf:3 registered qemu-arm"]);
     assert!(ran.stderr.contains("qus: 1 handlers are new; run `qus verify` to test them\n"), "{ran:#?}");
@@ -88,7 +89,7 @@ kernel_test!(apply_has_systemds_precedence);
 fn apply_has_systemds_precedence(lab: &Lab) {
     directories(lab);
     let write = |file: String, text: &str| fs::write(file, text).unwrap();
-    let [etc, run_, local, usr] = FOLDERS;
+    let [etc, run_, local, usr] = DIRECTORIES;
     for name in ["a", "b", "c", "d"] {
         write(format!("{local}/{name}.conf"), &odd(name, "/local"));
     }
@@ -130,7 +131,7 @@ fn apply_makes_the_last_rule_win(lab: &Lab) {
     fs::write(lab.path("some.conf"), lines).unwrap();
     done(lab.qus(["apply", "some.conf"]));
     assert_eq!(order(), ["last", "other", "first"]);
-    // Handlers registered by hand in another order, or in part: a handler of the same files moves to the front again.
+    // Some handlers were registered by hand, in another order. A handler of the same files moves to the front again.
     lab.command("first", "-1");
     let ran = done(lab.qus(["apply", "some.conf"]));
     let expected =
@@ -145,7 +146,7 @@ kernel_test!(apply_agrees_with_systemd_binfmt);
 fn apply_agrees_with_systemd_binfmt(lab: &Lab) {
     tools::install();
     directories(lab);
-    let [etc, run_, local, _] = FOLDERS;
+    let [etc, run_, local, _] = DIRECTORIES;
     let exported = |arch: &str| lab.done(["export", arch, "--format", "systemd"]);
     fs::write(format!("{etc}/qus-arm.conf"), exported("arm")).unwrap();
     fs::write(format!("{run_}/qus-arm.conf"), odd("hidden", "/x")).unwrap();
@@ -224,11 +225,11 @@ fn apply_refuses_what_would_take_the_hosts_programs(lab: &Lab) {
     refused(r":any:M::\x00:\x00:/x:", takes);
     refused(":scripts:M::#!::/x:", takes);
     refused(&own, takes);
-    // A rule that takes no program of this host, but its own interpreter.
+    // A rule that matches its own interpreter, but no program of this host.
     let interpreter = lab.executable("loop.mine", b"MINE and more");
     refused(&format!(":own:M::MINE::{}:", interpreter.display()), "it matches its own interpreter, ");
     refused(&format!(":own:E::mine::{}:", interpreter.display()), "it matches its own interpreter, ");
-    // Rules by which other users would gain rights.
+    // Rules that would give other users more rights.
     fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o777)).unwrap();
     refused(
         &format!(":c:E::c::{}:C", interpreter.display()),
@@ -239,8 +240,8 @@ fn apply_refuses_what_would_take_the_hosts_programs(lab: &Lab) {
     assert!(order().is_empty());
 }
 
-kernel_test!(apply_replaces_what_has_drifted);
-fn apply_replaces_what_has_drifted(lab: &Lab) {
+kernel_test!(apply_replaces_what_differs);
+fn apply_replaces_what_differs(lab: &Lab) {
     fs::write(lab.path("arm.conf"), line(lab, "arm")).unwrap();
     lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::empty());
     assert_eq!(words(&done(lab.qus(["apply", "arm.conf"]))), ["arm.conf:1 replaced qemu-arm"]);
@@ -284,8 +285,8 @@ fn apply_reads_what_is_named(lab: &Lab) {
     );
 }
 
-kernel_test!(apply_says_what_it_cannot_read);
-fn apply_says_what_it_cannot_read(lab: &Lab) {
+kernel_test!(apply_reports_what_it_cannot_read);
+fn apply_reports_what_it_cannot_read(lab: &Lab) {
     lab.refused(["apply", "nowhere.conf"], 2, "does not exist");
     mkfifo(&lab.path("pipe.conf"), Mode::S_IRWXU).unwrap();
     lab.refused(["apply", "pipe.conf"], 2, "is not a regular file");
@@ -313,7 +314,7 @@ fn a_dry_run_of_apply_changes_nothing(lab: &Lab) {
     assert_eq!((lab.entries(), order()), before);
 }
 
-kernel_test!(apply_needs_root, somebody);
+kernel_test!(apply_needs_root, ordinary_user);
 fn apply_needs_root(lab: &Lab) {
     fs::write(lab.path("x.conf"), odd("x", "/x")).unwrap();
     lab.refused(["apply", "x.conf"], 2, "only root may").suggests("sudo qus apply x.conf");
@@ -328,8 +329,8 @@ fn apply_mounts_what_is_not_mounted(lab: &Lab) {
     assert_eq!(order(), ["x"]);
 }
 
-kernel_test!(apply_where_all_is_off_says_so);
-fn apply_where_all_is_off_says_so(lab: &Lab) {
+kernel_test!(apply_reports_a_disabled_instance);
+fn apply_reports_a_disabled_instance(lab: &Lab) {
     fs::write(lab.path("x.conf"), odd("x", "/x")).unwrap();
     lab.command("status", "0");
     lab.refused(["apply", "x.conf"], 2, "the whole instance is disabled: no handler is active");

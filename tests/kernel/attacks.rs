@@ -1,5 +1,5 @@
 //! Attacks: another user replaces files and directories of their own while qus, as root, works with them. Whatever the
-//! attacker does, no file outside of the attacker's directory changes, and what is registered is what was checked.
+//! attacker does, no file outside of the attacker's directory changes, and qus registers exactly the checked file.
 //!
 //! The attacker is a thread with another user's rights if the tests may have two users (as root), and otherwise with
 //! the user's own rights. `QUS_ATTACKS=60` makes each race last 60 seconds; by default it lasts a few seconds.
@@ -18,9 +18,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, chown, mkfifo, setfsgid, setfsuid};
 
 use crate::downloads::{self, interpreter};
-use crate::faults::tells_a_version;
+use crate::faults::version_printer;
 use crate::lab::{Lab, Ran, is_dynamic, run};
-use crate::namespace::STRANGER;
+use crate::namespace::OTHER_USER;
 use crate::random::Random;
 
 /// Kills a run that hangs.
@@ -34,7 +34,7 @@ fn most() -> (usize, Duration) {
     }
 }
 
-/// A directory of the attacker's, and files of another user, which the attacker must not change.
+/// A directory of the attacker, and files of a victim that must not change.
 struct Scene<'a> {
     lab: &'a Lab,
     /// True if the attacker is another user.
@@ -52,10 +52,14 @@ impl<'a> Scene<'a> {
         let (theirs, victims) = (lab.path("theirs"), lab.path("victims"));
         fs::set_permissions(lab.path(""), Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(&theirs).unwrap();
-        fs::create_dir_all(victims.join("folder")).unwrap();
-        for name in
-            ["file", "folder/qemu-arm-static", "folder/qemu-arm-static.json", "folder/made", "folder/qus.1"]
-        {
+        fs::create_dir_all(victims.join("directory")).unwrap();
+        for name in [
+            "file",
+            "directory/qemu-arm-static",
+            "directory/qemu-arm-static.json",
+            "directory/made",
+            "directory/qus.1",
+        ] {
             fs::write(victims.join(name), "as it was").unwrap();
             fs::set_permissions(victims.join(name), Permissions::from_mode(0o600)).unwrap();
         }
@@ -70,7 +74,7 @@ impl<'a> Scene<'a> {
     fn give(&self, name: &str) {
         if self.other {
             let path = self.theirs.join(name);
-            chown(&path, Some(Uid::from_raw(STRANGER)), Some(Gid::from_raw(STRANGER))).unwrap();
+            chown(&path, Some(Uid::from_raw(OTHER_USER)), Some(Gid::from_raw(OTHER_USER))).unwrap();
         }
     }
 
@@ -82,10 +86,10 @@ impl<'a> Scene<'a> {
         path
     }
 
-    /// Returns a directory into which an attacker wants root to write: the victim's, or, without a second user, the
+    /// Returns the directory to which the attacker tries to redirect root: the victim's, or without a second user the
     /// attacker's own.
     fn elsewhere(&self) -> PathBuf {
-        if self.other { self.victims.join("folder") } else { self.theirs.clone() }
+        if self.other { self.victims.join("directory") } else { self.theirs.clone() }
     }
 
     fn qus(&self, words: &[&str]) -> Ran {
@@ -148,9 +152,9 @@ impl<'a> Scene<'a> {
 /// Gives this thread the rights of another user.
 fn become_attacker() {
     let none = u32::MAX;
-    setfsgid(Gid::from_raw(STRANGER));
-    setfsuid(Uid::from_raw(STRANGER));
-    assert_eq!(setfsuid(Uid::from_raw(none)), Uid::from_raw(STRANGER));
+    setfsgid(Gid::from_raw(OTHER_USER));
+    setfsuid(Uid::from_raw(OTHER_USER));
+    assert_eq!(setfsuid(Uid::from_raw(none)), Uid::from_raw(OTHER_USER));
 }
 
 fn state(directory: &Path) -> BTreeMap<PathBuf, State> {
@@ -174,7 +178,7 @@ fn source(lab: &Lab) -> PathBuf {
         let name = format!("source/qemu-{arch}-static");
         if cfg!(target_arch = "x86_64") {
             fs::create_dir_all(lab.path("source")).unwrap();
-            lab.executable(&name, &tells_a_version());
+            lab.executable(&name, &version_printer());
         } else {
             lab.copy(&name, &interpreter(arch));
         }
@@ -245,16 +249,16 @@ fn no_file_is_written_through_a_link_of_a_stranger(lab: &Lab) {
 
 /// Expects that qus does not follow a link of another user, both as the directory and inside of its path.
 fn links_of_another_user(lab: &Lab, scene: &Scene<'_>) {
-    symlink(scene.victims.join("folder"), scene.theirs.join("link")).unwrap();
-    std::os::unix::fs::lchown(scene.theirs.join("link"), Some(STRANGER), Some(STRANGER)).unwrap();
+    symlink(scene.victims.join("directory"), scene.theirs.join("link")).unwrap();
+    std::os::unix::fs::lchown(scene.theirs.join("link"), Some(OTHER_USER), Some(OTHER_USER)).unwrap();
     let message = format!(
-        "theirs/link is a symbolic link to {} that user {STRANGER} created, and is not followed",
-        scene.victims.join("folder").display()
+        "theirs/link is a symbolic link to {} that user {OTHER_USER} created, and is not followed",
+        scene.victims.join("directory").display()
     );
     for words in [
         &["man", "-o", "theirs/link"][..],
         &["fetch", "--from", "source", "--dest", "theirs/link", "arm"],
-        &["fetch", "--from", "source", "--dest", "theirs/link/new/folder", "arm"],
+        &["fetch", "--from", "source", "--dest", "theirs/link/new/directory", "arm"],
         &["bundle", "--interpreter-dir", "source", "-o", "theirs/link/made", "arm"],
         &["export", "arm", "--format", "systemd", "--interpreter-dir", "source", "-o", "theirs/link"],
     ] {
@@ -272,7 +276,7 @@ fn links_of_another_user(lab: &Lab, scene: &Scene<'_>) {
 }
 
 kernel_test!(a_pipe_or_a_device_for_an_interpreter_stops_nothing);
-/// Files that block when they are opened, or that never end.
+/// Tests files that block when they are opened, or that never end.
 fn a_pipe_or_a_device_for_an_interpreter_stops_nothing(lab: &Lab) {
     let scene = Scene::new(lab);
     fs::create_dir(lab.path("q")).unwrap();
@@ -304,7 +308,7 @@ fn what_is_fetched_and_exported_among_strangers_stays_there(lab: &Lab) {
     let (theirs, victim) = (&scene.theirs, scene.victims.join("file"));
     let (target, elsewhere) = (theirs.join("q"), scene.elsewhere());
     let to_victim = |path: &Path| symlink(&victim, path);
-    // The directory is replaced by another one, or by a link to the victim's file in the moment when qus creates it.
+    // At the moment when qus creates the directory, another directory or a link to the victim's file replaces it.
     let directory = |random: &mut Random| exchange(random, &target, |path| symlink(&elsewhere, path));
     let made = |random: &mut Random| {
         let _away = fs::rename(&target, theirs.join(format!("away-{}", random.below(1 << 30))));
@@ -341,8 +345,8 @@ fn what_is_fetched_and_exported_among_strangers_stays_there(lab: &Lab) {
     });
 }
 
-kernel_test!(what_is_bundled_among_strangers_stays_there, among_others);
-fn what_is_bundled_among_strangers_stays_there(lab: &Lab) {
+kernel_test!(what_is_bundled_among_other_users_stays_there, among_others);
+fn what_is_bundled_among_other_users_stays_there(lab: &Lab) {
     crate::lab::needs_static_qus();
     let scene = Scene::new(lab);
     source(lab);
@@ -357,7 +361,7 @@ fn what_is_bundled_among_strangers_stays_there(lab: &Lab) {
     });
 }
 
-/// Has the attacker put two files alternately into the location of the interpreter.
+/// Lets the attacker put two files alternately at the path of the interpreter.
 fn takes_turns(scene: &Scene<'_>, files: [&Path; 2], random: &mut Random) {
     let (place, new) = (scene.theirs.join("q/qemu-arm-static"), scene.theirs.join("new"));
     for file in files {
@@ -395,7 +399,7 @@ fn what_is_registered_is_what_was_checked(lab: &Lab) {
     };
     scene.race(&[&turns, &directories], |round| {
         let options: &[&str] = match round % 3 {
-            // A broken handler, which qus has to replace, is given up only for a checked interpreter.
+            // qus replaces the broken handler only with a checked interpreter.
             0 => &["--replace"],
             1 => &["--in-memory"],
             _ => &[],
@@ -442,7 +446,7 @@ fn what_is_persisted_is_what_was_checked(lab: &Lab) {
     // No real host has such a directory. Even there qus writes nothing through the links in it.
     fs::create_dir("/etc/binfmt.d").unwrap();
     if scene.other {
-        chown("/etc/binfmt.d", Some(Uid::from_raw(STRANGER)), None).unwrap();
+        chown("/etc/binfmt.d", Some(Uid::from_raw(OTHER_USER)), None).unwrap();
     }
     let (victim, conf) = (scene.victims.join("file"), Path::new("/etc/binfmt.d/qus-arm.conf"));
     let content = fs::read(&good).unwrap();

@@ -33,8 +33,8 @@ fn an_unknown_architecture_is_refused(lab: &Lab) {
     lab.refused(["register", "arm,qwertyuiop"], 2, "unknown architecture \"qwertyuiop\"");
 }
 
-kernel_test!(no_interpreter_at_hand_is_said);
-fn no_interpreter_at_hand_is_said(lab: &Lab) {
+kernel_test!(a_missing_interpreter_is_reported);
+fn a_missing_interpreter_is_reported(lab: &Lab) {
     let empty = lab.path("empty");
     fs::create_dir(&empty).unwrap();
     let empty = empty.to_str().unwrap();
@@ -46,8 +46,8 @@ fn no_interpreter_at_hand_is_said(lab: &Lab) {
     lab.refused(words.into_iter().chain(["all"]), 2, &message).suggests("qus register --fetch all");
 }
 
-kernel_test!(no_interpreter_at_all_is_said);
-fn no_interpreter_at_all_is_said(lab: &Lab) {
+kernel_test!(no_interpreter_at_all_is_reported);
+fn no_interpreter_at_all_is_reported(lab: &Lab) {
     for directory in ["/usr/local/lib/qus", "/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-binfmt"] {
         if Path::new(directory).exists() {
             mount(Some("none"), directory, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();

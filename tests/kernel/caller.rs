@@ -8,7 +8,7 @@ use std::process::Command;
 use nix::mount::{MsFlags, mount};
 
 use crate::lab::{Lab, QUS, run};
-use crate::namespace::STRANGER;
+use crate::namespace::OTHER_USER;
 
 const MESSAGE: &str = "refusing to run with more rights than the caller (setuid, setgid or file capabilities), \
                        because the caller controls arguments and environment";
@@ -149,7 +149,7 @@ fn rights_of_the_caller_are_no_obstacle(lab: &Lab) {
     if !has_others() {
         return;
     }
-    let id = STRANGER.to_string();
+    let id = OTHER_USER.to_string();
     let given = [
         "setpriv",
         "--reuid",

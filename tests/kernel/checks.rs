@@ -11,50 +11,50 @@ use crate::lab::Lab;
 
 /// Coverage of one check.
 enum Coverage {
-    /// These tests get the finding, and no longer get it after its hint was typed into a shell.
-    Mended(&'static [&'static str]),
+    /// These tests get the finding, type its hint into a shell, and do not get the finding again.
+    Fixed(&'static [&'static str]),
     /// This test gets the finding, without a hint. The text is the reason why there is none.
     Explained(&'static str, &'static str),
     /// No test in this directory creates its situation, for this reason. Unit tests cover the check with given facts.
     NotHere(&'static str),
 }
-use Coverage::{Explained, Mended, NotHere};
+use Coverage::{Explained, Fixed, NotHere};
 
 static HELD: &[(&str, Coverage)] = &[
     ("kernel", NotHere("this machine has one kernel, which is not older than 4.8")),
-    ("mounted", Mended(&["doctor_not_mounted", "doctor_mounted_over"])),
-    ("writable", Mended(&["doctor_read_only"])),
-    ("instance-off", Mended(&["doctor_instance_off"])),
+    ("mounted", Fixed(&["doctor_not_mounted", "doctor_mounted_over"])),
+    ("writable", Fixed(&["doctor_read_only"])),
+    ("instance-off", Fixed(&["doctor_instance_off"])),
     ("scope", Explained("doctor_of_a_healthy_instance", "it reports the scope, which is no problem")),
-    ("lifetime", Mended(&["situation_9_in_a_mount_namespace"])),
-    ("captures", Mended(&["doctor_captures", "situation_4_native_programs_captured"])),
-    ("disabled", Mended(&["doctor_disabled"])),
-    ("no-fix", Mended(&["doctor_no_fix"])),
-    ("interpreter", Mended(&["doctor_unfit_interpreters", "doctor_interpreter_gone"])),
-    ("stale", Mended(&["doctor_stale"])),
-    ("self-capture", Mended(&["doctor_self_capture"])),
-    ("writable-file", Mended(&["doctor_writable_file"])),
-    ("credentials", Mended(&["doctor_credentials"])),
-    ("shadowed", Mended(&["doctor_shadowed"])),
+    ("lifetime", Fixed(&["situation_9_in_a_mount_namespace"])),
+    ("captures", Fixed(&["doctor_captures", "situation_4_native_programs_captured"])),
+    ("disabled", Fixed(&["doctor_disabled"])),
+    ("no-fix", Fixed(&["doctor_no_fix"])),
+    ("interpreter", Fixed(&["doctor_unfit_interpreters", "doctor_interpreter_gone"])),
+    ("stale", Fixed(&["doctor_stale"])),
+    ("self-capture", Fixed(&["doctor_self_capture"])),
+    ("writable-file", Fixed(&["doctor_writable_file"])),
+    ("credentials", Fixed(&["doctor_credentials"])),
+    ("shadowed", Fixed(&["doctor_shadowed"])),
     ("overlap", Explained("doctor_overlap", "the user decides which of two other programs comes first")),
-    ("broken", Mended(&["doctor_broken", "doctor_broken_of_another"])),
-    ("interim", Mended(&["doctor_interim"])),
-    ("configured", Mended(&["doctor_promised", "doctor_promised_with_systemd"])),
+    ("broken", Fixed(&["doctor_broken", "doctor_broken_of_another"])),
+    ("interim", Fixed(&["doctor_interim"])),
+    ("configured", Fixed(&["doctor_configured", "doctor_configured_with_systemd"])),
     (
         "flushed",
         NotHere(
             "it concerns handlers of the initial user namespace; .ci/e2e/situations creates it, as root of a machine",
         ),
     ),
-    ("wsl", Mended(&["doctor_wsl"])),
-    ("emulator", Mended(&["doctor_emulator"])),
-    ("engines", Mended(&["doctor_builder_that_started_too_early"])),
+    ("wsl", Fixed(&["doctor_wsl"])),
+    ("emulator", Fixed(&["doctor_emulator"])),
+    ("engines", Fixed(&["doctor_builder_that_started_too_early"])),
     ("page-size", NotHere("the page size is that of the machine's kernel")),
     ("security", Explained("doctor_security", "an active security module is no problem")),
-    ("namespaces", Mended(&["doctor_namespaces"])),
-    ("origin", Mended(&["doctor_origin"])),
+    ("namespaces", Fixed(&["doctor_namespaces"])),
+    ("origin", Fixed(&["doctor_origin"])),
     ("in-memory", Explained("doctor_in_memory", "it reports how much memory is in use, which is no problem")),
-    ("working", Mended(&["doctor_of_a_healthy_instance"])),
+    ("working", Fixed(&["doctor_of_a_healthy_instance"])),
 ];
 
 /// Results of this test: ids of checks, and whether the hint removed the finding or there was none.
@@ -64,9 +64,9 @@ static SEEN: Mutex<BTreeSet<(String, Seen)>> = Mutex::new(BTreeSet::new());
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Seen {
     /// The finding appeared, and its hint removed it.
-    Mended,
+    Fixed,
     /// The finding appeared without a hint.
-    WithoutCure,
+    WithoutHint,
 }
 
 /// Records a result for the check `id`.
@@ -79,8 +79,8 @@ pub(crate) fn check_results(name: &str) {
     let seen = SEEN.lock().unwrap();
     for (id, held) in HELD {
         let wanted = match held {
-            Mended(tests) if tests.contains(&name) => Seen::Mended,
-            Explained(test, _) if *test == name => Seen::WithoutCure,
+            Fixed(tests) if tests.contains(&name) => Seen::Fixed,
+            Explained(test, _) if *test == name => Seen::WithoutHint,
             _ => continue,
         };
         assert!(
@@ -97,7 +97,7 @@ fn doctor_has_a_test_for_every_check(_: &Lab) {
     let tests: BTreeSet<&str> = crate::tests().iter().map(|test| test.name).collect();
     for (id, held) in HELD {
         match held {
-            Mended(names) => {
+            Fixed(names) => {
                 assert!(!names.is_empty() && names.iter().all(|name| tests.contains(name)), "{id}");
             }
             Explained(name, why) => assert!(tests.contains(name) && !why.is_empty(), "{id}"),

@@ -63,9 +63,9 @@ fn clocks_of_a_time_namespace_change_nothing(lab: &Lab) {
     }
 }
 
-kernel_test!(drafts_of_any_date_are_swept);
+kernel_test!(temporary_files_of_any_date_are_removed);
 /// A process whose clock was ahead left a temporary file with a time in the future when it was killed.
-fn drafts_of_any_date_are_swept(lab: &Lab) {
+fn temporary_files_of_any_date_are_removed(lab: &Lab) {
     package(lab);
     lab.done(FETCH);
     let names = ["qemu-arm-static", "qemu-arm-static.json"];

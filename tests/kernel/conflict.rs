@@ -25,8 +25,8 @@ fn a_second_run_changes_nothing(lab: &Lab) {
     assert_eq!(item["handlers"], serde_json::json!(["qemu-arm"]));
 }
 
-kernel_test!(another_emulator_that_serves_is_kept);
-fn another_emulator_that_serves_is_kept(lab: &Lab) {
+kernel_test!(another_working_emulator_is_left_in_place);
+fn another_working_emulator_is_left_in_place(lab: &Lab) {
     let file = lab.link("libexec/arm-binfmt-P", &interpreter("arm"));
     lab.handler("somebodys", "arm", &file, OURS);
     let entries = lab.entries();
@@ -88,8 +88,8 @@ fn with_mask(lab: &Lab, mask: &[u8]) {
     lab.register(&line).unwrap();
 }
 
-kernel_test!(an_old_pattern_that_does_is_kept);
-fn an_old_pattern_that_does_is_kept(lab: &Lab) {
+kernel_test!(an_old_pattern_that_works_is_left_in_place);
+fn an_old_pattern_that_works_is_left_in_place(lab: &Lab) {
     // Debian's mask, which accepts every EI_OSABI.
     with_mask(
         lab,
@@ -125,8 +125,8 @@ fn fex(lab: &Lab) -> std::path::PathBuf {
     file
 }
 
-kernel_test!(somebody_elses_handler_is_in_the_way);
-fn somebody_elses_handler_is_in_the_way(lab: &Lab) {
+kernel_test!(another_tools_handler_is_in_the_way);
+fn another_tools_handler_is_in_the_way(lab: &Lab) {
     let file = fex(lab);
     let ours = interpreter("arm");
     let message = format!(
@@ -156,8 +156,8 @@ fn somebody_elses_handler_is_in_the_way(lab: &Lab) {
     assert_eq!(order(), ["FEX-arm"]);
 }
 
-kernel_test!(somebody_elses_handler_in_front_is_in_the_way);
-fn somebody_elses_handler_in_front_is_in_the_way(lab: &Lab) {
+kernel_test!(another_tools_handler_in_front_is_in_the_way);
+fn another_tools_handler_in_front_is_in_the_way(lab: &Lab) {
     lab.done(["register", "arm"]);
     fex(lab);
     lab.refused(["register", "arm"], 2, "FEX-arm (").suggests("qus register --replace arm");

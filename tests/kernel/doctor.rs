@@ -51,19 +51,19 @@ pub(crate) fn found(lab: &Lab, level: &str, id: &str, text: &str) -> Value {
         // The tests run as root of a namespace, where sudo does not work.
         assert!(!command.contains("sudo "), "{command}");
     } else {
-        saw(id, Seen::WithoutCure);
+        saw(id, Seen::WithoutHint);
     }
     assert_eq!(lab.entries(), before);
     finding
 }
 
 /// Expects the finding, and expects that its command, typed into a shell, removes it. Returns the command.
-pub(crate) fn mends(lab: &Lab, level: &str, id: &str, text: &str) -> String {
+pub(crate) fn fixes(lab: &Lab, level: &str, id: &str, text: &str) -> String {
     let finding = found(lab, level, id, text);
     let command = finding["try"].as_str().unwrap_or_else(|| panic!("no command in {finding:#}"));
     lab.type_command(command);
     gone(lab, level, id, text);
-    saw(id, Seen::Mended);
+    saw(id, Seen::Fixed);
     command.to_owned()
 }
 
@@ -105,7 +105,7 @@ pub(crate) fn tmpfs(target: impl AsRef<Path>, flags: MsFlags) {
 
 kernel_test!(doctor_of_a_healthy_instance);
 fn doctor_of_a_healthy_instance(lab: &Lab) {
-    mends(lab, "note", "working", "no handler is registered");
+    fixes(lab, "note", "working", "no handler is registered");
     found(lab, "ok", "working", "working architectures: aarch64");
     found(lab, "ok", "kernel", "F, P");
     found(lab, "ok", "mounted", "is mounted on /proc/sys/fs/binfmt_misc");
@@ -117,7 +117,7 @@ fn doctor_of_a_healthy_instance(lab: &Lab) {
     assert!(ran.stdout.contains("no probe was executed: --no-verify"), "{ran:#?}");
 }
 
-kernel_test!(doctor_without_rights, somebody);
+kernel_test!(doctor_without_rights, ordinary_user);
 /// Every user may run `doctor`.
 fn doctor_without_rights(lab: &Lab) {
     let ran = lab.qus(["doctor", "-v"]);
@@ -130,7 +130,7 @@ fn doctor_without_rights(lab: &Lab) {
 kernel_test!(doctor_not_mounted, unmounted);
 fn doctor_not_mounted(lab: &Lab) {
     assert_eq!(
-        mends(lab, "note", "mounted", "binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: the host's"),
+        fixes(lab, "note", "mounted", "binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: the host's"),
         "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc"
     );
     sound(lab);
@@ -140,7 +140,7 @@ kernel_test!(doctor_mounted_over);
 /// Another file system covers the mount point, or its parent directory.
 fn doctor_mounted_over(lab: &Lab) {
     tmpfs(INSTANCE, MsFlags::empty());
-    mends(lab, "problem", "mounted", "/proc/sys/fs/binfmt_misc is not a binfmt_misc file system");
+    fixes(lab, "problem", "mounted", "/proc/sys/fs/binfmt_misc is not a binfmt_misc file system");
     sound(lab);
     tmpfs("/proc/sys/fs", MsFlags::empty());
     let finding = found(lab, "problem", "mounted", "this kernel has no binfmt_misc");
@@ -166,7 +166,7 @@ kernel_test!(doctor_read_only);
 fn doctor_read_only(lab: &Lab) {
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     mount(None::<&str>, INSTANCE, None::<&str>, flags, None::<&str>).unwrap();
-    mends(lab, "problem", "writable", "is mounted read-only; 0 handlers stay as they are");
+    fixes(lab, "problem", "writable", "is mounted read-only; 0 handlers stay as they are");
     lab.done(["register", "arm"]);
 }
 
@@ -174,7 +174,7 @@ kernel_test!(doctor_instance_off);
 fn doctor_instance_off(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.command("status", "0");
-    mends(lab, "problem", "instance-off", "the whole instance is disabled");
+    fixes(lab, "problem", "instance-off", "the whole instance is disabled");
     sound(lab);
     found(lab, "ok", "working", "working architectures: arm");
 }
@@ -187,7 +187,7 @@ fn doctor_captures(lab: &Lab) {
     fs::create_dir(lab.path("inner")).unwrap();
     mount_instance(&lab.path("inner"), MsFlags::empty());
     register(lab, "catch-all", r"M::\x7fELF:", &qemu_arm(), "F");
-    let command = mends(lab, "problem", "captures", "catch-all matches this host's own programs");
+    let command = fixes(lab, "problem", "captures", "catch-all matches this host's own programs");
     assert_eq!(command, "echo -1 | tee /proc/sys/fs/binfmt_misc/catch-all");
     sound(lab);
 }
@@ -202,7 +202,7 @@ fn doctor_captures_companions(lab: &Lab) {
     }
     lab.done(["register", "--force-native", "i386"]);
     let command =
-        mends(lab, "problem", "captures", "qemu-i386 takes programs of i386, which this host runs natively");
+        fixes(lab, "problem", "captures", "qemu-i386 takes programs of i386, which this host runs natively");
     assert_eq!(command, "qus reset i386");
     sound(lab);
 }
@@ -211,17 +211,17 @@ kernel_test!(doctor_disabled);
 fn doctor_disabled(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.command("qemu-arm", "0");
-    assert_eq!(mends(lab, "problem", "disabled", "qemu-arm is disabled"), "qus enable arm");
+    assert_eq!(fixes(lab, "problem", "disabled", "qemu-arm is disabled"), "qus enable arm");
     register(lab, "it's", "E::x:", Path::new("/bin/sh"), "");
     lab.command("it's", "0");
-    mends(lab, "problem", "disabled", "s is disabled");
+    fixes(lab, "problem", "disabled", "s is disabled");
     sound(lab);
 }
 
 kernel_test!(doctor_no_fix);
 fn doctor_no_fix(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &qemu_arm(), "");
-    let command = mends(lab, "problem", "no-fix", "qemu-arm has no F flag (arm)");
+    let command = fixes(lab, "problem", "no-fix", "qemu-arm has no F flag (arm)");
     assert_eq!(command, "qus register --replace arm");
     sound(lab);
 }
@@ -244,21 +244,21 @@ fn doctor_unfit_interpreters(lab: &Lab) {
             let path = lab.executable("own/qemu-arm-static", content);
             register(lab, "qemu-arm", ARM, &path, flags);
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            mends(lab, "problem", "interpreter", text);
+            fixes(lab, "problem", "interpreter", text);
             sound(lab);
             lab.done(["reset"]);
             fs::remove_file(path).unwrap();
         }
     }
     register(lab, "qemu-arm", ARM, &copy_of_qemu_arm(lab, 0o4755), "F");
-    mends(lab, "problem", "interpreter", "has a setuid or setgid bit");
+    fixes(lab, "problem", "interpreter", "has a setuid or setgid bit");
     sound(lab);
     lab.done(["reset"]);
     fs::remove_file(&path).unwrap();
 
     tmpfs(lab.path("own"), MsFlags::MS_NOEXEC);
     register(lab, "qemu-arm", ARM, &copy_of_qemu_arm(lab, 0o755), "");
-    mends(lab, "problem", "interpreter", "is on a file system that is mounted noexec");
+    fixes(lab, "problem", "interpreter", "is on a file system that is mounted noexec");
     sound(lab);
 }
 
@@ -273,7 +273,7 @@ kernel_test!(doctor_interpreter_gone);
 fn doctor_interpreter_gone(lab: &Lab) {
     let path = lab.path("own/qemu-arm-static");
     register(lab, "qemu-arm", ARM, &path, "");
-    mends(lab, "problem", "interpreter", "which does not exist");
+    fixes(lab, "problem", "interpreter", "which does not exist");
     sound(lab);
     lab.done(["reset"]);
     register(lab, "qemu-arm", ARM, &copy_of_qemu_arm(lab, 0o755), "F");
@@ -282,9 +282,9 @@ fn doctor_interpreter_gone(lab: &Lab) {
     sound(lab);
 }
 
-kernel_test!(doctor_nothing_at_hand);
+kernel_test!(doctor_nothing_available);
 /// The hint names no interpreter that does not exist.
-fn doctor_nothing_at_hand(lab: &Lab) {
+fn doctor_nothing_available(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &lab.path("own/qemu-arm-static"), "");
     let empty = lab.path("empty");
     fs::create_dir(&empty).unwrap();
@@ -302,7 +302,7 @@ fn doctor_stale(lab: &Lab) {
     gone(lab, "problem", "stale", "");
     fs::copy(&path, lab.path("new")).unwrap();
     fs::rename(lab.path("new"), &path).unwrap();
-    mends(lab, "problem", "stale", "qemu-arm runs a file that was replaced at");
+    fixes(lab, "problem", "stale", "qemu-arm runs a file that was replaced at");
     sound(lab);
 }
 
@@ -323,7 +323,7 @@ fn doctor_origin(lab: &Lab) {
     std::io::Write::write_all(&mut file, b"more").unwrap();
     drop(file);
     fs::rename(lab.path("new"), &path).unwrap();
-    mends(lab, "problem", "origin", "own/qemu-arm-static was changed");
+    fixes(lab, "problem", "origin", "own/qemu-arm-static was changed");
     found(lab, "ok", "origin", &description);
 }
 
@@ -331,34 +331,34 @@ kernel_test!(doctor_self_capture);
 fn doctor_self_capture(lab: &Lab) {
     let script = lab.executable("run.x", b"#!/bin/sh\n");
     register(lab, "by-name", "E::x:", &script, "");
-    let command = mends(lab, "problem", "self-capture", "by-name matches its own interpreter");
+    let command = fixes(lab, "problem", "self-capture", "by-name matches its own interpreter");
     assert_eq!(command, "echo -1 | tee /proc/sys/fs/binfmt_misc/by-name");
     let script = lab.executable("magic", b"MAGIC");
     register(lab, "by-magic", "M::MAGIC:", &script, "F");
-    mends(lab, "problem", "self-capture", "by-magic matches its own interpreter");
+    fixes(lab, "problem", "self-capture", "by-magic matches its own interpreter");
     sound(lab);
 }
 
 kernel_test!(doctor_writable_file);
 fn doctor_writable_file(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &copy_of_qemu_arm(lab, 0o775), "F");
-    mends(lab, "problem", "writable-file", "which other users can change");
+    fixes(lab, "problem", "writable-file", "which other users can change");
     sound(lab);
 }
 
 kernel_test!(doctor_credentials);
 fn doctor_credentials(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &qemu_arm(), "FC");
-    mends(lab, "note", "credentials", "qemu-arm has the flag C, set by");
+    fixes(lab, "note", "credentials", "qemu-arm has the flag C, set by");
     sound(lab);
 }
 
 kernel_test!(doctor_shadowed);
 fn doctor_shadowed(lab: &Lab) {
-    // The other handler takes all files of qemu-arm.
+    // The other handler matches all files of qemu-arm.
     register(lab, "qemu-arm", ARM, &qemu_arm(), "F");
     register(lab, "rosetta", ARM, &lab.executable("rosetta", &native(2)), "F");
-    mends(
+    fixes(
         lab,
         "problem",
         "shadowed",
@@ -366,15 +366,15 @@ fn doctor_shadowed(lab: &Lab) {
     );
     sound(lab);
     // The opposite order is only a note, and the hint gives the files back to the other handler.
-    let command = mends(lab, "note", "shadowed", "rosetta never runs: qemu-arm, registered later");
+    let command = fixes(lab, "note", "shadowed", "rosetta never runs: qemu-arm, registered later");
     assert_eq!(command, "qus disable arm");
     lab.done(["reset"]);
     lab.command("rosetta", "-1");
-    // The other handler takes fixed programs only, not position-independent ones.
+    // The other handler matches fixed-position programs, but not position-independent ones.
     register(lab, "qemu-arm", ARM, &qemu_arm(), "F");
     let some = ARM.replace(r"\xfe\xff\xff\xff", r"\xff\xff\xff\xff");
     register(lab, "rosetta", &some, &lab.path("rosetta"), "F");
-    mends(
+    fixes(
         lab,
         "problem",
         "shadowed",
@@ -403,7 +403,7 @@ fn doctor_broken(lab: &Lab) {
     let path = lab.executable("qemu-arm-static", &crashing);
     register(lab, "qemu-arm", ARM, &path, "F");
     let text = format!("qemu-arm ({}): its interpreter crashed (signal", path.display());
-    mends(lab, "problem", "broken", &text);
+    fixes(lab, "problem", "broken", &text);
     sound(lab);
     // If the broken interpreter is the only one available, the hint asks for another directory.
     lab.done(["reset"]);
@@ -420,7 +420,7 @@ fn doctor_broken_of_another(lab: &Lab) {
     for flags in ["", "F"] {
         let path = lab.executable("box64", b"");
         register(lab, "box64", ARM, &path, flags);
-        let command = mends(lab, "problem", "broken", &format!("box64 ({}): ", path.display()));
+        let command = fixes(lab, "problem", "broken", &format!("box64 ({}): ", path.display()));
         assert_eq!(command, "qus register --replace --fetch arm");
         found(lab, "ok", "working", "working architectures: arm");
         sound(lab);
@@ -433,23 +433,23 @@ kernel_test!(doctor_interim);
 fn doctor_interim(lab: &Lab) {
     // A run may be interrupted before or after the new handler gets its name.
     register(lab, "qemu-arm.qus-123", ARM, &qemu_arm(), "F");
-    mends(lab, "problem", "interim", "qemu-arm.qus-123 was left behind");
+    fixes(lab, "problem", "interim", "qemu-arm.qus-123 was left behind");
     sound(lab);
     lab.done(["verify", "arm"]);
     lab.done(["reset"]);
     register(lab, "qemu-arm.qus-123", ARM, &qemu_arm(), "F");
     lab.done(["register", "arm"]);
     register(lab, "qemu-arm.qus-124", ARM, &qemu_arm(), "F");
-    mends(lab, "problem", "interim", "qemu-arm.qus-124 was left behind");
+    fixes(lab, "problem", "interim", "qemu-arm.qus-124 was left behind");
     sound(lab);
     lab.done(["verify", "arm"]);
 }
 
-/// Writes configuration for a handler `promised`, and for one whose interpreter does not exist.
-fn promise(lab: &Lab) {
+/// Writes configuration for a handler `listed`, and for one whose interpreter does not exist.
+fn configure(lab: &Lab) {
     quiet();
-    let here = format!("# comment\n:promised:{ARM}:{}:F\n:other:E::x::/missing:\n", qemu_arm().display());
-    fs::write(Path::new(PROMISES).join("test.conf"), here).unwrap();
+    let here = format!("# comment\n:listed:{ARM}:{}:F\n:other:E::x::/missing:\n", qemu_arm().display());
+    fs::write(Path::new(CONFIGURATION).join("test.conf"), here).unwrap();
     let finding = found(
         lab,
         "note",
@@ -459,23 +459,23 @@ fn promise(lab: &Lab) {
     assert!(finding["text"].as_str().unwrap().ends_with("its interpreter /missing does not exist"));
 }
 
-kernel_test!(doctor_promised);
-fn doctor_promised(lab: &Lab) {
-    promise(lab);
-    let command = mends(lab, "note", "configured", "promised is configured in /run/binfmt.d/test.conf");
+kernel_test!(doctor_configured);
+fn doctor_configured(lab: &Lab) {
+    configure(lab);
+    let command = fixes(lab, "note", "configured", "listed is configured in /run/binfmt.d/test.conf");
     assert_eq!(command, "qus apply /run/binfmt.d/test.conf");
     found(lab, "ok", "working", "working architectures: arm");
     sound(lab);
 }
 
-kernel_test!(doctor_promised_with_systemd);
+kernel_test!(doctor_configured_with_systemd);
 /// With systemd, too, the command removes no handler that is in no configuration.
-fn doctor_promised_with_systemd(lab: &Lab) {
-    promise(lab);
+fn doctor_configured_with_systemd(lab: &Lab) {
+    configure(lab);
     systemd();
     lab.handler("mine", "s390x", &downloads::interpreter("s390x"), Flags::FIX_BINARY);
     let mine = lab.entries()["mine"].clone();
-    let command = mends(lab, "note", "configured", "promised is configured in /run/binfmt.d/test.conf");
+    let command = fixes(lab, "note", "configured", "listed is configured in /run/binfmt.d/test.conf");
     assert_eq!(command, "qus apply /run/binfmt.d/test.conf");
     assert_eq!(lab.entries()["mine"], mine);
     found(lab, "ok", "working", "working architectures: arm s390x");
@@ -487,25 +487,25 @@ pub(crate) fn systemd() {
 }
 
 /// Hides the machine's configuration and init system, so that all findings are those of the test. The test writes its
-/// own configuration to [`PROMISES`].
+/// own configuration to [`CONFIGURATION`].
 pub(crate) fn quiet() {
     for directory in ["/etc/binfmt.d", "/usr/lib/binfmt.d", "/usr/local/lib/binfmt.d", "/run"] {
         if Path::new(directory).exists() {
             tmpfs(directory, MsFlags::empty());
         }
     }
-    fs::create_dir(PROMISES).unwrap();
+    fs::create_dir(CONFIGURATION).unwrap();
 }
 
 /// A directory that systemd-binfmt reads.
-pub(crate) const PROMISES: &str = "/run/binfmt.d";
+pub(crate) const CONFIGURATION: &str = "/run/binfmt.d";
 
 kernel_test!(doctor_wsl);
 fn doctor_wsl(lab: &Lab) {
     let version = lab.path("version");
     fs::write(&version, "Linux version 6.6.87.2-microsoft-standard-WSL2\n").unwrap();
     bind(&version, "/proc/version");
-    mends(lab, "problem", "wsl", "this is WSL, and its handler WSLInterop is gone");
+    fixes(lab, "problem", "wsl", "this is WSL, and its handler WSLInterop is gone");
     sound(lab);
     assert!(lab.entries()["WSLInterop"].contains("interpreter /init\nflags: P\n"));
 }
@@ -513,15 +513,15 @@ fn doctor_wsl(lab: &Lab) {
 kernel_test!(doctor_emulator);
 /// No emulator with a known bug is available here, so a script reports such a version.
 fn doctor_emulator(lab: &Lab) {
-    let says = b"#!/bin/sh\necho qemu-aarch64 version 9.2.1\n";
-    let path = lab.executable("qemu-aarch64", says);
+    let script = b"#!/bin/sh\necho qemu-aarch64 version 9.2.1\n";
+    let path = lab.executable("qemu-aarch64", script);
     lab.handler("qemu-aarch64", "aarch64", &path, Flags::FIX_BINARY);
     let finding = found(lab, "note", "emulator", "qemu-aarch64 is QEMU 9.2.1: ldconfig crashes");
     let (_, command) = finding["hint"].as_str().unwrap().split_once("directory: ").unwrap();
     assert!(finding["text"].as_str().unwrap().contains("https://"), "{finding}");
     lab.type_command(&command.replace("DIR", downloads::distribution().to_str().unwrap()));
     gone(lab, "note", "emulator", "");
-    saw("emulator", Seen::Mended);
+    saw("emulator", Seen::Fixed);
     sound(lab);
 }
 
@@ -552,8 +552,8 @@ fn doctor_engines(lab: &Lab) {
 struct Builder(Child);
 
 impl Builder {
-    /// Starts one after `wrapper`. Then it waits longer than the times of a process and a handler must differ to be
-    /// distinguished.
+    /// Starts a daemon after `wrapper`, and waits. The delay is longer than the difference in time that `doctor` can
+    /// detect.
     fn start(lab: &Lab, wrapper: &[&str]) -> Self {
         let program = lab.path("buildkitd");
         let mut line = wrapper.iter().map(Path::new).chain([program.as_path()]);
@@ -603,7 +603,7 @@ fn doctor_builder_that_started_too_early(lab: &Lab) {
     lab.type_command(command);
     assert_eq!(early.0.wait().unwrap().signal(), Some(15));
     gone(lab, "note", "engines", &format!("process {}", early.0.id()));
-    saw("engines", Seen::Mended);
+    saw("engines", Seen::Fixed);
     sound(lab);
 }
 
@@ -632,6 +632,6 @@ kernel_test!(doctor_namespaces);
 fn doctor_namespaces(lab: &Lab) {
     found(lab, "ok", "namespaces", "user namespaces are available");
     fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
-    let command = mends(lab, "note", "namespaces", "a setting forbids user namespaces to ordinary users");
+    let command = fixes(lab, "note", "namespaces", "a setting forbids user namespaces to ordinary users");
     assert_eq!(command, "sysctl -w user.max_user_namespaces=65536");
 }

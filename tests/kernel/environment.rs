@@ -13,8 +13,8 @@ use crate::namespace::{INSTANCE, mount_instance};
 /// Starts a program as root without capabilities, as in a container that dropped them.
 const POWERLESS: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
 
-kernel_test!(who_is_not_root_is_told, somebody);
-fn who_is_not_root_is_told(lab: &Lab) {
+kernel_test!(a_user_who_is_not_root_gets_a_command, ordinary_user);
+fn a_user_who_is_not_root_gets_a_command(lab: &Lab) {
     let message = "cannot register in /proc/sys/fs/binfmt_misc: only root may";
     for words in [&["register", "arm"][..], &["register", "all"], &["register", "--no-verify", "linux/arm64"]]
     {
@@ -28,8 +28,8 @@ fn who_is_not_root_is_told(lab: &Lab) {
     lab.done_with(["reset"], &nothing);
 }
 
-kernel_test!(who_may_not_change_handlers_is_told);
-fn who_may_not_change_handlers_is_told(lab: &Lab) {
+kernel_test!(users_who_may_not_change_handlers_get_a_command);
+fn users_who_may_not_change_handlers_get_a_command(lab: &Lab) {
     lab.done(["register", "arm"]);
     for file in ["register", "qemu-arm"] {
         fs::set_permissions(Path::new(INSTANCE).join(file), fs::Permissions::from_mode(0o444)).unwrap();
@@ -49,8 +49,8 @@ const NOT_MOUNTED: &str =
     "binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc, and mounting it is not permitted here";
 const MOUNT: &str = "sudo mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc";
 
-kernel_test!(who_may_not_mount_is_told, unmounted);
-fn who_may_not_mount_is_told(lab: &Lab) {
+kernel_test!(users_who_may_not_mount_get_a_command, unmounted);
+fn users_who_may_not_mount_get_a_command(lab: &Lab) {
     let another_mount_namespace = ["unshare", "--user", "--map-root-user"];
     for wrapper in [&POWERLESS[..], &another_mount_namespace] {
         lab.refused_under(wrapper, ["register", "arm"], 2, NOT_MOUNTED).suggests(MOUNT);
@@ -61,8 +61,8 @@ fn who_may_not_mount_is_told(lab: &Lab) {
     commands_without_instance(lab);
 }
 
-kernel_test!(somebody_who_may_not_mount_is_told, unmounted, somebody);
-fn somebody_who_may_not_mount_is_told(lab: &Lab) {
+kernel_test!(a_user_who_may_not_mount_gets_a_command, unmounted, ordinary_user);
+fn a_user_who_may_not_mount_gets_a_command(lab: &Lab) {
     lab.refused(["register", "arm"], 2, NOT_MOUNTED).suggests("sudo qus register arm");
     commands_without_instance(lab);
 }
@@ -107,16 +107,16 @@ fn cannot_write(lab: &Lab, path: &str) {
     assert!(lab.done(["--instance", path, "enable", "arm"]).contains(" unchanged "));
 }
 
-kernel_test!(a_read_only_instance_is_said);
-fn a_read_only_instance_is_said(lab: &Lab) {
+kernel_test!(a_read_only_instance_is_reported);
+fn a_read_only_instance_is_reported(lab: &Lab) {
     lab.done(["register", "arm"]);
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     mount(None::<&str>, INSTANCE, None::<&str>, flags, None::<&str>).unwrap();
     cannot_write(lab, INSTANCE);
 }
 
-kernel_test!(a_read_only_bind_mount_is_said);
-fn a_read_only_bind_mount_is_said(lab: &Lab) {
+kernel_test!(a_read_only_bind_mount_is_reported);
+fn a_read_only_bind_mount_is_reported(lab: &Lab) {
     lab.done(["register", "arm"]);
     let mount_point = lab.path("bind");
     fs::create_dir(&mount_point).unwrap();
@@ -126,8 +126,8 @@ fn a_read_only_bind_mount_is_said(lab: &Lab) {
     cannot_write(lab, mount_point.to_str().unwrap());
 }
 
-kernel_test!(a_kernel_without_binfmt_misc_is_said, unmounted);
-fn a_kernel_without_binfmt_misc_is_said(lab: &Lab) {
+kernel_test!(a_kernel_without_binfmt_misc_is_reported, unmounted);
+fn a_kernel_without_binfmt_misc_is_reported(lab: &Lab) {
     mount(Some("none"), "/proc/sys/fs", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
     let message = "this kernel has no binfmt_misc: /proc/sys/fs/binfmt_misc does not exist";
     let register = ["register", "arm"];

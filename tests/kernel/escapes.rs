@@ -9,7 +9,7 @@ use qus::binfmt::Flags;
 
 use crate::build::{Tree, ar, deb};
 use crate::downloads::interpreter;
-use crate::faults::tells_a_version;
+use crate::faults::version_printer;
 use crate::lab::{Lab, QUS, Ran, run};
 
 /// Control characters of every kind: C0, DEL, C1, and bidirectional ones.
@@ -146,23 +146,23 @@ fn files_and_handlers(lab: &Lab) {
 
 /// Creates an interpreter that prints control characters when it is executed, and fails.
 fn printing_interpreters(lab: &Lab) {
-    let mut says = tells_a_version();
-    let at = says.len() - 7;
-    says[at..].copy_from_slice(b"\x1b[2J\x07\x9b\n");
-    lab.executable("says", &says);
-    prints_plain_text(lab, &["register", "--replace", "--interpreter", "says", "arm"]);
+    let mut script = version_printer();
+    let at = script.len() - 7;
+    script[at..].copy_from_slice(b"\x1b[2J\x07\x9b\n");
+    lab.executable("script", &script);
+    prints_plain_text(lab, &["register", "--replace", "--interpreter", "script", "arm"]);
     fs::create_dir(lab.path("s")).unwrap();
-    lab.executable("s/qemu-s390x-static", &says);
+    lab.executable("s/qemu-s390x-static", &script);
     prints_plain_text(lab, &["register", "--interpreter-dir", "s", "s390x"]);
     // The interpreter is small, so that it is compressed quickly.
     fs::create_dir(lab.path(&name("b"))).unwrap();
-    lab.executable(&format!("{}/qemu-arm-static", name("b")), &tells_a_version());
+    lab.executable(&format!("{}/qemu-arm-static", name("b")), &version_printer());
     prints_plain_text(lab, &["bundle", "--interpreter-dir", &name("b"), "-o", &name("bundle"), "arm"]);
 }
 
 /// Creates archives with hostile members and package descriptions, and records of fetched files.
 fn packages(lab: &Lab) {
-    let elf = tells_a_version();
+    let elf = version_printer();
     let tree = |member: &str| Tree::new().file(member, &elf).done();
     fs::write(lab.path("member.deb"), deb("", &tree(&name("./usr/bin/qemu-arm-static/")))).unwrap();
     fs::write(lab.path("hostile.deb"), deb("", &tree(&name("./usr/bin/..")))).unwrap();
@@ -176,8 +176,8 @@ fn packages(lab: &Lab) {
     fs::write(lab.path("hostile.tar"), hostile).unwrap();
 }
 
-kernel_test!(what_the_environment_says_cannot_command_a_terminal);
-fn what_the_environment_says_cannot_command_a_terminal(lab: &Lab) {
+kernel_test!(variables_cannot_control_a_terminal);
+fn variables_cannot_control_a_terminal(lab: &Lab) {
     fs::create_dir(lab.path(EVIL)).unwrap();
     let evil = lab.path(EVIL);
     for (variable, value) in [

@@ -38,8 +38,8 @@ fn export_prints_what_register_registers(lab: &Lab) {
     assert_eq!(rules, lines.lines().collect::<Vec<_>>());
 }
 
-kernel_test!(export_says_the_same_each_time);
-fn export_says_the_same_each_time(lab: &Lab) {
+kernel_test!(export_prints_the_same_each_time);
+fn export_prints_the_same_each_time(lab: &Lab) {
     for format in FORMATS {
         let once = lab.done(["export", "arm", "aarch64", "--format", format]);
         assert!(!once.is_empty());
@@ -149,8 +149,8 @@ fn export_writes_files_and_spares_those_of_others(lab: &Lab) {
     assert_eq!(files(lab, "made/here"), before);
 }
 
-kernel_test!(export_says_what_it_cannot);
-fn export_says_what_it_cannot(lab: &Lab) {
+kernel_test!(export_reports_what_it_cannot_do);
+fn export_reports_what_it_cannot_do(lab: &Lab) {
     let own = lab.path("empty");
     fs::create_dir(&own).unwrap();
     let words = ["export", "arm", "--format", "systemd", "--interpreter-dir", "empty"];
@@ -210,7 +210,7 @@ fn an_exported_script_registers_and_removes(lab: &Lab) {
     assert!(order().contains(&"qemu-arm".to_owned()));
 }
 
-kernel_test!(export_needs_no_root, somebody);
+kernel_test!(export_needs_no_root, ordinary_user);
 fn export_needs_no_root(lab: &Lab) {
     let path = downloads::distribution().join("qemu-arm-static");
     let line = lab.done(["export", "arm", "--format", "register"]);

@@ -17,11 +17,11 @@ use nix::sys::statfs::{FsType, statfs};
 use nix::unistd::{chroot, fchdir, seteuid};
 
 use crate::lab::{Lab, Ran, run, start};
-use crate::namespace::{INSTANCE, STRANGER, mount_instance};
+use crate::namespace::{INSTANCE, OTHER_USER, mount_instance};
 use crate::programs::{crashing, host, probe};
 use crate::skip::skip;
 
-/// Exit status of [`unknown_file`] if no handler matches: a shell reads the file that it cannot start.
+/// Exit status of [`unknown_file`] if no handler matches: the shell then reads the file as a script.
 const NOT_TAKEN: i32 = 3;
 /// Exit status of a probe whose `argv[0]` is an absolute path.
 const TAKEN: i32 = b'/' as i32;
@@ -72,7 +72,7 @@ fn unshared(lab: &Lab, words: &[&str], script: &str) -> Ran {
 }
 
 kernel_test!(one_write_is_one_line);
-/// K21
+/// Tests K21.
 fn one_write_is_one_line(lab: &Lab) {
     assert_eq!(lab.register(b":a:E::a::/i:\n:b:E::b::/i:\n"), Err(Errno::EINVAL));
     let register = fs::OpenOptions::new().write(true).open(Path::new(INSTANCE).join("register")).unwrap();
@@ -84,7 +84,7 @@ fn one_write_is_one_line(lab: &Lab) {
 }
 
 kernel_test!(entries_are_not_created_by_opening_them);
-/// K25
+/// Tests K25.
 fn entries_are_not_created_by_opening_them(_: &Lab) {
     let path = Path::new(INSTANCE).join("missing");
     let errno = |options: &fs::OpenOptions| options.open(&path).unwrap_err().raw_os_error().unwrap();
@@ -93,7 +93,7 @@ fn entries_are_not_created_by_opening_them(_: &Lab) {
 }
 
 kernel_test!(entries_and_status_take_three_words);
-/// K26
+/// Tests K26.
 fn entries_and_status_take_three_words(lab: &Lab) {
     for newline in ["", "\n"] {
         let word = |name: &str, word: &str| write(name, format!("{word}{newline}").as_bytes()).unwrap();
@@ -123,7 +123,7 @@ fn entries_and_status_take_three_words(lab: &Lab) {
 }
 
 kernel_test!(a_name_is_not_registered_twice);
-/// K30
+/// Tests K30.
 fn a_name_is_not_registered_twice(lab: &Lab) {
     lab.register(b":a:E::old::/i:").unwrap();
     let before = lab.entries();
@@ -135,7 +135,7 @@ fn a_name_is_not_registered_twice(lab: &Lab) {
 }
 
 kernel_test!(numbers_of_the_file_systems, unmounted);
-/// K46
+/// Tests K46.
 fn numbers_of_the_file_systems(_: &Lab) {
     let number = || statfs(INSTANCE).unwrap().filesystem_type();
     assert_eq!(number(), FsType(0x9fa0));
@@ -144,7 +144,7 @@ fn numbers_of_the_file_systems(_: &Lab) {
 }
 
 kernel_test!(a_fixed_interpreter_serves_every_root_directory);
-/// K47
+/// Tests K47.
 fn a_fixed_interpreter_serves_every_root_directory(lab: &Lab) {
     let path = interpreter(lab, "interpreter");
     unknown_file(lab, "file.x");
@@ -162,14 +162,14 @@ fn a_fixed_interpreter_serves_every_root_directory(lab: &Lab) {
 }
 
 kernel_test!(who_opened_register_and_who_writes_to_it, among_others);
-/// K47
+/// Tests K47.
 fn who_opened_register_and_who_writes_to_it(lab: &Lab) {
     let register = fs::OpenOptions::new().write(true).open(Path::new(INSTANCE).join("register")).unwrap();
     interpreter(lab, "hidden");
     set_mode(&lab.path("hidden"), 0o700);
     let file = unknown_file(lab, "file.x");
     // If the namespace has one user only, the test stays root.
-    let is_other = seteuid(STRANGER.into()).is_ok();
+    let is_other = seteuid(OTHER_USER.into()).is_ok();
     if is_other {
         assert_eq!(start(&lab.path("hidden"), &["*"]), Err(Errno::EACCES as i32));
         seteuid(0.into()).unwrap();
@@ -178,7 +178,7 @@ fn who_opened_register_and_who_writes_to_it(lab: &Lab) {
     let outside = fs::File::open("/").unwrap();
     chroot(&lab.path("")).unwrap();
     if is_other {
-        seteuid(STRANGER.into()).unwrap();
+        seteuid(OTHER_USER.into()).unwrap();
     }
     let written = nix::unistd::write(&register, b":x:E::x::/hidden:F");
     seteuid(0.into()).unwrap();
@@ -189,7 +189,7 @@ fn who_opened_register_and_who_writes_to_it(lab: &Lab) {
 }
 
 kernel_test!(entry_and_arguments_keep_the_path);
-/// K48
+/// Tests K48.
 fn entry_and_arguments_keep_the_path(lab: &Lab) {
     std::env::set_current_dir(lab.path("")).unwrap();
     interpreter(lab, "keep");
@@ -202,7 +202,7 @@ fn entry_and_arguments_keep_the_path(lab: &Lab) {
 }
 
 kernel_test!(the_file_of_an_entry_is_kept);
-/// K49, K50, K54
+/// Tests K49, K50, K54.
 fn the_file_of_an_entry_is_kept(lab: &Lab) {
     let path = interpreter(lab, "interpreter");
     let file = unknown_file(lab, "file.x");
@@ -222,7 +222,7 @@ fn the_file_of_an_entry_is_kept(lab: &Lab) {
 }
 
 kernel_test!(an_interpreter_that_becomes_noexec_is_ended);
-/// K55
+/// Tests K55.
 fn an_interpreter_that_becomes_noexec_is_ended(lab: &Lab) {
     let directory = file_system(lab, "mounted");
     let path = interpreter(lab, "mounted/interpreter");
@@ -237,7 +237,7 @@ fn an_interpreter_that_becomes_noexec_is_ended(lab: &Lab) {
 }
 
 kernel_test!(arguments_of_an_interpreter);
-/// K58
+/// Tests K58.
 fn arguments_of_an_interpreter(lab: &Lab) {
     let echo = tool(lab, "bin", "echo");
     let file = unknown_file(lab, "file.x");
@@ -250,7 +250,7 @@ fn arguments_of_an_interpreter(lab: &Lab) {
 }
 
 kernel_test!(what_an_interpreter_learns_of_its_flags);
-/// K59, and the table of versions
+/// Tests K59, and the table of versions.
 fn what_an_interpreter_learns_of_its_flags(lab: &Lab) {
     const AT_EXECFD: usize = 2;
     const AT_FLAGS: usize = 8;
@@ -274,13 +274,13 @@ fn what_an_interpreter_learns_of_its_flags(lab: &Lab) {
 }
 
 kernel_test!(whose_rights_an_interpreter_has, among_others);
-/// K60, K61
+/// Tests K60, K61.
 fn whose_rights_an_interpreter_has(lab: &Lab) {
     file_system(lab, "setuid");
     let cat = tool(lab, "setuid", "cat");
     let file = lab.executable("setuid/file.x", b"");
     // If the tests run without root, the namespace has no second user.
-    if chown(&cat, Some(STRANGER), None).is_err() {
+    if chown(&cat, Some(OTHER_USER), None).is_err() {
         skip("there is only one user here");
     }
     set_mode(&cat, 0o4755);
@@ -294,19 +294,19 @@ fn whose_rights_an_interpreter_has(lab: &Lab) {
         line.split_whitespace().nth(1).unwrap().parse::<u32>().unwrap()
     };
     handler(lab, &cat, "").unwrap();
-    assert_eq!(effective(0), STRANGER);
+    assert_eq!(effective(0), OTHER_USER);
     lab.command("x", "-1");
     handler(lab, &cat, "C").unwrap();
     assert_eq!(effective(0), 0);
     set_mode(&file, 0o4755);
-    assert_eq!(effective(STRANGER), 0);
-    chown(&file, Some(STRANGER), None).unwrap();
+    assert_eq!(effective(OTHER_USER), 0);
+    chown(&file, Some(OTHER_USER), None).unwrap();
     set_mode(&file, 0o4755);
-    assert_eq!(effective(0), STRANGER);
+    assert_eq!(effective(0), OTHER_USER);
 }
 
 kernel_test!(a_running_program_survives_its_handler);
-/// K63
+/// Tests K63.
 fn a_running_program_survives_its_handler(lab: &Lab) {
     let cat = tool(lab, "bin", "cat");
     let file = lab.executable("file.x", b"begun\n");
@@ -326,7 +326,7 @@ fn a_running_program_survives_its_handler(lab: &Lab) {
 }
 
 kernel_test!(an_instance_of_each_user_namespace);
-/// K64, K65, K66
+/// Tests K64, K65, K66.
 fn an_instance_of_each_user_namespace(lab: &Lab) {
     let path = interpreter(lab, "interpreter");
     unknown_file(lab, "file.x");
@@ -351,7 +351,7 @@ fn an_instance_of_each_user_namespace(lab: &Lab) {
 }
 
 kernel_test!(entries_end_with_what_holds_their_instance, unmounted);
-/// K67, K68
+/// Tests K67, K68.
 fn entries_end_with_what_holds_their_instance(lab: &Lab) {
     let instance = Path::new(INSTANCE);
     let again = || {
@@ -383,7 +383,7 @@ fn entries_end_with_what_holds_their_instance(lab: &Lab) {
 }
 
 kernel_test!(root_registers_without_capabilities);
-/// K70
+/// Tests K70.
 fn root_registers_without_capabilities(lab: &Lab) {
     let script = format!("grep CapEff: /proc/self/status; echo :a:E::a::/i: >{INSTANCE}/register");
     let words = ["--bounding-set", "-all", "--inh-caps", "-all", "sh", "-c", &script];
@@ -392,8 +392,8 @@ fn root_registers_without_capabilities(lab: &Lab) {
     assert!(lab.entries().contains_key("a"));
 }
 
-kernel_test!(capabilities_do_not_register, somebody);
-/// K70
+kernel_test!(capabilities_do_not_register, ordinary_user);
+/// Tests K70.
 fn capabilities_do_not_register(_: &Lab) {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();

@@ -115,7 +115,7 @@ impl Scene<'_> {
             (self.done)();
         }
         (self.after)(&ran, killed);
-        self.nobody_is_left();
+        self.no_process_is_left();
         let again = run(&mut self.command(&[]));
         assert_eq!(again.status, 0, "after {ran:#?}: {again:#?}");
         (self.done)();
@@ -175,7 +175,7 @@ impl Scene<'_> {
     }
 
     /// Expects that every started process has ended, or ends when its pipes close.
-    fn nobody_is_left(&self) {
+    fn no_process_is_left(&self) {
         let end = Instant::now() + Duration::from_secs(30);
         loop {
             match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
@@ -204,7 +204,7 @@ impl Scene<'_> {
 /// memory if it can return them.
 fn faults(call: &str) -> Vec<Fault> {
     let mut faults = vec![Fault::Kill, Fault::Term];
-    // The kernel lets these calls never fail, and the standard library reis on that: it panics if closing a directory
+    // The kernel never lets these calls fail, and the standard library relies on this: it panics if closing a directory
     // fails.
     if !matches!(call, "close" | "rt_sigprocmask" | "uname") {
         faults.push(Fault::Errno("EIO"));
@@ -316,9 +316,9 @@ fn faults_in_replace(lab: &Lab) {
     });
 }
 
-kernel_test!(what_is_not_proven_again_is_put_back, with_strace);
+kernel_test!(a_handler_whose_second_verification_fails_is_restored, with_strace);
 /// The last process that qus starts verifies the handler under its final name. This process cannot be started.
-fn what_is_not_proven_again_is_put_back(lab: &Lab) {
+fn a_handler_whose_second_verification_fails_is_restored(lab: &Lab) {
     let words = ["register", "arm"];
     for enabled in ["1", "0"] {
         with_foreign(lab);
@@ -351,9 +351,9 @@ fn what_is_not_proven_again_is_put_back(lab: &Lab) {
     }
 }
 
-kernel_test!(an_interrupted_register_takes_back_what_is_unproven, with_strace);
+kernel_test!(an_interrupted_register_restores_the_previous_state, with_strace);
 /// Ctrl-C at any moment of a registration whose verification will fail: the previous state is restored.
-fn an_interrupted_register_takes_back_what_is_unproven(lab: &Lab) {
+fn an_interrupted_register_restores_the_previous_state(lab: &Lab) {
     let prepare = || {
         with_foreign(lab);
         lab.handler("qemu-arm", "arm", &interpreter("arm"), Flags::PRESERVE_ARGV0);
@@ -490,7 +490,7 @@ fn faults_in_bundle(lab: &Lab) {
     crate::lab::needs_static_qus();
     if cfg!(target_arch = "x86_64") {
         fs::create_dir(lab.path("one")).unwrap();
-        lab.executable("one/qemu-arm-static", &tells_a_version());
+        lab.executable("one/qemu-arm-static", &version_printer());
     } else {
         lab.link("one/qemu-arm-static", &interpreter("arm"));
     }
@@ -499,7 +499,7 @@ fn faults_in_bundle(lab: &Lab) {
 }
 
 /// Returns a program of x86_64 that prints a version as QEMU does, and is small, so that it is compressed quickly.
-pub(crate) fn tells_a_version() -> Vec<u8> {
+pub(crate) fn version_printer() -> Vec<u8> {
     let printed = b"qemu-arm version 9.9.9\n";
     // write(1, printed, 23); exit(0). The address of the text is relative to the end of its instruction.
     let code = b"\xb8\x01\0\0\0\xbf\x01\0\0\0\x48\x8d\x35\x10\0\0\0\xba\x17\0\0\0\x0f\x05\xb8\x3c\0\0\0\x31\xff\x0f\x05";

@@ -13,7 +13,7 @@ use qus::binfmt::Flags;
 use crate::downloads::interpreter;
 use crate::faults::{SAMPLE, Scene, instance_is_sound, with_foreign};
 use crate::lab::{Lab, OURS, Ran, busybox};
-use crate::persist::{FOLDERS, host};
+use crate::persist::{DIRECTORIES, host};
 
 /// Prefix of the names of temporary files.
 const DRAFT: &str = ".qus-new-";
@@ -26,7 +26,7 @@ type Tree = BTreeMap<PathBuf, (Vec<u8>, u32)>;
 /// Returns every file in the directories to which qus may write, and the number of temporary files.
 fn tree() -> (Tree, usize) {
     let (mut files, mut drafts) = (Tree::new(), 0);
-    let mut directories: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
+    let mut directories: Vec<PathBuf> = DIRECTORIES.iter().map(PathBuf::from).collect();
     while let Some(directory) = directories.pop() {
         for file in fs::read_dir(directory).unwrap().map(Result::unwrap) {
             let kind = file.file_type().unwrap();
@@ -50,7 +50,7 @@ fn tree() -> (Tree, usize) {
 
 /// Makes the directories have exactly these files. `init` is the directory that identifies systemd or OpenRC.
 fn restore(files: &Tree, init: &str) {
-    for directory in FOLDERS {
+    for directory in DIRECTORIES {
         for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
             let path = entry.path();
             if entry.file_type().unwrap().is_dir() {
@@ -117,7 +117,7 @@ fn of_others() -> Tree {
     let file = |path: &str, text: &str| (PathBuf::from(path), (text.as_bytes().to_vec(), 0o100_644));
     Tree::from([
         file("/etc/binfmt.d/theirs.conf", ":theirs:E::theirs::/theirs:\n"),
-        file("/usr/local/lib/qus/qemu-mips-static", "fetched by somebody"),
+        file("/usr/local/lib/qus/qemu-mips-static", "fetched by another user"),
         file("/etc/init.d/theirs", "#!/sbin/openrc-run\n"),
     ])
 }

@@ -31,8 +31,8 @@ fn refused(lab: &Lab, source: &str, message: &str) -> Ran {
     lab.refused(["fetch", "--from", source, "--dest", "dest", "all"], 2, message)
 }
 
-kernel_test!(fetch_takes_from_a_folder);
-fn fetch_takes_from_a_folder(lab: &Lab) {
+kernel_test!(fetch_takes_from_a_directory);
+fn fetch_takes_from_a_directory(lab: &Lab) {
     let source = downloads::distribution();
     let words = ["fetch", "--from", source.to_str().unwrap(), "--dest", "dest", "arm", "linux/s390x"];
     let dest = lab.path("dest");
@@ -101,8 +101,8 @@ fn fetch_takes_from_a_package(lab: &Lab) {
     assert!(lab.done(words).contains(" unchanged "));
 }
 
-kernel_test!(fetch_says_what_is_missing);
-fn fetch_says_what_is_missing(lab: &Lab) {
+kernel_test!(fetch_reports_what_is_missing);
+fn fetch_reports_what_is_missing(lab: &Lab) {
     fs::write(lab.path("some.deb"), deb("", &tree().done())).unwrap();
     let message = "the source has no static interpreter for s390x sparc";
     let words = ["fetch", "--from", "some.deb", "--dest", "dest", "arm", "s390x", "sparc"];
@@ -124,8 +124,8 @@ fn fetch_says_what_is_missing(lab: &Lab) {
     lab.refused(words, 2, "the source has no static interpreter for anything");
 }
 
-kernel_test!(fetch_says_what_is_unfit);
-fn fetch_says_what_is_unfit(lab: &Lab) {
+kernel_test!(fetch_reports_unusable_files);
+fn fetch_reports_unusable_files(lab: &Lab) {
     lab.copy("source/qemu-arm-static", Path::new("/bin/true"));
     lab.copy("source/qemu-s390x-static", &downloads::busybox("s390x"));
     lab.link("source/qemu-mips-static", &interpreter("mips"));
@@ -248,8 +248,8 @@ fn register_takes_from_every_shape(lab: &Lab) {
     lab.refused(["fetch", "--from", "-", "--dest", "dest", "arm"], 2, "standard input is empty");
 }
 
-kernel_test!(register_takes_from_a_folder);
-fn register_takes_from_a_folder(lab: &Lab) {
+kernel_test!(register_takes_from_a_directory);
+fn register_takes_from_a_directory(lab: &Lab) {
     let source = downloads::newer();
     let words = ["register", "--from", source.to_str().unwrap(), "--dest", "dest", "arm"];
     let printed = lab.done(words);

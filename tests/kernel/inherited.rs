@@ -64,7 +64,7 @@ fn commands_work_with_inherited_state(lab: &Lab) {
     lab.done(["verify"]);
 }
 
-kernel_test!(commands_of_a_user_work_with_inherited_state, somebody);
+kernel_test!(commands_of_a_user_work_with_inherited_state, ordinary_user);
 /// Without the rights of root over files, the umask applies fully.
 fn commands_of_a_user_work_with_inherited_state(lab: &Lab) {
     let program = lab.copy("busybox", &downloads::busybox("s390x"));

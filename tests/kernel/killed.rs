@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, OURS};
-use crate::persist::{FOLDERS, host};
+use crate::persist::{DIRECTORIES, host};
 use crate::random::Random;
 
 /// Number of kills of each fast command, and of each slow one, without the variable.
@@ -51,7 +51,7 @@ fn cases() -> Vec<Case> {
 /// Returns the files in the directories to which commands write, with their content. The lock of `--persist` is left
 /// out, as it stays.
 fn files(lab: &Lab) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut directories: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
+    let mut directories: Vec<PathBuf> = DIRECTORIES.iter().map(PathBuf::from).collect();
     directories.extend([lab.path("tmp"), lab.path("out")]);
     let mut files = BTreeMap::new();
     while let Some(directory) = directories.pop() {

@@ -210,7 +210,7 @@ impl Lab {
         ran
     }
 
-    /// Runs a line in a shell that a user was asked to type.
+    /// Runs a printed command line in a shell.
     pub(crate) fn shell(&self, line: &str) {
         let mut command = Command::new("sh");
         let directory = Path::new(QUS).parent().unwrap().display();

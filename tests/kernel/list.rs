@@ -129,8 +129,8 @@ fn names_cannot_command_a_terminal(lab: &Lab) {
     assert_eq!(value["skipped"], serde_json::json!(order()));
 }
 
-kernel_test!(an_instance_that_is_off_is_said);
-fn an_instance_that_is_off_is_said(lab: &Lab) {
+kernel_test!(a_disabled_instance_is_reported);
+fn a_disabled_instance_is_reported(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.command("status", "0");
     let message = "the whole instance is disabled: no handler is active";

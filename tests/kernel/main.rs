@@ -110,8 +110,8 @@ impl Test {
     }
 
     /// Makes the test run as a user who is not root.
-    const fn somebody(self) -> Self {
-        Self { identity: Identity::Somebody, ..self }
+    const fn ordinary_user(self) -> Self {
+        Self { identity: Identity::User, ..self }
     }
 
     /// Adds another user to the test's namespace, if the tests run as root.

@@ -16,7 +16,7 @@ const VARIABLE: &str = "QUS_TEST_INSIDE";
 /// Environment variable that is set if this executable is emulated. It names the architecture that the kernel runs.
 const EMULATED: &str = "QUS_TEST_EMULATED_ON";
 /// Another user, in a namespace of [`Identity::RootAmongOthers`].
-pub(crate) const STRANGER: u32 = 1000;
+pub(crate) const OTHER_USER: u32 = 1000;
 /// Path of the instance.
 pub(crate) const INSTANCE: &str = "/proc/sys/fs/binfmt_misc";
 
@@ -25,11 +25,11 @@ pub(crate) const INSTANCE: &str = "/proc/sys/fs/binfmt_misc";
 pub(crate) enum Identity {
     /// uid 0.
     Root,
-    /// uid 0, with two further users: [`STRANGER`] and nobody (65534). Only root of the host can map them; otherwise
+    /// uid 0, with two further users: [`OTHER_USER`] and nobody (65534). Only root of the host can map them; otherwise
     /// the namespace has uid 0 alone.
     RootAmongOthers,
     /// uid 1000 in a namespace that has no uid 0. It may mount, but it may not register (K70).
-    Somebody,
+    User,
 }
 
 /// Returns the name of the test that this process has to run, if [`run_inside`] started it.
@@ -103,7 +103,7 @@ impl Inside {
             cover::machine();
             return mount_instance(Path::new(INSTANCE), MsFlags::empty());
         }
-        enter_as(if identity == Identity::Somebody { 1000 } else { 0 });
+        enter_as(if identity == Identity::User { 1000 } else { 0 });
         cover::machine();
         mount_instance(Path::new(INSTANCE), MsFlags::empty());
         if !mounted {

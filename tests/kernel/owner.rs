@@ -56,9 +56,9 @@ fn owner_is_a_file_of_binfmt_d(lab: &Lab) {
 
     let (_, value) = lab.answer(["list"]);
     // The host's own packages may have configuration, too.
-    let promised = value["unregistered"].as_array().unwrap().iter();
-    let ours = promised.filter(|promised| promised["file"] == "/etc/binfmt.d/some.conf");
-    let names: Vec<&str> = ours.map(|promised| promised["name"].as_str().unwrap()).collect();
+    let rules = value["unregistered"].as_array().unwrap().iter();
+    let ours = rules.filter(|rule| rule["file"] == "/etc/binfmt.d/some.conf");
+    let names: Vec<&str> = ours.map(|rule| rule["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["kept", "lost"], "{value:#}");
     let text = lab.qus(["list", "-v"]).stdout;
     let row = text.lines().find(|line| line.ends_with(" lost")).unwrap();
@@ -72,8 +72,8 @@ fn owner_is_a_file_of_binfmt_d(lab: &Lab) {
         .as_array()
         .unwrap()
         .iter()
-        .filter(|promised| promised["file"] == "/etc/binfmt.d/some.conf")
-        .map(|promised| promised["state"].as_str().unwrap())
+        .filter(|rule| rule["file"] == "/etc/binfmt.d/some.conf")
+        .map(|rule| rule["state"].as_str().unwrap())
         .collect();
     assert_eq!(states, ["differs", "missing"], "{value:#}");
     // A configured handler that is disabled counts as registered.

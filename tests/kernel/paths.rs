@@ -11,7 +11,7 @@ use qus::binfmt::Flags;
 
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, OURS, run};
-use crate::namespace::STRANGER;
+use crate::namespace::OTHER_USER;
 
 /// Script that records the ids of the process that executes it.
 const WITNESS: &str = "#!/bin/sh\nwhile read -r name real effective _; do case $name in Uid:) echo \"$real $effective\" >>WITNESS;; esac; done </proc/self/status\nexit 1\n";
@@ -35,7 +35,7 @@ impl<'a> Scene<'a> {
         let others = lab.path("others");
         let path = lab.copy("others/qemu-arm-static", &interpreter("arm"));
         if has_others {
-            chown(&others, Some(Uid::from_raw(STRANGER)), Some(Gid::from_raw(STRANGER))).unwrap();
+            chown(&others, Some(Uid::from_raw(OTHER_USER)), Some(Gid::from_raw(OTHER_USER))).unwrap();
             fs::set_permissions(&others, Permissions::from_mode(0o755)).unwrap();
         }
         lab.handler("qemu-arm", "arm", &path, flags);
@@ -49,7 +49,7 @@ impl<'a> Scene<'a> {
         let line = format!("rm -f {0} && cp {1} {0} && chmod 755 {0}", self.path.display(), script.display());
         let mut shell = Command::new(if self.has_others { "setpriv" } else { "env" });
         if self.has_others {
-            let id = STRANGER.to_string();
+            let id = OTHER_USER.to_string();
             shell.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
         }
         let ran = run(shell.args(["sh", "-ec", &line]));
@@ -143,7 +143,7 @@ fn paths_that_others_can_change_are_reported(lab: &Lab) {
     assert!(ran.stderr.contains(&note), "no {note:?} in {ran:#?}");
     let list = lab.json(["list"]);
     assert_eq!(list["handlers"][0]["changeable_by_others"], scene.others.to_str().unwrap());
-    crate::doctor::mends(
+    crate::doctor::fixes(
         lab,
         "note",
         "writable-file",

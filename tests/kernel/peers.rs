@@ -57,8 +57,8 @@ fn flags(lab: &Lab, name: &str) -> String {
     text.lines().find_map(|line| line.strip_prefix("flags: ")).unwrap().to_owned()
 }
 
-kernel_test!(binfmt_installs_and_tells_the_state);
-fn binfmt_installs_and_tells_the_state(lab: &Lab) {
+kernel_test!(binfmt_installs_and_prints_the_state);
+fn binfmt_installs_and_prints_the_state(lab: &Lab) {
     python(lab);
     let (native, emulators) = state(&call(lab, "binfmt", &[]));
     assert!(emulators.is_empty() && !native.is_empty(), "{native:?} {emulators:?}");
@@ -251,8 +251,8 @@ fn binfmt_does_not_mount_in_order_to_look(lab: &Lab) {
     assert_eq!(mounts(), before);
 }
 
-kernel_test!(binfmt_who_may_not_register_is_told_what_to_type, somebody);
-fn binfmt_who_may_not_register_is_told_what_to_type(lab: &Lab) {
+kernel_test!(binfmt_prints_a_command_for_users_who_may_not_register, ordinary_user);
+fn binfmt_prints_a_command_for_users_who_may_not_register(lab: &Lab) {
     let ran = call(lab, "binfmt", &["--install", "arm64"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
     let command = format!("try: sudo {} --install arm64", lab.path("binfmt").display());
@@ -325,8 +325,8 @@ fn dbhi_clears(lab: &Lab, before: &(BTreeMap<String, String>, Vec<String>)) {
 
 kernel_test!(dbhi_starts_a_shell);
 fn dbhi_starts_a_shell(lab: &Lab) {
-    let ran = call(lab, "register.sh", &["-i", "echo", "told;", "exit", "7"]);
-    assert_eq!((ran.status, ran.stdout.as_str()), (7, "told\n"), "{ran:#?}");
+    let ran = call(lab, "register.sh", &["-i", "echo", "printed;", "exit", "7"]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (7, "printed\n"), "{ran:#?}");
     let ran = run(tool(lab, "register.sh").env("PATH", lab.path("")).args(["-i", "true"]));
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(ran.stderr.starts_with("qus: cannot start a shell for -i: No such file"), "{ran:#?}");

@@ -16,7 +16,7 @@ use crate::downloads::interpreter;
 use crate::lab::{Lab, NO_HANDLER, OURS, Ran, order, run};
 
 /// Directories that the tests cover and compare.
-pub(crate) const FOLDERS: [&str; 4] = ["/etc", "/run", "/usr/local/lib", "/var/lib"];
+pub(crate) const DIRECTORIES: [&str; 4] = ["/etc", "/run", "/usr/local/lib", "/var/lib"];
 
 fn cover(directory: &str, options: &str, flags: MsFlags) {
     mount(Some("none"), directory, Some("tmpfs"), flags, Some(options)).unwrap();
@@ -24,7 +24,7 @@ fn cover(directory: &str, options: &str, flags: MsFlags) {
 
 /// Covers the directories, with a systemd in them. Emulators are in `q`, a directory that any user could change.
 pub(crate) fn host(lab: &Lab) {
-    for directory in FOLDERS {
+    for directory in DIRECTORIES {
         cover(directory, "mode=755", MsFlags::empty());
     }
     fs::create_dir_all("/run/systemd/system").unwrap();
@@ -47,7 +47,7 @@ fn done(ran: Ran) -> Ran {
 /// Returns every file in the directories, with its content, its inode and its mode.
 fn tree() -> BTreeMap<PathBuf, (Vec<u8>, u64, u32)> {
     let mut files = BTreeMap::new();
-    let mut directories: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
+    let mut directories: Vec<PathBuf> = DIRECTORIES.iter().map(PathBuf::from).collect();
     while let Some(directory) = directories.pop() {
         for file in fs::read_dir(directory).unwrap().map(Result::unwrap) {
             let metadata = file.metadata().unwrap();
@@ -201,8 +201,8 @@ fn persist_takes_interpreters_out_of_memory(lab: &Lab) {
     assert!(fs::read_to_string(ARM).unwrap().ends_with(&format!(":{COPY}:POF\n")));
 }
 
-kernel_test!(persist_after_an_interrupted_run_mends_it);
-fn persist_after_an_interrupted_run_mends_it(lab: &Lab) {
+kernel_test!(persist_after_an_interrupted_run_repairs_it);
+fn persist_after_an_interrupted_run_repairs_it(lab: &Lab) {
     host(lab);
     done(persist(lab, &["arm"]));
     let text = fs::read_to_string(ARM).unwrap();
@@ -223,16 +223,16 @@ fn persist_after_an_interrupted_run_mends_it(lab: &Lab) {
             .as_array()
             .unwrap()
             .iter()
-            .filter(|promised| promised["file"] == ARM)
+            .filter(|rule| rule["file"] == ARM)
             .count(),
         0
     );
 }
 
-kernel_test!(persist_of_what_is_not_proven_leaves_what_lasted);
+kernel_test!(persist_that_fails_its_verification_leaves_the_boot_files);
 /// A broken interpreter would replace a copy of the same name. After the failure, the boot files are the old ones, or
 /// there are none.
-fn persist_of_what_is_not_proven_leaves_what_lasted(lab: &Lab) {
+fn persist_that_fails_its_verification_leaves_the_boot_files(lab: &Lab) {
     host(lab);
     lab.static_failure("none/qemu-arm-static");
     let words = ["register", "--persist", "--replace", "--interpreter", "none/qemu-arm-static", "arm"];
@@ -337,8 +337,8 @@ fn persist_keeps_what_others_restore(lab: &Lab) {
     assert_eq!(lab.entries(), handlers);
 }
 
-kernel_test!(persist_asks_before_it_replaces_what_nobody_restores);
-fn persist_asks_before_it_replaces_what_nobody_restores(lab: &Lab) {
+kernel_test!(persist_asks_before_it_replaces_a_handler_without_a_file);
+fn persist_asks_before_it_replaces_a_handler_without_a_file(lab: &Lab) {
     host(lab);
     // An image registered this handler, so it does not exist after the next boot.
     lab.handler("arm", "arm", &lab.path("q/qemu-arm-static"), OURS);
@@ -364,7 +364,7 @@ kernel_test!(persist_never_touches_files_of_others);
 fn persist_never_touches_files_of_others(lab: &Lab) {
     host(lab);
     fs::create_dir("/etc/binfmt.d").unwrap();
-    for content in ["", ":mine:E::mine::/mine:\n", "# Written by somebody else\n"] {
+    for content in ["", ":mine:E::mine::/mine:\n", "# Written by another tool\n"] {
         fs::write(ARM, content).unwrap();
         let ran = refused(lab, "/etc/binfmt.d/qus-arm.conf was not written by qus, and is left in place");
         ran.suggests(&format!("sudo mv {ARM} {ARM}.before-qus"));
@@ -391,8 +391,8 @@ fn persist_never_touches_files_of_others(lab: &Lab) {
     assert!(Path::new("/etc/binfmt.d/qus-s390x.conf").exists());
 }
 
-kernel_test!(persist_says_when_a_later_file_overrides_it);
-fn persist_says_when_a_later_file_overrides_it(lab: &Lab) {
+kernel_test!(persist_reports_a_later_file_that_overrides_it);
+fn persist_reports_a_later_file_that_overrides_it(lab: &Lab) {
     host(lab);
     fs::create_dir("/etc/binfmt.d").unwrap();
     fs::write("/etc/binfmt.d/zz.conf", ":qemu-arm:E::x::/x:\n").unwrap();
@@ -426,9 +426,9 @@ fn persist_where_nothing_can_be_written_registers_nothing(lab: &Lab) {
     refused(lab, "/etc/binfmt.d");
 }
 
-kernel_test!(persist_without_space_for_the_rules_says_how_long_it_lasts);
+kernel_test!(persist_without_space_for_the_rules_reports_the_lifetime);
 /// A full disk is detected only when a file is written.
-fn persist_without_space_for_the_rules_says_how_long_it_lasts(lab: &Lab) {
+fn persist_without_space_for_the_rules_reports_the_lifetime(lab: &Lab) {
     host(lab);
     cover("/etc", "mode=755,size=8k", MsFlags::empty());
     fs::create_dir("/etc/binfmt.d").unwrap();
@@ -454,14 +454,14 @@ fn persist_without_space_for_the_rules_says_how_long_it_lasts(lab: &Lab) {
     assert_eq!((fs::read(ARM).unwrap(), fs::read_dir("/etc/binfmt.d").unwrap().count()), (before, 1));
 }
 
-kernel_test!(persist_needs_root, somebody);
+kernel_test!(persist_needs_root, ordinary_user);
 fn persist_needs_root(lab: &Lab) {
     lab.refused(["register", "--persist", "arm"], 2, "only root may");
     assert!(!Path::new(ARM).exists());
 }
 
-kernel_test!(persist_says_when_nobody_restores);
-fn persist_says_when_nobody_restores(lab: &Lab) {
+kernel_test!(persist_reports_a_host_without_registration_at_boot);
+fn persist_reports_a_host_without_registration_at_boot(lab: &Lab) {
     host(lab);
     fs::remove_dir_all("/run/systemd").unwrap();
     cover("/usr/sbin", "mode=755", MsFlags::empty());
@@ -483,8 +483,8 @@ fn persist_says_when_nobody_restores(lab: &Lab) {
     assert_eq!(lab.json(["register", "--persist", "--interpreter-dir", "q", "arm"])["init-system"], "nobody");
 }
 
-kernel_test!(persist_says_when_systemd_will_not);
-fn persist_says_when_systemd_will_not(lab: &Lab) {
+kernel_test!(persist_reports_a_masked_systemd_unit);
+fn persist_reports_a_masked_systemd_unit(lab: &Lab) {
     host(lab);
     fs::create_dir_all("/etc/systemd/system").unwrap();
     symlink("/dev/null", "/etc/systemd/system/systemd-binfmt.service").unwrap();
@@ -632,8 +632,8 @@ fn reset_persist_that_failed_halfway_is_done_by_the_next(lab: &Lab) {
     assert!(!Path::new(ARM).exists());
 }
 
-kernel_test!(reset_says_what_comes_back);
-fn reset_says_what_comes_back(lab: &Lab) {
+kernel_test!(reset_reports_what_comes_back);
+fn reset_reports_what_comes_back(lab: &Lab) {
     host(lab);
     done(persist(lab, &["arm"]));
     let ran = done(lab.qus(["reset"]));
@@ -658,8 +658,8 @@ fn reset_says_what_comes_back(lab: &Lab) {
     assert_eq!(value["returns"][0]["own"], false);
 }
 
-kernel_test!(list_tells_what_is_missing_and_what_has_drifted);
-fn list_tells_what_is_missing_and_what_has_drifted(lab: &Lab) {
+kernel_test!(list_prints_what_is_missing_and_what_differs);
+fn list_prints_what_is_missing_and_what_differs(lab: &Lab) {
     host(lab);
     done(persist(lab, &["arm"]));
     let row = |state: &str| {

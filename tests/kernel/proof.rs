@@ -89,8 +89,8 @@ fn register_broken(lab: &Lab) {
     lab.register(b":jar:E::jar::/usr/bin/jexec:").unwrap();
 }
 
-kernel_test!(proof_names_what_is_broken);
-fn proof_names_what_is_broken(lab: &Lab) {
+kernel_test!(verification_names_what_is_broken);
+fn verification_names_what_is_broken(lab: &Lab) {
     register_broken(lab);
     let (_, verify) = json(lab, ["verify"]);
     let item = |name: &str| {
@@ -147,8 +147,8 @@ fn only_what_is_asked_for_counts(lab: &Lab) {
     assert_eq!(lab.qus(["list"]).status, 0, "without a probe there is no verdict");
 }
 
-kernel_test!(proof_with_the_instance_off);
-fn proof_with_the_instance_off(lab: &Lab) {
+kernel_test!(verification_with_the_instance_off);
+fn verification_with_the_instance_off(lab: &Lab) {
     register(lab, "one", "aarch64", &qemu("aarch64"), "POF");
     register(lab, "two", "arm", &qemu("arm"), "POF");
     expect(lab, &[("one", "aarch64", "working", None), ("two", "arm", "working", None)]);
@@ -159,8 +159,8 @@ fn proof_with_the_instance_off(lab: &Lab) {
     expect(lab, &[("one", "aarch64", "working", None), ("two", "arm", "working", None)]);
 }
 
-kernel_test!(proof_of_an_interpreter_that_is_gone);
-fn proof_of_an_interpreter_that_is_gone(lab: &Lab) {
+kernel_test!(verification_of_an_interpreter_that_is_gone);
+fn verification_of_an_interpreter_that_is_gone(lab: &Lab) {
     let copy = lab.executable("qemu-arm", &fs::read(qemu("arm")).unwrap());
     register(lab, "qemu-arm", "arm", &copy, "POF");
     fs::remove_file(&copy).unwrap();
@@ -173,8 +173,8 @@ fn runs(lab: &Lab, name: &str) -> bool {
     execute(&lab.executable(&format!("runs-{name}"), &probe(arch(name)))) == Ok(42)
 }
 
-kernel_test!(proof_of_what_the_host_runs);
-fn proof_of_what_the_host_runs(lab: &Lab) {
+kernel_test!(verification_of_what_the_host_runs);
+fn verification_of_what_the_host_runs(lab: &Lab) {
     assert!(runs(lab, host().name));
     for name in host().same_family().iter().chain([&host().name]) {
         let native = runs(lab, name);
@@ -201,8 +201,8 @@ fn companion(lab: &Lab) -> Option<&'static str> {
     companion
 }
 
-kernel_test!(proof_without_p);
-fn proof_without_p(lab: &Lab) {
+kernel_test!(verification_without_p);
+fn verification_without_p(lab: &Lab) {
     // Like an emulator without support for P, it takes the first argument of the program for its own.
     let old = lab.executable("old", &probe(host()));
     let line = lab.done(["register", "--interpreter", old.to_str().unwrap(), "arm"]);
@@ -218,8 +218,8 @@ fn proof_without_p(lab: &Lab) {
     assert_eq!(lab.entries(), entries);
 }
 
-kernel_test!(proof_that_fails_leaves_nothing);
-fn proof_that_fails_leaves_nothing(lab: &Lab) {
+kernel_test!(verification_that_fails_leaves_nothing);
+fn verification_that_fails_leaves_nothing(lab: &Lab) {
     let crashing = lab.executable("crashing", &crashing());
     let crashing = crashing.to_str().unwrap();
     lab.refused(["register", "--interpreter", crashing, "arm"], 1, "its interpreter crashed (signal ");
@@ -242,8 +242,8 @@ fn proof_that_fails_leaves_nothing(lab: &Lab) {
     assert_eq!(lab.qus(["verify"]).status, 1);
 }
 
-kernel_test!(proof_that_fails_puts_back);
-fn proof_that_fails_puts_back(lab: &Lab) {
+kernel_test!(verification_that_fails_restores);
+fn verification_that_fails_restores(lab: &Lab) {
     let crashing = lab.executable("crashing", &crashing());
     lab.done(["register", "microblaze"]);
     let crash = ["register", "--replace", "--interpreter", crashing.to_str().unwrap(), "microblaze"];
@@ -267,8 +267,8 @@ fn proof_that_fails_puts_back(lab: &Lab) {
     assert_eq!(lab.qus(["verify"]).status, 0);
 }
 
-kernel_test!(proof_that_fails_spares_the_others);
-fn proof_that_fails_spares_the_others(lab: &Lab) {
+kernel_test!(verification_that_fails_spares_the_others);
+fn verification_that_fails_spares_the_others(lab: &Lab) {
     fs::create_dir(lab.path("mixed")).unwrap();
     lab.executable("mixed/qemu-arm-static", &crashing());
     for name in ["aarch64", "riscv64"] {
@@ -310,8 +310,8 @@ fn proof_refuses_the_hosts_own(lab: &Lab) {
     assert_eq!((status, outcomes), (0, vec!["native", "registered"]), "{value:#}");
 }
 
-kernel_test!(proof_refuses_companions);
-fn proof_refuses_companions(lab: &Lab) {
+kernel_test!(verification_refuses_companions);
+fn verification_refuses_companions(lab: &Lab) {
     let Some(name) = companion(lab) else { return };
     needs_none(lab, &[], name);
     let forced = lab.done(["register", "--force-native", name]);

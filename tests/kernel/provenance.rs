@@ -92,8 +92,8 @@ fn tree(directory: &Path) -> Vec<String> {
     files
 }
 
-kernel_test!(provenance_is_told_everywhere);
-fn provenance_is_told_everywhere(lab: &Lab) {
+kernel_test!(provenance_is_printed_everywhere);
+fn provenance_is_printed_everywhere(lab: &Lab) {
     package(lab, "some.deb", &["arm"]);
     let path = lab.path("data/qus").join(version()).join("qemu-arm-static");
     let shown = path.to_str().unwrap();
@@ -265,8 +265,8 @@ fn a_known_source_is_not_read_again(lab: &Lab) {
     assert_eq!(fs::read_to_string(&path).unwrap(), "old");
 }
 
-kernel_test!(prune_removes_what_nobody_uses);
-fn prune_removes_what_nobody_uses(lab: &Lab) {
+kernel_test!(prune_removes_unused_interpreters);
+fn prune_removes_unused_interpreters(lab: &Lab) {
     package(lab, "some.deb", &["arm", "s390x"]);
     done(lab, &["fetch", "--from", "some.deb", "all"]);
     fs::create_dir(lab.path("other")).unwrap();

@@ -26,7 +26,7 @@ fn register_all(lab: &Lab, directory: &std::path::Path) {
     for line in second.lines() {
         assert!(line.contains(" unchanged "), "{line}");
     }
-    // Where nothing is exceptional, there is nothing to print but the summary.
+    // If every architecture works, only the summary is printed.
     let ran = lab.qus(["register", "--interpreter-dir", path, "all"]);
     assert!(ran.status == 0 && ran.stdout.is_empty() && ran.stderr.contains(&summary), "{ran:#?}");
     assert_eq!(lab.entries(), entries);

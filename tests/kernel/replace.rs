@@ -112,14 +112,14 @@ fn taken_back(lab: &Lab, file: &Path, reason: &str) {
     assert_eq!(order(), ["qemu-s390x"], "{ran:#?}");
 }
 
-kernel_test!(what_is_no_emulator_is_taken_back);
-fn what_is_no_emulator_is_taken_back(lab: &Lab) {
+kernel_test!(a_program_that_is_no_emulator_is_removed_again);
+fn a_program_that_is_no_emulator_is_removed_again(lab: &Lab) {
     crate::lab::needs_static_qus();
     taken_back(lab, Path::new(QUS), "its probe ended with status 2, not 42: qus: unrecognized subcommand");
 }
 
-kernel_test!(the_emulator_of_another_architecture_is_taken_back);
-fn the_emulator_of_another_architecture_is_taken_back(lab: &Lab) {
+kernel_test!(the_emulator_of_another_architecture_is_removed_again);
+fn the_emulator_of_another_architecture_is_removed_again(lab: &Lab) {
     taken_back(lab, &interpreter("s390x"), "its probe ended with status 255, not 42: ");
 }
 

@@ -81,7 +81,8 @@ fn reset_finds_emulators_under_any_name(lab: &Lab) {
 
 kernel_test!(an_emulator_that_has_no_file_is_one);
 fn an_emulator_that_has_no_file_is_one(lab: &Lab) {
-    // As from an image that no longer exists: only the name of the handler identifies the emulator (K51).
+    // The interpreter is in memory, as if its image no longer existed. Only the name of the handler identifies the
+    // emulator (K51).
     let memory = memfd_create(c"emulator", MFdFlags::empty()).unwrap();
     let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
     let mut memory = File::from(memory);

@@ -38,7 +38,7 @@ fn mounts() -> String {
     fs::read_to_string("/proc/self/mountinfo").unwrap()
 }
 
-/// Returns all files in a directory, with values that any change would change.
+/// Returns all files in a directory, with values that every change of a file affects.
 fn files(directory: &Path) -> BTreeMap<PathBuf, (u32, u64)> {
     let mut found = BTreeMap::new();
     let mut directories = vec![directory.to_owned()];
@@ -63,7 +63,7 @@ fn run_a_foreign_program(lab: &Lab) {
     assert_eq!(lab.done(["run", &busybox, "uname", "-m"]), "aarch64\n");
 }
 
-kernel_test!(run_as_who_called, somebody);
+kernel_test!(run_as_who_called, ordinary_user);
 fn run_as_who_called(lab: &Lab) {
     assert_eq!((geteuid().as_raw(), getegid().as_raw()), (1000, 1000));
     let busybox = busybox(lab);
@@ -75,7 +75,7 @@ fn run_as_who_called(lab: &Lab) {
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&metadata), 1000);
 }
 
-kernel_test!(run_as_root_of_the_namespace, somebody);
+kernel_test!(run_as_root_of_the_namespace, ordinary_user);
 fn run_as_root_of_the_namespace(lab: &Lab) {
     let busybox = busybox(lab);
     assert_eq!(lab.done(["run", "--as-root", "--", &busybox, "id", "-u"]), "0\n");
@@ -103,11 +103,11 @@ fn run_ends_as_the_program_does(lab: &Lab) {
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("y\ny\n", ""));
 }
 
-kernel_test!(run_says_why_it_did_not_start);
-fn run_says_why_it_did_not_start(lab: &Lab) {
+kernel_test!(run_reports_why_it_did_not_start);
+fn run_reports_why_it_did_not_start(lab: &Lab) {
     let busybox = busybox(lab);
     fs::write(lab.path("plain"), "no program").unwrap();
-    let junk = lab.executable("junk", b"\x7fnothing that anybody runs");
+    let junk = lab.executable("junk", b"\x7fan unknown format");
     let no_loader = lab.executable("script", b"#!/does/not/exist\n");
     lab.refused(["run", "--no-such-option", "--", &busybox], 125, "--no-such-option");
     lab.refused(["run"], 125, "PROGRAM");
@@ -199,44 +199,44 @@ fn run_inside_of_run(lab: &Lab) {
 }
 
 /// Creates an interpreter that prints its name and its file.
-fn teller(lab: &Lab, name: &str) -> PathBuf {
+fn reporter(lab: &Lab, name: &str) -> PathBuf {
     lab.executable(name, format!("#!/bin/sh\necho {name} got ${{1##*/}}\n").as_bytes())
 }
 
 kernel_test!(run_takes_over_the_hosts_handlers);
 fn run_takes_over_the_hosts_handlers(lab: &Lab) {
-    let tell = teller(lab, "tell");
-    let gone = teller(lab, "gone");
-    lab.register(format!(":told:E::told::{}:", tell.display()).as_bytes()).unwrap();
+    let report = reporter(lab, "report");
+    let gone = reporter(lab, "gone");
+    lab.register(format!(":mine:E::mine::{}:", report.display()).as_bytes()).unwrap();
     lab.register(format!(":lost:E::lost::{}:F", gone.display()).as_bytes()).unwrap();
-    lab.register(format!(":off:E::off::{}:", tell.display()).as_bytes()).unwrap();
+    lab.register(format!(":off:E::off::{}:", report.display()).as_bytes()).unwrap();
     lab.command("off", "0");
     fs::remove_file(gone).unwrap();
-    for name in ["file.told", "file.off"] {
+    for name in ["file.mine", "file.off"] {
         lab.executable(name, b"anything");
     }
     let before = lab.entries();
-    let ran = lab.qus(["run", "--", "./file.told"]);
-    assert_eq!(ran.stdout, "tell got file.told\n", "{ran:?}");
+    let ran = lab.qus(["run", "--", "./file.mine"]);
+    assert_eq!(ran.stdout, "report got file.mine\n", "{ran:?}");
     let complaints: Vec<&str> = ran.stderr.lines().collect();
     assert_eq!(complaints.len(), 1, "{ran:?}");
     assert!(complaints[0].starts_with("qus: warning: the handler lost is left out: "), "{ran:?}");
-    let ran = shell(lab, &format!("ls {INSTANCE}; ./file.told; \"$1\" uname -m"));
+    let ran = shell(lab, &format!("ls {INSTANCE}; ./file.mine; \"$1\" uname -m"));
     assert!(ran.stdout.contains("\ntold\n"), "{ran:?}");
     assert!(!ran.stdout.contains("off") && !ran.stdout.contains("lost"), "{ran:?}");
-    assert!(ran.stdout.ends_with("tell got file.told\naarch64\n"), "{ran:?}");
+    assert!(ran.stdout.ends_with("report got file.mine\naarch64\n"), "{ran:?}");
     let ran = lab.qus(["run", "--", "./file.off"]);
     assert_eq!(ran.status, 126, "{ran:?}");
     assert_eq!(lab.entries(), before);
     // A disabled instance has no active handler.
     lab.command("status", "0");
-    assert_eq!(lab.qus(["run", "--", "./file.told"]).status, 126);
+    assert_eq!(lab.qus(["run", "--", "./file.mine"]).status, 126);
 }
 
 kernel_test!(run_keeps_the_order_of_handlers);
 fn run_keeps_the_order_of_handlers(lab: &Lab) {
     for name in ["first", "second", "third"] {
-        let interpreter = teller(lab, name);
+        let interpreter = reporter(lab, name);
         lab.register(format!(":{name}:E::foo::{}:", interpreter.display()).as_bytes()).unwrap();
     }
     let file = lab.executable("file.foo", b"anything");
@@ -251,12 +251,12 @@ kernel_test!(run_prefers_what_works_in_another_root);
 fn run_prefers_what_works_in_another_root(lab: &Lab) {
     // The host's handler sends these programs to another interpreter. An interpreter that the user names has
     // precedence.
-    let tell = teller(lab, "tell");
+    let report = reporter(lab, "report");
     let magic = format!(r"\x7fELF\x02\x01\x01{}\x02\x00\xb7\x00", r"\x00".repeat(9));
     let mask = format!(r"{}{}\xfe\xff\xff\xff", r"\xff".repeat(7), r"\x00".repeat(9));
-    lab.register(format!(":mine:M::{magic}:{mask}:{}:", tell.display()).as_bytes()).unwrap();
+    lab.register(format!(":mine:M::{magic}:{mask}:{}:", report.display()).as_bytes()).unwrap();
     let busybox = busybox(lab);
-    assert_eq!(lab.done(["run", "--", &busybox, "uname", "-m"]), "tell got busybox\n");
+    assert_eq!(lab.done(["run", "--", &busybox, "uname", "-m"]), "report got busybox\n");
     let directory = downloads::distribution();
     let directory = directory.to_str().unwrap();
     let ran = lab.done(["run", "--interpreter-dir", directory, "--", &busybox, "uname", "-m"]);
@@ -278,8 +278,8 @@ fn run_prefers_what_works_in_another_root(lab: &Lab) {
 
 kernel_test!(run_leaves_the_host_as_it_was);
 fn run_leaves_the_host_as_it_was(lab: &Lab) {
-    let tell = teller(lab, "tell");
-    lab.register(format!(":told:E::told::{}:", tell.display()).as_bytes()).unwrap();
+    let report = reporter(lab, "report");
+    lab.register(format!(":mine:E::mine::{}:", report.display()).as_bytes()).unwrap();
     let busybox = busybox(lab);
     let root = root(lab);
     // The mount points have to exist.
@@ -344,8 +344,8 @@ fn run_directly(lab: &Lab) {
     assert_eq!((mounts(), lab.entries()), before);
 }
 
-kernel_test!(run_from_a_folder);
-fn run_from_a_folder(lab: &Lab) {
+kernel_test!(run_from_a_directory);
+fn run_from_a_directory(lab: &Lab) {
     let busybox = busybox(lab);
     let home = lab.path("home");
     fs::create_dir(&home).unwrap();

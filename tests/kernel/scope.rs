@@ -23,8 +23,8 @@ fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-kernel_test!(scope_is_said_by_every_command);
-fn scope_is_said_by_every_command(lab: &Lab) {
+kernel_test!(scope_is_reported_by_every_command);
+fn scope_is_reported_by_every_command(lab: &Lab) {
     let inode = fs::metadata("/proc/self/ns/user").unwrap().ino();
     let ran = lab.qus(["register", "aarch64"]);
     let sentence = format!(

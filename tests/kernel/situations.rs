@@ -17,7 +17,7 @@ use std::time::Duration;
 use nix::mount::{MsFlags, mount};
 
 use crate::checks::{Seen, saw};
-use crate::doctor::{PROMISES, quiet, systemd};
+use crate::doctor::{CONFIGURATION, quiet, systemd};
 use crate::downloads;
 use crate::lab::{Lab, start};
 use crate::namespace::{INSTANCE, enter_nested, mount_instance};
@@ -139,23 +139,23 @@ fn in_root(root: &Path) -> Result<String, i32> {
 kernel_test!(situation_1_wiped);
 /// Situation 1: a process writes `-1` to `status`, which removes all handlers.
 fn situation_1_wiped(lab: &Lab) {
-    wipe_what_is_promised(lab);
+    wipe_what_is_configured(lab);
     follow(lab, &["configured"]);
     runs(lab, "aarch64", "aarch64");
 }
 
 kernel_test!(situation_1_wiped_with_systemd);
 fn situation_1_wiped_with_systemd(lab: &Lab) {
-    wipe_what_is_promised(lab);
+    wipe_what_is_configured(lab);
     systemd();
     follow(lab, &["configured"]);
     runs(lab, "aarch64", "aarch64");
 }
 
-fn wipe_what_is_promised(lab: &Lab) {
+fn wipe_what_is_configured(lab: &Lab) {
     quiet();
     let rule = rule("qemu-aarch64", "aarch64", &downloads::interpreter("aarch64"));
-    fs::write(Path::new(PROMISES).join("qemu.conf"), &rule).unwrap();
+    fs::write(Path::new(CONFIGURATION).join("qemu.conf"), &rule).unwrap();
     lab.register(&rule).unwrap();
     runs(lab, "aarch64", "aarch64");
     lab.command("status", "-1");
@@ -232,7 +232,7 @@ fn situation_4_native_programs_captured(lab: &Lab) {
     assert_ne!(shell.types("/bin/true").0, "0");
     follow(lab, &["captures"]);
     shell.done("/bin/true");
-    saw("captures", Seen::Mended);
+    saw("captures", Seen::Fixed);
 }
 
 kernel_test!(situation_4_programs_of_the_family_captured);
@@ -250,7 +250,7 @@ fn situation_4_programs_of_the_family_captured(lab: &Lab) {
         Some(ran == fs::canonicalize(path).unwrap())
     };
     if native() != Some(true) {
-        // Then no native programs can be taken, and an emulator is right.
+        // Then the handler cannot match native programs, and an emulator is correct.
         lab.done(["register", "i386"]);
         assert_eq!(native(), Some(false));
         return;
@@ -261,9 +261,9 @@ fn situation_4_programs_of_the_family_captured(lab: &Lab) {
     assert_eq!(native(), Some(true));
 }
 
-kernel_test!(situation_5_success_was_said);
+kernel_test!(situation_5_success_was_reported);
 /// Situation 5: the command that registered the handler reported success.
-fn situation_5_success_was_said(lab: &Lab) {
+fn situation_5_success_was_reported(lab: &Lab) {
     quiet();
     lab.command("status", "0");
     lab.handler("qemu-aarch64", "aarch64", &downloads::interpreter("aarch64"), Flags::FIX_BINARY);
@@ -395,7 +395,7 @@ fn situation_9_in_a_mount_namespace(lab: &Lab) {
         printed.contains("working architectures: aarch64") && !printed.contains(" lifetime "),
         "{printed}"
     );
-    saw("lifetime", Seen::Mended);
+    saw("lifetime", Seen::Fixed);
     drop(shell);
     runs(lab, "aarch64", "aarch64");
 }

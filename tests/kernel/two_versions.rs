@@ -59,7 +59,7 @@ fn done(lab: &Lab, qus: &Path, words: &[&str]) {
 
 /// Reports whether the exit status agrees with the printed outcomes: 0 if every architecture has a handler, or is
 /// native and was not named.
-fn tells_the_truth(words: &[&str], ran: &Ran) -> bool {
+fn status_matches_outcomes(words: &[&str], ran: &Ran) -> bool {
     let value: Value = ran.json();
     let is_good = |item: &Value| {
         let outcome = item["outcome"].as_str().unwrap();
@@ -89,7 +89,7 @@ fn two_versions_register_at_once(lab: &Lab) {
     let commands =
         (0..versions.count).map(|index| lab.program_of(&versions.qus[index % 2], &[], words.iter().copied()));
     for ran in all_at_once(commands.collect()) {
-        assert!(ran.status == 0 && tells_the_truth(&words, &ran), "{ran:#?}");
+        assert!(ran.status == 0 && status_matches_outcomes(&words, &ran), "{ran:#?}");
     }
     let now = lab.entries();
     assert!(serial.contains(&now), "{now:#?} is none of {serial:#?}");
@@ -119,7 +119,8 @@ fn two_versions_register_reset_and_list_at_once(lab: &Lab) {
         lines.iter().map(|(qus, words)| lab.program_of(&versions.qus[*qus], &[], words.iter().copied()));
     for ((qus, words), ran) in lines.iter().zip(all_at_once(commands.collect())) {
         // A handler may disappear after it was listed. What other runs add or remove meanwhile is no failure.
-        let is_right = if words[0] == "register" { tells_the_truth(words, &ran) } else { ran.status == 0 };
+        let is_right =
+            if words[0] == "register" { status_matches_outcomes(words, &ran) } else { ran.status == 0 };
         assert!(is_right, "{} {words:?}: {ran:#?}", versions.qus[*qus].display());
     }
     // For each architecture, the handlers are those of some serial order, or none. No staged handler is left.

@@ -71,7 +71,7 @@ fn fails(lab: &Lab, file: &Path, text: &str) -> Value {
 
 /// Expects that the file does not run, for the reason `text`, and that it runs after the printed command. Returns the
 /// command.
-fn mends(lab: &Lab, file: &Path, text: &str) -> String {
+fn fixes(lab: &Lab, file: &Path, text: &str) -> String {
     let command = fails(lab, file, text)["try"].as_str().unwrap().to_owned();
     lab.type_command(&command);
     let answer = answer(lab, file);
@@ -131,7 +131,7 @@ fn which_without_handler(lab: &Lab) {
     fails(lab, &path, "no handler matches; execve fails with \"Exec format error\"");
 
     let path = program(lab, "s390x");
-    let command = mends(lab, &path, "no handler matches; execve fails with \"Exec format error\"");
+    let command = fixes(lab, &path, "no handler matches; execve fails with \"Exec format error\"");
     assert_eq!(command, "sudo qus register s390x");
     let answer = runs(lab, &path, "verified here and in an empty root directory");
     assert_eq!(answer["certainty"], "executed");
@@ -151,7 +151,7 @@ fn which_without_an_instance(lab: &Lab) {
 }
 
 kernel_test!(which_instance_elsewhere);
-/// As in a container, whose procfs never has the host's mount.
+/// Tests a process as in a container, whose procfs never has the host's mount.
 fn which_instance_elsewhere(lab: &Lab) {
     lab.done(["register", "s390x"]);
     let path = program(lab, "s390x");
@@ -171,13 +171,13 @@ fn which_disabled(lab: &Lab) {
     let answer = self::answer(lab, &path);
     assert_eq!(answer["others"][0]["why"], "it is disabled");
     let text = "its handler qemu-arm is disabled; execve fails with \"Exec format error\"";
-    assert_eq!(mends(lab, &path, text), "sudo qus enable arm");
+    assert_eq!(fixes(lab, &path, text), "sudo qus enable arm");
 
     lab.register(b":named:E::x::/bin/true:").unwrap();
     lab.command("named", "0");
     let path = lab.executable("file.x", b"anything");
     let text = "its handler named is disabled; execve fails with \"Exec format error\"";
-    assert_eq!(mends(lab, &path, text), format!("echo 1 | sudo tee {INSTANCE}/named"));
+    assert_eq!(fixes(lab, &path, text), format!("echo 1 | sudo tee {INSTANCE}/named"));
 }
 
 kernel_test!(which_instance_off);
@@ -186,7 +186,7 @@ fn which_instance_off(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.command("status", "0");
     let text = "the whole binfmt_misc instance is disabled; execve fails with \"Exec format error\"";
-    assert_eq!(mends(lab, &path, text), format!("echo 1 | sudo tee {INSTANCE}/status"));
+    assert_eq!(fixes(lab, &path, text), format!("echo 1 | sudo tee {INSTANCE}/status"));
 }
 
 kernel_test!(which_denied);
@@ -194,7 +194,7 @@ fn which_denied(lab: &Lab) {
     lab.done(["register", "arm"]);
     let path = program(lab, "arm");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    mends(lab, &path, "it may not be executed by this user");
+    fixes(lab, &path, "it may not be executed by this user");
     fs::create_dir(lab.path("noexec")).unwrap();
     mount(Some("none"), &lab.path("noexec"), Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
     let path = lab.executable("noexec/program", &content("arm", Variant::default()));
@@ -222,7 +222,7 @@ fn which_scripts(lab: &Lab) {
         "its interpreter {name} is of this kind: arm program (ELF, 32-bit, little-endian); \
          no handler matches; execve fails with \"Exec format error\""
     );
-    assert_eq!(mends(lab, &outer, &text), "sudo qus register arm");
+    assert_eq!(fixes(lab, &outer, &text), "sudo qus register arm");
     let interpreter = downloads::distribution().join("qemu-arm-static");
     let chain = format!("which qemu-arm takes for {}", interpreter.display());
     runs(lab, &outer, &format!("a script: {name} runs it, {chain}"));
@@ -254,7 +254,7 @@ fn which_kinds(lab: &Lab) {
 
     let app_image = Variant { abi_version: *b"AI\x02", ..Variant::default() };
     let path = lab.executable("tool.AppImage", &content("arm", app_image));
-    mends(lab, &path, none);
+    fixes(lab, &path, none);
     let answer = self::answer(lab, &path);
     assert_eq!(answer["kind"], "arm AppImage (ELF, 32-bit, little-endian)");
     assert_eq!(start(&path, &["*"]).unwrap().status, 42);
@@ -300,7 +300,7 @@ fn which_interpreter_gone(lab: &Lab) {
     lab.handler("qemu-arm", "arm", &interpreter, Flags::empty());
     fs::remove_file(&interpreter).unwrap();
     let text = format!("its interpreter {} does not exist", interpreter.display());
-    assert_eq!(mends(lab, &path, &text), "sudo qus register --replace arm");
+    assert_eq!(fixes(lab, &path, &text), "sudo qus register --replace arm");
     lab.done(["reset"]);
 
     let interpreter = copy_of_qemu(lab, "arm");
@@ -326,7 +326,7 @@ fn which_interpreter_replaced(lab: &Lab) {
 }
 
 kernel_test!(which_interpreter_dynamic);
-/// The kernel runs it here, but in a container the loader would be missing.
+/// The kernel runs the program here, but in a container the interpreter's loader would be missing.
 fn which_interpreter_dynamic(lab: &Lab) {
     let path = program(lab, "arm");
     let loader = lab.executable("loader", &native(3));
@@ -342,8 +342,8 @@ fn which_interpreter_dynamic(lab: &Lab) {
     runs(lab, &path, "verified here and in an empty root directory");
 }
 
-kernel_test!(which_circle);
-fn which_circle(lab: &Lab) {
+kernel_test!(which_loop);
+fn which_loop(lab: &Lab) {
     let interpreter = lab.executable("run.x", b"#!/bin/sh\n");
     lab.register(format!(":named:E::x::{}:", interpreter.display()).as_bytes()).unwrap();
     let path = lab.executable("file.x", b"anything");
@@ -487,7 +487,7 @@ fn which_unreadable(lab: &Lab) {
 }
 
 kernel_test!(which_finds_programs_in_path);
-/// A bare name that is no file here is a program in `PATH`, as for a shell. That is printed.
+/// A bare name that is not a file here means a program in `PATH`, as in a shell. qus prints the path of this program.
 fn which_finds_programs_in_path(lab: &Lab) {
     let arm = program(lab, "arm");
     let directory = lab.path("programs");

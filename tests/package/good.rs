@@ -126,7 +126,7 @@ fn a_link_in_the_way_is_replaced_and_not_followed() {
 }
 
 #[test]
-fn a_folder_in_the_way_keeps_all_as_it_was() {
+fn a_directory_in_the_way_changes_nothing() {
     let scene = Scene::new();
     fs::remove_file(scene.dest().join("qemu-arm")).unwrap();
     fs::create_dir(scene.dest().join("qemu-arm")).unwrap();
@@ -137,7 +137,7 @@ fn a_folder_in_the_way_keeps_all_as_it_was() {
 }
 
 #[test]
-fn a_missing_folder_is_made_only_for_what_is_placed() {
+fn a_missing_directory_is_created_only_for_extracted_files() {
     let scene = Scene::new();
     let path = scene.package(&deb("", &good_tree()));
     let dest = scene.directory.path().join("a/b");
@@ -159,7 +159,7 @@ fn a_missing_folder_is_made_only_for_what_is_placed() {
 }
 
 #[test]
-fn a_folder_gives_its_own_files_and_those_of_its_bin() {
+fn a_directory_gives_its_own_files_and_those_of_its_bin() {
     let scene = Scene::new();
     let root = scene.directory.path().join("root");
     fs::create_dir_all(root.join("usr/bin/deeper")).unwrap();

@@ -122,11 +122,11 @@ fn a_damaged_header_is_refused() {
     letters.set_cksum();
     assert!(refused(tree().raw(&letters, b"")).starts_with("cannot unpack data.tar of PACKAGE: "));
     // The decoder's message contains unescaped names.
-    let mut forged = Tree::header(EntryType::Regular, "q\u{1b}[2J\n     cure: x", 0);
+    let mut forged = Tree::header(EntryType::Regular, "q\u{1b}[2J\n     hint: x", 0);
     forged.as_mut_bytes()[124..136].fill(b'z');
     forged.set_cksum();
     let message = refused(tree().raw(&forged, b""));
-    assert!(message.contains("q\\u{1b}[2J\\n     cure: x"), "{message:?}");
+    assert!(message.contains("q\\u{1b}[2J\\n     hint: x"), "{message:?}");
     assert!(!message.contains(char::is_control), "{message:?}");
     let mut unsummed = sized(0);
     unsummed.as_mut_bytes()[0] = b'x';

@@ -60,7 +60,7 @@ fn an_archive_of_every_compression_gives_its_files() {
 }
 
 #[test]
-fn packages_of_arch_and_alpine_tell_about_themselves() {
+fn packages_of_arch_and_alpine_describe_themselves() {
     let content = apk(&tree());
     gives_all(&content, "apk");
     let description = info(&content).unwrap();

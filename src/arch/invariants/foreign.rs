@@ -68,7 +68,7 @@ fn foreign_rules_decode() {
 }
 
 #[test]
-fn the_machine_alone_is_nobodys_pattern() {
+fn a_pattern_of_the_machine_alone_matches_no_architecture() {
     let pattern = Pattern::new(18, vec![0xb7, 0], None).unwrap();
     assert_eq!(rows(&pattern), Vec::<&str>::new());
 }

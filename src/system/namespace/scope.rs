@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_is_of_this_namespace_only_where_that_was_shown() {
+    fn an_instance_is_of_this_namespace_only_if_verified() {
         for facts in all_facts() {
             let scope = decide(NEW, UserNamespace::Other(7), facts);
             let is_shown = facts.is_mounted_here && facts.may_reconfigure == Some(true);
