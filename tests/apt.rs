@@ -1,4 +1,4 @@
-//! Packages through the machine's apt, from repositories that these tests create.
+//! Tests downloads through the machine's apt, from repositories that the tests create.
 //!
 //! The tests use no network, and change nothing of the machine's apt. Without apt they do nothing.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, clippy::print_stdout)]
@@ -164,8 +164,8 @@ fn a_package_that_is_gone_is_looked_up_again() {
     assert!(repository.apt().download("qemu-user", &()).unwrap().is_none());
 }
 
-/// Whatever apt prints about a failed download, qus fetches new lists once, and detects an unknown package by the exit
-/// status.
+/// Tests that qus fetches new lists once after a failed download, and detects an unknown package by the exit status.
+/// The messages of apt do not matter.
 #[test]
 fn the_words_of_apt_do_not_matter() {
     let Some(repository) = Repository::new() else { return };
@@ -261,7 +261,7 @@ fn several_at_once_do_not_disturb_each_other() {
     assert_eq!(repository.downloads(), 0);
 }
 
-/// The clock may have been far ahead or far behind when a process was killed, and the same holds for the present clock.
+/// Tests leftovers of a process that was killed while the clock was wrong, by a process whose clock may also be wrong.
 #[test]
 fn leftovers_of_killed_processes_are_removed_whatever_the_time() {
     const YEARS: Duration = Duration::from_hours(24 * 365 * 30);
@@ -291,7 +291,7 @@ fn leftovers_of_killed_processes_are_removed_whatever_the_time() {
     assert_eq!(repository.downloads(), 1);
 }
 
-/// Lists with a time in the future do not count as newer.
+/// Tests that lists with a time in the future do not count as newer.
 #[test]
 fn lists_from_the_future_are_fetched_again() {
     let Some(repository) = Repository::new() else { return };

@@ -1,4 +1,4 @@
-//! Every citation in the tree has a target.
+//! Checks that every citation in the repository has a target.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;

@@ -1,5 +1,5 @@
-//! The files in `dist/` and of the GitHub action, parsed into types that reject unknown fields. So a misspelt field is
-//! an error here; the programs that read these files do not always report it.
+//! Parses the files in `dist/` and of the GitHub action into types that reject unknown fields. So these tests find a
+//! misspelt field, which the programs that read the files do not always report.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;

@@ -88,7 +88,7 @@ fn no_text_has_an_avoided_word() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-/// Errors of the system print as `std::io::Error` does: `Errno` prints another text.
+/// Checks that errors of the system are printed by `std::io::Error`, because `Errno` prints a different text.
 #[test]
 fn errors_of_the_system_have_one_form() {
     const OTHERS: [&str; 4] = [".desc()", "{errno}", "source: Errno,", "#[source] Errno"];

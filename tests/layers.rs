@@ -1,4 +1,4 @@
-//! Imports in `src/` run downward: each room of `docs/design.md` may use only those below it.
+//! Checks that imports in `src/` run downward: each room of `docs/design.md` may use only the rooms below it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,7 +91,7 @@ fn an_upward_import_is_found_in_every_form() {
 }
 
 /// Returns groups of modules that import each other, directly or through others. Imports between a module and a module
-/// within it do not count, as the outer one is the interface of the inner ones.
+/// within it do not count, because the outer one is the interface of the inner ones.
 fn circles(imports: &BTreeSet<Import>, modules: &BTreeSet<String>) -> Vec<String> {
     let mut edges: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for import in imports {
@@ -132,7 +132,7 @@ fn module_of<'a>(path: &str, modules: &'a BTreeSet<String>) -> Option<&'a str> {
     }
 }
 
-/// Describes the import if it is upward.
+/// Describes the import if its target is in a higher room.
 fn upward(import: &Import) -> Option<String> {
     let (from, to) = (room(&import.module)?, room(&import.path)?);
     (to < from).then(|| {

@@ -90,7 +90,7 @@ apt_of() {
 }
 
 # busybox_of ARCH prints the path of a static busybox, for an architecture by Debian's name. It comes from the first
-# suite that has one, as some architectures are newer than the machine's suite.
+# suite that has one, because some architectures are newer than the machine's suite.
 busybox_of() {
     local file=$cache/busybox-$1 suite
     for suite in "$(suite)" trixie sid; do

@@ -14,7 +14,7 @@ const LENGTH: usize = 32 << 10;
 /// Time after which an input counts as a failure.
 const SLOW: Duration = Duration::from_secs(20);
 
-/// Random numbers (SplitMix64).
+/// Random numbers (`SplitMix64`).
 struct Random(u64);
 
 impl Random {

@@ -112,7 +112,7 @@ fn loader(file: &impl FileExt, first: &[u8], header: &Header) -> Result<Option<V
     let headers = ProgramHeader::parse(&table, 0, count, context)
         .map_err(|_| ElfError::Damaged("its program headers are cut off"))?;
     if !headers.iter().any(|header| header.p_type == PT_LOAD) {
-        return Err(ElfError::Damaged("it loads nothing"));
+        return Err(ElfError::Damaged("it has no loadable segment"));
     }
     let Some(entry) = headers.iter().find(|header| header.p_type == PT_INTERP) else { return Ok(None) };
     let length = usize::try_from(entry.p_filesz).ok().filter(|length| *length <= LOADER_MAX);

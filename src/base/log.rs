@@ -15,8 +15,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::base::escape::escape;
 
-/// Installs the logger. It prints warnings; with `verbose` 1 also each step; with `verbose` 2 or more also details, and
-/// the time since the start of the program.
+/// Installs the logger. It prints warnings, and with `verbose` 1 also each step. With a higher value it also prints
+/// details, and the time since the start of the program.
 ///
 /// A second call changes nothing.
 pub fn install(verbose: u8) {

@@ -20,7 +20,7 @@ pub const HEADER: Style = Style::new().bold();
 pub struct Terminal {
     /// Width in columns; `None` in a pipe or a file.
     pub width: Option<usize>,
-    /// Reports whether states are coloured.
+    /// True if states are coloured.
     pub color: bool,
 }
 

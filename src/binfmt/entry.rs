@@ -14,7 +14,7 @@ use crate::base::hex;
 /// Newer kernels print flags and lines that this version of qus does not know. They are stored, not dropped (K44).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Reports whether the handler is enabled. The whole instance may still be disabled (K27).
+    /// True if the handler is enabled. The whole instance may still be disabled (K27).
     pub enabled: bool,
     /// Path of the interpreter, as registered. `None` if the handler has a BPF program instead (Linux 7.3).
     pub interpreter: Option<PathBuf>,

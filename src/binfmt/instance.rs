@@ -81,7 +81,7 @@ impl Advise for OpenError {
 }
 
 /// Hint after a command that must be typed outside of the container.
-pub(crate) const ON_THE_HOST: &str = "type it on the host, outside of this container";
+pub(crate) const ON_THE_HOST: &str = "type this command on the host, outside of this container";
 
 /// Returns the command that mounts an instance on `path`.
 pub(crate) fn mount_command(path: &Path) -> String {
@@ -140,15 +140,15 @@ impl Advise for MountError {
 #[non_exhaustive]
 pub enum RegisterError {
     /// `EACCES` when opening `register`: only uid 0 of the instance's user namespace may write to it (K70).
-    #[error("cannot register in {}: only root may", .0.display())]
+    #[error("cannot register in {}: only root may register handlers", .0.display())]
     NotRoot(PathBuf),
     /// `EROFS`: this mount of the instance is read-only (K64, K76).
     #[error("{} is mounted read-only", .0.display())]
     ReadOnly(PathBuf),
     /// `EINVAL`: the kernel does not support a flag of the rule, or does not accept so long a line.
     #[error(
-        "cannot register {name}: the kernel does not support a flag of \"{flags}\" (F needs Linux 4.8), \
-         or a line of {length} bytes (1920 since 3.18)"
+        "cannot register {name}: the kernel does not support one of the flags \"{flags}\" (F needs Linux 4.8), \
+         or a line of {length} bytes (Linux 3.18 and later accept 1920)"
     )]
     Refused {
         /// Name of the handler.
@@ -170,7 +170,9 @@ pub enum RegisterError {
         reason: &'static str,
     },
     /// `ENOSPC` (Linux 7.3): the user namespace has reached its limit of `F` interpreters.
-    #[error("the user namespace has as many interpreters open as user.max_binfmt_misc_interpreters allows")]
+    #[error(
+        "the user namespace has reached its limit of open interpreters, user.max_binfmt_misc_interpreters"
+    )]
     TooMany,
     /// `register` could not be opened for another reason.
     #[error("cannot open {}: {source}", path.display())]
@@ -211,7 +213,7 @@ pub enum HandlerError {
     #[error("there is no handler {0}")]
     Missing(HandlerName),
     /// `EACCES`: only uid 0 of the instance's user namespace may change handlers (K70).
-    #[error("cannot change {0}: only root may")]
+    #[error("cannot change {0}: only root may change handlers")]
     NotRoot(HandlerName),
     /// `EROFS`: this mount of the instance is read-only.
     #[error("{} is mounted read-only", .0.display())]
@@ -386,7 +388,7 @@ impl Instance {
             Errno::ELOOP => "its symbolic links form a loop",
             Errno::ENAMETOOLONG => "a part of the path is too long",
             Errno::EACCES => {
-                "it is not an executable file, is on a noexec mount, or in a directory without access"
+                "it is not an executable file, or is on a noexec mount, or is in a directory without access"
             }
             Errno::ETXTBSY => "a process has it open for writing",
             _ => return RegisterError::Write { path: self.path.clone(), name, source: errno.into() },
@@ -402,7 +404,7 @@ impl Instance {
 
     /// Enables or disables the handler called `name`, which keeps its position in the order (K31).
     pub fn set_enabled(&self, name: &HandlerName, enabled: bool) -> Result<(), HandlerError> {
-        tracing::info!("switch the handler {name} {}", if enabled { "on" } else { "off" });
+        tracing::info!("{} the handler {name}", if enabled { "enable" } else { "disable" });
         self.command(name, if enabled { b"1" } else { b"0" })
     }
 

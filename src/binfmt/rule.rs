@@ -69,7 +69,7 @@ pub enum RuleError {
         needed: usize,
     },
     /// Every usable delimiter occurs in the name, the path or the extension.
-    #[error("no byte is left that could delimit the fields of the register line")]
+    #[error("no delimiter is left for the register line: the name and the path contain every usable byte")]
     NoDelimiter,
     /// The line is shorter than [`LINE_MIN`] or longer than [`LINE_MAX`].
     #[error("the register line has {length} bytes, but the kernel accepts {LINE_MIN} to {LINE_MAX}")]
@@ -168,7 +168,7 @@ impl Rule {
         &self.name
     }
 
-    /// Returns the condition for the files that match.
+    /// Returns the condition for files that the handler matches.
     #[must_use]
     pub fn matcher(&self) -> &Matcher {
         &self.matcher

@@ -177,7 +177,7 @@ fn origin(content: &[u8]) -> Origin {
 pub struct ManagedFile {
     /// Content of the file.
     pub content: Vec<u8>,
-    /// Reports whether the file was changed since qus wrote it. Such a file is neither replaced nor removed.
+    /// True if the file was changed since qus wrote it. Such a file is neither replaced nor removed.
     pub is_edited: bool,
 }
 

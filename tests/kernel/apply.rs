@@ -1,5 +1,5 @@
-//! `qus apply`: the kernel gets the rules of `binfmt.d`, handlers of other tools stay, and hostile lines have no
-//! effect.
+//! Tests `qus apply`: it registers the rules of `binfmt.d`, leaves handlers of other tools in place, and ignores
+//! hostile lines.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -142,7 +142,7 @@ fn apply_makes_the_last_rule_win(lab: &Lab) {
 }
 
 kernel_test!(apply_agrees_with_systemd_binfmt);
-/// The kernel is in the same state after systemd-binfmt and after `qus apply`, for the same configuration.
+/// Compares the handlers after systemd-binfmt with those after `qus apply`, for the same configuration.
 fn apply_agrees_with_systemd_binfmt(lab: &Lab) {
     tools::install();
     directories(lab);

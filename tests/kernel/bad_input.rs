@@ -1,4 +1,4 @@
-//! Unusable interpreters: one clear message with a hint, exit status 2, and nothing changed.
+//! Tests unusable interpreters. qus prints one clear message with a hint, exits with 2, and changes nothing.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

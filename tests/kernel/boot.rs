@@ -1,6 +1,6 @@
-//! What `qus register --persist` and `qus export` write is restored by the real programs: systemd-binfmt, OpenRC,
-//! binfmt-support and `qus apply`. Each test removes all handlers of its instance, runs such a program as at boot, and
-//! expects the handlers from before. The programs come from Debian's packages (see `tools`).
+//! The real programs restore handlers from the files of `qus register --persist` and `qus export`: systemd-binfmt,
+//! OpenRC, binfmt-support and `qus apply`. Each test removes all handlers of its instance, runs such a program as at
+//! boot, and expects the previous handlers. The programs come from Debian's packages (see `tools`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::lab::{Lab, Ran, busybox, order, run};
 use crate::namespace::INSTANCE;
 use crate::{persist, tools};
 
-/// Architectures of these tests. They have four handlers, as microblaze has two.
+/// Architectures of these tests. They have four handlers, because microblaze has two.
 const ARCHES: [&str; 3] = ["arm64", "arm", "microblaze"];
 pub(crate) const SYSTEMD_BINFMT: &str = "/usr/lib/systemd/systemd-binfmt";
 /// Service that `--persist` writes for OpenRC.
@@ -29,7 +29,7 @@ fn host(lab: &Lab) {
     }
 }
 
-/// Lets OpenRC be the init system. It has booted into the runlevel `boot`.
+/// Imitates a machine that OpenRC has booted into the runlevel `boot`.
 fn boot_openrc() {
     let _ = fs::remove_dir_all("/run/systemd");
     for name in [
@@ -52,7 +52,7 @@ fn boot_openrc() {
     fs::create_dir_all("/etc/init.d").unwrap();
 }
 
-/// Lets no init system run. Only binfmt-support remains.
+/// Imitates a machine without a running init system. Only binfmt-support remains.
 fn boot_binfmt_support() {
     let _ = (fs::remove_dir_all("/run/systemd"), fs::remove_dir_all("/run/openrc"));
     let _ = fs::remove_dir_all("/etc/runlevels");
@@ -67,7 +67,7 @@ fn done(words: &[&str]) -> Ran {
     ran
 }
 
-/// Registers [`ARCHES`] with `--persist`. Expects a summary that names who restores the handlers.
+/// Registers [`ARCHES`] with `--persist`. Expects a summary that names the program that restores them.
 #[track_caller]
 fn register(lab: &Lab, restored_by: &str) -> State {
     let options = ["register", "--persist", "--interpreter-dir", "q"];
@@ -101,12 +101,12 @@ fn restored(lab: &Lab, state: &State) {
     assert_eq!(busybox("aarch64", "uname -m").unwrap().stdout, "aarch64\n");
 }
 
-/// Registers a handler that is not of qus.
+/// Registers a handler of another tool.
 fn add_foreign(lab: &Lab) {
     lab.register(b":foreign:E::foreign::/bin/true:").unwrap();
 }
 
-/// Returns the handlers that binfmt-support makes of these. It does not know the flag `O`.
+/// Returns the handlers that binfmt-support registers for `state`. It does not support the flag `O`.
 fn without_open_binary(state: &State) -> State {
     state.iter().map(|(name, text)| (name.clone(), text.replace("flags: POF\n", "flags: PF\n"))).collect()
 }
@@ -118,7 +118,7 @@ fn systemd_binfmt_restores_what_was_persisted(lab: &Lab) {
     reboot(lab);
     done(&[SYSTEMD_BINFMT]);
     restored(lab, &state);
-    // A restart removes every handler. Those of qus come back.
+    // A restart removes every handler. The handlers of qus are registered again.
     add_foreign(lab);
     done(&[SYSTEMD_BINFMT]);
     restored(lab, &state);
@@ -168,7 +168,7 @@ fn openrc_restores_what_was_persisted(lab: &Lab) {
 }
 
 kernel_test!(binfmt_support_restores_what_was_persisted);
-/// The machine changes its init system, so the files for the old one are removed.
+/// Tests a machine that changes its init system. The files for the old init system are removed.
 fn binfmt_support_restores_what_was_persisted(lab: &Lab) {
     host(lab);
     boot_openrc();
@@ -204,8 +204,8 @@ fn reset_persist_leaves_nothing_to_restore(lab: &Lab) {
     assert_eq!(order(), [""; 0]);
 }
 
-/// Copies the interpreters to a directory that lasts, and exports [`ARCHES`]. Returns the handlers that `qus register`
-/// makes of the same interpreters, and what `qus export` prints.
+/// Copies the interpreters to a permanent directory, and exports [`ARCHES`]. Returns the handlers that `qus register`
+/// registers for the same interpreters, and the output of `qus export`.
 fn export(lab: &Lab, words: &[&str]) -> (State, String) {
     host(lab);
     let fetch = ["fetch", "--quiet", "--from", "q", "--dest", "/usr/local/lib/qus"];
@@ -242,7 +242,7 @@ fn binfmt_support_takes_what_was_exported(lab: &Lab) {
         ["aarch64", "arm", "microblaze", "microblaze-old"].map(|name| format!("/run/exported/qemu-{name}"));
     assert_eq!(files, names);
     boot_binfmt_support();
-    // The files name the commands that remove them.
+    // Each file contains the command that removes it.
     let mut commands = Vec::new();
     for file in files {
         done(&["update-binfmts", "--import", file]);

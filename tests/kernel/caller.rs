@@ -1,4 +1,4 @@
-//! A qus that is setuid, or whose file has capabilities, does nothing, whatever its name and arguments are.
+//! Tests that qus does nothing if it is setuid or its file has capabilities, whatever its name and arguments are.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -111,8 +111,8 @@ fn a_setuid_qus_does_nothing(lab: &Lab) {
 /// `CAP_SYS_ADMIN`, which permits mounting.
 const SYS_ADMIN: &str = "21";
 
-/// Perl script that gives a file capabilities (`struct vfs_cap_data` of `include/uapi/linux/capability.h`), as `setcap`
-/// is not installed everywhere.
+/// Perl script that gives a file capabilities (`struct vfs_cap_data` of `include/uapi/linux/capability.h`), because
+/// `setcap` is not installed everywhere.
 const GIVE: &str = r#"
 my ($call, $file, $capability) = @ARGV;
 my $name = "security.capability";
@@ -143,7 +143,7 @@ fn a_qus_with_capabilities_does_nothing(lab: &Lab) {
 }
 
 kernel_test!(rights_of_the_caller_are_no_obstacle, among_others);
-/// Root has no more rights than its caller, and a user may get a capability from the process that starts qus.
+/// Tests rights that are allowed: those of root, and a capability that the calling process gives to qus.
 fn rights_of_the_caller_are_no_obstacle(lab: &Lab) {
     lab.done(["register", "arm"]);
     if !has_others() {

@@ -1,8 +1,8 @@
-//! Clocks that are set: qus measures timeouts with a clock that cannot be set, and no decision depends on the time of
-//! a file.
+//! Tests wrong clocks. qus measures timeouts with a clock that cannot be set, and no decision depends on the time of a
+//! file.
 //!
-//! A wall clock that is set during a command is not tested, as the whole machine shares it. qus compares two readings
-//! of it in one place only, which has a test of its own (`namespace`).
+//! A wall clock that is set during a command is not tested, because the whole machine shares it. qus compares two
+//! readings of it in one place only, which has a test of its own (`namespace`).
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -34,7 +34,7 @@ fn package(lab: &Lab) {
 const FETCH: [&str; 6] = ["fetch", "--from", "some.deb", "--dest", "dest", "arm"];
 
 kernel_test!(clocks_of_a_time_namespace_change_nothing);
-/// Timeouts stay the same in a namespace whose clocks have just begun, or are a hundred years ahead.
+/// Tests that timeouts stay the same in a time namespace whose clocks begin at zero, or are a hundred years ahead.
 fn clocks_of_a_time_namespace_change_nothing(lab: &Lab) {
     if !Path::new("/proc/self/ns/time").exists() {
         eprintln!("skipped: this kernel has no time namespaces (since Linux 5.6)");
@@ -64,7 +64,7 @@ fn clocks_of_a_time_namespace_change_nothing(lab: &Lab) {
 }
 
 kernel_test!(temporary_files_of_any_date_are_removed);
-/// A process whose clock was ahead left a temporary file with a time in the future when it was killed.
+/// Tests temporary files of killed processes whose clock was wrong, for example with a time in the future.
 fn temporary_files_of_any_date_are_removed(lab: &Lab) {
     package(lab);
     lab.done(FETCH);
@@ -92,7 +92,7 @@ fn temporary_files_of_any_date_are_removed(lab: &Lab) {
 }
 
 kernel_test!(records_of_any_date_are_readable);
-/// The host's clock was at its beginning, or far ahead, when it fetched the file.
+/// Tests records of files that were fetched while the clock was at its beginning or far ahead.
 fn records_of_any_date_are_readable(lab: &Lab) {
     package(lab);
     lab.done(FETCH);
@@ -126,7 +126,7 @@ fn records_of_any_date_are_readable(lab: &Lab) {
 }
 
 kernel_test!(files_that_last_may_be_of_any_date);
-/// The files that the system reads at boot may have any date.
+/// Tests that the files for the next boot may have any date.
 fn files_that_last_may_be_of_any_date(lab: &Lab) {
     host(lab);
     let words = ["register", "--persist", "--interpreter-dir", "q", "arm"];

@@ -101,7 +101,7 @@ fn many_take_over_an_older_naming(lab: &Lab) {
 }
 
 kernel_test!(two_versions_at_once_leave_one_of_them);
-/// Each run requires its own interpreter. In the end one of them is registered, and works.
+/// Tests concurrent runs with different interpreters. In the end one of them is registered, and works.
 fn two_versions_at_once_leave_one_of_them(lab: &Lab) {
     lab.register(FOREIGN).unwrap();
     let (older, newer) = (downloads::distribution(), downloads::newer());

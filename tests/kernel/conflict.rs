@@ -28,7 +28,7 @@ fn a_second_run_changes_nothing(lab: &Lab) {
 kernel_test!(another_working_emulator_is_left_in_place);
 fn another_working_emulator_is_left_in_place(lab: &Lab) {
     let file = lab.link("libexec/arm-binfmt-P", &interpreter("arm"));
-    lab.handler("somebodys", "arm", &file, OURS);
+    lab.handler("theirs", "arm", &file, OURS);
     let entries = lab.entries();
     let printed = lab.done(["register", "arm"]);
     assert!(printed.starts_with("arm  existing  POF  "), "{printed}");
@@ -36,7 +36,7 @@ fn another_working_emulator_is_left_in_place(lab: &Lab) {
     assert_eq!(lab.entries(), entries);
     let item = &lab.json(["register", "arm"])["items"][0];
     assert_eq!(item["outcome"], "existing");
-    assert_eq!(item["handlers"], serde_json::json!(["somebodys"]));
+    assert_eq!(item["handlers"], serde_json::json!(["theirs"]));
 }
 
 /// Expects that a broken handler for arm is replaced, and that `reason` is printed.
@@ -53,7 +53,7 @@ fn replaced(lab: &Lab, reason: &str) {
 kernel_test!(an_emulator_that_no_container_gets_is_replaced);
 fn an_emulator_that_no_container_gets_is_replaced(lab: &Lab) {
     let reason = "failed: it works on this host, but not from an empty root directory";
-    for name in ["somebodys", "qemu-arm"] {
+    for name in ["theirs", "qemu-arm"] {
         lab.handler(name, "arm", &interpreter("arm"), OURS - Flags::FIX_BINARY);
         replaced(lab, &format!("{name} {reason}"));
     }
@@ -73,7 +73,7 @@ fn an_emulator_that_is_gone_is_replaced(lab: &Lab) {
 
 kernel_test!(a_disabled_handler_is_registered_anew);
 fn a_disabled_handler_is_registered_anew(lab: &Lab) {
-    for name in ["qemu-arm", "somebodys"] {
+    for name in ["qemu-arm", "theirs"] {
         lab.handler(name, "arm", &interpreter("arm"), OURS);
         lab.command(name, "0");
         replaced(lab, &format!("{name} was disabled"));
@@ -118,7 +118,7 @@ fn what_an_interrupted_run_left_is_cleared_away(lab: &Lab) {
     replaced(lab, "in place of qemu-arm.qus-99");
 }
 
-/// Registers a working handler that represents another emulator, as it is not named like QEMU's.
+/// Registers a working handler that represents another emulator, because it is not named like QEMU's.
 fn fex(lab: &Lab) -> std::path::PathBuf {
     let file = lab.copy("opt/FEXInterpreter", &interpreter("arm"));
     lab.handler("FEX-arm", "arm", &file, Flags::PRESERVE_ARGV0 | Flags::FIX_BINARY);

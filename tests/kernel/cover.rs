@@ -39,8 +39,8 @@ pub(crate) fn machine() {
     }
 }
 
-/// Hides the machine's instance with an empty directory of procfs, which is what an unused mount point shows (K46). A
-/// file system of another type would be another state.
+/// Hides the machine's instance with an empty directory of procfs. Then the mount point looks unused, because an unused
+/// one is also a directory of procfs (K46).
 fn hide_instance() {
     let is_empty =
         |directory: &&&str| fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none());
@@ -52,7 +52,8 @@ fn hide_instance() {
     }
 }
 
-/// Reports whether a path is a mount point. It reads the mount table, as opening the path would start an automount.
+/// Reports whether a path is a mount point. It reads the mount table, because opening the path would start an
+/// automount.
 fn is_mount_point(path: &str) -> bool {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     mounts.lines().any(|line| line.split(' ').nth(1) == Some(path))

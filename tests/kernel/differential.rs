@@ -1,5 +1,5 @@
-//! Which handler gets a file: for random handlers and files, the kernel does what `binfmt::first_match` predicts, and
-//! fails with the predicted errno.
+//! Compares the kernel with `binfmt::first_match` for random handlers and files: it must select the predicted handler,
+//! or fail with the predicted errno.
 //!
 //! The interpreters are the probe of this host, which ends with the first byte of its `argv[0]`. The kernel passes the
 //! interpreter's path there as it was registered (K48), so the exit status names the last interpreter of the chain.

@@ -118,7 +118,7 @@ fn doctor_of_a_healthy_instance(lab: &Lab) {
 }
 
 kernel_test!(doctor_without_rights, ordinary_user);
-/// Every user may run `doctor`.
+/// Tests that every user may run `doctor`.
 fn doctor_without_rights(lab: &Lab) {
     let ran = lab.qus(["doctor", "-v"]);
     let line = "ok    mounted     binfmt_misc is mounted on /proc/sys/fs/binfmt_misc\n";
@@ -137,7 +137,7 @@ fn doctor_not_mounted(lab: &Lab) {
 }
 
 kernel_test!(doctor_mounted_over);
-/// Another file system covers the mount point, or its parent directory.
+/// Tests a mount point that another file system covers, or whose parent directory is covered.
 fn doctor_mounted_over(lab: &Lab) {
     tmpfs(INSTANCE, MsFlags::empty());
     fixes(lab, "problem", "mounted", "/proc/sys/fs/binfmt_misc is not a binfmt_misc file system");
@@ -150,7 +150,8 @@ fn doctor_mounted_over(lab: &Lab) {
 }
 
 kernel_test!(doctor_without_a_mount_namespace, unmounted);
-/// The mounts belong to another user namespace, so nothing can be mounted. `run` creates the namespaces that it needs.
+/// Tests a process that cannot mount anything, because the mounts belong to another user namespace. `run` works,
+/// because it creates its own namespaces.
 fn doctor_without_a_mount_namespace(lab: &Lab) {
     let wrapper = ["unshare", "--user", "--map-root-user"];
     let ran = run(&mut lab.program(&wrapper, ["doctor"]));
@@ -180,8 +181,8 @@ fn doctor_instance_off(lab: &Lab) {
 }
 
 kernel_test!(doctor_captures);
-/// While such a rule is enabled nothing can start, not even qus. So the test runs in a nested user namespace with its
-/// own instance, where the kernel does not use this one (K65).
+/// Tests a rule that matches the host's own programs. No program can start while it is enabled, not even qus. So qus
+/// runs in a nested user namespace with its own instance, in which the kernel ignores this rule (K65).
 fn doctor_captures(lab: &Lab) {
     enter_nested();
     fs::create_dir(lab.path("inner")).unwrap();
@@ -193,7 +194,7 @@ fn doctor_captures(lab: &Lab) {
 }
 
 kernel_test!(doctor_captures_companions);
-/// `--force-native` makes a visible difference only if the machine runs both architectures.
+/// Tests `--force-native`, which has an effect only if the machine runs both architectures.
 fn doctor_captures_companions(lab: &Lab) {
     let ran = lab.qus(["register", "i386"]);
     if !ran.stdout.contains("this host runs i386 natively") {
@@ -283,7 +284,7 @@ fn doctor_interpreter_gone(lab: &Lab) {
 }
 
 kernel_test!(doctor_nothing_available);
-/// The hint names no interpreter that does not exist.
+/// Tests that the hint does not name a missing interpreter.
 fn doctor_nothing_available(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &lab.path("own/qemu-arm-static"), "");
     let empty = lab.path("empty");
@@ -415,7 +416,7 @@ fn doctor_broken(lab: &Lab) {
 }
 
 kernel_test!(doctor_broken_of_another);
-/// An emulator other than QEMU: qus does not check its files, only the result of executing it.
+/// Tests an emulator other than QEMU. qus does not check its file, but only executes it.
 fn doctor_broken_of_another(lab: &Lab) {
     for flags in ["", "F"] {
         let path = lab.executable("box64", b"");
@@ -469,7 +470,7 @@ fn doctor_configured(lab: &Lab) {
 }
 
 kernel_test!(doctor_configured_with_systemd);
-/// With systemd, too, the command removes no handler that is in no configuration.
+/// Tests that the printed command, also with systemd, does not remove handlers without configuration.
 fn doctor_configured_with_systemd(lab: &Lab) {
     configure(lab);
     systemd();
@@ -511,7 +512,7 @@ fn doctor_wsl(lab: &Lab) {
 }
 
 kernel_test!(doctor_emulator);
-/// No emulator with a known bug is available here, so a script reports such a version.
+/// Tests an emulator with a known bug. None is available here, so a script prints such a version.
 fn doctor_emulator(lab: &Lab) {
     let script = b"#!/bin/sh\necho qemu-aarch64 version 9.2.1\n";
     let path = lab.executable("qemu-aarch64", script);
@@ -608,7 +609,7 @@ fn doctor_builder_that_started_too_early(lab: &Lab) {
 }
 
 kernel_test!(doctor_security);
-/// The security modules cannot be enabled here, but the files that report their state can be imitated.
+/// Tests active security modules. They cannot be enabled here, so the test imitates the files that show their state.
 fn doctor_security(lab: &Lab) {
     if !Path::new("/sys/fs").exists() {
         crate::skip::skip("sysfs is not mounted");
@@ -628,7 +629,7 @@ fn doctor_security(lab: &Lab) {
 }
 
 kernel_test!(doctor_namespaces);
-/// Each user namespace has its own value of this setting.
+/// Tests a setting that forbids user namespaces. Each user namespace has its own value of it.
 fn doctor_namespaces(lab: &Lab) {
     found(lab, "ok", "namespaces", "user namespaces are available");
     fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();

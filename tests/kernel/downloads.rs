@@ -32,9 +32,9 @@ pub(crate) const PROGRAMS: [(&str, &str); 10] = [
 const SUITES: [&str; 3] = ["bookworm", "trixie", "sid"];
 /// Suite of the newer QEMU.
 const NEWER: &str = "sid";
-/// Packages with programs that the tests run and a machine need not have.
+/// Packages of programs that the tests run, and that a machine may lack.
 const TOOLS: [&str; 5] = ["binfmt-support", "libarchive-tools", "openrc", "rpm", "systemd"];
-/// Content of the file that marks complete downloads. A new part needs a new number.
+/// Content of the file that marks complete downloads. The number increases with each new part.
 const COMPLETE: &str = "2";
 
 /// Returns the directory of all downloads.
@@ -154,8 +154,8 @@ fn fetch_newer() -> Result<(), String> {
     fetch_from_packages("newer", &apt(NEWER, None)?)
 }
 
-/// Downloads Debian's packages of interpreters, keeps them, and fetches the interpreters from the first one that has
-/// them. In each suite one package does; a suite may lack the other.
+/// Downloads and stores Debian's packages of interpreters, and fetches the interpreters from the first package that has
+/// them. Each suite has at least one such package.
 fn fetch_from_packages(name: &str, apt: &Apt) -> Result<(), String> {
     let packages = directory().join("packages").join(name);
     fs::create_dir_all(&packages).unwrap();
@@ -171,7 +171,8 @@ fn fetch_from_packages(name: &str, apt: &Apt) -> Result<(), String> {
     result
 }
 
-/// Unpacks the [`TOOLS`] and what they need. apt finds out what the machine lacks, and changes nothing.
+/// Unpacks the [`TOOLS`] and their dependencies. apt finds the packages that the machine lacks, without installing
+/// them.
 fn fetch_tools() -> Result<(), String> {
     let (cache, dest) = (directory().join("apt/tools"), directory().join("tools"));
     for name in ["lists/partial", "archives/partial"] {
@@ -203,7 +204,7 @@ fn fetch_tools() -> Result<(), String> {
     Ok(())
 }
 
-/// Returns the standard output of a program. The error is what it printed when it failed.
+/// Returns the standard output of a program, or its messages if it fails.
 fn output(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().display().to_string();
     let output = command.output().map_err(|error| format!("cannot start {name}: {error}"))?;

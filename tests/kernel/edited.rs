@@ -24,7 +24,7 @@ fn names(directory: &str) -> Vec<String> {
 }
 
 kernel_test!(an_edited_file_stays_as_it_is);
-/// Each way to edit a file is detected.
+/// Tests that every kind of edit is detected.
 fn an_edited_file_stays_as_it_is(lab: &Lab) {
     host(lab);
     let ran = persist(lab, &["arm", "s390x"]);
@@ -110,7 +110,7 @@ fn an_exported_file_that_was_edited_stays(lab: &Lab) {
 }
 
 kernel_test!(a_copy_without_a_file_is_removed);
-/// A process was killed after it wrote the copy and before it wrote the file.
+/// Tests a process that was killed after it wrote the copy and before it wrote the file.
 fn a_copy_without_a_file_is_removed(lab: &Lab) {
     host(lab);
     for words in [&["register", "--persist", "--interpreter-dir", "q", "arm"][..], &["reset", "--persist"]] {

@@ -1,4 +1,4 @@
-//! A user with an empty home gets an interpreter and runs a foreign program, and leaves no other trace.
+//! Tests that a user with an empty home can fetch an interpreter and run a foreign program. No other files are left.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -23,7 +23,7 @@ fn use_repository(lab: &Lab) {
     let mut index = String::new();
     for package in downloads::packages("distribution") {
         let name = package.file_name().unwrap().to_str().unwrap();
-        // The files are not copied, as they are large.
+        // The files are not copied, because they are large.
         symlink(&package, repository.join(name)).unwrap();
         let opened = Package::open(&package).unwrap();
         let info = opened.info().unwrap();
@@ -103,7 +103,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-kernel_test!(run_fetches_into_an_empty_home, somebody);
+kernel_test!(run_fetches_into_an_empty_home, ordinary_user);
 fn run_fetches_into_an_empty_home(lab: &Lab) {
     let program = lab.copy("program/busybox", &downloads::busybox("aarch64"));
     let program = program.to_str().unwrap();
@@ -126,7 +126,8 @@ fn run_fetches_into_an_empty_home(lab: &Lab) {
     let ran = qus(&["run", "--", "/bin/sh", "-c", "\"$0\" id -u; \"$0\" id -g", program]);
     assert_eq!((ran.status, ran.stdout.as_str()), (0, "1000\n1000\n"), "{ran:#?}");
 
-    // Everything that is new: the cache, the interpreter and its record, in a directory named by its version.
+    // The only new files are the cache, the interpreter and its record. The last two are in a directory with the name
+    // of the version.
     let cache = home.join(".cache");
     assert!(cache.is_dir());
     let new: Vec<PathBuf> = files(&home).into_iter().filter(|path| !path.starts_with(&cache)).collect();

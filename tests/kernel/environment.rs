@@ -1,5 +1,5 @@
-//! Environments in which nothing can be registered: not root, not mounted, read-only, no binfmt_misc. One clear message
-//! with a hint, exit status 2, and nothing changed.
+//! Tests environments in which nothing can be registered: not root, not mounted, read-only, no binfmt_misc. qus prints
+//! one clear message with a hint, exits with 2, and changes nothing.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ const POWERLESS: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all
 
 kernel_test!(a_user_who_is_not_root_gets_a_command, ordinary_user);
 fn a_user_who_is_not_root_gets_a_command(lab: &Lab) {
-    let message = "cannot register in /proc/sys/fs/binfmt_misc: only root may";
+    let message = "cannot register in /proc/sys/fs/binfmt_misc: only root may register handlers";
     for words in [&["register", "arm"][..], &["register", "all"], &["register", "--no-verify", "linux/arm64"]]
     {
         let ran = lab.refused(words.iter().copied(), 2, message);
@@ -34,14 +34,19 @@ fn users_who_may_not_change_handlers_get_a_command(lab: &Lab) {
     for file in ["register", "qemu-arm"] {
         fs::set_permissions(Path::new(INSTANCE).join(file), fs::Permissions::from_mode(0o444)).unwrap();
     }
-    let message = "cannot register in /proc/sys/fs/binfmt_misc: only root may";
+    let message = "cannot register in /proc/sys/fs/binfmt_misc: only root may register handlers";
     for words in [&["register", "s390x"][..], &["reset"], &["reset", "arm"], &["disable", "all"]] {
         let ran = lab.refused_under(&POWERLESS, words.iter().copied(), 2, message);
         ran.suggests(&format!("sudo qus {}", words.join(" ")));
     }
     fs::set_permissions(Path::new(INSTANCE).join("register"), fs::Permissions::from_mode(0o644)).unwrap();
     for command in ["reset", "disable"] {
-        lab.refused_under(&POWERLESS, [command, "arm"], 2, "cannot change qemu-arm: only root may");
+        lab.refused_under(
+            &POWERLESS,
+            [command, "arm"],
+            2,
+            "cannot change qemu-arm: only root may change handlers",
+        );
     }
 }
 

@@ -1,4 +1,4 @@
-//! Hostile names and content: no byte of them controls the terminal, in no command, in text or JSON. Programs that read
+//! Tests that hostile names and content never control the terminal, in any command, in text or JSON. Programs that read
 //! JSON get the exact name.
 
 use std::fs;
@@ -212,7 +212,8 @@ fn variables_cannot_control_a_terminal(lab: &Lab) {
 }
 
 kernel_test!(a_progress_bar_cannot_be_made_to_command_a_terminal);
-/// A terminal of its own (`script(1)`), which gets the control sequences of the progress bar, and none of a package.
+/// Tests a progress bar in a terminal (`script(1)`). The terminal gets the control sequences of the progress bar, but
+/// none from a package.
 fn a_progress_bar_cannot_be_made_to_command_a_terminal(lab: &Lab) {
     let control = format!("Package: qemu{EVIL}\nVersion: 1\nArchitecture: all\n");
     let control = Tree::new().file("./control", control.as_bytes()).done();

@@ -1,4 +1,4 @@
-//! No space, no permission to write, no memory: one message, and the state is unchanged.
+//! Tests a full disk, a read-only disk and too little memory. qus prints one message, and changes nothing.
 
 use std::fs;
 
@@ -53,7 +53,7 @@ fn fetch_and_bundle_on_a_read_only_disk_are_refused(lab: &Lab) {
 }
 
 kernel_test!(probes_without_space_leave_what_was_there);
-/// No directory for temporary files has space for a probe, or lets it run.
+/// Tests a machine without a temporary directory in which a probe can be stored and executed.
 fn probes_without_space_leave_what_was_there(lab: &Lab) {
     lab.done(["register", "arm"]);
     let before = lab.entries();
@@ -79,7 +79,7 @@ fn probes_without_space_leave_what_was_there(lab: &Lab) {
 }
 
 kernel_test!(little_memory_leaves_what_was_there);
-/// Limits on memory from far too little to plenty. Each run either succeeds, or fails, reports that, and leaves
+/// Tests memory limits from far too small to large. Each run either succeeds, or reports its failure and changes
 /// nothing.
 fn little_memory_leaves_what_was_there(lab: &Lab) {
     lab.done(["register", "arm"]);

@@ -176,8 +176,8 @@ fn export_reports_what_it_cannot_do(lab: &Lab) {
 }
 
 kernel_test!(an_exported_script_registers_and_removes);
-/// The script for OpenRC runs in a plain shell, with replacements for the three functions of OpenRC that it calls.
-/// OpenRC itself runs it in `boot`.
+/// Tests the script for OpenRC in a plain shell, with replacements for the three OpenRC functions that it calls. The
+/// tests in `boot` run it with OpenRC.
 fn an_exported_script_registers_and_removes(lab: &Lab) {
     let words = ["export", "arm", "microblaze", "--format", "openrc", "-o", "."];
     lab.done(words);

@@ -1,4 +1,4 @@
-//! Facts of `docs/kernel.md` that no test of a command of qus shows: the behaviour of the kernel, without qus.
+//! Tests facts of `docs/kernel.md` that no other test covers: the behaviour of the kernel, without qus.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,5 @@
-//! Every system call of a command fails once, and every one ends the process once: strace injects an errno or a signal.
+//! Lets every system call of a command fail once, and kills the process at every call once: strace injects an errno or
+//! a signal.
 //!
 //! After each fault nothing is half-written or lost, exit status 0 means success, and the next run repairs the rest.
 //! Every run of the tests tries a sample of the calls. `QUS_FAULTS=full` tries all of them, and appends their number to
@@ -91,7 +92,7 @@ impl Scene<'_> {
         assert!(found.is_empty(), "{} of {tried}: {found:#?}", found.len());
     }
 
-    /// Tries one fault. Reports whether the call happened, as the number of calls differs between runs.
+    /// Tries one fault. Returns false if the call did not happen, because the number of calls differs between runs.
     fn one(&self, case: &Case) -> bool {
         (self.prepare)();
         let fault = match case.fault {
@@ -293,7 +294,7 @@ fn registers(lab: &Lab, words: &[&str], prepare: &dyn Fn()) {
                 ran.stderr.contains("architecture works in ") && !ran.stdout.contains("unverified");
             assert!(ran.status != 0 || is_verified, "claimed without verification: {ran:#?}");
             assert!(!ran.stdout.contains("verification failed") || handlers(lab) == before, "{ran:#?}");
-            // The test runs the program on this host, as the handler may lack the flag F.
+            // The test runs the program on this host, because the handler may lack the flag F.
             if served_before {
                 assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n", "{ran:#?}");
             }
@@ -317,7 +318,7 @@ fn faults_in_replace(lab: &Lab) {
 }
 
 kernel_test!(a_handler_whose_second_verification_fails_is_restored, with_strace);
-/// The last process that qus starts verifies the handler under its final name. This process cannot be started.
+/// Tests a failure of the last process, which verifies the handler under its final name: the process cannot be started.
 fn a_handler_whose_second_verification_fails_is_restored(lab: &Lab) {
     let words = ["register", "arm"];
     for enabled in ["1", "0"] {
@@ -352,7 +353,7 @@ fn a_handler_whose_second_verification_fails_is_restored(lab: &Lab) {
 }
 
 kernel_test!(an_interrupted_register_restores_the_previous_state, with_strace);
-/// Ctrl-C at any moment of a registration whose verification will fail: the previous state is restored.
+/// Tests Ctrl-C at any moment of a registration whose verification will fail. The previous state is restored.
 fn an_interrupted_register_restores_the_previous_state(lab: &Lab) {
     let prepare = || {
         with_foreign(lab);
@@ -430,8 +431,9 @@ fn faults_in_reset(lab: &Lab) {
     .play();
 }
 
-/// Returns the files of a directory with their contents, and the number of temporary files. Records are left out, as
-/// they hold the time of their creation and the digest of their file. A record of another file has no effect.
+/// Returns the files of a directory with their contents, and the number of temporary files. Records are left out,
+/// because they contain the time of their creation and the digest of their file. A record of another file has no
+/// effect.
 fn files(directory: &Path) -> (BTreeMap<String, Vec<u8>>, usize) {
     let files = fs::read_dir(directory).unwrap().map(|file| file.unwrap());
     let files = files.filter(|file| file.path().extension().is_none_or(|end| end != "json"));
@@ -494,7 +496,7 @@ fn faults_in_bundle(lab: &Lab) {
     } else {
         lab.link("one/qemu-arm-static", &interpreter("arm"));
     }
-    // The sample is smaller, as each case copies the executable, which is large in a debug build.
+    // The sample is smaller, because each case copies the executable, which is large in a debug build.
     writes(lab, &["bundle", "--interpreter-dir", "one", "-o", "dest/qus-arm", "arm"], "qus-arm", SAMPLE / 4);
 }
 

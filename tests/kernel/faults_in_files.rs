@@ -178,7 +178,7 @@ fn faults_in_persist_with_openrc(lab: &Lab) {
 }
 
 kernel_test!(faults_in_persist_of_another_version, with_strace);
-/// The persistent files are of one version, and another version is available. The file and the handler are replaced
+/// Tests persistent files of one version while another version is available. The file and the handler are replaced
 /// under the same names.
 fn faults_in_persist_of_another_version(lab: &Lab) {
     host(lab);
@@ -267,7 +267,7 @@ fn faults_in_reset_persist_with_openrc(lab: &Lab) {
 }
 
 kernel_test!(faults_in_apply, with_strace);
-/// One rule is new, one differs from its handler, and one is registered already.
+/// Tests a new rule, a rule that differs from its handler, and a rule that is already registered.
 fn faults_in_apply(lab: &Lab) {
     let line = |arch: &str| lab.done(["export", arch, "--format", "register"]);
     fs::write(lab.path("some.conf"), ["arm", "s390x", "mips"].map(line).concat()).unwrap();

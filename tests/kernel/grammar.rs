@@ -267,7 +267,7 @@ fn offset(random: &mut Random) -> Vec<u8> {
     }
 }
 
-/// Returns magic and mask as text of a line.
+/// Returns random text for the fields magic and mask of a line.
 fn window(random: &mut Random, delimiter: u8) -> (Vec<u8>, Vec<u8>) {
     let length = match random.below(20) {
         0 => 0,

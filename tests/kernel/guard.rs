@@ -54,7 +54,8 @@ impl Machine {
         Self(seen)
     }
 
-    /// Returns leftovers of the tests, one line each: processes, or if there are none, differences to the recorded state.
+    /// Returns leftovers of the tests, one line each: processes, or if there are none, differences to the recorded
+    /// state.
     pub(crate) fn left_behind(&self) -> Vec<String> {
         let processes = surviving_processes();
         if processes.is_empty() { self.differences_now() } else { processes }

@@ -1,5 +1,5 @@
-//! ELF headers as toolchains and packers write them. All such programs run. The kernel refuses programs that no emulator
-//! supports.
+//! ELF headers as toolchains and packers write them. All such programs run. The kernel refuses programs that no
+//! emulator supports.
 
 use std::path::Path;
 use std::sync::Mutex;

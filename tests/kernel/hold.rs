@@ -1,4 +1,4 @@
-//! `qus register --hold`: the handlers exist until a signal arrives.
+//! Tests `qus register --hold`, whose handlers exist until a signal arrives.
 
 use std::fs;
 use std::os::linux::net::SocketAddrExt as _;

@@ -1,5 +1,5 @@
-//! State that qus inherits from its parent process: it does not change the behaviour of qus, and `qus run` passes it
-//! on.
+//! Tests state that qus inherits from its parent process. It does not change the behaviour of qus, and `qus run` passes
+//! it on.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -65,7 +65,7 @@ fn commands_work_with_inherited_state(lab: &Lab) {
 }
 
 kernel_test!(commands_of_a_user_work_with_inherited_state, ordinary_user);
-/// Without the rights of root over files, the umask applies fully.
+/// Tests commands of a user without root's rights over files, so that the umask has its full effect.
 fn commands_of_a_user_work_with_inherited_state(lab: &Lab) {
     let program = lab.copy("busybox", &downloads::busybox("s390x"));
     let program = program.to_str().unwrap();

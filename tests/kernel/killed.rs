@@ -1,4 +1,5 @@
-//! SIGKILL at any moment: the next run of the same command succeeds, and nothing of the killed run is left.
+//! Tests SIGKILL at any moment. The next run of the same command succeeds, and removes everything that the killed run
+//! left.
 //!
 //! `QUS_KILLS=200` kills each command 200 times; by default each one is killed a few times.
 
@@ -49,7 +50,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// Returns the files in the directories to which commands write, with their content. The lock of `--persist` is left
-/// out, as it stays.
+/// out, because it stays.
 fn files(lab: &Lab) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut directories: Vec<PathBuf> = DIRECTORIES.iter().map(PathBuf::from).collect();
     directories.extend([lab.path("tmp"), lab.path("out")]);
@@ -105,7 +106,7 @@ fn play(lab: &Lab, case: &Case, kills: usize) {
         thread::sleep(moment);
         child.kill().unwrap();
         child.wait().unwrap();
-        // Child processes of the killed one end by themselves, as their pipes close.
+        // Child processes of the killed one end by themselves, because their pipes close.
         let next = program(lab, case).status().unwrap();
         let description = format!("{:?}, kill {round} after {moment:?} of {duration:?}", case.words);
         assert_eq!(next, clean, "{description}");

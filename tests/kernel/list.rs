@@ -230,7 +230,7 @@ fn show_explains_every_architecture(lab: &Lab) {
             let line = handler["line"].as_str().unwrap();
             assert!(text.contains(&format!("\nhandler {name}\n")) && text.contains(line), "{text}");
             // The kernel accepts the line, with an existing interpreter instead of the path. The instance is disabled,
-            // as one of the lines matches this host's own programs.
+            // because one of the lines matches this host's own programs.
             lab.command("status", "0");
             let path = format!("/usr/bin/qemu-{}-static", arch.name);
             assert!(line.ends_with(&format!(":{path}:POF")), "{line}");

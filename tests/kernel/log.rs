@@ -1,4 +1,4 @@
-//! The log: silent by default, each step with `-v`, and every detail with its time with `-vv`.
+//! Tests the log: silent by default, each step with `-v`, and details with times with `-vv`.
 
 use crate::downloads;
 use crate::lab::Lab;

@@ -97,8 +97,8 @@ struct Test {
     mounted: bool,
     /// Skips the test if strace is not installed.
     strace: bool,
-    /// States that the test starts no program of this executable's architecture. Only such a test can run in an emulator,
-    /// as its new instance has no handler for that architecture.
+    /// True if the test starts no program of this executable's architecture. Only such a test can run in an emulator,
+    /// because its new instance has no handler for that architecture.
     alone: bool,
     body: fn(&Lab),
 }

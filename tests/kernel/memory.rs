@@ -43,7 +43,7 @@ fn interpreters_live_in_memory(lab: &Lab) {
 }
 
 kernel_test!(memory_that_may_not_be_executed);
-/// Each pid namespace has its own `vm.memfd_noexec` (Linux 6.3), so a test can change it.
+/// Tests `vm.memfd_noexec`. Each pid namespace has its own value (Linux 6.3), so a test can change it.
 fn memory_that_may_not_be_executed(lab: &Lab) {
     // The file belongs to the machine's root, which the namespace of an ordinary user cannot map.
     if access("/proc/sys/vm/memfd_noexec", AccessFlags::W_OK).is_err() {
@@ -78,7 +78,8 @@ fn make(lab: &Lab, name: &str) -> std::path::PathBuf {
 }
 
 kernel_test!(a_cut_or_longer_bundle_is_refused);
-/// A truncated or extended bundle must not run like a plain qus: every command reports it and does nothing.
+/// Tests that a truncated or extended bundle does not run like a plain qus: every command reports the damage and does
+/// nothing.
 fn a_cut_or_longer_bundle_is_refused(lab: &Lab) {
     let file = make(lab, "whole");
     let bytes = fs::read(&file).unwrap();
@@ -112,7 +113,7 @@ fn a_cut_or_longer_bundle_is_refused(lab: &Lab) {
 }
 
 kernel_test!(commands_of_a_bundle_use_its_interpreters);
-/// Commands of a bundle use the contained interpreters if no directory is named.
+/// Tests that commands of a bundle use its interpreters if no directory is named.
 fn commands_of_a_bundle_use_its_interpreters(lab: &Lab) {
     let file = make(lab, "whole");
     let program = lab.copy("busybox", &downloads::busybox("s390x"));
@@ -143,7 +144,7 @@ fn commands_of_a_bundle_use_its_interpreters(lab: &Lab) {
 }
 
 kernel_test!(a_dynamic_qus_makes_no_bundle);
-/// A dynamically linked qus, as distributions build it, makes no bundles.
+/// Tests a dynamically linked qus, as distributions build it. It refuses to make bundles.
 fn a_dynamic_qus_makes_no_bundle(lab: &Lab) {
     let ran = lab.qus(["bundle", "-o", "bundle", "arm"]);
     if is_dynamic() {

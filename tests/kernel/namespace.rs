@@ -1,4 +1,4 @@
-//! A process in its own namespaces: this test executable, started again.
+//! Runs a test in its own namespaces, in a new process of this test executable.
 
 use std::fs;
 use std::io::Write as _;

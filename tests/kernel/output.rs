@@ -1,4 +1,4 @@
-//! Output files named by the user: only a regular file is replaced.
+//! Tests output files of every type. qus replaces only regular files.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt as _;

@@ -1,5 +1,4 @@
-//! A path is not the file: another user puts a program at the path of a handler's interpreter. Root never executes that
-//! program.
+//! Tests a handler whose interpreter's path leads to a program of another user. Root never executes that program.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;

@@ -90,7 +90,7 @@ fn binfmt_installs_and_prints_the_state(lab: &Lab) {
     let ran = call(lab, "binfmt", &["--version"]);
     assert_eq!((ran.status, ran.stdout.as_str()), (0, ""), "{ran:#?}");
     assert!(ran.stderr.starts_with("binfmt/qus-") && ran.stderr.contains(" qemu/v"), "{ran:#?}");
-    // Commands of qus work as well, as this tool has no positional arguments.
+    // Commands of qus work as well, because this tool has no positional arguments.
     assert!(call(lab, "binfmt", &["show", "arm"]).stdout.starts_with("arm"));
 }
 
@@ -133,7 +133,7 @@ fn binfmt_is_honest_about_failures(lab: &Lab) {
 }
 
 kernel_test!(binfmt_reads_patterns_as_go_does);
-/// Character classes, an invalid pattern, and a pattern for which a naive matcher needs exponential time.
+/// Tests character classes, an invalid pattern, and a pattern for which a naive matcher needs exponential time.
 fn binfmt_reads_patterns_as_go_does(lab: &Lab) {
     let long = "a".repeat(60);
     lab.register(format!(":{long}:E::theirs::/theirs:").as_bytes()).unwrap();

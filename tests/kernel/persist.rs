@@ -230,8 +230,8 @@ fn persist_after_an_interrupted_run_repairs_it(lab: &Lab) {
 }
 
 kernel_test!(persist_that_fails_its_verification_leaves_the_boot_files);
-/// A broken interpreter would replace a copy of the same name. After the failure, the boot files are the old ones, or
-/// there are none.
+/// Tests a broken interpreter that would replace a copy of the same name. After the failure, the previous boot files
+/// remain.
 fn persist_that_fails_its_verification_leaves_the_boot_files(lab: &Lab) {
     host(lab);
     lab.static_failure("none/qemu-arm-static");
@@ -263,7 +263,7 @@ fn persist_that_fails_its_verification_leaves_the_boot_files(lab: &Lab) {
 }
 
 kernel_test!(many_persist_at_once);
-/// Concurrent runs of the same command: one makes the copy, and none removes a copy that another run is about to name.
+/// Tests concurrent runs of the same command. One run makes the copy, and no run removes a copy that another one needs.
 fn many_persist_at_once(lab: &Lab) {
     host(lab);
     let words = ["register", "--persist", "--interpreter-dir", "q", "arm", "s390x"];
@@ -317,7 +317,7 @@ fn persist_keeps_what_others_restore(lab: &Lab) {
     let words = ["export", "arm", "--format", "register", "--interpreter-dir", "q"];
     let line = lab.done(words).replacen("qemu-arm", "arm", 1);
     fs::write("/etc/binfmt.d/distribution.conf", line).unwrap();
-    // No interpreter is named, as that would be an explicit request.
+    // No interpreter is named, because that would be an explicit request.
     let persist = || {
         let mut command = lab.program(&[], ["register", "--persist", "arm"]);
         done(run(command.env("QUS_INTERPRETER_DIR", lab.path("q"))))
@@ -427,7 +427,7 @@ fn persist_where_nothing_can_be_written_registers_nothing(lab: &Lab) {
 }
 
 kernel_test!(persist_without_space_for_the_rules_reports_the_lifetime);
-/// A full disk is detected only when a file is written.
+/// Tests a full disk, which qus detects only when it writes a file.
 fn persist_without_space_for_the_rules_reports_the_lifetime(lab: &Lab) {
     host(lab);
     cover("/etc", "mode=755,size=8k", MsFlags::empty());
@@ -595,7 +595,7 @@ fn reset_persist_takes_back_exactly_what_was_written(lab: &Lab) {
 }
 
 kernel_test!(reset_persist_that_failed_halfway_is_done_by_the_next);
-/// The file is removed last, so that an interrupted `reset` finds by it what is left.
+/// Tests an interrupted `reset`. It removes the file last, so the next `reset` can find the other parts by this file.
 fn reset_persist_that_failed_halfway_is_done_by_the_next(lab: &Lab) {
     host(lab);
     // Only binfmt-support changes its database, so a script imitates `update-binfmts`.

@@ -13,7 +13,7 @@ use crate::downloads;
 use crate::lab::{Lab, Ran, fewest_descriptors, run};
 use crate::programs::{arch, host, probe};
 
-/// An interpreter that records the rights it runs with. Its handler has no `F`, as it is a script.
+/// An interpreter that records the rights it runs with. Its handler has no `F`, because it is a script.
 const WRITE_RIGHTS: &str = r#"#!/bin/sh
 read_status() { while read -r name value; do case $name in "$1:") echo "$value"; return;; esac; done </proc/self/status; }
 for name in Uid Gid Groups NoNewPrivs CapInh CapPrm CapEff CapBnd CapAmb; do echo $name $(read_status $name); done >"${0%/*}/rights"
@@ -64,7 +64,7 @@ fn tmpfs(point: &str, flags: MsFlags, options: &str) {
 }
 
 kernel_test!(a_directory_that_does_not_serve_is_passed_over, among_others);
-/// The first directory is full, is `noexec`, or cannot be entered by nobody (65534).
+/// Tests a first directory that is full, is `noexec`, or cannot be entered by user nobody (65534).
 fn a_directory_that_does_not_serve_is_passed_over(lab: &Lab) {
     let program = |directory: &str| {
         let mut program = lab.program(&[], ["register", "arm", "s390x"]);
@@ -139,7 +139,7 @@ fn no_emulator_is_refused_on_one_processor(lab: &Lab) {
 }
 
 kernel_test!(limits_of_this_process_are_no_verdict);
-/// With few descriptors or processes qus reports an error or succeeds; it never reports a broken handler.
+/// Tests limits on descriptors and processes. qus reports an error or succeeds, but never reports a broken handler.
 fn limits_of_this_process_are_no_verdict(lab: &Lab) {
     lab.done(["register", "arm", "s390x"]);
     let before = lab.entries();
@@ -164,8 +164,8 @@ fn companion(lab: &Lab) -> Option<&'static str> {
 }
 
 kernel_test!(a_native_architecture_is_never_taken_for_a_foreign_one);
-/// If qus cannot find out whether the host runs an architecture natively, it registers nothing for it, and no hint
-/// suggests to force that.
+/// Tests that qus registers nothing for an architecture if it cannot determine whether the host runs it natively. No
+/// hint suggests `--force-native`.
 fn a_native_architecture_is_never_taken_for_a_foreign_one(lab: &Lab) {
     let Some(companion) = companion(lab) else { return };
     let refuses = |program: &mut Command, reasons: &[&str]| {
@@ -234,7 +234,7 @@ fn traced(lab: &Lab, words: &[&str]) -> Ran {
 }
 
 kernel_test!(a_dry_run_executes_and_writes_nothing, with_strace);
-/// A dry run starts no other program, and opens nothing for writing. It prints what it could not find out.
+/// Tests that a dry run starts no other program, opens nothing for writing, and prints what it could not determine.
 fn a_dry_run_executes_and_writes_nothing(lab: &Lab) {
     lab.done(["register", "s390x"]);
     lab.handler("qemu-arm", "arm", &downloads::interpreter("arm"), Flags::empty());
@@ -268,7 +268,7 @@ fn a_dry_run_executes_and_writes_nothing(lab: &Lab) {
 }
 
 kernel_test!(a_dry_run_fetches_nothing, with_strace);
-/// A dry run neither starts a package manager nor unpacks a source. It prints the steps that it leaves out.
+/// Tests that a dry run does not start a package manager or unpack a source, and prints the steps that it leaves out.
 fn a_dry_run_fetches_nothing(lab: &Lab) {
     fs::create_dir(lab.path("empty")).unwrap();
     let words = ["register", "-n", "--fetch", "--interpreter-dir", "empty", "--dest", "fetched", "sparc"];

@@ -10,7 +10,7 @@ use crate::build::{Tree, deb};
 use crate::downloads::interpreter;
 use crate::lab::{Lab, QUS, Ran, busybox, order, run};
 
-/// Returns a newer version of the same length, which one of two emulators prints.
+/// Returns the newer one of the two versions that the test's emulators print. Both have the same length.
 fn newer_version() -> String {
     let version = version();
     let (major, rest) = version.split_once('.').unwrap();
@@ -236,7 +236,7 @@ fn a_changed_file_has_no_provenance(lab: &Lab) {
 }
 
 kernel_test!(a_known_source_is_not_read_again);
-/// A source of known digest is not opened if all the requested files exist.
+/// Tests that a source with a known digest is not opened if all requested files exist.
 fn a_known_source_is_not_read_again(lab: &Lab) {
     package(lab, "some.deb", &["arm", "s390x"]);
     let digest = sha256(&lab.path("some.deb"));
@@ -316,7 +316,7 @@ fn assert_whole(path: &Path) {
 }
 
 kernel_test!(a_killed_fetch_leaves_nothing_half_written);
-/// After a kill at any moment, no file that qus searches for is half-written, and old files are complete. The next
+/// Tests a `fetch` that is killed at any moment. No interpreter is half-written, old files are complete, and the next
 /// `fetch` completes the work.
 fn a_killed_fetch_leaves_nothing_half_written(lab: &Lab) {
     package(lab, "some.deb", &["arm", "s390x", "riscv64"]);

@@ -242,8 +242,8 @@ fn all_who_register_at_once_are_done(lab: &Lab) {
 }
 
 kernel_test!(what_an_interrupted_run_left_is_removed);
-/// A killed run left its staged handler, whose name has the id of a process that has ended. No process has an id above
-/// 4194304 (`PID_MAX_LIMIT`). The process of `alive` still runs.
+/// Tests a staged handler of a killed run. Its name contains the id of a process that has ended: no process has an id
+/// above 4194304 (`PID_MAX_LIMIT`). The process of `alive` still runs.
 fn what_an_interrupted_run_left_is_removed(lab: &Lab) {
     lab.done(["register", "arm"]);
     let wanted = lab.entries();
@@ -275,7 +275,7 @@ fn what_the_host_runs_itself_gets_no_handler(lab: &Lab) {
     let message =
         format!("this host runs {own} natively, and all its programs would go through the emulator");
     lab.refused(["register", "--interpreter", file.to_str().unwrap(), own], 2, &message);
-    // `--force-native` does not permit it either, as no program could be started any more.
+    // `--force-native` does not permit it either, because no program could be started any more.
     let message = "its rule matches this host's own programs, which would all fail";
     lab.refused(["register", "--force-native", own], 2, message);
     lab.refused(["register", "--force-native", "--replace", own], 2, message);

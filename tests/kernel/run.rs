@@ -207,30 +207,30 @@ kernel_test!(run_takes_over_the_hosts_handlers);
 fn run_takes_over_the_hosts_handlers(lab: &Lab) {
     let report = reporter(lab, "report");
     let gone = reporter(lab, "gone");
-    lab.register(format!(":mine:E::mine::{}:", report.display()).as_bytes()).unwrap();
+    lab.register(format!(":works:E::works::{}:", report.display()).as_bytes()).unwrap();
     lab.register(format!(":lost:E::lost::{}:F", gone.display()).as_bytes()).unwrap();
     lab.register(format!(":off:E::off::{}:", report.display()).as_bytes()).unwrap();
     lab.command("off", "0");
     fs::remove_file(gone).unwrap();
-    for name in ["file.mine", "file.off"] {
+    for name in ["file.works", "file.off"] {
         lab.executable(name, b"anything");
     }
     let before = lab.entries();
-    let ran = lab.qus(["run", "--", "./file.mine"]);
-    assert_eq!(ran.stdout, "report got file.mine\n", "{ran:?}");
+    let ran = lab.qus(["run", "--", "./file.works"]);
+    assert_eq!(ran.stdout, "report got file.works\n", "{ran:?}");
     let complaints: Vec<&str> = ran.stderr.lines().collect();
     assert_eq!(complaints.len(), 1, "{ran:?}");
     assert!(complaints[0].starts_with("qus: warning: the handler lost is left out: "), "{ran:?}");
-    let ran = shell(lab, &format!("ls {INSTANCE}; ./file.mine; \"$1\" uname -m"));
-    assert!(ran.stdout.contains("\ntold\n"), "{ran:?}");
+    let ran = shell(lab, &format!("ls {INSTANCE}; ./file.works; \"$1\" uname -m"));
+    assert!(ran.stdout.contains("\nworks\n"), "{ran:?}");
     assert!(!ran.stdout.contains("off") && !ran.stdout.contains("lost"), "{ran:?}");
-    assert!(ran.stdout.ends_with("report got file.mine\naarch64\n"), "{ran:?}");
+    assert!(ran.stdout.ends_with("report got file.works\naarch64\n"), "{ran:?}");
     let ran = lab.qus(["run", "--", "./file.off"]);
     assert_eq!(ran.status, 126, "{ran:?}");
     assert_eq!(lab.entries(), before);
     // A disabled instance has no active handler.
     lab.command("status", "0");
-    assert_eq!(lab.qus(["run", "--", "./file.mine"]).status, 126);
+    assert_eq!(lab.qus(["run", "--", "./file.works"]).status, 126);
 }
 
 kernel_test!(run_keeps_the_order_of_handlers);

@@ -170,7 +170,8 @@ fn scope_of_an_inherited_instance(lab: &Lab) {
 }
 
 kernel_test!(registering_in_an_outer_instance);
-/// Without its own mount namespace, a user namespace has no instance. Its root registers in the outer instance (K71).
+/// Tests a user namespace without its own mount namespace, and so without an instance. Its root registers in the outer
+/// instance (K71).
 fn registering_in_an_outer_instance(lab: &Lab) {
     let ran = unshared(lab, &["-Ur"], "$QUS register arm");
     assert_eq!(ran.status, 0, "{ran:?}");
@@ -194,7 +195,7 @@ fn registering_in_an_outer_instance(lab: &Lab) {
 }
 
 kernel_test!(scope_of_the_nearest_instance);
-/// A user namespace with its own instance contains one without. The scope is the namespace with the instance.
+/// Tests a user namespace without an instance inside of one with an instance. The scope is the outer one.
 fn scope_of_the_nearest_instance(lab: &Lab) {
     let script = format!(
         "mount -t binfmt_misc none {INSTANCE}; $QUS --json list; \
@@ -212,7 +213,7 @@ fn scope_of_the_nearest_instance(lab: &Lab) {
 }
 
 kernel_test!(finding_the_scope_changes_nothing);
-/// Finding the scope changes nothing: neither mounts nor the active handlers (K66).
+/// Tests that finding the scope changes neither mounts nor the active handlers (K66).
 fn finding_the_scope_changes_nothing(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.copy("busybox", &downloads::busybox("arm"));
@@ -228,7 +229,7 @@ fn finding_the_scope_changes_nothing(lab: &Lab) {
 }
 
 kernel_test!(scope_of_an_instance_of_another_process);
-/// A path in `/proc/PID/root` leads to an instance that this mount namespace does not have.
+/// Tests a path in `/proc/PID/root` to an instance that is not mounted in this mount namespace.
 fn scope_of_an_instance_of_another_process(lab: &Lab) {
     let other = Other::start();
     let mounted = other.inside(&["mount", "-t", "binfmt_misc", "none", INSTANCE]);
@@ -264,7 +265,7 @@ fn target_that_cannot_be_entered(lab: &Lab) {
     let ran = lab.refused(
         ["register", "--in", "host", "aarch64"],
         2,
-        "hint: start qus as root, or as the user to whom the process belongs",
+        "hint: start qus as root, or as the user who owns the process",
     );
     assert!(ran.stderr.contains("/proc/1/ns/") || ran.stderr.contains("of process 1"), "{ran:?}");
     lab.refused(["register", "--in", "nowhere", "aarch64"], 2, "unknown namespaces \"nowhere\"");

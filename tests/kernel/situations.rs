@@ -189,7 +189,7 @@ fn situation_2_in_a_user_namespace(lab: &Lab) {
 }
 
 kernel_test!(situation_2_nothing_may_be_mounted, unmounted);
-/// Situation 2 without permission to mount, as the mounts belong to another user namespace.
+/// Situation 2 without permission to mount, because the mounts belong to another user namespace.
 fn situation_2_nothing_may_be_mounted(lab: &Lab) {
     quiet();
     let program = program(lab, "aarch64");
@@ -218,8 +218,8 @@ fn situation_3_a_version_that_crashes(lab: &Lab) {
 }
 
 kernel_test!(situation_4_native_programs_captured);
-/// Situation 4: a handler takes the host's own programs. Nothing can be started any more, not even `doctor`. So it runs
-/// in a user namespace with its own instance, as in a container (K65).
+/// Situation 4: a handler matches the host's own programs. No program can be started any more, not even `doctor`. So
+/// `doctor` runs in a user namespace with its own instance, as in a container (K65).
 fn situation_4_native_programs_captured(lab: &Lab) {
     quiet();
     let mut shell = Shell::start(lab, &[]);
@@ -262,7 +262,7 @@ fn situation_4_programs_of_the_family_captured(lab: &Lab) {
 }
 
 kernel_test!(situation_5_success_was_reported);
-/// Situation 5: the command that registered the handler reported success.
+/// Situation 5: a handler does not work, although the command that registered it reported success.
 fn situation_5_success_was_reported(lab: &Lab) {
     quiet();
     lab.command("status", "0");

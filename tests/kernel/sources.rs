@@ -1,5 +1,5 @@
-//! `qus register --from`, for packages and archives that the real tools make: packages of Debian, and what rpmbuild,
-//! bsdtar and tar make of an emulator. With each, a foreign program runs.
+//! `qus register --from` with packages of Debian, and with packages and archives that rpmbuild, bsdtar and tar make of
+//! an emulator. With each source, a foreign program runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ const TREE: &str = "tree";
 /// Name of the packed interpreter.
 const NAME: &str = "qemu-aarch64-static";
 
-/// Registers arm64 from `source`, with the interpreter in `dest`. Expects no handler before.
+/// Registers arm64 from `source`, with the interpreter in `dest`. Expects that no handler exists before.
 fn register(lab: &Lab, source: &Path, dest: &str) -> Ran {
     let words = ["register", "--from", source.to_str().unwrap(), "--dest", dest, "arm64"];
     let ran = lab.qus(words);
@@ -52,8 +52,8 @@ fn tree(lab: &Lab) -> PathBuf {
 }
 
 kernel_test!(packages_of_debian_are_sources);
-/// `qemu-user-static` has the emulators until Debian 12, and `qemu-user` since Debian 13. The other package has
-/// dynamically linked emulators, or links. qus reports that, and registers nothing.
+/// Tests both packages of emulators. `qemu-user-static` has static ones until Debian 12, `qemu-user` since Debian 13.
+/// For the other package, with dynamically linked emulators or links, qus reports an error and registers nothing.
 fn packages_of_debian_are_sources(lab: &Lab) {
     for part in ["distribution", "newer"] {
         let mut working = 0;
@@ -108,7 +108,7 @@ fn packages_of_rpmbuild_are_sources(lab: &Lab) {
 }
 
 kernel_test!(packages_of_bsdtar_are_sources);
-/// Arch Linux makes its packages so.
+/// Tests packages of bsdtar, with which Arch Linux makes its packages.
 fn packages_of_bsdtar_are_sources(lab: &Lab) {
     let tree = tree(lab);
     let info = format!("pkgname = qemu-aarch64\npkgver = 9.1.0-r2\narch = {}\n", std::env::consts::ARCH);
@@ -125,7 +125,8 @@ fn packages_of_bsdtar_are_sources(lab: &Lab) {
 }
 
 kernel_test!(archives_of_tar_are_sources);
-/// Alpine's packages are streams of gzip, the first without the end of its archive (apk-v2(5)).
+/// Tests archives of tar. Alpine's packages are gzip streams, of which the first has no end-of-archive marker
+/// (apk-v2(5)).
 fn archives_of_tar_are_sources(lab: &Lab) {
     let tree = tree(lab);
     let info = format!("pkgname = qemu-aarch64\npkgver = 9.1.0-r2\narch = {}\n", std::env::consts::ARCH);

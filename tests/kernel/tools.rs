@@ -1,4 +1,4 @@
-//! Programs of other tools, from Debian's packages: they appear in `/usr` of a test, and are not installed.
+//! Makes programs from Debian's packages available in `/usr` of a test, without installing them.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,8 +7,8 @@ use nix::mount::{MsFlags, mount};
 
 use crate::downloads;
 
-/// Directories below `/usr` in which the programs and their files appear. `/usr/bin` is not one of them, as [`cover`]
-/// may have mounted an overlay on it already, and the kernel stacks only two overlays.
+/// Directories below `/usr` in which the programs and their files appear. `/usr/bin` is not one of them, because
+/// [`cover`] may have mounted an overlay on it already, and the kernel stacks only two overlays.
 ///
 /// [`cover`]: crate::cover
 const DIRECTORIES: [&str; 3] = ["lib", "sbin", "share"];
@@ -28,7 +28,7 @@ pub(crate) fn install() {
             mount(Some("none"), &usr, Some("overlay"), MsFlags::empty(), Some(options.as_str())).unwrap();
         }
     }
-    // The overlay has uncovered it.
+    // The overlay has made this directory visible again.
     let configuration = "/usr/lib/binfmt.d";
     if Path::new(configuration).is_dir() {
         mount(Some("none"), configuration, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();

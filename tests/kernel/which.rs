@@ -265,7 +265,7 @@ fn which_kinds(lab: &Lab) {
 }
 
 kernel_test!(which_loader_missing);
-/// The handler works, but the program does not: the kernel starts the emulator, which does not find the loader.
+/// Tests a program whose loader is missing. The handler works and the emulator starts, but it does not find the loader.
 fn which_loader_missing(lab: &Lab) {
     let loader = Path::new("/lib/ld-linux-absent.so.1");
     let path = lab.executable("hello", &with_loader(&content("aarch64", Variant::default()), loader));
@@ -326,7 +326,7 @@ fn which_interpreter_replaced(lab: &Lab) {
 }
 
 kernel_test!(which_interpreter_dynamic);
-/// The kernel runs the program here, but in a container the interpreter's loader would be missing.
+/// Tests an interpreter that needs a loader. The program runs here, but in a container the loader would be missing.
 fn which_interpreter_dynamic(lab: &Lab) {
     let path = program(lab, "arm");
     let loader = lab.executable("loader", &native(3));
@@ -417,8 +417,8 @@ fn which_files_from_a_list(lab: &Lab) {
 }
 
 kernel_test!(which_many_files);
-/// A long list needs no more memory than a short one, in text and in JSON. An address space of 16 MiB is too small to
-/// store all answers.
+/// Tests that a long list needs no more memory than a short one, in text and in JSON. An address space of 16 MiB is too
+/// small to store all answers.
 fn which_many_files(lab: &Lab) {
     const COUNT: usize = 20_000;
     lab.done(["register", "arm"]);
@@ -453,7 +453,7 @@ fn which_many_files(lab: &Lab) {
 }
 
 kernel_test!(which_read_no_further);
-/// A reader may stop early, which is no error.
+/// Tests a reader that stops early, which is not an error.
 fn which_read_no_further(lab: &Lab) {
     let path = lab.executable("empty", b"");
     fs::write(lab.path("list"), [path.as_os_str().as_bytes(), b"\0"].concat().repeat(20_000)).unwrap();
@@ -471,7 +471,7 @@ fn which_read_no_further(lab: &Lab) {
 }
 
 kernel_test!(which_unreadable);
-/// Root without capabilities owns the file, but has no permission to read it.
+/// Tests a file that root owns but cannot read, because it lacks capabilities.
 fn which_unreadable(lab: &Lab) {
     lab.done(["register", "arm"]);
     let path = program(lab, "arm");
@@ -487,7 +487,8 @@ fn which_unreadable(lab: &Lab) {
 }
 
 kernel_test!(which_finds_programs_in_path);
-/// A bare name that is not a file here means a program in `PATH`, as in a shell. qus prints the path of this program.
+/// Tests a bare name without such a file in the current directory. It means a program in `PATH`, as in a shell, and qus
+/// prints the path of this program.
 fn which_finds_programs_in_path(lab: &Lab) {
     let arm = program(lab, "arm");
     let directory = lab.path("programs");

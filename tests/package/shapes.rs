@@ -250,7 +250,7 @@ fn of_several_images_the_one_for_this_host_is_taken() {
     assert_eq!(scene.state()["qemu-arm"], elf(2, 9));
     let message = "PACKAGE has no image for this host";
     assert_eq!(scene.refused(&docker(&[(other, &wrong), (third, &right)])), message);
-    // A single image is accepted whatever its architecture is, as the user chose it.
+    // A single image is accepted whatever its architecture is, because the user chose it.
     scene.extract(&docker(&[(other, &wrong)]), &["qemu-arm"]).unwrap();
     assert_eq!(scene.state()["qemu-arm"], elf(1, 9));
 

@@ -7,7 +7,7 @@ use tar::{EntryType, Header};
 pub(crate) const CONTROL: &str = "Package: qemu-user-static\nVersion: 1:7.2\nArchitecture: amd64\n";
 
 pub(crate) fn elf(tag: u8, size: usize) -> Vec<u8> {
-    // The numbers have 64 bits on every host, as the square of a large file's size exceeds 32 bits.
+    // The numbers have 64 bits on every host, because the square of a large file's size exceeds 32 bits.
     let noise = (0..size as u64).map(|n| (n * n / 7).to_le_bytes()[0] ^ tag);
     b"\x7fELF".iter().copied().chain(noise).collect()
 }
@@ -23,7 +23,7 @@ impl Tree {
     pub(crate) fn header(kind: EntryType, path: &str, size: u64) -> Header {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
-        // The bytes are written directly, as the crate refuses hostile paths.
+        // The bytes are written directly, because the crate refuses hostile paths.
         header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
         header.set_mode(0o755);
         header.set_size(size);

@@ -72,7 +72,7 @@ impl Advise for EngineError {
     fn advice(&self) -> Advice {
         let advice = Advice::from(self.start);
         if geteuid().is_root() {
-            return advice.with_hint("type it as the user who runs the engine, not as root");
+            return advice.with_hint("type this command as the user who runs the engine, not as root");
         }
         advice
     }

@@ -19,7 +19,7 @@ pub struct Ids {
     pub uid: Uid,
     /// Effective group.
     pub gid: Gid,
-    /// Reports whether a range of ids was mapped: all ids for the host's root, subordinate ids for other users.
+    /// True if a range of ids was mapped: all ids for the host's root, subordinate ids for other users.
     pub full_range: bool,
 }
 
@@ -73,12 +73,12 @@ impl Advise for NamespaceError {
     fn advice(&self) -> Advice {
         match self {
             Self::Forbidden { setting, permits } => format!("sudo sysctl -w {setting}={permits}").into(),
-            Self::NotPermitted(_) => Advice::hint("start it outside of the container"),
+            Self::NotPermitted(_) => Advice::hint("start qus outside of the container"),
             Self::Join { source, .. } if source.kind() != io::ErrorKind::PermissionDenied => {
                 Advice::default()
             }
             Self::Join { .. } | Self::Open { .. } => {
-                Advice::hint("start qus as root, or as the user to whom the process belongs")
+                Advice::hint("start qus as root, or as the user who owns the process")
             }
             Self::Map(_) | Self::TooMany => Advice::default(),
         }

@@ -112,14 +112,14 @@ impl fmt::Display for Scope {
 /// Facts about the mount of an instance. Facts that are not needed stay unset.
 #[derive(Clone, Copy, Debug, Default)]
 struct Facts {
-    /// Reports whether this mount namespace has a mount of the instance. Otherwise the path leads into another mount
+    /// True if this mount namespace has a mount of the instance. Otherwise the path leads into another mount
     /// namespace.
     is_mounted_here: bool,
-    /// Reports whether root of this user namespace owns the files of the instance; `None` if the namespace has no root.
+    /// True if root of this user namespace owns the files of the instance; `None` if the namespace has no root.
     is_owned_by_root: Option<bool>,
-    /// Reports whether the instance has the device number of a mount made by this process.
+    /// True if the instance has the device number of a mount made by this process.
     is_own_device: Option<bool>,
-    /// Reports whether this process has CAP_SYS_ADMIN in the user namespace of the instance.
+    /// True if this process has CAP_SYS_ADMIN in the user namespace of the instance.
     may_reconfigure: Option<bool>,
 }
 
