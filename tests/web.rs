@@ -196,16 +196,16 @@ fn a_digest_is_compared_before_anything_is_read() {
     let wrong = "0".repeat(64);
     let message = refused(&source, &["--sha256", &wrong]);
     assert!(message.contains("/good is another file: its SHA-256 is "), "{message}");
-    let right = message.split("sha256 is ").nth(1).unwrap().split(',').next().unwrap();
+    let right = message.split("its SHA-256 is ").nth(1).unwrap().split(',').next().unwrap();
     // With the right digest, qus reads the file, and refuses its format.
     let message = refused(&source, &["--sha256", right]);
-    assert!(message.contains("/good is no package, no archive, "), "{message}");
+    assert!(message.contains("/good is not a package, archive, "), "{message}");
 
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, content()).unwrap();
     let path = file.path().to_str().unwrap();
-    assert!(refused(path, &["--sha256", &wrong]).contains("is another file than it should be"));
-    assert!(refused(path, &["--sha256", right]).contains("is no package, no archive, "));
+    assert!(refused(path, &["--sha256", &wrong]).contains("is another file: its SHA-256 is "));
+    assert!(refused(path, &["--sha256", right]).contains("is not a package, archive, "));
     assert!(refused("/", &["--sha256", right]).contains("/ is a directory, which has no SHA-256"));
     assert!(refused(path, &["--sha256", "abc"]).contains("not 64 hexadecimal digits"));
 }

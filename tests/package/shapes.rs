@@ -281,8 +281,8 @@ fn a_lying_image_is_refused() {
     let scene = Scene::new();
     let image = |manifest: &str| Tree::new().file("manifest.json", manifest.as_bytes());
     let refused = |manifest: &str| scene.refused(&image(manifest).done());
-    assert!(refused("{").starts_with("PACKAGE is damaged: manifest.json is no JSON: "));
-    assert!(refused(&"[".repeat(100_000)).starts_with("PACKAGE is damaged: manifest.json is no JSON: "));
+    assert!(refused("{").starts_with("PACKAGE is damaged: manifest.json is not JSON: "));
+    assert!(refused(&"[".repeat(100_000)).starts_with("PACKAGE is damaged: manifest.json is not JSON: "));
     assert_eq!(refused("[]"), "PACKAGE has no image for this host");
     assert_eq!(refused(r#"[{"Layers":1}]"#), "PACKAGE is damaged: manifest.json names no layers");
     assert_eq!(
@@ -316,7 +316,7 @@ fn a_lying_image_is_refused() {
         let mut lying = good.clone();
         lying[liar].1.push(b' ');
         let (name, content) = &lying[liar];
-        let message = format!("PACKAGE is damaged: blobs/sha256/{name} has the sha256 {}", digest(content));
+        let message = format!("PACKAGE is damaged: blobs/sha256/{name} has the SHA-256 {}", digest(content));
         assert_eq!(scene.refused(&oci(&index, &lying)), message);
     }
 
