@@ -13,7 +13,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("handler", &["handler"]),
     ("boot", &["boot"]),
     ("probe", &["probe"]),
-    ("interpreter", &["interpreter", "folders"]),
+    ("interpreter", &["interpreter"]),
     ("package", &["package"]),
     ("arch", &["arch"]),
     ("binfmt", &["binfmt"]),

@@ -65,8 +65,8 @@ fn called(name: &str) -> Option<&'static Arch> {
     })
 }
 
-/// Finds the architecture of a triple, which ends its first component at any of the dashes. The longest first component
-/// is tried first, because a name may contain a dash (`x86-64-linux-gnu` is not `x86`).
+/// Finds the architecture of a triple. The first component may contain a dash (`x86-64-linux-gnu` is not `x86`), so the
+/// first component is tried up to each dash, longest first.
 fn of_triple(triple: &str) -> Option<&'static Arch> {
     triple.rmatch_indices('-').find_map(|(at, _)| {
         let (name, rest) = triple.split_at(at);

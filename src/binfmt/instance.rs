@@ -288,9 +288,9 @@ impl Instance {
         )
     }
 
-    /// Reports whether this process may mount binfmt_misc on `path`, without mounting it: `mount(2)` checks permissions
-    /// before options, and an unknown option then fails (K64). Needs Linux 6.7 or later; older kernels accept any
-    /// option.
+    /// Reports whether this process may mount binfmt_misc on `path`, without mounting it. The mount has an unknown
+    /// option: `mount(2)` checks permissions first, so an error for the option shows that mounting is permitted (K64).
+    /// Needs Linux 6.7 or later; older kernels accept any option.
     #[must_use]
     pub fn may_mount(path: &Path) -> bool {
         let kind = Some("binfmt_misc");
