@@ -97,8 +97,8 @@ fn remount_command(path: &Path) -> String {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MountError {
-    /// `EPERM` or `EACCES`: no `CAP_SYS_ADMIN` in the user namespace, or the mount namespace belongs to another one
-    /// (K69).
+    /// `EPERM` or `EACCES`: no `CAP_SYS_ADMIN` in the user namespace, or another user namespace owns the mount
+    /// namespace (K69).
     #[error("binfmt_misc is not mounted on {}, and mounting it is not permitted here", .0.display())]
     AccessError(PathBuf),
     /// `ENODEV`: binfmt_misc is neither built in nor loadable as a module.

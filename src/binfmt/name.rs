@@ -11,8 +11,8 @@ pub const NAME_MAX: usize = 255;
 
 /// The name of a handler, which is the name of its file in the instance.
 ///
-/// A name has 1 to [`NAME_MAX`] bytes, none of them NUL or `/`. It is not `.`, `..`, `register` or `status`, which are
-/// files of the instance itself (K7). So a removal by `HandlerName` can never write to `status` (K78).
+/// A name has 1 to [`NAME_MAX`] bytes, none of them NUL or `/`. It is not `.` or `..`, and not `register` or `status`,
+/// the names of the instance's own files (K7). So a removal by `HandlerName` can never write to `status` (K78).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HandlerName(Vec<u8>);
 
