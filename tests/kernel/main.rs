@@ -71,6 +71,7 @@ mod replace;
 mod reset;
 mod run;
 mod scope;
+mod setup_qemu_action;
 mod situations;
 mod skip;
 mod sources;
