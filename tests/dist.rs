@@ -236,6 +236,13 @@ fn gitlab() {
             "{platform} is built but not registered"
         );
     }
+    // The stage "Build" of Jenkins has the same commands.
+    assert_eq!(build.script.len(), 3);
+    let jenkins = read("dist/ci/Jenkinsfile");
+    let stage = jenkins.split("stage(").find(|stage| stage.starts_with("'Build')")).unwrap();
+    let commands = stage.split("'''").nth(1).unwrap();
+    let commands: Vec<&str> = commands.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    assert_eq!(commands, words(&build.script).collect::<Vec<_>>());
 }
 
 #[derive(Deserialize)]
