@@ -10,8 +10,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::downloads;
-use crate::lab::Lab;
+use crate::lab::{Lab, QUS, busybox, run};
 use crate::namespace::INSTANCE;
+use crate::tools;
 
 /// A qus that holds handlers, and the socket on which it reports that it is ready.
 struct Holder {
@@ -114,6 +115,37 @@ fn hold_what_would_end_with_the_command(lab: &Lab) {
     assert_eq!((&answer["lifetime"], &answer["held"]), (&"process".into(), &true.into()));
     assert_eq!(Command::new(&busybox).arg("true").status().unwrap_err().raw_os_error(), Some(8));
     crate::namespace::mount_instance(std::path::Path::new(INSTANCE), nix::mount::MsFlags::empty());
+    assert_eq!(names(lab), [""; 0]);
+}
+
+kernel_test!(hold_as_the_systemd_unit_does);
+/// systemd finds no fault in the unit, and its command holds handlers.
+fn hold_as_the_systemd_unit_does(lab: &Lab) {
+    tools::install();
+    for arch in ["aarch64", "riscv64"] {
+        lab.copy(&format!("q/qemu-{arch}-static"), &downloads::interpreter(arch));
+    }
+    let unit = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/dist/systemd/qus.service")).unwrap();
+    // Only the path differs, as nothing is installed here.
+    let unit = unit.replace("ExecStart=/usr/bin/qus ", &format!("ExecStart={QUS} "));
+    fs::write(lab.path("qus.service"), &unit).unwrap();
+    let mut verify = tools::command("systemd-analyze");
+    let ran = run(verify.args(["verify", "--man=no", "qus.service"]).current_dir(lab.path("")));
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    let complaints = ran.stderr.lines().filter(|line| line.contains("qus.service"));
+    assert_eq!(complaints.collect::<Vec<_>>(), [""; 0], "{ran:#?}");
+
+    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let mut words = line.split(' ');
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env("QUS_INTERPRETER_DIR", lab.path("q"));
+    let holder = Holder::start(lab, command);
+    assert_eq!(busybox("aarch64", "uname -m").unwrap().stdout, "aarch64\n");
+    assert_eq!(names(lab), ["qemu-aarch64", "qemu-riscv64"]);
+    let (status, _, stderr) = holder.end(Signal::SIGTERM);
+    assert_eq!(status, Some(0), "{stderr}");
+    assert_eq!(busybox("aarch64", "uname -m").unwrap_err(), 8);
     assert_eq!(names(lab), [""; 0]);
 }
 
