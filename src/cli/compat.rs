@@ -1,8 +1,8 @@
 //! Command lines of the tools that qus replaces, selected by the name of the executable.
 //!
-//! Each is translated into commands of qus, and their reports into the output of the tool. Some behaviour differs on
-//! purpose: a failure is in the exit status, an interpreter is always opened once (`F`) and verified, and only handlers
-//! of QEMU's emulators are removed (rule 4 of docs/design.md).
+//! Each command line is translated into commands of qus, and their reports into the output of the tool. Three
+//! differences are intended: a failure changes the exit status, every interpreter is registered with `F` and verified,
+//! and only handlers of QEMU's emulators are removed (rule 4 of docs/design.md).
 
 mod binfmt;
 mod conf;
@@ -39,7 +39,7 @@ pub enum CompatTool {
     Conf,
 }
 
-/// Names of the tools, and alternatives where two tools have the same name.
+/// Names of the executable, each with the tool that it selects.
 const NAMES: [(&str, CompatTool); 8] = [
     ("binfmt", CompatTool::Binfmt),
     ("register.sh", CompatTool::Dbhi),
@@ -52,24 +52,25 @@ const NAMES: [(&str, CompatTool); 8] = [
 ];
 
 impl CompatTool {
-    /// Returns the tool that `argv[0]` names, if any.
+    /// Returns the tool that `argv[0]` selects, if any.
     #[must_use]
     pub fn called(argv0: &OsStr) -> Option<Self> {
         let name = file_name(Path::new(argv0));
         NAMES.iter().find(|(known, _)| known.as_bytes() == name).map(|(_, tool)| *tool)
     }
 
-    /// Runs a command line, without the name. Output of the tool goes to `data`, everything else to `messages`.
+    /// Runs a command line, given without the name of the tool. Writes the output of the tool to `data`, and messages
+    /// to `messages`.
     ///
-    /// Errors are those of the commands. For an invalid command line the usage is printed, and the status is
+    /// Returns the errors of the commands. For an invalid command line, prints the usage and returns
     /// [`Status::Failed`].
     pub fn run(self, words: &[OsString], data: &mut dyn Write, messages: &mut dyn Write) -> Result<Status> {
-        // Text that is not JSON.
+        // The output is formatted as for a pipe, also on a terminal.
         let terminal = Terminal::default();
         let (data, messages) =
             (&mut TextWriter::new(data, terminal), &mut TextWriter::new(messages, terminal));
         let adapter = &mut Adapter { common: common(), data, messages };
-        // A damaged bundle does nothing at all.
+        // A damaged bundle refuses every command line.
         own_bundle()?;
         let readable = |word: &OsString| {
             word.to_str()
@@ -107,13 +108,13 @@ impl CompatTool {
     }
 }
 
-/// Reason why a tool stops.
+/// Reason why a tool stops early.
 enum EarlyExit {
     /// The command line is invalid.
     Usage(String),
     /// Help was requested.
     Help,
-    /// A command failed as a whole.
+    /// A command of qus failed.
     Failed(anyhow::Error),
 }
 
@@ -123,7 +124,7 @@ impl<E: Into<anyhow::Error>> From<E> for EarlyExit {
     }
 }
 
-/// Runs commands of qus, and prints the results in the words of another tool.
+/// Runs commands of qus, and prints the results in the format of another tool.
 struct Adapter<'a> {
     common: Common,
     data: &'a mut dyn Write,
@@ -135,7 +136,7 @@ fn common() -> Common {
 }
 
 impl Adapter<'_> {
-    /// Runs a command and returns its status and report. Its messages are printed unchanged; with `quiet` only errors.
+    /// Runs a command and returns its status and report. Prints its messages unchanged, or only errors with `quiet`.
     fn run_command<R: Report>(
         &mut self,
         quiet: bool,

@@ -1,4 +1,4 @@
-//! The command line, parsed into the arguments of the commands.
+//! Parses the command line into the arguments of the commands.
 
 pub mod compat;
 pub mod start;
@@ -32,7 +32,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Returns the command among the words after the program's name, for a command line that could not be parsed.
+/// Finds the command in the words after the program's name. The parser may have rejected the command line.
 #[must_use]
 pub fn subcommand(words: &[OsString]) -> Option<&OsString> {
     let mut words = words.iter();
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_is_found_behind_options() {
+    fn the_command_is_found_after_options() {
         let found = |words: &[&str]| {
             let words: Vec<OsString> = words.iter().map(OsString::from).collect();
             subcommand(&words).cloned()

@@ -1,4 +1,4 @@
-//! Start of the program: from the command line to the exit status.
+//! Starts the program, from the command line to the exit status.
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -17,15 +17,15 @@ use crate::commands;
 use crate::probe;
 use crate::system::namespace;
 
-/// Prints why this process does nothing.
+/// Prints the reason why this process refuses to run.
 #[must_use]
 pub fn refuse(problem: &Diagnostic) -> ExitCode {
-    let (json, failed) = asked();
+    let (json, failed) = requested_output();
     let (mut data, mut messages) = (io::stdout().lock(), io::stderr());
     print_failure(&mut Output::new(&mut data, &mut messages, json, false), problem, failed)
 }
 
-/// Runs as a helper process of qus. Returns `None` for a process that a person started.
+/// Runs as a helper process, if qus started this process as one. Returns `None` for all other processes.
 ///
 /// Helpers are not commands: see [`crate::probe`] and [`crate::system::namespace`].
 #[must_use]
@@ -46,7 +46,8 @@ pub fn serve_as_helper() -> Option<ExitCode> {
     })
 }
 
-/// Acts as another tool if this process was started under its name; else parses the command line and runs the command.
+/// Acts as another tool if this process was started under the name of that tool. Otherwise parses the command line and
+/// runs the command.
 #[must_use]
 pub fn run() -> ExitCode {
     if let Some((tool, words)) = called_as() {
@@ -60,7 +61,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Returns the tool to act as, and its arguments. `binfmt` has no commands, so a command of qus may follow it.
+/// Returns the tool to act as, and its arguments. The tool `binfmt` has no commands, so `binfmt COMMAND` runs a command
+/// of qus.
 fn called_as() -> Option<(CompatTool, Vec<OsString>)> {
     let mut words = std::env::args_os();
     let tool = CompatTool::called(&words.next()?)?;
@@ -85,7 +87,7 @@ fn conclude(done: anyhow::Result<Status>, output: &mut Output<'_>) -> ExitCode {
         Err(error) => error,
     };
     if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-        // The reader needs no more.
+        // The reader has closed the pipe, so the remaining output is not needed.
         return ExitCode::SUCCESS;
     }
     let problem =
@@ -95,7 +97,7 @@ fn conclude(done: anyhow::Result<Status>, output: &mut Output<'_>) -> ExitCode {
 
 /// Prints help or version, or an error of the command line parser.
 fn usage(error: &clap::Error) -> ExitCode {
-    let (json, failed) = asked();
+    let (json, failed) = requested_output();
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let _ = error.print();
         return ExitCode::from(if error.use_stderr() { failed.code() } else { Status::Done.code() });
@@ -104,10 +106,10 @@ fn usage(error: &clap::Error) -> ExitCode {
     print_failure(&mut Output::new(&mut data, &mut messages, json, false), &diagnostic(error), failed)
 }
 
-/// Converts an error of the command line parser.
+/// Converts an error of the command line parser into a diagnostic.
 fn diagnostic(error: &clap::Error) -> Diagnostic {
     let text = error.to_string();
-    // The message comes before the usage, on one line or several, and tips after it.
+    // The message has one or several lines. Tips come after it, then the usage.
     let lines = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim);
     let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
     let (tips, message): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with("tip: "));
@@ -119,7 +121,7 @@ fn diagnostic(error: &clap::Error) -> Diagnostic {
     let mut problem = Diagnostic::new(message.trim_start_matches("error: ")).with_command(help);
     let is_unknown_command = error.kind() == ErrorKind::InvalidSubcommand;
     let other = if is_unknown_command { command.and_then(meant) } else { None };
-    // The most similar one comes last.
+    // The most similar name comes last.
     let similar = match error.get(ContextKind::SuggestedSubcommand) {
         Some(ContextValue::Strings(names)) => names.last().map(String::as_str),
         Some(ContextValue::String(name)) => Some(name.as_str()),
@@ -134,7 +136,7 @@ fn diagnostic(error: &clap::Error) -> Diagnostic {
     problem
 }
 
-/// Returns the command that people mean by a word of other tools.
+/// Returns the command of qus for a command name that other tools use.
 fn meant(word: &str) -> Option<&'static str> {
     Some(match word {
         "ls" | "ps" | "status" | "state" => "list",
@@ -149,17 +151,17 @@ fn meant(word: &str) -> Option<&'static str> {
     })
 }
 
-/// Determines without the parser whether JSON is requested, and the status of a failure.
-fn asked() -> (bool, Status) {
+/// Determines without the parser whether JSON is requested, and which status a failure has.
+fn requested_output() -> (bool, Status) {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
-    // Every other status of `run` is that of the program (`env(1)`).
+    // For `run`, 125 is the status of a failure of qus; other statuses belong to the program (`env(1)`).
     let is_run = subcommand(&words).is_some_and(|word| word == "run");
     (json, if is_run { Status::NotRun(NotRun::Qus) } else { Status::Failed })
 }
 
 fn print_failure(output: &mut Output<'_>, problem: &Diagnostic, status: Status) -> ExitCode {
-    // There is nowhere to report a failure of this.
+    // If printing fails, the failure cannot be printed either.
     let _ = output.failure(problem);
     ExitCode::from(status.code())
 }

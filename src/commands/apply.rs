@@ -65,7 +65,7 @@ pub(crate) struct ApplyReport {
 #[derive(Serialize)]
 struct AppliedLine {
     file: PathBuf,
-    /// `None` if the result is about the file itself.
+    /// Line number. `None` if the result is about the file itself.
     line: Option<usize>,
     outcome: Outcome,
     name: Option<String>,
@@ -108,7 +108,7 @@ impl Outcome {
         Cell::styled(self.word(dry_run), style)
     }
 
-    fn is_in_force(self) -> bool {
+    fn is_active(self) -> bool {
         matches!(self, Self::Registered | Self::Replaced | Self::Unchanged)
     }
 
@@ -117,9 +117,9 @@ impl Outcome {
     }
 }
 
-/// A line that is a rule.
+/// A line with a valid rule.
 struct Line {
-    /// Index of its item.
+    /// Index of the item in the report.
     item: usize,
     rule: Rule,
     interpreter: Option<InterpreterFile>,
@@ -154,7 +154,7 @@ pub(crate) fn execute(args: &Apply, common: &Common, output: &mut Output<'_>) ->
     Ok(ApplyReport { scope, lifetime, dry_run: args.dry_run, items, paths: args.paths.clone() })
 }
 
-/// Returns the outcome of a successful step, and a message. A dry run prints this.
+/// Returns the outcome if the step succeeds, and a message. A dry run prints both.
 fn planned(step: &Step, lines: &[Line], items: &[AppliedLine]) -> (Outcome, Option<String>) {
     match step {
         Step::Unchanged => (Outcome::Unchanged, None),
@@ -168,7 +168,7 @@ fn planned(step: &Step, lines: &[Line], items: &[AppliedLine]) -> (Outcome, Opti
     }
 }
 
-/// Executes a step, and removes stale staging handlers of an active rule.
+/// Executes a step. Removes stale staging handlers if the rule is active then.
 fn carry_out(
     instance: &Instance,
     line: &Line,
@@ -179,17 +179,17 @@ fn carry_out(
     if let Step::Register { replaces } = step {
         register(instance, &line.rule, *replaces)?;
     }
-    if planned.is_in_force() {
+    if planned.is_active() {
         remove_stale(instance, handlers, line.rule.name())?;
     }
     Ok(())
 }
 
-/// Removes staging handlers that killed processes left.
+/// Removes staging handlers for `name` that killed processes left behind.
 fn remove_stale(instance: &Instance, handlers: &[Handler], name: &HandlerName) -> Result<(), HandlerError> {
-    let interim = [name.as_bytes(), STAGING_SUFFIX.as_bytes()].concat();
+    let prefix = [name.as_bytes(), STAGING_SUFFIX.as_bytes()].concat();
     let stale = handlers.iter().map(|handler| &handler.name).filter(|name| is_stale_staging(name));
-    stale.filter(|name| name.as_bytes().starts_with(&interim)).try_for_each(|name| remove(instance, name))
+    stale.filter(|name| name.as_bytes().starts_with(&prefix)).try_for_each(|name| remove(instance, name))
 }
 
 /// Reads the files. Returns an item for each line, and the rules.
@@ -203,7 +203,7 @@ fn read(paths: &[PathBuf]) -> (Vec<AppliedLine>, Vec<Line>) {
     let (mut items, mut lines) = (Vec::new(), Vec::new());
     for (file, is_listed) in listed.chain(named.into_iter().map(|file| (file, false))) {
         let read = match binfmt_d::read(&file) {
-            // A broken link masks a file of the same name.
+            // A broken link masks files of the same name in later directories.
             Err(ReadError::Missing) if is_listed => continue,
             Err(error) => {
                 items.push(AppliedLine::failed(&file, None, error.to_string()));
@@ -232,7 +232,7 @@ fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
     let metadata = file.metadata().ok()?;
     let mut header = Vec::new();
     file.take(HEADER_LEN as u64).read_to_end(&mut header).ok()?;
-    // Like the kernel (K34).
+    // The kernel pads short files with zeros as well (K34).
     header.resize(HEADER_LEN, 0);
     Some(InterpreterFile {
         header,
@@ -267,13 +267,13 @@ fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Gu
     Ok(guarded)
 }
 
-/// Registers one rule, reads it back and compares it. A handler of its name stays registered throughout.
+/// Registers one rule, reads it back and compares it. A handler of the same name stays registered throughout.
 fn register(instance: &Instance, rule: &Rule, replaces: bool) -> Result<(), Diagnostic> {
     let removes = if replaces { vec![rule.name().clone()] } else { Vec::new() };
     let registration =
         Registration { rules: vec![rule.clone()], removes, reason: None, displaced: Vec::new() };
     let staged = Staged::stage(instance, &registration);
-    // There is no verification that could fail.
+    // `apply` executes no probe, so the commit is always confirmed.
     let done = staged.and_then(|staged| staged.commit(instance, &mut || true));
     done.map(|_confirmed| ()).map_err(Diagnostic::from)
 }
@@ -303,7 +303,7 @@ impl AppliedLine {
         }
     }
 
-    /// Returns the location in the form of compilers: file and line.
+    /// Returns the location as `FILE:LINE`, like compilers.
     fn location(&self) -> String {
         let file = display_path(&self.file);
         self.line.map_or_else(|| file.clone(), |line| format!("{file}:{line}"))
@@ -347,8 +347,8 @@ impl Report for ApplyReport {
         if new > 0 && !self.dry_run {
             output.info(&format!("{new} handlers are new; run `qus verify` to test them"))?;
         }
-        let in_force = self.items.iter().any(|item| !item.outcome.is_wrong());
-        if in_force
+        let has_active = self.items.iter().any(|item| !item.outcome.is_wrong());
+        if has_active
             && !self.dry_run
             && let Some(problem) = lifetime_warning(self.lifetime, self.scope)
         {

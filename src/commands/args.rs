@@ -81,19 +81,19 @@ pub struct RequiredArgs {
 }
 
 impl SourceArgs {
-    /// Reports whether directories or a source were named, so that no other is used.
+    /// Reports whether the command line names directories or a source. Other sources are then ignored.
     #[must_use]
     pub fn is_named(&self) -> bool {
         !self.interpreter_dir.is_empty() || self.from.is_some()
     }
 }
 
-/// One word of a list of architectures.
+/// A word in a list of architectures.
 #[derive(Clone, Copy, Debug)]
 pub enum ArchArg {
-    /// `all`.
+    /// The word `all`.
     All,
-    /// A name.
+    /// The architecture that the word names.
     One(&'static Arch),
 }
 
@@ -108,7 +108,8 @@ pub(crate) fn parse_one_arch(word: &str) -> Result<&'static Arch, UnknownArch> {
     Arch::named(word)
 }
 
-/// Returns the architectures named on the command line; `None` for all.
+/// Returns the named architectures without duplicates. Returns `None`, which selects all, if there is no word or if one
+/// is `all`.
 #[must_use]
 pub fn named(words: &[ArchArg]) -> Option<Vec<&'static Arch>> {
     let mut named = Vec::new();

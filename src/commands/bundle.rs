@@ -68,12 +68,12 @@ const LICENCE: &str = "copyright";
 #[derive(Serialize)]
 pub(crate) struct BundleReport {
     file: PathBuf,
-    /// In bytes.
+    /// Size in bytes.
     size: u64,
     arches: Vec<&'static str>,
     /// True if it contains the licence text of QEMU.
     licence: bool,
-    /// True if the bundle goes to standard output, and the report to standard error.
+    /// True if the bundle is written to standard output, and the report to standard error.
     #[serde(skip)]
     is_standard: bool,
 }
@@ -150,7 +150,7 @@ impl Report for BundleReport {
     }
 }
 
-/// Interpreters, and their directory if it is temporary.
+/// Interpreters, and the temporary directory that contains them, if there is one.
 struct Inputs {
     _temp_dir: Option<TempDir>,
     interpreters: Vec<(&'static Arch, Interpreter)>,
@@ -161,14 +161,14 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
     let mut directory = None;
     let search_dirs = if let Some(source) = &args.from {
         let temporary = TempDir::create(true).map_err(Diagnostic::new)?;
-        let order = FetchRequest {
+        let request = FetchRequest {
             arches: arches.map(<[_]>::to_vec),
             from: Some(source),
             sha256: args.required.sha256,
             dest: Some(temporary.path()),
             version: args.required.qemu_version.as_ref(),
         };
-        let fetched = fetch::fetch(&order, quiet)?;
+        let fetched = fetch::fetch(&request, quiet)?;
         if let Some(problem) = fetched.problem() {
             return Err(problem);
         }
@@ -205,7 +205,7 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
     Ok(Inputs { _temp_dir: directory, interpreters })
 }
 
-/// Returns the licence text of the source, or the one that the distribution installed with its interpreters.
+/// Returns the licence text from the source, or the text that the distribution installed with its interpreters.
 fn licence(source: Option<&Path>) -> Option<Vec<u8>> {
     let Some(source) = source else { return LICENCES.iter().find_map(|path| fs::read(path).ok()) };
     let directory = TempDir::create(false).ok()?;
@@ -214,7 +214,7 @@ fn licence(source: Option<&Path>) -> Option<Vec<u8>> {
     fs::read(&extraction.placed.first()?.path).ok()
 }
 
-/// Filter for the first file `copyright` of a package.
+/// Filter that selects the first file `copyright` of a package.
 struct LicenceText {
     done: bool,
 }
@@ -234,10 +234,11 @@ impl MemberFilter for LicenceText {
     }
 }
 
-/// Writes the bundle; its size in bytes. A file is whole or does not change; a pipe or a device is written into.
-/// Gets the size of each member that is packed, in bytes.
+/// Function that receives the size of each packed member, in bytes.
 type OnPacked = dyn Fn(u64) + Sync;
 
+/// Writes the bundle, and returns its size in bytes. Replaces a regular file only when the new one is complete. Writes
+/// directly into a pipe or a device.
 fn write(path: &Path, contents: Vec<Content>, on_packed: &OnPacked) -> Result<u64, Diagnostic> {
     let written = OutputFile::open(path).and_then(|output| match output {
         OutputFile::Standard => stream(io::stdout().lock(), contents, on_packed),

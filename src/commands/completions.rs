@@ -1,4 +1,4 @@
-//! `qus completions`: scripts for shells, made from the command line itself.
+//! `qus completions`: generates scripts for shells from the definition of the command line.
 
 use std::io::{self, Write as _};
 
@@ -38,10 +38,10 @@ pub(crate) struct CompletionsReport {
     script: String,
 }
 
-/// Makes the script.
+/// Generates the script.
 pub(super) fn execute(args: &Completions, program: clap::Command) -> Result<CompletionsReport> {
     let mut command = program.mut_subcommands(|command| {
-        // `show` takes architectures by name alone.
+        // `show` does not accept `all`.
         let takes_all = command.get_name() != "show";
         command.mut_args(|arg| with_arches(arg, takes_all))
     });
@@ -66,12 +66,12 @@ impl Report for CompletionsReport {
     }
 }
 
-/// Offers QEMU's names for architectures. The arguments accept far more.
+/// Completes arguments with QEMU's names of architectures. The arguments accept many more names.
 fn with_arches(arg: Arg, takes_all: bool) -> Arg {
     if !arg.get_value_names().is_some_and(|names| names.iter().any(|name| *name == "ARCH")) {
         return arg;
     }
-    // A list that is not an option accepts `all`.
+    // A positional list accepts `all`, an option does not.
     let is_list = arg.is_positional() && matches!(arg.get_action(), ArgAction::Append);
     let all = (is_list && takes_all).then_some("all");
     arg.value_parser(PossibleValuesParser::new(all.into_iter().chain(ARCHES.iter().map(|arch| arch.name))))

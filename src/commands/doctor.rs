@@ -36,9 +36,9 @@ pub struct Doctor {
 pub(super) enum Severity {
     /// Something does not work.
     Problem,
-    /// It works, but a person should know about it.
+    /// It works, but the user should know about it.
     Note,
-    /// It is as it should be.
+    /// Nothing is wrong.
     Ok,
 }
 
@@ -59,9 +59,9 @@ pub(super) struct Finding {
     level: Severity,
     /// Name of the check.
     id: &'static str,
-    /// The fact.
+    /// Description of the finding.
     text: String,
-    /// Reason why it matters.
+    /// Reason why the finding matters.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<&'static str>,
     #[serde(flatten)]
@@ -77,7 +77,7 @@ pub(crate) struct DoctorReport {
     verbose: bool,
 }
 
-/// Returns the ids of the checks, in their order.
+/// Returns the ids of the checks, in the order of the table.
 pub(super) fn ids() -> impl Iterator<Item = &'static str> {
     CHECKS.iter().map(|check| check.id)
 }
@@ -104,7 +104,7 @@ pub(crate) fn execute(args: &Doctor, common: &Common) -> Result<DoctorReport> {
     Ok(DoctorReport { findings, verbose: common.verbose > 0 })
 }
 
-/// Removes `sudo` from a command for root. Containers have no sudo, and it does not work in a user namespace.
+/// Removes `sudo` from a command for root. Many containers have no sudo, and sudo does not work in a user namespace.
 fn without_sudo(command: &str) -> String {
     command.strip_prefix("sudo ").unwrap_or(command).replace(" | sudo ", " | ")
 }

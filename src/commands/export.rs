@@ -1,4 +1,4 @@
-//! `qus export`: rules for other software to register, at boot or in an image. Nothing is registered or executed here.
+//! `qus export`: writes rules that other software registers, at boot or in an image. It registers and executes nothing.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -73,9 +73,9 @@ pub struct Export {
 pub(crate) struct ExportReport {
     format: Format,
     rules: Vec<RuleView>,
-    /// Files of the format. None for `json`, which is the rules themselves.
+    /// Files in the selected format. Empty for `json`, which consists of the rules.
     files: Vec<ExportedFile>,
-    /// The whole output as one document, if no files are written.
+    /// The whole output, if it is not written to files.
     #[serde(skip)]
     document: Option<Vec<u8>>,
 }
@@ -84,11 +84,11 @@ pub(crate) struct ExportReport {
 struct ExportedFile {
     name: String,
     text: String,
-    /// Path of the written file, if it was written.
+    /// Path of the file, if it was written.
     path: Option<PathBuf>,
 }
 
-/// Makes the files of the format, and writes them into the named directory, if any.
+/// Generates the files in the selected format, and writes them into the named directory, if any.
 pub(super) fn execute(args: &Export) -> Result<ExportReport> {
     let format = args.format.unwrap_or(Format::Json);
     let arch_rules = arch_rules(args)?;
@@ -118,7 +118,7 @@ pub(super) fn execute(args: &Export) -> Result<ExportReport> {
     Ok(report)
 }
 
-/// Writes all files, or none if a file of another tool has one of the names.
+/// Writes all files. Writes none if another tool has a file with one of the names.
 fn write(directory: &Path, files: &[formats::File]) -> Result<(), Diagnostic> {
     for file in files {
         managed_file::check_content(&directory.join(&file.name), &file.text)?;
@@ -180,7 +180,8 @@ fn interpreters(
 ) -> Result<Vec<(&'static Arch, PathBuf)>, Diagnostic> {
     let named = named(&args.arches);
     let family = machine.map(Arch::same_family).unwrap_or_default();
-    // Only an execution on that machine shows whether it runs the others of its family. They have to be named.
+    // Only an execution on the target machine shows whether it runs other architectures of its family, so these must be
+    // named.
     let is_wanted = |arch: &'static Arch| match &named {
         Some(named) => named.contains(&arch),
         None => machine != Some(arch) && !family.contains(&arch.name),
@@ -216,7 +217,7 @@ fn interpreters(
     Ok(interpreters)
 }
 
-/// Fills a template of a path for an architecture.
+/// Replaces the placeholder in a path by the name of an architecture.
 fn filled(
     template: &Path,
     arch: &'static Arch,

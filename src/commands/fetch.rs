@@ -1,4 +1,4 @@
-//! `qus fetch`: unpacks static interpreters of the distribution's package, or of a named source, into a directory.
+//! `qus fetch`: unpacks static interpreters from the distribution's package or from a named source.
 
 mod stored;
 
@@ -65,17 +65,17 @@ pub(super) fn run(args: &Fetch, common: &Common, output: &mut Output<'_>) -> Res
     if args.prune {
         return print(&stored::prune(args, destination(args.dest.as_deref())?, common)?, output);
     }
-    let order = FetchRequest {
+    let request = FetchRequest {
         arches: named(&args.arches),
         from: args.from.as_deref(),
         sha256: args.required.sha256,
         dest: args.dest.as_deref(),
         version: args.required.qemu_version.as_ref(),
     };
-    print(&fetch(&order, common.quiet)?, output)
+    print(&fetch(&request, common.quiet)?, output)
 }
 
-/// Returns the named architectures; `None` for all.
+/// Returns the names of the selected architectures. Returns `None` if all are selected.
 fn arches(args: &Fetch) -> Option<BTreeSet<&'static str>> {
     Some(named(&args.arches)?.into_iter().map(|arch| arch.name).collect())
 }

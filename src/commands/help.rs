@@ -1,6 +1,8 @@
-//! Examples of each command, and the words of its output. `--help` prints them, and manual pages have them as sections.
+//! Examples of each command, and explanations of the words in its output. `--help` prints these sections, and the
+//! manual pages contain them.
 //!
-//! A line without indentation, with a colon at its end, begins a section. Two spaces begin an entry, six its description.
+//! A line without indentation that ends with a colon begins a section. A line with two spaces begins an entry. Lines
+//! with six spaces describe the entry.
 
 /// Of `qus`.
 pub const QUS: &str = "\

@@ -1,4 +1,4 @@
-//! Opening the instance of a command, and printing where its handlers apply.
+//! Opens the instance for a command, and prints where its handlers apply.
 
 use std::io;
 use std::path::Path;
@@ -13,15 +13,15 @@ use crate::base::shell::shell_word;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError, ON_THE_HOST, OpenError, mount_command};
 use crate::system::namespace::{Lifetime, Scope, UserNamespace};
 
-/// Opens the instance. It is an error if there is none.
+/// Opens the instance. It is an error if it is not mounted.
 pub(crate) fn open_instance(common: &Common) -> Result<Instance, Diagnostic> {
     Ok(Instance::open(&common.instance)?)
 }
 
-/// Opens the instance; `None` if no handler can be visible.
+/// Opens the instance to read it. Returns `None` if it is not mounted and this process is not root of the host.
 ///
-/// The host's instance may exist without a mount here, held by a container (K67), so root mounts it to look. In a user
-/// namespace a mount would create a new instance and hide the host's (K66).
+/// Root of the host mounts the instance, because a container may hold it with handlers although the host has not
+/// mounted it (K67). In a user namespace, a mount would create a new instance that hides the host's (K66).
 pub(crate) fn open_read_only(common: &Common) -> Result<Option<Instance>> {
     let path = &common.instance;
     match Instance::open(path) {
@@ -34,29 +34,31 @@ pub(crate) fn open_read_only(common: &Common) -> Result<Option<Instance>> {
     }
 }
 
-/// An instance to register in, its scope, and the lifetime of handlers there.
+/// An instance for registrations, its scope, and the lifetime of its handlers.
 pub(crate) struct Opened {
-    /// `None` if a dry run would have to mount it.
+    /// The instance. `None` if a dry run would have to mount it.
     pub(crate) instance: Option<Instance>,
     pub(crate) scope: Scope,
     pub(crate) lifetime: Lifetime,
 }
 
 impl Opened {
-    /// Describes the instance on `path`, which this process has not mounted.
+    /// Describes the instance on `path`, which another process has mounted.
     pub(crate) fn existing(instance: Instance, path: &Path) -> Self {
         let scope = Scope::of(path);
         Self { instance: Some(instance), scope, lifetime: Lifetime::of_existing_mount(scope) }
     }
 
-    /// Describes the instance of this process's user namespace, which is mounted already or would be.
+    /// Describes the instance of this process's user namespace. `None` stands for an instance that a dry run would
+    /// mount.
     pub(crate) fn own(instance: Option<Instance>) -> Self {
         let scope = Scope::of_own_mount();
         Self { instance, scope, lifetime: Lifetime::of_existing_mount(scope) }
     }
 }
 
-/// Opens the instance to register in. A dry run mounts none. Any other run needs a writable and enabled one.
+/// Opens the instance for registrations. A dry run mounts nothing. Any other run requires a writable and enabled
+/// instance.
 pub(crate) fn open_to_register(dry_run: bool, common: &Common, output: &mut Output<'_>) -> Result<Opened> {
     if dry_run {
         return open_if_mounted(common);
@@ -71,7 +73,7 @@ pub(crate) fn open_to_register(dry_run: bool, common: &Common, output: &mut Outp
     Ok(opened)
 }
 
-/// Opens the instance of this user namespace. Mounts it first if it is missing, and prints that.
+/// Opens the instance of this user namespace. If it is not mounted, mounts it and prints a message.
 fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Opened> {
     let path = &common.instance;
     let there = match Instance::open(path) {
@@ -82,9 +84,10 @@ fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Opened> {
     match (there, UserNamespace::own()) {
         (Some(instance), UserNamespace::Initial) => return Ok(Opened::existing(instance, path)),
         (None, _) => Instance::mount(path).map_err(Diagnostic::from)?,
-        // An inherited mount may show the instance of an outer user namespace, and a registration there affects others
-        // (K71). Mounting the own instance a second time fails with EBUSY. A container that has its own instance may
-        // not be allowed to mount; then writing to another's fails (K70).
+        // An inherited mount may be the instance of an outer user namespace, where a registration affects others (K71).
+        // So this namespace's own instance is mounted. If it is mounted already, `mount(2)` fails with EBUSY. If
+        // mounting is not permitted, the inherited mount is used; the kernel then refuses writes to an outer instance
+        // (K70).
         (Some(instance), _) => match Instance::mount(path) {
             Err(MountError::Io { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy => {
                 return Ok(Opened::own(Some(instance)));
@@ -103,25 +106,26 @@ fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Opened> {
     Ok(Opened { instance: Some(Instance::open(path).map_err(Diagnostic::from)?), scope, lifetime })
 }
 
-/// Opens, for a dry run, the instance in which a run would register, if it is mounted.
+/// Opens the instance for a dry run: the one that a real run would use, if it is mounted.
 fn open_if_mounted(common: &Common) -> Result<Opened> {
     let path = &common.instance;
     match Instance::open(path) {
         Err(OpenError::NotMounted(_)) => Ok(Opened::own(None)),
         other => {
             let opened = Opened::existing(other.map_err(Diagnostic::from)?, path);
-            // A run would mount its own instance over this one.
+            // A real run would mount its own instance over this one.
             let is_hidden = opened.scope == Scope::Outer && Instance::may_mount(path);
             Ok(if is_hidden { Opened::own(None) } else { opened })
         }
     }
 }
 
-/// Returns an error if the handlers end with the process or container that registered them. That is no success (K67).
+/// Returns an error if the handlers end with the process or container that registered them (K67). Such a registration
+/// does not count as a success.
 pub(crate) fn lifetime_warning(lifetime: Lifetime, scope: Scope) -> Option<Diagnostic> {
     let message = match lifetime {
         Lifetime::Process => "the handlers end with this command: only its own mount holds the instance",
-        // A user who enters a namespace knows that it ends.
+        // Users who enter a namespace know that it ends.
         Lifetime::MountNamespace if scope == Scope::Host => {
             "the handlers end with this container: the host has not mounted binfmt_misc"
         }

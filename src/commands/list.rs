@@ -54,7 +54,7 @@ pub(crate) struct ListReport {
     /// True if every column is printed.
     #[serde(skip)]
     verbose: bool,
-    /// Error that the whole instance is disabled.
+    /// Error about a disabled instance, if it is disabled.
     #[serde(skip)]
     switched_off: Option<Diagnostic>,
 }
@@ -70,13 +70,13 @@ struct UnregisteredRule {
 }
 
 impl UnregisteredRule {
-    fn of((promise, state): (&ConfiguredRule, Drift)) -> Self {
+    fn of((configured, state): (&ConfiguredRule, Drift)) -> Self {
         Self {
-            name: promise.rule.name().to_string(),
-            file: promise.file.clone(),
+            name: configured.rule.name().to_string(),
+            file: configured.file.clone(),
             state,
-            interpreter: promise.rule.interpreter().to_string_lossy().into(),
-            flags: promise.rule.flags().to_string(),
+            interpreter: configured.rule.interpreter().to_string_lossy().into(),
+            flags: configured.rule.flags().to_string(),
         }
     }
 }
@@ -84,9 +84,9 @@ impl UnregisteredRule {
 #[derive(Serialize)]
 struct HandlerView {
     name: String,
-    /// Architectures whose programs it matches; empty for other handlers.
+    /// Architectures whose programs the handler matches. Empty if it matches none.
     arches: Vec<&'static str>,
-    /// True if its interpreter is a QEMU emulator.
+    /// True if the interpreter is a QEMU emulator.
     emulator: bool,
     state: &'static str,
     flags: String,
@@ -94,13 +94,13 @@ struct HandlerView {
     /// Description of an interpreter in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     in_memory: Option<MemfdInfo>,
-    /// Origin of the file at its path, if qus fetched it.
+    /// Origin of the interpreter, if qus fetched it.
     #[serde(skip_serializing_if = "Option::is_none")]
     provenance: Option<Provenance>,
-    /// The interpreter, or a directory of its path, if other users can change it.
+    /// File or directory that other users can change: the interpreter, or a directory of its path.
     #[serde(skip_serializing_if = "Option::is_none")]
     changeable_by_others: Option<PathBuf>,
-    /// Tool that registered it; `unknown` if nothing shows that.
+    /// Tool that registered the handler, or `unknown`.
     by: String,
     #[serde(flatten)]
     takes: Takes,
@@ -118,7 +118,7 @@ enum Takes {
     Unknown {},
 }
 
-/// Lists the handlers, and rules that are configured and not registered.
+/// Lists the handlers, and the rules that are configured but not registered.
 pub(crate) fn execute(args: &List, common: &Common) -> Result<ListReport> {
     let instance = open_instance(common)?;
     let handlers = instance.handlers().map_err(Diagnostic::from)?;
@@ -175,7 +175,7 @@ impl Report for ListReport {
     }
 }
 
-/// Determines which tool registered each handler. The package manager is asked only if nothing else shows it.
+/// Determines which tool registered each handler. Asks the package manager only if no other source names the tool.
 fn owners(handlers: &[Handler], configuration: &Configuration) -> Vec<Owner> {
     let mut owners: Vec<Owner> = handlers.iter().map(|handler| Owner::of(handler, configuration)).collect();
     let path = |handler: &Handler| {
@@ -228,7 +228,7 @@ fn handler_view(handler: &Handler, owner: &Owner, probe: Option<Health>) -> Hand
     }
 }
 
-/// Returns the record of an interpreter with an absolute path.
+/// Returns the origin of an interpreter, if its path is absolute and qus fetched it.
 fn fetched(path: &Path) -> Option<Provenance> {
     if path.is_absolute() { Provenance::of(path) } else { None }
 }
@@ -299,7 +299,7 @@ impl HandlerView {
 }
 
 impl UnregisteredRule {
-    /// A handler that differs has its own row. This row shows the configured rule.
+    /// Returns the cells of the configured rule. A registered handler that differs from the rule has its own row.
     fn cells(&self) -> Cells {
         let state = match self.state {
             Drift::Missing => "missing",

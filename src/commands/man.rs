@@ -1,4 +1,4 @@
-//! `qus man`: manual pages, made from the command line itself.
+//! `qus man`: generates manual pages from the definition of the command line.
 
 mod page;
 
@@ -36,9 +36,9 @@ pub(crate) enum ManReport {
     Files { files: Vec<PathBuf> },
 }
 
-/// Makes the page of qus, or writes the pages of all commands where a directory is named.
+/// Returns the page of qus, or writes the pages of all commands into the named directory.
 pub(super) fn execute(args: &Man, program: clap::Command) -> Result<ManReport> {
-    // `qus help register` is no page: it prints what `qus register --help` prints.
+    // `qus help` has no page: `qus help register` prints the same as `qus register --help`.
     let mut program = program.disable_help_subcommand(true);
     program.build();
     let Some(directory) = args.output.as_ref().filter(|output| *output != Path::new("-")) else {

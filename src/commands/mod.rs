@@ -1,4 +1,4 @@
-//! The commands, one file each: gather, decide, execute, verify, report.
+//! The commands of qus. Each module gathers facts, decides, executes, and returns a report.
 
 pub mod apply;
 pub mod args;
@@ -132,14 +132,14 @@ pub fn doctor_checks() -> impl Iterator<Item = &'static str> {
     doctor::ids()
 }
 
-/// Runs `command`. `program` returns the whole command line, for manual pages and completions.
+/// Runs `command`. `program` returns clap's definition of the command line, for manual pages and completions.
 pub fn run(
     command: &Command,
     common: &Common,
     program: fn() -> clap::Command,
     output: &mut Output<'_>,
 ) -> Result<Status> {
-    // A damaged bundle does nothing.
+    // A damaged bundle refuses every command.
     if let Err(problem) = own_bundle() {
         output.failure(&problem)?;
         let is_run = matches!(command, Command::Run(_));

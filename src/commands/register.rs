@@ -105,7 +105,7 @@ pub struct Register {
     pub persist: bool,
 }
 
-/// Results of `qus register`, and what `--hold` needs.
+/// Results of `qus register`, with the instance and the signals that `--hold` needs.
 pub(crate) struct Registered {
     pub(crate) report: RegisterReport,
     instance: Option<Instance>,
@@ -117,7 +117,7 @@ pub(crate) struct Registered {
 pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let registered = execute(args, common, output)?;
     let status = print(&registered.report, output)?;
-    // Without a handler, nothing is held.
+    // Without a handler, there is nothing to hold.
     if let (Some(end_signals), Some(instance)) = (&registered.end_signals, &registered.instance)
         && registered.report.has_any()
     {
@@ -128,12 +128,12 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     Ok(status)
 }
 
-/// Registers. Messages about the mount go to `output`.
+/// Executes `qus register`. Prints messages about the mount to `output`.
 pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Registered> {
     if let Some(target) = args.target {
         enter(target.process().map_err(Diagnostic::from)?).map_err(Diagnostic::from)?;
     }
-    // The lock is taken before anything is read, and released at the end of this function.
+    // The lock is taken before any file is read, and released at the end of this function.
     let _lock = (args.persist && !args.dry_run).then(crate::boot::persist::lock);
     let end_signals = if args.hold { Some(block_end_signals()?) } else { None };
     let Opened { instance, scope, lifetime } = open_to_register(args.dry_run, common, output)?;
@@ -176,7 +176,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// Decides for each architecture of `inputs`. A dry run prints this plan.
+    /// Makes the decision for each architecture of `inputs`. A dry run prints this plan.
     fn decide(args: &Register, inputs: &Inputs, persistence: Option<&Persistence>) -> Self {
         let snapshot = Snapshot { handlers: &inputs.handlers, guarded: std::slice::from_ref(&inputs.host) };
         let mut plan = Self { items: Vec::new(), work: Vec::new() };
@@ -194,9 +194,9 @@ impl Plan {
             }
             tracing::info!("decided: {decision}");
             let mut item = ArchResult::new(arch, &decision, inputs, args.dry_run);
-            // A named file for a native architecture is an error.
+            // A native architecture is a success, unless `--interpreter` names a file for it.
             if args.interpreter.is_none() && !args.force_native && inputs.facts(arch).native.is_native() {
-                item.pass_over();
+                item.set_native();
             }
             if args.persist && args.dry_run {
                 item.would_be_persisted(arch);
@@ -215,8 +215,8 @@ fn refused(error: &RuleError) -> Decision {
     Decision::Refused { reason: error.to_string(), advice }
 }
 
-/// Executes the plan, and writes the files for the next boot. Returns the reason if that failed; the handlers then work
-/// until the next boot.
+/// Executes the plan, then writes the files that register the handlers at boot. If writing fails, returns the reason:
+/// the handlers are then registered until the next reboot only.
 fn apply(
     instance: &Instance,
     work: Vec<(usize, Registration)>,
@@ -224,7 +224,7 @@ fn apply(
     inputs: &Inputs,
     persistence: Option<&mut Persistence>,
 ) -> Result<Option<Diagnostic>> {
-    // Paths of interpreters in memory are valid as long as this value exists.
+    // Paths of interpreters in memory are valid while this value exists.
     let (_memory, mut placed) = inputs.load_into_memory(&work)?;
     let _deferred = DeferredSignals::begin();
     let Some(persistence) = persistence else {
@@ -244,7 +244,7 @@ fn block_end_signals() -> Result<EndSignals, Diagnostic> {
         .map_err(|errno| Diagnostic::new(format!("cannot block signals: {}", io::Error::from(errno))))
 }
 
-/// Stays and holds the instance until SIGHUP, SIGINT or SIGTERM arrives.
+/// Keeps the instance open and waits for SIGHUP, SIGINT or SIGTERM.
 fn hold(end_signals: &EndSignals) -> Result<(), Diagnostic> {
     if let Err(error) = notify_ready() {
         tracing::warn!("cannot notify the service manager: {error}");
@@ -254,7 +254,7 @@ fn hold(end_signals: &EndSignals) -> Result<(), Diagnostic> {
         .map_err(|errno| Diagnostic::new(format!("cannot wait for signals: {}", io::Error::from(errno))))
 }
 
-/// Removes handlers; one that is gone already is no error.
+/// Translates the command line into a request for the plan.
 fn request(args: &Register) -> Request {
     let mut flags = default_flags(KernelVersion::running());
     if args.credentials {

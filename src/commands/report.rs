@@ -1,4 +1,4 @@
-//! Reports of commands, and printing them.
+//! The trait of command reports, and the function that prints them.
 
 use std::io;
 
@@ -8,24 +8,24 @@ use serde::Serialize;
 use crate::base::output::{Output, Status};
 use crate::base::terminal::TextWriter;
 
-/// Results of a command. As JSON it is the serialised value.
+/// Results of a command. JSON output is the serialised report.
 pub(crate) trait Report: Serialize {
-    /// Writes the report as text for standard output, whole characters at a time.
+    /// Writes the report as text for standard output. Each write consists of whole characters.
     fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()>;
 
-    /// Reports whether the text is a document for another program, which gets every byte as it is. In all other text,
+    /// Reports whether the text is a document for another program. A document is printed unchanged. In all other text,
     /// control characters are escaped.
     fn is_document(&self) -> bool {
         false
     }
 
-    /// Prints the messages for a person, and returns the status.
+    /// Prints the messages to standard error, and returns the exit status.
     fn conclude(&self, _: &mut Output<'_>) -> Result<Status> {
         Ok(Status::Done)
     }
 }
 
-/// Prints a report, as text or as JSON, and its messages.
+/// Prints a report as text or JSON, then its messages.
 pub(crate) fn print(report: &impl Report, output: &mut Output<'_>) -> Result<Status> {
     if report.is_document() {
         output.print_document(report, |text| report.write_text(text))?;

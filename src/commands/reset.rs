@@ -1,5 +1,5 @@
-//! `qus reset`: removes the handlers of QEMU's emulators, whatever their names, and no others. With `--persist` it also
-//! removes what `register --persist` wrote.
+//! `qus reset`: removes the handlers of QEMU's emulators under any name, and no other handlers. With `--persist`, also
+//! removes the files that `register --persist` wrote.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,13 +50,13 @@ pub struct Reset {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
-    /// It was removed.
+    /// The handler or the file was removed.
     Removed,
     /// A run without `--dry-run` would remove it.
     WouldRemove,
-    /// The file was edited since qus wrote it, and stays.
+    /// The file was edited after qus wrote it, and was left in place.
     Edited,
-    /// It could not be removed.
+    /// The handler or the file could not be removed.
     Failed,
 }
 
@@ -78,13 +78,13 @@ pub(crate) struct ResetReport {
     scope: Scope,
     dry_run: bool,
     pub(crate) items: Vec<ResetHandler>,
-    /// With `--persist`: files for the next boot.
+    /// Files for the next boot, with `--persist`.
     files: Vec<FileItem>,
     /// Names of the handlers that stay.
     pub(crate) skipped: Vec<String>,
-    /// Handlers that configuration brings back at boot.
+    /// Handlers that a file registers again at boot.
     returns: Vec<Return>,
-    /// Where binfmt_misc should be, and is not mounted.
+    /// Mount point, if binfmt_misc is not mounted there.
     #[serde(skip)]
     not_mounted: Option<PathBuf>,
 }
@@ -111,16 +111,16 @@ struct FileItem {
 struct Return {
     arch: &'static str,
     name: String,
-    /// The file that registers it.
+    /// The file that registers the handler.
     file: PathBuf,
-    /// True if qus wrote it.
+    /// True if qus wrote the file.
     own: bool,
 }
 
-/// Removes handlers, and with `--persist` what has them registered at boot.
+/// Removes handlers, and with `--persist` the files that register them at boot.
 pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
     let arches = named(&args.arches);
-    // The lock is taken before anything is read, and released at the end of this function.
+    // The lock is taken before any file is read, and released at the end of this function.
     let _lock = (args.persist && !args.dry_run).then(persist::lock);
     let instance = open_read_only(common)?;
     let handlers = handlers_of(instance.as_ref())?;
@@ -129,7 +129,8 @@ pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
     if !args.dry_run {
         check(instance.as_ref(), &to_remove, &persisted)?;
     }
-    // First what would bring the handlers back: a process that is killed halfway leaves handlers that are listed.
+    // Boot files are removed first. If qus is killed halfway, the remaining handlers are still listed and can be
+    // removed.
     let files = remove_files(&persisted, args.dry_run);
     if args.persist && !args.dry_run {
         persist::remove_stale();
@@ -159,7 +160,7 @@ fn handlers_of(instance: Option<&Instance>) -> Result<Vec<Handler>, Diagnostic> 
     Ok(instance.map_or(Ok(Vec::new()), Instance::handlers)?)
 }
 
-/// Checks that everything can be removed, before the first of it is.
+/// Checks that all handlers and files can be removed, before the first one is removed.
 fn check(
     instance: Option<&Instance>,
     to_remove: &[(&Handler, &'static Arch)],
@@ -247,14 +248,14 @@ fn remove(instance: &Instance, to_remove: &[(&Handler, &'static Arch)], dry_run:
     items
 }
 
-/// Returns what `register --persist` wrote, for the named architectures or for all.
+/// Returns the files that `register --persist` wrote for the named architectures, or for all.
 fn persisted(arches: Option<&[&'static Arch]>) -> Result<Vec<Persisted>, Diagnostic> {
     let mut persisted = persist::persisted()?;
     persisted.retain(|file| arches.is_none_or(|arches| arches.contains(&file.set.arch)));
     Ok(persisted)
 }
 
-/// Removes the files, and the copies of interpreters that go with them.
+/// Removes the files, and the copies of interpreters that they use.
 fn remove_files(persisted: &[Persisted], dry_run: bool) -> Vec<FileItem> {
     let mut files = Vec::new();
     for persisted_arch in persisted {
@@ -286,7 +287,8 @@ fn remove_files(persisted: &[Persisted], dry_run: bool) -> Vec<FileItem> {
     files
 }
 
-/// Removes a file, and before it what goes with it; copies of interpreters that were removed come into `removed`.
+/// Removes a file, its rules in binfmt-support, and its copies of interpreters. Adds the paths of removed copies to
+/// `removed`.
 fn remove_one(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     for rule in &persisted_arch.set.rules {
         persist::remove_from_binfmt_support(rule)?;
@@ -294,7 +296,7 @@ fn remove_one(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result<
     persist::remove_persisted(persisted_arch, removed)
 }
 
-/// Returns the handlers that are registered again at boot by any file. `files` are removed, or would be.
+/// Returns the handlers that a remaining file registers again at boot. `files` are those that are removed, or would be.
 fn returns(to_remove: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<Return> {
     let configuration = Configuration::read(Path::new("/"));
     let file = |handler: &Handler| match Owner::of(handler, &configuration) {

@@ -1,8 +1,8 @@
-//! `qus run`: runs a foreign program, or one that starts foreign programs, in its own instance.
+//! `qus run`: runs a foreign program, or a program that starts foreign programs, with its own instance.
 //!
-//! It creates a user namespace with its own instance (K64) and registers the handlers. In a second user namespace
-//! inside, the program has the ids of the caller (K65). Then it calls `exec`: no process stays in between, and nothing
-//! is left when the program ends.
+//! qus creates a user namespace with its own instance (K64) and registers the handlers there. It then creates a second
+//! user namespace inside, in which the program has the ids of the caller (K65). Then it calls `execve(2)`: no process
+//! of qus remains, and nothing is left when the program ends.
 
 mod interpreters;
 mod rules;
@@ -99,7 +99,7 @@ pub struct Run {
     pub command: Vec<OsString>,
 }
 
-/// Reason why the program does not run, and its exit status.
+/// Reason why the program does not run, and the exit status.
 struct Failure(NotRun, Diagnostic);
 
 impl From<Diagnostic> for Failure {
@@ -153,7 +153,7 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
     Err(exec(&path, &args.command, args))
 }
 
-/// Adds `--direct`, which needs no namespaces, to the advice.
+/// Adds the command with `--direct`, which needs no namespaces, to the advice.
 fn or_direct(problem: Diagnostic, args: &Run) -> Diagnostic {
     if args.root.is_some() || args.as_root {
         return problem;
@@ -165,7 +165,7 @@ fn or_direct(problem: Diagnostic, args: &Run) -> Diagnostic {
     }
 }
 
-/// Returns the typed command with one more option.
+/// Returns the typed command with `option` added.
 fn typed(args: &Run, option: &str) -> String {
     let mut words: Vec<OsString> = ["qus", "run", option].map(OsString::from).to_vec();
     let mut push = |option: &str, value: Option<&OsStr>| {
@@ -192,7 +192,7 @@ fn typed(args: &Run, option: &str) -> String {
     shell_line(&words)
 }
 
-/// Returns the architecture of a program that this host does not run natively.
+/// Returns the architecture of a program, unless it is the host's own.
 fn foreign_arch(path: &Path, own: Option<&'static Arch>) -> Option<&'static Arch> {
     let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::inspect(path).kind else { return None };
     (Some(arch) != own).then_some(arch)
@@ -209,7 +209,7 @@ fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
             );
             return or_direct(Diagnostic::new(message), args);
         }
-        // Root of a user namespace may mount. If it may not, a security module took its rights.
+        // Root of a user namespace may mount. If the mount is denied, a security module has removed this right.
         let forbidding = if ids.uid.is_root() { None } else { blocking_sysctl() };
         match (error, forbidding) {
             (MountError::AccessError(_), Some(forbidding)) => or_direct(forbidding.into(), args),
@@ -267,16 +267,16 @@ fn find(name: &OsStr) -> Result<PathBuf, Failure> {
     };
     found.ok_or_else(|| {
         let problem = Diagnostic::new(format!("there is no program {}", display_path(path)));
-        // Like a shell, it does not search the working directory.
+        // Like a shell, `qus run` does not search the working directory.
         let is_here = search_path::is_bare(path) && path.is_file();
         let command = is_here.then(|| format!("qus run {}", shell_word(Path::new(".").join(path))));
         Failure(NotRun::NotFound, problem.with_advice(command))
     })
 }
 
-/// Replaces this process by the program. Returns only an error.
+/// Replaces this process with the program. Returns only if that fails.
 ///
-/// It calls `execve(2)` directly, as `execvp(3)` starts a shell for a file that the kernel refuses.
+/// Calls `execve(2)` directly, because `execvp(3)` starts a shell for a file that the kernel refuses.
 fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
     let failed = |kind, reason: &str| {
         Failure(kind, Diagnostic::new(format!("cannot start {}: {reason}", display_path(path))))

@@ -41,7 +41,7 @@ pub(crate) enum ShowReport {
     Arch(ArchDetails),
     /// Several architectures.
     Arches { arches: Vec<ArchDetails> },
-    /// Contents of the bundle that this executable is.
+    /// Members of this executable, which is a bundle.
     Bundle { bundled: Vec<Member> },
 }
 
@@ -68,11 +68,11 @@ struct HandlerRule {
     machine: u16,
     magic: String,
     mask: String,
-    /// Line for `register`, with the interpreter at Debian's path.
+    /// Line to write to `register`, with the interpreter at Debian's path.
     line: String,
 }
 
-/// Collects the results.
+/// Collects the selected architectures, or the members of this bundle.
 pub(super) fn execute(args: &Show) -> Result<ShowReport> {
     if args.bundled {
         let bundled = own_bundle()?.map(|bundle| bundle.members().to_vec()).unwrap_or_default();
@@ -181,7 +181,8 @@ fn write_details(details: &ArchDetails, text: &mut TextWriter<'_>) -> io::Result
     Ok(())
 }
 
-/// Returns the fields of an ELF header in a pattern: first byte, byte after the last, meaning (ELF specification).
+/// Returns the fields of an ELF header that a pattern covers. Each has its first byte, the byte after its last, and its
+/// meaning (ELF specification).
 fn fields(arch: &Arch, machine: u16) -> Vec<(usize, usize, String)> {
     let flags = arch.identity.class.flags_offset();
     let mut fields = vec![

@@ -1,4 +1,4 @@
-//! `qus enable` and `qus disable`: switch handlers without removing them.
+//! `qus enable` and `qus disable`: enable or disable handlers without removing them.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -50,7 +50,7 @@ enum Outcome {
     Unchanged,
     Enabled,
     Disabled,
-    /// The kernel refused.
+    /// The kernel refused the change.
     Failed,
     /// The architecture has no handler.
     Missing,
@@ -69,7 +69,7 @@ impl Outcome {
     }
 }
 
-/// Switches the handlers of the named architectures on or off.
+/// Enables or disables the handlers of the named architectures.
 pub(crate) fn execute(args: &Toggle, enable: bool, common: &Common) -> Result<ToggleReport> {
     let instance = open_instance(common)?;
     let handlers = instance.handlers().map_err(Diagnostic::from)?;

@@ -42,15 +42,15 @@ pub struct Verify {
     pub arches: Vec<ArchArg>,
 }
 
-/// State of the programs of an architecture.
+/// Result for the programs of an architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum State {
-    /// A handler starts them.
+    /// The programs run through a handler.
     Working,
-    /// They fail.
+    /// The programs fail.
     Broken,
-    /// The host runs them itself, and no handler takes them.
+    /// The host runs the programs natively, and no handler matches them.
     Native,
 }
 
@@ -79,11 +79,11 @@ pub(crate) struct Health {
     /// True if another handler matches the programs first.
     #[serde(skip)]
     pub(super) is_shadowed: bool,
-    /// Reason why it is broken.
+    /// Reason why the handler is broken.
     pub(super) reason: Option<String>,
-    /// Version of the interpreter at the handler's path, if it contains one.
+    /// Version of the interpreter at the handler's path, if the file contains a version.
     pub(super) version: Option<String>,
-    /// Evidence that it works.
+    /// Evidence that the handler works.
     pub(super) verification: Option<Verification>,
 }
 
@@ -96,7 +96,7 @@ impl Health {
         Self { reason: Some(reason.into()), ..Self::of(State::Broken) }
     }
 
-    /// Describes the result, to be printed after the path of the interpreter.
+    /// Describes the result. The text is printed after the path of the interpreter.
     fn detail(&self) -> String {
         let version = self.version.as_ref().map(|version| format!(" (QEMU {version})")).unwrap_or_default();
         let seen = match (&self.reason, &self.verification) {
@@ -123,7 +123,8 @@ impl fmt::Display for Health {
     }
 }
 
-/// Executes a probe for every handler of an architecture, and judges the handler by it. Other handlers are left out.
+/// Executes a probe for every handler of an architecture, and returns the results. Skips handlers that match no
+/// architecture.
 pub(super) fn health(
     handlers: &[Handler],
     enabled: bool,
@@ -189,8 +190,8 @@ fn judge_handler(
     }
 }
 
-/// Returns the file that a handler without `F` must open: the one at its path. With `F` the opened file may no longer
-/// be there (K49), so nothing is expected.
+/// Returns the file that the kernel must open for a handler without `F`: the file at its path. Returns `None` with `F`,
+/// because another file may be at the path by now (K49).
 fn pinned(handler: &Handler) -> Option<FileId> {
     if handler.entry.flags.contains(Flags::FIX_BINARY) {
         return None;
@@ -199,7 +200,7 @@ fn pinned(handler: &Handler) -> Option<FileId> {
     fs::metadata(path).ok().map(|metadata| FileId::of(&metadata))
 }
 
-/// Returns the architecture of a handler: the one it emulates, or the only one that it matches.
+/// Returns the architecture of a handler: the one that it emulates, or else the only one that its pattern matches.
 fn main_arch(handler: &Handler) -> Option<&'static Arch> {
     classify::emulated_arch(handler).or_else(|| {
         match Arch::matching_pattern(handler.entry.pattern()?).as_slice() {
@@ -232,7 +233,7 @@ pub(crate) struct VerifiedArch {
     pub(crate) health: Health,
 }
 
-/// Executes the probes of all handlers, or of the named architectures.
+/// Executes the probes of all handlers, or of those for the named architectures.
 pub(crate) fn execute(args: &Verify, common: &Common) -> Result<VerifyReport> {
     let instance = open_instance(common)?;
     let handlers = instance.handlers().map_err(Diagnostic::from)?;
@@ -281,7 +282,7 @@ impl Report for VerifyReport {
     }
 }
 
-/// Judges named architectures without a handler: native, or broken.
+/// Executes probes of architectures without a handler. Each architecture is native or broken.
 fn without_handler(arches: &[&'static Arch]) -> Result<Vec<VerifiedArch>, Diagnostic> {
     if arches.is_empty() {
         return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! `qus which`: explains what the kernel does with a file, which handler takes it, or why it does not run.
+//! `qus which`: explains what the kernel does with a file: which handler takes it, or why it does not run.
 
 mod explain;
 mod fate;
@@ -66,7 +66,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
         inspect: &|path| seen.inspect(path),
     };
     let mut known = if args.no_verify {
-        // All native probes run before the first answer is printed, as in `know`.
+        // Execute all native probes before the first answer is printed, as `know` does.
         files.iter().for_each(|file| drop(table.predict(&ExecTarget::inspect(file))));
         Known::default()
     } else {
@@ -83,7 +83,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
 }
 
 /// Returns the handlers, newest first, whether the instance is enabled, and whether it is mounted. Without a mount no
-/// handler is visible, but those of an outer user namespace may be active (K65).
+/// handler is visible, but handlers of an outer user namespace may be active (K65).
 fn table(common: &Common) -> Result<(Vec<Handler>, bool, bool)> {
     match Instance::open(&common.instance) {
         Ok(instance) => {
@@ -95,12 +95,12 @@ fn table(common: &Common) -> Result<(Vec<Handler>, bool, bool)> {
     }
 }
 
-/// Cache of interpreters that were inspected. Many files have the same few.
+/// Cache of inspected interpreters. Many files share a few interpreters.
 #[derive(Default)]
 struct Seen(RefCell<HashMap<PathBuf, Rc<ExecTarget>>>);
 
 impl Seen {
-    /// Largest number of entries. Every file of a list could have another interpreter.
+    /// Largest number of entries. It limits the memory for lists in which every file has a different interpreter.
     const MOST: usize = 1000;
 
     fn inspect(&self, path: &Path) -> Rc<ExecTarget> {
@@ -125,7 +125,7 @@ fn probe_target(target: &ExecTarget) -> Option<ProbeTarget> {
     Some(ProbeTarget { arch: (*arch)?, machine: *machine, variant })
 }
 
-/// Executes one probe for each different header of the files, and reads the version of each interpreter once.
+/// Executes one probe for each distinct header of the files, and reads the version of each interpreter once.
 fn know(files: &Files<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known, Diagnostic> {
     let mut probe_targets = HashSet::new();
     let mut interpreters = BTreeSet::new();
@@ -152,7 +152,7 @@ fn know(files: &Files<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known,
     Ok(Known { results, versions, ..Known::default() })
 }
 
-/// Native architectures, each determined once.
+/// Cache of the architectures that the host runs natively.
 struct Natives<'a> {
     host: Vec<u8>,
     own: Option<&'static Arch>,
@@ -180,7 +180,7 @@ impl<'a> Natives<'a> {
         same_family.entry(arch.name).or_insert_with(|| Nativeness::of(arch, self.handlers)).is_native()
     }
 
-    /// Returns the error of a prediction that depends on an undetermined architecture.
+    /// Returns an error if a prediction depends on an architecture whose nativeness is unknown.
     fn unknown(&self) -> Option<Diagnostic> {
         self.same_family.borrow().iter().find_map(|(arch, native)| match native {
             Nativeness::Unknown(reason) => Some(Diagnostic::new(format!(
@@ -191,5 +191,5 @@ impl<'a> Natives<'a> {
     }
 }
 
-/// Results by probe.
+/// Results of the probes.
 type Results = HashMap<ProbeTarget, ProbeResult>;

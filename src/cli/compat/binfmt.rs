@@ -1,4 +1,4 @@
-//! `binfmt` of tonistiigi/binfmt: `--install`, `--uninstall`, and the state as JSON.
+//! Acts as `binfmt` of tonistiigi/binfmt: `--install`, `--uninstall`, and the state as JSON.
 
 use std::path::PathBuf;
 
@@ -41,7 +41,7 @@ const KNOWN: &[OptSpec] = &[
     (Some('h'), "help", false),
 ];
 
-/// Platforms of containers by QEMU's target, in the order in which the tool prints them.
+/// Container platforms of each QEMU target, in the order in which the tool prints them.
 const PLATFORMS: [(&str, &[&str]); 11] = [
     ("x86_64", &["linux/amd64"]),
     ("aarch64", &["linux/arm64"]),
@@ -71,7 +71,7 @@ pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status,
             _ => return Err(EarlyExit::Help),
         }
     }
-    // The last line has the whole error, as callers of this tool may show no other.
+    // The last line contains the whole error, because some callers of this tool show only the last line.
     match act(&install, &uninstall, version, adapter) {
         Ok(failures) if failures.is_empty() => Ok(Status::Done),
         Ok(failures) => {
@@ -189,12 +189,12 @@ fn uninstall(
         return Ok(());
     }
     let all = Reset { arches: Vec::new(), dry_run: true, persist: false };
-    let (_, there) = adapter.reset(&all, false)?;
+    let (_, registered) = adapter.reset(&all, false)?;
     let mut arches = Vec::new();
     for word in words {
-        arches.extend(meant_by(word, &there, failures, adapter)?.into_iter().map(ArchArg::One));
+        arches.extend(meant_by(word, &registered, failures, adapter)?.into_iter().map(ArchArg::One));
     }
-    // Without a name it would be all of them.
+    // `reset` without architectures would remove all handlers.
     if arches.is_empty() {
         return Ok(());
     }
@@ -209,11 +209,11 @@ fn uninstall(
     Ok(())
 }
 
-/// Returns the architectures of the handlers in `there` that `word` names: by a name, a pattern, or the end of a
-/// handler's name.
+/// Returns the architectures of those handlers in `registered` that `word` selects. The word is an architecture, a
+/// pattern, or the end of a handler's name.
 fn meant_by(
     word: &str,
-    there: &ResetReport,
+    registered: &ResetReport,
     failures: &mut Vec<String>,
     adapter: &mut Adapter<'_>,
 ) -> Result<Vec<&'static Arch>, EarlyExit> {
@@ -222,12 +222,12 @@ fn meant_by(
     let is_pattern = word.contains(['*', '?', '[', '\\']);
     let is_meant =
         |name: &str| pattern.matches(name) || name.strip_suffix(word).is_some_and(|rest| rest.ends_with('-'));
-    let meant = there
+    let meant = registered
         .items
         .iter()
         .filter(|item| is_meant(&item.name) || named.is_some_and(|arch| arch.name == item.arch));
     let meant: Vec<&'static Arch> = meant.filter_map(|item| Arch::from_qemu_target(item.arch)).collect();
-    let others: Vec<&String> = there.skipped.iter().filter(|name| is_meant(name)).collect();
+    let others: Vec<&String> = registered.skipped.iter().filter(|name| is_meant(name)).collect();
     for other in &others {
         let line = format!("uninstalling: {} is not a QEMU emulator: left in place", escape(other));
         writeln!(adapter.messages, "{line}")?;
@@ -238,7 +238,7 @@ fn meant_by(
     if meant.is_empty() && others.is_empty() {
         let line = format!("uninstalling: {} not found", escape(word));
         writeln!(adapter.messages, "{line}")?;
-        // A handler that is not registered needs no removal. An unknown name is an error.
+        // A known architecture without a handler needs no removal. An unknown name is an error.
         if !is_pattern && named.is_none() {
             failures.push(line);
         }
@@ -259,8 +259,8 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     let states = if let Some(instance) = open_read_only(&adapter.common)? {
         let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
         let handlers = instance.handlers().map_err(Diagnostic::from)?;
-        let in_force = handlers.iter().filter(|handler| enabled && handler.entry.enabled);
-        let ours = in_force.filter(|handler| classify::emulated_arch(handler).is_some());
+        let active = handlers.iter().filter(|handler| enabled && handler.entry.enabled);
+        let ours = active.filter(|handler| classify::emulated_arch(handler).is_some());
         emulators.extend(ours.map(|handler| name_lossy(&handler.name)));
         emulators.sort();
         let arches =
@@ -291,8 +291,8 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     Ok(())
 }
 
-/// Determines what runs here if no handler is visible. A mount would hide the handlers of the host from this user
-/// namespace for ever (K66).
+/// Determines by execution which architectures run here, if no handler is visible. Mounting instead would hide the
+/// handlers of the host from this user namespace permanently (K66).
 fn states_by_execution() -> Result<Vec<(&'static str, State)>, Diagnostic> {
     let arches = PLATFORMS.iter().filter_map(|(name, _)| Arch::from_qemu_target(name));
     let targets: Vec<ProbeTarget> = arches.filter_map(|arch| ProbeTarget::all_of(arch).next()).collect();
@@ -310,8 +310,8 @@ fn states_by_execution() -> Result<Vec<(&'static str, State)>, Diagnostic> {
         .collect())
 }
 
-/// Returns the levels of x86-64 above the first that this processor has (System V ABI, x86-64 supplement, §3.1.1), as
-/// far as the tool prints them.
+/// Returns the x86-64 levels 2 and 3, if this processor has them (System V ABI, x86-64 supplement, §3.1.1). The tool
+/// prints no other levels.
 #[cfg(target_arch = "x86_64")]
 fn levels_of_amd64() -> Vec<&'static str> {
     use std::arch::is_x86_feature_detected as has;
@@ -339,7 +339,7 @@ fn levels_of_amd64() -> Vec<&'static str> {
     Vec::new()
 }
 
-/// Returns versions of the emulators of this bundle, or of the first available emulator.
+/// Returns the versions of the emulators in this bundle, or the version of the first available emulator.
 fn versions() -> Result<Vec<String>, Diagnostic> {
     let mut versions: Vec<String> = match own_bundle()? {
         Some(bundle) => bundle.members().iter().filter_map(|member| member.version.clone()).collect(),

@@ -1,4 +1,4 @@
-//! `qemu-binfmt-conf.sh` of QEMU, and common parts of the tools that wrap it.
+//! Acts as `qemu-binfmt-conf.sh` of QEMU. Other tools that wrap this script use parts of this module.
 
 use std::path::{Path, PathBuf};
 
@@ -44,36 +44,36 @@ const KNOWN: &[OptSpec] = &[
     (Some('i'), "ignore-family", true),
 ];
 
-/// Default directory of the script for interpreters.
+/// Directory where the script expects interpreters by default.
 const SCRIPT_PATH: &str = "/usr/local/bin";
 
-/// Formats of files that are written instead of a registration.
+/// Formats of files that are written instead of registering handlers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Export {
-    /// For systemd-binfmt.
+    /// Files for systemd-binfmt.
     Systemd,
-    /// For update-binfmts.
+    /// Files for update-binfmts.
     Debian,
 }
 
-/// Request of a command line.
+/// Options of a command line.
 #[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
 #[derive(Debug, Default)]
 pub(super) struct Setup {
-    /// Directory of interpreters; the search directories of qus if it is not named.
+    /// Directory of interpreters. `None` for the search directories of qus.
     pub(super) path: Option<PathBuf>,
     pub(super) suffix: String,
     pub(super) credentials: bool,
     pub(super) preserve_argv0: bool,
-    /// In files only.
+    /// Applies only to files.
     pub(super) persistent: Option<bool>,
-    /// In files only.
+    /// Applies only to files.
     pub(super) ignore_family: bool,
     pub(super) clear: bool,
     pub(super) dry_run: bool,
     pub(super) export: Option<Export>,
     pub(super) exportdir: Option<PathBuf>,
-    /// Names of architectures; empty for all.
+    /// Names of architectures. Empty for all.
     pub(super) targets: Vec<String>,
 }
 
@@ -81,8 +81,8 @@ pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status,
     Setup::default().with(words)?.act(adapter)
 }
 
-/// Removes the handlers of `arches`, or of all QEMU emulators, and prints which handlers are left in place. A dry run
-/// removes none.
+/// Removes the handlers of `arches`, or of all QEMU emulators if `arches` is empty. Prints which handlers are left in
+/// place. A dry run removes none.
 pub(super) fn clear(
     arches: &[&'static Arch],
     dry_run: bool,
@@ -141,7 +141,7 @@ impl Setup {
         Ok(self)
     }
 
-    /// Adds the names in `list`, which are separated by commas or spaces.
+    /// Adds the architectures in `list`, which are separated by commas or spaces.
     pub(super) fn add_targets(&mut self, list: &str) {
         let names = list.split([',', ' ']).filter(|name| !name.is_empty() && *name != "all");
         self.targets.extend(names.map(str::to_owned));
@@ -175,7 +175,8 @@ impl Setup {
             dry_run: self.dry_run,
             ..Register::default()
         };
-        // Interpreters are found by the names of distributions. Any other suffix names a file.
+        // qus searches for interpreters under the names that distributions use. Any other suffix is the end of a file
+        // name.
         let requests = if matches!(self.suffix.as_str(), "" | "-static") {
             {
                 let interpreter_dir = self.path.iter().cloned().collect();
@@ -223,7 +224,8 @@ impl Setup {
         self.directory().join(format!("qemu-{}{}", arch.name, self.suffix))
     }
 
-    /// Returns the selected architectures, or all that have an interpreter.
+    /// Returns the selected architectures and the paths of their interpreters. Without a selection, returns all
+    /// architectures whose interpreter exists.
     fn files(&self, arches: &[&'static Arch]) -> Result<Vec<(&'static Arch, PathBuf)>, Diagnostic> {
         let with_file = |arch: &'static Arch| (arch, self.file(arch));
         let files: Vec<_> = if arches.is_empty() {
@@ -284,8 +286,9 @@ impl Setup {
         Ok(Status::Done)
     }
 
-    /// Returns the architectures to write files for: the named ones, or all with an interpreter, or all if there is no
-    /// interpreter, as in the build of a package. The host's own and its family are left out.
+    /// Returns the architectures to write files for: the named ones, or else all whose interpreter exists. If no
+    /// interpreter exists, as in the build of a package, returns all. Leaves out the architecture of the host and its
+    /// family.
     fn exported(&self, arches: &[&'static Arch]) -> Result<Vec<&'static Arch>, EarlyExit> {
         let machine = match std::env::var("HOST_ARCH") {
             Ok(machine) => machine,

@@ -1,19 +1,19 @@
-//! Command lines as `getopt(1)` reads them, and Go's package `flag`.
+//! Reads command lines like `getopt(1)` and like Go's package `flag`.
 
-/// An option: its letter, if it has one; its name; whether a value belongs to it.
+/// An option: its letter, if any; its name; and whether it takes a value.
 pub(super) type OptSpec = (Option<char>, &'static str, bool);
 
 /// A parsed command line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ParsedArgs {
-    /// Options by their names, in order, with their values; empty for those that have none.
+    /// Names and values of the options, in order. The value is empty if the option takes none.
     pub(super) options: Vec<(&'static str, String)>,
     /// All other words.
     pub(super) others: Vec<String>,
 }
 
-/// Reads `words`. Options may come after other words, and `--` ends them. A name may be shortened if it is unique. One
-/// dash suffices for a complete name. The error names the unknown option.
+/// Reads `words`. Options may come after other words, and `--` ends the options. A name may be shortened if it is
+/// unique. One dash is enough for a complete name. The error names the unknown option.
 pub(super) fn read(words: &[String], known: &[OptSpec]) -> Result<ParsedArgs, String> {
     let mut parsed = ParsedArgs::default();
     let mut words = words.iter();
@@ -58,7 +58,8 @@ pub(super) fn read(words: &[String], known: &[OptSpec]) -> Result<ParsedArgs, St
 }
 
 impl ParsedArgs {
-    /// Reads letters after one dash. What follows a letter that takes a value is the value.
+    /// Reads the letters after one dash. If a letter takes a value, the rest of the word is the value, or else the next
+    /// word.
     fn read_letters<'a>(
         &mut self,
         letters: &str,
@@ -121,12 +122,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_named() {
+    fn unknown_options_are_named() {
         for (line, message) in [
             ("-x", "unknown option -x"),
             ("-sx", "unknown option -x"),
             ("--nonsense", "unknown option --nonsense"),
-            // Two options begin like that.
+            // Two options begin with `--p`.
             ("--pr=yes --p yes", "unknown option --p"),
             ("-p", "-p needs a value"),
             ("--persistent", "--persistent needs a value"),

@@ -1,8 +1,8 @@
-//! Patterns as Go's `path/filepath.Match` reads them, which tonistiigi/binfmt uses.
+//! Matches names with patterns like Go's `path/filepath.Match`, which tonistiigi/binfmt uses.
 
 use thiserror::Error;
 
-/// A malformed pattern; the text is that of Go's `ErrBadPattern`.
+/// Error for a malformed pattern. Its text is that of Go's `ErrBadPattern`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("syntax error in pattern")]
 pub(super) struct BadPattern;
@@ -20,7 +20,7 @@ enum Token {
     Star,
     /// `?`: one character but `/`.
     Any,
-    /// `[…]` or `[^…]`: one character in a range, or in none.
+    /// `[…]`: one character in a range. `[^…]`: one character in no range.
     Class { negated: bool, ranges: Vec<(char, char)> },
     /// The character itself.
     Literal(char),
@@ -46,17 +46,17 @@ impl Glob {
         Ok(Self { parts })
     }
 
-    /// Compares a whole name with the pattern, in a time that grows with the product of their lengths.
+    /// Compares a whole name with the pattern. The time is proportional to the product of their lengths at most.
     pub(super) fn matches(&self, name: &str) -> bool {
         self.matches_counting(name).0
     }
 
-    /// Compares, and counts comparisons.
+    /// Compares, and returns the number of steps as well.
     fn matches_counting(&self, name: &str) -> (bool, usize) {
         let name: Vec<char> = name.chars().collect();
         let (mut part, mut letter, mut steps) = (0, 0, 0);
-        // Position of the last star, and how much of the name it matches so far. Only that star may match more: an
-        // earlier star that matches more leaves less for the same rest.
+        // Index of the last star, and how much of the name it matches so far. Only the last star may match more. If an
+        // earlier star matched more, less of the name would be left for the same rest of the pattern.
         let mut last_star: Option<(usize, usize)> = None;
         while part < self.parts.len() || letter < name.len() {
             steps += 1;
@@ -83,7 +83,7 @@ impl Glob {
 }
 
 impl Token {
-    /// Reports whether a part for one character matches `letter`.
+    /// Reports whether this token, which stands for one character, matches `letter`.
     fn is(&self, letter: char) -> bool {
         match self {
             Self::Star => false,
@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns the result of trying every length of every star.
+    /// Tries every length of every star.
     fn naive(parts: &[Token], name: &[char]) -> bool {
         match (parts, name) {
             ([], []) => true,

@@ -1,4 +1,4 @@
-//! `register.sh` of dbhi/qus and `/register` of multiarch/qemu-user-static: each wraps `qemu-binfmt-conf.sh`.
+//! Acts as `register.sh` of dbhi/qus and `/register` of multiarch/qemu-user-static, which wrap `qemu-binfmt-conf.sh`.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command as Process;
@@ -58,8 +58,8 @@ const DBHI_ARGS: &[OptSpec] = &[
     (None, "preserve-argv0", false),
 ];
 
-/// Runs `register.sh` of dbhi/qus. Options before `--` are its own. Those after it are for its modified copy of QEMU's
-/// script, which takes targets.
+/// Runs `register.sh` of dbhi/qus. Options before `--` belong to the script itself. Options after `--` belong to its
+/// modified copy of QEMU's script, which takes targets.
 pub(super) fn dbhi(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
     let (own, args) = match words.iter().position(|word| word == "--") {
         Some(at) => words.split_at(at),
@@ -73,7 +73,7 @@ pub(super) fn dbhi(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status
     if let Some(word) = parsed.others.first() {
         return Err(EarlyExit::Usage(format!("unknown option {word}; targets come after --")));
     }
-    // Everything is read before anything is done.
+    // The whole command line is read before handlers are removed or registered.
     let mut setup = trailing_args(args.get(1..).unwrap_or_default())?;
     for (name, value) in parsed.options {
         match name {
@@ -93,7 +93,7 @@ pub(super) fn dbhi(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status
     setup.act(adapter)
 }
 
-/// Reads the environment, then the words for QEMU's script.
+/// Reads the environment, then the words for the copy of QEMU's script.
 fn trailing_args(words: &[String]) -> Result<Setup, EarlyExit> {
     let mut setup = from_environment();
     let parsed = getopt::read(words, DBHI_ARGS).map_err(EarlyExit::Usage)?;
@@ -132,7 +132,7 @@ fn from_environment() -> Setup {
     setup
 }
 
-/// Replaces this process by a shell, if the image has one.
+/// Replaces this process with a shell, if the image has one.
 fn interact(words: &[String]) -> Result<Status, EarlyExit> {
     let error = Process::new("sh").arg("-c").arg(words.join(" ")).exec();
     let problem = Diagnostic::new(format!("cannot start a shell for -i: {error}"));
@@ -150,7 +150,7 @@ Usage: register [--reset] [OPTIONS of qemu-binfmt-conf.sh] (qus in its place)
   -p, --persistent yes|no, -c, --credential yes|no, -Q, --qemu-path PATH, …: see qemu-binfmt-conf.sh --help
 Environment: QEMU_BIN_DIR, directory of the interpreters.";
 
-/// Runs `/register` of multiarch/qemu-user-static. Everything after `--reset` goes to QEMU's script.
+/// Runs `/register` of multiarch/qemu-user-static. All words after `--reset` go to QEMU's script.
 pub(super) fn multiarch(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
     let (reset, words) = match words {
         [first, rest @ ..] if first == "--reset" => (true, rest),

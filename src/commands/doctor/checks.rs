@@ -41,7 +41,7 @@ impl Observation {
     }
 }
 
-/// All checks, in the order in which they are printed.
+/// All checks. Their findings are printed in this order, by severity.
 pub(super) static CHECKS: &[Check] = &[
     Check { id: "kernel", why: "handlers need what the kernel brings along", run: mount::kernel },
     Check {
@@ -158,11 +158,11 @@ fn name(handler: &Handler) -> String {
     handler.name.to_string()
 }
 
-/// Returns the command that replaces a handler of a QEMU emulator by one of qus. The interpreter is fetched first where
-/// none is available. For other handlers there is no such command.
+/// Returns the command that replaces a QEMU handler with a handler of qus. The command fetches the interpreter if none
+/// is available. Returns `None` for other handlers.
 fn replace(state: &State, handler: &Handler) -> Option<String> {
     let arch = classify::emulated_arch(handler)?;
-    let fetch = if state.at_hand.contains_key(arch.name) { "" } else { "--fetch " };
+    let fetch = if state.available.contains_key(arch.name) { "" } else { "--fetch " };
     Some(format!("sudo qus register --replace {fetch}{}", arch.name))
 }
 
@@ -181,6 +181,6 @@ fn each(facts: &Facts, check: impl Fn(&State, &Handler) -> Option<Observation>) 
     state.handlers.iter().filter_map(|handler| check(state, handler)).collect()
 }
 
-/// Checks of situations that no test namespace can have.
+/// Tests of checks with facts that a test namespace cannot have.
 #[cfg(test)]
 mod tests;

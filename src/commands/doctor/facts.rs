@@ -26,7 +26,7 @@ use crate::system::kernel_version::{KernelVersion, is_wsl};
 use crate::system::namespace::blocking_sysctl;
 use crate::system::namespace::{Scope, UserNamespace, is_hosts_mount_namespace};
 
-/// All facts.
+/// The facts that the checks use.
 #[allow(clippy::struct_excessive_bools, reason = "answers to independent questions")]
 pub(super) struct Facts {
     pub(super) kernel: KernelVersion,
@@ -37,11 +37,11 @@ pub(super) struct Facts {
     pub(super) process: UserNamespace,
     /// Scope of the instance, or of the one that this process would mount.
     pub(super) scope: Scope,
-    /// Sign that this is a container, if there is one.
+    /// Name of the container engine, if this is a container.
     pub(super) container: Option<String>,
     /// True if this mount namespace is not the host's.
     pub(super) is_container: bool,
-    /// True if binfmt_misc may be mounted here. Determined only in a user namespace without an instance.
+    /// True if binfmt_misc may be mounted here. Tested only on Linux 6.7 or later without an instance; otherwise true.
     pub(super) may_mount: bool,
     pub(super) is_wsl: bool,
     /// True if systemd is the init system.
@@ -62,18 +62,18 @@ pub(super) struct State {
     pub(super) enabled: bool,
     pub(super) read_only: bool,
     pub(super) handlers: Vec<Handler>,
-    /// Times at which emulators were registered, by their entries.
+    /// Times at which QEMU handlers were registered, from the files of their entries.
     pub(super) registered: Vec<SystemTime>,
-    /// Mounts that hold the instance, and with it the handlers.
+    /// Mounts that hold the instance and its handlers.
     pub(super) holder: MountHolder,
     pub(super) owners: BTreeMap<HandlerName, Owner>,
-    /// Results of probes, or the reason why none was executed.
+    /// Results of probes, or the reason why no probe was executed.
     pub(super) health: Result<BTreeMap<HandlerName, Health>, String>,
     /// Faults of the files at the paths of interpreters.
     pub(super) unfit: BTreeMap<HandlerName, CheckError>,
     /// Available interpreter of each emulated architecture.
-    pub(super) at_hand: BTreeMap<&'static str, PathBuf>,
-    /// Emulated architectures that the host runs natively, as far as determined.
+    pub(super) available: BTreeMap<&'static str, PathBuf>,
+    /// Nativeness of the emulated architectures in the host's family. Empty if no probe was executed.
     pub(super) natives: BTreeMap<&'static str, Nativeness>,
 }
 
@@ -86,7 +86,7 @@ impl Facts {
             Err(error) => Err(error),
         };
         let kernel = KernelVersion::running();
-        // Only newer kernels answer this without a mount.
+        // Older kernels cannot show whether a mount is permitted without mounting (`Instance::may_mount`).
         let unmounted =
             kernel.has_per_userns_instances() && matches!(instance, Err(OpenError::NotMounted(_)));
         Ok(Self {
@@ -113,7 +113,7 @@ impl Facts {
         })
     }
 
-    /// The handlers, where an instance is mounted.
+    /// Returns the state of the instance, if it is mounted.
     pub(super) fn state(&self) -> Option<&State> {
         self.instance.as_ref().ok()
     }
@@ -153,14 +153,25 @@ impl State {
             handlers.iter().filter_map(classify::emulated_arch).map(|arch| arch.name).collect();
         let search_dirs = default_search_dirs(&store::all_fetched());
         let found = search(&search_dirs, &host, |arch, _| emulated.contains(arch.name));
-        let at_hand =
+        let available =
             found.into_iter().filter_map(|(arch, found)| Some((arch, found.interpreter?.path))).collect();
         let natives = if verify { natives(&host, &handlers) } else { BTreeMap::new() };
-        Ok(Self { enabled, read_only, handlers, registered, holder, owners, health, unfit, at_hand, natives })
+        Ok(Self {
+            enabled,
+            read_only,
+            handlers,
+            registered,
+            holder,
+            owners,
+            health,
+            unfit,
+            available,
+            natives,
+        })
     }
 }
 
-/// Determines by execution, without the handlers, which architectures with an enabled handler the host runs natively.
+/// Determines by execution which architectures with an enabled handler the host runs natively.
 fn natives(host: &[u8], handlers: &[Handler]) -> BTreeMap<&'static str, Nativeness> {
     let emulated: BTreeSet<&str> = handlers
         .iter()
@@ -172,7 +183,7 @@ fn natives(host: &[u8], handlers: &[Handler]) -> BTreeMap<&'static str, Nativene
     asked_for.map(|arch| (arch.name, Nativeness::of(arch, handlers))).collect()
 }
 
-/// Files and variables that container managers leave in containers.
+/// Returns the name of the container engine, from files that engines create in their containers.
 fn container() -> Option<String> {
     for (file, engine) in [("/.dockerenv", "Docker"), ("/run/.containerenv", "Podman")] {
         if Path::new(file).exists() {

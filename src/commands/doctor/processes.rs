@@ -1,4 +1,4 @@
-//! Facts from other processes: builders that started too early, and mounts that hold the instance.
+//! Facts about other processes: builders that started before the handlers, and mounts that hold the instance.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,12 +10,12 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::system::namespace::{inode, is_hosts_mount_namespace};
 
-/// Smallest difference by which the start of a process and the time of a file can be ordered. The first is counted in
-/// ticks since boot, the second comes from a clock that is updated a few times in 20 ms (K68).
+/// Smallest difference at which the start of a process and the time of a file can be ordered. The start is counted in
+/// ticks since boot. The clock of file times is updated only every few milliseconds (K68).
 pub(super) const CLOCK_SKEW: Duration = Duration::from_millis(100);
 
-/// A BuildKit daemon. It looks for platforms when it starts, and later only when its workers are listed. For a platform
-/// that it does not know, it uses its own emulator or none.
+/// A BuildKit daemon. It detects platforms when it starts, and later only when its workers are listed. For a platform
+/// that it has not detected, it uses its own emulator or none.
 pub(super) struct BuildkitDaemon {
     pub(super) pid: u32,
     pub(super) started: SystemTime,
@@ -23,7 +23,7 @@ pub(super) struct BuildkitDaemon {
     pub(super) groups: String,
 }
 
-/// Finds the BuildKit daemons of this user namespace. Those of other user namespaces use other handlers.
+/// Finds the BuildKit daemons of this user namespace. Daemons of other user namespaces use other handlers.
 pub(super) fn buildkit_daemons() -> Vec<BuildkitDaemon> {
     let here = inode("self", "user");
     let daemons = processes().into_iter().filter(|pid| read(*pid, "comm").trim_end() == "buildkitd");
@@ -32,15 +32,15 @@ pub(super) fn buildkit_daemons() -> Vec<BuildkitDaemon> {
         .collect()
 }
 
-/// Mounts that hold the instance besides this mount namespace. With the last mount all handlers are removed (K67).
+/// Mounts of the instance outside this mount namespace. The kernel removes all handlers with the last mount (K67).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MountHolder {
-    /// The host or another mount namespace holds it, so it outlasts this one.
+    /// The host or another mount namespace has mounted the instance, which therefore outlasts this mount namespace.
     Others,
-    /// No other. This process is in the mount namespace around this one, in the same user namespace.
+    /// There is no other mount. The process with this id is in the outer mount namespace of the same user namespace.
     Inside(u32),
-    /// No other that can be seen. Outer processes are hidden, as in a container, and the instance is not older than the
-    /// first process here.
+    /// There is no other visible mount. Outer processes are hidden, as in a container, and the instance is not older
+    /// than process 1.
     InsideAsFarAsSeen,
     /// Cannot be determined.
     Unknown,
@@ -60,11 +60,11 @@ impl MountHolder {
         if let Some(pid) = outer_process() {
             return Self::Inside(pid);
         }
-        // Process 1 of the host does not count for another mount namespace.
+        // Process 1 is in another mount namespace, so its start time does not matter here.
         if inode("1", "mnt") != inode("self", "mnt") {
             return Self::Unknown;
         }
-        // An instance that is older than the first process was not created here (K68).
+        // An instance that is older than process 1 was not created here (K68).
         match register.modified().ok().zip(started(1)) {
             Some((made, first)) if made + CLOCK_SKEW < first => Self::Others,
             Some(_) => Self::InsideAsFarAsSeen,
@@ -73,11 +73,11 @@ impl MountHolder {
     }
 }
 
-/// Reports whether a process in another mount namespace has mounted that file system.
+/// Reports whether another mount namespace has mounted the file system `device`, written as `MAJOR:MINOR`.
 fn is_mounted_elsewhere(device: &str) -> bool {
     let mut looked_at: Vec<u64> = inode("self", "mnt").into_iter().collect();
     processes().into_iter().any(|pid| {
-        // The mounts of a process may be readable where its namespace is not.
+        // The mounts of a process may be readable even if its namespace is not.
         if let Some(namespace) = inode(&pid.to_string(), "mnt") {
             if looked_at.contains(&namespace) {
                 return false;
@@ -95,7 +95,7 @@ fn outer_process() -> Option<u32> {
     loop {
         pid = parent(pid).filter(|parent| *parent != 0)?;
         let process = pid.to_string();
-        // Its namespaces cannot be read: it belongs to another user.
+        // The namespaces of another user's process cannot be read.
         if inode(&process, "user")? != user {
             return None;
         }
@@ -110,14 +110,14 @@ fn processes() -> Vec<u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Reads a file of a process; empty if it cannot be read.
+/// Reads `/proc/PID/FILE`. Returns an empty string if that fails.
 fn read(pid: u32, file: &str) -> String {
     let bytes = fs::read(Path::new("/proc").join(pid.to_string()).join(file)).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Returns a field of `/proc/PID/stat`, numbered as in proc(5). Fields after the name begin with the third; the name
-/// may contain anything.
+/// Returns a field of `/proc/PID/stat`, numbered as in proc(5). The name is the second field and may contain any
+/// characters, so the fields after it are counted from 3.
 fn field(pid: u32, number: usize) -> Option<u64> {
     let stat = read(pid, "stat");
     let (_, fields) = stat.rsplit_once(") ")?;
@@ -133,7 +133,7 @@ fn started(pid: u32) -> Option<SystemTime> {
     let ticks = field(pid, 22)?;
     let rate = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok().filter(|rate| *rate != 0)?;
     let since_boot = Duration::from_millis(ticks.saturating_mul(1000) / rate);
-    // Both count from the same moment, in a time namespace as well.
+    // Both times count from the same moment, also in a time namespace.
     let uptime = fs::read_to_string("/proc/uptime").ok()?;
     let (seconds, hundredths) = uptime.split(' ').next()?.split_once('.')?;
     let uptime =
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processes_tell_when_they_started_and_of_whom() {
+    fn the_start_and_the_parent_of_a_process_are_found() {
         let before = SystemTime::now();
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
         let (after, pid) = (SystemTime::now(), child.id());

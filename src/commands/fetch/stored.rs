@@ -1,4 +1,4 @@
-//! `qus fetch --list` and `--prune`: list fetched interpreters, and remove unused ones.
+//! `qus fetch --list` lists fetched interpreters, and `qus fetch --prune` removes unused ones.
 
 use std::fs;
 use std::io;
@@ -25,12 +25,12 @@ use crate::interpreter::self_exe_header;
 use crate::interpreter::store::stored;
 use crate::system::file_id::FileId;
 
-/// Fetched interpreters; with `--prune` those that are removed.
+/// Fetched interpreters. With `--prune`, only those that are removed.
 #[derive(Serialize)]
 pub(super) struct StoredReport {
     dest: PathBuf,
     files: Vec<StoredInterpreter>,
-    /// Of `--prune`.
+    /// True for a dry run of `--prune`. `None` for `--list`.
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<bool>,
     /// Errors of removals.
@@ -43,9 +43,9 @@ struct StoredInterpreter {
     arch: &'static str,
     state: State,
     path: PathBuf,
-    /// In bytes.
+    /// Size in bytes.
     size: u64,
-    /// Handlers that use it, and files that configure it.
+    /// Handlers that use the interpreter, and files with rules that name it.
     used_by: Vec<String>,
     provenance: Option<Provenance>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,11 +56,11 @@ struct StoredInterpreter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum State {
-    /// It is unchanged.
+    /// The file is unchanged since it was fetched.
     Fetched,
-    /// It was changed since.
+    /// The file was changed after it was fetched.
     Changed,
-    /// It has no record.
+    /// The file has no record of its origin.
     Unknown,
 }
 
@@ -74,7 +74,7 @@ impl State {
     }
 }
 
-/// Users of interpreters.
+/// Handlers and rules that may use fetched interpreters.
 struct Users {
     handlers: Vec<Handler>,
     configuration: Configuration,
@@ -98,8 +98,9 @@ impl Users {
         let is_this = |other: &Path| other == path || other.is_absolute() && id(other) == this;
         let handlers =
             self.handlers.iter().filter(|handler| handler.entry.interpreter.as_deref().is_some_and(is_this));
-        let rules = self.configuration.rules.iter().filter(|promise| is_this(promise.rule.interpreter()));
-        let files = rules.map(|promise| promise.file.to_string_lossy().into_owned());
+        let rules =
+            self.configuration.rules.iter().filter(|configured| is_this(configured.rule.interpreter()));
+        let files = rules.map(|configured| configured.file.to_string_lossy().into_owned());
         handlers.map(|handler| handler.name.to_string()).chain(files).collect()
     }
 }
@@ -159,8 +160,8 @@ pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common) -> Result<Stor
     Ok(StoredReport { dest, files, dry_run: Some(args.dry_run), problems })
 }
 
-/// Removes an interpreter, then its record, then the directory of its version if it is empty. A file without a record
-/// would not be recognised later.
+/// Removes an interpreter, then its record, then the directory of its version if it is empty. The record comes
+/// after the interpreter, because `--prune` ignores files without a record.
 fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)?;
     match fs::remove_file(record_path(path)) {
@@ -170,7 +171,7 @@ fn remove(path: &Path) -> io::Result<()> {
     let Some(directory) = path.parent() else { return Ok(()) };
     let name = directory.file_name().unwrap_or_default().to_string_lossy();
     if name.parse::<QemuVersion>().is_ok() {
-        // The directory is not empty: it has other interpreters.
+        // This fails if the directory has other interpreters.
         let _ = fs::remove_dir(directory);
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! A manual page of a command, in the macros of `man(7)`.
+//! Formats the manual page of a command with the macros of `man(7)`.
 
 use std::fmt::Write as _;
 
@@ -44,7 +44,7 @@ const STATUS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Exit statuses of run, as those of env(1).
+/// Exit statuses of run, which are those of env(1).
 const RUN_STATUS: &[(&str, &str)] = &[
     ("125", "qus itself failed."),
     ("126", "The program was found, but could not be started."),
@@ -52,17 +52,18 @@ const RUN_STATUS: &[(&str, &str)] = &[
     ("other", "The exit status of the program; 128 and the number of the signal that ended it."),
 ];
 
-/// Day of the release that the pages describe.
+/// Date of the release that the pages describe.
 const DATE: &str = "2026-11-26";
-/// Longest line of running text, in columns. `mandoc -Tlint` accepts 80 with the escapes of [`escape`].
+/// Longest line of running text, in columns. The escapes of [`escape`] make lines longer, and `mandoc -Tlint` accepts
+/// 80 bytes.
 const WIDTH: usize = 70;
 
-/// Name of a command's page, such as `qus-register`.
+/// Returns the name of a command's page, such as `qus-register`.
 pub(super) fn name(command: &Command) -> String {
     command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned()
 }
 
-/// Makes the page of `command`, which is built.
+/// Formats the page of `command`, on which `Command::build` was called.
 pub(super) fn page(command: &Command) -> String {
     let mut page = Page::default();
     let version = env!("CARGO_PKG_VERSION");
@@ -109,7 +110,7 @@ impl Page {
         ));
     }
 
-    /// Adds running text. A line that begins with a control character of roff is protected.
+    /// Adds running text. Escapes lines that begin with a control character of roff.
     fn text(&mut self, text: &str) {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         for line in lines.flat_map(|line| wrap(line, WIDTH, WIDTH)) {
@@ -153,7 +154,7 @@ impl Page {
         self.line(line.trim_end());
     }
 
-    /// Adds arguments and options, in the groups of the help.
+    /// Adds arguments and options, grouped as in the help.
     fn options(&mut self, command: &Command) {
         // Arguments without a heading come first.
         let mut headings: Vec<Option<&str>> = vec![None];
@@ -174,7 +175,7 @@ impl Page {
         }
     }
 
-    /// Adds the sections of `--help` after the options ([`crate::commands::help`]).
+    /// Adds the sections that `--help` prints after the options ([`crate::commands::help`]).
     fn help(&mut self, command: &Command) {
         let text = command.get_after_long_help().or_else(|| command.get_after_help());
         let text = text.map(ToString::to_string).unwrap_or_default();
@@ -231,7 +232,7 @@ fn value(arg: &Arg) -> String {
 fn help_of(arg: &Arg) -> String {
     let help = plain(arg.get_help());
     let mut text = match arg.get_long_help() {
-        // The details repeat the line in whole sentences.
+        // The details repeat the short help in whole sentences.
         Some(long) => {
             long.to_string().split_once("\n\n").map_or(help.clone() + ".", |(_, details)| details.to_owned())
         }
@@ -260,7 +261,7 @@ fn lower_first(text: &str) -> String {
     characters.next().map(|first| first.to_lowercase().chain(characters).collect()).unwrap_or_default()
 }
 
-/// Escapes text for roff, where `\` and `-` have another meaning (`groff_char(7)`).
+/// Escapes text for roff, where `\` and `-` have special meanings (`groff_char(7)`).
 fn escape(text: &str) -> String {
     text.replace('\\', "\\e").replace('-', "\\-").replace('"', "\\(dq")
 }

@@ -1,4 +1,4 @@
-//! Execution of a plan: registers, verifies, then removes replaced handlers, or rolls back.
+//! Executes a plan: registers and verifies new handlers, then removes the replaced handlers or rolls back.
 
 use super::gather::{Inputs, NO_VERIFY, Placed};
 use super::report::{ArchResult, Outcome};
@@ -23,7 +23,7 @@ struct Open {
     staged: Staged,
 }
 
-/// Executes `work`: registrations, each with the index of its item. The results are written into the items.
+/// Executes `work`: registrations, each with the index of its item. Writes the results into `items`.
 pub(super) fn act(
     instance: &Instance,
     work: Vec<(usize, Registration)>,
@@ -49,9 +49,9 @@ pub(super) fn act(
         }
         return Ok(());
     }
-    // An interpreter that does not support P is tried again without it.
-    let again = act.prove(open)?;
-    let remaining = act.prove(again)?;
+    // An interpreter that does not support P is registered and verified again without it.
+    let again = act.verify(open)?;
+    let remaining = act.verify(again)?;
     for one in remaining {
         act.rollback(one, &Failure::Argv0NotPreserved);
     }
@@ -74,31 +74,35 @@ struct Act<'a> {
 }
 
 impl<'a> Act<'a> {
-    /// Returns the interpreter of the rules for `arch`.
+    /// Returns the interpreter that the rules for `arch` name.
     fn interpreter(&self, arch: &Arch) -> Option<&'a Interpreter> {
         self.placed.get(arch.name).or_else(|| self.inputs.interpreter(arch))
     }
 
-    /// Removes stale staging handlers of architectures without work. Other architectures replace theirs anyway.
+    /// Removes stale staging handlers of architectures whose handlers stay. A registration removes those of its
+    /// architecture.
     fn remove_stale(&self) -> Result<(), Diagnostic> {
         for handler in &self.inputs.handlers {
             let Some(arch) = classify::emulated_arch(handler) else { continue };
             let mut items = self.inputs.arches.iter().zip(self.items.iter());
-            if is_stale_staging(&handler.name) && items.any(|(its, item)| *its == arch && item.is_at_rest()) {
+            if is_stale_staging(&handler.name)
+                && items.any(|(its, item)| *its == arch && item.has_existing_handler())
+            {
                 remove(self.instance, &handler.name)?;
             }
         }
         Ok(())
     }
 
-    /// Executes the probes of `open` and finishes each. Returns those that were registered again without `P`.
-    fn prove(&mut self, open: Vec<Open>) -> Result<Vec<Open>, Diagnostic> {
+    /// Executes the probes of `open`, and commits or rolls back each architecture. Returns the architectures that were
+    /// registered again without `P`.
+    fn verify(&mut self, open: Vec<Open>) -> Result<Vec<Open>, Diagnostic> {
         let mut again = Vec::new();
         let results = match self.results(&open) {
             Ok(results) => results,
             Err(problem) => {
                 for one in open {
-                    // The first error is reported.
+                    // Only the first error is reported.
                     let _ = one.staged.rollback(self.instance);
                 }
                 return Err(problem);
@@ -120,7 +124,7 @@ impl<'a> Act<'a> {
         Ok(again)
     }
 
-    /// Executes the probes of each of `open`: one for each of its machine numbers.
+    /// Executes the probes of the architectures in `open`: one probe for each ELF machine number.
     fn results(&mut self, open: &[Open]) -> Result<Vec<Vec<ProbeResult>>, Diagnostic> {
         if open.is_empty() {
             return Ok(Vec::new());
@@ -153,7 +157,7 @@ impl<'a> Act<'a> {
             in_front: None,
         };
         judge_all(results, &expected).map_err(|failure| match failure {
-            // Another process registered at the same time.
+            // Another process registered a handler meanwhile: find its name.
             Failure::Shadowed(None) => {
                 let handlers = self.instance.handlers().unwrap_or_default();
                 Failure::Shadowed(
@@ -169,10 +173,10 @@ impl<'a> Act<'a> {
         let Open { item, arch, flags, staged } = one;
         let verify = verification.is_some();
         let mut again = verification.map(Ok);
-        // The rule under its final name has opened the interpreter again, so it is verified again.
+        // Registration under the final name opened the interpreter again, so the handler is verified again.
         let mut confirm = || {
             if verify {
-                again = Some(self.prove_again(arch, flags));
+                again = Some(self.verify_again(arch, flags));
             }
             matches!(again, None | Some(Ok(_)))
         };
@@ -189,7 +193,7 @@ impl<'a> Act<'a> {
         }
     }
 
-    fn prove_again(&self, arch: &'static Arch, flags: Flags) -> Result<Verification, Unverified> {
+    fn verify_again(&self, arch: &'static Arch, flags: Flags) -> Result<Verification, Unverified> {
         let results = probe::run(&ProbeTarget::all_of(arch).collect::<Vec<_>>())
             .map_err(|error| Unverified::NotRun(Diagnostic::from(error).with_hint(NO_VERIFY)))?;
         let interpreter = self.interpreter(arch).map(|interpreter| interpreter.id);

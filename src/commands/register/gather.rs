@@ -23,7 +23,7 @@ use crate::interpreter::{
 use crate::interpreter::{is_of, self_exe_header};
 use crate::probe::{self, Expected, Failure, Nativeness, ProbeTarget, Verification, judge, same_family};
 
-/// Interpreters by architecture, in memory or at permanent paths.
+/// Interpreters that were loaded into memory or copied, by architecture.
 pub(super) type Placed = BTreeMap<&'static str, Interpreter>;
 
 /// All inputs of the decision.
@@ -40,22 +40,23 @@ pub(super) struct Inputs {
     pub(super) verify: bool,
     /// True if this is a dry run with `--fetch`, which downloads nothing.
     pub(super) is_dry_fetch: bool,
-    /// True if handlers are registered at boot, too.
+    /// True if handlers are also registered at boot (`--persist`).
     pub(super) persist: bool,
-    /// Options that select interpreters, as typed, each followed by a space.
+    /// Options that suggested commands repeat, each followed by a space.
     pub(super) selection: String,
+    /// Interpreters that were found, and rejected files, by architecture.
     pub(super) found: BTreeMap<&'static str, SearchResult>,
     /// Sources of interpreters to be loaded into memory.
     pub(super) to_memory: BTreeMap<&'static str, InterpreterSource>,
     /// Sources of interpreters to be copied to a permanent directory.
     pub(super) to_copy: BTreeMap<&'static str, InterpreterSource>,
-    /// The named source.
+    /// Source that `--from` names.
     source: Option<PathBuf>,
     /// The required version of QEMU.
     pub(super) version: Option<VersionReq>,
-    /// Interpreters that were found, and rejected files.
+    /// Reasons why interpreters of the source were refused, by architecture.
     refused: BTreeMap<&'static str, String>,
-    /// Results for the host's architecture and its family. All others are foreign.
+    /// Nativeness of the host's architecture and its family. All other architectures are foreign.
     natives: BTreeMap<&'static str, Nativeness>,
     verdicts: BTreeMap<&'static str, Result<Verification, Failure>>,
     unfit: BTreeMap<&'static str, String>,
@@ -63,7 +64,7 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// Gathers the inputs for `args`. `handlers` are those of the instance.
+    /// Gathers the inputs for `args`. `handlers` are the handlers of the instance.
     pub(super) fn gather(args: &Register, handlers: Vec<Handler>, quiet: bool) -> Result<Self, Diagnostic> {
         let mut inputs = Self {
             handlers,
@@ -114,17 +115,17 @@ impl Inputs {
         }
     }
 
-    /// Returns the available interpreter.
+    /// Returns the interpreter that was found for `arch`.
     pub(super) fn interpreter(&self, arch: &Arch) -> Option<&Interpreter> {
         self.found.get(arch.name)?.interpreter.as_ref()
     }
 
-    /// Returns files of the right name that were rejected, with the reasons.
+    /// Returns the files with the right name that were rejected, with the reasons.
     pub(super) fn rejected(&self, arch: &Arch) -> &[(PathBuf, CheckError)] {
         self.found.get(arch.name).map(|found| found.unfit.as_slice()).unwrap_or_default()
     }
 
-    /// Returns the reason why the named source has no interpreter for `arch`, if it has none.
+    /// Returns the reason why the source of `--from` has no interpreter for `arch`. `None` without `--from`.
     pub(super) fn not_in_source(&self, arch: &Arch) -> Option<String> {
         let source = display_path(self.source.as_ref()?);
         Some(match self.refused.get(arch.name) {
@@ -138,7 +139,7 @@ impl Inputs {
         self.versions.get(path)
     }
 
-    /// Determines which architectures are native: that of the host, and those of its family whose probes run.
+    /// Determines which architectures are native: the host's, and those of its family whose probes run natively.
     fn find_natives(&mut self, dry_run: bool) {
         let Some(own) = Arch::from_header(&self.host) else { return };
         self.natives.insert(own.name, Nativeness::Native);
@@ -169,15 +170,15 @@ impl Inputs {
             }
             let arches = (!self.arches.is_empty()).then(|| self.arches.clone());
             let (sha256, dest) = (args.source.required.sha256, args.dest.as_deref());
-            let order =
+            let request =
                 FetchRequest { arches, from: Some(source), sha256, dest, version: self.version.as_ref() };
-            let fetched = fetch::fetch(&order, quiet)?;
+            let fetched = fetch::fetch(&request, quiet)?;
             if fetched.files.is_empty()
                 && let Some(problem) = fetched.problem()
             {
                 return Err(problem);
             }
-            // Files from earlier runs are not from this source.
+            // The directory may contain files from other sources, so only the fetched files are used.
             let mut found = fetched.found(&self.host);
             found.retain(|name, _| Arch::from_qemu_target(name).is_some_and(|arch| self.is_wanted(arch)));
             self.found = found;
@@ -196,15 +197,15 @@ impl Inputs {
             let missing = self.missing(args.replace);
             if !missing.is_empty() {
                 let (dest, version) = (args.dest.as_deref(), self.version.as_ref());
-                let order = FetchRequest { arches: Some(missing), from: None, sha256: None, dest, version };
-                let fetched = fetch::fetch(&order, quiet)?;
+                let request = FetchRequest { arches: Some(missing), from: None, sha256: None, dest, version };
+                let fetched = fetch::fetch(&request, quiet)?;
                 self.found.extend(fetched.found(&self.host));
             }
         }
         Ok(())
     }
 
-    /// Checks the one file of `--interpreter`. A fault is an error.
+    /// Checks the file of `--interpreter`. An unusable file is an error.
     fn take_interpreter(&mut self, path: &Path) -> Result<(), Diagnostic> {
         let [arch] = self.arches.as_slice() else {
             return Err(Diagnostic::new("--interpreter goes with exactly one architecture")
@@ -227,12 +228,12 @@ impl Inputs {
         });
     }
 
-    /// Reports whether `arch` is selected: by name, or by `all` and not native.
+    /// Reports whether `arch` is selected: by name, or by `all` if it is not native.
     pub(super) fn is_wanted(&self, arch: &'static Arch) -> bool {
         if self.arches.is_empty() { !self.is_native(arch) } else { self.arches.contains(&arch) }
     }
 
-    /// Selects architectures to fetch: without an interpreter, without a handler that stays, and not native.
+    /// Returns the architectures to fetch. They have no interpreter and no handler that stays, and are not native.
     fn missing(&self, replace: bool) -> Vec<&'static Arch> {
         let all: Vec<&'static Arch> = ARCHES.iter().collect();
         let arches = if self.arches.is_empty() { &all } else { &self.arches };
@@ -247,7 +248,7 @@ impl Inputs {
         arches.iter().filter(is_missing).copied().collect()
     }
 
-    /// Selects every architecture that has an interpreter and is not native.
+    /// Returns every architecture that has an interpreter and is not native. It is an error if there is none.
     fn all(&self) -> Result<Vec<&'static Arch>, Diagnostic> {
         let all: Vec<&'static Arch> =
             ARCHES.iter().filter(|arch| !self.is_native(arch) && self.interpreter(arch).is_some()).collect();
@@ -270,7 +271,8 @@ impl Inputs {
         }
     }
 
-    /// Judges the active handlers of the architectures by probes, or by their files.
+    /// Checks the active handlers of the selected architectures by probes, or without probes by their interpreter
+    /// files.
     fn probe_existing(&mut self) -> Result<(), Diagnostic> {
         let served: Vec<(&'static Arch, &Handler)> = self
             .arches
@@ -283,7 +285,7 @@ impl Inputs {
         }
         if !self.verify {
             for (arch, handler) in served {
-                if let Some(reason) = unfit_by_look(handler, &self.host) {
+                if let Some(reason) = interpreter_fault(handler, &self.host) {
                     self.unfit.insert(arch.name, reason);
                 }
             }
@@ -302,7 +304,7 @@ impl Inputs {
     }
 }
 
-/// Error of a dry run with `--from`: a dry run reads no source.
+/// Returns the error of a dry run with `--from`, because a dry run reads no source.
 fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
     let mut words: Vec<OsString> = ["qus", "fetch", "--from"].map(OsString::from).to_vec();
     words.push(source.into());
@@ -324,7 +326,7 @@ fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
     Diagnostic::new(message).with_command(shell_line(&words))
 }
 
-/// Returns the options of `args` that select interpreters, each followed by a space.
+/// Returns the options of `args` that suggested commands repeat, each followed by a space.
 fn selection(args: &Register) -> String {
     let interpreter = args.interpreter.iter().map(|path| ("--interpreter", path));
     let directories = args.source.interpreter_dir.iter().map(|path| ("--interpreter-dir", path));
@@ -343,12 +345,12 @@ fn selection(args: &Register) -> String {
         .collect()
 }
 
-/// Command for systems on which no probe can be executed.
+/// Hint for systems on which no probe can be executed.
 pub(super) const NO_VERIFY: &str = "use qus register --no-verify …; the handlers are then unverified";
 
-/// Returns the fault of the file at the path of a handler's interpreter. With `F` the handler works without that file
-/// (K49).
-fn unfit_by_look(handler: &Handler, host: &[u8]) -> Option<String> {
+/// Checks the file at the path of a handler's interpreter, and returns its fault. With `F` the handler does not need
+/// that file (K49), but the file must be static.
+fn interpreter_fault(handler: &Handler, host: &[u8]) -> Option<String> {
     let path = handler.entry.interpreter.as_deref()?;
     let unfit = Interpreter::check(path, host).err()?;
     let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);

@@ -1,4 +1,4 @@
-//! Content of an interpreter that is to be loaded into memory or copied.
+//! The source of an interpreter that will be loaded into memory or copied.
 
 use std::path::Path;
 
@@ -10,14 +10,14 @@ use crate::package::Sha256;
 
 /// Source of the content of an interpreter.
 pub(super) enum InterpreterSource {
-    /// This executable.
+    /// A member of this executable, which is a bundle.
     Bundled(Member),
     /// A checked file.
     File(Interpreter),
 }
 
 impl InterpreterSource {
-    /// Returns the content.
+    /// Reads the whole content.
     pub(super) fn content(&self) -> Result<Vec<u8>, Diagnostic> {
         match self {
             Self::File(interpreter) => read(interpreter),
@@ -28,14 +28,15 @@ impl InterpreterSource {
         }
     }
 
-    /// Writes the content into a file in memory that is to have the name `path`.
+    /// Writes the content into a new file in memory. `path` is the future path of the file, which contains its size and
+    /// SHA-256.
     pub(super) fn pending(&self, path: &Path) -> Result<PendingFile, Diagnostic> {
         let mut pending = PendingFile::new()?;
         match self {
             Self::File(file) => {
                 let content = read(file)?;
-                // The owner may have changed the file since it was checked. The content of a bundle is compared
-                // already.
+                // The owner may have changed the file since `path` was computed. Unpacking a bundle verifies its
+                // content.
                 if !memfd::is_called(path, content.len() as u64, Sha256::of_bytes(&content)) {
                     let file = file.path.display();
                     return Err(Diagnostic::new(format!("{file} has changed since it was read")));

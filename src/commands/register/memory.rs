@@ -1,4 +1,4 @@
-//! Interpreters in memory: from this executable, if it is a bundle, or from files.
+//! Loads interpreters into memory, from this executable if it is a bundle, or from files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,11 +17,12 @@ use crate::package::Sha256;
 use crate::system::file_id::FileId;
 use crate::system::file_id::file_name;
 
-/// Number of interpreters that are unpacked at once, on any number of processors. Each needs 9 MB.
+/// Smallest number of threads that unpack interpreters, even on fewer processors. Each thread needs 9 MB.
 const THREADS: usize = 8;
 
 impl Inputs {
-    /// Uses the interpreters of this bundle. Only directories of QUS_INTERPRETER_DIR come before them.
+    /// Selects the interpreters of this bundle, unless a directory of `QUS_INTERPRETER_DIR` has one for the
+    /// architecture.
     pub(super) fn find_bundled(&mut self) -> Result<(), Diagnostic> {
         let Some(bundle) = own_bundle()? else { return Ok(()) };
         let named: Vec<PathBuf> =
@@ -47,7 +48,7 @@ impl Inputs {
         Ok(())
     }
 
-    /// Uses the files that were found as content for memory.
+    /// Selects the interpreter files that were found, so that their content is loaded into memory.
     pub(super) fn find_in_files(&mut self) -> Result<(), Diagnostic> {
         let found = self.found.values().filter_map(|found| found.interpreter.as_ref());
         let files: Vec<Interpreter> =
@@ -71,23 +72,24 @@ impl Inputs {
     }
 
     fn arch_of(&self, file: &Path) -> Option<&'static Arch> {
-        let is_it = |found: &SearchResult| {
+        let has_file = |found: &SearchResult| {
             found.interpreter.as_ref().is_some_and(|interpreter| interpreter.path == file)
         };
-        let (name, _) = self.found.iter().find(|(_, found)| is_it(found))?;
+        let (name, _) = self.found.iter().find(|(_, found)| has_file(found))?;
         Arch::from_qemu_target(name)
     }
 
-    /// Stores an interpreter that will be in memory. The identity of its file is not known yet.
+    /// Adds an interpreter that will be loaded into memory. The identity of the future file is unknown, so it is set to
+    /// 0.
     fn store(&mut self, arch: &'static Arch, path: PathBuf, source: InterpreterSource) {
         let id = FileId { device: 0, inode: 0 };
-        // It was checked when it was bundled, and belongs to this process.
+        // The interpreter was checked before, and its copy in memory belongs to this process.
         let interpreter = Interpreter { path, id, header: self.host.clone(), owned_by_root: true };
         self.found.insert(arch.name, SearchResult { interpreter: Some(interpreter), unfit: Vec::new() });
         self.to_memory.insert(arch.name, source);
     }
 
-    /// Loads the interpreters of `work` into memory. Their paths are valid as long as the [`Memory`] exists.
+    /// Loads the interpreters of `work` into memory. Their paths are valid while the returned [`Memory`] exists.
     pub(super) fn load_into_memory(
         &self,
         work: &[(usize, Registration)],
@@ -110,7 +112,7 @@ impl Inputs {
         Ok((Some(memory), placed))
     }
 
-    /// Unpacks the interpreters of `arches` into files in memory, several at once.
+    /// Unpacks the interpreters of `arches` into files in memory, in several threads.
     fn pending_files(
         &self,
         arches: &[&'static Arch],
@@ -128,11 +130,12 @@ impl Inputs {
                 pending_files.push((name, source.pending(&interpreter.path)?));
             }
         };
-        // All take about the same time. With one thread per processor, most would wait for the last one.
+        // All interpreters take about the same time. With one thread per processor, most threads would wait for the
+        // last one.
         let threads = thread::available_parallelism().map_or(1, usize::from).max(THREADS).min(arches.len());
         thread::scope(|scope| {
             let start = |_| thread::Builder::new().spawn_scoped(scope, work);
-            // If no thread can be started, this one does all the work.
+            // If no thread can be started, this thread does all the work.
             let others: Vec<_> = (1..threads).flat_map(start).collect();
             let mut pending_files: BTreeMap<_, _> = work()?.into_iter().collect();
             for other in others {

@@ -1,5 +1,6 @@
 //! `--persist`: copies interpreters to a permanent directory, and writes rules that the system registers at boot.
-//! Obstacles are found before anything is registered. The written rules are those that the kernel accepted.
+//! Problems are reported before anything is registered. The rules are read back from the kernel before they are
+//! written.
 
 use std::fs;
 use std::io;
@@ -26,7 +27,7 @@ use crate::system::atomic_file::{self, PendingFile};
 use crate::system::dir::{Dir, parent_dir};
 use crate::system::file_id::FileId;
 
-/// Facts about persistence, gathered before anything is registered.
+/// The init system, the configuration and the copies of a run with `--persist`.
 pub(super) struct Persistence {
     pub(super) init_system: InitSystem,
     configuration: Configuration,
@@ -38,18 +39,18 @@ pub(super) struct Persistence {
 struct Copy {
     arch: &'static str,
     path: PathBuf,
-    /// The previous file at its path.
+    /// The previous file at `path`.
     before: Option<PendingFile>,
-    /// True if its directory was created for it.
+    /// True if the directory of `path` was created for this copy.
     made: bool,
-    /// Identity of the file.
+    /// Identity of the file at `path` after the copy.
     id: Option<FileId>,
 }
 
 impl Copy {
     /// Rolls this copy back.
     fn rollback(self) -> io::Result<()> {
-        // Another program has replaced the copy.
+        // Another program has replaced the copy: its file is left in place.
         if file_id(&self.path) != self.id {
             return Ok(());
         }
@@ -65,14 +66,16 @@ impl Copy {
 }
 
 impl Persistence {
-    /// Reads what the host has registered at boot.
+    /// Reads the init system and the rules that the host registers at boot.
     pub(super) fn gather() -> Self {
         let configuration = Configuration::read(Path::new("/"));
         Self { init_system: InitSystem::here(), configuration, copies: Vec::new() }
     }
 
-    /// Returns the request for a persistent handler of `arch`. A handler that nothing restores at boot does not satisfy
-    /// it. One of qus with a QEMU emulator is replaced; another interpreter was chosen by the user, and stays.
+    /// Returns the request for a persistent handler of `arch`.
+    ///
+    /// An existing handler satisfies the request only if another tool registers it at boot. A handler of qus with a
+    /// QEMU emulator is replaced. The user chose any other interpreter, so its handler is not replaced.
     pub(super) fn request(&self, arch: &'static Arch, inputs: &Inputs, request: Request) -> Request {
         let Some(handler) = classify::active_handler(arch, &inputs.handlers) else { return request };
         match Owner::of(handler, &self.configuration) {
@@ -96,14 +99,14 @@ impl Persistence {
         if !matches!(decision, Decision::Register(_) | Decision::Unchanged(_)) {
             return decision;
         }
-        // A later file of another tool with the same name would replace the rule at boot.
+        // A file that is read later replaces the rule at boot if it has a rule of the same name.
         let own = persist::file_of(arch);
-        let overridden = self.configuration.rules.iter().find(|promise| {
-            promise.file.file_name() > own.file_name()
-                && set.rules.iter().any(|rule| rule.name() == promise.rule.name())
+        let overridden = self.configuration.rules.iter().find(|configured| {
+            configured.file.file_name() > own.file_name()
+                && set.rules.iter().any(|rule| rule.name() == configured.rule.name())
         });
-        if let Some(promise) = overridden {
-            let (name, file) = (promise.rule.name(), promise.file.display());
+        if let Some(configured) = overridden {
+            let (name, file) = (configured.rule.name(), configured.file.display());
             let reason = format!("{file} has another rule for {name}, which would replace this one at boot");
             return Decision::Refused { reason, advice: Advice::default() };
         }
@@ -130,18 +133,18 @@ impl Persistence {
         Ok(placed)
     }
 
-    /// Rolls back the copies of architectures that were not registered. The old copies are used at boot.
+    /// Rolls back the copies of architectures that were not registered. The next boot then uses the old copies.
     pub(super) fn rollback_failed_copies(
         &mut self,
         items: &mut [ArchResult],
         acted: Result<(), Diagnostic>,
     ) -> Result<(), Diagnostic> {
         let is_served = |copy: &Copy| items.iter().any(|item| item.is_of(copy.arch) && item.is_served());
-        let (good, vain): (Vec<Copy>, Vec<Copy>) =
+        let (good, failed): (Vec<Copy>, Vec<Copy>) =
             self.copies.drain(..).partition(|copy| acted.is_ok() && is_served(copy));
         self.copies = good;
         let mut problems: Vec<Diagnostic> = acted.err().into_iter().collect();
-        for copy in vain.into_iter().rev() {
+        for copy in failed.into_iter().rev() {
             let path = copy.path.clone();
             if let Err(error) = copy.rollback() {
                 problems.push(Diagnostic::new(format!("cannot put back {}: {error}", path.display())));
@@ -155,7 +158,7 @@ impl Persistence {
         }))
     }
 
-    /// Writes the registered rules of every successful item.
+    /// Writes a boot file for every architecture with a handler, unless another tool registers the handler at boot.
     pub(super) fn write_boot_files(
         &mut self,
         instance: &Instance,
@@ -183,7 +186,7 @@ impl Persistence {
         persist::remove_unused_copies(&instance.handlers()?)
     }
 
-    /// Removes interpreters that copies have replaced.
+    /// Removes the previous files that copies have replaced.
     fn remove_backups(&mut self) -> Result<(), Diagnostic> {
         self.copies.drain(..).filter_map(|copy| copy.before).try_for_each(|before| {
             let path = before.path().to_owned();
@@ -192,7 +195,7 @@ impl Persistence {
         })
     }
 
-    /// Returns the other tool's file that registers the existing handler of `arch` at boot.
+    /// Returns the file of another tool that registers the existing handler of `arch` at boot.
     fn persisted_by_another_tool(
         &self,
         arch: &'static Arch,
@@ -225,7 +228,7 @@ impl Persistence {
 }
 
 impl Inputs {
-    /// Gives interpreters whose path is not permanent the path of their future copy.
+    /// Selects interpreters whose path is not permanent for copying, and sets the paths of their copies.
     pub(super) fn choose_persistent_paths(&mut self) -> Result<(), Diagnostic> {
         let to_copy = self.found.iter().filter_map(|(arch, found)| {
             let interpreter = found.interpreter.as_ref()?;
@@ -253,7 +256,8 @@ impl Inputs {
         Ok(())
     }
 
-    /// Finds the first of `paths` with the same content as `source`, such as an earlier copy. It is used as it is.
+    /// Returns the first file of `paths` with the same content as `source`, such as an earlier copy. The content then
+    /// needs no new copy.
     fn same_file(
         &self,
         paths: &[PathBuf],
@@ -265,10 +269,10 @@ impl Inputs {
             return Ok(None);
         }
         let content = source.content()?;
-        Ok(found.into_iter().find(|there| there.read().is_ok_and(|there| *there == *content)))
+        Ok(found.into_iter().find(|file| file.read().is_ok_and(|existing| *existing == *content)))
     }
 
-    /// Copies the interpreter of `arch` if that is needed, and returns the copy.
+    /// Copies the interpreter of `arch` if a copy is needed, and returns the copy.
     fn copy_to_persistent_path(
         &self,
         arch: &'static Arch,
@@ -289,7 +293,7 @@ impl Inputs {
     }
 }
 
-/// Writes an executable file, completely or not at all. It is a new file, as the old one may be running (K50).
+/// Writes an executable file atomically. The old file is replaced, not overwritten, because it may be running (K50).
 fn write_copy(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>) -> io::Result<()> {
     let mut directories = Vec::new();
     Dir::make(parent_dir(path), &mut directories).map_err(|(_, error)| error)?;
@@ -297,7 +301,7 @@ fn write_copy(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<
     let before = if path.exists() { Some(atomic_file::backup(path)?) } else { None };
     let was = file_id(path);
     let placed = atomic_file::write_atomic(path, content, 0o755);
-    // After an error, the file may or may not have its name.
+    // After an error, the new file may already be at `path`.
     let id = file_id(path);
     if id != was {
         copies.push(Copy { arch, path: path.to_owned(), before, made, id });
@@ -309,7 +313,7 @@ fn file_id(path: &Path) -> Option<FileId> {
     fs::symlink_metadata(path).ok().map(|metadata| FileId::of(&metadata))
 }
 
-/// Returns the decided rules for `arch`, before verification.
+/// Returns the planned rules for `arch`, before verification.
 pub(super) fn planned(
     arch: &'static Arch,
     decision: &Decision,

@@ -34,9 +34,9 @@ pub(crate) enum Outcome {
     Replaced,
     /// The same handlers were registered already.
     Unchanged,
-    /// Another working handler with a QEMU emulator stays.
+    /// A working QEMU handler of another tool was left in place.
     Existing,
-    /// The host runs its programs natively.
+    /// The host runs programs of the architecture natively.
     Native,
     /// The handler would be unsafe on this host.
     Refused,
@@ -97,18 +97,18 @@ pub(crate) struct ArchResult {
     pub(crate) interpreter: Option<String>,
     /// Version of the interpreter, if it is known.
     pub(super) version: Option<String>,
-    /// True if a probe ran.
+    /// True if a probe verified the handler.
     verified: bool,
     verification: Option<Verification>,
     message: Option<String>,
     #[serde(flatten)]
     advice: Advice,
-    /// With `--persist`: the file that registers it at boot.
+    /// File that registers the handler at boot, with `--persist`.
     persisted: Option<PathBuf>,
 }
 
 impl ArchResult {
-    /// Result of `arch` according to the decision.
+    /// Creates the result of `arch` from the decision.
     pub(super) fn new(arch: &'static Arch, decision: &Decision, inputs: &Inputs, dry_run: bool) -> Self {
         let mut item = Self {
             arch: arch.name,
@@ -124,9 +124,9 @@ impl ArchResult {
             persisted: None,
         };
         match decision {
-            Decision::Unchanged(names) => item.standing(Outcome::Unchanged, names, arch, inputs),
+            Decision::Unchanged(names) => item.record_existing(Outcome::Unchanged, names, arch, inputs),
             Decision::LeaveExisting(name) => {
-                item.standing(Outcome::Existing, std::slice::from_ref(name), arch, inputs);
+                item.record_existing(Outcome::Existing, std::slice::from_ref(name), arch, inputs);
                 item.message = Some("serves it already".to_owned());
             }
             Decision::Register(registration) => {
@@ -146,7 +146,7 @@ impl ArchResult {
         item
     }
 
-    fn standing(&mut self, outcome: Outcome, names: &[HandlerName], arch: &Arch, inputs: &Inputs) {
+    fn record_existing(&mut self, outcome: Outcome, names: &[HandlerName], arch: &Arch, inputs: &Inputs) {
         self.outcome = outcome;
         self.handlers = names.iter().map(name_lossy).collect();
         let handler = inputs.handlers.iter().find(|handler| Some(&handler.name) == names.first());
@@ -227,7 +227,7 @@ impl ArchResult {
         self.advice = format!("qus register --fetch {persist}{}", arch.name).into();
     }
 
-    /// Records that it is registered with these flags, and the evidence of its verification.
+    /// Records the flags of the new handler, and the evidence of its verification.
     pub(super) fn done(&mut self, flags: Flags, verification: Option<Verification>) {
         if verification.is_some()
             && self.flags.as_ref().is_some_and(|planned| planned.contains('P'))
@@ -252,7 +252,7 @@ impl ArchResult {
         self.message = Some(message.map_or_else(|| remark.to_owned(), |text| format!("{text}; {remark}")));
     }
 
-    /// Records that it is not registered.
+    /// Records that the architecture was not registered.
     pub(super) fn fail(&mut self, outcome: Outcome, problem: Diagnostic) {
         self.outcome = outcome;
         self.message = Some(problem.message);
@@ -260,47 +260,47 @@ impl ArchResult {
         self.handlers.clear();
     }
 
-    /// Records that the host runs its programs natively.
-    pub(super) fn pass_over(&mut self) {
+    /// Records that the host runs the architecture natively.
+    pub(super) fn set_native(&mut self) {
         self.outcome = Outcome::Native;
         self.message = Some("this host runs it natively".to_owned());
         self.advice = Advice::default();
     }
 
-    /// Records that `file` registers it at boot.
+    /// Records that `file` registers the handler at boot.
     pub(super) fn persisted_by(&mut self, file: PathBuf) {
         self.persisted = Some(file);
     }
 
-    /// Records, for a dry run, the file of qus that would register it at boot.
+    /// Records, for a dry run, the file that would register the handler at boot.
     pub(super) fn would_be_persisted(&mut self, arch: &Arch) {
         let own = matches!(self.outcome, Outcome::Registered | Outcome::Replaced | Outcome::Unchanged);
         self.persisted = own.then(|| crate::boot::persist::file_of(arch));
     }
 
-    /// Records that it is registered now, but not at boot.
+    /// Records that the handler is registered now, but not at boot.
     pub(super) fn not_persisted(&mut self, problem: Diagnostic) {
         self.outcome = Outcome::Failed;
         self.message = Some(format!("registered until the next reboot only: {}", problem.message));
         self.advice = problem.advice;
     }
 
-    /// Reports whether it is registered at boot.
+    /// Reports whether the handler is registered at boot.
     pub(super) fn is_persisted(&self) -> bool {
         self.persisted.is_some()
     }
 
-    /// Reports whether it is the result of the architecture of this name.
+    /// Reports whether this is the result of the architecture named `arch`.
     pub(super) fn is_of(&self, arch: &str) -> bool {
         self.arch == arch
     }
 
-    /// Reports whether a handler serves it.
+    /// Reports whether the architecture has a handler.
     pub(super) fn is_served(&self) -> bool {
         self.outcome.status() == Status::Done && self.outcome != Outcome::Native
     }
 
-    /// Reports whether the host runs its programs natively.
+    /// Reports whether the host runs the architecture natively.
     fn is_native(&self) -> bool {
         self.outcome == Outcome::Native
     }
@@ -315,18 +315,18 @@ impl ArchResult {
         self.outcome == Outcome::Existing && self.names().contains(name)
     }
 
-    /// Returns the names of its handlers.
+    /// Returns the names of the handlers.
     pub(super) fn names(&self) -> Vec<HandlerName> {
         self.handlers.iter().filter_map(|name| HandlerName::new(name.as_bytes()).ok()).collect()
     }
 
-    /// Returns the path of its interpreter.
+    /// Returns the path of the interpreter.
     pub(super) fn interpreter_path(&self) -> Option<&Path> {
         self.interpreter.as_deref().map(Path::new)
     }
 
-    /// Reports whether its handlers existed before, and stay.
-    pub(super) fn is_at_rest(&self) -> bool {
+    /// Reports whether the handlers existed before and were left in place.
+    pub(super) fn has_existing_handler(&self) -> bool {
         matches!(self.outcome, Outcome::Unchanged | Outcome::Existing)
     }
 
@@ -334,7 +334,7 @@ impl ArchResult {
         matches!(self.outcome, Outcome::Registered | Outcome::Replaced)
     }
 
-    /// Reports whether more can be said about it than that it works.
+    /// Reports whether the result needs its own line: it is a failure, or has a remark.
     fn is_exceptional(&self) -> bool {
         let is_remarked =
             self.message.is_some() && !matches!(self.outcome, Outcome::Existing | Outcome::Native);
@@ -351,7 +351,7 @@ impl ArchResult {
         [self.arch.into(), self.outcome.cell(dry_run), flags.into(), detail.into()]
     }
 
-    /// Describes the interpreter.
+    /// Describes the interpreter, its verification, and the file that registers it at boot.
     fn served_by(&self, dry_run: bool) -> String {
         let mut text = self.interpreter.as_deref().map(escape).unwrap_or_default();
         if let Some(version) = &self.version {
@@ -380,9 +380,9 @@ impl ArchResult {
 /// Amount of output for each architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detail {
-    /// Architectures that work are counted, not printed.
+    /// Only failures and results with a remark have a line. All others are counted.
     Exceptions,
-    /// A line for each architecture.
+    /// Each architecture has a line.
     Lines,
 }
 
@@ -392,7 +392,7 @@ pub(crate) struct RegisterReport {
     pub(super) scope: Scope,
     /// Lifetime of the handlers.
     pub(super) lifetime: Lifetime,
-    /// True if this process stays and holds the instance.
+    /// True if this process stays and keeps the instance open (`--hold`).
     pub(super) held: bool,
     /// The init system that registers the handlers at boot. `None` without `--persist`.
     #[serde(rename = "init-system")]
@@ -402,7 +402,7 @@ pub(crate) struct RegisterReport {
     /// Amount of output for each architecture.
     #[serde(skip)]
     pub(super) detail: Detail,
-    /// Reason why the handlers are not registered at boot.
+    /// Reason why the files for the next boot could not be written.
     #[serde(skip)]
     pub(super) not_persisted: Option<Diagnostic>,
 }
@@ -415,7 +415,8 @@ impl RegisterReport {
         names.filter_map(|name| HandlerName::new(name.as_bytes()).ok()).filter(known).collect()
     }
 
-    /// Returns an error that lists the architectures that were not registered, with advice.
+    /// Returns an error about the architectures that were not registered, with advice. Returns `None` if there are
+    /// none.
     fn failures(&self) -> Option<Diagnostic> {
         let failed: Vec<&ArchResult> =
             self.items.iter().filter(|item| item.outcome.status() != Status::Done).collect();
@@ -442,7 +443,7 @@ impl RegisterReport {
         self.items.iter().any(ArchResult::is_served)
     }
 
-    /// Reports whether all handlers are registered at boot, too.
+    /// Reports whether all handlers are also registered at boot.
     fn is_persisted(&self) -> bool {
         if self.init_system.is_none_or(|init_system| init_system.blocker().is_some()) {
             return false;
@@ -451,7 +452,8 @@ impl RegisterReport {
         well.peek().is_some() && well.all(ArchResult::is_persisted)
     }
 
-    /// Summarises how many architectures work, where, and until when. `None` in a dry run, or if none has a handler.
+    /// Summarises how many architectures work, where, and until when. Returns `None` for a dry run, or without a
+    /// handler.
     fn summary(&self) -> Option<String> {
         let served = || self.items.iter().filter(|item| item.is_served());
         let (count, all) = (served().count(), self.items.iter().filter(|item| !item.is_native()).count());
@@ -503,7 +505,7 @@ impl RegisterReport {
     }
 }
 
-/// Returns warnings about interpreters that are needed at boot.
+/// Returns warnings about handlers that are registered at boot.
 fn warnings(items: &[ArchResult]) -> Vec<String> {
     let mut warnings: Vec<String> = items
         .iter()
@@ -529,7 +531,7 @@ impl Report for RegisterReport {
         table.write(text)
     }
 
-    /// Prints the summary, warnings, and how long the handlers stay.
+    /// Prints the failures or the summary, then warnings.
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
         let mut status = self.items.iter().map(|item| item.outcome.status()).max().unwrap_or(Status::Done);
         if let Some(problem) = self.failures() {
@@ -559,7 +561,7 @@ impl Report for RegisterReport {
     }
 }
 
-/// Joins commands that differ in the architecture alone.
+/// Joins commands that differ only in the architecture. Puts other commands on separate lines.
 fn as_one(commands: &[&str]) -> Option<String> {
     let (first, rest) = commands.split_first()?;
     let (command, _) = first.rsplit_once(' ')?;

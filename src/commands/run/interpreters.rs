@@ -30,10 +30,11 @@ pub(super) struct InterpreterRequest<'a> {
 }
 
 impl InterpreterRequest<'_> {
-    /// Finds interpreters: in the named source, in directories, or, with `--fetch`, in the distribution's package.
+    /// Finds interpreters in the source of `--from` or in directories. With `--fetch`, also fetches the distribution's
+    /// package.
     ///
     /// # Errors
-    /// A wanted architecture has none, and no handler of the host that serves it.
+    /// Fails if a requested architecture has neither an interpreter nor a usable handler of the host.
     pub(super) fn find(&self, unpacked: Option<&TempDir>) -> Result<Interpreters, Diagnostic> {
         let search_dirs = if self.args.source.interpreter_dir.is_empty() {
             search_dirs(unpacked)
@@ -55,13 +56,13 @@ impl InterpreterRequest<'_> {
         Ok(found)
     }
 
-    /// Fetches from `from`, or the distribution's package.
+    /// Fetches interpreters from `from`, or from the distribution's package.
     fn fetch(
         &self,
         arches: Option<Vec<&'static Arch>>,
         from: Option<&Path>,
     ) -> Result<Interpreters, Diagnostic> {
-        // The digest belongs to the named source.
+        // The digest is that of the named source.
         let sha256 = if from.is_some() { self.args.source.required.sha256 } else { None };
         let version = self.args.source.required.qemu_version.as_ref();
         let request = FetchRequest { arches, from, sha256, dest: None, version };
@@ -86,7 +87,7 @@ impl InterpreterRequest<'_> {
         let is_missing =
             |arch: &&&'static Arch| !has_interpreter(found, arch) && !self.is_of_host_family(arch);
         let missing: Vec<&'static Arch> = self.arches.iter().filter(is_missing).copied().collect();
-        // The version of a handler's interpreter is not known.
+        // The version of a handler's interpreter is unknown, so a handler does not satisfy `--qemu-version`.
         let version = self.args.source.required.qemu_version.as_ref();
         if missing.is_empty() || version.is_none() && missing.iter().all(|arch| is_served(arch)) {
             return Ok(());
@@ -96,7 +97,7 @@ impl InterpreterRequest<'_> {
             search_dirs.iter().map(|location| display_path(location)).collect::<Vec<_>>().join(", ");
         let of = version.map(|version| format!(", of QEMU {version}")).unwrap_or_default();
         let problem = Diagnostic::new(format!("no interpreter for {names} is in {search_dirs}{of}"));
-        // Fetching again would find none, either.
+        // `--fetch` was given and found none, so it is not suggested.
         Err(if self.args.source.fetch { problem } else { problem.with_command(typed(self.args, "--fetch")) })
     }
 }
@@ -106,7 +107,7 @@ pub(super) fn has_interpreter(found: &Interpreters, arch: &Arch) -> bool {
     found.get(arch.name).is_some_and(|found| found.interpreter.is_some())
 }
 
-/// Reports whether a handler of the host serves `arch` and can be registered again.
+/// Reports whether the host has a handler for `arch` that can be registered again.
 fn is_served(arch: &Arch) -> bool {
     let handlers = Instance::open(Path::new(DEFAULT_PATH)).map(|instance| instance.handlers());
     let Ok(Ok(handlers)) = handlers else { return false };

@@ -13,10 +13,11 @@ use crate::handler::classify::{self, default_flags};
 use crate::interpreter::Interpreter;
 use crate::system::kernel_version::KernelVersion;
 
-/// Returns the rules of the new instance in the order of registration. The kernel uses the last one first.
+/// Returns the rules of the new instance in the order of registration. The kernel tries the last one first.
 ///
-/// They are the rules of the found interpreters, and those of the instance that the new one hides (K66), if their
-/// interpreters can be opened again. Interpreters that the caller named come first, others last.
+/// They are rules for the interpreters that were found, and rules of the instance that the new one hides (K66), if
+/// their interpreters can be opened again. The kernel tries interpreters that the caller named before the hidden rules,
+/// and all others after them.
 pub(super) fn rules(found: &Interpreters, args: &Run) -> Result<Vec<Rule>, Diagnostic> {
     let hidden = match Instance::open(Path::new(DEFAULT_PATH)) {
         Ok(instance) if instance.is_enabled().unwrap_or(false) => instance.handlers()?,
@@ -30,7 +31,8 @@ pub(super) fn rules(found: &Interpreters, args: &Run) -> Result<Vec<Rule>, Diagn
     Ok(first.into_iter().chain(last).collect())
 }
 
-/// Returns rules for the found interpreters. A hidden handler is preferred, unless the caller named the interpreters.
+/// Returns rules for the interpreters that were found. Leaves out architectures with a usable hidden handler, unless
+/// the caller named the interpreters.
 fn own_rules(found: &Interpreters, hidden: &[Handler], explicit: bool) -> Result<Vec<Rule>, Diagnostic> {
     let flags = default_flags(KernelVersion::running());
     let mut rules = Vec::new();
@@ -49,8 +51,9 @@ fn own_rules(found: &Interpreters, hidden: &[Handler], explicit: bool) -> Result
     Ok(rules)
 }
 
-/// Returns the rules of the hidden handlers, oldest first. A found interpreter replaces one without `F` or one that
-/// cannot be opened again. If there is none, the handler is missing in the new instance, which is logged.
+/// Returns the rules of the hidden handlers, oldest first. Leaves out a handler without `F` if an interpreter was
+/// found. Leaves out a handler whose interpreter cannot be opened again, and logs a warning if no other interpreter was
+/// found.
 fn inherited_rules(found: &Interpreters, hidden: &[Handler]) -> Vec<Rule> {
     let mut rules = Vec::new();
     for handler in hidden.iter().rev().filter(|handler| handler.entry.enabled) {

@@ -6,16 +6,16 @@ use crate::base::escape::display_path;
 use crate::binfmt::{Flags, Handler};
 use crate::system::ownership::changeable_by_others;
 
-/// Reports whether the handler works in another root directory, too. Without `F` its interpreter is looked up there
-/// (K47).
+/// Reports whether the handler works in every root directory. Without `F` the kernel looks up the interpreter in the
+/// root directory of the program (K47).
 pub(super) fn is_pinned(handler: &Handler) -> bool {
     handler.entry.flags.contains(Flags::FIX_BINARY)
 }
 
-/// Checks that the handler's interpreter can be registered again by its path. The error is the reason against it.
+/// Checks that the handler's interpreter can be registered again by its path. The error is the reason why it cannot.
 ///
-/// The file at the path may not be the one that the handler runs. Only root and the caller may be able to put one
-/// there, as the new instance executes it with the rights of the caller.
+/// The file at the path may differ from the file that the handler runs, and the new instance executes it with the
+/// rights of the caller. So only root and the caller may be able to replace it.
 pub(super) fn can_take_over(handler: &Handler) -> Result<(), String> {
     let Some(path) = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute()) else {
         return Err("its interpreter has no path".to_owned());

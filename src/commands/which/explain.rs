@@ -1,4 +1,4 @@
-//! Answers for a person, from a prediction and the results of probes.
+//! Builds the answers of `qus which` from predictions and the results of probes.
 
 use serde::Serialize;
 
@@ -20,9 +20,9 @@ pub(super) struct Answer<'a> {
     pub(super) certainty: Certainty,
     /// Handler that takes the file. `None` for native programs.
     pub(super) handler: Option<&'a Taken>,
-    /// Other handlers that match, in the order of the kernel, with the reasons why they do not take it.
+    /// Other handlers that match, in the order of the kernel, each with the reason why it does not take the file.
     pub(super) others: Vec<Other>,
-    /// Description of what happens.
+    /// Description of the outcome.
     pub(super) text: String,
     /// Errno of `execve(2)`, if it fails.
     pub(super) errno: Option<String>,
@@ -100,8 +100,8 @@ fn is_unread(file: &ExecTarget) -> bool {
     file.id.is_none() && file.denied.is_none()
 }
 
-/// Returns the handler whose interpreter the probe started. The order of the directory is only observed (K32), so an
-/// execution decides.
+/// Returns the handler whose interpreter the probe started. The order in which the kernel tries handlers is not
+/// documented (K32), so the result of the execution counts.
 fn executed_one<'a>(
     file: &ExecTarget,
     matched_by: &'a Handler,

@@ -1,4 +1,4 @@
-//! Fate of a file that is executed, with advice.
+//! Determines whether a file runs or why it fails, with advice.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::handler::predict::{End, Prediction, Reason, Step, Table, matching};
 use crate::interpreter::memfd;
 use crate::probe::{Expected, Failure, Verification, judge};
 
-/// Fate of a file, with advice.
+/// Whether a file runs, with a description and advice.
 pub(super) struct Fate {
     pub(super) runs: bool,
     pub(super) certainty: Certainty,
@@ -34,19 +34,19 @@ impl Fate {
     }
 }
 
-/// A file, with all facts about it.
+/// A file, with the facts that its fate depends on.
 #[derive(Clone, Copy)]
 pub(super) struct Case<'a> {
     pub(super) file: &'a ExecTarget,
     pub(super) arch: Option<&'static Arch>,
     pub(super) table: &'a Table<'a>,
     pub(super) known: &'a Known,
-    /// Certainty of an answer without execution.
+    /// Certainty of an answer that needs no execution.
     pub(super) certainty: Certainty,
 }
 
 impl Case<'_> {
-    /// Returns the fate of a readable file. `matched_by` is the handler that takes it.
+    /// Returns the fate of a readable file. `matched_by` is the handler that takes the file.
     pub(super) fn fate(&self, prediction: &Prediction, matched_by: Option<&Handler>) -> Fate {
         match (&prediction.end, matched_by) {
             (End::Fails { reason: Reason::NoHandler, .. }, None) if self.known.ran(self.file) => {
@@ -72,8 +72,8 @@ impl Case<'_> {
         self.arch.map(|arch| format!("sudo qus register --replace {}", arch.name))
     }
 
-    /// Fate of a file whose probe ran although no handler is visible: the instance of an outer user namespace is not
-    /// mounted here (K65).
+    /// Returns the fate of a file whose probe ran although no handler is visible. Its handler is in the instance of an
+    /// outer user namespace, which is not mounted here (K65).
     fn hidden(&self) -> Fate {
         if let Some((loader, arch)) = missing_loader(self.file).zip(self.arch) {
             return Fate::fails(Certainty::Executed, no_loader(&loader), loader_advice(arch, &loader));
@@ -82,7 +82,7 @@ impl Case<'_> {
         Fate::runs(Certainty::Executed, text)
     }
 
-    /// Fate of a native program or of a script.
+    /// Returns the fate of a native program or of a script.
     fn native(&self, steps: &[Step]) -> Fate {
         let Some((Step::Script { interpreter }, further)) = steps.split_first() else {
             return Fate::runs(self.certainty, "native: this host runs it natively");
@@ -97,7 +97,7 @@ impl Case<'_> {
         Fate::runs(self.certainty, format!("a script: {} runs it{further}", display_path(interpreter)))
     }
 
-    /// Fate of a file that a handler takes: by the result of the probe, and the loader of the program.
+    /// Returns the fate of a file that a handler takes, from the result of the probe and the loader of the program.
     fn taken(&self, handler: &Handler) -> Fate {
         let result = probe_target(self.file).and_then(|target| self.known.results.get(&target));
         let Some((result, arch)) = result.zip(self.arch) else {
@@ -123,7 +123,7 @@ impl Case<'_> {
         }
     }
 
-    /// Fate of a file whose handler works. Mentions an interpreter that was replaced at its path.
+    /// Returns the fate of a file whose handler works. Adds a remark if the interpreter was replaced at its path.
     fn verified(&self, handler: &Handler, verification: &Verification) -> Fate {
         let path = handler.entry.interpreter.as_deref();
         let at_path = path.and_then(|path| (self.table.inspect)(path).id);
@@ -151,7 +151,8 @@ impl Case<'_> {
         }
     }
 
-    /// Fate of a file that cannot be executed. `execve(2)` fails at the file `at`: this one, or an interpreter.
+    /// Returns the fate of a file that cannot be executed. `at` is where `execve(2)` fails: this file, or an
+    /// interpreter.
     fn failing(&self, matched_by: Option<&Handler>, at: &Path, reason: &Reason) -> Fate {
         let is_itself = at == self.file.path;
         let name = display_path(at);
@@ -165,7 +166,7 @@ impl Case<'_> {
             Reason::Loop => {
                 let handler = matching(self.table.handlers, self.file).first().copied();
                 let text = "a handler matches its own interpreter (infinite loop)";
-                self.fails(text, handler.map(|handler| switch(handler, 0)))
+                self.fails(text, handler.map(|handler| toggle_command(handler, 0)))
             }
             Reason::OpenFileTwice => self.fails(
                 format!(
@@ -193,7 +194,7 @@ impl Case<'_> {
         }
     }
 
-    /// Fate of a foreign file without a handler.
+    /// Returns the fate of a foreign file without an active handler.
     fn not_taken(&self) -> Fate {
         let (why, advice) = match matching(self.table.handlers, self.file).first() {
             Some(_) if !self.table.enabled => {
@@ -203,7 +204,7 @@ impl Case<'_> {
             Some(handler) => {
                 let command = match classify::emulated_arch(handler) {
                     Some(arch) => format!("sudo qus enable {}", arch.name),
-                    None => switch(handler, 1),
+                    None => toggle_command(handler, 1),
                 };
                 (format!("its handler {} is disabled", handler.name), command.into())
             }
@@ -215,7 +216,7 @@ impl Case<'_> {
         self.fails(format!("{why}; execve fails with \"Exec format error\""), advice)
     }
 
-    /// Returns what is missing for a file that no handler matches, with advice.
+    /// Returns the reason why no handler matches a file, with advice.
     fn without_handler(&self) -> (&'static str, Advice) {
         match (&self.file.kind, self.arch) {
             (Kind::Elf(_), Some(arch)) => {
@@ -236,7 +237,7 @@ impl Case<'_> {
 }
 
 /// Returns the command that disables (0) or enables (1) a handler.
-fn switch(handler: &Handler, state: u8) -> String {
+fn toggle_command(handler: &Handler, state: u8) -> String {
     format!("echo {state} | sudo tee {DEFAULT_PATH}/{}", shell_word(handler.name.as_os_str()))
 }
 
@@ -248,7 +249,7 @@ fn denied_advice(denied: AccessError, path: &Path) -> Advice {
     }
 }
 
-/// Returns the loader of a foreign program if the emulator will not find it.
+/// Returns the loader of a foreign program if the emulator cannot find it.
 fn missing_loader(file: &ExecTarget) -> Option<PathBuf> {
     let Kind::Elf(Elf { loader: Some(loader), .. }) = &file.kind else { return None };
     let prefix = std::env::var_os("QEMU_LD_PREFIX").map(PathBuf::from);

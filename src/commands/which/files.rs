@@ -13,12 +13,12 @@ use crate::system::search_path;
 /// Names of files to explain.
 pub(super) enum Files<'a> {
     Typed(Vec<Cow<'a, Path>>),
-    /// Names that end in NUL, as `find -print0` writes them.
+    /// Names from a list, each followed by a NUL, as `find -print0` writes them.
     Listed(Vec<u8>),
 }
 
 impl<'a> Files<'a> {
-    /// Reads the list of `--files0-from`, or takes the arguments.
+    /// Reads the list of `--files0-from`, or uses the arguments.
     pub(super) fn of(args: &'a Which) -> Result<Self, Diagnostic> {
         let Some(list) = &args.files0_from else {
             return Ok(Self::Typed(args.files.iter().map(|file| in_path(file)).collect()));
@@ -34,7 +34,7 @@ impl<'a> Files<'a> {
         Ok(Self::Listed(bytes))
     }
 
-    /// Returns programs that were found in `PATH`: the name and the file.
+    /// Returns the arguments that name programs in `PATH`, each with the file that was found.
     pub(super) fn found_in_path(&self, args: &'a Which) -> impl Iterator<Item = (&'a Path, &Path)> {
         let typed: &[Cow<'a, Path>] = if let Self::Typed(typed) = self { typed } else { &[] };
         let pairs = args.files.iter().zip(typed).map(|(name, file)| (name.as_path(), file.as_ref()));

@@ -14,7 +14,7 @@ use crate::interpreter::QemuVersion;
 use crate::interpreter::provenance::Provenance;
 use crate::probe::{self, STATUS_ARGV0, STATUS_PATH};
 
-/// Results of probes.
+/// Results of probes, versions of interpreters, and descriptions of handlers.
 #[derive(Default)]
 pub(super) struct Known {
     pub(super) results: Results,
@@ -28,7 +28,7 @@ impl Known {
     pub(super) fn describe(&mut self, handlers: &[Handler]) {
         let describe = |handler: &Handler| {
             let path = handler.entry.interpreter.clone().unwrap_or_default();
-            // Record of a fetched interpreter.
+            // Only fetched interpreters have a record.
             let provenance = path.is_absolute().then(|| Provenance::of(&path)).flatten();
             Taken {
                 name: handler.name.to_string(),
@@ -59,9 +59,9 @@ impl Known {
 pub(super) enum Certainty {
     /// A probe with the same header was executed.
     Executed,
-    /// The rules allow only this answer.
+    /// At most one enabled handler matches, so the rules determine the answer.
     Ruled,
-    /// Several handlers match, and the kernel's order is not part of its interface (K32).
+    /// Several handlers match, and the kernel does not document their order (K32).
     Likely,
 }
 

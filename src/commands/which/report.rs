@@ -18,7 +18,8 @@ use crate::commands::report::Report;
 use crate::handler::exec_target::ExecTarget;
 use crate::handler::predict;
 
-/// Answers about files. Each is printed before the next file is read: there may be a hundred thousand.
+/// Answers about files. Each answer is printed before the next file is read, because a list may have many thousand
+/// files.
 pub(super) struct WhichReport<'a> {
     pub(super) files: &'a Files<'a>,
     pub(super) table: &'a predict::Table<'a>,
@@ -91,19 +92,20 @@ impl Answer<'_> {
         for other in &self.others {
             line(&["  ", &escaped(&other.name), " matches too, but ", other.why])?;
         }
-        // A command is not broken into lines, so that it can be copied.
+        // Commands are not wrapped, so that they can be copied.
         self.advice.lines().try_for_each(|advice| writeln!(text, "  {advice}"))
     }
 }
 
-/// Writes how each handler differs from a file: matching ones first, then by the number of different bytes.
+/// Writes how the rule of each handler differs from a file. Matching handlers come first, others by the number of
+/// different bytes.
 fn compare(handlers: &[Handler], file: &ExecTarget, text: &mut TextWriter<'_>) -> io::Result<()> {
     let differences = |handler: &Handler| match &handler.entry.matcher {
         Some(Matcher::Magic(pattern)) => pattern.differences(&file.header),
         _ => Vec::new(),
     };
     let mut compared: Vec<_> = handlers.iter().map(|handler| (handler, differences(handler))).collect();
-    // A handler without a magic cannot nearly match.
+    // Only handlers with a magic can differ in a number of bytes.
     compared.sort_by_key(|(handler, differences)| match &handler.entry.matcher {
         Some(Matcher::Magic(_)) => differences.len(),
         Some(matcher) if matcher.matches(&[], &file.path) => 0,
@@ -147,7 +149,8 @@ fn write_comparison(
     }
 }
 
-/// Name of the field of an ELF header that the byte at `position` belongs to (`elf(5)`); empty for other files.
+/// Returns the name of the field of an ELF header that contains the byte at `position` (`elf(5)`). Returns an empty
+/// name for other files.
 fn field(header: &[u8], position: usize) -> &'static str {
     if !header.starts_with(b"\x7fELF") {
         return "";

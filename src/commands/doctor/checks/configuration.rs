@@ -18,7 +18,8 @@ pub(super) fn configured(facts: &Facts) -> Vec<Observation> {
         let text = format!("{} is configured in {file}, but not registered", configured.rule.name());
         let interpreter = configured.rule.interpreter();
         if interpreter.exists() {
-            // Under systemd, too: a restart of systemd-binfmt removes handlers that are not configured (K78).
+            // The command is the same under systemd, because a restart of systemd-binfmt removes handlers that are not
+            // configured (K78).
             Observation::note(text, format!("sudo qus apply {}", shell_word(&configured.file)))
         } else {
             Observation::note(
@@ -43,7 +44,7 @@ pub(super) fn flushed(facts: &Facts) -> Vec<Observation> {
         let interpreter = handler.entry.interpreter.as_deref();
         let Some((arch, path)) = classify::emulated_arch(handler).zip(interpreter) else { continue };
         // An interpreter in memory has no file that could be opened at boot.
-        if !path.is_absolute() && !state.at_hand.contains_key(arch.name) {
+        if !path.is_absolute() && !state.available.contains_key(arch.name) {
             continue;
         }
         count += 1;

@@ -34,7 +34,7 @@ fn too_early(facts: &Facts, builder: &BuildkitDaemon) -> Option<Observation> {
     Some(Observation::note(text, advice))
 }
 
-/// Returns the command that restarts the container or the service of a process, by its control groups.
+/// Returns the command that restarts the container or the service with these control groups.
 pub(super) fn restart(groups: &str) -> Option<String> {
     groups.lines().find_map(|line| {
         let path = line.splitn(3, ':').nth(2)?;
@@ -49,7 +49,7 @@ pub(super) fn restart(groups: &str) -> Option<String> {
             }
         }
         let service = last.ends_with(".service").then(|| shell_word(last))?;
-        // A service of a user belongs to the manager of that user.
+        // The systemd manager of a user runs the services of that user.
         let is_users = path.contains("/user@");
         Some(format!("{} restart {service}", if is_users { "systemctl --user" } else { "sudo systemctl" }))
     })
@@ -62,16 +62,16 @@ pub(super) fn page_size(facts: &Facts) -> Vec<Observation> {
     vec![Observation::note(format!("pages of {} KiB", facts.page_size / 1024), None)]
 }
 
-/// Reports security modules. They are no fault, and no command changes them.
+/// Reports active security modules. They are no fault, so no command is suggested.
 pub(super) fn security(facts: &Facts) -> Vec<Observation> {
-    let tells = |module: &String| {
+    let describe = |module: &String| {
         if !module.starts_with("SELinux") {
             return Observation::ok(format!("active: {module}"));
         }
         let log = "denials are in its log (ausearch -m avc -ts recent)";
         Observation::note(format!("active: {module}; {log}"), None)
     };
-    facts.security.iter().map(tells).collect()
+    facts.security.iter().map(describe).collect()
 }
 
 pub(super) fn namespaces(facts: &Facts) -> Vec<Observation> {

@@ -1,4 +1,4 @@
-//! Checks of handlers, and of how they affect each other.
+//! Checks of handlers, and of their effects on each other.
 
 use std::path::Path;
 
@@ -72,7 +72,8 @@ pub(super) fn no_fix(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Finds handlers that match their own interpreter (K37). Another check finds handlers that match programs of the host.
+/// Finds handlers that match their own interpreter (K37). The check `captures` finds handlers that match programs of
+/// the host.
 pub(super) fn self_capture(facts: &Facts) -> Vec<Observation> {
     let Ok(host) = self_exe_header() else { return Vec::new() };
     each(facts, |_, handler| {
@@ -103,7 +104,7 @@ pub(super) fn credentials(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Finds handlers that get none or not all of their programs, because a handler registered later matches them.
+/// Finds handlers that do not get all their programs, because a handler that was registered later matches them.
 pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         if !handler.entry.enabled {
@@ -129,7 +130,7 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
             if classify::emulated_arch(handler).is_some() {
                 return Some(Observation::problem(text, replace(state, handler)));
             }
-            // This may be intended: `register --replace` does it.
+            // `register --replace` leaves such a handler registered, so this may be intended.
             let give_back =
                 classify::emulated_arch(other).map(|arch| format!("sudo qus disable {}", arch.name));
             return Some(Observation::note(text, give_back));
@@ -146,7 +147,7 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Finds pairs of handlers of which each matches some files of the other. Another check judges emulators by their
+/// Finds pairs of handlers whose patterns overlap only in part. The check `shadowed` judges QEMU handlers by their
 /// programs.
 pub(super) fn overlap(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
@@ -174,12 +175,12 @@ pub(super) fn interim(facts: &Facts) -> Vec<Observation> {
             return None;
         }
         let arch = classify::emulated_arch(handler);
-        let stands_in = |other: &&Handler| {
+        let is_replacement = |other: &&Handler| {
             other.entry.enabled
                 && !classify::is_staging(&other.name)
                 && classify::emulated_arch(other) == arch
         };
-        let is_needed = arch.is_some() && !state.handlers.iter().any(|other| stands_in(&other));
+        let is_needed = arch.is_some() && !state.handlers.iter().any(|other| is_replacement(&other));
         let hint = if is_needed { replace(state, handler) } else { None };
         let hint = hint.unwrap_or_else(|| remove(facts, handler));
         Some(Observation::problem(format!("{} was left behind", name(handler)), hint))

@@ -46,7 +46,7 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Finds handlers that run another file than the one at their path now (K49). The probe showed which file runs.
+/// Finds handlers that run an old file, which was replaced at its path (K49). The probe shows which file runs.
 pub(super) fn stale(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         let verification = state.health.as_ref().ok()?.get(&handler.name)?.verification?;
@@ -58,8 +58,8 @@ pub(super) fn stale(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Finds interpreters whose file or path other users can change. With `F` the kernel holds the file, so a new file at
-/// the path counts from the next registration on.
+/// Finds interpreters that other users can change, in the file or in a directory of its path. With `F` the kernel keeps
+/// the file open, so a new file at the path takes effect only with the next registration.
 pub(super) fn writable_file(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;
@@ -93,19 +93,19 @@ pub(super) fn broken(facts: &Facts) -> Vec<Observation> {
         let health = state.health.as_ref().ok()?.get(&handler.name)?;
         let reason = health.reason.as_ref()?;
         let arch = classify::emulated_arch(handler);
-        let named_elsewhere = !state.enabled
+        let is_reported_elsewhere = !state.enabled
             || !handler.entry.enabled
             || arch.is_some() && !handler.entry.flags.contains(Flags::FIX_BINARY)
             || health.is_shadowed;
-        if named_elsewhere {
+        if is_reported_elsewhere {
             return None;
         }
         let version = health.version.as_ref().map(|version| format!(", QEMU {version}")).unwrap_or_default();
         let path = handler.entry.interpreter.as_deref();
         let shown = path.map(display_path).unwrap_or_default();
         let text = format!("{} ({shown}{version}): {reason}", name(handler));
-        let again =
-            arch.filter(|arch| path.is_some() && state.at_hand.get(arch.name).map(PathBuf::as_path) == path);
+        let again = arch
+            .filter(|arch| path.is_some() && state.available.get(arch.name).map(PathBuf::as_path) == path);
         let advice = match again {
             // The same file would fail again.
             Some(arch) => another_version(arch),
@@ -121,7 +121,7 @@ pub(super) fn broken(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Advice to use another version of QEMU.
+/// Returns the advice to use another version of QEMU.
 fn another_version(arch: &Arch) -> Advice {
     let command = format!("sudo qus register --replace --interpreter-dir DIR {}", arch.name);
     Advice::hint(format!("use another version, where DIR is its directory: {command}"))
@@ -156,7 +156,7 @@ pub(super) fn in_memory(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Reports the origin of fetched interpreters, and whether they were changed since.
+/// Reports the origin of fetched interpreters, and whether they were changed afterwards.
 pub(super) fn origin(facts: &Facts) -> Vec<Observation> {
     each(facts, |_, handler| {
         let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;
@@ -169,7 +169,7 @@ pub(super) fn origin(facts: &Facts) -> Vec<Observation> {
             )));
         }
         let word = |path: &Path| shell_word(path);
-        // A source without a slash is a package, and can be fetched again by name.
+        // A source without a slash is the distribution's package, which is fetched without `--from`.
         let is_named = record.source.contains('/');
         let from = if is_named { format!("--from {} ", shell_word(&record.source)) } else { String::new() };
         let arch = classify::emulated_arch(handler)?;

@@ -11,7 +11,7 @@ use crate::system::namespace::{Scope, UserNamespace};
 pub(super) fn kernel(facts: &Facts) -> Vec<Observation> {
     let kernel = facts.kernel;
     if !kernel.supports_fix_binary() {
-        // No command helps.
+        // No command fixes this.
         let text = format!("Linux {kernel} does not support the flag F; 4.8 and later do");
         return vec![Observation::problem(text, None)];
     }
@@ -34,7 +34,7 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Observation> {
             let configured = facts.configuration.rules.len();
             let advice = error.advice();
             if facts.process != UserNamespace::Initial && facts.kernel.has_per_userns_instances() {
-                // Mounting would create a new instance without those handlers (K66).
+                // Mounting would create a new instance without the host's handlers (K66).
                 let unseen = "the host's handlers may be active, but cannot be seen";
                 if !facts.may_mount {
                     let text = format!("{error}: {unseen}, and mounting is not permitted here");
@@ -89,8 +89,8 @@ pub(super) fn scope(facts: &Facts) -> Vec<Observation> {
     }
 }
 
-/// Checks whether the handlers outlast this mount namespace (K67). Before Linux 6.7 that depends on a backport that the
-/// version does not show. The command does no harm where it is not needed.
+/// Checks whether the handlers outlast this mount namespace (K67). Before Linux 6.7 this depends on a backport that the
+/// version number does not show. The suggested command does no harm if it is not needed.
 pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let count = state.handlers.len();
@@ -107,7 +107,7 @@ pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
         }
         MountHolder::InsideAsFarAsSeen => {
             let text = format!("{count} handlers, and those registered next, end with this container");
-            // A mount on the host holds only the host's instance.
+            // A mount on the host holds only the instance of the host.
             vec![if facts.scope == Scope::Host {
                 let text = format!("{text}, unless the host has mounted binfmt_misc since it started");
                 Observation::note(text, Advice::from(mount).with_hint(ON_THE_HOST))

@@ -1,4 +1,4 @@
-//! Tests of checks with facts that no namespace can have.
+//! Tests of checks with facts that a test namespace cannot have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,7 +48,7 @@ fn with_handler(name: &str) -> Facts {
         handlers: vec![Handler { name, entry }],
         health: Ok(BTreeMap::new()),
         unfit: BTreeMap::new(),
-        at_hand: BTreeMap::new(),
+        available: BTreeMap::new(),
         natives: BTreeMap::new(),
     };
     Facts { instance: Ok(state), ..facts() }
@@ -90,7 +90,7 @@ fn large_pages_are_a_note() {
 }
 
 #[test]
-fn systemd_takes_what_no_configuration_promises() {
+fn systemd_removes_handlers_that_are_not_configured() {
     let facts = |name: &str, interpreter: &str| {
         let pattern = Arch::from_qemu_target("arm").unwrap().identity.patterns().swap_remove(0);
         let mut facts = with_handler(name);
@@ -108,18 +108,18 @@ fn systemd_takes_what_no_configuration_promises() {
     let ours = || facts("qemu-arm", "/usr/bin/qemu-arm-static");
     assert!(flushed(&Facts { systemd: false, ..ours() }).is_empty());
     assert!(flushed(&Facts { scope: Scope::UserNamespace(1), ..ours() }).is_empty());
-    // Before Linux 6.7 a container sees the host's instance, and its systemd is not the host's.
+    // Before Linux 6.7 a container uses the host's instance, and its systemd is not the host's.
     assert!(flushed(&Facts { process: UserNamespace::Other(1), ..ours() }).is_empty());
-    // One in memory lasts only where there is a file as well.
+    // A handler in memory can be persistent only if an interpreter file is available.
     let in_memory = || facts("qemu-arm", "memory/QEMU-7.2.22/129-0123/qemu-arm-static");
     assert!(flushed(&in_memory()).is_empty());
-    let mut at_hand = in_memory();
-    at_hand.instance.as_mut().unwrap().at_hand.insert("arm", "/usr/bin/qemu-arm".into());
-    assert_eq!(flushed(&at_hand)[0].advice.command.as_deref(), Some("sudo qus register --persist arm"));
+    let mut available = in_memory();
+    available.instance.as_mut().unwrap().available.insert("arm", "/usr/bin/qemu-arm".into());
+    assert_eq!(flushed(&available)[0].advice.command.as_deref(), Some("sudo qus register --persist arm"));
 }
 
 #[test]
-fn a_builder_is_started_again_as_what_it_is() {
+fn a_builder_is_restarted_by_its_own_manager() {
     let id = "0123456789abcdef".repeat(4);
     let cases = [
         (format!("0::/system.slice/docker-{id}.scope"), Some("sudo docker restart 0123456789ab")),
@@ -140,11 +140,11 @@ fn a_builder_is_started_again_as_what_it_is() {
 }
 
 #[test]
-fn a_promise_is_kept_without_flushing_anybody() {
-    let rule = Rule::parse(b":promised:M::M::/bin/sh:F").unwrap();
+fn a_configured_rule_is_applied_without_removing_others() {
+    let rule = Rule::parse(b":configured:M::M::/bin/sh:F").unwrap();
     let rules = vec![ConfiguredRule { file: "/etc/binfmt.d/a.conf".into(), rule }];
     let configuration = || Configuration { rules: rules.clone(), ..Configuration::default() };
     let observations = configured(&Facts { configuration: configuration(), ..with_handler("other") });
     assert_eq!(observations[0].advice.command.as_deref(), Some("sudo qus apply /etc/binfmt.d/a.conf"));
-    assert!(configured(&Facts { configuration: configuration(), ..with_handler("promised") }).is_empty());
+    assert!(configured(&Facts { configuration: configuration(), ..with_handler("configured") }).is_empty());
 }
