@@ -1,23 +1,24 @@
 //! qus makes programs and containers of other CPU architectures run on a Linux host.
 //!
-//! It registers interpreters (QEMU's user-mode emulators, or others) with the kernel's binfmt_misc. The flag `F` has the
-//! kernel open an interpreter once, at registration, so that it serves every container.
+//! It registers interpreters (QEMU's user-mode emulators, or others) with the kernel's binfmt_misc. With the flag `F`
+//! the kernel opens an interpreter once, at registration. All containers then use that open file.
 //!
-//! The rooms, from the top down; each uses only those below it, which `tests/layers.rs` checks:
+//! The modules, from the top layer down. Each module uses only the modules below it, which `tests/layers.rs` checks:
 //!
-//! * [`cli`]: the command line, and those of other tools ([`cli::compat`]).
-//! * [`commands`]: a file or a directory for each command, with its arguments. A command gathers, decides, executes, and
-//!   reports.
-//! * [`handler`]: handlers as values. [`handler::classify`] tells the architecture of one, [`handler::owner`] who registered
-//!   it, [`handler::plan`] decides what to register, [`handler::transaction`] registers it and rolls back what failed,
-//!   [`handler::predict`] tells what the kernel does with a file.
-//! * [`boot`]: what is registered at boot, by whom.
-//! * [`probe`]: tiny programs of each architecture that the kernel executes, and what is concluded from it.
-//! * [`interpreter`]: the check and the search of interpreters, fetching and storing them, what is known of their faults.
+//! * [`cli`]: the command line of qus, and the command lines of other tools ([`cli::compat`]).
+//! * [`commands`]: one file or directory per command, with its arguments. A command gathers facts, decides, executes,
+//!   and reports.
+//! * [`handler`]: handlers as values. [`handler::classify`] finds the architecture of a handler, [`handler::owner`]
+//!   finds the tool that registered it, [`handler::plan`] decides what to register, [`handler::transaction`] registers
+//!   rules and rolls back failed steps, and [`handler::predict`] predicts what the kernel does with a file.
+//! * [`boot`]: the rules that are registered at boot, and the services that register them.
+//! * [`probe`]: tiny programs of each architecture, their execution by the kernel, and the verdict about a handler.
+//! * [`interpreter`]: finding, checking, fetching and storing interpreters, and the known bugs of interpreters.
 //! * [`package`]: packages, archives, images, package managers, downloads.
 //! * [`arch`]: the table of architectures, and ELF files.
-//! * [`binfmt`]: what binfmt_misc understands, as values; [`binfmt::instance`] is the only code that reads and writes it.
-//! * [`system`]: Linux, without binfmt_misc.
+//! * [`binfmt`]: names, patterns, rules and entries of binfmt_misc as values. Only [`binfmt::instance`] reads and
+//!   writes binfmt_misc.
+//! * [`system`]: other Linux interfaces.
 //! * [`base`]: errors with hints, output, logging, shell quoting.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]

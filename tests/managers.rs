@@ -104,7 +104,7 @@ fn dnf_gives_a_package_for_a_family_and_rpm_checks_it() {
     let (status, printed, _) = machine.fetch("s390x");
     assert_eq!(status, 2);
     assert!(
-        printed.contains("dnf gave no package: qemu-user-static-s390x: No package available."),
+        printed.contains("dnf downloaded no package: qemu-user-static-s390x: No package available."),
         "{printed}"
     );
 }
@@ -149,7 +149,10 @@ fn what_a_failed_check_leaves_behind_is_not_taken() {
     machine.program("pacman", &format!("{copy}echo 'error: no signature' >&2; exit 1\n"));
     let (status, printed, _) = machine.fetch("arm");
     assert_eq!(status, 2);
-    assert!(printed.contains("pacman gave no package: qemu-user-static: error: no signature"), "{printed}");
+    assert!(
+        printed.contains("pacman downloaded no package: qemu-user-static: error: no signature"),
+        "{printed}"
+    );
     assert!(!machine.path("dest").exists());
 }
 
@@ -166,5 +169,8 @@ fn apk_gives_a_package_for_each_architecture() {
     machine.program("apk", "echo 'ERROR: unable to select packages' >&2; exit 1\n");
     let (status, printed, _) = machine.fetch("arm");
     assert_eq!(status, 2);
-    assert!(printed.contains("apk gave no package: qemu-arm: ERROR: unable to select packages"), "{printed}");
+    assert!(
+        printed.contains("apk downloaded no package: qemu-arm: ERROR: unable to select packages"),
+        "{printed}"
+    );
 }

@@ -186,7 +186,7 @@ fn a_digest_is_compared_before_anything_is_read() {
     }
     let source = format!("{}/good", server(answer));
     let message = refused(&source, &[]);
-    assert!(message.contains("is not protected against changes on the way"), "{message}");
+    assert!(message.contains("is not protected against changes in transit"), "{message}");
     assert!(
         message.contains(&format!(
             "hint: give the SHA-256 that the publisher prints: qus fetch --from {source} --sha256 HEX arm"

@@ -1,4 +1,4 @@
-//! Reading `binfmt.d`, the configuration of systemd-binfmt, as `binfmt.d(5)` has it.
+//! Reader for `binfmt.d`, the configuration of systemd-binfmt (`binfmt.d(5)`).
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,46 +14,47 @@ use thiserror::Error;
 use crate::binfmt::{Rule, RuleError};
 use crate::system::file_id::open_without_waiting;
 
-/// The directories below the root, the first has precedence.
+/// The configuration directories, relative to the root. Earlier directories have precedence.
 const DIRECTORIES: [&str; 4] = ["etc/binfmt.d", "run/binfmt.d", "usr/local/lib/binfmt.d", "usr/lib/binfmt.d"];
-/// Largest file that is read, in bytes: a line has at most 1920.
+/// Maximum size of a file, in bytes. One line has at most 1920 bytes.
 const MAX: u64 = 1 << 20;
 
-/// A line that is neither blank nor a comment.
+/// Line of a file that is neither blank nor a comment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Which one, counted from 1.
+    /// Line number, counted from 1.
     pub number: usize,
-    /// The rule, or the reason why the line is not one.
+    /// The rule, or the reason why the line is not a valid rule.
     pub rule: Result<Rule, RuleError>,
 }
 
-/// Failure to read a file. Displayed after its path.
+/// Failure to read a file. The message is printed after the path.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// There is none, or a link leads nowhere.
+    /// The file does not exist, or the path is a dangling symlink.
     #[error("does not exist")]
     Missing,
-    /// A pipe, a device, a directory.
+    /// The path is a pipe, a device or a directory.
     #[error("is not a regular file")]
     Special,
-    /// Only a generated file has so much.
+    /// The file is larger than [`MAX`].
     #[error("has more than {MAX} bytes")]
     TooLarge,
-    /// Anything else that went wrong.
+    /// Another I/O error.
     #[error("cannot be read: {0}")]
     Io(#[source] io::Error),
 }
 
-/// The directories that are read, below `root`.
+/// Returns the configuration directories below `root`.
 #[must_use]
 pub fn directories(root: &Path) -> Vec<PathBuf> {
     DIRECTORIES.iter().map(|directory| root.join(directory)).collect()
 }
 
-/// Returns the effective files in `directories`, sorted by name, whatever their directory. Of several with one name,
-/// the one in the first directory counts, even if it is empty or a link to `/dev/null`, which masks the others.
+/// Returns the effective files in `directories`, sorted by file name. If several directories have a file of the same
+/// name, only the file in the first directory counts. An empty file or a link to `/dev/null` therefore masks the other
+/// files.
 #[must_use]
 pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
     let mut files = BTreeMap::<OsString, PathBuf>::new();
@@ -70,7 +71,7 @@ pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
     files.into_values().collect()
 }
 
-/// The lines of a file.
+/// Reads the lines of a file. A link to `/dev/null` has no lines.
 pub fn read(file: &Path) -> Result<Vec<Line>, ReadError> {
     let io = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => ReadError::Missing,
@@ -93,7 +94,7 @@ fn content(file: File) -> io::Result<Option<Vec<u8>>> {
     Ok((text.len() as u64 <= MAX).then_some(text))
 }
 
-/// The lines of a text, without the blanks around them, which are no part of a rule.
+/// Parses the lines of a file. Blanks around a line are not part of the rule.
 #[must_use]
 pub fn lines(text: &[u8]) -> Vec<Line> {
     let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).zip(1..);
@@ -109,7 +110,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn files_are_hidden_by_those_of_their_name() {
+    fn a_file_masks_files_of_the_same_name() {
         let root = tempfile::tempdir().unwrap();
         let directories = directories(root.path());
         for directory in &directories {
@@ -123,7 +124,7 @@ mod tests {
         fs::write(run.join("b.conf"), "").unwrap();
         symlink("/dev/null", etc.join("c.conf")).unwrap();
         symlink("/nowhere/at/all", etc.join("d.conf")).unwrap();
-        // A directory is no file, and hides none.
+        // A directory is not a file and masks no file.
         fs::create_dir(etc.join("e.conf")).unwrap();
         fs::write(local.join("z.conf"), "").unwrap();
         let expected = [
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_not_read() {
+    fn a_large_file_is_not_read() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("large.conf");
         File::create(&file).unwrap().set_len(MAX + 1).unwrap();

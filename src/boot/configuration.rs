@@ -1,4 +1,4 @@
-//! Configuration of the host that is registered at boot: files of systemd-binfmt, and the database of binfmt-support.
+//! Configuration that is registered at boot: files of systemd-binfmt and the database of binfmt-support.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -10,12 +10,12 @@ use serde::Serialize;
 use crate::binfmt::{Handler, Rule};
 use crate::boot::binfmt_d;
 
-/// The database of binfmt-support (`update-binfmts(8)`).
+/// Directory of the database of binfmt-support (`update-binfmts(8)`), relative to the root.
 const BINFMT_SUPPORT: &str = "var/lib/binfmts";
-/// Largest file of that which is read, in bytes.
+/// Maximum size of a file in the database, in bytes.
 const CONFIGURATION_MAX: u64 = 1 << 20;
 
-/// The file in the database of binfmt-support that has a handler of this name.
+/// Returns the path of the database file that binfmt-support has for the handler `name`.
 #[must_use]
 pub fn binfmt_support_file(name: &OsStr) -> PathBuf {
     Path::new("/").join(BINFMT_SUPPORT).join(name)
@@ -34,9 +34,9 @@ pub struct ConfiguredRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Drift {
-    /// There is no handler of that name.
+    /// No handler has the rule's name.
     Missing,
-    /// There is one, with another interpreter, for other files, or with other flags.
+    /// The handler of this name has another interpreter, another matcher, or other flags.
     Differs,
 }
 
@@ -45,12 +45,12 @@ pub enum Drift {
 pub struct Configuration {
     /// Rules that systemd-binfmt registers at boot.
     pub rules: Vec<ConfiguredRule>,
-    /// Handlers that binfmt-support registers, with the package of each.
+    /// Handlers that binfmt-support registers. The value is the package; `None` if an administrator added the handler.
     pub binfmt_support: BTreeMap<OsString, Option<String>>,
 }
 
 impl Configuration {
-    /// Reads the configuration below `root`, which is `/` but in tests. What cannot be read is not there.
+    /// Reads the configuration below `root`, which is `/` except in tests. Unreadable files are ignored.
     #[must_use]
     pub fn read(root: &Path) -> Self {
         let files = binfmt_d::files(&binfmt_d::directories(root));
@@ -62,8 +62,8 @@ impl Configuration {
         Self { rules, binfmt_support }
     }
 
-    /// Returns the configured rules that are not registered, or registered differently. A later rule replaces an
-    /// earlier one with the same name.
+    /// Returns configured rules that are missing in the kernel or registered differently. A later rule replaces an
+    /// earlier rule with the same name.
     #[must_use]
     pub fn drifts<'a>(&'a self, handlers: &[Handler]) -> Vec<(&'a ConfiguredRule, Drift)> {
         let is_last = |index: usize, configured: &ConfiguredRule| {
@@ -82,18 +82,19 @@ impl Configuration {
             .collect()
     }
 
-    /// Promises that no handler keeps.
+    /// Returns configured rules without a registered handler.
     #[must_use]
     pub fn unregistered_rules(&self, handlers: &[Handler]) -> Vec<&ConfiguredRule> {
-        let is_broken = |configured: &&ConfiguredRule| {
+        let is_unregistered = |configured: &&ConfiguredRule| {
             !handlers.iter().any(|handler| configured.is_registered_as(handler))
         };
-        self.rules.iter().filter(is_broken).collect()
+        self.rules.iter().filter(is_unregistered).collect()
     }
 }
 
 impl ConfiguredRule {
-    /// Reports whether `handler` is what the rule asks for, enabled or not.
+    /// Reports whether `handler` has the name, interpreter and matcher of the rule. The flags and the enabled state do
+    /// not matter.
     #[must_use]
     pub fn is_registered_as(&self, handler: &Handler) -> bool {
         handler.name == *self.rule.name()
@@ -102,13 +103,13 @@ impl ConfiguredRule {
     }
 }
 
-/// Returns the rules of a configuration file. Other lines are ignored.
+/// Returns the rules of a configuration file. Invalid lines are ignored.
 fn rules_of(file: &Path) -> Vec<ConfiguredRule> {
     let lines = binfmt_d::read(file).unwrap_or_default().into_iter();
     lines.filter_map(|line| Some(ConfiguredRule { file: file.to_owned(), rule: line.rule.ok()? })).collect()
 }
 
-/// The first line of a database entry is the package; `:` stands for the administrator.
+/// Returns the package in the first line of a database file. The line `:` stands for the administrator.
 fn package_in(entry: &[u8]) -> Option<String> {
     let line = entry.split(|byte| *byte == b'\n').next()?;
     let name = std::str::from_utf8(line).ok()?.trim();
@@ -125,8 +126,8 @@ mod tests {
     use super::*;
     use crate::binfmt::{Entry, HandlerName};
 
-    fn handler(name: &str, interpreter: &str, takes: &str) -> Handler {
-        let text = format!("enabled\ninterpreter {interpreter}\nflags: F\n{takes}\n");
+    fn handler(name: &str, interpreter: &str, matcher: &str) -> Handler {
+        let text = format!("enabled\ninterpreter {interpreter}\nflags: F\n{matcher}\n");
         Handler { name: HandlerName::new(name).unwrap(), entry: Entry::parse(text.as_bytes()).unwrap() }
     }
 
@@ -157,11 +158,11 @@ mod tests {
     }
 
     #[test]
-    fn a_breach_is_missing_or_drifted() {
+    fn a_drift_is_missing_or_differs() {
         let configured =
             |line: &[u8]| ConfiguredRule { file: "/a.conf".into(), rule: Rule::parse(line).unwrap() };
         let configuration = Configuration {
-            // The first is replaced by what comes later.
+            // A later rule replaces the first rule.
             rules: vec![
                 configured(b":a:E::first::/a:F"),
                 configured(b":a:M::AA::/a:F"),

@@ -1,8 +1,8 @@
-//! Rules as files that other software registers from, at boot or in an image: pure functions from rules to bytes, the
-//! same rules always to the same bytes.
+//! Output formats: files from which other software registers rules, at boot or in an image. The functions are pure and
+//! deterministic.
 //!
-//! Files say which tool wrote them and how to undo it, if the format has comments. qus recognises its own files by
-//! [`MARKER`].
+//! If the format has comments, a file names qus as its author and shows the command that removes it. qus recognises its
+//! own files by [`MARKER`].
 
 use serde::Serialize;
 use thiserror::Error;
@@ -14,16 +14,16 @@ use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Matcher, Rule};
 use crate::system::managed_file::MARKER;
 
-/// Name of the OpenRC service, and the beginning of the names of all other files.
+/// Name of the OpenRC service, and prefix of the names of all other files.
 pub const SERVICE: &str = "qus";
-/// The comment of a file of `binfmt.d` whose interpreter is a copy that goes with it.
-pub const COPIED: &str = "# The interpreter is a copy that was made for this file, and is removed with it.";
-/// Name of the package under which binfmt-support gets handlers.
+/// Comment in a `binfmt.d` file whose interpreter is a copy that belongs to the file.
+pub const COPIED: &str = "# The interpreter was copied for this file. The copy is removed with the file.";
+/// Name of the package to which binfmt-support assigns the handlers.
 pub const PACKAGE: &str = "qus";
-/// Longest line of `binfmt.d`, in bytes: systemd-binfmt writes it with a newline behind it (K2, K6).
+/// Maximum length of a `binfmt.d` line, in bytes. systemd-binfmt appends a newline when it writes the line (K2, K6).
 const BINFMT_D_MAX: usize = crate::binfmt::LINE_MAX - 1;
-/// Longest line in an OpenRC script, in bytes: where the C library is musl, a shell writes longer text in pieces, and
-/// the kernel takes none (K21).
+/// Maximum length of a register line in an OpenRC script, in bytes. With musl, a shell writes longer text in several
+/// pieces, which the kernel refuses (K21).
 const SHELL_MAX: usize = 1023;
 
 /// Output format.
@@ -32,37 +32,37 @@ const SHELL_MAX: usize = 1023;
 pub enum Format {
     /// systemd's binfmt.d(5), which `qus apply` reads as well
     Systemd,
-    /// Format files for `update-binfmts --import`, one a handler
+    /// Format files for `update-binfmts --import`, one per handler
     BinfmtSupport,
-    /// A service script of OpenRC
+    /// Service script for OpenRC
     Openrc,
-    /// A module of NixOS
+    /// NixOS module
     Nix,
-    /// The lines that are written to `register`, one at a time
+    /// Lines to write to `register`, one at a time
     Register,
-    /// The rules in parts
+    /// JSON with the parts of each rule
     Json,
 }
 
-/// The rules of one architecture.
+/// Rules of one architecture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchRules {
     /// The architecture.
     pub arch: &'static Arch,
-    /// Its rules.
+    /// The rules of the architecture.
     pub rules: Vec<Rule>,
-    /// True if their interpreter is a copy that goes when they go.
+    /// True if the interpreter is a copy that is removed together with the rules.
     pub copied: bool,
 }
 
-/// One file, whole.
+/// Complete output file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// Its name, without a directory.
+    /// File name without a directory.
     pub name: String,
-    /// Its content.
+    /// File content.
     pub text: Vec<u8>,
-    /// True if it is a program.
+    /// True if the file is executable.
     pub executable: bool,
 }
 
@@ -70,25 +70,25 @@ pub struct File {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ExportError {
-    /// The format has one line for a path, and cuts off blanks around it.
+    /// The path contains a line break, or begins or ends with a blank. The format would cut off such blanks.
     #[error(
-        "the path of the interpreter for {0} has a line break, or blanks at an end, which the format cannot express"
+        "the path of the interpreter for {0} contains a line break, or begins or ends with a blank, which the format cannot express"
     )]
     Path(&'static str),
-    /// Too long for what reads it.
+    /// The register line is longer than the format allows.
     #[error(
-        "the register line for {arch} needs {needed} bytes, the format can have {most}: the path of the interpreter is too long"
+        "the register line for {arch} needs {needed} bytes, but the format allows {most}: the path of the interpreter is too long"
     )]
     TooLong {
         /// The architecture.
         arch: &'static str,
-        /// Bytes that are needed.
+        /// Length of the line, in bytes.
         needed: usize,
-        /// Bytes that there may be.
+        /// Maximum length, in bytes.
         most: usize,
     },
-    /// Every delimiter is taken, or begins a comment.
-    #[error("no byte is left that could delimit the register line for {0}")]
+    /// The line uses every possible delimiter, or a delimiter would begin a comment.
+    #[error("the register line for {0} has no possible delimiter: it uses every candidate byte")]
     NoDelimiter(&'static str),
 }
 
@@ -98,7 +98,7 @@ impl Advise for ExportError {
     }
 }
 
-/// A rule in parts.
+/// Parts of one rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RuleView {
     arch: &'static str,
@@ -111,7 +111,7 @@ pub struct RuleView {
     line: String,
 }
 
-/// The rules in parts, in the order of `arch_rules`.
+/// Returns the parts of each rule, in the order of `arch_rules`. Rules without a magic are omitted.
 #[must_use]
 pub fn views(arch_rules: &[ArchRules]) -> Vec<RuleView> {
     let view = |arch: &'static str, rule: &Rule| {
@@ -133,7 +133,8 @@ pub fn views(arch_rules: &[ArchRules]) -> Vec<RuleView> {
         .collect()
 }
 
-/// The files of a format for `arch_rules`; none for [`Format::Json`], which is no text of ours.
+/// Returns the files of a format for `arch_rules`. The result is empty for [`Format::Json`], which the caller
+/// serializes.
 pub fn files(format: Format, arch_rules: &[ArchRules]) -> Result<Vec<File>, ExportError> {
     for set in arch_rules {
         if set.rules.iter().any(|rule| !is_one_line(rule)) {
@@ -153,7 +154,7 @@ pub fn files(format: Format, arch_rules: &[ArchRules]) -> Result<Vec<File>, Expo
     }
 }
 
-/// Several files as one text: as they are, or, where each has to be a file of its own, under its name.
+/// Joins several files into one text. In formats with one file per handler, a title line precedes each file.
 #[must_use]
 pub fn concat(format: Format, files: &[File]) -> Vec<u8> {
     let titled = format == Format::BinfmtSupport && files.len() > 1;
@@ -170,13 +171,13 @@ pub fn concat(format: Format, files: &[File]) -> Vec<u8> {
     text
 }
 
-/// Name of the file of `binfmt.d` for an architecture. It comes behind every `qemu-…` there, and so wins over it.
+/// Returns the name of an architecture's `binfmt.d` file. It sorts after every `qemu-…` file, so its rules win.
 #[must_use]
 pub fn binfmt_d_name(arch: &Arch) -> String {
     format!("{SERVICE}-{}.conf", arch.name)
 }
 
-/// Reports whether every reader of lines gets the path as it is.
+/// Reports whether the interpreter's path survives in a line-based format: no line break, no blank at either end.
 fn is_one_line(rule: &Rule) -> bool {
     let path = rule.interpreter().as_os_str().as_encoded_bytes();
     let blank = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_whitespace);
@@ -187,13 +188,13 @@ fn header(arch_rules: &[ArchRules]) -> String {
     let names: Vec<&str> = arch_rules.iter().map(|set| set.arch.name).collect();
     let names = names.join(" ");
     format!(
-        "{MARKER} for {names}. To write it anew: qus register --persist {names}\n# To remove it: qus reset --persist {names}\n"
+        "{MARKER} for {names}. To write it again: qus register --persist {names}\n# To remove it: qus reset --persist {names}\n"
     )
 }
 
-/// A register line for a file of lines in which `#` and `;` begin comments.
+/// Returns a register line for a file in which `#` and `;` begin comments.
 fn line(arch: &'static str, rule: &Rule, most: usize) -> Result<Vec<u8>, ExportError> {
-    // OpenRC's reader of binfmt.d finds the name behind a colon: the delimiter is one wherever it can be.
+    // OpenRC's reader of binfmt.d expects a colon before the name. The delimiter is therefore a colon if possible.
     let usable = |byte: u8| !byte.is_ascii_whitespace() && !matches!(byte, b'#' | b';');
     let line = rule.to_line_delimited(usable).map_err(|_| ExportError::NoDelimiter(arch))?;
     if line.len() > most {
@@ -221,15 +222,14 @@ fn binfmt_support(arch: &'static Arch, rule: &Rule) -> File {
     let removal = format!("update-binfmts --package {PACKAGE} --remove {} {path}", rule.name());
     text.extend(format!("# To remove it: {removal}\n").bytes());
     if rule.flags().contains(Flags::OPEN_BINARY) && !rule.flags().contains(Flags::CREDENTIALS) {
-        let note =
-            "# The flag O (programs that may be executed and not read) cannot be said in this format.\n";
+        let note = "# This format cannot express the flag O (programs that may be executed but not read).\n";
         text.extend(note.bytes());
     }
     text.extend(binfmt_support_format(PACKAGE, rule));
     File { name: rule.name().to_string(), text, executable: false }
 }
 
-/// A rule as update-binfmts(8) imports it, a line for each of its words: the handler of `package`.
+/// Returns a rule in the import format of update-binfmts(8), with one line per field. The handler belongs to `package`.
 pub(crate) fn binfmt_support_format(package: &str, rule: &Rule) -> Vec<u8> {
     let mut text = format!("package {package}\ninterpreter ").into_bytes();
     text.extend_from_slice(rule.interpreter().as_os_str().as_encoded_bytes());
@@ -258,7 +258,8 @@ pub(crate) fn binfmt_support_format(package: &str, rule: &Rule) -> Vec<u8> {
     text
 }
 
-/// Code of an OpenRC service before the rules. Words are quoted for `sh`, and a line is written in one `write(2)`.
+/// Code of the OpenRC service before the rules. Words are quoted for `sh`, and a register line is written in one
+/// `write(2)`.
 const OPENRC_BEGIN: &str = r#"
 description="Handlers for programs of foreign architectures"
 instance=/proc/sys/fs/binfmt_misc
@@ -270,17 +271,17 @@ depend() {
 # qus_each COMMAND: runs it with each handler's name, interpreter and register line.
 qus_each() {
 "#;
-/// The other end.
+/// Code of the OpenRC service after the rules.
 const OPENRC_END: &str = r#"}
 
 qus_add() {
 	if [ -e "$instance/$1" ]; then
 		grep -qxF "interpreter $2" "$instance/$1" && return
-		eerror "$1 is there already, and starts something else"
+		eerror "$1 is already registered with another interpreter"
 		qus_failed=1
 	else
 		printf '%s' "$3" >"$instance/register" && return
-		eerror "The kernel refuses $1"
+		eerror "The kernel refused the rule of $1"
 		qus_failed=1
 	fi
 }
@@ -330,7 +331,7 @@ fn openrc(arch_rules: &[ArchRules]) -> Result<File, ExportError> {
     Ok(File { name: SERVICE.to_owned(), text, executable: true })
 }
 
-/// A word between single quotes, as a shell reads it.
+/// Appends a word in single quotes, in the syntax of `sh`.
 fn quote(text: &mut Vec<u8>, word: &[u8]) {
     text.push(b'\'');
     for &byte in word {
@@ -381,14 +382,14 @@ fn nix(arch_rules: &[ArchRules]) -> File {
         ] {
             text.extend(format!("      {word} = {};\n", rule.flags().contains(flag)).bytes());
         }
-        // A shell script in front of the interpreter would not exist in a container.
+        // A wrapper script around the interpreter would not exist in a container.
         text.extend_from_slice(b"      wrapInterpreterInShell = false;\n    };\n");
     }
     text.extend_from_slice(b"  };\n}\n");
     File { name: format!("{SERVICE}.nix"), text, executable: false }
 }
 
-/// A string between double quotes, as Nix reads it.
+/// Appends a string in double quotes, in the syntax of Nix.
 fn nix_string(text: &mut Vec<u8>, string: &[u8]) {
     text.push(b'"');
     for &byte in string {

@@ -1,8 +1,7 @@
-//! Persistence over a reboot: qus's own files of `binfmt.d`, one for each architecture, and the init system that
-//! registers them.
+//! Persistence over a reboot: one `binfmt.d` file per architecture, and the init system that registers these files.
 //!
-//! The files are the truth, whatever the init system: `qus list` compares the kernel with them, `qus apply` registers
-//! them. Where that is not what reads them at boot, its own files are made from them.
+//! The `binfmt.d` files are authoritative on every init system: `qus list` compares handlers with them, and `qus apply`
+//! registers them. For an init system that does not read `binfmt.d`, qus generates further files from them.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -32,26 +31,27 @@ use crate::system::ownership::is_roots_alone;
 use crate::system::process;
 use crate::system::temp_dir::TempDir;
 
-/// Where the files are.
+/// Directory of the persistent files.
 pub const BINFMT_D: &str = "/etc/binfmt.d";
-/// OpenRC's services, and those of its runlevel that comes first.
+/// Directory of OpenRC's service scripts.
 const OPENRC_SERVICES: &str = "/etc/init.d";
+/// Directory of the services in OpenRC's runlevel `boot`.
 const OPENRC_BOOT: &str = "/etc/runlevels/boot";
-/// File that is locked while persistent files are written. Only root can open it, so no other user can block that.
+/// Lock file that is locked while persistent files are written. Only root can open it, so other users cannot block qus.
 const LOCK: &str = "/run/qus.lock";
-/// Directories that are empty after a reboot, or that other users can change.
+/// Directories that are empty after a reboot, or in which other users can change files.
 const UNSTABLE: [&str; 10] =
     ["/tmp", "/var/tmp", "/run", "/dev", "/proc", "/sys", "/home", "/root", "/mnt", "/media"];
 
-/// Init system that registers the files at boot.
+/// Init system that registers the persistent files at boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InitSystem {
-    /// systemd-binfmt, by reading the files.
+    /// systemd-binfmt, which reads the files.
     Systemd,
-    /// OpenRC, by a service.
+    /// OpenRC, with a service script.
     Openrc,
-    /// binfmt-support, by its database.
+    /// binfmt-support, with its own database.
     BinfmtSupport,
     /// No init system.
     Nobody,
@@ -79,7 +79,7 @@ impl InitSystem {
         }
     }
 
-    /// Describes what it does at boot.
+    /// Describes how the rules are registered at boot.
     #[must_use]
     pub fn description(self) -> &'static str {
         match self {
@@ -92,29 +92,29 @@ impl InitSystem {
         }
     }
 
-    /// Returns the reason why it will not do that, with advice.
+    /// Returns the reason why the rules will not be registered at boot, with advice; `None` if they will be.
     #[must_use]
     pub fn blocker(self) -> Option<Diagnostic> {
         const UNIT: &str = "/etc/systemd/system/systemd-binfmt.service";
         match self {
             Self::Systemd if fs::read_link(UNIT).is_ok_and(|target| target == Path::new("/dev/null")) => {
-                let problem =
-                    Diagnostic::new("systemd-binfmt.service is masked: it will not register them again");
+                let problem = Diagnostic::new(
+                    "systemd-binfmt.service is masked, so it will not register the handlers at boot",
+                );
                 Some(problem.with_command("sudo systemctl unmask systemd-binfmt.service"))
             }
             Self::Nobody => Some(
                 Diagnostic::new(format!(
-                    "they are in {BINFMT_D}, and nothing on this host registers that at boot: \
+                    "nothing on this host reads {BINFMT_D} at boot: \
                      it has neither systemd nor OpenRC nor binfmt-support"
                 ))
-                .with_hint("have root run `qus apply` at boot, for example in /etc/rc.local"),
+                .with_hint("run `qus apply` as root at boot, for example from /etc/rc.local"),
             ),
             _ => None,
         }
     }
 
-    /// Reports whether [`update`](Self::update) could do what it has to for `set`, as far as can be known without doing
-    /// it.
+    /// Checks, without writing, whether [`update`](Self::update) can succeed for the rules in `set`.
     pub fn check(self, set: &ArchRules) -> Result<(), Diagnostic> {
         if self == Self::Openrc {
             formats::files(Format::Openrc, std::slice::from_ref(set))?;
@@ -123,11 +123,11 @@ impl InitSystem {
         Ok(())
     }
 
-    /// Makes it read the files again.
+    /// Updates the files or the database that the init system reads at boot.
     pub fn update(self) -> Result<(), Diagnostic> {
         let persisted_arch =
             persisted()?.into_iter().map(|persisted_arch| persisted_arch.set).collect::<Vec<_>>();
-        // Files for another init system, from before it changed, are updated as well.
+        // The host may have had another init system earlier. Its files are updated as well.
         update_openrc(if self == Self::Openrc { &persisted_arch } else { &[] })?;
         if self == Self::BinfmtSupport {
             import(&persisted_arch)?;
@@ -140,12 +140,12 @@ fn service() -> PathBuf {
     Path::new(OPENRC_SERVICES).join(SERVICE)
 }
 
-/// Writes the service and adds it to its runlevel; with nothing to be registered it goes.
+/// Writes the OpenRC service and adds it to its runlevel. Without any rules, the service is removed.
 fn update_openrc(arch_rules: &[ArchRules]) -> Result<(), Diagnostic> {
     let (service, link) = (service(), Path::new(OPENRC_BOOT).join(SERVICE));
     if arch_rules.is_empty() {
         let is_own = match managed_file::read(&service) {
-            // Somebody else's of that name stays, and is none of this.
+            // Another tool's service with the same name stays.
             Err(error) if error.is_foreign() => false,
             read => read?.is_some(),
         };
@@ -171,7 +171,7 @@ fn update_openrc(arch_rules: &[ArchRules]) -> Result<(), Diagnostic> {
 fn leads_to(link: &Path, target: &Path) -> io::Result<bool> {
     match fs::read_link(link) {
         Ok(there) => Ok(there == target),
-        // Nothing is there, or no link (readlink(2)).
+        // The link is missing, or the file is not a link (readlink(2)).
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
             Ok(false)
         }
@@ -179,25 +179,25 @@ fn leads_to(link: &Path, target: &Path) -> io::Result<bool> {
     }
 }
 
-/// Imports what binfmt-support does not know yet.
+/// Imports the rules into the database of binfmt-support.
 fn import(arch_rules: &[ArchRules]) -> Result<(), Diagnostic> {
     let directory = TempDir::create(false)
-        .map_err(|reasons| Diagnostic::new(format!("no directory to write to: {reasons}")))?;
+        .map_err(|reasons| Diagnostic::new(format!("cannot create a temporary directory: {reasons}")))?;
     for file in formats::files(Format::BinfmtSupport, arch_rules)? {
         let path = directory.path().join(&file.name);
         fs::write(&path, &file.text).map_err(|error| io_problem("write", &path, &error))?;
         update_binfmts(Command::new("update-binfmts").arg("--import").arg(&path))?;
-        // It exits with 0 when it did not import.
+        // update-binfmts exits with 0 even if it did not import the file.
         if !belongs_to_us(&file.name) {
-            return Err(Diagnostic::new(format!("update-binfmts has not imported {}", file.name))
+            return Err(Diagnostic::new(format!("update-binfmts did not import {}", file.name))
                 .with_command(format!("update-binfmts --display {}", shell_word(&file.name))));
         }
     }
     Ok(())
 }
 
-/// Removes a rule of qus from the database of binfmt-support, whichever init system is used now. Rules of other
-/// packages stay. The file of the rule, by which it is recognised, is removed after that.
+/// Removes a rule of qus from the database of binfmt-support, even if another init system is in use now. Rules of other
+/// packages stay. The caller then removes the `binfmt.d` file, which qus needs to recognise the rule.
 pub fn remove_from_binfmt_support(rule: &Rule) -> Result<(), Diagnostic> {
     let name = rule.name().to_string();
     if !belongs_to_us(&name) {
@@ -207,7 +207,7 @@ pub fn remove_from_binfmt_support(rule: &Rule) -> Result<(), Diagnostic> {
     update_binfmts(Command::new("update-binfmts").args(words).arg(rule.interpreter()))
 }
 
-/// Reports whether binfmt-support's database has this handler as one of ours.
+/// Reports whether the database of binfmt-support has the handler `name` under the package of qus.
 fn belongs_to_us(name: &str) -> bool {
     let entry = fs::read_to_string(binfmt_support_file(OsStr::new(name))).unwrap_or_default();
     entry.lines().next() == Some(PACKAGE)
@@ -227,9 +227,9 @@ fn io_problem(operation: &str, path: &Path, error: &io::Error) -> Diagnostic {
     Diagnostic::new(format!("cannot {operation} {}: {error}", path.display()))
 }
 
-/// Waits for the lock on persistent files, and holds it as long as the returned file exists. Without it, two processes
-/// that copy the same interpreter would each find the other's copy in the kernel. Returns `None` if the lock is not
-/// available.
+/// Waits for the lock on persistent files. The lock is held while the returned file is open. Without the lock, two
+/// processes that copy the same interpreter would each find the other's copy in the kernel. Returns `None` if the lock
+/// is not available.
 #[must_use]
 pub fn lock() -> Option<File> {
     let mut options = OpenOptions::new();
@@ -247,14 +247,14 @@ pub fn lock() -> Option<File> {
     }
 }
 
-/// One of qus's own files of `binfmt.d`.
+/// `binfmt.d` file that qus wrote.
 #[derive(Clone, Debug)]
 pub struct Persisted {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its rules.
+    /// Rules in the file.
     pub set: ArchRules,
-    /// Somebody changed it since qus wrote it: it stays as it is.
+    /// True if another program or a user has edited the file. Such a file is not changed.
     pub is_edited: bool,
 }
 
@@ -264,13 +264,13 @@ pub fn is_copy(interpreter: &Path) -> bool {
     interpreter.parent() == Some(Path::new(store::COPIES))
 }
 
-/// The place of the file for `arch`.
+/// Returns the path of the file for `arch`.
 #[must_use]
 pub fn file_of(arch: &Arch) -> PathBuf {
     Path::new(BINFMT_D).join(formats::binfmt_d_name(arch))
 }
 
-/// The file for `arch`, if there is one that qus wrote.
+/// Reads the file for `arch`. Returns `None` if the file does not exist.
 pub fn persisted_for(arch: &'static Arch) -> Result<Option<Persisted>, ManagedFileError> {
     let path = file_of(arch);
     let Some(own) = managed_file::read(&path)? else { return Ok(None) };
@@ -280,8 +280,10 @@ pub fn persisted_for(arch: &'static Arch) -> Result<Option<Persisted>, ManagedFi
     Ok(Some(Persisted { path, set: ArchRules { arch, rules, copied }, is_edited: own.is_edited }))
 }
 
-/// Returns the files of qus, in the order of the table. Files of other tools at such a path are left out. A file that
-/// cannot be read is an error, as it may be one of qus.
+/// Returns the files of qus, in the order of the architecture table. Files of other tools are omitted.
+///
+/// # Errors
+/// A file cannot be read. It is not omitted, because qus may have written it.
 pub fn persisted() -> Result<Vec<Persisted>, ManagedFileError> {
     let files = crate::arch::ARCHES.iter().map(persisted_for);
     let own =
@@ -289,14 +291,14 @@ pub fn persisted() -> Result<Vec<Persisted>, ManagedFileError> {
     own.filter_map(Result::transpose).collect()
 }
 
-/// Checks that a file with the rules `set` could be written.
+/// Checks that a file with the rules in `set` can be written.
 pub fn check(set: &ArchRules) -> Result<(), Diagnostic> {
     formats::files(Format::Systemd, std::slice::from_ref(set))?;
     managed_file::check(&file_of(set.arch))?;
     Ok(())
 }
 
-/// Writes the file with the rules `set`, and returns its path.
+/// Writes the file with the rules in `set` and returns its path.
 pub fn write_boot_file(set: &ArchRules) -> Result<PathBuf, Diagnostic> {
     let path = file_of(set.arch);
     let before = persisted_for(set.arch)?.map(|persisted_arch| persisted_arch.set.rules).unwrap_or_default();
@@ -310,9 +312,9 @@ pub fn write_boot_file(set: &ArchRules) -> Result<PathBuf, Diagnostic> {
     Ok(path)
 }
 
-/// Removes a file and the copy of an interpreter that goes with it; what else was removed comes into `removed`.
+/// Removes a file and its copy of an interpreter. The paths of removed copies are added to `removed`.
 ///
-/// The file goes last: who ends this halfway finds by it what is left.
+/// The file itself is removed last. If qus is interrupted, the next run finds the remaining copies through this file.
 pub fn remove_persisted(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     if persisted_arch.is_edited {
         return Err(ManagedFileError::Edited(persisted_arch.path.clone()).into());
@@ -330,7 +332,7 @@ fn drop_copies(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result
     let used: BTreeSet<PathBuf> = others.map(|configured| configured.rule.interpreter().to_owned()).collect();
     let copies: BTreeSet<&Path> = persisted_arch.set.rules.iter().map(Rule::interpreter).collect();
     for copy in copies {
-        // Nothing is removed from other directories, whatever the file contains.
+        // Only copies of qus are removed, whatever paths the file contains.
         if !is_copy(copy) || used.contains(copy) {
             continue;
         }
@@ -346,15 +348,15 @@ fn drop_copies(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result
     Ok(())
 }
 
-/// Removes what killed runs have left in the places of files and interpreters.
+/// Removes temporary files of killed runs from the directories of files and interpreters.
 pub fn remove_stale() {
     for directory in [BINFMT_D, store::COPIES, OPENRC_SERVICES] {
         atomic_file::remove_stale(Path::new(directory));
     }
 }
 
-/// Removes copies of interpreters that no configuration and no handler uses: a killed process left them, or another
-/// file took their place.
+/// Removes copies of interpreters that no configuration and no handler uses. A killed run or a replacement can leave
+/// such copies.
 pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Diagnostic> {
     let rules = crate::boot::configuration::Configuration::read(Path::new("/")).rules;
     let configured = rules.iter().map(|configured| configured.rule.interpreter());
@@ -382,23 +384,24 @@ pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// Removes the directory of copies, and the one that it is in, where they are empty.
+/// Removes the directory of copies and its parent directory, if they are empty.
 pub fn remove_empty_directories() {
     let _ = fs::remove_dir(store::COPIES).and_then(|()| fs::remove_dir(store::SYSTEM));
 }
 
-/// Reports whether an interpreter can stay at its path: it exists at boot, and only root can change it.
+/// Reports whether an interpreter can be used at its present path: the path exists at boot, and only root can change
+/// it.
 #[must_use]
 pub fn is_stable(interpreter: &Interpreter) -> bool {
     let path = &interpreter.path;
-    // Or in the directory of its version.
+    // The file is in the directory of qus, or in a directory for one version below it.
     if path.ancestors().skip(1).take(2).any(|directory| directory == Path::new(store::SYSTEM)) {
         return interpreter.owned_by_root;
     }
     if is_in_memory(path) || !interpreter.owned_by_root {
         return false;
     }
-    // The path leads to the file, by links and directories, each of which can be changed.
+    // Every directory and link on the path must be safe, because each can redirect the path.
     let Ok(real) = fs::canonicalize(path) else { return false };
     let is_roots = |directory: &Path| fs::metadata(directory).is_ok_and(|metadata| is_roots_alone(&metadata));
     [path.as_path(), &real].into_iter().all(|path| {
@@ -406,8 +409,7 @@ pub fn is_stable(interpreter: &Interpreter) -> bool {
     }) && volatile(&real).is_none()
 }
 
-/// Returns a warning if an interpreter may be missing when handlers are registered at boot, although its file is
-/// permanent.
+/// Returns a warning if the interpreter at `path` may be missing when handlers are registered at boot.
 #[must_use]
 pub fn late_mount_warning(path: &Path) -> Option<String> {
     if let Some(kind) = volatile(path) {
@@ -420,29 +422,29 @@ pub fn late_mount_warning(path: &Path) -> Option<String> {
         ));
     }
     let device = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.dev());
-    // A directory, because an overlay has other numbers for files.
+    // The directory is used because an overlay reports other device numbers for files.
     let own = path.parent().and_then(device);
     let early = [Path::new("/"), Path::new("/usr")].map(device);
     (own.is_some() && !early.contains(&own)).then(|| {
         format!(
-            "{} is on another file system than /: that has to be mounted before handlers are registered",
+            "{} is not on the root file system; its file system must be mounted before handlers are registered",
             path.display()
         )
     })
 }
 
-/// The kind of file system that `path` is on: one of the numbers of `include/uapi/linux/magic.h`.
+/// Returns the type of the file system of `path`, a number from `include/uapi/linux/magic.h`.
 fn file_system(path: &Path) -> Option<i128> {
     statfs(path).ok().map(|filesystem| magic(filesystem.filesystem_type().0))
 }
 
-/// The number that the header has. It is of 32 bits; the type that it comes in has 32 or 64, and a sign or none, by
-/// architecture and C library, so that the upper half of the numbers may be negative.
+/// Converts a file system type to the unsigned 32-bit number of the kernel's header. The type has 32 or 64 bits and may
+/// be signed, which depends on the architecture and the C library.
 fn magic(number: impl Into<i128>) -> i128 {
     number.into() & i128::from(u32::MAX)
 }
 
-/// A file system that does not outlive the kernel.
+/// Returns the name of a file system that is empty after a reboot.
 fn volatile(path: &Path) -> Option<&'static str> {
     match file_system(path)? {
         0x0102_1994 => Some("tmpfs"),
@@ -451,7 +453,7 @@ fn volatile(path: &Path) -> Option<&'static str> {
     }
 }
 
-/// A file system that is somewhere else.
+/// Returns the name of a network file system or FUSE.
 fn network(magic: i128) -> Option<&'static str> {
     match magic {
         0x6969 => Some("NFS"),
@@ -468,7 +470,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_systems_are_told_apart_by_32_bits_of_any_type() {
+    fn the_low_32_bits_identify_a_file_system() {
         assert_eq!(file_system(Path::new("/proc/self")), Some(0x9fa0));
         assert_eq!((volatile(Path::new("/proc/self")), network(0x9fa0)), (None, None));
         let cifs = 0xff53_4d42_u32;

@@ -1,57 +1,58 @@
-//! The steps that make the handlers equal to the configuration: a pure function from rules and handlers to [`Step`]s.
+//! Steps that make the registered handlers equal to the configuration: a pure function from rules and handlers to
+//! [`Step`]s.
 //!
-//! Only handlers with the name of a rule are removed. In the kernel the newest handler wins (K31), in the configuration
-//! the last rule. So a correct handler is registered again if it would otherwise come after one that is earlier in the
-//! configuration.
+//! `qus apply` removes only handlers that have the name of a rule. In the kernel the newest handler wins (K31). In the
+//! configuration the last rule wins. A correct handler is therefore registered again if an earlier rule of the
+//! configuration would otherwise win over it.
 
 use std::path::Path;
 
 use crate::binfmt::{Flags, HEADER_LEN, Handler, HandlerName, Matcher, Rule};
 
-/// A rule of the configuration, and what was found out about its interpreter.
+/// Rule of the configuration, with its interpreter file.
 #[derive(Clone, Copy, Debug)]
 pub struct ConfigLine<'a> {
     /// The rule.
     pub rule: &'a Rule,
-    /// The file at the interpreter's path; nothing where there is no ordinary one.
+    /// The regular file at the interpreter's path; `None` if the path has no regular file.
     pub interpreter: Option<&'a InterpreterFile>,
 }
 
-/// The file that a rule wants to have started.
+/// Interpreter file that a rule names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterpreterFile {
-    /// Its first bytes.
+    /// The first bytes of the file.
     pub header: Vec<u8>,
-    /// True if it belongs to root and no other user may write to it.
+    /// True if the file belongs to root and no other user may write to it.
     pub owned_by_root: bool,
-    /// True if it has a setuid or setgid bit.
+    /// True if the file has a setuid or setgid bit.
     pub set_id: bool,
 }
 
-/// Step for one rule.
+/// Step for one rule of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It is in force.
+    /// The rule is registered and needs no change.
     Unchanged,
-    /// Register it, in the place of the handler that has its name, if any does.
+    /// Register the rule. A handler with the same name is removed first.
     Register {
-        /// True if one does.
+        /// True if a handler with the same name exists.
         replaces: bool,
     },
-    /// A later rule has the same name; its index.
+    /// A later rule has the same name. The value is the index of the later rule.
     Superseded(usize),
-    /// Not on this host; why.
+    /// The rule must not be registered on this host. The value is the reason.
     Refused(String),
 }
 
-/// Returns a step for each of `requested`, which are in the order of the configuration. `handlers` are newest first.
-/// `guarded` are headers that no rule may match (K37).
+/// Returns one step for each rule in `requested`, which has the order of the configuration. `handlers` has the newest
+/// handler first. `guarded` holds file headers that no rule may match (K37).
 #[must_use]
 pub fn steps(requested: &[ConfigLine<'_>], handlers: &[Handler], guarded: &[Guarded]) -> Vec<Step> {
     let refusals: Vec<Option<String>> =
         requested.iter().map(|requested| refusal(requested, guarded)).collect();
     let is_fit = |index: usize| refusals.get(index).is_some_and(Option::is_none);
-    // As the kernel will have them, newest first.
+    // Names of the handlers after the steps so far, newest first.
     let mut order: Vec<&HandlerName> = handlers.iter().map(|handler| &handler.name).collect();
     let mut before: Vec<&Rule> = Vec::new();
     let mut steps = Vec::new();
@@ -84,7 +85,8 @@ pub fn steps(requested: &[ConfigLine<'_>], handlers: &[Handler], guarded: &[Guar
     steps
 }
 
-/// Reports whether both match some of the same files. A name and a content are taken to be independent.
+/// Reports whether both rules match some of the same files. A magic rule and an extension rule never count as
+/// overlapping.
 fn overlap(one: &Rule, other: &Rule) -> bool {
     match (one.matcher(), other.matcher()) {
         (Matcher::Magic(one), Matcher::Magic(other)) => one.overlaps(other),
@@ -93,23 +95,23 @@ fn overlap(one: &Rule, other: &Rule) -> bool {
     }
 }
 
-/// Beginning of files that no rule may take.
+/// Header of files that no rule may match.
 #[derive(Clone, Debug)]
 pub struct Guarded {
     /// The first bytes of such a file.
     pub header: Vec<u8>,
-    /// Reason why a rule that matches it is refused; `None` if it is certainly a program of this host.
+    /// Reason why a rule that matches the header is refused; `None` for a native program of this host.
     pub reason: Option<String>,
 }
 
 impl Guarded {
-    /// A file that this host certainly runs itself.
+    /// Returns the entry for a file that this host certainly runs natively.
     #[must_use]
     pub fn certain(header: Vec<u8>) -> Self {
         Self { header, reason: None }
     }
 
-    /// Reports whether `rule` takes the file. The kernel compares a buffer that is filled up with zeros.
+    /// Reports whether `rule` matches the file. The kernel pads the compared buffer with zeros.
     fn is_taken_by(&self, rule: &Rule) -> bool {
         let mut header = self.header.clone();
         header.resize(header.len().max(HEADER_LEN), 0);
@@ -117,7 +119,7 @@ impl Guarded {
     }
 }
 
-/// Returns the reason why a rule must not be registered.
+/// Returns the reason why a rule must not be registered, or `None` if the rule is safe.
 fn refusal(requested: &ConfigLine<'_>, guarded: &[Guarded]) -> Option<String> {
     let rule = requested.rule;
     let path = rule.interpreter();
@@ -131,7 +133,7 @@ fn refusal(requested: &ConfigLine<'_>, guarded: &[Guarded]) -> Option<String> {
     }
     if rule.flags().contains(Flags::CREDENTIALS) && !file.owned_by_root {
         return Some(format!(
-            "with C {} runs as root, but other users than root may write to it",
+            "with the flag C {} runs as root, but users other than root may write to it",
             path.display()
         ));
     }
@@ -165,7 +167,7 @@ mod tests {
         Handler { name: rule.name().clone(), entry }
     }
 
-    /// The steps for lines of configuration, with `handlers` in the kernel, newest first.
+    /// Returns the steps for `lines` of configuration. `handlers` are the registered rules, newest first.
     fn plan(lines: &[&str], handlers: &[&str]) -> Vec<Step> {
         let rules: Vec<Rule> = lines.iter().map(|line| rule(line)).collect();
         let requested: Vec<ConfigLine<'_>> =
@@ -181,18 +183,18 @@ mod tests {
     const C: &str = ":c:M::OTHER::/c:";
 
     #[test]
-    fn what_stands_stays() {
+    fn a_current_handler_is_unchanged() {
         assert_eq!(plan(&[A, C], &[]), [NEW, NEW]);
         assert_eq!(plan(&[A, C], &[A, C]), [Step::Unchanged, Step::Unchanged]);
         assert_eq!(plan(&[A], &[":a:M::MAGIC::/other:"]), [REPLACED]);
         assert_eq!(plan(&[A], &[":a:M::MAGIC::/a:F"]), [REPLACED]);
-        // Others are none of it.
+        // A handler without a rule does not matter.
         assert_eq!(plan(&[A], &[B, A]), [Step::Unchanged]);
     }
 
     #[test]
     fn the_last_rule_wins() {
-        // Both take the same files: B has to be newer.
+        // Both rules match the same files, so B has to be the newer one.
         assert_eq!(plan(&[A, B], &[B, A]), [Step::Unchanged, Step::Unchanged]);
         assert_eq!(plan(&[A, B], &[A, B]), [Step::Unchanged, REPLACED]);
         assert_eq!(plan(&[A, B], &[B]), [NEW, REPLACED]);
@@ -203,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn of_one_name_the_last_is_meant() {
+    fn the_last_rule_of_a_name_counts() {
         let other = ":a:M::MAGIC::/later:";
         assert_eq!(plan(&[A, C, other], &[]), [Step::Superseded(2), NEW, NEW]);
-        // One that is refused replaces none.
+        // A refused rule supersedes no earlier rule.
         let refused = ":a:M::NATIVE::/later:";
         let steps = plan(&[A, refused], &[]);
         assert_eq!(steps[0], NEW);
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn no_rule_takes_what_must_run() {
+    fn no_rule_matches_native_programs() {
         for line in [":x:M::N::/x:", r":x:M::\xff:\x00:/x:", ":x:M:1:A::/x:"] {
             assert!(matches!(plan(&[line], &[])[0], Step::Refused(_)), "{line}");
         }
@@ -222,8 +224,8 @@ mod tests {
     }
 
     #[test]
-    fn an_interpreter_must_not_take_itself_nor_give_rights_away() {
-        let sound = InterpreterFile { header: b"ELF".to_vec(), owned_by_root: true, set_id: false };
+    fn unsafe_interpreters_are_refused() {
+        let safe = InterpreterFile { header: b"ELF".to_vec(), owned_by_root: true, set_id: false };
         let verdict = |line: &str, file: InterpreterFile| {
             let rule = rule(line);
             steps(&[ConfigLine { rule: &rule, interpreter: Some(&file) }], &[], &[]).remove(0)
@@ -232,12 +234,12 @@ mod tests {
             let Step::Refused(reason) = step else { panic!("{step:?}") };
             assert!(reason.contains(part), "{reason}");
         };
-        assert_eq!(verdict(":x:M::MAGIC::/x:OC", sound.clone()), NEW);
-        refused(verdict(":x:M::EL::/x:", sound.clone()), "it matches its own interpreter, /x");
-        refused(verdict(":x:E::sh::/x.sh:", sound.clone()), "it matches its own interpreter, /x.sh");
-        let anybodys = InterpreterFile { owned_by_root: false, ..sound.clone() };
-        refused(verdict(":x:M::MAGIC::/x:C", anybodys.clone()), "other users than root may write to it");
-        assert_eq!(verdict(":x:M::MAGIC::/x:OF", anybodys), NEW);
-        refused(verdict(":x:M::MAGIC::/x:", InterpreterFile { set_id: true, ..sound }), "setuid");
+        assert_eq!(verdict(":x:M::MAGIC::/x:OC", safe.clone()), NEW);
+        refused(verdict(":x:M::EL::/x:", safe.clone()), "it matches its own interpreter, /x");
+        refused(verdict(":x:E::sh::/x.sh:", safe.clone()), "it matches its own interpreter, /x.sh");
+        let writable = InterpreterFile { owned_by_root: false, ..safe.clone() };
+        refused(verdict(":x:M::MAGIC::/x:C", writable.clone()), "users other than root may write to it");
+        assert_eq!(verdict(":x:M::MAGIC::/x:OF", writable), NEW);
+        refused(verdict(":x:M::MAGIC::/x:", InterpreterFile { set_id: true, ..safe }), "setuid");
     }
 }

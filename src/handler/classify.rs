@@ -1,4 +1,4 @@
-//! Classification of handlers: architecture, and names that qus gives.
+//! Classification of handlers: the architecture of a handler, and the handler names that qus uses.
 
 use std::path::Path;
 
@@ -8,12 +8,12 @@ use crate::interpreter::arch_from_file_name;
 use crate::system::file_id::file_name;
 use crate::system::kernel_version::KernelVersion;
 
-/// Mark of the names that a handler has only while it takes the place of another one. One that is found was left
-/// behind by an interrupted run.
+/// Part of a temporary handler name. A new handler has this name until it replaces another one. If a handler with such
+/// a name remains, an earlier run was interrupted.
 pub const STAGING_SUFFIX: &str = ".qus-";
 
-/// Returns the architecture of a handler with a QEMU user-mode emulator, whatever its name, or with an interpreter that
-/// qus registered (a name that begins with `qus-`). `None` for handlers of other tools.
+/// Returns the architecture of a handler whose interpreter is a QEMU user-mode emulator, or whose name begins with
+/// `qus-`. Returns `None` for handlers of other tools.
 #[must_use]
 pub fn emulated_arch(handler: &Handler) -> Option<&'static Arch> {
     let elf = Pattern::new(0, goblin::elf::header::ELFMAG.to_vec(), None).ok()?;
@@ -26,7 +26,7 @@ pub fn emulated_arch(handler: &Handler) -> Option<&'static Arch> {
     }
     let interpreter = handler.entry.interpreter.as_deref()?;
     if interpreter.starts_with("/proc") {
-        // The file never had a path. Only the handler's text describes it.
+        // An interpreter in memory never had a path. Only the handler's name shows its architecture.
         return name.strip_prefix("qemu-").and_then(|rest| Arch::named(without_staging_suffix(rest)).ok());
     }
     arch_from_file_name(file_name(interpreter))
@@ -36,20 +36,20 @@ fn without_staging_suffix(name: &str) -> &str {
     name.split_once(STAGING_SUFFIX).map_or(name, |(name, _)| name)
 }
 
-/// Reports whether the name is one that a handler has only for a moment.
+/// Reports whether `name` is a temporary name of a handler that is being replaced.
 #[must_use]
 pub fn is_staging(name: &HandlerName) -> bool {
     name.as_bytes().windows(STAGING_SUFFIX.len()).any(|window| window == STAGING_SUFFIX.as_bytes())
 }
 
-/// Returns the number of the process in a staging name.
+/// Returns the process ID in a staging name.
 #[must_use]
 pub fn staging_process(name: &HandlerName) -> Option<u32> {
     let name = std::str::from_utf8(name.as_bytes()).ok()?;
     name.rsplit_once(STAGING_SUFFIX)?.1.parse().ok()
 }
 
-/// Reports whether `name` is one that qus gives to a handler of `arch`.
+/// Reports whether qus uses `name` for a handler of `arch`.
 #[must_use]
 pub fn is_named_for(name: &HandlerName, arch: &Arch) -> bool {
     let names = arch.handler_names();
@@ -62,7 +62,8 @@ pub fn is_named_for(name: &HandlerName, arch: &Arch) -> bool {
     })
 }
 
-/// Returns the flags of a new handler: `F`, `O`, and `P` if the kernel reports it to the interpreter (Linux 5.12).
+/// Returns the flags of a new handler: `F` and `O`, and `P` if the kernel reports `P` to the interpreter (since Linux
+/// 5.12).
 #[must_use]
 pub fn default_flags(kernel: KernelVersion) -> Flags {
     let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
@@ -70,12 +71,16 @@ pub fn default_flags(kernel: KernelVersion) -> Flags {
     flags
 }
 
-/// [`default_flags`] of a current kernel, for rules that another machine will register.
+/// Flags for rules that another machine will register: the [`default_flags`] of a current kernel.
 pub const EXPORTED_FLAGS: Flags = Flags::FIX_BINARY.union(Flags::OPEN_BINARY).union(Flags::PRESERVE_ARGV0);
 
-/// The rules that give the programs of `arch` to `interpreter`, the first for what today's toolchains write.
+/// Returns the rules that assign the programs of `arch` to `interpreter`. The first rule is for the programs of today's
+/// toolchains.
 ///
-/// An interpreter that is not called like QEMU's gets handlers called `qus-…`.
+/// If the interpreter's file name is not one of QEMU's, the handler names begin with `qus-`.
+///
+/// # Errors
+/// A name or the interpreter's path is not valid in a rule.
 pub fn rules(arch: &Arch, interpreter: &Path, flags: Flags) -> Result<Vec<Rule>, RuleError> {
     let is_qemu = arch_from_file_name(file_name(interpreter)) == Some(arch);
     let names = arch.handler_names().into_iter();
@@ -90,7 +95,7 @@ pub fn rules(arch: &Arch, interpreter: &Path, flags: Flags) -> Result<Vec<Rule>,
         .collect()
 }
 
-/// Reports whether `handler` takes some program of `arch`.
+/// Reports whether `handler` matches some programs of `arch`.
 #[must_use]
 pub fn overlaps_arch(handler: &Handler, arch: &Arch) -> bool {
     handler
@@ -99,19 +104,19 @@ pub fn overlaps_arch(handler: &Handler, arch: &Arch) -> bool {
         .is_some_and(|taken| arch.identity.patterns().iter().any(|pattern| pattern.overlaps(taken)))
 }
 
-/// The handler that takes the programs that today's toolchains write for `arch`: all of them, or the first of them.
+/// Returns the handler that the kernel uses for a typical program of `arch`.
 #[must_use]
 pub fn active_handler<'a>(arch: &Arch, handlers: &'a [Handler]) -> Option<&'a Handler> {
     first_match(handlers, &arch.plain_header()?, Path::new(""))
 }
 
-/// Reports whether this is the staging name of a handler whose process was killed.
+/// Reports whether `name` is a staging name and the process in it no longer exists.
 pub(crate) fn is_stale_staging(name: &HandlerName) -> bool {
     let process = staging_process(name);
     process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists())
 }
 
-/// Handlers that give programs to QEMU's emulators, of the named architectures or of all.
+/// Returns the handlers of emulators that qus recognises, with their architectures. `named` limits the architectures.
 pub(crate) fn emulators<'a>(
     handlers: &'a [Handler],
     named: Option<&[&'static Arch]>,
@@ -127,20 +132,20 @@ pub(crate) fn emulators<'a>(
         .collect()
 }
 
-/// Returns the name of a handler for JSON, unescaped.
+/// Returns the name of a handler as a string for JSON, without escapes. Invalid UTF-8 is replaced.
 pub(crate) fn name_lossy(name: &HandlerName) -> String {
     String::from_utf8_lossy(name.as_bytes()).into_owned()
 }
 
-/// Returns the interpreter of a handler, if it is a QEMU emulator with an absolute path, so that its version can be
-/// read. A path in `/proc` is another file in every process.
+/// Returns the path of a handler's emulator, from which the version can be read. Returns `None` for paths in `/proc`,
+/// which lead to another file in every process.
 pub(crate) fn emulator_path(handler: &Handler) -> Option<&Path> {
     emulated_arch(handler)?;
     let path = handler.entry.interpreter.as_deref()?;
     (path.is_absolute() && !path.starts_with("/proc")).then_some(path)
 }
 
-/// Reports whether a handler takes programs of `arch` and of nothing else.
+/// Reports whether a handler matches programs of `arch` and of no other architecture.
 pub(crate) fn serves_only(handler: &Handler, arch: &Arch) -> bool {
     handler
         .entry

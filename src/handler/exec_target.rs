@@ -1,4 +1,4 @@
-//! Kind of a file, for the kernel and for a person, by its first page.
+//! Inspection of a file that is to be executed: its kind and the reason why the kernel would not execute it.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -18,38 +18,38 @@ use crate::arch::elf::{self, FIRST_READ};
 use crate::binfmt::HEADER_LEN;
 use crate::system::file_id::{FileId, open_without_waiting};
 
-/// A file to be executed.
+/// File to be executed.
 #[derive(Clone, Debug)]
 pub struct ExecTarget {
-    /// Its path, as it is given to `execve(2)`.
+    /// The path, as `execve(2)` receives it.
     pub path: PathBuf,
-    /// Which file it is; `None` where it could not be opened.
+    /// Identity of the file; `None` if the file could not be opened.
     pub id: Option<FileId>,
-    /// Its first bytes, at most [`HEADER_LEN`].
+    /// The first bytes of the file, at most [`HEADER_LEN`].
     pub header: Vec<u8>,
-    /// Meaning of the bytes.
+    /// Kind of the file, according to its content.
     pub kind: Kind,
-    /// Reason why the kernel would not read them: the first error of `execve(2)` (K41).
+    /// Reason why the kernel does not read the file: the first error of `execve(2)` (K41).
     pub denied: Option<AccessError>,
 }
 
-/// Reason why a file cannot be executed, whatever its content.
+/// Reason why a file cannot be executed, independent of its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessError {
-    /// There is none.
+    /// The file does not exist.
     Missing,
-    /// A part of its path is not a directory, or may not be passed, or leads in a circle.
+    /// The path cannot be resolved: a component is not a directory, cannot be searched, or is part of a symlink loop.
     Path(Errno),
-    /// A directory, a device, a pipe.
+    /// The path is a directory, a device or a pipe.
     NotAFile,
-    /// No permission to execute it.
+    /// This user has no permission to execute the file.
     NotExecutable,
-    /// Its file system is mounted `noexec`.
+    /// The file system of the file is mounted `noexec`.
     NoExec,
 }
 
 impl AccessError {
-    /// The errno of `execve(2)`.
+    /// Returns the errno of `execve(2)`.
     #[must_use]
     pub fn errno(self) -> Errno {
         match self {
@@ -72,23 +72,23 @@ impl fmt::Display for AccessError {
     }
 }
 
-/// Kind of a file by its first bytes.
+/// Kind of a file, according to its first bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// An ELF program or shared object.
     Elf(Elf),
-    /// A script, with the program that its first line names.
+    /// A script.
     Script {
-        /// The program.
+        /// The interpreter in the first line.
         interpreter: PathBuf,
     },
     /// A program for Windows or DOS: `MZ`.
     Windows,
-    /// A Java class, or several in a `.jar`.
+    /// A Java class file or a `.jar` archive.
     Java,
     /// A WebAssembly module.
     Wasm,
-    /// No bytes.
+    /// A file without any bytes.
     Empty,
     /// Anything else.
     Unknown,
@@ -97,11 +97,11 @@ pub enum Kind {
 /// Contents of an ELF header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Elf {
-    /// The row of the table, if there is one for it.
+    /// The architecture; `None` if the table of architectures has no row for this header.
     pub arch: Option<&'static Arch>,
     /// `EI_CLASS`: 1 is 32-bit, 2 is 64-bit.
     pub class: u8,
-    /// True if numbers have their most significant byte first.
+    /// True if the file is big-endian.
     pub big_endian: bool,
     /// `e_machine`.
     pub machine: u16,
@@ -109,14 +109,14 @@ pub struct Elf {
     pub e_type: u16,
     /// `EI_OSABI`.
     pub os_abi: u8,
-    /// `EI_ABIVERSION` and the two bytes behind it.
+    /// `EI_ABIVERSION` and the next two bytes.
     pub abi_version: [u8; 3],
-    /// The program that has to be there to load it (`PT_INTERP`).
+    /// Path of the program loader (`PT_INTERP`).
     pub loader: Option<PathBuf>,
 }
 
 impl Elf {
-    /// Reports whether it is an AppImage: one keeps its own magic in the padding of the ELF header.
+    /// Reports whether the file is an AppImage, which stores its own magic in the padding of the ELF header.
     #[must_use]
     pub fn is_app_image(&self) -> bool {
         matches!(self.abi_version, [b'A', b'I', 1 | 2])
@@ -165,7 +165,8 @@ impl fmt::Display for Elf {
     }
 }
 
-/// Operating systems other than System V and GNU, which Linux programs are marked with (ELF specification, `EI_OSABI`).
+/// Returns a description of an `EI_OSABI` value (ELF specification). It is empty for System V and GNU, the usual values
+/// of Linux programs.
 fn os_abi(value: u8) -> &'static str {
     match value {
         0 | 3 => "",
@@ -179,7 +180,7 @@ fn os_abi(value: u8) -> &'static str {
 }
 
 impl ExecTarget {
-    /// Looks at the file at `path`: one open, one read.
+    /// Inspects the file at `path` with one open and one read.
     #[must_use]
     pub fn inspect(path: &Path) -> Self {
         let mut target =
@@ -196,7 +197,7 @@ impl ExecTarget {
         target.denied = if !metadata.is_file() {
             Some(AccessError::NotAFile)
         } else if metadata.mode() & 0o111 == 0 || !may_execute(&file, path) {
-            // Root, too, needs one x bit.
+            // Root needs at least one x bit as well.
             Some(if is_noexec(&file) { AccessError::NoExec } else { AccessError::NotExecutable })
         } else {
             None
@@ -212,7 +213,8 @@ impl ExecTarget {
     }
 }
 
-/// Returns the reason why a file that cannot be read cannot be executed, either. It may be executable (mode 0711).
+/// Returns the reason why a file that cannot be opened for reading cannot be executed. Returns `None` if it can still
+/// be executed (mode 0711).
 fn denied_unread(path: &Path, error: &io::Error) -> Option<AccessError> {
     match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
         Errno::ENOENT => Some(AccessError::Missing),
@@ -223,8 +225,8 @@ fn denied_unread(path: &Path, error: &io::Error) -> Option<AccessError> {
     }
 }
 
-/// Reports whether this process may execute a file, which includes that its file system is not mounted noexec
-/// (`do_faccessat` in `fs/open.c`). Before Linux 5.8 the path is used, as the kernel cannot check an open file.
+/// Reports whether this process may execute a file. The check includes `noexec` mounts (`fs/open.c`: `do_faccessat`).
+/// Before Linux 5.8 the kernel cannot check an open file, so the check uses the path.
 fn may_execute(file: &File, path: &Path) -> bool {
     faccessat(file, "", AccessFlags::X_OK, AtFlags::AT_EMPTY_PATH).is_ok()
         || access(path, AccessFlags::X_OK).is_ok()
@@ -254,7 +256,7 @@ fn classify(first: &[u8], path: &Path, file: &File) -> Kind {
     }
 }
 
-/// The fields of an ELF header, which need not be a whole one.
+/// Parses the start of an ELF header. The header may be incomplete after `e_machine`.
 fn elf_header(first: &[u8]) -> Option<Elf> {
     let &[0x7f, b'E', b'L', b'F', class, data, _, os_abi, abi_0, abi_1, abi_2, ..] = first else {
         return None;
@@ -276,10 +278,11 @@ fn elf_header(first: &[u8]) -> Option<Elf> {
     })
 }
 
-/// The program that the first line of a script names, as `load_script` of `fs/binfmt_script.c` finds it: within the
-/// first [`HEADER_LEN`] bytes, behind blanks, up to a blank, a NUL, or the end of the line.
+/// Returns the interpreter in the first line of a script, as the kernel parses it (`fs/binfmt_script.c`:
+/// `load_script`). Only the first [`HEADER_LEN`] bytes count. The name starts after any blanks and ends at a blank, a
+/// NUL, or the end of the line.
 ///
-/// Bytes after the end of a short file count as NUL (K34). The name may be empty: a NUL ends it, too.
+/// Bytes after the end of a short file count as NUL (K34). The name is empty if a NUL directly follows the blanks.
 #[must_use]
 pub fn script_interpreter(header: &[u8]) -> Option<PathBuf> {
     let mut window = [0; HEADER_LEN];
@@ -287,13 +290,13 @@ pub fn script_interpreter(header: &[u8]) -> Option<PathBuf> {
     window.get_mut(..length)?.copy_from_slice(header.get(..length)?);
     let line = window.strip_prefix(b"#!")?;
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    // The kernel looks for the end of the line no further than a NUL.
+    // The kernel stops at a NUL when it searches for the end of the line.
     let end =
         line.iter().position(|byte| matches!(byte, b'\n' | 0)).filter(|at| line.get(*at) == Some(&b'\n'));
     let line = line.get(..end.unwrap_or(line.len()))?;
     let rest = line.get(line.iter().position(|byte| !is_blank(byte))?..)?;
     let length = rest.iter().position(|byte| is_blank(byte) || *byte == 0);
-    // A line that does not end in the window is one only if the name of the program does.
+    // If the line is longer than the window, the name must still end inside the window.
     let length = length.or(end.map(|_| rest.len()))?;
     Some(PathBuf::from(OsStr::from_bytes(rest.get(..length)?)))
 }
@@ -322,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_told_by_content() {
+    fn the_content_decides_the_kind() {
         let directory = tempfile::tempdir().unwrap();
         let kind = |name: &str, content: &[u8]| {
             let path = directory.path().join(name);
@@ -344,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_started_says_why() {
+    fn the_reason_why_a_file_cannot_be_executed_is_found() {
         let directory = tempfile::tempdir().unwrap();
         let plain = directory.path().join("plain");
         fs::write(&plain, "x").unwrap();

@@ -1,4 +1,4 @@
-//! Handlers as values: whose they are, the decision what to register, registering it, and predicting what the kernel does.
+//! Handlers as values: their owners, the decision what to register, the registration, and predictions of `execve(2)`.
 
 pub mod apply;
 pub mod classify;

@@ -1,6 +1,6 @@
-//! Owners: who put a handler there, as well as can be known.
+//! Owner of a handler: the tool that registered it, if that can be determined.
 //!
-//! Nothing is guessed silently: where nothing is known, that is the answer ([`Owner::Unknown`]).
+//! If nothing is known about a handler, the owner is [`Owner::Unknown`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,17 +18,17 @@ use crate::system::process;
 /// Tool that registered a handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// qus: its own rule, under its own name.
+    /// qus. The handler has a rule and a name of qus.
     Qus,
-    /// systemd-binfmt, for a line of this file.
+    /// systemd-binfmt, which registered a line of this configuration file.
     Configuration(PathBuf),
-    /// binfmt-support, for this package; nothing for one that an administrator added.
+    /// binfmt-support, on behalf of this package; `None` if an administrator added the rule.
     BinfmtSupport(Option<String>),
-    /// Software that is known by its interpreter or its name.
+    /// A product that is recognised by the name of the interpreter or of the handler.
     Product(&'static str),
-    /// The interpreter is from this package, whatever registered it.
+    /// The package that contains the interpreter. The tool that registered the handler is unknown.
     Package(String),
-    /// Nothing is known.
+    /// An unknown tool.
     Unknown,
 }
 
@@ -47,13 +47,13 @@ impl fmt::Display for Owner {
 }
 
 impl Owner {
-    /// Owner of `handler`, without asking a package manager.
+    /// Returns the owner of `handler` without a query to a package manager.
     #[must_use]
     pub fn of(handler: &Handler, configuration: &Configuration) -> Self {
         let entry = &handler.entry;
-        let promised = configuration.rules.iter().find(|promise| promise.is_registered_as(handler));
-        if let Some(promise) = promised {
-            return Self::Configuration(promise.file.clone());
+        let configured = configuration.rules.iter().find(|configured| configured.is_registered_as(handler));
+        if let Some(configured) = configured {
+            return Self::Configuration(configured.file.clone());
         }
         if let Some(package) = configuration.binfmt_support.get(handler.name.as_os_str()) {
             return Self::BinfmtSupport(package.clone());
@@ -66,7 +66,7 @@ impl Owner {
     }
 }
 
-/// Rules of other tools differ from those of the table, so rules of qus are recognised by their form.
+/// Reports whether the handler has a name and a pattern of qus. Other tools use slightly different patterns.
 fn is_ours(handler: &Handler) -> bool {
     let name = handler.name.as_bytes();
     if name.starts_with(b"qus-") {
@@ -79,7 +79,8 @@ fn is_ours(handler: &Handler) -> bool {
     })
 }
 
-/// Software that registers its own interpreter, known by the name of that, or of the handler.
+/// Returns the product that registered the handler, recognised by the file name of the interpreter or by the handler's
+/// name.
 fn product(handler: &[u8], interpreter: &[u8]) -> Option<&'static str> {
     match interpreter {
         b"rosetta" => return Some("Rosetta"),
@@ -96,7 +97,7 @@ fn product(handler: &[u8], interpreter: &[u8]) -> Option<&'static str> {
     interpreter.starts_with(b"buildkit-qemu-").then_some("BuildKit")
 }
 
-/// The packages that `paths` belong to, by the host's package manager; those that belong to none are left out.
+/// Returns the packages that contain `paths`, according to dpkg or rpm. Paths without a package are omitted.
 #[must_use]
 pub fn packages(paths: &[&Path]) -> BTreeMap<PathBuf, String> {
     if paths.is_empty() {
@@ -106,7 +107,7 @@ pub fn packages(paths: &[&Path]) -> BTreeMap<PathBuf, String> {
     let mut query = Command::new("dpkg-query");
     query.arg("--search").arg("--").args(paths).env("LC_ALL", "C");
     if let Ok(output) = process::output(&mut query) {
-        // "package, other:arch: /path", a line for each path that is known.
+        // Each line has the form "package, other:arch: /path". Unknown paths have no line.
         for line in output.stdout.split(|byte| *byte == b'\n') {
             let Some(at) = line.windows(2).position(|pair| pair == b": ") else { continue };
             let (names, path) = (line.get(..at).unwrap_or_default(), line.get(at + 2..).unwrap_or_default());
@@ -135,21 +136,21 @@ mod tests {
     use crate::binfmt::{Entry, HandlerName, Rule};
     use crate::boot::configuration::ConfiguredRule;
 
-    fn handler(name: &str, interpreter: &str, takes: &str) -> Handler {
-        let text = format!("enabled\ninterpreter {interpreter}\nflags: F\n{takes}\n");
+    fn handler(name: &str, interpreter: &str, matcher: &str) -> Handler {
+        let text = format!("enabled\ninterpreter {interpreter}\nflags: F\n{matcher}\n");
         Handler { name: HandlerName::new(name).unwrap(), entry: Entry::parse(text.as_bytes()).unwrap() }
     }
 
     #[test]
     fn configuration_is_an_owner() {
-        let promise =
+        let configured =
             ConfiguredRule { file: "/a.conf".into(), rule: Rule::parse(b":three:M::CC::/other:").unwrap() };
         let configuration = Configuration {
-            rules: vec![promise],
+            rules: vec![configured],
             binfmt_support: [("jar".into(), Some("openjdk-17".to_owned())), ("mine".into(), None)].into(),
         };
-        let owner = |name, interpreter, takes| {
-            Owner::of(&handler(name, interpreter, takes), &configuration).to_string()
+        let owner = |name, interpreter, matcher| {
+            Owner::of(&handler(name, interpreter, matcher), &configuration).to_string()
         };
         assert_eq!(owner("three", "/other", "offset 0\nmagic 4343"), "/a.conf");
         assert_eq!(owner("three", "/elsewhere", "offset 0\nmagic 4343"), "unknown");

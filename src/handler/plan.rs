@@ -1,4 +1,4 @@
-//! Decision about an architecture: a pure function from facts to a [`Decision`] (rule 2 of docs/design.md).
+//! Decision about one architecture: a pure function from facts to a [`Decision`] (rule 2 of docs/design.md).
 
 use std::fmt;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::system::file_id::FileId;
 pub struct Snapshot<'a> {
     /// All handlers, newest first.
     pub handlers: &'a [Handler],
-    /// Beginnings of files that no rule may match: the host's own programs, qus among them (K37).
+    /// Headers of files that no rule may match: native programs of this host, including qus (K37).
     pub guarded: &'a [Vec<u8>],
 }
 
@@ -27,56 +27,56 @@ pub struct Snapshot<'a> {
 pub struct Facts<'a> {
     /// The interpreter to register, if one is available.
     pub interpreter: Option<&'a Interpreter>,
-    /// True if the host runs its programs itself.
+    /// Whether the host runs the architecture's programs natively.
     pub native: &'a Nativeness,
-    /// Result of its probe with the present handlers; `None` if none was executed.
+    /// Result of a probe through the registered handlers; `None` if no probe was executed.
     pub verdict: Option<&'a Result<Verification, Failure>>,
-    /// Fault of the file at the path of the active handler, if no probe was executed.
+    /// Defect of the active handler's interpreter file, if no probe was executed.
     pub unfit: Option<&'a str>,
 }
 
 impl Facts<'_> {
-    /// The file that the kernel started for the probe.
+    /// Returns the interpreter file that the kernel started for the probe.
     fn started(&self) -> Option<FileId> {
         self.verdict?.as_ref().ok()?.interpreter
     }
 }
 
-/// Request of the user.
+/// Options of the user.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// The flags of a new handler.
     pub flags: Flags,
     /// True if the user named an interpreter, a source or flags.
     pub explicit: bool,
-    /// Take over from what is there.
+    /// True if a working handler may be replaced.
     pub replace: bool,
-    /// Register what the host runs itself, too.
+    /// True if native architectures may be registered as well.
     pub force_native: bool,
 }
 
 /// Decision about one architecture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// The very handlers are there and work.
+    /// The requested handlers are registered and work.
     Unchanged(Vec<HandlerName>),
-    /// Another emulator's handler serves it.
+    /// A working handler of another emulator already handles the architecture.
     LeaveExisting(HandlerName),
     /// Register, verify, then remove broken handlers.
     Register(Registration),
-    /// Not on this host: why, and what to type instead.
+    /// The architecture must not be registered on this host.
     Refused {
         /// The reason.
         reason: String,
-        /// Advice.
+        /// What the user can do instead.
         advice: Advice,
     },
-    /// Something else already handles these programs.
+    /// A handler of another tool already handles these programs.
     Conflict {
-        /// Handlers that would be displaced.
+        /// Handlers that a registration would displace.
         with: Vec<HandlerName>,
     },
-    /// There is nothing to register.
+    /// No interpreter is available.
     NoInterpreter,
 }
 
@@ -86,7 +86,7 @@ impl fmt::Display for Decision {
             |names: &[HandlerName]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         match self {
             Self::Unchanged(handlers) => write!(formatter, "{} is unchanged", names(handlers)),
-            Self::LeaveExisting(handler) => write!(formatter, "{handler} serves it"),
+            Self::LeaveExisting(handler) => write!(formatter, "{handler} already handles it"),
             Self::Register(registration) => {
                 let rules: Vec<_> = registration.rules.iter().map(|rule| rule.name().clone()).collect();
                 write!(formatter, "register {}", names(&rules))?;
@@ -97,25 +97,25 @@ impl fmt::Display for Decision {
             }
             Self::Refused { reason, .. } => write!(formatter, "refuse: {reason}"),
             Self::Conflict { with } => write!(formatter, "in conflict with {}", names(with)),
-            Self::NoInterpreter => formatter.write_str("there is no interpreter"),
+            Self::NoInterpreter => formatter.write_str("no interpreter is available"),
         }
     }
 }
 
-/// Rules to register, and what they supersede.
+/// Rules to register, and handlers that they replace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     /// New rules under their final names.
     pub rules: Vec<Rule>,
-    /// Handlers to be removed once the new ones are verified.
+    /// Handlers to remove after the new handlers are verified.
     pub removes: Vec<HandlerName>,
-    /// Reason why the present handlers do not suffice; `None` if there is none.
+    /// Reason why handlers are removed; `None` if no handler is removed.
     pub reason: Option<String>,
-    /// Handlers of other tools that will come after the new ones.
+    /// Handlers of other tools that match the same programs and will no longer be used.
     pub displaced: Vec<HandlerName>,
 }
 
-/// Returns the reason why `handler` does not suffice for `arch` in a container, by its rule alone.
+/// Returns the reason why `handler` does not work for all programs of `arch` in a container, judged by its rule only.
 fn deficiency(arch: &Arch, handler: &Handler, handlers: &[Handler]) -> Option<String> {
     if !handler.entry.flags.contains(Flags::FIX_BINARY) {
         return Some("it has no F flag, and would fail in every container".to_owned());
@@ -129,7 +129,7 @@ fn deficiency(arch: &Arch, handler: &Handler, handlers: &[Handler]) -> Option<St
 /// Decides what to do about `arch`.
 ///
 /// # Errors
-/// The interpreter has a path that the kernel does not take.
+/// The interpreter's path is not valid in a rule.
 pub fn decide(
     arch: &'static Arch,
     snapshot: &Snapshot<'_>,
@@ -144,7 +144,7 @@ pub fn decide(
         None => Vec::new(),
     };
     if requested.is_empty() && request.explicit {
-        // The present handler does not satisfy the request.
+        // The registered handler does not satisfy an explicit request.
         return Ok(Decision::NoInterpreter);
     }
     let standing = Standing::compare(arch, snapshot.handlers, facts, requested);
@@ -172,17 +172,17 @@ pub fn decide(
     Ok(Decision::Register(standing.registration(new, &foreign)))
 }
 
-/// The handlers that there are, compared with the rules that are wanted for one architecture.
+/// Comparison of the registered handlers with the requested rules of one architecture.
 struct Standing<'a> {
     arch: &'static Arch,
     handlers: &'a [Handler],
     facts: &'a Facts<'a>,
     requested: Vec<Rule>,
-    /// The handler that takes the architecture's programs.
+    /// The handler that the kernel uses for the architecture's programs.
     active: Option<&'a Handler>,
-    /// Reason why the active handler does not suffice.
+    /// Reason why the active handler does not work.
     broken: Option<String>,
-    /// Of each wanted rule: whether the kernel has it, and it works.
+    /// For each requested rule: true if it is registered and works.
     current: Vec<bool>,
 }
 
@@ -213,12 +213,12 @@ impl<'a> Standing<'a> {
         !self.requested.is_empty() && self.current.iter().all(|current| *current)
     }
 
-    /// The first rule is the one for what today's toolchains write.
+    /// Reports whether the first rule is current. It is the rule for the programs of today's toolchains.
     fn is_first_current(&self) -> bool {
         self.current.first() == Some(&true)
     }
 
-    /// Another handler of QEMU's emulator that serves the architecture, and works.
+    /// Returns the active handler if it is another handler for the same emulated architecture and works.
     fn other_emulator(&self) -> Option<&'a Handler> {
         let active = self.active?;
         let is_other = !self.is_first_current()
@@ -233,7 +233,8 @@ impl<'a> Standing<'a> {
         emulated_arch(handler) == Some(self.arch)
     }
 
-    /// Where the first rule has to be registered, the others may run another file, and come with it.
+    /// Returns the rules that have to be registered. If the first rule is not current, all rules are registered again,
+    /// because they may run another file.
     fn rules_to_register(&self) -> Vec<Rule> {
         let missing = self
             .requested
@@ -243,7 +244,7 @@ impl<'a> Standing<'a> {
         missing.map(|(rule, _)| rule.clone()).collect()
     }
 
-    /// Handlers of other software in the way of one of the `new` rules, or under its name.
+    /// Returns the handlers of other tools that match programs of the `new` rules or have the name of one.
     fn foreign_in_the_way(&self, new: &[Rule]) -> Vec<&'a Handler> {
         let is_in_the_way = |handler: &&Handler| {
             emulated_arch(handler).is_none() && new.iter().any(|rule| takes_from(rule, handler))
@@ -251,7 +252,7 @@ impl<'a> Standing<'a> {
         self.handlers.iter().filter(is_in_the_way).collect()
     }
 
-    /// The registration of the `new` rules, in front of `foreign` handlers.
+    /// Returns the registration of the `new` rules, which displace the `foreign` handlers.
     fn registration(&self, new: Vec<Rule>, foreign: &[&Handler]) -> Registration {
         let has_name = |handler: &Handler| new.iter().any(|rule| *rule.name() == handler.name);
         let is_superseded = |handler: &&Handler| {
@@ -268,7 +269,7 @@ impl<'a> Standing<'a> {
         }
     }
 
-    /// Returns the reason why the handlers in `removes` are removed. The result of the probe concerns the active
+    /// Returns the reason why the handlers in `removes` are removed. The result of the probe applies to the active
     /// handler only.
     fn reason(&self, removes: &[&Handler]) -> Option<String> {
         let is_active = |handler: &Handler| self.active.is_some_and(|active| active.name == handler.name);
@@ -287,7 +288,7 @@ impl<'a> Standing<'a> {
         })
     }
 
-    /// Reports whether another file is now at the path of the interpreter than the one that `handler` started.
+    /// Reports whether the file at the interpreter's path is no longer the file that `handler` started.
     fn runs_replaced_file(&self, handler: &Handler) -> bool {
         let Some(interpreter) = self.facts.interpreter else { return false };
         handler.entry.interpreter.as_deref() == Some(interpreter.path.as_path())
@@ -295,14 +296,14 @@ impl<'a> Standing<'a> {
     }
 }
 
-/// Reports whether `rule` has the name of `handler`, or takes some of its programs.
+/// Reports whether `rule` has the name of `handler` or matches some of the same programs.
 fn takes_from(rule: &Rule, handler: &Handler) -> bool {
     let patterns = handler.entry.pattern().zip(rule.matcher().pattern());
     *rule.name() == handler.name
         || handler.entry.enabled && patterns.is_some_and(|(one, two)| one.overlaps(two))
 }
 
-/// Refusals that no handler can change.
+/// Returns a refusal that holds whatever handlers are registered.
 fn refusal(arch: &Arch, snapshot: &Snapshot<'_>, facts: &Facts<'_>, request: Request) -> Option<Decision> {
     let refused =
         |reason: String, command: Option<String>| Some(Decision::Refused { reason, advice: command.into() });
@@ -328,14 +329,14 @@ fn refusal(arch: &Arch, snapshot: &Snapshot<'_>, facts: &Facts<'_>, request: Req
         let path = interpreter.path.display();
         let word = shell_word(&interpreter.path);
         return refused(
-            format!("with --credentials {path} runs as root, but other users than root may write to it"),
+            format!("with --credentials {path} runs as root, but users other than root may write to it"),
             Some(format!("sudo chown root:root {word} && sudo chmod 755 {word}")),
         );
     }
     None
 }
 
-/// Reason not to register a handler that takes programs of this host, or may take them.
+/// Returns the reason why a handler for an architecture is refused if its programs are native, or may be native.
 #[must_use]
 pub fn native_refusal(arch: &Arch, native: &Nativeness) -> Option<String> {
     match native {
@@ -344,16 +345,16 @@ pub fn native_refusal(arch: &Arch, native: &Nativeness) -> Option<String> {
             arch.name
         )),
         Nativeness::Unknown(reason) => Some(format!(
-            "cannot determine whether this host runs {} natively, and its own programs would then go through the \
-             emulator: {reason}",
+            "cannot determine whether this host runs {} natively: {reason}; if it does, all its programs would go \
+             through the emulator",
             arch.name
         )),
         Nativeness::Foreign | Nativeness::NotAsked => None,
     }
 }
 
-/// Reports whether `rule` is registered, with the file that is at its path now. A handler without `P` counts if its
-/// interpreter does not support the flag.
+/// Reports whether `rule` is registered and runs the file that is now at its path. A handler without `P` counts as the
+/// same rule if its interpreter does not support the flag.
 fn is_current(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'_>) -> bool {
     let Some(handler) = handlers.iter().find(|handler| handler.name == *rule.name()) else { return false };
     let verification = facts.verdict.and_then(|verdict| verdict.as_ref().ok());
@@ -365,9 +366,9 @@ fn is_current(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'
         && !(is_first && is_outdated(handler, std::slice::from_ref(rule), facts))
 }
 
-/// Reports whether `handler` runs another file than the one at its path now (K49), which was replaced on disk.
+/// Reports whether `handler` runs an old file that has since been replaced on disk (K49).
 fn is_outdated(handler: &Handler, requested: &[Rule], facts: &Facts<'_>) -> bool {
-    // The path of an interpreter in memory names its content: it is the same, in whatever file.
+    // The path of an interpreter in memory identifies its content, so the inode does not matter.
     let in_memory = handler.entry.interpreter.as_deref().is_some_and(is_in_memory);
     let same_path =
         !in_memory && requested.first().map(Rule::interpreter) == handler.entry.interpreter.as_deref();

@@ -1,8 +1,8 @@
-//! Prediction of what the kernel does with a file: which handlers take it, one after the other, and the result. Pure:
-//! files are inspected by a function that is passed in.
+//! Prediction of what the kernel does with a file: the handlers that match, in order, and the result. The prediction is
+//! pure: the caller passes the function that inspects files.
 //!
-//! The order is that of `search_binary_handler` and `exec_binprm` in `fs/exec.c`: binfmt_misc before scripts before ELF
-//! (K36), at most five rewrites (K38), no second choice (K39).
+//! The order is that of `search_binary_handler` and `exec_binprm` in `fs/exec.c`. binfmt_misc comes before scripts, and
+//! scripts before ELF (K36). The kernel allows at most five rewrites (K38) and never tries a second handler (K39).
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -13,38 +13,38 @@ use nix::errno::Errno;
 use crate::binfmt::{Flags, Handler, HandlerName, first_match};
 use crate::handler::exec_target::{AccessError, Elf, ExecTarget, Kind, script_interpreter};
 
-/// Number of times that one program may be replaced by another (`exec_binprm`; K38).
+/// Maximum number of times that an interpreter can replace the program (`fs/exec.c`: `exec_binprm`; K38).
 const REWRITES: usize = 5;
 
-/// One program that stands in for the one before it.
+/// One replacement of the program by an interpreter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A handler's interpreter.
+    /// The interpreter of a handler.
     Handler {
         /// The handler.
         name: HandlerName,
-        /// Its interpreter, as registered.
+        /// Path of the interpreter, as registered.
         interpreter: PathBuf,
     },
-    /// Interpreter in the first line of a script.
+    /// The interpreter in the first line of a script.
     Script {
-        /// The program.
+        /// Path of the interpreter.
         interpreter: PathBuf,
     },
 }
 
-/// Result.
+/// Result of `execve(2)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// A program that this host runs itself is started.
+    /// The kernel starts a native program.
     Starts,
     /// `execve(2)` fails.
     Fails {
-        /// With this errno.
+        /// Error of `execve(2)`.
         errno: Errno,
-        /// Because of this file.
+        /// File that causes the error.
         file: PathBuf,
-        /// And this is why.
+        /// Reason of the error.
         reason: Reason,
     },
 }
@@ -52,37 +52,37 @@ pub enum End {
 /// Reason why `execve(2)` fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The file may not be started, whatever is in it.
+    /// The file may not be executed, independent of its content.
     AccessError(AccessError),
-    /// Nothing takes it: no handler, and the host does not run it itself (K40).
+    /// No handler matches the file, and the host does not run it natively (K40).
     NoHandler,
-    /// Too many programs stand in for one another, usually because a handler matches its own interpreter (K37, K38).
+    /// Too many interpreters replace one another, usually because a handler matches its own interpreter (K37, K38).
     Loop,
-    /// The interpreter of a handler with `O` or `C` is a script, or a file that a handler takes, and not a program of
-    /// this host (K59).
+    /// The interpreter of a handler with `O` or `C` is not a native program: it is a script, or another handler matches
+    /// it (K59).
     OpenFileTwice,
-    /// The loader of a program of this host is missing or cannot be started.
+    /// The loader of a native program is missing or cannot be started.
     Loader(PathBuf),
 }
 
-/// Predicts what the kernel does.
+/// Prediction of what `execve(2)` does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prediction {
-    /// The programs that stand in, in order.
+    /// The interpreters that replace the program, in order.
     pub steps: Vec<Step>,
-    /// The end.
+    /// The result.
     pub end: End,
 }
 
-/// The kernel's table of handlers, and what it runs without them.
+/// Handlers of the kernel, and its behaviour without handlers.
 pub struct Table<'a> {
-    /// Newest first.
+    /// All handlers, newest first.
     pub handlers: &'a [Handler],
-    /// True if the instance as a whole is on.
+    /// True if the instance is enabled as a whole.
     pub enabled: bool,
-    /// True if this host runs ELF programs that begin like this itself.
+    /// Reports whether this host runs a file natively.
     pub native: &'a dyn Fn(&ExecTarget) -> bool,
-    /// Looks at a file. Many files have the same interpreter: it may have been looked at before.
+    /// Inspects a file. The result is shared, because many files have the same interpreter.
     pub inspect: &'a dyn Fn(&Path) -> Rc<ExecTarget>,
 }
 
@@ -94,7 +94,7 @@ impl Table<'_> {
         let mut next = exec.step(file);
         let end = loop {
             match next {
-                ControlFlow::Continue(stand_in) => next = exec.step(&stand_in),
+                ControlFlow::Continue(interpreter) => next = exec.step(&interpreter),
                 ControlFlow::Break(end) => break end,
             }
         };
@@ -107,7 +107,7 @@ impl Table<'_> {
         }
         let Kind::Elf(Elf { loader: Some(loader), class, .. }) = &file.kind else { return End::Starts };
         let there = (self.inspect)(loader);
-        // `load_elf_binary` reads a whole header of the loader before it looks at it (K52).
+        // `load_elf_binary` reads a complete header from the loader before it checks the loader (K52).
         let header = if *class == 2 { 64 } else { 52 };
         let errno = match there.denied {
             Some(denied) => denied.errno(),
@@ -120,18 +120,18 @@ impl Table<'_> {
     }
 }
 
-/// A call of `execve(2)` in progress (`fs/exec.c`, `exec_binprm`).
+/// State of one `execve(2)` call (`fs/exec.c`: `exec_binprm`).
 struct Exec<'a> {
     table: &'a Table<'a>,
     steps: Vec<Step>,
     /// Reason why the next file cannot be opened.
     denied: Option<AccessError>,
-    /// True if a handler with `O` or `C` has a file open for its interpreter.
+    /// True if a handler with `O` or `C` has opened a file for its interpreter.
     has_open_file: bool,
 }
 
 impl Exec<'_> {
-    /// Goes on with `file`: to the program that stands in for it, or to the end.
+    /// Processes `file`. Returns the interpreter that replaces it, or the result.
     fn step(&mut self, file: &ExecTarget) -> ControlFlow<End, Rc<ExecTarget>> {
         if let Some(denied) = self.denied {
             return ControlFlow::Break(fails(denied.errno(), file, Reason::AccessError(denied)));
@@ -148,8 +148,8 @@ impl Exec<'_> {
         } else {
             return ControlFlow::Break(self.table.end_of(file));
         };
-        // Once a file is open for an interpreter, nothing can stand in for that; but only after what would has been
-        // opened (K59).
+        // While a file is open for an interpreter, no other program can replace that interpreter. The kernel opens the
+        // other program before it checks this (K59).
         if file_was_open && self.denied.is_none() {
             return ControlFlow::Break(fails(Errno::ENOEXEC, file, Reason::OpenFileTwice));
         }
@@ -161,7 +161,8 @@ impl Exec<'_> {
         let interpreter = handler.entry.interpreter.clone().unwrap_or_default();
         let next = (self.table.inspect)(&interpreter);
         self.steps.push(Step::Handler { name: handler.name.clone(), interpreter });
-        // With `F` the file was opened at registration: what its path leads to now does not matter (K47, K54).
+        // With `F` the kernel opened the file at registration, so the current file at the path does not matter (K47,
+        // K54).
         let is_pinned = flags.contains(Flags::FIX_BINARY);
         if is_pinned && next.id.is_none() && !self.has_open_file {
             return ControlFlow::Break(End::Starts);
@@ -172,7 +173,7 @@ impl Exec<'_> {
     }
 
     fn start_script(&mut self, interpreter: PathBuf) -> Rc<ExecTarget> {
-        // Opening no name at all opens the current directory.
+        // An empty name opens the current directory.
         let is_nameless = interpreter.as_os_str().is_empty();
         let next = (self.table.inspect)(if is_nameless { Path::new(".") } else { &interpreter });
         self.steps.push(Step::Script { interpreter });
@@ -185,7 +186,7 @@ fn fails(errno: Errno, file: &ExecTarget, reason: Reason) -> End {
     End::Fails { errno, file: file.path.clone(), reason }
 }
 
-/// The handlers that take `file`, in the kernel's order, disabled ones among them.
+/// Returns the handlers that match `file`, in the kernel's order. Disabled handlers are included.
 #[must_use]
 pub fn matching<'a>(handlers: &'a [Handler], file: &ExecTarget) -> Vec<&'a Handler> {
     let takes = |handler: &&Handler| {

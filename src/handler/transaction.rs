@@ -1,8 +1,8 @@
-//! Acting on an instance so that a handler is in place throughout, and what failed halfway is put back.
+//! Transactional registration: a working handler stays registered throughout, and failed steps are rolled back.
 //!
-//! The kernel has no atomic replacement (K30). So new rules are registered first, in front of the others, and the
-//! replaced handlers are removed after the new ones are verified. A rule whose name is taken has a staging name until
-//! then.
+//! The kernel cannot replace a handler atomically (K30). New rules are therefore registered first and win over the old
+//! handlers. The old handlers are removed after the new ones are verified. If a rule's name is still in use, the rule
+//! has a staging name until then.
 
 use thiserror::Error;
 
@@ -12,8 +12,8 @@ use crate::binfmt::{Entry, HandlerName, NameError, Rule, RuleError};
 use crate::handler::classify::STAGING_SUFFIX;
 use crate::handler::plan::Registration;
 
-/// Rules that are registered, and not yet final: either [`commit`](Staged::commit) or [`rollback`](Staged::rollback)
-/// them.
+/// Rules that are registered but not final. The caller must [`commit`](Staged::commit) or
+/// [`rollback`](Staged::rollback) them.
 #[derive(Debug)]
 #[must_use]
 pub struct Staged {
@@ -23,33 +23,33 @@ pub struct Staged {
 
 #[derive(Debug)]
 struct StagedRule {
-    /// As it is to be in the end.
+    /// The rule under its final name.
     rule: Rule,
-    /// As it is called now.
+    /// The name under which the rule is registered now.
     name: HandlerName,
-    /// True if another process was faster with the very same rule: then it is not ours to be removed.
+    /// True if another process registered the same rule first. Such a rule is not removed on rollback.
     already_present: bool,
 }
 
-/// Failure to register rules. New rules are removed again.
+/// Failure to register rules. The new rules have been removed again.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TransactionError {
-    /// The kernel did not take a rule.
+    /// The kernel refused a rule.
     #[error(transparent)]
     Register(#[from] RegisterError),
     /// An entry could not be read back or removed.
     #[error(transparent)]
     Handler(#[from] HandlerError),
-    /// A staging name, or the rule with it, is too long.
+    /// The staging name, or the rule with this name, is too long.
     #[error("cannot register under a staging name: {0}")]
     StagingName(#[from] RuleError),
-    /// The entry differs from the rule (K12 and K14 explain how that happens).
+    /// The registered entry differs from the rule (possible causes: K12 and K14).
     #[error("the kernel registered another rule for {name}: {already_present:?}")]
     Different {
         /// Name of the handler.
         name: HandlerName,
-        /// The present entry; `None` if it was removed at once.
+        /// The registered entry; `None` if another process already removed it.
         already_present: Option<Box<Entry>>,
     },
 }
@@ -63,12 +63,13 @@ impl From<NameError> for TransactionError {
 }
 
 impl Staged {
-    /// Registers the new rules of `registration`, each read back and compared. Nothing is removed yet.
+    /// Registers the new rules of `registration`. Each entry is read back and compared with its rule. Old handlers
+    /// stay.
     pub fn stage(instance: &Instance, registration: &Registration) -> Result<Self, TransactionError> {
         let mut staged = Self { rules: Vec::new(), removes: registration.removes.clone() };
         for rule in &registration.rules {
             if let Err(error) = staged.add(instance, rule) {
-                // The first error is reported. A failed removal would only repeat it.
+                // Only the first error is reported. A failed removal usually has the same cause.
                 let _ = staged.rollback(instance);
                 return Err(error);
             }
@@ -84,14 +85,14 @@ impl Staged {
         read_back(instance, &current)
     }
 
-    /// Removes the new rules: everything is as it was.
+    /// Removes the new rules, which restores the previous state.
     pub fn rollback(self, instance: &Instance) -> Result<(), HandlerError> {
         let ours = self.rules.iter().rev().filter(|staged| !staged.already_present);
         let removals = ours.map(|staged| remove(instance, &staged.name));
         removals.fold(Ok(()), std::result::Result::and)
     }
 
-    /// Registers the same rules with other flags in place of these, still not final.
+    /// Replaces the rules by the same rules with other flags. The new rules are not final either.
     pub fn with_flags(
         self,
         instance: &Instance,
@@ -107,17 +108,17 @@ impl Staged {
         Self::stage(instance, &registration)
     }
 
-    /// Reports whether some rule still has to be registered anew, under its final name.
+    /// Reports whether a rule still has a staging name.
     #[must_use]
     pub fn is_staging(&self) -> bool {
         self.rules.iter().any(StagedRule::is_staging)
     }
 
-    /// Gives the new rules their final names, and removes the handlers that they replace. In between, `confirm` decides
-    /// whether those under their final names work. Returns whether the change was made.
+    /// Gives the new rules their final names and removes the handlers that they replace. Before the removal, `confirm`
+    /// reports whether the handlers work under their final names. Returns true if the change was made.
     ///
-    /// Staging rules are removed last, so that a handler is registered throughout. If the final ones cannot be
-    /// registered or are not confirmed, the previous state is restored; restored handlers come before their neighbours.
+    /// Staging rules are removed last, so that a handler is always registered. If a final rule cannot be registered or
+    /// is not confirmed, the previous state is restored. A restored handler becomes the newest one.
     pub fn commit(
         self,
         instance: &Instance,
@@ -129,11 +130,11 @@ impl Staged {
             done = Ok(false);
         }
         if matches!(done, Ok(true)) {
-            // From here on nothing is rolled back. A failed removal is reported, and the next run repeats it.
-            let interim = self.rules.iter().filter(|staged| staged.is_staging()).map(|staged| &staged.name);
+            // From here on, nothing is rolled back. A failed removal is reported, and the next run tries it again.
+            let staging = self.rules.iter().filter(|staged| staged.is_staging()).map(|staged| &staged.name);
             let is_final = |name: &&HandlerName| !self.rules.iter().any(|staged| staged.rule.name() == *name);
             let superseded = self.removes.iter().filter(is_final);
-            let removals = interim.chain(superseded).map(|name| remove(instance, name));
+            let removals = staging.chain(superseded).map(|name| remove(instance, name));
             removals.fold(Ok(()), std::result::Result::and)?;
             return Ok(true);
         }
@@ -142,15 +143,15 @@ impl Staged {
             back = back.and(one.restore(instance));
         }
         if back.is_err() {
-            // Only the staging rules of some handler are left.
+            // The staging rules stay, so that the programs still have a handler.
             return back.map(|()| false);
         }
         self.rollback(instance)?;
         done
     }
 
-    /// Registers rules with a staging name under their final names. `renamed` gets those that were registered, whatever
-    /// the result.
+    /// Registers rules with a staging name under their final names. All names that were changed are added to `renamed`,
+    /// also on failure.
     fn rename(&self, instance: &Instance, renamed: &mut Vec<Renamed>) -> Result<bool, TransactionError> {
         for staged in self.rules.iter().filter(|staged| staged.is_staging()) {
             let name = staged.rule.name();
@@ -172,16 +173,16 @@ impl StagedRule {
     }
 }
 
-/// A name that was taken from the handler that had it.
+/// A handler name whose previous handler was removed.
 struct Renamed {
     name: HandlerName,
     old: Option<Entry>,
-    /// The rule that this process registered under it, if any.
+    /// The rule that this process registered under the name, if any.
     new: Option<Rule>,
 }
 
 impl Renamed {
-    /// Restores the previous handler of the name, unless another process has changed it meanwhile.
+    /// Restores the previous handler, unless another process has changed the name's handler in the meantime.
     fn restore(self, instance: &Instance) -> Result<(), TransactionError> {
         if let Some(new) = &self.new {
             if instance.entry(&self.name)?.is_none_or(|entry| !entry.is(new)) {
@@ -199,14 +200,14 @@ impl Renamed {
     }
 }
 
-/// A name that no handler has for longer than a moment: two processes never share one.
+/// Returns a temporary handler name. It contains the process ID, so no two processes use the same one.
 fn staging_name(name: &HandlerName) -> Result<HandlerName, NameError> {
     let suffix = format!("{STAGING_SUFFIX}{}", std::process::id());
     HandlerName::new([name.as_bytes(), suffix.as_bytes()].concat())
 }
 
-/// Registers a rule, or finds that another process has just done so: whether it was found. Of several that try at once
-/// the kernel lets one have the name (K42).
+/// Registers a rule. Returns true if another process has already registered the same rule. If several processes
+/// register a name at once, the kernel accepts only one of them (K42).
 fn register_or_recognise(instance: &Instance, rule: &Rule) -> Result<bool, TransactionError> {
     match instance.register(rule) {
         Ok(()) => Ok(false),
@@ -218,7 +219,7 @@ fn register_or_recognise(instance: &Instance, rule: &Rule) -> Result<bool, Trans
     }
 }
 
-/// Removes a handler; one that is gone already is removed.
+/// Removes a handler. A missing handler is not an error.
 pub fn remove(instance: &Instance, name: &HandlerName) -> Result<(), HandlerError> {
     match instance.remove(name) {
         Err(HandlerError::Missing(_)) => Ok(()),

@@ -1,4 +1,4 @@
-//! Which files of a source are taken.
+//! Selection of interpreters from a source, such as a package or an archive.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,15 +7,15 @@ use crate::arch::Arch;
 use crate::interpreter::{Interpreter, VersionReq, arch_from_file_name, version_in};
 use crate::package::MemberFilter;
 
-/// Interpreters of the wanted architectures, each once, stored as `qemu-ARCH-static`.
+/// Filter that selects one interpreter per requested architecture. A selected file is stored as `qemu-ARCH-static`.
 pub(crate) struct ArchFilter {
-    /// The beginning of a program of this host.
+    /// Header of a native program of this host.
     pub(crate) host: Vec<u8>,
-    /// `None`: all.
+    /// Names of the requested architectures; `None` selects all.
     pub(crate) arches: Option<BTreeSet<&'static str>>,
-    /// Of this version of QEMU, and of no other.
+    /// Required QEMU version; `None` accepts any version.
     pub(crate) version: Option<VersionReq>,
-    /// True if each version has a directory of its own.
+    /// True if each version is stored in its own directory.
     pub(crate) by_version: bool,
     pub(crate) done: BTreeSet<&'static str>,
 }
@@ -25,7 +25,7 @@ impl ArchFilter {
         self.arches.as_ref().is_none_or(|arches| arches.contains(arch.name))
     }
 
-    /// The architectures for a command line.
+    /// Returns the architectures as words for a command line.
     pub(crate) fn words(&self) -> String {
         let arches = self.arches.as_ref().map(|arches| arches.iter().copied().collect::<Vec<_>>().join(" "));
         arches.unwrap_or_else(|| "all".to_owned())
@@ -53,7 +53,7 @@ impl MemberFilter for ArchFilter {
             let version = version_in(file, arch.name);
             if !version.as_ref().is_some_and(|version| requested.matches(version)) {
                 let version = version.map_or_else(|| "unknown".to_owned(), |version| version.to_string());
-                return Err(format!("is of version {version}, not {requested}"));
+                return Err(format!("has version {version}, not {requested}"));
             }
         }
         self.done.insert(arch.name);

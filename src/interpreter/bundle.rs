@@ -1,16 +1,16 @@
-//! A bundle: a copy of qus that carries interpreters inside itself.
+//! Bundle: a copy of qus that contains interpreters.
 //!
 //! ```text
-//! qus, an ELF executable, with the length of the whole file in its seal
+//! qus, an ELF executable; its seal contains the length of the whole file
 //! members, one after the other, each an xz stream
-//! index: JSON, `"format": 1`, a row a member
+//! index: JSON, `"format": 1`, one row per member
 //! trailer, 56 bytes: "QUSBNDL1", offset and length of the index (64-bit little-endian), SHA-256 of the index
 //! ```
 //!
 //! Equal members give equal bytes. Every member is compared with its SHA-256 before it is used.
 //!
-//! The seal is a few bytes of the executable itself, which is in memory: a bundle that was cut, or to which something was
-//! appended, knows by it that it is one, and that it is damaged.
+//! The seal is a few bytes in the executable itself, so they are in memory while qus runs. If a bundle was truncated or
+//! extended, the seal still shows that the file is a bundle and that it is damaged.
 
 use std::fs::File;
 use std::fs::Permissions;
@@ -32,44 +32,45 @@ use crate::base::parallel;
 use crate::package::Sha256;
 use crate::system::temp_dir::TempDir;
 
-/// Seal of this executable: a mark that nothing else in it has, and the length of the whole bundle in bytes, 64-bit
-/// little-endian; 0 in a qus without members.
+/// Seal of this executable: a unique marker, then the length of the whole bundle in bytes (64-bit little-endian). The
+/// length is 0 in a qus without members.
 #[used]
 static SEAL: [u8; 24] = *b"\x00qus bundle seal\0\0\0\0\0\0\0\0";
-/// Length of the mark.
-const SEAL_MARK: usize = 16;
+/// Length of the marker, in bytes.
+const SEAL_MARKER_LEN: usize = 16;
 
-/// The executable of this process.
+/// Path of this process's executable.
 const OWN: &str = "/proc/self/exe";
-/// Begins the trailer.
+/// The first bytes of the trailer.
 const MAGIC: &[u8; 8] = b"QUSBNDL1";
 /// Length of the trailer, in bytes.
 const TRAILER: usize = 56;
-/// Largest index that is read, in bytes: 35 rows have 12 KiB.
+/// Maximum size of an index, in bytes. An index with 35 rows has 12 KiB.
 const INDEX_MAX: u64 = 1 << 20;
-/// Largest member, unpacked, in bytes; the emulators have 17 MB.
+/// Maximum size of an unpacked member, in bytes. QEMU's emulators have up to 17 MB.
 const MEMBER_MAX: u64 = 128 << 20;
-/// Memory that unpacking may take, in KiB.
+/// Memory limit of decompression, in KiB.
 const UNPACK_KIB: u32 = 80 << 10;
-/// Bytes that are read, unpacked and compared at once: they stay in the processor's cache meanwhile.
+/// Size of the parts in which a member is read, unpacked and hashed, in bytes. One part fits into the processor's
+/// cache.
 const PART: usize = 64 << 10;
-/// Level of compression: dictionaries of 8 MiB.
+/// Compression level. It uses dictionaries of 8 MiB.
 const PRESET: u32 = 6;
-/// The version of the index.
+/// Version of the index format.
 const FORMAT: u32 = 1;
 
-/// Something in a bundle: an interpreter, or a text that goes with them.
+/// Member of a bundle: an interpreter, or a text file such as a licence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// File name: `qemu-ARCH-static`, or that of a text.
+    /// File name. For an interpreter: `qemu-ARCH-static`.
     pub name: String,
-    /// Version of the interpreter; `None` for a text.
+    /// Version of the interpreter; `None` for a text file.
     pub version: Option<String>,
-    /// SHA-256 of the content, in hexadecimal digits.
+    /// SHA-256 of the content.
     pub sha256: Sha256,
     /// Length of the content, in bytes.
     pub size: u64,
-    /// Where its xz stream begins, in bytes from the beginning of the file.
+    /// Offset of the xz stream, in bytes from the start of the file.
     offset: u64,
     /// Length of the stream, in bytes.
     packed: u64,
@@ -85,7 +86,7 @@ struct Index {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BundleError {
-    /// It could not be read or written.
+    /// The bundle could not be read or written.
     #[error("cannot {operation} the bundle: {source}")]
     Io {
         /// The operation.
@@ -93,31 +94,31 @@ pub enum BundleError {
         /// Error of the system.
         source: io::Error,
     },
-    /// The file is shorter or longer than it was written.
-    #[error("the bundle is damaged: it has {length} bytes, and was written with {written}")]
+    /// The file was truncated or extended after it was written.
+    #[error("the bundle is damaged: it has {length} bytes instead of {written}")]
     Length {
-        /// Its length, in bytes.
+        /// Present length, in bytes.
         length: u64,
-        /// Its length in its seal, in bytes.
+        /// Length according to the seal, in bytes.
         written: u64,
     },
-    /// The executable has no seal: it is no qus that can carry anything.
+    /// The executable has no seal, so it cannot become a bundle.
     #[error("{0} has no field for the length of a bundle")]
     NoSeal(PathBuf),
-    /// A copy would need files that other machines lack.
+    /// This qus is dynamically linked. Other machines may not have the files that it needs.
     #[error("this qus is dynamically linked (needs {0})")]
     Dynamic(String),
-    /// The trailer or the index was changed written as.
+    /// The trailer or the index was changed after the bundle was written.
     #[error("the bundle is damaged: {0}")]
     Damaged(&'static str),
-    /// A member was changed written as.
+    /// A member was changed after the bundle was written.
     #[error("the bundle is damaged: {0} was changed")]
     Member(String),
 }
 
 impl Advise for BundleError {}
 
-/// Contents of a bundle.
+/// Opened bundle.
 #[derive(Debug)]
 pub struct Bundle {
     file: File,
@@ -125,10 +126,10 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Opens the bundle that this process runs; `None` for a qus without members.
+    /// Opens the bundle that this process runs. Returns `None` for a qus without members.
     ///
     /// # Errors
-    /// The file has another length than it was written with, or is damaged in another way.
+    /// The length of the file differs from the seal, or the bundle is damaged in another way.
     pub fn own() -> Result<Option<Self>, BundleError> {
         let length = seal_length(std::hint::black_box(&SEAL));
         if length == 0 {
@@ -137,7 +138,7 @@ impl Bundle {
         Self::of_length(Path::new(OWN), length)
     }
 
-    /// Opens a bundle that was written with `written` bytes.
+    /// Opens a bundle that had `written` bytes when it was written.
     fn of_length(path: &Path, written: u64) -> Result<Option<Self>, BundleError> {
         let io = |source| BundleError::Io { operation: "open", source };
         let length = File::open(path).and_then(|file| file.metadata()).map_err(io)?.len();
@@ -150,7 +151,7 @@ impl Bundle {
         }
     }
 
-    /// Opens the bundle at `path`; `None` if the file is not one.
+    /// Opens the bundle at `path`. Returns `None` if the file is not a bundle.
     pub fn open(path: &Path) -> Result<Option<Self>, BundleError> {
         let io = |source| BundleError::Io { operation: "open", source };
         let file = File::open(path).map_err(io)?;
@@ -187,19 +188,19 @@ impl Bundle {
         Ok(Some(Self { file, members: index.members }))
     }
 
-    /// Returns its members.
+    /// Returns the members.
     #[must_use]
     pub fn members(&self) -> &[Member] {
         &self.members
     }
 
-    /// The member called `name`.
+    /// Returns the member called `name`.
     #[must_use]
     pub fn member(&self, name: &str) -> Option<&Member> {
         self.members.iter().find(|member| member.name == name)
     }
 
-    /// The content of a member, compared with its digest.
+    /// Returns the content of a member, verified by its SHA-256.
     pub fn unpack(&self, member: &Member) -> Result<Vec<u8>, BundleError> {
         let mut content = Vec::with_capacity(usize::try_from(member.size).unwrap_or(0));
         self.unpack_to(member, |part| {
@@ -209,8 +210,10 @@ impl Bundle {
         Ok(content)
     }
 
-    /// Gives the content of a member to `take`, part after part. That it is the member's is known when all was taken:
-    /// what came before an error is worth nothing. An error of `take` ends it.
+    /// Unpacks a member and passes its content to `take`, in parts. An error of `take` stops the unpacking.
+    ///
+    /// # Errors
+    /// The member is damaged. The SHA-256 is checked at the end, so the caller must discard all parts after an error.
     pub fn unpack_to<E: From<BundleError>>(
         &self,
         member: &Member,
@@ -232,14 +235,14 @@ impl Bundle {
         if is_whole { Ok(()) } else { Err(damaged().into()) }
     }
 
-    /// Where the executable ends that carries it: what a new bundle begins with.
+    /// Returns the offset at which the executable ends and the members begin.
     fn executable_end(&self) -> u64 {
         let first = self.members.iter().map(|member| member.offset).min();
         first.unwrap_or_else(|| self.file.metadata().map_or(0, |metadata| metadata.len()))
     }
 }
 
-/// A part of a file.
+/// Byte range of a file.
 struct Window<'a> {
     file: &'a File,
     position: u64,
@@ -256,29 +259,29 @@ impl Read for Window<'_> {
     }
 }
 
-/// Member of a new bundle.
+/// Content of a member for a new bundle.
 #[derive(Debug)]
 pub struct Content {
-    /// Its name in the bundle.
+    /// File name in the bundle.
     pub name: String,
-    /// Version of the interpreter.
+    /// Version of the interpreter; `None` for a text file.
     pub version: Option<String>,
-    /// The content.
+    /// Content of the member.
     pub bytes: Vec<u8>,
 }
 
-/// Length of the whole bundle by its seal.
+/// Returns the length of the whole bundle according to its seal.
 fn seal_length(seal: &[u8]) -> u64 {
-    let bytes = seal.get(SEAL_MARK..SEAL_MARK + 8).and_then(|bytes| bytes.try_into().ok());
+    let bytes = seal.get(SEAL_MARKER_LEN..SEAL_MARKER_LEN + 8).and_then(|bytes| bytes.try_into().ok());
     bytes.map_or(0, u64::from_le_bytes)
 }
 
-/// Writes a bundle of `contents` to `output`: a copy of the executable of this process, without what that may carry
-/// itself, then the members. They are packed side by side, and written by name. `on_packed` gets the size of each
-/// member that is packed, in bytes.
+/// Writes a bundle of `contents` to `output`: a copy of this process's executable without its own members, then the new
+/// members. The members are compressed in parallel and sorted by name. `on_packed` receives the uncompressed size of
+/// each compressed member, in bytes.
 ///
 /// # Errors
-/// This qus is dynamically linked, or damaged; `output` cannot be written.
+/// This qus is dynamically linked or damaged, or `output` cannot be written.
 pub fn write(
     contents: Vec<Content>,
     output: &mut dyn Write,
@@ -288,7 +291,7 @@ pub fn write(
     write_with(Path::new(OWN), Bundle::own()?.as_ref(), contents, output, on_packed)
 }
 
-/// Checks that copies of this executable run on other machines, in containers and in empty root directories.
+/// Checks that this executable is static, so that its copies run on other machines and in containers.
 pub fn check_own() -> Result<(), BundleError> {
     let file = File::open(OWN).map_err(|source| BundleError::Io { operation: "read", source })?;
     check_static(&file)
@@ -300,7 +303,7 @@ fn check_static(file: &File) -> Result<(), BundleError> {
     loader.map_or(Ok(()), Err)
 }
 
-/// Writes a bundle with the executable at `path`, which carries `own`.
+/// Writes a bundle with the executable at `path`. `own` is the bundle in that executable, if it is one.
 fn write_with(
     path: &Path,
     own: Option<&Bundle>,
@@ -333,7 +336,7 @@ fn write_with(
     output.flush().map_err(io("write"))
 }
 
-/// The end of a bundle, whose members come after `position` bytes.
+/// Returns the index and the trailer of a bundle whose members start at offset `position`.
 fn index_and_trailer(
     mut position: u64,
     contents: Vec<Content>,
@@ -355,30 +358,31 @@ fn index_and_trailer(
 
 /// Writes the length of the bundle into the seal of `executable`.
 fn seal(executable: &mut [u8], path: &Path, length: u64) -> Result<(), BundleError> {
-    let mark = std::hint::black_box(&SEAL).get(..SEAL_MARK).unwrap_or_default();
-    let search_dirs: Vec<usize> = memchr::memmem::find_iter(executable, mark).collect();
-    let [location] = search_dirs.as_slice() else { return Err(BundleError::NoSeal(path.to_owned())) };
-    let bytes = executable.get_mut(location + SEAL_MARK..location + SEAL_MARK + 8);
+    let marker = std::hint::black_box(&SEAL).get(..SEAL_MARKER_LEN).unwrap_or_default();
+    let positions: Vec<usize> = memchr::memmem::find_iter(executable, marker).collect();
+    let [position] = positions.as_slice() else { return Err(BundleError::NoSeal(path.to_owned())) };
+    let bytes = executable.get_mut(position + SEAL_MARKER_LEN..position + SEAL_MARKER_LEN + 8);
     bytes.ok_or_else(|| BundleError::NoSeal(path.to_owned()))?.copy_from_slice(&length.to_le_bytes());
     Ok(())
 }
 
 fn pack(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut options = XzOptions::with_preset(PRESET);
-    // The index has a better checksum of every member; another one of the stream's is a fifth of the time of unpacking.
+    // The index has an SHA-256 of every member. Another checksum in the stream would cost a fifth of the unpacking
+    // time.
     options.set_check_sum_type(CheckType::None);
     let mut writer = XzWriter::new(Vec::new(), options)?;
     writer.write_all(bytes)?;
     writer.finish()
 }
 
-/// Returns the bundle that this executable is, if it is one.
+/// Opens the bundle that this process runs. Returns `None` for a qus without members.
 pub(crate) fn own_bundle() -> Result<Option<Bundle>, Diagnostic> {
     Ok(Bundle::own()?)
 }
 
-/// Unpacks the interpreters that this executable carries, of the wanted architectures, into a temporary directory;
-/// `None` for a qus that carries nothing.
+/// Unpacks this executable's interpreters for the requested architectures into a temporary directory. Returns `None`
+/// for a qus without members.
 pub(crate) fn unpack_bundle(
     requested: impl Fn(&'static Arch) -> bool,
 ) -> Result<Option<TempDir>, Diagnostic> {
@@ -423,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_in_comes_out() {
+    fn unpacking_returns_the_packed_content() {
         let directory = tempfile::tempdir().unwrap();
         let (path, bytes) = bundle(directory.path());
         let bundle = Bundle::open(&path).unwrap().unwrap();
@@ -432,7 +436,7 @@ mod tests {
         assert_eq!(bundle.unpack(bundle.member("one").unwrap()).unwrap(), b"content of one");
         assert_eq!(bundle.unpack(bundle.member("two").unwrap()).unwrap(), [7; 5000]);
         assert!(bytes.starts_with(b"an executable"));
-        // A bundle makes the same bundle, without its own members.
+        // A qus that is a bundle writes the same bundle, without its own members.
         let mut again = Vec::new();
         let own = Bundle::open(&path).unwrap();
         write_with(&path, own.as_ref(), contents(), &mut again, &|_| ()).unwrap();
@@ -440,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_takes_a_member_may_stop() {
+    fn an_error_of_the_receiver_stops_the_unpacking() {
         let directory = tempfile::tempdir().unwrap();
         let executable = directory.path().join("qus");
         std::fs::write(&executable, [b"an executable".as_slice(), &SEAL].concat()).unwrap();
@@ -452,19 +456,19 @@ mod tests {
         let bundle = Bundle::open(&path).unwrap().unwrap();
         let member = bundle.member("large").unwrap();
         let mut taken = 0;
-        let full = BundleError::Io { operation: "keep", source: io::ErrorKind::StorageFull.into() };
+        let full = BundleError::Io { operation: "store", source: io::ErrorKind::StorageFull.into() };
         let mut full = Some(full);
         let stopped = bundle.unpack_to(member, |part| {
             taken += part.len();
             if taken > PART { Err(full.take().unwrap()) } else { Ok(()) }
         });
-        assert!(matches!(stopped, Err(BundleError::Io { operation: "keep", .. })), "{stopped:?}");
+        assert!(matches!(stopped, Err(BundleError::Io { operation: "store", .. })), "{stopped:?}");
         assert!(taken < 4 * PART, "{taken}");
         assert_eq!(bundle.unpack(member).unwrap(), vec![7; 4 * PART]);
     }
 
     #[test]
-    fn what_carries_nothing_is_no_bundle() {
+    fn a_file_without_a_trailer_is_no_bundle() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         for content in [&b""[..], b"short", &[0; 1000]] {
@@ -474,20 +478,17 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_or_longer_bundle_is_damaged() {
+    fn a_truncated_or_extended_bundle_is_damaged() {
         let directory = tempfile::tempdir().unwrap();
         let (path, bytes) = bundle(directory.path());
-        let location = memchr::memmem::find(&bytes, &SEAL[..SEAL_MARK]).unwrap();
+        let location = memchr::memmem::find(&bytes, &SEAL[..SEAL_MARKER_LEN]).unwrap();
         let written = seal_length(&bytes[location..]);
         assert_eq!(written, bytes.len() as u64);
         assert!(Bundle::of_length(&path, written).unwrap().is_some());
         for length in (0..bytes.len()).step_by(7) {
             std::fs::write(&path, &bytes[..length]).unwrap();
             let error = Bundle::of_length(&path, written).unwrap_err().to_string();
-            assert_eq!(
-                error,
-                format!("the bundle is damaged: it has {length} bytes, and was written with {written}")
-            );
+            assert_eq!(error, format!("the bundle is damaged: it has {length} bytes instead of {written}"));
         }
         std::fs::write(&path, [&bytes, &b"signature"[..]].concat()).unwrap();
         assert!(matches!(Bundle::of_length(&path, written), Err(BundleError::Length { .. })));
@@ -497,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn an_executable_without_a_seal_carries_nothing() {
+    fn an_executable_without_a_seal_cannot_become_a_bundle() {
         let directory = tempfile::tempdir().unwrap();
         let executable = directory.path().join("other");
         for content in [b"an executable".to_vec(), [SEAL, SEAL].concat()] {

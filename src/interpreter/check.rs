@@ -1,7 +1,7 @@
-//! Checks whether a file can serve every container as an interpreter.
+//! Check whether a file can be the interpreter of all containers.
 //!
-//! A check reads the first kilobytes of a file, never the whole. What it finds wrong is an [`CheckError`]; what it finds fit is an
-//! [`Interpreter`], which can be had in no other way.
+//! A check reads only the first kilobytes of a file. An unsuitable file gives a [`CheckError`]. A suitable file gives
+//! an [`Interpreter`], which only this check can create.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -19,61 +19,62 @@ use crate::binfmt::HEADER_LEN;
 use crate::system::file_id::{FileId, open_regular, open_without_waiting};
 use crate::system::ownership::is_roots_alone;
 
-/// A file that was checked: a static ELF program of this host, executable, on a file system that lets it run.
+/// Checked interpreter: a static and executable ELF program of this host, on a file system without `noexec`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interpreter {
-    /// Its absolute path.
+    /// The absolute path.
     pub path: PathBuf,
-    /// Which file that was.
+    /// Identity of the checked file.
     pub id: FileId,
-    /// Its first bytes: a rule must not match them (K37).
+    /// The first bytes of the file. A rule for the interpreter must not match them (K37).
     pub header: Vec<u8>,
-    /// True if it belongs to root and no other user may write to it. With the flag `C` it will run as root (K61).
+    /// True if the file belongs to root and no other user may write to it. With the flag `C` the interpreter runs as
+    /// root (K61).
     pub owned_by_root: bool,
 }
 
-/// Reason why a file cannot be the interpreter of a handler. Displayed after the file's path.
+/// Reason why a file cannot be the interpreter of a handler. The message is printed after the file's path.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CheckError {
-    /// No such file.
+    /// The file does not exist.
     #[error("does not exist")]
     Missing,
-    /// A directory.
+    /// The path is a directory.
     #[error("is a directory")]
     Directory,
-    /// A device, a pipe, a socket.
+    /// The path is a device, a pipe or a socket.
     #[error("is not a regular file")]
     Special,
-    /// It could not be opened or looked at.
+    /// The file could not be opened or inspected.
     #[error("cannot be opened: {0}")]
     Open(#[source] io::Error),
-    /// Not an ELF program.
+    /// The file is not an ELF program.
     #[error(transparent)]
     Elf(#[from] ElfError),
-    /// A program of another machine than this host; what it is.
+    /// The program is for another machine, whose name is the value.
     #[error("is a program for {0}, not for this host")]
     OtherHost(String),
-    /// It needs a loader, which the root directory of a container does not have (K52).
+    /// The program needs a loader. The root directory of a container does not have it (K52).
     #[error(
         "is not static: it needs {}, which containers do not have.\n\
-         They would fail with \"No such file or directory\", naming a file that exists.",
+         They would report \"No such file or directory\" for a program that exists.",
         .0.escape_ascii()
     )]
     Dynamic(Vec<u8>),
-    /// No `x` bit in its mode.
+    /// The file's mode has no `x` bit.
     #[error("is not executable")]
     NotExecutable,
-    /// On a file system that is mounted `noexec` (K55).
+    /// The file system of the file is mounted `noexec` (K55).
     #[error("is on a file system that is mounted noexec")]
     NoExec,
-    /// A setuid or setgid bit: every foreign program would run with its owner's rights (K60).
+    /// The file has a setuid or setgid bit. Every foreign program would run with the rights of its owner (K60).
     #[error("has a setuid or setgid bit: all programs would get the rights of its owner")]
     SetId,
 }
 
 impl CheckError {
-    /// The command that changes the file so that it can serve, if there is one.
+    /// Returns the command that makes the file usable, if such a command exists.
     #[must_use]
     pub fn command(&self, path: &Path) -> Option<String> {
         let word = || shell_word(path);
@@ -87,11 +88,11 @@ impl CheckError {
 }
 
 impl Interpreter {
-    /// Checks the file at `path` for a host whose own programs begin with `host`.
+    /// Checks the file at `path`. `host` is the header of a native program.
     pub fn check(path: &Path, host: &[u8]) -> Result<Self, CheckError> {
         let checked = Self::inspect(path, host);
         match &checked {
-            Ok(_) => tracing::info!("check {}: it can serve", path.display()),
+            Ok(_) => tracing::info!("check {}: it can be used", path.display()),
             Err(error) => tracing::info!("check {}: it {error}", path.display()),
         }
         checked
@@ -137,11 +138,14 @@ impl Interpreter {
     }
 }
 
-/// Largest interpreter that is read, in bytes, as in a package.
+/// Maximum size of an interpreter, in bytes. The limit in packages is the same.
 pub(super) const WHOLE_MAX: u64 = 128 << 20;
 
 impl Interpreter {
-    /// All of it, if its path still leads to the file that was checked.
+    /// Reads the whole file.
+    ///
+    /// # Errors
+    /// The path no longer leads to the checked file, or the file is too large.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let file = open_regular(&self.path)?;
         if FileId::of(&file.metadata()?) != self.id {
@@ -161,7 +165,7 @@ fn is_noexec(file: &File) -> Result<bool, CheckError> {
     Ok(filesystem.flags().contains(FsFlags::ST_NOEXEC))
 }
 
-/// The beginning of qus itself: a program that this host runs.
+/// Returns the header of this qus executable, which is a native program.
 pub fn self_exe_header() -> Result<Vec<u8>, Diagnostic> {
     let failed = |error: io::Error| Diagnostic::new(format!("cannot read /proc/self/exe: {error}"));
     let file = File::open("/proc/self/exe").map_err(failed)?;

@@ -1,4 +1,4 @@
-//! Fetching: getting interpreters out of a source and into their directory, with a record of where they came from.
+//! Fetching: copies interpreters from a source into their directory and writes a record of their origin.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,15 +22,15 @@ use crate::system::temp_dir::TempDir;
 
 /// Request to fetch interpreters.
 pub(crate) struct FetchRequest<'a> {
-    /// `None`: all that the source has.
+    /// The requested architectures; `None` fetches everything that the source has.
     pub(crate) arches: Option<Vec<&'static Arch>>,
-    /// A file, a directory, `-` or an address; `None`: the distribution's package.
+    /// A file, a directory, `-` or a URL; `None` means the distribution's package.
     pub(crate) from: Option<&'a Path>,
     /// Required SHA-256 of the source.
     pub(crate) sha256: Option<Sha256>,
-    /// Where to put it; `None`: the directory of this user, where each version has a directory of its own.
+    /// Target directory. `None` means this user's directory, in which each version has its own directory.
     pub(crate) dest: Option<&'a Path>,
-    /// The version of QEMU that is wanted, if not any.
+    /// Required QEMU version; `None` accepts any version.
     pub(crate) version: Option<&'a VersionReq>,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Fetched {
     pub(crate) dest: PathBuf,
     pub(crate) files: Vec<File>,
     pub(crate) refused: Vec<Refused>,
-    /// Asked for, and not in the source.
+    /// Requested architectures that the source does not have.
     pub(crate) missing: Vec<&'static str>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Fetched {
 pub(crate) struct File {
     pub(crate) arch: &'static str,
     pub(crate) path: PathBuf,
-    /// In bytes.
+    /// Size in bytes.
     size: u64,
     pub(crate) outcome: &'static str,
     pub(crate) package: Option<String>,
@@ -63,7 +63,7 @@ pub(crate) struct Refused {
 }
 
 impl Fetched {
-    /// Returns an error that lists what is missing.
+    /// Returns an error that lists the missing architectures, or `None` if nothing is missing.
     pub(crate) fn problem(&self) -> Option<Diagnostic> {
         if self.missing.is_empty() && !self.files.is_empty() {
             return None;
@@ -79,7 +79,7 @@ impl Fetched {
         )
     }
 
-    /// Returns the fetched interpreters as results of a search.
+    /// Returns the fetched interpreters in the form of search results.
     pub(crate) fn found(&self, host: &[u8]) -> BTreeMap<&'static str, SearchResult> {
         let mut found = BTreeMap::<_, SearchResult>::new();
         for file in &self.files {
@@ -93,10 +93,10 @@ impl Fetched {
     }
 }
 
-/// Result of a source.
+/// Result of one source.
 enum SourceResult {
     Extracted(Origin, Extraction),
-    /// It has what was fetched from it before; it was not read again.
+    /// All requested files were fetched from the source earlier and still exist, so the source was not read again.
     Known(Vec<Stored>),
 }
 
@@ -113,7 +113,7 @@ impl SourceResult {
     }
 }
 
-/// Gets the interpreters of `request` into their directory.
+/// Fetches the interpreters of `request` into their directory.
 pub(crate) fn fetch(request: &FetchRequest<'_>, quiet: bool) -> Result<Fetched, Diagnostic> {
     let dest = store::destination(request.dest)?;
     let mut requested = ArchFilter {
@@ -166,7 +166,7 @@ impl File {
 }
 
 impl Fetched {
-    /// Adds what was extracted, and records where it came from.
+    /// Adds the extracted files and records their origin.
     fn add(&mut self, origin: &Origin, extraction: Extraction) -> Result<(), Diagnostic> {
         let arch = |name: &str| arch_from_file_name(name.as_bytes()).map_or("", |arch| arch.name);
         for placed in extraction.placed {
@@ -200,7 +200,8 @@ impl Fetched {
     }
 }
 
-/// A source that was named. One of a digest that is in place already is not read again.
+/// Fetches from a source that the user named. If all files from the source with digest `sha256` are in place, the
+/// source is not read again.
 fn from_source(
     source: &Path,
     sha256: Option<Sha256>,
@@ -217,7 +218,7 @@ fn from_source(
             .with_hint(format!("name a directory that can be written: qus fetch --dest DIR {arches}")),
         _ => with_causes(&error)
             .with_command(format!("qus fetch {arches}"))
-            .with_hint("it takes the package of the distribution"),
+            .with_hint("this command fetches the distribution's package"),
     };
     let (package, name) = if let Some(scheme) = scheme(source) {
         (from_web(source, scheme, sha256, &arches, progress)?, source.to_string_lossy().into_owned())
@@ -238,7 +239,7 @@ fn from_source(
     Ok(SourceResult::of_package(&name, sha256, info.as_ref(), extraction))
 }
 
-/// Downloads a source. Without a digest, only `https` protects its origin.
+/// Downloads a source. Without a digest, only `https` protects the content.
 fn from_web(
     source: &Path,
     scheme: &str,
@@ -249,7 +250,7 @@ fn from_web(
     let address = source.to_string_lossy();
     let command = |more: &str| format!("qus fetch --from {}{more} {arches}", shell_word(source));
     if scheme == "http" && sha256.is_none() {
-        let problem = Diagnostic::new(format!("{address} is not protected against changes on the way"));
+        let problem = Diagnostic::new(format!("{address} is not protected against changes in transit"));
         return Err(problem
             .with_hint(format!("give the SHA-256 that the publisher prints: {}", command(" --sha256 HEX"))));
     }
@@ -263,12 +264,12 @@ fn from_web(
     let package = Package::of_file(file, source, sha256).map_err(|error| with_causes(&error))?;
     if sha256.is_none() && !progress.quiet {
         let digest = package.sha256().map_err(|error| with_causes(&error))?;
-        tracing::warn!("its origin is shown by the server's certificate only; next time: --sha256 {digest}");
+        tracing::warn!("only the server's certificate confirms the origin; next time, add --sha256 {digest}");
     }
     Ok(package)
 }
 
-/// The distribution's package, through its own package manager.
+/// Fetches the distribution's package with the host's package manager.
 fn from_distribution(
     requested: &mut ArchFilter,
     dest: &Path,
@@ -286,7 +287,7 @@ fn from_distribution(
                 problem.with_command("sudo rpmkeys --import /etc/pki/rpm-gpg/KEY")
             }
             _ => {
-                problem.with_hint("name a package with qemu-user, from anywhere: qus fetch --from PACKAGE …")
+                problem.with_hint("name a qemu-user package from another source: qus fetch --from PACKAGE …")
             }
         }
     })?;
@@ -303,7 +304,7 @@ fn from_apt(
         directory
     } else {
         temporary = TempDir::create(false)
-            .map_err(|reasons| Diagnostic::new(format!("cannot make a temporary directory: {reasons}")))?;
+            .map_err(|reasons| Diagnostic::new(format!("cannot create a temporary directory: {reasons}")))?;
         temporary.path().to_owned()
     };
     let apt = Apt::new(cache.join("apt"));
@@ -311,7 +312,7 @@ fn from_apt(
     let digests: Vec<Sha256> = known.keys().copied().collect();
     let fetched = fetch_with_apt(&apt, requested, &digests, dest, progress).map_err(|error| {
         with_causes(&error)
-            .with_hint("name a Debian package with qemu-user, from anywhere: qus fetch --from PACKAGE …")
+            .with_hint("name a qemu-user package from another source: qus fetch --from PACKAGE …")
     })?;
     let known = fetched.known.and_then(|digest| known.remove(&digest));
     let new = fetched.packages.into_iter().map(|package| of_distribution("apt", package));
@@ -322,7 +323,7 @@ fn of_distribution(manager: &str, package: FromPackage) -> SourceResult {
     SourceResult::of_package(manager, Some(package.sha256), Some(&package.info), package.extraction)
 }
 
-/// An error with everything that caused it.
+/// Converts an error into a diagnostic that contains the whole chain of causes.
 fn with_causes(error: &dyn std::error::Error) -> Diagnostic {
     let mut message = error.to_string();
     let mut source = error.source();

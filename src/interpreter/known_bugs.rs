@@ -1,24 +1,24 @@
-//! Emulators that are known to be defective: data, each row with the report that it rests on.
+//! Table of emulators with known bugs. Each row cites a report.
 
 use super::QemuVersion;
 
-/// A defect of some versions of QEMU's user-mode emulators.
+/// Bug in some versions of QEMU's user-mode emulators.
 #[derive(Debug)]
 pub struct KnownBug {
     /// The emulated architecture.
     pub arch: &'static str,
-    /// First and last version that the defect was reported for.
+    /// First and last version for which the bug was reported.
     pub versions: [Version; 2],
-    /// The fault.
+    /// Effect of the bug.
     pub what: &'static str,
-    /// The report.
+    /// URL of the report.
     pub source: &'static str,
 }
 
-/// Major, minor, micro.
+/// Major, minor and micro number.
 pub type Version = [u32; 3];
 
-/// Known defects. A version between two that were reported counts; one behind the last does not.
+/// Known bugs. A version between the first and the last reported version counts as affected.
 pub static KNOWN_BUGS: &[KnownBug] = &[
     KnownBug {
         arch: "aarch64",
@@ -34,7 +34,7 @@ pub static KNOWN_BUGS: &[KnownBug] = &[
     },
 ];
 
-/// The defects of an emulator of `arch` in `version`.
+/// Returns the known bugs of the emulator for `arch` in `version`.
 pub fn of(arch: &str, version: &QemuVersion) -> impl Iterator<Item = &'static KnownBug> {
     let version = version.numbers();
     KNOWN_BUGS.iter().filter(move |defect| {

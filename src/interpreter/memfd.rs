@@ -1,9 +1,9 @@
-//! Interpreters in memory only: sealed memfds, which the kernel holds open for their handlers.
+//! Interpreters in memory: sealed memfds, which the kernel keeps open for their handlers.
 //!
-//! With `F` the kernel opens the interpreter by its path at registration, and never again (K47, K51). It stores the
-//! path as text (K48). So a memfd is registered by a temporary path, relative to a working directory that is removed
-//! afterwards. The path describes the content: `memory/QEMU-7.2.22/12918384-0123456789abcdef/qemu-arm-static` has the
-//! size in bytes and the beginning of the SHA-256. Equal paths mean equal content.
+//! With `F` the kernel opens the interpreter's path only once, at registration (K47, K51), and stores the path as text
+//! (K48). qus therefore registers a memfd with a temporary path relative to the working directory, and removes that
+//! directory afterwards. The path describes the content: `memory/QEMU-7.2.22/12918384-0123456789abcdef/qemu-arm-static`
+//! contains the size in bytes and the first digits of the SHA-256. Equal paths mean equal content.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -23,19 +23,20 @@ use crate::package::Sha256;
 use crate::system::file_id::FileId;
 use crate::system::temp_dir::TempDir;
 
-/// First part of the path of every interpreter in memory.
+/// First component of the path of every interpreter in memory.
 const PREFIX: &str = "memory";
-/// `MFD_EXEC` of `include/uapi/linux/memfd.h` (Linux 6.3): it may be executed, whatever the default is.
+/// `MFD_EXEC` of `include/uapi/linux/memfd.h` (since Linux 6.3): the file may be executed, whatever the system default
+/// is.
 const MFD_EXEC: u32 = 0x10;
 
 /// Failure to load an interpreter into memory.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MemoryError {
-    /// `vm.memfd_noexec` is 2.
-    #[error("files in memory may not be executed here: vm.memfd_noexec forbids it")]
+    /// The sysctl `vm.memfd_noexec` is 2.
+    #[error("cannot execute files in memory: vm.memfd_noexec forbids it")]
     NoExec,
-    /// Anything else that went wrong.
+    /// Another I/O error.
     #[error("cannot {operation} an interpreter in memory: {source}")]
     Io {
         /// The operation.
@@ -55,40 +56,40 @@ fn failed(operation: &'static str) -> impl Fn(io::Error) -> MemoryError {
     move |source| MemoryError::Io { operation, source }
 }
 
-/// The path that an interpreter in memory is registered by; `size` is in bytes.
+/// Returns the path with which an interpreter in memory is registered. `size` is in bytes.
 #[must_use]
 pub fn path(version: &str, size: u64, sha256: Sha256, file_name: &str) -> PathBuf {
     [PREFIX, &format!("QEMU-{version}"), &name_of(size, sha256), file_name].iter().collect()
 }
 
-/// Returns the name of the directory of an interpreter, by its content.
+/// Returns the directory name for an interpreter with this content.
 fn name_of(size: u64, sha256: Sha256) -> String {
     let sha256 = sha256.to_string();
     format!("{size}-{}", sha256.get(..16).unwrap_or(&sha256))
 }
 
-/// Reports whether `path` is that of an interpreter in memory with this content.
+/// Reports whether `path` is the path of an interpreter in memory with this content.
 #[must_use]
 pub fn is_called(path: &Path, size: u64, sha256: Sha256) -> bool {
     path.parent().is_some_and(|directory| directory.ends_with(name_of(size, sha256)))
 }
 
-/// Reports whether a registered path is that of an interpreter in memory.
+/// Reports whether `path` is the path of an interpreter in memory.
 #[must_use]
 pub fn is_in_memory(path: &Path) -> bool {
     path.starts_with(PREFIX)
 }
 
-/// Description of an interpreter in memory, from its path.
+/// Description of an interpreter in memory, parsed from its path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MemfdInfo {
-    /// Its version.
+    /// QEMU version of the interpreter.
     pub version: String,
-    /// Memory that it holds as long as a handler has it, in bytes.
+    /// Memory in bytes that the interpreter uses until its handlers are removed.
     pub size: u64,
 }
 
-/// Parses `path`, if it is that of an interpreter in memory.
+/// Parses the path of an interpreter in memory. Returns `None` for other paths.
 #[must_use]
 pub fn parse_description(path: &Path) -> Option<MemfdInfo> {
     let mut parts = path.strip_prefix(PREFIX).ok()?.iter().map(|part| part.to_str());
@@ -97,7 +98,7 @@ pub fn parse_description(path: &Path) -> Option<MemfdInfo> {
     Some(MemfdInfo { version, size: size.parse().ok()? })
 }
 
-/// Interpreters in memory, and the working directory from which their paths lead to them.
+/// Interpreters in memory, and the working directory to which their paths are relative.
 #[derive(Debug)]
 pub struct Memory {
     directory: TempDir,
@@ -106,7 +107,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Makes a directory of its own the working directory of this process, until it is dropped.
+    /// Changes the working directory of this process to a new temporary directory, until the value is dropped.
     pub fn enter() -> Result<Self, MemoryError> {
         let nowhere = |reasons: String| failed("find a directory for")(io::Error::other(reasons));
         let directory = TempDir::create(false).map_err(nowhere)?;
@@ -115,7 +116,7 @@ impl Memory {
         Ok(Self { directory, before, files: Vec::new() })
     }
 
-    /// Seals a file in memory, and has `path` lead to it: which file it is.
+    /// Seals a file in memory and creates a link to it at `path`. Returns the identity of the file.
     pub fn put(&mut self, path: &Path, pending: PendingFile) -> Result<FileId, MemoryError> {
         let file = pending.0;
         file.set_permissions(PermissionsExt::from_mode(0o755)).map_err(failed("write"))?;
@@ -127,23 +128,23 @@ impl Memory {
             std::fs::create_dir_all(parent).map_err(failed("name"))?;
         }
         symlink(format!("/proc/self/fd/{}", file.as_raw_fd()), &link).map_err(failed("name"))?;
-        let id = FileId::of(&file.metadata().map_err(failed("look at"))?);
+        let id = FileId::of(&file.metadata().map_err(failed("inspect"))?);
         self.files.push(file);
         Ok(id)
     }
 }
 
-/// A file in memory that is being written.
+/// File in memory that is being written.
 #[derive(Debug)]
 pub struct PendingFile(File);
 
 impl PendingFile {
-    /// An empty one.
+    /// Creates an empty file.
     pub fn new() -> Result<Self, MemoryError> {
         create().map(Self)
     }
 
-    /// Appends to it.
+    /// Appends `content` to the file.
     pub fn write(&mut self, content: &[u8]) -> Result<(), MemoryError> {
         self.0.write_all(content).map_err(failed("write"))
     }
@@ -151,7 +152,7 @@ impl PendingFile {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // A directory that is gone cannot be gone back to; nothing here depends on it.
+        // The previous directory may have been removed. Nothing here depends on it.
         let _ = std::env::set_current_dir(&self.before);
     }
 }
@@ -160,7 +161,7 @@ fn create() -> Result<File, MemoryError> {
     let usual = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let created = memfd_create("qus", usual | MFdFlags::from_bits_retain(MFD_EXEC));
     let created = match created {
-        // Before Linux 6.3 there is no such flag, and every one may be executed.
+        // Before Linux 6.3 the flag does not exist, and all files in memory may be executed.
         Err(Errno::EINVAL) => memfd_create("qus", usual),
         other => other,
     };
@@ -174,13 +175,13 @@ fn create() -> Result<File, MemoryError> {
 mod tests {
     use super::*;
 
-    /// A digest that begins like this.
+    /// Returns a digest that begins with `begin`.
     fn digest(begin: &str) -> Sha256 {
         format!("{begin:0<64}").parse().unwrap()
     }
 
     #[test]
-    fn the_path_tells_version_and_content() {
+    fn the_path_contains_version_and_content() {
         let path = path("7.2.22", 129, digest("0123456789abcdef0000"), "qemu-arm-static");
         assert_eq!(path, Path::new("memory/QEMU-7.2.22/129-0123456789abcdef/qemu-arm-static"));
         assert!(is_in_memory(&path) && !is_in_memory(Path::new("/usr/bin/qemu-arm-static")));

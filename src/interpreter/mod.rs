@@ -1,5 +1,4 @@
-//! Interpreters: where they are found and fetched, what is known of them, and whether one can be trusted to serve every
-//! container.
+//! Interpreters: searching, fetching and checking them, their origin, and their known bugs.
 
 mod arch_filter;
 pub mod bundle;

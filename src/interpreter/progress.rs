@@ -1,4 +1,4 @@
-//! Progress of long work: a bar on a terminal, a line for each step in a pipe.
+//! Progress of long operations: a bar on a terminal, one line per step in a pipe.
 
 use std::cell::Cell;
 use std::io::{IsTerminal as _, Write as _, stderr};
@@ -8,23 +8,23 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::base::escape::escape;
 use crate::package::Progress;
 
-/// A bar with step, size and speed of the work.
+/// Bar for a step of known size.
 const WITH_SIZE: &str = "{msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec}";
-/// A line for a step of unknown size.
+/// Line for a step of unknown size.
 const WITHOUT_SIZE: &str = "{msg} {bytes} {bytes_per_sec}";
 
-/// Progress on standard error.
+/// Progress output on standard error.
 pub(crate) struct StepProgress {
     bar: ProgressBar,
     /// True if nothing is printed.
     pub(crate) quiet: bool,
     is_terminal: bool,
-    /// The step that was printed last.
+    /// The last printed step.
     step: Cell<Option<String>>,
 }
 
 impl StepProgress {
-    /// Progress that prints nothing with `quiet`.
+    /// Creates a progress output. It prints nothing if `quiet` is true.
     pub(crate) fn new(quiet: bool) -> Self {
         let is_terminal = stderr().is_terminal();
         let is_drawn = is_terminal && !quiet;
@@ -37,7 +37,7 @@ impl StepProgress {
         self.bar.finish_and_clear();
     }
 
-    /// Advances from any thread.
+    /// Returns a function that advances the bar from any thread.
     pub(crate) fn advance_shared(&self) -> impl Fn(u64) + Sync + use<> {
         let bar = self.bar.clone();
         move |bytes| bar.inc(bytes)
@@ -68,7 +68,7 @@ impl Progress for StepProgress {
             self.style(WITHOUT_SIZE);
             self.bar.reset();
             if !self.is_terminal && !self.quiet {
-                // A failure to report progress is no failure of the work.
+                // A failure to print progress is not a failure of the operation.
                 let _ignored = stderr().write_all(format!("qus: {}\n", escape(text)).as_bytes());
             }
         }

@@ -1,8 +1,8 @@
-//! Where an interpreter came from: a record beside it, `qemu-arm-static.json` for `qemu-arm-static`.
+//! Origin of an interpreter: a record next to the file, for example `qemu-arm-static.json` for `qemu-arm-static`.
 //!
-//! A record describes one content. It has the size and the time of change of the file, by which a replaced file is
-//! found quickly, and the SHA-256, by which it is found certainly. A file without a record, or with that of another
-//! file, has an unknown origin.
+//! A record describes one content. It contains the file's size and modification time for a quick comparison, and the
+//! SHA-256 for a reliable one. The origin is unknown if a file has no record or if the record describes another
+//! content.
 
 use std::fs::Metadata;
 use std::io::{self, Read as _};
@@ -16,51 +16,51 @@ use crate::package::Sha256;
 use crate::system::atomic_file;
 use crate::system::file_id::{open_no_follow, open_regular};
 
-/// Largest record that is read, in bytes.
+/// Maximum size of a record, in bytes.
 const RECORD_MAX: u64 = 64 << 10;
 
 /// Record of a fetched file and its origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// Version of this format: 1.
+    /// Version of the record format, currently 1.
     version: u32,
-    /// A path, an address, or the package manager's name.
+    /// A path, a URL, or the name of the package manager.
     pub source: String,
-    /// SHA-256 of the whole source, where it is known.
+    /// SHA-256 of the whole source, if known.
     pub source_sha256: Option<Sha256>,
-    /// The package, by its own words.
+    /// Package name, as the package states it.
     pub package: Option<String>,
-    /// The package's version, as the distribution writes it.
+    /// Package version, as the distribution writes it.
     pub package_version: Option<String>,
-    /// QEMU's version, as the file itself has it.
+    /// QEMU version, read from the interpreter.
     pub qemu_version: Option<String>,
     /// SHA-256 of the interpreter.
     pub sha256: Sha256,
-    /// Its size in bytes.
+    /// Size of the interpreter in bytes.
     pub size: u64,
-    /// When it was fetched (RFC 3339, UTC).
+    /// Date of the fetch (RFC 3339, UTC).
     pub date: String,
-    /// The number of files that came with it, where all of a source was fetched.
+    /// Number of files that were fetched together, if all files of the source were fetched.
     pub all: Option<usize>,
-    /// Time of the file's last change, in seconds and nanoseconds.
+    /// Modification time of the file, in seconds and nanoseconds.
     modified: (i64, i64),
 }
 
-/// Facts about the origin of a file.
+/// Origin of a file.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
-    /// As in [`Provenance`].
+    /// See [`Provenance::source`].
     pub source: String,
-    /// As in [`Provenance`].
+    /// See [`Provenance::source_sha256`].
     pub source_sha256: Option<Sha256>,
     /// Name and version of the package.
     pub package: Option<(String, String)>,
-    /// As in [`Provenance`].
+    /// See [`Provenance::all`].
     pub all: Option<usize>,
 }
 
 impl Provenance {
-    /// The record of the file at `path`, if it has one and is still the file that the record is of.
+    /// Returns the record of the file at `path`. Returns `None` if there is no record or the file has changed since.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
         let record = Self::beside(path)?;
@@ -68,7 +68,7 @@ impl Provenance {
         (record.size == metadata.len() && record.modified == modified(&metadata)).then_some(record)
     }
 
-    /// Returns the record next to `path`, whichever file is there now.
+    /// Returns the record next to `path`, even if it describes another file.
     #[must_use]
     pub fn beside(path: &Path) -> Option<Self> {
         let file = open_no_follow(&record_path(path)).ok()?;
@@ -79,9 +79,9 @@ impl Provenance {
         (record.version == 1).then_some(record)
     }
 
-    /// Records that the file at `path` came from `origin`, unless that is recorded already.
+    /// Records that the file at `path` came from `origin`.
     ///
-    /// An earlier record of the same content stays. A new record is written completely or not at all.
+    /// An existing record with the same content and origin stays. A new record is written atomically.
     pub fn record(path: &Path, qemu_version: Option<String>, origin: Origin) -> io::Result<Self> {
         if let Some(known) = Self::of(path).filter(|known| known.is_from(&origin)) {
             return Ok(known);
@@ -105,10 +105,11 @@ impl Provenance {
         let mut text = serde_json::to_vec_pretty(&record)?;
         text.push(b'\n');
         let written = atomic_file::write_atomic(&record_path(path), &text, 0o644)?;
-        // A file of another user would get a record. On some file systems everything belongs to one user.
+        // The record must belong to the same user as the file. The check reads the written record, because some file
+        // systems assign all files to one user.
         if written.uid() != metadata.uid() {
-            let _gone_or_not = std::fs::remove_file(record_path(path));
-            return Err(io::Error::other("the file was replaced since it was fetched"));
+            let _ignored = std::fs::remove_file(record_path(path));
+            return Err(io::Error::other("the file was replaced after it was fetched"));
         }
         Ok(record)
     }
@@ -121,14 +122,14 @@ impl Provenance {
             && package == origin.package.as_ref().map(|(name, version)| (name, version))
     }
 
-    /// Reports whether the file at `path` is, byte for byte, the one that was fetched.
+    /// Reports whether the file at `path` has the recorded SHA-256.
     #[must_use]
     pub fn is_of(&self, path: &Path) -> bool {
         let digest = open_regular(path).and_then(|mut file| Sha256::of(&mut file));
         digest.is_ok_and(|digest| digest == self.sha256)
     }
 
-    /// Returns the origin in short form: `PACKAGE=VERSION` for a package.
+    /// Returns the origin in short form: `PACKAGE=VERSION` for a package, otherwise the source.
     #[must_use]
     pub fn short(&self) -> String {
         match (&self.package, &self.package_version) {
@@ -138,7 +139,7 @@ impl Provenance {
     }
 }
 
-/// The file with the record of `path`.
+/// Returns the path of the record for the file at `path`.
 #[must_use]
 pub fn record_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_of_one_content() {
+    fn a_record_describes_one_content() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("qemu-arm-static");
         std::fs::write(&path, "abc").unwrap();
@@ -174,12 +175,12 @@ mod tests {
         assert_eq!(Provenance::of(&path), Some(record.clone()));
         assert!(record.is_of(&path));
         assert!(humantime::parse_rfc3339(&record.date).unwrap() <= SystemTime::now());
-        // The same origin keeps the record; another replaces it.
+        // The same origin keeps the record. Another origin replaces it.
         assert_eq!(Provenance::record(&path, None, origin()).unwrap(), record);
         let elsewhere = Origin { source: "./some.deb".to_owned(), ..Origin::default() };
         let second = Provenance::record(&path, None, elsewhere).unwrap();
         assert_eq!((second.short().as_str(), second.package), ("./some.deb", None));
-        // Another file in its place has no record.
+        // Another content at the same path has no record.
         std::fs::write(&path, "abd").unwrap();
         assert_eq!(Provenance::of(&path), None);
         assert!(!Provenance::beside(&path).unwrap().is_of(&path));
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_none() {
+    fn an_invalid_record_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("qemu-arm-static");
         std::fs::write(&path, "abc").unwrap();

@@ -1,4 +1,4 @@
-//! The search for interpreters in directories, by their names.
+//! Search for interpreters in directories, by file name.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,21 +10,21 @@ use crate::arch::Arch;
 use crate::system::file_id::file_name;
 use crate::system::temp_dir::TempDir;
 
-/// The architecture whose programs a file of this name runs, by the names that distributions give to QEMU's emulators:
-/// `qemu-ARCH-static`, `qemu-ARCH`, `ARCH-binfmt-P`, and the `buildkit-qemu-ARCH` of builders.
+/// Returns the architecture that an emulator of this file name emulates. Known names are `qemu-ARCH-static`,
+/// `qemu-ARCH` and `ARCH-binfmt-P` (distributions), and `buildkit-qemu-ARCH` (BuildKit).
 #[must_use]
 pub fn arch_from_file_name(file_name: &[u8]) -> Option<&'static Arch> {
     scheme(file_name).map(|(_, arch)| arch)
 }
 
-/// Reports whether the file at `path` is called like one of QEMU's emulators: those can be asked for their version.
+/// Reports whether the file at `path` has the name of a QEMU emulator.
 #[must_use]
 pub fn is_qemu(path: &Path) -> bool {
     arch_from_file_name(file_name(path)).is_some()
 }
 
-/// Returns the rank of the naming scheme, best first, and the architecture. Names with `-static` come first. A plain
-/// name may be dynamic, and `-binfmt-P` is a link to one of the others.
+/// Returns the rank of the naming scheme (0 is best) and the architecture. Names with `-static` come first. A plain
+/// name may be dynamically linked, and `-binfmt-P` is a link to another emulator.
 fn scheme(file_name: &[u8]) -> Option<(u8, &'static Arch)> {
     let name = std::str::from_utf8(file_name).ok()?;
     let (rank, target) = if let Some(target) = name.strip_suffix("-binfmt-P") {
@@ -39,16 +39,16 @@ fn scheme(file_name: &[u8]) -> Option<(u8, &'static Arch)> {
 /// Result of a search for one architecture.
 #[derive(Debug, Default)]
 pub struct SearchResult {
-    /// The first fit one.
+    /// The first suitable interpreter.
     pub interpreter: Option<Interpreter>,
-    /// Files of the right name that were passed over, in the order of the search.
+    /// Files with a suitable name that were rejected, in the order of the search.
     pub unfit: Vec<(PathBuf, CheckError)>,
 }
 
-/// Looks for interpreters in `search_dirs`, one after the other; the first fit one of an architecture is taken.
+/// Searches `search_dirs` in order for interpreters. The first suitable file of an architecture is used.
 ///
-/// `requested` selects architectures and files. Every directory is listed once, and only selected files are opened. A
-/// directory that does not exist or cannot be listed has none.
+/// `requested` selects architectures and files. Each directory is read once, and only selected files are opened. An
+/// unreadable or missing directory counts as empty.
 pub fn search(
     search_dirs: &[PathBuf],
     host: &[u8],
@@ -73,7 +73,7 @@ pub fn search(
     found
 }
 
-/// Files of an interpreter's name in a directory, ordered by architecture, best naming scheme first.
+/// Returns the files in a directory whose names fit, sorted by architecture and then by rank of the naming scheme.
 fn candidates(location: &Path) -> Vec<(&'static Arch, PathBuf)> {
     let names = fs::read_dir(location).into_iter().flatten().flatten().map(|file| file.file_name());
     let mut candidates: Vec<_> =
@@ -82,15 +82,15 @@ fn candidates(location: &Path) -> Vec<(&'static Arch, PathBuf)> {
     candidates.into_iter().map(|(arch, _, name)| (arch, location.join(name))).collect()
 }
 
-/// Directories that are searched when none is named, in this order: what `QUS_INTERPRETER_DIR` and `QEMU_BIN_DIR` name,
-/// what `qus fetch` fills, and where distributions put QEMU.
+/// Returns the default search directories, in order: the directories in `QUS_INTERPRETER_DIR` and `QEMU_BIN_DIR`, the
+/// directories of `qus fetch`, and the usual directories of distributions.
 #[must_use]
 pub fn default_search_dirs(fetched: &[PathBuf]) -> Vec<PathBuf> {
     let system = ["/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-binfmt"].map(PathBuf::from);
     named_search_dirs().into_iter().chain(fetched.iter().cloned()).chain(system).collect()
 }
 
-/// Directories that `QUS_INTERPRETER_DIR` and `QEMU_BIN_DIR` name. They come first, in a bundle too.
+/// Returns the directories in `QUS_INTERPRETER_DIR` and `QEMU_BIN_DIR`. They come first, even in a bundle.
 #[must_use]
 pub fn named_search_dirs() -> Vec<PathBuf> {
     let variables = ["QUS_INTERPRETER_DIR", "QEMU_BIN_DIR"];
@@ -99,13 +99,14 @@ pub fn named_search_dirs() -> Vec<PathBuf> {
     paths.filter(|path| !path.as_os_str().is_empty()).collect()
 }
 
-/// Directories that are searched without `--interpreter-dir`, with the unpacked interpreters of this bundle among them.
+/// Returns the search directories without `--interpreter-dir`. They include the unpacked interpreters of this bundle.
 pub(crate) fn search_dirs(unpacked: Option<&TempDir>) -> Vec<PathBuf> {
     let unpacked = unpacked.map(|directory| directory.path().to_owned());
     default_search_dirs(&unpacked.into_iter().chain(store::all_fetched()).collect::<Vec<_>>())
 }
 
-/// Reports whether the file at `path` has the wanted version of QEMU; any will do where none is named.
+/// Reports whether the file at `path` has the requested QEMU version. Without a requested version, every file is
+/// accepted.
 pub(crate) fn is_of(requested: Option<&VersionReq>, arch: &Arch, path: &Path) -> bool {
     requested.is_none_or(|requested| {
         version_in(path, arch.name).is_some_and(|version| requested.matches(&version))

@@ -1,4 +1,4 @@
-//! Directories of fetched interpreters.
+//! Directories in which fetched interpreters are stored.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,19 +14,19 @@ use crate::system::directories;
 use crate::system::file_id::file_name;
 use crate::system::namespace::UserNamespace;
 
-/// Interpreters that root fetches: readable for everybody, writable for root alone.
+/// Directory of interpreters that root fetched. All users can read it, but only root can write to it.
 pub const SYSTEM: &str = "/usr/local/lib/qus";
-/// Copies of interpreters that `register --persist` makes. Nothing else is in this directory, so that a copy is known
-/// as one even if its process was killed before it wrote the file that names it.
+/// Directory of the copies that `register --persist` makes. It contains only copies, so a copy can be recognised even
+/// if its process was killed before it wrote the configuration file.
 pub const COPIES: &str = "/usr/local/lib/qus/copies";
-/// Where `qus fetch` puts interpreters: `/usr/local/lib/qus` for the host's root, `$XDG_DATA_HOME/qus` otherwise.
-/// `None` for a user without a home.
+/// Returns the directory of `qus fetch`: `/usr/local/lib/qus` for the host's root, otherwise `$XDG_DATA_HOME/qus`.
+/// Returns `None` for a user without a home directory.
 #[must_use]
 pub fn fetched() -> Option<PathBuf> {
     if UserNamespace::is_host_root() { Some(SYSTEM.into()) } else { directories::data() }
 }
 
-/// Returns directories of fetched interpreters: one for each version of QEMU, newest first. Root uses none from the
+/// Returns the directories of fetched interpreters: one per QEMU version, newest version first. Root does not use
 /// directories of other users.
 #[must_use]
 pub fn all_fetched() -> Vec<PathBuf> {
@@ -34,7 +34,7 @@ pub fn all_fetched() -> Vec<PathBuf> {
     personal.into_iter().chain([SYSTEM.into()]).flat_map(|directory| with_versions(&directory)).collect()
 }
 
-/// `directory`, and before it the directories of versions in it, the newest first.
+/// Returns the version directories in `directory`, newest version first, and then `directory` itself.
 #[must_use]
 pub fn with_versions(directory: &Path) -> Vec<PathBuf> {
     let names = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
@@ -43,10 +43,10 @@ pub fn with_versions(directory: &Path) -> Vec<PathBuf> {
     versions.iter().map(|version| directory.join(version.to_string())).chain([directory.to_owned()]).collect()
 }
 
-/// `dest`, or the directory of this user.
+/// Returns `dest` as an absolute path, or the directory of this user.
 ///
 /// # Errors
-/// This user has no home.
+/// This user has no home directory, or the current directory cannot be determined.
 pub fn destination(dest: Option<&Path>) -> Result<PathBuf, Diagnostic> {
     let home = || {
         Diagnostic::new("this user has no home directory for interpreters")
@@ -60,15 +60,15 @@ pub fn destination(dest: Option<&Path>) -> Result<PathBuf, Diagnostic> {
     }
 }
 
-/// An interpreter in a directory of fetched ones.
+/// Interpreter in a directory of fetched interpreters.
 pub(crate) struct Stored {
     pub(crate) arch: &'static Arch,
     pub(crate) path: PathBuf,
-    /// Its record, if it is still the file that was fetched.
+    /// Record of the file; `None` if the file has changed since the fetch.
     pub(crate) provenance: Option<Provenance>,
 }
 
-/// The interpreters in `directory` and its directories of versions, newest version first.
+/// Returns the interpreters in `directory` and its version directories, newest version first.
 pub(crate) fn stored(directory: &Path) -> Vec<Stored> {
     let mut stored = Vec::new();
     for directory in with_versions(directory) {
@@ -84,7 +84,7 @@ pub(crate) fn stored(directory: &Path) -> Vec<Stored> {
     stored
 }
 
-/// Returns sources, by their SHA-256, of which all requested files are in `directory`, unchanged.
+/// Returns the sources whose requested files all exist unchanged in `directory`. The key is the SHA-256 of the source.
 pub(crate) fn known(directory: &Path, requested: &ArchFilter) -> BTreeMap<Sha256, Vec<Stored>> {
     let mut sources = BTreeMap::<Sha256, Vec<Stored>>::new();
     for stored in stored(directory) {

@@ -1,4 +1,4 @@
-//! The version of an emulator of QEMU's, as its file has it: without starting what was just downloaded.
+//! Version of a QEMU emulator, read from its file. The file is not executed, because it may have just been downloaded.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,14 +14,15 @@ use super::check::WHOLE_MAX;
 use crate::base::parallel;
 use crate::system::file_id::{file_name, open_regular};
 
-/// Bytes of a file that are looked at together.
+/// Size of the chunks in which a file is searched, in bytes.
 const CHUNK: usize = 256 << 10;
-/// Bytes of a version: `10.0.0-rc1`.
+/// Maximum length of a version such as `10.0.0-rc1`, in bytes.
 const LONGEST: usize = 32;
 
-/// Versions of those of the files at `paths` that are called like QEMU's emulators and carry one.
+/// Returns the versions of all `paths` that have the name of a QEMU emulator and contain a version.
 ///
-/// A version is read from the bytes of a file, which is never executed: its path may lead to another user's program.
+/// The version is read from the file's bytes. The file is never executed, because its path may lead to another user's
+/// program.
 #[must_use]
 pub fn versions_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> BTreeMap<PathBuf, QemuVersion> {
     let paths: Vec<&Path> = paths.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
@@ -30,10 +31,10 @@ pub fn versions_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> BTreeMap<Pa
     named.filter_map(|(path, version)| Some((path.to_owned(), version?))).collect()
 }
 
-/// The version that the file at `path` would answer to `--version`.
+/// Returns the version that the emulator at `path` prints for `--version`.
 ///
-/// Every emulator has it as one string with its name, `qemu-arm version 7.2.22 (…)` (`version()` in QEMU's
-/// `linux-user/main.c`). `None` where there is no such string, or the file cannot be read.
+/// Every emulator contains its name and version in one string: `qemu-arm version 7.2.22 (…)` (QEMU's
+/// `linux-user/main.c`: `version()`). Returns `None` if the file has no such string or cannot be read.
 #[must_use]
 pub fn version_in(path: &Path, target: &str) -> Option<QemuVersion> {
     version_of(&mut open_regular(path).ok()?.take(WHOLE_MAX), target).ok().flatten()
@@ -47,7 +48,7 @@ fn version_of(content: &mut impl Read, target: &str) -> io::Result<Option<QemuVe
         let read = content.by_ref().take(CHUNK as u64).read_to_end(&mut buffer)?;
         for found in finder.find_iter(&buffer) {
             let rest = buffer.get(found + words.len()..).unwrap_or_default();
-            // A truncated version is read again with the next chunk.
+            // A version that ends outside the buffer is read again with the next chunk.
             if rest.len() < LONGEST && read > 0 {
                 continue;
             }
@@ -63,19 +64,19 @@ fn version_of(content: &mut impl Read, target: &str) -> io::Result<Option<QemuVe
     }
 }
 
-/// The version at the beginning of `text`: digits first, and nothing in it that a path could not have.
+/// Parses the version at the beginning of `text`. Only characters that are safe in a path are accepted.
 fn version_at(text: &[u8]) -> Option<QemuVersion> {
     let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+');
     let version: Vec<u8> = text.iter().take(LONGEST).take_while(is_part).copied().collect();
     std::str::from_utf8(&version).ok()?.parse().ok()
 }
 
-/// A version of QEMU, as an emulator prints it: `7.2.22`, `10.0.0-rc1`.
+/// QEMU version, as an emulator prints it, for example `7.2.22` or `10.0.0-rc1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QemuVersion(String);
 
 impl QemuVersion {
-    /// Major, minor and micro number; one that is missing, or too large, is 0.
+    /// Returns the major, minor and micro number. A missing or too large number is 0.
     #[must_use]
     pub fn numbers(&self) -> [u32; 3] {
         let (numbers, _) = self.parts();
@@ -83,7 +84,7 @@ impl QemuVersion {
         std::array::from_fn(|_| parts.next().unwrap_or(0))
     }
 
-    /// The numbers, and what follows the first `-`.
+    /// Splits the version into the numbers and the text after the first `-`.
     fn parts(&self) -> (&str, Option<&str>) {
         self.0.split_once('-').map_or((self.0.as_str(), None), |(numbers, more)| (numbers, Some(more)))
     }
@@ -98,7 +99,7 @@ impl fmt::Display for QemuVersion {
 impl FromStr for QemuVersion {
     type Err = &'static str;
 
-    /// A number comes first, and a dot is between others. Nothing is in it that a path could not have.
+    /// Parses a version. It starts with a digit, contains a dot, and has only characters that are safe in a path.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+');
         let is_version = text.len() < LONGEST
@@ -106,19 +107,19 @@ impl FromStr for QemuVersion {
             && text.contains('.')
             && text.starts_with(|letter: char| letter.is_ascii_digit())
             && text.split('.').all(|part| !part.is_empty());
-        is_version.then(|| Self(text.to_owned())).ok_or("a version of QEMU is written like 7.2 or 7.2.22")
+        is_version.then(|| Self(text.to_owned())).ok_or("a QEMU version looks like 7.2 or 7.2.22")
     }
 }
 
 impl Ord for QemuVersion {
-    /// Number by number; a candidate (`-rc1`) comes before the version that it is one for.
+    /// Compares number by number. A release candidate (`-rc1`) comes before its release.
     fn cmp(&self, other: &Self) -> Ordering {
         let key = |version: &Self| {
             let (numbers, more) = version.parts();
             let numbers: Vec<u64> = numbers.split('.').map(|part| part.parse().unwrap_or(0)).collect();
             (numbers, more.is_none(), more.unwrap_or_default().to_owned())
         };
-        // Two texts that are not equal are not of one order: `7.2` and `7.02`.
+        // Different texts such as `7.2` and `7.02` must not compare as equal.
         key(self).cmp(&key(other)).then_with(|| self.0.cmp(&other.0))
     }
 }
@@ -129,12 +130,12 @@ impl PartialOrd for QemuVersion {
     }
 }
 
-/// A version that is asked for: `7.2` is every `7.2.x` too.
+/// Requested version. `7.2` also matches every `7.2.x`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VersionReq(String);
 
 impl VersionReq {
-    /// Reports whether `version` is what was asked for.
+    /// Reports whether `version` satisfies the request.
     #[must_use]
     pub fn matches(&self, version: &QemuVersion) -> bool {
         version.0.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -164,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_is_found_wherever_it_lies() {
+    fn the_version_is_found_at_any_offset() {
         let printed = b"qemu-arm version 7.2.22 (Debian 1:7.2+dfsg)\n\0";
         let close = CHUNK - 20..CHUNK + 3;
         for before in (0..3).chain(close) {
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wanted_version_may_be_short() {
+    fn a_requested_version_may_be_short() {
         let requested: VersionReq = "7.2".parse().unwrap();
         assert!(["7.2.22", "7.2"].iter().all(|text| requested.matches(&version(text))));
         assert!(!["7.20.1", "7.1.2"].iter().any(|text| requested.matches(&version(text))));

@@ -1,7 +1,7 @@
-//! [`Apt`]: a Debian package through the machine's own apt, without touching apt's state.
+//! [`Apt`]: downloads a Debian package with the host's apt, without changing apt's state.
 //!
-//! Lists and downloads go to a private directory, so no root is needed and a machine whose lists were deleted, as
-//! container images do, serves as well. Sources, proxies, keys and signature checks are the machine's.
+//! Lists and downloads go into a private directory. Root is therefore not needed, and the host's own lists may be
+//! missing, as in most container images. Sources, proxies, keys and signature checks are those of the host.
 
 mod cache;
 
@@ -20,20 +20,20 @@ use super::{Progress, Sha256};
 use crate::system::process;
 use cache::{Cache, DownloadDir, absolute, chown_if_permitted};
 
-/// Age up to which lists of packages are used. If a package is gone, the lists are fetched again.
+/// Maximum age of package lists. If a package is missing, the lists are fetched again earlier.
 const LIST_MAX_AGE: Duration = Duration::from_hours(1);
 
-/// The machine's apt with lists of its own.
+/// The host's apt with private package lists.
 #[derive(Clone, Debug)]
 pub struct Apt {
     cache: PathBuf,
     sources_list: Option<PathBuf>,
     architecture: Option<String>,
-    /// apt's messages when fetching the lists failed. It is not tried again for the next package.
+    /// apt's messages about a failed update. The update is not repeated for the next package.
     failed_update: RefCell<Option<String>>,
 }
 
-/// A downloaded package, which is removed when this is dropped.
+/// Downloaded package. Dropping the value removes the file.
 #[derive(Debug)]
 pub struct Download {
     _directory: DownloadDir,
@@ -41,7 +41,7 @@ pub struct Download {
 }
 
 impl Download {
-    /// The package's file.
+    /// Returns the path of the package file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -52,69 +52,69 @@ impl Download {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AptError {
-    /// This is not a Debian system.
+    /// The host has no apt.
     #[error("this machine has no apt-get; name a package or a directory with interpreters")]
     NoApt,
-    /// apt cannot be started.
+    /// apt could not be started.
     #[error("cannot start apt-get")]
     Start(#[source] io::Error),
-    /// The private directory cannot be used.
+    /// The private directory could not be used.
     #[error("cannot use {}", path.display())]
     Cache {
-        /// The directory, or what is in it.
+        /// The directory or a file in it.
         path: PathBuf,
         /// Error of the system.
         source: io::Error,
     },
-    /// apt ended with an error.
+    /// apt exited with an error.
     #[error("apt-get {action} failed: {messages}")]
     Failed {
-        /// The operation, with its package.
+        /// The apt command, with its package.
         action: String,
-        /// apt's own errors and warnings, one after the other.
+        /// apt's errors and warnings, in order.
         messages: String,
     },
-    /// apt claims success and there is no package.
+    /// apt reported success, but wrote no package.
     #[error("apt-get download {package} wrote no package")]
     Nothing {
-        /// The package asked for.
+        /// The requested package.
         package: String,
     },
 }
 
 impl Apt {
-    /// An apt that keeps its lists in the directory `cache_dir`, which is made when it is missing (mode 0755).
+    /// Creates an apt with package lists in `cache_dir`. A missing directory is created with mode 0755.
     #[must_use]
     pub fn new(cache_dir: PathBuf) -> Self {
         Self { cache: cache_dir, sources_list: None, architecture: None, failed_update: RefCell::new(None) }
     }
 
-    /// Takes packages from the sources in this file alone, not from the machine's. They should have a cache of their
-    /// own.
+    /// Uses only the sources in `file` instead of the host's sources. Such an apt should have its own cache directory.
     #[must_use]
     pub fn sources_list(mut self, file: PathBuf) -> Self {
         self.sources_list = Some(file);
         self
     }
 
-    /// Takes packages for this architecture, in Debian's words, not for the machine's. They should have a cache of
-    /// their own.
+    /// Downloads packages for the Debian architecture `name` instead of the host's. Such an apt should have its own
+    /// cache directory.
     #[must_use]
     pub fn architecture(mut self, name: String) -> Self {
         self.architecture = Some(name);
         self
     }
 
-    /// Downloads a package. `None` means that apt knows no such package.
+    /// Downloads a package. Returns `None` if apt does not know the package.
     ///
-    /// The lists are fetched where they are missing, an hour old, or older than the sources. A repository that fails
-    /// then is an error only when the package is not found.
+    /// The lists are fetched if they are missing, older than an hour, or older than the source configuration. A failing
+    /// repository is an error only if the package is not found.
     pub fn download(&self, package: &str, progress: &dyn Progress) -> Result<Option<Download>, AptError> {
         let cache = Cache::open(&self.cache)?;
         let updated = self.refresh(&cache, progress)?;
         progress.message(&format!("downloading {package}"));
         let mut result = self.get(&cache, package)?;
-        // The lists may name a package that the repository no longer has. apt words that differently in each version.
+        // The lists may name a package that the repository no longer has. apt's message for this case depends on its
+        // version.
         if !updated && matches!(result, DownloadOutcome::Failed(_)) {
             self.update(&cache, progress)?;
             progress.message(&format!("downloading {package}"));
@@ -132,20 +132,21 @@ impl Apt {
         }
     }
 
-    /// Returns the SHA-256 of the package that would be downloaded. `None` if apt knows no such package, or no digest.
+    /// Returns the SHA-256 of the package that apt would download. Returns `None` if apt does not know the package or
+    /// its digest.
     pub fn candidate(&self, package: &str, progress: &dyn Progress) -> Result<Option<Sha256>, AptError> {
         let cache = Cache::open(&self.cache)?;
         self.refresh(&cache, progress)?;
         let asked = self.asked(package);
         let words = ["--print-uris", "download", "--", &asked].map(OsStr::new);
         let output = self.run(&cache, cache.path(), &words)?;
-        // 'ADDRESS' FILE SIZE SHA256:DIGEST
+        // Output format: 'URL' FILE SIZE SHA256:DIGEST
         let text = String::from_utf8_lossy(&output.stdout);
         let digest = text.lines().find_map(|line| line.split_once(" SHA256:")?.1.trim().parse().ok());
         Ok(if output.status.success() { digest } else { None })
     }
 
-    /// Fetches the lists where they are too old, once: whether that was done.
+    /// Fetches the lists if they are too old. Returns true if the lists were fetched.
     fn refresh(&self, cache: &Cache, progress: &dyn Progress) -> Result<bool, AptError> {
         if self.fresh(cache) || self.failed_update.borrow().is_some() {
             return Ok(false);
@@ -154,7 +155,7 @@ impl Apt {
         Ok(true)
     }
 
-    /// The package in apt's words.
+    /// Returns the package name in apt's syntax.
     fn asked(&self, package: &str) -> String {
         match &self.architecture {
             Some(architecture) => format!("{package}:{architecture}"),
@@ -162,7 +163,7 @@ impl Apt {
         }
     }
 
-    /// Reports whether the lists are younger than an hour and than the configuration of their sources.
+    /// Reports whether the lists are younger than an hour and younger than the source configuration.
     fn fresh(&self, cache: &Cache) -> bool {
         let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
         let Some(updated) = modified(&cache.stamp()) else { return false };
@@ -176,7 +177,7 @@ impl Apt {
         sources.iter().filter_map(|path| modified(path)).all(|changed| changed < updated)
     }
 
-    /// Fetches the lists. That apt did not get all of them is remembered, for the package may be in the others.
+    /// Fetches the lists. A failure is stored, not returned, because the package may be in the other lists.
     fn update(&self, cache: &Cache, progress: &dyn Progress) -> Result<(), AptError> {
         progress.message("updating the lists of packages");
         let began = SystemTime::now();
@@ -206,7 +207,7 @@ impl Apt {
             });
         }
         let cannot_use = |source| AptError::Cache { path: directory.path().to_owned(), source };
-        // From here on only this user can change the contents of the directory.
+        // From here on, only this user can change the content of the directory.
         chown_if_permitted(directory.path(), Uid::effective());
         for entry in fs::read_dir(directory.path()).map_err(cannot_use)? {
             let entry = entry.map_err(cannot_use)?;
@@ -220,8 +221,8 @@ impl Apt {
         Err(AptError::Nothing { package: package.to_owned() })
     }
 
-    /// Reports whether apt works and its lists have no such package. Exit statuses decide, as the words of messages
-    /// differ between versions of apt.
+    /// Reports whether apt works but its lists do not have the package. Only exit statuses are used, because the
+    /// messages depend on apt's version.
     fn is_unknown(&self, cache: &Cache, asked: &str) -> Result<bool, AptError> {
         let address = ["--print-uris", "download", "--", asked].map(OsStr::new);
         if self.run(cache, cache.path(), &address)?.status.success() {
@@ -248,7 +249,7 @@ impl Apt {
             command.arg("-o").arg("APT::Sandbox::User=root");
         }
         command.args(arguments).current_dir(directory).stdin(Stdio::null());
-        // Messages of qus are in English, and so are those of apt in them.
+        // qus prints its messages in English, so the quoted messages of apt must be English too.
         command.env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE").env("DEBIAN_FRONTEND", "noninteractive");
         let output = process::output(&mut command).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => AptError::NoApt,
@@ -266,7 +267,7 @@ enum DownloadOutcome {
     Failed(String),
 }
 
-/// Configuration of the machine's package sources.
+/// Returns the configuration files of the host's package sources.
 fn machine_sources() -> Vec<PathBuf> {
     let parts = PathBuf::from("/etc/apt/sources.list.d");
     let mut paths = vec![PathBuf::from("/etc/apt/sources.list")];
@@ -283,7 +284,7 @@ fn option(name: &str, path: &Path) -> OsString {
     option
 }
 
-/// Returns apt's errors and warnings, or all its output if there are none.
+/// Returns apt's errors and warnings, or the whole output if it has no such lines.
 fn messages(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let marked: Vec<_> =

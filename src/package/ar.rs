@@ -1,4 +1,5 @@
-//! The `ar` archive that a Debian package is (deb(5), ar(5)), without its symbol and long name tables.
+//! `ar` archive: the container format of a Debian package (deb(5), ar(5)). Symbol tables and long names are not
+//! supported.
 
 use std::io::Read;
 use std::path::Path;
@@ -10,17 +11,17 @@ use super::file_slice::FileSlice;
 /// First bytes of an `ar` archive.
 pub(super) const MAGIC: &[u8] = b"!<arch>\n";
 
-/// Bytes of a member's header.
+/// Length of a member's header, in bytes.
 const HEADER: usize = 60;
 
-/// A member of the `ar` archive.
+/// Member of an `ar` archive.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) name: Vec<u8>,
     pub(super) content: FileSlice,
 }
 
-/// Reads the headers of an `ar` archive one after the other (deb(5), ar(5)).
+/// Reader for the member headers of an `ar` archive (deb(5), ar(5)).
 pub(super) struct Ar<'a> {
     path: &'a Path,
     file: &'a FileSlice,
@@ -28,14 +29,14 @@ pub(super) struct Ar<'a> {
 }
 
 impl<'a> Ar<'a> {
-    /// The members of `file`, which begins with [`MAGIC`]. `path` is for messages.
+    /// Creates a reader for `file`, which begins with [`MAGIC`]. `path` is used in messages.
     pub(super) fn new(path: &'a Path, file: &'a FileSlice) -> Self {
         Self { path, file, offset: MAGIC.len() as u64 }
     }
 
-    /// The next member; `None` at the end.
+    /// Returns the next member, or `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<Member>, PackageError> {
-        // Members begin at even offsets; the byte between them may be missing at the end.
+        // Members begin at even offsets. At the end of the file the padding byte may be missing.
         let offset = self.offset.next_multiple_of(2);
         if offset >= self.file.len() {
             return Ok(None);
@@ -66,7 +67,7 @@ impl<'a> Ar<'a> {
     }
 }
 
-/// Digits and the blanks behind them; `str::parse` would take a sign.
+/// Parses digits with trailing blanks. `str::parse` would also accept a sign.
 fn decimal(field: &[u8]) -> Option<u64> {
     let digits = field.trim_ascii_end();
     if digits.is_empty() {

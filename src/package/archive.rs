@@ -1,8 +1,8 @@
-//! A tar archive of any compression: a plain one, a package of Arch or Alpine, or an image of a container.
+//! Tar archive with any compression: a plain archive, an Arch or Alpine package, or a container image.
 //!
-//! An Alpine package (`apk-v2(5)`) is two or three gzip streams: signature, control and data. Their tar archives are
-//! parts of one, as the first ones have no end. An Arch package (`PKGBUILD(5)`, `makepkg(8)`) is one archive. Both have
-//! their information in `.PKGINFO`, before all files.
+//! An Alpine package (`apk-v2(5)`) consists of two or three gzip streams: signature, control and data. Only the last
+//! tar archive has an end marker, so the streams form one archive. An Arch package (`PKGBUILD(5)`, `makepkg(8)`) is one
+//! archive. Both formats store the package information in `.PKGINFO` before all other files.
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -19,12 +19,12 @@ use super::{PackageError, PackageInfo, Progress};
 /// Name of the archive in messages.
 const MEMBER: &str = "the archive";
 
-/// Bytes of a header, where its magic is, and this (tar(5)).
+/// Size of a tar header in bytes, offset of its magic, and the magic (tar(5)).
 const BLOCK: usize = 512;
 const MAGIC_AT: usize = 257;
 const MAGIC: &[u8] = b"ustar";
 
-/// Bytes of `.PKGINFO` that are looked at. Real ones have a few kilobytes, and many lines of dependencies at most.
+/// Maximum size of `.PKGINFO`, in bytes. Real files have at most a few kilobytes.
 const INFO_SIZE: u64 = CONTROL_SIZE;
 
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    /// `None` where the content is no tar archive.
+    /// Opens a tar archive. Returns `None` if the content is not a tar archive.
     pub(super) fn open(path: &Path, file: &FileSlice) -> Result<Option<Self>, PackageError> {
         let mut header = [0; BLOCK];
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
@@ -53,7 +53,7 @@ impl Archive {
         if unpacked.get(MAGIC_AT..).is_none_or(|rest| !rest.starts_with(MAGIC)) {
             return Ok(None);
         }
-        // Such a package begins with a file whose name begins with a dot.
+        // An Arch or Alpine package begins with a file whose name begins with a dot.
         let info = if unpacked.starts_with(b".") && !unpacked.starts_with(b"./") {
             info(path, &mut compression.reader(file.clone(), &()))?
         } else {
@@ -66,7 +66,8 @@ impl Archive {
         self.info.as_ref()
     }
 
-    /// Hands in the files. An archive that has the manifest of an image before anything that is wanted is an image.
+    /// Passes the files to `sink`. If the manifest of a container image comes before any requested file, the archive is
+    /// an image.
     pub(super) fn members(
         self,
         sink: &mut Extractor<'_>,
@@ -77,7 +78,7 @@ impl Archive {
         let mut image = false;
         let mut content = self.compression.reader(self.file.clone(), progress);
         tarball(path).walk(&mut content, &mut |name, kind, size, content| {
-            if self.info.is_none() && kind == Kind::Regular && image::is_mark(name) && !sink.found() {
+            if self.info.is_none() && kind == Kind::Regular && image::is_image_marker(name) && !sink.found() {
                 image = true;
                 return Ok(ControlFlow::Break(()));
             }
@@ -88,7 +89,7 @@ impl Archive {
         }
         let file = match self.compression {
             Compression::None => self.file,
-            // Layers are read in an order of their own.
+            // The order of the layers may differ from the order in the archive, so they need random access.
             compression => {
                 FileSlice::spool(&mut compression.reader(self.file, &()), UNPACKED_SIZE).map_err(|error| {
                     error.map_or_else(
@@ -106,7 +107,7 @@ fn tarball(path: &Path) -> Tarball<'_> {
     Tarball { path, member: MEMBER, size: UNPACKED_SIZE, limit: Limit::UnpackedSize }
 }
 
-/// Reads `.PKGINFO`, if there is one before the files.
+/// Reads `.PKGINFO`. Returns `None` if the archive has no such file before the other files.
 fn info(path: &Path, content: &mut dyn Read) -> Result<Option<PackageInfo>, PackageError> {
     let tarball = tarball(path);
     let mut text = None;

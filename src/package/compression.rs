@@ -1,4 +1,4 @@
-//! Compressed members as readers: xz in parallel, zstd and gzip in one thread.
+//! Readers for compressed members: xz in parallel, zstd and gzip in one thread.
 
 mod xz;
 mod zstd;
@@ -8,7 +8,7 @@ use std::io::{self, BufReader, Read};
 use super::Progress;
 use super::file_slice::FileSlice;
 
-/// Bytes read at once from a package.
+/// Size of the read buffer for packages, in bytes.
 const BUFFER: usize = 64 << 10;
 
 /// Compression of a member.
@@ -21,7 +21,7 @@ pub(super) enum Compression {
 }
 
 impl Compression {
-    /// Returns the compression by the suffix of a member's name, such as `.xz`.
+    /// Returns the compression for the suffix of a member's name, such as `.xz`.
     pub(super) fn from_suffix(suffix: &[u8]) -> Option<Self> {
         match suffix {
             b"" => Some(Self::None),
@@ -32,7 +32,7 @@ impl Compression {
         }
     }
 
-    /// Returns the compression by the first bytes of the content: RFC 1952, the .xz file format, RFC 8878.
+    /// Detects the compression from the first bytes of the content (RFC 1952, the .xz file format, RFC 8878).
     pub(super) fn from_content(header: &[u8]) -> Option<Self> {
         match header {
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
@@ -42,9 +42,9 @@ impl Compression {
         }
     }
 
-    /// A reader of the unpacked content. `progress` advances with the packed bytes.
+    /// Returns a reader of the unpacked content. `progress` advances by the number of compressed bytes.
     ///
-    /// A decoder that would need too much memory fails with [`io::ErrorKind::OutOfMemory`].
+    /// The reader fails with [`io::ErrorKind::OutOfMemory`] if the decoder needs too much memory.
     pub(super) fn reader<'a>(self, section: FileSlice, progress: &'a dyn Progress) -> Box<dyn Read + 'a> {
         if self == Self::Xz
             && let Some(blocks) = xz::Blocks::new(&section, progress)
@@ -61,7 +61,7 @@ impl Compression {
     }
 }
 
-/// Reports what is read.
+/// Reader that reports the number of bytes that were read.
 struct CountingReader<'a> {
     inner: FileSlice,
     progress: &'a dyn Progress,

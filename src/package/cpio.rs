@@ -1,4 +1,4 @@
-//! The members of a newc cpio archive (cpio(5), "New ASCII Format"), which is the payload of an rpm package.
+//! Reader for newc cpio archives (cpio(5), "New ASCII Format"), the payload of rpm packages.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -11,41 +11,41 @@ use super::extractor::{Extractor, Kind};
 use super::limit::{Bounded, Limit, NAME_SIZE, UNPACKED_SIZE};
 use crate::base::hex;
 
-/// Bytes of a member's header: a magic of six and thirteen fields of eight hexadecimal digits.
+/// Size of a member's header in bytes: a magic of six bytes and thirteen fields of eight hexadecimal digits.
 const HEADER: usize = 110;
 
-/// The member that ends an archive.
+/// Name of the last member, which marks the end of the archive.
 const TRAILER: &[u8] = b"TRAILER!!!";
 
-/// Names that wait for the content of their hard links.
+/// Maximum number of hard links whose content has not been read yet.
 const LINKS: usize = 1000;
 
-/// The type in a mode, and that of a regular file (inode(7)).
+/// Mask of the file type in a mode, and the type of a regular file (inode(7)).
 const TYPE: u64 = 0o170_000;
 const REGULAR: u64 = 0o100_000;
 
-/// A cpio archive inside of a package.
+/// Cpio archive inside a package.
 pub(super) struct Cpio<'a, 's> {
-    /// The name of the archive within the package, for messages.
+    /// Name of the archive in messages.
     pub(super) member: &'static str,
-    /// Extractor of the members.
+    /// Receiver of the members.
     pub(super) sink: &'a mut Extractor<'s>,
 }
 
-/// Header of a member, without numbers of devices and times.
+/// Header of a member, without device numbers and times.
 struct Header {
     inode: (u64, u64, u64),
     regular: bool,
     links: u64,
     size: u64,
     name_size: u64,
-    /// The sum of the content's bytes, in the format that has one.
+    /// Sum of the content's bytes, in the format variant that has one.
     sum: Option<u32>,
 }
 
 impl Cpio<'_, '_> {
-    /// Hands the members in. Unless nothing more is wanted, the stream is read to its end, so that its checksum is
-    /// compared.
+    /// Passes the members to the extractor. The stream is read to its end to verify its checksum, unless the extractor
+    /// is complete.
     pub(super) fn members(mut self, content: &mut dyn Read) -> Result<(), PackageError> {
         let exceeded = Cell::new(false);
         let result = self.walk(&mut Bounded::new(content, UNPACKED_SIZE, &exceeded));
@@ -59,7 +59,7 @@ impl Cpio<'_, '_> {
     }
 
     fn walk(&mut self, content: &mut dyn Read) -> Result<(), PackageError> {
-        // Of hard links only the last has the content; the others come before it, empty.
+        // Of several hard links to a file, only the last one has the content. The links before it are empty.
         let mut waiting = Vec::new();
         loop {
             let header = self.header(content)?;
@@ -98,34 +98,35 @@ impl Cpio<'_, '_> {
         self.skip(content, u64::MAX)
     }
 
-    /// One content under several names: it is put aside only if some of them may be wanted.
+    /// Passes one content under several names. The content is copied to a temporary file only if a name may be
+    /// requested.
     fn linked(
         &mut self,
         names: &[Vec<u8>],
         size: u64,
         content: &mut dyn Read,
     ) -> Result<ControlFlow<()>, PackageError> {
-        let mut aside: Option<File> = None;
+        let mut spooled: Option<File> = None;
         for name in names {
             if !self.sink.may_want(name)? {
-                // Counted, and refused if its name is hostile.
+                // The member is still counted, and refused if its name is hostile.
                 let _flow = self.sink.member(name, Kind::Regular, size, &mut io::empty())?;
                 continue;
             }
-            let mut copy = match aside.take() {
+            let mut copy = match spooled.take() {
                 Some(copy) => copy,
-                None => self.put_aside(size, content)?,
+                None => self.spool(size, content)?,
             };
             copy.rewind().map_err(|error| self.unpack(error))?;
             if self.sink.member(name, Kind::Regular, size, &mut copy)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
-            aside = Some(copy);
+            spooled = Some(copy);
         }
         Ok(ControlFlow::Continue(()))
     }
 
-    fn put_aside(&self, size: u64, content: &mut dyn Read) -> Result<File, PackageError> {
+    fn spool(&self, size: u64, content: &mut dyn Read) -> Result<File, PackageError> {
         if size > super::limit::MEMBER_SIZE {
             return Err(self.over(Limit::MemberSize));
         }
@@ -157,7 +158,7 @@ impl Cpio<'_, '_> {
         })
     }
 
-    /// A name, which ends with a zero byte, and the padding behind it.
+    /// Reads a name, its final zero byte, and the padding.
     fn name(&self, content: &mut dyn Read, header: &Header) -> Result<Vec<u8>, PackageError> {
         if header.name_size > NAME_SIZE {
             return Err(self.over(Limit::NameSize));
@@ -196,17 +197,17 @@ impl Cpio<'_, '_> {
     }
 }
 
-/// Bytes up to the next multiple of four.
+/// Returns the number of bytes up to the next multiple of four.
 fn padding(length: u64) -> u64 {
     length.wrapping_neg() % 4
 }
 
-/// Hexadecimal digits; `from_str_radix` would take a sign.
+/// Parses hexadecimal digits. `from_str_radix` would also accept a sign.
 fn hexadecimal(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0, |value, byte| Some(value << 4 | u64::from(hex::digit(*byte)?)))
 }
 
-/// The content of a member: it ends where it should, and has the sum that it should have.
+/// Reader for the content of a member. It verifies the size and, if the format has one, the sum.
 struct ChecksumReader<'a> {
     inner: &'a mut dyn Read,
     remaining: u64,

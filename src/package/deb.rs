@@ -1,4 +1,4 @@
-//! A Debian package: an `ar` archive of `debian-binary`, `control.tar` and `data.tar` (deb(5)).
+//! Debian package: an `ar` archive with `debian-binary`, `control.tar` and `data.tar` (deb(5)).
 
 use std::io::{self, Read};
 use std::ops::ControlFlow;
@@ -13,7 +13,7 @@ use super::limit::{CONTROL_SIZE, CONTROL_UNPACKED_SIZE, Limit, UNPACKED_SIZE};
 use super::tarball::Tarball;
 use super::{PackageError, PackageInfo, Progress};
 
-/// Bytes of `debian-binary` that are looked at: `2.0` and a line feed today.
+/// Maximum number of bytes that are read from `debian-binary`. Its present content is `2.0` and a line feed.
 const FORMAT_SIZE: u64 = 64;
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Deb {
                 let compression = compression(path, &member, suffix)?;
                 info = Some(control(path, member, compression)?);
             } else if let Some(suffix) = member.name.strip_prefix(b"data.tar") {
-                // Further members belong to later formats (deb(5)).
+                // Members after `data.tar` belong to later formats (deb(5)).
                 let info = info.ok_or_else(|| missing(path, "control.tar"))?;
                 let compression = compression(path, &member, suffix)?;
                 return Ok(Self { info, data: member, compression });
@@ -50,7 +50,7 @@ impl Deb {
         &self.info
     }
 
-    /// Hands in the files of the package.
+    /// Passes the files of the package to `sink`.
     pub(super) fn members(
         self,
         sink: &mut Extractor<'_>,
@@ -88,7 +88,7 @@ fn check_format(path: &Path, format: Member) -> Result<(), PackageError> {
     Err(PackageError::Version { path: path.to_owned(), version })
 }
 
-/// Reads the control file.
+/// Reads the control file of the package.
 fn control(path: &Path, member: Member, compression: Compression) -> Result<PackageInfo, PackageError> {
     let name = printable(&member.name);
     let tarball =
@@ -132,7 +132,7 @@ fn unpack(tarball: &Tarball<'_>, source: io::Error) -> PackageError {
     PackageError::Unpack { path: tarball.path.to_owned(), member: tarball.member.to_owned(), source }
 }
 
-/// The value of a field of one line. Field names have no case (deb-control(5)).
+/// Returns the value of a single-line field. Field names are case-insensitive (deb-control(5)).
 fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     text.lines().find_map(|line| {
         let (field, value) = line.split_once(':')?;

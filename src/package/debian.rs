@@ -1,4 +1,4 @@
-//! Which Debian packages have interpreters, and getting them out.
+//! Debian packages that contain interpreters, and how they are fetched.
 
 use std::path::Path;
 
@@ -7,24 +7,24 @@ use thiserror::Error;
 use super::apt::{Apt, AptError};
 use super::{Extraction, MemberFilter, Package, PackageError, PackageInfo, Progress, Sha256};
 
-/// The packages with interpreters, in the order to try them.
+/// Returns the names of the packages with interpreters, in the order in which they are tried.
 ///
-/// Until Debian 12 `qemu-user-static` has them, and the emulators of `qemu-user` are not static, which
-/// [`MemberFilter::accept`] finds. Since Debian 13 `qemu-user` is static itself, and `qemu-user-static` is gone or has
-/// only links into it.
+/// Up to Debian 12, `qemu-user-static` contains the static emulators. `qemu-user` contains dynamic ones, which
+/// [`MemberFilter::accept`] refuses. Since Debian 13, the emulators in `qemu-user` are static, and `qemu-user-static`
+/// is missing or contains only links to them.
 #[must_use]
 pub fn debian_packages() -> &'static [&'static str] {
     &["qemu-user-static", "qemu-user"]
 }
 
-/// Results of [`fetch_with_apt`].
+/// Result of [`fetch_with_apt`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fetched {
-    /// The packages that were looked into.
+    /// Packages that were searched for files.
     pub packages: Vec<FromPackage>,
-    /// The packages that apt does not know.
+    /// Packages that apt does not know.
     pub unknown: Vec<&'static str>,
-    /// The digest of a package that has nothing new; it was not downloaded.
+    /// SHA-256 of a package that was not downloaded, because its files exist already.
     pub known: Option<Sha256>,
 }
 
@@ -39,22 +39,23 @@ pub struct FromPackage {
     pub sha256: Sha256,
 }
 
-/// Failure to fetch.
+/// Failure to fetch a package.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// apt did not give the package.
+    /// apt could not download the package.
     #[error(transparent)]
     Apt(#[from] AptError),
-    /// Nothing could be got out of the package.
+    /// The package could not be read or unpacked.
     #[error(transparent)]
     Package(#[from] PackageError),
 }
 
-/// Downloads [`debian_packages`] one after the other and puts what is wanted into `dest`, until nothing more is.
+/// Downloads the [`debian_packages`] in order and extracts the requested files into `dest`, until the selection is
+/// satisfied.
 ///
-/// Files of earlier packages stay if a later one fails. A package whose SHA-256 is in `known` is not downloaded, as its
-/// files are present.
+/// If a package fails, the files of earlier packages stay. A package whose SHA-256 is in `known` is not downloaded,
+/// because its files exist already.
 pub fn fetch_with_apt(
     apt: &Apt,
     selection: &mut dyn MemberFilter,

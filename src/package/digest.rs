@@ -1,4 +1,4 @@
-//! [`Sha256`]: the digest of a file.
+//! [`Sha256`]: SHA-256 digest of a file.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -9,25 +9,25 @@ use sha2::Digest as _;
 
 use crate::base::hex::{self, Hex};
 
-/// A SHA-256 digest (FIPS 180-4).
+/// SHA-256 digest (FIPS 180-4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Sha256([u8; 32]);
 
 impl Sha256 {
-    /// The digest of `bytes`.
+    /// Computes the digest of `bytes`.
     #[must_use]
     pub fn of_bytes(bytes: &[u8]) -> Self {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
-    /// A digest that was computed piece by piece.
+    /// Returns the digest of an incremental hasher.
     #[must_use]
     pub fn finish(hasher: sha2::Sha256) -> Self {
         Self(hasher.finalize().into())
     }
 
-    /// The digest of everything that `content` has.
+    /// Reads `content` to the end and computes its digest.
     pub fn of(content: &mut dyn Read) -> io::Result<Self> {
         let mut hasher = sha2::Sha256::new();
         let mut buffer = vec![0; 128 << 10];
@@ -65,7 +65,7 @@ impl TryFrom<String> for Sha256 {
 impl FromStr for Sha256 {
     type Err = &'static str;
 
-    /// Sixty-four hexadecimal digits, as `sha256sum` prints them.
+    /// Parses sixty-four hexadecimal digits, the output format of `sha256sum`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bytes = hex::bytes(text.as_bytes()).and_then(|bytes| bytes.try_into().ok());
         bytes.map(Self).ok_or("not 64 hexadecimal digits")
@@ -77,8 +77,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_digest_is_that_of_the_standard() {
-        // FIPS 180-4's example "abc".
+    fn the_digest_of_the_standard_example_is_right() {
+        // Example "abc" of FIPS 180-4.
         let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         let digest = Sha256::of(&mut &b"abc"[..]).unwrap();
         assert_eq!(digest.to_string(), text);

@@ -1,4 +1,4 @@
-//! A directory as a source: its own files, and those of `bin` and `usr/bin` below it.
+//! Directory as a source: the files in it and in its subdirectories `bin` and `usr/bin`.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use super::extractor::Extractor;
 use super::file_slice::FileSlice;
 use super::{PackageError, Progress};
 
-/// Where a directory, such as an unpacked package or a root filesystem, keeps its programs.
+/// Subdirectories in which an unpacked package or a root filesystem stores its programs.
 const LOCATIONS: [&str; 3] = ["", "bin", "usr/bin"];
 
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Directory {
         Self { path: path.to_owned() }
     }
 
-    /// Hands the files in, in the order of their names. Links are followed: the directory is the user's own.
+    /// Passes the files to `sink`, sorted by name. Links are followed, because the directory belongs to the user.
     pub(super) fn members(
         &self,
         sink: &mut Extractor<'_>,
@@ -78,7 +78,7 @@ fn open(path: &Path) -> Result<FileSlice, PackageError> {
     Ok(FileSlice::whole(file, length))
 }
 
-/// A link that leads nowhere, or in circles, is not a file.
+/// Reports whether an error means that a path does not lead to a file. Dangling links and link loops count as well.
 fn absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
         || error.raw_os_error() == Some(nix::libc::ELOOP)

@@ -1,8 +1,8 @@
-//! [`Downloader`]: a file from an `http` or `https` address, through the machine's own curl or wget.
+//! [`Downloader`]: downloads a file from an `http` or `https` URL with the host's curl or wget.
 //!
-//! A TLS stack is larger than all of this program, and has keys, proxies and fixes that are the machine's business. The
-//! other program is started without a shell and writes into a pipe; what comes is counted and timed here, whatever
-//! that program would do by itself.
+//! qus contains no TLS stack. A TLS stack would be larger than the rest of qus, and the host already manages keys,
+//! proxies and security fixes. The download program is started without a shell and writes to a pipe. qus itself limits
+//! the size and the time.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -16,43 +16,43 @@ use thiserror::Error;
 
 use super::Progress;
 
-/// Bytes of a download. Debian's package has 62 MB; images with everything in them some hundred.
+/// Maximum size of a download, in bytes. Debian's package has 62 MB; large images have some hundred MB.
 const SIZE: u64 = 1 << 30;
 
-/// In this time [`MIN_BYTES`] bytes have to come.
+/// Time in which at least [`MIN_BYTES`] bytes must arrive.
 const STALL_TIMEOUT: Duration = Duration::from_mins(1);
 const MIN_BYTES: u64 = 4 << 10;
 
-/// Number of bytes of messages that are stored.
+/// Maximum size of the program's stored messages, in bytes.
 const MESSAGES: u64 = 4 << 10;
 
 /// Failure to download.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum WebError {
-    /// Neither program is there.
+    /// The host has neither curl nor wget.
     #[error("cannot download {0}: this machine has neither curl nor wget")]
     NoTool(String),
     /// The program could not be started, or the file could not be written.
     #[error("cannot download {0}")]
     Io(String, #[source] io::Error),
-    /// The program ended with an error.
+    /// The program exited with an error.
     #[error("cannot download {address}: {messages}")]
     Failed {
-        /// The address.
+        /// The URL.
         address: String,
-        /// The program's own words.
+        /// The program's messages.
         messages: String,
     },
-    /// More came than the limit lets through.
+    /// The file is larger than the limit.
     #[error("{0} is larger than {1} MiB")]
     TooLarge(String, u64),
-    /// The server stalls.
-    #[error("{0} stalls: less than {MIN_BYTES} bytes came in {1} seconds")]
+    /// The server sends no data, or sends it too slowly.
+    #[error("{0} stalls: less than {MIN_BYTES} bytes arrived in {1} seconds")]
     Stalled(String, u64),
 }
 
-/// A way to download.
+/// Downloader with its limits and programs.
 #[derive(Clone, Debug)]
 pub struct Downloader {
     size: u64,
@@ -66,7 +66,7 @@ impl Default for Downloader {
     }
 }
 
-/// Reports whether `source` is an address, and whether what comes from there is protected by the scheme itself.
+/// Returns the scheme of `source`, or `None` if `source` is not an `http` or `https` URL.
 #[must_use]
 pub fn scheme(source: &Path) -> Option<&'static str> {
     let text = source.to_str()?;
@@ -76,25 +76,25 @@ pub fn scheme(source: &Path) -> Option<&'static str> {
 }
 
 impl Downloader {
-    /// Takes at most so many bytes.
+    /// Limits the size of a download to `size` bytes.
     #[must_use]
     pub fn size(self, size: u64) -> Self {
         Self { size, ..self }
     }
 
-    /// Gives up when almost nothing came for so long.
+    /// Sets the time after which a download without progress fails.
     #[must_use]
     pub fn stall_timeout(self, stall_timeout: Duration) -> Self {
         Self { stall_timeout, ..self }
     }
 
-    /// Uses one of the programs alone: `curl` or `wget`.
+    /// Uses only one of the programs: `curl` or `wget`.
     #[must_use]
     pub fn tool(self, name: &'static str) -> Self {
         Self { tools: vec![name], ..self }
     }
 
-    /// Downloads `address`, of which [`scheme`] knows the scheme, into an unnamed temporary file.
+    /// Downloads `address` into an unnamed temporary file. [`scheme`] must accept the address.
     pub fn download(&self, address: &str, progress: &dyn Progress) -> Result<File, WebError> {
         progress.message(&format!("downloading {address}"));
         let scheme = scheme(Path::new(address)).unwrap_or("https");
@@ -117,7 +117,7 @@ impl Downloader {
         Err(WebError::NoTool(address.to_owned()))
     }
 
-    /// Writes what the program prints into an unnamed temporary file.
+    /// Writes the output of the program into an unnamed temporary file.
     fn receive(
         &self,
         mut running: ChildGuard,
@@ -153,20 +153,20 @@ impl Downloader {
     }
 }
 
-/// The standard output of a program that downloads.
+/// Standard output of a download program, read with a time limit.
 struct TimedPipe<'a> {
     pipe: ChildStdout,
     address: &'a str,
-    /// In this time at least [`MIN_BYTES`] have to come.
+    /// Time in which at least [`MIN_BYTES`] bytes must arrive.
     stall_timeout: Duration,
-    /// Bytes that were read.
+    /// Number of bytes that were read.
     length: u64,
-    /// Begin of the current period, and the length at that time.
+    /// Start of the current period, and the number of bytes read before it.
     window: (Instant, u64),
 }
 
 impl TimedPipe<'_> {
-    /// Reads some bytes; 0 at the end.
+    /// Reads some bytes. Returns 0 at the end.
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, WebError> {
         let io = |error| WebError::Io(self.address.to_owned(), error);
         loop {
@@ -192,14 +192,14 @@ impl TimedPipe<'_> {
     }
 }
 
-/// Returns arguments with which a program writes to its standard output, prints only errors, and keeps the scheme
-/// (curl(1), wget(1)).
+/// Returns the arguments of a program (curl(1), wget(1)): it writes to standard output, prints only errors, and cannot
+/// switch to another scheme.
 fn arguments(tool: &str, scheme: &'static str) -> Vec<String> {
     let words: &[&str] = if tool == "curl" {
-        // `--disable` comes first: nothing of a user's configuration undoes the rest.
+        // `--disable` must come first. It prevents that a user's configuration overrides the other options.
         &["--disable", "--fail", "--silent", "--show-error", "--globoff", "--location", "--max-redirs", "10"]
     } else {
-        // wget cannot be restricted to a scheme, so it follows no redirection.
+        // wget cannot be restricted to one scheme, so redirections are not followed.
         &["--no-config", "--no-verbose", "--max-redirect=0", "--tries=1", "--output-document=-"]
     };
     let mut words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
@@ -210,11 +210,11 @@ fn arguments(tool: &str, scheme: &'static str) -> Vec<String> {
     words
 }
 
-/// A started program, which ends with this.
+/// Running program. Dropping the value kills the program.
 struct ChildGuard(Child);
 
 impl ChildGuard {
-    /// Waits for the program, which is expected to succeed.
+    /// Waits for the program and checks that it succeeded.
     fn succeed(&mut self, address: &str) -> Result<(), WebError> {
         let io = |error| WebError::Io(address.to_owned(), error);
         let mut messages = Vec::new();
@@ -225,7 +225,7 @@ impl ChildGuard {
         if status.success() {
             return Ok(());
         }
-        // Lines after the first explain certificates in general.
+        // Only the first line is used. curl's other lines explain certificates in general.
         let text = String::from_utf8_lossy(&messages);
         let line = text.lines().map(str::trim).find(|line| !line.is_empty());
         let messages = line.map_or_else(|| status.to_string(), str::to_owned);
@@ -235,7 +235,7 @@ impl ChildGuard {
 
 impl Drop for ChildGuard {
     fn drop(&mut self) {
-        // It has ended, or its further output is not needed.
+        // The program has ended, or its output is no longer needed.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,4 +1,4 @@
-//! [`PackageError`]: why nothing came out of a package.
+//! [`PackageError`]: failure to extract files from a package.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,11 +7,11 @@ use thiserror::Error;
 
 use super::{Limit, Sha256};
 
-/// Failure to extract files from a source. Names of members are escaped: they come from the package.
+/// Failure to extract files from a source. Member names are escaped in messages, because they come from the package.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PackageError {
-    /// The source cannot be opened or looked at.
+    /// The source could not be opened or inspected.
     #[error("cannot open {}", path.display())]
     Open {
         /// The source, or a file of the directory that is the source.
@@ -25,27 +25,27 @@ pub enum PackageError {
         /// The source.
         path: PathBuf,
     },
-    /// The content is nothing that interpreters can be got out of.
+    /// The file has no supported format.
     #[error("{} is not a package, archive, image, directory or ELF program", path.display())]
     Unknown {
         /// The source.
         path: PathBuf,
     },
-    /// The single file given has not the name of a wanted interpreter.
+    /// The source is a single file whose name is not that of a requested interpreter.
     #[error("{} does not have the name of a requested interpreter", path.display())]
     NotWanted {
         /// The source.
         path: PathBuf,
     },
-    /// The file ends too early.
+    /// The file is truncated.
     #[error("{} ends too early{}", path.display(), within(member.as_deref()))]
     Truncated {
         /// The source.
         path: PathBuf,
-        /// In which member, where that is known.
+        /// The truncated member, if known.
         member: Option<String>,
     },
-    /// The package breaks the rules of its format.
+    /// The package violates its format.
     #[error("{} is damaged: {what}", path.display())]
     Malformed {
         /// The source.
@@ -53,23 +53,23 @@ pub enum PackageError {
         /// The fault.
         what: String,
     },
-    /// A part that every package has is not there.
+    /// The package lacks a required part.
     #[error("{} has no {member}", path.display())]
     Missing {
         /// The source.
         path: PathBuf,
-        /// The name of the part.
+        /// Name of the part.
         member: &'static str,
     },
-    /// The package has a format that came after this program.
+    /// The package format is newer than this program.
     #[error("{} has package format {version}, not 2", path.display())]
     Version {
         /// The source.
         path: PathBuf,
-        /// The format it claims.
+        /// Format version of the package.
         version: String,
     },
-    /// The content is compressed in a way that is not supported.
+    /// The compression of a member is not supported.
     #[error("{}: {member} has an unknown compression; xz, zstd and gzip are supported", path.display())]
     Compression {
         /// The source.
@@ -77,7 +77,7 @@ pub enum PackageError {
         /// The compressed member.
         member: String,
     },
-    /// A member's name leads out of the directory that a package is unpacked to.
+    /// A member's name leads outside the target directory.
     #[error("{} is hostile: the name {member} points outside of the package", path.display())]
     Hostile {
         /// The source.
@@ -85,7 +85,7 @@ pub enum PackageError {
         /// The name.
         member: String,
     },
-    /// A sparse file, which no package has a reason to contain.
+    /// The member is a sparse file, which packages normally do not contain.
     #[error("{}: {member} is a sparse file, which is not supported", path.display())]
     Sparse {
         /// The source.
@@ -93,17 +93,17 @@ pub enum PackageError {
         /// The member.
         member: String,
     },
-    /// Too much of something.
+    /// The source exceeds a limit.
     #[error("{}: {member} exceeds a limit: {limit}", path.display())]
     Limit {
         /// The source.
         path: PathBuf,
-        /// The member that is too large.
+        /// The member that exceeds the limit.
         member: String,
         /// The limit.
         limit: Limit,
     },
-    /// The compressed data or the archive within does not make sense.
+    /// The compressed data or the archive in it is not valid.
     #[error("cannot unpack {member} of {}", path.display())]
     Unpack {
         /// The source.
@@ -113,7 +113,7 @@ pub enum PackageError {
         /// Error of the decoder.
         source: io::Error,
     },
-    /// The file is another one than was wanted.
+    /// The SHA-256 of the file is not the required one.
     #[error("{} is another file: its SHA-256 is {digest}, not {requested}", path.display())]
     Digest {
         /// The source.
@@ -123,13 +123,13 @@ pub enum PackageError {
         /// Required SHA-256.
         requested: Sha256,
     },
-    /// A directory was given together with a digest.
+    /// The source is a directory, for which no digest can be checked.
     #[error("{} is a directory, which has no SHA-256", path.display())]
     NoDigest {
         /// The source.
         path: PathBuf,
     },
-    /// A file cannot be written or get its name.
+    /// A file could not be written or renamed.
     #[error("cannot write {}", path.display())]
     Write {
         /// The file or directory.
@@ -137,7 +137,7 @@ pub enum PackageError {
         /// Error of the system.
         source: io::Error,
     },
-    /// The selection asked for a stored name that is no file name.
+    /// The selection returned a name that is not a valid file name.
     #[error("{name:?} is not a file name")]
     StoredName {
         /// The name.
@@ -149,7 +149,7 @@ fn within(member: Option<&str>) -> String {
     member.map(|member| format!(", in {member}")).unwrap_or_default()
 }
 
-/// A member's name for a message: bytes that are not printable ASCII are escaped.
+/// Escapes a member's name for a message. Bytes other than printable ASCII are escaped.
 pub(super) fn printable(name: &[u8]) -> String {
     name.escape_ascii().to_string()
 }

@@ -1,4 +1,4 @@
-//! [`Extractor`]: where every source hands its members in.
+//! [`Extractor`]: receiver of the members of all sources.
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -14,16 +14,16 @@ use super::{Extraction, MemberFilter, PackageError, Refused};
 pub(super) enum Kind {
     Regular,
     Directory,
-    /// A link, device or anything else that is not an interpreter.
+    /// A link, a device, or another type that cannot be an interpreter.
     Other,
 }
 
-/// Reports whether a name is a single component of a path.
+/// Reports whether a name is a single path component.
 fn is_component(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
 }
 
-/// Takes members, keeps the wanted ones in temporary files, and gives them their names at the end.
+/// Receiver of members. It stores requested members in temporary files and gives them their names at the end.
 pub(super) struct Extractor<'a> {
     source: &'a Path,
     selection: &'a mut dyn MemberFilter,
@@ -42,17 +42,17 @@ impl<'a> Extractor<'a> {
         self.source
     }
 
-    /// Reports whether nothing more is wanted.
+    /// Reports whether all requested files were found.
     pub(super) fn complete(&self) -> bool {
         self.selection.complete()
     }
 
-    /// Reports whether any member was wanted, accepted or not.
+    /// Reports whether any member was requested, even if it was refused.
     pub(super) fn found(&self) -> bool {
         self.found
     }
 
-    /// Takes the member `path` of an archive. `Break` means that nothing more is wanted.
+    /// Receives the member `path` of an archive. Returns `Break` if all requested files were found.
     pub(super) fn member(
         &mut self,
         path: &[u8],
@@ -72,7 +72,7 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    /// Takes a regular file by its name alone.
+    /// Receives a regular file. Only the file name decides whether it is stored.
     pub(super) fn file(
         &mut self,
         name: &[u8],
@@ -84,13 +84,13 @@ impl<'a> Extractor<'a> {
         self.store(name, &stored_name, size, content)
     }
 
-    /// Reports whether the member `path` would be taken now.
+    /// Reports whether the member `path` is requested at present.
     pub(super) fn may_want(&mut self, path: &[u8]) -> Result<bool, PackageError> {
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         Ok(self.want(name)?.is_some())
     }
 
-    /// The name under which a file is wanted.
+    /// Returns the name under which a file is stored, or `None` if the file is not requested.
     pub(super) fn want(&mut self, name: &[u8]) -> Result<Option<String>, PackageError> {
         if name.is_empty() {
             return Ok(None);
@@ -103,7 +103,7 @@ impl<'a> Extractor<'a> {
         Ok(Some(stored_name))
     }
 
-    /// Counts one member.
+    /// Counts one member and checks the limit.
     pub(super) fn count(&mut self) -> Result<(), PackageError> {
         self.members += 1;
         if self.members > MEMBERS {
@@ -114,7 +114,7 @@ impl<'a> Extractor<'a> {
         Ok(())
     }
 
-    /// Takes the content of a wanted file.
+    /// Stores the content of a requested file.
     pub(super) fn store(
         &mut self,
         name: &[u8],
@@ -143,7 +143,7 @@ impl<'a> Extractor<'a> {
         Ok(if self.complete() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 
-    /// Gives everything its name.
+    /// Gives all stored files their final names.
     pub(super) fn finish(self) -> Result<Extraction, PackageError> {
         Ok(Extraction { placed: self.staging.commit()?, refused: self.refused })
     }

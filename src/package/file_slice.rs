@@ -1,11 +1,11 @@
-//! [`FileSlice`]: a part of a file, read without moving the file's own position.
+//! [`FileSlice`]: part of a file, which is read without changing the file's position.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// A part of a file as a reader. Copies read independently of each other, from several threads too.
+/// Reader for a part of a file. Clones read independently of each other, also in several threads.
 #[derive(Clone, Debug)]
 pub(super) struct FileSlice {
     file: Arc<File>,
@@ -14,24 +14,24 @@ pub(super) struct FileSlice {
 }
 
 impl FileSlice {
-    /// A file of `length` bytes.
+    /// Creates a slice of a whole file with `length` bytes.
     pub(super) fn whole(file: File, length: u64) -> Self {
         Self { file: Arc::new(file), position: 0, end: length }
     }
 
-    /// The part of `length` bytes at `offset`; `None` where this part ends before that one does.
+    /// Returns the part of `length` bytes at `offset`, or `None` if the slice is too short.
     pub(super) fn part(&self, offset: u64, length: u64) -> Option<Self> {
         let position = self.position.checked_add(offset)?;
         let end = position.checked_add(length).filter(|end| *end <= self.end)?;
         Some(Self { file: Arc::clone(&self.file), position, end })
     }
 
-    /// Bytes left to read.
+    /// Returns the number of bytes that were not read yet.
     pub(super) fn len(&self) -> u64 {
         self.end - self.position
     }
 
-    /// Copies at most `limit` bytes into an unnamed temporary file. An error of `None` means that there were more.
+    /// Copies at most `limit` bytes into an unnamed temporary file. The error `None` means that the content is longer.
     pub(super) fn spool(content: &mut dyn Read, limit: u64) -> Result<Self, Option<io::Error>> {
         let mut file = tempfile::tempfile()?;
         let length = io::copy(&mut content.take(limit.saturating_add(1)), &mut file)?;
@@ -41,7 +41,7 @@ impl FileSlice {
         Ok(Self::whole(file, length))
     }
 
-    /// The first bytes, of which there may be fewer than asked for; the next read gives them again.
+    /// Reads the first bytes without advancing. Returns fewer bytes than requested only at the end.
     pub(super) fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut copy = self.clone();
         let mut filled = 0;
@@ -61,7 +61,7 @@ impl Read for FileSlice {
         let Some(buffer) = buffer.get_mut(..length) else { return Ok(0) };
         let read = self.file.read_at(buffer, self.position)?;
         if read == 0 && length > 0 {
-            // The file was cut while it was read.
+            // The file was truncated while it was being read.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.position += read as u64;

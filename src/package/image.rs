@@ -1,9 +1,9 @@
-//! An image of a container as one tar archive: that of `docker save` and `podman save` (Docker's "Image Specification
-//! v1.2", "Combined Image JSON + Filesystem Changeset Format"), or an OCI image layout (image-layout.md,
+//! Container image in one tar archive. Supported formats are `docker save` and `podman save` (Docker's "Image
+//! Specification v1.2", "Combined Image JSON + Filesystem Changeset Format") and OCI image layouts (image-layout.md,
 //! image-index.md, manifest.md and layer.md of the OCI image specification 1.1).
 //!
-//! Layers are read from the last to the first: what is wanted is mostly in the last, and what a later layer removed or
-//! replaced is known when an earlier one is read.
+//! Layers are read from the last to the first. The requested files are usually in the last layer. Files that a later
+//! layer removed or replaced are then already known.
 
 mod layers;
 mod manifest;
@@ -21,18 +21,19 @@ use super::{PackageError, Progress, Sha256};
 
 use layers::Layers;
 
-/// Bytes of a manifest, an index or a configuration. Registries take 4 MiB; real ones have some kilobytes.
+/// Maximum size of a manifest, an index or a configuration, in bytes. Registries accept 4 MiB; real files have some
+/// kilobytes.
 const JSON_SIZE: u64 = CONTROL_SIZE;
 
-/// Layers of an image. Docker makes 127 at most.
+/// Maximum number of layers. Docker writes at most 127.
 const LAYERS: usize = 512;
 
-/// Reports whether a member of this path shows that the archive is an image.
-pub(super) fn is_mark(path: &[u8]) -> bool {
+/// Reports whether a member of this path identifies the archive as an image.
+pub(super) fn is_image_marker(path: &[u8]) -> bool {
     matches!(normal(path), b"manifest.json" | b"oci-layout" | b"index.json")
 }
 
-/// Hands in the files of the image for this host.
+/// Passes the files of the image for this host to `sink`.
 pub(super) fn members(
     file: &FileSlice,
     sink: &mut Extractor<'_>,
@@ -50,14 +51,15 @@ pub(super) fn members(
     Ok(())
 }
 
-/// The members of the archive, with their paths.
+/// Members of the archive, with their paths.
 struct Image<'a> {
     path: &'a std::path::Path,
     members: Vec<(Vec<u8>, FileSlice)>,
 }
 
 impl<'a> Image<'a> {
-    /// Notes where every member is. Nothing of it is unpacked: an image has its compression within.
+    /// Records the position of every member. Nothing is unpacked, because only the layers inside an image are
+    /// compressed.
     fn read(file: &FileSlice, sink: &mut Extractor<'a>) -> Result<Self, PackageError> {
         let path = sink.source();
         let tarball = Tarball { path, member: "the image", size: UNPACKED_SIZE, limit: Limit::UnpackedSize };
@@ -82,17 +84,17 @@ impl<'a> Image<'a> {
     }
 
     fn member(&self, name: &str) -> Option<&FileSlice> {
-        // The last of a name, as in every archive.
+        // If a name occurs several times, the last member counts, as in all tar archives.
         let name = normal(name.as_bytes());
         self.members.iter().rev().find(|(member, _)| member == name).map(|(_, content)| content)
     }
 
-    /// A member that another one speaks of.
+    /// Returns a member to which another member refers. A missing member is an error.
     fn required(&self, name: &str) -> Result<&FileSlice, PackageError> {
         self.member(name).ok_or_else(|| self.malformed(&format!("it has no {}", printable(name.as_bytes()))))
     }
 
-    /// Returns a member after comparing it with the SHA-256 in its name.
+    /// Returns a member after it was compared with the SHA-256 in its name.
     fn verified(&self, name: &str) -> Result<&FileSlice, PackageError> {
         let member = self.required(name)?;
         let digest = name.strip_prefix("./").unwrap_or(name).strip_prefix("blobs/sha256/");
@@ -107,7 +109,7 @@ impl<'a> Image<'a> {
         Ok(member)
     }
 
-    /// A member as JSON.
+    /// Parses a member as JSON.
     fn json(&self, name: &str) -> Result<serde_json::Value, PackageError> {
         let section = self.verified(name)?.clone();
         let member = || printable(name.as_bytes());
@@ -129,12 +131,12 @@ impl<'a> Image<'a> {
     }
 }
 
-/// A path without `./` before it.
+/// Returns a path without a leading `./`.
 fn normal(path: &[u8]) -> &[u8] {
     path.strip_prefix(b"./").unwrap_or(path)
 }
 
-/// A reader that reports its progress.
+/// Reader that counts the bytes that were read.
 struct OffsetReader<'a> {
     inner: &'a mut dyn Read,
     position: &'a Cell<u64>,

@@ -1,60 +1,63 @@
-//! Limits for hostile packages.
+//! Limits against hostile packages.
 
 use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Read};
 
-/// Under a fuzzer limits are so small that its inputs reach them.
+/// Returns `real`, or in a fuzzing build `fuzzed`, which is small enough for the fuzzer's inputs.
 const fn limit(real: u64, fuzzed: u64) -> u64 {
     if cfg!(fuzzing) { fuzzed } else { real }
 }
 
-/// Bytes of one wanted member. The largest emulators of distributions have 20 MB; debug builds some 100 MB.
+/// Maximum size of a requested member, in bytes. The largest emulators of distributions have 20 MB; debug builds have
+/// some 100 MB.
 pub(super) const MEMBER_SIZE: u64 = limit(128 << 20, 64 << 10);
 
-/// Unpacked bytes of one archive. Debian's `qemu-user-static` has 370 MB, with all debug symbols not yet 2 GiB.
+/// Maximum unpacked size of an archive, in bytes. Debian's `qemu-user-static` has 370 MB, and less than 2 GiB with
+/// debug symbols.
 pub(super) const UNPACKED_SIZE: u64 = limit(4 << 30, 1 << 20);
 
-/// Bytes of a source that is no file: everything that an archive may be.
+/// Maximum size of a source that is a stream, in bytes.
 pub(super) const STREAM_SIZE: u64 = UNPACKED_SIZE;
 
-/// Members of one archive or directory. A package of emulators has some hundred; a whole root filesystem some 10,000.
+/// Maximum number of members in an archive or directory. A package of emulators has a few hundred; a root filesystem
+/// has some 10,000.
 pub(super) const MEMBERS: u64 = limit(100_000, 200);
 
-/// Bytes of a package's control file. Real ones have a few kilobytes.
+/// Maximum size of a package's control file, in bytes. Real files have a few kilobytes.
 pub(super) const CONTROL_SIZE: u64 = limit(1 << 20, 4 << 10);
 
-/// Unpacked bytes of everything about a package: scripts, and a checksum for each of its files.
+/// Maximum unpacked size of a package's control archive, in bytes. It contains scripts and a checksum of every file.
 pub(super) const CONTROL_UNPACKED_SIZE: u64 = limit(64 << 20, 64 << 10);
 
-/// Bytes of a member's name or of its extended header: 16 times what the kernel takes as a path.
+/// Maximum size of a member's name or extended header, in bytes: 16 times the kernel's maximum path length.
 pub(super) const NAME_SIZE: u64 = limit(64 << 10, 1 << 10);
 
-/// Memory of one xz decoder in KiB. `xz -9` needs 65 MiB.
+/// Memory limit of an xz decoder, in KiB. `xz -9` needs 65 MiB.
 pub(super) const XZ_MEMORY_KIB: u32 = if cfg!(fuzzing) { 16 << 10 } else { 80 << 10 };
 
-/// Bytes that a zstd decoder keeps. dpkg's highest level and `zstd --ultra` use up to 128 MiB.
+/// Maximum window of a zstd decoder, in bytes. dpkg's highest level and `zstd --ultra` use up to 128 MiB.
 pub(super) const ZSTD_WINDOW: u64 = limit(128 << 20, 8 << 20);
 
-/// A limit that a package exceeded.
+/// Limit that a package exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Limit {
-    /// The size of one wanted file: 128 MiB.
+    /// Size of one requested file: 128 MiB.
     MemberSize,
-    /// The size of everything in an archive, unpacked: 4 GiB.
+    /// Unpacked size of an archive: 4 GiB.
     UnpackedSize,
-    /// The size of standard input: 4 GiB.
+    /// Size of standard input: 4 GiB.
     StreamSize,
-    /// The number of files in an archive or directory: 100,000.
+    /// Number of files in an archive or directory: 100,000.
     Members,
-    /// The size of a package's control file: 1 MiB.
+    /// Size of a package's control file: 1 MiB.
     ControlSize,
-    /// The size of everything about a package, unpacked: 64 MiB.
+    /// Unpacked size of a package's control archive: 64 MiB.
     ControlUnpackedSize,
-    /// The size of a member's name or extended header: 64 KiB.
+    /// Size of a member's name or extended header: 64 KiB.
     NameSize,
-    /// The memory that unpacking takes: 80 MiB for xz, 128 MiB for zstd.
+    /// Memory for unpacking: 80 MiB for xz, 128 MiB for zstd.
     Memory,
 }
 
@@ -80,7 +83,7 @@ impl fmt::Display for Limit {
     }
 }
 
-/// A reader that fails behind a number of bytes and remembers that it did.
+/// Reader that fails after a number of bytes and records that it failed.
 pub(super) struct Bounded<'a, R> {
     inner: R,
     remaining: u64,
@@ -110,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bounded_reader_gives_exactly_its_bytes() {
+    fn a_bounded_reader_returns_exactly_its_bytes() {
         let exceeded = Cell::new(false);
         let mut out = Vec::new();
         Bounded::new(&b"12345"[..], 5, &exceeded).read_to_end(&mut out).unwrap();

@@ -1,7 +1,7 @@
-//! [`Manager`]: packages through dnf, zypper, pacman or apk, downloaded into a private directory and not installed.
+//! [`Manager`]: downloads packages with dnf, zypper, pacman or apk into a private directory, without installing them.
 //!
-//! Sources, proxies, keys and signature checks are the machine's. The options are those of dnf(8) and its plugin
-//! dnf-download(8), zypper(8), pacman(8) and apk(8); names of packages are those of each distribution.
+//! Sources, proxies, keys and signature checks are those of the host. The options are those of dnf(8) with its plugin
+//! dnf-download(8), zypper(8), pacman(8) and apk(8). The package names are those of each distribution.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -15,34 +15,35 @@ use super::{FromPackage, MemberFilter, Package, PackageError, Progress};
 use crate::system::process;
 use crate::system::temp_dir::TempDir;
 
-/// Directories below the private one: zypper has one for a repository and one in it for an architecture.
+/// Maximum depth of directories below the private one. zypper creates one per repository, with one per architecture in
+/// it.
 const DEPTH: usize = 3;
 
-/// A package manager that is not apt.
+/// Package manager other than apt.
 #[derive(Debug)]
 pub struct Manager {
-    /// The program.
+    /// Name of the program.
     pub program: &'static str,
-    /// Words before the directory, and between it and the name of the package.
+    /// Arguments before the directory. `after` holds the arguments between the directory and the package name.
     before: &'static [&'static str],
     after: &'static [&'static str],
     packages: Packages,
-    /// True if the package's own signature is compared afterwards: dnf-download compares digests alone.
+    /// True if qus verifies the package's signature after the download, because dnf-download compares only digests.
     check: bool,
 }
 
-/// Names of packages in a distribution.
+/// Naming scheme of a distribution's packages.
 #[derive(Debug)]
 enum Packages {
-    /// One has all emulators.
+    /// One package contains all emulators.
     One(&'static str),
-    /// Each has one, this before the name of the architecture.
+    /// Each package contains one emulator. The value is the prefix before the architecture.
     Each(&'static str),
-    /// Each has a family, this before its name.
+    /// Each package contains a family of architectures. The value is the prefix before the family.
     Families(&'static str),
 }
 
-/// Families of Fedora's packages, and the beginnings of their members' names.
+/// Families of Fedora's packages, with the prefixes of their architectures.
 const FAMILIES: [(&str, &[&str]); 17] = [
     ("aarch64", &["aarch64"]),
     ("alpha", &["alpha"]),
@@ -80,8 +81,8 @@ static MANAGERS: [Manager; 4] = [
     },
     Manager {
         program: "pacman",
-        // What it depends on is not wanted, and neither is a line in the machine's log. Its database is as private as
-        // its packages: one that is newer than what is installed would spoil the next installation.
+        // Dependencies are not downloaded, and nothing is written to the host's log. The database is private as well: a
+        // database that is newer than the installed packages would break the next installation.
         before: &["-Sywdd", "--noconfirm", "--logfile", "/dev/null", "--cachedir"],
         after: &["--dbpath"],
         packages: Packages::One("qemu-user-static"),
@@ -100,18 +101,18 @@ static MANAGERS: [Manager; 4] = [
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ManagerError {
-    /// It could not be started, or its directory not be used.
+    /// The package manager could not be started, or its directory could not be used.
     #[error("cannot download with {0}")]
     Io(&'static str, #[source] io::Error),
-    /// It gave no package; its messages.
-    #[error("{program} gave no package: {messages}")]
+    /// The package manager downloaded no package.
+    #[error("{program} downloaded no package: {messages}")]
     Nothing {
         /// The program.
         program: &'static str,
-        /// Its own words about each package.
+        /// The program's messages for each package.
         messages: String,
     },
-    /// A package has no signature of a key that this machine trusts.
+    /// A package is not signed by a key that the host trusts.
     #[error("{} is not signed by a key that this machine trusts: {messages}", path.display())]
     Unsigned {
         /// The package.
@@ -119,13 +120,14 @@ pub enum ManagerError {
         /// Output of rpmkeys.
         messages: String,
     },
-    /// A package cannot be read.
+    /// A package could not be read or unpacked.
     #[error(transparent)]
     Package(#[from] PackageError),
 }
 
 impl Manager {
-    /// The one of this machine, if it is one of these: what the distribution uses, or else what is there.
+    /// Returns the package manager of this host's distribution, or any installed one of the table. Returns `None` if
+    /// apt is used.
     #[must_use]
     pub fn of_this_machine() -> Option<&'static Self> {
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -136,9 +138,9 @@ impl Manager {
         distributions.chain(&MANAGERS).find(|manager| is_there(manager.program))
     }
 
-    /// Downloads what has the emulators of `arches`, or all, and puts what is wanted into `dest`.
+    /// Downloads the packages with emulators for `arches` and extracts the requested files into `dest`.
     ///
-    /// A package that does not exist is no error as long as another one does.
+    /// A missing package is an error only if all packages are missing.
     pub fn fetch(
         &self,
         arches: &[&str],
@@ -155,7 +157,7 @@ impl Manager {
             let directory = TempDir::create(false)
                 .map_err(|reasons| ManagerError::Io(self.program, std::io::Error::other(reasons)))?;
             let output = self.download(&directory, &name)?;
-            // Files that failed a check may be left.
+            // A failed download may leave unverified files.
             let files = if output.status.success() { packages(directory.path()) } else { Vec::new() };
             if files.is_empty() {
                 messages.push(format!("{name}: {}", last_messages(&output)));
@@ -180,7 +182,7 @@ impl Manager {
         Ok(fetched)
     }
 
-    /// The packages to ask for.
+    /// Returns the names of the packages for `arches`.
     fn names(&self, arches: &[&str]) -> Vec<String> {
         match self.packages {
             Packages::One(name) => vec![name.to_owned()],
@@ -208,8 +210,8 @@ impl Manager {
         run(self.program, &words).map_err(|error| ManagerError::Io(self.program, error))
     }
 
-    /// Lets rpm check the signature. It prints "digests signatures OK" for a signed package, "digests OK" for another
-    /// (rpmkeys(8)).
+    /// Verifies the signature of a package with rpmkeys(8). It prints "digests signatures OK" for a signed package, and
+    /// "digests OK" for an unsigned one.
     fn check(file: &Path) -> Result<(), ManagerError> {
         let words = ["--checksig".into(), file.into()];
         let output = run("rpmkeys", &words).map_err(|error| ManagerError::Io("rpmkeys", error))?;
@@ -221,7 +223,7 @@ impl Manager {
     }
 }
 
-/// Which package manager a distribution has that is not Debian's kind, by os-release(5).
+/// Returns the package manager of a distribution other than Debian, according to os-release(5).
 fn family(release: &str) -> Option<&'static str> {
     let value = |line: &str| {
         let value = line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE="))?;
@@ -248,7 +250,7 @@ fn run(program: &str, words: &[OsString]) -> io::Result<Output> {
     process::output(&mut command)
 }
 
-/// Returns the last messages of a program, errors first.
+/// Returns a program's error messages, or its standard output if it printed no errors.
 fn last_messages(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', "; ");
     let (errors, rest) = (text(&output.stderr), text(&output.stdout));
@@ -256,7 +258,7 @@ fn last_messages(output: &Output) -> String {
     if printed.is_empty() { output.status.to_string() } else { printed }
 }
 
-/// The packages in a directory and below it.
+/// Returns the packages in a directory and its subdirectories.
 fn packages(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut directories = vec![(directory.to_owned(), 0)];
@@ -274,7 +276,7 @@ fn packages(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Reports whether the name is that of a package. Signatures and databases are in the same directory.
+/// Reports whether a file name is that of a package. The directories also contain signatures and databases.
 fn is_package(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     let archive = path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with(".pkg.tar"));
@@ -286,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_distribution_has_names_of_its_own() {
+    fn each_distribution_has_its_own_names() {
         let names = |at: usize, arches: &[&str]| MANAGERS[at].names(arches);
         let arches = ["arm", "armeb", "x86_64", "i386", "sparc64"];
         let before =
@@ -298,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_distribution_says_what_it_is_like() {
+    fn the_distribution_decides_the_package_manager() {
         assert_eq!(family("NAME=x\nID=fedora\n"), Some("dnf"));
         assert_eq!(family("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n"), Some("dnf"));
         assert_eq!(family("ID=\"opensuse-leap\"\nID_LIKE=\"suse opensuse\"\n"), Some("zypper"));

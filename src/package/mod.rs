@@ -1,11 +1,12 @@
-//! Interpreters out of packages, archives, images, directories and single files, and packages through package managers.
+//! Extraction of interpreters from packages, archives, images, directories and single files, and downloads with package
+//! managers.
 //!
-//! [`Package::open`] recognises sources by content, and [`Package::extract`] puts the requested files into a directory.
-//! Both treat their input as hostile: sizes have limits ([`Limit`]), names inside an archive never become paths, and
-//! either all files that were requested and found are placed, or the directory stays unchanged.
+//! [`Package::open`] recognises a source by its content. [`Package::extract`] copies the requested files into a
+//! directory. Both treat their input as hostile. Sizes are limited ([`Limit`]), and names in an archive never become
+//! paths. Either all requested files that were found are placed, or the directory stays unchanged.
 //!
-//! A source hands its members, one after the other, to one place (`sink`) that knows what is wanted, so another
-//! format needs nothing but a reader of its members.
+//! Every kind of source passes its members to the same receiver (`sink`), which selects the requested members. A new
+//! format therefore only needs a reader for its members.
 
 mod apt;
 mod ar;
@@ -50,38 +51,39 @@ use file_slice::FileSlice;
 use limit::STREAM_SIZE;
 use rpm::Rpm;
 
-/// Which members of a source are wanted, and under which name they are stored.
+/// Selection of the members of a source, and the names under which they are stored.
 pub trait MemberFilter {
-    /// Reports whether the member is wanted whose last path component is `file_name`: the name to store it under, which
-    /// is a single path component. Called for regular files only; links are no interpreters.
+    /// Returns the name under which a member is stored, or `None` if the member is not requested. `file_name` is the
+    /// last component of the member's path. The returned name must be a single path component. Only called for regular
+    /// files, because links cannot be interpreters.
     fn want(&mut self, file_name: &[u8]) -> Option<String>;
 
-    /// Reports whether nothing more is wanted. Reading stops then.
+    /// Reports whether all requested files were found. Reading then stops.
     fn complete(&self) -> bool;
 
-    /// Reports whether another package need not be looked into.
+    /// Reports whether the search in further packages is unnecessary.
     fn satisfied(&self) -> bool {
         self.complete()
     }
 
-    /// Looks at a wanted file before it gets its name. `file` is complete, executable and not open for writing, so
-    /// it may be started. `Err` gives the reason why it is dropped.
+    /// Checks a requested file before it gets its name. `file` is complete, executable and closed, so it may be
+    /// executed. The error is the reason why the file is refused.
     fn accept(&mut self, stored_name: &str, file: &Path) -> Result<(), String>;
 
-    /// Returns a directory below the destination for an accepted file: a single path component. `None` is the
+    /// Returns the subdirectory of the destination for an accepted file, as a single path component. `None` means the
     /// destination itself.
     fn directory(&self, _stored_name: &str, _file: &Path) -> Option<String> {
         None
     }
 }
 
-/// Receiver of the progress of the work. `()` ignores it.
+/// Receiver of progress reports. `()` ignores them.
 pub trait Progress {
-    /// The work is `bytes` long.
+    /// Sets the size of the work to `bytes`.
     fn total(&self, bytes: u64);
-    /// `bytes` more of the total are done.
+    /// Reports that `bytes` more are done.
     fn advance(&self, bytes: u64);
-    /// Names the present step for a person.
+    /// Reports the present step as text for users.
     fn message(&self, text: &str);
 }
 
@@ -91,64 +93,64 @@ impl Progress for () {
     fn message(&self, _: &str) {}
 }
 
-/// Information that a package has about itself.
+/// Package information, as stated by the package itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackageInfo {
-    /// Its name, such as `qemu-user-static`.
+    /// Package name, such as `qemu-user-static`.
     pub name: String,
-    /// Its version, as the distribution writes it.
+    /// Package version, as the distribution writes it.
     pub version: String,
-    /// The host architecture it is for, as the distribution names it.
+    /// Host architecture of the package, as the distribution names it.
     pub architecture: String,
 }
 
-/// A file that is in its place now.
+/// Extracted file at its final path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
-    /// The stored name.
+    /// Name under which the file is stored.
     pub name: String,
-    /// Where the file is.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its size in bytes.
+    /// Size of the file in bytes.
     pub size: u64,
-    /// Outcome.
+    /// Result of placing the file.
     pub outcome: Outcome,
 }
 
-/// Outcome of placing a file.
+/// Result of placing a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// There was no such file.
+    /// No file had this name.
     New,
-    /// An equal file existed and was not touched.
+    /// An equal file existed and was left in place.
     Same,
-    /// Something else had this name and is gone.
+    /// The file replaced another file.
     Replaced,
 }
 
-/// A wanted file that [`MemberFilter::accept`] turned down.
+/// Requested file that [`MemberFilter::accept`] refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// The name it would have been stored under.
+    /// Name under which the file would have been stored.
     pub name: String,
-    /// Reason for the rejection.
+    /// Reason for the refusal.
     pub reason: String,
 }
 
-/// Results of a source.
+/// Result of the extraction from one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extraction {
-    /// The files in their places, in the order of the source.
+    /// Placed files, in the order of the source.
     pub placed: Vec<Placed>,
-    /// The files that were wanted and turned down.
+    /// Requested files that were refused.
     pub refused: Vec<Refused>,
 }
 
-/// An opened source of interpreters.
+/// Opened source of interpreters.
 #[derive(Debug)]
 pub struct Package {
     path: PathBuf,
-    /// All bytes of the source; a directory has none.
+    /// All bytes of the source; `None` for a directory.
     whole: Option<FileSlice>,
     source: Source,
 }
@@ -163,19 +165,19 @@ enum Source {
 }
 
 impl Package {
-    /// Opens the source at `path` and reads its information. The type of the source does not depend on its name.
+    /// Opens the source at `path` and reads its information. The content decides the type of the source.
     pub fn open(path: &Path) -> Result<Self, PackageError> {
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
         Self::of_file(open_without_waiting(path).map_err(cannot_open)?, path, None)
     }
 
-    /// Opens a file that must have this digest, which is compared before anything else is read.
+    /// Opens a file after comparing its SHA-256 with `sha256`.
     pub fn open_only(path: &Path, sha256: Sha256) -> Result<Self, PackageError> {
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
         Self::of_file(open_without_waiting(path).map_err(cannot_open)?, path, Some(sha256))
     }
 
-    /// Reads all of `content`, such as standard input, into a temporary file and opens that. `path` names the source.
+    /// Copies `content`, such as standard input, into a temporary file and opens that file. `path` is used in messages.
     pub fn of_stream(
         content: &mut dyn Read,
         path: &Path,
@@ -186,12 +188,12 @@ impl Package {
             if let Some(source) = error {
                 return PackageError::Open { path, source };
             }
-            PackageError::Limit { path, member: "all of it".to_owned(), limit: Limit::StreamSize }
+            PackageError::Limit { path, member: "the content".to_owned(), limit: Limit::StreamSize }
         })?;
         Self::of_section(section, path, sha256)
     }
 
-    /// Opens a file that is open already. `path` names the source.
+    /// Opens a source from an open file. `path` is used in messages.
     pub fn of_file(file: File, path: &Path, sha256: Option<Sha256>) -> Result<Self, PackageError> {
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
         let metadata = file.metadata().map_err(cannot_open)?;
@@ -238,7 +240,7 @@ impl Package {
         Ok(Self { path: path.to_owned(), whole: Some(section), source })
     }
 
-    /// The digest of the whole file. A directory has none.
+    /// Returns the SHA-256 of the whole file. A directory gives an error.
     pub fn sha256(&self) -> Result<Sha256, PackageError> {
         let failed = |source| PackageError::Open { path: self.path.clone(), source };
         let mut whole =
@@ -257,10 +259,10 @@ impl Package {
         }
     }
 
-    /// Puts the wanted files into the directory `dest`, which is made when it is missing (mode 0755).
+    /// Extracts the requested files into the directory `dest`. A missing directory is created with mode 0755.
     ///
-    /// Nothing gets its final name before everything was read and accepted. A file is replaced by `rename`, never
-    /// written in place (K50), and one that is the same already is left alone. On an error `dest` is as it was.
+    /// Files get their final names after the whole source was read and accepted. A file is replaced by `rename`, never
+    /// written in place (K50). An equal file is left in place. If reading fails, `dest` stays unchanged.
     pub fn extract(
         self,
         selection: &mut dyn MemberFilter,

@@ -1,7 +1,7 @@
-//! An rpm package: a lead, two headers, and a compressed cpio archive (the format's "RPM V4 Package format",
+//! rpm package: a lead, two headers, and a compressed cpio archive ("RPM V4 Package format" in
 //! `docs/manual/format_v4.md` and `format_header.md` of rpm).
 //!
-//! Signatures are the package manager's business, as those of a Debian package are apt's.
+//! Signatures are verified by the package manager, as for Debian packages.
 
 use std::io::Read;
 use std::path::Path;
@@ -12,26 +12,27 @@ use super::extractor::Extractor;
 use super::file_slice::FileSlice;
 use super::{PackageError, PackageInfo, Progress};
 
-/// First bytes of the lead of a package.
+/// First bytes of a package's lead.
 pub(super) const MAGIC: &[u8] = b"\xed\xab\xee\xdb";
 
-/// Bytes of the lead, which has no meaning any more.
+/// Size of the lead in bytes. The rest of the lead is obsolete.
 const LEAD: u64 = 96;
 
-/// First bytes of a header: a magic and the version 1.
+/// First bytes of a header: a magic and version 1.
 const HEADER_MAGIC: &[u8] = b"\x8e\xad\xe8\x01";
 
-/// Entries in the index of a header, and bytes of its data: rpm's own limits (`lib/header.c`).
+/// Maximum number of index entries of a header, and maximum size of its data in bytes: rpm's own limits
+/// (`lib/header.c`).
 const ENTRIES: u32 = 0xffff;
 const DATA: u32 = 0x0fff_ffff;
 
-/// Bytes of a text that is wanted. Versions and names are short.
+/// Maximum size of a text in the header, in bytes. Names and versions are shorter.
 const TEXT: u64 = 1024;
 
-/// Name of the archive within the package in messages.
+/// Name of the cpio archive in messages.
 const PAYLOAD: &str = "the payload";
 
-/// Numbers and types of what is wanted from the header (`docs/manual/tags.md`).
+/// Tags and types of the header entries that are read (`docs/manual/tags.md`).
 const NAME: u32 = 1000;
 const VERSION: u32 = 1001;
 const RELEASE: u32 = 1002;
@@ -51,7 +52,7 @@ impl Rpm {
     pub(super) fn open(path: &Path, file: &FileSlice) -> Result<Self, PackageError> {
         let reader = Headers { path, file };
         let signature = reader.header(LEAD)?;
-        // The signature alone is padded.
+        // Only the signature header is followed by padding.
         let header = reader.header(signature.end.next_multiple_of(8))?;
         let info = reader.info(&header)?;
         let length = file.len().saturating_sub(header.end);
@@ -75,7 +76,7 @@ impl Rpm {
         &self.info
     }
 
-    /// Hands in the files of the package.
+    /// Passes the files of the package to `sink`.
     pub(super) fn members(
         self,
         sink: &mut Extractor<'_>,
@@ -87,7 +88,7 @@ impl Rpm {
     }
 }
 
-/// Where the parts of a header are in the file.
+/// Offsets of the parts of a header in the file.
 struct Header {
     index: u64,
     entries: u32,
@@ -101,7 +102,7 @@ struct Headers<'a> {
 }
 
 impl Headers<'_> {
-    /// The header at `offset`.
+    /// Reads the header at `offset`.
     fn header(&self, offset: u64) -> Result<Header, PackageError> {
         let bytes: [u8; 16] = self.bytes(offset)?;
         let (magic, sizes) = bytes.split_at(8);
@@ -153,7 +154,7 @@ impl Headers<'_> {
         })
     }
 
-    /// A text that ends with a zero byte before `end`.
+    /// Reads a text at `at` that ends with a zero byte before `end`.
     fn text(&self, at: u64, end: u64) -> Result<String, PackageError> {
         let length = end.saturating_sub(at).min(TEXT);
         let mut bytes = Vec::new();
@@ -187,7 +188,7 @@ impl Headers<'_> {
     }
 }
 
-/// The number of four bytes at `at`, the highest first; 0 where there are none.
+/// Returns the big-endian 32-bit number at `at`, or 0 if `bytes` is too short.
 fn word(bytes: &[u8], at: usize) -> u32 {
     let bytes = bytes.get(at..).and_then(|bytes| bytes.first_chunk());
     bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))

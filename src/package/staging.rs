@@ -1,4 +1,4 @@
-//! Files into a directory: a temporary file first, its name at the end.
+//! Two-step placement of files: they are written to temporary files and get their names at the end.
 
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -11,23 +11,23 @@ use crate::system::atomic_file::{self, PendingFile};
 use crate::system::dir::Dir;
 use crate::system::file_id::open_no_follow;
 
-/// The mode of an interpreter: everybody starts it, its owner alone replaces it.
+/// Mode of an interpreter: all users can execute it, but only the owner can replace it.
 const MODE: u32 = 0o755;
 
-/// Files that are complete and have no names yet. What is not committed vanishes with it.
+/// Complete files without final names. Files that are not committed are removed when the value is dropped.
 pub(super) struct Staging {
     dest: PathBuf,
-    /// Directories that were made for this, outermost first.
+    /// Directories that were created for the files, outermost first.
     made: Vec<PathBuf>,
     staged: Vec<Staged>,
-    /// The destination, as soon as there is something for it. Behind the files, whose paths lead through it.
-    held: Option<Dir>,
+    /// The opened destination, once a file needs it. Must be dropped after the files, whose paths use it.
+    dest_dir: Option<Dir>,
 }
 
-/// One complete file without its name.
+/// Complete file without its final name.
 pub(super) struct Staged {
     name: String,
-    /// A directory below the destination.
+    /// Subdirectory of the destination; `None` for the destination itself.
     directory: Option<String>,
     file: PendingFile,
     size: u64,
@@ -41,12 +41,12 @@ impl Staged {
 
 impl Staging {
     pub(super) fn new(dest: &Path) -> Self {
-        // An empty path is the working directory, as it is where a path has no parent.
+        // An empty path means the working directory.
         let dest = if dest.as_os_str().is_empty() { Path::new(".") } else { dest };
-        Self { dest: dest.to_owned(), made: Vec::new(), staged: Vec::new(), held: None }
+        Self { dest: dest.to_owned(), made: Vec::new(), staged: Vec::new(), dest_dir: None }
     }
 
-    /// Writes `size` bytes of `content` into a temporary file beside its later place.
+    /// Writes `size` bytes of `content` into a temporary file in the destination.
     pub(super) fn write(
         &mut self,
         source: &Path,
@@ -55,10 +55,10 @@ impl Staging {
         size: u64,
         content: &mut dyn Read,
     ) -> Result<Staged, PackageError> {
-        self.hold()?;
+        self.open_dest()?;
         let cannot_write =
             |error: io::Error| PackageError::Write { path: self.dest.join(name), source: error };
-        let Some(dest) = &self.held else { return Err(cannot_write(io::ErrorKind::NotFound.into())) };
+        let Some(dest) = &self.dest_dir else { return Err(cannot_write(io::ErrorKind::NotFound.into())) };
         if self.staged.is_empty() {
             atomic_file::remove_stale(&dest.path());
         }
@@ -89,39 +89,40 @@ impl Staging {
             remaining = remaining.saturating_sub(read as u64);
         }
         temporary.as_file().set_permissions(Permissions::from_mode(MODE)).map_err(cannot_write)?;
-        // Closed here: the kernel starts no file that is open for writing.
+        // The file is closed, because the kernel does not execute files that are open for writing.
         let file = atomic_file::finish(temporary).map_err(cannot_write)?;
         Ok(Staged { name: name.to_owned(), directory: None, file, size })
     }
 
-    /// Makes the destination, once, and holds it: the path that leads into it.
-    fn hold(&mut self) -> Result<PathBuf, PackageError> {
-        if self.held.is_none() {
-            let held = Dir::make(&self.dest, &mut self.made)
+    /// Creates and opens the destination at the first call. Returns the path that leads into the opened directory.
+    fn open_dest(&mut self) -> Result<PathBuf, PackageError> {
+        if self.dest_dir.is_none() {
+            let opened = Dir::make(&self.dest, &mut self.made)
                 .map_err(|(path, source)| PackageError::Write { path, source })?;
-            self.held = Some(held);
+            self.dest_dir = Some(opened);
         }
-        Ok(self.held.as_ref().map_or_else(|| self.dest.clone(), Dir::path))
+        Ok(self.dest_dir.as_ref().map_or_else(|| self.dest.clone(), Dir::path))
     }
 
-    /// Keeps a file for its place. As in every archive a later member stands in for an earlier one of its name.
+    /// Adds a file for the commit. As in every archive, a later member replaces an earlier one of the same name.
     pub(super) fn keep(&mut self, mut staged: Staged, directory: Option<String>) {
         staged.directory = directory;
         self.staged.retain(|earlier| earlier.name != staged.name);
         self.staged.push(staged);
     }
 
-    /// Gives the files their names. What stands in the way is found before the first gets its name.
+    /// Gives all files their final names. Obstacles such as a directory are detected before the first file gets its
+    /// name.
     pub(super) fn commit(mut self) -> Result<Vec<Placed>, PackageError> {
         let mut plan = Vec::new();
         for staged in std::mem::take(&mut self.staged) {
-            let (mut location, mut path, mut below) = (self.hold()?, self.dest.clone(), None);
+            let (mut location, mut path, mut below) = (self.open_dest()?, self.dest.clone(), None);
             if let Some(name) = &staged.directory {
                 path.push(name);
-                let held = Dir::make(&path, &mut self.made)
+                let opened = Dir::make(&path, &mut self.made)
                     .map_err(|(path, source)| PackageError::Write { path, source })?;
-                location = held.path();
-                below = Some(held);
+                location = opened.path();
+                below = Some(opened);
             }
             location.push(&staged.name);
             path.push(&staged.name);
@@ -151,13 +152,13 @@ impl Drop for Staging {
     fn drop(&mut self) {
         self.staged.clear();
         for directory in self.made.iter().rev() {
-            // It is not empty: another process uses it.
+            // If removal fails, the directory is not empty, because another process uses it.
             let _ = fs::remove_dir(directory);
         }
     }
 }
 
-/// Returns the outcome of giving `file` the name `path`.
+/// Returns the result of giving `file` the name `path`.
 fn outcome(file: &Path, path: &Path) -> io::Result<Outcome> {
     let there = match fs::symlink_metadata(path) {
         Ok(there) => there,
@@ -168,12 +169,13 @@ fn outcome(file: &Path, path: &Path) -> io::Result<Outcome> {
         return Err(io::ErrorKind::IsADirectory.into());
     }
     let new = fs::symlink_metadata(file)?;
-    // Another owner could change the file later, another mode may be why it does not serve: neither is the same file.
-    let alike = there.is_file()
+    // A file with another owner or another mode does not count as equal: the owner could change it later, or it might
+    // not be executable.
+    let is_similar = there.is_file()
         && there.len() == new.len()
         && there.uid() == new.uid()
         && there.mode() & 0o7777 == MODE;
-    let same = alike && same_content(file, path).unwrap_or(false);
+    let same = is_similar && same_content(file, path).unwrap_or(false);
     Ok(if same { Outcome::Same } else { Outcome::Replaced })
 }
 

@@ -1,4 +1,4 @@
-//! Members of a tar archive, with limits on everything that is stored in memory.
+//! Reader for tar archives, with limits on all data that is stored in memory.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -13,22 +13,22 @@ use super::extractor::Kind;
 use super::limit::{Bounded, Limit, NAME_SIZE};
 use crate::base::escape::escape;
 
-/// A tar archive inside of a package.
+/// Tar archive inside a package.
 pub(super) struct Tarball<'a> {
-    /// The package, for messages.
+    /// Path of the package in messages.
     pub(super) path: &'a Path,
-    /// The archive within the package, for messages.
+    /// Name of the archive in messages.
     pub(super) member: &'a str,
-    /// Largest unpacked size, in bytes.
+    /// Maximum unpacked size, in bytes.
     pub(super) size: u64,
-    /// The name of that limit.
+    /// Kind of this limit in messages.
     pub(super) limit: Limit,
 }
 
-/// Function that gets the members: path, kind, size in bytes, content. `Break` ends the walk.
+/// Function that receives the members: path, kind, size in bytes, content. `Break` ends the walk.
 type Visit<'v> = dyn FnMut(&[u8], Kind, u64, &mut dyn Read) -> Result<ControlFlow<()>, PackageError> + 'v;
 
-/// Attributes of a file from preceding members, for which its own header has no room.
+/// Attributes of the next file from preceding records, for values that do not fit into its own header.
 #[derive(Default)]
 struct PaxState {
     path: Option<Vec<u8>>,
@@ -37,12 +37,12 @@ struct PaxState {
 }
 
 impl Tarball<'_> {
-    /// Walks through the archive. Without a `Break` it is read to its end, so that its checksum is compared.
+    /// Walks through the archive. Without a `Break`, the archive is read to its end to verify its checksum.
     pub(super) fn walk(&self, content: &mut dyn Read, visit: &mut Visit<'_>) -> Result<(), PackageError> {
         let exceeded = Cell::new(false);
         let result = self.walk_bounded(Bounded::new(content, self.size, &exceeded), visit);
         match result {
-            // The reader's own error arrives wrapped in those of the readers around it.
+            // Other readers wrap the error of the bounded reader, so the flag decides.
             Err(_) if exceeded.get() => Err(self.over(self.limit)),
             Err(PackageError::Unpack { source, .. }) if source.kind() == io::ErrorKind::OutOfMemory => {
                 Err(self.over(Limit::Memory))
@@ -58,7 +58,7 @@ impl Tarball<'_> {
     ) -> Result<(), PackageError> {
         let mut archive = Archive::new(content);
         let mut ahead = PaxState::default();
-        // Raw: the crate would read names of any length into memory.
+        // In raw mode, because the crate would otherwise read names of any length into memory.
         let entries = archive.entries().map_err(|error| self.unpack(error))?.raw(true);
         for entry in entries {
             let mut entry = entry.map_err(|error| self.unpack(error))?;
@@ -75,7 +75,8 @@ impl Tarball<'_> {
         Ok(())
     }
 
-    /// The kind of a member; `None` for a record about the next member, which comes into `ahead`.
+    /// Returns the kind of a member. Returns `None` for a record about the next member, whose attributes are stored in
+    /// `ahead`.
     fn kind<R: Read>(
         &self,
         entry: &mut Entry<'_, R>,
@@ -92,7 +93,7 @@ impl Tarball<'_> {
                 self.extended(&records, ahead)?;
                 return Ok(None);
             }
-            // Where a link leads and what holds for the whole archive plays no part.
+            // Link targets and global attributes are not used.
             EntryType::GNULongLink | EntryType::XGlobalHeader => return Ok(None),
             EntryType::GNUSparse => {
                 ahead.sparse = true;
@@ -104,7 +105,7 @@ impl Tarball<'_> {
         }))
     }
 
-    /// Refuses members that are sparse, too large, or of two sizes.
+    /// Refuses members that are sparse, too large, or have two different sizes.
     fn check<R: Read>(&self, entry: &Entry<'_, R>, ahead: &PaxState) -> Result<(), PackageError> {
         let member = || {
             let path = ahead.path.clone().unwrap_or_else(|| entry.path_bytes().into_owned());
@@ -119,13 +120,14 @@ impl Tarball<'_> {
             return Err(PackageError::Limit { path, member: member(), limit: self.limit });
         }
         if ahead.size.is_some_and(|extended| extended != size) {
-            // Only files beyond 8 GiB need that, and two sizes are two ways to read one archive.
+            // Only files larger than 8 GiB need two sizes. Different tools could read such an archive in different
+            // ways.
             return Err(self.malformed(&format!("{} has two sizes", member())));
         }
         Ok(())
     }
 
-    /// A record about the next member.
+    /// Reads a record about the next member.
     fn record(&self, content: &mut dyn Read, size: u64) -> Result<Vec<u8>, PackageError> {
         if size > NAME_SIZE {
             return Err(self.over(Limit::NameSize));
@@ -135,7 +137,7 @@ impl Tarball<'_> {
         Ok(bytes)
     }
 
-    /// A GNU long name, which ends with a zero byte.
+    /// Reads a GNU long name up to the first zero byte.
     fn name(&self, content: &mut dyn Read, size: u64) -> Result<Vec<u8>, PackageError> {
         let mut name = self.record(content, size)?;
         let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
@@ -143,7 +145,7 @@ impl Tarball<'_> {
         Ok(name)
     }
 
-    /// An extended header: `path`, `size`, and what gives a sparse file away.
+    /// Parses an extended header: `path`, `size`, and the marks of a sparse file.
     fn extended(&self, records: &[u8], ahead: &mut PaxState) -> Result<(), PackageError> {
         for record in PaxExtensions::new(records) {
             let record = record.map_err(|error| self.unpack(error))?;
@@ -175,7 +177,7 @@ impl Tarball<'_> {
     }
 }
 
-/// Escapes an error of the crate, which contains names and numbers of the archive unchanged.
+/// Escapes an error of the crate, because it may contain names and numbers from the archive.
 fn escaped(error: io::Error) -> io::Error {
     let text = error.to_string();
     if text.contains(char::is_control) { io::Error::new(error.kind(), escape(&text)) } else { error }

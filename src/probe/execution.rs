@@ -1,8 +1,9 @@
-//! One execution of a probe, and what can be seen of it whatever the load of the machine.
+//! One execution of a probe. The verdict does not depend on the load of the machine.
 //!
-//! Two pipes make the verdict independent of time. The first is closed by `execve(2)`: after its end of file,
-//! `/proc/PID/exe` is the file that the kernel started. Before that, it may be the file of the starter. The second is
-//! the standard input of the probe, which reads from it before it ends, so that it waits until it was inspected.
+//! Two pipes make the verdict independent of time. `execve(2)` closes the first pipe. After its end of file,
+//! `/proc/PID/exe` is the file that the kernel started; earlier, it may still be the file of qus. The second pipe is
+//! the standard input of the probe. The probe reads from it before it exits, so it waits until qus has inspected the
+//! process.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read as _};
@@ -25,22 +26,22 @@ use nix::unistd::Pid;
 use super::{ARGV0, End, Outcome, STATUS_ARGV0};
 use crate::system::file_id::FileId;
 
-/// Shortest and longest time that one execution may take. An emulator starts in milliseconds, on a host that is itself
-/// emulated in seconds.
+/// Shortest and longest time limit of one execution. An emulator starts in milliseconds, or in seconds if the host
+/// itself is emulated.
 const TIME_LIMITS: [Duration; 2] = [Duration::from_secs(20), Duration::from_mins(10)];
-/// Time limit of an emulator, as a multiple of the time that a program of the host takes to start and end.
+/// Time limit of an emulator, as a multiple of the time that a native program takes to start and exit.
 const TIME_FACTOR: u32 = 2000;
-/// Time for which the machine is measured before a program is called late.
+/// Duration of the speed measurement before a program counts as late.
 const MEASURE_TIME: Duration = Duration::from_secs(2);
-/// Longest wait before it is checked that the process is still alive.
+/// Maximum wait between two checks that the process is still alive.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// Longest output of an execution that is stored, in bytes.
+/// Maximum size of the stored output of one execution, in bytes.
 const OUTPUT_MAX: usize = 2048;
 
-/// Executes probes. Everything it needs is opened beforehand: another root directory has no `/proc`.
+/// Executor of probes. It opens all files in advance, because another root directory has no `/proc`.
 pub(super) struct Executor {
     proc: OwnedFd,
-    /// This executable, which is the program of a process that has not reached exec.
+    /// File of this executable. A forked process still has this program until its `execve(2)` succeeds.
     own: Option<FileId>,
     limit: Limit,
 }
@@ -49,7 +50,7 @@ pub(super) struct Executor {
 #[derive(Clone, Debug)]
 struct Limit {
     time: Duration,
-    /// Program of the host by which the machine is measured again before anything is called late.
+    /// Native program that measures the speed of the machine again before an execution counts as late.
     canary: Option<PathBuf>,
 }
 
@@ -60,10 +61,10 @@ impl Executor {
         Ok(Self { proc: proc.into(), own, limit: Limit { time: TIME_LIMITS[0], canary: None } })
     }
 
-    /// Executes the host's own program at `path`, and scales the time limit by the time that it takes.
+    /// Executes the native program at `path` and scales the time limit by the time that it takes.
     ///
-    /// The inner error is the reason why nothing can be executed there. Where a handler takes the program, or the
-    /// kernel runs no program of this kind, the directory is not to blame.
+    /// The inner error is the reason why no program can be executed in the directory. The result is `Ok` if a handler
+    /// takes the program or the kernel does not run this kind of program, because then the directory is not the cause.
     pub(super) fn start_canary(&mut self, path: PathBuf) -> Result<Result<(), String>, String> {
         let before = Instant::now();
         let outcome = self.execute(&path).map_err(|error| format!("cannot start a process: {error}"))?;
@@ -82,7 +83,7 @@ impl Executor {
     /// Executes the program at `path` without environment, in a process group of its own.
     ///
     /// # Errors
-    /// This process has no more processes, memory or descriptors. That is no verdict on a handler.
+    /// This process has reached a limit of processes, memory or descriptors. The error is not a verdict on a handler.
     pub(super) fn execute(&self, path: &Path) -> io::Result<Outcome> {
         self.execute_within(path, &self.limit)
     }
@@ -96,7 +97,7 @@ impl Executor {
         command.stdin(input).stdout(writer.try_clone()?).stderr(writer);
         let began = Instant::now();
         let spawned = command.spawn();
-        // The descriptors of this process would keep the pipes open.
+        // Open copies of the descriptors in this process would prevent the end of file.
         drop((command, before_exec));
         match spawned {
             Ok(child) => Running { executor: self, limit, child, output, began, text: Vec::new() }
@@ -105,7 +106,7 @@ impl Executor {
         }
     }
 
-    /// File that the process `pid` executes.
+    /// Returns the file that the process `pid` executes, or `None` before `execve(2)`.
     fn program_of(&self, pid: u32) -> Option<FileId> {
         let stat = fstatat(&self.proc, format!("{pid}/exe").as_str(), AtFlags::empty()).ok()?;
         #[allow(clippy::useless_conversion, reason = "narrower on some hosts")]
@@ -113,19 +114,19 @@ impl Executor {
         Some(program).filter(|program| Some(*program) != self.own)
     }
 
-    /// Reports whether an execution that began at `began` takes too long, on this machine as it is now.
+    /// Reports whether an execution that began at `began` takes too long for the present speed of the machine.
     fn is_late(&self, began: Instant, limit: &Limit) -> bool {
         if began.elapsed() < limit.time {
             return false;
         }
-        // The machine may have become slower since it was measured.
+        // The machine may be slower now than at the first measurement.
         let Some(canary) = &limit.canary else { return true };
         let Some(start) = self.slowest_start(canary) else { return true };
         began.elapsed() >= time_limit(start).max(limit.time)
     }
 
-    /// Longest time that the program at `canary` takes in [`MEASURE_TIME`]. A machine that is stopped and continued
-    /// lets a short program run at full speed between two stops, so that a single start shows nothing.
+    /// Returns the longest time that the program at `canary` takes during [`MEASURE_TIME`]. One start is not enough: on
+    /// a machine that is repeatedly paused and resumed, a short program can run at full speed between two pauses.
     fn slowest_start(&self, canary: &Path) -> Option<Duration> {
         let longest = Limit { time: TIME_LIMITS[1], canary: None };
         let began = Instant::now();
@@ -139,13 +140,13 @@ impl Executor {
     }
 }
 
-/// Time limit on a machine where a program of the host takes `start`.
+/// Returns the time limit for a machine on which a native program takes `start`.
 fn time_limit(start: Duration) -> Duration {
     let [shortest, longest] = TIME_LIMITS;
     start.saturating_mul(TIME_FACTOR).clamp(shortest, longest)
 }
 
-/// Judges a failure to start: an error of `execve(2)` is an outcome, a lack of resources is not.
+/// Converts a spawn error. An error of `execve(2)` is an outcome, but a lack of resources is an error.
 fn not_started(error: io::Error) -> io::Result<Outcome> {
     match error.raw_os_error().map(Errno::from_raw) {
         None | Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => Err(error),
@@ -155,7 +156,7 @@ fn not_started(error: io::Error) -> io::Result<Outcome> {
     }
 }
 
-/// A process that was started.
+/// Started process.
 struct Running<'a> {
     executor: &'a Executor,
     limit: &'a Limit,
@@ -166,13 +167,13 @@ struct Running<'a> {
 }
 
 impl Running<'_> {
-    /// Looks at the program once it runs, releases it, and waits for its end.
+    /// Inspects the program once it runs, releases it, and waits for its end.
     fn watch(mut self, exec: &PipeReader, release: PipeWriter) -> io::Result<Outcome> {
         let reached_exec = self.wait_for(exec);
         let started = if reached_exec { self.executor.program_of(self.child.id()) } else { None };
         drop(release);
         let in_time = reached_exec && self.read_output() && self.wait_for_end();
-        // The process is not reaped yet, so its number names no other group.
+        // The process is not reaped yet, so no other process group can have its number.
         let group = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
         let _no_process_left = killpg(group, Signal::SIGKILL);
         let status = self.child.wait()?;
@@ -184,7 +185,7 @@ impl Running<'_> {
         self.executor.is_late(self.began, self.limit)
     }
 
-    /// Waits until the other end of `pipe` is closed, or something was written; false when that takes too long.
+    /// Waits until data arrives on `pipe` or its other end is closed. Returns false after the time limit.
     fn wait_for(&self, pipe: &PipeReader) -> bool {
         loop {
             let timeout = PollTimeout::try_from(CHECK_INTERVAL).unwrap_or(PollTimeout::MAX);
@@ -196,7 +197,8 @@ impl Running<'_> {
         }
     }
 
-    /// Reads output until the program closes it, or ends and leaves it open to a child; false when that takes too long.
+    /// Reads output until the program closes it, or exits and leaves it open in a child. Returns false after the time
+    /// limit.
     fn read_output(&mut self) -> bool {
         let mut buffer = [0; 512];
         loop {
@@ -212,7 +214,7 @@ impl Running<'_> {
                 Ok(count) => {
                     let room = OUTPUT_MAX.saturating_sub(self.text.len()).min(count);
                     self.text.extend_from_slice(buffer.get(..room).unwrap_or_default());
-                    // A program that never stops to write is late, too.
+                    // A program that never stops writing must reach the time limit as well.
                     if self.is_late() {
                         return false;
                     }
@@ -223,7 +225,7 @@ impl Running<'_> {
         }
     }
 
-    /// Waits for the end of a program that closed its output; false when that takes too long.
+    /// Waits for the end of a program that has closed its output. Returns false after the time limit.
     fn wait_for_end(&self) -> bool {
         let mut pause = Duration::from_micros(100);
         while !self.has_ended() {
@@ -236,7 +238,7 @@ impl Running<'_> {
         true
     }
 
-    /// Reports whether the process has ended. It is not reaped by this.
+    /// Reports whether the process has ended, without reaping it.
     fn has_ended(&self) -> bool {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
@@ -269,7 +271,7 @@ mod tests {
 
     fn run(text: &str, time_limit: Duration) -> Outcome {
         let (_directory, path) = script(text);
-        // Another thread may have forked while the script was open for writing.
+        // Another thread may have forked while the script was open for writing; `execve(2)` then fails with ETXTBSY.
         loop {
             let outcome = executor(time_limit).execute(&path).unwrap();
             if outcome.end != End::NotStarted(Errno::ETXTBSY as i32) {
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_waits_until_it_was_looked_at() {
+    fn a_program_waits_until_it_is_inspected() {
         let outcome = run("read line; exit 5", TIME_LIMITS[0]);
         assert_eq!(outcome.end, End::Exited(5));
         let shell = fs::metadata("/bin/sh").unwrap();
@@ -297,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_stays_does_not_keep_the_outcome() {
+    fn a_remaining_child_does_not_delay_the_outcome() {
         assert_eq!(run("sleep 1000 & exit 3", TIME_LIMITS[0]).end, End::Exited(3));
     }
 

@@ -1,8 +1,9 @@
-//! The helper process that executes probes.
+//! Helper process that executes probes.
 //!
-//! It is this executable, started again with [`HELPER`] as its only argument. Entering a user namespace or another root
-//! directory, and giving up every right, cannot be undone, so the process that registers must not do it. The helper
-//! reads a [`Session`] from standard input and writes a [`Report`] to standard output, both as JSON.
+//! qus starts its own executable again with [`HELPER`] as the only argument. The helper enters a user namespace or
+//! another root directory and drops all privileges. These steps cannot be undone, so the process that registers
+//! handlers must not do them. The helper reads a [`Session`] from standard input and writes a [`Report`] to standard
+//! output, both as JSON.
 
 use std::ffi::OsString;
 use std::fs;
@@ -24,50 +25,50 @@ use crate::system::rights;
 
 /// The only argument of a helper process.
 pub const HELPER: &str = "__probe";
-/// Name of the host's own probe in the directory of the probes.
+/// File name of the native probe in the directory of the probes.
 const CANARY: &str = "canary";
 
-/// Order for one helper process.
+/// Task of one helper process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Session {
-    /// Directory that holds the probes. Not a path, which JSON has only as UTF-8.
+    /// Directory that contains the probes. The type is `OsString`, because JSON can store paths only as UTF-8.
     pub(super) directory: OsString,
     /// Root directory of the probes.
     pub(super) root: Root,
     /// Number of probes in the directory.
     pub(super) count: usize,
-    /// The directory also holds a program of the host itself.
+    /// True if the directory also contains a native program.
     pub(super) has_canary: bool,
 }
 
-/// Surroundings in which a helper executes probes.
+/// Root directory in which a helper executes probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Root {
-    /// The root directory of the process that asks.
+    /// The root directory of the parent process.
     Host,
-    /// The root directory of the process that asks, in a new user namespace with its own instance and no handler.
+    /// The root directory of the parent process, in a new user namespace with its own instance and without handlers.
     WithoutHandlers,
-    /// The directory of the probes: an empty root directory, as a container has it.
+    /// The directory of the probes as an empty root directory, similar to that of a container.
     Empty,
 }
 
-/// Answer of a helper process.
+/// Report of a helper process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Report {
-    /// One outcome for each probe, in order.
+    /// One outcome per probe, in order.
     Executed(Vec<Outcome>),
-    /// Even a program of the host cannot be executed in the directory; the reason.
+    /// Even a native program cannot be executed in the directory. The value is the reason.
     DirectoryUnusable(String),
-    /// This process may not enter another root directory.
+    /// The helper has no permission to change its root directory.
     RootNotEntered,
 }
 
-/// Name of the file of a probe.
+/// Returns the file name of a probe.
 pub(super) fn file_name(index: usize) -> String {
     format!("probe-{index}")
 }
 
-/// Writes the probes, and the host's own program if there is one, into `directory`.
+/// Writes the probes and an optional native program into `directory`.
 pub(super) fn write_probes(directory: &Path, images: &[Vec<u8>], canary: Option<&[u8]>) -> io::Result<()> {
     let probes = images.iter().enumerate().map(|(index, image)| (file_name(index), image.as_slice()));
     for (name, image) in probes.chain(canary.map(|canary| (CANARY.to_owned(), canary))) {
@@ -82,21 +83,21 @@ fn write_executable(path: &Path, image: &[u8]) -> io::Result<()> {
 
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(path)?;
     file.write_all(image)?;
-    // The mode above is subject to the umask.
+    // The umask may have reduced the mode above.
     file.set_permissions(fs::Permissions::from_mode(0o755))
 }
 
-/// Serves one session: the whole life of a helper process.
+/// Runs a helper process: reads one session, executes its probes and writes the report.
 ///
 /// # Errors
-/// A reason for a person. No probe has a verdict then.
+/// The session failed and no probe has a verdict. The error is the reason, as text for users.
 pub fn serve(input: &mut dyn io::Read, output: &mut dyn io::Write) -> Result<(), String> {
     let mut text = Vec::new();
     input.read_to_end(&mut text).map_err(|error| format!("cannot read the session: {error}"))?;
     let session: Session =
         serde_json::from_slice(&text).map_err(|error| format!("cannot read the session: {error}"))?;
-    // A crashing emulator must not leave a core file behind.
-    let _unlimited_without = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    // A crashing emulator must not leave a core file.
+    let _ignored = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     let report = session.run()?;
     serde_json::to_writer(&mut *output, &report).map_err(|error| error.to_string())?;
     output.flush().map_err(|error| error.to_string())
@@ -104,7 +105,7 @@ pub fn serve(input: &mut dyn io::Read, output: &mut dyn io::Write) -> Result<(),
 
 impl Session {
     fn run(&self) -> Result<Report, String> {
-        // Opens what cannot be opened later, without rights or in another root directory.
+        // Some files must be opened now, because they cannot be opened without privileges or in another root directory.
         let mut executor = Executor::new().map_err(|error| format!("cannot open /proc: {error}"))?;
         let entered = match self.root {
             Root::Host => true,
@@ -128,8 +129,8 @@ impl Session {
     }
 }
 
-/// Enters a user namespace without handlers: one that never mounted an instance sees its ancestor's handlers, and one
-/// that has just mounted a fresh instance has none (K65, K66).
+/// Enters a user namespace without handlers. A namespace without its own instance uses the handlers of its ancestor, so
+/// a new, empty instance is mounted (K65, K66).
 fn leave_handlers() -> Result<(), String> {
     let (uid, gid) = (geteuid(), getegid());
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("cannot {what}: {error}");
@@ -139,8 +140,8 @@ fn leave_handlers() -> Result<(), String> {
     Instance::mount(Path::new(DEFAULT_PATH)).map_err(|error| error.to_string())
 }
 
-/// Makes `directory` the root directory; false where that is not permitted. A user namespace permits `chroot(2)` to
-/// ordinary users.
+/// Makes `directory` the root directory. Returns false without permission. In a user namespace, unprivileged users may
+/// call `chroot(2)`.
 fn enter_root(directory: &Path) -> bool {
     let entered = match chroot(directory) {
         Err(Errno::EPERM) => unshare(CloneFlags::CLONE_NEWUSER).and_then(|()| chroot(directory)),

@@ -1,25 +1,25 @@
-//! The ELF file of a probe, from the table's own identity.
+//! ELF file of a probe, generated from the architecture table.
 
 use goblin::elf::header::{ET_EXEC, SIZEOF_IDENT};
 use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD};
 
 use crate::arch::{Arch, Class};
 
-/// Where an `ET_EXEC` probe is loaded: an address that every emulator in use accepts.
+/// Load address of an `ET_EXEC` probe. All known emulators accept this address.
 const BASE: u64 = 0x40_0000;
-/// Alignment of the only segment, in bytes: the largest page size that Linux has on these architectures.
+/// Alignment of the only segment, in bytes: the largest page size of Linux on these architectures.
 const ALIGNMENT: u64 = 0x1_0000;
-/// Positions in the file header (ELF specification): `EI_OSABI`, `EI_ABIVERSION`, the padding behind them.
+/// Offset of `EI_OSABI` in the file header (ELF specification). `EI_ABIVERSION` and the padding follow it.
 const EI_OSABI: usize = 7;
 
-/// Fields of a probe's header besides the architecture. The default is that of a linker for a static program.
+/// Header fields of a probe that do not depend on the architecture. The defaults are those of a static program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Variant {
     /// `e_type`.
     pub e_type: u16,
     /// `EI_OSABI`.
     pub os_abi: u8,
-    /// `EI_ABIVERSION`, and the two bytes behind it: an AppImage has `A I 2` from `EI_ABIVERSION` on.
+    /// `EI_ABIVERSION` and the next two bytes. An AppImage has `A I 2` there.
     pub abi_version: [u8; 3],
 }
 
@@ -29,11 +29,11 @@ impl Default for Variant {
     }
 }
 
-/// A program for `arch` that ends with the first byte of its `argv[0]` as exit status; under 200 bytes.
+/// Returns a program for `arch` that exits with the first byte of its `argv[0]` as status. It has less than 200 bytes.
 ///
-/// `machine` goes into `e_machine`: one of the identity's, as long as an emulator is meant to take it. The file is one
-/// segment, readable and executable, with the code behind its headers. Empty for an architecture without code, which
-/// the table does not have.
+/// `machine` is the value of `e_machine`; handlers match only the values of the architecture's identity. The file has
+/// one readable and executable segment, with the code after the headers. The result is empty if the table has no probe
+/// code for the architecture, which is currently never the case.
 #[must_use]
 pub fn image(arch: &Arch, machine: u16, variant: Variant) -> Vec<u8> {
     let Some(code) = arch.probe_code() else { return Vec::new() };
@@ -42,7 +42,7 @@ pub fn image(arch: &Arch, machine: u16, variant: Variant) -> Vec<u8> {
     let start = u64::from(header_size) + u64::from(program_header_size);
     let size = start + code.code.len() as u64;
     let base = if variant.e_type == ET_EXEC { BASE } else { 0 };
-    // Addresses and offsets have the width of the class; none of these needs more than 32 bits.
+    // Addresses and offsets have the width of the class. All values fit into 32 bits.
     let wide = |value: u64| match class {
         Class::Elf64 => order.xword(value).to_vec(),
         Class::Elf32 => order.word(u32::try_from(value).unwrap_or(u32::MAX)).to_vec(),
@@ -51,7 +51,8 @@ pub fn image(arch: &Arch, machine: u16, variant: Variant) -> Vec<u8> {
     let mut header = arch.identity.header(machine, variant.e_type, code.e_flags);
     let [version_0, version_1, version_2] = variant.abi_version;
     header.splice(EI_OSABI..EI_OSABI + 4, [variant.os_abi, version_0, version_1, version_2]);
-    // e_entry and e_phoff follow e_type, e_machine and e_version; e_phnum is the second half behind e_ehsize.
+    // `e_entry` and `e_phoff` follow `e_type`, `e_machine` and `e_version`. `e_phnum` is the second half-word after
+    // `e_ehsize`.
     let addresses = [wide(base + start), wide(u64::from(header_size))].concat();
     let entry = SIZEOF_IDENT + 8;
     header.splice(entry..entry + addresses.len(), addresses);

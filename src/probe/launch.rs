@@ -1,4 +1,4 @@
-//! Starting probes in helper processes.
+//! Execution of probes in helper processes.
 
 use std::env;
 use std::io::{Read, Write as _};
@@ -15,32 +15,32 @@ use crate::base::error::Advise;
 use crate::binfmt::Handler;
 use crate::system::temp_dir::TempDir;
 
-/// Largest report of a helper, in bytes.
+/// Maximum size of a helper's report, in bytes.
 const REPORT_MAX: u64 = 16 << 20;
-/// Directories for probes, after `$TMPDIR`: in memory first, as making and removing a directory on a disk takes longer
-/// than executing its programs.
+/// Directories for probes, after `$TMPDIR`. Directories in memory come first: on a disk, creating and removing a
+/// directory takes longer than executing the probes.
 const DIRECTORIES: [&str; 5] = ["/dev/shm", "/run", "/tmp", "/var/tmp", "."];
 
-/// A failure to execute probes. It is no verdict on a handler.
+/// Failure to execute probes. It is not a verdict on a handler.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ProbeError {
-    /// No directory lets programs run; each with its reason.
+    /// No directory permits execution. The value lists each directory with the reason.
     #[error("cannot run probes: no directory for temporary files permits execution ({0})")]
     NoDirectory(String),
-    /// A helper process could not be started or spoken to.
+    /// A helper process could not be started, or the communication with it failed.
     #[error("cannot run probes: cannot start a process: {0}")]
     Helper(#[from] std::io::Error),
     /// A helper process failed.
     #[error("cannot run probes: {0}")]
     Failed(String),
     /// An architecture has no probe.
-    #[error("there is no probe of {arch}")]
+    #[error("qus has no probe for {arch}")]
     NoProbe {
         /// The architecture.
         arch: &'static str,
     },
-    /// The host's probe of an architecture ended in a way that answers nothing.
+    /// The native probe of an architecture ended in an unexpected way, so nothing can be concluded.
     #[error("the probe of {arch} {end}")]
     Undecided {
         /// The architecture.
@@ -52,10 +52,10 @@ pub enum ProbeError {
 
 impl Advise for ProbeError {}
 
-/// Executes the probe of each subject, in the root directory of this process and in an empty one. Results are in the
-/// order of the subjects.
+/// Executes the probe of each target in the root directory of this process and in an empty one. The results have the
+/// order of the targets.
 ///
-/// Probes always run without rights: see [`crate::system::rights::give_up_all`].
+/// Probes always run without privileges ([`crate::system::rights::give_up_all`]).
 pub fn run(targets: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
     if targets.is_empty() {
         return Ok(Vec::new());
@@ -69,7 +69,7 @@ pub fn run(targets: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
             Report::Executed(outcomes) => outcomes,
             Report::DirectoryUnusable(reason) => return Ok(Err(reason)),
             Report::RootNotEntered => {
-                return Err(ProbeError::Failed("the helper changed its root".to_owned()));
+                return Err(ProbeError::Failed("a helper sent an unexpected report".to_owned()));
             }
         };
         let again: Vec<Option<Outcome>> = match empty_root.report()? {
@@ -78,7 +78,7 @@ pub fn run(targets: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
             Report::RootNotEntered => vec![None; host.len()],
         };
         if host.len() != images.len() || again.len() != images.len() {
-            return Err(ProbeError::Failed("a helper reported another number of probes".to_owned()));
+            return Err(ProbeError::Failed("a helper reported a wrong number of outcomes".to_owned()));
         }
         Ok(Ok(host
             .into_iter()
@@ -102,12 +102,12 @@ fn log(targets: &[ProbeTarget], results: &[ProbeResult]) {
     }
 }
 
-/// Asks the kernel, by execution, whether it runs the programs of `arch` without any handler.
+/// Determines by execution whether the kernel runs the programs of `arch` without any handler.
 ///
-/// Where one of `handlers` would take the probe, a fresh instance is made to ask in.
+/// If one of `handlers` matches the probe, the probe runs in a fresh instance instead.
 ///
 /// # Errors
-/// The answer is unknown; it is not "no".
+/// The result is unknown. Callers must not treat the error as "no".
 pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, ProbeError> {
     let target = ProbeTarget::all_of(arch).next().ok_or(ProbeError::NoProbe { arch: arch.name })?;
     let root = if target.matched_by(handlers).is_some() { Root::WithoutHandlers } else { Root::Host };
@@ -115,7 +115,9 @@ pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, 
         match Helper::start(&Session { root, ..session.clone() })?.report()? {
             Report::Executed(outcomes) => Ok(Ok(outcomes)),
             Report::DirectoryUnusable(reason) => Ok(Err(reason)),
-            Report::RootNotEntered => Err(ProbeError::Failed("the helper changed its root".to_owned())),
+            Report::RootNotEntered => {
+                Err(ProbeError::Failed("a helper sent an unexpected report".to_owned()))
+            }
         }
     })?;
     match outcomes.first().map(|outcome| outcome.end) {
@@ -128,8 +130,8 @@ pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, 
     }
 }
 
-/// Writes probes into the first directory where `execute` finds that programs run; its inner error is the reason why
-/// they do not.
+/// Writes probes into the first directory in which programs can run, and calls `execute`. The inner error of `execute`
+/// is the reason why no program runs in the directory.
 fn in_directory<T>(
     images: &[Vec<u8>],
     mut execute: impl FnMut(&Session) -> Result<Result<T, String>, ProbeError>,
@@ -138,7 +140,7 @@ fn in_directory<T>(
     let mut reasons = Vec::new();
     let named = env::var_os("TMPDIR").map(PathBuf::from);
     for parent in named.into_iter().chain(DIRECTORIES.map(PathBuf::from)) {
-        // Probes run as a user who must be able to enter it.
+        // Probes run as another user, who must be able to enter the directory.
         let prepared = TempDir::create_in(&parent, 0o755).and_then(|directory| {
             write_probes(directory.path(), images, canary.as_deref())?;
             Ok(directory)
@@ -163,14 +165,14 @@ fn in_directory<T>(
     Err(ProbeError::NoDirectory(reasons.join("; ")))
 }
 
-/// Architecture of this executable, which is one that the host runs.
+/// Returns the architecture of this executable, which the host runs natively.
 fn own_arch() -> Option<&'static Arch> {
     let mut header = vec![0; crate::binfmt::HEADER_LEN];
     std::fs::File::open("/proc/self/exe").and_then(|mut file| file.read_exact(&mut header)).ok()?;
     Arch::from_header(&header)
 }
 
-/// A helper process that works. One that is dropped is killed.
+/// Running helper process. Dropping the value kills the process.
 struct Helper {
     process: Child,
 }
@@ -184,14 +186,14 @@ impl Helper {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        // A helper that ends early gives its reason on standard error, so a failure to write is not reported here.
-        let _reason_follows = process.stdin.take().map_or(Ok(()), |mut input| input.write_all(&request));
+        // A helper that exits early prints its reason to standard error, so a write error is ignored here.
+        let _ignored = process.stdin.take().map_or(Ok(()), |mut input| input.write_all(&request));
         Ok(Self { process })
     }
 
     fn report(mut self) -> Result<Report, ProbeError> {
-        // Not `wait_with_output`, which panics where a pipe cannot be read. Reading one pipe after the other is enough: the
-        // reason fits into a pipe.
+        // `wait_with_output` would panic on a read error. The two pipes can be read one after the other, because a
+        // reason always fits into a pipe.
         let (mut report, mut reason) = (Vec::new(), Vec::new());
         read_all(self.process.stdout.take(), &mut report)
             .and(read_all(self.process.stderr.take(), &mut reason))?;
@@ -207,13 +209,13 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        // Both fail for a process that was waited for.
+        // Both calls fail if the process has already been waited for.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
 fn read_all(pipe: Option<impl Read>, content: &mut Vec<u8>) -> std::io::Result<()> {
-    // A helper runs as a user who may be able to write a report of any size.
+    // The helper runs as another user, who may be able to write a report of any size.
     pipe.map_or(Ok(0), |pipe| pipe.take(REPORT_MAX).read_to_end(content)).map(|_| ())
 }

@@ -1,10 +1,11 @@
-//! Probes: tiny programs that the kernel executes, to verify that a handler works.
+//! Probes: tiny programs that the kernel executes to verify that a handler works.
 //!
-//! A probe ends with the first byte of its `argv[0]` as exit status. It is started as `*`, so 42 means that `argv[0]`
-//! arrived, and 47 (`/`) that the kernel put the path there, as it does without the flag `P` (K58).
+//! A probe exits with the first byte of its `argv[0]` as status. qus starts it with `*` as `argv[0]`. Status 42 (`*`)
+//! means that `argv[0]` arrived. Status 47 (`/`) means that the kernel replaced it by the path, which it does without
+//! the flag `P` (K58).
 //!
-//! [`image`] builds one, [`run`] executes a batch in two helper processes (in the host's root directory and in an empty
-//! one, as a container has it), and [`judge`] reads the outcomes.
+//! [`image`] generates a probe. [`run`] executes a batch in two helper processes: one in the host's root directory, one
+//! in an empty root directory, similar to that of a container. [`judge`] derives the verdict from the outcomes.
 
 mod execution;
 mod helper;
@@ -30,35 +31,35 @@ use crate::system::file_id::FileId;
 
 /// `argv[0]` of every probe.
 pub const ARGV0: &str = "*";
-/// Exit status of a probe that got [`ARGV0`]: its first byte.
+/// Exit status of a probe whose `argv[0]` is [`ARGV0`]: the first byte.
 pub const STATUS_ARGV0: i32 = 42;
-/// Exit status of a probe that got its absolute path instead.
+/// Exit status of a probe whose `argv[0]` is its absolute path.
 pub const STATUS_PATH: i32 = 47;
 
-/// An architecture under one of its machine numbers, for a probe.
+/// Architecture and machine number for which a probe is generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ProbeTarget {
     /// The architecture.
     pub arch: &'static Arch,
     /// `e_machine`.
     pub machine: u16,
-    /// Other fields of its header.
+    /// Header fields that do not depend on the architecture.
     pub variant: Variant,
 }
 
 impl ProbeTarget {
-    /// The subjects of `arch`, first the one that today's toolchains write.
+    /// Returns the targets of `arch`. The first target is for the programs of today's toolchains.
     pub fn all_of(arch: &'static Arch) -> impl Iterator<Item = Self> {
         arch.identity.machines.iter().map(move |&machine| Self { arch, machine, variant: Variant::default() })
     }
 
-    /// The probe.
+    /// Returns the probe's ELF file.
     #[must_use]
     pub fn image(self) -> Vec<u8> {
         image(self.arch, self.machine, self.variant)
     }
 
-    /// The handler that is predicted to take the probe; `handlers` are newest first.
+    /// Predicts the handler that matches the probe. `handlers` has the newest handler first.
     #[must_use]
     pub fn matched_by(self, handlers: &[Handler]) -> Option<&Handler> {
         first_match(handlers, &self.image(), std::path::Path::new(""))
@@ -70,23 +71,22 @@ impl ProbeTarget {
 pub struct Outcome {
     /// End of the execution.
     pub end: End,
-    /// File that the kernel started: the interpreter that took the probe, or the probe itself. `None` where that could
-    /// not be seen.
+    /// File that the kernel started: the interpreter or the probe itself. `None` if that could not be determined.
     pub started: Option<FileId>,
-    /// The first bytes of its output. A failing emulator prints the reason.
+    /// The first bytes of the output. A failing emulator prints the reason.
     pub output: String,
 }
 
 /// End of an execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
-    /// It exited with this status.
+    /// The process exited with this status.
     Exited(i32),
-    /// A signal killed it.
+    /// This signal killed the process.
     Killed(i32),
     /// `execve(2)` failed with this errno.
     NotStarted(i32),
-    /// It was still running when time was up.
+    /// The process was still running at the end of the time limit.
     TimedOut,
 }
 
@@ -103,11 +103,11 @@ impl fmt::Display for End {
     }
 }
 
-/// Outcomes of a probe.
+/// Outcomes of one probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeResult {
-    /// In the root directory of this process.
+    /// Outcome in the root directory of this process.
     pub host: Outcome,
-    /// In an empty root directory; `None` where this process may not enter one.
+    /// Outcome in an empty root directory; `None` if this process may not change its root directory.
     pub empty_root: Option<Outcome>,
 }

@@ -1,25 +1,25 @@
-//! Native architectures: those whose programs the host runs without a handler.
+//! Native architectures: architectures whose programs the host runs without a handler.
 
 use super::runs_natively;
 use crate::arch::Arch;
 use crate::binfmt::Handler;
 
-/// Answer to the question whether this host runs the programs of an architecture itself.
+/// Whether the host runs the programs of an architecture natively.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Nativeness {
-    /// It does: a handler would take the host's own programs.
+    /// The host runs them natively. A handler would match the host's own programs.
     Native,
-    /// It does not.
+    /// The host does not run them natively.
     #[default]
     Foreign,
-    /// The question could not be answered; the reason. It is not "no".
+    /// The probe gave no result. The value is the reason. This must not be treated as "no".
     Unknown(String),
-    /// A dry run, which executes nothing, did not ask.
+    /// No probe was executed, because this is a dry run.
     NotAsked,
 }
 
 impl Nativeness {
-    /// Asks the kernel, by execution.
+    /// Executes a probe of `arch` to find the answer.
     #[must_use]
     pub fn of(arch: &'static Arch, handlers: &[Handler]) -> Self {
         match runs_natively(arch, handlers) {
@@ -29,14 +29,15 @@ impl Nativeness {
         }
     }
 
-    /// True only where the host certainly runs the programs itself.
+    /// Returns true only if the host certainly runs the programs natively.
     #[must_use]
     pub fn is_native(&self) -> bool {
         *self == Self::Native
     }
 }
 
-/// Architectures that a host of `own` may run besides its own; only an execution shows whether it does.
+/// Returns the other architectures that a host of architecture `own` may run natively. Only a probe shows whether it
+/// does.
 pub fn same_family(own: &'static Arch) -> impl Iterator<Item = &'static Arch> {
     own.same_family().iter().filter_map(|name| Arch::from_qemu_target(name)).filter(move |arch| *arch != own)
 }

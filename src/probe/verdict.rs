@@ -1,4 +1,4 @@
-//! Verdict on a handler, from the outcomes of a probe. Pure.
+//! Verdict on a handler, derived from the outcomes of a probe by pure functions.
 
 use std::io;
 
@@ -9,25 +9,25 @@ use thiserror::Error;
 use super::{End, Outcome, ProbeResult, STATUS_ARGV0, STATUS_PATH};
 use crate::system::file_id::FileId;
 
-/// Expected behaviour of a handler.
+/// Expected properties of a handler.
 #[derive(Clone, Debug)]
 pub struct Expected<'a> {
-    /// True if it has the flag `P`.
+    /// True if the handler has the flag `P`.
     pub preserve_argv0: bool,
-    /// The interpreter that must have been started, where it is known.
+    /// The interpreter that must have been started; `None` if it is not known.
     pub interpreter: Option<FileId>,
-    /// Another handler that the kernel is predicted to take, because it is in front.
+    /// Another handler that, as predicted, comes first and matches the probe.
     pub in_front: Option<&'a str>,
 }
 
 /// Evidence that a handler works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Verification {
-    /// `argv[0]` arrived, and not the path.
+    /// True if the program received its `argv[0]`, and not its path.
     pub argv0: bool,
-    /// It worked in an empty root directory too, as in a container; false where that could not be tried.
+    /// True if the probe also worked in an empty root directory, as in a container. False if that could not be tested.
     pub empty_root: bool,
-    /// The file that was started.
+    /// The interpreter file that the kernel started.
     #[serde(skip)]
     pub interpreter: Option<FileId>,
 }
@@ -36,18 +36,18 @@ pub struct Verification {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Failure {
-    /// No enabled handler takes the probe (K40).
+    /// No enabled handler matches the probe (K40).
     #[error("the kernel starts no interpreter for its programs (Exec format error)")]
     NoHandler,
-    /// Another handler, registered later, takes it (K31); its name, if it is known.
+    /// Another handler was registered later and matches the probe (K31). The value is its name, if known.
     #[error("another handler comes first and matches its programs{}", named(.0.as_ref()))]
     Shadowed(Option<String>),
-    /// The interpreter could not be started at all; the errno in words.
+    /// The interpreter could not be started. The value describes the errno.
     #[error("its interpreter cannot be started: {0}")]
     NotStarted(String),
-    /// Fine on the host, `ENOENT` in an empty root directory (K39, K52).
+    /// The probe works on the host, but fails with `ENOENT` in an empty root directory (K39, K52).
     #[error(
-        "it works on this host, but not from an empty root directory, as containers have it: \
+        "it works on this host, but not in an empty root directory, as in a container: \
          the interpreter is not static, or the handler has no F flag"
     )]
     NotInEmptyRoot,
@@ -56,22 +56,22 @@ pub enum Failure {
     Crashed {
         /// Number of the signal.
         signal: i32,
-        /// The first line it printed.
+        /// The first line of the output.
         output: String,
     },
-    /// With `P` the program got its path as `argv[0]`: the interpreter does not know the flag, and arguments are
-    /// shifted.
+    /// With `P` the program received its path as `argv[0]`. The interpreter does not support the flag, and all
+    /// arguments are shifted.
     #[error("its interpreter does not support the flag P: programs get shifted arguments")]
     Argv0NotPreserved,
-    /// The program did not do what it is made of.
+    /// The probe exited with an unexpected status.
     #[error("its probe ended with status {status}, not {STATUS_ARGV0}{}", after(.output))]
     WrongStatus {
         /// The exit status.
         status: i32,
-        /// The first line it printed.
+        /// The first line of the output.
         output: String,
     },
-    /// It did not come to an end.
+    /// The probe did not end within the time limit.
     #[error("its probe did not end in time")]
     TimedOut,
 }
@@ -84,15 +84,14 @@ fn after(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }
 
-/// Judges results of the same handler, or of several that belong together. Returns the verification of the first, or
-/// the failure of any.
+/// Judges all probe results of one architecture. Returns the verification of the first result, or the first failure.
 pub fn judge_all(results: &[ProbeResult], expected: &Expected<'_>) -> Result<Verification, Failure> {
     let mut verifications =
         results.iter().map(|result| judge(result, expected)).collect::<Result<Vec<_>, _>>()?;
     if verifications.is_empty() { Err(Failure::NoHandler) } else { Ok(verifications.swap_remove(0)) }
 }
 
-/// Judges a result: a verification or a failure.
+/// Judges the result of one probe.
 pub fn judge(result: &ProbeResult, expected: &Expected<'_>) -> Result<Verification, Failure> {
     let argv0 = judge_outcome(&result.host, expected)?;
     let Some(again) = &result.empty_root else {
@@ -100,7 +99,7 @@ pub fn judge(result: &ProbeResult, expected: &Expected<'_>) -> Result<Verificati
     };
     match judge_outcome(again, expected) {
         Ok(_) => Ok(Verification { argv0, empty_root: true, interpreter: result.host.started }),
-        // Status 127 is "error while loading shared libraries": a loader was there, the libraries were not (K52).
+        // Status 127 means "error while loading shared libraries": the loader exists, but the libraries do not (K52).
         Err(Failure::NotStarted(_) | Failure::WrongStatus { status: 127, .. }) => {
             Err(Failure::NotInEmptyRoot)
         }
@@ -108,10 +107,11 @@ pub fn judge(result: &ProbeResult, expected: &Expected<'_>) -> Result<Verificati
     }
 }
 
-/// Judges one execution: whether `argv[0]` arrived, or the failure.
+/// Judges one execution. Returns true if `argv[0]` arrived.
 fn judge_outcome(outcome: &Outcome, expected: &Expected<'_>) -> Result<bool, Failure> {
     let output = first_line(&outcome.output);
-    // Which file was started is unknown where it could not be seen: that is no other handler.
+    // If the started file could not be determined, the comparison gives no result. That is not evidence of another
+    // handler.
     let is_expected = outcome.started.zip(expected.interpreter).map(|(started, own)| started == own);
     let failure = match outcome.end {
         End::TimedOut => return Err(Failure::TimedOut),
@@ -131,7 +131,7 @@ fn judge_outcome(outcome: &Outcome, expected: &Expected<'_>) -> Result<bool, Fai
     Err(failure)
 }
 
-/// An errno of `execve(2)` when a handler took the file (the table of errno in docs/kernel.md).
+/// Describes an errno of `execve(2)` for a file that a handler matched (errno table in docs/kernel.md).
 fn reason(errno: Errno) -> String {
     let reason = match errno {
         Errno::ENOENT => "it, or the loader it needs, does not exist",
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn proof_says_what_was_seen() {
+    fn a_verification_reports_the_outcome() {
         let verification = verdict(End::Exited(42), Some(End::Exited(42)), true, OURS).unwrap();
         assert!(verification.argv0 && verification.empty_root);
         let verification = verdict(End::Exited(47), None, false, OURS).unwrap();
@@ -187,14 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn what_it_said_cannot_command_a_terminal() {
+    fn the_output_cannot_control_a_terminal() {
         assert_eq!(first_line("\n  \nno 'such' \"file\"\x1b[2J\nmore"), r#"no 'such' "file"\u{1b}[2J"#);
         assert_eq!(first_line(&"x".repeat(300)).len(), 200);
     }
 
     #[test]
     fn both_executions_count() {
-        // ENOEXEC in the empty root alone, a crash there, and a handler in front that is known by name.
+        // Failures in the empty root directory alone: ENOEXEC and a crash. Then a known handler that comes first.
         let enoexec = End::NotStarted(Errno::ENOEXEC as i32);
         assert_eq!(verdict(End::Exited(42), Some(enoexec), true, OURS), Err(Failure::NoHandler));
         let crashed = Failure::Crashed { signal: 4, output: String::new() };
@@ -222,12 +222,12 @@ mod tests {
             assert_eq!(verdict(host, empty_root, true, OURS), Err(failure));
         }
         assert_eq!(verdict(End::Exited(42), None, true, OTHER), Err(Failure::Shadowed(None)));
-        // A time-out is one, whichever file was started.
+        // A time-out stays a time-out, whichever file was started.
         assert_eq!(verdict(End::TimedOut, None, true, OTHER), Err(Failure::TimedOut));
     }
 
     #[test]
-    fn a_file_that_was_not_seen_is_not_another_handler() {
+    fn an_undetermined_file_is_not_another_handler() {
         let judge = |end: End, in_front: Option<&str>| {
             let result =
                 ProbeResult { host: Outcome { end, started: None, output: String::new() }, empty_root: None };

@@ -233,7 +233,7 @@ fn apply_refuses_what_would_take_the_hosts_programs(lab: &Lab) {
     fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o777)).unwrap();
     refused(
         &format!(":c:E::c::{}:C", interpreter.display()),
-        "runs as root, but other users than root may write to it",
+        "runs as root, but users other than root may write to it",
     );
     fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o4755)).unwrap();
     refused(&format!(":s:E::s::{}:F", interpreter.display()), "has a setuid or setgid bit");

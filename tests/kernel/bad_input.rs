@@ -68,7 +68,7 @@ fn a_dynamic_interpreter_is_refused(lab: &Lab) {
     let file = lab.copy("d/qemu-arm-static", Path::new("/bin/true"));
     let ran = unfit(lab, &file, "is not static: it needs /lib");
     assert!(ran.stderr.contains(", which containers do not have.\n"), "{ran:#?}");
-    assert!(ran.stderr.contains("\"No such file or directory\", naming a file that exists."), "{ran:#?}");
+    assert!(ran.stderr.contains("\"No such file or directory\" for a program that exists."), "{ran:#?}");
     ran.suggests("qus register --fetch arm");
 }
 

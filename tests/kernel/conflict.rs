@@ -52,7 +52,7 @@ fn replaced(lab: &Lab, reason: &str) {
 
 kernel_test!(an_emulator_that_no_container_gets_is_replaced);
 fn an_emulator_that_no_container_gets_is_replaced(lab: &Lab) {
-    let reason = "failed: it works on this host, but not from an empty root directory";
+    let reason = "failed: it works on this host, but not in an empty root directory";
     for name in ["theirs", "qemu-arm"] {
         lab.handler(name, "arm", &interpreter("arm"), OURS - Flags::FIX_BINARY);
         replaced(lab, &format!("{name} {reason}"));
@@ -225,7 +225,7 @@ fn credentials_need_an_interpreter_of_root_alone(lab: &Lab) {
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         let path = file.display();
         let message =
-            format!("with --credentials {path} runs as root, but other users than root may write to it");
+            format!("with --credentials {path} runs as root, but users other than root may write to it");
         let words = ["register", "--credentials", "--interpreter-dir", "own", "arm"];
         let ran = lab.refused(words, 2, &message);
         ran.suggests(&format!("sudo chown root:root {path} && sudo chmod 755 {path}"));

@@ -18,7 +18,7 @@ use crate::persist::{DIRECTORIES, host};
 /// Prefix of the names of temporary files.
 const DRAFT: &str = ".qus-new-";
 const PERSIST: [&str; 5] = ["register", "--persist", "--interpreter-dir", "q", "arm"];
-const COPIED: &str = "# The interpreter is a copy that was made for this file, and is removed with it.\n";
+const COPIED: &str = "# The interpreter was copied for this file. The copy is removed with the file.\n";
 
 /// Content and mode of files, and the target of links. Directories are not recorded.
 type Tree = BTreeMap<PathBuf, (Vec<u8>, u32)>;

@@ -58,7 +58,7 @@ fn memory_that_may_not_be_executed(lab: &Lab) {
     };
     let ran = script(2, "exec \"$0\" \"$@\"");
     assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{ran:#?}");
-    let message = "qus: files in memory may not be executed here: vm.memfd_noexec forbids it\n";
+    let message = "qus: cannot execute files in memory: vm.memfd_noexec forbids it\n";
     assert!(ran.stderr.starts_with(message), "{ran:#?}");
     ran.suggests("sudo sysctl -w vm.memfd_noexec=1");
     assert!(order().is_empty());
@@ -91,10 +91,8 @@ fn a_cut_or_longer_bundle_is_refused(lab: &Lab) {
     ];
     for (name, content) in cases {
         let path = lab.executable(name, &content);
-        let message = format!(
-            "qus: the bundle is damaged: it has {} bytes, and was written with {length}\n",
-            content.len()
-        );
+        let message =
+            format!("qus: the bundle is damaged: it has {} bytes instead of {length}\n", content.len());
         for words in [
             &["register", "all"][..],
             &["list"],

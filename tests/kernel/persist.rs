@@ -100,7 +100,7 @@ fn persist_writes_what_was_registered(lab: &Lab) {
     let text = fs::read_to_string(ARM).unwrap();
     let words = ["export", "arm", "--format", "systemd", "--interpreter-path"];
     let exported = lab.done(words.into_iter().chain(["/usr/local/lib/qus/copies/qemu-{arch}-static"]));
-    let comment = "# The interpreter is a copy that was made for this file, and is removed with it.\n";
+    let comment = "# The interpreter was copied for this file. The copy is removed with the file.\n";
     let is_checksum = |line: &&str| line.starts_with("# Checksum: ");
     assert_eq!(text.lines().filter(is_checksum).count(), 1, "{text}");
     let lines = text.split_inclusive('\n').filter(|line| !is_checksum(line));
@@ -470,9 +470,9 @@ fn persist_reports_a_host_without_registration_at_boot(lab: &Lab) {
     }
     let ran = persist(lab, &["arm"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
-    let message = "they are in /etc/binfmt.d, and nothing on this host registers that at boot";
+    let message = "nothing on this host reads /etc/binfmt.d at boot";
     assert!(ran.stderr.contains(message), "{ran:#?}");
-    ran.hints("have root run `qus apply` at boot, for example in /etc/rc.local");
+    ran.hints("run `qus apply` as root at boot, for example from /etc/rc.local");
     // qus must not print that the handlers are restored.
     assert!(
         ran.stderr.contains(", until that namespace ends; ") && !ran.stderr.contains("again"),
@@ -580,7 +580,7 @@ fn reset_persist_takes_back_exactly_what_was_written(lab: &Lab) {
     assert!(Path::new(COPY).exists() && !Path::new(ARM).exists());
     done(persist(lab, &["arm"]));
     fs::write("/etc/victim", "").unwrap();
-    let forged = "# Written by qus\n# The interpreter is a copy that was made for this file, and is removed with it.\n:qemu-arm:M::AAAA::/etc/victim:\n";
+    let forged = "# Written by qus\n# The interpreter was copied for this file. The copy is removed with the file.\n:qemu-arm:M::AAAA::/etc/victim:\n";
     fs::write(ARM, forged).unwrap();
     assert_eq!(lab.qus(["reset", "--persist"]).status, 2);
     assert!(Path::new("/etc/victim").exists() && Path::new(ARM).exists());

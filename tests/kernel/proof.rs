@@ -10,7 +10,7 @@ use crate::downloads;
 use crate::lab::{Lab, Ran};
 use crate::programs::{arch, crashing, dynamic, execute, host, loader, probe};
 
-const NOT_STATIC: &str = "it works on this host, but not from an empty root directory, as containers have it: \
+const NOT_STATIC: &str = "it works on this host, but not in an empty root directory, as in a container: \
                           the interpreter is not static, or the handler has no F flag";
 
 /// Registers `interpreter` for the programs of the architecture called `name`, without qus.

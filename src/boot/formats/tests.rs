@@ -65,7 +65,7 @@ fn the_longest_line_of_binfmt_d_leaves_room_for_a_newline() {
 }
 
 #[test]
-fn several_handlers_of_binfmt_support_are_told_apart() {
+fn several_handlers_of_binfmt_support_have_titles() {
     let arch_rules = [set("microblaze", "/usr/bin/qemu-microblaze")];
     let names: Vec<String> =
         files(Format::BinfmtSupport, &arch_rules).unwrap().into_iter().map(|file| file.name).collect();
@@ -83,7 +83,7 @@ fn several_handlers_of_binfmt_support_are_told_apart() {
 }
 
 #[test]
-fn every_file_but_register_lines_bears_the_mark() {
+fn every_file_except_register_lines_has_the_marker() {
     let arch_rules = [set("arm", "/usr/bin/qemu-arm"), set("s390x", "/usr/bin/qemu-s390x")];
     for format in ALL {
         for file in files(format, &arch_rules).unwrap() {
@@ -104,7 +104,7 @@ fn words_of_shell_and_nix_are_quoted() {
 }
 
 #[test]
-fn an_extension_is_said_in_every_format() {
+fn every_format_can_express_an_extension() {
     let name = HandlerName::new("jar").unwrap();
     let rule =
         Rule::new(name, Matcher::Extension(Extension::new("jar").unwrap()), "/usr/bin/jexec", Flags::empty());
@@ -119,6 +119,6 @@ fn an_extension_is_said_in_every_format() {
 }
 
 #[test]
-fn no_rules_make_a_script_that_a_shell_reads() {
+fn a_script_without_rules_is_valid() {
     assert!(text(Format::Openrc, &[]).contains("qus_each() {\n\t:\n}\n"));
 }

@@ -1,4 +1,4 @@
-//! [`decide`] as a table: what is there, what is asked for, and what is to be done.
+//! Table of cases for [`decide`]: registered handlers, request, and expected decision.
 
 use super::*;
 use crate::binfmt::{Entry, Matcher, Pattern};
@@ -21,7 +21,7 @@ fn name(name: &str) -> HandlerName {
     HandlerName::new(name).unwrap()
 }
 
-/// A handler of all programs of `arch` of its first machine.
+/// Returns a handler for the programs of `arch` with its first pattern.
 fn handler_of(arch: &str, called: &str, path: &str, flags: Flags) -> Handler {
     let pattern = Arch::from_qemu_target(arch).unwrap().identity.patterns().swap_remove(0);
     let entry = Entry {
@@ -48,7 +48,7 @@ fn interpreter() -> Interpreter {
     Interpreter { path: PATH.into(), id: OURS, header: b"\x7fELF\x02".to_vec(), owned_by_root: true }
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "a verdict, as facts have it")]
+#[allow(clippy::unnecessary_wraps, reason = "the type of `Facts::verdict`")]
 fn verification(argv0: bool, started: FileId) -> Result<Verification, Failure> {
     Ok(Verification { argv0, empty_root: true, interpreter: Some(started) })
 }
@@ -68,7 +68,7 @@ fn conflict(with: &str) -> Decision {
     Decision::Conflict { with: vec![name(with)] }
 }
 
-/// A registration of the one rule for arm.
+/// Returns a registration of the only rule for arm.
 fn registration(removes: &[&str], reason: Option<&str>, displaced: &[&str]) -> Decision {
     let names = |names: &[&str]| names.iter().copied().map(name).collect::<Vec<_>>();
     Decision::Register(Registration {
@@ -80,12 +80,12 @@ fn registration(removes: &[&str], reason: Option<&str>, displaced: &[&str]) -> D
 }
 
 #[test]
-fn nothing_is_there() {
+fn no_handler_matches() {
     assert_eq!(decided(&[], None, ASKED), registration(&[], None, &[]));
     let facts = Facts { interpreter: None, native: &Nativeness::Foreign, verdict: None, unfit: None };
     let snapshot = Snapshot { handlers: &[], guarded: &[] };
     assert_eq!(decide(arm(), &snapshot, &facts, ASKED).unwrap(), Decision::NoInterpreter);
-    // Handlers of other architectures, of other files, and by extension do not matter.
+    // Handlers for other architectures, other file formats and file extensions do not matter.
     let mut jar = handler("jar", "/usr/bin/jexec", Flags::empty());
     jar.entry.matcher = Some(Matcher::Extension(crate::binfmt::Extension::new("jar").unwrap()));
     let mut windows = handler("WSLInterop", "/init", Flags::PRESERVE_ARGV0);
@@ -95,18 +95,18 @@ fn nothing_is_there() {
 }
 
 #[test]
-fn the_very_handler_is_there() {
+fn the_requested_handler_is_registered() {
     let unchanged = Decision::Unchanged(vec![name("qemu-arm")]);
     let there = [handler("qemu-arm", PATH, POF)];
     for request in [ASKED, EXPLICIT, REPLACE] {
         assert_eq!(decided(&there, None, request), unchanged);
         assert_eq!(decided(&there, Some(&verification(true, OURS)), request), unchanged);
     }
-    // Its interpreter does not know P, as was seen.
+    // The probe showed that the interpreter does not support P.
     let without_p = [handler("qemu-arm", PATH, POF - Flags::PRESERVE_ARGV0)];
     assert_eq!(decided(&without_p, Some(&verification(false, OURS)), EXPLICIT), unchanged);
     assert_eq!(decided(&without_p, Some(&verification(true, OURS)), EXPLICIT), conflict("qemu-arm"));
-    // A leftover of an interrupted run does not matter.
+    // A leftover handler of an interrupted run does not matter.
     let with_leftover = [handler("qemu-arm", PATH, POF), handler("qemu-arm.qus-1", PATH, POF)];
     assert_eq!(decided(&with_leftover, Some(&verification(true, OURS)), ASKED), unchanged);
 }
@@ -127,7 +127,7 @@ fn another_emulators_handler_serves() {
             assert_eq!(decided(&there, verdict, REPLACE), registration(&[called], Some(&reason), &[]));
         }
     }
-    // Without an available interpreter it stays as well.
+    // The handler stays as well if no interpreter is available.
     let there = [handler("qemu-arm", "/usr/bin/qemu-arm", POF)];
     let facts = Facts {
         interpreter: None,
@@ -140,7 +140,7 @@ fn another_emulators_handler_serves() {
 }
 
 #[test]
-fn what_is_there_is_in_vain() {
+fn a_broken_handler_is_replaced() {
     let there = [handler("qemu-arm", "/usr/bin/qemu-arm", POF)];
     for failure in [Failure::NotInEmptyRoot, Failure::Crashed { signal: 11, output: String::new() }] {
         let reason = format!("qemu-arm failed: {failure}");
@@ -149,7 +149,7 @@ fn what_is_there_is_in_vain() {
             assert_eq!(decision, registration(&["qemu-arm"], Some(&reason), &[]));
         }
     }
-    // Judged by its rule, or by looking at its file, where nothing was executed.
+    // Without a probe, the rule or the interpreter file shows the defect.
     let no_f = [handler("qemu-arm", PATH, Flags::PRESERVE_ARGV0)];
     let reason = "qemu-arm failed: it has no F flag, and would fail in every container";
     assert_eq!(decided(&no_f, None, ASKED), registration(&["qemu-arm"], Some(reason), &[]));
@@ -162,14 +162,14 @@ fn what_is_there_is_in_vain() {
     };
     let decision = decide(arm(), &Snapshot { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
     assert_eq!(decision, registration(&["qemu-arm"], Some("qemu-arm failed: it is not static"), &[]));
-    // Without an interpreter there is nothing that could take its place.
+    // Without an interpreter, nothing can replace the handler.
     let facts = Facts { interpreter: None, ..facts };
     let decision = decide(arm(), &Snapshot { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
     assert_eq!(decision, Decision::NoInterpreter);
 }
 
 #[test]
-fn a_narrow_rule_is_no_service() {
+fn a_narrow_rule_does_not_suffice() {
     let mut narrow = handler("qemu-arm", "/usr/bin/qemu-arm", POF);
     let header = arm().typical_headers().swap_remove(0);
     narrow.entry.matcher = Some(Matcher::Magic(Pattern::new(0, header[..20].to_vec(), None).unwrap()));
@@ -179,14 +179,14 @@ fn a_narrow_rule_is_no_service() {
 }
 
 #[test]
-fn it_is_disabled() {
+fn a_disabled_handler_is_replaced() {
     let there = [disabled(handler("qemu-arm", PATH, POF))];
     let reason = "qemu-arm was disabled";
     assert_eq!(decided(&there, None, ASKED), registration(&["qemu-arm"], Some(reason), &[]));
 }
 
 #[test]
-fn its_file_was_replaced() {
+fn a_handler_of_a_replaced_file_is_replaced() {
     let there = [handler("qemu-arm", PATH, POF)];
     let reason = "qemu-arm still ran the file that was replaced";
     for request in [ASKED, EXPLICIT, REPLACE] {
@@ -196,7 +196,7 @@ fn its_file_was_replaced() {
 }
 
 #[test]
-fn it_is_somebody_elses() {
+fn another_tools_handler_is_a_conflict() {
     let rosetta = handler("rosetta", "/run/rosetta/rosetta", POF);
     let verdict = verification(true, OTHER);
     for verdict in [None, Some(&verdict)] {
@@ -206,7 +206,7 @@ fn it_is_somebody_elses() {
             registration(&[], None, &["rosetta"])
         );
     }
-    // Another handler with the name is removed. A disabled one with another name stays.
+    // `--replace` removes another tool's handler with the same name. A disabled handler with another name stays.
     let namesake = handler_of("mips", "qemu-arm", "/opt/mine", POF);
     assert_eq!(decided(std::slice::from_ref(&namesake), None, ASKED), conflict("qemu-arm"));
     let reason = "in place of qemu-arm";
@@ -215,25 +215,25 @@ fn it_is_somebody_elses() {
 }
 
 #[test]
-fn it_is_shadowed() {
+fn a_shadowed_handler_is_a_conflict() {
     let there = [handler("rosetta", "/run/rosetta/rosetta", POF), handler("qemu-arm", PATH, POF)];
     let verdict = verification(true, OTHER);
     assert_eq!(decided(&there, Some(&verdict), ASKED), conflict("rosetta"));
     let reason = "in place of qemu-arm";
     let decision = decided(&there, Some(&verdict), REPLACE);
     assert_eq!(decision, registration(&["qemu-arm"], Some(reason), &["rosetta"]));
-    // Nor is it to blame for what was seen of the one in front.
+    // The failure of the active handler is not attributed to the shadowed handler.
     let verdict = Err(Failure::Crashed { signal: 11, output: String::new() });
     let decision = decided(&there, Some(&verdict), REPLACE);
     assert_eq!(decision, registration(&["qemu-arm"], Some(reason), &["rosetta"]));
-    // Of several emulators the one in front counts, and the others go with it.
+    // If several emulators match, only the active handler counts, and the others are removed with it.
     let there = [handler("new", "/usr/bin/qemu-arm", Flags::empty()), handler("qemu-arm", PATH, POF)];
     let reason = "new failed: it has no F flag, and would fail in every container";
     assert_eq!(decided(&there, None, ASKED), registration(&["new", "qemu-arm"], Some(reason), &[]));
 }
 
 #[test]
-fn an_interrupted_run_left_something_behind() {
+fn leftover_handlers_of_an_interrupted_run_are_removed() {
     let leftover = handler("qemu-arm.qus-123", PATH, POF);
     assert!(is_staging(&leftover.name) && !is_staging(&name("qus-arm")));
     assert_eq!(emulated_arch(&leftover), Some(arm()));
@@ -275,7 +275,7 @@ fn the_host_is_safe() {
 }
 
 #[test]
-fn credentials_need_an_interpreter_of_roots() {
+fn credentials_need_an_interpreter_owned_by_root() {
     let request = Request { flags: POF | Flags::CREDENTIALS, ..EXPLICIT };
     let writable = Interpreter { owned_by_root: false, ..interpreter() };
     let facts =
@@ -284,10 +284,10 @@ fn credentials_need_an_interpreter_of_roots() {
     let Decision::Refused { reason, advice } = decide(arm(), &snapshot, &facts, request).unwrap() else {
         panic!("not refused");
     };
-    assert!(reason.contains("other users than root may write to it"), "{reason}");
+    assert!(reason.contains("users other than root may write to it"), "{reason}");
     assert!(advice.command.unwrap().contains("chown root:root /usr/bin/qemu-arm-static"));
     assert_eq!(decide(arm(), &snapshot, &facts, EXPLICIT).unwrap(), registration(&[], None, &[]));
-    // Flags are part of what is there: without C it is not what was asked for.
+    // A handler without C does not satisfy a request with C.
     let there = [handler("qemu-arm", PATH, POF)];
     assert_eq!(decided(&there, Some(&verification(true, OURS)), request), conflict("qemu-arm"));
 }
@@ -315,7 +315,7 @@ fn only_what_is_missing_is_registered() {
 }
 
 #[test]
-fn an_emulator_is_known_by_its_file_or_by_our_name() {
+fn an_emulator_is_recognised_by_its_file_name_or_our_handler_name() {
     let cases = [
         ("anything", "/usr/bin/qemu-arm-static", Some("arm")),
         ("anything", "/usr/libexec/qemu-binfmt/arm-binfmt-P", Some("arm")),

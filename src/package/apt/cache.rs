@@ -1,4 +1,4 @@
-//! The private directory of apt's lists and downloads, and who may write there.
+//! Private directory of apt's lists and downloads, and its permissions.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -14,17 +14,17 @@ use super::AptError;
 use crate::system::dir::Dir;
 use crate::system::users;
 
-/// Age after which an unlocked download belongs to a killed process. A younger one may be in use on a file system
-/// without locks.
-const DOWNLOAD_SERVES: Duration = Duration::from_hours(24);
+/// Age after which an unlocked download directory counts as a leftover of a killed process. On a file system without
+/// locks, a younger directory may be in use.
+const DOWNLOAD_MAX_AGE: Duration = Duration::from_hours(24);
 
 const DOWNLOAD_PREFIX: &str = "download-";
 
-/// Read by apt after the machine's configuration.
+/// Configuration that apt reads after the host's configuration.
 ///
-/// Options of an update. Its hooks are for the machine's own lists: they delete archives in container images and notify
-/// desktops. Only the index of binary packages is needed. For apt an unreachable repository is a warning; here it is an
-/// error, so that lists are not taken to be up to date.
+/// The update hooks are disabled: they belong to the host's own lists, delete archives in container images, and notify
+/// desktops. Only the index of binary packages is fetched. An unreachable repository, for apt only a warning, becomes
+/// an error, so that incomplete lists do not count as up to date.
 const CONFIGURATION: &str = "\
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -51,7 +51,7 @@ impl Cache {
         let file = File::options().create(true).append(true).open(&lock).map_err(cannot_lock)?;
         let mut cache =
             Self { _lock: wait_for(file).map_err(cannot_lock)?, path, sandbox: Sandbox::NotNeeded };
-        // As root apt makes only the last of these, and as anybody else none.
+        // apt creates only the last of these directories, and only as root.
         let partial = cache.lists().join("partial");
         make_dir(&partial)?;
         make_dir(&cache.archives().join("archives/partial"))?;
@@ -67,7 +67,7 @@ impl Cache {
         &self.path
     }
 
-    /// Reports whether apt can give up its rights as it wants to.
+    /// Reports whether apt can switch to its own user.
     pub(super) fn sandbox_works(&self) -> bool {
         !matches!(self.sandbox, Sandbox::Impossible)
     }
@@ -84,12 +84,13 @@ impl Cache {
         self.path.join("apt.conf")
     }
 
-    /// The time of this file is when the lists were fetched.
+    /// Path of a file whose modification time is the time of the last update.
     pub(super) fn stamp(&self) -> PathBuf {
         self.path.join("updated")
     }
 
-    /// A directory for one package. As root apt downloads as the user `_apt` if this one may write there.
+    /// Creates a directory for one package. Root's apt downloads as the user `_apt`, if this user may write to the
+    /// directory.
     pub(super) fn download_dir(&self) -> Result<DownloadDir, AptError> {
         let cannot_make = |source| AptError::Cache { path: self.path.clone(), source };
         let directory = tempfile::Builder::new().prefix(DOWNLOAD_PREFIX).tempdir_in(&self.path);
@@ -102,24 +103,24 @@ impl Cache {
         Ok(DownloadDir { directory, _lock: lock })
     }
 
-    /// Removes what killed processes left behind. Nothing depends on it.
+    /// Removes leftover downloads of killed processes. Errors are ignored.
     ///
-    /// The clock may have been set meanwhile: a directory from the future is as old as any, and one that is held is in
-    /// use.
+    /// The clock may have been changed. A directory with a time in the future therefore counts as old, and a locked
+    /// directory as in use.
     fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.path) else { return };
         for entry in entries.flatten() {
-            let ours = entry.file_name().to_string_lossy().starts_with(DOWNLOAD_PREFIX);
+            let is_download = entry.file_name().to_string_lossy().starts_with(DOWNLOAD_PREFIX);
             let modified = entry.metadata().and_then(|metadata| metadata.modified());
             let age = modified.ok().and_then(|time| time.elapsed().ok());
-            if ours && age.is_none_or(|age| age > DOWNLOAD_SERVES) && !is_held(&entry.path()) {
+            if is_download && age.is_none_or(|age| age > DOWNLOAD_MAX_AGE) && !is_locked(&entry.path()) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
     }
 }
 
-/// A directory that is held, and goes with this.
+/// Locked directory. Dropping the value removes the directory.
 #[derive(Debug)]
 pub(super) struct DownloadDir {
     directory: TempDir,
@@ -132,7 +133,7 @@ impl DownloadDir {
     }
 }
 
-fn is_held(directory: &Path) -> bool {
+fn is_locked(directory: &Path) -> bool {
     let lock = File::open(directory).map(|directory| directory.try_lock());
     matches!(lock, Ok(Err(TryLockError::WouldBlock)))
 }
@@ -156,18 +157,18 @@ fn wait_for(mut file: File) -> io::Result<Flock<File>> {
     }
 }
 
-/// True if apt gives up its rights for downloading, which it does when root started it.
+/// Whether apt switches to its own user for downloads, which it does if root started it.
 enum Sandbox {
-    /// It has none to give up.
+    /// apt runs without root's rights, or has no user of its own.
     NotNeeded,
-    /// It becomes this user.
+    /// apt switches to this user.
     User(Uid),
-    /// It would fail to: this root is one of a user namespace that has no other users.
+    /// apt would fail, because this user namespace has no user for it.
     Impossible,
 }
 
 impl Sandbox {
-    /// Finds out on the directory `partial`, which belongs to apt's user where there is one.
+    /// Tests the switch by changing the owner of the directory `partial`.
     fn of(partial: &Path) -> Self {
         if !Uid::effective().is_root() {
             return Self::NotNeeded;
@@ -180,11 +181,15 @@ impl Sandbox {
     }
 }
 
-/// Gives a directory to a user, if that is permitted.
+/// Changes the owner of a directory. Returns false if that is not permitted.
 pub(super) fn chown_if_permitted(directory: &Path, user: Uid) -> bool {
     let result = chown(directory, Some(user), None);
     if let Err(errno) = result {
-        tracing::debug!("cannot give {} to user {user}: {}", directory.display(), io::Error::from(errno));
+        tracing::debug!(
+            "cannot change the owner of {} to {user}: {}",
+            directory.display(),
+            io::Error::from(errno)
+        );
     }
     result.is_ok()
 }

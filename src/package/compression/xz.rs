@@ -1,7 +1,7 @@
-//! xz: the blocks of a stream side by side, or the stream in one thread where that cannot be.
+//! xz decoder: unpacks the blocks of a stream in parallel if possible, otherwise in one thread.
 //!
-//! Threaded xz, and so dpkg, writes blocks that are independent of each other and an index of them at the end.
-//! lzma-rust2's own `XzReaderMt` uses that too, but ignores the blocks' checksums and has no limit for memory.
+//! Threaded xz, which dpkg uses, writes independent blocks and an index of the blocks at the end. `XzReaderMt` of
+//! lzma-rust2 also unpacks blocks in parallel, but it ignores their checksums and has no memory limit.
 
 use std::collections::VecDeque;
 use std::io::{self, BufReader, Cursor, Read};
@@ -17,36 +17,36 @@ use crate::package::Progress;
 use crate::package::file_slice::FileSlice;
 use crate::package::limit::XZ_MEMORY_KIB;
 
-/// Unpacked bytes of a block that is held in memory as a whole. dpkg makes blocks of 24 MiB.
+/// Maximum size of an unpacked block, in bytes. A block is completely in memory. dpkg writes blocks of 24 MiB.
 const BLOCK_SIZE: u64 = 64 << 20;
 
-/// Blocks of a stream: what `UNPACKED_SIZE` has in the smallest blocks that anybody would choose.
+/// Maximum number of blocks in a stream. It suffices for `UNPACKED_SIZE` bytes in blocks of any common size.
 const BLOCKS: u64 = 1 << 16;
 
-/// Threads: each may hold a block and a dictionary.
+/// Maximum number of threads. Each thread may hold a block and a dictionary in memory.
 const THREADS: usize = 4;
 
-/// Bytes unpacked between two looks at whether they are still wanted.
+/// Number of bytes that are unpacked between two checks of the stop flag.
 const STEP: u64 = 1 << 20;
 
 const HEADER: u64 = 12;
 const FOOTER: u64 = 12;
 
-/// The whole of a stream, or several, in this thread.
+/// Returns a reader that unpacks one or more streams in the current thread.
 pub(super) fn stream<R: Read>(packed: R) -> XzReader<R> {
     XzReader::new_mem_limit(packed, true, XZ_MEMORY_KIB)
 }
 
-/// A block as the index describes it.
+/// Block of a stream, according to the index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Block {
     offset: u64,
-    /// Packed bytes without the padding to a multiple of four.
+    /// Compressed size in bytes, without the padding to a multiple of four.
     unpadded: u64,
     unpacked: u64,
 }
 
-/// A reader that unpacks the next blocks in threads. Every byte it gives was compared with its block's checksum.
+/// Reader that unpacks the next blocks in threads. It returns a block only after its checksum was verified.
 pub(super) struct Blocks<'a> {
     section: FileSlice,
     header: [u8; 12],
@@ -60,12 +60,13 @@ pub(super) struct Blocks<'a> {
 
 struct Running {
     block: Block,
-    /// `None` where no thread could be had.
+    /// The thread; `None` if no thread could be started.
     thread: Option<JoinHandle<io::Result<Vec<u8>>>>,
 }
 
 impl<'a> Blocks<'a> {
-    /// `None` if the stream has no valid index of small blocks. Another reader then reads it, and reports errors.
+    /// Creates a reader. Returns `None` if the stream has no valid index of small blocks; another reader then reads the
+    /// stream and reports errors.
     pub(super) fn new(section: &FileSlice, progress: &'a dyn Progress) -> Option<Self> {
         let (header, blocks) = index(section)?;
         Some(Self {
@@ -94,7 +95,7 @@ impl<'a> Blocks<'a> {
     }
 
     fn next_block(&mut self) -> io::Result<Option<Vec<u8>>> {
-        // Freed before the next block grows.
+        // Frees the memory of the old block before the next block is unpacked.
         self.current = Cursor::new(Vec::new());
         self.start();
         let Some(Running { block, thread }) = self.running.pop_front() else { return Ok(None) };
@@ -127,13 +128,13 @@ impl Drop for Blocks<'_> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.running.drain(..).filter_map(|running| running.thread) {
-            // Its result is no longer needed.
+            // The result is no longer needed.
             let _ = thread.join();
         }
     }
 }
 
-/// The content of one block, which is read as a stream of its own: header, this block, an index of it, footer.
+/// Unpacks one block. The decoder reads it as a separate stream: header, block, index of this block, footer.
 fn unpack(section: &FileSlice, header: [u8; 12], block: &Block, stop: &AtomicBool) -> io::Result<Vec<u8>> {
     let packed =
         section.part(block.offset, block.unpadded.next_multiple_of(4)).ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -155,7 +156,7 @@ fn unpack(section: &FileSlice, header: [u8; 12], block: &Block, stop: &AtomicBoo
     }
 }
 
-/// Index and footer of a stream that has this block alone.
+/// Returns the index and the footer of a stream that contains only this block.
 fn end_of_stream(header: [u8; 12], block: &Block) -> Vec<u8> {
     let mut out = vec![0, 1];
     write_integer(&mut out, block.unpadded);
@@ -163,7 +164,8 @@ fn end_of_stream(header: [u8; 12], block: &Block) -> Vec<u8> {
     out.resize(out.len().next_multiple_of(4), 0);
     let words = u32::try_from(out.len() / 4).unwrap_or_default();
     out.extend(crc32(&out).to_le_bytes());
-    // The footer's size field counts the index in words, less one; its own checksum is the word added above.
+    // The footer stores the index size in 32-bit words, minus one. Because `words` excludes the index checksum, it
+    // already has this value.
     let [_, _, _, _, _, _, first_flag, second_flag, ..] = header;
     let mut fields = words.to_le_bytes().to_vec();
     fields.extend([first_flag, second_flag]);
@@ -173,7 +175,8 @@ fn end_of_stream(header: [u8; 12], block: &Block) -> Vec<u8> {
     out
 }
 
-/// The stream's header and its blocks, if the stream fills the section and its index is in order.
+/// Returns the header of the stream and its blocks. Returns `None` if the stream does not fill the section or its index
+/// is not valid.
 fn index(section: &FileSlice) -> Option<([u8; 12], Vec<Block>)> {
     let mut header = [0; 12];
     section.part(0, HEADER)?.read_exact(&mut header).ok()?;
@@ -189,7 +192,7 @@ fn index(section: &FileSlice) -> Option<([u8; 12], Vec<Block>)> {
     }
     let size = (u64::from(u32::from_le_bytes([s0, s1, s2, s3])) + 1) * 4;
     let index_offset = footer_offset.checked_sub(size).filter(|offset| *offset >= HEADER)?;
-    // Two integers a block of at most nine bytes each, and the rest of the index.
+    // The index has two integers of at most nine bytes per block, and some fixed fields.
     if size > BLOCKS * 18 + 32 {
         return None;
     }
@@ -215,7 +218,8 @@ fn index(section: &FileSlice) -> Option<([u8; 12], Vec<Block>)> {
     (offset == index_offset && padding).then_some((header, blocks))
 }
 
-/// Reads an integer of the format: seven bits a byte, lowest first. The highest bit is set if another byte follows.
+/// Reads a variable-length integer: seven bits per byte, lowest bits first. The highest bit is set if another byte
+/// follows.
 fn read_integer(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..63).step_by(7) {
@@ -287,12 +291,12 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_byte_is_never_given() {
+    fn a_changed_byte_is_never_returned() {
         let content = content();
         let (file, section) = packed(&content, 256 << 10);
         let (_, blocks) = index(&section).unwrap();
         for block in &blocks {
-            // The last byte of a block is its checksum's.
+            // The last byte of a block belongs to its checksum.
             let at = block.offset + block.unpadded - 1;
             let mut byte = [0];
             section.part(at, 1).unwrap().read_exact(&mut byte).unwrap();
@@ -306,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_of_another_size_than_the_index_says_is_refused() {
+    fn a_block_whose_size_differs_from_the_index_is_refused() {
         let (_file, section) = packed(&content(), 256 << 10);
         let (header, blocks) = index(&section).unwrap();
         for unpacked in [0, (256 << 10) - 1, (256 << 10) + 1] {

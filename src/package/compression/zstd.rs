@@ -1,4 +1,4 @@
-//! zstd: one frame after the other.
+//! zstd decoder for streams with several frames.
 
 use std::io::{self, BufRead, Read};
 
@@ -7,7 +7,8 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use crate::package::limit::ZSTD_WINDOW;
 
-/// All frames of a stream. ruzstd's own reader stops behind the first, and leaves the checksum to be compared.
+/// Reader for all frames of a stream. The reader of ruzstd stops after the first frame and does not compare the
+/// checksum.
 pub(super) struct Frames<R: Read> {
     packed: R,
     state: State,
@@ -24,8 +25,8 @@ impl<R: BufRead> Frames<R> {
         Self { packed, state: State::Between }
     }
 
-    /// The next frame that has content; `None` at the end. Frames that are to be skipped (RFC 8878, section 3.1.2)
-    /// carry what a tool keeps for itself, such as the tables of podman's `zstd:chunked`.
+    /// Returns the next frame with content, or `None` at the end. Skippable frames (RFC 8878, section 3.1.2) contain
+    /// private data of tools, for example the tables of podman's `zstd:chunked`.
     fn next_frame(&mut self) -> io::Result<Option<Box<FrameDecoder>>> {
         while !self.packed.fill_buf()?.is_empty() {
             let mut frame = Box::new(FrameDecoder::new());
@@ -59,7 +60,7 @@ impl<R: BufRead> Read for Frames<R> {
             return Ok(0);
         }
         loop {
-            // After an error there is nothing more.
+            // After an error the reader returns no more data.
             match std::mem::replace(&mut self.state, State::Done) {
                 State::Done => return Ok(0),
                 State::Between => {

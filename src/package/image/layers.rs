@@ -1,4 +1,4 @@
-//! The files of layers, each seen as the later layers left it ("Whiteouts" in the OCI image specification's layer.md).
+//! Files of layers in the state that the later layers left ("Whiteouts" in layer.md of the OCI image specification).
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -14,25 +14,25 @@ use crate::package::limit::{Limit, UNPACKED_SIZE};
 use crate::package::tarball::Tarball;
 use crate::package::{PackageError, Progress};
 
-/// Before the name of a file that a layer removes.
+/// Prefix of a file name that marks the removal of a file.
 const REMOVED: &[u8] = b".wh.";
-/// The name of a file in a directory of which nothing of earlier layers is left.
+/// File name that marks a directory without any files of earlier layers.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// Paths that later layers hide from earlier ones.
+/// Paths that later layers hide from earlier layers.
 ///
-/// Paths are stored as keyed hashes, so that the limit of members limits memory as well.
+/// Paths are stored as keyed hashes, so that the limit of members also limits the memory.
 #[derive(Default)]
 pub(super) struct Layers {
     hasher: RandomState,
-    /// Paths that are taken, and whether everything below them is hidden too.
+    /// Hashes of hidden paths. The value is true if everything below the path is hidden as well.
     hidden: HashMap<u64, bool>,
-    /// Unpacked bytes of all layers.
+    /// Number of unpacked bytes of all layers.
     unpacked: u64,
 }
 
 impl Layers {
-    /// Hands in the files of one layer; later layers come first.
+    /// Passes the files of one layer to `sink`. The caller reads later layers first.
     pub(super) fn read(
         &mut self,
         name: &str,
@@ -51,18 +51,18 @@ impl Layers {
         let mut content = compression.unwrap_or(Compression::None).reader(layer, progress);
         let unpacked = Cell::new(0);
         let mut content = OffsetReader { inner: &mut content, position: &unpacked };
-        let mut hides = Vec::new();
+        let mut hidden = Vec::new();
         let mut flow = ControlFlow::Continue(());
         tarball.walk(&mut content, &mut |path, kind, size, content| {
             let plain = normal(path);
             let plain = plain.strip_suffix(b"/").unwrap_or(plain);
             let (directory, file) = split(plain);
             if file == OPAQUE {
-                hides.push((self.key(directory), true));
+                hidden.push((self.key(directory), true));
             } else if let Some(removed) = file.strip_prefix(REMOVED) {
-                hides.push((self.key(&join(directory, removed)), true));
+                hidden.push((self.key(&join(directory, removed)), true));
             } else {
-                hides.push((self.key(plain), kind != Kind::Directory));
+                hidden.push((self.key(plain), kind != Kind::Directory));
                 let kind = if self.is_hidden(plain) { Kind::Other } else { kind };
                 flow = sink.member(path, kind, size, content)?;
                 return Ok(flow);
@@ -70,14 +70,14 @@ impl Layers {
             flow = sink.member(path, Kind::Other, size, content)?;
             Ok(flow)
         })?;
-        for (key, below) in hides {
+        for (key, below) in hidden {
             *self.hidden.entry(key).or_default() |= below;
         }
         self.unpacked = self.unpacked.saturating_add(unpacked.get());
         Ok(flow)
     }
 
-    /// Reports whether a later layer has the path, or removed it or something above it.
+    /// Reports whether a later layer replaced or removed the path or a directory above it.
     fn is_hidden(&self, path: &[u8]) -> bool {
         let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let mut above = above.filter_map(|(at, _)| path.get(..at)).chain([&b""[..]]);
@@ -90,7 +90,7 @@ impl Layers {
     }
 }
 
-/// The directory and the name in it.
+/// Splits a path into the directory and the file name.
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(at) => {

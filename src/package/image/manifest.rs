@@ -1,4 +1,4 @@
-//! Which layers the image for this host has.
+//! Selection of the layers of the image for this host.
 
 use std::collections::HashSet;
 
@@ -9,15 +9,15 @@ use crate::arch::Arch;
 use crate::package::PackageError;
 use crate::package::file_slice::FileSlice;
 
-/// Depth to which an index may name another index. An archive can contain false digests, and so a circle.
+/// Maximum depth of nested indexes. An archive can contain false digests, so indexes could form a loop.
 const DEPTH: usize = 4;
 
-/// Images and indexes of one archive that are looked at.
+/// Maximum number of images and indexes that are read from one archive.
 const IMAGES: usize = 1000;
 
-/// The layers, lowest first, with their names.
+/// Returns the layers with their names, lowest layer first.
 pub(super) fn layers(image: &Image<'_>) -> Result<Vec<(String, FileSlice)>, PackageError> {
-    // Newer archives of Docker have both, with the same content.
+    // Archives of newer Docker versions have both files, with the same content.
     let names = if image.member("manifest.json").is_some() { docker(image)? } else { oci(image)? };
     if names.len() > LAYERS {
         return Err(image.malformed(&format!("it has more than {LAYERS} layers")));
@@ -26,7 +26,7 @@ pub(super) fn layers(image: &Image<'_>) -> Result<Vec<(String, FileSlice)>, Pack
     names
         .into_iter()
         .map(|name| {
-            // One that is named again and again is compared once.
+            // A layer that occurs several times is verified only once.
             let is_new = seen.insert(name.clone());
             let part = if is_new { image.verified(&name)? } else { image.required(&name)? };
             Ok((name, part.clone()))
@@ -34,7 +34,7 @@ pub(super) fn layers(image: &Image<'_>) -> Result<Vec<(String, FileSlice)>, Pack
         .collect()
 }
 
-/// `manifest.json`: an array of images, each with the paths of its configuration and its layers.
+/// Reads `manifest.json`: an array of images, each with the paths of its configuration and its layers.
 fn docker(image: &Image<'_>) -> Result<Vec<String>, PackageError> {
     let manifest = image.json("manifest.json")?;
     let images = manifest.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -42,7 +42,7 @@ fn docker(image: &Image<'_>) -> Result<Vec<String>, PackageError> {
     for one in images.iter().take(IMAGES) {
         let config = one.get("Config").and_then(Value::as_str);
         configurations.push(match config {
-            // One image is taken as it is; its architecture decides among several.
+            // A single image is used for any architecture. Several images are distinguished by architecture.
             Some(config) if images.len() > 1 => architecture(&image.json(config)?),
             _ => None,
         });
@@ -54,7 +54,7 @@ fn docker(image: &Image<'_>) -> Result<Vec<String>, PackageError> {
     names.ok_or_else(|| image.malformed("manifest.json has a layer without a path"))
 }
 
-/// `index.json`: manifests by digest, each with its platform, or indexes of them.
+/// Reads `index.json`: manifests by digest, each with its platform, and nested indexes.
 fn oci(image: &Image<'_>) -> Result<Vec<String>, PackageError> {
     let mut manifests = Vec::new();
     let mut remaining = IMAGES;
@@ -67,7 +67,7 @@ fn oci(image: &Image<'_>) -> Result<Vec<String>, PackageError> {
     layers.iter().map(|layer| blob(image, layer)).collect()
 }
 
-/// The manifests that an index leads to, with their architectures.
+/// Collects all manifests of an index and of its nested indexes, with their architectures.
 fn collect(
     image: &Image<'_>,
     index: &Value,
@@ -82,7 +82,7 @@ fn collect(
         let more = || image.malformed(&format!("it has more than {IMAGES} images and indexes"));
         *remaining = remaining.checked_sub(1).ok_or_else(more)?;
         let platform = descriptor.get("platform").and_then(architecture);
-        // A tool may leave out what is for other hosts.
+        // A tool may omit images for other platforms from the archive.
         let name = blob(image, descriptor)?;
         if platform.is_some() && image.member(&name).is_none() {
             continue;
@@ -102,7 +102,7 @@ fn collect(
     Ok(())
 }
 
-/// Where the content of a descriptor is: `blobs/ALGORITHM/DIGEST`.
+/// Returns the path of a descriptor's content: `blobs/ALGORITHM/DIGEST`.
 fn blob(image: &Image<'_>, descriptor: &Value) -> Result<String, PackageError> {
     let digest = descriptor.get("digest").and_then(Value::as_str);
     let (algorithm, digest) = digest
@@ -115,7 +115,7 @@ fn architecture(value: &Value) -> Option<String> {
     value.get("architecture").and_then(Value::as_str).map(str::to_owned)
 }
 
-/// Which of the images is for this host; the only one, whatever it is for.
+/// Returns the index of the image for this host. A single image is chosen for any architecture.
 fn choose(image: &Image<'_>, architectures: &[Option<String>]) -> Result<usize, PackageError> {
     let host = Arch::named(std::env::consts::ARCH).ok();
     let is_hosts = |name: &Option<String>| {
