@@ -162,7 +162,7 @@ fn export_reports_what_it_cannot_do(lab: &Lab) {
     let words = ["export", "arm", "s390x", "--format", "systemd", "--interpreter-path", "/opt/emulator"];
     lab.refused(words, 2, "/opt/emulator would be the interpreter of several architectures");
     let words = ["export", "arm", "--format", "nix", "--interpreter-path", "/opt/a\nb"];
-    lab.refused(words, 2, "the path of the interpreter for arm has a line break");
+    lab.refused(words, 2, "the path of the interpreter for arm contains a line break");
     let long = format!("/{}", "a".repeat(1100));
     let words = ["export", "arm", "--format", "openrc", "--interpreter-path", &long];
     lab.refused(words, 2, "the format allows 1023");
