@@ -87,7 +87,7 @@ pub enum ExportError {
         /// Maximum length, in bytes.
         most: usize,
     },
-    /// The line uses every possible delimiter, or a delimiter would begin a comment.
+    /// Every possible delimiter occurs in the line or would begin a comment.
     #[error("the register line for {0} has no possible delimiter: it uses every candidate byte")]
     NoDelimiter(&'static str),
 }

@@ -53,8 +53,8 @@ pub enum InitSystem {
     Openrc,
     /// binfmt-support, with its own database.
     BinfmtSupport,
-    /// No init system.
-    Nobody,
+    /// An unknown init system, for which qus has no support.
+    Unsupported,
 }
 
 /// Reports whether systemd is the init system (`sd_booted(3)`).
@@ -75,7 +75,7 @@ impl InitSystem {
         } else if exists("/usr/sbin/update-binfmts") {
             Self::BinfmtSupport
         } else {
-            Self::Nobody
+            Self::Unsupported
         }
     }
 
@@ -88,7 +88,7 @@ impl InitSystem {
             Self::BinfmtSupport => {
                 "binfmt-support registers them again, without the flag O, which it does not support"
             }
-            Self::Nobody => "nothing on this host registers them again",
+            Self::Unsupported => "nothing on this host registers them again",
         }
     }
 
@@ -103,7 +103,7 @@ impl InitSystem {
                 );
                 Some(problem.with_command("sudo systemctl unmask systemd-binfmt.service"))
             }
-            Self::Nobody => Some(
+            Self::Unsupported => Some(
                 Diagnostic::new(format!(
                     "nothing on this host reads {BINFMT_D} at boot: \
                      it has neither systemd nor OpenRC nor binfmt-support"
@@ -227,9 +227,9 @@ fn io_problem(operation: &str, path: &Path, error: &io::Error) -> Diagnostic {
     Diagnostic::new(format!("cannot {operation} {}: {error}", path.display()))
 }
 
-/// Waits for the lock on persistent files. The lock is held while the returned file is open. Without the lock, two
-/// processes that copy the same interpreter would each find the other's copy in the kernel. Returns `None` if the lock
-/// is not available.
+/// Waits for the lock on persistent files. The lock is held while the returned file is open. Without the lock, two runs
+/// that copy the same interpreter would each find a handler with the other run's copy. Returns `None` if the lock is
+/// not available.
 #[must_use]
 pub fn lock() -> Option<File> {
     let mut options = OpenOptions::new();

@@ -8,8 +8,8 @@ use crate::interpreter::arch_from_file_name;
 use crate::system::file_id::file_name;
 use crate::system::kernel_version::KernelVersion;
 
-/// Part of a temporary handler name. A new handler has this name until it replaces another one. If a handler with such
-/// a name remains, an earlier run was interrupted.
+/// Separator in a staging name, which a new handler has until it replaces another handler. A leftover handler with such
+/// a name shows that an earlier run was interrupted.
 pub const STAGING_SUFFIX: &str = ".qus-";
 
 /// Returns the architecture of a handler whose interpreter is a QEMU user-mode emulator, or whose name begins with
@@ -36,7 +36,7 @@ fn without_staging_suffix(name: &str) -> &str {
     name.split_once(STAGING_SUFFIX).map_or(name, |(name, _)| name)
 }
 
-/// Reports whether `name` is a temporary name of a handler that is being replaced.
+/// Reports whether `name` is a staging name.
 #[must_use]
 pub fn is_staging(name: &HandlerName) -> bool {
     name.as_bytes().windows(STAGING_SUFFIX.len()).any(|window| window == STAGING_SUFFIX.as_bytes())

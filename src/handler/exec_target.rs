@@ -213,8 +213,8 @@ impl ExecTarget {
     }
 }
 
-/// Returns the reason why a file that cannot be opened for reading cannot be executed. Returns `None` if it can still
-/// be executed (mode 0711).
+/// Returns the reason why an unreadable file cannot be executed either. Returns `None` if the file is executable
+/// although it is unreadable (mode 0711).
 fn denied_unread(path: &Path, error: &io::Error) -> Option<AccessError> {
     match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
         Errno::ENOENT => Some(AccessError::Missing),

@@ -1,4 +1,4 @@
-//! Handlers as values: their owners, the decision what to register, the registration, and predictions of `execve(2)`.
+//! Handlers as values: their owners, the decision about what to register, the registration, and predictions of `execve(2)`.
 
 pub mod apply;
 pub mod classify;

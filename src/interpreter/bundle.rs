@@ -9,7 +9,7 @@
 //!
 //! Equal members give equal bytes. Every member is compared with its SHA-256 before it is used.
 //!
-//! The seal is a few bytes in the executable itself, so they are in memory while qus runs. If a bundle was truncated or
+//! The seal is a few bytes in the executable itself, so a running qus has it in memory. If a bundle was truncated or
 //! extended, the seal still shows that the file is a bundle and that it is damaged.
 
 use std::fs::File;

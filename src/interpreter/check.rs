@@ -1,4 +1,4 @@
-//! Check whether a file can be the interpreter of all containers.
+//! Checks whether a file can be the interpreter of all containers.
 //!
 //! A check reads only the first kilobytes of a file. An unsuitable file gives a [`CheckError`]. A suitable file gives
 //! an [`Interpreter`], which only this check can create.

@@ -200,8 +200,8 @@ impl Fetched {
     }
 }
 
-/// Fetches from a source that the user named. If all files from the source with digest `sha256` are in place, the
-/// source is not read again.
+/// Fetches from a source that the user named. The source is not read again if `sha256` is given and all requested files
+/// of the source are in place.
 fn from_source(
     source: &Path,
     sha256: Option<Sha256>,

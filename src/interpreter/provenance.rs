@@ -1,8 +1,8 @@
 //! Origin of an interpreter: a record next to the file, for example `qemu-arm-static.json` for `qemu-arm-static`.
 //!
-//! A record describes one content. It contains the file's size and modification time for a quick comparison, and the
-//! SHA-256 for a reliable one. The origin is unknown if a file has no record or if the record describes another
-//! content.
+//! A record describes one version of the file. It contains the file's size and modification time for a quick
+//! comparison, and the SHA-256 for a reliable one. The origin is unknown if a file has no record or if the record
+//! describes another version of the file.
 
 use std::fs::Metadata;
 use std::io::{self, Read as _};
@@ -180,7 +180,7 @@ mod tests {
         let elsewhere = Origin { source: "./some.deb".to_owned(), ..Origin::default() };
         let second = Provenance::record(&path, None, elsewhere).unwrap();
         assert_eq!((second.short().as_str(), second.package), ("./some.deb", None));
-        // Another content at the same path has no record.
+        // A changed file at the same path has no record.
         std::fs::write(&path, "abd").unwrap();
         assert_eq!(Provenance::of(&path), None);
         assert!(!Provenance::beside(&path).unwrap().is_of(&path));

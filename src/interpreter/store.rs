@@ -17,7 +17,7 @@ use crate::system::namespace::UserNamespace;
 /// Directory of interpreters that root fetched. All users can read it, but only root can write to it.
 pub const SYSTEM: &str = "/usr/local/lib/qus";
 /// Directory of the copies that `register --persist` makes. It contains only copies, so a copy can be recognised even
-/// if its process was killed before it wrote the configuration file.
+/// if the run that made it was killed before it wrote the configuration file.
 pub const COPIES: &str = "/usr/local/lib/qus/copies";
 /// Returns the directory of `qus fetch`: `/usr/local/lib/qus` for the host's root, otherwise `$XDG_DATA_HOME/qus`.
 /// Returns `None` for a user without a home directory.

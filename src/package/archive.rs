@@ -67,7 +67,7 @@ impl Archive {
     }
 
     /// Passes the files to `sink`. If the manifest of a container image comes before any requested file, the archive is
-    /// an image.
+    /// treated as an image.
     pub(super) fn members(
         self,
         sink: &mut Extractor<'_>,

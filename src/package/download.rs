@@ -196,7 +196,7 @@ impl TimedPipe<'_> {
 /// switch to another scheme.
 fn arguments(tool: &str, scheme: &'static str) -> Vec<String> {
     let words: &[&str] = if tool == "curl" {
-        // `--disable` must come first. It prevents that a user's configuration overrides the other options.
+        // `--disable` must come first. It prevents the user's configuration from overriding the other options.
         &["--disable", "--fail", "--silent", "--show-error", "--globoff", "--location", "--max-redirs", "10"]
     } else {
         // wget cannot be restricted to one scheme, so redirections are not followed.

@@ -15,8 +15,8 @@ use super::{FromPackage, MemberFilter, Package, PackageError, Progress};
 use crate::system::process;
 use crate::system::temp_dir::TempDir;
 
-/// Maximum depth of directories below the private one. zypper creates one per repository, with one per architecture in
-/// it.
+/// Maximum depth of directories below the private one. zypper creates a directory per repository, and in each of them a
+/// directory per architecture.
 const DEPTH: usize = 3;
 
 /// Package manager other than apt.
@@ -126,16 +126,16 @@ pub enum ManagerError {
 }
 
 impl Manager {
-    /// Returns the package manager of this host's distribution, or any installed one of the table. Returns `None` if
-    /// apt is used.
+    /// Returns the package manager of this host's distribution. If the distribution is unknown, returns the first
+    /// installed one in the table. Returns `None` if the host uses apt or has none of them.
     #[must_use]
     pub fn of_this_machine() -> Option<&'static Self> {
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-        if is_there("apt-get") && family(&release).is_none() {
+        if is_installed("apt-get") && family(&release).is_none() {
             return None;
         }
         let distributions = MANAGERS.iter().filter(|manager| family(&release) == Some(manager.program));
-        distributions.chain(&MANAGERS).find(|manager| is_there(manager.program))
+        distributions.chain(&MANAGERS).find(|manager| is_installed(manager.program))
     }
 
     /// Downloads the packages with emulators for `arches` and extracts the requested files into `dest`.
@@ -239,7 +239,7 @@ fn family(release: &str) -> Option<&'static str> {
     })
 }
 
-fn is_there(program: &str) -> bool {
+fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }

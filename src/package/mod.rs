@@ -54,8 +54,8 @@ use rpm::Rpm;
 /// Selection of the members of a source, and the names under which they are stored.
 pub trait MemberFilter {
     /// Returns the name under which a member is stored, or `None` if the member is not requested. `file_name` is the
-    /// last component of the member's path. The returned name must be a single path component. Only called for regular
-    /// files, because links cannot be interpreters.
+    /// last component of the member's path. The returned name must be a single path component. This method is called
+    /// only for regular files, because links cannot be interpreters.
     fn want(&mut self, file_name: &[u8]) -> Option<String>;
 
     /// Reports whether all requested files were found. Reading then stops.
@@ -240,7 +240,7 @@ impl Package {
         Ok(Self { path: path.to_owned(), whole: Some(section), source })
     }
 
-    /// Returns the SHA-256 of the whole file. A directory gives an error.
+    /// Returns the SHA-256 of the whole file. Fails for a directory.
     pub fn sha256(&self) -> Result<Sha256, PackageError> {
         let failed = |source| PackageError::Open { path: self.path.clone(), source };
         let mut whole =

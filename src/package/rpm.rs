@@ -15,7 +15,7 @@ use super::{PackageError, PackageInfo, Progress};
 /// First bytes of a package's lead.
 pub(super) const MAGIC: &[u8] = b"\xed\xab\xee\xdb";
 
-/// Size of the lead in bytes. The rest of the lead is obsolete.
+/// Size of the lead in bytes. Only the magic in it is still used.
 const LEAD: u64 = 96;
 
 /// First bytes of a header: a magic and version 1.

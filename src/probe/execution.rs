@@ -1,9 +1,9 @@
 //! One execution of a probe. The verdict does not depend on the load of the machine.
 //!
-//! Two pipes make the verdict independent of time. `execve(2)` closes the first pipe. After its end of file,
-//! `/proc/PID/exe` is the file that the kernel started; earlier, it may still be the file of qus. The second pipe is
-//! the standard input of the probe. The probe reads from it before it exits, so it waits until qus has inspected the
-//! process.
+//! Two pipes make the verdict independent of time. `execve(2)` closes the first pipe. As soon as qus reads
+//! the end of file from this pipe, `/proc/PID/exe` is the file that the kernel started. Earlier, `/proc/PID/exe` may
+//! still be the file of qus. The second pipe is the standard input of the probe. The probe reads from this pipe before
+//! it exits, so it waits until qus has inspected the process.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read as _};
@@ -63,8 +63,9 @@ impl Executor {
 
     /// Executes the native program at `path` and scales the time limit by the time that it takes.
     ///
-    /// The inner error is the reason why no program can be executed in the directory. The result is `Ok` if a handler
-    /// takes the program or the kernel does not run this kind of program, because then the directory is not the cause.
+    /// The inner error is the reason why no program can be executed in the directory. The inner result is
+    /// `Ok` if a handler matches the program or the kernel does not run this kind of program, because then the
+    /// directory is not the cause.
     pub(super) fn start_canary(&mut self, path: PathBuf) -> Result<Result<(), String>, String> {
         let before = Instant::now();
         let outcome = self.execute(&path).map_err(|error| format!("cannot start a process: {error}"))?;

@@ -23,8 +23,8 @@ const DOWNLOAD_PREFIX: &str = "download-";
 /// Configuration that apt reads after the host's configuration.
 ///
 /// The update hooks are disabled: they belong to the host's own lists, delete archives in container images, and notify
-/// desktops. Only the index of binary packages is fetched. An unreachable repository, for apt only a warning, becomes
-/// an error, so that incomplete lists do not count as up to date.
+/// desktops. Only the index of binary packages is fetched. apt only warns about an unreachable repository. The
+/// configuration makes this an error, so that incomplete lists do not count as up to date.
 const CONFIGURATION: &str = "\
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -159,11 +159,11 @@ fn wait_for(mut file: File) -> io::Result<Flock<File>> {
 
 /// Whether apt switches to its own user for downloads, which it does if root started it.
 enum Sandbox {
-    /// apt runs without root's rights, or has no user of its own.
+    /// apt does not run as root, or the host has no user `_apt`.
     NotNeeded,
     /// apt switches to this user.
     User(Uid),
-    /// apt would fail, because this user namespace has no user for it.
+    /// apt would fail, because this user namespace does not contain apt's user.
     Impossible,
 }
 

@@ -16,7 +16,7 @@ use crate::package::{PackageError, Progress};
 
 /// Prefix of a file name that marks the removal of a file.
 const REMOVED: &[u8] = b".wh.";
-/// File name that marks a directory without any files of earlier layers.
+/// Name of a marker file. It means that its directory contains no files of earlier layers.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Paths that later layers hide from earlier layers.
