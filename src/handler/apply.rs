@@ -34,7 +34,7 @@ pub struct InterpreterFile {
 pub enum Step {
     /// The rule is registered and needs no change.
     Unchanged,
-    /// Register the rule. A handler with the same name is removed first.
+    /// Register the rule. The new handler replaces a handler with the same name.
     Register {
         /// True if a handler with the same name exists.
         replaces: bool,

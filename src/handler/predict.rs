@@ -106,14 +106,14 @@ impl Table<'_> {
             return fails(Errno::ENOEXEC, file, Reason::NoHandler);
         }
         let Kind::Elf(Elf { loader: Some(loader), class, .. }) = &file.kind else { return End::Starts };
-        let there = (self.inspect)(loader);
+        let loader_file = (self.inspect)(loader);
         // `load_elf_binary` reads a complete header from the loader before it checks the loader (K52).
         let header = if *class == 2 { 64 } else { 52 };
-        let errno = match there.denied {
+        let errno = match loader_file.denied {
             Some(denied) => denied.errno(),
-            None if there.id.is_none() => return End::Starts,
-            None if there.header.len() < header => Errno::EIO,
-            None if !(self.native)(&there) => Errno::ELIBBAD,
+            None if loader_file.id.is_none() => return End::Starts,
+            None if loader_file.header.len() < header => Errno::EIO,
+            None if !(self.native)(&loader_file) => Errno::ELIBBAD,
             None => return End::Starts,
         };
         fails(errno, file, Reason::Loader(loader.clone()))

@@ -114,8 +114,8 @@ impl Staged {
         self.rules.iter().any(StagedRule::is_staging)
     }
 
-    /// Gives the new rules their final names and removes the handlers that they replace. Before the removal, `confirm`
-    /// reports whether the handlers work under their final names. Returns true if the change was made.
+    /// Gives the new rules their final names and removes the handlers that they replace. Between these two steps,
+    /// `confirm` reports whether the handlers work under their final names. Returns true if the change was made.
     ///
     /// Staging rules are removed last, so that a handler is always registered. If a final rule cannot be registered or
     /// is not confirmed, the previous state is restored. A restored handler becomes the newest one.

@@ -103,7 +103,7 @@ pub enum BundleError {
         written: u64,
     },
     /// The executable has no seal, so it cannot become a bundle.
-    #[error("{0} has no field for the length of a bundle")]
+    #[error("{0} cannot become a bundle: it has no bundle seal")]
     NoSeal(PathBuf),
     /// This qus is dynamically linked. Other machines may not have the files that it needs.
     #[error("this qus is dynamically linked (needs {0})")]

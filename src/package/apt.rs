@@ -20,7 +20,8 @@ use super::{Progress, Sha256};
 use crate::system::process;
 use cache::{Cache, DownloadDir, absolute, chown_if_permitted};
 
-/// Maximum age of package lists. Younger lists are fetched again only after a failed download.
+/// Maximum age of package lists. Younger lists are fetched again only after a failed download or a change of the
+/// sources.
 const LIST_MAX_AGE: Duration = Duration::from_hours(1);
 
 /// The host's apt with private package lists.

@@ -126,8 +126,8 @@ pub enum ManagerError {
 }
 
 impl Manager {
-    /// Returns the package manager of this host's distribution. If the distribution is unknown, returns the first
-    /// installed one in the table. Returns `None` if the host uses apt or has none of them.
+    /// Returns the package manager of this host's distribution. If that one is unknown or not installed, returns the
+    /// first installed one in the table. Returns `None` if the host uses apt or has none of them.
     #[must_use]
     pub fn of_this_machine() -> Option<&'static Self> {
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();

@@ -160,21 +160,21 @@ impl Drop for Staging {
 
 /// Returns the result of giving `file` the name `path`.
 fn outcome(file: &Path, path: &Path) -> io::Result<Outcome> {
-    let there = match fs::symlink_metadata(path) {
-        Ok(there) => there,
+    let existing = match fs::symlink_metadata(path) {
+        Ok(existing) => existing,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::New),
         Err(error) => return Err(error),
     };
-    if there.is_dir() {
+    if existing.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
     let new = fs::symlink_metadata(file)?;
     // A file with another owner or another mode does not count as equal: the owner could change it later, or it might
     // not be executable.
-    let is_similar = there.is_file()
-        && there.len() == new.len()
-        && there.uid() == new.uid()
-        && there.mode() & 0o7777 == MODE;
+    let is_similar = existing.is_file()
+        && existing.len() == new.len()
+        && existing.uid() == new.uid()
+        && existing.mode() & 0o7777 == MODE;
     let same = is_similar && same_content(file, path).unwrap_or(false);
     Ok(if same { Outcome::Same } else { Outcome::Replaced })
 }
