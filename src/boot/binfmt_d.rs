@@ -38,7 +38,7 @@ pub enum ReadError {
     /// The path is a pipe, a device or a directory.
     #[error("is not a regular file")]
     Special,
-    /// The file is larger than [`MAX`].
+    /// The file is larger than 1 MiB.
     #[error("has more than {MAX} bytes")]
     TooLarge,
     /// Another I/O error.

@@ -4,7 +4,7 @@
 //! means that `argv[0]` arrived. Status 47 (`/`) means that the kernel replaced it by the path, which it does without
 //! the flag `P` (K58).
 //!
-//! [`image`] generates a probe. [`run`] executes a batch in two helper processes: one in the host's root directory, one
+//! [`image()`] generates a probe. [`run`] executes a batch in two helper processes: one in the host's root directory, one
 //! in an empty root directory, similar to that of a container. [`judge`] derives the verdict from the outcomes.
 
 mod execution;
