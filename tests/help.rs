@@ -161,7 +161,7 @@ fn errors_of_the_command_line_have_the_form_of_all_errors() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(
         (output.status.code(), text.as_str()),
-        (Some(127), "qus: there is no program hello\n  try: qus run ./hello\n")
+        (Some(127), "qus: cannot find the program hello\n  try: qus run ./hello\n")
     );
 }
 

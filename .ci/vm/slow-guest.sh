@@ -65,7 +65,7 @@ scope_is_true() {
         outer='on this host, until the next reboot'
         own=$outer
     else
-        outer='in an outer user namespace, usually the host.s, also when this user namespace has ended'
+        outer='in an outer user namespace, usually the host.s, even after this user namespace ends'
         own='in user namespace [0-9]+ only, until that namespace ends'
     fi
     expect_word "$outer" unshare -U -r qus register --no-verify "$arch"

@@ -37,8 +37,9 @@ use clap::Args;
 pub struct Apply {
     /// Files or directories to read
     ///
-    /// Files of binfmt.d, or directories of them. Of files with the same name in several directories, the first one
-    /// counts (binfmt.d(5)). The default is /etc/binfmt.d, /run/binfmt.d, /usr/local/lib/binfmt.d, /usr/lib/binfmt.d.
+    /// Files in the format of binfmt.d(5), or directories with such files. If several directories have a file of the
+    /// same name, only the first one is read. The default is /etc/binfmt.d, /run/binfmt.d, /usr/local/lib/binfmt.d,
+    /// /usr/lib/binfmt.d.
     #[arg(value_name = "FILE|DIR")]
     pub paths: Vec<PathBuf>,
     /// Print what would be done, and do nothing
@@ -160,7 +161,7 @@ fn planned(step: &Step, lines: &[Line], items: &[AppliedLine]) -> (Outcome, Opti
         Step::Unchanged => (Outcome::Unchanged, None),
         Step::Superseded(later) => {
             let later = lines.get(*later).and_then(|later| items.get(later.item));
-            (Outcome::Superseded, later.map(|later| format!("{} has the name", later.location())))
+            (Outcome::Superseded, later.map(|later| format!("{} has the same name", later.location())))
         }
         Step::Refused(reason) => (Outcome::Refused, Some(reason.clone())),
         Step::Register { replaces: true } => (Outcome::Replaced, None),

@@ -23,8 +23,8 @@ const EVERYWHERE: &str = "Options of every command";
 pub struct Common {
     /// Print one JSON object instead of text
     ///
-    /// Prints one JSON object instead of text, also for an error. Its field `version` changes when a field changes its
-    /// meaning or goes away.
+    /// Prints one JSON object instead of text, also for an error. Its field `version` changes when another field is
+    /// removed or changes its meaning.
     #[arg(long, global = true, help_heading = EVERYWHERE, overrides_with = "json")]
     pub json: bool,
     /// Print only data and errors
@@ -32,7 +32,7 @@ pub struct Common {
     pub quiet: bool,
     /// Print each step; -vv prints every detail
     ///
-    /// Prints each step on standard error. Given twice, every detail. Tables have more columns and lines, too.
+    /// Prints each step on standard error. Tables have more columns and lines. Given twice, prints every detail.
     #[arg(short, long, global = true, help_heading = EVERYWHERE, action = ArgAction::Count)]
     pub verbose: u8,
     /// Mount point of binfmt_misc
@@ -45,8 +45,8 @@ pub struct Common {
 pub struct SourceArgs {
     /// Search only this directory (repeatable)
     ///
-    /// Searches this directory for interpreters, and no other. The option can be given several times. A file is named
-    /// like QEMU names it: qemu-ARCH or qemu-ARCH-static.
+    /// Searches this directory for interpreters, and no other. The option can be given several times. Files must have
+    /// QEMU's names: qemu-ARCH or qemu-ARCH-static.
     #[arg(help_heading = INTERPRETERS, long, value_name = "DIR")]
     pub interpreter_dir: Vec<PathBuf>,
     /// Download missing interpreters first
@@ -56,8 +56,8 @@ pub struct SourceArgs {
     pub fetch: bool,
     /// Get the interpreters from SRC
     ///
-    /// Gets the interpreters from this source first. SRC is what `qus fetch --from` accepts: a package, an archive, an
-    /// image, a directory, an interpreter, `-` or an http(s) address.
+    /// Gets the interpreters from this source first. SRC is a package, an archive, an image, a directory, an
+    /// interpreter, `-` or an http(s) address, as for `qus fetch --from`.
     #[arg(help_heading = INTERPRETERS, long, value_name = "SRC")]
     pub from: Option<PathBuf>,
     /// Requirements for interpreters.
@@ -73,9 +73,9 @@ pub struct RequiredArgs {
     /// Expected SHA-256 of SRC, in hexadecimal. Any other content is refused.
     #[arg(help_heading = INTERPRETERS, long, value_name = "HEX", requires = "from")]
     pub sha256: Option<Sha256>,
-    /// Only interpreters of this version
+    /// Accept only this version of QEMU
     ///
-    /// Only interpreters of this version of QEMU. 7.2 matches every 7.2.x.
+    /// Accepts only interpreters of this version of QEMU. 7.2 matches every 7.2.x.
     #[arg(help_heading = INTERPRETERS, long, value_name = "VERSION")]
     pub qemu_version: Option<VersionReq>,
 }

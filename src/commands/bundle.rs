@@ -34,12 +34,12 @@ use clap::Args;
 pub struct Bundle {
     /// Architectures to bundle, or `all`
     ///
-    /// Architectures by any name, or `all` for which an interpreter is found.
+    /// Architectures by any name, or `all` for every architecture that has an interpreter.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
     pub arches: Vec<ArchArg>,
-    /// Take the interpreters out of SRC
+    /// Get the interpreters from SRC
     ///
-    /// Takes the interpreters out of this package, archive or directory.
+    /// Gets the interpreters from this package, archive or directory.
     #[arg(help_heading = INTERPRETERS, long, value_name = "SRC")]
     pub from: Option<PathBuf>,
     /// Search only this directory (repeatable)
@@ -52,8 +52,8 @@ pub struct Bundle {
     pub required: RequiredArgs,
     /// File to write
     ///
-    /// File to write. `-` is standard output. A pipe or a device is written into; a regular file is replaced when the
-    /// new one is complete.
+    /// File to write. `-` is standard output. A regular file is replaced when the new one is complete. A pipe or a
+    /// device is written directly.
     #[arg(help_heading = OUTPUT, short, long, value_name = "FILE")]
     pub output: PathBuf,
 }
@@ -144,7 +144,7 @@ impl Report for BundleReport {
         }
         if !self.licence {
             output
-                .info("no licence text of QEMU was found: the GPL requires one if the bundle is passed on")?;
+                .info("no licence text of QEMU was found: the GPL requires one if you pass the bundle on")?;
         }
         Ok(Status::Done)
     }

@@ -24,7 +24,7 @@ pub struct Completions {
 /// Supported shells.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Shell {
-    /// GNU Bash, with bash-completion or without.
+    /// GNU Bash, with or without bash-completion.
     Bash,
     /// fish.
     Fish,

@@ -25,7 +25,7 @@ use clap::Args;
 pub struct Doctor {
     /// Execute no probes
     ///
-    /// Executes no probes. Whether handlers work is then unknown.
+    /// Executes no probes. The report then does not show whether handlers work.
     #[arg(help_heading = VERIFICATION, long)]
     pub no_verify: bool,
 }

@@ -27,8 +27,8 @@ use clap::Args;
 pub struct Export {
     /// Architectures, or `all` [default: all]
     ///
-    /// Architectures by any name. `all` means those for which an interpreter is found, or with --interpreter-path every
-    /// one. The architecture of the machine and its family are left out.
+    /// Architectures by any name. `all` selects every architecture that has an interpreter, or with --interpreter-path
+    /// every architecture. It leaves out the architecture of the target machine and its family.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
     pub arches: Vec<ArchArg>,
     /// Output format
@@ -39,10 +39,10 @@ pub struct Export {
         default_value_if("json", "true", "json")
     )]
     pub format: Option<Format>,
-    /// Path of the interpreters there
+    /// Interpreter path on the target machine
     ///
-    /// Path of the interpreters on the machine that will use the rules. The files need not exist here. {arch} is
-    /// replaced by the architecture: /usr/bin/qemu-{arch}-static
+    /// Path of the interpreters on the target machine. The files need not exist here. {arch} is replaced by the
+    /// architecture: /usr/bin/qemu-{arch}-static
     #[arg(help_heading = INTERPRETERS, long, value_name = "PATH", conflicts_with = "interpreter_dir")]
     pub interpreter_path: Option<PathBuf>,
     /// Search only this directory (repeatable)
@@ -50,14 +50,14 @@ pub struct Export {
     /// Searches this directory for interpreters, and no other. The option can be given several times.
     #[arg(help_heading = INTERPRETERS, long, value_name = "DIR")]
     pub interpreter_dir: Vec<PathBuf>,
-    /// Architecture of that machine
+    /// Architecture of the target machine
     ///
-    /// Architecture of the machine that will use the rules. The default is the architecture of this machine.
+    /// Architecture of the target machine, which will use the rules. The default is the architecture of this machine.
     #[arg(help_heading = SELECTION, long = "for", value_name = "ARCH", value_parser = parse_one_arch, requires = "interpreter_path")]
     pub machine: Option<&'static Arch>,
-    /// Let setuid programs be setuid (flag C)
+    /// Respect setuid programs (flag C)
     ///
-    /// Gives setuid programs the rights of their owners. The emulator then runs as root for programs of root.
+    /// Gives setuid programs the rights of their owners. The emulator then runs as root for setuid programs of root.
     #[arg(help_heading = SELECTION, long)]
     pub credentials: bool,
     /// Write files into this directory
@@ -156,7 +156,7 @@ fn arch_rules(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
     for (arch, path) in interpreters {
         if machine == Some(arch) {
             return Err(Diagnostic::new(format!(
-                "a machine of {0} runs {0} natively, and all its programs would go through the emulator",
+                "cannot export {0}: the target machine runs {0} natively, and all its programs would go through the emulator",
                 arch.name
             ))
             .with_hint(format!(

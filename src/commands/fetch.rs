@@ -23,7 +23,7 @@ use clap::Args;
 pub struct Fetch {
     /// Architectures, or `all` of the package
     ///
-    /// Architectures by any name, or `all` that the package has.
+    /// Architectures by any name, or `all` for every architecture in the package.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required_unless_present_any = ["list", "prune"])]
     pub arches: Vec<ArchArg>,
     /// Package, archive, image, directory, URL
@@ -41,12 +41,12 @@ pub struct Fetch {
     /// $XDG_DATA_HOME/qus for other users.
     #[arg(help_heading = INTERPRETERS, long, value_name = "DIR")]
     pub dest: Option<PathBuf>,
-    /// Show what was fetched
+    /// List fetched interpreters
     ///
-    /// Shows what was fetched, from where, and which handlers use it.
+    /// Lists fetched interpreters, their origin, and the handlers that use them.
     #[arg(help_heading = SELECTION, long, conflicts_with_all = ["from", "prune"])]
     pub list: bool,
-    /// Remove what no handler uses
+    /// Remove unused interpreters
     ///
     /// Removes fetched interpreters that no handler uses.
     #[arg(help_heading = SELECTION, long, conflicts_with = "from")]

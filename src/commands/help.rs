@@ -4,7 +4,7 @@
 //! A line without indentation that ends with a colon begins a section. A line with two spaces begins an entry. Lines
 //! with six spaces describe the entry.
 
-/// Of `qus`.
+/// Sections of `qus --help`.
 pub const QUS: &str = "\
 Examples:
   sudo qus register --fetch arm aarch64
@@ -23,7 +23,7 @@ Exit status:
 ARCH is any common name: QEMU's, uname -m, Debian's, Docker's
 (linux/arm/v7), Go's, Rust's.";
 
-/// Of `qus register`.
+/// Sections of `qus register --help`.
 pub const REGISTER: &str = "\
 Examples:
   sudo qus register --fetch arm aarch64
@@ -35,12 +35,12 @@ Outcomes:
   registered
       The handler is new.
   replaced
-      The handler replaced a broken one, or one that --replace gave up.
+      The handler replaced a broken one, or with --replace a working one.
       A working handler was registered throughout.
   unchanged
       The same handler was registered already.
   existing
-      Another tool's handler works, and stays.
+      Another tool's handler works, and was left in place.
   native
       The host runs these programs without a handler.
   refused
@@ -54,7 +54,7 @@ Outcomes:
   failed
       The kernel or the system refused an operation.";
 
-/// Of `qus list`.
+/// Sections of `qus list --help`.
 pub const LIST: &str = "\
 Examples:
   qus list
@@ -72,23 +72,23 @@ States:
   differs
       The handler differs from its configuration in binfmt.d.";
 
-/// Of `qus reset`.
+/// Sections of `qus reset --help`.
 pub const RESET: &str = "\
 Examples:
   sudo qus reset
       Removes the handlers of all QEMU emulators.
   sudo qus reset --persist arm
-      Removes the handler of arm, and what registers it at boot.
+      Removes the handler of arm, and the file that registers it at boot.
 
 Outcomes:
   removed
       The handler or the file was removed.
   edited
-      The file was edited since qus wrote it, and stays.
+      The file was edited after qus wrote it, and was left in place.
   failed
       The handler or the file could not be removed.";
 
-/// Of `qus verify`.
+/// Sections of `qus verify --help`.
 pub const VERIFY: &str = "\
 Examples:
   qus verify
@@ -102,9 +102,9 @@ States:
   native
       The host runs these programs without a handler.
   broken
-      The probe failed, for the reason that is printed.";
+      The probe failed. The reason is printed.";
 
-/// Of `qus which`.
+/// Sections of `qus which --help`.
 pub const WHICH: &str = "\
 Examples:
   qus which ./program
@@ -112,7 +112,7 @@ Examples:
   find rootfs -type f -perm /111 -print0 | qus which --files0-from -
       Explains every executable file below a directory.";
 
-/// Of `qus run`.
+/// Sections of `qus run --help`.
 pub const RUN: &str = "\
 Examples:
   qus run ./program
@@ -120,7 +120,7 @@ Examples:
   qus run --root rootfs --as-root -- /bin/sh
       Starts a shell in a root directory of another architecture.";
 
-/// Of `qus doctor`.
+/// Sections of `qus doctor --help`.
 pub const DOCTOR: &str = "\
 Examples:
   qus doctor
@@ -128,23 +128,23 @@ Examples:
   qus doctor --no-verify --json
       Executes nothing, and prints one JSON object.";
 
-/// Of `qus fetch`.
+/// Sections of `qus fetch --help`.
 pub const FETCH: &str = "\
 Examples:
   sudo qus fetch arm aarch64
       Downloads the package of the distribution, and unpacks two emulators.
   sudo qus fetch --prune
-      Removes the emulators that no handler uses.";
+      Removes fetched emulators that no handler uses.";
 
-/// Of `qus bundle`.
+/// Sections of `qus bundle --help`.
 pub const BUNDLE: &str = "\
 Examples:
   qus bundle -o qus-arm arm aarch64
       Writes an executable that registers arm and aarch64 anywhere.
   qus bundle --from qemu-user-static.deb -o qus-all all
-      Takes the emulators out of a package.";
+      Gets the emulators from a package.";
 
-/// Of `qus enable`.
+/// Sections of `qus enable --help`.
 pub const ENABLE: &str = "\
 Examples:
   sudo qus enable arm
@@ -152,7 +152,7 @@ Examples:
   sudo qus enable all
       Enables the handlers of all QEMU emulators.";
 
-/// Of `qus disable`.
+/// Sections of `qus disable --help`.
 pub const DISABLE: &str = "\
 Examples:
   sudo qus disable arm
@@ -160,7 +160,7 @@ Examples:
   sudo qus disable all
       Disables the handlers of all QEMU emulators.";
 
-/// Of `qus show`.
+/// Sections of `qus show --help`.
 pub const SHOW: &str = "\
 Examples:
   qus show
@@ -168,7 +168,7 @@ Examples:
   qus show arm64 riscv64
       Prints names, magic and mask of two architectures.";
 
-/// Of `qus completions`.
+/// Sections of `qus completions --help`.
 pub const COMPLETIONS: &str = "\
 Examples:
   eval \"$(qus completions bash)\"
@@ -176,7 +176,7 @@ Examples:
   qus completions zsh > _qus
       Writes a file for a directory of $fpath.";
 
-/// Of `qus man`.
+/// Sections of `qus man --help`.
 pub const MAN: &str = "\
 Examples:
   qus man | man -l -
@@ -184,15 +184,15 @@ Examples:
   mkdir -p man1 && qus man -o man1
       Writes the pages of all commands.";
 
-/// Of `qus export`.
+/// Sections of `qus export --help`.
 pub const EXPORT: &str = "\
 Examples:
   qus export -f systemd -o etc/binfmt.d arm aarch64
       Writes files for systemd-binfmt.
   qus export -f register --interpreter-path '/usr/bin/qemu-{arch}' arm
-      Prints what a script writes to the kernel.";
+      Prints lines that a script can write to `register`.";
 
-/// Of `qus apply`.
+/// Sections of `qus apply --help`.
 pub const APPLY: &str = "\
 Examples:
   sudo qus apply

@@ -144,5 +144,5 @@ pub(crate) fn switched_off(instance: &Instance) -> Diagnostic {
 
 /// Prints where the handlers apply, if that is not the host (rule 7 of docs/design.md).
 pub(crate) fn print_scope(scope: Scope, output: &mut Output<'_>) -> io::Result<()> {
-    if scope == Scope::Host { Ok(()) } else { output.info(&format!("this is about {scope}")) }
+    if scope == Scope::Host { Ok(()) } else { output.info(&format!("these are the handlers of {scope}")) }
 }

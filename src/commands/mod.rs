@@ -34,40 +34,40 @@ use report::print;
 pub enum Command {
     /// Register interpreters, and verify each by execution
     ///
-    /// Finds a statically linked interpreter for each architecture, checks it, and registers it with the flag F, so
-    /// that the kernel opens it once and programs run in every container and root directory. The entry is read back,
-    /// and a probe is executed through it. If that fails, the previous state is restored. A working handler of another
-    /// tool stays.
+    /// Finds a statically linked interpreter for each architecture, checks it, and registers it with the flag F: the
+    /// kernel opens the interpreter once, and programs run in every container and root directory. qus then reads the
+    /// entry back and executes a probe through it. If the probe fails, qus restores the previous state. A working
+    /// handler of another tool is left in place.
     #[command(after_long_help = help::REGISTER)]
     Register(register::Register),
     /// List every handler, newest first
     ///
-    /// Reads the entries of binfmt_misc. A handler is used before those below it. Rules that are configured in binfmt.d
-    /// but not registered are listed last.
+    /// Lists the entries of binfmt_misc in the order in which the kernel tries them. Rules that are configured in
+    /// binfmt.d but not registered come last.
     #[command(after_long_help = help::LIST)]
     List(list::List),
     /// Remove the handlers of QEMU's emulators
     ///
-    /// Removes the handlers of QEMU's emulators, also those that other tools registered. Handlers of other interpreters
-    /// stay.
+    /// Removes the handlers of QEMU's emulators, including those that other tools registered. Handlers of other
+    /// interpreters are left in place.
     #[command(after_long_help = help::RESET)]
     Reset(reset::Reset),
     /// Execute a test program of each architecture
     ///
-    /// Executes a probe, a tiny program of the architecture, through the kernel, from this root directory and from an
-    /// empty one. The probe shows that the interpreter starts, is static, and gets the arguments that it should get.
+    /// Executes a probe, a tiny program of the architecture, through the kernel: once in this root directory and once
+    /// in an empty one. The probe shows that the interpreter starts, is static, and gets the right arguments.
     #[command(after_long_help = help::VERIFY)]
     Verify(verify::Verify),
     /// Explain what the kernel does with a file
     ///
-    /// Predicts what execve(2) does with a file: which handler takes it, or why it fails. Where a handler takes it, a
-    /// probe with the same header is executed.
+    /// Predicts what execve(2) does with a file: which handler takes the file, or why execve fails. If a handler takes
+    /// it, a probe with the same header is executed.
     #[command(after_long_help = help::WHICH)]
     Which(which::Which),
     /// Run a foreign program without root
     ///
-    /// Registers handlers in a user namespace of its own and starts the program there. Needs Linux 6.7 or later, or
-    /// --direct. Nothing on the host changes, and the exit status is that of the program.
+    /// Registers handlers in a new user namespace and starts the program there. Needs Linux 6.7 or later, or --direct.
+    /// Nothing on the host changes. The exit status is that of the program.
     #[command(after_long_help = help::RUN)]
     Run(run::Run),
     /// Diagnose problems and suggest fixes
@@ -78,14 +78,14 @@ pub enum Command {
     Doctor(doctor::Doctor),
     /// Download static interpreters
     ///
-    /// Downloads the package of the distribution that has qemu-user, or reads another source, and unpacks the
-    /// interpreters without installing the package.
+    /// Downloads the distribution's package of qemu-user, or reads another source, and unpacks the interpreters. The
+    /// package is not installed.
     #[command(after_long_help = help::FETCH)]
     Fetch(fetch::Fetch),
     /// Write a copy of qus that carries interpreters
     ///
-    /// Copies this executable and appends interpreters. The copy needs no other file: its `register` keeps the
-    /// interpreters in memory, and its `run` uses them.
+    /// Copies this executable and appends interpreters. The copy needs no other file: its `register` loads the
+    /// interpreters into memory, and its `run` uses them.
     #[command(after_long_help = help::BUNDLE)]
     Bundle(bundle::Bundle),
     /// Enable handlers
@@ -95,12 +95,12 @@ pub enum Command {
     Enable(toggle::Toggle),
     /// Disable handlers without removing them
     ///
-    /// Disables handlers. They stay registered, and the kernel ignores them.
+    /// Disables handlers. They stay registered, but the kernel ignores them.
     #[command(after_long_help = help::DISABLE)]
     Disable(toggle::Toggle),
     /// Show the architectures, or details of one
     ///
-    /// Prints names and patterns of the table of architectures.
+    /// Prints the names and patterns of architectures.
     #[command(after_long_help = help::SHOW)]
     Show(show::Show),
     /// Print completions for a shell
@@ -115,14 +115,14 @@ pub enum Command {
     Man(man::Man),
     /// Print rules for systemd, OpenRC, NixOS and others
     ///
-    /// Prints or writes rules for other software to register, at boot or in an image. Nothing is registered or executed
+    /// Prints or writes rules that other software registers, at boot or in an image. Nothing is registered or executed
     /// here.
     #[command(after_long_help = help::EXPORT)]
     Export(export::Export),
     /// Register the rules of binfmt.d
     ///
-    /// Registers the rules of binfmt.d(5), as systemd-binfmt does, but leaves all other handlers registered. For
-    /// systems without systemd, and for images.
+    /// Registers the rules of binfmt.d(5), as systemd-binfmt does, but leaves all other handlers registered. This is
+    /// for systems without systemd, and for images.
     #[command(after_long_help = help::APPLY)]
     Apply(apply::Apply),
 }

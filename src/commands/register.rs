@@ -41,19 +41,20 @@ use std::path::PathBuf;
 pub struct Register {
     /// Architectures, or `all` [default: all]
     ///
-    /// Architectures by any name. `all` means those for which an interpreter is found and that the host does not run
-    /// natively.
+    /// Architectures by any name. `all` selects every architecture that has an interpreter and that the host does not
+    /// run natively.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
     pub arches: Vec<ArchArg>,
-    /// Use this file for the one ARCH
+    /// Use this interpreter for one ARCH
     ///
-    /// Uses this file as the interpreter of the one ARCH: any statically linked emulator (qemu-user, box64, FEX).
+    /// Uses this file as the interpreter of ARCH, which must be one architecture. The file is any statically linked
+    /// emulator (qemu-user, box64, FEX).
     #[arg(help_heading = INTERPRETERS, long, value_name = "FILE", conflicts_with_all = ["interpreter_dir", "fetch", "from", "qemu_version"])]
     pub interpreter: Option<PathBuf>,
     /// Sources of the interpreters.
     #[command(flatten)]
     pub source: SourceArgs,
-    /// Put fetched interpreters here
+    /// Directory for fetched interpreters
     #[arg(help_heading = INTERPRETERS, long, value_name = "DIR")]
     pub dest: Option<PathBuf>,
     /// Keep the interpreters in memory
@@ -63,12 +64,12 @@ pub struct Register {
     pub in_memory: bool,
     /// Replace a handler of another tool
     ///
-    /// Replaces a handler of another tool or of another emulator that serves the architecture.
+    /// Replaces a handler of another tool, or of another emulator, for the same architecture.
     #[arg(help_heading = SELECTION, long)]
     pub replace: bool,
-    /// Let setuid programs be setuid (flag C)
+    /// Respect setuid programs (flag C)
     ///
-    /// Gives setuid programs the rights of their owners. The emulator then runs as root for programs of root.
+    /// Gives setuid programs the rights of their owners. The emulator then runs as root for setuid programs of root.
     #[arg(help_heading = SELECTION, long)]
     pub credentials: bool,
     /// Execute no probes
@@ -78,7 +79,8 @@ pub struct Register {
     pub no_verify: bool,
     /// Register even native architectures
     ///
-    /// Registers even what the host runs natively, or may run natively. This can break the programs of the host.
+    /// Registers even architectures that the host runs natively, or may run natively. This can break the programs of
+    /// the host.
     #[arg(help_heading = SELECTION, long)]
     pub force_native: bool,
     /// Print what would be done, and do nothing
@@ -88,19 +90,20 @@ pub struct Register {
     pub dry_run: bool,
     /// Register in other namespaces
     ///
-    /// Enters these namespaces first: host, the number of a process, podman or docker-rootless. The handlers are then
-    /// visible there.
+    /// Enters other namespaces first, and registers the handlers there. WHERE is host, a process id, podman or
+    /// docker-rootless.
     #[arg(help_heading = SCOPE, long = "in", value_name = "WHERE")]
     pub target: Option<Target>,
-    /// Stay until SIGTERM or SIGINT, then remove
+    /// Keep running; remove the handlers on SIGTERM
     ///
-    /// Stays and keeps the instance until SIGTERM or SIGINT arrives. Then removes the registered handlers.
+    /// Keeps running after the registration, so that the instance stays in use. Removes the new handlers when SIGTERM
+    /// or SIGINT arrives.
     #[arg(help_heading = SCOPE, long, conflicts_with = "dry_run")]
     pub hold: bool,
-    /// Register at every boot, too
+    /// Also register at every boot
     ///
-    /// Registers the handlers at every boot, too: writes /etc/binfmt.d/qus-ARCH.conf, and copies interpreters that
-    /// would be gone after a reboot.
+    /// Also registers the handlers at every boot: writes /etc/binfmt.d/qus-ARCH.conf, and copies interpreters that
+    /// would be lost at a reboot.
     #[arg(help_heading = PERSISTENCE, long, conflicts_with_all = ["in_memory", "hold"])]
     pub persist: bool,
 }

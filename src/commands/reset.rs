@@ -34,9 +34,9 @@ pub struct Reset {
     /// Removes only the handlers of these architectures.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
     pub arches: Vec<ArchArg>,
-    /// Remove what --persist wrote, too
+    /// Also remove the files of register --persist
     ///
-    /// Removes what `register --persist` wrote, too, so that the handlers do not come back at boot.
+    /// Also removes the files that `register --persist` wrote, so that the handlers are not registered again at boot.
     #[arg(help_heading = PERSISTENCE, long)]
     pub persist: bool,
     /// Print what would be removed
@@ -201,13 +201,13 @@ impl Report for ResetReport {
         if let Some(path) = &self.not_mounted {
             let path = path.display();
             output.info(&format!(
-                "binfmt_misc is not mounted on {path}: no handler can be seen, and none was removed"
+                "binfmt_misc is not mounted on {path}: no handler is visible, and none was removed"
             ))?;
             return Ok(self.status());
         }
         print_scope(self.scope, output)?;
         if self.items.is_empty() {
-            output.info("there is no handler of a QEMU emulator")?;
+            output.info("no handler of a QEMU emulator is registered")?;
         }
         for back in &self.returns {
             let hint = if back.own {
@@ -216,7 +216,7 @@ impl Report for ResetReport {
                 String::new()
             };
             let (name, file) = (escape(&back.name), display_path(&back.file));
-            output.info(&format!("{name} comes back at boot, by {file}{hint}"))?;
+            output.info(&format!("{file} registers {name} again at boot{hint}"))?;
         }
         Ok(self.status())
     }

@@ -66,17 +66,17 @@ fn parse_variable(word: OsString) -> Result<Variable, &'static str> {
 pub struct Run {
     /// Run in this root directory
     ///
-    /// Runs the program in this root directory, populated with /proc, /dev and /sys like that of a container.
+    /// Runs the program in this root directory. The directory gets /proc, /dev and /sys, as in a container.
     #[arg(help_heading = SCOPE, long, value_name = "DIR")]
     pub root: Option<PathBuf>,
     /// Register only these architectures
     ///
-    /// Registers only these architectures. The default is all for which an interpreter is found.
+    /// Registers only these architectures. The default is every architecture that has an interpreter.
     #[arg(help_heading = SELECTION, long, value_name = "ARCH", value_delimiter = ',', value_parser = parse_one_arch)]
     pub arch: Vec<&'static Arch>,
-    /// Be root inside
+    /// Run as root of the namespace (fake root)
     ///
-    /// Makes the program root inside, as far as its files and handlers are concerned (fake root).
+    /// Runs the program as root of its user namespace. It has no rights of root on the host (fake root).
     #[arg(help_heading = SCOPE, long)]
     pub as_root: bool,
     /// Sources of the interpreters.
@@ -205,7 +205,7 @@ fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
         let kernel = KernelVersion::running();
         if !kernel.has_per_userns_instances() {
             let message = format!(
-                "Linux {kernel} has one instance for all: only since 6.7 a user namespace has its own"
+                "Linux {kernel} has one instance for all user namespaces; 6.7 and later have one for each"
             );
             return or_direct(Diagnostic::new(message), args);
         }
@@ -266,7 +266,7 @@ fn find(name: &OsStr) -> Result<PathBuf, Failure> {
         path.symlink_metadata().is_ok().then(|| path.to_owned())
     };
     found.ok_or_else(|| {
-        let problem = Diagnostic::new(format!("there is no program {}", display_path(path)));
+        let problem = Diagnostic::new(format!("cannot find the program {}", display_path(path)));
         // Like a shell, `qus run` does not search the working directory.
         let is_here = search_path::is_bare(path) && path.is_file();
         let command = is_here.then(|| format!("qus run {}", shell_word(Path::new(".").join(path))));
@@ -290,10 +290,10 @@ fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
     let all =
         (CString::new(path.as_os_str().as_bytes()), strings(words.to_vec()), strings(variables.collect()));
     let (Ok(file), Ok(words), Ok(variables)) = all else {
-        return failed(NotRun::Qus, "a word of the command holds a NUL");
+        return failed(NotRun::Qus, "an argument contains a NUL byte");
     };
     if let Err(error) = signals::restore() {
-        return failed(NotRun::Qus, &format!("cannot restore its signals: {error}"));
+        return failed(NotRun::Qus, &format!("cannot restore the signal settings: {error}"));
     }
     let Err(errno) = execve(&file, &words, &variables);
     match errno {

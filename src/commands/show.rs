@@ -24,9 +24,9 @@ pub struct Show {
     /// Architectures to explain
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_one_arch)]
     pub arches: Vec<&'static Arch>,
-    /// Show what this bundle contains
+    /// List the interpreters of this bundle
     ///
-    /// Shows the interpreters that this executable carries.
+    /// Lists the interpreters that this executable contains.
     #[arg(long, conflicts_with = "arches")]
     pub bundled: bool,
 }

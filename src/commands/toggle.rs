@@ -24,7 +24,7 @@ use clap::Args;
 pub struct Toggle {
     /// Architectures, or `all`
     ///
-    /// Architectures by any name, or `all` that have a handler.
+    /// Architectures by any name, or `all` for every architecture that has a handler.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
     pub arches: Vec<ArchArg>,
 }
@@ -82,7 +82,7 @@ pub(crate) fn execute(args: &Toggle, enable: bool, common: &Common) -> Result<To
         chosen.iter().map(|(handler, arch)| toggle(&instance, handler, arch, enable)).collect();
     for arch in arches.unwrap_or_default() {
         if !chosen.iter().any(|(_, served)| *served == arch) {
-            let error = Some(format!("there is no handler for {}", arch.name));
+            let error = Some(format!("no handler is registered for {}", arch.name));
             items.push(ToggledHandler { arch: arch.name, outcome: Outcome::Missing, name: None, error });
         }
     }
@@ -120,7 +120,7 @@ impl Report for ToggleReport {
             output.problem(&problem.with_command(format!("sudo qus register {}", missing.join(" "))))?;
         }
         if self.items.is_empty() {
-            output.info("there is no handler of a QEMU emulator")?;
+            output.info("no handler of a QEMU emulator is registered")?;
         }
         let has_failed = self.items.iter().any(|item| item.error.is_some());
         Ok(if has_failed { Status::Failed } else { Status::Done })

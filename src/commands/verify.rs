@@ -37,7 +37,7 @@ use clap::Args;
 pub struct Verify {
     /// Architectures [default: all]
     ///
-    /// Architectures by any name. The default is all that have a handler.
+    /// Architectures by any name. The default is every architecture that has a handler.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
     pub arches: Vec<ArchArg>,
 }
@@ -275,7 +275,7 @@ impl Report for VerifyReport {
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
         print_scope(self.scope, output)?;
         if self.items.is_empty() {
-            output.info("there is no handler of an architecture")?;
+            output.info("no handler for an architecture is registered")?;
         }
         let is_broken = self.items.iter().any(|item| item.health.state == State::Broken);
         Ok(if is_broken { Status::No } else { Status::Done })

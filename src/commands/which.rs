@@ -46,7 +46,7 @@ pub struct Which {
     pub files0_from: Option<PathBuf>,
     /// Execute no probes
     ///
-    /// Executes no probes. Whether handlers work is then unverified.
+    /// Executes no probes. The answers are then unverified.
     #[arg(help_heading = VERIFICATION, long)]
     pub no_verify: bool,
 }
@@ -54,7 +54,11 @@ pub struct Which {
 pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Result<Status> {
     let files = Files::of(args)?;
     for (name, file) in files.found_in_path(args) {
-        output.info(&format!("there is no file {}; this is {}", display_path(name), display_path(file)))?;
+        output.info(&format!(
+            "{} is not a file in this directory; explaining {}",
+            display_path(name),
+            display_path(file)
+        ))?;
     }
     let (handlers, enabled, is_mounted) = table(common)?;
     let natives = Natives::new(&handlers)?;

@@ -70,7 +70,7 @@ fn apply_registers_what_is_configured_and_removes_no_other_handler(lab: &Lab) {
     assert_eq!(after, before);
     // `register` makes the same entry.
     let by_apply = lab.entries();
-    lab.done_with(["reset", "arm"], "qus: qemu-arm comes back at boot, by /etc/binfmt.d/arm.conf\n");
+    lab.done_with(["reset", "arm"], "qus: /etc/binfmt.d/arm.conf registers qemu-arm again at boot\n");
     lab.done(["register", "arm"]);
     assert_eq!(lab.entries(), by_apply);
     let ran = done(lab.qus(["apply"]));

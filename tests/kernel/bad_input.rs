@@ -185,7 +185,7 @@ fn one_interpreter_is_for_one_architecture(lab: &Lab) {
         let ran = lab.refused(
             words.into_iter().chain(arches.iter().copied()),
             2,
-            "--interpreter goes with exactly one architecture",
+            "--interpreter requires exactly one architecture",
         );
         ran.hints(&format!("name one: qus register --interpreter {} ARCH", file.display()));
     }

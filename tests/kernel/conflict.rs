@@ -147,7 +147,7 @@ fn another_tools_handler_is_in_the_way(lab: &Lab) {
 
     let printed = lab.done(["register", "--replace", "arm"]);
     assert!(
-        printed.contains(" registered ") && printed.contains("; FEX-arm now comes after it"),
+        printed.contains(" registered ") && printed.contains("; the kernel now tries FEX-arm after it"),
         "{printed}"
     );
     assert_eq!(order(), ["qemu-arm", "FEX-arm"]);
@@ -162,7 +162,7 @@ fn another_tools_handler_in_front_is_in_the_way(lab: &Lab) {
     fex(lab);
     lab.refused(["register", "arm"], 2, "FEX-arm (").suggests("qus register --replace arm");
     let printed = lab.done(["register", "--replace", "arm"]);
-    assert!(printed.contains("FEX-arm now comes after it"), "{printed}");
+    assert!(printed.contains("the kernel now tries FEX-arm after it"), "{printed}");
     assert_eq!(order(), ["qemu-arm", "FEX-arm"]);
 }
 

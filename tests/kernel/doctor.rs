@@ -155,7 +155,7 @@ kernel_test!(doctor_without_a_mount_namespace, unmounted);
 fn doctor_without_a_mount_namespace(lab: &Lab) {
     let wrapper = ["unshare", "--user", "--map-root-user"];
     let ran = run(&mut lab.program(&wrapper, ["doctor"]));
-    assert!(ran.stdout.contains("cannot be seen, and mounting is not permitted here"), "{ran:#?}");
+    assert!(ran.stdout.contains("cannot be listed, and mounting is not permitted here"), "{ran:#?}");
     assert!(ran.stdout.contains("try: qus run sh\n"), "{ran:#?}");
     let busybox = lab.copy("busybox", &downloads::busybox("arm"));
     let script = format!("{} uname -m", busybox.display());
@@ -303,7 +303,7 @@ fn doctor_stale(lab: &Lab) {
     gone(lab, "problem", "stale", "");
     fs::copy(&path, lab.path("new")).unwrap();
     fs::rename(lab.path("new"), &path).unwrap();
-    fixes(lab, "problem", "stale", "qemu-arm runs a file that was replaced at");
+    fixes(lab, "problem", "stale", "qemu-arm runs an old file, which was replaced at");
     sound(lab);
 }
 
@@ -434,14 +434,14 @@ kernel_test!(doctor_interim);
 fn doctor_interim(lab: &Lab) {
     // A run may be interrupted before or after the new handler gets its name.
     register(lab, "qemu-arm.qus-123", ARM, &qemu_arm(), "F");
-    fixes(lab, "problem", "interim", "qemu-arm.qus-123 was left behind");
+    fixes(lab, "problem", "interim", "qemu-arm.qus-123 is a temporary handler that was left behind");
     sound(lab);
     lab.done(["verify", "arm"]);
     lab.done(["reset"]);
     register(lab, "qemu-arm.qus-123", ARM, &qemu_arm(), "F");
     lab.done(["register", "arm"]);
     register(lab, "qemu-arm.qus-124", ARM, &qemu_arm(), "F");
-    fixes(lab, "problem", "interim", "qemu-arm.qus-124 was left behind");
+    fixes(lab, "problem", "interim", "qemu-arm.qus-124 is a temporary handler that was left behind");
     sound(lab);
     lab.done(["verify", "arm"]);
 }
@@ -529,7 +529,7 @@ fn doctor_emulator(lab: &Lab) {
 kernel_test!(doctor_in_memory);
 fn doctor_in_memory(lab: &Lab) {
     lab.done(["register", "--in-memory", "arm"]);
-    found(lab, "ok", "in-memory", ", in memory, and holds ");
+    found(lab, "ok", "in-memory", " in memory, and uses ");
     sound(lab);
     lab.done(["reset"]);
     gone(lab, "ok", "in-memory", "");

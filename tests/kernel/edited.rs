@@ -62,7 +62,7 @@ fn an_edited_file_stays_as_it_is(lab: &Lab) {
     let message = format!("  {ARM} was edited since qus wrote it, and is left in place\n");
     let row = ran.stdout.lines().find(|line| line.starts_with(&format!("arm    edited   {ARM}  ")));
     assert!(ran.status == 2 && row.is_some() && ran.stdout.contains(&message), "no {message:?} in {ran:#?}");
-    assert!(ran.stderr.contains(&format!("qemu-arm comes back at boot, by {ARM}\n")), "{ran:#?}");
+    assert!(ran.stderr.contains(&format!("{ARM} registers qemu-arm again at boot\n")), "{ran:#?}");
     assert_eq!(fs::read_to_string(ARM).unwrap(), edited);
     assert_eq!(names(COPIES), ["qemu-arm-static"]);
     assert!(!Path::new(S390X).exists() && lab.entries().is_empty());

@@ -23,8 +23,9 @@ fn a_user_who_is_not_root_gets_a_command(lab: &Lab) {
     }
     // Commands that change nothing work for every user.
     lab.done(["register", "--dry-run", "arm"]);
-    lab.done_with(["list"], "qus: this is about a user namespace that could not be determined\n");
-    let nothing = format!("qus: this is about a user namespace that could not be determined\n{NO_HANDLER}");
+    lab.done_with(["list"], "qus: these are the handlers of a user namespace that could not be determined\n");
+    let nothing =
+        format!("qus: these are the handlers of a user namespace that could not be determined\n{NO_HANDLER}");
     lab.done_with(["reset"], &nothing);
 }
 
@@ -80,7 +81,7 @@ fn commands_without_instance(lab: &Lab) {
     }
     let ran = lab.qus(["reset"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
-    assert_eq!(ran.stderr, format!("qus: {message}: no handler can be seen, and none was removed\n"));
+    assert_eq!(ran.stderr, format!("qus: {message}: no handler is visible, and none was removed\n"));
     assert_eq!(lab.json(["reset"])["items"], serde_json::json!([]));
     let printed = lab.done(["register", "--dry-run", "arm"]);
     assert!(printed.starts_with("arm  would register  POF  "), "{printed}");

@@ -89,7 +89,7 @@ fn export_leaves_the_machines_own_family_out(lab: &Lab) {
     let value = lab.json(["export", "all", "--format", "json", "--interpreter-path", NOWHERE]);
     assert!(!value.to_string().contains(&format!("\"arch\":\"{own}\"")), "{value:#}");
     let words = ["export", own, "--format", "systemd", "--interpreter-path", NOWHERE];
-    lab.refused(words, 2, &format!("a machine of {own} runs {own} natively"));
+    lab.refused(words, 2, &format!("cannot export {own}: the target machine runs {own} natively"));
 }
 
 fn files(lab: &Lab, directory: &str) -> BTreeMap<String, (u32, String)> {

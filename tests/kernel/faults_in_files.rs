@@ -139,7 +139,7 @@ fn persists(lab: &Lab, sample: usize, prepare: &dyn Fn()) {
             instance_is_sound(lab, ran, killed, &entries, &wanted_entries);
             files_are_sound(ran, killed, &before, &wanted);
             // A handler that was not registered is not restored at boot either.
-            if !killed && lab.entries() == entries && !ran.stderr.contains("cannot put back") {
+            if !killed && lab.entries() == entries && !ran.stderr.contains("cannot restore") {
                 let (now, _) = tree();
                 assert!(
                     but_for_the_copy(&now) == but_for_the_copy(&before),

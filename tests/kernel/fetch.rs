@@ -143,7 +143,7 @@ fn fetch_reports_unusable_files(lab: &Lab) {
     let ran = lab.qus(["register", "--from", "source", "--dest", "dest", "arm", "mips"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(
-        ran.stdout.contains("missing          the one in source is not static: it needs /lib"),
+        ran.stdout.contains("missing          the interpreter in source is not static: it needs /lib"),
         "{ran:#?}"
     );
     ran.suggests("qus register --fetch arm");

@@ -25,7 +25,7 @@ pub(crate) const QUS: &str = env!("CARGO_BIN_EXE_qus");
 pub(crate) const OURS: Flags = Flags::PRESERVE_ARGV0.union(Flags::OPEN_BINARY).union(Flags::FIX_BINARY);
 
 /// Message of `reset` when it finds no handler.
-pub(crate) const NO_HANDLER: &str = "qus: there is no handler of a QEMU emulator\n";
+pub(crate) const NO_HANDLER: &str = "qus: no handler of a QEMU emulator is registered\n";
 
 /// The environment of one test.
 pub(crate) struct Lab {
@@ -317,7 +317,7 @@ impl Ran {
     /// Returns standard error without the sentences that report where handlers are registered, and for how long.
     pub(crate) fn messages(&self) -> String {
         let inode = fs::metadata("/proc/self/ns/user").unwrap().ino();
-        let about = format!("qus: this is about user namespace {inode}, not the host\n");
+        let about = format!("qus: these are the handlers of user namespace {inode}, not the host\n");
         let summary = format!(" in user namespace {inode} only");
         // Copies are on a file system in memory here (see cover.rs), and the machine's licence texts are not covered.
         let of_this_lab =

@@ -190,11 +190,14 @@ fn enable_and_disable_switch(lab: &Lab) {
 kernel_test!(enable_without_a_handler_fails);
 fn enable_without_a_handler_fails(lab: &Lab) {
     for command in ["enable", "disable"] {
-        let ran = lab.refused([command, "s390x"], 2, "there is no handler for s390x");
+        let ran = lab.refused([command, "s390x"], 2, "no handler is registered for s390x");
         assert!(ran.stderr.contains("1 of 1 architectures have no handler"), "{ran:#?}");
         ran.suggests("sudo qus register s390x");
         let ran = lab.qus([command, "all"]);
-        assert_eq!((ran.status, ran.stderr.as_str()), (0, "qus: there is no handler of a QEMU emulator\n"));
+        assert_eq!(
+            (ran.status, ran.stderr.as_str()),
+            (0, "qus: no handler of a QEMU emulator is registered\n")
+        );
     }
     // Existing handlers are disabled nevertheless.
     lab.done(["register", "arm"]);

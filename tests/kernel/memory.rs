@@ -30,7 +30,7 @@ fn interpreters_live_in_memory(lab: &Lab) {
         "{printed}"
     );
     let printed = lab.qus(["doctor", "-v"]).stdout;
-    let held = format!("in memory, and holds {} MiB of it", size.div_ceil(1 << 20));
+    let held = format!("in memory, and uses {} MiB", size.div_ceil(1 << 20));
     assert!(printed.contains(&held) && !printed.contains("the file was removed"), "{printed}");
     let printed = lab.done(["which", downloads::busybox("arm").to_str().unwrap()]);
     assert!(printed.contains("; it is in memory\n"), "{printed}");

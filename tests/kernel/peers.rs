@@ -243,10 +243,9 @@ fn binfmt_does_not_mount_in_order_to_look(lab: &Lab) {
     let (supported, emulators) = state(&ran);
     assert_eq!(supported[0], Arch::named(std::env::consts::ARCH).unwrap().names.platforms[0]);
     assert!(emulators.is_empty(), "{ran:#?}");
-    let line =
-        "qus: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: what has emulators here cannot be seen";
+    let line = "qus: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: emulators cannot be listed";
     assert!(ran.stderr.contains(line), "{ran:#?}");
-    let line = "qus: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: no handler can be seen, and none was removed\n";
+    let line = "qus: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: no handler is visible, and none was removed\n";
     assert!(ran.stderr.starts_with(line), "{ran:#?}");
     assert_eq!(mounts(), before);
 }
@@ -314,7 +313,10 @@ fn dbhi_clears(lab: &Lab, before: &(BTreeMap<String, String>, Vec<String>)) {
     assert_eq!(ran.stdout, "Removed qemu-arm as binfmt interpreter for arm\n");
     let ran = run(tool(lab, "dbhi-qus").env("QEMU_CLEAR", "yes"));
     assert_eq!(ran.status, 0, "{ran:#?}");
-    assert!(ran.stderr.contains("left in place, as they are not QEMU emulators: python3.11\n"), "{ran:#?}");
+    assert!(
+        ran.stderr.contains("left in place because they are not QEMU emulators: python3.11\n"),
+        "{ran:#?}"
+    );
     assert_eq!(order(), ["python3.11"]);
     let ran = call(lab, "register.sh", &["-r", "-s", "--", "-p"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
@@ -340,7 +342,10 @@ fn multiarch_resets_and_registers(lab: &Lab) {
     let ran = call(lab, "register", &["--reset", "-p", "yes"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert!(ran.stdout.starts_with("Removed qemu-sparc as binfmt interpreter for sparc\n"), "{ran:#?}");
-    assert!(ran.stderr.contains("left in place, as they are not QEMU emulators: python3.11\n"), "{ran:#?}");
+    assert!(
+        ran.stderr.contains("left in place because they are not QEMU emulators: python3.11\n"),
+        "{ran:#?}"
+    );
     let line = format!("Setting {} as binfmt interpreter for sparc\n", interpreter("sparc").display());
     assert!(ran.stdout.contains(&line), "{ran:#?}");
     assert!(lab.entries().iter().all(|(name, entry)| name == "python3.11" || entry.contains("flags: POF\n")));

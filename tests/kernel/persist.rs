@@ -641,7 +641,7 @@ fn reset_reports_what_comes_back(lab: &Lab) {
     done(persist(lab, &["arm"]));
     let ran = done(lab.qus(["reset"]));
     let message = format!(
-        "qemu-arm comes back at boot, by {ARM}; to remove it for good: sudo qus reset --persist arm\n"
+        "{ARM} registers qemu-arm again at boot; to remove it for good: sudo qus reset --persist arm\n"
     );
     assert!(ran.stderr.ends_with(&message), "{ran:#?}");
     lab.done_with(["reset", "--persist", "arm"], NO_HANDLER);
@@ -653,7 +653,7 @@ fn reset_reports_what_comes_back(lab: &Lab) {
         .unwrap();
     let before = tree();
     let ran = done(lab.qus(["reset", "--persist"]));
-    assert!(ran.stderr.ends_with("qemu-arm comes back at boot, by /etc/binfmt.d/theirs.conf\n"), "{ran:#?}");
+    assert!(ran.stderr.ends_with("/etc/binfmt.d/theirs.conf registers qemu-arm again at boot\n"), "{ran:#?}");
     assert_eq!(tree(), before);
     lab.handler("qemu-arm", "arm", &arm, OURS);
     let value = lab.json(["reset", "--persist"]);

@@ -208,7 +208,10 @@ fn verification_without_p(lab: &Lab) {
     let line = lab.done(["register", "--interpreter", old.to_str().unwrap(), "arm"]);
     let words: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(words[..3], ["arm", "registered", "OF"], "{line}");
-    assert!(line.trim_end().ends_with("without P: its interpreter does not support the flag"), "{line}");
+    assert!(
+        line.trim_end().ends_with("without the flag P, which its interpreter does not support"),
+        "{line}"
+    );
     let entries = lab.entries();
     assert_eq!(entries.keys().collect::<Vec<_>>(), ["qus-arm"]);
     assert!(entries["qus-arm"].contains("\nflags: OF\n"), "{entries:?}");

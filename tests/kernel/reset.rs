@@ -128,7 +128,7 @@ fn a_second_reset_has_nothing_to_do(lab: &Lab) {
         let ran = lab.qus(words.iter().copied());
         assert_eq!(ran.status, 0, "{ran:#?}");
         assert_eq!(ran.stdout, "");
-        assert!(ran.stderr.ends_with("qus: there is no handler of a QEMU emulator\n"), "{ran:#?}");
+        assert!(ran.stderr.ends_with("qus: no handler of a QEMU emulator is registered\n"), "{ran:#?}");
     }
     assert_eq!(lab.qus(["reset", "--quiet"]).stderr, "");
     assert_eq!(lab.json(["reset"])["items"], serde_json::json!([]));
@@ -138,7 +138,7 @@ kernel_test!(reset_where_nothing_is_mounted_is_done, unmounted);
 fn reset_where_nothing_is_mounted_is_done(lab: &Lab) {
     let ran = lab.qus(["reset"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
-    let message = "qus: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: no handler can be seen, and none was removed\n";
+    let message = "qus: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: no handler is visible, and none was removed\n";
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", message));
     // In a user namespace, mounting would hide the host's handlers.
     assert!(!Path::new("/proc/sys/fs/binfmt_misc/register").exists());

@@ -117,13 +117,13 @@ fn run_reports_why_it_did_not_start(lab: &Lab) {
     lab.refused(["run", "--", junk.to_str().unwrap()], 126, "Exec format error");
     lab.refused(["run", "--", "/"], 126, "cannot start /");
     lab.refused(["run", "--", no_loader.to_str().unwrap()], 127, "does not exist");
-    lab.refused(["run", "--", "/does/not/exist"], 127, "there is no program /does/not/exist");
-    lab.refused(["run", "--", "qus-no-such-program"], 127, "there is no program qus-no-such-program");
+    lab.refused(["run", "--", "/does/not/exist"], 127, "cannot find the program /does/not/exist");
+    lab.refused(["run", "--", "qus-no-such-program"], 127, "cannot find the program qus-no-such-program");
     // For other commands, the status cannot be confused with that of a program.
     lab.refused(["list", "--no-such-option"], 2, "--no-such-option");
     let ran = lab.refused(["--json", "run", "--", "/does/not/exist"], 127, "");
     let answer: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
-    assert_eq!(answer["error"]["message"], "there is no program /does/not/exist");
+    assert_eq!(answer["error"]["message"], "cannot find the program /does/not/exist");
     let ran = lab.refused(["--json", "run", "--no-such-option"], 125, "");
     let answer: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(answer["version"], 1);

@@ -33,7 +33,7 @@ fn scope_is_reported_by_every_command(lab: &Lab) {
     assert!(ran.stderr.contains(&sentence), "{ran:?}");
     for command in ["list", "verify", "reset"] {
         let ran = lab.qus([command]);
-        let sentence = format!("this is about user namespace {inode}, not the host");
+        let sentence = format!("these are the handlers of user namespace {inode}, not the host");
         assert!(ran.status == 0 && ran.stderr.contains(&sentence), "{command}: {ran:?}");
         assert_eq!(lab.qus(["--quiet", command]).stderr, "", "{command}");
     }
@@ -147,7 +147,7 @@ fn scope_of_an_inherited_instance(lab: &Lab) {
     assert_eq!(json(&ran.stdout)["scope"], "unknown", "{ran:?}");
     for namespaces in [&["-Ur"][..], &["-Urm"], &["-U", "--map-user=7", "--map-group=7", "--keep-caps"]] {
         let ran = unshared(lab, namespaces, "$QUS list");
-        assert!(ran.stderr.contains(&format!("this is about {OUTER}")), "{namespaces:?} {ran:?}");
+        assert!(ran.stderr.contains(&format!("these are the handlers of {OUTER}")), "{namespaces:?} {ran:?}");
         let ran = unshared(lab, namespaces, "$QUS --json list");
         assert_eq!(json(&ran.stdout)["scope"], "outer", "{namespaces:?} {ran:?}");
         let ran = unshared(lab, namespaces, "$QUS doctor --no-verify");
@@ -175,7 +175,7 @@ kernel_test!(registering_in_an_outer_instance);
 fn registering_in_an_outer_instance(lab: &Lab) {
     let ran = unshared(lab, &["-Ur"], "$QUS register arm");
     assert_eq!(ran.status, 0, "{ran:?}");
-    let sentence = format!("1 architecture works in {OUTER}, also when this user namespace has ended");
+    let sentence = format!("1 architecture works in {OUTER}, even after this user namespace ends");
     assert!(ran.stderr.contains(&sentence), "{ran:?}");
     // The reported lifetime is correct.
     assert!(lab.entries().contains_key("qemu-arm"));
@@ -190,7 +190,7 @@ fn registering_in_an_outer_instance(lab: &Lab) {
         assert_eq!((ran.status, &json(&ran.stdout)["scope"]), (0, &"outer".into()), "{command}: {ran:?}");
     }
     let ran = unshared(lab, &["-Ur"], "$QUS reset");
-    assert!(ran.stderr.contains(&format!("this is about {OUTER}")), "{ran:?}");
+    assert!(ran.stderr.contains(&format!("these are the handlers of {OUTER}")), "{ran:?}");
     assert!(lab.entries().is_empty());
 }
 

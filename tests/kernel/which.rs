@@ -157,7 +157,7 @@ fn which_instance_elsewhere(lab: &Lab) {
     let path = program(lab, "s390x");
     let which = |path: &Path| lab.qus(["which", "--instance", "/proc/sys/kernel", path.to_str().unwrap()]);
     let ran = which(&path);
-    let text = "\n  verified here, with a handler that cannot be seen, as binfmt_misc is not mounted\n";
+    let text = "\n  verified here, with a handler that is not visible because binfmt_misc is not mounted\n";
     assert!(ran.status == 0 && ran.stdout.contains(text), "{ran:#?}");
     let ran = which(&program(lab, "arm"));
     assert!(ran.status == 1 && ran.stdout.contains("try: sudo qus register arm\n"), "{ran:#?}");
@@ -219,15 +219,16 @@ fn which_scripts(lab: &Lab) {
     let outer = script("foreign", &foreign);
     let name = foreign.display();
     let text = format!(
-        "its interpreter {name} is of this kind: arm program (ELF, 32-bit, little-endian); \
+        "its interpreter {name}: arm program (ELF, 32-bit, little-endian); \
          no handler matches; execve fails with \"Exec format error\""
     );
     assert_eq!(fixes(lab, &outer, &text), "sudo qus register arm");
     let interpreter = downloads::distribution().join("qemu-arm-static");
-    let chain = format!("which qemu-arm takes for {}", interpreter.display());
-    runs(lab, &outer, &format!("a script: {name} runs it, {chain}"));
-    let text = format!("a script: {} runs it, which {name} runs, {chain}", outer.display());
-    runs(lab, &script("outermost", &outer), &text);
+    let chain = format!("the handler qemu-arm runs {name} with {}", interpreter.display());
+    runs(lab, &outer, &format!("a script: {name} runs it; {chain}"));
+    let outer = outer.display();
+    let text = format!("a script: {outer} runs it; {outer} is a script that {name} runs; {chain}");
+    runs(lab, &script("outermost", Path::new(&outer.to_string())), &text);
 }
 
 kernel_test!(which_kinds);
@@ -246,7 +247,7 @@ fn which_kinds(lab: &Lab) {
     assert!(answer["try"].as_str().unwrap().starts_with("java -jar '/"), "{answer:#}");
     let mut unknown = content("arm", Variant::default());
     unknown[18..20].copy_from_slice(&[0x34, 0x12]);
-    let text = "no emulator of QEMU's user mode runs such programs, nor does this host; \
+    let text = "neither QEMU's user mode nor this host runs such programs; \
                 execve fails with \"Exec format error\"";
     let answer = fails(lab, &lab.executable("unknown", &unknown), text);
     assert_eq!(answer["kind"], "machine 0x1234 program (ELF, 32-bit, little-endian)");
@@ -318,8 +319,7 @@ fn which_interpreter_replaced(lab: &Lab) {
     lab.handler("qemu-arm", "arm", &interpreter, Flags::FIX_BINARY);
     fs::copy(&interpreter, lab.path("new")).unwrap();
     fs::rename(lab.path("new"), &interpreter).unwrap();
-    let text =
-        "verified here and in an empty root directory; it runs a file that was replaced at its path since";
+    let text = "verified here and in an empty root directory; the handler runs an old file, which was replaced at its path";
     let answer = runs(lab, &path, text);
     lab.type_command(answer["try"].as_str().unwrap());
     runs(lab, &path, "verified here and in an empty root directory");
@@ -335,7 +335,7 @@ fn which_interpreter_dynamic(lab: &Lab) {
     let answer = self::answer(lab, &path);
     assert_eq!(answer["runs"], true, "{answer:#}");
     assert!(
-        answer["text"].as_str().unwrap().starts_with("it runs here, but in no container: "),
+        answer["text"].as_str().unwrap().starts_with("it runs here, but not in containers: "),
         "{answer:#}"
     );
     lab.type_command(answer["try"].as_str().unwrap());
@@ -495,7 +495,7 @@ fn which_finds_programs_in_path(lab: &Lab) {
     let found = lab.copy("programs/hello", &arm);
     let mut command = lab.program(&[], ["which", "hello"]);
     let ran = run(command.env("PATH", &directory));
-    let message = format!("qus: there is no file hello; this is {}\n", found.display());
+    let message = format!("qus: hello is not a file in this directory; explaining {}\n", found.display());
     assert_eq!((ran.status, ran.stderr.as_str()), (1, message.as_str()), "{ran:#?}");
     assert!(ran.stdout.starts_with(&format!("{}: arm program", found.display())), "{ran:#?}");
     // A file here comes first.

@@ -25,13 +25,13 @@ use crate::interpreter::{default_search_dirs, search, versions_of};
 use crate::probe::{self, End, ProbeResult, ProbeTarget, STATUS_ARGV0, STATUS_PATH};
 
 pub(super) const USAGE: &str = "\
-Usage of binfmt (qus in its place; `binfmt COMMAND …` is `qus COMMAND …`):
+Usage of binfmt (provided by qus; `binfmt COMMAND …` is `qus COMMAND …`):
   -install LIST     architectures to install, separated by commas, or all
-  -uninstall LIST   architectures, names of handlers, or patterns (qemu-*): of QEMU's emulators alone
+  -uninstall LIST   architectures, names of handlers, or patterns (qemu-*); only QEMU's emulators
   -mount DIR        where binfmt_misc is mounted (default /proc/sys/fs/binfmt_misc)
   -version          print the versions
-Prints what this host runs, and the emulators, as JSON. Exit status: 0 success, 2 error.
-Environment: QEMU_BINARY_PATH, directory of the emulators; QEMU_PRESERVE_ARGV0 is always in force.";
+Prints the platforms that this host runs, and its emulators, as JSON. Exit status: 0 success, 2 error.
+Environment: QEMU_BINARY_PATH, directory of the emulators; QEMU_PRESERVE_ARGV0 is always on.";
 
 const KNOWN: &[OptSpec] = &[
     (None, "install", true),
@@ -270,10 +270,7 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
         report.items.iter().map(|item| (item.arch, item.health.state)).collect()
     } else {
         let path = adapter.common.instance.display();
-        writeln!(
-            adapter.messages,
-            "qus: binfmt_misc is not mounted on {path}: what has emulators here cannot be seen"
-        )?;
+        writeln!(adapter.messages, "qus: binfmt_misc is not mounted on {path}: emulators cannot be listed")?;
         states_by_execution()?
     };
     let runs = |name: &str, state: State| states.contains(&(name, state));

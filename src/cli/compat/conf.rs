@@ -17,19 +17,19 @@ use crate::handler::classify;
 use crate::system::atomic_file;
 
 pub(super) const USAGE: &str = "\
-Usage: qemu-binfmt-conf.sh [OPTIONS] (qus in its place)
+Usage: qemu-binfmt-conf.sh [OPTIONS] (provided by qus)
   -Q, --qemu-path PATH         directory of the interpreters
-  -F, --qemu-suffix SUFFIX     the end of their names
-  -p, --persistent yes|no      always in force, except in files: interpreters are opened once (F)
+  -F, --qemu-suffix SUFFIX     suffix of their names
+  -p, --persistent yes|no      open interpreters once (F); always on, except for files
   -c, --credential yes|no      setuid programs get the rights of their owners (C)
-  -g, --preserve-argv0 yes|no  always in force, except in files, where kernel and interpreter know it (P)
-  -i, --ignore-family yes|no   in files: the host does not run others of its family; else that is found out
-  -s, --systemd CPU|ALL        write files for systemd-binfmt instead (/etc/binfmt.d)
-  -d, --debian                 write files for update-binfmts instead (/usr/share/binfmts)
-  -e, --exportdir PATH         write them here
+  -g, --preserve-argv0 yes|no  keep argv[0] (P); always on if supported, except for files
+  -i, --ignore-family yes|no   for files: the host runs no other architecture of its family; otherwise tested
+  -s, --systemd CPU|ALL        only write files for systemd-binfmt (/etc/binfmt.d)
+  -d, --debian                 only write files for update-binfmts (/usr/share/binfmts)
+  -e, --exportdir PATH         directory for these files
   -h, --help                   this text
-CPU: any name of an architecture; ALL: those with an interpreter, or where there is none, all that are known.
-Environment: HOST_ARCH, the host that files are for.";
+CPU: any name of an architecture; ALL: those with an interpreter, or all if there is none.
+Environment: HOST_ARCH, architecture of the host that uses the files.";
 
 const KNOWN: &[OptSpec] = &[
     (Some('h'), "help", false),
@@ -101,7 +101,7 @@ pub(super) fn clear(
     }
     if all && !answer.skipped.is_empty() {
         let skipped = escape(&answer.skipped.join(" "));
-        writeln!(adapter.messages, "left in place, as they are not QEMU emulators: {skipped}")?;
+        writeln!(adapter.messages, "left in place because they are not QEMU emulators: {skipped}")?;
     }
     Ok(status)
 }
@@ -166,7 +166,7 @@ impl Setup {
 
     fn register(&self, arches: &[&'static Arch], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
         if self.persistent == Some(false) {
-            let note = "every interpreter is opened once (F), as containers need it";
+            let note = "every interpreter is opened once (F), because containers need that";
             writeln!(adapter.messages, "{note}")?;
         }
         let request = |arches: &[&'static Arch]| Register {
@@ -209,7 +209,7 @@ impl Setup {
             Outcome::Unchanged | Outcome::Existing => {
                 writeln!(adapter.data, "{interpreter} is the binfmt interpreter for {arch} already")?;
             }
-            Outcome::Native => writeln!(adapter.data, "{arch} needs none: {}", item.reason())?,
+            Outcome::Native => writeln!(adapter.data, "{arch} needs no interpreter: {}", item.reason())?,
             _ => writeln!(adapter.messages, "ERROR: {arch}: {}", escape(&item.reason()))?,
         }
         Ok(())

@@ -50,7 +50,7 @@ pub(super) fn read(words: &[String], known: &[OptSpec]) -> Result<ParsedArgs, St
             (true, Some(value)) => value.to_owned(),
             (true, None) => words.next().ok_or_else(|| format!("{word} needs a value"))?.clone(),
             (false, None) => String::new(),
-            (false, Some(_)) => return Err(format!("{word}: this option has no value")),
+            (false, Some(_)) => return Err(format!("{word}: this option takes no value")),
         };
         parsed.options.push((name, value));
     }
@@ -131,7 +131,7 @@ mod tests {
             ("--pr=yes --p yes", "unknown option --p"),
             ("-p", "-p needs a value"),
             ("--persistent", "--persistent needs a value"),
-            ("--help=yes", "--help=yes: this option has no value"),
+            ("--help=yes", "--help=yes: this option takes no value"),
         ] {
             assert_eq!(read_line(line).unwrap_err(), message, "{line}");
         }

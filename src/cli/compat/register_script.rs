@@ -12,24 +12,24 @@ use crate::commands::list::{self, List};
 use crate::commands::report::print;
 
 pub(super) const DBHI_USAGE: &str = "\
-Usage: register.sh [-h] [-i COMMAND…] [-l] [-e] [-r] [-s] [-t TARGETS] [-- ARGS] (qus in its place)
-  -i, --interactive  execute the words behind it with sh -c, and nothing else
+Usage: register.sh [-h] [-i COMMAND…] [-l] [-e] [-r] [-s] [-t TARGETS] [-- ARGS] (provided by qus)
+  -i, --interactive  execute the next words with sh -c, and do nothing else
   -l, --list         list the handlers, and do nothing else
-  -e, --exit         end here
+  -e, --exit         exit at this point
   -r, --reset        remove the handlers of QEMU's emulators first
   -s, --static       the interpreters are called qemu-…-static
-  -t, --targets      what to register, separated by commas
+  -t, --targets      architectures to register, separated by commas
 ARGS: [-h] [-t] [-r] [-c] [-p] [-Q PATH] [-F SUFFIX] [-s] [-d] [-e PATH] [TARGETS]
   -t, --test         print what would be registered
-  -r, --clear        remove the handlers of TARGETS, or of all of QEMU's emulators, and end
+  -r, --clear        remove the handlers of TARGETS, or of all QEMU emulators, and exit
   -c, --credential   setuid programs get the rights of their owners
-  -p, --persistent   always in force: interpreters are opened once (F)
+  -p, --persistent   open interpreters once (F); always on
   -Q, --path         directory of the interpreters
-  -F, --suffix       the end of their names
+  -F, --suffix       suffix of their names
   -s, --systemd      write files for systemd-binfmt
   -d, --debian       write files for update-binfmts
-  -e, --exportdir    where to write them
-  --preserve-argv0   always in force where kernel and interpreter know it
+  -e, --exportdir    directory for these files
+  --preserve-argv0   keep argv[0] (P); always on if supported
 Environment: QEMU_BIN_DIR, QEMU_PATH, QEMU_SUFFIX, QEMU_CREDENTIAL, QEMU_CLEAR, QEMU_TEST, QEMU_TARGETS, HOST_ARCH.";
 
 const DBHI: &[OptSpec] = &[
@@ -136,7 +136,7 @@ fn from_environment() -> Setup {
 fn interact(words: &[String]) -> Result<Status, EarlyExit> {
     let error = Process::new("sh").arg("-c").arg(words.join(" ")).exec();
     let problem = Diagnostic::new(format!("cannot start a shell for -i: {error}"));
-    Err(problem.with_hint("use an image that has one, with qus and its interpreters copied into it").into())
+    Err(problem.with_hint("use an image that has a shell, and copy qus and its interpreters into it").into())
 }
 
 fn list(adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
@@ -145,7 +145,7 @@ fn list(adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
 }
 
 pub(super) const MULTIARCH_USAGE: &str = "\
-Usage: register [--reset] [OPTIONS of qemu-binfmt-conf.sh] (qus in its place)
+Usage: register [--reset] [OPTIONS of qemu-binfmt-conf.sh] (provided by qus)
   --reset            remove the handlers of QEMU's emulators first
   -p, --persistent yes|no, -c, --credential yes|no, -Q, --qemu-path PATH, …: see qemu-binfmt-conf.sh --help
 Environment: QEMU_BIN_DIR, directory of the interpreters.";

@@ -43,10 +43,10 @@ impl Observation {
 
 /// All checks. Their findings are printed in this order, by severity.
 pub(super) static CHECKS: &[Check] = &[
-    Check { id: "kernel", why: "handlers need what the kernel brings along", run: mount::kernel },
+    Check { id: "kernel", why: "handlers depend on features of the kernel", run: mount::kernel },
     Check {
         id: "mounted",
-        why: "handlers can be neither seen nor changed, and those of a container end with its mount",
+        why: "handlers cannot be listed or changed, and those of a container end with its mount",
         run: mount::mounted,
     },
     Check {
@@ -69,15 +69,11 @@ pub(super) static CHECKS: &[Check] = &[
         why: "the kernel removes all handlers with the last mount of their instance",
         run: mount::lifetime,
     },
-    Check {
-        id: "captures",
-        why: "programs of the host itself go through a handler",
-        run: handlers::captures,
-    },
-    Check { id: "disabled", why: "the kernel ignores it", run: handlers::disabled },
+    Check { id: "captures", why: "the handler takes native programs of the host", run: handlers::captures },
+    Check { id: "disabled", why: "the kernel ignores the handler", run: handlers::disabled },
     Check {
         id: "no-fix",
-        why: "it may work on the host, but fails in every container",
+        why: "the handler may work on the host, but fails in every container",
         run: handlers::no_fix,
     },
     Check {
@@ -119,7 +115,7 @@ pub(super) static CHECKS: &[Check] = &[
     Check { id: "interim", why: "qus was interrupted while it replaced a handler", run: handlers::interim },
     Check {
         id: "configured",
-        why: "it was never registered, or something removed all: systemd-binfmt, a container with --reset, another WSL distribution",
+        why: "the rule was never registered, or another tool removed all handlers: systemd-binfmt, a container with --reset, another WSL distribution",
         run: configuration::configured,
     },
     Check {
@@ -139,17 +135,17 @@ pub(super) static CHECKS: &[Check] = &[
         why: "some programs and emulators require pages of 4 KiB",
         run: environment::page_size,
     },
-    Check { id: "security", why: "it can block programs without a message", run: environment::security },
+    Check {
+        id: "security",
+        why: "a security module can block programs without a message",
+        run: environment::security,
+    },
     Check {
         id: "namespaces",
         why: "without user namespaces, everything needs root",
         run: environment::namespaces,
     },
-    Check {
-        id: "origin",
-        why: "it is another file than the one that was fetched",
-        run: interpreters::origin,
-    },
+    Check { id: "origin", why: "the file is not the one that qus fetched", run: interpreters::origin },
     Check { id: "in-memory", why: "", run: interpreters::in_memory },
     Check { id: "working", why: "", run: interpreters::working },
 ];

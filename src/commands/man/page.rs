@@ -11,7 +11,7 @@ const FILES: &[(&str, &str)] = &[
     ("/proc/sys/fs/binfmt_misc", "Mount point of binfmt_misc. Every handler is a file in it."),
     (
         "/etc/binfmt.d/qus-ARCH.conf",
-        "Rules that register --persist writes, and systemd-binfmt registers at boot.",
+        "Rules that register --persist writes. systemd-binfmt registers them at boot.",
     ),
     (
         "/usr/local/lib/qus/VERSION",
@@ -27,10 +27,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("QUS_INTERPRETER_DIR", "Directory that is searched for interpreters before all others."),
     ("TMPDIR", "First directory that is tried for temporary files and for probes."),
     ("XDG_DATA_HOME, XDG_CACHE_HOME", "Directories of a user for interpreters and for lists of packages."),
-    ("NO_COLOR, CLICOLOR, CLICOLOR_FORCE, TERM", "Whether states are printed in colour."),
+    ("NO_COLOR, CLICOLOR, CLICOLOR_FORCE, TERM", "They determine whether states are printed in colour."),
     (
         "QEMU_LD_PREFIX",
-        "Root directory where an emulator finds the loader of a program. `qus which` uses it, too.",
+        "Root directory in which an emulator looks for the loader of a program. `qus which` uses it as well.",
     ),
 ];
 
@@ -40,7 +40,7 @@ const STATUS: &[(&str, &str)] = &[
     ("1", "A check failed: a probe, which or doctor."),
     (
         "2",
-        "An error: of the command line, of permission, of the environment, or of one of several architectures.",
+        "An error: an invalid command line, missing permission, a problem of the system, or a failed architecture.",
     ),
 ];
 
@@ -49,7 +49,7 @@ const RUN_STATUS: &[(&str, &str)] = &[
     ("125", "qus itself failed."),
     ("126", "The program was found, but could not be started."),
     ("127", "The program was not found."),
-    ("other", "The exit status of the program; 128 and the number of the signal that ended it."),
+    ("other", "The exit status of the program, or 128 plus the number of the signal that ended it."),
 ];
 
 /// Date of the release that the pages describe.

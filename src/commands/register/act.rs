@@ -210,7 +210,7 @@ impl<'a> Act<'a> {
             Ok(()) => self.verification_failed(one.item, failure),
             Err(error) => self.failed(
                 one.item,
-                Diagnostic::new(format!("{failure}; and it could not be removed: {error}")),
+                Diagnostic::new(format!("{failure}; the new handler could not be removed: {error}")),
             ),
         }
     }

@@ -129,7 +129,9 @@ impl Inputs {
     pub(super) fn not_in_source(&self, arch: &Arch) -> Option<String> {
         let source = display_path(self.source.as_ref()?);
         Some(match self.refused.get(arch.name) {
-            Some(reason) => format!("the one in {source} {}", reason.lines().next().unwrap_or_default()),
+            Some(reason) => {
+                format!("the interpreter in {source} {}", reason.lines().next().unwrap_or_default())
+            }
             None => format!("{source} has no interpreter for it"),
         })
     }
@@ -208,7 +210,7 @@ impl Inputs {
     /// Checks the file of `--interpreter`. An unusable file is an error.
     fn take_interpreter(&mut self, path: &Path) -> Result<(), Diagnostic> {
         let [arch] = self.arches.as_slice() else {
-            return Err(Diagnostic::new("--interpreter goes with exactly one architecture")
+            return Err(Diagnostic::new("--interpreter requires exactly one architecture")
                 .with_hint(format!("name one: qus register --interpreter {} ARCH", shell_word(path))));
         };
         let interpreter = Interpreter::check(path, &self.host).map_err(|unfit| {
@@ -257,17 +259,17 @@ impl Inputs {
         }
         let unfit = self.found.values().flat_map(|found| &found.unfit);
         let unfit = unfit.map(|(path, unfit)| format!("\n{} {}", path.display(), first_line(unfit)));
-        let message = format!("no interpreter is in {}{}", self.searched(), unfit.collect::<String>());
+        let message = self.no_interpreter() + &unfit.collect::<String>();
         Err(Diagnostic::new(message).with_command("qus register --fetch all"))
     }
 
-    /// Returns the searched directories as text.
-    pub(super) fn searched(&self) -> String {
+    /// Describes the failed search: the required version, if any, and the directories.
+    pub(super) fn no_interpreter(&self) -> String {
         let search_dirs =
             self.search_dirs.iter().map(|location| display_path(location)).collect::<Vec<_>>().join(", ");
         match &self.version {
-            Some(version) => format!("{search_dirs}, of QEMU {version}"),
-            None => search_dirs,
+            Some(version) => format!("no interpreter of QEMU {version} is in {search_dirs}"),
+            None => format!("no interpreter is in {search_dirs}"),
         }
     }
 

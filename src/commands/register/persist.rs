@@ -147,7 +147,7 @@ impl Persistence {
         for copy in failed.into_iter().rev() {
             let path = copy.path.clone();
             if let Err(error) = copy.rollback() {
-                problems.push(Diagnostic::new(format!("cannot put back {}: {error}", path.display())));
+                problems.push(Diagnostic::new(format!("cannot restore {}: {error}", path.display())));
             }
         }
         let mut problems = problems.into_iter();
@@ -220,7 +220,8 @@ impl Persistence {
         let mut rules: Vec<Rule> = Vec::new();
         for name in item.names() {
             let rule = instance.entry(&name)?.and_then(|entry| entry.to_rule(&name));
-            rules.push(rule.ok_or_else(|| Diagnostic::new(format!("{name} is gone already")))?);
+            rules
+                .push(rule.ok_or_else(|| Diagnostic::new(format!("{name} was removed by another process")))?);
         }
         let copied = rules.first().is_some_and(|rule| persist::is_copy(rule.interpreter()));
         Ok(ArchRules { arch, rules, copied })

@@ -127,7 +127,7 @@ impl ArchResult {
             Decision::Unchanged(names) => item.record_existing(Outcome::Unchanged, names, arch, inputs),
             Decision::LeaveExisting(name) => {
                 item.record_existing(Outcome::Existing, std::slice::from_ref(name), arch, inputs);
-                item.message = Some("serves it already".to_owned());
+                item.message = Some("this handler already works".to_owned());
             }
             Decision::Register(registration) => {
                 item.planned(registration, dry_run);
@@ -165,7 +165,8 @@ impl ArchResult {
         let rule = registration.rules.first();
         self.flags = rule.map(|rule| rule.flags().to_string());
         self.interpreter = rule.map(Rule::interpreter).map(|path| path.to_string_lossy().into());
-        let displaced = registration.displaced.iter().map(|name| format!("{name} now comes after it"));
+        let displaced =
+            registration.displaced.iter().map(|name| format!("the kernel now tries {name} after it"));
         let remarks: Vec<String> = registration.reason.clone().into_iter().chain(displaced).collect();
         self.message = (!remarks.is_empty()).then(|| remarks.join("; "));
         if dry_run {
@@ -216,7 +217,7 @@ impl ArchResult {
         self.message = Some(if let Some(reason) = inputs.not_in_source(arch) {
             reason
         } else if unfit.is_empty() {
-            format!("no interpreter is in {}", inputs.searched())
+            inputs.no_interpreter()
         } else {
             unfit.join("; ")
         });
@@ -233,7 +234,7 @@ impl ArchResult {
             && self.flags.as_ref().is_some_and(|planned| planned.contains('P'))
             && !flags.contains(Flags::PRESERVE_ARGV0)
         {
-            self.remark("without P: its interpreter does not support the flag");
+            self.remark("without the flag P, which its interpreter does not support");
         }
         self.flags = Some(flags.to_string());
         self.verified = verification.is_some();
@@ -498,7 +499,7 @@ impl RegisterReport {
             (Lifetime::Boot, _) => "until the next reboot (--persist keeps them)",
             (Lifetime::MountNamespace, Scope::Host) => "until this container ends",
             (Lifetime::MountNamespace | Lifetime::UserNamespace, _) => "until that namespace ends",
-            (Lifetime::Outer, _) => "also when this user namespace has ended",
+            (Lifetime::Outer, _) => "even after this user namespace ends",
             (Lifetime::Unknown, _) => "for a time that could not be determined",
         };
         format!(", {until}")
@@ -514,7 +515,7 @@ fn warnings(items: &[ArchResult]) -> Vec<String> {
         .collect();
     if crate::system::kernel_version::is_wsl() {
         warnings.push(
-            "under WSL all distributions share one kernel: the end of another one may remove these handlers"
+            "under WSL all distributions share one kernel: stopping another one may remove these handlers"
                 .to_owned(),
         );
     }

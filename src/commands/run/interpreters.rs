@@ -95,8 +95,8 @@ impl InterpreterRequest<'_> {
         let names = missing.iter().map(|arch| arch.name).collect::<Vec<_>>().join(", ");
         let search_dirs =
             search_dirs.iter().map(|location| display_path(location)).collect::<Vec<_>>().join(", ");
-        let of = version.map(|version| format!(", of QEMU {version}")).unwrap_or_default();
-        let problem = Diagnostic::new(format!("no interpreter for {names} is in {search_dirs}{of}"));
+        let of = version.map(|version| format!(" of QEMU {version}")).unwrap_or_default();
+        let problem = Diagnostic::new(format!("no interpreter{of} for {names} is in {search_dirs}"));
         // `--fetch` was given and found none, so it is not suggested.
         Err(if self.args.source.fetch { problem } else { problem.with_command(typed(self.args, "--fetch")) })
     }

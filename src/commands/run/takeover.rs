@@ -26,7 +26,7 @@ pub(super) fn can_take_over(handler: &Handler) -> Result<(), String> {
         Ok(None) => {}
         Ok(Some(location)) => {
             return Err(format!(
-                "other users can change {}, and so the interpreter",
+                "other users can change {}, and thereby the interpreter",
                 display_path(&location)
             ));
         }
@@ -34,5 +34,5 @@ pub(super) fn can_take_over(handler: &Handler) -> Result<(), String> {
     }
     access(path, AccessFlags::X_OK).map_err(|errno| cannot_open(&std::io::Error::from(errno)))?;
     let has_rule = handler.entry.enabled && handler.entry.to_rule(&handler.name).is_some();
-    has_rule.then_some(()).ok_or_else(|| "its entry is not one that qus can register".to_owned())
+    has_rule.then_some(()).ok_or_else(|| "qus cannot register such an entry".to_owned())
 }

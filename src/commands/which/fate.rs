@@ -78,7 +78,7 @@ impl Case<'_> {
         if let Some((loader, arch)) = missing_loader(self.file).zip(self.arch) {
             return Fate::fails(Certainty::Executed, no_loader(&loader), loader_advice(arch, &loader));
         }
-        let text = "verified here, with a handler that cannot be seen, as binfmt_misc is not mounted";
+        let text = "verified here, with a handler that is not visible because binfmt_misc is not mounted";
         Fate::runs(Certainty::Executed, text)
     }
 
@@ -87,14 +87,19 @@ impl Case<'_> {
         let Some((Step::Script { interpreter }, further)) = steps.split_first() else {
             return Fate::runs(self.certainty, "native: this host runs it natively");
         };
-        let further = further.iter().map(|step| match step {
-            Step::Script { interpreter } => format!(", which {} runs", display_path(interpreter)),
-            Step::Handler { name, interpreter } => {
-                format!(", which {name} takes for {}", display_path(interpreter))
-            }
-        });
-        let further = further.collect::<String>();
-        Fate::runs(self.certainty, format!("a script: {} runs it{further}", display_path(interpreter)))
+        let mut last = display_path(interpreter);
+        let mut text = format!("a script: {last} runs it");
+        for step in further {
+            let interpreter = match step {
+                Step::Script { interpreter } | Step::Handler { interpreter, .. } => display_path(interpreter),
+            };
+            text.push_str(&match step {
+                Step::Script { .. } => format!("; {last} is a script that {interpreter} runs"),
+                Step::Handler { name, .. } => format!("; the handler {name} runs {last} with {interpreter}"),
+            });
+            last = interpreter;
+        }
+        Fate::runs(self.certainty, text)
     }
 
     /// Returns the fate of a file that a handler takes, from the result of the probe and the loader of the program.
@@ -110,7 +115,7 @@ impl Case<'_> {
         };
         match judge(result, &expected) {
             Err(Failure::NotInEmptyRoot) => {
-                let text = format!("it runs here, but in no container: {}", Failure::NotInEmptyRoot);
+                let text = format!("it runs here, but not in containers: {}", Failure::NotInEmptyRoot);
                 Fate { runs: true, certainty: Certainty::Executed, text, advice: self.replace().into() }
             }
             Err(failure) => Fate::fails(Certainty::Executed, failure.to_string(), self.replace()),
@@ -132,7 +137,7 @@ impl Case<'_> {
             && verification.interpreter != at_path;
         let (remark, command) = match at_path {
             Some(_) if is_replaced => {
-                ("; it runs a file that was replaced at its path since", self.replace())
+                ("; the handler runs an old file, which was replaced at its path", self.replace())
             }
             Some(_) => ("", None),
             None if path.is_some_and(memfd::is_in_memory) => ("; it is in memory", None),
@@ -182,10 +187,7 @@ impl Case<'_> {
             Reason::NoHandler if matches!(self.file.kind, Kind::Script { .. }) && matched_by.is_none() => {
                 let program = (self.table.inspect)(at);
                 let fate = Case { file: &program, arch: arch_of(&program), ..*self }.not_taken();
-                Fate {
-                    text: format!("its interpreter {name} is of this kind: {}; {}", program.kind, fate.text),
-                    ..fate
-                }
+                Fate { text: format!("its interpreter {name}: {}; {}", program.kind, fate.text), ..fate }
             }
             Reason::NoHandler => self.fails(
                 format!("its interpreter {name} is not a program that this host runs"),
@@ -223,7 +225,7 @@ impl Case<'_> {
                 ("no handler matches", format!("sudo qus register {}", arch.name).into())
             }
             (Kind::Elf(elf), None) if matches!(elf.e_type, 2 | 3) => {
-                ("no emulator of QEMU's user mode runs such programs, nor does this host", Advice::default())
+                ("neither QEMU's user mode nor this host runs such programs", Advice::default())
             }
             (Kind::Windows, _) => {
                 ("no handler matches", Advice::hint("install Wine and its handler (package wine-binfmt)"))

@@ -183,6 +183,9 @@ pub(super) fn interim(facts: &Facts) -> Vec<Observation> {
         let is_needed = arch.is_some() && !state.handlers.iter().any(|other| is_replacement(&other));
         let hint = if is_needed { replace(state, handler) } else { None };
         let hint = hint.unwrap_or_else(|| remove(facts, handler));
-        Some(Observation::problem(format!("{} was left behind", name(handler)), hint))
+        Some(Observation::problem(
+            format!("{} is a temporary handler that was left behind", name(handler)),
+            hint,
+        ))
     })
 }

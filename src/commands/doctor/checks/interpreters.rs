@@ -53,7 +53,8 @@ pub(super) fn stale(facts: &Facts) -> Vec<Observation> {
         let path = handler.entry.interpreter.as_deref()?;
         let there = FileId::of(&std::fs::metadata(path).ok()?);
         let is_stale = verification.interpreter.is_some_and(|started| started != there);
-        let text = format!("{} runs a file that was replaced at {} since", name(handler), display_path(path));
+        let text =
+            format!("{} runs an old file, which was replaced at {}", name(handler), display_path(path));
         is_stale.then(|| Observation::problem(text, replace(state, handler)))
     })
 }
@@ -149,7 +150,7 @@ pub(super) fn in_memory(facts: &Facts) -> Vec<Observation> {
         let description = memfd::parse_description(handler.entry.interpreter.as_deref()?)?;
         let mib = description.size.div_ceil(1 << 20);
         Some(Observation::ok(format!(
-            "{} is QEMU {}, in memory, and holds {mib} MiB of it",
+            "{} is QEMU {} in memory, and uses {mib} MiB",
             name(handler),
             description.version
         )))

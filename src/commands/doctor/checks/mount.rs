@@ -35,12 +35,12 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Observation> {
             let advice = error.advice();
             if facts.process != UserNamespace::Initial && facts.kernel.has_per_userns_instances() {
                 // Mounting would create a new instance without the host's handlers (K66).
-                let unseen = "the host's handlers may be active, but cannot be seen";
+                let unseen = "the host's handlers may be active, but cannot be listed";
                 if !facts.may_mount {
                     let text = format!("{error}: {unseen}, and mounting is not permitted here");
                     return vec![Observation::note(text, "qus run sh".to_owned())];
                 }
-                let hint = "the command mounts an instance of this user namespace, which hides them here";
+                let hint = "the command mounts an instance of this user namespace, which hides the host's handlers here";
                 return vec![Observation::note(format!("{error}: {unseen}"), advice.with_hint(hint))];
             }
             if configured > 0 {
@@ -109,10 +109,12 @@ pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
             let text = format!("{count} handlers, and those registered next, end with this container");
             // A mount on the host holds only the instance of the host.
             vec![if facts.scope == Scope::Host {
-                let text = format!("{text}, unless the host has mounted binfmt_misc since it started");
+                let text =
+                    format!("{text}, unless the host has mounted binfmt_misc after the container started");
                 Observation::note(text, Advice::from(mount).with_hint(ON_THE_HOST))
             } else {
-                let unless = "unless another in its user namespace has mounted binfmt_misc since it started";
+                let unless =
+                    "unless another container in its user namespace has mounted binfmt_misc after it started";
                 Observation::note(format!("{text}, {unless}"), None)
             }]
         }
