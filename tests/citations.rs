@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Directories and files whose text is searched.
 const SEARCHED: &[&str] =
-    &["src", "tests", "fuzz/src", "benches", ".ci", ".github", "dist", "docs", "README.md"];
+    &["src", "tests", "fuzz/src", "benches", ".ci", ".github", "dist", "docs", "README.md", "CHANGELOG.md"];
 
 #[test]
 fn every_fact_about_the_kernel_is_in_its_document() {
