@@ -187,7 +187,11 @@ fn documents() -> Vec<(String, String)> {
     for directory in ["docs", ".github"] {
         let names = fs::read_dir(root().join(directory)).unwrap();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        paths.extend(names.filter(|name| name.ends_with(".md")).map(|name| format!("{directory}/{name}")));
+        paths.extend(
+            names
+                .filter(|name| Path::new(name).extension().is_some_and(|end| end == "md"))
+                .map(|name| format!("{directory}/{name}")),
+        );
     }
     paths.sort();
     paths.into_iter().map(|path| (path.clone(), read(&path))).collect()
