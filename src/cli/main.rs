@@ -9,7 +9,7 @@ use qus::system::{secure_exec, signals};
 fn main() -> ExitCode {
     let normalised = signals::normalise()
         .map_err(|error| Diagnostic::new(format!("cannot set SIGCHLD to its default: {error}")));
-    // The rights of the file are checked before any input of the caller is used.
+    // A setuid qus is refused before any input of the caller is used.
     if let Err(problem) = normalised.and_then(|()| secure_exec::check()) {
         return start::refuse(&problem);
     }

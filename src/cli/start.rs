@@ -1,4 +1,4 @@
-//! Starts the program, from the command line to the exit status.
+//! Starts the program: parses the command line, runs the command, and returns the exit status.
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -121,7 +121,7 @@ fn diagnostic(error: &clap::Error) -> Diagnostic {
     let mut problem = Diagnostic::new(message.trim_start_matches("error: ")).with_command(help);
     let is_unknown_command = error.kind() == ErrorKind::InvalidSubcommand;
     let other = if is_unknown_command { command.and_then(meant) } else { None };
-    // The most similar name comes last.
+    // clap puts the most similar name last.
     let similar = match error.get(ContextKind::SuggestedSubcommand) {
         Some(ContextValue::Strings(names)) => names.last().map(String::as_str),
         Some(ContextValue::String(name)) => Some(name.as_str()),

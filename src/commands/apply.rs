@@ -32,7 +32,7 @@ use crate::system::namespace::{Lifetime, Scope};
 use crate::system::ownership::is_roots_alone;
 use clap::Args;
 
-/// `qus apply`.
+/// Arguments of `qus apply`.
 #[derive(Debug, Args)]
 pub struct Apply {
     /// Files or directories to read
@@ -57,7 +57,7 @@ pub(crate) struct ApplyReport {
     lifetime: Lifetime,
     dry_run: bool,
     items: Vec<AppliedLine>,
-    /// Named files and directories.
+    /// Files and directories that the command line names.
     #[serde(skip)]
     paths: Vec<PathBuf>,
 }
@@ -169,7 +169,7 @@ fn planned(step: &Step, lines: &[Line], items: &[AppliedLine]) -> (Outcome, Opti
     }
 }
 
-/// Executes a step. Removes stale staging handlers if the rule is active then.
+/// Executes a step. If the rule is then active, removes its stale staging handlers.
 fn carry_out(
     instance: &Instance,
     line: &Line,
@@ -242,7 +242,7 @@ fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
     })
 }
 
-/// Returns headers that no rule may match: programs of this host, and scripts.
+/// Returns the file headers that no rule may match: those of scripts and of this host's programs.
 fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Guarded>, Diagnostic> {
     let own = self_exe_header()?;
     let mut guarded = vec![Guarded::certain(b"#!/bin/sh\n".to_vec()), Guarded::certain(own.clone())];

@@ -29,7 +29,7 @@ use crate::system::output_file::{OutputFile, is_standard_output};
 use crate::system::temp_dir::TempDir;
 use clap::Args;
 
-/// `qus bundle`.
+/// Arguments of `qus bundle`.
 #[derive(Debug, Args)]
 pub struct Bundle {
     /// Architectures to bundle, or `all`
@@ -71,7 +71,7 @@ pub(crate) struct BundleReport {
     /// Size in bytes.
     size: u64,
     arches: Vec<&'static str>,
-    /// True if it contains the licence text of QEMU.
+    /// True if the bundle contains the licence text of QEMU.
     licence: bool,
     /// True if the bundle is written to standard output, and the report to standard error.
     #[serde(skip)]
@@ -107,7 +107,7 @@ pub(super) fn execute(args: &Bundle, common: &Common) -> Result<BundleReport> {
     Ok(BundleReport { file: args.output.clone(), size, arches, licence: has_licence, is_standard })
 }
 
-/// Reads the interpreters as members of a bundle.
+/// Reads the content of the interpreters, which become members of the bundle.
 fn contents(interpreters: &[(&'static Arch, Interpreter)]) -> Result<Vec<Content>, Diagnostic> {
     let versions = versions_of(interpreters.iter().map(|(_, interpreter)| interpreter.path.as_path()));
     let mut contents = Vec::new();

@@ -14,7 +14,7 @@ use crate::base::terminal::TextWriter;
 use crate::commands::report::Report;
 use clap::{Args, ValueEnum};
 
-/// `qus completions`.
+/// Arguments of `qus completions`.
 #[derive(Debug, Args)]
 pub struct Completions {
     /// The shell

@@ -20,7 +20,7 @@ use crate::commands::args::{Common, VERIFICATION};
 use crate::commands::report::Report;
 use clap::Args;
 
-/// `qus doctor`.
+/// Arguments of `qus doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// Execute no probes
@@ -36,7 +36,7 @@ pub struct Doctor {
 pub(super) enum Severity {
     /// Something does not work.
     Problem,
-    /// It works, but the user should know about it.
+    /// Nothing fails, but the user should know the finding.
     Note,
     /// Nothing is wrong.
     Ok,

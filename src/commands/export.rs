@@ -22,13 +22,13 @@ use crate::interpreter::{default_search_dirs, search};
 use crate::system::managed_file;
 use clap::Args;
 
-/// `qus export`.
+/// Arguments of `qus export`.
 #[derive(Debug, Args)]
 pub struct Export {
     /// Architectures, or `all` [default: all]
     ///
     /// Architectures by any name. `all` selects every architecture that has an interpreter, or with --interpreter-path
-    /// every architecture. It leaves out the architecture of the target machine and its family.
+    /// every architecture. `all` leaves out the architecture of the target machine and its family.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
     pub arches: Vec<ArchArg>,
     /// Output format
@@ -217,7 +217,7 @@ fn interpreters(
     Ok(interpreters)
 }
 
-/// Replaces the placeholder in a path by the name of an architecture.
+/// Replaces the placeholder in a path with the name of an architecture.
 fn filled(
     template: &Path,
     arch: &'static Arch,

@@ -18,7 +18,7 @@ use crate::interpreter::fetch::{FetchRequest, Fetched, fetch};
 use crate::interpreter::store::destination;
 use clap::Args;
 
-/// `qus fetch`.
+/// Arguments of `qus fetch`.
 #[derive(Debug, Args)]
 pub struct Fetch {
     /// Architectures, or `all` of the package

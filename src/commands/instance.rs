@@ -13,15 +13,15 @@ use crate::base::shell::shell_word;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError, ON_THE_HOST, OpenError, mount_command};
 use crate::system::namespace::{Lifetime, Scope, UserNamespace};
 
-/// Opens the instance. It is an error if it is not mounted.
+/// Opens the instance. Fails if no instance is mounted.
 pub(crate) fn open_instance(common: &Common) -> Result<Instance, Diagnostic> {
     Ok(Instance::open(&common.instance)?)
 }
 
 /// Opens the instance to read it. Returns `None` if it is not mounted and this process is not root of the host.
 ///
-/// Root of the host mounts the instance, because a container may hold it with handlers although the host has not
-/// mounted it (K67). In a user namespace, a mount would create a new instance that hides the host's (K66).
+/// Root of the host mounts the instance first. The instance may have handlers although it is not mounted here, because
+/// a container can hold it (K67). In a user namespace, a mount would create a new instance that hides the host's (K66).
 pub(crate) fn open_read_only(common: &Common) -> Result<Option<Instance>> {
     let path = &common.instance;
     match Instance::open(path) {
@@ -135,7 +135,7 @@ pub(crate) fn lifetime_warning(lifetime: Lifetime, scope: Scope) -> Option<Diagn
     Some(problem.with_hint(format!("{ON_THE_HOST}; or keep qus running here: qus register --hold …")))
 }
 
-/// Returns the error of an instance that is disabled as a whole (K27).
+/// Returns the error for a disabled instance (K27).
 pub(crate) fn switched_off(instance: &Instance) -> Diagnostic {
     let status = instance.path().join("status");
     let problem = Diagnostic::new("the whole instance is disabled: no handler is active");

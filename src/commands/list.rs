@@ -1,4 +1,4 @@
-//! `qus list`: every handler of the instance, newest first.
+//! `qus list`: lists every handler of the instance, newest first.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -29,7 +29,7 @@ use crate::system::namespace::Scope;
 use crate::system::ownership::changeable_by_others;
 use clap::Args;
 
-/// `qus list`.
+/// Arguments of `qus list`.
 #[derive(Debug, Args)]
 pub struct List {
     /// Execute a probe through each handler
@@ -54,7 +54,7 @@ pub(crate) struct ListReport {
     /// True if every column is printed.
     #[serde(skip)]
     verbose: bool,
-    /// Error about a disabled instance, if it is disabled.
+    /// Error for a disabled instance.
     #[serde(skip)]
     switched_off: Option<Diagnostic>,
 }

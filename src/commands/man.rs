@@ -16,7 +16,7 @@ use crate::base::terminal::TextWriter;
 use crate::commands::report::Report;
 use crate::system::atomic_file;
 
-/// `qus man`.
+/// Arguments of `qus man`.
 #[derive(Debug, Args)]
 pub struct Man {
     /// Write the pages into this directory

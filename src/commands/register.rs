@@ -35,7 +35,7 @@ use clap::Args;
 use std::io;
 use std::path::PathBuf;
 
-/// `qus register`.
+/// Arguments of `qus register`.
 #[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
 #[derive(Debug, Default, Args)]
 pub struct Register {
@@ -47,7 +47,7 @@ pub struct Register {
     pub arches: Vec<ArchArg>,
     /// Use this interpreter for one ARCH
     ///
-    /// Uses this file as the interpreter of ARCH, which must be one architecture. The file is any statically linked
+    /// Uses this file as the interpreter of ARCH, which must be one architecture. The file can be any statically linked
     /// emulator (qemu-user, box64, FEX).
     #[arg(help_heading = INTERPRETERS, long, value_name = "FILE", conflicts_with_all = ["interpreter_dir", "fetch", "from", "qemu_version"])]
     pub interpreter: Option<PathBuf>,
@@ -179,7 +179,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// Makes the decision for each architecture of `inputs`. A dry run prints this plan.
+    /// Decides what to do for each architecture of `inputs`. A dry run prints this plan.
     fn decide(args: &Register, inputs: &Inputs, persistence: Option<&Persistence>) -> Self {
         let snapshot = Snapshot { handlers: &inputs.handlers, guarded: std::slice::from_ref(&inputs.host) };
         let mut plan = Self { items: Vec::new(), work: Vec::new() };

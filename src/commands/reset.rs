@@ -26,7 +26,7 @@ use crate::system::managed_file::{self, ManagedFileError};
 use crate::system::namespace::Scope;
 use clap::Args;
 
-/// `qus reset`.
+/// Arguments of `qus reset`.
 #[derive(Debug, Args)]
 pub struct Reset {
     /// Architectures [default: all]
@@ -89,7 +89,7 @@ pub(crate) struct ResetReport {
     not_mounted: Option<PathBuf>,
 }
 
-/// A handler that was removed, or would be.
+/// A handler that was removed or would be removed.
 #[derive(Serialize)]
 pub(crate) struct ResetHandler {
     pub(crate) arch: &'static str,
@@ -230,7 +230,7 @@ impl ResetReport {
     }
 }
 
-/// Removes handlers, each by its name.
+/// Removes handlers by their names.
 fn remove(instance: &Instance, to_remove: &[(&Handler, &'static Arch)], dry_run: bool) -> Vec<ResetHandler> {
     let mut items = Vec::new();
     for (handler, arch) in to_remove {
@@ -296,7 +296,8 @@ fn remove_one(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result<
     persist::remove_persisted(persisted_arch, removed)
 }
 
-/// Returns the handlers that a remaining file registers again at boot. `files` are those that are removed, or would be.
+/// Returns the handlers that a remaining file registers again at boot. `files` are the files that this run removes or
+/// would remove.
 fn returns(to_remove: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<Return> {
     let configuration = Configuration::read(Path::new("/"));
     let file = |handler: &Handler| match Owner::of(handler, &configuration) {

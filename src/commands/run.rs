@@ -60,7 +60,7 @@ fn parse_variable(word: OsString) -> Result<Variable, &'static str> {
     }
 }
 
-/// `qus run`.
+/// Arguments of `qus run`.
 #[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
 #[derive(Debug, Args)]
 pub struct Run {

@@ -18,7 +18,7 @@ use crate::interpreter::bundle::Member;
 use crate::interpreter::bundle::own_bundle;
 use clap::Args;
 
-/// `qus show`.
+/// Arguments of `qus show`.
 #[derive(Debug, Args)]
 pub struct Show {
     /// Architectures to explain

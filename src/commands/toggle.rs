@@ -19,7 +19,7 @@ use crate::handler::classify::{emulators, name_lossy};
 use crate::system::namespace::Scope;
 use clap::Args;
 
-/// `qus enable` and `qus disable`.
+/// Arguments of `qus enable` and `qus disable`.
 #[derive(Debug, Args)]
 pub struct Toggle {
     /// Architectures, or `all`

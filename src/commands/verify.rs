@@ -32,7 +32,7 @@ use crate::system::file_id::FileId;
 use crate::system::namespace::Scope;
 use clap::Args;
 
-/// `qus verify`.
+/// Arguments of `qus verify`.
 #[derive(Debug, Args)]
 pub struct Verify {
     /// Architectures [default: all]

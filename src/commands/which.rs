@@ -33,7 +33,7 @@ use crate::interpreter::{is_qemu, versions_of};
 use crate::probe::{self, Nativeness, ProbeResult, ProbeTarget, Variant};
 use clap::Args;
 
-/// `qus which`.
+/// Arguments of `qus which`.
 #[derive(Debug, Args)]
 pub struct Which {
     /// Files to check
@@ -70,7 +70,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
         inspect: &|path| seen.inspect(path),
     };
     let mut known = if args.no_verify {
-        // Execute all native probes before the first answer is printed, as `know` does.
+        // All native probes are executed before the first answer is printed, as in `know`.
         files.iter().for_each(|file| drop(table.predict(&ExecTarget::inspect(file))));
         Known::default()
     } else {
@@ -86,7 +86,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
     print(&report, output)
 }
 
-/// Returns the handlers, newest first, whether the instance is enabled, and whether it is mounted. Without a mount no
+/// Returns the handlers (newest first), whether the instance is enabled, and whether it is mounted. Without a mount no
 /// handler is visible, but handlers of an outer user namespace may be active (K65).
 fn table(common: &Common) -> Result<(Vec<Handler>, bool, bool)> {
     match Instance::open(&common.instance) {

@@ -167,7 +167,7 @@ kernel_test!(doctor_read_only);
 fn doctor_read_only(lab: &Lab) {
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     mount(None::<&str>, INSTANCE, None::<&str>, flags, None::<&str>).unwrap();
-    fixes(lab, "problem", "writable", "is mounted read-only; 0 handlers stay as they are");
+    fixes(lab, "problem", "writable", "is mounted read-only; its 0 handlers cannot be changed");
     lab.done(["register", "arm"]);
 }
 

@@ -365,8 +365,7 @@ fn situation_9_in_a_container(lab: &Lab) {
     pause();
     container.done("qus register aarch64");
     let printed = container.done("qus doctor");
-    let text =
-        "note  lifetime  1 handlers, and those registered next, end with this container, unless another in";
+    let text = "note  lifetime  1 handlers, and all new ones, are removed when this container ends, unless another container in";
     assert!(printed.contains(text), "{printed}");
     mount_instance(Path::new(INSTANCE), MsFlags::empty());
     drop(container);

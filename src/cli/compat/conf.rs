@@ -65,9 +65,9 @@ pub(super) struct Setup {
     pub(super) suffix: String,
     pub(super) credentials: bool,
     pub(super) preserve_argv0: bool,
-    /// Applies only to files.
+    /// Applies only to written files.
     pub(super) persistent: Option<bool>,
-    /// Applies only to files.
+    /// Applies only to written files.
     pub(super) ignore_family: bool,
     pub(super) clear: bool,
     pub(super) dry_run: bool,
@@ -175,8 +175,8 @@ impl Setup {
             dry_run: self.dry_run,
             ..Register::default()
         };
-        // qus searches for interpreters under the names that distributions use. Any other suffix is the end of a file
-        // name.
+        // qus searches for interpreters under the names that distributions use. With any other suffix, the interpreter
+        // is given as a file.
         let requests = if matches!(self.suffix.as_str(), "" | "-static") {
             {
                 let interpreter_dir = self.path.iter().cloned().collect();

@@ -46,7 +46,7 @@ impl Glob {
         Ok(Self { parts })
     }
 
-    /// Compares a whole name with the pattern. The time is proportional to the product of their lengths at most.
+    /// Compares a whole name with the pattern. The time grows at most with the product of their lengths.
     pub(super) fn matches(&self, name: &str) -> bool {
         self.matches_counting(name).0
     }

@@ -41,7 +41,7 @@ impl Observation {
     }
 }
 
-/// All checks. Their findings are printed in this order, by severity.
+/// All checks. Findings of the same severity are printed in this order.
 pub(super) static CHECKS: &[Check] = &[
     Check { id: "kernel", why: "handlers depend on features of the kernel", run: mount::kernel },
     Check {

@@ -35,13 +35,14 @@ pub(super) struct Facts {
     pub(super) instance: Result<State, OpenError>,
     /// The user namespace of this process.
     pub(super) process: UserNamespace,
-    /// Scope of the instance, or of the one that this process would mount.
+    /// Scope of the instance, or of the instance that this process would mount.
     pub(super) scope: Scope,
     /// Name of the container engine, if this is a container.
     pub(super) container: Option<String>,
     /// True if this mount namespace is not the host's.
     pub(super) is_container: bool,
-    /// True if binfmt_misc may be mounted here. Tested only on Linux 6.7 or later without an instance; otherwise true.
+    /// True if binfmt_misc may be mounted here. Tested only on Linux 6.7 or later if no instance is mounted. Otherwise
+    /// true.
     pub(super) may_mount: bool,
     pub(super) is_wsl: bool,
     /// True if systemd is the init system.
@@ -86,7 +87,7 @@ impl Facts {
             Err(error) => Err(error),
         };
         let kernel = KernelVersion::running();
-        // Older kernels cannot show whether a mount is permitted without mounting (`Instance::may_mount`).
+        // Only Linux 6.7 and later show without mounting whether a mount is permitted (`Instance::may_mount`).
         let unmounted =
             kernel.has_per_userns_instances() && matches!(instance, Err(OpenError::NotMounted(_)));
         Ok(Self {

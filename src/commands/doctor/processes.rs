@@ -10,7 +10,7 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::system::namespace::{inode, is_hosts_mount_namespace};
 
-/// Smallest difference at which the start of a process and the time of a file can be ordered. The start is counted in
+/// Smallest difference at which the start of a process and the time of a file can be compared. The start is counted in
 /// ticks since boot. The clock of file times is updated only every few milliseconds (K68).
 pub(super) const CLOCK_SKEW: Duration = Duration::from_millis(100);
 
@@ -19,7 +19,7 @@ pub(super) const CLOCK_SKEW: Duration = Duration::from_millis(100);
 pub(super) struct BuildkitDaemon {
     pub(super) pid: u32,
     pub(super) started: SystemTime,
-    /// Its control groups, as in `/proc/PID/cgroup`.
+    /// Control groups of the daemon, as in `/proc/PID/cgroup`.
     pub(super) groups: String,
 }
 

@@ -34,7 +34,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Exit statuses of every command but run.
+/// Exit statuses of every command except run.
 const STATUS: &[(&str, &str)] = &[
     ("0", "Success."),
     ("1", "A check failed: a probe, which or doctor."),

@@ -79,8 +79,8 @@ impl<'a> Act<'a> {
         self.placed.get(arch.name).or_else(|| self.inputs.interpreter(arch))
     }
 
-    /// Removes stale staging handlers of architectures whose handlers stay. A registration removes those of its
-    /// architecture.
+    /// Removes stale staging handlers of architectures whose handlers stay. For other architectures, the registration
+    /// removes them.
     fn remove_stale(&self) -> Result<(), Diagnostic> {
         for handler in &self.inputs.handlers {
             let Some(arch) = classify::emulated_arch(handler) else { continue };
@@ -157,7 +157,7 @@ impl<'a> Act<'a> {
             in_front: None,
         };
         judge_all(results, &expected).map_err(|failure| match failure {
-            // Another process registered a handler meanwhile: find its name.
+            // Another process registered a handler meanwhile. The failure names that handler.
             Failure::Shadowed(None) => {
                 let handlers = self.instance.handlers().unwrap_or_default();
                 Failure::Shadowed(

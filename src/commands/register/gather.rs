@@ -30,7 +30,7 @@ pub(super) type Placed = BTreeMap<&'static str, Interpreter>;
 pub(super) struct Inputs {
     /// All handlers, newest first.
     pub(super) handlers: Vec<Handler>,
-    /// Header of a program that this host runs: qus.
+    /// Header of a program that this host runs natively: qus itself.
     pub(super) host: Vec<u8>,
     /// Selected architectures.
     pub(super) arches: Vec<&'static Arch>,
@@ -120,7 +120,7 @@ impl Inputs {
         self.found.get(arch.name)?.interpreter.as_ref()
     }
 
-    /// Returns the files with the right name that were rejected, with the reasons.
+    /// Returns the rejected files with the right name, each with the reason.
     pub(super) fn rejected(&self, arch: &Arch) -> &[(PathBuf, CheckError)] {
         self.found.get(arch.name).map(|found| found.unfit.as_slice()).unwrap_or_default()
     }
@@ -273,8 +273,8 @@ impl Inputs {
         }
     }
 
-    /// Checks the active handlers of the selected architectures by probes, or without probes by their interpreter
-    /// files.
+    /// Checks the active handlers of the selected architectures by probes. If no probes are executed, checks the
+    /// interpreter files.
     fn probe_existing(&mut self) -> Result<(), Diagnostic> {
         let served: Vec<(&'static Arch, &Handler)> = self
             .arches

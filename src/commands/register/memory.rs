@@ -17,7 +17,7 @@ use crate::package::Sha256;
 use crate::system::file_id::FileId;
 use crate::system::file_id::file_name;
 
-/// Smallest number of threads that unpack interpreters, even on fewer processors. Each thread needs 9 MB.
+/// Number of threads that unpack interpreters, unless the machine has more processors. Each thread needs 9 MB.
 const THREADS: usize = 8;
 
 impl Inputs {

@@ -75,7 +75,8 @@ impl Persistence {
     /// Returns the request for a persistent handler of `arch`.
     ///
     /// An existing handler satisfies the request only if another tool registers it at boot. A handler of qus with a
-    /// QEMU emulator is replaced. The user chose any other interpreter, so its handler is not replaced.
+    /// QEMU emulator is replaced. Handlers with another interpreter are not replaced, because the user chose that
+    /// interpreter.
     pub(super) fn request(&self, arch: &'static Arch, inputs: &Inputs, request: Request) -> Request {
         let Some(handler) = classify::active_handler(arch, &inputs.handlers) else { return request };
         match Owner::of(handler, &self.configuration) {
@@ -229,7 +230,7 @@ impl Persistence {
 }
 
 impl Inputs {
-    /// Selects interpreters whose path is not permanent for copying, and sets the paths of their copies.
+    /// Selects the interpreters to copy, which have no permanent path, and sets the paths of their copies.
     pub(super) fn choose_persistent_paths(&mut self) -> Result<(), Diagnostic> {
         let to_copy = self.found.iter().filter_map(|(arch, found)| {
             let interpreter = found.interpreter.as_ref()?;

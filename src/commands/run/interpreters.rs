@@ -22,7 +22,7 @@ pub(super) struct InterpreterRequest<'a> {
     pub(super) args: &'a Run,
     /// The host's own architecture.
     pub(super) own: Option<&'static Arch>,
-    /// Header of a program of this host.
+    /// Header of a program that this host runs natively.
     pub(super) host: &'a [u8],
     /// Architectures that must have an interpreter unless they are native.
     pub(super) arches: &'a [&'static Arch],
@@ -62,7 +62,7 @@ impl InterpreterRequest<'_> {
         arches: Option<Vec<&'static Arch>>,
         from: Option<&Path>,
     ) -> Result<Interpreters, Diagnostic> {
-        // The digest is that of the named source.
+        // `--sha256` is the digest of the source of `--from`.
         let sha256 = if from.is_some() { self.args.source.required.sha256 } else { None };
         let version = self.args.source.required.qemu_version.as_ref();
         let request = FetchRequest { arches, from, sha256, dest: None, version };

@@ -15,9 +15,9 @@ use crate::system::kernel_version::KernelVersion;
 
 /// Returns the rules of the new instance in the order of registration. The kernel tries the last one first.
 ///
-/// They are rules for the interpreters that were found, and rules of the instance that the new one hides (K66), if
-/// their interpreters can be opened again. The kernel tries interpreters that the caller named before the hidden rules,
-/// and all others after them.
+/// The result has rules for the interpreters that were found, and rules of the instance that the new one hides (K66),
+/// if their interpreters can be opened again. Interpreters that the caller named take precedence over the hidden rules.
+/// Other interpreters come after them.
 pub(super) fn rules(found: &Interpreters, args: &Run) -> Result<Vec<Rule>, Diagnostic> {
     let hidden = match Instance::open(Path::new(DEFAULT_PATH)) {
         Ok(instance) if instance.is_enabled().unwrap_or(false) => instance.handlers()?,

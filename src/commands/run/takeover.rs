@@ -15,7 +15,7 @@ pub(super) fn is_pinned(handler: &Handler) -> bool {
 /// Checks that the handler's interpreter can be registered again by its path. The error is the reason why it cannot.
 ///
 /// The file at the path may differ from the file that the handler runs, and the new instance executes it with the
-/// rights of the caller. So only root and the caller may be able to replace it.
+/// rights of the caller. So it is refused if a user other than root and the caller can replace it.
 pub(super) fn can_take_over(handler: &Handler) -> Result<(), String> {
     let Some(path) = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute()) else {
         return Err("its interpreter has no path".to_owned());

@@ -16,7 +16,7 @@ use crate::handler::predict::{End, Prediction, Reason, Step, Table, matching};
 use crate::interpreter::memfd;
 use crate::probe::{Expected, Failure, Verification, judge};
 
-/// Whether a file runs, with a description and advice.
+/// The fate of a file: whether it runs, with a description and advice.
 pub(super) struct Fate {
     pub(super) runs: bool,
     pub(super) certainty: Certainty,
@@ -156,8 +156,8 @@ impl Case<'_> {
         }
     }
 
-    /// Returns the fate of a file that cannot be executed. `at` is where `execve(2)` fails: this file, or an
-    /// interpreter.
+    /// Returns the fate of a file that cannot be executed. `at` is the file at which `execve(2)` fails: this file, or
+    /// an interpreter.
     fn failing(&self, matched_by: Option<&Handler>, at: &Path, reason: &Reason) -> Fate {
         let is_itself = at == self.file.path;
         let name = display_path(at);

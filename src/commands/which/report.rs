@@ -26,7 +26,7 @@ pub(super) struct WhichReport<'a> {
     pub(super) known: &'a Known,
     /// Handlers to compare with each file, byte by byte.
     pub(super) compared: &'a [Handler],
-    /// True if all files so far run.
+    /// True if all files that were explained so far run.
     pub(super) all_run: Cell<bool>,
 }
 
@@ -105,7 +105,7 @@ fn compare(handlers: &[Handler], file: &ExecTarget, text: &mut TextWriter<'_>) -
         _ => Vec::new(),
     };
     let mut compared: Vec<_> = handlers.iter().map(|handler| (handler, differences(handler))).collect();
-    // Only handlers with a magic can differ in a number of bytes.
+    // Handlers without a magic are ordered only by whether they match.
     compared.sort_by_key(|(handler, differences)| match &handler.entry.matcher {
         Some(Matcher::Magic(_)) => differences.len(),
         Some(matcher) if matcher.matches(&[], &file.path) => 0,

@@ -64,7 +64,7 @@ pub(super) fn flushed(facts: &Facts) -> Vec<Observation> {
     if chosen.is_empty() {
         return Vec::new();
     }
-    let text = format!("{count} handlers are not configured, and end with the next reboot");
+    let text = format!("{count} handlers are not configured, and are lost at the next reboot");
     vec![Observation::note(text, chosen.join(" && "))]
 }
 

@@ -29,7 +29,9 @@ fn too_early(facts: &Facts, builder: &BuildkitDaemon) -> Option<Observation> {
     let text = format!("buildkitd (process {pid}) started before {later} handlers were registered");
     let advice = match restart(&builder.groups) {
         Some(command) => command.into(),
-        None => Advice::from(format!("sudo kill {pid}")).with_hint("then start it again as it was started"),
+        None => {
+            Advice::from(format!("sudo kill {pid}")).with_hint("then start it again with the same command")
+        }
     };
     Some(Observation::note(text, advice))
 }

@@ -59,8 +59,8 @@ pub(super) fn stale(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Finds interpreters that other users can change, in the file or in a directory of its path. With `F` the kernel keeps
-/// the file open, so a new file at the path takes effect only with the next registration.
+/// Finds interpreters that other users can change, directly or through a directory of the path. With `F` the kernel
+/// keeps the file open, so a new file at the path takes effect only with the next registration.
 pub(super) fn writable_file(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;

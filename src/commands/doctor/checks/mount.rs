@@ -60,7 +60,10 @@ pub(super) fn writable(facts: &Facts) -> Vec<Observation> {
     let hint = format!("sudo mount -o remount,rw {}", display_path(&facts.path));
     let handlers = state.handlers.len();
     vec![Observation::problem(
-        format!("{} is mounted read-only; {handlers} handlers stay as they are", display_path(&facts.path)),
+        format!(
+            "{} is mounted read-only; its {handlers} handlers cannot be changed",
+            display_path(&facts.path)
+        ),
         hint,
     )]
 }
@@ -98,7 +101,8 @@ pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
     match state.holder {
         MountHolder::Others | MountHolder::Unknown => Vec::new(),
         MountHolder::Inside(pid) => {
-            let text = format!("{count} handlers, and those registered next, end with this mount namespace");
+            let text =
+                format!("{count} handlers, and all new ones, are removed when this mount namespace ends");
             let advice = Advice::from(mount.replace("sudo ", &format!("sudo nsenter -t {pid} -m ")));
             vec![Observation::note(
                 text,
@@ -106,7 +110,7 @@ pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
             )]
         }
         MountHolder::InsideAsFarAsSeen => {
-            let text = format!("{count} handlers, and those registered next, end with this container");
+            let text = format!("{count} handlers, and all new ones, are removed when this container ends");
             // A mount on the host holds only the instance of the host.
             vec![if facts.scope == Scope::Host {
                 let text =
