@@ -80,8 +80,9 @@ pub(crate) struct BundleReport {
 
 /// Writes a bundle.
 pub(super) fn execute(args: &Bundle, common: &Common) -> Result<BundleReport> {
-    let unfit = |error| Diagnostic::new(format!("cannot write {}: {error}", display_path(&args.output)));
-    let is_standard = is_standard_output(&args.output).map_err(unfit)?;
+    let cannot_write =
+        |error| Diagnostic::new(format!("cannot write {}: {error}", display_path(&args.output)));
+    let is_standard = is_standard_output(&args.output).map_err(cannot_write)?;
     if is_standard && common.json {
         return Err(Diagnostic::new("cannot write both the bundle and JSON to standard output").into());
     }
@@ -90,7 +91,7 @@ pub(super) fn execute(args: &Bundle, common: &Common) -> Result<BundleReport> {
             .with_hint("use a statically linked qus, as `cargo build --release` makes it in its source tree")
     })?;
     // An unwritable target is refused before anything is fetched.
-    OutputFile::check(&args.output).map_err(unfit)?;
+    OutputFile::check(&args.output).map_err(cannot_write)?;
     let arches = named(&args.arches);
     let inputs = gather(args, arches.as_deref(), common.quiet)?;
     let mut contents = contents(&inputs.interpreters)?;

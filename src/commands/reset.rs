@@ -83,7 +83,8 @@ pub(crate) struct ResetReport {
     /// Names of the handlers that stay.
     pub(crate) skipped: Vec<String>,
     /// Handlers that a file registers again at boot.
-    returns: Vec<Return>,
+    #[serde(rename = "returns")]
+    restored_at_boot: Vec<RestoredHandler>,
     /// Mount point, if binfmt_misc is not mounted there.
     #[serde(skip)]
     not_mounted: Option<PathBuf>,
@@ -108,7 +109,7 @@ struct FileItem {
 }
 
 #[derive(Serialize)]
-struct Return {
+struct RestoredHandler {
     arch: &'static str,
     name: String,
     /// The file that registers the handler.
@@ -149,7 +150,7 @@ pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
         scope: if instance.is_some() { Scope::of(&common.instance) } else { Scope::of_own_mount() },
         dry_run: args.dry_run,
         skipped: skipped.map(|handler| name_lossy(&handler.name)).collect(),
-        returns: returns(&to_remove, &files),
+        restored_at_boot: restored_at_boot(&to_remove, &files),
         items,
         files,
         not_mounted: instance.is_none().then(|| common.instance.clone()),
@@ -209,13 +210,13 @@ impl Report for ResetReport {
         if self.items.is_empty() {
             output.info("no handler of a QEMU emulator is registered")?;
         }
-        for back in &self.returns {
-            let hint = if back.own {
-                format!("; to remove it for good: sudo qus reset --persist {}", back.arch)
+        for restored in &self.restored_at_boot {
+            let hint = if restored.own {
+                format!("; to remove it for good: sudo qus reset --persist {}", restored.arch)
             } else {
                 String::new()
             };
-            let (name, file) = (escape(&back.name), display_path(&back.file));
+            let (name, file) = (escape(&restored.name), display_path(&restored.file));
             output.info(&format!("{file} registers {name} again at boot{hint}"))?;
         }
         Ok(self.status())
@@ -298,19 +299,19 @@ fn remove_one(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result<
 
 /// Returns the handlers that a remaining file registers again at boot. `files` are the files that this run removes or
 /// would remove.
-fn returns(to_remove: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<Return> {
+fn restored_at_boot(to_remove: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<RestoredHandler> {
     let configuration = Configuration::read(Path::new("/"));
     let file = |handler: &Handler| match Owner::of(handler, &configuration) {
         Owner::Configuration(file) => Some(file),
         Owner::BinfmtSupport(_) => Some(binfmt_support_file(handler.name.as_os_str())),
         _ => None,
     };
-    let going = |file: &PathBuf| files.iter().any(|going| going.error.is_none() && going.path == *file);
-    let returning = to_remove.iter().filter_map(|(handler, arch)| {
-        let file = file(handler).filter(|file| !going(file))?;
+    let is_removed = |file: &PathBuf| files.iter().any(|item| item.error.is_none() && item.path == *file);
+    let restored = to_remove.iter().filter_map(|(handler, arch)| {
+        let file = file(handler).filter(|file| !is_removed(file))?;
         let own = file == persist::file_of(arch)
             && matches!(managed_file::read(&file), Ok(Some(own)) if !own.is_edited);
-        Some(Return { arch: arch.name, name: name_lossy(&handler.name), file, own })
+        Some(RestoredHandler { arch: arch.name, name: name_lossy(&handler.name), file, own })
     });
-    returning.collect()
+    restored.collect()
 }

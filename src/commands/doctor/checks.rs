@@ -112,7 +112,11 @@ pub(super) static CHECKS: &[Check] = &[
         run: handlers::overlap,
     },
     Check { id: "broken", why: "its probe failed", run: interpreters::broken },
-    Check { id: "interim", why: "qus was interrupted while it replaced a handler", run: handlers::interim },
+    Check {
+        id: "interim",
+        why: "qus was interrupted while it replaced a handler",
+        run: handlers::left_behind,
+    },
     Check {
         id: "configured",
         why: "the rule was never registered, or another tool removed all handlers: systemd-binfmt, a container with --reset, another WSL distribution",

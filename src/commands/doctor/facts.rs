@@ -71,7 +71,7 @@ pub(super) struct State {
     /// Results of probes, or the reason why no probe was executed.
     pub(super) health: Result<BTreeMap<HandlerName, Health>, String>,
     /// Faults of the files at the paths of interpreters.
-    pub(super) unfit: BTreeMap<HandlerName, CheckError>,
+    pub(super) faults: BTreeMap<HandlerName, CheckError>,
     /// Available interpreter of each emulated architecture.
     pub(super) available: BTreeMap<&'static str, PathBuf>,
     /// Nativeness of the emulated architectures in the host's family. Empty if no probe was executed.
@@ -125,11 +125,11 @@ impl State {
         let handlers = instance.handlers()?;
         let enabled = instance.is_enabled()?;
         let host = self_exe_header()?;
-        let mut unfit = BTreeMap::new();
+        let mut faults = BTreeMap::new();
         for handler in &handlers {
             let Some(path) = handler.entry.interpreter.as_deref() else { continue };
             if let Err(reason) = Interpreter::check(path, &host) {
-                unfit.insert(handler.name.clone(), reason);
+                faults.insert(handler.name.clone(), reason);
             }
         }
         let owners = handlers
@@ -165,7 +165,7 @@ impl State {
             holder,
             owners,
             health,
-            unfit,
+            faults,
             available,
             natives,
         })

@@ -205,8 +205,8 @@ impl<'a> Act<'a> {
     /// Rolls back after a failed verification.
     fn rollback(&mut self, one: Open, failure: &Failure) {
         let _arch = tracing::info_span!("arch", name = one.arch.name).entered();
-        let undone: Result<(), HandlerError> = one.staged.rollback(self.instance);
-        match undone {
+        let rolled_back: Result<(), HandlerError> = one.staged.rollback(self.instance);
+        match rolled_back {
             Ok(()) => self.verification_failed(one.item, failure),
             Err(error) => self.failed(
                 one.item,

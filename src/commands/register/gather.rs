@@ -59,7 +59,8 @@ pub(super) struct Inputs {
     /// Nativeness of the host's architecture and its family. All other architectures are foreign.
     natives: BTreeMap<&'static str, Nativeness>,
     verdicts: BTreeMap<&'static str, Result<Verification, Failure>>,
-    unfit: BTreeMap<&'static str, String>,
+    /// Faults of the interpreter files of active handlers, by architecture. Empty if probes are executed.
+    faults: BTreeMap<&'static str, String>,
     versions: BTreeMap<PathBuf, QemuVersion>,
 }
 
@@ -83,7 +84,7 @@ impl Inputs {
             refused: BTreeMap::new(),
             natives: BTreeMap::new(),
             verdicts: BTreeMap::new(),
-            unfit: BTreeMap::new(),
+            faults: BTreeMap::new(),
             versions: BTreeMap::new(),
         };
         inputs.find_natives(args.dry_run);
@@ -111,7 +112,7 @@ impl Inputs {
             interpreter: self.interpreter(arch),
             native: self.natives.get(arch.name).unwrap_or(&Nativeness::Foreign),
             verdict: self.verdicts.get(arch.name),
-            unfit: self.unfit.get(arch.name).map(String::as_str),
+            unfit: self.faults.get(arch.name).map(String::as_str),
         }
     }
 
@@ -213,10 +214,10 @@ impl Inputs {
             return Err(Diagnostic::new("--interpreter requires exactly one architecture")
                 .with_hint(format!("name one: qus register --interpreter {} ARCH", shell_word(path))));
         };
-        let interpreter = Interpreter::check(path, &self.host).map_err(|unfit| {
-            let problem = Diagnostic::new(format!("{} {unfit}", display_path(path)));
+        let interpreter = Interpreter::check(path, &self.host).map_err(|fault| {
+            let problem = Diagnostic::new(format!("{} {fault}", display_path(path)));
             let again = format!("qus register --fetch {}", arch.name);
-            problem.with_command(unfit.command(path).unwrap_or(again))
+            problem.with_command(fault.command(path).unwrap_or(again))
         })?;
         let found = SearchResult { interpreter: Some(interpreter), unfit: Vec::new() };
         self.found.insert(arch.name, found);
@@ -257,9 +258,9 @@ impl Inputs {
         if !all.is_empty() {
             return Ok(all);
         }
-        let unfit = self.found.values().flat_map(|found| &found.unfit);
-        let unfit = unfit.map(|(path, unfit)| format!("\n{} {}", path.display(), first_line(unfit)));
-        let message = self.no_interpreter() + &unfit.collect::<String>();
+        let rejected = self.found.values().flat_map(|found| &found.unfit);
+        let rejected = rejected.map(|(path, fault)| format!("\n{} {}", path.display(), first_line(fault)));
+        let message = self.no_interpreter() + &rejected.collect::<String>();
         Err(Diagnostic::new(message).with_command("qus register --fetch all"))
     }
 
@@ -288,7 +289,7 @@ impl Inputs {
         if !self.verify {
             for (arch, handler) in served {
                 if let Some(reason) = interpreter_fault(handler, &self.host) {
-                    self.unfit.insert(arch.name, reason);
+                    self.faults.insert(arch.name, reason);
                 }
             }
             return Ok(());
@@ -354,16 +355,16 @@ pub(super) const NO_VERIFY: &str = "use qus register --no-verify …; the handle
 /// that file (K49), but the file must be static.
 fn interpreter_fault(handler: &Handler, host: &[u8]) -> Option<String> {
     let path = handler.entry.interpreter.as_deref()?;
-    let unfit = Interpreter::check(path, host).err()?;
+    let fault = Interpreter::check(path, host).err()?;
     let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);
-    match unfit {
-        CheckError::Dynamic(_) => Some(format!("its interpreter {}", first_line(&unfit))),
+    match fault {
+        CheckError::Dynamic(_) => Some(format!("its interpreter {}", first_line(&fault))),
         _ if pinned => None,
-        _ => Some(format!("its interpreter {}", first_line(&unfit))),
+        _ => Some(format!("its interpreter {}", first_line(&fault))),
     }
 }
 
 /// Returns the first line of a reason. The other lines explain it.
-pub(super) fn first_line(unfit: &CheckError) -> String {
-    unfit.to_string().lines().next().unwrap_or_default().to_owned()
+pub(super) fn first_line(fault: &CheckError) -> String {
+    fault.to_string().lines().next().unwrap_or_default().to_owned()
 }

@@ -290,7 +290,7 @@ impl Inputs {
             Diagnostic::new(format!("cannot copy the interpreter for {} to {path}: {error}", arch.name))
         })?;
         let copy = Interpreter::check(path, &self.host)
-            .map_err(|unfit| Diagnostic::new(format!("{} {unfit}", path.display())))?;
+            .map_err(|fault| Diagnostic::new(format!("{} {fault}", path.display())))?;
         Ok(Some(copy))
     }
 }

@@ -192,15 +192,15 @@ impl ArchResult {
             let handler = inputs.handlers.iter().find(|handler| handler.name == **name);
             handler.is_some_and(|handler| handler.entry.enabled && classify::overlaps_arch(handler, arch))
         };
-        let (takers, namesakes): (Vec<_>, Vec<_>) = with.iter().partition(has_programs);
+        let (matching, namesakes): (Vec<_>, Vec<_>) = with.iter().partition(has_programs);
         let all = |names: &[&HandlerName]| {
             names.iter().map(|name| describe(name)).collect::<Vec<_>>().join(" and ")
         };
         let ours = inputs.interpreter(arch).map(|interpreter| display_path(&interpreter.path));
         let ours = ours.map(|ours| format!(", not {ours}")).unwrap_or_default();
         let mut reasons = Vec::new();
-        if !takers.is_empty() {
-            reasons.push(format!("{} already handles these programs{ours}", all(&takers)));
+        if !matching.is_empty() {
+            reasons.push(format!("{} already handles these programs{ours}", all(&matching)));
         }
         if !namesakes.is_empty() {
             reasons.push(format!("the name is taken by another handler, {}", all(&namesakes)));
@@ -211,15 +211,15 @@ impl ArchResult {
 
     fn missing(&mut self, arch: &Arch, inputs: &Inputs) {
         self.outcome = Outcome::Missing;
-        let unfit = inputs.rejected(arch).iter();
-        let unfit: Vec<String> =
-            unfit.map(|(path, unfit)| format!("{} {}", display_path(path), first_line(unfit))).collect();
+        let rejected = inputs.rejected(arch).iter();
+        let rejected: Vec<String> =
+            rejected.map(|(path, fault)| format!("{} {}", display_path(path), first_line(fault))).collect();
         self.message = Some(if let Some(reason) = inputs.not_in_source(arch) {
             reason
-        } else if unfit.is_empty() {
+        } else if rejected.is_empty() {
             inputs.no_interpreter()
         } else {
-            unfit.join("; ")
+            rejected.join("; ")
         });
         if inputs.is_dry_fetch {
             self.remark("a dry run downloads nothing");

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::fate::{Case, Fate};
-use super::known::{Certainty, Known, Taken, arch_of};
+use super::known::{Certainty, HandlerDescription, Known, arch_of};
 use super::probe_target;
 use crate::base::error::Advice;
 use crate::binfmt::Handler;
@@ -19,7 +19,7 @@ pub(super) struct Answer<'a> {
     pub(super) runs: bool,
     pub(super) certainty: Certainty,
     /// Handler that takes the file. `None` for native programs.
-    pub(super) handler: Option<&'a Taken>,
+    pub(super) handler: Option<&'a HandlerDescription>,
     /// Other handlers that match, in the order of the kernel, each with the reason why it does not take the file.
     pub(super) others: Vec<Other>,
     /// Description of the outcome.

@@ -20,7 +20,7 @@ pub(super) struct Known {
     pub(super) results: Results,
     pub(super) versions: BTreeMap<PathBuf, QemuVersion>,
     /// Descriptions of the handlers, in the order of the table.
-    pub(super) takers: Vec<Taken>,
+    pub(super) descriptions: Vec<HandlerDescription>,
 }
 
 impl Known {
@@ -30,7 +30,7 @@ impl Known {
             let path = handler.entry.interpreter.clone().unwrap_or_default();
             // Only fetched interpreters have a record.
             let provenance = path.is_absolute().then(|| Provenance::of(&path)).flatten();
-            Taken {
+            HandlerDescription {
                 name: handler.name.to_string(),
                 interpreter: path.to_string_lossy().into(),
                 flags: handler.entry.flag_letters(),
@@ -38,12 +38,12 @@ impl Known {
                 provenance,
             }
         };
-        self.takers = handlers.iter().map(describe).collect();
+        self.descriptions = handlers.iter().map(describe).collect();
     }
 
-    pub(super) fn matched_by(&self, handler: &Handler, table: &Table<'_>) -> Option<&Taken> {
+    pub(super) fn matched_by(&self, handler: &Handler, table: &Table<'_>) -> Option<&HandlerDescription> {
         let index = table.handlers.iter().position(|other| std::ptr::eq(other, handler))?;
-        self.takers.get(index)
+        self.descriptions.get(index)
     }
 
     /// Reports whether a probe with the header of `file` ran.
@@ -66,7 +66,7 @@ pub(super) enum Certainty {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Taken {
+pub(super) struct HandlerDescription {
     pub(super) name: String,
     pub(super) interpreter: String,
     pub(super) flags: String,

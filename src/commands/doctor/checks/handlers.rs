@@ -169,7 +169,7 @@ pub(super) fn overlap(facts: &Facts) -> Vec<Observation> {
     observations
 }
 
-pub(super) fn interim(facts: &Facts) -> Vec<Observation> {
+pub(super) fn left_behind(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         if !classify::is_staging(&handler.name) {
             return None;

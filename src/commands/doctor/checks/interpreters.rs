@@ -24,11 +24,11 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         classify::emulated_arch(handler)?;
         let path = handler.entry.interpreter.as_deref()?;
-        let unfit = state.unfit.get(&handler.name)?;
+        let fault = state.faults.get(&handler.name)?;
         let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);
-        let reason = unfit.to_string().lines().next().unwrap_or_default().to_owned();
+        let reason = fault.to_string().lines().next().unwrap_or_default().to_owned();
         let text = format!("{} runs {}, which {reason}", name(handler), display_path(path));
-        Some(match unfit {
+        Some(match fault {
             CheckError::Missing if memfd::is_in_memory(path) => return None,
             CheckError::Missing if pinned => Observation::note(
                 format!(
@@ -39,7 +39,7 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Observation> {
                 None,
             ),
             CheckError::SetId => {
-                Observation::problem(text, unfit.command(path).map(|command| format!("sudo {command}")))
+                Observation::problem(text, fault.command(path).map(|command| format!("sudo {command}")))
             }
             _ => Observation::problem(text, replace(state, handler)),
         })
@@ -136,8 +136,8 @@ pub(super) fn emulator(facts: &Facts) -> Vec<Observation> {
         let version: Option<QemuVersion> =
             health.get(&handler.name).and_then(|health| health.version.as_ref()?.parse().ok());
         let Some((arch, version)) = classify::emulated_arch(handler).zip(version) else { continue };
-        observations.extend(known_bugs::of(arch.name, &version).map(|defect| {
-            let text = format!("{} is QEMU {version}: {} ({})", name(handler), defect.what, defect.source);
+        observations.extend(known_bugs::of(arch.name, &version).map(|bug| {
+            let text = format!("{} is QEMU {version}: {} ({})", name(handler), bug.what, bug.source);
             Observation::note(text, another_version(arch))
         }));
     }

@@ -47,7 +47,7 @@ fn with_handler(name: &str) -> Facts {
         owners: BTreeMap::from([(name.clone(), Owner::Qus)]),
         handlers: vec![Handler { name, entry }],
         health: Ok(BTreeMap::new()),
-        unfit: BTreeMap::new(),
+        faults: BTreeMap::new(),
         available: BTreeMap::new(),
         natives: BTreeMap::new(),
     };
