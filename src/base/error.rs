@@ -1,13 +1,21 @@
 //! [`Diagnostic`]: an error message for the user, with [`Advice`] on how to fix the failure.
 
-use serde::Serialize;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use nix::unistd::getuid;
+use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 use thiserror::Error;
 
+use super::shell::{shell_line, without_sudo};
+
 /// Advice that follows a message. A plain string converts into a command.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+///
+/// A command that only root may type begins with `sudo`. Where qus prints advice to root, `sudo` is removed: containers
+/// do not have it, and it does not work in a user namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Advice {
     /// Command that can be pasted into a shell. Each line is one command.
-    #[serde(rename = "try")]
     pub command: Option<String>,
     /// One sentence of advice.
     pub hint: Option<String>,
@@ -20,16 +28,47 @@ impl Advice {
         Self { command: None, hint: Some(sentence.into()) }
     }
 
+    /// Advises the user to type the command line of this process again, with `sudo` before it.
+    ///
+    /// The first word becomes `qus`, without its directory, as in all other hints. If the executable, or the link to it,
+    /// has another name, the first word is printed as it was typed. Such a link makes qus accept the command line of
+    /// another tool.
+    #[must_use]
+    pub fn this_command_as_root() -> Self {
+        let mut words = std::env::args_os();
+        let is_qus = |name: &OsString| Path::new(name).file_name() == Some(OsStr::new("qus"));
+        let name = words.next().filter(|name| !is_qus(name)).unwrap_or_else(|| "qus".into());
+        Self::as_root(&shell_line([name].into_iter().chain(words)))
+    }
+
+    /// Advises the user to type `command`, which failed for lack of rights, with `sudo` before it. Root needs a place
+    /// where it has more rights instead.
+    #[must_use]
+    pub fn as_root(command: &str) -> Self {
+        if getuid().is_root() {
+            return Self::hint(
+                "root has no such right here: start qus outside of this container, or with all capabilities",
+            );
+        }
+        format!("sudo {command}").into()
+    }
+
     /// Adds a sentence to this advice.
     #[must_use]
     pub fn with_hint(self, sentence: impl Into<String>) -> Self {
         Self { hint: Some(sentence.into()), ..self }
     }
 
-    /// Applies `change` to the command, if there is one.
+    /// Returns the advice as its reader types it: root types no `sudo`.
     #[must_use]
-    pub fn map_command(self, change: impl FnOnce(String) -> String) -> Self {
-        Self { command: self.command.map(change), ..self }
+    pub fn for_reader(&self, is_root: bool) -> Self {
+        if !is_root {
+            return self.clone();
+        }
+        Self {
+            command: self.command.as_deref().map(without_sudo),
+            hint: self.hint.as_deref().map(|hint| hint.replace("sudo qus ", "qus ")),
+        }
     }
 
     /// Reports whether the advice has neither a command nor a sentence.
@@ -45,10 +84,22 @@ impl Advice {
     }
 
     /// Returns the lines to print: a `try:` line for each command, then the `hint:` line.
-    pub fn lines(&self) -> impl Iterator<Item = String> {
-        let commands = self.command.iter().flat_map(|command| command.lines());
-        let commands = commands.map(|command| format!("try: {command}"));
-        commands.chain(self.hint.iter().map(|hint| format!("hint: {hint}")))
+    pub fn lines(&self) -> impl Iterator<Item = String> + use<> {
+        let Self { command, hint } = self.for_reader(getuid().is_root());
+        let command = command.unwrap_or_default();
+        let commands = command.lines().map(|command| format!("try: {command}")).collect::<Vec<_>>();
+        commands.into_iter().chain(hint.map(|hint| format!("hint: {hint}")))
+    }
+}
+
+/// The keys `try` and `hint`, each a string or null.
+impl Serialize for Advice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { command, hint } = self.for_reader(getuid().is_root());
+        let mut keys = serializer.serialize_struct("Advice", 2)?;
+        keys.serialize_field("try", &command)?;
+        keys.serialize_field("hint", &hint)?;
+        keys.end()
     }
 }
 

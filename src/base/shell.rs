@@ -51,18 +51,13 @@ pub fn shell_line<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> String
     words.into_iter().map(shell_word).collect::<Vec<_>>().join(" ")
 }
 
-/// Returns the command line of this process with `sudo` before it.
-///
-/// The first word becomes `qus`, without its directory, as in all other hints. If the executable, or the link to it,
-/// has another name, the first word is printed as it was typed. Such a link makes qus accept the command line of
-/// another tool.
+/// Removes `sudo` from each command of a line, for root.
 #[must_use]
-pub fn this_command_as_root() -> String {
-    let mut words = std::env::args_os();
-    let is_qus =
-        |name: &std::ffi::OsString| std::path::Path::new(name).file_name() == Some(OsStr::new("qus"));
-    let name = words.next().filter(|name| !is_qus(name)).unwrap_or_else(|| "qus".into());
-    format!("sudo {}", shell_line([name].into_iter().chain(words)))
+pub fn without_sudo(line: &str) -> String {
+    let line = line.strip_prefix("sudo ").unwrap_or(line);
+    ["&& ", "| ", "\n"]
+        .iter()
+        .fold(line.to_owned(), |line, before| line.replace(&format!("{before}sudo "), before))
 }
 
 #[cfg(test)]
@@ -74,6 +69,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn root_types_no_sudo() {
+        assert_eq!(without_sudo("sudo qus reset arm"), "qus reset arm");
+        assert_eq!(without_sudo("sudo chown root x && sudo chmod 755 x"), "chown root x && chmod 755 x");
+        assert_eq!(
+            without_sudo("sudo qus reset arm\nsudo qus reset s390x"),
+            "qus reset arm\nqus reset s390x"
+        );
+        assert_eq!(without_sudo("echo -1 | sudo tee '/a/sudo b'"), "echo -1 | tee '/a/sudo b'");
+        assert_eq!(without_sudo("qus run sh"), "qus run sh");
+    }
 
     #[test]
     fn plain_words_stay_readable() {

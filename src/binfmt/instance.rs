@@ -20,7 +20,7 @@ use nix::unistd::{read, write};
 use thiserror::Error;
 
 use crate::base::error::{Advice, Advise};
-use crate::base::shell::{shell_word, this_command_as_root};
+use crate::base::shell::shell_word;
 use crate::binfmt::{Entry, EntryError, Flags, Handler, HandlerName, Rule};
 
 /// Usual mount point of binfmt_misc (`Documentation/admin-guide/binfmt-misc.rst`).
@@ -129,7 +129,7 @@ impl Advise for MountError {
     fn advice(&self) -> Advice {
         match self {
             // qus mounts the instance itself if it is permitted to.
-            Self::AccessError(_) if !geteuid().is_root() => this_command_as_root().into(),
+            Self::AccessError(_) if !geteuid().is_root() => Advice::this_command_as_root(),
             _ => self.command().into(),
         }
     }
@@ -197,7 +197,7 @@ pub enum RegisterError {
 impl Advise for RegisterError {
     fn advice(&self) -> Advice {
         match self {
-            Self::NotRoot(_) => this_command_as_root().into(),
+            Self::NotRoot(_) => Advice::this_command_as_root(),
             Self::ReadOnly(path) => remount_command(path).into(),
             Self::NameTaken(_) => "qus list".into(),
             _ => Advice::default(),
@@ -241,7 +241,7 @@ pub enum HandlerError {
 impl Advise for HandlerError {
     fn advice(&self) -> Advice {
         match self {
-            Self::NotRoot(_) => this_command_as_root().into(),
+            Self::NotRoot(_) => Advice::this_command_as_root(),
             Self::ReadOnly(path) => remount_command(path).into(),
             _ => Advice::default(),
         }

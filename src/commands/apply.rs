@@ -271,8 +271,13 @@ fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Gu
 /// Registers one rule, reads it back and compares it. A handler of the same name stays registered throughout.
 fn register(instance: &Instance, rule: &Rule, replaces: bool) -> Result<(), Diagnostic> {
     let removes = if replaces { vec![rule.name().clone()] } else { Vec::new() };
-    let registration =
-        Registration { rules: vec![rule.clone()], removes, reason: None, displaced: Vec::new() };
+    let registration = Registration {
+        rules: vec![rule.clone()],
+        removes,
+        reason: None,
+        displaced: Vec::new(),
+        narrowed: Vec::new(),
+    };
     let staged = Staged::stage(instance, &registration);
     // `apply` executes no probe, so the commit is always confirmed.
     let done = staged.and_then(|staged| staged.commit(instance, &mut || true));

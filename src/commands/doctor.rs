@@ -5,7 +5,6 @@ mod facts;
 mod processes;
 
 use anyhow::Result;
-use nix::unistd::geteuid;
 use serde::Serialize;
 use std::io;
 
@@ -85,7 +84,6 @@ pub(super) fn ids() -> impl Iterator<Item = &'static str> {
 /// Runs every check.
 pub(crate) fn execute(args: &Doctor, common: &Common) -> Result<DoctorReport> {
     let facts = Facts::gather(&common.instance, !args.no_verify)?;
-    let is_root = geteuid().is_root();
     let mut findings = Vec::new();
     for check in CHECKS {
         findings.extend((check.run)(&facts).into_iter().map(|observations| Finding {
@@ -93,20 +91,11 @@ pub(crate) fn execute(args: &Doctor, common: &Common) -> Result<DoctorReport> {
             id: check.id,
             text: observations.text,
             why: (observations.level != Severity::Ok && !check.why.is_empty()).then_some(check.why),
-            advice: if is_root {
-                observations.advice.map_command(|command| without_sudo(&command))
-            } else {
-                observations.advice
-            },
+            advice: observations.advice,
         }));
     }
     findings.sort_by_key(|finding| finding.level);
     Ok(DoctorReport { findings, verbose: common.verbose > 0 })
-}
-
-/// Removes `sudo` from a command for root. Many containers have no sudo, and sudo does not work in a user namespace.
-fn without_sudo(command: &str) -> String {
-    command.strip_prefix("sudo ").unwrap_or(command).replace(" | sudo ", " | ")
 }
 
 impl Report for DoctorReport {
@@ -132,17 +121,5 @@ impl Report for DoctorReport {
     fn conclude(&self, _: &mut Output<'_>) -> Result<Status> {
         let has_problem = self.findings.iter().any(|finding| finding.level == Severity::Problem);
         Ok(if has_problem { Status::No } else { Status::Done })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn root_types_no_sudo() {
-        assert_eq!(without_sudo("sudo qus reset arm"), "qus reset arm");
-        assert_eq!(without_sudo("echo -1 | sudo tee '/a/sudo b'"), "echo -1 | tee '/a/sudo b'");
-        assert_eq!(without_sudo("qus run sh"), "qus run sh");
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod report;
 pub mod reset;
 pub mod run;
 pub mod show;
+pub(crate) mod suggestion;
 
 pub mod toggle;
 pub mod verify;

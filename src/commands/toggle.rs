@@ -15,6 +15,7 @@ use crate::binfmt::instance::Instance;
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::commands::instance::open_instance;
 use crate::commands::report::Report;
+use crate::commands::suggestion;
 use crate::handler::classify::{emulators, name_lossy};
 use crate::system::namespace::Scope;
 use clap::Args;
@@ -113,12 +114,7 @@ impl Report for ToggleReport {
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
         let missing = self.items.iter().filter(|item| item.outcome == Outcome::Missing);
-        let missing: Vec<_> = missing.map(|item| item.arch).collect();
-        if !missing.is_empty() {
-            let (some, all) = (missing.len(), self.items.len());
-            let problem = Diagnostic::new(format!("{some} of {all} architectures have no handler"));
-            output.problem(&problem.with_command(format!("sudo qus register {}", missing.join(" "))))?;
-        }
+        suggestion::print_missing(missing.map(|item| item.arch), output)?;
         if self.items.is_empty() {
             output.info("no handler of a QEMU emulator is registered")?;
         }

@@ -14,13 +14,14 @@ use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, TextWriter};
 use anstyle::Style;
 
-use crate::base::error::Diagnostic;
+use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::{display_path, escape};
 use crate::base::output::{Output, Status};
 use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::commands::args::{ArchArg, Common, named, parse_arch};
 use crate::commands::instance::{open_instance, print_scope};
 use crate::commands::report::Report;
+use crate::commands::suggestion::{self, Available};
 use crate::handler::classify;
 use crate::handler::classify::{emulator_path, name_lossy};
 use crate::interpreter::memfd;
@@ -231,6 +232,16 @@ pub(crate) struct VerifiedArch {
     interpreter: Option<String>,
     #[serde(flatten)]
     pub(crate) health: Health,
+    /// Advice for an architecture without a handler.
+    #[serde(flatten)]
+    advice: Advice,
+}
+
+impl VerifiedArch {
+    /// Reports whether the architecture needs a handler and has none.
+    fn is_missing(&self) -> bool {
+        self.name.is_none() && self.health.state == State::Broken
+    }
 }
 
 /// Executes the probes of all handlers, or of those for the named architectures.
@@ -248,7 +259,8 @@ pub(crate) fn execute(args: &Verify, common: &Common) -> Result<VerifyReport> {
         if let Some(health) = health.remove(&handler.name) {
             let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
             let name = Some(name_lossy(&handler.name));
-            items.push(VerifiedArch { arch: arch.name, name, interpreter, health });
+            let advice = Advice::default();
+            items.push(VerifiedArch { arch: arch.name, name, interpreter, health, advice });
         }
     }
     let mut unserved: Vec<&'static Arch> = named.into_iter().flatten().collect();
@@ -277,6 +289,8 @@ impl Report for VerifyReport {
         if self.items.is_empty() {
             output.info("no handler for an architecture is registered")?;
         }
+        let missing = self.items.iter().filter(|item| item.is_missing());
+        suggestion::print_missing(missing.map(|item| item.arch), output)?;
         let is_broken = self.items.iter().any(|item| item.health.state == State::Broken);
         Ok(if is_broken { Status::No } else { Status::Done })
     }
@@ -290,11 +304,15 @@ fn without_handler(arches: &[&'static Arch]) -> Result<Vec<VerifiedArch>, Diagno
     let targets: Vec<ProbeTarget> =
         arches.iter().filter_map(|arch| ProbeTarget::all_of(arch).next()).collect();
     let results = probe::run(&targets).map_err(Diagnostic::from)?;
+    let available = Available::default();
     let items = arches.iter().zip(results).map(|(arch, result)| {
-        let native = result.host.end == End::Exited(STATUS_ARGV0);
-        let reason = format!("no handler matches its programs; try: sudo qus register {}", arch.name);
-        let health = if native { Health::of(State::Native) } else { Health::broken(reason) };
-        VerifiedArch { arch: arch.name, name: None, interpreter: None, health }
+        let (health, advice) = if result.host.end == End::Exited(STATUS_ARGV0) {
+            (Health::of(State::Native), Advice::default())
+        } else {
+            let command = suggestion::register([*arch], false, |arch| available.has(arch));
+            (Health::broken("no handler matches its programs"), command.into())
+        };
+        VerifiedArch { arch: arch.name, name: None, interpreter: None, health, advice }
     });
     Ok(items.collect())
 }

@@ -113,6 +113,8 @@ pub struct Registration {
     pub reason: Option<String>,
     /// Handlers of other tools that match the same programs and will no longer be used.
     pub displaced: Vec<HandlerName>,
+    /// Handlers of other tools that take only special files. The new handlers take some of these files.
+    pub narrowed: Vec<HandlerName>,
 }
 
 /// Returns the reason why `handler` does not work for all programs of `arch` in a container, judged by its rule only.
@@ -244,12 +246,42 @@ impl<'a> Standing<'a> {
         missing.map(|(rule, _)| rule.clone()).collect()
     }
 
-    /// Returns the handlers of other tools that match programs of the `new` rules or have the name of one.
+    /// Returns the handlers of other tools that take ordinary programs of the architecture, or have the name of a new
+    /// rule.
+    ///
+    /// A handler that takes only special files, for example those of another OS ABI, is not in the way. Its position in
+    /// the order of the kernel does not matter.
     fn foreign_in_the_way(&self, new: &[Rule]) -> Vec<&'a Handler> {
+        let headers = self.arch.typical_headers();
+        let takes_ordinary = |handler: &Handler| {
+            headers.iter().any(|header| {
+                new.iter().any(|rule| rule.matcher().pattern().is_some_and(|pattern| pattern.matches(header)))
+                    && first_match(self.handlers, header, Path::new(""))
+                        .is_some_and(|first| first.name == handler.name)
+            })
+        };
         let is_in_the_way = |handler: &&Handler| {
-            emulated_arch(handler).is_none() && new.iter().any(|rule| takes_from(rule, handler))
+            emulated_arch(handler).is_none()
+                && (new.iter().any(|rule| *rule.name() == handler.name) || takes_ordinary(handler))
         };
         self.handlers.iter().filter(is_in_the_way).collect()
+    }
+
+    /// Returns the enabled handlers of other tools that are not in the way and match some files of the `new` rules.
+    fn narrowed(&self, new: &[Rule], in_the_way: &[&Handler]) -> Vec<HandlerName> {
+        let overlaps = |handler: &Handler| {
+            new.iter().any(|rule| {
+                let patterns = handler.entry.pattern().zip(rule.matcher().pattern());
+                patterns.is_some_and(|(one, two)| one.overlaps(two))
+            })
+        };
+        let is_narrowed = |handler: &&Handler| {
+            handler.entry.enabled
+                && emulated_arch(handler).is_none()
+                && overlaps(handler)
+                && in_the_way.iter().all(|other| other.name != handler.name)
+        };
+        self.handlers.iter().filter(is_narrowed).map(|handler| handler.name.clone()).collect()
     }
 
     /// Returns the registration of the `new` rules, which displace the `foreign` handlers.
@@ -265,6 +297,7 @@ impl<'a> Standing<'a> {
             reason: self.reason(&removes),
             removes: removes.iter().map(|handler| handler.name.clone()).collect(),
             displaced: displaced.map(|handler| handler.name.clone()).collect(),
+            narrowed: self.narrowed(&new, foreign),
             rules: new,
         }
     }
@@ -294,13 +327,6 @@ impl<'a> Standing<'a> {
         handler.entry.interpreter.as_deref() == Some(interpreter.path.as_path())
             && self.facts.started().is_some_and(|started| started != interpreter.id)
     }
-}
-
-/// Reports whether `rule` has the name of `handler` or matches some of the same programs.
-fn takes_from(rule: &Rule, handler: &Handler) -> bool {
-    let patterns = handler.entry.pattern().zip(rule.matcher().pattern());
-    *rule.name() == handler.name
-        || handler.entry.enabled && patterns.is_some_and(|(one, two)| one.overlaps(two))
 }
 
 /// Returns a refusal that holds whatever handlers are registered.

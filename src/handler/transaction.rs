@@ -103,6 +103,7 @@ impl Staged {
             removes: self.removes.clone(),
             reason: None,
             displaced: Vec::new(),
+            narrowed: Vec::new(),
         };
         self.rollback(instance)?;
         Self::stage(instance, &registration)

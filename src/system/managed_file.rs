@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::base::error::{Advice, Advise};
 use crate::base::hex::Hex;
-use crate::base::shell::{shell_word, this_command_as_root};
+use crate::base::shell::shell_word;
 use crate::system::atomic_file;
 use crate::system::dir::{Dir, parent_dir};
 use crate::system::file_id::open_no_follow;
@@ -63,7 +63,7 @@ pub enum ManagedFileError {
 impl Advise for ManagedFileError {
     fn advice(&self) -> Advice {
         if self.is_denied() && !geteuid().is_root() {
-            return this_command_as_root().into();
+            return Advice::this_command_as_root();
         }
         match self {
             // Programs ignore the renamed file, because they read only files with the original suffix.

@@ -228,8 +228,29 @@ fn credentials_need_an_interpreter_of_root_alone(lab: &Lab) {
             format!("with --credentials {path} runs as root, but users other than root may write to it");
         let words = ["register", "--credentials", "--interpreter-dir", "own", "arm"];
         let ran = lab.refused(words, 2, &message);
-        ran.suggests(&format!("sudo chown root:root {path} && sudo chmod 755 {path}"));
+        ran.suggests(&format!("chown root:root {path} && chmod 755 {path}"));
     }
     // Without that flag the owner does not matter.
     lab.done(["register", "--interpreter-dir", "own", "arm"]);
+}
+
+kernel_test!(a_handler_of_special_files_stays);
+/// A handler for one OS ABI, as a unikernel has it: it matches files of every architecture, and no ordinary one.
+fn a_handler_of_special_files_stays(lab: &Lab) {
+    let special = br":special:M:7:\xfe::/bin/true:";
+    lab.register(special).unwrap();
+    let ran = lab.qus(["register", "arm", "s390x"]);
+    assert_eq!(ran.status, 0, "{ran:#?}");
+    for arch in ["arm", "s390x"] {
+        let line = ran.stdout.lines().find(|line| line.starts_with(arch)).unwrap();
+        assert!(line.contains(" registered "), "{ran:#?}");
+    }
+    assert_eq!(ran.stdout.matches("it now also takes files that special matches").count(), 2, "{ran:#?}");
+    let entries = lab.entries();
+    assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
+    // In the other order the rule of the other tool is in front, and nothing is to be done.
+    lab.command("special", "-1");
+    lab.register(special).unwrap();
+    assert_eq!(lab.done(["register", "arm", "s390x"]).matches(" unchanged ").count(), 2);
+    assert_eq!(lab.entries(), entries);
 }

@@ -411,7 +411,7 @@ fn doctor_broken(lab: &Lab) {
     lab.handler("qemu-arm", "arm", &path, Flags::FIX_BINARY);
     let mut command = lab.program(&[], ["doctor"]);
     let ran = run(command.env("QUS_INTERPRETER_DIR", path.parent().unwrap()));
-    let hint = "hint: use another version, where DIR is its directory: sudo qus register --replace --interpreter-dir DIR arm\n";
+    let hint = "hint: use another version, where DIR is its directory: qus register --replace --interpreter-dir DIR arm\n";
     assert!(ran.status == 1 && ran.stdout.contains(hint), "{ran:#?}");
 }
 

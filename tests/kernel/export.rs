@@ -145,7 +145,7 @@ fn export_writes_files_and_spares_those_of_others(lab: &Lab) {
     let before = files(lab, "made/here");
     let words = ["export", "arm", "microblaze", "--format", "systemd", "-o", "made/here"];
     let ran = lab.refused(words, 2, "qus-microblaze.conf was not written by qus, and is left in place");
-    ran.suggests("sudo mv made/here/qus-microblaze.conf made/here/qus-microblaze.conf.before-qus");
+    ran.suggests("mv made/here/qus-microblaze.conf made/here/qus-microblaze.conf.before-qus");
     assert_eq!(files(lab, "made/here"), before);
 }
 

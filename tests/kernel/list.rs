@@ -134,7 +134,7 @@ fn a_disabled_instance_is_reported(lab: &Lab) {
     lab.done(["register", "arm"]);
     lab.command("status", "0");
     let message = "the whole instance is disabled: no handler is active";
-    let command = format!("echo 1 | sudo tee {INSTANCE}/status");
+    let command = format!("echo 1 | tee {INSTANCE}/status");
     let ran = lab.qus(["list"]);
     assert_eq!(ran.status, 0, "{ran:#?}");
     assert!(ran.stderr.contains(message), "{ran:#?}");
@@ -191,8 +191,8 @@ kernel_test!(enable_without_a_handler_fails);
 fn enable_without_a_handler_fails(lab: &Lab) {
     for command in ["enable", "disable"] {
         let ran = lab.refused([command, "s390x"], 2, "no handler is registered for s390x");
-        assert!(ran.stderr.contains("1 of 1 architectures have no handler"), "{ran:#?}");
-        ran.suggests("sudo qus register s390x");
+        assert!(ran.stdout.contains("s390x  missing  there is no handler for s390x"), "{ran:#?}");
+        ran.suggests("qus register s390x");
         let ran = lab.qus([command, "all"]);
         assert_eq!(
             (ran.status, ran.stderr.as_str()),

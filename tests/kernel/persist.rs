@@ -147,7 +147,7 @@ fn persist_copies_interpreters_that_cannot_stay(lab: &Lab) {
     assert_eq!(fs::read(COPY).unwrap(), newer);
     assert_ne!(fs::metadata(COPY).unwrap().ino(), metadata.ino());
     // The file still marks its interpreter as a copy.
-    assert!(fs::read_to_string(ARM).unwrap().contains("# The interpreter is a copy"));
+    assert!(fs::read_to_string(ARM).unwrap().contains("# The interpreter was copied for this file."));
     // The interpreter of the user's choice may have any name.
     lab.copy("q/emulator", &interpreter("s390x"));
     let words = ["register", "--persist", "--interpreter", "q/emulator", "s390x"];
@@ -367,7 +367,7 @@ fn persist_never_touches_files_of_others(lab: &Lab) {
     for content in ["", ":mine:E::mine::/mine:\n", "# Written by another tool\n"] {
         fs::write(ARM, content).unwrap();
         let ran = refused(lab, "/etc/binfmt.d/qus-arm.conf was not written by qus, and is left in place");
-        ran.suggests(&format!("sudo mv {ARM} {ARM}.before-qus"));
+        ran.suggests(&format!("mv {ARM} {ARM}.before-qus"));
         // `reset` does not remove the file either.
         lab.done_with(["reset", "--persist"], NO_HANDLER);
         assert_eq!(fs::read_to_string(ARM).unwrap(), content);
@@ -494,7 +494,7 @@ fn persist_reports_a_masked_systemd_unit(lab: &Lab) {
     let ran = persist(lab, &["arm"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(ran.stderr.contains("systemd-binfmt.service is masked"), "{ran:#?}");
-    ran.suggests("sudo systemctl unmask systemd-binfmt.service");
+    ran.suggests("systemctl unmask systemd-binfmt.service");
 }
 
 kernel_test!(persist_makes_a_service_of_openrc);

@@ -141,7 +141,8 @@ fn only_what_is_asked_for_counts(lab: &Lab) {
     let ran = lab.qus(["verify", "xtensa"]);
     assert_eq!(ran.status, 1, "{ran:#?}");
     assert!(
-        ran.stdout.contains("no handler matches its programs; try: sudo qus register xtensa"),
+        ran.stdout.contains("no handler matches its programs\n")
+            && ran.stderr.contains("no handler is registered for xtensa\n  try: qus register xtensa\n"),
         "{ran:#?}"
     );
     assert_eq!(lab.qus(["list"]).status, 0, "without a probe there is no verdict");

@@ -11,6 +11,7 @@ use super::facts::{Facts, State};
 use crate::base::error::Advice;
 use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
+use crate::commands::suggestion;
 use crate::handler::classify;
 
 /// One check.
@@ -162,8 +163,7 @@ fn name(handler: &Handler) -> String {
 /// is available. Returns `None` for other handlers.
 fn replace(state: &State, handler: &Handler) -> Option<String> {
     let arch = classify::emulated_arch(handler)?;
-    let fetch = if state.available.contains_key(arch.name) { "" } else { "--fetch " };
-    Some(format!("sudo qus register --replace {fetch}{}", arch.name))
+    Some(suggestion::register([arch], true, |arch| state.available.contains_key(arch.name)))
 }
 
 /// Returns the command that removes a handler.

@@ -216,7 +216,7 @@ impl Inputs {
         };
         let interpreter = Interpreter::check(path, &self.host).map_err(|fault| {
             let problem = Diagnostic::new(format!("{} {fault}", display_path(path)));
-            let again = format!("qus register --fetch {}", arch.name);
+            let again = format!("sudo qus register --fetch {}", arch.name);
             problem.with_command(fault.command(path).unwrap_or(again))
         })?;
         let found = SearchResult { interpreter: Some(interpreter), unfit: Vec::new() };
@@ -261,7 +261,7 @@ impl Inputs {
         let rejected = self.found.values().flat_map(|found| &found.unfit);
         let rejected = rejected.map(|(path, fault)| format!("\n{} {}", path.display(), first_line(fault)));
         let message = self.no_interpreter() + &rejected.collect::<String>();
-        Err(Diagnostic::new(message).with_command("qus register --fetch all"))
+        Err(Diagnostic::new(message).with_command("sudo qus register --fetch all"))
     }
 
     /// Describes the failed search: the required version, if any, and the directories.

@@ -167,7 +167,10 @@ impl ArchResult {
         self.interpreter = rule.map(Rule::interpreter).map(|path| path.to_string_lossy().into());
         let displaced =
             registration.displaced.iter().map(|name| format!("the kernel now tries {name} after it"));
-        let remarks: Vec<String> = registration.reason.clone().into_iter().chain(displaced).collect();
+        let narrowed =
+            registration.narrowed.iter().map(|name| format!("it now also takes files that {name} matches"));
+        let remarks: Vec<String> =
+            registration.reason.clone().into_iter().chain(displaced).chain(narrowed).collect();
         self.message = (!remarks.is_empty()).then(|| remarks.join("; "));
         if dry_run {
             self.verified = false;
@@ -206,7 +209,7 @@ impl ArchResult {
             reasons.push(format!("the name is taken by another handler, {}", all(&namesakes)));
         }
         self.message = Some(reasons.join("; "));
-        self.advice = format!("qus register --replace {}{}", inputs.selection, arch.name).into();
+        self.advice = format!("sudo qus register --replace {}{}", inputs.selection, arch.name).into();
     }
 
     fn missing(&mut self, arch: &Arch, inputs: &Inputs) {
@@ -225,7 +228,7 @@ impl ArchResult {
             self.remark("a dry run downloads nothing");
         }
         let persist = if inputs.persist { "--persist " } else { "" };
-        self.advice = format!("qus register --fetch {persist}{}", arch.name).into();
+        self.advice = format!("sudo qus register --fetch {persist}{}", arch.name).into();
     }
 
     /// Records the flags of the new handler, and the evidence of its verification.
@@ -566,7 +569,7 @@ impl Report for RegisterReport {
 fn as_one(commands: &[&str]) -> Option<String> {
     let (first, rest) = commands.split_first()?;
     let (command, _) = first.rsplit_once(' ')?;
-    if rest.is_empty() || !command.starts_with("qus register") {
+    if rest.is_empty() || !command.starts_with("sudo qus register") {
         return Some((*first).to_owned());
     }
     let arches: Vec<&str> =

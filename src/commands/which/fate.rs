@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use super::known::{Certainty, Known, arch_of};
 use super::probe_target;
+use nix::unistd::getuid;
+
 use crate::arch::Arch;
 use crate::base::error::Advice;
 use crate::base::escape::display_path;
 use crate::base::shell::shell_word;
 use crate::binfmt::instance::DEFAULT_PATH;
 use crate::binfmt::{Flags, Handler};
+use crate::commands::suggestion;
 use crate::handler::classify;
 use crate::handler::exec_target::{AccessError, Elf, ExecTarget, Kind};
 use crate::handler::predict::{End, Prediction, Reason, Step, Table, matching};
@@ -59,8 +62,8 @@ impl Case<'_> {
     }
 
     pub(super) fn unread(&self) -> Fate {
-        let command = format!("sudo qus which {}", shell_word(&self.file.path));
-        self.fails("this user may execute it, but not read it", command)
+        let advice = Advice::as_root(&format!("qus which {}", self.word()));
+        self.fails("this user may execute it, but not read it", advice)
     }
 
     fn fails(&self, text: impl Into<String>, advice: impl Into<Advice>) -> Fate {
@@ -69,7 +72,11 @@ impl Case<'_> {
 
     /// Returns the command that registers another interpreter for the architecture.
     fn replace(&self) -> Option<String> {
-        self.arch.map(|arch| format!("sudo qus register --replace {}", arch.name))
+        self.arch.map(|arch| self.register(arch, true))
+    }
+
+    fn register(&self, arch: &Arch, replace: bool) -> String {
+        suggestion::register([arch], replace, |arch| self.known.available.has(arch))
     }
 
     /// Returns the fate of a file whose probe ran although no handler is visible. Its handler is in the instance of an
@@ -221,9 +228,7 @@ impl Case<'_> {
     /// Returns the reason why no handler matches a file, with advice.
     fn without_handler(&self) -> (&'static str, Advice) {
         match (&self.file.kind, self.arch) {
-            (Kind::Elf(_), Some(arch)) => {
-                ("no handler matches", format!("sudo qus register {}", arch.name).into())
-            }
+            (Kind::Elf(_), Some(arch)) => self.without_rule(arch),
             (Kind::Elf(elf), None) if matches!(elf.e_type, 2 | 3) => {
                 ("neither QEMU's user mode nor this host runs such programs", Advice::default())
             }
@@ -235,6 +240,30 @@ impl Case<'_> {
             }
             _ => ("it is not a program", Advice::default()),
         }
+    }
+
+    /// Returns what is missing for a program whose architecture qus knows, with advice.
+    fn without_rule(&self, arch: &'static Arch) -> (&'static str, Advice) {
+        let header = &self.file.header;
+        if !arch.identity.patterns().iter().any(|pattern| pattern.matches(header)) {
+            let text = "no handler matches, and none of qus would: its header has unusual values";
+            return (
+                text,
+                Advice::hint(format!("start it with the emulator: qus run --direct {}", self.word())),
+            );
+        }
+        // A handler that takes ordinary programs of the architecture stays in place without --replace.
+        let replace = classify::active_handler(arch, self.table.handlers).is_some();
+        let advice = Advice::from(self.register(arch, replace));
+        if getuid().is_root() {
+            return ("no handler matches", advice);
+        }
+        let fetch = if self.known.available.has(arch) { "" } else { "--fetch " };
+        ("no handler matches", advice.with_hint(format!("or, without root: qus run {fetch}{}", self.word())))
+    }
+
+    fn word(&self) -> String {
+        shell_word(&self.file.path)
     }
 }
 

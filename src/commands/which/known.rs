@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{Results, probe_target};
 use crate::arch::Arch;
 use crate::binfmt::Handler;
+use crate::commands::suggestion::Available;
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
 use crate::handler::predict::Table;
 use crate::interpreter::QemuVersion;
@@ -21,6 +22,8 @@ pub(super) struct Known {
     pub(super) versions: BTreeMap<PathBuf, QemuVersion>,
     /// Descriptions of the handlers, in the order of the table.
     pub(super) descriptions: Vec<HandlerDescription>,
+    /// Architectures with an interpreter, for advice.
+    pub(super) available: Available,
 }
 
 impl Known {

@@ -76,6 +76,7 @@ fn registration(removes: &[&str], reason: Option<&str>, displaced: &[&str]) -> D
         removes: names(removes),
         reason: reason.map(str::to_owned),
         displaced: names(displaced),
+        narrowed: Vec::new(),
     })
 }
 
@@ -309,8 +310,13 @@ fn only_what_is_missing_is_registered() {
     assert_eq!(names, ["qemu-microblaze", "qemu-microblaze-old"]);
     let there = [handler_of("microblaze", "qemu-microblaze", path, POF)];
     let decision = decide(microblaze, &Snapshot { handlers: &there, guarded: &[] }, &facts, ASKED).unwrap();
-    let expected =
-        Registration { rules: both[1..].to_vec(), removes: Vec::new(), reason: None, displaced: Vec::new() };
+    let expected = Registration {
+        rules: both[1..].to_vec(),
+        removes: Vec::new(),
+        reason: None,
+        displaced: Vec::new(),
+        narrowed: Vec::new(),
+    };
     assert_eq!(decision, Decision::Register(expected));
 }
 
@@ -332,4 +338,39 @@ fn an_emulator_is_recognised_by_its_file_name_or_our_handler_name() {
     let mut script = handler("qus-arm", PATH, POF);
     script.entry.matcher = Some(Matcher::Magic(Pattern::new(0, b"#!".to_vec(), None).unwrap()));
     assert_eq!(emulated_arch(&script), None);
+}
+
+/// A handler of programs of arm with this OS ABI.
+fn special(called: &str, os_abi: u8) -> Handler {
+    let mut handler = handler(called, "/opt/special", Flags::empty());
+    let pattern = Pattern::new(7, vec![os_abi], None).unwrap();
+    handler.entry.matcher = Some(Matcher::Magic(pattern));
+    handler
+}
+
+#[test]
+fn a_handler_of_special_files_is_no_conflict() {
+    // In front of ours, or behind: both orders have the same decision.
+    let verdict = Err(Failure::NoHandler);
+    for there in [vec![special("hermit", 0xff)], vec![special("hermit", 0xff), special("second", 0xfe)]] {
+        let Decision::Register(registration) = decided(&there, Some(&verdict), ASKED) else {
+            panic!("no registration in front of {there:?}");
+        };
+        assert_eq!(
+            registration.narrowed,
+            there.iter().map(|handler| handler.name.clone()).collect::<Vec<_>>()
+        );
+        assert!(registration.displaced.is_empty() && registration.removes.is_empty());
+    }
+    let ours = handler("qemu-arm", PATH, POF);
+    let there = [special("hermit", 0xff), ours];
+    let decision = decided(&there, Some(&verification(true, OURS)), ASKED);
+    assert_eq!(decision, Decision::Unchanged(vec![name("qemu-arm")]));
+    // OS ABI 0 is that of ordinary programs.
+    assert_eq!(decided(&[special("all", 0)], None, ASKED), conflict("all"));
+    // A handler that gets no ordinary program, since another one takes it first, loses none.
+    let there = [special("all", 0), special("behind", 0)];
+    assert_eq!(decided(&there, None, ASKED), conflict("all"));
+    let Decision::Register(registration) = decided(&there, None, REPLACE) else { panic!("not registered") };
+    assert_eq!((registration.displaced, registration.narrowed), (vec![name("all")], vec![name("behind")]));
 }

@@ -12,6 +12,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::thread;
@@ -42,12 +43,14 @@ impl UserNamespace {
     /// Returns the user namespace of this process.
     #[must_use]
     pub fn own() -> Self {
-        match inode("self", "user") {
-            Some(INITIAL_USER) => Self::Initial,
-            Some(inode) => Self::Other(inode),
+        match fs::metadata("/proc/self/ns/user").map(|metadata| metadata.ino()) {
+            Ok(INITIAL_USER) => Self::Initial,
+            Ok(inode) => Self::Other(inode),
             // A kernel without user namespaces has the other files.
-            None if inode("self", "mnt").is_some() => Self::Initial,
-            None => Self::Unknown,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && inode("self", "mnt").is_some() => {
+                Self::Initial
+            }
+            Err(_) => Self::Unknown,
         }
     }
 

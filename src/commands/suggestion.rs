@@ -1,0 +1,73 @@
+//! Commands of qus that other commands suggest.
+
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
+use std::io;
+
+use crate::arch::Arch;
+use crate::base::error::Diagnostic;
+use crate::base::output::Output;
+use crate::interpreter::{search, search_dirs, self_exe_header};
+
+/// Architectures with an interpreter in the directories that commands search by default. The first question searches.
+#[derive(Debug, Default)]
+pub(crate) struct Available(OnceCell<BTreeSet<&'static str>>);
+
+impl Available {
+    /// Reports whether `qus register` finds an interpreter for `arch` without `--fetch`.
+    pub(crate) fn has(&self, arch: &Arch) -> bool {
+        self.0.get_or_init(find).contains(arch.name)
+    }
+}
+
+fn find() -> BTreeSet<&'static str> {
+    // Without the host's header no interpreter can be checked. `--fetch` is then suggested, which keeps fit interpreters.
+    let Ok(host) = self_exe_header() else { return BTreeSet::new() };
+    let found = search(&search_dirs(None), &host, |_, _| true);
+    found.into_iter().filter(|(_, found)| found.interpreter.is_some()).map(|(arch, _)| arch).collect()
+}
+
+/// Returns the command that registers `arches`, with `--replace` if it has to take over, and `--fetch` if one of them has
+/// no interpreter.
+pub(crate) fn register<'a>(
+    arches: impl IntoIterator<Item = &'a Arch>,
+    replace: bool,
+    has_interpreter: impl Fn(&Arch) -> bool,
+) -> String {
+    let arches: Vec<&Arch> = arches.into_iter().collect();
+    let replace = if replace { " --replace" } else { "" };
+    let fetch = if arches.iter().all(|arch| has_interpreter(arch)) { "" } else { " --fetch" };
+    let names: String = arches.iter().map(|arch| format!(" {}", arch.name)).collect();
+    format!("sudo qus register{replace}{fetch}{names}")
+}
+
+/// Prints that these architectures have no handler, with the command that registers them. Prints nothing for none.
+pub(crate) fn print_missing<'a>(
+    names: impl Iterator<Item = &'a str>,
+    output: &mut Output<'_>,
+) -> io::Result<()> {
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let available = Available::default();
+    let arches = names.iter().filter_map(|name| Arch::named(name).ok());
+    let command = register(arches, false, |arch| available.has(arch));
+    let problem = Diagnostic::new(format!("no handler is registered for {}", names.join(", ")));
+    output.problem(&problem.with_command(command))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_fetched() {
+        let arches = ["arm", "s390x"].map(|name| Arch::named(name).unwrap());
+        assert_eq!(register(arches, false, |_| true), "sudo qus register arm s390x");
+        assert_eq!(
+            register(arches, true, |arch| arch.name == "arm"),
+            "sudo qus register --replace --fetch arm s390x"
+        );
+    }
+}
