@@ -37,8 +37,8 @@ pub(crate) fn register<'a>(
     let arches: Vec<&Arch> = arches.into_iter().collect();
     let replace = if replace { " --replace" } else { "" };
     let fetch = if arches.iter().all(|arch| has_interpreter(arch)) { "" } else { " --fetch" };
-    let names: String = arches.iter().map(|arch| format!(" {}", arch.name)).collect();
-    format!("sudo qus register{replace}{fetch}{names}")
+    let names: Vec<&str> = arches.iter().map(|arch| arch.name).collect();
+    format!("sudo qus register{replace}{fetch} {}", names.join(" "))
 }
 
 /// Prints that these architectures have no handler, with the command that registers them. Prints nothing for none.

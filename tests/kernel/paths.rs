@@ -158,7 +158,8 @@ fn paths_that_others_can_change_are_reported(lab: &Lab) {
     let program = lab.copy("busybox", &downloads::busybox("arm"));
     let mut command = lab.program(&[], ["run", "--arch", "arm", "--", program.to_str().unwrap(), "true"]);
     let ran = run(&mut command);
-    let warning =
-        format!("the handler qemu-sh4 is left out: other users can change {others}, and so the interpreter");
+    let warning = format!(
+        "the handler qemu-sh4 is left out: other users can change {others}, and thereby the interpreter"
+    );
     assert!(ran.status == 0 && ran.stderr.contains(&warning), "no {warning:?} in {ran:#?}");
 }
