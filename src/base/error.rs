@@ -80,15 +80,17 @@ impl Advice {
     /// Formats the advice for the end of a one-line message: each part follows a semicolon.
     #[must_use]
     pub fn inline(&self) -> String {
-        self.lines().fold(String::new(), |text, line| text + "; " + &line)
+        self.lines().fold(String::new(), |text, line| text + "; " + &line.text)
     }
 
     /// Returns the lines to print: a `try:` line for each command, then the `hint:` line.
-    pub fn lines(&self) -> impl Iterator<Item = String> + use<> {
+    pub fn lines(&self) -> impl Iterator<Item = AdviceLine> + use<> {
         let Self { command, hint } = self.for_reader(getuid().is_root());
         let command = command.unwrap_or_default();
-        let commands = command.lines().map(|command| format!("try: {command}")).collect::<Vec<_>>();
-        commands.into_iter().chain(hint.map(|hint| format!("hint: {hint}")))
+        let line = |text: String, is_command| AdviceLine { text, is_command };
+        let commands = command.lines().map(|command| line(format!("try: {command}"), true));
+        let commands: Vec<AdviceLine> = commands.collect();
+        commands.into_iter().chain(hint.map(|hint| line(format!("hint: {hint}"), false)))
     }
 }
 
@@ -101,6 +103,15 @@ impl Serialize for Advice {
         keys.serialize_field("hint", &hint)?;
         keys.end()
     }
+}
+
+/// A printed line of advice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdviceLine {
+    /// The line.
+    pub text: String,
+    /// True for a command, which is never broken into lines, so that it can be copied.
+    pub is_command: bool,
 }
 
 impl From<Option<String>> for Advice {

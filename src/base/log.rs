@@ -14,12 +14,14 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::base::escape::escape;
+use crate::base::output::PREFIX;
+use crate::base::terminal::hang;
 
 /// Installs the logger. It prints warnings, and with `verbose` 1 also each step. With a higher value it also prints
-/// details, and the time since the start of the program.
+/// details, and the time since the start of the program. Lines are wrapped to `width` columns.
 ///
 /// A second call changes nothing.
-pub fn install(verbose: u8) {
+pub fn install(verbose: u8, width: Option<usize>) {
     let level = match verbose {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,
@@ -27,13 +29,15 @@ pub fn install(verbose: u8) {
     };
     let begin = (verbose > 1).then(Instant::now);
     let _installed_before =
-        tracing_subscriber::registry().with(Lines { begin }.with_filter(level)).try_init();
+        tracing_subscriber::registry().with(Lines { begin, width }.with_filter(level)).try_init();
 }
 
 /// Prints each event as a line `qus: [warning: ][SPAN: ]MESSAGE`. `SPAN` is the value of the span's field.
 struct Lines {
     /// Start of the program, if lines begin with the time since then.
     begin: Option<Instant>,
+    /// Width of the terminal; `None` in a pipe or a file.
+    width: Option<usize>,
 }
 
 /// Value of a span's field, stored with the span.
@@ -49,7 +53,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut line = String::from("qus: ");
+        let mut line = String::from(PREFIX);
         if let Some(begin) = self.begin {
             let _ = write!(line, "[{:8.4} s] ", begin.elapsed().as_secs_f64());
         }
@@ -63,8 +67,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         }
         let mut message = Text(String::new());
         event.record(&mut message);
-        // If standard error is closed, this failure cannot be reported.
-        let _ = writeln!(io::stderr(), "{line}{}", escape(&message.0));
+        line.push_str(&escape(&message.0));
+        let mut line = hang(&line, self.width, PREFIX.len());
+        line.push('\n');
+        // If standard error is closed, this failure cannot be reported. A formatting macro would write in parts, between
+        // which another process could write.
+        let _ = io::stderr().write_all(line.as_bytes());
     }
 }
 

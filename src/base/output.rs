@@ -6,10 +6,14 @@ use serde::Serialize;
 
 use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::{escape, escape_json, escape_lines};
-use crate::base::terminal::{Terminal, TextWriter};
+use crate::base::terminal::{Terminal, TextWriter, hang};
 
 /// Version of the JSON format. It increases when a field is removed or changes its meaning.
 const JSON_VERSION: u32 = 1;
+/// Beginning of every message.
+pub(super) const PREFIX: &str = "qus: ";
+/// Columns before the continuation of a hint: those of `  hint: `.
+pub(crate) const ADVICE_INDENT: usize = 8;
 /// Size of a block of output, in bytes.
 const BLOCK: usize = 32 << 10;
 
@@ -59,6 +63,8 @@ pub struct Output<'a> {
     json: bool,
     quiet: bool,
     terminal: Terminal,
+    /// Width of the terminal that shows the messages; `None` in a pipe or a file.
+    message_width: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -84,13 +90,19 @@ impl<'a> Output<'a> {
     /// Creates an output. Data go to `data`, messages to `messages`. With `json`, the data are one JSON object. With
     /// `quiet`, only errors are printed as messages.
     pub fn new(data: &'a mut dyn Write, messages: &'a mut dyn Write, json: bool, quiet: bool) -> Self {
-        Self { data, messages, json, quiet, terminal: Terminal::default() }
+        Self { data, messages, json, quiet, terminal: Terminal::default(), message_width: None }
     }
 
     /// Sets the terminal that the data are laid out for.
     #[must_use]
     pub fn on(self, terminal: Terminal) -> Self {
         Self { terminal, ..self }
+    }
+
+    /// Sets the width of the terminal that shows the messages. Longer lines are wrapped.
+    #[must_use]
+    pub fn with_message_width(self, message_width: Option<usize>) -> Self {
+        Self { message_width, ..self }
     }
 
     /// Prints the data of a command: `value` as JSON, or the text that `text` writes, with control characters escaped.
@@ -140,15 +152,27 @@ impl<'a> Output<'a> {
         if self.quiet {
             return Ok(());
         }
-        self.messages.write_all(format!("qus: {}\n", escape_lines(text)).as_bytes())
+        let mut lines = String::new();
+        for (index, line) in escape_lines(text).lines().enumerate() {
+            let prefix = if index == 0 { PREFIX } else { "" };
+            lines.push_str(&hang(&format!("{prefix}{line}"), self.message_width, PREFIX.len()));
+            lines.push('\n');
+        }
+        self.messages.write_all(lines.as_bytes())
     }
 
     /// Prints an error and its advice in one write.
     pub fn problem(&mut self, problem: &Diagnostic) -> io::Result<()> {
-        let message: Vec<String> = problem.message.lines().map(escape).collect();
-        let mut text = format!("qus: {}\n", message.join("\n  "));
+        let mut text = String::new();
+        for (index, line) in problem.message.lines().enumerate() {
+            let (prefix, indent) = if index == 0 { (PREFIX, PREFIX.len()) } else { ("  ", 4) };
+            text.push_str(&hang(&format!("{prefix}{}", escape(line)), self.message_width, indent));
+            text.push('\n');
+        }
         for line in problem.advice.lines() {
-            text.push_str(&format!("  {}\n", escape(&line)));
+            let width = self.message_width.filter(|_| !line.is_command);
+            text.push_str(&hang(&format!("  {}", escape(&line.text)), width, ADVICE_INDENT));
+            text.push('\n');
         }
         self.messages.write_all(text.as_bytes())
     }
@@ -210,6 +234,33 @@ mod tests {
         assert_eq!(value["version"], 1);
         assert_eq!((&value["error"]["try"], &value["error"]["hint"]), (&"do".into(), &"or wait".into()));
         assert_eq!(String::from_utf8(messages).unwrap(), "qus: no\n  really\n  try: do\n  hint: or wait\n");
+    }
+
+    #[test]
+    fn messages_are_wrapped_on_a_terminal() {
+        struct Writes(Vec<String>);
+        impl Write for Writes {
+            fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+                self.0.push(String::from_utf8(text.to_vec()).unwrap());
+                Ok(text.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (mut data, mut messages) = (Vec::new(), Writes(Vec::new()));
+        let problem = Diagnostic::new("one two three four five six\nseven eight nine ten eleven")
+            .with_command("a command that is longer than the line")
+            .with_hint("some words of advice");
+        let mut output = Output::new(&mut data, &mut messages, false, false).with_message_width(Some(24));
+        output.info("one two three four five").unwrap();
+        output.problem(&problem).unwrap();
+        let expected = [
+            "qus: one two three four\n     five\n",
+            "qus: one two three four\n     five six\n  seven eight nine ten\n    eleven\n  \
+             try: a command that is longer than the line\n  hint: some words of\n        advice\n",
+        ];
+        assert_eq!(messages.0, expected);
     }
 
     #[test]

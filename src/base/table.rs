@@ -1,20 +1,42 @@
 //! [`Table`]: rows of cells in columns that fit the terminal.
 
 use std::io::{self, Write as _};
+use std::ops::Range;
 
 use anstyle::Style;
 
-use super::terminal::{HEADER, TextWriter, columns, wrap};
+use super::terminal::{HEADER, NARROWEST, TextWriter, columns, longest_word, wrap};
 
 /// Number of spaces between two columns.
 const GAP: usize = 2;
 /// Minimum width of a shortened cell, in columns.
 const SHORTEST: usize = 16;
+/// Number of spaces before a part of a row that is on a line of its own, in addition to those before the row.
+const CONTINUATION: usize = 4;
 
-/// A cell: one line of text, and its style on a terminal.
+/// A line of a cell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Line {
+    text: String,
+    /// True for a command, which is never broken into lines, so that it can be copied.
+    is_command: bool,
+}
+
+impl Line {
+    /// Returns the number of columns below which the line cannot be broken.
+    fn least(&self) -> usize {
+        if self.is_command { columns(&self.text) } else { longest_word(&self.text) }
+    }
+}
+
+/// A cell: text, usually of one line, and its style on a terminal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cell {
     text: String,
+    /// End of the text, which a shortened cell loses first.
+    detail: String,
+    /// Lines below the text.
+    below: Vec<Line>,
     style: Style,
 }
 
@@ -22,22 +44,85 @@ impl Cell {
     /// Creates a cell with a style.
     #[must_use]
     pub fn styled(text: impl Into<String>, style: Style) -> Self {
-        Self { text: text.into(), style }
+        Self { text: text.into(), style, ..Self::default() }
+    }
+
+    /// Appends text that is less important than the rest.
+    #[must_use]
+    pub fn with_detail(self, detail: impl Into<String>) -> Self {
+        Self { detail: detail.into(), ..self }
+    }
+
+    /// Adds a line below the text. Only the last column of a table may have such cells.
+    #[must_use]
+    pub fn with_line(mut self, text: impl Into<String>) -> Self {
+        self.below.push(Line { text: text.into(), is_command: false });
+        self
+    }
+
+    /// Adds a line like [`with_line`](Self::with_line). It is never broken into lines.
+    #[must_use]
+    pub fn with_command(mut self, text: impl Into<String>) -> Self {
+        self.below.push(Line { text: text.into(), is_command: true });
+        self
+    }
+
+    /// Returns the lines of the cell.
+    fn lines(&self) -> Vec<Line> {
+        let first = Line { text: self.whole(), is_command: false };
+        std::iter::once(first).chain(self.below.iter().cloned()).collect()
+    }
+
+    /// Returns the first line.
+    fn whole(&self) -> String {
+        format!("{}{}", self.text, self.detail)
+    }
+
+    /// Returns the width of the cell, in columns.
+    fn width(&self) -> usize {
+        self.lines().iter().map(|line| columns(&line.text)).max().unwrap_or(0)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.detail.is_empty() && self.below.is_empty()
+    }
+
+    /// Returns the text in at most `width` columns. It loses its detail first if too little of the rest would remain,
+    /// then its beginning, which `…` replaces.
+    fn shortened(&self, width: usize) -> String {
+        let whole = self.whole();
+        if columns(&whole) <= width {
+            return whole;
+        }
+        let detail = if width < columns(&self.detail) + SHORTEST / 2 { "" } else { &self.detail };
+        let width = width - columns(detail);
+        let count = columns(&self.text);
+        if count <= width {
+            return format!("{}{detail}", self.text);
+        }
+        let end: String = self.text.chars().skip(count - width + 1).collect();
+        format!("…{end}{detail}")
     }
 }
 
 impl<T: Into<String>> From<T> for Cell {
     fn from(text: T) -> Self {
-        Self { text: text.into(), style: Style::new() }
+        Self { text: text.into(), ..Self::default() }
     }
 }
 
 /// Rows of cells. Output that is not a terminal has whole cells. On a narrow terminal, one column is shortened, and the
-/// last column is wrapped.
+/// last column is wrapped. If a cell does not fit nevertheless, the end of its row moves to the next line.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     rows: Vec<Vec<Cell>>,
     shortened: Option<usize>,
+    indent: usize,
+}
+
+/// Columns that share a line.
+struct Group {
+    columns: Range<usize>,
     indent: usize,
 }
 
@@ -76,72 +161,157 @@ impl Table {
 
     /// Writes the table.
     pub fn write(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
-        let widths = self.widths(text.terminal.width.map(|width| width.saturating_sub(self.indent)));
-        let before_last: usize =
-            widths.iter().rev().skip(1).map(|width| width + GAP).sum::<usize>() + self.indent;
+        let mut widths = self.widths();
+        let groups = match text.terminal.width {
+            Some(width) => self.fit(&mut widths, width),
+            None => vec![Group { columns: 0..widths.len(), indent: self.indent }],
+        };
         for row in &self.rows {
-            write!(text, "{:1$}", "", self.indent)?;
-            let mut padding = 0;
-            for (index, cell) in row.iter().enumerate() {
-                if cell.text.is_empty() {
-                    padding += widths.get(index).map_or(0, |width| width + GAP);
-                    continue;
-                }
-                write!(text, "{:padding$}", "")?;
-                padding = 0;
-                let is_last = index + 1 == widths.len();
-                if is_last {
-                    write_last(text, cell, before_last)?;
-                } else {
-                    let width = widths.get(index).copied().unwrap_or_default();
-                    let shown = shortened(&cell.text, width);
-                    text.write_styled(cell.style, &shown)?;
-                    padding = width.saturating_sub(columns(&shown)) + GAP;
+            for (index, group) in groups.iter().enumerate() {
+                let cells =
+                    row.get(group.columns.start..row.len().min(group.columns.end)).unwrap_or_default();
+                if index == 0 || cells.iter().any(|cell| !cell.is_empty()) {
+                    self.write_line(text, group, cells, &widths)?;
                 }
             }
-            writeln!(text)?;
         }
         Ok(())
     }
 
+    /// Writes the cells of a row that share a line.
+    fn write_line(
+        &self,
+        text: &mut TextWriter<'_>,
+        group: &Group,
+        cells: &[Cell],
+        widths: &[usize],
+    ) -> io::Result<()> {
+        let mut padding = group.indent;
+        let mut position = group.indent;
+        for (cell, index) in cells.iter().zip(group.columns.clone()) {
+            let width = widths.get(index).copied().unwrap_or_default();
+            let is_last = index + 1 == group.columns.end && self.shortened != Some(index);
+            if is_last && !cell.is_empty() {
+                self.write_last(text, cell, padding, position)?;
+            } else if cell.is_empty() {
+                padding += width + GAP;
+            } else {
+                let shown = cell.shortened(width);
+                write!(text, "{:padding$}", "")?;
+                text.write_styled(cell.style, &shown)?;
+                padding = width.saturating_sub(columns(&shown)) + GAP;
+            }
+            position += width + GAP;
+        }
+        writeln!(text)
+    }
+
+    /// Writes the last cell of a line, `padding` columns after the cell before it, at `position`. A cell that does not
+    /// fit there begins on a line of its own.
+    fn write_last(
+        &self,
+        text: &mut TextWriter<'_>,
+        cell: &Cell,
+        padding: usize,
+        position: usize,
+    ) -> io::Result<()> {
+        let Some(width) = text.terminal.width else {
+            return write_lines(text, cell, &cell.lines(), padding, position);
+        };
+        let available = width.saturating_sub(position);
+        let least = cell.lines().iter().map(Line::least).max().unwrap_or(0);
+        let fits = cell.width() <= available || available >= NARROWEST && least <= available;
+        let moved = self.indent + CONTINUATION;
+        if fits || position <= moved {
+            let lines = wrapped(cell, available);
+            return write_lines(text, cell, &lines, padding, position);
+        }
+        let lines = wrapped(cell, width.saturating_sub(moved));
+        writeln!(text)?;
+        write_lines(text, cell, &lines, moved, moved)
+    }
+
     /// Returns the width of each column.
-    fn widths(&self, available: Option<usize>) -> Vec<usize> {
+    fn widths(&self) -> Vec<usize> {
         let count = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| columns(&cell.text)).max().unwrap_or(0)
+            cells.map(Cell::width).max().unwrap_or(0)
         };
-        let mut widths: Vec<usize> = (0..count).map(width).collect();
-        if let Some((available, column)) = available.zip(self.shortened) {
-            let needed = widths.iter().sum::<usize>() + GAP * count.saturating_sub(1);
-            if let Some(width) = widths.get_mut(column).filter(|width| **width > SHORTEST) {
-                *width = width.saturating_sub(needed.saturating_sub(available)).max(SHORTEST);
+        (0..count).map(width).collect()
+    }
+
+    /// Distributes the columns to lines of a terminal, and reduces the width of the shortened column.
+    fn fit(&self, widths: &mut [usize], available: usize) -> Vec<Group> {
+        let shortest = |column: usize, width: usize| {
+            if self.shortened == Some(column) { width.min(SHORTEST) } else { width }
+        };
+        let mut groups = vec![Group { columns: 0..0, indent: self.indent }];
+        let mut used = 0;
+        for (column, width) in widths.iter().enumerate() {
+            let needed = shortest(column, *width) + if used > 0 { GAP } else { 0 };
+            let Some(group) = groups.last_mut() else { break };
+            // The last column is wrapped.
+            let is_last = column + 1 == widths.len();
+            if used > 0 && group.indent + used + needed > available && !is_last {
+                let indent = self.indent + CONTINUATION;
+                groups.push(Group { columns: column..column + 1, indent });
+                used = shortest(column, *width);
+            } else {
+                group.columns.end = column + 1;
+                used += needed;
             }
         }
-        widths
+        if let Some(column) = self.shortened
+            && let Some(group) = groups.iter().find(|group| group.columns.contains(&column))
+        {
+            let others: usize = group
+                .columns
+                .clone()
+                .filter(|other| *other != column)
+                .filter_map(|other| widths.get(other))
+                .map(|width| width + GAP)
+                .sum();
+            if let Some(width) = widths.get_mut(column) {
+                let room = available.saturating_sub(group.indent + others);
+                *width = (*width).min(room.max(SHORTEST));
+            }
+        }
+        groups
     }
 }
 
-/// Writes the last cell of a row, wrapped to the width that remains after `indent`.
-fn write_last(text: &mut TextWriter<'_>, cell: &Cell, indent: usize) -> io::Result<()> {
-    let Some(width) = text.terminal.width else { return text.write_styled(cell.style, &cell.text) };
-    let width = width.saturating_sub(indent);
-    for (index, line) in wrap(&cell.text, width, width).iter().enumerate() {
-        if index > 0 {
-            write!(text, "\n{:indent$}", "")?;
+/// Breaks the lines of a cell to `width` columns.
+fn wrapped(cell: &Cell, width: usize) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for line in cell.lines() {
+        if line.is_command {
+            lines.push(line);
+        } else {
+            let parts = wrap(&line.text, width, width).into_iter();
+            lines.extend(parts.map(|text| Line { text, is_command: false }));
         }
-        text.write_styled(cell.style, line)?;
+    }
+    lines
+}
+
+/// Writes lines of a cell: the first after `padding` spaces, the others at `position`.
+fn write_lines(
+    text: &mut TextWriter<'_>,
+    cell: &Cell,
+    lines: &[Line],
+    padding: usize,
+    position: usize,
+) -> io::Result<()> {
+    for (index, line) in lines.iter().enumerate() {
+        if index > 0 {
+            write!(text, "\n{:position$}", "")?;
+        } else {
+            write!(text, "{:padding$}", "")?;
+        }
+        text.write_styled(cell.style, &line.text)?;
     }
     Ok(())
-}
-
-/// Shortens a text to `width` columns. `…` replaces its beginning.
-fn shortened(text: &str, width: usize) -> String {
-    let count = columns(text);
-    if count <= width {
-        return text.to_owned();
-    }
-    std::iter::once('…').chain(text.chars().skip(count - width + 1)).collect()
 }
 
 #[cfg(test)]
@@ -166,6 +336,10 @@ mod tests {
         table
     }
 
+    fn on(width: usize, table: &Table) -> String {
+        printed(table, Terminal { width: Some(width), color: false })
+    }
+
     #[test]
     fn columns_line_up() {
         let expected = "ARCH  INTERPRETER                         NOTE\n\
@@ -185,6 +359,44 @@ mod tests {
         assert!(narrow.contains("  …lib/qus/qemu-arm-static  some words to read\n"), "{narrow}");
         let narrower = printed(&table(), Terminal { width: Some(44), color: false });
         assert!(narrower.lines().all(|line| columns(line) <= 44), "{narrower}");
+    }
+
+    #[test]
+    fn a_cell_that_does_not_fit_moves_to_the_next_line() {
+        let mut moved = Table::new();
+        moved.push(["arm", "working", "/usr/local/lib/qus/qemu-arm-static (QEMU 10)"].map(Cell::from));
+        moved.push(["x86_64", "native", "it runs natively"].map(Cell::from));
+        let expected = "arm     working\n    /usr/local/lib/qus/qemu-arm-static\n    (QEMU 10)\n\
+                        x86_64  native   it runs natively\n";
+        assert_eq!(on(43, &moved), expected);
+        let mut wide = Table::new();
+        wide.push(["ARCH", "DESCRIPTION", "OTHER NAMES"].map(Cell::from));
+        wide.push(["arm", "32-bit Arm, little-endian", "armel armhf armv4l"].map(Cell::from));
+        let expected = "ARCH\n    DESCRIPTION                OTHER NAMES\narm\n    32-bit Arm, little-endian\n    armel armhf armv4l\n";
+        assert_eq!(on(30, &wide), expected.replace("                OTHER", "\n    OTHER"));
+    }
+
+    #[test]
+    fn a_command_is_not_broken_into_lines() {
+        let command = "try: mount -t binfmt_misc none /proc/sys/fs/binfmt_misc";
+        let mut table = Table::new();
+        let text = Cell::from("binfmt_misc is not mounted").with_line("nothing works").with_command(command);
+        table.push(["problem".into(), text]);
+        let below = |indent: &str| format!("{indent}nothing works\n{indent}{command}\n");
+        let beside = format!("problem  binfmt_misc is not mounted\n{}", below(&" ".repeat(9)));
+        assert_eq!(printed(&table, Terminal::default()), beside);
+        assert_eq!(on(64, &table), beside);
+        let moved = format!("problem\n    binfmt_misc is not mounted\n{}", below("    "));
+        assert_eq!(on(63, &table), moved);
+    }
+
+    #[test]
+    fn a_detail_is_cut_before_the_rest() {
+        let cell = Cell::from("/usr/bin/qemu-arm").with_detail(" (QEMU 10)");
+        assert_eq!(cell.shortened(27), "/usr/bin/qemu-arm (QEMU 10)");
+        assert_eq!(cell.shortened(20), "…qemu-arm (QEMU 10)".replace("…", "…/"));
+        assert_eq!(cell.shortened(17), "/usr/bin/qemu-arm");
+        assert_eq!(cell.shortened(16), "…sr/bin/qemu-arm");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! [`Terminal`]: width and colours of an output device, and [`TextWriter`], which writes text for it.
 
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use anstyle::{AnsiColor, Style};
 
@@ -30,10 +31,22 @@ impl Terminal {
     #[must_use]
     pub fn of_stdout() -> Self {
         let stdout = io::stdout();
-        let width = stdout.is_terminal().then(terminal_size::terminal_size).flatten();
         let color = anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
-        Self { width: width.map(|(width, _)| usize::from(width.0)), color }
+        Self { width: width_of(&stdout), color }
     }
+}
+
+/// Returns the width of a terminal in columns; `None` for a pipe or a file.
+#[must_use]
+pub fn width_of<S: AsFd + IsTerminal>(stream: &S) -> Option<usize> {
+    let size = stream.is_terminal().then(|| terminal_size::terminal_size_of(stream)).flatten();
+    size.map(|(width, _)| usize::from(width.0))
+}
+
+/// Reports whether standard error is a terminal that moves its cursor on request, as a progress bar needs.
+#[must_use]
+pub fn draws_on_stderr() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|name| name != "dumb")
 }
 
 /// A writer for the text of a command. Control characters are escaped, except in a document for another program.
@@ -67,15 +80,8 @@ impl<'a> TextWriter<'a> {
 
     /// Writes a line. On a narrow terminal the line is wrapped, and `indent` columns precede each continuation.
     pub fn write_wrapped(&mut self, line: &str, indent: usize) -> io::Result<()> {
-        let lines = match self.terminal.width {
-            Some(width) => wrap(line, width, width.saturating_sub(indent)),
-            None => vec![line.to_owned()],
-        };
-        for (index, line) in lines.iter().enumerate() {
-            let indent = if index == 0 { 0 } else { indent };
-            writeln!(self, "{:indent$}{line}", "")?;
-        }
-        Ok(())
+        let line = hang(line, self.terminal.width, indent);
+        writeln!(self, "{line}")
     }
 }
 
@@ -95,7 +101,14 @@ impl Write for TextWriter<'_> {
 }
 
 /// Minimum width for wrapped text, in columns.
-const NARROWEST: usize = 20;
+pub(super) const NARROWEST: usize = 20;
+
+/// Breaks a line for a terminal of `width` columns like [`wrap`]. `indent` spaces precede each continuation.
+#[must_use]
+pub fn hang(line: &str, width: Option<usize>, indent: usize) -> String {
+    let Some(width) = width else { return line.to_owned() };
+    wrap(line, width, width.saturating_sub(indent)).join(&format!("\n{:indent$}", ""))
+}
 
 /// Breaks a line at spaces. The first part has at most `first` columns, each other part at most `other`. A longer word
 /// stays whole, so that a path or a command can be copied.
@@ -103,23 +116,31 @@ const NARROWEST: usize = 20;
 pub fn wrap(line: &str, first: usize, other: usize) -> Vec<String> {
     let (first, other) = (first.max(NARROWEST), other.max(NARROWEST));
     let indent: String = line.chars().take_while(|character| *character == ' ').collect();
+    let words = line.trim_start_matches(' ');
     let mut lines = vec![indent];
-    let mut is_begun = false;
-    for word in line.split(' ').filter(|word| !word.is_empty()) {
+    // Number of spaces before the next word.
+    let mut spaces = 0;
+    for (index, word) in words.split(' ').enumerate() {
+        spaces += usize::from(index > 0);
+        if word.is_empty() {
+            continue;
+        }
         let width = if lines.len() == 1 { first } else { other };
         let Some(last) = lines.last_mut() else { break };
-        let needed = columns(last) + usize::from(is_begun) + columns(word);
-        if is_begun && needed > width {
+        if spaces > 0 && columns(last) + spaces + columns(word) > width {
             lines.push(word.to_owned());
         } else {
-            if is_begun {
-                last.push(' ');
-            }
+            last.push_str(&" ".repeat(spaces));
             last.push_str(word);
-            is_begun = true;
         }
+        spaces = 0;
     }
     lines
+}
+
+/// Returns the width of the longest word of a text, in columns.
+pub(super) fn longest_word(text: &str) -> usize {
+    text.split(' ').map(columns).max().unwrap_or(0)
 }
 
 /// Returns the width of a text in columns, one for each character.
@@ -154,6 +175,10 @@ mod tests {
         let path = "/a/path/that/is/longer/than/the/line";
         assert_eq!(wrap(&format!("see {path} there"), 20, 20), ["see", path, "there"]);
         assert_eq!(wrap("", 20, 20), [""]);
+        // A name may have several spaces.
+        assert_eq!(wrap("see /a  b and others, ", 20, 20), ["see /a  b and", "others,"]);
+        assert_eq!(hang("one two three four five", Some(20), 4), "one two three four\n    five");
+        assert_eq!(hang("one two three four five", None, 4), "one two three four five");
         let mut data = Vec::new();
         let narrow = Terminal { width: Some(24), color: false };
         TextWriter::new(&mut data, narrow).write_wrapped(line, 4).unwrap();

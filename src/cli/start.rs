@@ -1,7 +1,7 @@
 //! Starts the program: parses the command line, runs the command, and returns the exit status.
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io::{self, LineWriter, Write as _};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -12,7 +12,7 @@ use super::{Cli, subcommand};
 use crate::base::error::Diagnostic;
 use crate::base::log;
 use crate::base::output::{NotRun, Output, Status};
-use crate::base::terminal::Terminal;
+use crate::base::terminal::{Terminal, width_of};
 use crate::commands;
 use crate::probe;
 use crate::system::namespace;
@@ -22,7 +22,9 @@ use crate::system::namespace;
 pub fn refuse(problem: &Diagnostic) -> ExitCode {
     let (json, failed) = requested_output();
     let (mut data, mut messages) = (io::stdout().lock(), io::stderr());
-    print_failure(&mut Output::new(&mut data, &mut messages, json, false), problem, failed)
+    let mut output =
+        Output::new(&mut data, &mut messages, json, false).with_message_width(width_of(&io::stderr()));
+    print_failure(&mut output, problem, failed)
 }
 
 /// Runs as a helper process, if qus started this process as one. Returns `None` for all other processes.
@@ -51,9 +53,11 @@ pub fn serve_as_helper() -> Option<ExitCode> {
 #[must_use]
 pub fn run() -> ExitCode {
     if let Some((tool, words)) = called_as() {
-        log::install(0);
-        let done = tool.run(&words, &mut io::stdout().lock(), &mut io::stderr());
-        return conclude(done, &mut Output::new(&mut io::sink(), &mut io::stderr(), false, false));
+        log::install(0, width_of(&io::stderr()));
+        // A line is one write.
+        let mut messages = LineWriter::new(io::stderr());
+        let done = tool.run(&words, &mut io::stdout().lock(), &mut messages);
+        return conclude(done, &mut Output::new(&mut io::sink(), &mut messages, false, false));
     }
     match Cli::try_parse() {
         Ok(cli) => run_command(&cli),
@@ -73,10 +77,12 @@ fn called_as() -> Option<(CompatTool, Vec<OsString>)> {
 }
 
 fn run_command(cli: &Cli) -> ExitCode {
-    log::install(cli.common.verbose);
+    let message_width = width_of(&io::stderr());
+    log::install(cli.common.verbose, message_width);
     let (mut data, mut messages) = (io::stdout().lock(), io::stderr());
-    let mut output =
-        Output::new(&mut data, &mut messages, cli.common.json, cli.common.quiet).on(Terminal::of_stdout());
+    let mut output = Output::new(&mut data, &mut messages, cli.common.json, cli.common.quiet)
+        .on(Terminal::of_stdout())
+        .with_message_width(message_width);
     let done = commands::run(&cli.command, &cli.common, Cli::command, &mut output);
     conclude(done, &mut output)
 }
@@ -103,7 +109,9 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::from(if error.use_stderr() { failed.code() } else { Status::Done.code() });
     }
     let (mut data, mut messages) = (io::stdout().lock(), io::stderr());
-    print_failure(&mut Output::new(&mut data, &mut messages, json, false), &diagnostic(error), failed)
+    let mut output =
+        Output::new(&mut data, &mut messages, json, false).with_message_width(width_of(&io::stderr()));
+    print_failure(&mut output, &diagnostic(error), failed)
 }
 
 /// Converts an error of the command line parser into a diagnostic.

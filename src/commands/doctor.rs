@@ -103,11 +103,15 @@ impl Report for DoctorReport {
         let mut table = Table::new();
         let is_shown = |finding: &&Finding| self.verbose || finding.level != Severity::Ok;
         for finding in self.findings.iter().filter(is_shown) {
-            table.push([finding.level.cell(), finding.id.into(), escape(&finding.text).into()]);
-            let why = finding.why.map(str::to_owned).into_iter();
-            for line in why.chain(finding.advice.lines().map(|line| escape(&line))) {
-                table.push([Cell::default(), Cell::default(), line.into()]);
+            let mut text = Cell::from(escape(&finding.text));
+            if let Some(why) = finding.why {
+                text = text.with_line(why);
             }
+            for line in finding.advice.lines() {
+                let escaped = escape(&line.text);
+                text = if line.is_command { text.with_command(escaped) } else { text.with_line(escaped) };
+            }
+            table.push([finding.level.cell(), finding.id.into(), text]);
         }
         let passed = self.findings.iter().filter(|finding| finding.level == Severity::Ok);
         if !self.verbose {

@@ -144,7 +144,8 @@ pub(crate) fn execute(args: &List, common: &Common) -> Result<ListReport> {
 impl Report for ListReport {
     fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
         let columns = Columns { verbose: self.verbose, probe: self.probed };
-        let mut table = Table::new().shorten(3);
+        // With `-v` every cell is whole.
+        let mut table = if self.verbose { Table::new() } else { Table::new().shorten(3) };
         table.push(columns.header());
         for handler in &self.handlers {
             table.push(columns.chosen(handler.cells()));
@@ -289,7 +290,7 @@ impl HandlerView {
             arch: or_dash(self.arches.join(",")).into(),
             state: Cell::styled(self.state, if self.state == "enabled" { GOOD } else { NOTABLE }),
             flags: or_dash(escape(&self.flags)).into(),
-            interpreter: interpreter.map_or_else(|| "-".to_owned(), |path| path + &version).into(),
+            interpreter: Cell::from(interpreter.unwrap_or_else(|| "-".to_owned())).with_detail(version),
             from: provenance.unwrap_or_else(|| "-".to_owned()).into(),
             by: escape(&self.by).into(),
             name: escape(&self.name).into(),

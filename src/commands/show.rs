@@ -108,7 +108,7 @@ impl Report for ShowReport {
 }
 
 fn bundle_table(bundled: &[Member]) -> Table {
-    let mut table = Table::new();
+    let mut table = Table::with_header(["NAME", "VERSION", "SIZE", "SHA-256"]);
     for member in bundled {
         let version = member.version.as_ref().map(|version| format!("QEMU {version}")).unwrap_or_default();
         let (size, sha256) = (member.size.to_string(), member.sha256.to_string());
@@ -158,7 +158,7 @@ fn details(arch: &'static Arch) -> Result<ArchDetails, Diagnostic> {
 
 fn write_details(details: &ArchDetails, text: &mut TextWriter<'_>) -> io::Result<()> {
     let arch = details.arch;
-    writeln!(text, "{}: {}", details.name, details.description)?;
+    text.write_wrapped(&format!("{}: {}", details.name, details.description), 4)?;
     let mut names = Table::new().indent(2);
     for (kind, kind_names) in &details.names {
         names.push([(*kind).into(), kind_names.join(" ").into()]);

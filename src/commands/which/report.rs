@@ -10,7 +10,7 @@ use super::explain::{Answer, explain};
 use super::files::Files;
 use super::known::{Certainty, Known};
 use crate::base::escape::{escape, escaped};
-use crate::base::output::{Output, Status};
+use crate::base::output::{ADVICE_INDENT, Output, Status};
 use crate::base::table::Table;
 use crate::base::terminal::TextWriter;
 use crate::binfmt::{Difference, Handler, Matcher};
@@ -92,8 +92,14 @@ impl Answer<'_> {
         for other in &self.others {
             line(&["  ", &escaped(&other.name), " matches too, but ", other.why])?;
         }
-        // Commands are not wrapped, so that they can be copied.
-        self.advice.lines().try_for_each(|advice| writeln!(text, "  {advice}"))
+        for advice in self.advice.lines() {
+            if advice.is_command {
+                writeln!(text, "  {}", advice.text)?;
+            } else {
+                text.write_wrapped(&format!("  {}", advice.text), ADVICE_INDENT)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -167,6 +173,12 @@ fn field(header: &[u8], position: usize) -> &'static str {
         16..18 => "e_type",
         18..20 => "e_machine",
         20..24 => "e_version",
+        // Three addresses come before the flags.
+        24.. if position < flags => match 3 * (position - 24) / (flags - 24) {
+            0 => "e_entry",
+            1 => "e_phoff",
+            _ => "e_shoff",
+        },
         _ if (flags..flags + 4).contains(&position) => "e_flags",
         _ => "",
     }
