@@ -16,7 +16,7 @@ use crate::interpreter::provenance::{Origin, Provenance};
 use crate::interpreter::{Interpreter, SearchResult, VersionReq, arch_from_file_name, version_in};
 use crate::package::{
     Apt, Downloader, Extraction, FromPackage, Manager, ManagerError, Outcome, Package, PackageError,
-    PackageInfo, Sha256, WebError, fetch_with_apt, scheme,
+    PackageInfo, Progress as _, Sha256, WebError, fetch_with_apt, scheme,
 };
 use crate::system::temp_dir::TempDir;
 
@@ -223,6 +223,7 @@ fn from_source(
     let (package, name) = if let Some(scheme) = scheme(source) {
         (from_web(source, scheme, sha256, &arches, progress)?, source.to_string_lossy().into_owned())
     } else if source.as_os_str() == "-" {
+        progress.message("reading standard input");
         let path = Path::new("standard input");
         let package = Package::of_stream(&mut std::io::stdin().lock(), path, sha256).map_err(failed)?;
         (package, "standard input".to_owned())
@@ -235,6 +236,10 @@ fn from_source(
         (package.map_err(failed)?, name.to_string_lossy().into_owned())
     };
     let info = package.info().cloned();
+    progress.message(&match &info {
+        Some(info) => format!("unpacking {} {}", info.name, info.version),
+        None => format!("reading {name}"),
+    });
     let extraction = package.extract(requested, dest, progress).map_err(failed)?;
     Ok(SourceResult::of_package(&name, sha256, info.as_ref(), extraction))
 }

@@ -1,17 +1,22 @@
 //! Progress of long operations: a bar on a terminal, one line per step in a pipe.
 
 use std::cell::Cell;
-use std::io::{IsTerminal as _, Write as _, stderr};
+use std::io::{Write as _, stderr};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::base::escape::escape;
+use crate::base::terminal::{draws_on_stderr, width_of};
 use crate::package::Progress;
 
-/// Bar for a step of known size.
-const WITH_SIZE: &str = "{msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec}";
-/// Line for a step of unknown size.
-const WITHOUT_SIZE: &str = "{msg} {bytes} {bytes_per_sec}";
+/// A bar with step, size and speed of the work. A long step is cut, so that the line fits the terminal.
+const WITH_SIZE: &str = "{wide_msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec}";
+/// The same on a narrow terminal, where the step needs the space of the bar.
+const NARROW: &str = "{wide_msg} {bytes}/{total_bytes} {bytes_per_sec}";
+/// A line for a step of unknown size.
+const WITHOUT_SIZE: &str = "{wide_msg} {bytes} {bytes_per_sec}";
+/// Minimum width of a terminal with a bar, in columns.
+const WIDE: usize = 80;
 
 /// Progress output on standard error.
 pub(crate) struct StepProgress {
@@ -26,7 +31,7 @@ pub(crate) struct StepProgress {
 impl StepProgress {
     /// Creates a progress output. It prints nothing if `quiet` is true.
     pub(crate) fn new(quiet: bool) -> Self {
-        let is_terminal = stderr().is_terminal();
+        let is_terminal = draws_on_stderr();
         let is_drawn = is_terminal && !quiet;
         let target = if is_drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         Self { bar: ProgressBar::with_draw_target(None, target), quiet, is_terminal, step: Cell::new(None) }
@@ -52,7 +57,8 @@ impl StepProgress {
 
 impl Progress for StepProgress {
     fn total(&self, bytes: u64) {
-        self.style(WITH_SIZE);
+        let is_wide = width_of(&stderr()).is_none_or(|width| width >= WIDE);
+        self.style(if is_wide { WITH_SIZE } else { NARROW });
         self.bar.set_length(bytes);
         self.bar.set_position(0);
     }

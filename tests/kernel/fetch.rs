@@ -215,7 +215,7 @@ fn fetch_without_space_leaves_what_was_there(lab: &Lab) {
     for source in ["some.deb", "some.rpm", "image"] {
         let words = ["fetch", "--from", source, "--dest", "dest", "arm"];
         let ran = lab.refused(words, 2, "/dest/qemu-arm-static: No space left on device");
-        assert!(ran.stderr.starts_with("qus: cannot write "), "{ran:#?}");
+        assert!(ran.messages().starts_with("qus: cannot write "), "{ran:#?}");
         ran.hints("name a directory that can be written: qus fetch --dest DIR arm");
         assert_eq!(fs::read(dest.join("qemu-arm-static")).unwrap(), b"as it was");
         assert_eq!(files(lab).len(), 1);

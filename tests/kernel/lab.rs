@@ -323,7 +323,7 @@ impl Ran {
         let of_this_lab =
             ["is on tmpfs, which is empty after a reboot\n", "no licence text of QEMU was found"];
         // In a pipe, each step of long work is a line.
-        let steps = ["downloading ", "unpacking ", "updating the lists of packages", "packing "];
+        let steps = ["downloading ", "unpacking ", "reading ", "updating the lists of packages", "packing "];
         let is_step = |line: &str| steps.iter().any(|step| line.starts_with(&format!("qus: {step}")));
         let is_usual = |line: &&str| {
             is_step(line)
