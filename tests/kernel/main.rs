@@ -76,6 +76,7 @@ mod situations;
 mod skip;
 mod sources;
 mod starter;
+mod terminal;
 mod tools;
 mod two_versions;
 mod which;
