@@ -461,6 +461,24 @@ fn terminal_progress(lab: &Lab) {
     assert!(status == 0 && !text.contains("unpacking") && !text.contains('\x1b'), "{text:?}");
 }
 
+kernel_test!(terminal_progress_of_a_bundle);
+fn terminal_progress_of_a_bundle(lab: &Lab) {
+    crate::lab::needs_static_qus();
+    needs_foreign(&["s390x"]);
+    empty_run();
+    emulators(&["s390x"]);
+    let bundle = || qus(lab, &["bundle", "-o", "bundle", "s390x"]);
+    let ran = run(&mut bundle());
+    let steps = ran.stderr.lines().filter(|line| line.starts_with("qus: packing ")).count();
+    assert!(ran.status == 0 && steps == 1 && !ran.stderr.contains(['\x1b', '\r']), "{ran:#?}");
+    let (text, status) = on_terminal(&mut bundle(), 60);
+    assert_eq!(status, 0, "{text}");
+    let lines: Vec<String> = text.split(['\r', '\n']).map(visible).collect();
+    let drawn: Vec<&String> = lines.iter().filter(|line| line.starts_with("packing ")).collect();
+    assert!(drawn.iter().any(|line| line.contains("iB ") && line.contains("B/s")), "{text:?}");
+    assert!(drawn.iter().all(|line| line.trim_end().chars().count() <= 60), "{text:?}");
+}
+
 /// Removes all sequences that control a terminal.
 fn visible(text: &str) -> String {
     let mut parts = text.split("\x1b[");
