@@ -154,6 +154,25 @@ fn the_rows_of_the_figures_are_those_that_are_measured() {
 }
 
 #[test]
+fn causes_are_printed_as_readme_quotes_them() {
+    let messages = read("tests/language/messages.txt");
+    let readme = read("README.md");
+    let table = readme.lines().skip_while(|line| !line.starts_with("| cause |")).skip(2);
+    let quoted: Vec<&str> = table
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.split('|').nth(2).unwrap().trim().trim_matches('`'))
+        .collect();
+    assert_eq!(quoted.len(), 6, "{quoted:?}");
+    // Names and paths are placeholders in the messages.
+    let pieces = |text: &str| {
+        let is_name = |word: &&str| !word.contains("qemu-") && !word.contains('/');
+        text.split(' ').map(|word| if is_name(&word) { word } else { "{}" }).collect::<Vec<_>>().join(" ")
+    };
+    let unknown: Vec<&&str> = quoted.iter().filter(|text| !messages.contains(&pieces(text))).collect();
+    assert!(unknown.is_empty(), "{unknown:#?}");
+}
+
+#[test]
 fn readme_is_short() {
     let lines = read("README.md").lines().count();
     assert!(lines <= README_LINES, "{lines} lines");
