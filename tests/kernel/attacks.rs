@@ -206,8 +206,8 @@ fn pipe(path: &Path) -> std::io::Result<()> {
     Ok(mkfifo(path, Mode::S_IRWXU | Mode::S_IRWXO)?)
 }
 
-kernel_test!(no_file_is_written_through_a_link_of_a_stranger, among_others);
-fn no_file_is_written_through_a_link_of_a_stranger(lab: &Lab) {
+kernel_test!(no_file_is_written_through_a_link_of_another_user, among_others);
+fn no_file_is_written_through_a_link_of_another_user(lab: &Lab) {
     let scene = Scene::new(lab);
     source(lab);
     fs::create_dir(scene.theirs.join("real")).unwrap();
@@ -301,8 +301,8 @@ fn a_pipe_or_a_device_for_an_interpreter_stops_nothing(lab: &Lab) {
     assert_eq!(ran.status, 0, "{ran:#?}");
 }
 
-kernel_test!(what_is_fetched_and_exported_among_strangers_stays_there, among_others);
-fn what_is_fetched_and_exported_among_strangers_stays_there(lab: &Lab) {
+kernel_test!(what_is_fetched_and_exported_among_other_users_stays_there, among_others);
+fn what_is_fetched_and_exported_among_other_users_stays_there(lab: &Lab) {
     let scene = Scene::new(lab);
     source(lab);
     let (theirs, victim) = (&scene.theirs, scene.victims.join("file"));

@@ -63,7 +63,6 @@ mod prediction;
 mod probe_code;
 mod probing;
 mod programs;
-mod proof;
 mod provenance;
 mod random;
 mod register;
@@ -79,6 +78,7 @@ mod starter;
 mod terminal;
 mod tools;
 mod two_versions;
+mod verify;
 mod which;
 
 use std::process::ExitCode;

@@ -290,8 +290,8 @@ fn verification_that_fails_spares_the_others(lab: &Lab) {
     assert_eq!(lab.qus(["verify"]).status, 0);
 }
 
-kernel_test!(proof_refuses_the_hosts_own);
-fn proof_refuses_the_hosts_own(lab: &Lab) {
+kernel_test!(verify_refuses_the_hosts_own);
+fn verify_refuses_the_hosts_own(lab: &Lab) {
     let name = host().name;
     let old = lab.executable("old", &probe(host()));
     let own = format!("this host runs {name} natively, and all its programs would go through the emulator");
