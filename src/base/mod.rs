@@ -1,5 +1,6 @@
 //! General code that does not depend on binfmt_misc, architectures or packages.
 
+pub mod count;
 pub mod error;
 pub mod escape;
 pub mod hex;

@@ -9,6 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::arch::Arch;
+use crate::base::count::count_are;
 use crate::base::error::Diagnostic;
 use crate::base::escape::{display_path, escape};
 use crate::base::output::{Output, Status};
@@ -351,7 +352,7 @@ impl Report for ApplyReport {
             output.info(&format!("no rule was found in {}", search_dirs.join(", ")))?;
         }
         if new > 0 && !self.dry_run {
-            output.info(&format!("{new} handlers are new; run `qus verify` to test them"))?;
+            output.info(&format!("{} new; run `qus verify` to test them", count_are(new, "handler")))?;
         }
         let has_active = self.items.iter().any(|item| !item.outcome.is_wrong());
         if has_active

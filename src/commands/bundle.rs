@@ -9,6 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::arch::Arch;
+use crate::base::count::count;
 use crate::base::error::Diagnostic;
 use crate::base::escape::display_path;
 use crate::base::output::{Output, Status};
@@ -99,7 +100,7 @@ pub(super) fn execute(args: &Bundle, common: &Common) -> Result<BundleReport> {
     let has_licence = licence.is_some();
     contents.extend(licence.map(|bytes| Content { name: LICENCE.to_owned(), version: None, bytes }));
     let progress = StepProgress::new(common.quiet);
-    progress.message(&format!("packing {} interpreters", inputs.interpreters.len()));
+    progress.message(&format!("packing {}", count(inputs.interpreters.len(), "interpreter")));
     progress.total(contents.iter().map(|content| content.bytes.len() as u64).sum());
     let size = write(&args.output, contents, &progress.advance_shared());
     progress.finish();

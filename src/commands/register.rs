@@ -14,6 +14,7 @@ use self::gather::Inputs;
 use self::persist::Persistence;
 use self::report::Detail;
 pub(crate) use self::report::{ArchResult, Outcome, RegisterReport};
+use crate::base::count::count;
 use crate::base::error::{Advice, Diagnostic};
 use crate::base::output::{Output, Status};
 use crate::binfmt::instance::Instance;
@@ -126,7 +127,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     {
         hold(end_signals)?;
         registered.new.iter().try_for_each(|name| remove(instance, name))?;
-        output.info(&format!("removed the {} handlers that were registered", registered.new.len()))?;
+        output.info(&format!("removed {} of this command", count(registered.new.len(), "handler")))?;
     }
     Ok(status)
 }

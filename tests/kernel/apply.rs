@@ -63,7 +63,7 @@ fn apply_registers_what_is_configured_and_removes_no_other_handler(lab: &Lab) {
     fs::write(DIRECTORIES[0].to_owned() + "/arm.conf", format!("# Arm\n\n{}", line(lab, "arm"))).unwrap();
     let ran = done(lab.qus(["apply"]));
     assert_eq!(words(&ran), ["/etc/binfmt.d/arm.conf:3 registered qemu-arm"]);
-    assert!(ran.stderr.contains("qus: 1 handlers are new; run `qus verify` to test them\n"), "{ran:#?}");
+    assert!(ran.stderr.contains("qus: 1 handler is new; run `qus verify` to test them\n"), "{ran:#?}");
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
     let mut after = lab.entries();
     after.remove("qemu-arm").unwrap();

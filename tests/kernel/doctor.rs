@@ -569,7 +569,7 @@ impl Builder {
     }
 
     fn text(&self) -> String {
-        format!("buildkitd (process {}) started before 2 handlers were registered", self.0.id())
+        format!("buildkitd (process {}) started before the registration of 2 handlers", self.0.id())
     }
 }
 

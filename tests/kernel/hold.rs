@@ -77,7 +77,7 @@ fn hold_until_a_signal(lab: &Lab) {
     assert_eq!(status, Some(0), "{stderr}");
     assert_eq!(stdout.lines().count(), 2, "{stdout}");
     assert!(stderr.contains("until this command is ended"), "{stderr}");
-    assert!(stderr.contains("removed the 2 handlers that were registered"), "{stderr}");
+    assert!(stderr.contains("removed 2 handlers of this command"), "{stderr}");
     assert_eq!(names(lab), [""; 0]);
 
     let holder = Holder::start_abstract(command(lab, &["--hold", "aarch64"]));

@@ -365,7 +365,7 @@ fn situation_9_in_a_container(lab: &Lab) {
     pause();
     container.done("qus register aarch64");
     let printed = container.done("qus doctor");
-    let text = "note  lifetime  1 handlers, and all new ones, are removed when this container ends, unless another container in";
+    let text = "note  lifetime  1 handler is removed when this container ends, and so are all new ones, unless another container in";
     assert!(printed.contains(text), "{printed}");
     mount_instance(Path::new(INSTANCE), MsFlags::empty());
     drop(container);

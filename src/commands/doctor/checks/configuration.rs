@@ -1,6 +1,7 @@
 //! Checks of handlers that should be registered: now, at the next boot, and under WSL.
 
 use super::Observation;
+use crate::base::count::count_are;
 use crate::base::escape::display_path;
 use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
@@ -64,7 +65,7 @@ pub(super) fn flushed(facts: &Facts) -> Vec<Observation> {
     if chosen.is_empty() {
         return Vec::new();
     }
-    let text = format!("{count} handlers are not configured, and are lost at the next reboot");
+    let text = format!("{} not configured, and lost at the next reboot", count_are(count, "handler"));
     vec![Observation::note(text, chosen.join(" && "))]
 }
 

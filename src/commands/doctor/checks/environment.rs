@@ -1,6 +1,7 @@
 //! Checks of the machine: engines, page size, security modules, namespaces.
 
 use super::Observation;
+use crate::base::count::count;
 use crate::base::error::Advice;
 use crate::base::shell::shell_word;
 use crate::commands::doctor::facts::Facts;
@@ -26,7 +27,8 @@ fn too_early(facts: &Facts, builder: &BuildkitDaemon) -> Option<Observation> {
         return None;
     }
     let pid = builder.pid;
-    let text = format!("buildkitd (process {pid}) started before {later} handlers were registered");
+    let handlers = count(later, "handler");
+    let text = format!("buildkitd (process {pid}) started before the registration of {handlers}");
     let advice = match restart(&builder.groups) {
         Some(command) => command.into(),
         None => {

@@ -1,6 +1,7 @@
 //! Checks of the kernel, the mount and the scope.
 
 use super::Observation;
+use crate::base::count::{count, count_are};
 use crate::base::error::{Advice, Advise};
 use crate::base::escape::display_path;
 use crate::binfmt::instance::{ON_THE_HOST, OpenError, mount_command};
@@ -45,7 +46,7 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Observation> {
             }
             if configured > 0 {
                 return vec![Observation::problem(
-                    format!("{error}, but {configured} handlers are configured"),
+                    format!("{error}, but {} configured", count_are(configured, "handler")),
                     advice,
                 )];
             }
@@ -58,12 +59,9 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Observation> {
 pub(super) fn writable(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state().filter(|state| state.read_only) else { return Vec::new() };
     let hint = format!("sudo mount -o remount,rw {}", display_path(&facts.path));
-    let handlers = state.handlers.len();
+    let handlers = count(state.handlers.len(), "handler");
     vec![Observation::problem(
-        format!(
-            "{} is mounted read-only; its {handlers} handlers cannot be changed",
-            display_path(&facts.path)
-        ),
+        format!("{} is mounted read-only; its {handlers} cannot be changed", display_path(&facts.path)),
         hint,
     )]
 }
@@ -96,13 +94,12 @@ pub(super) fn scope(facts: &Facts) -> Vec<Observation> {
 /// version number does not show. The suggested command does no harm if it is not needed.
 pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
-    let count = state.handlers.len();
+    let handlers = count_are(state.handlers.len(), "handler");
     let mount = mount_command(&facts.path);
     match state.holder {
         MountHolder::Others | MountHolder::Unknown => Vec::new(),
         MountHolder::Inside(pid) => {
-            let text =
-                format!("{count} handlers, and all new ones, are removed when this mount namespace ends");
+            let text = format!("{handlers} removed when this mount namespace ends, and so are all new ones");
             let advice = Advice::from(mount.replace("sudo ", &format!("sudo nsenter -t {pid} -m ")));
             vec![Observation::note(
                 text,
@@ -110,7 +107,7 @@ pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
             )]
         }
         MountHolder::InsideAsFarAsSeen => {
-            let text = format!("{count} handlers, and all new ones, are removed when this container ends");
+            let text = format!("{handlers} removed when this container ends, and so are all new ones");
             // A mount on the host holds only the instance of the host.
             vec![if facts.scope == Scope::Host {
                 let text =

@@ -100,7 +100,7 @@ fn systemd_removes_handlers_that_are_not_configured() {
         facts
     };
     let observations = flushed(&facts("qemu-arm", "/usr/bin/qemu-arm-static"));
-    assert_eq!(observations[0].text, "1 handlers are not configured, and are lost at the next reboot");
+    assert_eq!(observations[0].text, "1 handler is not configured, and lost at the next reboot");
     assert_eq!(observations[0].advice.command.as_deref(), Some("sudo qus register --persist arm"));
     let observations = flushed(&facts("qus-arm", "/opt/other"));
     let hint = "sudo qus register --persist --replace --interpreter /opt/other arm";
