@@ -98,7 +98,7 @@ fn dnf_gives_a_package_for_a_family_and_rpm_checks_it() {
         let (status, printed, _) = machine.fetch("arm");
         assert_eq!(status, 2, "{printed}");
         assert!(printed.contains("x.rpm is not signed by a key that this machine trusts: "), "{printed}");
-        assert!(printed.contains("try: sudo rpmkeys --import "), "{printed}");
+        assert!(printed.contains("rpmkeys --import "), "{printed}");
         assert!(!machine.path("dest").exists());
     }
     let (status, printed, _) = machine.fetch("s390x");

@@ -1,4 +1,4 @@
-//! Output formats: files from which other software registers rules, at boot or in an image. The functions are pure and
+//! Output formats: files from which other software registers rules, at boot or in a container. The functions are pure and
 //! deterministic.
 //!
 //! If the format has comments, a file names qus as its author and shows the command that removes it. qus recognises its
@@ -32,13 +32,13 @@ const SHELL_MAX: usize = 1023;
 pub enum Format {
     /// systemd's binfmt.d(5), which `qus apply` reads as well
     Systemd,
-    /// Format files for `update-binfmts --import`, one per handler
+    /// Files in the format of `update-binfmts --import`, one per handler
     BinfmtSupport,
     /// Service script for OpenRC
     Openrc,
     /// NixOS module
     Nix,
-    /// Lines to write to `register`, one at a time
+    /// Lines to write to /proc/sys/fs/binfmt_misc/register, one at a time
     Register,
     /// JSON with the parts of each rule
     Json,

@@ -23,8 +23,8 @@ const EVERYWHERE: &str = "Options of every command";
 pub struct Common {
     /// Print one JSON object instead of text
     ///
-    /// Prints one JSON object instead of text, also for an error. Its field `version` changes when another field is
-    /// removed or changes its meaning.
+    /// Prints one JSON object instead of text, also for an error. The field `version` is the version of the format:
+    /// it changes when a field is removed or changes its meaning.
     #[arg(long, global = true, help_heading = EVERYWHERE, overrides_with = "json")]
     pub json: bool,
     /// Print only data and errors
@@ -35,7 +35,7 @@ pub struct Common {
     /// Prints each step on standard error. Tables have more columns and lines. Given twice, prints every detail.
     #[arg(short, long, global = true, help_heading = EVERYWHERE, action = ArgAction::Count)]
     pub verbose: u8,
-    /// Mount point of binfmt_misc
+    /// Mount point of the binfmt_misc instance
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "DIR", default_value = DEFAULT_PATH)]
     pub instance: PathBuf,
 }
@@ -43,9 +43,9 @@ pub struct Common {
 /// Sources of interpreters.
 #[derive(Debug, Default, Args)]
 pub struct SourceArgs {
-    /// Search only this directory (repeatable)
+    /// Search only in DIR (repeatable)
     ///
-    /// Searches this directory for interpreters, and no other. The option can be given several times. Files must have
+    /// Searches for interpreters only in DIR. Given several times, it searches each DIR. Files must have
     /// QEMU's names: qemu-ARCH or qemu-ARCH-static.
     #[arg(help_heading = INTERPRETERS, long, value_name = "DIR")]
     pub interpreter_dir: Vec<PathBuf>,
@@ -56,8 +56,8 @@ pub struct SourceArgs {
     pub fetch: bool,
     /// Get the interpreters from SRC
     ///
-    /// Gets the interpreters from this source first. SRC is a package, an archive, an image, a directory, an
-    /// interpreter, `-` or an http(s) address, as for `qus fetch --from`.
+    /// Gets the interpreters from SRC before registration. SRC is a package, an archive, a container image in a file, a
+    /// directory, an interpreter, `-` for standard input, or an http(s) address.
     #[arg(help_heading = INTERPRETERS, long, value_name = "SRC")]
     pub from: Option<PathBuf>,
     /// Requirements for interpreters.

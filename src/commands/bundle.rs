@@ -43,9 +43,9 @@ pub struct Bundle {
     /// Gets the interpreters from this package, archive or directory.
     #[arg(help_heading = INTERPRETERS, long, value_name = "SRC")]
     pub from: Option<PathBuf>,
-    /// Search only this directory (repeatable)
+    /// Search only in DIR (repeatable)
     ///
-    /// Searches this directory for interpreters, and no other. The option can be given several times.
+    /// Searches for interpreters only in DIR. Given several times, it searches each DIR.
     #[arg(help_heading = INTERPRETERS, long, value_name = "DIR", conflicts_with = "from")]
     pub interpreter_dir: Vec<PathBuf>,
     /// Requirements for interpreters.

@@ -26,7 +26,7 @@ pub struct Completions {
 pub enum Shell {
     /// GNU Bash, with or without bash-completion.
     Bash,
-    /// fish.
+    /// Friendly interactive shell.
     Fish,
     /// Z shell.
     Zsh,

@@ -10,6 +10,7 @@ use std::io;
 
 use self::checks::CHECKS;
 use self::facts::Facts;
+use crate::base::count::count;
 use crate::base::error::Advice;
 use crate::base::escape::escape;
 use crate::base::output::{Output, Status};
@@ -117,7 +118,8 @@ impl Report for DoctorReport {
         if !self.verbose {
             let mut ids: Vec<&str> = passed.map(|finding| finding.id).collect();
             ids.dedup();
-            table.push([Severity::Ok.cell(), ids.len().to_string().into(), ids.join(" ").into()]);
+            let text = format!("{} passed: {}", count(ids.len(), "check"), ids.join(", "));
+            table.push([Severity::Ok.cell(), Cell::default(), text.into()]);
         }
         table.write(text)
     }

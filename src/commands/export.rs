@@ -1,4 +1,4 @@
-//! `qus export`: writes rules that other software registers, at boot or in an image. It registers and executes nothing.
+//! `qus export`: writes rules for other software to register, at boot or in a container. It registers and executes nothing.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -27,8 +27,8 @@ use clap::Args;
 pub struct Export {
     /// Architectures, or `all` [default: all]
     ///
-    /// Architectures by any name. `all` selects every architecture that has an interpreter, or with --interpreter-path
-    /// every architecture. `all` leaves out the architecture of the target machine and its family.
+    /// Architectures by any name. `all` selects every architecture that has an interpreter. With --interpreter-path it
+    /// selects every architecture. The target machine's own family, such as x86_64 and i386, is left out.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
     pub arches: Vec<ArchArg>,
     /// Output format
@@ -45,9 +45,9 @@ pub struct Export {
     /// architecture: /usr/bin/qemu-{arch}-static
     #[arg(help_heading = INTERPRETERS, long, value_name = "PATH", conflicts_with = "interpreter_dir")]
     pub interpreter_path: Option<PathBuf>,
-    /// Search only this directory (repeatable)
+    /// Search only in DIR (repeatable)
     ///
-    /// Searches this directory for interpreters, and no other. The option can be given several times.
+    /// Searches for interpreters only in DIR. Given several times, it searches each DIR.
     #[arg(help_heading = INTERPRETERS, long, value_name = "DIR")]
     pub interpreter_dir: Vec<PathBuf>,
     /// Architecture of the target machine
@@ -55,9 +55,9 @@ pub struct Export {
     /// Architecture of the target machine, which will use the rules. The default is the architecture of this machine.
     #[arg(help_heading = SELECTION, long = "for", value_name = "ARCH", value_parser = parse_one_arch, requires = "interpreter_path")]
     pub machine: Option<&'static Arch>,
-    /// Respect setuid programs (flag C)
+    /// Give setuid programs their owner's rights (flag C)
     ///
-    /// Gives setuid programs the rights of their owners. The emulator then runs as root for setuid programs of root.
+    /// Gives setuid programs the rights of their owners. For a setuid program of root the emulator runs as root.
     #[arg(help_heading = SELECTION, long)]
     pub credentials: bool,
     /// Write files into this directory

@@ -21,15 +21,15 @@ use clap::Args;
 /// Arguments of `qus fetch`.
 #[derive(Debug, Args)]
 pub struct Fetch {
-    /// Architectures, or `all` of the package
+    /// Architectures, or `all` in the package
     ///
     /// Architectures by any name, or `all` for every architecture in the package.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required_unless_present_any = ["list", "prune"])]
     pub arches: Vec<ArchArg>,
     /// Package, archive, image, directory, URL
     ///
-    /// A package, an archive, an image, a directory, an interpreter, `-` or an http(s) address. The default is the
-    /// package of the distribution.
+    /// A package, an archive, a container image in a file, a directory, an interpreter, `-` for standard input, or an
+    /// http(s) address. The default is the package of the distribution.
     #[arg(help_heading = INTERPRETERS, long, value_name = "SRC")]
     pub from: Option<PathBuf>,
     /// Requirements for interpreters.
@@ -37,8 +37,8 @@ pub struct Fetch {
     pub required: RequiredArgs,
     /// Directory to write to
     ///
-    /// Directory to write to. The default is a directory for each version in /usr/local/lib/qus for root, and in
-    /// $XDG_DATA_HOME/qus for other users.
+    /// Directory to write to. The default is /usr/local/lib/qus/VERSION for root, and $XDG_DATA_HOME/qus/VERSION for
+    /// other users. VERSION is that of QEMU.
     #[arg(help_heading = INTERPRETERS, long, value_name = "DIR")]
     pub dest: Option<PathBuf>,
     /// List fetched interpreters

@@ -6,6 +6,17 @@
 
 /// Sections of `qus --help`.
 pub const QUS: &str = "\
+Terms:
+  interpreter
+      A program that runs foreign programs, usually an emulator of QEMU.
+  handler
+      An entry of binfmt_misc: the kernel's rule to start an interpreter for
+      files of a kind.
+  probe
+      A tiny foreign program. The kernel executes it to verify a handler.
+  instance
+      A table of handlers. Since Linux 6.7 a user namespace can have its own.
+
 Examples:
   sudo qus register --fetch arm aarch64
       Downloads both emulators, registers and verifies them.
@@ -16,12 +27,14 @@ Exit status:
   0
       Success.
   1
-      A check failed: a probe, `which` or `doctor`.
+      A handler does not work, or `which` or `doctor` found a problem.
   2
       An error.
+  other
+      `qus run` exits with the status of the program, or with 125 to 127.
 
 ARCH is any common name: QEMU's, uname -m, Debian's, Docker's
-(linux/arm/v7), Go's, Rust's.";
+(linux/arm/v7), Go's, Rust's, Nix's.";
 
 /// Sections of `qus register --help`.
 pub const REGISTER: &str = "\
@@ -36,7 +49,7 @@ Outcomes:
       The handler is new.
   replaced
       The handler replaced a broken one, or with --replace a working one.
-      A working handler was registered throughout.
+      A working handler stayed registered until the new one was verified.
   unchanged
       The same handler was registered already.
   existing
@@ -46,7 +59,7 @@ Outcomes:
   refused
       The handler would be unsafe on this host.
   conflict
-      Another handler already handles these programs.
+      A handler of another kind takes these programs, and was left in place.
   missing
       No interpreter was found.
   verification failed
@@ -92,7 +105,7 @@ Outcomes:
 pub const VERIFY: &str = "\
 Examples:
   qus verify
-      Executes a probe through every handler of an architecture.
+      Tests the handlers of all architectures.
   qus verify linux/arm64 && docker build --platform linux/arm64 .
       Builds only if programs of arm64 run.
 
@@ -172,9 +185,9 @@ Examples:
 pub const COMPLETIONS: &str = "\
 Examples:
   eval \"$(qus completions bash)\"
-      Completes in this shell.
+      Enables completion in the current shell.
   qus completions zsh > _qus
-      Writes a file for a directory of $fpath.";
+      Writes the file. Move it to a directory of $fpath.";
 
 /// Sections of `qus man --help`.
 pub const MAN: &str = "\
@@ -190,7 +203,8 @@ Examples:
   qus export -f systemd -o etc/binfmt.d arm aarch64
       Writes files for systemd-binfmt.
   qus export -f register --interpreter-path '/usr/bin/qemu-{arch}' arm
-      Prints lines that a script can write to `register`.";
+      Prints lines that a script can write to
+      /proc/sys/fs/binfmt_misc/register.";
 
 /// Sections of `qus apply --help`.
 pub const APPLY: &str = "\

@@ -36,8 +36,8 @@ pub enum Command {
     /// Register interpreters, and verify each by execution
     ///
     /// Finds a statically linked interpreter for each architecture, checks it, and registers it with the flag F: the
-    /// kernel opens the interpreter once, and programs run in every container and root directory. qus then reads the
-    /// entry back and executes a probe through it. If the probe fails, qus restores the previous state. A working
+    /// kernel opens the interpreter at registration, so containers need no copy of it. qus then reads the handler back
+    /// and executes a tiny test program, a probe, with it. If the probe fails, qus restores the previous state. A working
     /// handler of another tool is left in place.
     #[command(after_long_help = help::REGISTER)]
     Register(register::Register),
@@ -55,14 +55,14 @@ pub enum Command {
     Reset(reset::Reset),
     /// Execute a test program of each architecture
     ///
-    /// Executes a probe, a tiny program of the architecture, through the kernel: once in this root directory and once
-    /// in an empty one. The probe shows that the interpreter starts, is static, and gets the right arguments.
+    /// Executes a probe, a tiny program of the architecture: once in the current root directory and once in an empty
+    /// one, because a container has none of the host's files. The probe shows that the interpreter starts, is static, and gets the right arguments.
     #[command(after_long_help = help::VERIFY)]
     Verify(verify::Verify),
     /// Explain what the kernel does with a file
     ///
     /// Predicts what execve(2) does with a file: which handler takes the file, or why execve fails. If a handler takes
-    /// it, a probe with the same header is executed.
+    /// it, qus executes a probe that has the ELF header of the file.
     #[command(after_long_help = help::WHICH)]
     Which(which::Which),
     /// Run a foreign program without root
@@ -99,9 +99,9 @@ pub enum Command {
     /// Disables handlers. They stay registered, but the kernel ignores them.
     #[command(after_long_help = help::DISABLE)]
     Disable(toggle::Toggle),
-    /// Show the architectures, or details of one
+    /// Show all architectures, or details of some
     ///
-    /// Prints the names and patterns of architectures.
+    /// Prints the names of architectures, and the magic and mask of their rules.
     #[command(after_long_help = help::SHOW)]
     Show(show::Show),
     /// Print completions for a shell
@@ -116,14 +116,14 @@ pub enum Command {
     Man(man::Man),
     /// Print rules for systemd, OpenRC, NixOS and others
     ///
-    /// Prints or writes rules that other software registers, at boot or in an image. Nothing is registered or executed
-    /// here.
+    /// Prints or writes rules for other software to register, at boot or in a container. Nothing is registered or
+    /// executed here.
     #[command(after_long_help = help::EXPORT)]
     Export(export::Export),
     /// Register the rules of binfmt.d
     ///
     /// Registers the rules of binfmt.d(5), as systemd-binfmt does, but leaves all other handlers registered. This is
-    /// for systems without systemd, and for images.
+    /// for systems without systemd, and for containers.
     #[command(after_long_help = help::APPLY)]
     Apply(apply::Apply),
 }

@@ -68,9 +68,9 @@ pub struct Register {
     /// Replaces a handler of another tool, or of another emulator, for the same architecture.
     #[arg(help_heading = SELECTION, long)]
     pub replace: bool,
-    /// Respect setuid programs (flag C)
+    /// Give setuid programs their owner's rights (flag C)
     ///
-    /// Gives setuid programs the rights of their owners. The emulator then runs as root for setuid programs of root.
+    /// Gives setuid programs the rights of their owners. For a setuid program of root the emulator runs as root.
     #[arg(help_heading = SELECTION, long)]
     pub credentials: bool,
     /// Execute no probes
@@ -80,8 +80,8 @@ pub struct Register {
     pub no_verify: bool,
     /// Register even native architectures
     ///
-    /// Registers even architectures that the host runs natively, or may run natively. This can break the programs of
-    /// the host.
+    /// Registers even architectures that the host runs natively or may run natively, such as arm on aarch64. This can
+    /// break the programs of the host.
     #[arg(help_heading = SELECTION, long)]
     pub force_native: bool,
     /// Print what would be done, and do nothing
@@ -91,14 +91,14 @@ pub struct Register {
     pub dry_run: bool,
     /// Register in other namespaces
     ///
-    /// Enters other namespaces first, and registers the handlers there. WHERE is host, a process id, podman or
-    /// docker-rootless.
+    /// Registers the handlers in the namespaces of WHERE: a process id, `podman` or `docker-rootless` (of this user), or
+    /// `host` (from inside of a container).
     #[arg(help_heading = SCOPE, long = "in", value_name = "WHERE")]
     pub target: Option<Target>,
     /// Keep running; remove the handlers on SIGTERM
     ///
-    /// Keeps running after the registration, so that the instance stays in use. Removes the new handlers when SIGTERM
-    /// or SIGINT arrives.
+    /// Keeps running, so that this namespace and its handlers stay. Removes the new handlers when SIGTERM or SIGINT
+    /// arrives.
     #[arg(help_heading = SCOPE, long, conflicts_with = "dry_run")]
     pub hold: bool,
     /// Also register at every boot

@@ -84,8 +84,8 @@ pub struct Run {
     pub source: SourceArgs,
     /// Set a variable (repeatable)
     ///
-    /// Sets an environment variable for the program and its emulator: QEMU_CPU=max, QEMU_STRACE=1. The option can be
-    /// given several times.
+    /// Sets an environment variable for the program and its emulator, for example QEMU_CPU=max. The option can be given
+    /// several times.
     #[arg(help_heading = SELECTION, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(parse_variable))]
     pub env: Vec<Variable>,
     /// Start the emulator without namespaces

@@ -25,7 +25,7 @@ use clap::Args;
 pub struct Toggle {
     /// Architectures, or `all`
     ///
-    /// Architectures by any name, or `all` for every architecture that has a handler.
+    /// Architectures by any name, or `all` for every architecture with a handler of a QEMU emulator.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
     pub arches: Vec<ArchArg>,
 }

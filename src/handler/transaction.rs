@@ -183,7 +183,7 @@ struct Renamed {
 }
 
 impl Renamed {
-    /// Restores the previous handler, unless another process has changed the name's handler in the meantime.
+    /// Restores the previous handler, unless another process has changed the handler with this name in the meantime.
     fn restore(self, instance: &Instance) -> Result<(), TransactionError> {
         if let Some(new) = &self.new {
             if instance.entry(&self.name)?.is_none_or(|entry| !entry.is(new)) {

@@ -39,7 +39,7 @@ enum Packages {
     One(&'static str),
     /// Each package contains one emulator. The value is the prefix before the architecture.
     Each(&'static str),
-    /// Each package contains a family of architectures. The value is the prefix before the family.
+    /// Each package contains a family of architectures. The value is the part of the package name before the family.
     Families(&'static str),
 }
 

@@ -145,7 +145,7 @@ impl Tarball<'_> {
         Ok(name)
     }
 
-    /// Parses an extended header: `path`, `size`, and the marks of a sparse file.
+    /// Parses an extended header: `path`, `size`, and the fields that mark a sparse file.
     fn extended(&self, records: &[u8], ahead: &mut PaxState) -> Result<(), PackageError> {
         for record in PaxExtensions::new(records) {
             let record = record.map_err(|error| self.unpack(error))?;

@@ -14,7 +14,7 @@ use crate::system::namespace::{inode, is_hosts_mount_namespace};
 /// ticks since boot. The clock of file times is updated only every few milliseconds (K68).
 pub(super) const CLOCK_SKEW: Duration = Duration::from_millis(100);
 
-/// A BuildKit daemon. It detects platforms when it starts, and later only when its workers are listed. For a platform
+/// A BuildKit daemon. It detects platforms when it starts, and later only when a client lists its workers. For a platform
 /// that it has not detected, it uses its own emulator or none.
 pub(super) struct BuildkitDaemon {
     pub(super) pid: u32,

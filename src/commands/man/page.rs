@@ -15,11 +15,11 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "/usr/local/lib/qus/VERSION",
-        "Interpreters that root has fetched, by version of QEMU, with a record of their origin.",
+        "Interpreters that root fetched, with a record of their origin. VERSION is that of QEMU.",
     ),
     ("/usr/local/lib/qus/copies", "Copies of interpreters that register --persist made."),
-    ("$XDG_DATA_HOME/qus, ~/.local/share/qus", "Interpreters that another user has fetched."),
-    ("$XDG_CACHE_HOME/qus, /var/cache/qus", "Lists of packages."),
+    ("$XDG_DATA_HOME/qus, ~/.local/share/qus", "Interpreters that a user other than root fetched."),
+    ("$XDG_CACHE_HOME/qus, /var/cache/qus", "Package lists of apt, for fetch."),
 ];
 
 /// Environment variables that commands read.
@@ -37,10 +37,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 /// Exit statuses of every command except run.
 const STATUS: &[(&str, &str)] = &[
     ("0", "Success."),
-    ("1", "A check failed: a probe, which or doctor."),
+    ("1", "A handler does not work, or `which` or `doctor` found a problem."),
     (
         "2",
-        "An error: an invalid command line, missing permission, a problem of the system, or a failed architecture.",
+        "An error: an invalid command line, missing permission, a problem of the system, or an architecture that could not be registered.",
     ),
 ];
 

@@ -103,7 +103,7 @@ impl Answer<'_> {
     }
 }
 
-/// Writes how the rule of each handler differs from a file. Matching handlers come first, others by the number of
+/// Writes which bytes of a file do not match the rule of each handler. Matching handlers come first, others by the number of
 /// different bytes.
 fn compare(handlers: &[Handler], file: &ExecTarget, text: &mut TextWriter<'_>) -> io::Result<()> {
     let differences = |handler: &Handler| match &handler.entry.matcher {

@@ -22,8 +22,8 @@ const DOWNLOAD_PREFIX: &str = "download-";
 
 /// Configuration that apt reads after the host's configuration.
 ///
-/// The update hooks are disabled: they belong to the host's own lists, delete archives in container images, and notify
-/// desktops. Only the index of binary packages is fetched. apt only warns about an unreachable repository. The
+/// The update hooks are disabled. They are meant for the host's own lists: they delete archives in container images, and
+/// notify desktops. Only the index of binary packages is fetched. apt only warns about an unreachable repository. The
 /// configuration makes this an error, so that incomplete lists do not count as up to date.
 const CONFIGURATION: &str = "\
 #clear APT::Update::Pre-Invoke;

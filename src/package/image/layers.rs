@@ -32,7 +32,7 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// Passes the files of one layer to `sink`. The caller reads later layers first.
+    /// Passes the files of one layer to `sink`. The caller must read the last layer first.
     pub(super) fn read(
         &mut self,
         name: &str,
