@@ -1,4 +1,4 @@
-//! `qus export`: writes rules for other software to register, at boot or in a container. It registers and executes nothing.
+//! `qus export`: writes rules that other software registers, at boot or in a container. It registers and executes nothing.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -10,8 +10,8 @@ Terms:
   interpreter
       A program that runs foreign programs, usually an emulator of QEMU.
   handler
-      An entry of binfmt_misc: the kernel's rule to start an interpreter for
-      files of a kind.
+      An entry of binfmt_misc: the kernel starts the interpreter of the handler
+      for each file that matches.
   probe
       A tiny foreign program. The kernel executes it to verify a handler.
   instance
@@ -27,7 +27,7 @@ Exit status:
   0
       Success.
   1
-      A handler does not work, or `which` or `doctor` found a problem.
+      A verification failed, or `which` or `doctor` found a problem.
   2
       An error.
   other
@@ -59,7 +59,8 @@ Outcomes:
   refused
       The handler would be unsafe on this host.
   conflict
-      A handler of another kind takes these programs, and was left in place.
+      A handler that is not QEMU's for this architecture takes these
+      programs, and was left in place.
   missing
       No interpreter was found.
   verification failed
@@ -153,7 +154,7 @@ Examples:
 pub const BUNDLE: &str = "\
 Examples:
   qus bundle -o qus-arm arm aarch64
-      Writes an executable that registers arm and aarch64 anywhere.
+      Writes an executable that registers both on any host of this CPU.
   qus bundle --from qemu-user-static.deb -o qus-all all
       Gets the emulators from a package.";
 

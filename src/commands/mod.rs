@@ -68,7 +68,7 @@ pub enum Command {
     /// Run a foreign program without root
     ///
     /// Registers handlers in a new user namespace and starts the program there. Needs Linux 6.7 or later, or --direct.
-    /// Nothing on the host changes. The exit status is that of the program.
+    /// No handler of the host changes. The exit status is that of the program.
     #[command(after_long_help = help::RUN)]
     Run(run::Run),
     /// Diagnose problems and suggest fixes
@@ -116,7 +116,7 @@ pub enum Command {
     Man(man::Man),
     /// Print rules for systemd, OpenRC, NixOS and others
     ///
-    /// Prints or writes rules for other software to register, at boot or in a container. Nothing is registered or
+    /// Prints or writes rules that other software registers, at boot or in a container. Nothing is registered or
     /// executed here.
     #[command(after_long_help = help::EXPORT)]
     Export(export::Export),

@@ -48,7 +48,7 @@ pub struct Register {
     pub arches: Vec<ArchArg>,
     /// Use this interpreter for one ARCH
     ///
-    /// Uses this file as the interpreter of ARCH, which must be one architecture. The file can be any statically linked
+    /// Uses this file as the interpreter. Exactly one ARCH must be named. The file can be any statically linked
     /// emulator (qemu-user, box64, FEX).
     #[arg(help_heading = INTERPRETERS, long, value_name = "FILE", conflicts_with_all = ["interpreter_dir", "fetch", "from", "qemu_version"])]
     pub interpreter: Option<PathBuf>,
@@ -103,8 +103,8 @@ pub struct Register {
     pub hold: bool,
     /// Also register at every boot
     ///
-    /// Also registers the handlers at every boot: writes /etc/binfmt.d/qus-ARCH.conf, and copies interpreters that
-    /// would be lost at a reboot.
+    /// Also registers the handlers at every boot: writes /etc/binfmt.d/qus-ARCH.conf for systemd-binfmt, and what OpenRC
+    /// or binfmt-support needs. Copies interpreters that would be lost at a reboot.
     #[arg(help_heading = PERSISTENCE, long, conflicts_with_all = ["in_memory", "hold"])]
     pub persist: bool,
 }

@@ -19,7 +19,10 @@ const FILES: &[(&str, &str)] = &[
     ),
     ("/usr/local/lib/qus/copies", "Copies of interpreters that register --persist made."),
     ("$XDG_DATA_HOME/qus, ~/.local/share/qus", "Interpreters that a user other than root fetched."),
-    ("$XDG_CACHE_HOME/qus, /var/cache/qus", "Package lists of apt, for fetch."),
+    (
+        "$XDG_CACHE_HOME/qus, ~/.cache/qus",
+        "Package lists of apt, for fetch. Root has them in /var/cache/qus.",
+    ),
 ];
 
 /// Environment variables that commands read.
@@ -37,7 +40,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 /// Exit statuses of every command except run.
 const STATUS: &[(&str, &str)] = &[
     ("0", "Success."),
-    ("1", "A handler does not work, or `which` or `doctor` found a problem."),
+    ("1", "A verification failed, or `which` or `doctor` found a problem."),
     (
         "2",
         "An error: an invalid command line, missing permission, a problem of the system, or an architecture that could not be registered.",
