@@ -1,4 +1,4 @@
-//! [`Entry`]: the text of a handler's file in an instance.
+//! [`Entry`]: a handler as described by the text of its file in a binfmt_misc instance.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -9,48 +9,50 @@ use thiserror::Error;
 use super::{Extension, Flags, HandlerName, Matcher, Pattern, Rule};
 use crate::base::hex;
 
-/// A handler as its file in the instance shows it (`entry_status` in `fs/binfmt_misc.c`; K43).
+/// Description of a handler, parsed from the text of the handler's file in the instance (`entry_status` in
+/// `fs/binfmt_misc.c`; K43).
 ///
-/// Newer kernels print flags and lines that this version of qus does not know. They are stored, not dropped (K44).
+/// Newer kernels print flags and lines that this version of qus does not know. Such flags and lines are stored, not
+/// dropped (K44).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// True if the handler is enabled. The whole instance may still be disabled (K27).
+    /// True if the handler is enabled. The kernel still ignores it if the whole instance is disabled (K27).
     pub enabled: bool,
-    /// Path of the interpreter, as registered. `None` if the handler has a BPF program instead (Linux 7.3).
+    /// Path of the interpreter, as it was registered. `None` if the handler has a BPF program instead (Linux 7.3).
     pub interpreter: Option<PathBuf>,
-    /// The known flags.
+    /// Flags of the handler that qus knows.
     pub flags: Flags,
-    /// Flag letters that qus does not know.
+    /// Letters of the handler's flags that qus does not know.
     pub unknown_flags: String,
-    /// Condition for the files that the handler matches; `None` if qus cannot parse it.
+    /// Condition that a file must meet so that the handler matches it; `None` if qus cannot parse the condition.
     pub matcher: Option<Matcher>,
-    /// Lines that qus does not know, without their newlines.
+    /// Lines of the text that qus does not know, each without its newline.
     pub unknown_lines: Vec<Vec<u8>>,
 }
 
-/// A handler of an instance: its name and its entry.
+/// Handler of an instance: its name, and the content of its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handler {
-    /// Name of the entry file.
+    /// Name of the handler, which is the name of its file in the instance.
     pub name: HandlerName,
-    /// Content of the entry file.
+    /// Parsed content of the handler's file.
     pub entry: Entry,
 }
 
-/// Reason for which a text is not an entry.
+/// Reason why the text of a handler's file cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum EntryError {
     /// The first line is neither `enabled` nor `disabled`.
     #[error("it does not begin with \"enabled\" or \"disabled\"")]
     State,
-    /// A known line has an invalid value; the field is the first word of the line.
+    /// A line of a known kind has an invalid value. The value here is the first word of that line.
     #[error("its line \"{0}\" cannot be read")]
     Value(&'static str),
 }
 
 impl Entry {
-    /// Parses the text of an entry file.
+    /// Parses the text of a handler's file in an instance.
     pub fn parse(text: &[u8]) -> Result<Self, EntryError> {
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         let (state, rest) = split_line(text);
@@ -107,19 +109,20 @@ impl Entry {
         }
     }
 
-    /// Returns the flag letters in the kernel's order, unknown letters last.
+    /// Returns the letters of all flags of the handler: the known ones in the kernel's order, then the unknown ones.
     #[must_use]
     pub fn flag_letters(&self) -> String {
         format!("{}{}", self.flags, self.unknown_flags)
     }
 
-    /// Returns the pattern, if the handler matches by magic.
+    /// Returns the pattern of bytes that the handler matches; `None` if the handler matches file name extensions.
     #[must_use]
     pub fn pattern(&self) -> Option<&Pattern> {
         self.matcher.as_ref().and_then(Matcher::pattern)
     }
 
-    /// Reports whether the entry is exactly what `rule` asks for: enabled, same interpreter, same flags, same files.
+    /// Reports whether the handler is exactly the one that `rule` registers: it is enabled, has the same interpreter
+    /// and flags, and matches the same files.
     #[must_use]
     pub fn is(&self, rule: &Rule) -> bool {
         self.enabled
@@ -130,8 +133,8 @@ impl Entry {
             && self.matcher.as_ref().is_some_and(|matcher| matcher.equivalent(rule.matcher()))
     }
 
-    /// Returns the rule that would register this handler again under `name`; `None` if the entry has something that a
-    /// [`Rule`] cannot express.
+    /// Returns the rule that would register this handler again under `name`; `None` if the handler has a property that
+    /// a [`Rule`] cannot express.
     #[must_use]
     pub fn to_rule(&self, name: &HandlerName) -> Option<Rule> {
         if !self.unknown_flags.is_empty() || !self.unknown_lines.is_empty() {
@@ -141,7 +144,7 @@ impl Entry {
     }
 }
 
-/// Values of the lines that form a pattern.
+/// Values of the lines `offset`, `magic` and `mask`, which together form a pattern.
 #[derive(Default)]
 struct Window {
     offset: Option<usize>,
@@ -163,9 +166,9 @@ fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
     (line, rest.get(1..).unwrap_or_default())
 }
 
-/// Splits the text into the interpreter's path and the lines after it. A path may contain newlines (K16), so it ends
-/// before the line with the flags, which the kernel always prints. The last line of that form counts, because a path
-/// may contain one, too.
+/// Splits the text after the first line of a handler's file into the interpreter's path and the lines after the path. A
+/// path may contain newlines (K16), so it ends before the line `flags: …`, which the kernel always prints. If several
+/// lines have this form, the last one counts, because the others belong to the path.
 fn split_interpreter(text: &[u8]) -> (Option<&[u8]>, &[u8]) {
     const FLAGS: &[u8] = b"\nflags: ";
     let Some(path) = text.strip_prefix(b"interpreter ") else { return (None, text) };

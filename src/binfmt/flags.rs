@@ -1,27 +1,28 @@
-//! [`Flags`]: options for how the kernel starts an interpreter.
+//! [`Flags`]: flags of a handler, which tell the kernel how to start the interpreter.
 
 use std::fmt;
 
 use bitflags::bitflags;
 
 bitflags! {
-    /// The flags of a handler, as `Documentation/admin-guide/binfmt-misc.rst` names them.
+    /// Set of flags of a handler. `Documentation/admin-guide/binfmt-misc.rst` defines them.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
     pub struct Flags: u8 {
-        /// `P`: the interpreter receives the program's `argv[0]` as an extra argument after the path (K58). Since Linux
-        /// 5.12 an interpreter can read from `AT_FLAGS` whether this flag is set.
+        /// `P`: the interpreter receives the program's `argv[0]` as an extra argument after the program's path (K58).
+        /// Since Linux 5.12 an interpreter can read from `AT_FLAGS` whether this flag is set.
         const PRESERVE_ARGV0 = 1;
-        /// `O`: the interpreter receives the program as an open file, so that unreadable programs run (K59).
+        /// `O`: the interpreter receives the program as an open file, so that it can run programs that the user may not
+        /// read (K59).
         const OPEN_BINARY = 2;
-        /// `C`: the interpreter gets the credentials of the program: for a setuid program the *interpreter* runs as the
-        /// program's owner (K60, K61). The kernel also sets `O`.
+        /// `C`: the interpreter gets the credentials that the program itself would get. For a setuid program, the
+        /// *interpreter* runs as the program's owner (K60, K61). The kernel then sets the flag `O`, too.
         const CREDENTIALS = 4;
         /// `F`: the kernel opens the interpreter once, at registration, so that it works in every root directory (K47).
         const FIX_BINARY = 8;
     }
 }
 
-/// Letters of the flags, in the order in which the kernel prints them (K43).
+/// Letter of each flag, in the order in which the kernel prints the letters (K43).
 const LETTERS: [(u8, Flags); 4] = [
     (b'P', Flags::PRESERVE_ARGV0),
     (b'O', Flags::OPEN_BINARY),
@@ -30,14 +31,15 @@ const LETTERS: [(u8, Flags); 4] = [
 ];
 
 impl Flags {
-    /// Returns the flag for `letter`; `None` for any other byte. `C` also returns `O`, as in the kernel.
+    /// Returns the flag for `letter`; `None` for any other byte. For `C`, returns the flags `C` and `O`, as the kernel
+    /// does.
     #[must_use]
     pub fn of_letter(letter: u8) -> Option<Self> {
         let (_, flag) = LETTERS.iter().find(|(known, _)| *known == letter)?;
         Some(flag.with_implied())
     }
 
-    /// Returns these flags, and `O` if they contain `C`.
+    /// Returns this set of flags, with `O` added if it contains `C`.
     #[must_use]
     pub fn with_implied(self) -> Self {
         if self.contains(Self::CREDENTIALS) { self | Self::OPEN_BINARY } else { self }

@@ -1,7 +1,8 @@
-//! [`Instance`]: a mounted binfmt_misc. Only this module does IO on binfmt_misc.
+//! [`Instance`]: a mounted binfmt_misc file system, which is a table of handlers. Only this module reads and writes its
+//! files.
 //!
-//! Each operation has an error type: [`OpenError`], [`MountError`], [`RegisterError`], [`HandlerError`]. An error
-//! contains the path and the cause, and advice if there is any.
+//! Each operation has an error type: [`OpenError`], [`MountError`], [`RegisterError`], [`HandlerError`]. Each error
+//! contains the path and the cause, and advice for the user if there is any.
 
 use std::cell::OnceCell;
 use std::fs::File;
@@ -23,17 +24,18 @@ use crate::base::error::{Advice, Advise};
 use crate::base::shell::shell_word;
 use crate::binfmt::{Entry, EntryError, Flags, Handler, HandlerName, Rule};
 
-/// Usual mount point of binfmt_misc (`Documentation/admin-guide/binfmt-misc.rst`).
+/// Usual mount point of a binfmt_misc instance (`Documentation/admin-guide/binfmt-misc.rst`).
 pub const DEFAULT_PATH: &str = "/proc/sys/fs/binfmt_misc";
 
 /// `BINFMTFS_MAGIC` of `include/uapi/linux/magic.h`: "BINM" (K46).
 const BINFMT_MAGIC: FsType = FsType(0x4249_4e4d);
-/// `AUTOFS_SUPER_MAGIC` of `include/uapi/linux/magic.h`: systemd's automount, before it mounts the instance (K77).
+/// `AUTOFS_SUPER_MAGIC` of `include/uapi/linux/magic.h`. The mount point has this type while systemd's automount has
+/// not yet mounted binfmt_misc (K77).
 const AUTOFS_MAGIC: FsType = FsType(0x187);
-/// Size of the buffer for an entry, in bytes. The longest entry in tests had 1958 bytes (K44).
+/// Size of the buffer for the text of a handler's file, in bytes. The longest text in tests had 1958 bytes (K44).
 const ENTRY_MAX: usize = 8192;
 
-/// A mounted binfmt_misc, whose directory is held open.
+/// A mounted binfmt_misc instance. Its directory is held open.
 #[derive(Debug)]
 pub struct Instance {
     path: PathBuf,
@@ -41,7 +43,7 @@ pub struct Instance {
     register: OnceCell<OwnedFd>,
 }
 
-/// Reason for which an instance cannot be opened.
+/// Reason why an instance cannot be opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -51,13 +53,13 @@ pub enum OpenError {
     /// The mount point exists, but nothing is mounted on it (K74).
     #[error("binfmt_misc is not mounted on {}", .0.display())]
     NotMounted(PathBuf),
-    /// The directory belongs to another file system.
+    /// The directory belongs to a file system that is not binfmt_misc.
     #[error("{} is not a binfmt_misc file system", .0.display())]
     Foreign(PathBuf),
-    /// systemd's automount does not work here, usually because qus runs in a container (K77).
+    /// systemd's automount on the path does not react to this process, usually because qus runs in a container (K77).
     #[error("{} is an automount point that only the host can trigger", .0.display())]
     Automount(PathBuf),
-    /// Another error of the kernel.
+    /// The kernel reported another error.
     #[error("cannot open {}: {source}", path.display())]
     Io {
         /// The instance's directory.
@@ -80,15 +82,15 @@ impl Advise for OpenError {
     }
 }
 
-/// Hint after a command that must be typed outside of the container.
+/// Hint that is printed after a command which the user must type outside of the container.
 pub(crate) const ON_THE_HOST: &str = "type this command on the host, outside of this container";
 
-/// Returns the command that mounts an instance on `path`.
+/// Returns the shell command that mounts binfmt_misc on `path`.
 pub(crate) fn mount_command(path: &Path) -> String {
     format!("sudo mount -t binfmt_misc binfmt_misc {}", shell_word(path))
 }
 
-/// Returns the command that makes the mount at `path` writable.
+/// Returns the shell command that makes the read-only mount at `path` writable.
 fn remount_command(path: &Path) -> String {
     format!("sudo mount -o remount,rw {}", shell_word(path))
 }
@@ -97,17 +99,17 @@ fn remount_command(path: &Path) -> String {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MountError {
-    /// `EPERM` or `EACCES`: no `CAP_SYS_ADMIN` in the user namespace, or another user namespace owns the mount
-    /// namespace (K69).
+    /// `EPERM` or `EACCES`: this process has no `CAP_SYS_ADMIN` in its user namespace, or another user namespace owns
+    /// the mount namespace (K69).
     #[error("binfmt_misc is not mounted on {}, and mounting it is not permitted here", .0.display())]
     AccessError(PathBuf),
     /// `ENODEV`: binfmt_misc is neither built in nor loadable as a module.
     #[error("this kernel has no binfmt_misc: the file system is neither built in nor loadable as a module")]
     NoSupport,
-    /// Another error of the kernel.
+    /// The kernel reported another error.
     #[error("cannot mount binfmt_misc on {}: {source}", path.display())]
     Io {
-        /// The mount point.
+        /// Path on which binfmt_misc should be mounted.
         path: PathBuf,
         /// Error of the kernel.
         source: io::Error,
@@ -115,7 +117,7 @@ pub enum MountError {
 }
 
 impl MountError {
-    /// Returns the command for an administrator of this instance.
+    /// Returns the shell command with which an administrator fixes the failure, if there is one.
     fn command(&self) -> Option<String> {
         match self {
             Self::AccessError(path) => Some(mount_command(path)),
@@ -135,17 +137,18 @@ impl Advise for MountError {
     }
 }
 
-/// Failure to register a rule (the table of errno in docs/kernel.md).
+/// Failure to register a rule. docs/kernel.md has a table of the errno values.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// `EACCES` when opening `register`: only uid 0 of the instance's user namespace may write to it (K70).
+    /// `EACCES` when qus opened the file `register`: only uid 0 of the instance's user namespace may write to that file
+    /// (K70).
     #[error("cannot register in {}: only root may register handlers", .0.display())]
     NotRoot(PathBuf),
-    /// `EROFS`: this mount of the instance is read-only (K64, K76).
+    /// `EROFS`: the instance is mounted read-only at this path (K64, K76).
     #[error("{} is mounted read-only", .0.display())]
     ReadOnly(PathBuf),
-    /// `EINVAL`: the kernel does not support a flag of the rule, or does not accept so long a line.
+    /// `EINVAL`: the kernel does not support a flag of the rule, or does not accept a register line of this length.
     #[error(
         "cannot register {name}: the kernel does not support one of the flags \"{flags}\" (F needs Linux 4.8), \
          or a line of {length} bytes (Linux 3.18 and later accept 1920)"
@@ -153,36 +156,37 @@ pub enum RegisterError {
     Refused {
         /// Name of the handler.
         name: HandlerName,
-        /// The rule's flags.
+        /// Flags of the rule.
         flags: Flags,
         /// Length of the register line, in bytes.
         length: usize,
     },
-    /// `EEXIST`: a handler of this name exists.
+    /// `EEXIST`: another handler already has this name.
     #[error("the name {0} is taken")]
     NameTaken(HandlerName),
-    /// With `F` the kernel opens the interpreter at registration; opening it failed.
+    /// The kernel could not open the interpreter. With the flag `F` it opens the interpreter at registration.
     #[error("the kernel cannot open the interpreter {}: {reason}", interpreter.display())]
     Interpreter {
         /// Path of the interpreter.
         interpreter: PathBuf,
-        /// Meaning of the errno.
+        /// Explanation of the errno, as text for the user.
         reason: &'static str,
     },
-    /// `ENOSPC` (Linux 7.3): the user namespace has reached its limit of `F` interpreters.
+    /// `ENOSPC` (Linux 7.3): the user namespace has reached its limit of interpreters that the kernel holds open for
+    /// the flag `F`.
     #[error(
         "the user namespace has reached its limit of open interpreters, user.max_binfmt_misc_interpreters"
     )]
     TooMany,
-    /// `register` could not be opened for another reason.
+    /// The file `register` of the instance could not be opened for another reason.
     #[error("cannot open {}: {source}", path.display())]
     Open {
-        /// Path of `register`.
+        /// Path of the file `register`.
         path: PathBuf,
         /// Error of the kernel.
         source: io::Error,
     },
-    /// The line could not be written for another reason.
+    /// The register line could not be written for another reason.
     #[error("cannot register {name} in {}: {source}", path.display())]
     Write {
         /// The instance's directory.
@@ -205,7 +209,7 @@ impl Advise for RegisterError {
     }
 }
 
-/// Failure to read or change a handler, or to read the list.
+/// Failure to read or change a handler, or to list all handlers.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum HandlerError {
@@ -215,23 +219,23 @@ pub enum HandlerError {
     /// `EACCES`: only uid 0 of the instance's user namespace may change handlers (K70).
     #[error("cannot change {0}: only root may change handlers")]
     NotRoot(HandlerName),
-    /// `EROFS`: this mount of the instance is read-only.
+    /// `EROFS`: the instance is mounted read-only at this path.
     #[error("{} is mounted read-only", .0.display())]
     ReadOnly(PathBuf),
-    /// The text of the entry cannot be parsed.
+    /// The text of the handler's file cannot be parsed.
     #[error("cannot parse the handler {name}: {source}")]
     Entry {
         /// Name of the handler.
         name: HandlerName,
-        /// The part that cannot be parsed.
+        /// The part of the text that cannot be parsed.
         source: EntryError,
     },
-    /// Another error of the kernel.
+    /// The kernel reported another error.
     #[error("cannot {operation} {}: {source}", path.display())]
     Io {
-        /// The operation.
+        /// Verb for the failed operation, such as `read`.
         operation: &'static str,
-        /// The file.
+        /// Path of the file that was read or written.
         path: PathBuf,
         /// Error of the kernel.
         source: io::Error,
@@ -251,8 +255,8 @@ impl Advise for HandlerError {
 impl Instance {
     /// Opens the instance that is mounted on `path`.
     ///
-    /// Triggers an automount on `path` by opening a file below it, because opening the directory with `O_PATH` is not
-    /// enough (K77).
+    /// If systemd has an automount on `path`, this function triggers it: it opens a file in the directory, because
+    /// opening the directory with `O_PATH` is not enough (K77).
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let (directory, kind) = open_directory(path)?;
         if kind == BINFMT_MAGIC {
@@ -274,8 +278,8 @@ impl Instance {
 
     /// Mounts the instance of the current user namespace on `path` (K64).
     ///
-    /// If the user namespace has no instance yet, this creates an empty one, which hides the handlers of the host
-    /// (K66).
+    /// If the user namespace has no instance yet, the mount creates an empty one. In this user namespace, the empty
+    /// instance hides the handlers of the host (K66).
     pub fn mount(path: &Path) -> Result<(), MountError> {
         tracing::info!("mount binfmt_misc on {}", path.display());
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -288,9 +292,9 @@ impl Instance {
         )
     }
 
-    /// Reports whether this process may mount binfmt_misc on `path`, without mounting it. The mount has an unknown
-    /// option: `mount(2)` checks permissions first, so an error for the option shows that mounting is permitted (K64).
-    /// Needs Linux 6.7 or later; older kernels accept any option.
+    /// Reports whether this process may mount binfmt_misc on `path`. Nothing is mounted, because `mount(2)` is called
+    /// with an unknown option. `mount(2)` checks permissions before options, so an error about the option shows that
+    /// mounting is permitted (K64). This needs Linux 6.7 or later: older kernels accept any option.
     #[must_use]
     pub fn may_mount(path: &Path) -> bool {
         let kind = Some("binfmt_misc");
@@ -303,14 +307,15 @@ impl Instance {
         &self.path
     }
 
-    /// Reports whether the whole instance is enabled (K27).
+    /// Reports whether the instance as a whole is enabled. If not, the kernel uses none of its handlers (K27).
     pub fn is_enabled(&self) -> Result<bool, HandlerError> {
         let name = Path::new("status");
         let text = self.read(name).map_err(|source| self.io("read", name, source))?;
         Ok(text == b"enabled\n")
     }
 
-    /// Returns the names of all handlers in the kernel's directory order, which in tests was always newest first (K32).
+    /// Returns the names of all handlers, in the order in which the kernel lists the directory. In tests, the newest
+    /// handler always came first (K32).
     pub fn names(&self) -> Result<Vec<HandlerName>, HandlerError> {
         let failed = |source: Errno| self.io("list", Path::new(""), source);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -324,7 +329,7 @@ impl Instance {
         Ok(names)
     }
 
-    /// Reads the entry of the handler called `name`; `None` if there is none.
+    /// Reads the file of the handler called `name`. Returns `None` if there is no such handler.
     pub fn entry(&self, name: &HandlerName) -> Result<Option<Entry>, HandlerError> {
         let file = Path::new(name.as_os_str());
         match self.read(file) {
@@ -337,7 +342,7 @@ impl Instance {
         }
     }
 
-    /// Reads all handlers, newest first (K32). A handler that is removed in the meantime is left out.
+    /// Reads all handlers, newest first (K32). A handler that another process removes during the reading is left out.
     pub fn handlers(&self) -> Result<Vec<Handler>, HandlerError> {
         let mut handlers = Vec::new();
         for name in self.names()? {
@@ -348,12 +353,13 @@ impl Instance {
         Ok(handlers)
     }
 
-    /// Checks that this process may register and change handlers, without doing so.
+    /// Checks whether this process may register and change handlers. Changes nothing.
     pub fn check_writable(&self) -> Result<(), RegisterError> {
         self.register_file().map(|_| ())
     }
 
-    /// Registers `rule` with one `write(2)` (K1, K21). With flag `F` the kernel opens the interpreter now (K47).
+    /// Registers the handler that `rule` describes, with one `write(2)` (K1, K21). With the flag `F` the kernel opens
+    /// the interpreter during this call (K47).
     pub fn register(&self, rule: &Rule) -> Result<(), RegisterError> {
         let register = self.register_file()?;
         let line = rule.to_line();
@@ -363,7 +369,8 @@ impl Instance {
         write(register, &line).map(|_| ()).map_err(|errno| self.refusal(rule, line.len(), errno))
     }
 
-    /// Returns the file `register`, opened once. Each write to it is one registration (K21).
+    /// Returns the open file `register` of the instance. It is opened at the first call only, because each write to the
+    /// same descriptor is a separate registration (K21).
     fn register_file(&self) -> Result<&OwnedFd, RegisterError> {
         if let Some(file) = self.register.get() {
             return Ok(file);
@@ -376,7 +383,8 @@ impl Instance {
         Ok(self.register.get_or_init(|| file))
     }
 
-    /// Converts an errno of `write(register)` (the table of errno in docs/kernel.md).
+    /// Converts the errno of a failed write to the file `register` into an error. docs/kernel.md has a table of the
+    /// errno values.
     fn refusal(&self, rule: &Rule, length: usize, errno: Errno) -> RegisterError {
         let name = rule.name().clone();
         let reason = match errno {
@@ -396,19 +404,20 @@ impl Instance {
         RegisterError::Interpreter { interpreter: rule.interpreter().to_owned(), reason }
     }
 
-    /// Removes the handler called `name`. Running processes that it started continue (K63).
+    /// Removes the handler called `name`. Processes that already run with its interpreter continue (K63).
     pub fn remove(&self, name: &HandlerName) -> Result<(), HandlerError> {
         tracing::info!("remove the handler {name}");
         self.command(name, b"-1")
     }
 
-    /// Enables or disables the handler called `name`, which keeps its position in the order (K31).
+    /// Enables or disables the handler called `name`. The handler keeps its position in the order of handlers (K31).
     pub fn set_enabled(&self, name: &HandlerName, enabled: bool) -> Result<(), HandlerError> {
         tracing::info!("{} the handler {name}", if enabled { "enable" } else { "disable" });
         self.command(name, if enabled { b"1" } else { b"0" })
     }
 
-    /// Writes a command to the handler's entry file (K26). `name` cannot be `status`, because of its type (K78).
+    /// Writes the command `word` to the file of the handler called `name` (K26). The type of `name` ensures that the
+    /// file is not `status` (K78).
     fn command(&self, name: &HandlerName, word: &[u8]) -> Result<(), HandlerError> {
         let path = Path::new(name.as_os_str());
         // Without O_CREAT: with it, the error for a missing entry would be "permission denied" (K25).
@@ -425,7 +434,8 @@ impl Instance {
         openat(&self.directory, name, access | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
     }
 
-    /// Reads a file of the instance in one read, because the kernel creates the text anew for each read (K44).
+    /// Reads a file of the instance with one `read(2)`, because the kernel generates the text again for each call
+    /// (K44).
     fn read(&self, name: &Path) -> Result<Vec<u8>, Errno> {
         let mut text = [0; ENTRY_MAX];
         let length = read(self.open_file(name, OFlag::O_RDONLY)?, &mut text)?;
@@ -438,7 +448,8 @@ impl Instance {
     }
 }
 
-/// Opens the directory at `path` without triggering an automount, and returns the type of its file system.
+/// Opens the directory at `path` without triggering an automount, and returns the open directory and the type of its
+/// file system.
 fn open_directory(path: &Path) -> Result<(OwnedFd, FsType), OpenError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let io = |errno: Errno| OpenError::Io { path: path.to_owned(), source: errno.into() };

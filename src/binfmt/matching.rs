@@ -1,13 +1,14 @@
-//! Finds the handler that the kernel uses for a file.
+//! Predicts which handler the kernel uses for a file.
 
 use std::path::Path;
 
 use super::Handler;
 
-/// Returns the handler that the kernel uses for a file that begins with `header` and is executed as `path`.
+/// Returns the handler that the kernel uses when a file that begins with `header` is executed under the path `path`.
 ///
-/// `handlers` are those of an enabled instance, newest first. The kernel uses the first enabled handler that matches,
-/// and tries no other one if this one fails (K31, K39; `search_binfmt_handler` in `fs/binfmt_misc.c`).
+/// `handlers` are the handlers of an enabled instance, the newest first. The kernel uses the first enabled handler that
+/// matches the file. If that handler fails, the kernel tries no other one (K31, K39; `search_binfmt_handler` in
+/// `fs/binfmt_misc.c`).
 #[must_use]
 pub fn first_match<'a>(handlers: &'a [Handler], header: &[u8], path: &Path) -> Option<&'a Handler> {
     handlers.iter().find(|handler| {

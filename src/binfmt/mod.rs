@@ -1,5 +1,5 @@
-//! Values of binfmt_misc: rules and their register lines, entries and their text, and the choice of a handler for a
-//! file. Only [`crate::binfmt::instance`] does IO on binfmt_misc.
+//! Types for binfmt_misc: rules, which register handlers; entries, which describe registered handlers; and the
+//! prediction of the handler for a file. Only [`crate::binfmt::instance`] reads and writes the files of binfmt_misc.
 
 mod entry;
 mod flags;

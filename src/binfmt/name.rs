@@ -1,4 +1,4 @@
-//! [`HandlerName`]: a valid name of a handler.
+//! [`HandlerName`]: the name of a handler, checked by the rules of the kernel.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -9,21 +9,22 @@ use thiserror::Error;
 /// Longest name of a handler, in bytes (`NAME_MAX`; K7).
 pub const NAME_MAX: usize = 255;
 
-/// The name of a handler, which is the name of its file in the instance.
+/// Name of a handler. The handler's file in the instance has the same name.
 ///
 /// A name has 1 to [`NAME_MAX`] bytes, none of them NUL or `/`. It is not `.` or `..`, and not `register` or `status`,
-/// the names of the instance's own files (K7). So a removal by `HandlerName` can never write to `status` (K78).
+/// the names of the instance's own files (K7). So code that removes a handler by its `HandlerName` can never write to
+/// the file `status` (K78).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HandlerName(Vec<u8>);
 
-/// Reason for which the kernel does not accept a name (K7).
+/// Reason why the kernel does not accept a name for a handler (K7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NameError {
     /// The name is empty, `.` or `..`, or contains a NUL or `/`. The kernel reports `EINVAL`.
     #[error("is empty, \".\" or \"..\", or contains a NUL or a \"/\"")]
     Malformed,
-    /// `register` and `status` are files of the instance itself. The kernel reports `EEXIST`.
+    /// The name is `register` or `status`, which are files of the instance itself. The kernel reports `EEXIST`.
     #[error("is a file of the instance itself")]
     Reserved,
     /// The name is longer than [`NAME_MAX`] bytes. The kernel reports `ENAMETOOLONG`.
@@ -32,7 +33,7 @@ pub enum NameError {
 }
 
 impl HandlerName {
-    /// Checks `name` and creates the value.
+    /// Checks whether the kernel accepts `name` as the name of a handler.
     pub fn new(name: impl Into<Vec<u8>>) -> Result<Self, NameError> {
         let name = name.into();
         match name.as_slice() {

@@ -1,4 +1,4 @@
-//! [`Pattern`]: the bytes at the beginning of a file that a handler matches.
+//! [`Pattern`]: the bytes that a file must have at its beginning, so that a handler matches it.
 
 use crate::base::hex::Hex;
 use std::fmt;
@@ -6,18 +6,19 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-/// Number of bytes of a file that the kernel reads for matching: `BINPRM_BUF_SIZE` (K10, K34).
+/// Number of bytes at the beginning of a file that the kernel reads to find a handler: `BINPRM_BUF_SIZE` (K10, K34).
 ///
 /// Source: `include/uapi/linux/binfmts.h`.
 pub const HEADER_LEN: usize = 256;
 
-/// A range of bytes at the beginning of a file, with their required values: offset, magic and mask.
+/// Condition for a range of bytes at the beginning of a file. The magic is the required value of the bytes, the mask
+/// selects the bits that are compared, and the offset is the position of the range in the file.
 ///
-/// A file matches if `(file[offset + i] ^ magic[i]) & mask[i] == 0` for every `i`. Bytes after the end of a short file
-/// count as zero (K33, K34; `search_binfmt_handler` in `fs/binfmt_misc.c`).
+/// A file meets the condition if `(file[offset + i] ^ magic[i]) & mask[i] == 0` for every `i`. Bytes after the end of a
+/// short file count as zero (K33, K34; `search_binfmt_handler` in `fs/binfmt_misc.c`).
 ///
-/// Magic and mask have the same length, at least one byte. The range is within the first [`HEADER_LEN`] bytes of the
-/// file (K10).
+/// The magic has at least one byte, and the mask has the same length. The range is within the first [`HEADER_LEN`]
+/// bytes of the file (K10).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Pattern {
     offset: usize,
@@ -25,20 +26,20 @@ pub struct Pattern {
     mask: Option<Vec<u8>>,
 }
 
-/// A byte of a file that does not match a [`Pattern`].
+/// A byte of a file whose value differs from the one that a [`Pattern`] requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// Offset of the byte in the file.
     pub position: usize,
     /// Value of the byte in the file.
     pub file: u8,
-    /// Required value of the compared bits; other bits are zero.
+    /// Required value of the compared bits. The other bits are zero.
     pub magic: u8,
-    /// Mask of the compared bits.
+    /// Mask that selects the compared bits.
     pub mask: u8,
 }
 
-/// Reason for which bytes are not a [`Pattern`].
+/// Reason why an offset, a magic and a mask do not form a valid [`Pattern`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PatternError {
@@ -53,7 +54,7 @@ pub enum PatternError {
         /// Length of the magic, in bytes.
         magic: usize,
     },
-    /// The magic ends after the bytes of a file that the kernel reads (K10).
+    /// The magic extends beyond the first [`HEADER_LEN`] bytes of a file, which are all that the kernel reads (K10).
     #[error(
         "offset {offset} and {length} bytes of magic extend beyond the first {HEADER_LEN} bytes of a file"
     )]
@@ -66,8 +67,8 @@ pub enum PatternError {
 }
 
 impl Pattern {
-    /// Creates a pattern: `magic` at `offset` bytes from the beginning of the file, compared under `mask`. Without a
-    /// mask, all bits are compared.
+    /// Creates a pattern for files that have the bytes `magic` at `offset` bytes from their beginning. Only the bits in
+    /// `mask` are compared, or all bits if `mask` is `None`.
     pub fn new(offset: usize, magic: Vec<u8>, mask: Option<Vec<u8>>) -> Result<Self, PatternError> {
         if magic.is_empty() {
             return Err(PatternError::EmptyMagic);
@@ -89,19 +90,20 @@ impl Pattern {
         self.offset
     }
 
-    /// Returns the bytes that a file is compared with. Bits outside the mask have no meaning.
+    /// Returns the bytes with which a file is compared. Bits that are not in the mask have no meaning.
     #[must_use]
     pub fn magic(&self) -> &[u8] {
         &self.magic
     }
 
-    /// Returns the mask of the compared bits; `None` if all bits are compared.
+    /// Returns the mask that selects the compared bits; `None` if all bits are compared.
     #[must_use]
     pub fn mask(&self) -> Option<&[u8]> {
         self.mask.as_deref()
     }
 
-    /// Returns magic and mask of one byte of the file. The mask of a byte outside the window is 0.
+    /// Returns the magic and the mask for the byte of a file at `position`. The mask is 0 if the pattern does not
+    /// compare this byte.
     fn at(&self, position: usize) -> (u8, u8) {
         let Some(index) = position.checked_sub(self.offset) else { return (0, 0) };
         let Some(&magic) = self.magic.get(index) else { return (0, 0) };
@@ -112,13 +114,13 @@ impl Pattern {
         (magic & mask, mask)
     }
 
-    /// Returns the range of compared bytes in the file.
+    /// Returns the range of byte positions in a file that the pattern compares.
     fn window(&self) -> Range<usize> {
         self.offset..self.offset + self.magic.len()
     }
 
-    /// Reports whether a file that begins with `header` matches. Only the first [`HEADER_LEN`] bytes are compared, as
-    /// in the kernel.
+    /// Reports whether a file that begins with `header` matches the pattern. Only the first [`HEADER_LEN`] bytes are
+    /// compared, as in the kernel.
     #[must_use]
     pub fn matches(&self, header: &[u8]) -> bool {
         let Some(window) = header.get(self.window()) else {
@@ -130,7 +132,8 @@ impl Pattern {
         bytes.all(|((byte, magic), mask)| (byte ^ magic) & mask == 0)
     }
 
-    /// Returns the bytes of `header` that do not match; empty if the header matches.
+    /// Returns the bytes of a file that do not match the pattern. The file begins with `header`. The result is empty if
+    /// the file matches.
     #[must_use]
     pub fn differences(&self, header: &[u8]) -> Vec<Difference> {
         self.window()
@@ -142,7 +145,8 @@ impl Pattern {
             .collect()
     }
 
-    /// Reports whether a file can match both patterns: the bits that both compare have the same values.
+    /// Reports whether a file can match both this pattern and `other`: they require the same values for all bits that
+    /// both compare.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.window().all(|position| {
@@ -162,7 +166,7 @@ impl Pattern {
         })
     }
 
-    /// Reports whether both patterns match exactly the same files, even if their bytes differ.
+    /// Reports whether this pattern and `other` match exactly the same files, even if their bytes differ.
     #[must_use]
     pub fn equivalent(&self, other: &Self) -> bool {
         self.covers(other) && other.covers(self)

@@ -1,8 +1,8 @@
-//! [`Rule`]: a request to the kernel for one handler, and its register line.
+//! [`Rule`]: a request to the kernel to register one handler. Its text form is the *register line*.
 //!
-//! The grammar is that of `create_entry` in `fs/binfmt_misc.c`:
-//! `D name D type D offset D magic D mask D interpreter D flags`. `D`, the first byte, is the delimiter (K1). The
-//! parser accepts and refuses the same lines as the kernel. Tests compare both.
+//! The grammar of a register line is that of the function `create_entry` in `fs/binfmt_misc.c`: `D name D type D offset
+//! D magic D mask D interpreter D flags`. `D` is the delimiter: any byte that the line begins with (K1). The parser of
+//! this module accepts and refuses the same lines as the kernel. Tests compare it with the kernel.
 
 mod fields;
 
@@ -22,7 +22,7 @@ pub const LINE_MAX: usize = 1920;
 /// Shortest register line, in bytes (K2).
 pub const LINE_MIN: usize = 11;
 
-/// A request to register one handler. Every value of this type has a valid register line.
+/// A request to register one handler. Every value of this type can be written as a valid register line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     name: HandlerName,
@@ -31,24 +31,25 @@ pub struct Rule {
     flags: Flags,
 }
 
-/// Condition for the files that a handler matches.
+/// Condition that a file must meet so that a handler matches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Matcher {
-    /// Type `M`: bytes at the beginning of the file.
+    /// Type `M` of a rule: the file has certain bytes at its beginning.
     Magic(Pattern),
-    /// Type `E`: text after the last dot of the path that `execve(2)` received (K35).
+    /// Type `E` of a rule: the path that `execve(2)` received has this extension, which is the text after its last dot
+    /// (K35).
     Extension(Extension),
 }
 
-/// A file name extension: at least one byte, no NUL, no `/` (K18).
+/// File name extension without its dot: at least one byte, no NUL, no `/` (K18).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension(Vec<u8>);
 
-/// Reason for which a [`Rule`] is impossible, or a line is not a rule.
+/// Reason why a [`Rule`] cannot be created, or why a text is not a register line.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RuleError {
-    /// The name is invalid.
+    /// The name of the handler is invalid.
     #[error("the handler's name {0}")]
     Name(#[from] NameError),
     /// The pattern is invalid.
@@ -60,7 +61,7 @@ pub enum RuleError {
     /// The path of the interpreter is empty or contains a NUL (K16).
     #[error("the path of the interpreter is empty, or contains a NUL")]
     Interpreter,
-    /// The register line is too long in every notation.
+    /// The register line is too long for the kernel, even in its shortest notation.
     #[error(
         "the register line needs {needed} bytes, but the kernel accepts {LINE_MAX}: the path of the interpreter is too long"
     )]
@@ -68,19 +69,20 @@ pub enum RuleError {
         /// Length of the shortest register line, in bytes.
         needed: usize,
     },
-    /// Every usable delimiter occurs in the name, the path or the extension.
+    /// Every usable delimiter occurs in the handler's name, the interpreter's path or the extension, so the register
+    /// line has no delimiter.
     #[error("no delimiter is left for the register line: the name and the path contain every usable byte")]
     NoDelimiter,
-    /// The line is shorter than [`LINE_MIN`] or longer than [`LINE_MAX`].
+    /// The register line is shorter than [`LINE_MIN`] or longer than [`LINE_MAX`].
     #[error("the register line has {length} bytes, but the kernel accepts {LINE_MIN} to {LINE_MAX}")]
     Length {
-        /// Length of the line, in bytes.
+        /// Length of the register line, in bytes.
         length: usize,
     },
-    /// A field of the line does not follow the grammar.
+    /// A field of the register line does not follow the grammar.
     #[error("the {field} of the register line is malformed")]
     Malformed {
-        /// Name of the field.
+        /// Name of the malformed field, such as `offset`.
         field: &'static str,
     },
 }
@@ -88,7 +90,7 @@ pub enum RuleError {
 impl Advise for RuleError {}
 
 impl Extension {
-    /// Creates an extension from `text`, which has no dot at its beginning.
+    /// Creates an extension from `text`. The caller passes it without the dot.
     pub fn new(text: impl Into<Vec<u8>>) -> Result<Self, RuleError> {
         let text = text.into();
         if text.is_empty() || text.iter().any(|byte| matches!(byte, 0 | b'/')) {
@@ -97,13 +99,13 @@ impl Extension {
         Ok(Self(text))
     }
 
-    /// Returns the bytes of the extension, without its dot.
+    /// Returns the bytes of the extension, without the dot before it.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Reports whether a program that is executed as `path` has this extension (K35).
+    /// Reports whether a file that is executed under the path `path` has this extension (K35).
     #[must_use]
     pub fn matches(&self, path: &Path) -> bool {
         let path = path.as_os_str().as_bytes();
@@ -113,7 +115,7 @@ impl Extension {
 }
 
 impl Matcher {
-    /// Reports whether a file that begins with `header` and is executed as `path` matches.
+    /// Reports whether a file meets the condition. The file begins with `header` and is executed under the path `path`.
     #[must_use]
     pub fn matches(&self, header: &[u8], path: &Path) -> bool {
         match self {
@@ -122,7 +124,7 @@ impl Matcher {
         }
     }
 
-    /// Returns the pattern; `None` for an extension.
+    /// Returns the pattern of bytes; `None` if the condition is an extension.
     #[must_use]
     pub fn pattern(&self) -> Option<&Pattern> {
         match self {
@@ -131,7 +133,8 @@ impl Matcher {
         }
     }
 
-    /// Reports whether both match exactly the same files, even if their bytes differ.
+    /// Reports whether this condition and `other` match exactly the same files, even if the bytes of their patterns
+    /// differ.
     #[must_use]
     pub fn equivalent(&self, other: &Self) -> bool {
         match (self, other) {
@@ -143,9 +146,10 @@ impl Matcher {
 }
 
 impl Rule {
-    /// Creates a rule: the kernel starts `interpreter` for files that match `matcher`.
+    /// Creates a rule for a handler called `name`: the kernel starts `interpreter` for all files that meet the
+    /// condition `matcher`.
     ///
-    /// Flag `C` adds flag `O`, as in the kernel.
+    /// If `flags` contains `C`, `O` is added, as the kernel does.
     pub fn new(
         name: HandlerName,
         matcher: Matcher,
@@ -168,47 +172,49 @@ impl Rule {
         &self.name
     }
 
-    /// Returns the condition for files that the handler matches.
+    /// Returns the condition that a file must meet so that the handler matches it.
     #[must_use]
     pub fn matcher(&self) -> &Matcher {
         &self.matcher
     }
 
-    /// Returns the path of the interpreter, as it is registered.
+    /// Returns the path of the interpreter, exactly as it is written to the kernel.
     #[must_use]
     pub fn interpreter(&self) -> &Path {
         &self.interpreter
     }
 
-    /// Returns the flags, which control how the kernel starts the interpreter.
+    /// Returns the flags of the handler, which tell the kernel how to start the interpreter.
     #[must_use]
     pub fn flags(&self) -> Flags {
         self.flags
     }
 
-    /// Returns the same rule with another name.
+    /// Returns a copy of this rule with another name of the handler.
     pub fn renamed(&self, name: HandlerName) -> Result<Self, RuleError> {
         Self::new(name, self.matcher.clone(), self.interpreter.clone(), self.flags)
     }
 
-    /// Returns the same rule with other flags.
+    /// Returns a copy of this rule with `flags` instead of its own flags.
     pub fn with_flags(&self, flags: Flags) -> Result<Self, RuleError> {
         Self::new(self.name.clone(), self.matcher.clone(), self.interpreter.clone(), flags)
     }
 
-    /// Returns the register line, for one `write(2)` to `register`. It has no newline at its end.
+    /// Returns the register line of this rule, to be written to the file `register` with one `write(2)`. The line has
+    /// no newline at its end.
     ///
-    /// Every byte of magic and mask is escaped, because raw NULs truncate silently (K14). If the line would be too
-    /// long, only bytes with a special meaning are escaped, and flag `O` is left out next to `C`, which implies it.
+    /// Every byte of magic and mask is escaped, because an unescaped NUL would silently end the field (K14). If the
+    /// line would be too long, only bytes with a special meaning are escaped, and the flag `O` is left out if the rule
+    /// has the flag `C`, which implies `O`.
     #[must_use]
     pub fn to_line(&self) -> Vec<u8> {
         // The constructor has checked that this succeeds.
         self.encode(|_| true).unwrap_or_default()
     }
 
-    /// Returns the register line with a delimiter that `usable` accepts. A configuration file may give a special
-    /// meaning to certain bytes at the beginning of a line. [`RuleError::NoDelimiter`] means that no delimiter is
-    /// possible.
+    /// Returns the register line of this rule with a delimiter for which `usable` returns true. This is for
+    /// configuration files that give a special meaning to certain bytes at the beginning of a line. The error
+    /// [`RuleError::NoDelimiter`] means that no delimiter is possible.
     pub fn to_line_delimited(&self, usable: impl Fn(u8) -> bool) -> Result<Vec<u8>, RuleError> {
         self.encode(usable)
     }
@@ -273,7 +279,7 @@ impl Rule {
         Some(line)
     }
 
-    /// Parses a register line exactly as `create_entry` does. One newline at the end is accepted.
+    /// Parses a register line exactly as the kernel's function `create_entry` does. The line may end in one newline.
     pub fn parse(line: &[u8]) -> Result<Self, RuleError> {
         let mut fields = Fields::new(line)?;
         let name = fields.text("name")?;
@@ -303,10 +309,10 @@ impl Rule {
     }
 }
 
-/// Returns the delimiters in the order of preference: common ones, other punctuation, then any byte that the kernel
-/// accepts.
+/// Returns all bytes that a register line may have as its delimiter, in the order of preference: common ones, other
+/// punctuation, then any byte that the kernel accepts.
 ///
-/// Some bytes are left out: newline, which works only for a line that ends in a newline, flag letters (K3), and bytes
+/// These bytes are left out: newline, which works only in a line that ends in a newline; flag letters (K3); and bytes
 /// that could be read as part of a number, a type or an escape.
 fn delimiters() -> impl Iterator<Item = u8> {
     let familiar = *b":,;|!#%&@^~=?*";
@@ -318,7 +324,7 @@ fn delimiters() -> impl Iterator<Item = u8> {
     familiar.into_iter().chain(others)
 }
 
-/// Notation of magic and mask: all bytes escaped, or only those that need an escape.
+/// Notation of a magic or a mask in a register line: all bytes are escaped, or only those that need an escape.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Escape {
     All,
@@ -359,8 +365,9 @@ impl Escape {
     }
 }
 
-/// Reports whether a backslash and the following bytes `second` and `rest` stand for themselves (K12). The kernel first
-/// searches the end of the field, and this search takes the second of two backslashes for the beginning of an escape.
+/// Reports whether a backslash and the byte `second` after it stand for themselves in a field (K12). `rest` is what
+/// follows in the field. The kernel first searches the end of the field, and during this search the second of two
+/// backslashes can begin an escape.
 fn is_literal_pair(second: u8, rest: &[u8], delimiter: u8) -> bool {
     match second {
         0 | b'x' => false,

@@ -1,4 +1,4 @@
-//! Selection of interpreters from a source, such as a package or an archive.
+//! Selects which files of a package or an archive are fetched as interpreters.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,15 +7,16 @@ use crate::arch::Arch;
 use crate::interpreter::{Interpreter, VersionReq, arch_from_file_name, version_in};
 use crate::package::MemberFilter;
 
-/// Filter that selects one interpreter per requested architecture. A selected file is stored as `qemu-ARCH-static`.
+/// Filter for the files of a package or an archive. It selects one interpreter for each requested architecture. The
+/// interpreter is stored as `qemu-ARCH-static`.
 pub(crate) struct ArchFilter {
-    /// Header of a native program of this host.
+    /// First bytes of a program that this host runs natively. Interpreters must be for the same machine.
     pub(crate) host: Vec<u8>,
-    /// Names of the requested architectures; `None` selects all.
+    /// Names of the requested architectures; `None` selects all architectures.
     pub(crate) arches: Option<BTreeSet<&'static str>>,
-    /// Required QEMU version; `None` accepts any version.
+    /// QEMU version that an interpreter must have; `None` accepts any version.
     pub(crate) version: Option<VersionReq>,
-    /// True if each version is stored in its own directory.
+    /// True if each QEMU version is stored in its own directory, such as `7.2.22/`.
     pub(crate) by_version: bool,
     pub(crate) done: BTreeSet<&'static str>,
 }
@@ -25,7 +26,7 @@ impl ArchFilter {
         self.arches.as_ref().is_none_or(|arches| arches.contains(arch.name))
     }
 
-    /// Returns the architectures as words for a command line.
+    /// Returns the requested architectures as arguments for a qus command; `all` if every architecture is requested.
     pub(crate) fn words(&self) -> String {
         let arches = self.arches.as_ref().map(|arches| arches.iter().copied().collect::<Vec<_>>().join(" "));
         arches.unwrap_or_else(|| "all".to_owned())

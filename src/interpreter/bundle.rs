@@ -1,4 +1,4 @@
-//! Bundle: a copy of qus that contains interpreters.
+//! Bundle: one executable file that consists of a copy of qus and of interpreters, the *members*.
 //!
 //! ```text
 //! qus, an ELF executable; its seal contains the length of the whole file
@@ -7,10 +7,12 @@
 //! trailer, 56 bytes: "QUSBNDL1", offset and length of the index (64-bit little-endian), SHA-256 of the index
 //! ```
 //!
-//! Equal members give equal bytes. Every member is compared with its SHA-256 before it is used.
+//! The same qus and the same members always give the same bundle, byte for byte. Every member is compared with its
+//! SHA-256 when it is unpacked.
 //!
-//! The seal is a few bytes in the executable itself, so a running qus has it in memory. If a bundle was truncated or
-//! extended, the seal still shows that the file is a bundle and that it is damaged.
+//! The seal is 24 bytes inside the executable of qus: a marker, and the length of the whole bundle. A running qus has
+//! its own seal in memory. If its file was truncated or extended later, the seal still shows that the file is a bundle
+//! and that it is damaged.
 
 use std::fs::File;
 use std::fs::Permissions;
@@ -32,47 +34,46 @@ use crate::base::parallel;
 use crate::package::Sha256;
 use crate::system::temp_dir::TempDir;
 
-/// Seal of this executable: a unique marker, then the length of the whole bundle in bytes (64-bit little-endian). The
-/// length is 0 in a qus without members.
+/// Seal of the running executable: a unique marker, then the length of the whole bundle in bytes (64-bit
+/// little-endian). The length is 0 in a qus that is not a bundle.
 #[used]
 static SEAL: [u8; 24] = *b"\x00qus bundle seal\0\0\0\0\0\0\0\0";
-/// Length of the marker, in bytes.
+/// Length of the marker at the beginning of the seal, in bytes.
 const SEAL_MARKER_LEN: usize = 16;
 
-/// Path of this process's executable.
+/// Path that leads to the executable of this process.
 const OWN: &str = "/proc/self/exe";
-/// The first bytes of the trailer.
+/// First bytes of the trailer, the last part of a bundle.
 const MAGIC: &[u8; 8] = b"QUSBNDL1";
-/// Length of the trailer, in bytes.
+/// Length of the trailer, the last part of a bundle, in bytes.
 const TRAILER: usize = 56;
-/// Maximum size of an index, in bytes. An index with 35 rows has 12 KiB.
+/// Maximum size of a bundle's index, in bytes. An index of 35 members has 12 KiB.
 const INDEX_MAX: u64 = 1 << 20;
 /// Maximum size of an unpacked member, in bytes. QEMU's emulators have up to 17 MB.
 const MEMBER_MAX: u64 = 128 << 20;
-/// Memory limit of decompression, in KiB.
+/// Maximum memory for the decompression of a member, in KiB.
 const UNPACK_KIB: u32 = 80 << 10;
-/// Size of the parts in which a member is read, unpacked and hashed, in bytes. One part fits into the processor's
-/// cache.
+/// Size of the parts in which a member is unpacked, in bytes. One part fits into the processor's cache.
 const PART: usize = 64 << 10;
-/// Compression level. It uses dictionaries of 8 MiB.
+/// Compression level of `xz` for the members. With this level, `xz` uses a dictionary of 8 MiB.
 const PRESET: u32 = 6;
-/// Version of the index format.
+/// Version of the format of a bundle's index.
 const FORMAT: u32 = 1;
 
 /// Member of a bundle: an interpreter, or a text file such as a licence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// File name. For an interpreter: `qemu-ARCH-static`.
+    /// File name of the member. An interpreter is called `qemu-ARCH-static`.
     pub name: String,
-    /// Version of the interpreter; `None` for a text file.
+    /// QEMU version of the interpreter; `None` for a text file.
     pub version: Option<String>,
-    /// SHA-256 of the content.
+    /// SHA-256 of the member's uncompressed content.
     pub sha256: Sha256,
-    /// Length of the content, in bytes.
+    /// Length of the member's uncompressed content, in bytes.
     pub size: u64,
-    /// Offset of the xz stream, in bytes from the start of the file.
+    /// Offset of the member's xz stream in the bundle, in bytes.
     offset: u64,
-    /// Length of the stream, in bytes.
+    /// Length of the member's xz stream, in bytes.
     packed: u64,
 }
 
@@ -89,23 +90,23 @@ pub enum BundleError {
     /// The bundle could not be read or written.
     #[error("cannot {operation} the bundle: {source}")]
     Io {
-        /// The operation.
+        /// Verb for the failed operation, such as `open`.
         operation: &'static str,
-        /// Error of the system.
+        /// Error that the operating system reported.
         source: io::Error,
     },
-    /// The file was truncated or extended after it was written.
+    /// The bundle was truncated or extended after it was written.
     #[error("the bundle is damaged: it has {length} bytes instead of {written}")]
     Length {
-        /// Present length, in bytes.
+        /// Present length of the bundle, in bytes.
         length: u64,
-        /// Length according to the seal, in bytes.
+        /// Length of the bundle according to its seal, in bytes.
         written: u64,
     },
-    /// The executable has no seal, so it cannot become a bundle.
+    /// The executable has no seal, the bytes that store the length of a bundle. So it cannot become a bundle.
     #[error("{0} cannot become a bundle: it has no bundle seal")]
     NoSeal(PathBuf),
-    /// This qus is dynamically linked. Other machines may not have the files that it needs.
+    /// The running qus is dynamically linked. Other machines may not have the loader and the libraries that it needs.
     #[error("this qus is dynamically linked (needs {0})")]
     Dynamic(String),
     /// The trailer or the index was changed after the bundle was written.
@@ -118,7 +119,7 @@ pub enum BundleError {
 
 impl Advise for BundleError {}
 
-/// Opened bundle.
+/// Bundle whose file is open and whose index has been read and checked.
 #[derive(Debug)]
 pub struct Bundle {
     file: File,
@@ -126,10 +127,10 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Opens the bundle that this process runs. Returns `None` for a qus without members.
+    /// Opens the executable of this process as a bundle. Returns `None` if it is a qus without members.
     ///
     /// # Errors
-    /// The length of the file differs from the seal, or the bundle is damaged in another way.
+    /// The length of the file differs from the length in its seal, or the bundle is damaged in another way.
     pub fn own() -> Result<Option<Self>, BundleError> {
         let length = seal_length(std::hint::black_box(&SEAL));
         if length == 0 {
@@ -138,7 +139,8 @@ impl Bundle {
         Self::of_length(Path::new(OWN), length)
     }
 
-    /// Opens a bundle that had `written` bytes when it was written.
+    /// Opens the bundle at `path`. It is damaged if its file does not have `written` bytes, its length when it was
+    /// created.
     fn of_length(path: &Path, written: u64) -> Result<Option<Self>, BundleError> {
         let io = |source| BundleError::Io { operation: "open", source };
         let length = File::open(path).and_then(|file| file.metadata()).map_err(io)?.len();
@@ -188,19 +190,19 @@ impl Bundle {
         Ok(Some(Self { file, members: index.members }))
     }
 
-    /// Returns the members.
+    /// Returns all members of the bundle.
     #[must_use]
     pub fn members(&self) -> &[Member] {
         &self.members
     }
 
-    /// Returns the member called `name`.
+    /// Returns the member with the file name `name`.
     #[must_use]
     pub fn member(&self, name: &str) -> Option<&Member> {
         self.members.iter().find(|member| member.name == name)
     }
 
-    /// Returns the content of a member, verified by its SHA-256.
+    /// Returns the uncompressed content of a member, after it was compared with the member's SHA-256.
     pub fn unpack(&self, member: &Member) -> Result<Vec<u8>, BundleError> {
         let mut content = Vec::with_capacity(usize::try_from(member.size).unwrap_or(0));
         self.unpack_to(member, |part| {
@@ -210,10 +212,10 @@ impl Bundle {
         Ok(content)
     }
 
-    /// Unpacks a member and passes its content to `take`, in parts. An error of `take` stops the unpacking.
+    /// Unpacks a member and passes its content to `take`, one part per call. An error from `take` ends the unpacking.
     ///
     /// # Errors
-    /// The member is damaged. The SHA-256 is checked at the end, so the caller must discard all parts after an error.
+    /// The member is damaged. Its SHA-256 is checked only at the end, so the caller must then discard all parts.
     pub fn unpack_to<E: From<BundleError>>(
         &self,
         member: &Member,
@@ -242,7 +244,7 @@ impl Bundle {
     }
 }
 
-/// Byte range of a file.
+/// Reader for a range of bytes of a file.
 struct Window<'a> {
     file: &'a File,
     position: u64,
@@ -259,29 +261,29 @@ impl Read for Window<'_> {
     }
 }
 
-/// Content of a member for a new bundle.
+/// Member that is to be written into a new bundle.
 #[derive(Debug)]
 pub struct Content {
-    /// File name in the bundle.
+    /// File name of the member in the bundle.
     pub name: String,
-    /// Version of the interpreter; `None` for a text file.
+    /// QEMU version of the interpreter; `None` for a text file.
     pub version: Option<String>,
-    /// Content of the member.
+    /// Uncompressed content of the member.
     pub bytes: Vec<u8>,
 }
 
-/// Returns the length of the whole bundle according to its seal.
+/// Returns the length of the whole bundle that the bytes `seal` contain.
 fn seal_length(seal: &[u8]) -> u64 {
     let bytes = seal.get(SEAL_MARKER_LEN..SEAL_MARKER_LEN + 8).and_then(|bytes| bytes.try_into().ok());
     bytes.map_or(0, u64::from_le_bytes)
 }
 
-/// Writes a bundle of `contents` to `output`: a copy of this process's executable without its own members, then the new
-/// members. The members are compressed in parallel and sorted by name. `on_packed` receives the uncompressed size of
-/// each compressed member, in bytes.
+/// Writes a bundle of `contents` to `output`: a copy of this process's executable (without the members that it may
+/// have), then the new members. The members are compressed in parallel and sorted by name. After the compression of
+/// each member, `on_packed` is called with the uncompressed size in bytes.
 ///
 /// # Errors
-/// This qus is dynamically linked or damaged, or `output` cannot be written.
+/// The executable of this process is dynamically linked or damaged, or `output` cannot be written.
 pub fn write(
     contents: Vec<Content>,
     output: &mut dyn Write,
@@ -291,7 +293,8 @@ pub fn write(
     write_with(Path::new(OWN), Bundle::own()?.as_ref(), contents, output, on_packed)
 }
 
-/// Checks that this executable is static, so that its copies run on other machines and in containers.
+/// Checks that the executable of this process is statically linked, so that copies of it run on other machines and in
+/// containers.
 pub fn check_own() -> Result<(), BundleError> {
     let file = File::open(OWN).map_err(|source| BundleError::Io { operation: "read", source })?;
     check_static(&file)
@@ -303,7 +306,8 @@ fn check_static(file: &File) -> Result<(), BundleError> {
     loader.map_or(Ok(()), Err)
 }
 
-/// Writes a bundle with the executable at `path`. `own` is the bundle in that executable, if it is one.
+/// Writes a bundle that begins with the executable at `path`. If this executable is itself a bundle, `own` is that
+/// bundle, and its members are left out.
 fn write_with(
     path: &Path,
     own: Option<&Bundle>,
@@ -336,7 +340,7 @@ fn write_with(
     output.flush().map_err(io("write"))
 }
 
-/// Returns the index and the trailer of a bundle whose members start at offset `position`.
+/// Returns the last two parts of a bundle, the index and the trailer. The first member starts at offset `position`.
 fn index_and_trailer(
     mut position: u64,
     contents: Vec<Content>,
@@ -356,7 +360,7 @@ fn index_and_trailer(
     Ok([index.as_slice(), MAGIC, &numbers, &digest].concat())
 }
 
-/// Writes the length of the bundle into the seal of `executable`.
+/// Stores `length`, the length of the whole bundle, in the seal of `executable`. `path` is for the error message.
 fn seal(executable: &mut [u8], path: &Path, length: u64) -> Result<(), BundleError> {
     let marker = std::hint::black_box(&SEAL).get(..SEAL_MARKER_LEN).unwrap_or_default();
     let positions: Vec<usize> = memchr::memmem::find_iter(executable, marker).collect();
@@ -376,13 +380,13 @@ fn pack(bytes: &[u8]) -> io::Result<Vec<u8>> {
     writer.finish()
 }
 
-/// Opens the bundle that this process runs. Returns `None` for a qus without members.
+/// Opens the executable of this process as a bundle. Returns `None` if it is a qus without members.
 pub(crate) fn own_bundle() -> Result<Option<Bundle>, Diagnostic> {
     Ok(Bundle::own()?)
 }
 
-/// Unpacks this executable's interpreters for the requested architectures into a temporary directory. Returns `None`
-/// for a qus without members.
+/// Unpacks interpreters from this process's executable into a temporary directory: those whose architecture `requested`
+/// selects. Returns `None` if the executable is not a bundle.
 pub(crate) fn unpack_bundle(
     requested: impl Fn(&'static Arch) -> bool,
 ) -> Result<Option<TempDir>, Diagnostic> {

@@ -1,7 +1,7 @@
-//! Checks whether a file can be the interpreter of all containers.
+//! Checks whether a file can be registered as an interpreter that works in all containers.
 //!
-//! A check reads only the first kilobytes of a file. An unsuitable file gives a [`CheckError`]. A suitable file gives
-//! an [`Interpreter`], which only this check can create.
+//! The check reads only the first kilobytes of the file. Its result is an [`Interpreter`] if the file is suitable,
+//! otherwise a [`CheckError`]. Only this check creates values of the type [`Interpreter`].
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -19,21 +19,22 @@ use crate::binfmt::HEADER_LEN;
 use crate::system::file_id::{FileId, open_regular, open_without_waiting};
 use crate::system::ownership::is_roots_alone;
 
-/// Checked interpreter: a static and executable ELF program of this host, on a file system without `noexec`.
+/// Interpreter whose file was checked: a static and executable ELF program for this host's architecture, on a file
+/// system that is not mounted `noexec`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interpreter {
-    /// The absolute path.
+    /// Absolute path of the interpreter.
     pub path: PathBuf,
-    /// Identity of the checked file.
+    /// Device and inode number of the checked file.
     pub id: FileId,
-    /// The first bytes of the file. A rule for the interpreter must not match them (K37).
+    /// The first bytes of the file. A rule that registers the interpreter must not match these bytes (K37).
     pub header: Vec<u8>,
-    /// True if the file belongs to root and no other user may write to it. With the flag `C` the interpreter runs as
-    /// root (K61).
+    /// True if the file belongs to root and no other user may write to it. This matters for the flag `C`, with which
+    /// the interpreter can run as root (K61).
     pub owned_by_root: bool,
 }
 
-/// Reason why a file cannot be the interpreter of a handler. The message is printed after the file's path.
+/// Reason why a file cannot be the interpreter of a handler. Its message is printed after the path of the file.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CheckError {
@@ -52,29 +53,31 @@ pub enum CheckError {
     /// The file is not an ELF program.
     #[error(transparent)]
     Elf(#[from] ElfError),
-    /// The program is for another machine, whose name is the value.
+    /// The program is for another architecture than that of this host. The value is the name of that architecture.
     #[error("is a program for {0}, not for this host")]
     OtherHost(String),
-    /// The program needs a loader. The root directory of a container does not have it (K52).
+    /// The program is dynamically linked. The value is the path of its loader, which the root directory of a container
+    /// does not have (K52).
     #[error(
         "is not static: it needs {}, which containers do not have.\n\
          They would report \"No such file or directory\" for a program that exists.",
         .0.escape_ascii()
     )]
     Dynamic(Vec<u8>),
-    /// The file's mode has no `x` bit.
+    /// The file has no execute permission: no `x` bit is set in its mode.
     #[error("is not executable")]
     NotExecutable,
-    /// The file system of the file is mounted `noexec` (K55).
+    /// The file is on a file system that is mounted `noexec` (K55).
     #[error("is on a file system that is mounted noexec")]
     NoExec,
-    /// The file has a setuid or setgid bit. Every foreign program would run with the rights of its owner (K60).
+    /// The file has a setuid or setgid bit. If it were registered, every foreign program would run with the rights of
+    /// the file's owner (K60).
     #[error("has a setuid or setgid bit: all programs would get the rights of its owner")]
     SetId,
 }
 
 impl CheckError {
-    /// Returns the command that makes the file usable, if such a command exists.
+    /// Returns a shell command that makes the file at `path` usable, or `None` if no simple command does.
     #[must_use]
     pub fn command(&self, path: &Path) -> Option<String> {
         let word = || shell_word(path);
@@ -88,7 +91,7 @@ impl CheckError {
 }
 
 impl Interpreter {
-    /// Checks the file at `path`. `host` is the header of a native program.
+    /// Checks the file at `path`. `host` is the beginning of a program that this host runs natively.
     pub fn check(path: &Path, host: &[u8]) -> Result<Self, CheckError> {
         let checked = Self::inspect(path, host);
         match &checked {
@@ -138,14 +141,14 @@ impl Interpreter {
     }
 }
 
-/// Maximum size of an interpreter, in bytes. The limit in packages is the same.
+/// Maximum size of an interpreter, in bytes. The limit for a file in a package is the same.
 pub(super) const WHOLE_MAX: u64 = 128 << 20;
 
 impl Interpreter {
-    /// Reads the whole file.
+    /// Reads the whole file of the interpreter.
     ///
     /// # Errors
-    /// The path no longer leads to the checked file, or the file is too large.
+    /// The path no longer leads to the file that was checked, or the file is too large.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let file = open_regular(&self.path)?;
         if FileId::of(&file.metadata()?) != self.id {
@@ -165,7 +168,7 @@ fn is_noexec(file: &File) -> Result<bool, CheckError> {
     Ok(filesystem.flags().contains(FsFlags::ST_NOEXEC))
 }
 
-/// Returns the header of this qus executable, which is a native program.
+/// Returns the first bytes of this process's executable, which the host runs natively.
 pub fn self_exe_header() -> Result<Vec<u8>, Diagnostic> {
     let failed = |error: io::Error| Diagnostic::new(format!("cannot read /proc/self/exe: {error}"));
     let file = File::open("/proc/self/exe").map_err(failed)?;

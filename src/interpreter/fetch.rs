@@ -1,4 +1,5 @@
-//! Fetching: copies interpreters from a source into their directory and writes a record of their origin.
+//! Fetching (`qus fetch`): copies interpreters from a package or another source into a directory, and writes a record
+//! of the origin next to each interpreter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,25 +23,26 @@ use crate::system::temp_dir::TempDir;
 
 /// Request to fetch interpreters.
 pub(crate) struct FetchRequest<'a> {
-    /// The requested architectures; `None` fetches everything that the source has.
+    /// The requested architectures; `None` fetches the interpreters of all architectures that the source has.
     pub(crate) arches: Option<Vec<&'static Arch>>,
-    /// A file, a directory, `-` or a URL; `None` means the distribution's package.
+    /// The source: a file, a directory, a URL, or `-` for standard input. `None` means the distribution's package.
     pub(crate) from: Option<&'a Path>,
-    /// Required SHA-256 of the source.
+    /// SHA-256 that the source must have; `None` accepts any content.
     pub(crate) sha256: Option<Sha256>,
-    /// Target directory. `None` means this user's directory, in which each version has its own directory.
+    /// Directory that receives the interpreters. `None` means this user's directory, in which each QEMU version has its
+    /// own subdirectory.
     pub(crate) dest: Option<&'a Path>,
-    /// Required QEMU version; `None` accepts any version.
+    /// QEMU version that the interpreters must have; `None` accepts any version.
     pub(crate) version: Option<&'a VersionReq>,
 }
 
-/// Fetched files.
+/// Result of `qus fetch`: the fetched and the refused files.
 #[derive(Serialize)]
 pub(crate) struct Fetched {
     pub(crate) dest: PathBuf,
     pub(crate) files: Vec<File>,
     pub(crate) refused: Vec<Refused>,
-    /// Requested architectures that the source does not have.
+    /// Requested architectures for which the source has no interpreter.
     pub(crate) missing: Vec<&'static str>,
 }
 
@@ -48,7 +50,7 @@ pub(crate) struct Fetched {
 pub(crate) struct File {
     pub(crate) arch: &'static str,
     pub(crate) path: PathBuf,
-    /// Size in bytes.
+    /// Size of the file, in bytes.
     size: u64,
     pub(crate) outcome: &'static str,
     pub(crate) package: Option<String>,
@@ -63,7 +65,8 @@ pub(crate) struct Refused {
 }
 
 impl Fetched {
-    /// Returns an error that lists the missing architectures, or `None` if nothing is missing.
+    /// Returns an error that lists the requested architectures without an interpreter. Returns `None` if none is
+    /// missing and at least one file was fetched.
     pub(crate) fn problem(&self) -> Option<Diagnostic> {
         if self.missing.is_empty() && !self.files.is_empty() {
             return None;
@@ -79,7 +82,7 @@ impl Fetched {
         )
     }
 
-    /// Returns the fetched interpreters in the form of search results.
+    /// Checks the fetched interpreters, and returns the results like a search in a directory does.
     pub(crate) fn found(&self, host: &[u8]) -> BTreeMap<&'static str, SearchResult> {
         let mut found = BTreeMap::<_, SearchResult>::new();
         for file in &self.files {
@@ -93,10 +96,11 @@ impl Fetched {
     }
 }
 
-/// Result of one source.
+/// Result of fetching from one source.
 enum SourceResult {
     Extracted(Origin, Extraction),
-    /// All requested files were fetched from the source earlier and still exist, so the source was not read again.
+    /// An earlier fetch from the same source has stored all requested interpreters, and they are unchanged. The source
+    /// was not read again.
     Known(Vec<Stored>),
 }
 
@@ -113,7 +117,7 @@ impl SourceResult {
     }
 }
 
-/// Fetches the interpreters of `request` into their directory.
+/// Fetches the interpreters that `request` describes. With `quiet`, no progress is printed.
 pub(crate) fn fetch(request: &FetchRequest<'_>, quiet: bool) -> Result<Fetched, Diagnostic> {
     let dest = store::destination(request.dest)?;
     let mut requested = ArchFilter {
@@ -166,7 +170,7 @@ impl File {
 }
 
 impl Fetched {
-    /// Adds the extracted files and records their origin.
+    /// Adds the files that were extracted from a source, and writes a record of the origin next to each of them.
     fn add(&mut self, origin: &Origin, extraction: Extraction) -> Result<(), Diagnostic> {
         let arch = |name: &str| arch_from_file_name(name.as_bytes()).map_or("", |arch| arch.name);
         for placed in extraction.placed {
@@ -200,8 +204,8 @@ impl Fetched {
     }
 }
 
-/// Fetches from a source that the user named. The source is not read again if `sha256` is given and all requested files
-/// of the source are in place.
+/// Fetches from a source that the user named with `--from`. With `sha256`, the source is not read if an earlier fetch
+/// has already stored all requested interpreters of a source with this SHA-256.
 fn from_source(
     source: &Path,
     sha256: Option<Sha256>,
@@ -244,7 +248,7 @@ fn from_source(
     Ok(SourceResult::of_package(&name, sha256, info.as_ref(), extraction))
 }
 
-/// Downloads a source. Without a digest, only `https` protects the content.
+/// Downloads a source from a URL. Without `sha256`, `http` is refused, because only `https` protects the content.
 fn from_web(
     source: &Path,
     scheme: &str,
@@ -274,7 +278,7 @@ fn from_web(
     Ok(package)
 }
 
-/// Fetches the distribution's package with the host's package manager.
+/// Fetches interpreters from the distribution's package, which the package manager of the host downloads.
 fn from_distribution(
     requested: &mut ArchFilter,
     dest: &Path,
@@ -328,7 +332,7 @@ fn of_distribution(manager: &str, package: FromPackage) -> SourceResult {
     SourceResult::of_package(manager, Some(package.sha256), Some(&package.info), package.extraction)
 }
 
-/// Converts an error into a diagnostic that contains the whole chain of causes.
+/// Converts an error into a diagnostic. The message contains the error and all its causes, joined by colons.
 fn with_causes(error: &dyn std::error::Error) -> Diagnostic {
     let mut message = error.to_string();
     let mut source = error.source();

@@ -1,24 +1,24 @@
-//! Table of emulators with known bugs. Each row cites a report.
+//! Table of known bugs in versions of QEMU's emulators. Each row cites a public bug report.
 
 use super::QemuVersion;
 
 /// Bug in some versions of QEMU's user-mode emulators.
 #[derive(Debug)]
 pub struct KnownBug {
-    /// The emulated architecture.
+    /// Architecture that the faulty emulator emulates.
     pub arch: &'static str,
-    /// First and last version for which the bug was reported.
+    /// First and last QEMU version for which the bug was reported.
     pub versions: [Version; 2],
-    /// Effect of the bug.
+    /// Effect of the bug, as text for the user.
     pub what: &'static str,
-    /// URL of the report.
+    /// URL of the public bug report.
     pub source: &'static str,
 }
 
-/// Major, minor and micro number.
+/// QEMU version as its major, minor and micro number.
 pub type Version = [u32; 3];
 
-/// Known bugs. A version between the first and the last reported version counts as affected.
+/// Known bugs. Every QEMU version between the first and the last reported version counts as affected.
 pub static KNOWN_BUGS: &[KnownBug] = &[
     KnownBug {
         arch: "aarch64",
@@ -34,7 +34,7 @@ pub static KNOWN_BUGS: &[KnownBug] = &[
     },
 ];
 
-/// Returns the known bugs of the emulator for `arch` in `version`.
+/// Returns the known bugs of QEMU's emulator that emulates `arch` and has the version `version`.
 pub fn of(arch: &str, version: &QemuVersion) -> impl Iterator<Item = &'static KnownBug> {
     let version = version.numbers();
     KNOWN_BUGS.iter().filter(move |defect| {

@@ -1,9 +1,11 @@
-//! Interpreters in memory: sealed memfds, which the kernel keeps open for their handlers.
+//! Interpreters in memory: files without a place on disk (`memfd_create(2)`), which the kernel keeps open for their
+//! handlers.
 //!
-//! With `F` the kernel opens the interpreter's path only once, at registration (K47, K51), and stores the path as text
-//! (K48). qus therefore registers a memfd with a temporary path relative to the working directory, and removes that
-//! directory afterwards. The path describes the content: `memory/QEMU-7.2.22/12918384-0123456789abcdef/qemu-arm-static`
-//! contains the size in bytes and the first digits of the SHA-256. Equal paths mean equal content.
+//! With the flag `F` the kernel opens the interpreter's path only once, at registration (K47, K51), and stores the path
+//! as text (K48). qus therefore registers the file in memory under a relative path, which leads to a link in a
+//! temporary working directory. After the registration, qus removes this directory. The path describes the content of
+//! the file: `memory/QEMU-7.2.22/12918384-0123456789abcdef/qemu-arm-static` contains the file's size in bytes and the
+//! first digits of its SHA-256. Equal paths mean equal content.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -23,25 +25,25 @@ use crate::package::Sha256;
 use crate::system::file_id::FileId;
 use crate::system::temp_dir::TempDir;
 
-/// First component of the path of every interpreter in memory.
+/// First component of the path under which an interpreter in memory is registered.
 const PREFIX: &str = "memory";
-/// `MFD_EXEC` of `include/uapi/linux/memfd.h` (since Linux 6.3): the file may be executed, whatever the system default
-/// is.
+/// `MFD_EXEC` of `include/uapi/linux/memfd.h` (since Linux 6.3). The flag of `memfd_create(2)` allows execution of the
+/// new file, even if the system's default forbids it.
 const MFD_EXEC: u32 = 0x10;
 
 /// Failure to load an interpreter into memory.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MemoryError {
-    /// The sysctl `vm.memfd_noexec` is 2.
+    /// The sysctl `vm.memfd_noexec` is 2, so the kernel creates no executable file in memory.
     #[error("cannot execute files in memory: vm.memfd_noexec forbids it")]
     NoExec,
     /// Another I/O error.
     #[error("cannot {operation} an interpreter in memory: {source}")]
     Io {
-        /// The operation.
+        /// Verb for the failed operation, such as `create`.
         operation: &'static str,
-        /// Error of the kernel.
+        /// Error that the kernel reported.
         source: io::Error,
     },
 }
@@ -56,31 +58,32 @@ fn failed(operation: &'static str) -> impl Fn(io::Error) -> MemoryError {
     move |source| MemoryError::Io { operation, source }
 }
 
-/// Returns the path with which an interpreter in memory is registered. `size` is in bytes.
+/// Returns the path under which an interpreter in memory is registered. `size` is its size in bytes.
 #[must_use]
 pub fn path(version: &str, size: u64, sha256: Sha256, file_name: &str) -> PathBuf {
     [PREFIX, &format!("QEMU-{version}"), &name_of(size, sha256), file_name].iter().collect()
 }
 
-/// Returns the directory name for an interpreter with this content.
+/// Returns the component of an interpreter's path that identifies its content: the size and the first digits of the
+/// SHA-256.
 fn name_of(size: u64, sha256: Sha256) -> String {
     let sha256 = sha256.to_string();
     format!("{size}-{}", sha256.get(..16).unwrap_or(&sha256))
 }
 
-/// Reports whether `path` is the path of an interpreter in memory with this content.
+/// Reports whether `path` is the registered path of an interpreter in memory with this size and SHA-256.
 #[must_use]
 pub fn is_called(path: &Path, size: u64, sha256: Sha256) -> bool {
     path.parent().is_some_and(|directory| directory.ends_with(name_of(size, sha256)))
 }
 
-/// Reports whether `path` is the path of an interpreter in memory.
+/// Reports whether `path`, the interpreter's path of a handler, is that of an interpreter in memory.
 #[must_use]
 pub fn is_in_memory(path: &Path) -> bool {
     path.starts_with(PREFIX)
 }
 
-/// Description of an interpreter in memory, parsed from its path.
+/// Description of an interpreter in memory, parsed from the path under which it was registered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MemfdInfo {
     /// QEMU version of the interpreter.
@@ -89,7 +92,7 @@ pub struct MemfdInfo {
     pub size: u64,
 }
 
-/// Parses the path of an interpreter in memory. Returns `None` for other paths.
+/// Parses the path under which an interpreter in memory was registered. Returns `None` for other paths.
 #[must_use]
 pub fn parse_description(path: &Path) -> Option<MemfdInfo> {
     let mut parts = path.strip_prefix(PREFIX).ok()?.iter().map(|part| part.to_str());
@@ -98,7 +101,8 @@ pub fn parse_description(path: &Path) -> Option<MemfdInfo> {
     Some(MemfdInfo { version, size: size.parse().ok()? })
 }
 
-/// Interpreters in memory, and the working directory to which their paths are relative.
+/// Interpreters in memory that are to be registered, and the temporary working directory to which their paths are
+/// relative.
 #[derive(Debug)]
 pub struct Memory {
     directory: TempDir,
@@ -107,7 +111,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Changes the working directory of this process to a new temporary directory, until the value is dropped.
+    /// Creates a temporary directory and makes it the working directory of this process. Dropping the returned value
+    /// restores the old working directory.
     pub fn enter() -> Result<Self, MemoryError> {
         let nowhere = |reasons: String| failed("find a directory for")(io::Error::other(reasons));
         let directory = TempDir::create(false).map_err(nowhere)?;
@@ -116,7 +121,8 @@ impl Memory {
         Ok(Self { directory, before, files: Vec::new() })
     }
 
-    /// Seals a file in memory and creates a link to it at `path`. Returns the identity of the file.
+    /// Seals the file `pending`, so that its content cannot change any more, and creates a link to it at `path` in the
+    /// temporary directory. Returns the file's device and inode number.
     pub fn put(&mut self, path: &Path, pending: PendingFile) -> Result<FileId, MemoryError> {
         let file = pending.0;
         file.set_permissions(PermissionsExt::from_mode(0o755)).map_err(failed("write"))?;
@@ -134,17 +140,17 @@ impl Memory {
     }
 }
 
-/// File in memory that is being written.
+/// File in memory whose content is still being written.
 #[derive(Debug)]
 pub struct PendingFile(File);
 
 impl PendingFile {
-    /// Creates an empty file.
+    /// Creates an empty file in memory.
     pub fn new() -> Result<Self, MemoryError> {
         create().map(Self)
     }
 
-    /// Appends `content` to the file.
+    /// Appends `content` to the file in memory.
     pub fn write(&mut self, content: &[u8]) -> Result<(), MemoryError> {
         self.0.write_all(content).map_err(failed("write"))
     }
@@ -161,7 +167,7 @@ fn create() -> Result<File, MemoryError> {
     let usual = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let created = memfd_create("qus", usual | MFdFlags::from_bits_retain(MFD_EXEC));
     let created = match created {
-        // Before Linux 6.3 the flag does not exist, and all files in memory may be executed.
+        // Before Linux 6.3 the flag `MFD_EXEC` does not exist, and all files in memory may be executed.
         Err(Errno::EINVAL) => memfd_create("qus", usual),
         other => other,
     };

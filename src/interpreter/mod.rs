@@ -1,4 +1,5 @@
-//! Interpreters: searching, fetching and checking them, their origin, and their known bugs.
+//! Interpreters, the programs that execute foreign programs. qus searches for them, checks and fetches them, records
+//! their origin, and knows bugs of some versions.
 
 mod arch_filter;
 pub mod bundle;

@@ -1,4 +1,5 @@
-//! Progress of long operations: a bar on a terminal, one line per step in a pipe.
+//! Shows the progress of long operations on standard error: as a bar if it is a terminal, otherwise as one line per
+//! step.
 
 use std::cell::Cell;
 use std::io::{Write as _, stderr};
@@ -9,27 +10,28 @@ use crate::base::escape::escape;
 use crate::base::terminal::{draws_on_stderr, width_of};
 use crate::package::Progress;
 
-/// A bar with step, size and speed of the work. A long step is cut, so that the line fits the terminal.
+/// Layout with a bar: the text of the current step, the bar, the processed bytes and the speed. A long text is cut, so
+/// that the line fits the terminal.
 const WITH_SIZE: &str = "{wide_msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec}";
-/// The same on a narrow terminal, where the step needs the space of the bar.
+/// Layout for a narrow terminal. It has no bar, so that the text of the step has more space.
 const NARROW: &str = "{wide_msg} {bytes}/{total_bytes} {bytes_per_sec}";
-/// A line for a step of unknown size.
+/// Layout for a step of unknown size.
 const WITHOUT_SIZE: &str = "{wide_msg} {bytes} {bytes_per_sec}";
-/// Minimum width of a terminal with a bar, in columns.
+/// Minimum width of a terminal on which the bar is drawn, in columns.
 const WIDE: usize = 80;
 
-/// Progress output on standard error.
+/// Progress of an operation, shown on standard error.
 pub(crate) struct StepProgress {
     bar: ProgressBar,
-    /// True if nothing is printed.
+    /// True if no progress is printed.
     pub(crate) quiet: bool,
     is_terminal: bool,
-    /// The last printed step.
+    /// Text of the step that was printed last.
     step: Cell<Option<String>>,
 }
 
 impl StepProgress {
-    /// Creates a progress output. It prints nothing if `quiet` is true.
+    /// Creates the progress of an operation. It prints nothing if `quiet` is true.
     pub(crate) fn new(quiet: bool) -> Self {
         let is_terminal = draws_on_stderr();
         let is_drawn = is_terminal && !quiet;
@@ -37,12 +39,12 @@ impl StepProgress {
         Self { bar: ProgressBar::with_draw_target(None, target), quiet, is_terminal, step: Cell::new(None) }
     }
 
-    /// Removes the bar from the terminal.
+    /// Removes the progress bar from the terminal.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 
-    /// Returns a function that advances the bar from any thread.
+    /// Returns a function that any thread can call to advance the progress bar by a number of bytes.
     pub(crate) fn advance_shared(&self) -> impl Fn(u64) + Sync + use<> {
         let bar = self.bar.clone();
         move |bytes| bar.inc(bytes)

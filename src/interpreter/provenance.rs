@@ -1,8 +1,9 @@
-//! Origin of an interpreter: a record next to the file, for example `qemu-arm-static.json` for `qemu-arm-static`.
+//! Origin of an interpreter, stored as a JSON file next to the interpreter's file, for example `qemu-arm-static.json`
+//! for `qemu-arm-static`.
 //!
-//! A record describes one version of the file. It contains the file's size and modification time for a quick
-//! comparison, and the SHA-256 for a reliable one. The origin is unknown if a file has no record or if the record
-//! describes another version of the file.
+//! A record is valid for one content of the interpreter's file. It contains the file's size and modification time for a
+//! quick comparison, and the file's SHA-256 for a reliable one. An interpreter has no known origin if it has no record,
+//! or if its file has changed since the record was written.
 
 use std::fs::Metadata;
 use std::io::{self, Read as _};
@@ -19,48 +20,49 @@ use crate::system::file_id::{open_no_follow, open_regular};
 /// Maximum size of a record, in bytes.
 const RECORD_MAX: u64 = 64 << 10;
 
-/// Record of a fetched file and its origin.
+/// Record of a fetched interpreter and its origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     /// Version of the record format, currently 1.
     version: u32,
-    /// A path, a URL, or the name of the package manager.
+    /// Source that the interpreter was fetched from: a path, a URL, or the name of a package manager.
     pub source: String,
-    /// SHA-256 of the whole source, if known.
+    /// SHA-256 of the whole source, for example of a package file; `None` if it is not known.
     pub source_sha256: Option<Sha256>,
-    /// Package name, as the package states it.
+    /// Name of the package that contained the interpreter; `None` if the source is not a package.
     pub package: Option<String>,
-    /// Package version, as the distribution writes it.
+    /// Version of that package, in the notation of its distribution.
     pub package_version: Option<String>,
-    /// QEMU version, read from the interpreter.
+    /// QEMU version that was read from the interpreter's file.
     pub qemu_version: Option<String>,
     /// SHA-256 of the interpreter.
     pub sha256: Sha256,
     /// Size of the interpreter in bytes.
     pub size: u64,
-    /// Date of the fetch (RFC 3339, UTC).
+    /// Time at which the interpreter was fetched (RFC 3339, UTC).
     pub date: String,
-    /// Number of files that were fetched together, if all files of the source were fetched.
+    /// Number of interpreters in the source, if all of them were fetched together; otherwise `None`.
     pub all: Option<usize>,
-    /// Modification time of the file, in seconds and nanoseconds.
+    /// Modification time of the interpreter's file: seconds since 1970, and nanoseconds.
     modified: (i64, i64),
 }
 
-/// Origin of a file.
+/// Origin of an interpreter: the source that it was fetched from.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
     /// See [`Provenance::source`].
     pub source: String,
     /// See [`Provenance::source_sha256`].
     pub source_sha256: Option<Sha256>,
-    /// Name and version of the package.
+    /// Name and version of the package that contained the interpreter; `None` if the source is not a package.
     pub package: Option<(String, String)>,
     /// See [`Provenance::all`].
     pub all: Option<usize>,
 }
 
 impl Provenance {
-    /// Returns the record of the file at `path`. Returns `None` if there is no record or the file has changed since.
+    /// Returns the record of the interpreter at `path`. Returns `None` if the interpreter has no record, or if its size
+    /// or modification time has changed since the record was written.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
         let record = Self::beside(path)?;
@@ -68,7 +70,8 @@ impl Provenance {
         (record.size == metadata.len() && record.modified == modified(&metadata)).then_some(record)
     }
 
-    /// Returns the record next to `path`, even if it describes another file.
+    /// Returns the record next to the interpreter at `path`, even if the interpreter has changed since the record was
+    /// written.
     #[must_use]
     pub fn beside(path: &Path) -> Option<Self> {
         let file = open_no_follow(&record_path(path)).ok()?;
@@ -79,9 +82,9 @@ impl Provenance {
         (record.version == 1).then_some(record)
     }
 
-    /// Records that the file at `path` came from `origin`.
+    /// Writes a record that the interpreter at `path` came from `origin`, and returns the record.
     ///
-    /// An existing record with the same content and origin stays. A new record is written atomically.
+    /// A valid record with the same origin is kept. Otherwise a new record replaces it atomically.
     pub fn record(path: &Path, qemu_version: Option<String>, origin: Origin) -> io::Result<Self> {
         if let Some(known) = Self::of(path).filter(|known| known.is_from(&origin)) {
             return Ok(known);
@@ -122,7 +125,7 @@ impl Provenance {
             && package == origin.package.as_ref().map(|(name, version)| (name, version))
     }
 
-    /// Reports whether the file at `path` has the recorded SHA-256.
+    /// Reports whether the file at `path` has the SHA-256 that this record contains.
     #[must_use]
     pub fn is_of(&self, path: &Path) -> bool {
         let digest = open_regular(path).and_then(|mut file| Sha256::of(&mut file));
@@ -139,7 +142,7 @@ impl Provenance {
     }
 }
 
-/// Returns the path of the record for the file at `path`.
+/// Returns the path of the record that belongs to the interpreter at `path`.
 #[must_use]
 pub fn record_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

@@ -1,4 +1,4 @@
-//! Search for interpreters in directories, by file name.
+//! Searches directories for interpreters, which are recognised by their file names.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,21 +10,21 @@ use crate::arch::Arch;
 use crate::system::file_id::file_name;
 use crate::system::temp_dir::TempDir;
 
-/// Returns the architecture that an emulator of this file name emulates. Known names are `qemu-ARCH-static`,
+/// Returns the architecture that the emulator called `file_name` emulates. The known names are `qemu-ARCH-static`,
 /// `qemu-ARCH` and `ARCH-binfmt-P` (distributions), and `buildkit-qemu-ARCH` (BuildKit).
 #[must_use]
 pub fn arch_from_file_name(file_name: &[u8]) -> Option<&'static Arch> {
     scheme(file_name).map(|(_, arch)| arch)
 }
 
-/// Reports whether the file at `path` has the name of a QEMU emulator.
+/// Reports whether the last component of `path` is a file name that QEMU's emulators have.
 #[must_use]
 pub fn is_qemu(path: &Path) -> bool {
     arch_from_file_name(file_name(path)).is_some()
 }
 
-/// Returns the rank of the naming scheme (0 is best) and the architecture. Names with `-static` come first. A plain
-/// name may be dynamically linked, and `-binfmt-P` is a link to another emulator.
+/// Returns the rank of an emulator's file name (0 is best) and the architecture in it. Names with `-static` rank first.
+/// A file with a plain name may be dynamically linked, and a file with `-binfmt-P` is a link to another emulator.
 fn scheme(file_name: &[u8]) -> Option<(u8, &'static Arch)> {
     let name = std::str::from_utf8(file_name).ok()?;
     let (rank, target) = if let Some(target) = name.strip_suffix("-binfmt-P") {
@@ -36,19 +36,20 @@ fn scheme(file_name: &[u8]) -> Option<(u8, &'static Arch)> {
     Some((rank, Arch::from_qemu_target(target)?))
 }
 
-/// Result of a search for one architecture.
+/// Interpreters of one architecture that a search found.
 #[derive(Debug, Default)]
 pub struct SearchResult {
-    /// The first suitable interpreter.
+    /// The first suitable interpreter; `None` if no file is suitable.
     pub interpreter: Option<Interpreter>,
-    /// Files with a suitable name that were rejected, in the order of the search.
+    /// Files with the name of an interpreter that the check rejected, in the order of the search.
     pub unfit: Vec<(PathBuf, CheckError)>,
 }
 
-/// Searches `search_dirs` in order for interpreters. The first suitable file of an architecture is used.
+/// Searches the directories `search_dirs`, in this order, for interpreters. The first suitable file for an architecture
+/// becomes its interpreter. `host` is the beginning of a program that this host runs natively.
 ///
-/// `requested` selects architectures and files. Each directory is read once, and only selected files are opened. An
-/// unreadable or missing directory counts as empty.
+/// `requested` returns true for an architecture and a path that are wanted. Each directory is read once, and only
+/// wanted files are opened. A directory that is missing or cannot be read counts as empty.
 pub fn search(
     search_dirs: &[PathBuf],
     host: &[u8],
@@ -73,7 +74,8 @@ pub fn search(
     found
 }
 
-/// Returns the files in a directory whose names fit, sorted by architecture and then by rank of the naming scheme.
+/// Returns the files of a directory that have the name of an emulator, each with its architecture. They are sorted by
+/// architecture, and then by the rank of their name, the best first.
 fn candidates(location: &Path) -> Vec<(&'static Arch, PathBuf)> {
     let names = fs::read_dir(location).into_iter().flatten().flatten().map(|file| file.file_name());
     let mut candidates: Vec<_> =
@@ -82,15 +84,16 @@ fn candidates(location: &Path) -> Vec<(&'static Arch, PathBuf)> {
     candidates.into_iter().map(|(arch, _, name)| (arch, location.join(name))).collect()
 }
 
-/// Returns the default search directories, in order: the directories in `QUS_INTERPRETER_DIR` and `QEMU_BIN_DIR`, the
-/// directories of `qus fetch`, and the usual directories of distributions.
+/// Returns the directories that are searched by default, in this order: those in the environment variables
+/// `QUS_INTERPRETER_DIR` and `QEMU_BIN_DIR`, those in `fetched`, and the usual directories of distributions.
 #[must_use]
 pub fn default_search_dirs(fetched: &[PathBuf]) -> Vec<PathBuf> {
     let system = ["/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-binfmt"].map(PathBuf::from);
     named_search_dirs().into_iter().chain(fetched.iter().cloned()).chain(system).collect()
 }
 
-/// Returns the directories in `QUS_INTERPRETER_DIR` and `QEMU_BIN_DIR`. They come first, even in a bundle.
+/// Returns the directories in the environment variables `QUS_INTERPRETER_DIR` and `QEMU_BIN_DIR`. They are searched
+/// before all others, even before the interpreters of a bundle.
 #[must_use]
 pub fn named_search_dirs() -> Vec<PathBuf> {
     let variables = ["QUS_INTERPRETER_DIR", "QEMU_BIN_DIR"];
@@ -99,14 +102,15 @@ pub fn named_search_dirs() -> Vec<PathBuf> {
     paths.filter(|path| !path.as_os_str().is_empty()).collect()
 }
 
-/// Returns the search directories without `--interpreter-dir`. They include the unpacked interpreters of this bundle.
+/// Returns the directories that are searched if the option `--interpreter-dir` is not given. `unpacked` is the
+/// directory with the interpreters of this bundle, if qus is a bundle.
 pub(crate) fn search_dirs(unpacked: Option<&TempDir>) -> Vec<PathBuf> {
     let unpacked = unpacked.map(|directory| directory.path().to_owned());
     default_search_dirs(&unpacked.into_iter().chain(store::all_fetched()).collect::<Vec<_>>())
 }
 
-/// Reports whether the file at `path` has the requested QEMU version. Without a requested version, every file is
-/// accepted.
+/// Reports whether the interpreter of `arch` at `path` has the requested QEMU version. If `requested` is `None`, every
+/// file is accepted.
 pub(crate) fn is_of(requested: Option<&VersionReq>, arch: &Arch, path: &Path) -> bool {
     requested.is_none_or(|requested| {
         version_in(path, arch.name).is_some_and(|version| requested.matches(&version))

@@ -14,27 +14,28 @@ use crate::system::directories;
 use crate::system::file_id::file_name;
 use crate::system::namespace::UserNamespace;
 
-/// Directory of interpreters that root fetched. All users can read it, but only root can write to it.
+/// Directory for the interpreters that root fetches. All users can read it, but only root can write to it.
 pub const SYSTEM: &str = "/usr/local/lib/qus";
-/// Directory of the copies that `register --persist` makes. It contains only copies, so a copy can be recognised even
-/// if the run that made it was killed before it wrote the configuration file.
+/// Directory for the copies of interpreters that `register --persist` makes. It contains nothing else, so qus
+/// recognises such a copy even if the qus that made it was killed before it wrote the configuration file for the boot.
 pub const COPIES: &str = "/usr/local/lib/qus/copies";
-/// Returns the directory of `qus fetch`: `/usr/local/lib/qus` for the host's root, otherwise `$XDG_DATA_HOME/qus`.
-/// Returns `None` for a user without a home directory.
+/// Returns the directory in which `qus fetch` stores interpreters: `/usr/local/lib/qus` for the host's root, otherwise
+/// `$XDG_DATA_HOME/qus`. Returns `None` for a user without a home directory.
 #[must_use]
 pub fn fetched() -> Option<PathBuf> {
     if UserNamespace::is_host_root() { Some(SYSTEM.into()) } else { directories::data() }
 }
 
-/// Returns the directories of fetched interpreters: one per QEMU version, newest version first. Root does not use
-/// directories of other users.
+/// Returns the directories with fetched interpreters: those of the current user, then those of root. Each QEMU version
+/// has its own directory, and newer versions come first. Root does not use directories of other users.
 #[must_use]
 pub fn all_fetched() -> Vec<PathBuf> {
     let personal = fetched().filter(|directory| directory.as_os_str() != SYSTEM);
     personal.into_iter().chain([SYSTEM.into()]).flat_map(|directory| with_versions(&directory)).collect()
 }
 
-/// Returns the version directories in `directory`, newest version first, and then `directory` itself.
+/// Returns the subdirectories of `directory` whose name is a QEMU version, newest version first, and then `directory`
+/// itself.
 #[must_use]
 pub fn with_versions(directory: &Path) -> Vec<PathBuf> {
     let names = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
@@ -43,10 +44,11 @@ pub fn with_versions(directory: &Path) -> Vec<PathBuf> {
     versions.iter().map(|version| directory.join(version.to_string())).chain([directory.to_owned()]).collect()
 }
 
-/// Returns `dest` as an absolute path, or the directory of this user.
+/// Returns the directory that receives fetched interpreters: `dest` as an absolute path. If `dest` is `None`, returns
+/// this user's directory for interpreters.
 ///
 /// # Errors
-/// This user has no home directory, or the current directory cannot be determined.
+/// `dest` is `None` and this user has no home directory, or the working directory cannot be determined.
 pub fn destination(dest: Option<&Path>) -> Result<PathBuf, Diagnostic> {
     let home = || {
         Diagnostic::new("this user has no home directory for interpreters")
@@ -60,15 +62,15 @@ pub fn destination(dest: Option<&Path>) -> Result<PathBuf, Diagnostic> {
     }
 }
 
-/// Interpreter in a directory of fetched interpreters.
+/// Interpreter that `qus fetch` stored in a directory.
 pub(crate) struct Stored {
     pub(crate) arch: &'static Arch,
     pub(crate) path: PathBuf,
-    /// Record of the file; `None` if the file has changed since the fetch.
+    /// Record of the interpreter's origin; `None` if the file has no record or has changed since the fetch.
     pub(crate) provenance: Option<Provenance>,
 }
 
-/// Returns the interpreters in `directory` and its version directories, newest version first.
+/// Returns the interpreters in `directory` and in its subdirectories for QEMU versions, newest version first.
 pub(crate) fn stored(directory: &Path) -> Vec<Stored> {
     let mut stored = Vec::new();
     for directory in with_versions(directory) {
@@ -84,7 +86,8 @@ pub(crate) fn stored(directory: &Path) -> Vec<Stored> {
     stored
 }
 
-/// Returns the sources whose requested files all exist unchanged in `directory`. The key is the SHA-256 of the source.
+/// Returns the sources that need not be read again, because all requested interpreters of such a source exist unchanged
+/// in `directory`. The key is the SHA-256 of the source, the value is its interpreters.
 pub(crate) fn known(directory: &Path, requested: &ArchFilter) -> BTreeMap<Sha256, Vec<Stored>> {
     let mut sources = BTreeMap::<Sha256, Vec<Stored>>::new();
     for stored in stored(directory) {

@@ -1,4 +1,5 @@
-//! Version of a QEMU emulator, read from its file. The file is not executed, because it may have just been downloaded.
+//! Reads the version of a QEMU emulator from the bytes of its file. The emulator is not executed, because it may have
+//! just been downloaded.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,15 +15,16 @@ use super::check::WHOLE_MAX;
 use crate::base::parallel;
 use crate::system::file_id::{file_name, open_regular};
 
-/// Size of the chunks in which a file is searched, in bytes.
+/// Size of the chunks in which an emulator's file is read, in bytes.
 const CHUNK: usize = 256 << 10;
-/// Maximum length of a version such as `10.0.0-rc1`, in bytes.
+/// Maximum length of a QEMU version such as `10.0.0-rc1`, in bytes.
 const LONGEST: usize = 32;
 
-/// Returns the versions of all `paths` that have the name of a QEMU emulator and contain a version.
+/// Returns the QEMU versions of the files at `paths`. Files that do not have the name of a QEMU emulator, or that
+/// contain no version, are left out.
 ///
-/// The version is read from the file's bytes. The file is never executed, because its path may lead to another user's
-/// program.
+/// The version is read from the bytes of the file. The file is never executed, because the path may lead to a program
+/// of another user.
 #[must_use]
 pub fn versions_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> BTreeMap<PathBuf, QemuVersion> {
     let paths: Vec<&Path> = paths.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
@@ -31,9 +33,10 @@ pub fn versions_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> BTreeMap<Pa
     named.filter_map(|(path, version)| Some((path.to_owned(), version?))).collect()
 }
 
-/// Returns the version that the emulator at `path` prints for `--version`.
+/// Returns the version of the QEMU emulator at `path`, as the emulator would print it for `--version`. `target` is the
+/// architecture in QEMU's notation.
 ///
-/// Every emulator contains its name and version in one string: `qemu-arm version 7.2.22 (…)` (QEMU's
+/// Every QEMU emulator contains its name and version in one string: `qemu-arm version 7.2.22 (…)` (QEMU's
 /// `linux-user/main.c`: `version()`). Returns `None` if the file has no such string or cannot be read.
 #[must_use]
 pub fn version_in(path: &Path, target: &str) -> Option<QemuVersion> {
@@ -64,19 +67,20 @@ fn version_of(content: &mut impl Read, target: &str) -> io::Result<Option<QemuVe
     }
 }
 
-/// Parses the version at the beginning of `text`. Only characters that are safe in a path are accepted.
+/// Parses the QEMU version at the beginning of `text`. Only characters that are safe in a path are accepted.
 fn version_at(text: &[u8]) -> Option<QemuVersion> {
     let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+');
     let version: Vec<u8> = text.iter().take(LONGEST).take_while(is_part).copied().collect();
     std::str::from_utf8(&version).ok()?.parse().ok()
 }
 
-/// QEMU version, as an emulator prints it, for example `7.2.22` or `10.0.0-rc1`.
+/// QEMU version in the notation of an emulator's output, for example `7.2.22` or `10.0.0-rc1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QemuVersion(String);
 
 impl QemuVersion {
-    /// Returns the major, minor and micro number. A missing or too large number is 0.
+    /// Returns the major, minor and micro number of the version. A number that is missing or does not fit into 32 bits
+    /// is 0.
     #[must_use]
     pub fn numbers(&self) -> [u32; 3] {
         let (numbers, _) = self.parts();
@@ -84,7 +88,7 @@ impl QemuVersion {
         std::array::from_fn(|_| parts.next().unwrap_or(0))
     }
 
-    /// Splits the version into the numbers and the text after the first `-`.
+    /// Splits the version into its numbers, such as `10.0.0`, and the text after the first `-`, such as `rc1`.
     fn parts(&self) -> (&str, Option<&str>) {
         self.0.split_once('-').map_or((self.0.as_str(), None), |(numbers, more)| (numbers, Some(more)))
     }
@@ -99,7 +103,8 @@ impl fmt::Display for QemuVersion {
 impl FromStr for QemuVersion {
     type Err = &'static str;
 
-    /// Parses a version. It starts with a digit, contains a dot, and has only characters that are safe in a path.
+    /// Parses a QEMU version, which starts with a digit, contains a dot, and has only characters that are safe in a
+    /// path.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+');
         let is_version = text.len() < LONGEST
@@ -112,7 +117,8 @@ impl FromStr for QemuVersion {
 }
 
 impl Ord for QemuVersion {
-    /// Compares number by number. A release candidate (`-rc1`) comes before its release.
+    /// Compares two versions number by number. A release candidate such as `10.0.0-rc1` comes before its release
+    /// `10.0.0`.
     fn cmp(&self, other: &Self) -> Ordering {
         let key = |version: &Self| {
             let (numbers, more) = version.parts();
@@ -130,12 +136,12 @@ impl PartialOrd for QemuVersion {
     }
 }
 
-/// Requested version. `7.2` also matches every `7.2.x`.
+/// QEMU version that the user requests. The request `7.2` also matches every version `7.2.x`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VersionReq(String);
 
 impl VersionReq {
-    /// Reports whether `version` satisfies the request.
+    /// Reports whether `version` is a version that the user requested.
     #[must_use]
     pub fn matches(&self, version: &QemuVersion) -> bool {
         version.0.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))

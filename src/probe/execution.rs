@@ -1,9 +1,9 @@
-//! One execution of a probe. The verdict does not depend on the load of the machine.
+//! Executes a probe once and observes it. The result does not depend on the load of the machine.
 //!
-//! Two pipes make the verdict independent of time. `execve(2)` closes the first pipe. As soon as qus reads
-//! the end of file from this pipe, `/proc/PID/exe` is the file that the kernel started. Earlier, `/proc/PID/exe` may
-//! still be the file of qus. The second pipe is the standard input of the probe. The probe reads from this pipe before
-//! it exits, so it waits until qus has inspected the process.
+//! Two pipes make the result independent of time. `execve(2)` closes the first pipe in the probe's process. As soon as
+//! qus reads the end of file from this pipe, `/proc/PID/exe` is the file that the kernel started. Earlier,
+//! `/proc/PID/exe` may still be the file of qus. The second pipe is the standard input of the probe. The probe reads
+//! from this pipe before it exits, so it waits until qus has inspected the process.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read as _};
@@ -26,31 +26,36 @@ use nix::unistd::Pid;
 use super::{ARGV0, End, Outcome, STATUS_ARGV0};
 use crate::system::file_id::FileId;
 
-/// Shortest and longest time limit of one execution. An emulator starts in milliseconds, or in seconds if the host
-/// itself is emulated.
+/// Shortest and longest time limit of one execution. An emulator starts in milliseconds, or in seconds on a host that
+/// is itself emulated.
 const TIME_LIMITS: [Duration; 2] = [Duration::from_secs(20), Duration::from_mins(10)];
-/// Time limit of an emulator, as a multiple of the time that a native program takes to start and exit.
+/// Time limit of an execution with an emulator, as a multiple of the time that a native program takes to start and
+/// exit.
 const TIME_FACTOR: u32 = 2000;
-/// Duration of the speed measurement before a program counts as late.
+/// When a probe has reached its time limit, qus measures for this time how fast the machine runs programs now. A slow
+/// machine gets a longer limit.
 const MEASURE_TIME: Duration = Duration::from_secs(2);
-/// Maximum wait between two checks that the process is still alive.
+/// Maximum time between two checks of whether the executed process still lives.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// Maximum size of the stored output of one execution, in bytes.
+/// Maximum size of the output that is stored for one execution, in bytes. The rest is dropped.
 const OUTPUT_MAX: usize = 2048;
 
-/// Executor of probes. It opens all files in advance, because another root directory has no `/proc`.
+/// Executes probes. It opens `/proc` in advance, because the helper process may then enter a root directory that has no
+/// `/proc`.
 pub(super) struct Executor {
     proc: OwnedFd,
-    /// File of this executable. A forked process still has this program until its `execve(2)` succeeds.
+    /// Device and inode number of qus's own executable. A forked process still executes this file until its `execve(2)`
+    /// succeeds.
     own: Option<FileId>,
     limit: Limit,
 }
 
-/// Time limit of an execution.
+/// Time limit of one execution of a program.
 #[derive(Clone, Debug)]
 struct Limit {
     time: Duration,
-    /// Native program that measures the speed of the machine again before an execution counts as late.
+    /// Path of a native program. Before an execution counts as too late, the time that this program takes shows how
+    /// fast the machine is now.
     canary: Option<PathBuf>,
 }
 
@@ -61,11 +66,11 @@ impl Executor {
         Ok(Self { proc: proc.into(), own, limit: Limit { time: TIME_LIMITS[0], canary: None } })
     }
 
-    /// Executes the native program at `path` and scales the time limit by the time that it takes.
+    /// Executes the native program at `path`, and derives the time limit of the probes from the time that it takes.
     ///
-    /// The inner error is the reason why no program can be executed in the directory. The inner result is
-    /// `Ok` if a handler matches the program or the kernel does not run this kind of program, because then the
-    /// directory is not the cause.
+    /// The inner error is the reason why no program can be executed in the directory of `path`. The inner result is
+    /// `Ok` also if a handler matches the native program or if the kernel cannot run it, because then the directory is
+    /// not the cause.
     pub(super) fn start_canary(&mut self, path: PathBuf) -> Result<Result<(), String>, String> {
         let before = Instant::now();
         let outcome = self.execute(&path).map_err(|error| format!("cannot start a process: {error}"))?;
@@ -81,10 +86,11 @@ impl Executor {
         }
     }
 
-    /// Executes the program at `path` without environment, in a process group of its own.
+    /// Executes the program at `path` with an empty environment, in its own process group.
     ///
     /// # Errors
-    /// This process has reached a limit of processes, memory or descriptors. The error is not a verdict on a handler.
+    /// This process has reached a limit of processes, memory or file descriptors. The error says nothing about a
+    /// handler.
     pub(super) fn execute(&self, path: &Path) -> io::Result<Outcome> {
         self.execute_within(path, &self.limit)
     }
@@ -107,7 +113,8 @@ impl Executor {
         }
     }
 
-    /// Returns the file that the process `pid` executes, or `None` before `execve(2)`.
+    /// Returns the file that the process `pid` executes. Returns `None` if the process has not yet called `execve(2)`
+    /// successfully.
     fn program_of(&self, pid: u32) -> Option<FileId> {
         let stat = fstatat(&self.proc, format!("{pid}/exe").as_str(), AtFlags::empty()).ok()?;
         #[allow(clippy::useless_conversion, reason = "narrower on some hosts")]
@@ -126,8 +133,9 @@ impl Executor {
         began.elapsed() >= time_limit(start).max(limit.time)
     }
 
-    /// Returns the longest time that the program at `canary` takes during [`MEASURE_TIME`]. One start is not enough: on
-    /// a machine that is repeatedly paused and resumed, a short program can run at full speed between two pauses.
+    /// Executes the native program at `canary` repeatedly during [`MEASURE_TIME`], and returns the longest time that
+    /// one execution took. One start is not enough: on a machine that is repeatedly paused and resumed, a short program
+    /// can run at full speed between two pauses.
     fn slowest_start(&self, canary: &Path) -> Option<Duration> {
         let longest = Limit { time: TIME_LIMITS[1], canary: None };
         let began = Instant::now();
@@ -141,13 +149,14 @@ impl Executor {
     }
 }
 
-/// Returns the time limit for a machine on which a native program takes `start`.
+/// Returns the time limit of probes on a machine that needs the time `start` to start and end a native program.
 fn time_limit(start: Duration) -> Duration {
     let [shortest, longest] = TIME_LIMITS;
     start.saturating_mul(TIME_FACTOR).clamp(shortest, longest)
 }
 
-/// Converts a spawn error. An error of `execve(2)` is an outcome, but a lack of resources is an error.
+/// Converts the error of a failed process start. If `execve(2)` failed, this is the outcome of the probe. A lack of
+/// resources is an error.
 fn not_started(error: io::Error) -> io::Result<Outcome> {
     match error.raw_os_error().map(Errno::from_raw) {
         None | Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => Err(error),
@@ -157,7 +166,7 @@ fn not_started(error: io::Error) -> io::Result<Outcome> {
     }
 }
 
-/// Started process.
+/// Started process of a probe, and the output that was read from it.
 struct Running<'a> {
     executor: &'a Executor,
     limit: &'a Limit,
@@ -168,7 +177,8 @@ struct Running<'a> {
 }
 
 impl Running<'_> {
-    /// Inspects the program once it runs, releases it, and waits for its end.
+    /// Waits until the kernel has started the program, determines which file the kernel started, lets the program
+    /// continue, and waits for its end.
     fn watch(mut self, exec: &PipeReader, release: PipeWriter) -> io::Result<Outcome> {
         let reached_exec = self.wait_for(exec);
         let started = if reached_exec { self.executor.program_of(self.child.id()) } else { None };
@@ -186,7 +196,7 @@ impl Running<'_> {
         self.executor.is_late(self.began, self.limit)
     }
 
-    /// Waits until data arrives on `pipe` or its other end is closed. Returns false after the time limit.
+    /// Waits until data arrives on `pipe` or its other end is closed. Returns false if the time limit is reached first.
     fn wait_for(&self, pipe: &PipeReader) -> bool {
         loop {
             let timeout = PollTimeout::try_from(CHECK_INTERVAL).unwrap_or(PollTimeout::MAX);
@@ -198,8 +208,8 @@ impl Running<'_> {
         }
     }
 
-    /// Reads output until the program closes it, or exits and leaves it open in a child. Returns false after the time
-    /// limit.
+    /// Reads the program's output until the program closes it or exits. After the exit, a child may still have the
+    /// output open. Returns false if the time limit is reached first.
     fn read_output(&mut self) -> bool {
         let mut buffer = [0; 512];
         loop {
@@ -226,7 +236,7 @@ impl Running<'_> {
         }
     }
 
-    /// Waits for the end of a program that has closed its output. Returns false after the time limit.
+    /// Waits until the program, which has closed its output, exits. Returns false if the time limit is reached first.
     fn wait_for_end(&self) -> bool {
         let mut pause = Duration::from_micros(100);
         while !self.has_ended() {
@@ -239,7 +249,7 @@ impl Running<'_> {
         true
     }
 
-    /// Reports whether the process has ended, without reaping it.
+    /// Reports whether the process has ended. The process is not reaped, so its number stays in use.
     fn has_ended(&self) -> bool {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;

@@ -23,52 +23,55 @@ use crate::binfmt::instance::{DEFAULT_PATH, Instance};
 use crate::system::namespace::map_one;
 use crate::system::rights;
 
-/// The only argument of a helper process.
+/// Argument that makes qus run as a helper process. It is the only argument of that process.
 pub const HELPER: &str = "__probe";
-/// File name of the native probe in the directory of the probes.
+/// File name of a native program in the directory that contains the probes. The helper executes it first.
 const CANARY: &str = "canary";
 
-/// Task of one helper process.
+/// Task that qus gives to one helper process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Session {
-    /// Directory that contains the probes. The type is `OsString`, because JSON can store paths only as UTF-8.
+    /// Directory that contains the files of the probes. The type is `OsString`, because JSON would store a `PathBuf`
+    /// only as UTF-8.
     pub(super) directory: OsString,
-    /// Root directory of the probes.
+    /// Root directory in which the helper executes the probes.
     pub(super) root: Root,
-    /// Number of probes in the directory.
+    /// Number of probes in `directory`.
     pub(super) count: usize,
-    /// True if the directory also contains a native program.
+    /// True if `directory` also contains a native program, the file `canary`.
     pub(super) has_canary: bool,
 }
 
 /// Root directory in which a helper executes probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Root {
-    /// The root directory of the parent process.
+    /// The root directory of the process that started the helper.
     Host,
-    /// The root directory of the parent process, in a new user namespace with its own instance and without handlers.
+    /// The root directory of the process that started the helper. The helper enters a new user namespace, which has its
+    /// own binfmt_misc instance without handlers.
     WithoutHandlers,
-    /// The directory of the probes as an empty root directory, similar to that of a container.
+    /// The directory that contains the probes and nothing else. It is similar to the root directory of a container,
+    /// which has none of the host's files.
     Empty,
 }
 
-/// Report of a helper process.
+/// Report that a helper process sends back.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Report {
-    /// One outcome per probe, in order.
+    /// The probes were executed. The value has one outcome for each probe, in the order of the probes.
     Executed(Vec<Outcome>),
-    /// Even a native program cannot be executed in the directory. The value is the reason.
+    /// No program, not even a native one, can be executed in the directory of the probes. The value is the reason.
     DirectoryUnusable(String),
     /// The helper has no permission to change its root directory.
     RootNotEntered,
 }
 
-/// Returns the file name of a probe.
+/// Returns the file name of the probe with the number `index`.
 pub(super) fn file_name(index: usize) -> String {
     format!("probe-{index}")
 }
 
-/// Writes the probes and an optional native program into `directory`.
+/// Writes executable files into `directory`: one probe for each of `images`, and the native program `canary`, if given.
 pub(super) fn write_probes(directory: &Path, images: &[Vec<u8>], canary: Option<&[u8]>) -> io::Result<()> {
     let probes = images.iter().enumerate().map(|(index, image)| (file_name(index), image.as_slice()));
     for (name, image) in probes.chain(canary.map(|canary| (CANARY.to_owned(), canary))) {
@@ -87,10 +90,11 @@ fn write_executable(path: &Path, image: &[u8]) -> io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(0o755))
 }
 
-/// Runs a helper process: reads one session, executes its probes and writes the report.
+/// Does the whole work of a helper process: reads one session from `input`, executes its probes and writes the report
+/// to `output`.
 ///
 /// # Errors
-/// The session failed and no probe has a verdict. The error is the reason, as text for users.
+/// The probes could not be executed, so there is no report. The error is the reason, as text for the user.
 pub fn serve(input: &mut dyn io::Read, output: &mut dyn io::Write) -> Result<(), String> {
     let mut text = Vec::new();
     input.read_to_end(&mut text).map_err(|error| format!("cannot read the session: {error}"))?;
@@ -129,8 +133,8 @@ impl Session {
     }
 }
 
-/// Enters a user namespace without handlers. A namespace without its own instance uses the handlers of its ancestor, so
-/// a new, empty instance is mounted (K65, K66).
+/// Moves this process into a new user namespace that has no handlers. A user namespace without its own binfmt_misc
+/// instance uses the handlers of its ancestor, so a new, empty instance is mounted (K65, K66).
 fn leave_handlers() -> Result<(), String> {
     let (uid, gid) = (geteuid(), getegid());
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("cannot {what}: {error}");
@@ -140,8 +144,8 @@ fn leave_handlers() -> Result<(), String> {
     Instance::mount(Path::new(DEFAULT_PATH)).map_err(|error| error.to_string())
 }
 
-/// Makes `directory` the root directory. Returns false without permission. In a user namespace, unprivileged users may
-/// call `chroot(2)`.
+/// Makes `directory` the root directory of this process. An unprivileged process first enters a new user namespace, in
+/// which it may call `chroot(2)`. Returns false if this is not permitted either.
 fn enter_root(directory: &Path) -> bool {
     let entered = match chroot(directory) {
         Err(Errno::EPERM) => unshare(CloneFlags::CLONE_NEWUSER).and_then(|()| chroot(directory)),

@@ -1,25 +1,27 @@
-//! ELF file of a probe, generated from the architecture table.
+//! Generates the ELF file of a probe from the table of architectures.
 
 use goblin::elf::header::{ET_EXEC, SIZEOF_IDENT};
 use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD};
 
 use crate::arch::{Arch, Class};
 
-/// Load address of an `ET_EXEC` probe. All known emulators accept this address.
+/// Load address of a probe with the ELF type `ET_EXEC`. All known emulators accept this address.
 const BASE: u64 = 0x40_0000;
-/// Alignment of the only segment, in bytes: the largest page size of Linux on these architectures.
+/// Alignment of a probe's only segment, in bytes. It is the largest page size of Linux on the architectures of the
+/// table.
 const ALIGNMENT: u64 = 0x1_0000;
-/// Offset of `EI_OSABI` in the file header (ELF specification). `EI_ABIVERSION` and the padding follow it.
+/// Offset of `EI_OSABI` in the file header (ELF specification). The next bytes are `EI_ABIVERSION` and the padding.
 const EI_OSABI: usize = 7;
 
-/// Header fields of a probe that do not depend on the architecture. The defaults are those of a static program.
+/// Fields of a probe's ELF header that do not depend on the architecture. The default values are those of a statically
+/// linked program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Variant {
-    /// `e_type`.
+    /// ELF type of the file (`e_type`), such as `ET_EXEC`.
     pub e_type: u16,
-    /// `EI_OSABI`.
+    /// Operating system ABI of the file (`EI_OSABI`).
     pub os_abi: u8,
-    /// `EI_ABIVERSION` and the next two bytes. An AppImage has `A I 2` there.
+    /// The byte `EI_ABIVERSION` and the two bytes after it. In an AppImage these are `A`, `I` and 2.
     pub abi_version: [u8; 3],
 }
 
@@ -29,11 +31,13 @@ impl Default for Variant {
     }
 }
 
-/// Returns a program for `arch` that exits with the first byte of its `argv[0]` as status. It has less than 200 bytes.
+/// Returns the ELF file of a probe: a program for `arch` that exits with the first byte of its `argv[0]` as status. The
+/// file has less than 200 bytes.
 ///
-/// `machine` is the value of `e_machine`; handlers match only the values of the architecture's identity. The file has
-/// one readable and executable segment, with the code after the headers. The result is empty if the table has no probe
-/// code for the architecture, which is currently never the case.
+/// `machine` is the value of `e_machine`. It should be one of the values in `arch.identity.machines`, because handlers
+/// match only these. The file has one readable and executable segment, with the code after the headers. The result is
+/// empty if the table of architectures has no machine code for a probe of `arch`. At present it has such code for every
+/// architecture.
 #[must_use]
 pub fn image(arch: &Arch, machine: u16, variant: Variant) -> Vec<u8> {
     let Some(code) = arch.probe_code() else { return Vec::new() };

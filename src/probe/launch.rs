@@ -1,4 +1,4 @@
-//! Execution of probes in helper processes.
+//! Executes probes: writes them into a directory and starts helper processes, which execute them.
 
 use std::env;
 use std::io::{Read, Write as _};
@@ -17,43 +17,45 @@ use crate::system::temp_dir::TempDir;
 
 /// Maximum size of a helper's report, in bytes.
 const REPORT_MAX: u64 = 16 << 20;
-/// Directories for probes, after `$TMPDIR`. Directories in memory come first: on a disk, creating and removing a
-/// directory takes longer than executing the probes.
+/// Directories in which qus tries to create the directory of the probes, in this order, after `$TMPDIR`. Directories in
+/// memory come first: on a disk, creating and removing a directory takes longer than executing the probes.
 const DIRECTORIES: [&str; 5] = ["/dev/shm", "/run", "/tmp", "/var/tmp", "."];
 
-/// Failure to execute probes. It is not a verdict on a handler.
+/// Failure to execute probes. It says nothing about whether a handler works.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ProbeError {
-    /// No directory permits execution. The value lists each directory with the reason.
+    /// No directory for temporary files permits the execution of programs. The value lists each tried directory with
+    /// the reason.
     #[error("cannot run probes: no directory for temporary files permits execution ({0})")]
     NoDirectory(String),
     /// A helper process could not be started, or the communication with it failed.
     #[error("cannot run probes: cannot start a process: {0}")]
     Helper(#[from] std::io::Error),
-    /// A helper process failed.
+    /// A helper process failed. The value is the reason that it reported.
     #[error("cannot run probes: {0}")]
     Failed(String),
-    /// An architecture has no probe.
+    /// qus has no probe for the architecture.
     #[error("qus has no probe for {arch}")]
     NoProbe {
-        /// The architecture.
+        /// Name of the architecture without a probe.
         arch: &'static str,
     },
-    /// The native probe of an architecture ended in an unexpected way, so nothing can be concluded.
+    /// The probe that was to show whether the host runs an architecture natively ended in an unexpected way. It does
+    /// not answer the question.
     #[error("the probe of {arch} {end}")]
     Undecided {
-        /// The architecture.
+        /// Name of the probe's architecture.
         arch: &'static str,
-        /// End of the probe.
+        /// Text that describes how the probe ended.
         end: String,
     },
 }
 
 impl Advise for ProbeError {}
 
-/// Executes the probe of each target in the root directory of this process and in an empty one. The results have the
-/// order of the targets.
+/// Executes the probe of each target twice: in the root directory of this process and in an empty root directory. The
+/// results have the order of the targets.
 ///
 /// Probes always run without privileges ([`crate::system::rights::give_up_all`]).
 pub fn run(targets: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
@@ -102,12 +104,13 @@ fn log(targets: &[ProbeTarget], results: &[ProbeResult]) {
     }
 }
 
-/// Determines by execution whether the kernel runs the programs of `arch` without any handler.
+/// Executes a probe to determine whether the kernel runs the programs of `arch` without any handler.
 ///
-/// If one of `handlers` matches the probe, the probe runs in a fresh instance instead.
+/// `handlers` are the handlers of the host. If one of them matches the probe, the probe is executed in a new user
+/// namespace without handlers.
 ///
 /// # Errors
-/// The result is unknown. Callers must not treat the error as "no".
+/// It could not be determined. Callers must not treat the error as "no".
 pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, ProbeError> {
     let target = ProbeTarget::all_of(arch).next().ok_or(ProbeError::NoProbe { arch: arch.name })?;
     let root = if target.matched_by(handlers).is_some() { Root::WithoutHandlers } else { Root::Host };
@@ -130,8 +133,8 @@ pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, 
     }
 }
 
-/// Writes probes into the first directory in which programs can run, and calls `execute`. The inner error of `execute`
-/// is the reason why no program runs in the directory.
+/// Writes the probes `images` into a temporary directory and calls `execute`. The inner error of `execute` is the
+/// reason why no program can be executed in that directory; then the next directory is tried.
 fn in_directory<T>(
     images: &[Vec<u8>],
     mut execute: impl FnMut(&Session) -> Result<Result<T, String>, ProbeError>,
@@ -165,7 +168,7 @@ fn in_directory<T>(
     Err(ProbeError::NoDirectory(reasons.join("; ")))
 }
 
-/// Returns the architecture of this executable, which the host runs natively.
+/// Returns the architecture of qus's own executable, which the host runs natively.
 fn own_arch() -> Option<&'static Arch> {
     let mut header = vec![0; crate::binfmt::HEADER_LEN];
     std::fs::File::open("/proc/self/exe").and_then(|mut file| file.read_exact(&mut header)).ok()?;

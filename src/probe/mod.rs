@@ -1,11 +1,12 @@
 //! Probes: tiny programs that the kernel executes to verify that a handler works.
 //!
 //! A probe exits with the first byte of its `argv[0]` as status. qus starts it with `*` as `argv[0]`. Status 42 (`*`)
-//! means that `argv[0]` arrived. Status 47 (`/`) means that the kernel replaced it by the path, which it does without
-//! the flag `P` (K58).
+//! means that the probe received this `argv[0]`. Status 47 (`/`) means that the probe received its path as `argv[0]`.
+//! The kernel passes the path if the handler has no flag `P` (K58).
 //!
-//! [`image()`] generates a probe. [`run`] executes a batch in two helper processes: one in the host's root directory, one
-//! in an empty root directory, similar to that of a container. [`judge`] derives the verdict from the outcomes.
+//! [`image()`] generates a probe. [`run`] executes several probes in two helper processes: one in the host's root
+//! directory, one in an empty root directory, similar to that of a container. [`judge`] derives from the outcomes
+//! whether a handler works.
 
 mod execution;
 mod helper;
@@ -29,64 +30,66 @@ use crate::arch::Arch;
 use crate::binfmt::{Handler, first_match};
 use crate::system::file_id::FileId;
 
-/// `argv[0]` of every probe.
+/// Value that qus passes to every probe as `argv[0]`.
 pub const ARGV0: &str = "*";
-/// Exit status of a probe whose `argv[0]` is [`ARGV0`]: the first byte.
+/// Exit status of a probe that received [`ARGV0`] as `argv[0]`. It is the first byte of that string, `*`.
 pub const STATUS_ARGV0: i32 = 42;
-/// Exit status of a probe whose `argv[0]` is its absolute path.
+/// Exit status of a probe that received its absolute path as `argv[0]`. It is the first byte of that string, `/`.
 pub const STATUS_PATH: i32 = 47;
 
-/// Architecture and machine number for which a probe is generated.
+/// Architecture and ELF header fields for which a probe is generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ProbeTarget {
-    /// The architecture.
+    /// Architecture of the probe.
     pub arch: &'static Arch,
-    /// `e_machine`.
+    /// ELF machine number of the probe (`e_machine`).
     pub machine: u16,
-    /// Header fields that do not depend on the architecture.
+    /// Other fields of the probe's ELF header.
     pub variant: Variant,
 }
 
 impl ProbeTarget {
-    /// Returns the targets of `arch`. The first target is for the programs of today's toolchains.
+    /// Returns one target for each ELF machine number of `arch`. The first one has the number that today's compilers
+    /// write.
     pub fn all_of(arch: &'static Arch) -> impl Iterator<Item = Self> {
         arch.identity.machines.iter().map(move |&machine| Self { arch, machine, variant: Variant::default() })
     }
 
-    /// Returns the probe's ELF file.
+    /// Returns the content of the probe's ELF file.
     #[must_use]
     pub fn image(self) -> Vec<u8> {
         image(self.arch, self.machine, self.variant)
     }
 
-    /// Predicts the handler that matches the probe. `handlers` has the newest handler first.
+    /// Predicts which of `handlers` the kernel uses for the probe. `handlers` has the newest handler first.
     #[must_use]
     pub fn matched_by(self, handlers: &[Handler]) -> Option<&Handler> {
         first_match(handlers, &self.image(), std::path::Path::new(""))
     }
 }
 
-/// Outcome of one execution.
+/// Outcome of one execution of a probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// End of the execution.
+    /// How the execution ended.
     pub end: End,
-    /// File that the kernel started: the interpreter or the probe itself. `None` if that could not be determined.
+    /// File that the kernel started: the interpreter, or the probe itself if it runs natively. `None` if the file could
+    /// not be determined.
     pub started: Option<FileId>,
-    /// The first bytes of the output. A failing emulator prints the reason.
+    /// The first bytes of the output. If an emulator fails, its output contains the reason.
     pub output: String,
 }
 
-/// End of an execution.
+/// How an execution of a probe ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// The process exited with this status.
     Exited(i32),
-    /// This signal killed the process.
+    /// The signal with this number killed the process.
     Killed(i32),
     /// `execve(2)` failed with this errno.
     NotStarted(i32),
-    /// The process was still running at the end of the time limit.
+    /// The process was still running when the time limit was reached.
     TimedOut,
 }
 
@@ -103,11 +106,11 @@ impl fmt::Display for End {
     }
 }
 
-/// Outcomes of one probe.
+/// Outcomes of the two executions of one probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeResult {
     /// Outcome in the root directory of this process.
     pub host: Outcome,
-    /// Outcome in an empty root directory; `None` if this process may not change its root directory.
+    /// Outcome in an empty root directory; `None` if qus has no permission to change the root directory.
     pub empty_root: Option<Outcome>,
 }

@@ -1,4 +1,4 @@
-//! Verdict on a handler, derived from the outcomes of a probe by pure functions.
+//! Decides from the outcomes of a probe whether a handler works. All functions here are pure.
 
 use std::io;
 
@@ -9,43 +9,46 @@ use thiserror::Error;
 use super::{End, Outcome, ProbeResult, STATUS_ARGV0, STATUS_PATH};
 use crate::system::file_id::FileId;
 
-/// Expected properties of a handler.
+/// What is expected of a handler whose probe was executed.
 #[derive(Clone, Debug)]
 pub struct Expected<'a> {
     /// True if the handler has the flag `P`.
     pub preserve_argv0: bool,
-    /// The interpreter that must have been started; `None` if it is not known.
+    /// File of the interpreter that the kernel should have started; `None` if it is not known.
     pub interpreter: Option<FileId>,
-    /// Another handler that, as predicted, comes first and matches the probe.
+    /// Name of another handler that, according to the prediction, the kernel uses for the probe instead; `None` if
+    /// there is none.
     pub in_front: Option<&'a str>,
 }
 
-/// Evidence that a handler works.
+/// Result of a successful verification of a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Verification {
-    /// True if the program received its `argv[0]`, and not its path.
+    /// True if the probe received the `argv[0]` of its caller. False if it received its path instead.
     pub argv0: bool,
-    /// True if the probe also worked in an empty root directory, as in a container. False if that could not be tested.
+    /// True if the probe also worked in an empty root directory, as in a container. False if this could not be tested.
     pub empty_root: bool,
     /// The interpreter file that the kernel started.
     #[serde(skip)]
     pub interpreter: Option<FileId>,
 }
 
-/// Failure of an execution.
+/// Reason why a handler does not work, as the execution of its probe showed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Failure {
     /// No enabled handler matches the probe (K40).
     #[error("the kernel starts no interpreter for its programs (Exec format error)")]
     NoHandler,
-    /// Another handler was registered later and matches the probe (K31). The value is its name, if known.
+    /// Another handler, which was registered later, also matches the probe, and the kernel used it (K31). The value is
+    /// the name of that handler, if known.
     #[error("another handler comes first and matches its programs{}", named(.0.as_ref()))]
     Shadowed(Option<String>),
-    /// The interpreter could not be started. The value describes the errno.
+    /// The kernel could not start the interpreter. The value explains the errno of `execve(2)`.
     #[error("its interpreter cannot be started: {0}")]
     NotStarted(String),
-    /// The probe works on the host, but fails with `ENOENT` in an empty root directory (K39, K52).
+    /// The probe works in the host's root directory, but not in an empty one. There the interpreter, its loader or its
+    /// libraries do not exist (K39, K52).
     #[error(
         "it works on this host, but not in an empty root directory, as in a container: \
          the interpreter is not static, or the handler has no F flag"
@@ -54,21 +57,21 @@ pub enum Failure {
     /// A signal killed the interpreter.
     #[error("its interpreter crashed (signal {signal}){}", after(.output))]
     Crashed {
-        /// Number of the signal.
+        /// Number of the signal that killed the interpreter.
         signal: i32,
-        /// The first line of the output.
+        /// First line of the output of the interpreter and the probe.
         output: String,
     },
-    /// With `P` the program received its path as `argv[0]`. The interpreter does not support the flag, and all
-    /// arguments are shifted.
+    /// The handler has the flag `P`, but the program received its path as `argv[0]`. The interpreter does not support
+    /// the flag, so the program receives all arguments shifted by one.
     #[error("its interpreter does not support the flag P: programs get shifted arguments")]
     Argv0NotPreserved,
     /// The probe exited with an unexpected status.
     #[error("its probe ended with status {status}, not {STATUS_ARGV0}{}", after(.output))]
     WrongStatus {
-        /// The exit status.
+        /// Exit status of the probe.
         status: i32,
-        /// The first line of the output.
+        /// First line of the output of the interpreter and the probe.
         output: String,
     },
     /// The probe did not end within the time limit.
@@ -84,14 +87,15 @@ fn after(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }
 
-/// Judges all probe results of one architecture. Returns the verification of the first result, or the first failure.
+/// Decides from the results of all probes of one architecture whether the handler works. Returns the verification by
+/// the first probe, or the first failure.
 pub fn judge_all(results: &[ProbeResult], expected: &Expected<'_>) -> Result<Verification, Failure> {
     let mut verifications =
         results.iter().map(|result| judge(result, expected)).collect::<Result<Vec<_>, _>>()?;
     if verifications.is_empty() { Err(Failure::NoHandler) } else { Ok(verifications.swap_remove(0)) }
 }
 
-/// Judges the result of one probe.
+/// Decides from the result of one probe whether the handler works.
 pub fn judge(result: &ProbeResult, expected: &Expected<'_>) -> Result<Verification, Failure> {
     let argv0 = judge_outcome(&result.host, expected)?;
     let Some(again) = &result.empty_root else {
@@ -107,7 +111,8 @@ pub fn judge(result: &ProbeResult, expected: &Expected<'_>) -> Result<Verificati
     }
 }
 
-/// Judges one execution. Returns true if `argv[0]` arrived.
+/// Decides from one execution of a probe whether the handler works. Returns true if the probe received the `argv[0]` of
+/// its caller, and false if it received its path instead.
 fn judge_outcome(outcome: &Outcome, expected: &Expected<'_>) -> Result<bool, Failure> {
     let output = first_line(&outcome.output);
     // If the started file could not be determined, the comparison gives no result. That is not evidence of another
@@ -131,7 +136,7 @@ fn judge_outcome(outcome: &Outcome, expected: &Expected<'_>) -> Result<bool, Fai
     Err(failure)
 }
 
-/// Describes an errno of `execve(2)` for a file that a handler matched (errno table in docs/kernel.md).
+/// Explains why `execve(2)` failed with `errno` for a file that a handler matched (errno table in docs/kernel.md).
 fn reason(errno: Errno) -> String {
     let reason = match errno {
         Errno::ENOENT => "it, or the loader it needs, does not exist",

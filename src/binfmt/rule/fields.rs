@@ -1,13 +1,13 @@
-//! Reads the fields of a register line as `create_entry` of `fs/binfmt_misc.c` does.
+//! Reads the fields of a register line in the same way as the kernel's function `create_entry` in `fs/binfmt_misc.c`.
 
 use super::{LINE_MAX, LINE_MIN, RuleError};
 use crate::base::hex;
 use crate::binfmt::Flags;
 
-/// Number of delimiters that the kernel appends to a line before it parses it.
+/// Number of delimiters that the kernel appends to a register line before it parses the line.
 const PADDING: usize = 8;
 
-/// The fields of a register line, read in order.
+/// Reader of a register line. It returns the fields of the line in order.
 pub(super) struct Fields {
     padded: Vec<u8>,
     length: usize,
@@ -33,7 +33,8 @@ impl Fields {
         self.padded.get(self.position..).unwrap_or_default()
     }
 
-    /// Reads a field up to the delimiter like `strchr`, which fails at a NUL before the delimiter.
+    /// Reads an unescaped field up to the next delimiter. Like `strchr(3)` in the kernel, it fails if a NUL comes
+    /// before the delimiter.
     pub(super) fn text(&mut self, field: &'static str) -> Result<&[u8], RuleError> {
         let start = self.position;
         let malformed = RuleError::Malformed { field };
@@ -58,7 +59,8 @@ impl Fields {
         }
     }
 
-    /// Reads an escaped field like `scanarg` and `string_unescape_inplace(…, UNESCAPE_HEX)`; `None` if it is empty.
+    /// Reads a field with escapes, like the kernel's functions `scanarg` and `string_unescape_inplace(…,
+    /// UNESCAPE_HEX)`. Returns its bytes without escapes, or `None` if there are none.
     pub(super) fn escaped(&mut self, field: &'static str) -> Result<Option<Vec<u8>>, RuleError> {
         let malformed = RuleError::Malformed { field };
         let rest = self.rest();
@@ -94,8 +96,9 @@ impl Fields {
     }
 }
 
-/// Replaces escapes like `string_unescape` of `lib/string_helpers.c` with `UNESCAPE_HEX`. A backslash that begins no
-/// escape is kept with the byte after it, so `\\x41` is five bytes (K12).
+/// Replaces the escapes in a field by their bytes, like the kernel's function `string_unescape` with `UNESCAPE_HEX`
+/// (`lib/string_helpers.c`). A backslash that begins no escape is kept, together with the byte after it, so `\\x41` is
+/// five bytes (K12).
 fn unescape(mut string: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(string.len());
     loop {
@@ -124,8 +127,8 @@ fn unescape(mut string: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Parses the offset like `kstrtoint(…, 10, …)`: a sign, digits and one newline at the end. A negative number is an
-/// error (K9), and an empty text is 0.
+/// Parses the field `offset` like the kernel's `kstrtoint(…, 10, …)`: an optional sign, digits, and an optional
+/// newline. A negative number is an error (K9), and an empty field is 0.
 pub(super) fn parse_offset(text: &[u8]) -> Result<usize, RuleError> {
     let malformed = RuleError::Malformed { field: "offset" };
     if text.is_empty() {

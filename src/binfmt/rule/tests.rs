@@ -1,4 +1,4 @@
-//! Tests of rules and their lines. In `tests/kernel/grammar.rs` the kernel itself checks both.
+//! Tests of rules and their register lines. The tests in `tests/kernel/grammar.rs` compare them with the kernel.
 
 use super::*;
 use crate::binfmt::HEADER_LEN;
