@@ -1,4 +1,4 @@
-//! Finds an [`Arch`] by bytes: the header of a file, or a registered pattern.
+//! Finds the [`Arch`] to which an ELF header or the pattern of a handler belongs.
 
 use std::sync::LazyLock;
 
@@ -7,17 +7,17 @@ use goblin::elf::header::ELFMAG;
 use super::{ARCHES, Arch, ByteOrder};
 use crate::binfmt::Pattern;
 
-/// Offset of `e_machine` in the file, in bytes; the same for both classes.
+/// Offset of the field `e_machine` in an ELF file, in bytes. It is the same in 32-bit and 64-bit files.
 const E_MACHINE: usize = 18;
 
-/// A pattern of the table, with its architecture and machine number.
+/// A pattern of an architecture in [`ARCHES`], and the machine number that this pattern requires.
 struct Known {
     arch: &'static Arch,
     machine: u16,
     pattern: Pattern,
 }
 
-/// All patterns of the table, computed once.
+/// The patterns of all architectures in [`ARCHES`], computed at the first use.
 static KNOWN: LazyLock<Vec<Known>> = LazyLock::new(|| {
     let rows = ARCHES.iter().map(|arch| (arch, &arch.identity));
     rows.flat_map(|(arch, identity)| {
@@ -30,18 +30,20 @@ static KNOWN: LazyLock<Vec<Known>> = LazyLock::new(|| {
 impl Arch {
     /// Returns the architecture of an ELF program or shared object that begins with `header`.
     ///
-    /// 40 bytes are enough. Missing bytes count as zero, as in the kernel (K34).
+    /// The first 40 bytes of the file are enough. If `header` is shorter, missing bytes count as zero, as in the kernel
+    /// (K34).
     #[must_use]
     pub fn from_header(header: &[u8]) -> Option<&'static Arch> {
         KNOWN.iter().find(|known| known.pattern.matches(header)).map(|known| known.arch)
     }
 
-    /// Returns the architectures whose programs match a registered pattern, sorted by name; usually one.
+    /// Returns the architectures whose programs match the `pattern` of a handler, sorted by name. Usually there is one.
     ///
     /// A pattern belongs to an architecture if it compares all bits of the ELF magic and of the low byte of
-    /// `e_machine`, and matches at least some programs of the architecture. Rules of other tools often leave out the
-    /// high byte of `e_machine`, compare half of `EI_DATA`, or require an `EI_OSABI`. A rule for 32-bit MIPS without
-    /// the ABI bit matches the programs of two architectures, so both are returned.
+    /// `e_machine`, and matches at least some programs of the architecture. The rules of other tools often ignore the
+    /// high byte of `e_machine`, compare only some bits of `EI_DATA`, or require one value of `EI_OSABI`. A rule for
+    /// 32-bit MIPS that ignores the ABI bit of `e_flags` matches the programs of two architectures, so both are
+    /// returned.
     ///
     /// The result is empty for a pattern that matches no program, for example with numbers in the wrong byte order. It
     /// is also empty for a pattern that matches the programs of every architecture: `\x7fELF` alone, or an empty mask.
@@ -65,7 +67,7 @@ impl Arch {
     }
 }
 
-/// Reports whether `pattern` requires `byte` at `position`.
+/// Reports whether `pattern` matches only files that have `byte` at the offset `position`.
 fn demands(pattern: &Pattern, position: usize, byte: u8) -> bool {
     position.checked_sub(pattern.offset()).is_some_and(|index| {
         pattern.magic().get(index) == Some(&byte)

@@ -1,7 +1,7 @@
-//! Reads the headers of an ELF file: the architecture and the loader of a program.
+//! Reads the headers of an ELF file, which show the architecture and the loader of a program.
 //!
-//! Reads only the ELF header, the program headers and the path of the loader (System V ABI, chapters "ELF Header" and
-//! "Program Header"). Files are untrusted: every number is checked before use.
+//! This module reads only the ELF header, the program headers and the path of the loader (System V ABI, chapters "ELF
+//! Header" and "Program Header"). Files are untrusted: every number in a header is checked before use.
 
 use std::borrow::Cow;
 use std::io;
@@ -13,10 +13,11 @@ use goblin::elf::program_header::{PT_INTERP, PT_LOAD, ProgramHeader};
 use goblin::elf::{Elf, Header};
 use thiserror::Error;
 
-/// Size of the first read, in bytes. It contains the ELF header and, in every executable that a linker writes, the
-/// program headers.
+/// Number of bytes that are read first from a file. They contain the ELF header and, in every executable that a linker
+/// writes, the program headers.
 pub const FIRST_READ: usize = 4096;
-/// Maximum number of program headers. Linux refuses program headers of more than 64 KiB (`load_elf_phdrs`).
+/// Maximum number of program headers in a file. Linux refuses a file whose program headers are larger than 64 KiB in
+/// total (`load_elf_phdrs`).
 const PROGRAM_HEADERS_MAX: usize = 65536 / 32;
 /// Maximum length of a loader's path, in bytes (`PATH_MAX`, the limit of Linux for `PT_INTERP`).
 const LOADER_MAX: usize = 4096;
@@ -30,23 +31,23 @@ pub struct Executable {
     pub loader: Option<Vec<u8>>,
 }
 
-/// Reason for which a file is not an ELF executable.
+/// Reason why a file is not an ELF executable.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ElfError {
     /// The file has no bytes.
     #[error("is empty")]
     Empty,
-    /// The file is a script; the field is its first line after `#!`.
+    /// The file is a script. The value is the first line of the script without its `#!`.
     #[error("is a script (#!{0})")]
     Script(String),
     /// The file is neither ELF nor a script.
     #[error("is not an ELF file")]
     NotElf,
-    /// An ELF file that is not a program, such as a relocatable object or a core dump; the field is its `e_type`.
+    /// The file is ELF, but not a program: for example a relocatable object or a core dump. The value is its `e_type`.
     #[error("is an ELF file, but not a program (e_type {0})")]
     NotAProgram(u16),
-    /// An ELF file with headers that point beyond its end or contradict each other.
+    /// The headers of the ELF file point beyond its end or contradict each other. The value describes the fault.
     #[error("is a damaged ELF file: {0}")]
     Damaged(&'static str),
     /// The file could not be read.
@@ -55,7 +56,8 @@ pub enum ElfError {
 }
 
 impl Executable {
-    /// Reads the headers of `file`. One read is enough if the program headers follow the ELF header, as usual.
+    /// Reads the headers of `file`. Usually the program headers follow the ELF header, and a single read of the file is
+    /// enough.
     pub fn read(file: &impl FileExt) -> Result<Self, ElfError> {
         let mut buffer = [0; FIRST_READ];
         let length = read_at_most(file, &mut buffer, 0)?;
@@ -77,12 +79,13 @@ impl Executable {
     }
 }
 
-/// Returns the path of the loader of an ELF file that begins with `first`. Reads only parts of the file after `first`.
+/// Returns the path of the loader that the ELF program `file` needs, or `None` for a static program. `first` contains
+/// the first bytes of `file`, so these are not read again.
 pub fn loader_of(file: &impl FileExt, first: &[u8]) -> Result<Option<Vec<u8>>, ElfError> {
     loader(file, first, &program_header(first)?)
 }
 
-/// Parses the header of an ELF program that begins with `first`.
+/// Parses the ELF header at the beginning of `first`. Returns an error if it is not the header of a program.
 fn program_header(first: &[u8]) -> Result<Header, ElfError> {
     let header =
         Elf::parse_header(first).map_err(|_| ElfError::Damaged("its header is cut off or malformed"))?;
@@ -121,7 +124,8 @@ fn loader(file: &impl FileExt, first: &[u8], header: &Header) -> Result<Option<V
     Ok(Some(path.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()))
 }
 
-/// Returns `length` bytes at `offset`, without another read if `first` contains them.
+/// Returns the `length` bytes of `file` at `offset`. The file is read only if `first`, its beginning, does not contain
+/// them.
 fn bytes_at<'a>(
     file: &impl FileExt,
     first: &'a [u8],
@@ -170,7 +174,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A file in memory.
+    /// A file whose content is in memory.
     struct Bytes<'a>(&'a [u8]);
 
     impl FileExt for Bytes<'_> {
@@ -187,7 +191,8 @@ mod tests {
         }
     }
 
-    /// Returns a 64-bit little-endian program with one `PT_LOAD` and, if `loader_at` is set, a `PT_INTERP` there.
+    /// Returns the content of a 64-bit little-endian program with one `PT_LOAD` header. If `loader_at` is set, a
+    /// `PT_INTERP` header states that the path of the loader is at this offset.
     fn program(loader_at: Option<usize>) -> Vec<u8> {
         let mut file = vec![0; 64 + 2 * 56];
         file[..16].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");

@@ -6,12 +6,13 @@ use goblin::elf::header::{
 
 use crate::binfmt::Pattern;
 
-/// Machine number of Alpha that every Linux toolchain writes. The ELF specification never assigned a number.
+/// Value of `e_machine` that every Linux toolchain writes for Alpha. The ELF specification never assigned a number to
+/// Alpha.
 ///
 /// Source: `EM_ALPHA` in Linux `include/uapi/linux/elf-em.h`.
 pub const EM_ALPHA: u16 = 0x9026;
 
-/// Machine number that `MicroBlaze` toolchains wrote before 189 was assigned.
+/// Value of `e_machine` that `MicroBlaze` toolchains wrote before the number 189 was assigned.
 ///
 /// Source: `EM_MICROBLAZE_OLD` in QEMU `include/elf.h`.
 pub const EM_MICROBLAZE_OLD: u16 = 0xbaab;
@@ -21,20 +22,21 @@ pub const EM_MICROBLAZE_OLD: u16 = 0xbaab;
 /// Source: `EF_MIPS_ABI2` in the MIPS ELF supplement; `elf_check_abi` in QEMU `linux-user`.
 pub const EF_MIPS_ABI2: u32 = 0x20;
 
-/// The bit in which `ET_EXEC` (2) and `ET_DYN` (3) differ. A mask without this bit accepts both, and no other type.
+/// The bit in which the values `ET_EXEC` (2) and `ET_DYN` (3) of `e_type` differ. A mask for `e_type` without this bit
+/// accepts both values, and no other.
 const EXEC_OR_DYN: u16 = 1;
 
 /// Width of addresses in an ELF file (`EI_CLASS` in the ELF specification).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// 32-bit addresses, 52 bytes of header.
+    /// 32-bit addresses. The ELF header has 52 bytes.
     Elf32,
-    /// 64-bit addresses, 64 bytes of header.
+    /// 64-bit addresses. The ELF header has 64 bytes.
     Elf64,
 }
 
 impl Class {
-    /// Returns the value of `EI_CLASS`.
+    /// Returns the value of the header byte `EI_CLASS` that means this class.
     #[must_use]
     pub const fn byte(self) -> u8 {
         match self {
@@ -43,7 +45,7 @@ impl Class {
         }
     }
 
-    /// Returns the offset of `e_flags` in the file, in bytes.
+    /// Returns the offset of `e_flags` in an ELF file of this class, in bytes.
     ///
     /// Source: `Elf32_Ehdr` and `Elf64_Ehdr` in the ELF specification.
     #[must_use]
@@ -54,7 +56,7 @@ impl Class {
         }
     }
 
-    /// Returns the sizes of a file header, a program header and a section header, in bytes.
+    /// Returns the sizes of a file header, a program header and a section header of this class, in bytes.
     ///
     /// Source: `Elf32_*hdr` and `Elf64_*hdr` in the ELF specification.
     #[must_use]
@@ -76,7 +78,7 @@ pub enum ByteOrder {
 }
 
 impl ByteOrder {
-    /// Returns the value of `EI_DATA`.
+    /// Returns the value of the header byte `EI_DATA` that means this byte order.
     #[must_use]
     pub const fn byte(self) -> u8 {
         match self {
@@ -113,17 +115,17 @@ impl ByteOrder {
     }
 }
 
-/// Bits of `e_flags` that belong to an identity.
+/// Values that an [`Identity`] requires for some bits of the header field `e_flags`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlagBits {
-    /// Mask of the bits that are compared.
+    /// Mask: the bits of `e_flags` that are compared.
     pub mask: u32,
-    /// Required value of these bits. Bits outside `mask` are zero.
+    /// Required value of the bits in `mask`. All other bits are zero.
     pub value: u32,
 }
 
 impl FlagBits {
-    /// Returns `e_flags` with the bits of the mask set to the required value.
+    /// Returns `e_flags` after the bits in [`mask`](Self::mask) were set to their required values.
     #[must_use]
     pub const fn applied_to(self, e_flags: u32) -> u32 {
         e_flags & !self.mask | self.value
@@ -132,34 +134,35 @@ impl FlagBits {
 
 /// The fields of an ELF header that identify programs of an architecture.
 ///
-/// Accepts the same files as QEMU's program loader (`elf_check_ident` and `elf_check_ehdr` in `linux-user/elfload.c`).
-/// It compares magic, class, byte order, `EI_VERSION` 1, an `e_type` of executable or shared object, and all bits of
-/// `e_machine`. It ignores `EI_OSABI` (GNU in static glibc programs), `EI_ABIVERSION` (MIPS linkers write 0 to 5) and
-/// the padding (`AppImage` stores its own magic there). QEMU also checks `e_ehsize` and `e_phentsize`, but every
-/// toolchain writes the required values, so no pattern compares them.
+/// An identity accepts the same files as QEMU's program loader (`elf_check_ident` and `elf_check_ehdr` in
+/// `linux-user/elfload.c`). It compares the magic, the class, the byte order, `EI_VERSION` 1, an `e_type` of executable
+/// or shared object, and all bits of `e_machine`. It ignores `EI_OSABI` (GNU in static glibc programs), `EI_ABIVERSION`
+/// (MIPS linkers write 0 to 5) and the padding (`AppImage` stores its own magic there). QEMU also checks `e_ehsize` and
+/// `e_phentsize`, but every toolchain writes the required values, so no pattern compares them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// `EI_CLASS`.
+    /// Required class (`EI_CLASS`).
     pub class: Class,
-    /// `EI_DATA`.
+    /// Required byte order (`EI_DATA`).
     pub order: ByteOrder,
-    /// Values of `e_machine`, first the one that current toolchains write.
+    /// Accepted values of `e_machine`. The first one is the value that current toolchains write.
     pub machines: &'static [u16],
-    /// Bits of `e_flags` that distinguish two architectures with the same machine, class and byte order.
+    /// Bits of `e_flags` that distinguish two architectures with the same machine number, class and byte order; `None`
+    /// if these three are enough.
     pub abi: Option<FlagBits>,
 }
 
 impl Identity {
-    /// Returns one pattern for each of [`machines`](Self::machines), in the same order.
+    /// Returns one pattern for each machine number in [`machines`](Self::machines), in the same order.
     ///
-    /// One pattern cannot serve two machines: a mask that accepts 3 and 6 would also accept 2 and 7.
+    /// One pattern cannot accept just two machine numbers: a mask that accepts 3 and 6 would also accept 2 and 7.
     #[must_use]
     pub fn patterns(&self) -> Vec<Pattern> {
         self.machines.iter().filter_map(|&machine| self.pattern(machine)).collect()
     }
 
-    /// Returns the pattern for `machine`. An ELF header always fits into the bytes that the kernel reads, so `None`
-    /// does not occur.
+    /// Returns the pattern that requires the machine number `machine`. The result `None` would mean that the pattern is
+    /// longer than the kernel permits, but an ELF header is always short enough.
     fn pattern(&self, machine: u16) -> Option<Pattern> {
         let mut mask = vec![0xff; EI_VERSION + 1];
         mask.resize(SIZEOF_IDENT, 0);
@@ -180,8 +183,9 @@ impl Identity {
 
     /// Returns the smallest complete ELF header of this identity: 52 or 64 bytes.
     ///
-    /// The arguments become the fields of the same names. In `e_flags`, the [`abi`](Self::abi) bits are set as this
-    /// identity requires. The header has no entry point, no program headers and no sections.
+    /// The arguments are the values of the header fields `e_machine`, `e_type` and `e_flags`. In `e_flags`, the
+    /// [`abi`](Self::abi) bits are set as this identity requires. The header has no entry point, no program headers and
+    /// no sections.
     #[must_use]
     pub fn header(&self, machine: u16, e_type: u16, e_flags: u32) -> Vec<u8> {
         let order = self.order;

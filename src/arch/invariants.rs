@@ -1,4 +1,4 @@
-//! Tests of rules that every row of the table must follow.
+//! Tests of the conditions that every architecture in `ARCHES` must fulfil.
 
 mod bytes;
 mod foreign;
@@ -10,10 +10,11 @@ use goblin::elf::header::{EM_LOONGARCH, EM_MIPS, EM_X86_64, ET_CORE, ET_DYN, ET_
 use super::{ARCHES, Arch, ByteOrder, Class, Identity};
 use crate::binfmt::Pattern;
 
-/// Length that covers every header, in bytes.
+/// Length of the longest ELF header, in bytes.
 const HEADER: usize = 64;
 
-/// Returns a pattern from hexadecimal digits; an empty mask means no mask.
+/// Returns the pattern with this magic and this mask, both in hexadecimal digits. An empty `mask` means a pattern
+/// without a mask.
 fn pattern(magic: &str, mask: &str) -> Pattern {
     let mask = if mask.is_empty() { None } else { Some(unhex(mask)) };
     Pattern::new(0, unhex(magic), mask).unwrap()
@@ -24,14 +25,16 @@ fn unhex(digits: &str) -> Vec<u8> {
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
-/// Returns the mask of one byte in a pattern, and the value of its compared bits.
+/// Returns the mask that `pattern` has for the byte at `position`, and the value that it requires for the bits in this
+/// mask.
 fn at(pattern: &Pattern, position: usize) -> (u8, u8) {
     assert_eq!(pattern.offset(), 0);
     let mask = pattern.mask().unwrap().get(position).copied().unwrap_or(0);
     (mask, pattern.magic().get(position).copied().unwrap_or(0) & mask)
 }
 
-/// Returns headers of an architecture as old and new toolchains and `AppImage` write them.
+/// Returns ELF headers of programs for `arch` as old and new toolchains and `AppImage` write them, each with its
+/// machine number.
 fn headers(arch: &Arch) -> Vec<(u16, Vec<u8>)> {
     let mut headers = Vec::new();
     for &machine in arch.identity.machines {

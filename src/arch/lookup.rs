@@ -5,8 +5,8 @@ use thiserror::Error;
 use super::{ARCHES, Arch};
 use crate::base::error::{Advice, Advise};
 
-/// Maximum length of a word that gets a suggestion, in bytes. The time to compare words grows with their length, and
-/// the longest name in the table has about 20 bytes.
+/// Maximum length of an unknown name for which a similar known name is suggested, in bytes. The time to compare two
+/// names grows with their length, and the longest name in [`ARCHES`] has about 20 bytes.
 const LONGEST_TYPO: usize = 64;
 
 /// Error for a name that no architecture has.
@@ -15,7 +15,7 @@ const LONGEST_TYPO: usize = 64;
 pub struct UnknownArch {
     /// The name that the user typed.
     pub query: String,
-    /// The most similar known name, if any is similar enough.
+    /// The most similar known name; `None` if no known name is similar enough.
     pub nearest: Option<&'static str>,
 }
 
@@ -32,11 +32,11 @@ fn suggestion(nearest: Option<&str>) -> String {
 impl Arch {
     /// Returns the architecture that `query` names.
     ///
-    /// Accepts, in upper or lower case, QEMU's target, all of [`names`](Arch::names) and
-    /// [`handler_names`](Arch::handler_names), the name of an emulator (`qemu-aarch64-static`) and a platform with or
-    /// without `linux/`. It also accepts a target triple of Linux, with or without a vendor
-    /// (`armv7-unknown-linux-gnueabihf`, `mips64el-linux-gnuabi64`). A triple of another system is unknown, because its
-    /// programs need another kernel.
+    /// Accepts, in upper or lower case, the name of QEMU's target, all of [`names`](Arch::names) and
+    /// [`handler_names`](Arch::handler_names), the name of an emulator (`qemu-aarch64-static`), and a Docker platform
+    /// with or without `linux/`. It also accepts a target triple of Linux, with or without a vendor
+    /// (`armv7-unknown-linux-gnueabihf`, `mips64el-linux-gnuabi64`). A triple of another operating system is an error,
+    /// because its programs need another kernel.
     pub fn named(query: &str) -> Result<&'static Arch, UnknownArch> {
         let lower = query.to_ascii_lowercase();
         let name = without_platform(&lower);
@@ -47,7 +47,7 @@ impl Arch {
             .ok_or_else(|| UnknownArch { query: query.to_owned(), nearest: nearest(name) })
     }
 
-    /// Returns every name of this architecture, QEMU's name first, and platforms without `linux/`.
+    /// Returns every name of this architecture, QEMU's name first. Docker platforms are returned without `linux/`.
     pub(super) fn words(&self) -> impl Iterator<Item = &'static str> + use<> {
         std::iter::once(self.name).chain(self.names.iter().map(without_platform))
     }
@@ -57,7 +57,8 @@ fn without_platform(name: &str) -> &str {
     name.strip_prefix("linux/").unwrap_or(name)
 }
 
-/// Returns the architecture with exactly this lowercase name, without prefix and suffix.
+/// Returns the architecture with exactly this lowercase name. The caller has already removed `linux/`, `qemu-` and
+/// `-static` from the name.
 fn called(name: &str) -> Option<&'static Arch> {
     ARCHES.iter().find(|arch| {
         arch.words().any(|word| word == name)
@@ -65,8 +66,8 @@ fn called(name: &str) -> Option<&'static Arch> {
     })
 }
 
-/// Finds the architecture of a triple. The first component may contain a dash (`x86-64-linux-gnu` is not `x86`), so the
-/// first component is tried up to each dash, longest first.
+/// Finds the architecture of a target triple. Its first component may contain a dash (`x86-64-linux-gnu` is not `x86`),
+/// so the text before each dash is tried as the first component, longest first.
 fn of_triple(triple: &str) -> Option<&'static Arch> {
     triple.rmatch_indices('-').find_map(|(at, _)| {
         let (name, rest) = triple.split_at(at);
@@ -74,13 +75,14 @@ fn of_triple(triple: &str) -> Option<&'static Arch> {
     })
 }
 
-/// Reports whether the part of a triple after its first component means Linux, for example `-unknown-linux-gnu`,
-/// `-linux` or `-linuxabin32`.
+/// Reports whether a target triple means Linux. `rest` is the part of the triple after its first component, for example
+/// `-unknown-linux-gnu`, `-linux` or `-linuxabin32`.
 fn is_linux(rest: &str) -> bool {
     rest.split('-').any(|part| part.starts_with("linux"))
 }
 
-/// Selects the variant of `arch` that the end of a triple names.
+/// Returns the variant of `arch` whose ABI is named by `rest`, the end of a target triple. Returns `None` if QEMU has
+/// no target for this ABI.
 fn with_abi(arch: &'static Arch, rest: &str) -> Option<&'static Arch> {
     if rest.ends_with("n32") {
         return match arch.name {
@@ -94,8 +96,8 @@ fn with_abi(arch: &'static Arch, rest: &str) -> Option<&'static Arch> {
     (!is_foreign).then_some(arch)
 }
 
-/// Returns the known word that is most similar to `name`, if at most half of the letters differ. QEMU's names win a
-/// tie.
+/// Returns the known name that is most similar to `name`, if at most half of the letters differ. Of several equally
+/// similar names, the name of a QEMU target is preferred.
 fn nearest(name: &str) -> Option<&'static str> {
     let name = match name.split_once('-') {
         Some((first, rest)) if is_linux(rest) => first,

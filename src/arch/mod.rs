@@ -1,7 +1,9 @@
-//! The architectures that qus supports: one table with their names and ELF identities, and lookup by name or by bytes.
+//! The architectures that qus supports: one table, [`ARCHES`], with their names and the ELF header fields of their
+//! programs. An architecture is found by a name, by an ELF header, or by a pattern.
 //!
-//! A row has the name of QEMU's linux-user target. It stores class, byte order, machine and ABI bits, and the bytes of
-//! patterns are computed from these. So nobody has to type bytes in the right order.
+//! Each row of the table has the name of QEMU's linux-user target. The row stores the class, byte order, machine
+//! numbers and ABI bits, and qus computes the bytes of the patterns from them. So nobody has to type bytes in the right
+//! order.
 
 mod decode;
 pub mod elf;
@@ -30,18 +32,18 @@ pub struct Arch {
     pub name: &'static str,
     /// Description for users, such as `64-bit Arm, little-endian`.
     pub description: &'static str,
-    /// ELF header fields that identify its programs.
+    /// ELF header fields that identify programs of this architecture.
     pub identity: Identity,
-    /// Names other than QEMU's.
+    /// Names of this architecture other than QEMU's.
     pub names: Names,
 }
 
 impl Arch {
-    /// Returns the usual name of a handler for each pattern of the [`identity`](Arch::identity), in the same order:
-    /// `qemu-NAME` for the first machine, then the names for further machines.
+    /// Returns the usual handler name for each pattern of the [`identity`](Arch::identity), in the same order.
+    /// `qemu-NAME` belongs to the first machine number; other names belong to further machine numbers.
     ///
-    /// QEMU's `scripts/qemu-binfmt-conf.sh` uses `qemu-i486` for machine 6. No tool has a name for the old number of
-    /// `MicroBlaze`, so its name ends in `-old`.
+    /// QEMU's `scripts/qemu-binfmt-conf.sh` uses `qemu-i486` for machine number 6. No tool has a handler name for the
+    /// old machine number of `MicroBlaze`, so qus appends `-old` to the first name.
     #[must_use]
     pub fn handler_names(&self) -> Vec<String> {
         let machines = self.identity.machines.iter();
@@ -54,34 +56,35 @@ impl Arch {
             .collect()
     }
 
-    /// Finds the architecture with exactly QEMU's target `name`.
+    /// Returns the architecture for which QEMU's target has exactly this `name`.
     #[must_use]
     pub fn from_qemu_target(name: &str) -> Option<&'static Arch> {
         ARCHES.iter().find(|arch| arch.name == name)
     }
 
-    /// Returns the code of this architecture's probe. Every architecture has a probe, which a test checks.
+    /// Returns the machine code of this architecture's probe. Every architecture has a probe, which a test checks.
     #[must_use]
     pub fn probe_code(&self) -> Option<&'static ProbeCode> {
         probe_code::PROBE_CODE.iter().find(|code| code.arch == self.name)
     }
 
-    /// Returns the header of the simplest program that current toolchains link, the first of the
-    /// [typical headers](Self::typical_headers).
+    /// Returns the ELF header of the simplest program that current toolchains link. It is the first of the [typical
+    /// headers](Self::typical_headers).
     #[must_use]
     pub fn plain_header(&self) -> Option<Vec<u8>> {
         let machine = *self.identity.machines.first()?;
         Some(self.identity.header(machine, ET_EXEC, 0))
     }
 
-    /// Returns the headers of programs that current toolchains link: fixed-position and position-independent, for
-    /// System V and for GNU (static glibc). On MIPS there is one for every `EI_ABIVERSION` that GNU ld writes.
+    /// Returns the ELF headers of programs that current toolchains link: fixed-position and position-independent
+    /// programs, each for System V and for GNU (static glibc). On MIPS, each of these has one header for every
+    /// `EI_ABIVERSION` that GNU ld writes.
     ///
-    /// A handler that matches all these headers serves the architecture, even if its rule is narrower than
-    /// [`Identity`].
+    /// A handler that matches all these headers is enough for the architecture, even if its pattern matches fewer files
+    /// than the [`Identity`].
     #[must_use]
     pub fn typical_headers(&self) -> Vec<Vec<u8>> {
-        /// Position of `EI_OSABI` in the header; `EI_ABIVERSION` follows it.
+        /// Offset of `EI_OSABI` in the ELF header, in bytes. `EI_ABIVERSION` is the next byte.
         const EI_OSABI: usize = 7;
         let Some(&machine) = self.identity.machines.first() else { return Vec::new() };
         let abi_versions: &[u8] = if machine == EM_MIPS { &[0, 1, 3, 5] } else { &[0] };
@@ -98,11 +101,12 @@ impl Arch {
         headers
     }
 
-    /// Returns the architectures of the same family, which a host of this architecture may run natively: the 32-bit
-    /// companions of a 64-bit architecture, and the reverse. Only running a program shows which of them work.
+    /// Returns the names of the architectures in the same family, including this one. A family has a 64-bit
+    /// architecture and its 32-bit companions. A host of one architecture may run programs of the whole family
+    /// natively, but only running a program shows whether it does.
     #[must_use]
     pub fn same_family(&self) -> &'static [&'static str] {
-        /// Families of architectures whose programs one kernel may run.
+        /// Families of architectures. One kernel may run the programs of a whole family.
         const FAMILIES: [&[&str]; 7] = [
             &["i386", "x86_64"],
             &["aarch64", "arm"],

@@ -1,9 +1,10 @@
 //! [`Names`]: the names that systems and tools use for an architecture.
 
-/// The names of an architecture other than QEMU's, all in lowercase.
+/// The names that systems and tools other than QEMU use for an architecture, all in lowercase.
 ///
-/// A name may be in several lists, but never means two architectures. If two sources disagree and the name is a QEMU
-/// target, it means that target. Otherwise the name is left out, and a comment in the table gives the reason.
+/// A name may be in several of these lists, but never means two architectures. If two sources give the same name to
+/// different architectures, a name that is a QEMU target means that target. Any other such name is left out, and a
+/// comment in the table `ARCHES` gives the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Names {
     /// Output of `uname -m` (`UTS_MACHINE` in Linux `arch/*/Makefile`).
@@ -16,18 +17,18 @@ pub struct Names {
     pub alpine: &'static [&'static str],
     /// OCI platforms for Docker's `--platform`: `os/architecture` or `os/architecture/variant`.
     pub platforms: &'static [&'static str],
-    /// Go's architecture names (`GOARCH`), including those that Go only reserves.
+    /// Go's architecture names (`GOARCH`), including names that Go only reserves.
     pub goarch: &'static [&'static str],
-    /// First components of target triples (Rust, LLVM, GNU).
+    /// First components of the target triples of Rust, LLVM and GNU.
     pub triples: &'static [&'static str],
-    /// System names of Nix.
+    /// System names of Nix, such as `aarch64-linux`.
     pub nix: &'static [&'static str],
     /// Names that the command line of `dbhi/qus` accepts.
     pub dbhi: &'static [&'static str],
 }
 
 impl Names {
-    /// Empty lists: the default for a row of the table.
+    /// Names with empty lists only. A row of the table `ARCHES` replaces the lists for which it has names.
     pub(super) const NONE: Self = Self {
         uname: &[],
         debian: &[],
@@ -40,7 +41,7 @@ impl Names {
         dbhi: &[],
     };
 
-    /// Returns each list with its label for users, in a fixed order. A list may be empty.
+    /// Returns each list of names with a label that users see, in a fixed order. A list may be empty.
     #[must_use]
     pub const fn kinds(&self) -> [(&'static str, &'static [&'static str]); 9] {
         [
@@ -56,7 +57,7 @@ impl Names {
         ]
     }
 
-    /// Returns all names, list by list. A name that is in two lists occurs twice.
+    /// Returns all names, list by list. A name that is in two lists is returned twice.
     pub fn iter(&self) -> impl Iterator<Item = &'static str> + use<> {
         self.kinds().into_iter().flat_map(|(_, names)| names.iter().copied())
     }

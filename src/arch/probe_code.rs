@@ -1,42 +1,46 @@
-//! Machine code of the probes. Every probe calls `read(0, …, 1)` and then `exit(argv[0][0])`.
+//! Machine code of the probes, the tiny programs that the kernel executes to verify a handler. Every probe calls
+//! `read(0, …, 1)` and then `exit(argv[0][0])`.
 //!
 //! A probe waits in `read` until its standard input has a byte or ends. During this time qus can inspect the running
-//! process. The probe ignores the result of `read` and the byte, which overwrites the unused `argc`.
+//! process. The probe ignores the result of `read` and the byte that was read. This byte overwrites `argc`, which the
+//! probe does not use.
 //!
-//! The exit status shows which `argv[0]` the program received. qus starts a probe with the `argv[0]` `*`, so the status
-//! is 42 if the kernel preserved it. Without flag `P`, binfmt_misc replaces `argv[0]` by the path of the file, and the
-//! status is 47 (`/`).
+//! The exit status shows which `argv[0]` the probe received. qus starts a probe with `*` as `argv[0]`, so the status is
+//! 42 (`*`) if the kernel preserved `argv[0]`. If the handler has no flag `P`, binfmt_misc replaces `argv[0]` by the
+//! path of the file, and the status is 47 (`/`).
 //!
 //! When a process starts, its stack pointer points to `argc`, one machine word. `argv[0]` follows at offset 4 in 32-bit
-//! programs (also o32 and n32), at offset 8 in 64-bit programs. Two families differ:
+//! programs (also in MIPS programs of the ABIs o32 and n32), and at offset 8 in 64-bit programs. Two families of
+//! architectures differ:
 //!
 //! * SPARC has a save area for 16 registers below `argc`, and in 64-bit programs the stack pointer is 2047 too low. So
 //!   `argc` is at `%sp + 64`, or at `%sp + 2047 + 128`.
 //! * On PA-RISC the stack grows upwards, away from `argc`. The kernel passes `argv` in `r24` and `argc` in `r25`. The
-//!   byte is stored above the stack pointer.
+//!   byte that was read is stored above the stack pointer.
 //!
-//! The system call numbers come from each kernel's `unistd.h`. `read` and `exit` are 3 and 1 on old ports, 63 and 93
-//! with Linux's generic table (AArch64, Hexagon, LoongArch, Nios II, OpenRISC, RISC-V), 0 and 60 on `x86_64`, 12 and
-//! 118 on Xtensa. On MIPS they are 4003 and 4001 (o32), 5000 and 5058 (n64), 6000 and 6058 (n32). An exit status has
-//! eight bits, so the code need not clear the bits above the loaded byte. No instruction refers to its own address or
-//! to data, so the code runs at any address.
+//! The system call numbers come from the kernel's `unistd.h` for each architecture. `read` and `exit` are 3 and 1 on
+//! old ports, 63 and 93 with Linux's generic table (AArch64, Hexagon, LoongArch, Nios II, OpenRISC, RISC-V), 0 and 60
+//! on `x86_64`, 12 and 118 on Xtensa. On MIPS they are 4003 and 4001 (o32), 5000 and 5058 (n64), 6000 and 6058 (n32).
+//! An exit status has eight bits, so a probe need not clear the bits above the byte that it loads. No instruction
+//! refers to its own address or to data, so a probe runs at any address.
 //!
-//! Code has the byte order of data, except on ARM (BE8) and AArch64, where code is always little-endian.
+//! Instructions have the byte order of data, except on ARM (BE8) and AArch64, where instructions are always
+//! little-endian.
 //!
 //! The test `every_probe_waits_for_its_starter` executes every probe through binfmt_misc.
 
 /// The instructions of one architecture's probe.
 #[derive(Debug)]
 pub struct ProbeCode {
-    /// Architecture, by the name of QEMU's target.
+    /// Name of the architecture: its QEMU target.
     pub arch: &'static str,
     /// `e_flags` of the probe's ELF header.
     pub e_flags: u32,
-    /// The position-independent instructions, as bytes in memory order.
+    /// The position-independent instructions, as bytes in the order in which memory contains them.
     pub code: &'static [u8],
 }
 
-/// Code of all probes, sorted by architecture name.
+/// Machine code of all probes, sorted by the name of the architecture.
 #[rustfmt::skip]
 pub(super) static PROBE_CODE: &[ProbeCode] = &[
     ProbeCode {

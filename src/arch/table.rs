@@ -9,9 +9,10 @@ use goblin::elf::header::{
 use super::ByteOrder::{Big, Little};
 use super::{Arch, ByteOrder, Class, EF_MIPS_ABI2, EM_ALPHA, EM_MICROBLAZE_OLD, FlagBits, Identity, Names};
 
-/// Without this bit a program is o32. `qemu-mips` does not check the bit, and crashes on an n32 program.
+/// Requires that the bit `EF_MIPS_ABI2` is zero, as in o32 programs. `qemu-mips` does not check the bit, and crashes on
+/// an n32 program.
 const O32: FlagBits = FlagBits { mask: EF_MIPS_ABI2, value: 0 };
-/// With this bit a program is n32. `qemu-mipsn32` refuses a program without the bit.
+/// Requires that the bit `EF_MIPS_ABI2` is set, as in n32 programs. `qemu-mipsn32` refuses a program without the bit.
 const N32: FlagBits = FlagBits { mask: EF_MIPS_ABI2, value: EF_MIPS_ABI2 };
 
 const fn elf32(order: ByteOrder, machines: &'static [u16]) -> Identity {
@@ -22,15 +23,17 @@ const fn elf64(order: ByteOrder, machines: &'static [u16]) -> Identity {
     Identity { class: Class::Elf64, order, machines, abi: None }
 }
 
-/// Returns an identity for 32-bit MIPS, where machine, class and byte order do not identify the ABI.
+/// Returns the identity of a 32-bit MIPS architecture. Machine number, class and byte order do not distinguish o32 from
+/// n32, so the bits in `abi` are compared too.
 const fn mips32(order: ByteOrder, abi: FlagBits) -> Identity {
     Identity { class: Class::Elf32, order, machines: &[EM_MIPS], abi: Some(abi) }
 }
 
-/// Every linux-user target of QEMU 11, and `cris` and `nios2` of older versions, sorted by name.
+/// Table of all architectures, sorted by name: every linux-user target of QEMU 11, and `cris` and `nios2`, which only
+/// older versions of QEMU have.
 ///
 /// x32, aarch64 with 32-bit pointers, big-endian RISC-V, little-endian 32-bit PowerPC, 31-bit s390 and nanoMIPS are
-/// missing because QEMU has no linux-user target for them.
+/// missing, because QEMU has no linux-user target for them.
 pub static ARCHES: &[Arch] = &[
     Arch {
         name: "aarch64",

@@ -1,11 +1,11 @@
-//! The bytes of every pattern, as the QEMU binaries accept them.
+//! Tests that every pattern consists of the bytes that QEMU's emulators accept.
 
 use std::fmt::Write as _;
 
 use crate::arch::{ARCHES, Arch};
 
-/// Target, magic and mask of each pattern. They were found by running the emulators on many kinds of headers. The mask
-/// leaves out bits that the emulators ignore.
+/// Architecture, magic and mask of each pattern. The values were found by running QEMU's emulators on many kinds of
+/// headers. The mask does not contain the bits that the emulators ignore.
 const ACCEPTED: &[(&str, &str, &str)] = &[
     ("aarch64", "7f454c460201010000000000000000000200b700", "ffffffffffffff000000000000000000feffffff"),
     ("aarch64_be", "7f454c46020201000000000000000000000200b7", "ffffffffffffff000000000000000000fffeffff"),

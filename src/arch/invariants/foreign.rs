@@ -1,4 +1,5 @@
-//! Tests that rules of other tools are assigned to the right architectures, even if the rules are imprecise.
+//! Tests that the binfmt_misc rules of other tools are assigned to the right architectures, even if a rule is
+//! imprecise.
 
 use crate::arch::invariants::pattern;
 use crate::arch::{ARCHES, Arch};
@@ -17,7 +18,8 @@ fn the_patterns_of_the_table_decode_to_their_rows() {
     }
 }
 
-/// Tool that registers the rule, architectures that match, magic, mask.
+/// Rules of other tools. Each has the tool's name with a remark, the architectures that match the rule, the magic, and
+/// the mask.
 #[rustfmt::skip]
 const RULES: &[(&str, &[&str], &str, &str)] = &[
     ("linuxkit, without the high byte of e_machine", &["aarch64"],

@@ -1,4 +1,5 @@
-//! Tests that each name is found, none means two architectures, and a wrong one gets a good suggestion.
+//! Tests of the architecture names: each name is found, no name means two architectures, and a misspelled name gets a
+//! good suggestion.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,8 @@ fn row(query: &str) -> Option<&'static str> {
     Arch::named(query).ok().map(|arch| arch.name)
 }
 
-/// Names of each target in the sources of [`Names`](crate::arch::Names), without those on which sources disagree.
+/// Each QEMU target, and its names in the sources that [`Names`](crate::arch::Names) lists. A name on which two sources
+/// disagree is left out.
 #[rustfmt::skip]
 const SOURCES: &[(&str, &str)] = &[
     ("aarch64", "linux/arm64 arm64 aarch64 aarch64-linux arm64v8 armv8 ARMv8"),

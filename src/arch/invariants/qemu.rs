@@ -1,33 +1,33 @@
-//! Compares the table with the rules of QEMU's `scripts/qemu-binfmt-conf.sh` (QEMU 10.2). Every difference has a
-//! reason.
+//! Compares the patterns of qus with the rules in QEMU's `scripts/qemu-binfmt-conf.sh` (QEMU 10.2). Every difference
+//! must have a `Reason`.
 
 use crate::arch::invariants::{HEADER, at, pattern};
 use crate::arch::{ARCHES, Arch};
 use crate::binfmt::Pattern;
 
-/// Reason for which a pattern differs from QEMU's rule for the same machine.
+/// Reason why a pattern of qus differs from QEMU's rule for the same machine number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reason {
-    /// QEMU's rule also matches `EI_DATA` 0, which the emulator refuses.
+    /// QEMU's rule also matches the value 0 of `EI_DATA`, which the emulator refuses.
     DataMask,
-    /// QEMU's rule also matches `EI_VERSION` 0, which the emulator refuses.
+    /// QEMU's rule also matches the value 0 of `EI_VERSION`, which the emulator refuses.
     VersionMask,
-    /// QEMU's rule requires one `EI_OSABI`; the emulator accepts any.
+    /// QEMU's rule requires one value of `EI_OSABI`; the emulator accepts every value.
     OsAbi,
-    /// QEMU's rule requires one `EI_ABIVERSION`; the emulator accepts any.
+    /// QEMU's rule requires one value of `EI_ABIVERSION`; the emulator accepts every value.
     AbiVersion,
     /// QEMU's rule requires empty padding, so it misses every `AppImage`; the emulator accepts any padding.
     Padding,
-    /// QEMU's rule has `e_type` in the wrong byte order, so it matches no program.
+    /// QEMU's rule contains `e_type` in the wrong byte order, so it matches no program.
     TypeByteOrder,
-    /// QEMU's rule matches any high byte of `e_machine`; the emulator refuses a wrong one.
+    /// QEMU's rule matches every high byte of `e_machine`; the emulator accepts only the right one.
     MachineHighByte,
-    /// QEMU's rule requires `e_version` 1; the emulator accepts any.
+    /// QEMU's rule requires the value 1 of `e_version`; the emulator accepts every value.
     EVersion,
 }
 
 impl Reason {
-    /// Returns the reason for a difference at one byte of the header.
+    /// Returns the reason for a difference at the byte `position` of the ELF header.
     fn at(position: usize) -> Self {
         match position {
             5 => Self::DataMask,
@@ -42,7 +42,8 @@ impl Reason {
         }
     }
 
-    /// Reports whether our pattern matches all files that QEMU's rule matches, and more.
+    /// Reports whether a pattern of qus that differs for this reason matches all files that QEMU's rule matches, and
+    /// others as well.
     fn is_wider(self) -> bool {
         match self {
             Self::OsAbi | Self::AbiVersion | Self::Padding | Self::EVersion => true,
@@ -51,15 +52,15 @@ impl Reason {
     }
 }
 
-/// A rule of QEMU's script.
+/// A rule in QEMU's `qemu-binfmt-conf.sh`.
 struct Rule {
-    /// Name in the script.
+    /// Name of the architecture in QEMU's script.
     script: &'static str,
-    /// Architecture.
+    /// Name of the architecture in [`ARCHES`].
     row: &'static str,
     magic: &'static str,
     mask: &'static str,
-    /// Reason for every field in which our pattern differs, in the order of the header.
+    /// Reason for every header field in which the pattern of qus differs from this rule, in the order of the fields.
     reasons: &'static [Reason],
 }
 
@@ -105,7 +106,7 @@ const RULES: &[Rule] = &[
     Rule { script: "i486", row: "i386", magic: "7f454c4601010100000000000000000002000600", mask: "fffffffffffefe00fffffffffffffffffeffffff", reasons: &[DataMask, VersionMask, AbiVersion, Padding] },
 ];
 
-/// Our patterns for which the script has no rule.
+/// Patterns of qus for which QEMU's script has no rule: name of the architecture, name of the handler.
 const WITHOUT_RULE: &[(&str, &str)] = &[
     ("cris", "qemu-cris"),
     // No other tool has a rule for the machine number that current toolchains write.
@@ -114,7 +115,7 @@ const WITHOUT_RULE: &[(&str, &str)] = &[
     ("nios2", "qemu-nios2"),
 ];
 
-/// Returns our pattern for the machine of the rule.
+/// Returns the pattern of qus for the machine number in QEMU's `rule`.
 fn counterpart(rule: &Rule) -> Pattern {
     let arch = Arch::named(rule.row).unwrap();
     // The MicroBlaze rules have the old machine number, which belongs to our second pattern.
