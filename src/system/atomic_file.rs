@@ -1,7 +1,9 @@
-//! Atomic files: a file has a temporary name in its directory until it is complete. Stale temporary files are removed.
+//! Atomic writing of files: a new file has a temporary name in its directory until its content is complete. Temporary
+//! files that killed processes left are removed.
 //!
-//! A killed process cannot remove its temporary file. So the writer locks the file (`flock(2)`), and the lock ends with
-//! the process. The next writer in the directory removes temporary files that are not locked.
+//! A killed process cannot remove its temporary file. So each process locks its temporary file (`flock(2)`), and the
+//! kernel releases the lock when the process ends. The next process that writes into the directory removes temporary
+//! files that are not locked.
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Write as _};
@@ -16,19 +18,19 @@ use crate::system::dir::{Dir, parent_dir};
 use crate::system::file_id::{FileId, open_no_follow};
 use crate::system::output_file::special_type;
 
-/// Prefix of a temporary name.
+/// Prefix of the name of every temporary file.
 const PREFIX: &str = ".qus-new-";
-/// Number of letters and digits after the prefix.
+/// Number of random letters and digits after [`PREFIX`] in the name of a temporary file.
 const RANDOM: usize = 6;
 
-/// A complete temporary file. It is no longer open for writing, so it can be executed.
+/// A temporary file with complete content. It is no longer open for writing, so the kernel can execute it.
 #[derive(Debug)]
 pub(crate) struct PendingFile {
     path: TempPath,
     _lock: File,
 }
 
-/// Creates a temporary file in `directory`.
+/// Creates a temporary file in `directory` and locks it.
 pub(crate) fn create(directory: &Dir) -> io::Result<NamedTempFile> {
     loop {
         let pending = directory.temporary(PREFIX, RANDOM)?;
@@ -40,8 +42,8 @@ pub(crate) fn create(directory: &Dir) -> io::Result<NamedTempFile> {
     }
 }
 
-/// Closes a complete temporary file and opens it again by its name. If another user can change the directory, the name
-/// may lead to another file now, which is an error.
+/// Closes the complete temporary file `pending` for writing, and opens it again by its name for reading. Fails if the
+/// name leads to another file now, because another process has changed the directory.
 pub(crate) fn finish(pending: NamedTempFile) -> io::Result<PendingFile> {
     let held = open_no_follow(pending.path())?;
     if FileId::of(&held.metadata()?) != FileId::of(&pending.as_file().metadata()?) {
@@ -62,8 +64,8 @@ impl PendingFile {
         self.path.close()
     }
 
-    /// Renames the file to `path`, where it may replace a regular file or a symbolic link. A pipe or a device is an
-    /// error.
+    /// Renames the temporary file to `path`, where it may replace a regular file or a symbolic link. Fails if `path` is
+    /// a file of another type, such as a pipe or a device.
     pub(crate) fn persist(self, path: &Path) -> io::Result<()> {
         if let Ok(metadata) = fs::symlink_metadata(path)
             && let Some(name) = special_type(&metadata)
@@ -74,10 +76,10 @@ impl PendingFile {
     }
 }
 
-/// Writes a complete file at `path`, and replaces an existing one. The content is on the disk before the file gets its
-/// name, and the name is on the disk when the function returns. A symbolic link is replaced, not followed. Other
-/// programs ignore the temporary file, because it is hidden and its name has no suffix. Returns the metadata of the
-/// file.
+/// Writes a file with `content` and `mode` at `path`, and replaces an existing file there. The content is on the disk
+/// before the file gets its name, and the name is on the disk when the function returns. A symbolic link at `path` is
+/// replaced, not followed. Other programs ignore the temporary file, because it is hidden and its name has no suffix.
+/// Returns the metadata of the new file.
 pub(crate) fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<Metadata> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
     let directory = Dir::open(parent_dir(path))?;
@@ -93,7 +95,8 @@ pub(crate) fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result
     Ok(metadata)
 }
 
-/// Gives the file at `path` a second, temporary name, from which it can be restored after a replacement.
+/// Creates a hard link with a temporary name to the file at `path`. If another file replaces the file at `path`, the
+/// caller can restore the old file from this link.
 pub(crate) fn backup(path: &Path) -> io::Result<PendingFile> {
     let held = File::open(path)?;
     lock(&held);
@@ -104,19 +107,21 @@ pub(crate) fn backup(path: &Path) -> io::Result<PendingFile> {
     Ok(PendingFile { path: linked.into_temp_path(), _lock: held })
 }
 
-/// Locks a file. If the file system does not support locks, no process can lock the file, so none removes it as stale.
+/// Locks a temporary file, so that no other process removes the file as stale. Ignores errors: on a file system without
+/// locks, other processes cannot lock the file either, so they do not remove it.
 fn lock(file: &File) {
     let _unlocked = file.lock_shared();
 }
 
-/// Reports whether a file name is a temporary one.
+/// Reports whether the file name in `path` is the temporary name of a file that is not complete yet.
 pub(crate) fn is_pending(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let random = name.strip_prefix(PREFIX.as_bytes());
     random.is_some_and(|random| random.len() == RANDOM && random.iter().all(u8::is_ascii_alphanumeric))
 }
 
-/// Removes this user's stale temporary files in `directory`. Errors are ignored.
+/// Removes the stale temporary files in `directory`: files that belong to this user and that no process has locked.
+/// Errors are ignored.
 pub(crate) fn remove_stale(directory: &Path) {
     for file in fs::read_dir(directory).into_iter().flatten().flatten() {
         if is_pending(&file.path()) {

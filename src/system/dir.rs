@@ -1,8 +1,10 @@
-//! [`Dir`]: a directory for files to write. Its path is resolved once, and the directory stays open.
+//! [`Dir`]: a directory into which qus writes files. The path of the directory is resolved once, and the directory
+//! stays open.
 //!
-//! Other users may be able to rename parts of the path: root may write into a user's directory, and a user into a
-//! directory in `/tmp`. A rename does not change where files are written, because the directory is open. A symbolic
-//! link of another user is not followed, because its owner could redirect a process with more rights.
+//! Other users may be able to rename directories on the path: root may write into a user's directory, and a user into a
+//! directory in `/tmp`. After such a rename, files are still written into the same directory, because it is open. A
+//! symbolic link of another user is not followed, because its owner could redirect a process that has more rights than
+//! the owner.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -33,15 +35,17 @@ impl Dir {
     /// Opens the directory at `path`; an empty path means the working directory.
     ///
     /// # Errors
-    /// Fails with an error of the kernel, or because the path contains a symbolic link of another user.
+    /// Fails if the kernel cannot open the directory, or if the path contains a symbolic link of another user than root
+    /// and the caller.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut walk = Walk::new(path)?;
         while walk.step(|_, _| Err(Errno::ENOENT.into()))? {}
         Ok(Self { directory: walk.directory })
     }
 
-    /// Opens the directory at `path`. Creates missing directories on the way with mode 0755, whatever the umask is, and
-    /// adds their paths to `made`, outermost first. An error contains the path of the directory that failed.
+    /// Opens the directory at `path`. Creates missing directories on the path with mode 0755, whatever the umask is,
+    /// and adds the paths of the new directories to `made`, outermost first. An error contains the path of the
+    /// directory that could not be opened or created.
     pub fn make(path: &Path, made: &mut Vec<PathBuf>) -> Result<Self, (PathBuf, io::Error)> {
         let mut walk = Walk::new(path).map_err(|error| (path.to_owned(), error))?;
         loop {
@@ -62,8 +66,8 @@ impl Dir {
         format!("/proc/self/fd/{}", self.directory.as_raw_fd()).into()
     }
 
-    /// Creates a temporary file in the directory. Its name is `prefix` and `random` letters and digits. An error does
-    /// not contain [`path`](Self::path), which would not help the user.
+    /// Creates a temporary file in the directory. The file's name is `prefix`, followed by `random` random letters and
+    /// digits. An error does not contain [`path`](Self::path), because this path would not help the user.
     pub fn temporary(&self, prefix: &str, random: usize) -> io::Result<NamedTempFile> {
         let made = tempfile::Builder::new().prefix(prefix).rand_bytes(random).tempfile_in(self.path());
         made.map_err(|error| without_path(&error))
@@ -74,13 +78,13 @@ impl Dir {
         tempfile::tempfile_in(self.path()).map(drop).map_err(|error| without_path(&error))
     }
 
-    /// Writes the names in the directory to the disk.
+    /// Writes the entries of the directory to the disk (`fsync(2)`), so that new file names survive a crash.
     pub fn sync(&self) -> io::Result<()> {
         fs::File::open(self.path())?.sync_all()
     }
 }
 
-/// Removes the path from an error of `tempfile`, which adds it to the text.
+/// Removes the file path from the text of an error. The library `tempfile` adds the path to its errors.
 fn without_path(error: &io::Error) -> io::Error {
     let text = error.to_string();
     let cause = text.split_once(" at path ").map_or(text.as_str(), |(cause, _)| cause);
@@ -93,13 +97,13 @@ pub fn parent_dir(path: &Path) -> &Path {
     path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Resolves a path one component at a time.
+/// State of resolving a path, one component at a time.
 struct Walk {
-    /// The directory that is reached so far.
+    /// Open directory to which the components resolved so far lead.
     directory: OwnedFd,
-    /// The path of that directory, for messages.
+    /// Path of `directory`, for error messages.
     shown: PathBuf,
-    /// Remaining components in reverse order.
+    /// Components that are not resolved yet, in reverse order.
     rest: Vec<OsString>,
     links: u32,
     /// Path of the directory that the last step created.
@@ -129,7 +133,8 @@ impl Walk {
         self.rest.extend(parts);
     }
 
-    /// Resolves the next component. `missing` creates a missing directory. Returns `false` if no component is left.
+    /// Resolves the next component of the path. Calls `missing` to create a directory that does not exist. Returns
+    /// `false` if no component is left.
     fn step(&mut self, missing: impl Fn(&OwnedFd, &OsStr) -> io::Result<OwnedFd>) -> io::Result<bool> {
         let Some(part) = self.rest.pop() else { return Ok(false) };
         let before = self.shown.clone();
@@ -178,8 +183,8 @@ impl Walk {
     }
 }
 
-/// Opens `name` in `directory` without following symbolic links. Opens it for reading if permitted, because `O_PATH`
-/// does not trigger an automount (K77).
+/// Opens the file or directory `name` in `directory` without following symbolic links. Opens a directory for reading if
+/// the kernel permits it, because an open with `O_PATH` does not trigger an automount (K77).
 fn enter(directory: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     match openat(directory, name, flags | OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()) {
@@ -190,8 +195,8 @@ fn enter(directory: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Creates a directory and sets its mode. Another process may replace it in between, so the mode is set only on a
-/// directory of this user.
+/// Creates the directory `name` in `directory` and sets its mode. Another process may replace the new directory before
+/// its mode is set, so the mode is set only on a directory of this user.
 fn make(directory: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     let readable = Mode::from_bits_truncate(MODE);
     mkdirat(directory, name, readable)?;

@@ -1,4 +1,4 @@
-//! Directories for data and caches.
+//! Directories in which qus stores data and caches.
 
 use std::env;
 use std::path::PathBuf;
@@ -8,7 +8,8 @@ use crate::system::namespace::UserNamespace;
 /// Cache directory of root (`hier(7)`).
 const SYSTEM_CACHE: &str = "/var/cache/qus";
 
-/// Returns the directory for the caller's data, `$XDG_DATA_HOME/qus`; `None` for a user without a home directory.
+/// Returns the directory for data of the user who runs qus, `$XDG_DATA_HOME/qus`; `None` for a user without a home
+/// directory.
 #[must_use]
 pub fn data() -> Option<PathBuf> {
     personal("XDG_DATA_HOME", ".local/share")
@@ -25,7 +26,8 @@ pub fn cache() -> Option<PathBuf> {
     }
 }
 
-/// Returns a directory of the XDG base directory specification, which ignores variables with a relative path.
+/// Returns the directory `qus` in the directory that the environment variable `variable` names, or else in `below_home`
+/// of the home directory. A relative path in the variable is ignored (XDG base directory specification).
 fn personal(variable: &str, below_home: &str) -> Option<PathBuf> {
     let named = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_dir());

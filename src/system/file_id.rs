@@ -1,4 +1,4 @@
-//! Identity of files. A path does not identify a file, because it can lead to another file at any time.
+//! Identity of files. A path does not identify a file, because the path can lead to another file at any time.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
@@ -10,8 +10,8 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
-/// Identity of a file, which does not change when a path leads to another file. It identifies an open interpreter
-/// (K49).
+/// Identity of a file, which stays the same when a path leads to another file. It shows which interpreter file the
+/// kernel opened for a handler (K49).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileId {
     /// Device number of the file system, `st_dev`.
@@ -28,7 +28,7 @@ impl FileId {
     }
 }
 
-/// Opens a file for reading, and does not wait for the other end of a pipe.
+/// Opens a file for reading. If the file is a pipe, does not wait for a process that writes to the pipe.
 pub(crate) fn open_without_waiting(path: &Path) -> io::Result<File> {
     fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
 }
@@ -39,13 +39,13 @@ pub(crate) fn open_no_follow(path: &Path) -> io::Result<File> {
     fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
-/// Opens a regular file for reading. Other types are an error, because reading a device might never end.
+/// Opens a regular file for reading. Fails for other types of files, because reading a device might never end.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let file = open_without_waiting(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
-/// Returns the file name of a path as bytes; empty if there is none.
+/// Returns the file name of a path as bytes; empty if the path has no file name.
 #[must_use]
 pub fn file_name(path: &Path) -> &[u8] {
     path.file_name().map(OsStr::as_bytes).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Version of the running kernel, and what this kernel supports.
+//! Version of the running kernel, and features of binfmt_misc that the kernel supports.
 
 use std::fmt;
 
@@ -32,20 +32,21 @@ impl KernelVersion {
         self >= Self { major, minor }
     }
 
-    /// Reports whether the kernel supports flag `F`, without which handlers do not work in containers.
+    /// Reports whether the kernel supports flag `F`. Without this flag, handlers do not work in containers.
     #[must_use]
     pub fn supports_fix_binary(self) -> bool {
         self.is_at_least(4, 8)
     }
 
-    /// Reports whether interpreters can read from `AT_FLAGS` whether flag `P` is set.
+    /// Reports whether the kernel shows an interpreter whether its handler has flag `P` (in `AT_FLAGS`,
+    /// `getauxval(3)`).
     #[must_use]
     pub fn supports_preserve_argv0(self) -> bool {
         self.is_at_least(5, 12)
     }
 
-    /// Reports whether each user namespace can have its own instance (K64), whose handlers end with its last unmount
-    /// (K67).
+    /// Reports whether each user namespace can have its own binfmt_misc instance (K64). The handlers of an instance end
+    /// when its last mount is removed (K67).
     #[must_use]
     pub fn has_per_userns_instances(self) -> bool {
         self.is_at_least(6, 7)
@@ -58,8 +59,8 @@ impl fmt::Display for KernelVersion {
     }
 }
 
-/// Reports whether this is the Windows Subsystem for Linux, where all distributions share one kernel and one instance
-/// (K79).
+/// Reports whether qus runs in the Windows Subsystem for Linux, where all distributions share one kernel and one
+/// binfmt_misc instance (K79).
 #[must_use]
 pub fn is_wsl() -> bool {
     std::fs::read_to_string("/proc/version").is_ok_and(|text| text.to_lowercase().contains("microsoft"))

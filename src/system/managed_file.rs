@@ -1,7 +1,7 @@
-//! Writes files into system directories such as `/etc`. A file is written completely or not at all, and never replaces
-//! a file of another tool.
+//! Files that qus writes into system directories such as `/etc`. qus writes such a file completely or not at all, and
+//! never replaces a file of another tool.
 //!
-//! qus owns a file whose first comment begins with [`MARKER`].
+//! A file belongs to qus if its first comment begins with [`MARKER`].
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -18,44 +18,44 @@ use crate::system::atomic_file;
 use crate::system::dir::{Dir, parent_dir};
 use crate::system::file_id::open_no_follow;
 
-/// Beginning of the first line of every file that qus writes for other programs.
+/// Beginning of the first comment line in every file that qus writes for other programs.
 pub const MARKER: &str = "# Written by qus";
-/// Beginning of the next line, which has the checksum of all other lines. The checksum shows whether the file was
-/// edited.
+/// Beginning of the line after the [`MARKER`] line. It contains the checksum of all other lines, which shows whether
+/// the file was edited.
 const CHECKSUM: &str = "# Checksum: ";
 
-/// Number of bytes that are read of a file. qus's own files are smaller.
+/// Maximum number of bytes that are read from a file. Files that qus wrote are smaller.
 const MAX: u64 = 1 << 20;
 
-/// Failure to write, read or remove a file.
+/// Failure to write, read or remove a file in a system directory.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ManagedFileError {
     /// qus did not write the file.
     #[error("{} was not written by qus, and is left in place", .0.display())]
     Foreign(PathBuf),
-    /// The file was edited since qus wrote it, or version 0.1.0 wrote it without a checksum.
+    /// The file was edited since qus wrote it, or was written by version 0.1.0 of qus, which added no checksum.
     #[error("{} was edited since qus wrote it, and is left in place", .0.display())]
     Edited(PathBuf),
-    /// The path is a symbolic link. A link to `/dev/null` masks the file.
+    /// The path is a symbolic link. A link to `/dev/null` shows that an administrator has masked the file.
     #[error("{} is a symbolic link, to {}, and is left in place", path.display(), target.display())]
     Link {
-        /// The link.
+        /// Path of the symbolic link.
         path: PathBuf,
-        /// Target of the link.
+        /// Path to which the symbolic link leads.
         target: PathBuf,
     },
     /// The path is a directory, a pipe or a device.
     #[error("{} is not a regular file, and is left in place", .0.display())]
     Special(PathBuf),
-    /// Another error of the kernel.
+    /// A system call failed.
     #[error("cannot {operation} {}: {source}", path.display())]
     Io {
-        /// The operation.
+        /// Verb for the failed operation, such as `read`.
         operation: &'static str,
-        /// The file or directory.
+        /// File or directory on which the operation failed.
         path: PathBuf,
-        /// Error of the kernel.
+        /// Error that the kernel returned.
         source: io::Error,
     },
 }
@@ -84,13 +84,14 @@ impl Advise for ManagedFileError {
 }
 
 impl ManagedFileError {
-    /// Reports whether the path is occupied by a file that qus did not create.
+    /// Reports whether the path is occupied by something that qus must not change: a file of another tool, an edited
+    /// file, a symbolic link, or a special file.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
         !matches!(self, Self::Io { .. })
     }
 
-    /// Reports whether the user lacks the permission for the operation.
+    /// Reports whether the operation failed because this user has no permission for it.
     #[must_use]
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
@@ -101,7 +102,7 @@ fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> Managed
     move |source| ManagedFileError::Io { operation, path: path.to_owned(), source }
 }
 
-/// Reads the regular file at `path`, whichever tool wrote it; `None` if there is no file.
+/// Returns the content of the regular file at `path`, whichever tool wrote it; `None` if the file does not exist.
 fn content(path: &Path) -> Result<Option<Vec<u8>>, ManagedFileError> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -125,16 +126,16 @@ fn content(path: &Path) -> Result<Option<Vec<u8>>, ManagedFileError> {
 /// Origin of a file, determined by its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
-    /// Written by qus, and unchanged since.
+    /// qus wrote the file, and the file is unchanged since.
     Own,
-    /// Written by qus, and changed since.
+    /// qus wrote the file, and the file was changed since.
     Edited,
-    /// Not written by qus.
+    /// Another tool or a user wrote the file.
     Foreign,
 }
 
-/// Returns the end of the marker's line, which is the first line, or the second line of a script; `None` without a
-/// marker.
+/// Returns the position after the line that begins with [`MARKER`]: the first line of a file, or the second line of a
+/// script. Returns `None` if this line does not begin with the marker.
 fn marker_end(content: &[u8]) -> Option<usize> {
     let line_end = |from: usize| {
         let rest = content.get(from..)?;
@@ -144,7 +145,7 @@ fn marker_end(content: &[u8]) -> Option<usize> {
     content.get(start..)?.starts_with(MARKER.as_bytes()).then(|| line_end(start)).flatten()
 }
 
-/// Returns the line with the checksum of all other lines.
+/// Returns the checksum line for a file with the content `others`.
 fn checksum_line(others: &[&[u8]]) -> Vec<u8> {
     let mut hash = Sha256::new();
     for part in others {
@@ -153,7 +154,7 @@ fn checksum_line(others: &[&[u8]]) -> Vec<u8> {
     format!("{CHECKSUM}{}\n", Hex(&hash.finalize())).into_bytes()
 }
 
-/// Adds a checksum line after the marker's line. A text without a marker is returned unchanged.
+/// Returns `text` with a checksum line after the [`MARKER`] line. A text without a marker is returned unchanged.
 fn sealed(text: &[u8]) -> Vec<u8> {
     let Some((beginning, rest)) = marker_end(text).and_then(|end| text.split_at_checked(end)) else {
         return text.to_owned();
@@ -161,8 +162,8 @@ fn sealed(text: &[u8]) -> Vec<u8> {
     [beginning, &checksum_line(&[beginning, rest]), rest].concat()
 }
 
-/// Determines the origin of a file. A file with a marker but no checksum was written by version 0.1.0. It counts as
-/// edited, because edits cannot be detected.
+/// Determines the origin of a file from its content. A file with a marker but no checksum was written by version 0.1.0
+/// of qus. Such a file counts as edited, because qus cannot detect whether it was.
 fn origin(content: &[u8]) -> Origin {
     let Some((beginning, rest)) = marker_end(content).and_then(|end| content.split_at_checked(end)) else {
         return Origin::Foreign;
@@ -181,7 +182,7 @@ pub struct ManagedFile {
     pub is_edited: bool,
 }
 
-/// Reads a file that qus wrote; `None` if there is no file. Any other file is an error.
+/// Reads a file that qus wrote; `None` if the file does not exist. Fails for a file that qus did not write.
 pub fn read(path: &Path) -> Result<Option<ManagedFile>, ManagedFileError> {
     let Some(content) = content(path)? else { return Ok(None) };
     match origin(&content) {
@@ -190,7 +191,7 @@ pub fn read(path: &Path) -> Result<Option<ManagedFile>, ManagedFileError> {
     }
 }
 
-/// Returns an error if qus did not write the content, or if it was changed since.
+/// Returns an error if qus did not write `content`, or if it was edited after qus wrote it.
 fn check_origin(path: &Path, content: &[u8]) -> Result<(), ManagedFileError> {
     match origin(content) {
         Origin::Own => Ok(()),
@@ -199,12 +200,13 @@ fn check_origin(path: &Path, content: &[u8]) -> Result<(), ManagedFileError> {
     }
 }
 
-/// Checks that [`write()`] could write a file at `path`, as far as possible without writing it.
+/// Checks, without writing, that [`write()`] could write a file at `path`.
 pub fn check(path: &Path) -> Result<(), ManagedFileError> {
     check_for(path, None)
 }
 
-/// Checks that [`write()`] could write `text` at `path`. An identical file of another tool is accepted.
+/// Checks, without writing, that [`write()`] could write `text` at `path`. A file of another tool at `path` is accepted
+/// if its content is identical.
 pub fn check_content(path: &Path, text: &[u8]) -> Result<(), ManagedFileError> {
     check_for(path, Some(text))
 }
@@ -224,8 +226,9 @@ fn check_for(path: &Path, text: Option<&[u8]>) -> Result<(), ManagedFileError> {
     Dir::open(there).and_then(|held| held.check_writable()).map_err(failed("write", path))
 }
 
-/// Writes a file that qus owns from now on, and creates missing directories. The old file stays in place until the new
-/// one is complete on the disk. Returns false if the file was already up to date.
+/// Writes `text`, with a checksum, to the file at `path`, and creates missing directories. The file belongs to qus from
+/// now on. An old file stays in place until the new file is complete on the disk. Returns false if the file already had
+/// this content.
 pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, ManagedFileError> {
     let mode = if executable { 0o755 } else { 0o644 };
     let sealed = sealed(text);
@@ -241,7 +244,7 @@ pub fn write(path: &Path, text: &[u8], executable: bool) -> Result<bool, Managed
     Ok(true)
 }
 
-/// Removes qus's own file at `path`. Returns false if there was no file.
+/// Removes the file that qus wrote at `path`. Returns false if the file does not exist.
 pub fn remove(path: &Path) -> Result<bool, ManagedFileError> {
     match content(path)? {
         None => return Ok(false),

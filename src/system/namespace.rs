@@ -1,5 +1,5 @@
-//! Namespaces: which ones this process is in, which processes see a handler and how long it lasts, and entering other
-//! namespaces.
+//! Linux namespaces: the namespaces of this process, the processes that see a handler, the lifetime of handlers, and
+//! entering other namespaces.
 
 mod engine;
 mod enter;
@@ -23,32 +23,35 @@ pub use scope::{Scope, UserNamespace};
 
 /// Inode of the initial user namespace: `PROC_USER_INIT_INO` in `include/linux/proc_ns.h` (K73).
 const INITIAL_USER: u64 = 0xefff_fffd;
-/// Inode of the initial pid namespace: `PROC_PID_INIT_INO` in the same file.
+/// Inode of the initial pid namespace: `PROC_PID_INIT_INO` in `include/linux/proc_ns.h`.
 const INITIAL_PID: u64 = 0xefff_fffc;
-/// Inode of the initial mount namespace on kernels where it is fixed, such as 6.18 (observed). No other mount namespace
-/// has this number on any kernel.
+/// Inode of the initial mount namespace on kernels where this number is fixed, such as 6.18 (observed). No other mount
+/// namespace has this number on any kernel.
 const INITIAL_MOUNT: u64 = 0xefff_fff8;
 
-/// Lifetime of handlers that are registered now (K67).
+/// Lifetime of the handlers that qus registers now: the event after which they disappear (K67).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lifetime {
-    /// Until the host restarts: the mount belongs to the host, or another mount uses the same instance.
+    /// Until the host restarts: the host has mounted the instance, or another mount uses the same instance.
     Boot,
-    /// Until the user namespace ends, or its last mount of the instance is removed.
+    /// Until the user namespace ends, or the last mount of its instance is removed.
     UserNamespace,
-    /// As long as the instance of an outer user namespace. The handlers remain when this user namespace ends.
+    /// Until the instance of an outer user namespace ends. The handlers remain when the user namespace of this process
+    /// ends.
     Outer,
     /// The lifetime is unknown.
     Unknown,
-    /// Until the last process of this mount namespace ends, such as a container or a shell of `podman unshare`.
+    /// Until the last process in the mount namespace of this process ends. Containers and shells of `podman unshare`
+    /// have such a mount namespace.
     MountNamespace,
     /// Until this process ends: no other process is in its mount namespace, and nothing else uses the instance.
     Process,
 }
 
 impl Lifetime {
-    /// Returns the lifetime of handlers in an instance of `scope` that was already mounted.
+    /// Returns the lifetime of handlers in an instance that was mounted before qus started. `scope` is the scope of
+    /// this instance.
     #[must_use]
     pub fn of_existing_mount(scope: Scope) -> Self {
         match scope {
@@ -59,10 +62,11 @@ impl Lifetime {
         }
     }
 
-    /// Returns the lifetime of handlers in the instance that this process mounted on `instance` at time `since`.
+    /// Returns the lifetime of handlers in an instance that this process mounted on the path `instance` at time
+    /// `since`.
     ///
-    /// An instance that is older than its mount is in use by another process (K68). The same is assumed for an instance
-    /// with a time in the future: the clock was ahead when it was created.
+    /// If the instance is older than this mount, another process uses the instance (K68). An instance with a time in
+    /// the future counts as older, because the clock was ahead when the instance was created.
     #[must_use]
     pub fn of_new_mount(instance: &Path, since: SystemTime) -> Self {
         let made = fs::metadata(instance.join("register")).ok().and_then(|metadata| {
@@ -81,16 +85,17 @@ impl Lifetime {
     }
 }
 
-/// Reports whether a file was created between two readings of the clock. If the clock was set back in between, the
-/// answer is true, because the times cannot be compared. The clock of the file system has steps of up to 20 ms (K68).
+/// Reports whether the time `made` is between `since` and `until`, two readings of the clock. If the clock was set back
+/// between these readings, returns true, because the times cannot be compared. `made` is the time of a file. The clock
+/// of the file system has steps of up to 20 ms (K68).
 fn is_between(made: SystemTime, since: SystemTime, until: SystemTime) -> bool {
     const TICK: Duration = Duration::from_millis(20);
     until < since || made + TICK >= since && made <= until + TICK
 }
 
-/// Reports whether mounts made by this process are visible on the host. Newer kernels give the initial mount namespace
-/// a fixed number. On older kernels it is the mount namespace of pid 1, if this process is in the host's pid namespace.
-/// In another pid namespace this process is in a container.
+/// Reports whether this process is in the mount namespace of the host, so that the host sees its mounts. Newer kernels
+/// give the initial mount namespace a fixed number. On older kernels, this process must be in the host's pid namespace
+/// and in the mount namespace of process 1. A process in another pid namespace is in a container.
 #[must_use]
 pub fn is_hosts_mount_namespace() -> bool {
     let own = inode("self", "mnt");
@@ -98,7 +103,7 @@ pub fn is_hosts_mount_namespace() -> bool {
         || own.is_some() && inode("self", "pid") == Some(INITIAL_PID) && inode("1", "mnt") == own
 }
 
-/// Reports whether another visible process is in this mount namespace.
+/// Reports whether `/proc` shows another process in the mount namespace of this process.
 fn shares_mount_namespace() -> bool {
     let own = inode("self", "mnt");
     let me = std::process::id().to_string();
@@ -110,7 +115,8 @@ fn shares_mount_namespace() -> bool {
             .any(|process| inode(&process, "mnt") == own)
 }
 
-/// Returns the inode of a process's namespace of a kind such as `mnt`.
+/// Returns the inode number of a namespace of `process`, which is a process ID or `self`. `kind` is the kind of the
+/// namespace, such as `mnt`.
 pub(crate) fn inode(process: &str, kind: &str) -> Option<u64> {
     let path = Path::new("/proc").join(process).join("ns").join(kind);
     fs::metadata(path).ok().map(|metadata| metadata.ino())

@@ -1,4 +1,4 @@
-//! Opens the output file that a user names. The type of the file determines how it is written.
+//! Opens a file that a user named for output. The type of the file determines how data is written to it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -11,19 +11,22 @@ use nix::libc::{O_NOCTTY, O_PATH};
 /// Destination of output data.
 #[derive(Debug)]
 pub enum OutputFile {
-    /// Standard output, which has the name `-`.
+    /// Standard output. Its name on the command line is `-`.
     Standard,
-    /// A pipe, a character device, or a descriptor of this process such as `/dev/stdout`. Data is written into it.
+    /// A pipe, a character device, or a descriptor of this process such as `/dev/stdout`. Data is written directly into
+    /// it.
     Stream(File),
-    /// A regular file, or no file yet. A complete new file replaces it.
+    /// A regular file, or a path without a file. The data is written to a new file, which replaces the old file when it
+    /// is complete.
     Regular,
 }
 
 impl OutputFile {
-    /// Inspects the file at `path`, and opens it if data is written into it.
+    /// Inspects the file at `path`. Opens a pipe, a device or a descriptor for writing, but not a regular file.
     ///
     /// # Errors
-    /// Fails for a directory, a block device or a socket. Also fails for a terminal, because the data is not text.
+    /// Fails for a directory, a block device or a socket. Also fails for a terminal, because the output data is not
+    /// text.
     pub fn open(path: &Path) -> io::Result<Self> {
         let output = if is_standard_output(path)? { Self::Standard } else { Self::open_named(path)? };
         let is_terminal = match &output {
@@ -38,8 +41,8 @@ impl OutputFile {
         }
     }
 
-    /// Finds out whether data could be written to `path`, without opening a pipe or a device.
     /// Checks whether data could be written to `path`, without opening a pipe or a device.
+    ///
     /// # Errors
     /// Fails like [`open`](Self::open), except that a terminal is accepted.
     pub fn check(path: &Path) -> io::Result<()> {
@@ -78,14 +81,14 @@ impl OutputFile {
     }
 }
 
-/// Reports whether `path` is standard output, by any of its names. A file that standard output is redirected to is not
-/// opened a second time, because later text would overwrite the data.
+/// Reports whether `path` is a name of standard output, such as `-` or `/dev/stdout`. If standard output is redirected
+/// to a file, that file must not be opened a second time, because later text would overwrite the data.
 pub fn is_standard_output(path: &Path) -> io::Result<bool> {
     Ok(path == Path::new("-") || descriptor(path)?.as_deref() == Some(OsStr::new("1")))
 }
 
-/// Returns the number of this process's descriptor that `path` names, such as `/dev/stdout`, `/dev/fd/3` or
-/// `/proc/self/fd/3`.
+/// Returns the number of the descriptor of this process that `path` names, for example by `/dev/stdout`, `/dev/fd/3` or
+/// `/proc/self/fd/3`. Returns `None` if `path` names no descriptor.
 fn descriptor(path: &Path) -> io::Result<Option<OsString>> {
     let mut path = std::path::absolute(path)?;
     for _ in 0..2 {
@@ -102,13 +105,14 @@ fn descriptor(path: &Path) -> io::Result<Option<OsString>> {
     Ok(None)
 }
 
-/// Returns the name of a file type that cannot receive data; `None` for other types.
+/// Returns the name of the file's type if data cannot be written to files of this type; `None` for other types.
 fn refused_type(metadata: &fs::Metadata) -> Option<&'static str> {
     let kind = metadata.file_type();
     if kind.is_fifo() || kind.is_char_device() { None } else { special_type(metadata) }
 }
 
-/// Returns the name of a file type that a regular file must not replace; `None` for regular files and symbolic links.
+/// Returns the name of the file's type if a regular file must not replace files of this type; `None` for regular files
+/// and symbolic links.
 #[must_use]
 pub fn special_type(metadata: &fs::Metadata) -> Option<&'static str> {
     let kind = metadata.file_type();

@@ -13,7 +13,7 @@ use crate::system::namespace::UserNamespace;
 
 /// Maximum number of symbolic links in one path, as in the kernel (`path_resolution(7)`).
 const LINKS_MAX: u32 = 40;
-/// Id that the kernel shows for an owner without an id in this user namespace.
+/// User id that the kernel shows for the owner of a file if the owner has no id in this user namespace.
 const UNMAPPED: u32 = 65534;
 /// Permission bits for writing by the group and by others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -23,11 +23,11 @@ const STICKY: u32 = 0o1000;
 /// Finds a part of `path` that users other than root and the caller can change: the file, or a directory where they can
 /// replace or create a part of the path. Returns `None` if there is no such part.
 ///
-/// Follows symbolic links and checks each directory on the way. Write permission of a group counts; the kernel also
-/// shows access control lists as group permission.
+/// Follows symbolic links and checks each directory on the way. A file that its group may write counts as changeable by
+/// other users; the kernel also shows access control lists as group permission.
 ///
 /// # Errors
-/// Fails if a part of the path cannot be inspected, or is missing and no other user could create it.
+/// Fails if a part of the path cannot be inspected. Also fails if a part is missing and no other user could create it.
 pub fn changeable_by_others(path: &Path) -> io::Result<Option<PathBuf>> {
     let path = std::path::absolute(path)?;
     let mut rest: Vec<OsString> = Vec::new();
@@ -77,7 +77,7 @@ pub fn is_roots_alone(metadata: &Metadata) -> bool {
     metadata.uid() == 0 && metadata.mode() & WRITABLE_BY_OTHERS == 0
 }
 
-/// Adds the parts of `path` to `rest` in reverse order.
+/// Adds the components of `path` to `rest`, in reverse order.
 fn push(rest: &mut Vec<OsString>, path: &Path) {
     let parts = path.components().rev().filter_map(|part| match part {
         Component::Normal(name) => Some(name.to_owned()),
@@ -92,8 +92,8 @@ fn is_changeable(metadata: &Metadata) -> bool {
     metadata.mode() & WRITABLE_BY_OTHERS != 0 || !is_trusted(metadata.uid())
 }
 
-/// Reports whether the owner of a file is trusted: the caller, root, or in a user namespace the root outside of it,
-/// which has no id inside.
+/// Reports whether `owner`, the user id of a file's owner, is trusted. Root and the caller are trusted. In a user
+/// namespace, root of the host is trusted too, although it has no id there.
 pub(crate) fn is_trusted(owner: u32) -> bool {
     owner == 0
         || owner == geteuid().as_raw()

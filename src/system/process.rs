@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::base::shell::shell_line;
 
-/// Runs a program, and logs its command line, its status and its run time.
+/// Runs a program until it ends, and returns its output. Logs its command line, exit status and run time.
 ///
 /// # Errors
 /// Fails if the program cannot be started.

@@ -1,4 +1,4 @@
-//! Gives up the rights of a process before it runs a program of another user.
+//! Gives up the rights of this process before it executes a program of another user.
 
 use std::fs;
 
@@ -8,7 +8,8 @@ use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use thiserror::Error;
 
-/// Ids of `nobody` and `nogroup`, which have no rights of their own. They are also the kernel's overflow ids.
+/// User id of `nobody` and group id of `nogroup`, which have no rights of their own. The kernel also shows this number
+/// for an id that is not mapped (overflow id).
 pub const NOBODY: u32 = 65534;
 
 /// Failure to give up rights.
@@ -20,17 +21,18 @@ pub enum RightsError {
     /// A capability set could not be changed.
     #[error("cannot give up capabilities: {0}")]
     Capabilities(String),
-    /// The bounding set could not be emptied. An exec by root would then restore every capability (`capabilities(7)`).
+    /// The capability bounding set could not be emptied. Every program that root executes would then get all
+    /// capabilities back (`capabilities(7)`).
     #[error("cannot give up capabilities: this process may not change its bounding set (CAP_SETPCAP)")]
     BoundingSet,
 }
 
-/// Gives up all rights of this process and of the programs that it executes. Sets user `nobody` if possible, and
-/// removes supplementary groups, all capabilities, and the ability to gain privileges by exec.
+/// Gives up all rights of this process and of the programs that it executes. Changes the user to `nobody` if possible.
+/// Removes the supplementary groups, all capabilities, and the possibility to gain privileges by executing a program.
 ///
-/// Keeps the user if it is not root, or if it is root in a user namespace without the ids of `nobody`. Another process
-/// of the same user cannot trace this one. Must be called before threads are started, because capabilities belong to a
-/// single thread.
+/// The user stays the same if it is not root, or if it is root in a user namespace without the ids of `nobody`. Other
+/// processes of the same user can no longer trace this process. Must be called before this process starts threads,
+/// because capabilities belong to a single thread.
 pub fn give_up_all() -> Result<(), RightsError> {
     prctl::set_no_new_privs()?;
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
@@ -52,7 +54,7 @@ pub fn give_up_all() -> Result<(), RightsError> {
     Ok(())
 }
 
-/// Drops every capability from the bounding set.
+/// Removes every capability from the capability bounding set of this thread. Returns true.
 fn empty_bounding_set() -> Result<bool, RightsError> {
     for capability in caps::runtime::thread_all_supported() {
         caps::drop(None, CapSet::Bounding, capability)
@@ -65,13 +67,15 @@ fn bounding_set_is_empty() -> bool {
     caps::read(None, CapSet::Bounding).is_ok_and(|set| set.is_empty())
 }
 
-/// Reports whether this user namespace has the ids of `nobody` and permits giving up groups (`user_namespaces(7)`).
+/// Reports whether the ids of `nobody` and `nogroup` exist in this user namespace, and processes in it may give up
+/// their groups (`user_namespaces(7)`).
 fn has_nobody() -> bool {
     let read = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
     maps(&read("uid_map"), NOBODY) && maps(&read("gid_map"), NOBODY) && read("setgroups").trim() != "deny"
 }
 
-/// Reports whether an id map contains `id`. Its lines have the first inner id, the first outer id, and the count.
+/// Reports whether the id map `map` contains the inner id `id`. Each line of a map has the first inner id, the first
+/// outer id, and the number of ids.
 fn maps(map: &str, id: u32) -> bool {
     map.lines().any(|line| {
         let mut numbers = line.split_whitespace().filter_map(|number| number.parse::<u64>().ok());

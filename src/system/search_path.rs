@@ -16,7 +16,7 @@ pub fn directories() -> Vec<PathBuf> {
     env::split_paths(&path).collect()
 }
 
-/// Finds the executable file that a shell starts for `name`, which has no slash.
+/// Finds the executable file that a shell starts for the command `name`, which has no slash.
 #[must_use]
 pub fn find(name: &OsStr) -> Option<PathBuf> {
     let is_program = |path: &PathBuf| path.is_file() && access(path, AccessFlags::X_OK).is_ok();

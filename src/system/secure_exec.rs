@@ -1,8 +1,10 @@
-//! Detects rights that qus has but its caller has not: from a setuid or setgid bit, or from file capabilities.
+//! Detects rights that qus has but its caller does not have. Such rights come from a setuid or setgid bit, or from
+//! capabilities of the executable file.
 //!
-//! qus is not designed for such rights. The caller controls its arguments, which name files to write, and its
-//! environment, which names directories and programs (`PATH`, `TMPDIR`, `QUS_INTERPRETER_DIR`, `XDG_…`). Tools that are
-//! designed for it, such as `sudo`, decide which variables they keep. qus refuses to run.
+//! qus refuses to run with such rights, because its caller could misuse them. The caller controls the arguments of qus,
+//! which name files to write, and the environment, which names directories and programs (`PATH`, `TMPDIR`,
+//! `QUS_INTERPRETER_DIR`, `XDG_…`). Tools that are designed for such rights, for example `sudo`, decide which variables
+//! they keep.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -14,14 +16,14 @@ use nix::unistd::{getresgid, getresuid};
 use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
 
-/// Type of the auxiliary vector's entry `AT_SECURE` (`getauxval(3)`).
+/// Type number of the entry `AT_SECURE` in the auxiliary vector (`getauxval(3)`).
 const AT_SECURE: usize = 23;
 
-/// Returns an error if qus has rights from its file and not from its caller.
+/// Returns an error if qus has rights that come from its executable file and not from its caller.
 ///
-/// Different real and effective ids show such rights. Capabilities alone do not: a user may have ambient capabilities
-/// (`capabilities(7)`), so `AT_SECURE` is also required. `AT_SECURE` alone is not enough either, because SELinux sets
-/// it for any program that enters another domain.
+/// Different real and effective ids show such rights. Capabilities show them only together with `AT_SECURE`: a user may
+/// have ambient capabilities (`capabilities(7)`), and SELinux sets `AT_SECURE` for any program that enters another
+/// domain.
 pub fn check() -> Result<(), Diagnostic> {
     let unknown = |errno: Errno| {
         let cause = io::Error::from(errno);
@@ -53,7 +55,7 @@ fn path_word(path: &Path) -> String {
     shell_word(path)
 }
 
-/// Reads the beginning of a file of procfs in one read.
+/// Returns the beginning of a procfs file: the bytes that one `read(2)` returns, at most 8 KiB.
 fn begin(path: &str) -> Vec<u8> {
     let mut text = vec![0; 8 << 10];
     let length = File::open(path).and_then(|mut file| file.read(&mut text)).unwrap_or(0);
@@ -61,7 +63,8 @@ fn begin(path: &str) -> Vec<u8> {
     text
 }
 
-/// Reports whether an auxiliary vector has `AT_SECURE` set. The vector has pairs of machine words: type and value.
+/// Reports whether `AT_SECURE` is set in the auxiliary vector `vector`. The vector is a list of pairs of machine words:
+/// type and value.
 fn is_secure(vector: &[u8]) -> bool {
     const WORD: usize = size_of::<usize>();
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, usize::from_ne_bytes);
@@ -71,7 +74,8 @@ fn is_secure(vector: &[u8]) -> bool {
     })
 }
 
-/// Reports whether a process with this status text (`proc_pid_status(5)`) has any capability.
+/// Reports whether a process has any permitted capability. `status` is the text of the file `/proc/PID/status`
+/// (`proc_pid_status(5)`).
 fn has_capabilities(status: &str) -> bool {
     let permitted = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
     permitted.is_some_and(|digits| digits.trim().bytes().any(|digit| digit != b'0'))

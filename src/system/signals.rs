@@ -4,16 +4,19 @@
 //! (`execve(2)`). [`normalise`] replaces state that would make qus fail. [`restore`] sets the inherited state again for
 //! the program that `qus run` executes.
 //!
-//! * `SIGCHLD` ignored: the kernel reaps children itself, and `wait(2)` fails with `ECHILD`. qus sets the default.
-//! * `SIGPIPE`: Rust's runtime ignores it before `main`, so `record` runs before the runtime.
+//! * `SIGCHLD` ignored: the kernel reaps children itself, and `wait(2)` fails with `ECHILD`. qus sets the default
+//!   disposition.
+//! * `SIGPIPE`: Rust's runtime ignores it before `main`, so `record` reads the inherited disposition before the runtime
+//!   starts.
 //! * Closed descriptors 0, 1, 2: Rust's runtime opens `/dev/null` in their place before `main`.
-//! * A umask that removes permissions of the owner: qus could not enter a directory that it creates.
+//! * A umask that removes permissions of the owner: qus could not enter a directory that it created.
 //!
 //! All other signals keep their inherited disposition, which `nohup` and background jobs of a shell require. The
 //! inherited signal mask also stays.
 //!
-//! All unsafe code of this crate is in this module. The standard library cannot change a disposition, and nix requires
-//! unsafe code for it. The libraries with a safe interface install handlers, or support only `SIGPIPE`.
+//! All unsafe code of this crate is in this module. The standard library cannot change a disposition, and the library
+//! nix requires unsafe code for it. The libraries with a safe interface install signal handlers, or support only
+//! `SIGPIPE`.
 
 mod deferred;
 mod wait;
@@ -34,15 +37,15 @@ use nix::sys::stat::{Mode, umask};
 pub use self::deferred::DeferredSignals;
 pub use self::wait::EndSignals;
 
-/// Bits of [`RECORD`] for signals that were ignored.
+/// Bit of [`RECORD`]: qus was started with `SIGCHLD` ignored. The next bit means the same for `SIGPIPE`.
 const SIGCHLD_IGNORED: u8 = 1 << 0;
 const SIGPIPE_IGNORED: u8 = 1 << 1;
-/// Bit of [`RECORD`] for a closed descriptor 0. The next bits are for descriptors 1 and 2.
+/// Bit of [`RECORD`]: qus was started with descriptor 0 closed. The next bits mean the same for descriptors 1 and 2.
 const STDIN_CLOSED: u8 = 1 << 2;
 
-/// State that [`record`] found.
+/// Inherited process state that [`record`] found, as a set of bits.
 static RECORD: AtomicU8 = AtomicU8::new(0);
-/// Inherited umask, set by [`normalise`].
+/// Inherited umask, stored by [`normalise`] before it changes the umask.
 static UMASK: OnceLock<Mode> = OnceLock::new();
 
 /// Calls [`record`] when the process starts, before Rust's runtime changes any state.
@@ -53,7 +56,7 @@ static UMASK: OnceLock<Mode> = OnceLock::new();
 #[unsafe(link_section = ".init_array")]
 static RECORD_AT_START: extern "C" fn() = record;
 
-/// Records the state that Rust's runtime or [`normalise`] changes.
+/// Records the inherited process state that Rust's runtime or [`normalise`] changes later.
 extern "C" fn record() {
     let mut found = 0;
     for (signal, bit) in [(libc::SIGCHLD, SIGCHLD_IGNORED), (libc::SIGPIPE, SIGPIPE_IGNORED)] {
@@ -109,7 +112,7 @@ fn recorded(bit: u8) -> bool {
     RECORD.load(Ordering::Relaxed) & bit != 0
 }
 
-/// Replaces inherited state that would make this process fail. Must be called once, at the beginning of `main`.
+/// Replaces inherited process state that would make qus fail. Must be called once, at the beginning of `main`.
 ///
 /// # Errors
 ///
@@ -124,8 +127,8 @@ pub fn normalise() -> io::Result<()> {
     Ok(())
 }
 
-/// Sets the inherited state again, for the program that this process executes next. Descriptors that were closed are
-/// closed by `execve(2)`.
+/// Sets the inherited process state again, for the program that this process executes next. If descriptor 0, 1 or 2 was
+/// closed when qus started, `execve(2)` closes it again.
 ///
 /// # Errors
 ///

@@ -1,4 +1,5 @@
-//! Temporary directories that show whether they are in use. The next process removes those of a killed one.
+//! Temporary directories, which a process locks while it uses them. If a process is killed, the next run of qus removes
+//! its directory.
 
 use std::env;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -14,9 +15,9 @@ use nix::unistd::geteuid;
 
 use crate::system::file_id::FileId;
 
-/// Prefix of the names of temporary directories. Version 0.1.0 used `qus-` and did not lock them.
+/// Prefix of the names of temporary directories. Version 0.1.0 of qus used `qus-`, and did not lock the directories.
 const PREFIX: &str = "qus-tmp-";
-/// Number of letters and digits after the prefix.
+/// Number of random letters and digits after [`PREFIX`] in the name of a temporary directory.
 const RANDOM: usize = 8;
 
 /// A temporary directory, removed with its content when the value is dropped.
@@ -26,12 +27,13 @@ const RANDOM: usize = 8;
 #[derive(Debug)]
 pub struct TempDir {
     path: PathBuf,
-    /// Holds the lock. It is closed at exec, so that no other program keeps the lock.
+    /// The open directory, which holds the lock. `execve(2)` closes it, so that no other program keeps the lock.
     directory: File,
 }
 
 impl TempDir {
-    /// Creates a directory with `mode` in `parent`, after [`sweep`] removed stale ones there.
+    /// Creates a temporary directory with `mode` in `parent`, after [`sweep`] has removed unused temporary directories
+    /// there.
     pub fn create_in(parent: &Path, mode: u32) -> io::Result<Self> {
         let parent = std::path::absolute(parent)?;
         sweep(&parent);
@@ -55,11 +57,12 @@ impl TempDir {
         }
     }
 
-    /// Creates a directory that only this user may read, in the first suitable parent directory. With `executable`,
-    /// programs in it can run: hardened hosts mount `/tmp` with `noexec`.
+    /// Creates a temporary directory that only this user may read, in the first suitable parent directory. If
+    /// `executable` is true, a parent directory is suitable only if the kernel executes programs in it: hardened hosts
+    /// mount `/tmp` with `noexec`.
     ///
     /// # Errors
-    /// Returns each parent directory with the reason why it is not suitable.
+    /// Fails if no parent directory is suitable. The error lists each parent directory with the reason.
     pub fn create(executable: bool) -> Result<Self, String> {
         let mut reasons = Vec::new();
         for parent in [env::temp_dir(), "/run".into(), "/dev/shm".into(), "/var/tmp".into(), ".".into()] {
@@ -126,7 +129,7 @@ fn open(path: &Path) -> io::Result<File> {
 enum Lock {
     /// This process holds the lock.
     Taken,
-    /// Another process uses the directory.
+    /// Another process holds the lock, because it uses the directory.
     HeldByAnother,
     /// The lock failed, for example on a file system without locks: another process may use the directory.
     Unknown,
@@ -141,15 +144,15 @@ fn lock(directory: &File) -> Lock {
     }
 }
 
-/// Reports whether `path` still leads to the open directory.
+/// Reports whether `path` still leads to the open directory `directory`.
 fn is_at(directory: &File, path: &Path) -> bool {
     let held = directory.metadata().map(|metadata| FileId::of(&metadata));
     let named = fs::symlink_metadata(path).map(|metadata| FileId::of(&metadata));
     matches!((held, named), (Ok(held), Ok(named)) if held == named)
 }
 
-/// Removes the content through the open directory, even if its path leads elsewhere now. Then removes the empty
-/// directory.
+/// Removes the content of the open directory `directory`, even if `path` leads to another directory now. Then removes
+/// the empty directory at `path`.
 fn remove(path: &Path, directory: &File) {
     let opened = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
     for entry in fs::read_dir(&opened).into_iter().flatten().flatten() {
@@ -159,7 +162,7 @@ fn remove(path: &Path, directory: &File) {
     let _ = fs::remove_dir(path);
 }
 
-/// Removes the path from an error of `tempfile`, which adds it to the text.
+/// Removes the file path from the text of an error. The library `tempfile` adds the path to its errors.
 fn without_path(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }

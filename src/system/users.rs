@@ -1,4 +1,4 @@
-//! Finds users in the files of `/etc`. A static program cannot use other name services.
+//! Finds users in files such as `/etc/passwd`. A static program like qus cannot use other name services.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,8 @@ pub fn uid_of(name: &str) -> Option<Uid> {
     find(&fs::read_to_string(PASSWD).ok()?, |its, _| its == name).map(|(_, uid)| uid)
 }
 
-/// Returns the first user in the text of a `passwd(5)` file for which `is_wanted` returns true.
+/// Returns the name and id of the first user for which `is_wanted` returns true. `passwd` is the text of a `passwd(5)`
+/// file.
 fn find(passwd: &str, is_wanted: impl Fn(&str, Uid) -> bool) -> Option<(String, Uid)> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -29,8 +30,8 @@ fn find(passwd: &str, is_wanted: impl Fn(&str, Uid) -> bool) -> Option<(String, 
     })
 }
 
-/// Returns a user's first range of subordinate ids in `file` (`subuid(5)`): first id and length. The user is found by
-/// name or by number; an empty `name` means a user without a name.
+/// Returns a user's first range of subordinate ids in `file` (`subuid(5)`): the first id and the number of ids. The
+/// user is found by name or by number; an empty `name` means a user without a name.
 #[must_use]
 pub fn subordinate_ids(file: &Path, name: &str, uid: Uid) -> Option<(u32, u32)> {
     let text = fs::read_to_string(file).ok()?;

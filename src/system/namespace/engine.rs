@@ -1,4 +1,4 @@
-//! Processes whose namespaces can be entered, including those of rootless container engines.
+//! Processes whose namespaces qus can enter, including processes of rootless container engines.
 
 use std::env;
 use std::fs;
@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::base::error::{Advice, Advise};
 
-/// A container engine whose containers use the namespaces of one user.
+/// A rootless container engine, whose containers run in namespaces of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     /// Docker's daemon, started by `dockerd-rootless.sh`.
@@ -19,16 +19,16 @@ pub enum Engine {
     Podman,
 }
 
-/// A process whose namespaces can be entered.
+/// A process whose namespaces qus can enter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// The process with this number; number 1 is in the namespaces of the host.
     Process(u32),
-    /// The process of this user's container engine.
+    /// A process of this user's container engine.
     Engine(Engine),
 }
 
-/// Error for a word that is not a [`Target`].
+/// Error for a command-line word that does not name a [`Target`].
 #[derive(Debug, Error)]
 #[error("unknown namespaces {0:?}: use host, a process number, podman or docker-rootless")]
 pub struct UnknownTarget(String);
@@ -47,10 +47,10 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// Returns the number of the process.
+    /// Returns the ID of the target process.
     ///
     /// # Errors
-    /// Fails if the engine does not run, or has no namespaces of its own.
+    /// Fails if the container engine does not run, or has no namespaces of its own.
     pub fn process(self) -> Result<u32, EngineError> {
         match self {
             Self::Process(process) => Ok(process),
@@ -59,7 +59,7 @@ impl Target {
     }
 }
 
-/// Reason for which the namespaces of an engine cannot be entered.
+/// Reason why qus cannot enter the namespaces of a container engine.
 #[derive(Debug, Error)]
 #[error("{engine} of this user has no namespaces to enter: {reason}")]
 pub struct EngineError {
@@ -86,7 +86,8 @@ impl Engine {
         }
     }
 
-    /// Returns files below `$XDG_RUNTIME_DIR` that contain the number of a process in the engine's namespaces.
+    /// Returns paths of files, relative to `$XDG_RUNTIME_DIR`. Each file contains the ID of a process in the engine's
+    /// namespaces.
     fn pid_files(self) -> &'static [&'static str] {
         match self {
             // The first file belongs to rootlesskit, the second to the daemon.
@@ -102,7 +103,8 @@ impl Engine {
         }
     }
 
-    /// Returns the number of a process that stays in the engine's namespaces while they are used.
+    /// Returns the ID of a process that stays in the engine's namespaces as long as the engine or a container uses
+    /// them.
     pub fn process(self) -> Result<u32, EngineError> {
         let none = |reason| EngineError { engine: self.name(), start: self.start(), reason };
         let directory = runtime_dir();

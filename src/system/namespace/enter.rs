@@ -1,4 +1,4 @@
-//! Enters new namespaces, or those of another process. A process cannot return from them.
+//! Enters new namespaces, or the namespaces of another process. A process cannot return to its former namespaces.
 
 use std::fs;
 use std::io;
@@ -12,14 +12,15 @@ use thiserror::Error;
 use super::helper::{MapFailure, MapHelper};
 use crate::base::error::{Advice, Advise};
 
-/// Ids of the caller before it entered a namespace.
+/// Ids of this process before it entered a user namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ids {
-    /// Effective user.
+    /// Effective user id.
     pub uid: Uid,
-    /// Effective group.
+    /// Effective group id.
     pub gid: Gid,
-    /// True if a range of ids was mapped: all ids for the host's root, subordinate ids for other users.
+    /// True if more than one id is mapped into the user namespace: all ids for the host's root, subordinate ids for
+    /// other users.
     pub full_range: bool,
 }
 
@@ -30,9 +31,9 @@ pub enum NamespaceError {
     /// A setting forbids user namespaces for this user.
     #[error("user namespaces are forbidden here by {setting}")]
     Forbidden {
-        /// The setting, as `sysctl(8)` names it.
+        /// Name of the setting, as `sysctl(8)` prints it.
         setting: &'static str,
-        /// The value that permits them.
+        /// Value of the setting that permits user namespaces.
         permits: &'static str,
     },
     /// `ENOSPC`: the user has reached the limit of user namespaces, or 32 are nested (`user_namespaces(7)`).
@@ -52,7 +53,7 @@ pub enum NamespaceError {
     /// The namespaces of a process could not be opened.
     #[error("cannot open {}: {source}", path.display())]
     Open {
-        /// The namespace's file.
+        /// Path of the namespace's file in `/proc`.
         path: PathBuf,
         /// Error of the kernel.
         source: io::Error,
@@ -62,7 +63,7 @@ pub enum NamespaceError {
     Join {
         /// Kind of the namespace, such as `user`.
         kind: &'static str,
-        /// Number of the process.
+        /// ID of the process.
         pid: u32,
         /// Error of the kernel.
         source: io::Error,
@@ -85,16 +86,18 @@ impl Advise for NamespaceError {
     }
 }
 
-/// Settings that forbid user namespaces: name, value that forbids them, value that permits them.
+/// Kernel settings that forbid user namespaces: name of the setting, value that forbids them, value that permits them.
 const SETTINGS: [(&str, &str, &str); 3] = [
     ("user.max_user_namespaces", "0", "65536"),
     ("kernel.unprivileged_userns_clone", "0", "1"),
     ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
 ];
 
-/// Finds the setting that forbids user namespaces, or rights inside of them, for ordinary users.
+/// Returns an error with the kernel setting that forbids ordinary users to create user namespaces, or to have rights in
+/// them. Returns `None` if no setting does.
 ///
-/// AppArmor's setting permits creating user namespaces, but forbids mapping users and mounting inside of them.
+/// AppArmor's setting permits ordinary users to create user namespaces, but forbids them to map ids and to mount file
+/// systems there.
 #[must_use]
 pub fn blocking_sysctl() -> Option<NamespaceError> {
     forbidding_setting_in(Path::new("/proc/sys"))
@@ -116,10 +119,12 @@ fn diagnose(errno: Errno) -> NamespaceError {
     })
 }
 
-/// Creates a user and mount namespace, in which this process is root and may register handlers (K70).
+/// Enters a new user namespace and a new mount namespace. In them, this process is root and may register handlers
+/// (K70).
 ///
-/// The host's root keeps all ids. For another user, its own id becomes 0; with `range`, subordinate ids follow it, if
-/// the user has any. This process must have no other thread.
+/// If the host's root calls the function, all ids stay the same. For another user, the user's own id becomes 0. If
+/// `range` is true and the user has subordinate ids, these become the ids from 1 on. This process must have no other
+/// thread.
 pub fn enter_as_root(range: bool) -> Result<Ids, NamespaceError> {
     let (uid, gid) = (geteuid(), getegid());
     // Only a process outside of the namespace may map more than one id.
@@ -136,13 +141,15 @@ pub fn enter_as_root(range: bool) -> Result<Ids, NamespaceError> {
     Ok(Ids { uid, gid, full_range: false })
 }
 
-/// Creates a user namespace inside the one of [`enter_as_root`], in which the caller has its original ids.
+/// Enters a new user namespace inside the namespace of [`enter_as_root`]. There this process has its original ids
+/// again.
 pub fn restore_caller_ids(ids: Ids) -> Result<(), NamespaceError> {
     unshare(CloneFlags::CLONE_NEWUSER).map_err(diagnose)?;
     map_one((ids.uid.as_raw(), 0), (ids.gid.as_raw(), 0))
 }
 
-/// Maps one user and one group. Each pair has the id inside and the id outside, which belongs to this process.
+/// Maps one user id and one group id into the user namespace of this process. Each pair has the id inside the
+/// namespace, and the id outside of it, which is the id of this process.
 pub(crate) fn map_one(user: (u32, u32), group: (u32, u32)) -> Result<(), NamespaceError> {
     let write = |file: &str, text: String| {
         let failed =
@@ -156,8 +163,8 @@ pub(crate) fn map_one(user: (u32, u32), group: (u32, u32)) -> Result<(), Namespa
     write("gid_map", line(group))
 }
 
-/// Enters the user and mount namespace of process `pid`, and its root directory. That process sees the handlers that
-/// are registered afterwards.
+/// Enters the user namespace, the mount namespace and the root directory of process `pid`. That process sees the
+/// handlers that this process registers afterwards.
 pub fn enter(pid: u32) -> Result<(), NamespaceError> {
     let open = |kind: &str| {
         let path = PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
@@ -182,8 +189,9 @@ pub fn enter(pid: u32) -> Result<(), NamespaceError> {
     Ok(())
 }
 
-/// Becomes root of the namespace. A process from outside has all capabilities in it, but its id may not be mapped
-/// there. Root owns the instance (K70) and the files that it creates.
+/// Changes the ids of this process to root of the user namespace that it has entered. A process from outside has all
+/// capabilities in the namespace, but its ids may not be mapped there. Root owns the binfmt_misc instance (K70), and
+/// will own the files that this process creates.
 fn become_root() {
     // If the groups cannot be set, or the namespace has no root, the process keeps its ids. Later operations then
     // report their own errors.

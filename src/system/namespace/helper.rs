@@ -1,8 +1,9 @@
 //! A helper process that maps ids into the user namespace that its parent has entered.
 //!
-//! Only a process outside of a user namespace may map more than one id into it (`user_namespaces(7)`). The helper is
-//! the same executable, started with [`MAP_HELPER`] before the parent enters the namespace. It waits for a byte on its
-//! standard input, and then maps the ids: root maps them itself, other users through `newuidmap(1)` and `newgidmap(1)`.
+//! Only a process outside of a user namespace may map more than one id into it (`user_namespaces(7)`). The helper
+//! process executes the file of qus with the argument [`MAP_HELPER`], and is started before the parent enters the
+//! namespace. The helper waits for a byte on its standard input, and then maps the ids. Root's helper maps them itself;
+//! the helper of another user runs `newuidmap(1)` and `newgidmap(1)`.
 
 use std::fs;
 use std::io::{Read, Write as _};
@@ -13,25 +14,26 @@ use crate::system::process;
 use crate::system::users;
 use nix::unistd::{getegid, geteuid, getppid};
 
-/// The only argument of the helper process.
+/// The only command-line argument of the helper process.
 pub const MAP_HELPER: &str = "__map-ids";
-/// Number of all ids: every number except -1 (`user_namespaces(7)`).
+/// Number of all user ids or group ids: every 32-bit number except -1 (`user_namespaces(7)`).
 const ALL: u32 = u32::MAX;
-/// Exit status of a helper that found no subordinate ids.
+/// Exit status of the helper process if the user has no subordinate ids.
 const NO_RANGE: u8 = 3;
 
-/// A waiting helper process.
+/// A helper process that waits until [`map`](Self::map) is called.
 pub(super) struct MapHelper(Child);
 
 impl MapHelper {
-    /// Starts a helper; `None` if this fails.
+    /// Starts the helper process; `None` if it cannot be started.
     pub(super) fn start() -> Option<Self> {
         let mut command = Command::new("/proc/self/exe");
         command.arg(MAP_HELPER).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.spawn().ok().map(Self)
     }
 
-    /// Lets the helper map the ids of this process, which has entered the new namespace.
+    /// Makes the helper process map ids into the user namespace that this process has entered. Waits until the helper
+    /// ends.
     pub(super) fn map(mut self) -> Result<(), MapFailure> {
         let go = self.0.stdin.take().map(|mut input| input.write_all(b"."));
         let output = self.0.wait_with_output().map_err(|error| MapFailure::Failed(error.to_string()))?;
@@ -44,7 +46,7 @@ impl MapHelper {
     }
 }
 
-/// Failure of a helper to map ids, with a text for the user.
+/// Failure of the helper process to map ids. The value is a text for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapFailure {
     /// This user has no subordinate ids.
@@ -54,7 +56,7 @@ pub enum MapFailure {
 }
 
 impl MapFailure {
-    /// Returns the text, and the exit status that identifies the failure.
+    /// Returns the text for the user, and the exit status with which the helper process reports the failure.
     #[must_use]
     pub fn report(&self) -> (&str, u8) {
         match self {
@@ -64,7 +66,7 @@ impl MapFailure {
     }
 }
 
-/// Runs the helper process until it ends.
+/// Runs in the helper process: waits for a byte from `input`, and then maps ids into the user namespace of the parent.
 pub fn serve_map(input: &mut dyn Read) -> Result<(), MapFailure> {
     // Read before the wait: if the parent ends during the wait, this process gets another parent.
     let parent = getppid().to_string();
@@ -91,7 +93,8 @@ pub fn serve_map(input: &mut dyn Read) -> Result<(), MapFailure> {
     map_range("newgidmap", &parent, getegid().as_raw(), groups)
 }
 
-/// Runs `program`, which may map ids: `own` becomes 0, and the range follows it.
+/// Runs `program`, which is `newuidmap` or `newgidmap`, to map ids into the user namespace of process `pid`. The id
+/// `own` becomes 0. The `count` subordinate ids from `start` on become the ids from 1 on.
 fn map_range(program: &str, pid: &str, own: u32, (start, count): (u32, u32)) -> Result<(), MapFailure> {
     let words =
         [pid, "0", &own.to_string(), "1", "1", &start.to_string(), &count.to_string()].map(str::to_owned);
@@ -104,7 +107,8 @@ fn map_range(program: &str, pid: &str, own: u32, (start, count): (u32, u32)) -> 
     Err(failed(String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-/// Returns a map of every id of this namespace to itself; `None` if the current map cannot be read.
+/// Returns an id map that maps every id of this user namespace to itself. `file` is the current map, `uid_map` or
+/// `gid_map`. Returns `None` if it cannot be read.
 fn whole_map(file: &str) -> Option<String> {
     let own = fs::read_to_string(Path::new("/proc/self").join(file)).ok()?;
     let lines = own.lines().map(|line| {

@@ -1,4 +1,5 @@
-//! Enters another root directory, with `/proc`, `/dev` and `/sys` as in a container.
+//! Changes the root directory of this process. The new root directory gets `/proc`, `/dev` and `/sys` as in a
+//! container.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,7 +16,7 @@ use thiserror::Error;
 
 use crate::base::error::Advise;
 
-/// Devices of every container (OCI runtime specification, "Default Devices").
+/// Names of the devices in `/dev` of every container (OCI runtime specification, "Default Devices").
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Symbolic links in `/dev` of every container (OCI runtime specification, "Default symbolic links").
 const LINKS: [(&str, &str); 5] = [
@@ -26,19 +27,19 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// Paths other than `/sys` that are read-only in a container (OCI runtime specification, `readonlyPaths` as engines set
-/// it). The host's root owns them even if this process is in a user namespace.
+/// Paths other than `/sys` that are read-only in a container (OCI runtime specification, `readonlyPaths` as container
+/// engines set it). The host's root owns these paths even if this process is in a user namespace.
 const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
 
 /// Failure to change the root directory.
 #[derive(Debug, Error)]
 #[error("cannot {operation} {}: {source}", path.display())]
 pub struct RootError {
-    /// The operation.
+    /// Verb for the failed operation, such as `open`.
     operation: &'static str,
-    /// Object of the operation.
+    /// File or directory on which the operation failed.
     path: PathBuf,
-    /// Error of the kernel.
+    /// Error that the kernel returned.
     source: io::Error,
 }
 
@@ -49,10 +50,10 @@ fn failed(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errn
     move |errno| RootError { operation, path, source: errno.into() }
 }
 
-/// Makes `directory` the root of this process, with `/proc`, `/dev`, `/sys` and `/etc/resolv.conf` as in a container.
-/// The process must have a mount namespace of its own. The working directory becomes `/`.
+/// Makes `directory` the root directory of this process, with `/proc`, `/dev`, `/sys` and `/etc/resolv.conf` as in a
+/// container. The process must have a mount namespace of its own. Its working directory becomes `/`.
 ///
-/// The contents of the directory are not trusted: its symbolic links never lead out of it (`RESOLVE_IN_ROOT`,
+/// The contents of `directory` are not trusted: symbolic links in it never lead out of it (`RESOLVE_IN_ROOT`,
 /// `openat2(2)`).
 pub fn enter_root(directory: &Path) -> Result<(), RootError> {
     // Made absolute, because `.` would be the directory below the new mount.
@@ -95,8 +96,8 @@ pub fn enter_root(directory: &Path) -> Result<(), RootError> {
     chdir("/").map_err(failed("enter", "/"))
 }
 
-/// Opens the file that `path` will lead to when `directory` is the root; `None` if there is no such file. Symbolic
-/// links are followed inside of `directory`.
+/// Opens the file to which `path` will lead when `directory` is the root directory; `None` if this file does not exist.
+/// Symbolic links never lead out of `directory`.
 #[must_use]
 pub fn find_in_root(directory: &Path, path: &Path) -> Option<File> {
     let root = Root::at(directory).ok()?;
@@ -124,14 +125,15 @@ fn populate_dev(dev: &Root) -> Result<(), RootError> {
         .map_err(failed("mount", "/dev/shm"))
 }
 
-/// A directory. Opening a path below it never leads out of it.
+/// An open directory. A path that is opened below it never leads out of it.
 struct Root(OwnedFd);
 
 /// An open file or directory below a [`Root`].
 struct Location(OwnedFd);
 
 impl Location {
-    /// Returns a path for `mount(2)` that leads to this file, even if its name leads elsewhere now.
+    /// Returns a path for `mount(2)` that leads to this open file or directory, even if its name leads to another file
+    /// now.
     fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
@@ -143,14 +145,14 @@ impl Root {
         open(directory, flags, Mode::empty()).map(Self).map_err(failed("open", directory))
     }
 
-    /// Opens an existing file or directory. `RESOLVE_IN_ROOT` also forbids the magic links of `/proc`, which would lead
-    /// out.
+    /// Opens an existing file or directory below this directory. `RESOLVE_IN_ROOT` also forbids the magic links of
+    /// `/proc` (`symlink(7)`), which would lead out of this directory.
     fn open(&self, name: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd, RootError> {
         let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
         openat2(&self.0, name.as_ref(), how).map_err(failed("open", name.as_ref()))
     }
 
-    /// Opens a file, and creates it if it is missing.
+    /// Opens the file `name` below this directory, and creates it if it is missing.
     fn create(&self, name: &str) -> Result<Location, RootError> {
         let how = OpenHow::new()
             .flags(OFlag::O_CREAT | OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
@@ -159,7 +161,7 @@ impl Root {
         openat2(&self.0, name, how).map(Location).map_err(failed("create", name))
     }
 
-    /// Opens a directory, and creates it if it is missing.
+    /// Opens the directory `name` below this directory, and creates it if it is missing.
     fn directory(&self, name: &str) -> Result<Location, RootError> {
         match mkdirat(&self.0, name, Mode::from_bits_truncate(0o755)) {
             Ok(()) | Err(Errno::EEXIST | Errno::EROFS) => {}
@@ -168,7 +170,7 @@ impl Root {
         self.open(name, OFlag::O_PATH | OFlag::O_DIRECTORY).map(Location)
     }
 
-    /// Mounts the host's resolver configuration over the one of the new root.
+    /// Mounts the host's `/etc/resolv.conf` over the same file in this directory.
     fn bind_resolv_conf(&self) -> Result<(), RootError> {
         let source = fs::canonicalize("/etc/resolv.conf").map_err(|source| RootError {
             operation: "find",
@@ -180,7 +182,8 @@ impl Root {
         bind(&source, &target)
     }
 
-    /// Makes `name` read-only if it exists. Mounts below it, such as the instance, are not changed.
+    /// Makes the path `name` read-only if it exists. Mounts below this path, such as a binfmt_misc instance, are not
+    /// changed.
     fn make_read_only(&self, name: &str) -> Result<(), RootError> {
         let Ok(location) = self.open(name, OFlag::O_PATH).map(Location) else { return Ok(()) };
         bind(&location.path(), &location)?;

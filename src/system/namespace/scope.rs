@@ -1,14 +1,16 @@
-//! The scope of an instance: the user namespace that it belongs to, and so the processes that its handlers serve.
+//! The scope of a binfmt_misc instance: the user namespace to which the instance belongs. Its handlers serve the
+//! processes in this namespace.
 //!
-//! This may differ from the user namespace of this process. Before Linux 6.7 the whole host has one instance. Since
-//! then an instance belongs to the user namespace that mounted it (K64). A process often sees the mount of another
-//! namespace: mount namespaces inherit mounts, and a process can enter a user namespace without the matching mount
-//! namespace.
+//! The scope may differ from the user namespace of this process. Before Linux 6.7 the whole host has one instance.
+//! Since Linux 6.7 an instance belongs to the user namespace that mounted it (K64). A process often sees the mount of
+//! another user namespace: mount namespaces inherit mounts, and a process can enter a user namespace without the
+//! matching mount namespace.
 //!
-//! The kernel never shows the owner of a superblock, but it checks the owner: only a process with CAP_SYS_ADMIN in the
-//! owner's namespace may reconfigure the superblock (`fs/fsopen.c: vfs_cmd_reconfigure`). [`may_reconfigure`] does so
-//! without any option, which changes nothing. A comparison with a new mount would be simpler. But in a user namespace
-//! without an instance, a new mount would permanently hide the handlers in use there (K66).
+//! The kernel never shows which user namespace owns an instance. But only a process with CAP_SYS_ADMIN in the owning
+//! namespace may reconfigure the superblock of the instance (`fs/fsopen.c: vfs_cmd_reconfigure`). [`may_reconfigure`]
+//! tries to reconfigure the superblock without any option, which changes nothing. A comparison with a new mount would
+//! be simpler. But in a user namespace without an instance, a new mount would permanently hide the handlers in use
+//! there (K66).
 
 use std::fmt;
 use std::fs;
@@ -31,9 +33,9 @@ use crate::system::kernel_version::KernelVersion;
 /// The user namespace of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UserNamespace {
-    /// The host's user namespace, the only one on kernels without user namespaces.
+    /// The host's user namespace. On kernels without user namespaces, every process counts as being in it.
     Initial,
-    /// Another user namespace, by its inode.
+    /// Another user namespace. The value is its inode number.
     Other(u64),
     /// `/proc` does not show the user namespace.
     Unknown,
@@ -61,17 +63,18 @@ impl UserNamespace {
     }
 }
 
-/// The user namespace of an instance. Its handlers serve the processes inside of this namespace (K65).
+/// The user namespace of an instance. The handlers of the instance serve the processes inside of this namespace (K65).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
     /// The initial user namespace: the handlers serve all processes of the host that have no instance of their own.
     Host,
-    /// The user namespace of this process, by its inode.
+    /// The user namespace of this process. The value is its inode number.
     UserNamespace(u64),
-    /// A user namespace that contains that of this process. The kernel does not show which one.
+    /// A user namespace that contains the user namespace of this process. The kernel does not show which namespace it
+    /// is.
     Outer,
-    /// A user namespace that is neither that of this process nor contains it.
+    /// A user namespace that neither is nor contains the user namespace of this process.
     Other,
     /// The user namespace is unknown.
     Unknown,
@@ -112,15 +115,16 @@ impl fmt::Display for Scope {
     }
 }
 
-/// Facts about the mount of an instance. Facts that are not needed stay unset.
+/// Facts about a mounted instance, which determine its scope. Facts that are not needed stay unset.
 #[derive(Clone, Copy, Debug, Default)]
 struct Facts {
-    /// True if this mount namespace has a mount of the instance. Otherwise the path leads into another mount
-    /// namespace.
+    /// True if the mount namespace of this process has a mount of the instance. Otherwise the instance's path leads
+    /// into another mount namespace.
     is_mounted_here: bool,
-    /// True if root of this user namespace owns the files of the instance; `None` if the namespace has no root.
+    /// True if root of this process's user namespace owns the files of the instance; `None` if the namespace has no
+    /// root.
     is_owned_by_root: Option<bool>,
-    /// True if the instance has the device number of a mount made by this process.
+    /// True if the instance has the same device number as an instance that this process mounts for comparison.
     is_own_device: Option<bool>,
     /// True if this process has CAP_SYS_ADMIN in the user namespace of the instance.
     may_reconfigure: Option<bool>,
@@ -165,21 +169,22 @@ impl Facts {
     }
 }
 
-/// Reports whether a file system is mounted in this mount namespace.
+/// Reports whether the file system with the device number `device` is mounted in the mount namespace of this process.
 fn is_mounted_here(device: u64) -> bool {
     let device = format!("{}:{}", major(device), minor(device));
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     mounts.lines().any(|mount| mount.split(' ').nth(2) == Some(&device))
 }
 
-/// Reports whether this user namespace has a root. Without one, the owner of a file does not identify its namespace.
+/// Reports whether the user namespace of this process has a root (id 0). Without a root, the owner of an instance's
+/// files does not show to which user namespace the instance belongs.
 fn has_root() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.lines().any(|line| line.split_whitespace().next() == Some("0"))
 }
 
-/// Reports whether this process has CAP_SYS_ADMIN in the user namespace of the instance on `path`: in its own user
-/// namespace, or in one inside of it. `None` if this is unknown.
+/// Reports whether this process has CAP_SYS_ADMIN in the user namespace of the instance on `path`. This namespace is
+/// then the user namespace of this process, or is inside of it. Returns `None` if the answer is unknown.
 fn may_reconfigure(path: &Path) -> Option<bool> {
     if !has_sys_admin() {
         return None;
@@ -200,8 +205,8 @@ fn may_reconfigure(path: &Path) -> Option<bool> {
     }
 }
 
-/// Returns the device number of an instance that this process mounts. Used only in the initial user namespace, which
-/// always has an instance.
+/// Mounts an instance where no other process sees it, and returns its device number. Used only in the initial user
+/// namespace, which always has an instance.
 fn own_device() -> Option<u64> {
     if !has_sys_admin() {
         return None;
@@ -214,7 +219,8 @@ fn own_device() -> Option<u64> {
     })
 }
 
-/// Runs `body` in a new mount namespace of this user namespace, on a thread that ends afterwards.
+/// Runs `body` on a new thread, which is in a new mount namespace and ends afterwards. The user namespace stays the
+/// same.
 fn in_new_mount_namespace<T: Send>(body: impl FnOnce() -> Option<T> + Send) -> Option<T> {
     let enter = || {
         unshare(CloneFlags::CLONE_NEWNS).ok()?;

@@ -1,15 +1,16 @@
-//! Defers the signals that end a program until a change is complete.
+//! Defers signals that would end qus in the middle of a change to the system.
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
-/// Signals that users and service managers send to end a program.
+/// Signals with which users and service managers end a program.
 const SIGNALS: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
 
-/// Defers SIGHUP, SIGINT and SIGTERM while this value exists. Programs that are started meanwhile inherit the mask.
+/// Defers SIGHUP, SIGINT and SIGTERM while this value exists. Programs that qus starts meanwhile inherit the signal
+/// mask.
 pub struct DeferredSignals(Option<SigSet>);
 
 impl DeferredSignals {
-    /// Defers the signals from now on.
+    /// Defers SIGHUP, SIGINT and SIGTERM until the returned value is dropped.
     #[must_use]
     pub fn begin() -> Self {
         let signals: SigSet = SIGNALS.into_iter().collect();

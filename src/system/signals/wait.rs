@@ -1,15 +1,16 @@
-//! Waits for the signal that ends a program.
+//! Waits for a signal that asks qus to end.
 
 use nix::sys::signal::{SigSet, Signal};
 
 use super::was_ignored;
 
-/// SIGTERM and SIGINT, blocked since this value was created, so that an early signal is not lost.
+/// SIGTERM and SIGINT. Both signals are blocked from the creation of this value on, so a signal that arrives before
+/// [`wait`](Self::wait) is not lost.
 pub struct EndSignals(SigSet);
 
 impl EndSignals {
-    /// Blocks both signals, except ignored ones. A shell starts background jobs with SIGINT ignored, but `sigwait(3)`
-    /// would still receive a blocked signal.
+    /// Blocks SIGTERM and SIGINT, but not a signal that this process ignores. A shell starts background jobs with
+    /// SIGINT ignored. If SIGINT were blocked in such a job, `sigwait(3)` would receive it.
     ///
     /// # Errors
     ///
@@ -21,7 +22,7 @@ impl EndSignals {
         Ok(Self(signals))
     }
 
-    /// Waits for one of the signals.
+    /// Waits for SIGTERM or SIGINT.
     ///
     /// # Errors
     ///
