@@ -14,12 +14,12 @@ use thiserror::Error;
 use crate::binfmt::{Rule, RuleError};
 use crate::system::file_id::open_without_waiting;
 
-/// The configuration directories, relative to the root. Earlier directories have precedence.
+/// Configuration directories, relative to the root directory. Earlier directories have precedence.
 const DIRECTORIES: [&str; 4] = ["etc/binfmt.d", "run/binfmt.d", "usr/local/lib/binfmt.d", "usr/lib/binfmt.d"];
-/// Maximum size of a file, in bytes. One line has at most 1920 bytes.
+/// Maximum size of a `binfmt.d` file, in bytes. One line of the file has at most 1920 bytes.
 const MAX: u64 = 1 << 20;
 
-/// Line of a file that is neither blank nor a comment.
+/// A line of a `binfmt.d` file that is neither blank nor a comment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// Line number, counted from 1.
@@ -28,7 +28,7 @@ pub struct Line {
     pub rule: Result<Rule, RuleError>,
 }
 
-/// Failure to read a file. The message is printed after the path.
+/// Failure to read a `binfmt.d` file. Callers print the error's message after the path of the file.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReadError {
@@ -52,9 +52,9 @@ pub fn directories(root: &Path) -> Vec<PathBuf> {
     DIRECTORIES.iter().map(|directory| root.join(directory)).collect()
 }
 
-/// Returns the effective files in `directories`, sorted by file name. If several directories have a file of the same
-/// name, only the file in the first directory counts. An empty file or a link to `/dev/null` therefore masks the other
-/// files.
+/// Returns the paths of the effective files in `directories`, sorted by file name. If several directories have a file
+/// of the same name, only the file in the first of these directories counts. An empty file or a link to `/dev/null`
+/// therefore masks files of the same name in later directories.
 #[must_use]
 pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
     let mut files = BTreeMap::<OsString, PathBuf>::new();
@@ -71,7 +71,7 @@ pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
     files.into_values().collect()
 }
 
-/// Reads the lines of a file. A link to `/dev/null` has no lines.
+/// Reads the lines of the `binfmt.d` file `file`. A link to `/dev/null` has no lines.
 pub fn read(file: &Path) -> Result<Vec<Line>, ReadError> {
     let io = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => ReadError::Missing,
@@ -94,7 +94,7 @@ fn content(file: File) -> io::Result<Option<Vec<u8>>> {
     Ok((text.len() as u64 <= MAX).then_some(text))
 }
 
-/// Parses the lines of a file. Blanks around a line are not part of the rule.
+/// Parses the text of a `binfmt.d` file. Blanks around a line are not part of the rule.
 #[must_use]
 pub fn lines(text: &[u8]) -> Vec<Line> {
     let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).zip(1..);

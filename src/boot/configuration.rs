@@ -10,27 +10,27 @@ use serde::Serialize;
 use crate::binfmt::{Handler, Rule};
 use crate::boot::binfmt_d;
 
-/// Directory of the database of binfmt-support (`update-binfmts(8)`), relative to the root.
+/// Directory of the database of binfmt-support (`update-binfmts(8)`), relative to the root directory.
 const BINFMT_SUPPORT: &str = "var/lib/binfmts";
-/// Maximum size of a file in the database, in bytes.
+/// Maximum size of a file in the database of binfmt-support, in bytes.
 const CONFIGURATION_MAX: u64 = 1 << 20;
 
-/// Returns the path of the database file that binfmt-support has for the handler `name`.
+/// Returns the path of the file in the database of binfmt-support for the handler `name`.
 #[must_use]
 pub fn binfmt_support_file(name: &OsStr) -> PathBuf {
     Path::new("/").join(BINFMT_SUPPORT).join(name)
 }
 
-/// A configured rule and its file.
+/// A configured rule, and the configuration file that contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfiguredRule {
-    /// The file.
+    /// Path of the configuration file.
     pub file: PathBuf,
     /// The rule.
     pub rule: Rule,
 }
 
-/// Difference between a configured rule and the handlers.
+/// Difference between a configured rule and the registered handlers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Drift {
@@ -62,8 +62,8 @@ impl Configuration {
         Self { rules, binfmt_support }
     }
 
-    /// Returns configured rules that are missing in the kernel or registered differently. A later rule replaces an
-    /// earlier rule with the same name.
+    /// Returns the configured rules that have no handler or a different handler. A later rule replaces an earlier rule
+    /// with the same name.
     #[must_use]
     pub fn drifts<'a>(&'a self, handlers: &[Handler]) -> Vec<(&'a ConfiguredRule, Drift)> {
         let is_last = |index: usize, configured: &ConfiguredRule| {
@@ -82,7 +82,7 @@ impl Configuration {
             .collect()
     }
 
-    /// Returns configured rules without a registered handler.
+    /// Returns the configured rules for which no handler with the same name, interpreter and matcher is registered.
     #[must_use]
     pub fn unregistered_rules(&self, handlers: &[Handler]) -> Vec<&ConfiguredRule> {
         let is_unregistered = |configured: &&ConfiguredRule| {
@@ -93,8 +93,8 @@ impl Configuration {
 }
 
 impl ConfiguredRule {
-    /// Reports whether `handler` has the name, interpreter and matcher of the rule. The flags and the enabled state do
-    /// not matter.
+    /// Reports whether `handler` has the name, interpreter and matcher of this configured rule. The flags and the
+    /// enabled state do not matter.
     #[must_use]
     pub fn is_registered_as(&self, handler: &Handler) -> bool {
         handler.name == *self.rule.name()
@@ -103,13 +103,14 @@ impl ConfiguredRule {
     }
 }
 
-/// Returns the rules of a configuration file. Invalid lines are ignored.
+/// Returns the rules in the `binfmt.d` file `file`. Invalid lines are ignored.
 fn rules_of(file: &Path) -> Vec<ConfiguredRule> {
     let lines = binfmt_d::read(file).unwrap_or_default().into_iter();
     lines.filter_map(|line| Some(ConfiguredRule { file: file.to_owned(), rule: line.rule.ok()? })).collect()
 }
 
-/// Returns the package in the first line of a database file. The line `:` stands for the administrator.
+/// Returns the package name in the first line of a binfmt-support database file. Returns `None` for the line `:`, which
+/// stands for the administrator.
 fn package_in(entry: &[u8]) -> Option<String> {
     let line = entry.split(|byte| *byte == b'\n').next()?;
     let name = std::str::from_utf8(line).ok()?.trim();

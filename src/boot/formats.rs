@@ -1,8 +1,8 @@
 //! Output formats: files from which other software registers rules, at boot or in a container. The functions are pure and
 //! deterministic.
 //!
-//! If the format has comments, a file names qus as its author and shows the command that removes it. qus recognises its
-//! own files by [`MARKER`].
+//! If a format has comments, each file names qus as its author and shows the command that removes the file. qus
+//! recognises its own files by [`MARKER`].
 
 use serde::Serialize;
 use thiserror::Error;
@@ -14,11 +14,11 @@ use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Matcher, Rule};
 use crate::system::managed_file::MARKER;
 
-/// Name of the OpenRC service, and prefix of the names of all other files.
+/// Name of the OpenRC service, and beginning of the file names in most other formats.
 pub const SERVICE: &str = "qus";
 /// Comment in a `binfmt.d` file whose interpreter is a copy that belongs to the file.
 pub const COPIED: &str = "# The interpreter was copied for this file. The copy is removed with the file.";
-/// Name of the package to which binfmt-support assigns the handlers.
+/// Package name under which binfmt-support lists the handlers of qus.
 pub const PACKAGE: &str = "qus";
 /// Maximum length of a `binfmt.d` line, in bytes. systemd-binfmt appends a newline when it writes the line (K2, K6).
 const BINFMT_D_MAX: usize = crate::binfmt::LINE_MAX - 1;
@@ -51,7 +51,7 @@ pub struct ArchRules {
     pub arch: &'static Arch,
     /// The rules of the architecture.
     pub rules: Vec<Rule>,
-    /// True if the interpreter is a copy that is removed together with the rules.
+    /// True if the interpreter is a copy that qus removes together with the rules.
     pub copied: bool,
 }
 
@@ -66,11 +66,12 @@ pub struct File {
     pub executable: bool,
 }
 
-/// Reason why a rule cannot be written in a format.
+/// Reason why a rule cannot be written in an output format.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ExportError {
-    /// The path contains a line break, or begins or ends with a blank. The format would cut off such blanks.
+    /// The interpreter's path contains a line break, or begins or ends with a blank. Programs that read the format
+    /// would cut off such blanks.
     #[error(
         "the path of the interpreter for {0} contains a line break, or begins or ends with a blank, which the format cannot express"
     )]
@@ -84,10 +85,10 @@ pub enum ExportError {
         arch: &'static str,
         /// Length of the line, in bytes.
         needed: usize,
-        /// Maximum length, in bytes.
+        /// Maximum length in this format, in bytes.
         most: usize,
     },
-    /// Every possible delimiter occurs in the line or would begin a comment.
+    /// Every possible delimiter occurs in the register line or would begin a comment.
     #[error("the register line for {0} has no possible delimiter: it uses every candidate byte")]
     NoDelimiter(&'static str),
 }
@@ -98,7 +99,7 @@ impl Advise for ExportError {
     }
 }
 
-/// Parts of one rule.
+/// Parts of one rule, for output as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RuleView {
     arch: &'static str,
@@ -133,8 +134,8 @@ pub fn views(arch_rules: &[ArchRules]) -> Vec<RuleView> {
         .collect()
 }
 
-/// Returns the files of a format for `arch_rules`. The result is empty for [`Format::Json`], which the caller
-/// serializes.
+/// Returns the files that contain the rules of `arch_rules` in `format`. The result is empty for [`Format::Json`]: the
+/// caller serializes the result of [`views`].
 pub fn files(format: Format, arch_rules: &[ArchRules]) -> Result<Vec<File>, ExportError> {
     for set in arch_rules {
         if set.rules.iter().any(|rule| !is_one_line(rule)) {
@@ -171,13 +172,15 @@ pub fn concat(format: Format, files: &[File]) -> Vec<u8> {
     text
 }
 
-/// Returns the name of an architecture's `binfmt.d` file. It sorts after every `qemu-…` file, so its rules win.
+/// Returns the name of an architecture's `binfmt.d` file. The name sorts after every name `qemu-…`, so the rules of qus
+/// win.
 #[must_use]
 pub fn binfmt_d_name(arch: &Arch) -> String {
     format!("{SERVICE}-{}.conf", arch.name)
 }
 
-/// Reports whether the interpreter's path survives in a line-based format: no line break, no blank at either end.
+/// Reports whether a line-based format can express the interpreter's path: the path has no line break, and no blank at
+/// its beginning or end.
 fn is_one_line(rule: &Rule) -> bool {
     let path = rule.interpreter().as_os_str().as_encoded_bytes();
     let blank = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_whitespace);
@@ -192,7 +195,8 @@ fn header(arch_rules: &[ArchRules]) -> String {
     )
 }
 
-/// Returns a register line for a file in which `#` and `;` begin comments.
+/// Returns a register line for a file in which `#` and `;` begin comments. Fails if the line has more than `most`
+/// bytes.
 fn line(arch: &'static str, rule: &Rule, most: usize) -> Result<Vec<u8>, ExportError> {
     // OpenRC's reader of binfmt.d expects a colon before the name. The delimiter is therefore a colon if possible.
     let usable = |byte: u8| !byte.is_ascii_whitespace() && !matches!(byte, b'#' | b';');
@@ -229,7 +233,8 @@ fn binfmt_support(arch: &'static Arch, rule: &Rule) -> File {
     File { name: rule.name().to_string(), text, executable: false }
 }
 
-/// Returns a rule in the import format of update-binfmts(8), with one line per field. The handler belongs to `package`.
+/// Returns `rule` in the import format of update-binfmts(8), with one line per field. The handler will belong to
+/// `package`.
 pub(crate) fn binfmt_support_format(package: &str, rule: &Rule) -> Vec<u8> {
     let mut text = format!("package {package}\ninterpreter ").into_bytes();
     text.extend_from_slice(rule.interpreter().as_os_str().as_encoded_bytes());
@@ -258,8 +263,8 @@ pub(crate) fn binfmt_support_format(package: &str, rule: &Rule) -> Vec<u8> {
     text
 }
 
-/// Code of the OpenRC service before the rules. Words are quoted for `sh`, and a register line is written in one
-/// `write(2)`.
+/// Shell code of the OpenRC service before the rules. Words of a rule are quoted for `sh`, and the shell writes each
+/// register line with one `write(2)`.
 const OPENRC_BEGIN: &str = r#"
 description="Handlers for programs of foreign architectures"
 instance=/proc/sys/fs/binfmt_misc
@@ -271,7 +276,7 @@ depend() {
 # qus_each COMMAND: runs it with each handler's name, interpreter and register line.
 qus_each() {
 "#;
-/// Code of the OpenRC service after the rules.
+/// Shell code of the OpenRC service after the rules.
 const OPENRC_END: &str = r#"}
 
 qus_add() {

@@ -1,4 +1,5 @@
-//! Persistence over a reboot: one `binfmt.d` file per architecture, and the init system that registers these files.
+//! Persistence over a reboot: one `binfmt.d` file per architecture, and the init system that registers the rules in
+//! these files.
 //!
 //! The `binfmt.d` files are authoritative on every init system: `qus list` compares handlers with them, and `qus apply`
 //! registers them. For an init system that does not read `binfmt.d`, qus generates further files from them.
@@ -31,27 +32,27 @@ use crate::system::ownership::is_roots_alone;
 use crate::system::process;
 use crate::system::temp_dir::TempDir;
 
-/// Directory of the persistent files.
+/// Directory of the `binfmt.d` files that qus writes.
 pub const BINFMT_D: &str = "/etc/binfmt.d";
 /// Directory of OpenRC's service scripts.
 const OPENRC_SERVICES: &str = "/etc/init.d";
 /// Directory of the services in OpenRC's runlevel `boot`.
 const OPENRC_BOOT: &str = "/etc/runlevels/boot";
-/// Lock file that is locked while persistent files are written. Only root can open it, so other users cannot block qus.
+/// File that qus locks while it writes persistent files. Only root can open it, so other users cannot block qus.
 const LOCK: &str = "/run/qus.lock";
 /// Directories that are empty after a reboot, or in which other users can change files.
 const UNSTABLE: [&str; 10] =
     ["/tmp", "/var/tmp", "/run", "/dev", "/proc", "/sys", "/home", "/root", "/mnt", "/media"];
 
-/// Init system that registers the persistent files at boot.
+/// Init system of the host, or other software, that registers the persistent rules at boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InitSystem {
-    /// systemd-binfmt, which reads the files.
+    /// systemd, whose systemd-binfmt reads the `binfmt.d` files.
     Systemd,
-    /// OpenRC, with a service script.
+    /// OpenRC, for which qus writes a service script.
     Openrc,
-    /// binfmt-support, with its own database.
+    /// binfmt-support, into whose database qus imports the rules.
     BinfmtSupport,
     /// An unknown init system, for which qus has no support.
     Unsupported,
@@ -79,7 +80,7 @@ impl InitSystem {
         }
     }
 
-    /// Describes how the rules are registered at boot.
+    /// Describes how this init system registers the persistent rules at boot.
     #[must_use]
     pub fn description(self) -> &'static str {
         match self {
@@ -92,7 +93,8 @@ impl InitSystem {
         }
     }
 
-    /// Returns the reason why the rules will not be registered at boot, with advice; `None` if they will be.
+    /// Returns the reason why this init system will not register the persistent rules at boot, with advice; `None` if
+    /// it will register them.
     #[must_use]
     pub fn blocker(self) -> Option<Diagnostic> {
         const UNIT: &str = "/etc/systemd/system/systemd-binfmt.service";
@@ -140,7 +142,8 @@ fn service() -> PathBuf {
     Path::new(OPENRC_SERVICES).join(SERVICE)
 }
 
-/// Writes the OpenRC service and adds it to its runlevel. Without any rules, the service is removed.
+/// Writes the OpenRC service that registers `arch_rules`, and adds it to the runlevel `boot`. If there are no rules,
+/// removes the service.
 fn update_openrc(arch_rules: &[ArchRules]) -> Result<(), Diagnostic> {
     let (service, link) = (service(), Path::new(OPENRC_BOOT).join(SERVICE));
     if arch_rules.is_empty() {
@@ -167,7 +170,7 @@ fn update_openrc(arch_rules: &[ArchRules]) -> Result<(), Diagnostic> {
     }
 }
 
-/// Reports whether `link` is a link to `target`.
+/// Reports whether `link` is a symbolic link to `target`.
 fn leads_to(link: &Path, target: &Path) -> io::Result<bool> {
     match fs::read_link(link) {
         Ok(there) => Ok(there == target),
@@ -228,8 +231,8 @@ fn io_problem(operation: &str, path: &Path, error: &io::Error) -> Diagnostic {
 }
 
 /// Waits for the lock on persistent files. The lock is held while the returned file is open. Without the lock, two runs
-/// that copy the same interpreter would each find a handler with the other run's copy. Returns `None` if the lock is
-/// not available.
+/// of qus that copy the same interpreter would each find a handler with the other run's copy. Returns `None` if the
+/// lock is not available.
 #[must_use]
 pub fn lock() -> Option<File> {
     let mut options = OpenOptions::new();
@@ -247,7 +250,7 @@ pub fn lock() -> Option<File> {
     }
 }
 
-/// `binfmt.d` file that qus wrote.
+/// A `binfmt.d` file that qus wrote for one architecture.
 #[derive(Clone, Debug)]
 pub struct Persisted {
     /// Path of the file.
@@ -264,13 +267,13 @@ pub fn is_copy(interpreter: &Path) -> bool {
     interpreter.parent() == Some(Path::new(store::COPIES))
 }
 
-/// Returns the path of the file for `arch`.
+/// Returns the path of qus's `binfmt.d` file for `arch`.
 #[must_use]
 pub fn file_of(arch: &Arch) -> PathBuf {
     Path::new(BINFMT_D).join(formats::binfmt_d_name(arch))
 }
 
-/// Reads the file for `arch`. Returns `None` if the file does not exist.
+/// Reads qus's `binfmt.d` file for `arch`. Returns `None` if the file does not exist.
 pub fn persisted_for(arch: &'static Arch) -> Result<Option<Persisted>, ManagedFileError> {
     let path = file_of(arch);
     let Some(own) = managed_file::read(&path)? else { return Ok(None) };
@@ -280,10 +283,10 @@ pub fn persisted_for(arch: &'static Arch) -> Result<Option<Persisted>, ManagedFi
     Ok(Some(Persisted { path, set: ArchRules { arch, rules, copied }, is_edited: own.is_edited }))
 }
 
-/// Returns the files of qus, in the order of the architecture table. Files of other tools are omitted.
+/// Returns all `binfmt.d` files of qus, in the order of the architecture table. Files of other tools are omitted.
 ///
 /// # Errors
-/// A file cannot be read. It is not omitted, because qus may have written it.
+/// Fails if a file cannot be read. Such a file is not omitted, because qus may have written it.
 pub fn persisted() -> Result<Vec<Persisted>, ManagedFileError> {
     let files = crate::arch::ARCHES.iter().map(persisted_for);
     let own =
@@ -291,14 +294,14 @@ pub fn persisted() -> Result<Vec<Persisted>, ManagedFileError> {
     own.filter_map(Result::transpose).collect()
 }
 
-/// Checks that a file with the rules in `set` can be written.
+/// Checks, without writing, that the `binfmt.d` file with the rules in `set` can be written.
 pub fn check(set: &ArchRules) -> Result<(), Diagnostic> {
     formats::files(Format::Systemd, std::slice::from_ref(set))?;
     managed_file::check(&file_of(set.arch))?;
     Ok(())
 }
 
-/// Writes the file with the rules in `set` and returns its path.
+/// Writes the `binfmt.d` file with the rules in `set` and returns its path.
 pub fn write_boot_file(set: &ArchRules) -> Result<PathBuf, Diagnostic> {
     let path = file_of(set.arch);
     let before = persisted_for(set.arch)?.map(|persisted_arch| persisted_arch.set.rules).unwrap_or_default();
@@ -312,9 +315,11 @@ pub fn write_boot_file(set: &ArchRules) -> Result<PathBuf, Diagnostic> {
     Ok(path)
 }
 
-/// Removes a file and its copy of an interpreter. The paths of removed copies are added to `removed`.
+/// Removes a `binfmt.d` file of qus and the interpreter copies that only this file uses. Adds the paths of removed
+/// copies to `removed`.
 ///
-/// The file itself is removed last. If qus is interrupted, the next run finds the remaining copies through this file.
+/// The `binfmt.d` file is removed last. If qus is interrupted, the next run finds the remaining copies through this
+/// file.
 pub fn remove_persisted(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     if persisted_arch.is_edited {
         return Err(ManagedFileError::Edited(persisted_arch.path.clone()).into());
@@ -348,14 +353,14 @@ fn drop_copies(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result
     Ok(())
 }
 
-/// Removes temporary files of killed runs from the directories of files and interpreters.
+/// Removes temporary files that killed runs of qus left in the directories of persistent files and interpreter copies.
 pub fn remove_stale() {
     for directory in [BINFMT_D, store::COPIES, OPENRC_SERVICES] {
         atomic_file::remove_stale(Path::new(directory));
     }
 }
 
-/// Removes copies of interpreters that no configuration and no handler uses. A killed run or a replacement can leave
+/// Removes copies of interpreters that no configured rule and no handler uses. A killed run or a replacement can leave
 /// such copies.
 pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Diagnostic> {
     let rules = crate::boot::configuration::Configuration::read(Path::new("/")).rules;
@@ -384,13 +389,13 @@ pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// Removes the directory of copies and its parent directory, if they are empty.
+/// Removes the directory of interpreter copies and its parent directory, if they are empty.
 pub fn remove_empty_directories() {
     let _ = fs::remove_dir(store::COPIES).and_then(|()| fs::remove_dir(store::SYSTEM));
 }
 
-/// Reports whether an interpreter can be used at its present path: the path exists at boot, and only root can change
-/// it.
+/// Reports whether persistent rules can name the interpreter's present path: the path exists at boot, and only root can
+/// change it.
 #[must_use]
 pub fn is_stable(interpreter: &Interpreter) -> bool {
     let path = &interpreter.path;
@@ -433,7 +438,7 @@ pub fn late_mount_warning(path: &Path) -> Option<String> {
     })
 }
 
-/// Returns the type of the file system of `path`, a number from `include/uapi/linux/magic.h`.
+/// Returns the type of the file system that contains `path`: a number from `include/uapi/linux/magic.h`.
 fn file_system(path: &Path) -> Option<i128> {
     statfs(path).ok().map(|filesystem| magic(filesystem.filesystem_type().0))
 }
@@ -444,7 +449,7 @@ fn magic(number: impl Into<i128>) -> i128 {
     number.into() & i128::from(u32::MAX)
 }
 
-/// Returns the name of a file system that is empty after a reboot.
+/// Returns the name of the file system that contains `path`, if it is empty after a reboot; otherwise `None`.
 fn volatile(path: &Path) -> Option<&'static str> {
     match file_system(path)? {
         0x0102_1994 => Some("tmpfs"),
@@ -453,7 +458,7 @@ fn volatile(path: &Path) -> Option<&'static str> {
     }
 }
 
-/// Returns the name of a network file system or FUSE.
+/// Returns the name of the file system type `magic`, if it is a network file system or FUSE; otherwise `None`.
 fn network(magic: i128) -> Option<&'static str> {
     match magic {
         0x6969 => Some("NFS"),

@@ -1,5 +1,5 @@
-//! Steps that make the registered handlers equal to the configuration: a pure function from rules and handlers to
-//! [`Step`]s.
+//! Plan of `qus apply`: the steps that make the registered handlers equal to the configuration. [`steps`] is a pure
+//! function from rules and handlers to [`Step`]s.
 //!
 //! `qus apply` removes only handlers that have the name of a rule. In the kernel the newest handler wins (K31). In the
 //! configuration the last rule wins. A correct handler is therefore registered again if an earlier rule of the
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::binfmt::{Flags, HEADER_LEN, Handler, HandlerName, Matcher, Rule};
 
-/// Rule of the configuration, with its interpreter file.
+/// A rule of the configuration, and the interpreter file that the rule names.
 #[derive(Clone, Copy, Debug)]
 pub struct ConfigLine<'a> {
     /// The rule.
@@ -18,7 +18,7 @@ pub struct ConfigLine<'a> {
     pub interpreter: Option<&'a InterpreterFile>,
 }
 
-/// Interpreter file that a rule names.
+/// Facts about the interpreter file that a rule names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterpreterFile {
     /// The first bytes of the file.
@@ -29,7 +29,7 @@ pub struct InterpreterFile {
     pub set_id: bool,
 }
 
-/// Step for one rule of the configuration.
+/// Step of `qus apply` for one rule of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The rule is registered and needs no change.
@@ -45,8 +45,8 @@ pub enum Step {
     Refused(String),
 }
 
-/// Returns one step for each rule in `requested`, which has the order of the configuration. `handlers` has the newest
-/// handler first. `guarded` holds file headers that no rule may match (K37).
+/// Returns one step for each rule in `requested`. The rules have the order of the configuration. `handlers` begins with
+/// the newest handler. `guarded` holds the file headers that no rule may match (K37).
 #[must_use]
 pub fn steps(requested: &[ConfigLine<'_>], handlers: &[Handler], guarded: &[Guarded]) -> Vec<Step> {
     let refusals: Vec<Option<String>> =
@@ -85,7 +85,7 @@ pub fn steps(requested: &[ConfigLine<'_>], handlers: &[Handler], guarded: &[Guar
     steps
 }
 
-/// Reports whether both rules match some of the same files. A magic rule and an extension rule never count as
+/// Reports whether there are files that both rules match. A magic rule and an extension rule never count as
 /// overlapping.
 fn overlap(one: &Rule, other: &Rule) -> bool {
     match (one.matcher(), other.matcher()) {
@@ -95,23 +95,24 @@ fn overlap(one: &Rule, other: &Rule) -> bool {
     }
 }
 
-/// Header of files that no rule may match.
+/// File header that no rule may match, for example the header of native programs.
 #[derive(Clone, Debug)]
 pub struct Guarded {
-    /// The first bytes of such a file.
+    /// The first bytes of a file with this header.
     pub header: Vec<u8>,
     /// Reason why a rule that matches the header is refused; `None` for a native program of this host.
     pub reason: Option<String>,
 }
 
 impl Guarded {
-    /// Returns the entry for a file that this host certainly runs natively.
+    /// Returns the guarded header of a file that this host certainly runs natively.
     #[must_use]
     pub fn certain(header: Vec<u8>) -> Self {
         Self { header, reason: None }
     }
 
-    /// Reports whether `rule` matches the file. The kernel pads the compared buffer with zeros.
+    /// Reports whether `rule` matches files with this header. The header is padded with zeros, as in the kernel's
+    /// buffer.
     fn is_taken_by(&self, rule: &Rule) -> bool {
         let mut header = self.header.clone();
         header.resize(header.len().max(HEADER_LEN), 0);
@@ -119,7 +120,7 @@ impl Guarded {
     }
 }
 
-/// Returns the reason why a rule must not be registered, or `None` if the rule is safe.
+/// Returns the reason why the rule in `requested` must not be registered, or `None` if the rule is safe.
 fn refusal(requested: &ConfigLine<'_>, guarded: &[Guarded]) -> Option<String> {
     let rule = requested.rule;
     let path = rule.interpreter();
@@ -167,7 +168,8 @@ mod tests {
         Handler { name: rule.name().clone(), entry }
     }
 
-    /// Returns the steps for `lines` of configuration. `handlers` are the registered rules, newest first.
+    /// Returns the steps for the configuration `lines`. `handlers` are the register lines of the handlers, newest
+    /// first.
     fn plan(lines: &[&str], handlers: &[&str]) -> Vec<Step> {
         let rules: Vec<Rule> = lines.iter().map(|line| rule(line)).collect();
         let requested: Vec<ConfigLine<'_>> =

@@ -8,12 +8,12 @@ use crate::interpreter::arch_from_file_name;
 use crate::system::file_id::file_name;
 use crate::system::kernel_version::KernelVersion;
 
-/// Separator in a staging name, which a new handler has until it replaces another handler. A leftover handler with such
-/// a name shows that an earlier run was interrupted.
+/// Text between a handler's final name and a process ID in a staging name. A new handler has a staging name until it
+/// replaces another handler. A leftover handler with a staging name shows that an earlier run of qus was interrupted.
 pub const STAGING_SUFFIX: &str = ".qus-";
 
 /// Returns the architecture of a handler whose interpreter is a QEMU user-mode emulator, or whose name begins with
-/// `qus-`. Returns `None` for handlers of other tools.
+/// `qus-`. Returns `None` for all other handlers.
 #[must_use]
 pub fn emulated_arch(handler: &Handler) -> Option<&'static Arch> {
     let elf = Pattern::new(0, goblin::elf::header::ELFMAG.to_vec(), None).ok()?;
@@ -36,13 +36,13 @@ fn without_staging_suffix(name: &str) -> &str {
     name.split_once(STAGING_SUFFIX).map_or(name, |(name, _)| name)
 }
 
-/// Reports whether `name` is a staging name.
+/// Reports whether `name` is a staging name: a temporary handler name that contains [`STAGING_SUFFIX`].
 #[must_use]
 pub fn is_staging(name: &HandlerName) -> bool {
     name.as_bytes().windows(STAGING_SUFFIX.len()).any(|window| window == STAGING_SUFFIX.as_bytes())
 }
 
-/// Returns the process ID in a staging name.
+/// Returns the process ID in a staging name; `None` if `name` contains none.
 #[must_use]
 pub fn staging_process(name: &HandlerName) -> Option<u32> {
     let name = std::str::from_utf8(name.as_bytes()).ok()?;
@@ -62,8 +62,8 @@ pub fn is_named_for(name: &HandlerName, arch: &Arch) -> bool {
     })
 }
 
-/// Returns the flags of a new handler: `F` and `O`, and `P` if the kernel reports `P` to the interpreter (since Linux
-/// 5.12).
+/// Returns the default flags of a new handler: `F` and `O`, and `P` if the kernel reports `P` to the interpreter (since
+/// Linux 5.12).
 #[must_use]
 pub fn default_flags(kernel: KernelVersion) -> Flags {
     let mut flags = Flags::FIX_BINARY | Flags::OPEN_BINARY;
@@ -80,7 +80,7 @@ pub const EXPORTED_FLAGS: Flags = Flags::FIX_BINARY.union(Flags::OPEN_BINARY).un
 /// If the interpreter's file name is not one of QEMU's, the handler names begin with `qus-`.
 ///
 /// # Errors
-/// A name or the interpreter's path is not valid in a rule.
+/// Fails if a handler name or the interpreter's path is not valid in a rule.
 pub fn rules(arch: &Arch, interpreter: &Path, flags: Flags) -> Result<Vec<Rule>, RuleError> {
     let is_qemu = arch_from_file_name(file_name(interpreter)) == Some(arch);
     let names = arch.handler_names().into_iter();
@@ -110,13 +110,14 @@ pub fn active_handler<'a>(arch: &Arch, handlers: &'a [Handler]) -> Option<&'a Ha
     first_match(handlers, &arch.plain_header()?, Path::new(""))
 }
 
-/// Reports whether `name` is a staging name and the process in it no longer exists.
+/// Reports whether `name` is a staging name, and the process whose ID it contains no longer exists.
 pub(crate) fn is_stale_staging(name: &HandlerName) -> bool {
     let process = staging_process(name);
     process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists())
 }
 
-/// Returns the handlers of emulators that qus recognises, with their architectures. `named` limits the architectures.
+/// Returns the handlers whose interpreter is an emulator that qus recognises, each with its architecture. If `named` is
+/// set, only handlers of these architectures are returned.
 pub(crate) fn emulators<'a>(
     handlers: &'a [Handler],
     named: Option<&[&'static Arch]>,
@@ -137,8 +138,8 @@ pub(crate) fn name_lossy(name: &HandlerName) -> String {
     String::from_utf8_lossy(name.as_bytes()).into_owned()
 }
 
-/// Returns the path of a handler's emulator, from which the version can be read. Returns `None` for paths in `/proc`,
-/// which lead to another file in every process.
+/// Returns the path of a handler's emulator, for example to determine its version. Returns `None` if the handler runs
+/// no emulator that qus recognises, or if the path is in `/proc`, where it leads to another file in every process.
 pub(crate) fn emulator_path(handler: &Handler) -> Option<&Path> {
     emulated_arch(handler)?;
     let path = handler.entry.interpreter.as_deref()?;

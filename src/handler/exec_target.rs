@@ -1,4 +1,5 @@
-//! Inspection of a file that is to be executed: its kind and the reason why the kernel would not execute it.
+//! Inspection of a file that a user wants to execute: the kind of the file, and the reason why the kernel would not
+//! execute it.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -18,7 +19,7 @@ use crate::arch::elf::{self, FIRST_READ};
 use crate::binfmt::HEADER_LEN;
 use crate::system::file_id::{FileId, open_without_waiting};
 
-/// File to be executed.
+/// A file that a user wants to execute.
 #[derive(Clone, Debug)]
 pub struct ExecTarget {
     /// The path, as `execve(2)` receives it.
@@ -29,7 +30,7 @@ pub struct ExecTarget {
     pub header: Vec<u8>,
     /// Kind of the file, according to its content.
     pub kind: Kind,
-    /// Reason why the kernel does not read the file: the first error of `execve(2)` (K41).
+    /// Reason why the kernel refuses the file before it reads the content (K41); `None` if it reads the content.
     pub denied: Option<AccessError>,
 }
 
@@ -49,7 +50,7 @@ pub enum AccessError {
 }
 
 impl AccessError {
-    /// Returns the errno of `execve(2)`.
+    /// Returns the error number with which `execve(2)` fails.
     #[must_use]
     pub fn errno(self) -> Errno {
         match self {
@@ -79,10 +80,10 @@ pub enum Kind {
     Elf(Elf),
     /// A script.
     Script {
-        /// The interpreter in the first line.
+        /// Path of the interpreter in the first line.
         interpreter: PathBuf,
     },
-    /// A program for Windows or DOS: `MZ`.
+    /// A program for Windows or DOS, which begins with `MZ`.
     Windows,
     /// A Java class file or a `.jar` archive.
     Java,
@@ -90,26 +91,26 @@ pub enum Kind {
     Wasm,
     /// A file without any bytes.
     Empty,
-    /// Anything else.
+    /// A file of any other kind.
     Unknown,
 }
 
-/// Contents of an ELF header.
+/// Fields of an ELF header, and the path of the program loader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Elf {
-    /// The architecture; `None` if the table of architectures has no row for this header.
+    /// Architecture of the file; `None` if qus supports no architecture with this header.
     pub arch: Option<&'static Arch>,
     /// `EI_CLASS`: 1 is 32-bit, 2 is 64-bit.
     pub class: u8,
     /// True if the file is big-endian.
     pub big_endian: bool,
-    /// `e_machine`.
+    /// `e_machine`: number of the architecture in the ELF specification.
     pub machine: u16,
-    /// `e_type`.
+    /// `e_type`: type of the file, such as executable or shared object.
     pub e_type: u16,
-    /// `EI_OSABI`.
+    /// `EI_OSABI`: operating system and ABI of the file.
     pub os_abi: u8,
-    /// `EI_ABIVERSION` and the next two bytes.
+    /// `EI_ABIVERSION` and the next two bytes, which are padding.
     pub abi_version: [u8; 3],
     /// Path of the program loader (`PT_INTERP`).
     pub loader: Option<PathBuf>,
@@ -165,8 +166,8 @@ impl fmt::Display for Elf {
     }
 }
 
-/// Returns a description of an `EI_OSABI` value (ELF specification). It is empty for System V and GNU, the usual values
-/// of Linux programs.
+/// Returns a description of the `EI_OSABI` value `value` (ELF specification). The description is empty for System V and
+/// GNU, the usual values of Linux programs.
 fn os_abi(value: u8) -> &'static str {
     match value {
         0 | 3 => "",
@@ -213,8 +214,8 @@ impl ExecTarget {
     }
 }
 
-/// Returns the reason why an unreadable file cannot be executed either. Returns `None` if the file is executable
-/// although it is unreadable (mode 0711).
+/// Returns the reason why a file that this process cannot read cannot be executed either. Returns `None` if the file is
+/// executable although it is unreadable, for example with mode 0711.
 fn denied_unread(path: &Path, error: &io::Error) -> Option<AccessError> {
     match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
         Errno::ENOENT => Some(AccessError::Missing),
@@ -226,7 +227,7 @@ fn denied_unread(path: &Path, error: &io::Error) -> Option<AccessError> {
 }
 
 /// Reports whether this process may execute a file. The check includes `noexec` mounts (`fs/open.c`: `do_faccessat`).
-/// Before Linux 5.8 the kernel cannot check an open file, so the check uses the path.
+/// Before Linux 5.8 the kernel cannot check an open file, so the check then uses `path`.
 fn may_execute(file: &File, path: &Path) -> bool {
     faccessat(file, "", AccessFlags::X_OK, AtFlags::AT_EMPTY_PATH).is_ok()
         || access(path, AccessFlags::X_OK).is_ok()
@@ -256,7 +257,7 @@ fn classify(first: &[u8], path: &Path, file: &File) -> Kind {
     }
 }
 
-/// Parses the start of an ELF header. The header may be incomplete after `e_machine`.
+/// Parses the fields of an ELF header up to `e_machine`. The rest of the header may be incomplete.
 fn elf_header(first: &[u8]) -> Option<Elf> {
     let &[0x7f, b'E', b'L', b'F', class, data, _, os_abi, abi_0, abi_1, abi_2, ..] = first else {
         return None;
@@ -278,11 +279,12 @@ fn elf_header(first: &[u8]) -> Option<Elf> {
     })
 }
 
-/// Returns the interpreter in the first line of a script, as the kernel parses it (`fs/binfmt_script.c`:
-/// `load_script`). Only the first [`HEADER_LEN`] bytes count. The name starts after any blanks and ends at a blank, a
-/// NUL, or the end of the line.
+/// Returns the path of the interpreter in the first line of a script, as the kernel parses it (`fs/binfmt_script.c`:
+/// `load_script`). Only the first [`HEADER_LEN`] bytes of the script count. The interpreter's path starts after any
+/// blanks and ends at a blank, a NUL, or the end of the line.
 ///
-/// Bytes after the end of a short file count as NUL (K34). The name is empty if a NUL directly follows the blanks.
+/// Bytes after the end of a short file count as NUL (K34). The interpreter's path is empty if a NUL directly follows
+/// the blanks.
 #[must_use]
 pub fn script_interpreter(header: &[u8]) -> Option<PathBuf> {
     let mut window = [0; HEADER_LEN];

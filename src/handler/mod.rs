@@ -1,4 +1,5 @@
-//! Handlers as values: their owners, the decision about what to register, the registration, and predictions of `execve(2)`.
+//! Facts and decisions about handlers: their owners, the rules to register, the registration, and predictions of
+//! `execve(2)`.
 
 pub mod apply;
 pub mod classify;

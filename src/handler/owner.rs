@@ -1,6 +1,6 @@
 //! Owner of a handler: the tool that registered it, if that can be determined.
 //!
-//! If nothing is known about a handler, the owner is [`Owner::Unknown`].
+//! If qus cannot determine the tool, the owner is [`Owner::Unknown`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,15 +18,16 @@ use crate::system::process;
 /// Tool that registered a handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// qus. The handler has a rule and a name of qus.
+    /// qus. The handler has a name and a pattern of qus.
     Qus,
     /// systemd-binfmt, which registered a line of this configuration file.
     Configuration(PathBuf),
     /// binfmt-support, on behalf of this package; `None` if an administrator added the rule.
     BinfmtSupport(Option<String>),
-    /// A product that is recognised by the name of the interpreter or of the handler.
+    /// A product that qus recognises by the name of the interpreter or of the handler. The value is the name of the
+    /// product.
     Product(&'static str),
-    /// The package that contains the interpreter. The tool that registered the handler is unknown.
+    /// The package that contains the interpreter. It is unknown which tool registered the handler.
     Package(String),
     /// An unknown tool.
     Unknown,
@@ -47,7 +48,7 @@ impl fmt::Display for Owner {
 }
 
 impl Owner {
-    /// Returns the owner of `handler` without a query to a package manager.
+    /// Determines the owner of `handler` without a query to a package manager. The result is never [`Owner::Package`].
     #[must_use]
     pub fn of(handler: &Handler, configuration: &Configuration) -> Self {
         let entry = &handler.entry;
@@ -66,7 +67,8 @@ impl Owner {
     }
 }
 
-/// Reports whether the handler has a name and a pattern of qus. Other tools use slightly different patterns.
+/// Reports whether the handler has a name and a pattern that qus registers. Other tools use slightly different
+/// patterns.
 fn is_ours(handler: &Handler) -> bool {
     let name = handler.name.as_bytes();
     if name.starts_with(b"qus-") {

@@ -1,4 +1,5 @@
-//! Decision about one architecture: a pure function from facts to a [`Decision`] (rule 2 of docs/design.md).
+//! Decision whether qus registers rules for one architecture: a pure function from facts to a [`Decision`] (rule 2 of
+//! docs/design.md).
 
 use std::fmt;
 use std::path::Path;
@@ -13,7 +14,7 @@ use crate::interpreter::memfd::is_in_memory;
 use crate::probe::{Failure, Nativeness, Verification};
 use crate::system::file_id::FileId;
 
-/// Facts about the host.
+/// Facts about the host, which are the same for every architecture.
 #[derive(Debug)]
 pub struct Snapshot<'a> {
     /// All handlers, newest first.
@@ -29,9 +30,9 @@ pub struct Facts<'a> {
     pub interpreter: Option<&'a Interpreter>,
     /// Whether the host runs the architecture's programs natively.
     pub native: &'a Nativeness,
-    /// Result of a probe through the registered handlers; `None` if no probe was executed.
+    /// Result of executing a probe with the registered handlers; `None` if no probe was executed.
     pub verdict: Option<&'a Result<Verification, Failure>>,
-    /// Defect of the active handler's interpreter file, if no probe was executed.
+    /// Defect of the active handler's interpreter file, found without a probe. Set only if no probe was executed.
     pub unfit: Option<&'a str>,
 }
 
@@ -42,7 +43,7 @@ impl Facts<'_> {
     }
 }
 
-/// Options of the user.
+/// What the user requests for an architecture.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// The flags of a new handler.
@@ -60,9 +61,9 @@ pub struct Request {
 pub enum Decision {
     /// The requested handlers are registered and work.
     Unchanged(Vec<HandlerName>),
-    /// A working handler of another emulator already handles the architecture.
+    /// A working handler already runs another emulator for the architecture.
     LeaveExisting(HandlerName),
-    /// Register, verify, then remove broken handlers.
+    /// New rules must be registered and verified. The handlers that they replace are removed afterwards.
     Register(Registration),
     /// The architecture must not be registered on this host.
     Refused {
@@ -71,7 +72,7 @@ pub enum Decision {
         /// What the user can do instead.
         advice: Advice,
     },
-    /// A handler of another tool already handles these programs.
+    /// Another handler already handles programs of the architecture, and the user did not permit to replace it.
     Conflict {
         /// Handlers that a registration would displace.
         with: Vec<HandlerName>,
@@ -111,13 +112,16 @@ pub struct Registration {
     pub removes: Vec<HandlerName>,
     /// Reason why handlers are removed; `None` if no handler is removed.
     pub reason: Option<String>,
-    /// Handlers of other tools that match the same programs and will no longer be used.
+    /// Handlers of other tools that match the same programs as the new rules. The kernel will no longer use them for
+    /// these programs.
     pub displaced: Vec<HandlerName>,
-    /// Handlers of other tools that take only special files. The new handlers take some of these files.
+    /// Handlers of other tools that match only special files of the architecture. The new handlers will take some of
+    /// these files.
     pub narrowed: Vec<HandlerName>,
 }
 
-/// Returns the reason why `handler` does not work for all programs of `arch` in a container, judged by its rule only.
+/// Returns the reason why `handler` does not work for all programs of `arch` in a container. Only the handler's flags
+/// and patterns are judged.
 fn deficiency(arch: &Arch, handler: &Handler, handlers: &[Handler]) -> Option<String> {
     if !handler.entry.flags.contains(Flags::FIX_BINARY) {
         return Some("it has no F flag, and would fail in every container".to_owned());
@@ -128,10 +132,10 @@ fn deficiency(arch: &Arch, handler: &Handler, handlers: &[Handler]) -> Option<St
     (!takes_all).then(|| "it does not match all programs that today's toolchains write".to_owned())
 }
 
-/// Decides what to do about `arch`.
+/// Decides whether to register rules for `arch`, and which rules.
 ///
 /// # Errors
-/// The interpreter's path is not valid in a rule.
+/// Fails if the interpreter's path is not valid in a rule.
 pub fn decide(
     arch: &'static Arch,
     snapshot: &Snapshot<'_>,
@@ -184,7 +188,7 @@ struct Standing<'a> {
     active: Option<&'a Handler>,
     /// Reason why the active handler does not work.
     broken: Option<String>,
-    /// For each requested rule: true if it is registered and works.
+    /// For each rule in `requested`: true if the rule is registered and works.
     current: Vec<bool>,
 }
 
@@ -215,12 +219,14 @@ impl<'a> Standing<'a> {
         !self.requested.is_empty() && self.current.iter().all(|current| *current)
     }
 
-    /// Reports whether the first rule is current. It is the rule for the programs of today's toolchains.
+    /// Reports whether the first requested rule is registered and works. This is the rule for the programs of today's
+    /// toolchains.
     fn is_first_current(&self) -> bool {
         self.current.first() == Some(&true)
     }
 
-    /// Returns the active handler if it is another handler for the same emulated architecture and works.
+    /// Returns the active handler if it works and emulates the architecture, but is not the handler of the first
+    /// requested rule.
     fn other_emulator(&self) -> Option<&'a Handler> {
         let active = self.active?;
         let is_other = !self.is_first_current()
@@ -235,8 +241,8 @@ impl<'a> Standing<'a> {
         emulated_arch(handler) == Some(self.arch)
     }
 
-    /// Returns the rules that have to be registered. If the first rule is not current, all rules are registered again,
-    /// because they may run another file.
+    /// Returns the requested rules that must be registered. If the first rule is not registered or does not work, these
+    /// are all rules, because the handlers of the other rules may run another file.
     fn rules_to_register(&self) -> Vec<Rule> {
         let missing = self
             .requested
@@ -246,11 +252,11 @@ impl<'a> Standing<'a> {
         missing.map(|(rule, _)| rule.clone()).collect()
     }
 
-    /// Returns the handlers of other tools that take ordinary programs of the architecture, or have the name of a new
-    /// rule.
+    /// Returns the handlers of other tools that the kernel now uses for ordinary programs of the `new` rules, or that
+    /// have the name of a new rule.
     ///
-    /// A handler that takes only special files, for example those of another OS ABI, is not in the way. Its position in
-    /// the order of the kernel does not matter.
+    /// A handler that takes only special files, for example files of another OS ABI, is not returned, wherever it is in
+    /// the kernel's order.
     fn foreign_in_the_way(&self, new: &[Rule]) -> Vec<&'a Handler> {
         let headers = self.arch.typical_headers();
         let takes_ordinary = |handler: &Handler| {
@@ -267,7 +273,8 @@ impl<'a> Standing<'a> {
         self.handlers.iter().filter(is_in_the_way).collect()
     }
 
-    /// Returns the enabled handlers of other tools that are not in the way and match some files of the `new` rules.
+    /// Returns the enabled handlers of other tools that match some of the files that the `new` rules match. Handlers in
+    /// `in_the_way` are omitted.
     fn narrowed(&self, new: &[Rule], in_the_way: &[&Handler]) -> Vec<HandlerName> {
         let overlaps = |handler: &Handler| {
             new.iter().any(|rule| {
@@ -284,7 +291,7 @@ impl<'a> Standing<'a> {
         self.handlers.iter().filter(is_narrowed).map(|handler| handler.name.clone()).collect()
     }
 
-    /// Returns the registration of the `new` rules, which displace the `foreign` handlers.
+    /// Returns the registration of the `new` rules. The `foreign` handlers are the handlers that these rules displace.
     fn registration(&self, new: Vec<Rule>, foreign: &[&Handler]) -> Registration {
         let has_name = |handler: &Handler| new.iter().any(|rule| *rule.name() == handler.name);
         let is_superseded = |handler: &&Handler| {
@@ -321,7 +328,8 @@ impl<'a> Standing<'a> {
         })
     }
 
-    /// Reports whether the file at the interpreter's path is no longer the file that `handler` started.
+    /// Reports whether `handler` has the interpreter's path, but started a file for the probe that is no longer at this
+    /// path.
     fn runs_replaced_file(&self, handler: &Handler) -> bool {
         let Some(interpreter) = self.facts.interpreter else { return false };
         handler.entry.interpreter.as_deref() == Some(interpreter.path.as_path())
@@ -329,7 +337,8 @@ impl<'a> Standing<'a> {
     }
 }
 
-/// Returns a refusal that holds whatever handlers are registered.
+/// Returns a refusal of `arch` for a reason that does not depend on the registered handlers; `None` if there is no
+/// reason.
 fn refusal(arch: &Arch, snapshot: &Snapshot<'_>, facts: &Facts<'_>, request: Request) -> Option<Decision> {
     let refused =
         |reason: String, command: Option<String>| Some(Decision::Refused { reason, advice: command.into() });
@@ -362,7 +371,8 @@ fn refusal(arch: &Arch, snapshot: &Snapshot<'_>, facts: &Facts<'_>, request: Req
     None
 }
 
-/// Returns the reason why a handler for an architecture is refused if its programs are native, or may be native.
+/// Returns the reason to refuse handlers for `arch` if the host runs programs of `arch` natively, or may run them
+/// natively.
 #[must_use]
 pub fn native_refusal(arch: &Arch, native: &Nativeness) -> Option<String> {
     match native {
@@ -379,8 +389,8 @@ pub fn native_refusal(arch: &Arch, native: &Nativeness) -> Option<String> {
     }
 }
 
-/// Reports whether `rule` is registered and runs the file that is now at its path. A handler without `P` counts as the
-/// same rule if its interpreter does not support the flag.
+/// Reports whether a registered handler equals `rule` and runs the file that is now at the interpreter's path. A
+/// handler without flag `P` counts as equal if the interpreter does not support this flag.
 fn is_current(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'_>) -> bool {
     let Some(handler) = handlers.iter().find(|handler| handler.name == *rule.name()) else { return false };
     let verification = facts.verdict.and_then(|verdict| verdict.as_ref().ok());
@@ -392,7 +402,7 @@ fn is_current(rule: &Rule, is_first: bool, handlers: &[Handler], facts: &Facts<'
         && !(is_first && is_outdated(handler, std::slice::from_ref(rule), facts))
 }
 
-/// Reports whether `handler` runs an old file that has since been replaced on disk (K49).
+/// Reports whether `handler` runs an old interpreter file that has since been replaced on disk (K49).
 fn is_outdated(handler: &Handler, requested: &[Rule], facts: &Facts<'_>) -> bool {
     // The path of an interpreter in memory identifies its content, so the inode does not matter.
     let in_memory = handler.entry.interpreter.as_deref().is_some_and(is_in_memory);

@@ -1,8 +1,9 @@
-//! Prediction of what the kernel does with a file: the handlers that match, in order, and the result. The prediction is
-//! pure: the caller passes the function that inspects files.
+//! Prediction of what the kernel does when it executes a file: the handlers that match, in order, and the result. The
+//! prediction is a pure function: the caller passes the function that inspects files.
 //!
-//! The order is that of `search_binary_handler` and `exec_binprm` in `fs/exec.c`. binfmt_misc comes before scripts, and
-//! scripts before ELF (K36). The kernel allows at most five rewrites (K38) and never tries a second handler (K39).
+//! The kernel's order is in `search_binary_handler` and `exec_binprm` (`fs/exec.c`): binfmt_misc comes before scripts,
+//! and scripts before ELF (K36). The kernel replaces a program by an interpreter at most five times (K38), and never
+//! tries a second handler (K39).
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -19,14 +20,14 @@ const REWRITES: usize = 5;
 /// One replacement of the program by an interpreter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The interpreter of a handler.
+    /// The interpreter of a handler replaces the program.
     Handler {
-        /// The handler.
+        /// Name of the handler.
         name: HandlerName,
         /// Path of the interpreter, as registered.
         interpreter: PathBuf,
     },
-    /// The interpreter in the first line of a script.
+    /// The interpreter in the first line of a script replaces the program.
     Script {
         /// Path of the interpreter.
         interpreter: PathBuf,
@@ -70,19 +71,19 @@ pub enum Reason {
 pub struct Prediction {
     /// The interpreters that replace the program, in order.
     pub steps: Vec<Step>,
-    /// The result.
+    /// Result of `execve(2)`.
     pub end: End,
 }
 
-/// Handlers of the kernel, and its behaviour without handlers.
+/// The kernel's table of handlers, and functions that provide facts about files.
 pub struct Table<'a> {
     /// All handlers, newest first.
     pub handlers: &'a [Handler],
-    /// True if the instance is enabled as a whole.
+    /// True if the instance is enabled as a whole (the file `status`).
     pub enabled: bool,
     /// Reports whether this host runs a file natively.
     pub native: &'a dyn Fn(&ExecTarget) -> bool,
-    /// Inspects a file. The result is shared, because many files have the same interpreter.
+    /// Inspects a file. The result is a shared pointer, because many handlers have the same interpreter.
     pub inspect: &'a dyn Fn(&Path) -> Rc<ExecTarget>,
 }
 
@@ -120,18 +121,19 @@ impl Table<'_> {
     }
 }
 
-/// State of one `execve(2)` call (`fs/exec.c`: `exec_binprm`).
+/// State of the prediction for one `execve(2)` call (`fs/exec.c`: `exec_binprm`).
 struct Exec<'a> {
     table: &'a Table<'a>,
     steps: Vec<Step>,
-    /// Reason why the next file cannot be opened.
+    /// Reason why the kernel cannot open the file that comes next; `None` if it can.
     denied: Option<AccessError>,
     /// True if a handler with `O` or `C` has opened a file for its interpreter.
     has_open_file: bool,
 }
 
 impl Exec<'_> {
-    /// Processes `file`. Returns the interpreter that replaces it, or the result.
+    /// Predicts what the kernel does with `file`. Returns the interpreter that replaces the file, or the result of
+    /// `execve(2)`.
     fn step(&mut self, file: &ExecTarget) -> ControlFlow<End, Rc<ExecTarget>> {
         if let Some(denied) = self.denied {
             return ControlFlow::Break(fails(denied.errno(), file, Reason::AccessError(denied)));

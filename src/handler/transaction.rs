@@ -1,8 +1,8 @@
 //! Transactional registration: a working handler stays registered throughout, and failed steps are rolled back.
 //!
 //! The kernel cannot replace a handler atomically (K30). New rules are therefore registered first and win over the old
-//! handlers. The old handlers are removed after the new ones are verified. If a rule's name is still in use, the rule
-//! has a staging name until then.
+//! handlers. The old handlers are removed after the new handlers are verified. If an old handler has the name of a new
+//! rule, the new rule is registered under a temporary staging name until then.
 
 use thiserror::Error;
 
@@ -12,7 +12,7 @@ use crate::binfmt::{Entry, HandlerName, NameError, Rule, RuleError};
 use crate::handler::classify::STAGING_SUFFIX;
 use crate::handler::plan::Registration;
 
-/// Rules that are registered but not final. The caller must [`commit`](Staged::commit) or
+/// New rules that are registered, but can still be rolled back. The caller must [`commit`](Staged::commit) or
 /// [`rollback`](Staged::rollback) them.
 #[derive(Debug)]
 #[must_use]
@@ -23,7 +23,7 @@ pub struct Staged {
 
 #[derive(Debug)]
 struct StagedRule {
-    /// The rule under its final name.
+    /// The rule with its final name.
     rule: Rule,
     /// The name under which the rule is registered now.
     name: HandlerName,
@@ -38,10 +38,10 @@ pub enum TransactionError {
     /// The kernel refused a rule.
     #[error(transparent)]
     Register(#[from] RegisterError),
-    /// An entry could not be read back or removed.
+    /// A registered entry could not be read back or removed.
     #[error(transparent)]
     Handler(#[from] HandlerError),
-    /// The staging name, or the rule with this name, is too long.
+    /// The temporary staging name, or the rule with this name, is too long.
     #[error("cannot register under a staging name: {0}")]
     StagingName(#[from] RuleError),
     /// The registered entry differs from the rule (possible causes: K12 and K14).
@@ -63,8 +63,8 @@ impl From<NameError> for TransactionError {
 }
 
 impl Staged {
-    /// Registers the new rules of `registration`. Each entry is read back and compared with its rule. Old handlers
-    /// stay.
+    /// Registers the new rules of `registration`. Reads each entry back and compares it with its rule. The old handlers
+    /// stay registered.
     pub fn stage(instance: &Instance, registration: &Registration) -> Result<Self, TransactionError> {
         let mut staged = Self { rules: Vec::new(), removes: registration.removes.clone() };
         for rule in &registration.rules {
@@ -92,7 +92,7 @@ impl Staged {
         removals.fold(Ok(()), std::result::Result::and)
     }
 
-    /// Replaces the rules by the same rules with other flags. The new rules are not final either.
+    /// Removes the staged rules, and stages the same rules with `flags` instead. The new rules can be rolled back, too.
     pub fn with_flags(
         self,
         instance: &Instance,
@@ -116,10 +116,12 @@ impl Staged {
     }
 
     /// Gives the new rules their final names and removes the handlers that they replace. Between these two steps,
-    /// `confirm` reports whether the handlers work under their final names. Returns true if the change was made.
+    /// `confirm` reports whether the handlers work under their final names. Returns true if the old handlers were
+    /// replaced.
     ///
-    /// Staging rules are removed last, so that a handler is always registered. If a final rule cannot be registered or
-    /// is not confirmed, the previous state is restored. A restored handler becomes the newest one.
+    /// The rules under staging names are removed after `confirm`, so that a handler is always registered. If a rule
+    /// cannot be registered under its final name, or `confirm` returns false, the previous state is restored. A
+    /// restored handler becomes the newest handler.
     pub fn commit(
         self,
         instance: &Instance,
@@ -151,8 +153,8 @@ impl Staged {
         done
     }
 
-    /// Registers rules with a staging name under their final names. All names that were changed are added to `renamed`,
-    /// also on failure.
+    /// Registers rules that have a staging name again, under their final names. Adds each name that was changed to
+    /// `renamed`, also on failure.
     fn rename(&self, instance: &Instance, renamed: &mut Vec<Renamed>) -> Result<bool, TransactionError> {
         for staged in self.rules.iter().filter(|staged| staged.is_staging()) {
             let name = staged.rule.name();
@@ -201,14 +203,15 @@ impl Renamed {
     }
 }
 
-/// Returns a temporary handler name. It contains the process ID, so no two processes use the same one.
+/// Returns a staging name for the handler `name`. The staging name contains the process ID, so no two processes use the
+/// same staging name.
 fn staging_name(name: &HandlerName) -> Result<HandlerName, NameError> {
     let suffix = format!("{STAGING_SUFFIX}{}", std::process::id());
     HandlerName::new([name.as_bytes(), suffix.as_bytes()].concat())
 }
 
 /// Registers a rule. Returns true if another process has already registered the same rule. If several processes
-/// register a name at once, the kernel accepts only one of them (K42).
+/// register a handler with the same name at once, the kernel accepts only one of them (K42).
 fn register_or_recognise(instance: &Instance, rule: &Rule) -> Result<bool, TransactionError> {
     match instance.register(rule) {
         Ok(()) => Ok(false),

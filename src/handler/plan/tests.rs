@@ -21,7 +21,7 @@ fn name(name: &str) -> HandlerName {
     HandlerName::new(name).unwrap()
 }
 
-/// Returns a handler for the programs of `arch` with its first pattern.
+/// Returns a handler with the first pattern of the architecture `arch`.
 fn handler_of(arch: &str, called: &str, path: &str, flags: Flags) -> Handler {
     let pattern = Arch::from_qemu_target(arch).unwrap().identity.patterns().swap_remove(0);
     let entry = Entry {
@@ -53,7 +53,7 @@ fn verification(argv0: bool, started: FileId) -> Result<Verification, Failure> {
     Ok(Verification { argv0, empty_root: true, interpreter: Some(started) })
 }
 
-/// Returns the decision about arm with the available interpreter.
+/// Returns the decision about the architecture arm if the interpreter at [`PATH`] is available.
 fn decided(
     handlers: &[Handler],
     verdict: Option<&Result<Verification, Failure>>,
@@ -340,7 +340,7 @@ fn an_emulator_is_recognised_by_its_file_name_or_our_handler_name() {
     assert_eq!(emulated_arch(&script), None);
 }
 
-/// A handler of programs of arm with this OS ABI.
+/// Returns a handler for arm programs with the OS ABI `os_abi`.
 fn special(called: &str, os_abi: u8) -> Handler {
     let mut handler = handler(called, "/opt/special", Flags::empty());
     let pattern = Pattern::new(7, vec![os_abi], None).unwrap();
