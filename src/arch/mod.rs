@@ -68,8 +68,8 @@ impl Arch {
         probe_code::PROBE_CODE.iter().find(|code| code.arch == self.name)
     }
 
-    /// Returns the ELF header of the simplest program that current toolchains link. It is the first of the [typical
-    /// headers](Self::typical_headers).
+    /// Returns the ELF header of the simplest program that current toolchains link. It is the first of
+    /// [`typical_headers`](Self::typical_headers).
     #[must_use]
     pub fn plain_header(&self) -> Option<Vec<u8>> {
         let machine = *self.identity.machines.first()?;

@@ -1,7 +1,8 @@
 //! [`Apt`]: downloads a Debian package with the host's apt, without changing apt's state.
 //!
-//! Lists and downloads go into a private directory. Root is therefore not needed, and the host's own lists may be
-//! missing, as in most container images. Sources, proxies, keys and signature checks are those of the host.
+//! apt stores package lists and downloads in a private directory of qus. Root is therefore not needed, and the host's
+//! own lists may be missing, as in most container images. The sources, proxies, keys and signature checks are those of
+//! the host.
 
 mod cache;
 
@@ -20,8 +21,8 @@ use super::{Progress, Sha256};
 use crate::system::process;
 use cache::{Cache, DownloadDir, absolute, chown_if_permitted};
 
-/// Maximum age of package lists. Younger lists are fetched again only after a failed download or a change of the
-/// sources.
+/// Maximum age of the package lists in the private directory. Younger lists are fetched again only after a failed
+/// download or a change of apt's sources.
 const LIST_MAX_AGE: Duration = Duration::from_hours(1);
 
 /// The host's apt with private package lists.
@@ -30,11 +31,11 @@ pub struct Apt {
     cache: PathBuf,
     sources_list: Option<PathBuf>,
     architecture: Option<String>,
-    /// apt's messages about a failed update. The update is not repeated for the next package.
+    /// Messages of `apt-get update`, if it failed. After a failure, the update is not repeated for the next package.
     failed_update: RefCell<Option<String>>,
 }
 
-/// Downloaded package. Dropping the value removes the file.
+/// Downloaded package file. The file is removed when this value is dropped.
 #[derive(Debug)]
 pub struct Download {
     _directory: DownloadDir,
@@ -49,7 +50,7 @@ impl Download {
     }
 }
 
-/// Failure of apt.
+/// Failure to download a package with apt.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AptError {
@@ -59,46 +60,48 @@ pub enum AptError {
     /// apt could not be started.
     #[error("cannot start apt-get")]
     Start(#[source] io::Error),
-    /// The private directory could not be used.
+    /// The private directory for package lists and downloads could not be used.
     #[error("cannot use {}", path.display())]
     Cache {
-        /// The directory or a file in it.
+        /// The private directory, or a file in it.
         path: PathBuf,
-        /// Error of the system.
+        /// The operating system's error.
         source: io::Error,
     },
     /// apt exited with an error.
     #[error("apt-get {action} failed: {messages}")]
     Failed {
-        /// The apt command, with its package.
+        /// The command of apt-get that failed, and the name of the package if the command has one.
         action: String,
-        /// apt's errors and warnings, in order.
+        /// Errors and warnings that apt printed, in order.
         messages: String,
     },
-    /// apt reported success, but wrote no package.
+    /// apt reported success, but downloaded no package.
     #[error("apt-get download {package} wrote no package")]
     Nothing {
-        /// The requested package.
+        /// Name of the requested package.
         package: String,
     },
 }
 
 impl Apt {
-    /// Creates an apt with package lists in `cache_dir`. A missing directory is created with mode 0755.
+    /// Creates a downloader that uses the host's apt and stores package lists in `cache_dir`. If `cache_dir` is
+    /// missing, it is created at the first use, with mode 0755.
     #[must_use]
     pub fn new(cache_dir: PathBuf) -> Self {
         Self { cache: cache_dir, sources_list: None, architecture: None, failed_update: RefCell::new(None) }
     }
 
-    /// Uses only the sources in `file` instead of the host's sources. Such an apt should have its own cache directory.
+    /// Uses only the package sources in `file` instead of the host's sources. Such an [`Apt`] should have its own cache
+    /// directory.
     #[must_use]
     pub fn sources_list(mut self, file: PathBuf) -> Self {
         self.sources_list = Some(file);
         self
     }
 
-    /// Downloads packages for the Debian architecture `name` instead of the host's. Such an apt should have its own
-    /// cache directory.
+    /// Downloads packages for the Debian architecture `name` instead of the host's architecture. Such an [`Apt`] should
+    /// have its own cache directory.
     #[must_use]
     pub fn architecture(mut self, name: String) -> Self {
         self.architecture = Some(name);
@@ -107,8 +110,9 @@ impl Apt {
 
     /// Downloads a package. Returns `None` if apt does not know the package.
     ///
-    /// The lists are fetched if they are missing, older than an hour, or older than the source configuration. A failing
-    /// repository is an error only if the package is not found.
+    /// The package lists are fetched first if they are missing, older than an hour, or older than the configuration of
+    /// apt's sources. If the lists of some repository cannot be fetched, this is an error only if the package is not
+    /// found.
     pub fn download(&self, package: &str, progress: &dyn Progress) -> Result<Option<Download>, AptError> {
         let cache = Cache::open(&self.cache)?;
         let updated = self.refresh(&cache, progress)?;
@@ -133,8 +137,8 @@ impl Apt {
         }
     }
 
-    /// Returns the SHA-256 of the package that apt would download. Returns `None` if apt does not know the package or
-    /// its digest.
+    /// Returns the SHA-256 of the package file that apt would download. Returns `None` if apt does not know the package
+    /// or its SHA-256.
     pub fn candidate(&self, package: &str, progress: &dyn Progress) -> Result<Option<Sha256>, AptError> {
         let cache = Cache::open(&self.cache)?;
         self.refresh(&cache, progress)?;
@@ -147,7 +151,7 @@ impl Apt {
         Ok(if output.status.success() { digest } else { None })
     }
 
-    /// Fetches the lists if they are too old. Returns true if the lists were fetched.
+    /// Runs `apt-get update` if the package lists are too old. Returns true if it was run.
     fn refresh(&self, cache: &Cache, progress: &dyn Progress) -> Result<bool, AptError> {
         if self.fresh(cache) || self.failed_update.borrow().is_some() {
             return Ok(false);
@@ -156,7 +160,7 @@ impl Apt {
         Ok(true)
     }
 
-    /// Returns the package name in apt's syntax.
+    /// Returns the name by which apt finds the package: with `:ARCHITECTURE` at its end, if an architecture was set.
     fn asked(&self, package: &str) -> String {
         match &self.architecture {
             Some(architecture) => format!("{package}:{architecture}"),
@@ -164,7 +168,7 @@ impl Apt {
         }
     }
 
-    /// Reports whether the lists are younger than an hour and younger than the source configuration.
+    /// Reports whether the package lists are younger than an hour and younger than the configuration of apt's sources.
     fn fresh(&self, cache: &Cache) -> bool {
         let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
         let Some(updated) = modified(&cache.stamp()) else { return false };
@@ -178,7 +182,8 @@ impl Apt {
         sources.iter().filter_map(|path| modified(path)).all(|changed| changed < updated)
     }
 
-    /// Fetches the lists. A failure is stored, not returned, because the package may be in the other lists.
+    /// Fetches the package lists with `apt-get update`. If apt fails, its messages are stored, and no error is
+    /// returned, because the package may be in the lists that were fetched.
     fn update(&self, cache: &Cache, progress: &dyn Progress) -> Result<(), AptError> {
         progress.message("updating the lists of packages");
         let began = SystemTime::now();
@@ -222,8 +227,8 @@ impl Apt {
         Err(AptError::Nothing { package: package.to_owned() })
     }
 
-    /// Reports whether apt works but its lists do not have the package. Only exit statuses are used, because the
-    /// messages depend on apt's version.
+    /// Reports whether apt works, but has no package `asked` in its lists. Only apt's exit statuses are used, because
+    /// its messages depend on its version.
     fn is_unknown(&self, cache: &Cache, asked: &str) -> Result<bool, AptError> {
         let address = ["--print-uris", "download", "--", asked].map(OsStr::new);
         if self.run(cache, cache.path(), &address)?.status.success() {
@@ -260,15 +265,15 @@ impl Apt {
     }
 }
 
-/// Outcome of a download.
+/// Outcome of `apt-get download`.
 enum DownloadOutcome {
     Package(Download),
     Unknown,
-    /// apt's messages.
+    /// The download failed. The value contains apt's messages.
     Failed(String),
 }
 
-/// Returns the configuration files of the host's package sources.
+/// Returns the paths of the files that configure the host's package sources, and of the directory of such files.
 fn machine_sources() -> Vec<PathBuf> {
     let parts = PathBuf::from("/etc/apt/sources.list.d");
     let mut paths = vec![PathBuf::from("/etc/apt/sources.list")];
@@ -285,7 +290,7 @@ fn option(name: &str, path: &Path) -> OsString {
     option
 }
 
-/// Returns apt's errors and warnings, or the whole output if it has no such lines.
+/// Returns the errors and warnings in the `output` of apt, or the whole output if it contains none.
 fn messages(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let marked: Vec<_> =

@@ -11,17 +11,17 @@ use super::file_slice::FileSlice;
 /// First bytes of an `ar` archive.
 pub(super) const MAGIC: &[u8] = b"!<arch>\n";
 
-/// Length of a member's header, in bytes.
+/// Length of the header before each member, in bytes.
 const HEADER: usize = 60;
 
-/// Member of an `ar` archive.
+/// Member of an `ar` archive: one file with its name.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) name: Vec<u8>,
     pub(super) content: FileSlice,
 }
 
-/// Reader for the member headers of an `ar` archive (deb(5), ar(5)).
+/// Reader that finds the members of an `ar` archive (deb(5), ar(5)).
 pub(super) struct Ar<'a> {
     path: &'a Path,
     file: &'a FileSlice,
@@ -29,12 +29,12 @@ pub(super) struct Ar<'a> {
 }
 
 impl<'a> Ar<'a> {
-    /// Creates a reader for `file`, which begins with [`MAGIC`]. `path` is used in messages.
+    /// Creates a reader for the archive `file`, which must begin with [`MAGIC`]. `path` is used only in error messages.
     pub(super) fn new(path: &'a Path, file: &'a FileSlice) -> Self {
         Self { path, file, offset: MAGIC.len() as u64 }
     }
 
-    /// Returns the next member, or `None` at the end.
+    /// Returns the next member, or `None` at the end of the archive.
     pub(super) fn next(&mut self) -> Result<Option<Member>, PackageError> {
         // Members begin at even offsets. At the end of the file the padding byte may be missing.
         let offset = self.offset.next_multiple_of(2);
@@ -67,7 +67,7 @@ impl<'a> Ar<'a> {
     }
 }
 
-/// Parses digits with trailing blanks. `str::parse` would also accept a sign.
+/// Parses a decimal number with blanks after it. Only digits are valid; `str::parse` would also accept a sign.
 fn decimal(field: &[u8]) -> Option<u64> {
     let digits = field.trim_ascii_end();
     if digits.is_empty() {

@@ -1,8 +1,9 @@
-//! Tar archive with any compression: a plain archive, an Arch or Alpine package, or a container image.
+//! Reads tar archives with any supported compression: plain archives, Arch or Alpine packages, and container images.
 //!
-//! An Alpine package (`apk-v2(5)`) consists of two or three gzip streams: signature, control and data. Only the last
-//! tar archive has an end marker, so the streams form one archive. An Arch package (`PKGBUILD(5)`, `makepkg(8)`) is one
-//! archive. Both formats store the package information in `.PKGINFO` before all other files.
+//! An Alpine package (`apk-v2(5)`) consists of two or three gzip streams with a tar archive in each: signature, control
+//! and data. Only the last tar archive has an end marker, so the unpacked streams form one tar archive. An Arch package
+//! (`PKGBUILD(5)`, `makepkg(8)`) is a single tar archive. Both formats store the package information in `.PKGINFO`
+//! before all other files.
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -16,15 +17,15 @@ use super::limit::{CONTROL_SIZE, Limit, UNPACKED_SIZE};
 use super::tarball::Tarball;
 use super::{PackageError, PackageInfo, Progress};
 
-/// Name of the archive in messages.
+/// Words that stand for the archive in error messages.
 const MEMBER: &str = "the archive";
 
-/// Size of a tar header in bytes, offset of its magic, and the magic (tar(5)).
+/// Size of a tar header in bytes. The next two constants are the offset and the value of its magic (tar(5)).
 const BLOCK: usize = 512;
 const MAGIC_AT: usize = 257;
 const MAGIC: &[u8] = b"ustar";
 
-/// Maximum size of `.PKGINFO`, in bytes. Real files have at most a few kilobytes.
+/// Maximum size of the file `.PKGINFO`, in bytes. Real files have at most a few kilobytes.
 const INFO_SIZE: u64 = CONTROL_SIZE;
 
 #[derive(Debug)]
@@ -35,7 +36,7 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    /// Opens a tar archive. Returns `None` if the content is not a tar archive.
+    /// Opens the tar archive in `file`. Returns `None` if `file` is not a tar archive.
     pub(super) fn open(path: &Path, file: &FileSlice) -> Result<Option<Self>, PackageError> {
         let mut header = [0; BLOCK];
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
@@ -66,8 +67,8 @@ impl Archive {
         self.info.as_ref()
     }
 
-    /// Passes the files to `sink`. If the manifest of a container image comes before any requested file, the archive is
-    /// treated as an image.
+    /// Passes the members of the archive to `sink`. If the manifest of a container image comes before any requested
+    /// file, the archive is treated as an image, and the files in the image are passed instead.
     pub(super) fn members(
         self,
         sink: &mut Extractor<'_>,
@@ -107,7 +108,8 @@ fn tarball(path: &Path) -> Tarball<'_> {
     Tarball { path, member: MEMBER, size: UNPACKED_SIZE, limit: Limit::UnpackedSize }
 }
 
-/// Reads `.PKGINFO`. Returns `None` if the archive has no such file before the other files.
+/// Reads the package information in `.PKGINFO`. Returns `None` if the archive does not have `.PKGINFO` before the files
+/// of the package.
 fn info(path: &Path, content: &mut dyn Read) -> Result<Option<PackageInfo>, PackageError> {
     let tarball = tarball(path);
     let mut text = None;

@@ -1,4 +1,4 @@
-//! Readers for compressed members: xz in parallel, zstd and gzip in one thread.
+//! Readers that unpack compressed parts of packages: xz in several threads, zstd and gzip in one thread.
 
 mod xz;
 mod zstd;
@@ -8,10 +8,10 @@ use std::io::{self, BufReader, Read};
 use super::Progress;
 use super::file_slice::FileSlice;
 
-/// Size of the read buffer for packages, in bytes.
+/// Size of the buffer for reading a package file, in bytes.
 const BUFFER: usize = 64 << 10;
 
-/// Compression of a member.
+/// Compression format of a part of a package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compression {
     None,
@@ -21,7 +21,8 @@ pub(super) enum Compression {
 }
 
 impl Compression {
-    /// Returns the compression for the suffix of a member's name, such as `.xz`.
+    /// Returns the compression format that the suffix of a member's name means, such as `.xz`; `None` for an unknown
+    /// suffix.
     pub(super) fn from_suffix(suffix: &[u8]) -> Option<Self> {
         match suffix {
             b"" => Some(Self::None),
@@ -32,7 +33,8 @@ impl Compression {
         }
     }
 
-    /// Detects the compression from the first bytes of the content (RFC 1952, the .xz file format, RFC 8878).
+    /// Detects the compression format from `header`, the first bytes of a file (RFC 1952, the .xz file format, RFC
+    /// 8878).
     pub(super) fn from_content(header: &[u8]) -> Option<Self> {
         match header {
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
@@ -42,9 +44,10 @@ impl Compression {
         }
     }
 
-    /// Returns a reader of the unpacked content. `progress` advances by the number of compressed bytes.
+    /// Returns a reader that unpacks `section`. It advances `progress` by the number of compressed bytes that it has
+    /// read.
     ///
-    /// The reader fails with [`io::ErrorKind::OutOfMemory`] if the decoder needs too much memory.
+    /// The reader fails with [`io::ErrorKind::OutOfMemory`] if the decoder needs more memory than its limit.
     pub(super) fn reader<'a>(self, section: FileSlice, progress: &'a dyn Progress) -> Box<dyn Read + 'a> {
         if self == Self::Xz
             && let Some(blocks) = xz::Blocks::new(&section, progress)
@@ -61,7 +64,7 @@ impl Compression {
     }
 }
 
-/// Reader that reports the number of bytes that were read.
+/// Reader for a part of a file. It passes the number of bytes that it has read to `progress`.
 struct CountingReader<'a> {
     inner: FileSlice,
     progress: &'a dyn Progress,

@@ -17,35 +17,35 @@ const HEADER: usize = 110;
 /// Name of the last member, which marks the end of the archive.
 const TRAILER: &[u8] = b"TRAILER!!!";
 
-/// Maximum number of hard links whose content has not been read yet.
+/// Maximum number of hard links that wait for their content, which comes with the last link to the same file.
 const LINKS: usize = 1000;
 
-/// Mask of the file type in a mode, and the type of a regular file (inode(7)).
+/// Mask for the file type in a member's mode. The next constant is the file type of a regular file (inode(7)).
 const TYPE: u64 = 0o170_000;
 const REGULAR: u64 = 0o100_000;
 
 /// Cpio archive inside a package.
 pub(super) struct Cpio<'a, 's> {
-    /// Name of the archive in messages.
+    /// Words that stand for the archive in error messages.
     pub(super) member: &'static str,
-    /// Receiver of the members.
+    /// Receiver of the members of the archive.
     pub(super) sink: &'a mut Extractor<'s>,
 }
 
-/// Header of a member, without device numbers and times.
+/// Fields of a member's header that qus uses.
 struct Header {
     inode: (u64, u64, u64),
     regular: bool,
     links: u64,
     size: u64,
     name_size: u64,
-    /// Sum of the content's bytes, in the format variant that has one.
+    /// Sum of the content's bytes; `None` in the variant of the format that has no such sum.
     sum: Option<u32>,
 }
 
 impl Cpio<'_, '_> {
-    /// Passes the members to the extractor. The stream is read to its end to verify its checksum, unless the extractor
-    /// is complete.
+    /// Passes the members of the archive to the extractor, until the extractor has all requested files. If a requested
+    /// file is missing, `content` is read to its end, because its decoder verifies a checksum there.
     pub(super) fn members(mut self, content: &mut dyn Read) -> Result<(), PackageError> {
         let exceeded = Cell::new(false);
         let result = self.walk(&mut Bounded::new(content, UNPACKED_SIZE, &exceeded));
@@ -98,8 +98,8 @@ impl Cpio<'_, '_> {
         self.skip(content, u64::MAX)
     }
 
-    /// Passes one content under several names. The content is copied to a temporary file only if a name may be
-    /// requested.
+    /// Passes a file with several hard links to the extractor, once for each of its `names`. The content is copied to a
+    /// temporary file only if one of the names may be requested.
     fn linked(
         &mut self,
         names: &[Vec<u8>],
@@ -158,7 +158,7 @@ impl Cpio<'_, '_> {
         })
     }
 
-    /// Reads a name, its final zero byte, and the padding.
+    /// Reads a member's name, the zero byte after it, and the padding. Returns the name.
     fn name(&self, content: &mut dyn Read, header: &Header) -> Result<Vec<u8>, PackageError> {
         if header.name_size > NAME_SIZE {
             return Err(self.over(Limit::NameSize));
@@ -197,17 +197,18 @@ impl Cpio<'_, '_> {
     }
 }
 
-/// Returns the number of bytes up to the next multiple of four.
+/// Returns the number of padding bytes that fill `length` bytes up to the next multiple of four.
 fn padding(length: u64) -> u64 {
     length.wrapping_neg() % 4
 }
 
-/// Parses hexadecimal digits. `from_str_radix` would also accept a sign.
+/// Parses a hexadecimal number. Only digits are valid; `from_str_radix` would also accept a sign.
 fn hexadecimal(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0, |value, byte| Some(value << 4 | u64::from(hex::digit(*byte)?)))
 }
 
-/// Reader for the content of a member. It verifies the size and, if the format has one, the sum.
+/// Reader for the content of a member. It verifies the size of the content and, if the header has one, the sum of its
+/// bytes.
 struct ChecksumReader<'a> {
     inner: &'a mut dyn Read,
     remaining: u64,

@@ -13,7 +13,8 @@ use super::limit::{CONTROL_SIZE, CONTROL_UNPACKED_SIZE, Limit, UNPACKED_SIZE};
 use super::tarball::Tarball;
 use super::{PackageError, PackageInfo, Progress};
 
-/// Maximum number of bytes that are read from `debian-binary`. Its present content is `2.0` and a line feed.
+/// Maximum number of bytes that are read from the member `debian-binary`. At present this member contains `2.0` and a
+/// line feed.
 const FORMAT_SIZE: u64 = 64;
 
 #[derive(Debug)]
@@ -50,7 +51,7 @@ impl Deb {
         &self.info
     }
 
-    /// Passes the files of the package to `sink`.
+    /// Passes the files in `data.tar` to the receiver `sink`.
     pub(super) fn members(
         self,
         sink: &mut Extractor<'_>,
@@ -88,7 +89,7 @@ fn check_format(path: &Path, format: Member) -> Result<(), PackageError> {
     Err(PackageError::Version { path: path.to_owned(), version })
 }
 
-/// Reads the control file of the package.
+/// Reads the package information from the file `control` in the member `control.tar`.
 fn control(path: &Path, member: Member, compression: Compression) -> Result<PackageInfo, PackageError> {
     let name = printable(&member.name);
     let tarball =
@@ -132,7 +133,8 @@ fn unpack(tarball: &Tarball<'_>, source: io::Error) -> PackageError {
     PackageError::Unpack { path: tarball.path.to_owned(), member: tarball.member.to_owned(), source }
 }
 
-/// Returns the value of a single-line field. Field names are case-insensitive (deb-control(5)).
+/// Returns the value of the single-line field `name` in the control file `text`. Field names are case-insensitive
+/// (deb-control(5)).
 fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     text.lines().find_map(|line| {
         let (field, value) = line.split_once(':')?;

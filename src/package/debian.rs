@@ -1,4 +1,4 @@
-//! Debian packages that contain interpreters, and how they are fetched.
+//! Debian packages that contain interpreters: their names, and how qus downloads and unpacks them with apt.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::apt::{Apt, AptError};
 use super::{Extraction, MemberFilter, Package, PackageError, PackageInfo, Progress, Sha256};
 
-/// Returns the names of the packages with interpreters, in the order in which they are tried.
+/// Returns the names of the Debian packages that contain interpreters, in the order in which qus tries them.
 ///
 /// Up to Debian 12, `qemu-user-static` contains the static emulators. `qemu-user` contains dynamic ones, which
 /// [`MemberFilter::accept`] refuses. Since Debian 13, the emulators in `qemu-user` are static, and `qemu-user-static`
@@ -20,26 +20,26 @@ pub fn debian_packages() -> &'static [&'static str] {
 /// Result of [`fetch_with_apt`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fetched {
-    /// Packages that were searched for files.
+    /// Packages that were downloaded and searched for the requested files.
     pub packages: Vec<FromPackage>,
     /// Packages that apt does not know.
     pub unknown: Vec<&'static str>,
-    /// SHA-256 of a package that was not downloaded, because its files exist already.
+    /// SHA-256 of a package that was not downloaded, because the caller already has its files.
     pub known: Option<Sha256>,
 }
 
-/// Result of one package.
+/// Downloaded package, and what was extracted from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FromPackage {
-    /// Information about the package.
+    /// Name, version and architecture of the package.
     pub info: PackageInfo,
-    /// Files that were extracted.
+    /// Files that were extracted from the package or refused.
     pub extraction: Extraction,
-    /// SHA-256 of the package.
+    /// SHA-256 of the package file.
     pub sha256: Sha256,
 }
 
-/// Failure to fetch a package.
+/// Failure to download a Debian package or to extract files from it.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FetchError {
@@ -51,11 +51,12 @@ pub enum FetchError {
     Package(#[from] PackageError),
 }
 
-/// Downloads the [`debian_packages`] in order and extracts the requested files into `dest`, until the selection is
-/// satisfied.
+/// Downloads the [`debian_packages`] in order and extracts the requested files into `dest`, until `selection` needs no
+/// further package.
 ///
-/// If a package fails, the files of earlier packages stay. A package whose SHA-256 is in `known` is not downloaded,
-/// because its files exist already.
+/// If a package cannot be downloaded or unpacked, the files of the packages before it stay in `dest`. `known` contains
+/// the SHA-256 of packages whose files the caller already has. The function does not download such a package, and ends
+/// there.
 pub fn fetch_with_apt(
     apt: &Apt,
     selection: &mut dyn MemberFilter,

@@ -21,7 +21,7 @@ impl Sha256 {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
-    /// Returns the digest of an incremental hasher.
+    /// Returns the digest of all bytes that were passed to `hasher`.
     #[must_use]
     pub fn finish(hasher: sha2::Sha256) -> Self {
         Self(hasher.finalize().into())
@@ -65,7 +65,7 @@ impl TryFrom<String> for Sha256 {
 impl FromStr for Sha256 {
     type Err = &'static str;
 
-    /// Parses sixty-four hexadecimal digits, the output format of `sha256sum`.
+    /// Parses a digest of sixty-four hexadecimal digits, as `sha256sum` prints it.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bytes = hex::bytes(text.as_bytes()).and_then(|bytes| bytes.try_into().ok());
         bytes.map(Self).ok_or("not 64 hexadecimal digits")

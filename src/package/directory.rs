@@ -1,4 +1,4 @@
-//! Directory as a source: the files in it and in its subdirectories `bin` and `usr/bin`.
+//! A directory as a source of interpreters: the files in it and in its subdirectories `bin` and `usr/bin`.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,8 @@ use super::extractor::Extractor;
 use super::file_slice::FileSlice;
 use super::{PackageError, Progress};
 
-/// Subdirectories in which an unpacked package or a root filesystem stores its programs.
+/// Subdirectories that are searched, because an unpacked package or a root filesystem stores its programs there. The
+/// empty name means the directory itself.
 const LOCATIONS: [&str; 3] = ["", "bin", "usr/bin"];
 
 #[derive(Debug)]
@@ -22,7 +23,8 @@ impl Directory {
         Self { path: path.to_owned() }
     }
 
-    /// Passes the files to `sink`, sorted by name. Links are followed, because the directory belongs to the user.
+    /// Passes the regular files in the directory to the receiver `sink`, sorted by name. Symbolic links are followed,
+    /// because the directory belongs to the user.
     pub(super) fn members(
         &self,
         sink: &mut Extractor<'_>,
@@ -62,7 +64,7 @@ impl Directory {
     }
 }
 
-/// Reports whether `path` leads to a regular file.
+/// Reports whether `path` leads to a regular file, directly or through symbolic links.
 fn regular(path: &Path) -> Result<bool, PackageError> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(metadata.is_file()),
@@ -78,7 +80,7 @@ fn open(path: &Path) -> Result<FileSlice, PackageError> {
     Ok(FileSlice::whole(file, length))
 }
 
-/// Reports whether an error means that a path does not lead to a file. Dangling links and link loops count as well.
+/// Reports whether `error` means that a path does not lead to a file. Dangling links and loops of links count as well.
 fn absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
         || error.raw_os_error() == Some(nix::libc::ELOOP)

@@ -16,35 +16,36 @@ use thiserror::Error;
 
 use super::Progress;
 
-/// Maximum size of a download, in bytes. Debian's package has 62 MB; large images have some hundred MB.
+/// Maximum size of a downloaded file, in bytes. Debian's package of emulators has 62 MB; large container images have
+/// some hundred MB.
 const SIZE: u64 = 1 << 30;
 
-/// Time in which at least [`MIN_BYTES`] bytes must arrive.
+/// Length of each period in which at least [`MIN_BYTES`] bytes must arrive. Otherwise the download fails.
 const STALL_TIMEOUT: Duration = Duration::from_mins(1);
 const MIN_BYTES: u64 = 4 << 10;
 
-/// Maximum size of the program's stored messages, in bytes.
+/// Maximum size of the download program's messages that are stored, in bytes.
 const MESSAGES: u64 = 4 << 10;
 
-/// Failure to download.
+/// Failure to download a file from a URL.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum WebError {
     /// The host has neither curl nor wget.
     #[error("cannot download {0}: this machine has neither curl nor wget")]
     NoTool(String),
-    /// The program could not be started, or the file could not be written.
+    /// The download program could not be started, or the file could not be written.
     #[error("cannot download {0}")]
     Io(String, #[source] io::Error),
-    /// The program exited with an error.
+    /// The download program exited with an error.
     #[error("cannot download {address}: {messages}")]
     Failed {
         /// The URL.
         address: String,
-        /// The program's messages.
+        /// Messages that the download program printed.
         messages: String,
     },
-    /// The file is larger than the limit.
+    /// The file is larger than the size limit of the [`Downloader`].
     #[error("{0} is larger than {1} MiB")]
     TooLarge(String, u64),
     /// The server sends no data, or sends it too slowly.
@@ -52,7 +53,7 @@ pub enum WebError {
     Stalled(String, u64),
 }
 
-/// Downloader with its limits and programs.
+/// Downloads files from URLs with curl or wget, within limits of size and time.
 #[derive(Clone, Debug)]
 pub struct Downloader {
     size: u64,
@@ -76,25 +77,25 @@ pub fn scheme(source: &Path) -> Option<&'static str> {
 }
 
 impl Downloader {
-    /// Limits the size of a download to `size` bytes.
+    /// Limits the size of a downloaded file to `size` bytes.
     #[must_use]
     pub fn size(self, size: u64) -> Self {
         Self { size, ..self }
     }
 
-    /// Sets the time after which a download without progress fails.
+    /// Sets the time after which a download fails if almost no data arrived.
     #[must_use]
     pub fn stall_timeout(self, stall_timeout: Duration) -> Self {
         Self { stall_timeout, ..self }
     }
 
-    /// Uses only one of the programs: `curl` or `wget`.
+    /// Uses only the download program `name`: `curl` or `wget`.
     #[must_use]
     pub fn tool(self, name: &'static str) -> Self {
         Self { tools: vec![name], ..self }
     }
 
-    /// Downloads `address` into an unnamed temporary file. [`scheme`] must accept the address.
+    /// Downloads the file at the URL `address` into an unnamed temporary file. [`scheme`] must accept the URL.
     pub fn download(&self, address: &str, progress: &dyn Progress) -> Result<File, WebError> {
         progress.message(&format!("downloading {address}"));
         let scheme = scheme(Path::new(address)).unwrap_or("https");
@@ -117,7 +118,7 @@ impl Downloader {
         Err(WebError::NoTool(address.to_owned()))
     }
 
-    /// Writes the output of the program into an unnamed temporary file.
+    /// Copies the standard output of the download program into an unnamed temporary file.
     fn receive(
         &self,
         mut running: ChildGuard,
@@ -153,20 +154,20 @@ impl Downloader {
     }
 }
 
-/// Standard output of a download program, read with a time limit.
+/// Standard output of a download program. A read fails if data arrives too slowly.
 struct TimedPipe<'a> {
     pipe: ChildStdout,
     address: &'a str,
-    /// Time in which at least [`MIN_BYTES`] bytes must arrive.
+    /// Length of each period in which at least [`MIN_BYTES`] bytes must arrive.
     stall_timeout: Duration,
-    /// Number of bytes that were read.
+    /// Number of bytes that were read so far.
     length: u64,
-    /// Start of the current period, and the number of bytes read before it.
+    /// Start of the current period, and the number of bytes that were read before this time.
     window: (Instant, u64),
 }
 
 impl TimedPipe<'_> {
-    /// Reads some bytes. Returns 0 at the end.
+    /// Reads some bytes into `buffer`. Returns their number, or 0 at the end of the output.
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, WebError> {
         let io = |error| WebError::Io(self.address.to_owned(), error);
         loop {
@@ -192,8 +193,8 @@ impl TimedPipe<'_> {
     }
 }
 
-/// Returns the arguments of a program (curl(1), wget(1)): it writes to standard output, prints only errors, and cannot
-/// switch to another scheme.
+/// Returns the arguments for the download program `tool` (curl(1), wget(1)). They make the program write the file to
+/// standard output and print only errors, and prevent it from switching to another URL scheme.
 fn arguments(tool: &str, scheme: &'static str) -> Vec<String> {
     let words: &[&str] = if tool == "curl" {
         // `--disable` must come first. It prevents the user's configuration from overriding the other options.
@@ -210,11 +211,11 @@ fn arguments(tool: &str, scheme: &'static str) -> Vec<String> {
     words
 }
 
-/// Running program. Dropping the value kills the program.
+/// Running download program. The program is killed when this value is dropped.
 struct ChildGuard(Child);
 
 impl ChildGuard {
-    /// Waits for the program and checks that it succeeded.
+    /// Waits for the end of the download program, and returns an error if it failed.
     fn succeed(&mut self, address: &str) -> Result<(), WebError> {
         let io = |error| WebError::Io(address.to_owned(), error);
         let mut messages = Vec::new();

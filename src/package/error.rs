@@ -7,64 +7,65 @@ use thiserror::Error;
 
 use super::{Limit, Sha256};
 
-/// Failure to extract files from a source. Member names are escaped in messages, because they come from the package.
+/// Failure to extract files from a source: a package, archive, image, directory or single file. Member names are
+/// escaped in messages, because they come from the package.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PackageError {
     /// The source could not be opened or inspected.
     #[error("cannot open {}", path.display())]
     Open {
-        /// The source, or a file of the directory that is the source.
+        /// Path of the source, or of a file in it if the source is a directory.
         path: PathBuf,
-        /// Error of the system.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The file has no bytes.
+    /// The source is an empty file.
     #[error("{} is empty", path.display())]
     Empty {
-        /// The source.
+        /// Path of the source.
         path: PathBuf,
     },
-    /// The file has no supported format.
+    /// The source is a file of no supported format.
     #[error("{} is not a package, archive, image, directory or ELF program", path.display())]
     Unknown {
-        /// The source.
+        /// Path of the source.
         path: PathBuf,
     },
     /// The source is a single file whose name is not that of a requested interpreter.
     #[error("{} does not have the name of a requested interpreter", path.display())]
     NotWanted {
-        /// The source.
+        /// Path of the source.
         path: PathBuf,
     },
-    /// The file is truncated.
+    /// The source is a truncated file.
     #[error("{} ends too early{}", path.display(), within(member.as_deref()))]
     Truncated {
-        /// The source.
+        /// Path of the source.
         path: PathBuf,
-        /// The truncated member, if known.
+        /// Name of the truncated member, if it is known.
         member: Option<String>,
     },
     /// The package violates its format.
     #[error("{} is damaged: {what}", path.display())]
     Malformed {
-        /// The source.
+        /// Path of the source.
         path: PathBuf,
-        /// The fault.
+        /// Description of the fault.
         what: String,
     },
     /// The package lacks a required part.
     #[error("{} has no {member}", path.display())]
     Missing {
-        /// The source.
+        /// Path of the source.
         path: PathBuf,
-        /// Name of the part.
+        /// Name of the missing part.
         member: &'static str,
     },
-    /// The package format is newer than this program.
+    /// The source is a Debian package with a format version that qus does not support.
     #[error("{} has package format {version}, not 2", path.display())]
     Version {
-        /// The source.
+        /// Path of the source.
         path: PathBuf,
         /// Format version of the package.
         version: String,
@@ -72,53 +73,53 @@ pub enum PackageError {
     /// The compression of a member is not supported.
     #[error("{}: {member} has an unknown compression; xz, zstd and gzip are supported", path.display())]
     Compression {
-        /// The source.
+        /// Path of the source.
         path: PathBuf,
-        /// The compressed member.
+        /// Name of the compressed member.
         member: String,
     },
-    /// A member's name leads outside the target directory.
+    /// The name of a member is a path that leads outside the target directory.
     #[error("{} is hostile: the name {member} points outside of the package", path.display())]
     Hostile {
-        /// The source.
+        /// Path of the source.
         path: PathBuf,
-        /// The name.
+        /// Name of the member.
         member: String,
     },
-    /// The member is a sparse file, which packages normally do not contain.
+    /// A member is a sparse file. Packages normally contain no sparse files.
     #[error("{}: {member} is a sparse file, which is not supported", path.display())]
     Sparse {
-        /// The source.
+        /// Path of the source.
         path: PathBuf,
-        /// The member.
+        /// Name of the sparse member.
         member: String,
     },
     /// The source exceeds a limit.
     #[error("{}: {member} exceeds a limit: {limit}", path.display())]
     Limit {
-        /// The source.
+        /// Path of the source.
         path: PathBuf,
-        /// The member that exceeds the limit.
+        /// Name of the member that exceeds the limit.
         member: String,
-        /// The limit.
+        /// The exceeded limit.
         limit: Limit,
     },
-    /// The compressed data or the archive in it is not valid.
+    /// A member cannot be unpacked, because its compressed data or the archive in it is not valid.
     #[error("cannot unpack {member} of {}", path.display())]
     Unpack {
-        /// The source.
+        /// Path of the source.
         path: PathBuf,
-        /// The member.
+        /// Name of the member that cannot be unpacked.
         member: String,
         /// Error of the decoder.
         source: io::Error,
     },
-    /// The SHA-256 of the file is not the required one.
+    /// The SHA-256 of the source is not the required one.
     #[error("{} is another file: its SHA-256 is {digest}, not {requested}", path.display())]
     Digest {
-        /// The source.
+        /// Path of the source.
         path: PathBuf,
-        /// SHA-256 of the file.
+        /// SHA-256 of the source.
         digest: Sha256,
         /// Required SHA-256.
         requested: Sha256,
@@ -126,21 +127,21 @@ pub enum PackageError {
     /// The source is a directory, for which no digest can be checked.
     #[error("{} is a directory, which has no SHA-256", path.display())]
     NoDigest {
-        /// The source.
+        /// Path of the source.
         path: PathBuf,
     },
-    /// A file could not be written or renamed.
+    /// A file or directory at the destination could not be written or renamed.
     #[error("cannot write {}", path.display())]
     Write {
-        /// The file or directory.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// Error of the system.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The selection returned a name that is not a valid file name.
+    /// The caller's `MemberFilter` returned a name that is not a valid file name.
     #[error("{name:?} is not a file name")]
     StoredName {
-        /// The name.
+        /// The invalid name.
         name: String,
     },
 }

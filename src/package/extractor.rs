@@ -1,4 +1,4 @@
-//! [`Extractor`]: receiver of the members of all sources.
+//! [`Extractor`]: receives the members of every kind of source, and stores the requested ones.
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -9,7 +9,7 @@ use super::limit::{Limit, MEMBER_SIZE, MEMBERS};
 use super::staging::Staging;
 use super::{Extraction, MemberFilter, PackageError, Refused};
 
-/// Kind of a member.
+/// File type of a member of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Regular,
@@ -18,12 +18,13 @@ pub(super) enum Kind {
     Other,
 }
 
-/// Reports whether a name is a single path component.
+/// Reports whether `name` is a single path component.
 fn is_component(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
 }
 
-/// Receiver of members. It stores requested members in temporary files and gives them their names at the end.
+/// Receiver of the members of one source. It stores requested members in temporary files, and gives the files their
+/// final names at the end.
 pub(super) struct Extractor<'a> {
     source: &'a Path,
     selection: &'a mut dyn MemberFilter,
@@ -47,7 +48,7 @@ impl<'a> Extractor<'a> {
         self.selection.complete()
     }
 
-    /// Reports whether any member was requested, even if it was refused.
+    /// Reports whether at least one requested member was received. A member that was refused later counts too.
     pub(super) fn found(&self) -> bool {
         self.found
     }
@@ -72,7 +73,8 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    /// Receives a regular file. Only the file name decides whether it is stored.
+    /// Receives the regular file `name` of the source. Only this name decides whether the file is stored. Returns
+    /// `Break` if all requested files were found.
     pub(super) fn file(
         &mut self,
         name: &[u8],
@@ -84,13 +86,14 @@ impl<'a> Extractor<'a> {
         self.store(name, &stored_name, size, content)
     }
 
-    /// Reports whether the member `path` is requested at present.
+    /// Reports whether the member `path` is requested at this time. The answer may change when other members are
+    /// received.
     pub(super) fn may_want(&mut self, path: &[u8]) -> Result<bool, PackageError> {
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         Ok(self.want(name)?.is_some())
     }
 
-    /// Returns the name under which a file is stored, or `None` if the file is not requested.
+    /// Returns the name under which the file `name` of the source is stored, or `None` if this file is not requested.
     pub(super) fn want(&mut self, name: &[u8]) -> Result<Option<String>, PackageError> {
         if name.is_empty() {
             return Ok(None);
@@ -103,7 +106,7 @@ impl<'a> Extractor<'a> {
         Ok(Some(stored_name))
     }
 
-    /// Counts one member and checks the limit.
+    /// Counts one more member of the source. Returns an error if there are more members than the limit.
     pub(super) fn count(&mut self) -> Result<(), PackageError> {
         self.members += 1;
         if self.members > MEMBERS {
@@ -114,7 +117,8 @@ impl<'a> Extractor<'a> {
         Ok(())
     }
 
-    /// Stores the content of a requested file.
+    /// Stores a requested file of the source under `stored_name`, unless the selection refuses the file. Returns
+    /// `Break` if all requested files were found.
     pub(super) fn store(
         &mut self,
         name: &[u8],
@@ -143,7 +147,7 @@ impl<'a> Extractor<'a> {
         Ok(if self.complete() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 
-    /// Gives all stored files their final names.
+    /// Gives all stored files their final names. Returns the stored and the refused files.
     pub(super) fn finish(self) -> Result<Extraction, PackageError> {
         Ok(Extraction { placed: self.staging.commit()?, refused: self.refused })
     }

@@ -1,11 +1,11 @@
-//! [`FileSlice`]: part of a file, which is read without changing the file's position.
+//! [`FileSlice`]: reader for a part of a file. Reading does not change the position of the open file.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// Reader for a part of a file. Clones read independently of each other, also in several threads.
+/// Reader for a part of a file. Its clones read independently of each other, also in several threads.
 #[derive(Clone, Debug)]
 pub(super) struct FileSlice {
     file: Arc<File>,
@@ -14,24 +14,26 @@ pub(super) struct FileSlice {
 }
 
 impl FileSlice {
-    /// Creates a slice of a whole file with `length` bytes.
+    /// Creates a slice of the whole `file`, which has `length` bytes.
     pub(super) fn whole(file: File, length: u64) -> Self {
         Self { file: Arc::new(file), position: 0, end: length }
     }
 
-    /// Returns the part of `length` bytes at `offset`, or `None` if the slice is too short.
+    /// Returns the part of this slice that begins at `offset` and has `length` bytes, or `None` if the slice is too
+    /// short.
     pub(super) fn part(&self, offset: u64, length: u64) -> Option<Self> {
         let position = self.position.checked_add(offset)?;
         let end = position.checked_add(length).filter(|end| *end <= self.end)?;
         Some(Self { file: Arc::clone(&self.file), position, end })
     }
 
-    /// Returns the number of bytes that were not read yet.
+    /// Returns the number of bytes of this slice that were not read yet.
     pub(super) fn len(&self) -> u64 {
         self.end - self.position
     }
 
-    /// Copies at most `limit` bytes into an unnamed temporary file. The error `None` means that the content is longer.
+    /// Copies `content` into an unnamed temporary file, and returns a slice of that file. The error `None` means that
+    /// `content` has more than `limit` bytes.
     pub(super) fn spool(content: &mut dyn Read, limit: u64) -> Result<Self, Option<io::Error>> {
         let mut file = tempfile::tempfile()?;
         let length = io::copy(&mut content.take(limit.saturating_add(1)), &mut file)?;
@@ -41,7 +43,8 @@ impl FileSlice {
         Ok(Self::whole(file, length))
     }
 
-    /// Reads the first bytes without advancing. Returns fewer bytes than requested only at the end.
+    /// Fills `buffer` with the next bytes of the slice, without advancing the slice. Returns their number, which is
+    /// smaller than the buffer only at the end of the slice.
     pub(super) fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut copy = self.clone();
         let mut filled = 0;

@@ -1,9 +1,9 @@
-//! Container image in one tar archive. Supported formats are `docker save` and `podman save` (Docker's "Image
+//! Reads a container image in one tar archive. Supported formats are `docker save` and `podman save` (Docker's "Image
 //! Specification v1.2", "Combined Image JSON + Filesystem Changeset Format") and OCI image layouts (image-layout.md,
 //! image-index.md, manifest.md and layer.md of the OCI image specification 1.1).
 //!
-//! Layers are read from the last to the first. The requested files are usually in the last layer. Files that a later
-//! layer removed or replaced are then already known.
+//! The layers of an image are read from the last to the first. The requested files are usually in the last layer. When
+//! an earlier layer is read, it is already known which of its files a later layer removed or replaced.
 
 mod layers;
 mod manifest;
@@ -21,19 +21,20 @@ use super::{PackageError, Progress, Sha256};
 
 use layers::Layers;
 
-/// Maximum size of a manifest, an index or a configuration, in bytes. Registries accept 4 MiB; real files have some
-/// kilobytes.
+/// Maximum size of a manifest, an index or a configuration of an image, in bytes. Registries accept 4 MiB; real files
+/// have some kilobytes.
 const JSON_SIZE: u64 = CONTROL_SIZE;
 
-/// Maximum number of layers. Docker writes at most 127.
+/// Maximum number of layers in an image. Docker writes at most 127.
 const LAYERS: usize = 512;
 
-/// Reports whether a member of this path identifies the archive as an image.
+/// Reports whether a tar archive with the member `path` is a container image.
 pub(super) fn is_image_marker(path: &[u8]) -> bool {
     matches!(normal(path), b"manifest.json" | b"oci-layout" | b"index.json")
 }
 
-/// Passes the files of the image for this host to `sink`.
+/// Passes the files of the container image in `file` to the receiver `sink`. If there are several images, the one for
+/// the host's architecture is used.
 pub(super) fn members(
     file: &FileSlice,
     sink: &mut Extractor<'_>,
@@ -51,15 +52,15 @@ pub(super) fn members(
     Ok(())
 }
 
-/// Members of the archive, with their paths.
+/// Members of a tar archive that contains a container image, with their paths.
 struct Image<'a> {
     path: &'a std::path::Path,
     members: Vec<(Vec<u8>, FileSlice)>,
 }
 
 impl<'a> Image<'a> {
-    /// Records the position of every member. Nothing is unpacked, because only the layers inside an image are
-    /// compressed.
+    /// Records the position of every member of the archive `file`. Nothing is unpacked, because in such an archive only
+    /// the layers are compressed.
     fn read(file: &FileSlice, sink: &mut Extractor<'a>) -> Result<Self, PackageError> {
         let path = sink.source();
         let tarball = Tarball { path, member: "the image", size: UNPACKED_SIZE, limit: Limit::UnpackedSize };
@@ -89,12 +90,12 @@ impl<'a> Image<'a> {
         self.members.iter().rev().find(|(member, _)| member == name).map(|(_, content)| content)
     }
 
-    /// Returns a member to which another member refers. A missing member is an error.
+    /// Returns the member `name`, to which another member refers. Returns an error if it is missing.
     fn required(&self, name: &str) -> Result<&FileSlice, PackageError> {
         self.member(name).ok_or_else(|| self.malformed(&format!("it has no {}", printable(name.as_bytes()))))
     }
 
-    /// Returns a member after it was compared with the SHA-256 in its name.
+    /// Returns the member `name`. If this name contains a SHA-256, the content of the member is compared with it.
     fn verified(&self, name: &str) -> Result<&FileSlice, PackageError> {
         let member = self.required(name)?;
         let digest = name.strip_prefix("./").unwrap_or(name).strip_prefix("blobs/sha256/");
@@ -109,7 +110,7 @@ impl<'a> Image<'a> {
         Ok(member)
     }
 
-    /// Parses a member as JSON.
+    /// Parses the content of the member `name` as JSON.
     fn json(&self, name: &str) -> Result<serde_json::Value, PackageError> {
         let section = self.verified(name)?.clone();
         let member = || printable(name.as_bytes());
@@ -131,12 +132,12 @@ impl<'a> Image<'a> {
     }
 }
 
-/// Returns a path without a leading `./`.
+/// Returns `path` without the `./` at its beginning, if it has one.
 fn normal(path: &[u8]) -> &[u8] {
     path.strip_prefix(b"./").unwrap_or(path)
 }
 
-/// Reader that counts the bytes that were read.
+/// Reader that adds the number of bytes that were read to `position`.
 struct OffsetReader<'a> {
     inner: &'a mut dyn Read,
     position: &'a Cell<u64>,

@@ -4,20 +4,21 @@ use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Read};
 
-/// Returns `real`, or in a fuzzing build `fuzzed`, which is small enough for the fuzzer's inputs.
+/// Returns the limit `real`. In a fuzzing build it returns `fuzzed` instead, which is small enough for the fuzzer's
+/// inputs.
 const fn limit(real: u64, fuzzed: u64) -> u64 {
     if cfg!(fuzzing) { fuzzed } else { real }
 }
 
-/// Maximum size of a requested member, in bytes. The largest emulators of distributions have 20 MB; debug builds have
+/// Maximum size of a requested file, in bytes. The largest emulators of distributions have 20 MB; debug builds have
 /// some 100 MB.
 pub(super) const MEMBER_SIZE: u64 = limit(128 << 20, 64 << 10);
 
-/// Maximum unpacked size of an archive, in bytes. Debian's `qemu-user-static` has 370 MB, and less than 2 GiB with
-/// debug symbols.
+/// Maximum unpacked size of an archive, in bytes. Debian's `qemu-user-static` has 370 MB when it is unpacked; with
+/// debug symbols it has less than 2 GiB.
 pub(super) const UNPACKED_SIZE: u64 = limit(4 << 30, 1 << 20);
 
-/// Maximum size of a source that is a stream, in bytes.
+/// Maximum size of a source that is read from standard input or another stream, in bytes.
 pub(super) const STREAM_SIZE: u64 = UNPACKED_SIZE;
 
 /// Maximum number of members in an archive or directory. A package of emulators has a few hundred; a root filesystem
@@ -27,19 +28,21 @@ pub(super) const MEMBERS: u64 = limit(100_000, 200);
 /// Maximum size of a package's control file, in bytes. Real files have a few kilobytes.
 pub(super) const CONTROL_SIZE: u64 = limit(1 << 20, 4 << 10);
 
-/// Maximum unpacked size of a package's control archive, in bytes. It contains scripts and a checksum of every file.
+/// Maximum unpacked size of a package's control archive, in bytes. A control archive contains scripts, and a checksum
+/// of every file of the package.
 pub(super) const CONTROL_UNPACKED_SIZE: u64 = limit(64 << 20, 64 << 10);
 
 /// Maximum size of a member's name or extended header, in bytes: 16 times the kernel's maximum path length.
 pub(super) const NAME_SIZE: u64 = limit(64 << 10, 1 << 10);
 
-/// Memory limit of an xz decoder, in KiB. `xz -9` needs 65 MiB.
+/// Memory limit of an xz decoder, in KiB. Data that `xz -9` compressed needs 65 MiB.
 pub(super) const XZ_MEMORY_KIB: u32 = if cfg!(fuzzing) { 16 << 10 } else { 80 << 10 };
 
-/// Maximum window of a zstd decoder, in bytes. dpkg's highest level and `zstd --ultra` use up to 128 MiB.
+/// Maximum size of a zstd decoder's window, in bytes. Data that dpkg's highest level or `zstd --ultra` compressed needs
+/// up to 128 MiB.
 pub(super) const ZSTD_WINDOW: u64 = limit(128 << 20, 8 << 20);
 
-/// Limit that a package exceeded.
+/// A limit that a source of interpreters exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Limit {
@@ -57,7 +60,7 @@ pub enum Limit {
     ControlUnpackedSize,
     /// Size of a member's name or extended header: 64 KiB.
     NameSize,
-    /// Memory for unpacking: 80 MiB for xz, 128 MiB for zstd.
+    /// Memory of a decoder: 80 MiB for xz, 128 MiB for zstd.
     Memory,
 }
 
@@ -83,7 +86,8 @@ impl fmt::Display for Limit {
     }
 }
 
-/// Reader that fails after a number of bytes and records that it failed.
+/// Reader that fails if `inner` returns more than a maximum number of bytes. `exceeded` is then set, so that the caller
+/// can recognise this failure.
 pub(super) struct Bounded<'a, R> {
     inner: R,
     remaining: u64,

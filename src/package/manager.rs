@@ -1,7 +1,7 @@
 //! [`Manager`]: downloads packages with dnf, zypper, pacman or apk into a private directory, without installing them.
 //!
-//! Sources, proxies, keys and signature checks are those of the host. The options are those of dnf(8) with its plugin
-//! dnf-download(8), zypper(8), pacman(8) and apk(8). The package names are those of each distribution.
+//! The sources, proxies, keys and signature checks are those of the host. The options are those of dnf(8) with its
+//! plugin dnf-download(8), zypper(8), pacman(8) and apk(8). The package names are those of each distribution.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -15,35 +15,38 @@ use super::{FromPackage, MemberFilter, Package, PackageError, Progress};
 use crate::system::process;
 use crate::system::temp_dir::TempDir;
 
-/// Maximum depth of directories below the private one. zypper creates a directory per repository, and in each of them a
-/// directory per architecture.
+/// Maximum depth to which the private directory is searched for downloaded packages. zypper creates a directory per
+/// repository, and in each of them a directory per architecture.
 const DEPTH: usize = 3;
 
-/// Package manager other than apt.
+/// Package manager other than apt, with the arguments that make it download a package.
 #[derive(Debug)]
 pub struct Manager {
     /// Name of the program.
     pub program: &'static str,
-    /// Arguments before the directory. `after` holds the arguments between the directory and the package name.
+    /// Arguments before the path of the private directory. `after` holds the arguments between this path and the
+    /// package name.
     before: &'static [&'static str],
     after: &'static [&'static str],
     packages: Packages,
-    /// True if qus verifies the package's signature after the download, because dnf-download compares only digests.
+    /// True if qus verifies the signature of a downloaded package itself, because dnf-download compares only digests.
     check: bool,
 }
 
-/// Naming scheme of a distribution's packages.
+/// How a distribution divides the emulators into packages, and names the packages.
 #[derive(Debug)]
 enum Packages {
-    /// One package contains all emulators.
+    /// One package contains all emulators. The value is the package name.
     One(&'static str),
-    /// Each package contains one emulator. The value is the prefix before the architecture.
+    /// Each package contains one emulator. The value is the part of the package name before the architecture.
     Each(&'static str),
-    /// Each package contains a family of architectures. The value is the part of the package name before the family.
+    /// Each package contains the emulators for a family of architectures. The value is the part of the package name
+    /// before the name of the family.
     Families(&'static str),
 }
 
-/// Families of Fedora's packages, with the prefixes of their architectures.
+/// Families of architectures for which Fedora has packages. Each family includes the architectures whose names begin
+/// with one of the listed prefixes.
 const FAMILIES: [(&str, &[&str]); 17] = [
     ("aarch64", &["aarch64"]),
     ("alpha", &["alpha"]),
@@ -97,27 +100,27 @@ static MANAGERS: [Manager; 4] = [
     },
 ];
 
-/// Failure of a package manager.
+/// Failure to fetch packages with a package manager.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ManagerError {
-    /// The package manager could not be started, or its directory could not be used.
+    /// The package manager could not be started, or its download directory could not be used.
     #[error("cannot download with {0}")]
     Io(&'static str, #[source] io::Error),
     /// The package manager downloaded no package.
     #[error("{program} downloaded no package: {messages}")]
     Nothing {
-        /// The program.
+        /// Name of the package manager.
         program: &'static str,
-        /// The program's messages for each package.
+        /// Messages of the package manager for each package.
         messages: String,
     },
     /// A package is not signed by a key that the host trusts.
     #[error("{} is not signed by a key that this machine trusts: {messages}", path.display())]
     Unsigned {
-        /// The package.
+        /// Path of the package file.
         path: PathBuf,
-        /// Output of rpmkeys.
+        /// What rpmkeys printed about the package.
         messages: String,
     },
     /// A package could not be read or unpacked.
@@ -126,8 +129,9 @@ pub enum ManagerError {
 }
 
 impl Manager {
-    /// Returns the package manager of this host's distribution. If that one is unknown or not installed, returns the
-    /// first installed one in the table. Returns `None` if the host uses apt or has none of them.
+    /// Returns the package manager of this host's distribution. If the distribution is unknown or its package manager
+    /// is not installed, returns the first installed one of dnf, zypper, pacman and apk. Returns `None` if the host
+    /// uses apt, or if none of these four is installed.
     #[must_use]
     pub fn of_this_machine() -> Option<&'static Self> {
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -140,7 +144,7 @@ impl Manager {
 
     /// Downloads the packages with emulators for `arches` and extracts the requested files into `dest`.
     ///
-    /// A missing package is an error only if all packages are missing.
+    /// A missing package is an error only if all of these packages are missing.
     pub fn fetch(
         &self,
         arches: &[&str],
@@ -182,7 +186,7 @@ impl Manager {
         Ok(fetched)
     }
 
-    /// Returns the names of the packages for `arches`.
+    /// Returns the names of the distribution's packages that contain emulators for `arches`.
     fn names(&self, arches: &[&str]) -> Vec<String> {
         match self.packages {
             Packages::One(name) => vec![name.to_owned()],
@@ -210,8 +214,8 @@ impl Manager {
         run(self.program, &words).map_err(|error| ManagerError::Io(self.program, error))
     }
 
-    /// Verifies the signature of a package with rpmkeys(8). It prints "digests signatures OK" for a signed package, and
-    /// "digests OK" for an unsigned one.
+    /// Verifies the signature of the package `file` with rpmkeys(8). rpmkeys prints "digests signatures OK" for a
+    /// signed package, and "digests OK" for an unsigned one.
     fn check(file: &Path) -> Result<(), ManagerError> {
         let words = ["--checksig".into(), file.into()];
         let output = run("rpmkeys", &words).map_err(|error| ManagerError::Io("rpmkeys", error))?;
@@ -223,7 +227,8 @@ impl Manager {
     }
 }
 
-/// Returns the package manager of a distribution other than Debian, according to os-release(5).
+/// Returns the name of the package manager of a distribution. `release` is the content of the distribution's
+/// os-release(5). The result is `None` for Debian, its derivatives and unknown distributions.
 fn family(release: &str) -> Option<&'static str> {
     let value = |line: &str| {
         let value = line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE="))?;
@@ -250,7 +255,7 @@ fn run(program: &str, words: &[OsString]) -> io::Result<Output> {
     process::output(&mut command)
 }
 
-/// Returns a program's error messages, or its standard output if it printed no errors.
+/// Returns the error messages in the `output` of a program, or its standard output if it printed no errors.
 fn last_messages(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', "; ");
     let (errors, rest) = (text(&output.stderr), text(&output.stdout));
@@ -258,7 +263,7 @@ fn last_messages(output: &Output) -> String {
     if printed.is_empty() { output.status.to_string() } else { printed }
 }
 
-/// Returns the packages in a directory and its subdirectories.
+/// Returns the paths of the package files in `directory` and its subdirectories.
 fn packages(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut directories = vec![(directory.to_owned(), 0)];
@@ -276,7 +281,8 @@ fn packages(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Reports whether a file name is that of a package. The directories also contain signatures and databases.
+/// Reports whether `path` has the file name of a package. The searched directories also contain signatures and
+/// databases.
 fn is_package(path: &Path) -> bool {
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
     let archive = path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with(".pkg.tar"));

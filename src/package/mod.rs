@@ -5,8 +5,8 @@
 //! directory. Both treat their input as hostile. Sizes are limited ([`Limit`]), and names in an archive never become
 //! paths. Either all requested files that were found are placed, or the directory stays unchanged.
 //!
-//! Every kind of source passes its members to the same receiver (`sink`), which selects the requested members. A new
-//! format therefore only needs a reader for its members.
+//! Every kind of source passes its members (the files in it) to the same receiver (`sink`), which stores the requested
+//! members. A new format therefore only needs a reader for its members.
 
 mod apt;
 mod ar;
@@ -51,27 +51,27 @@ use file_slice::FileSlice;
 use limit::STREAM_SIZE;
 use rpm::Rpm;
 
-/// Selection of the members of a source, and the names under which they are stored.
+/// Decides which members of a source are requested (a member is a file in it), and under which names they are stored.
 pub trait MemberFilter {
     /// Returns the name under which a member is stored, or `None` if the member is not requested. `file_name` is the
     /// last component of the member's path. The returned name must be a single path component. This method is called
     /// only for regular files, because links cannot be interpreters.
     fn want(&mut self, file_name: &[u8]) -> Option<String>;
 
-    /// Reports whether all requested files were found. Reading then stops.
+    /// Reports whether all requested files were found. If so, the rest of the source is not read.
     fn complete(&self) -> bool;
 
-    /// Reports whether the search in further packages is unnecessary.
+    /// Reports whether enough files were found, so that no further package must be searched.
     fn satisfied(&self) -> bool {
         self.complete()
     }
 
-    /// Checks a requested file before it gets its name. `file` is complete, executable and closed, so it may be
-    /// executed. The error is the reason why the file is refused.
+    /// Checks a requested file before it gets its final name. `file` is the path of a complete, executable and closed
+    /// temporary file, so this method may execute it. The error is the reason why the file is refused.
     fn accept(&mut self, stored_name: &str, file: &Path) -> Result<(), String>;
 
-    /// Returns the subdirectory of the destination for an accepted file, as a single path component. `None` means the
-    /// destination itself.
+    /// Returns the name of the subdirectory of the destination in which an accepted file is stored. It must be a single
+    /// path component. `None` means the destination itself.
     fn directory(&self, _stored_name: &str, _file: &Path) -> Option<String> {
         None
     }
@@ -79,11 +79,11 @@ pub trait MemberFilter {
 
 /// Receiver of progress reports. `()` ignores them.
 pub trait Progress {
-    /// Sets the size of the work to `bytes`.
+    /// Sets the total size of the current work to `bytes`.
     fn total(&self, bytes: u64);
-    /// Reports that `bytes` more are done.
+    /// Reports that another `bytes` bytes of the work are done.
     fn advance(&self, bytes: u64);
-    /// Reports the present step as text for users.
+    /// Reports what qus does at present, as a text for users.
     fn message(&self, text: &str);
 }
 
@@ -93,7 +93,7 @@ impl Progress for () {
     fn message(&self, _: &str) {}
 }
 
-/// Package information, as stated by the package itself.
+/// Information about a package, as stated in the package itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackageInfo {
     /// Package name, such as `qemu-user-static`.
@@ -104,27 +104,27 @@ pub struct PackageInfo {
     pub architecture: String,
 }
 
-/// Extracted file at its final path.
+/// Extracted file that has its final path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
     /// Name under which the file is stored.
     pub name: String,
-    /// Path of the file.
+    /// Final path of the file.
     pub path: PathBuf,
     /// Size of the file in bytes.
     pub size: u64,
-    /// Result of placing the file.
+    /// What happened to an earlier file of this name.
     pub outcome: Outcome,
 }
 
-/// Result of placing a file.
+/// What happened to an earlier file when an extracted file was placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// No file had this name.
+    /// No file with this name existed.
     New,
-    /// An equal file existed and was left in place.
+    /// A file with this name and the same content existed, and was left in place.
     Same,
-    /// The file replaced another file.
+    /// The extracted file replaced another file with this name.
     Replaced,
 }
 
@@ -140,17 +140,17 @@ pub struct Refused {
 /// Result of the extraction from one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extraction {
-    /// Placed files, in the order of the source.
+    /// Files that were placed at their final paths, in the order of the source.
     pub placed: Vec<Placed>,
     /// Requested files that were refused.
     pub refused: Vec<Refused>,
 }
 
-/// Opened source of interpreters.
+/// Opened source of interpreters: a package, archive, image, directory or single file.
 #[derive(Debug)]
 pub struct Package {
     path: PathBuf,
-    /// All bytes of the source; `None` for a directory.
+    /// All bytes of the source file; `None` for a directory.
     whole: Option<FileSlice>,
     source: Source,
 }
@@ -165,19 +165,20 @@ enum Source {
 }
 
 impl Package {
-    /// Opens the source at `path` and reads its information. The content decides the type of the source.
+    /// Opens the source at `path` and reads its package information. The content decides which kind of source it is.
     pub fn open(path: &Path) -> Result<Self, PackageError> {
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
         Self::of_file(open_without_waiting(path).map_err(cannot_open)?, path, None)
     }
 
-    /// Opens a file after comparing its SHA-256 with `sha256`.
+    /// Opens the file at `path` as a source, if its SHA-256 is `sha256`.
     pub fn open_only(path: &Path, sha256: Sha256) -> Result<Self, PackageError> {
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
         Self::of_file(open_without_waiting(path).map_err(cannot_open)?, path, Some(sha256))
     }
 
-    /// Copies `content`, such as standard input, into a temporary file and opens that file. `path` is used in messages.
+    /// Copies `content`, such as standard input, into a temporary file and opens that file. `path` is used only in
+    /// messages.
     pub fn of_stream(
         content: &mut dyn Read,
         path: &Path,
@@ -193,7 +194,8 @@ impl Package {
         Self::of_section(section, path, sha256)
     }
 
-    /// Opens a source from an open file. `path` is used in messages.
+    /// Opens a source from the open `file`, if its SHA-256 is `sha256` or `sha256` is `None`. `path` is used only in
+    /// messages.
     pub fn of_file(file: File, path: &Path, sha256: Option<Sha256>) -> Result<Self, PackageError> {
         let cannot_open = |source| PackageError::Open { path: path.to_owned(), source };
         let metadata = file.metadata().map_err(cannot_open)?;
@@ -240,7 +242,7 @@ impl Package {
         Ok(Self { path: path.to_owned(), whole: Some(section), source })
     }
 
-    /// Returns the SHA-256 of the whole file. Fails for a directory.
+    /// Returns the SHA-256 of the whole source file. Returns an error for a directory.
     pub fn sha256(&self) -> Result<Sha256, PackageError> {
         let failed = |source| PackageError::Open { path: self.path.clone(), source };
         let mut whole =
@@ -259,10 +261,10 @@ impl Package {
         }
     }
 
-    /// Extracts the requested files into the directory `dest`. A missing directory is created with mode 0755.
+    /// Extracts the requested files into the directory `dest`. If `dest` is missing, it is created with mode 0755.
     ///
-    /// Files get their final names after the whole source was read and accepted. A file is replaced by `rename`, never
-    /// written in place (K50). An equal file is left in place. If reading fails, `dest` stays unchanged.
+    /// Files get their final names only when nothing more has to be read. An existing file is replaced by `rename`,
+    /// never written in place (K50). If it is equal, it is left in place. If reading fails, `dest` stays unchanged.
     pub fn extract(
         self,
         selection: &mut dyn MemberFilter,

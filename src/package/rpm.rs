@@ -1,7 +1,8 @@
-//! rpm package: a lead, two headers, and a compressed cpio archive ("RPM V4 Package format" in
+//! Reads an rpm package: a lead, two headers, and a compressed cpio archive ("RPM V4 Package format" in
 //! `docs/manual/format_v4.md` and `format_header.md` of rpm).
 //!
-//! Signatures are verified by the package manager, as for Debian packages.
+//! This module verifies no signatures. The signature of a downloaded package was verified at the download, as for
+//! Debian packages.
 
 use std::io::Read;
 use std::path::Path;
@@ -12,27 +13,27 @@ use super::extractor::Extractor;
 use super::file_slice::FileSlice;
 use super::{PackageError, PackageInfo, Progress};
 
-/// First bytes of a package's lead.
+/// First bytes of the lead, which is the beginning of every rpm package.
 pub(super) const MAGIC: &[u8] = b"\xed\xab\xee\xdb";
 
-/// Size of the lead in bytes. Only the magic in it is still used.
+/// Size of the lead in bytes. Only the magic in the lead is still used.
 const LEAD: u64 = 96;
 
-/// First bytes of a header: a magic and version 1.
+/// First bytes of each header in a package: a magic and the header version 1.
 const HEADER_MAGIC: &[u8] = b"\x8e\xad\xe8\x01";
 
-/// Maximum number of index entries of a header, and maximum size of its data in bytes: rpm's own limits
-/// (`lib/header.c`).
+/// Maximum number of index entries of a header. The next constant is the maximum size of a header's data in bytes. Both
+/// are rpm's own limits (`lib/header.c`).
 const ENTRIES: u32 = 0xffff;
 const DATA: u32 = 0x0fff_ffff;
 
-/// Maximum size of a text in the header, in bytes. Names and versions are shorter.
+/// Maximum size of a text that is read from a header, in bytes. Package names and versions are shorter.
 const TEXT: u64 = 1024;
 
-/// Name of the cpio archive in messages.
+/// Words that stand for the cpio archive in error messages.
 const PAYLOAD: &str = "the payload";
 
-/// Tags and types of the header entries that are read (`docs/manual/tags.md`).
+/// Tags and types of the header entries that are read: this and the following constants (`docs/manual/tags.md` of rpm).
 const NAME: u32 = 1000;
 const VERSION: u32 = 1001;
 const RELEASE: u32 = 1002;
@@ -76,7 +77,7 @@ impl Rpm {
         &self.info
     }
 
-    /// Passes the files of the package to `sink`.
+    /// Passes the files in the package's cpio archive to the receiver `sink`.
     pub(super) fn members(
         self,
         sink: &mut Extractor<'_>,
@@ -88,7 +89,7 @@ impl Rpm {
     }
 }
 
-/// Offsets of the parts of a header in the file.
+/// Offsets of the parts of one header in the package file, and the number of its index entries.
 struct Header {
     index: u64,
     entries: u32,
@@ -102,7 +103,7 @@ struct Headers<'a> {
 }
 
 impl Headers<'_> {
-    /// Reads the header at `offset`.
+    /// Reads the sizes of the header at `offset` in the package file.
     fn header(&self, offset: u64) -> Result<Header, PackageError> {
         let bytes: [u8; 16] = self.bytes(offset)?;
         let (magic, sizes) = bytes.split_at(8);
@@ -154,7 +155,7 @@ impl Headers<'_> {
         })
     }
 
-    /// Reads a text at `at` that ends with a zero byte before `end`.
+    /// Reads the text at the offset `at` of the package file. The text ends with a zero byte before the offset `end`.
     fn text(&self, at: u64, end: u64) -> Result<String, PackageError> {
         let length = end.saturating_sub(at).min(TEXT);
         let mut bytes = Vec::new();

@@ -1,4 +1,5 @@
-//! Two-step placement of files: they are written to temporary files and get their names at the end.
+//! Stores files in two steps: their content is written to temporary files, and at the end all files get their final
+//! names.
 
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -11,23 +12,25 @@ use crate::system::atomic_file::{self, PendingFile};
 use crate::system::dir::Dir;
 use crate::system::file_id::open_no_follow;
 
-/// Mode of an interpreter: all users can execute it, but only the owner can replace it.
+/// File mode of a stored interpreter: all users can execute it, but only the owner can replace it.
 const MODE: u32 = 0o755;
 
-/// Complete files without final names. Files that are not committed are removed when the value is dropped.
+/// Completely written files that have no final names yet. When this value is dropped, files that were not committed are
+/// removed.
 pub(super) struct Staging {
     dest: PathBuf,
     /// Directories that were created for the files, outermost first.
     made: Vec<PathBuf>,
     staged: Vec<Staged>,
-    /// The opened destination, once a file needs it. Must be dropped after the files, whose paths use it.
+    /// The opened destination directory; `None` until the first file is written. It must be dropped after the files,
+    /// because their paths lead through it.
     dest_dir: Option<Dir>,
 }
 
-/// Complete file without its final name.
+/// Completely written file that has no final name yet.
 pub(super) struct Staged {
     name: String,
-    /// Subdirectory of the destination; `None` for the destination itself.
+    /// Name of the file's subdirectory in the destination; `None` for the destination itself.
     directory: Option<String>,
     file: PendingFile,
     size: u64,
@@ -46,7 +49,7 @@ impl Staging {
         Self { dest: dest.to_owned(), made: Vec::new(), staged: Vec::new(), dest_dir: None }
     }
 
-    /// Writes `size` bytes of `content` into a temporary file in the destination.
+    /// Writes `size` bytes of `content` into a temporary file in the destination directory.
     pub(super) fn write(
         &mut self,
         source: &Path,
@@ -94,7 +97,7 @@ impl Staging {
         Ok(Staged { name: name.to_owned(), directory: None, file, size })
     }
 
-    /// Creates and opens the destination at the first call. Returns the path that leads into the opened directory.
+    /// Returns a path that leads into the opened destination directory. The first call creates and opens the directory.
     fn open_dest(&mut self) -> Result<PathBuf, PackageError> {
         if self.dest_dir.is_none() {
             let opened = Dir::make(&self.dest, &mut self.made)
@@ -104,15 +107,16 @@ impl Staging {
         Ok(self.dest_dir.as_ref().map_or_else(|| self.dest.clone(), Dir::path))
     }
 
-    /// Adds a file for the commit. As in every archive, a later member replaces an earlier one of the same name.
+    /// Adds `staged` to the files that `commit` places. A later file replaces an earlier one of the same name, as in
+    /// every archive.
     pub(super) fn keep(&mut self, mut staged: Staged, directory: Option<String>) {
         staged.directory = directory;
         self.staged.retain(|earlier| earlier.name != staged.name);
         self.staged.push(staged);
     }
 
-    /// Gives all files their final names. Obstacles such as a directory are detected before the first file gets its
-    /// name.
+    /// Gives all kept files their final names. An obstacle, such as a directory with the name of a file, is detected
+    /// before the first file gets its name.
     pub(super) fn commit(mut self) -> Result<Vec<Placed>, PackageError> {
         let mut plan = Vec::new();
         for staged in std::mem::take(&mut self.staged) {
@@ -158,7 +162,7 @@ impl Drop for Staging {
     }
 }
 
-/// Returns the result of giving `file` the name `path`.
+/// Returns the outcome that renaming `file` to `path` will have. Nothing is renamed yet.
 fn outcome(file: &Path, path: &Path) -> io::Result<Outcome> {
     let existing = match fs::symlink_metadata(path) {
         Ok(existing) => existing,

@@ -15,20 +15,21 @@ use crate::base::escape::escape;
 
 /// Tar archive inside a package.
 pub(super) struct Tarball<'a> {
-    /// Path of the package in messages.
+    /// Path of the package, used only in error messages.
     pub(super) path: &'a Path,
-    /// Name of the archive in messages.
+    /// Words that stand for the archive in error messages.
     pub(super) member: &'a str,
-    /// Maximum unpacked size, in bytes.
+    /// Maximum unpacked size of the archive, in bytes.
     pub(super) size: u64,
-    /// Kind of this limit in messages.
+    /// The limit that error messages name if the archive is larger than `size`.
     pub(super) limit: Limit,
 }
 
-/// Function that receives the members: path, kind, size in bytes, content. `Break` ends the walk.
+/// Function that is called for each member of an archive with the member's path, kind, size in bytes, and content. If
+/// it returns `Break`, the rest of the archive is not read.
 type Visit<'v> = dyn FnMut(&[u8], Kind, u64, &mut dyn Read) -> Result<ControlFlow<()>, PackageError> + 'v;
 
-/// Attributes of the next file from preceding records, for values that do not fit into its own header.
+/// Attributes of the next member that do not fit into its own header. They come from records before the member.
 #[derive(Default)]
 struct PaxState {
     path: Option<Vec<u8>>,
@@ -37,7 +38,8 @@ struct PaxState {
 }
 
 impl Tarball<'_> {
-    /// Walks through the archive. Without a `Break`, the archive is read to its end to verify its checksum.
+    /// Calls `visit` for each member of the archive in `content`. Unless `visit` returns `Break`, `content` is read to
+    /// its end, because its decoder verifies a checksum there.
     pub(super) fn walk(&self, content: &mut dyn Read, visit: &mut Visit<'_>) -> Result<(), PackageError> {
         let exceeded = Cell::new(false);
         let result = self.walk_bounded(Bounded::new(content, self.size, &exceeded), visit);
@@ -75,8 +77,8 @@ impl Tarball<'_> {
         Ok(())
     }
 
-    /// Returns the kind of a member. Returns `None` for a record about the next member, whose attributes are stored in
-    /// `ahead`.
+    /// Returns the kind of the member `entry`. Returns `None` if `entry` is a record about the next member. The
+    /// attributes in a record are stored in `ahead`.
     fn kind<R: Read>(
         &self,
         entry: &mut Entry<'_, R>,
@@ -105,7 +107,7 @@ impl Tarball<'_> {
         }))
     }
 
-    /// Refuses members that are sparse, too large, or have two different sizes.
+    /// Returns an error for a member that is sparse, is too large, or has two different sizes.
     fn check<R: Read>(&self, entry: &Entry<'_, R>, ahead: &PaxState) -> Result<(), PackageError> {
         let member = || {
             let path = ahead.path.clone().unwrap_or_else(|| entry.path_bytes().into_owned());
@@ -127,7 +129,7 @@ impl Tarball<'_> {
         Ok(())
     }
 
-    /// Reads a record about the next member.
+    /// Reads the content of a record about the next member.
     fn record(&self, content: &mut dyn Read, size: u64) -> Result<Vec<u8>, PackageError> {
         if size > NAME_SIZE {
             return Err(self.over(Limit::NameSize));
@@ -137,7 +139,7 @@ impl Tarball<'_> {
         Ok(bytes)
     }
 
-    /// Reads a GNU long name up to the first zero byte.
+    /// Reads the next member's name from a GNU long-name record, up to the first zero byte.
     fn name(&self, content: &mut dyn Read, size: u64) -> Result<Vec<u8>, PackageError> {
         let mut name = self.record(content, size)?;
         let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
@@ -145,7 +147,8 @@ impl Tarball<'_> {
         Ok(name)
     }
 
-    /// Parses an extended header: `path`, `size`, and the fields that mark a sparse file.
+    /// Parses the `records` of a pax extended header. Stores in `ahead` the `path`, the `size`, and whether a field
+    /// marks a sparse file.
     fn extended(&self, records: &[u8], ahead: &mut PaxState) -> Result<(), PackageError> {
         for record in PaxExtensions::new(records) {
             let record = record.map_err(|error| self.unpack(error))?;
@@ -177,7 +180,7 @@ impl Tarball<'_> {
     }
 }
 
-/// Escapes an error of the crate, because it may contain names and numbers from the archive.
+/// Escapes the text of an error of the crate tar, because it may contain names and numbers from the archive.
 fn escaped(error: io::Error) -> io::Error {
     let text = error.to_string();
     if text.contains(char::is_control) { io::Error::new(error.kind(), escape(&text)) } else { error }

@@ -1,4 +1,4 @@
-//! Private directory of apt's lists and downloads, and its permissions.
+//! The private directory in which apt stores package lists and downloads, and its permissions.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -15,16 +15,17 @@ use crate::system::dir::Dir;
 use crate::system::users;
 
 /// Age after which an unlocked download directory counts as a leftover of a killed process. On a file system without
-/// locks, a younger directory may be in use.
+/// locks, a process may still use a younger directory.
 const DOWNLOAD_MAX_AGE: Duration = Duration::from_hours(24);
 
 const DOWNLOAD_PREFIX: &str = "download-";
 
-/// Configuration that apt reads after the host's configuration.
+/// Content of the configuration file that apt reads after the host's configuration.
 ///
-/// The update hooks are disabled. They are meant for the host's own lists: they delete archives in container images, and
-/// notify desktops. Only the index of binary packages is fetched. apt only warns about an unreachable repository. The
-/// configuration makes this an error, so that incomplete lists do not count as up to date.
+/// The host's update hooks are disabled. They are meant for the host's own package lists: they delete archives in
+/// container images, and notify desktops. Only the index of binary packages is fetched. By default, apt only warns
+/// about an unreachable repository. This configuration makes it an error, so that incomplete lists do not count as up
+/// to date.
 const CONFIGURATION: &str = "\
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -35,7 +36,7 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";
 Acquire::IndexTargets::deb-src::Sources::DefaultEnabled \"false\";
 ";
 
-/// The private directory, locked against other processes.
+/// The private directory of apt's package lists and downloads, locked against other processes.
 pub(super) struct Cache {
     path: PathBuf,
     sandbox: Sandbox,
@@ -67,7 +68,7 @@ impl Cache {
         &self.path
     }
 
-    /// Reports whether apt can switch to its own user.
+    /// Returns false if apt would fail to switch to its own user `_apt` for downloads.
     pub(super) fn sandbox_works(&self) -> bool {
         !matches!(self.sandbox, Sandbox::Impossible)
     }
@@ -84,13 +85,13 @@ impl Cache {
         self.path.join("apt.conf")
     }
 
-    /// Path of a file whose modification time is the time of the last update.
+    /// Returns the path of a file whose modification time is the time of the last successful `apt-get update`.
     pub(super) fn stamp(&self) -> PathBuf {
         self.path.join("updated")
     }
 
-    /// Creates a directory for one package. Root's apt downloads as the user `_apt`, if this user may write to the
-    /// directory.
+    /// Creates a directory into which apt downloads one package. If root starts apt, apt downloads as the user `_apt`,
+    /// provided that this user may write to the directory.
     pub(super) fn download_dir(&self) -> Result<DownloadDir, AptError> {
         let cannot_make = |source| AptError::Cache { path: self.path.clone(), source };
         let directory = tempfile::Builder::new().prefix(DOWNLOAD_PREFIX).tempdir_in(&self.path);
@@ -103,10 +104,10 @@ impl Cache {
         Ok(DownloadDir { directory, _lock: lock })
     }
 
-    /// Removes leftover downloads of killed processes. Errors are ignored.
+    /// Removes download directories that killed processes left behind. Errors are ignored.
     ///
-    /// The clock may have been changed. A directory with a time in the future therefore counts as old, and a locked
-    /// directory as in use.
+    /// The host's clock may have been changed. Therefore a directory with a modification time in the future counts as
+    /// old. A locked directory counts as in use.
     fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.path) else { return };
         for entry in entries.flatten() {
@@ -120,7 +121,7 @@ impl Cache {
     }
 }
 
-/// Locked directory. Dropping the value removes the directory.
+/// Locked directory for one download. The directory is removed when this value is dropped.
 #[derive(Debug)]
 pub(super) struct DownloadDir {
     directory: TempDir,
@@ -157,18 +158,18 @@ fn wait_for(mut file: File) -> io::Result<Flock<File>> {
     }
 }
 
-/// Whether apt switches to its own user for downloads, which it does if root started it.
+/// Whether apt can switch to its own user `_apt` for downloads. apt does so if root started it.
 enum Sandbox {
     /// apt does not run as root, or the host has no user `_apt`.
     NotNeeded,
     /// apt switches to this user.
     User(Uid),
-    /// apt would fail, because this user namespace does not contain apt's user.
+    /// apt would fail to switch, because this user namespace does not contain the user `_apt`.
     Impossible,
 }
 
 impl Sandbox {
-    /// Tests the switch by changing the owner of the directory `partial`.
+    /// Finds out whether apt can switch to its user, by giving the directory `partial` to this user.
     fn of(partial: &Path) -> Self {
         if !Uid::effective().is_root() {
             return Self::NotNeeded;
@@ -181,7 +182,7 @@ impl Sandbox {
     }
 }
 
-/// Changes the owner of a directory. Returns false if that is not permitted.
+/// Makes `user` the owner of `directory`. Returns false if this is not permitted.
 pub(super) fn chown_if_permitted(directory: &Path, user: Uid) -> bool {
     let result = chown(directory, Some(user), None);
     if let Err(errno) = result {

@@ -1,4 +1,4 @@
-//! xz decoder: unpacks the blocks of a stream in parallel if possible, otherwise in one thread.
+//! xz decoder: unpacks the blocks of an xz stream in parallel if possible, otherwise in one thread.
 //!
 //! Threaded xz, which dpkg uses, writes independent blocks and an index of the blocks at the end. `XzReaderMt` of
 //! lzma-rust2 also unpacks blocks in parallel, but it ignores their checksums and has no memory limit.
@@ -17,36 +17,38 @@ use crate::package::Progress;
 use crate::package::file_slice::FileSlice;
 use crate::package::limit::XZ_MEMORY_KIB;
 
-/// Maximum size of an unpacked block, in bytes. A block is completely in memory. dpkg writes blocks of 24 MiB.
+/// Maximum size of an unpacked block, in bytes. The whole unpacked block is in memory. dpkg writes blocks of 24 MiB.
 const BLOCK_SIZE: u64 = 64 << 20;
 
-/// Maximum number of blocks in a stream. It suffices for `UNPACKED_SIZE` bytes in blocks of any common size.
+/// Maximum number of blocks in an xz stream. This number suffices for `UNPACKED_SIZE` bytes in blocks of any common
+/// size.
 const BLOCKS: u64 = 1 << 16;
 
-/// Maximum number of threads. Each thread may hold a block and a dictionary in memory.
+/// Maximum number of threads that unpack blocks. Each thread may hold a block and a dictionary in memory.
 const THREADS: usize = 4;
 
-/// Number of bytes that are unpacked between two checks of the stop flag.
+/// Number of bytes that a thread unpacks before it checks again whether it must stop.
 const STEP: u64 = 1 << 20;
 
 const HEADER: u64 = 12;
 const FOOTER: u64 = 12;
 
-/// Returns a reader that unpacks one or more streams in the current thread.
+/// Returns a reader that unpacks one or more xz streams in the current thread.
 pub(super) fn stream<R: Read>(packed: R) -> XzReader<R> {
     XzReader::new_mem_limit(packed, true, XZ_MEMORY_KIB)
 }
 
-/// Block of a stream, according to the index.
+/// Position and sizes of a block, as the index of the xz stream states them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Block {
     offset: u64,
-    /// Compressed size in bytes, without the padding to a multiple of four.
+    /// Compressed size of the block in bytes, without the padding to a multiple of four.
     unpadded: u64,
     unpacked: u64,
 }
 
-/// Reader that unpacks the next blocks in threads. It returns a block only after its checksum was verified.
+/// Reader for the unpacked content of an xz stream. Threads unpack the next blocks in advance. The reader returns the
+/// content of a block only after the block's checksum was verified.
 pub(super) struct Blocks<'a> {
     section: FileSlice,
     header: [u8; 12],
@@ -60,13 +62,13 @@ pub(super) struct Blocks<'a> {
 
 struct Running {
     block: Block,
-    /// The thread; `None` if no thread could be started.
+    /// The thread that unpacks the block; `None` if it could not be started.
     thread: Option<JoinHandle<io::Result<Vec<u8>>>>,
 }
 
 impl<'a> Blocks<'a> {
-    /// Creates a reader. Returns `None` if the stream has no valid index of small blocks; another reader then reads the
-    /// stream and reports errors.
+    /// Creates a reader for the xz stream in `section`. Returns `None` if the stream has no valid index, or too many or
+    /// too large blocks. The caller then uses the single-threaded reader, which also reports errors.
     pub(super) fn new(section: &FileSlice, progress: &'a dyn Progress) -> Option<Self> {
         let (header, blocks) = index(section)?;
         Some(Self {
@@ -134,7 +136,8 @@ impl Drop for Blocks<'_> {
     }
 }
 
-/// Unpacks one block. The decoder reads it as a separate stream: header, block, index of this block, footer.
+/// Unpacks one block of an xz stream. The decoder gets the block as a separate stream: header, block, index of this
+/// block, footer.
 fn unpack(section: &FileSlice, header: [u8; 12], block: &Block, stop: &AtomicBool) -> io::Result<Vec<u8>> {
     let packed =
         section.part(block.offset, block.unpadded.next_multiple_of(4)).ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -156,7 +159,7 @@ fn unpack(section: &FileSlice, header: [u8; 12], block: &Block, stop: &AtomicBoo
     }
 }
 
-/// Returns the index and the footer of a stream that contains only this block.
+/// Returns the index and the footer of an xz stream that contains only `block`.
 fn end_of_stream(header: [u8; 12], block: &Block) -> Vec<u8> {
     let mut out = vec![0, 1];
     write_integer(&mut out, block.unpadded);
@@ -175,8 +178,8 @@ fn end_of_stream(header: [u8; 12], block: &Block) -> Vec<u8> {
     out
 }
 
-/// Returns the header of the stream and its blocks. Returns `None` if the stream does not fill the section or its index
-/// is not valid.
+/// Returns the header and the blocks of the xz stream in `section`. Returns `None` if the stream's index is not valid,
+/// or if the stream does not fill the whole section.
 fn index(section: &FileSlice) -> Option<([u8; 12], Vec<Block>)> {
     let mut header = [0; 12];
     section.part(0, HEADER)?.read_exact(&mut header).ok()?;
@@ -218,8 +221,8 @@ fn index(section: &FileSlice) -> Option<([u8; 12], Vec<Block>)> {
     (offset == index_offset && padding).then_some((header, blocks))
 }
 
-/// Reads a variable-length integer: seven bits per byte, lowest bits first. The highest bit is set if another byte
-/// follows.
+/// Reads a variable-length integer of the xz format from the beginning of `bytes`: seven bits per byte, lowest bits
+/// first. The highest bit of a byte is set if another byte follows.
 fn read_integer(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..63).step_by(7) {

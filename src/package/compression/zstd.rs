@@ -7,8 +7,8 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use crate::package::limit::ZSTD_WINDOW;
 
-/// Reader for all frames of a stream. The reader of ruzstd stops after the first frame and does not compare the
-/// checksum.
+/// Reader that unpacks all frames of a zstd stream. The reader of the crate ruzstd stops after the first frame and does
+/// not verify the checksum.
 pub(super) struct Frames<R: Read> {
     packed: R,
     state: State,
@@ -25,8 +25,9 @@ impl<R: BufRead> Frames<R> {
         Self { packed, state: State::Between }
     }
 
-    /// Returns the next frame with content, or `None` at the end. Skippable frames (RFC 8878, section 3.1.2) contain
-    /// private data of tools, for example the tables of podman's `zstd:chunked`.
+    /// Returns a decoder for the next frame with content, or `None` at the end of the stream. Skippable frames (RFC
+    /// 8878, section 3.1.2) are left out. They contain private data of tools, for example the tables of podman's
+    /// `zstd:chunked`.
     fn next_frame(&mut self) -> io::Result<Option<Box<FrameDecoder>>> {
         while !self.packed.fill_buf()?.is_empty() {
             let mut frame = Box::new(FrameDecoder::new());

@@ -1,4 +1,5 @@
-//! Files of layers in the state that the later layers left ("Whiteouts" in layer.md of the OCI image specification).
+//! Passes on the files in the layers of an image, except those that a later layer removed or replaced ("Whiteouts" in
+//! layer.md of the OCI image specification).
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -14,25 +15,26 @@ use crate::package::limit::{Limit, UNPACKED_SIZE};
 use crate::package::tarball::Tarball;
 use crate::package::{PackageError, Progress};
 
-/// Prefix of a file name that marks the removal of a file.
+/// Prefix in the name of a marker file. The marker removes the file of earlier layers whose name follows the prefix.
 const REMOVED: &[u8] = b".wh.";
-/// Name of a marker file. It means that its directory contains no files of earlier layers.
+/// Name of a marker file that hides all files of earlier layers in its directory.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// Paths that later layers hide from earlier layers.
+/// Paths that later layers replaced or removed, called hidden. A file of an earlier layer with a hidden path is not
+/// passed on.
 ///
-/// Paths are stored as keyed hashes, so that the limit of members also limits the memory.
+/// Only keyed hashes of the paths are stored, so that the limit on the number of members also limits the memory.
 #[derive(Default)]
 pub(super) struct Layers {
     hasher: RandomState,
-    /// Hashes of hidden paths. The value is true if everything below the path is hidden as well.
+    /// Hash of each hidden path. The value is true if everything below the path is hidden as well.
     hidden: HashMap<u64, bool>,
-    /// Number of unpacked bytes of all layers.
+    /// Number of bytes that were unpacked from all layers so far.
     unpacked: u64,
 }
 
 impl Layers {
-    /// Passes the files of one layer to `sink`. The caller must read the last layer first.
+    /// Passes the files of one layer to the receiver `sink`. The caller must read the last layer first.
     pub(super) fn read(
         &mut self,
         name: &str,
@@ -77,7 +79,7 @@ impl Layers {
         Ok(flow)
     }
 
-    /// Reports whether a later layer replaced or removed the path or a directory above it.
+    /// Reports whether a later layer replaced or removed `path` or a directory above it.
     fn is_hidden(&self, path: &[u8]) -> bool {
         let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let mut above = above.filter_map(|(at, _)| path.get(..at)).chain([&b""[..]]);
@@ -90,7 +92,7 @@ impl Layers {
     }
 }
 
-/// Splits a path into the directory and the file name.
+/// Splits `path` into the path of the directory and the file name.
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(at) => {

@@ -1,4 +1,4 @@
-//! Selection of the layers of the image for this host.
+//! Finds the layers of the container image that fits this host, if an archive contains several images.
 
 use std::collections::HashSet;
 
@@ -9,13 +9,14 @@ use crate::arch::Arch;
 use crate::package::PackageError;
 use crate::package::file_slice::FileSlice;
 
-/// Maximum depth of nested indexes. An archive can contain false digests, so indexes could form a loop.
+/// Maximum depth of image indexes in other indexes. An archive can contain false digests, so its indexes could form a
+/// loop.
 const DEPTH: usize = 4;
 
-/// Maximum number of images and indexes that are read from one archive.
+/// Maximum number of images and image indexes that are read from one archive.
 const IMAGES: usize = 1000;
 
-/// Returns the layers with their names, lowest layer first.
+/// Returns the layers of the image for this host with their names, lowest layer first.
 pub(super) fn layers(image: &Image<'_>) -> Result<Vec<(String, FileSlice)>, PackageError> {
     // Archives of newer Docker versions have both files, with the same content.
     let names = if image.member("manifest.json").is_some() { docker(image)? } else { oci(image)? };
@@ -34,7 +35,8 @@ pub(super) fn layers(image: &Image<'_>) -> Result<Vec<(String, FileSlice)>, Pack
         .collect()
 }
 
-/// Reads `manifest.json`: an array of images, each with the paths of its configuration and its layers.
+/// Returns the names of the layers according to `manifest.json`: an array of images, each with the paths of its
+/// configuration and its layers.
 fn docker(image: &Image<'_>) -> Result<Vec<String>, PackageError> {
     let manifest = image.json("manifest.json")?;
     let images = manifest.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -54,7 +56,8 @@ fn docker(image: &Image<'_>) -> Result<Vec<String>, PackageError> {
     names.ok_or_else(|| image.malformed("manifest.json has a layer without a path"))
 }
 
-/// Reads `index.json`: manifests by digest, each with its platform, and nested indexes.
+/// Returns the names of the layers according to `index.json`, which refers to manifests by their digests, each with a
+/// platform, and to nested indexes.
 fn oci(image: &Image<'_>) -> Result<Vec<String>, PackageError> {
     let mut manifests = Vec::new();
     let mut remaining = IMAGES;
@@ -67,7 +70,7 @@ fn oci(image: &Image<'_>) -> Result<Vec<String>, PackageError> {
     layers.iter().map(|layer| blob(image, layer)).collect()
 }
 
-/// Collects all manifests of an index and of its nested indexes, with their architectures.
+/// Adds all manifests of the image index `index` and of its nested indexes to `manifests`, each with its architecture.
 fn collect(
     image: &Image<'_>,
     index: &Value,
@@ -102,7 +105,7 @@ fn collect(
     Ok(())
 }
 
-/// Returns the path of a descriptor's content: `blobs/ALGORITHM/DIGEST`.
+/// Returns the path of the member to which an OCI descriptor refers: `blobs/ALGORITHM/DIGEST`.
 fn blob(image: &Image<'_>, descriptor: &Value) -> Result<String, PackageError> {
     let digest = descriptor.get("digest").and_then(Value::as_str);
     let (algorithm, digest) = digest
@@ -115,7 +118,8 @@ fn architecture(value: &Value) -> Option<String> {
     value.get("architecture").and_then(Value::as_str).map(str::to_owned)
 }
 
-/// Returns the index of the image for this host. A single image is chosen for any architecture.
+/// Returns the position of the host's architecture in `architectures`, which has one element for each image. A single
+/// image is chosen whatever its architecture is.
 fn choose(image: &Image<'_>, architectures: &[Option<String>]) -> Result<usize, PackageError> {
     let host = Arch::named(std::env::consts::ARCH).ok();
     let is_hosts = |name: &Option<String>| {
