@@ -67,7 +67,7 @@ impl Arch {
     }
 }
 
-/// Reports whether `pattern` matches only files that have `byte` at the offset `position`.
+/// Reports whether `pattern` matches only files that have the value `byte` at the offset `position`.
 fn demands(pattern: &Pattern, position: usize, byte: u8) -> bool {
     position.checked_sub(pattern.offset()).is_some_and(|index| {
         pattern.magic().get(index) == Some(&byte)

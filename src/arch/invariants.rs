@@ -25,8 +25,7 @@ fn unhex(digits: &str) -> Vec<u8> {
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
-/// Returns the mask that `pattern` has for the byte at `position`, and the value that it requires for the bits in this
-/// mask.
+/// Returns the mask of `pattern` for the byte at `position`, and the required value of the bits in this mask.
 fn at(pattern: &Pattern, position: usize) -> (u8, u8) {
     assert_eq!(pattern.offset(), 0);
     let mask = pattern.mask().unwrap().get(position).copied().unwrap_or(0);

@@ -19,8 +19,8 @@ impl FileSlice {
         Self { file: Arc::new(file), position: 0, end: length }
     }
 
-    /// Returns the part of this slice that begins at `offset` and has `length` bytes, or `None` if the slice is too
-    /// short.
+    /// Returns the part of this slice that begins `offset` bytes after the present position and has `length` bytes, or
+    /// `None` if the slice is too short.
     pub(super) fn part(&self, offset: u64, length: u64) -> Option<Self> {
         let position = self.position.checked_add(offset)?;
         let end = position.checked_add(length).filter(|end| *end <= self.end)?;

@@ -90,12 +90,12 @@ impl<'a> Image<'a> {
         self.members.iter().rev().find(|(member, _)| member == name).map(|(_, content)| content)
     }
 
-    /// Returns the member `name`, to which another member refers. Returns an error if it is missing.
+    /// Returns the member `name`, to which another member refers. Returns an error if the archive does not contain it.
     fn required(&self, name: &str) -> Result<&FileSlice, PackageError> {
         self.member(name).ok_or_else(|| self.malformed(&format!("it has no {}", printable(name.as_bytes()))))
     }
 
-    /// Returns the member `name`. If this name contains a SHA-256, the content of the member is compared with it.
+    /// Returns the member `name`. If this name contains a SHA-256, the content of the member must have this digest.
     fn verified(&self, name: &str) -> Result<&FileSlice, PackageError> {
         let member = self.required(name)?;
         let digest = name.strip_prefix("./").unwrap_or(name).strip_prefix("blobs/sha256/");
@@ -137,7 +137,7 @@ fn normal(path: &[u8]) -> &[u8] {
     path.strip_prefix(b"./").unwrap_or(path)
 }
 
-/// Reader that adds the number of bytes that were read to `position`.
+/// Reader that counts in `position` the bytes that were read.
 struct OffsetReader<'a> {
     inner: &'a mut dyn Read,
     position: &'a Cell<u64>,

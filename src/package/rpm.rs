@@ -33,7 +33,8 @@ const TEXT: u64 = 1024;
 /// Words that stand for the cpio archive in error messages.
 const PAYLOAD: &str = "the payload";
 
-/// Tags and types of the header entries that are read: this and the following constants (`docs/manual/tags.md` of rpm).
+/// Tags and types of the header entries that qus reads: this and the following constants (`docs/manual/tags.md` of
+/// rpm).
 const NAME: u32 = 1000;
 const VERSION: u32 = 1001;
 const RELEASE: u32 = 1002;

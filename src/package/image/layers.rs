@@ -17,11 +17,11 @@ use crate::package::{PackageError, Progress};
 
 /// Prefix in the name of a marker file. The marker removes the file of earlier layers whose name follows the prefix.
 const REMOVED: &[u8] = b".wh.";
-/// Name of a marker file that hides all files of earlier layers in its directory.
+/// Name of a marker file. It hides all files that earlier layers have in the directory of the marker file.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// Paths that later layers replaced or removed, called hidden. A file of an earlier layer with a hidden path is not
-/// passed on.
+/// Paths of files that the later layers replaced or removed (hidden paths). A file of an earlier layer is not passed on
+/// if its path is hidden.
 ///
 /// Only keyed hashes of the paths are stored, so that the limit on the number of members also limits the memory.
 #[derive(Default)]

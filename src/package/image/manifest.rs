@@ -1,4 +1,4 @@
-//! Finds the layers of the container image that fits this host, if an archive contains several images.
+//! Finds the layers of a container image. If the archive contains several images, the one for this host is used.
 
 use std::collections::HashSet;
 
@@ -118,8 +118,8 @@ fn architecture(value: &Value) -> Option<String> {
     value.get("architecture").and_then(Value::as_str).map(str::to_owned)
 }
 
-/// Returns the position of the host's architecture in `architectures`, which has one element for each image. A single
-/// image is chosen whatever its architecture is.
+/// Returns the position in `architectures` of the image for this host. Each image has one element there. A single image
+/// is chosen whatever its architecture is.
 fn choose(image: &Image<'_>, architectures: &[Option<String>]) -> Result<usize, PackageError> {
     let host = Arch::named(std::env::consts::ARCH).ok();
     let is_hosts = |name: &Option<String>| {
