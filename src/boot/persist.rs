@@ -1,8 +1,9 @@
 //! Persistence over a reboot: one `binfmt.d` file per architecture, and the init system that registers the rules in
 //! these files.
 //!
-//! The `binfmt.d` files are authoritative on every init system: `qus list` compares handlers with them, and `qus apply`
-//! registers them. For an init system that does not read `binfmt.d`, qus generates further files from them.
+//! The `binfmt.d` files are authoritative on every init system: `qus list` compares the registered handlers with the
+//! rules in these files, and `qus apply` registers the rules. For an init system that does not read `binfmt.d`, qus
+//! generates further files from the `binfmt.d` files.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -44,7 +45,7 @@ const LOCK: &str = "/run/qus.lock";
 const UNSTABLE: [&str; 10] =
     ["/tmp", "/var/tmp", "/run", "/dev", "/proc", "/sys", "/home", "/root", "/mnt", "/media"];
 
-/// Init system of the host, or other software, that registers the persistent rules at boot.
+/// Software that registers the persistent rules at boot: an init system or binfmt-support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InitSystem {

@@ -50,7 +50,7 @@ pub enum AccessError {
 }
 
 impl AccessError {
-    /// Returns the error number with which `execve(2)` fails.
+    /// Returns the error number with which `execve(2)` fails for this reason.
     #[must_use]
     pub fn errno(self) -> Errno {
         match self {

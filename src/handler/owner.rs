@@ -1,4 +1,4 @@
-//! Owner of a handler: the tool that registered it, if that can be determined.
+//! Owner of a handler: the tool that registered the handler.
 //!
 //! If qus cannot determine the tool, the owner is [`Owner::Unknown`].
 

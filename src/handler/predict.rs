@@ -127,7 +127,7 @@ struct Exec<'a> {
     steps: Vec<Step>,
     /// Reason why the kernel cannot open the file that comes next; `None` if it can.
     denied: Option<AccessError>,
-    /// True if a handler with `O` or `C` has opened a file for its interpreter.
+    /// True if the kernel has opened a file for the interpreter of a handler with flag `O` or `C`.
     has_open_file: bool,
 }
 

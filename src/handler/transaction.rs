@@ -176,7 +176,7 @@ impl StagedRule {
     }
 }
 
-/// A handler name whose previous handler was removed.
+/// A handler name under which [`Staged::commit`] removed the previous handler.
 struct Renamed {
     name: HandlerName,
     old: Option<Entry>,

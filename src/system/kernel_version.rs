@@ -45,8 +45,8 @@ impl KernelVersion {
         self.is_at_least(5, 12)
     }
 
-    /// Reports whether each user namespace can have its own binfmt_misc instance (K64). The handlers of an instance end
-    /// when its last mount is removed (K67).
+    /// Reports whether each user namespace can have its own binfmt_misc instance (K64). The handlers of such an
+    /// instance disappear when its last mount is removed (K67).
     #[must_use]
     pub fn has_per_userns_instances(self) -> bool {
         self.is_at_least(6, 7)

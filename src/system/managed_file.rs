@@ -163,7 +163,7 @@ fn sealed(text: &[u8]) -> Vec<u8> {
 }
 
 /// Determines the origin of a file from its content. A file with a marker but no checksum was written by version 0.1.0
-/// of qus. Such a file counts as edited, because qus cannot detect whether it was.
+/// of qus. Such a file counts as edited, because qus cannot detect edits in it.
 fn origin(content: &[u8]) -> Origin {
     let Some((beginning, rest)) = marker_end(content).and_then(|end| content.split_at_checked(end)) else {
         return Origin::Foreign;
@@ -191,7 +191,7 @@ pub fn read(path: &Path) -> Result<Option<ManagedFile>, ManagedFileError> {
     }
 }
 
-/// Returns an error if qus did not write `content`, or if it was edited after qus wrote it.
+/// Returns an error if qus did not write `content`, or if `content` was edited after qus wrote it.
 fn check_origin(path: &Path, content: &[u8]) -> Result<(), ManagedFileError> {
     match origin(content) {
         Origin::Own => Ok(()),

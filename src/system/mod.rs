@@ -1,4 +1,4 @@
-//! Functions of Linux other than binfmt_misc: files, users, processes, signals and namespaces.
+//! Use of parts of Linux other than binfmt_misc: files, users, processes, signals and namespaces.
 
 pub(crate) mod atomic_file;
 pub mod dir;

@@ -93,9 +93,10 @@ fn is_between(made: SystemTime, since: SystemTime, until: SystemTime) -> bool {
     until < since || made + TICK >= since && made <= until + TICK
 }
 
-/// Reports whether this process is in the mount namespace of the host, so that the host sees its mounts. Newer kernels
-/// give the initial mount namespace a fixed number. On older kernels, this process must be in the host's pid namespace
-/// and in the mount namespace of process 1. A process in another pid namespace is in a container.
+/// Reports whether this process is in the mount namespace of the host, so that the host sees the mounts of this
+/// process. Newer kernels give the initial mount namespace a fixed number. On older kernels, this process must be in
+/// the host's pid namespace and in the mount namespace of process 1. A process in another pid namespace is in a
+/// container.
 #[must_use]
 pub fn is_hosts_mount_namespace() -> bool {
     let own = inode("self", "mnt");

@@ -68,7 +68,7 @@ fn bounding_set_is_empty() -> bool {
 }
 
 /// Reports whether the ids of `nobody` and `nogroup` exist in this user namespace, and processes in it may give up
-/// their groups (`user_namespaces(7)`).
+/// their supplementary groups (`user_namespaces(7)`).
 fn has_nobody() -> bool {
     let read = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
     maps(&read("uid_map"), NOBODY) && maps(&read("gid_map"), NOBODY) && read("setgroups").trim() != "deny"

@@ -22,7 +22,7 @@ pub enum Engine {
 /// A process whose namespaces qus can enter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// The process with this number; number 1 is in the namespaces of the host.
+    /// The process with this ID. Process 1 is in the namespaces of the host.
     Process(u32),
     /// A process of this user's container engine.
     Engine(Engine),

@@ -55,7 +55,7 @@ pub enum NamespaceError {
     Open {
         /// Path of the namespace's file in `/proc`.
         path: PathBuf,
-        /// Error of the kernel.
+        /// Error that the kernel returned.
         source: io::Error,
     },
     /// The namespaces of a process could not be entered.
@@ -65,7 +65,7 @@ pub enum NamespaceError {
         kind: &'static str,
         /// ID of the process.
         pid: u32,
-        /// Error of the kernel.
+        /// Error that the kernel returned.
         source: io::Error,
     },
 }
