@@ -1,4 +1,4 @@
-//! `qus apply`: registers the rules of `binfmt.d`, as systemd-binfmt does, but removes no other handlers.
+//! `qus apply`: registers the rules in the files of binfmt.d(5), as systemd-binfmt does, but removes no other handlers.
 
 use std::io;
 use std::io::Read as _;
@@ -54,7 +54,7 @@ pub struct Apply {
 #[derive(Serialize)]
 pub(crate) struct ApplyReport {
     scope: Scope,
-    /// Lifetime of the handlers.
+    /// How long the registered handlers stay, for example until the next reboot.
     lifetime: Lifetime,
     dry_run: bool,
     items: Vec<AppliedLine>,
@@ -63,11 +63,11 @@ pub(crate) struct ApplyReport {
     paths: Vec<PathBuf>,
 }
 
-/// Result of one line.
+/// Result of one line of a `binfmt.d` file, or of a file that could not be read.
 #[derive(Serialize)]
 struct AppliedLine {
     file: PathBuf,
-    /// Line number. `None` if the result is about the file itself.
+    /// Number of the line in `file`. `None` if the whole file could not be read.
     line: Option<usize>,
     outcome: Outcome,
     name: Option<String>,
@@ -119,15 +119,15 @@ impl Outcome {
     }
 }
 
-/// A line with a valid rule.
+/// A line of a `binfmt.d` file with a valid rule.
 struct Line {
-    /// Index of the item in the report.
+    /// Index of the result of this line in `ApplyReport::items`.
     item: usize,
     rule: Rule,
     interpreter: Option<InterpreterFile>,
 }
 
-/// Registers the rules of the configuration.
+/// Registers the rules in the files and directories that `args` names, or in the default directories of binfmt.d(5).
 pub(crate) fn execute(args: &Apply, common: &Common, output: &mut Output<'_>) -> Result<ApplyReport> {
     let Opened { instance, scope, lifetime } = open_to_register(args.dry_run, common, output)?;
     let handlers = match &instance {
@@ -156,7 +156,8 @@ pub(crate) fn execute(args: &Apply, common: &Common, output: &mut Output<'_>) ->
     Ok(ApplyReport { scope, lifetime, dry_run: args.dry_run, items, paths: args.paths.clone() })
 }
 
-/// Returns the outcome if the step succeeds, and a message. A dry run prints both.
+/// Returns the outcome that `step` has if it succeeds, and a message about it. A dry run prints both and executes
+/// nothing.
 fn planned(step: &Step, lines: &[Line], items: &[AppliedLine]) -> (Outcome, Option<String>) {
     match step {
         Step::Unchanged => (Outcome::Unchanged, None),
@@ -170,7 +171,8 @@ fn planned(step: &Step, lines: &[Line], items: &[AppliedLine]) -> (Outcome, Opti
     }
 }
 
-/// Executes a step. If the rule is then active, removes its stale staging handlers.
+/// Executes `step` for the rule of `line`. If the rule is then active, removes the staging handlers (temporary
+/// handlers) that interrupted runs of qus have left behind for it.
 fn carry_out(
     instance: &Instance,
     line: &Line,
@@ -187,14 +189,15 @@ fn carry_out(
     Ok(())
 }
 
-/// Removes staging handlers for `name` that killed processes left behind.
+/// Removes the staging handlers (temporary handlers) that killed qus processes have left behind for the rule `name`.
 fn remove_stale(instance: &Instance, handlers: &[Handler], name: &HandlerName) -> Result<(), HandlerError> {
     let prefix = [name.as_bytes(), STAGING_SUFFIX.as_bytes()].concat();
     let stale = handlers.iter().map(|handler| &handler.name).filter(|name| is_stale_staging(name));
     stale.filter(|name| name.as_bytes().starts_with(&prefix)).try_for_each(|name| remove(instance, name))
 }
 
-/// Reads the files. Returns an item for each line, and the rules.
+/// Reads the `binfmt.d` files that `paths` names, or the default directories if `paths` is empty. Returns a result for
+/// each line, and the lines with valid rules.
 fn read(paths: &[PathBuf]) -> (Vec<AppliedLine>, Vec<Line>) {
     let (directories, named): (Vec<PathBuf>, Vec<PathBuf>) = if paths.is_empty() {
         (binfmt_d::directories(Path::new("/")), Vec::new())
@@ -228,7 +231,7 @@ fn read(paths: &[PathBuf]) -> (Vec<AppliedLine>, Vec<Line>) {
     (items, lines)
 }
 
-/// Reads the regular file at `path`, if it is readable.
+/// Reads the header and the owner of the interpreter at `path`. Returns `None` if it is no readable regular file.
 fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
     let file = open_regular(path).ok()?;
     let metadata = file.metadata().ok()?;
@@ -243,7 +246,7 @@ fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
     })
 }
 
-/// Returns the file headers that no rule may match: those of scripts and of this host's programs.
+/// Returns the file headers that no rule may match: those of scripts and of programs that this host runs natively.
 fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Guarded>, Diagnostic> {
     let own = self_exe_header()?;
     let mut guarded = vec![Guarded::certain(b"#!/bin/sh\n".to_vec()), Guarded::certain(own.clone())];
@@ -269,7 +272,8 @@ fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Gu
     Ok(guarded)
 }
 
-/// Registers one rule, reads it back and compares it. A handler of the same name stays registered throughout.
+/// Registers `rule`, reads its entry back from the kernel and compares the two. If `replaces` is true, the old handler
+/// of the same name is removed only when the new rule is registered.
 fn register(instance: &Instance, rule: &Rule, replaces: bool) -> Result<(), Diagnostic> {
     let removes = if replaces { vec![rule.name().clone()] } else { Vec::new() };
     let registration = Registration {
@@ -310,7 +314,7 @@ impl AppliedLine {
         }
     }
 
-    /// Returns the location as `FILE:LINE`, like compilers.
+    /// Returns the location of the line as `FILE:LINE`, the format in which compilers print locations.
     fn location(&self) -> String {
         let file = display_path(&self.file);
         self.line.map_or_else(|| file.clone(), |line| format!("{file}:{line}"))

@@ -9,7 +9,7 @@ use crate::binfmt::instance::DEFAULT_PATH;
 use crate::interpreter::VersionReq;
 use crate::package::Sha256;
 
-/// Headings of groups of options in the help.
+/// Headings under which `--help` groups options.
 pub(crate) const SELECTION: &str = "Selection";
 pub(crate) const INTERPRETERS: &str = "Interpreters";
 pub(crate) const VERIFICATION: &str = "Verification";
@@ -81,14 +81,15 @@ pub struct RequiredArgs {
 }
 
 impl SourceArgs {
-    /// Reports whether the command line names directories or a source. Other sources are then ignored.
+    /// Reports whether the command line names directories (`--interpreter-dir`) or a source (`--from`). Interpreters
+    /// from anywhere else are then ignored.
     #[must_use]
     pub fn is_named(&self) -> bool {
         !self.interpreter_dir.is_empty() || self.from.is_some()
     }
 }
 
-/// A word in a list of architectures.
+/// A word in a list of architectures on the command line.
 #[derive(Clone, Copy, Debug)]
 pub enum ArchArg {
     /// The word `all`.
@@ -108,8 +109,8 @@ pub(crate) fn parse_one_arch(word: &str) -> Result<&'static Arch, UnknownArch> {
     Arch::named(word)
 }
 
-/// Returns the named architectures without duplicates. Returns `None`, which selects all, if there is no word or if one
-/// is `all`.
+/// Returns the architectures that `words` name, without duplicates. Returns `None`, which stands for all architectures,
+/// if `words` is empty or contains `all`.
 #[must_use]
 pub fn named(words: &[ArchArg]) -> Option<Vec<&'static Arch>> {
     let mut named = Vec::new();

@@ -1,4 +1,4 @@
-//! `qus bundle`: writes a copy of qus that carries interpreters.
+//! `qus bundle`: writes a copy of the qus executable that contains interpreters.
 
 use std::fs;
 use std::io::{self, BufWriter, Write};
@@ -59,17 +59,17 @@ pub struct Bundle {
     pub output: PathBuf,
 }
 
-/// Licence texts that Debian's packages of QEMU install.
+/// Paths of the licence texts that Debian's packages of QEMU install.
 const LICENCES: [&str; 2] =
     ["/usr/share/doc/qemu-user-static/copyright", "/usr/share/doc/qemu-user/copyright"];
-/// Name of a licence text in a bundle, and in a package.
+/// File name of a licence text, in a bundle as well as in a distribution's package.
 const LICENCE: &str = "copyright";
 
-/// A written bundle.
+/// Results of `qus bundle`: a description of the written bundle.
 #[derive(Serialize)]
 pub(crate) struct BundleReport {
     file: PathBuf,
-    /// Size in bytes.
+    /// Size of the bundle in bytes.
     size: u64,
     arches: Vec<&'static str>,
     /// True if the bundle contains the licence text of QEMU.
@@ -79,7 +79,7 @@ pub(crate) struct BundleReport {
     is_standard: bool,
 }
 
-/// Writes a bundle.
+/// Writes the bundle that `args` describes.
 pub(super) fn execute(args: &Bundle, common: &Common) -> Result<BundleReport> {
     let cannot_write =
         |error| Diagnostic::new(format!("cannot write {}: {error}", display_path(&args.output)));
@@ -109,7 +109,7 @@ pub(super) fn execute(args: &Bundle, common: &Common) -> Result<BundleReport> {
     Ok(BundleReport { file: args.output.clone(), size, arches, licence: has_licence, is_standard })
 }
 
-/// Reads the content of the interpreters, which become members of the bundle.
+/// Reads the interpreter files. Each becomes a member of the bundle.
 fn contents(interpreters: &[(&'static Arch, Interpreter)]) -> Result<Vec<Content>, Diagnostic> {
     let versions = versions_of(interpreters.iter().map(|(_, interpreter)| interpreter.path.as_path()));
     let mut contents = Vec::new();
@@ -152,13 +152,14 @@ impl Report for BundleReport {
     }
 }
 
-/// Interpreters, and the temporary directory that contains them, if there is one.
+/// Interpreters for the bundle, and the temporary directory into which they were unpacked, if there is one.
 struct Inputs {
     _temp_dir: Option<TempDir>,
     interpreters: Vec<(&'static Arch, Interpreter)>,
 }
 
-/// Gathers the selected interpreters.
+/// Finds the interpreters of `arches`, or all interpreters if `arches` is `None`. Unpacks them first if they are in the
+/// source of `--from` or in this executable.
 fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Result<Inputs, Diagnostic> {
     let mut directory = None;
     let search_dirs = if let Some(source) = &args.from {
@@ -207,7 +208,8 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
     Ok(Inputs { _temp_dir: directory, interpreters })
 }
 
-/// Returns the licence text from the source, or the text that the distribution installed with its interpreters.
+/// Returns QEMU's licence text from the package `source`. Without `source`, returns the text that the distribution has
+/// installed with its interpreters.
 fn licence(source: Option<&Path>) -> Option<Vec<u8>> {
     let Some(source) = source else { return LICENCES.iter().find_map(|path| fs::read(path).ok()) };
     let directory = TempDir::create(false).ok()?;
@@ -216,7 +218,7 @@ fn licence(source: Option<&Path>) -> Option<Vec<u8>> {
     fs::read(&extraction.placed.first()?.path).ok()
 }
 
-/// Filter that selects the first file `copyright` of a package.
+/// Filter that unpacks only the first file named `copyright` of a package.
 struct LicenceText {
     done: bool,
 }
@@ -236,11 +238,11 @@ impl MemberFilter for LicenceText {
     }
 }
 
-/// Function that receives the size of each packed member, in bytes.
+/// Callback that receives the size of each packed member of a bundle, in bytes, to show the progress.
 type OnPacked = dyn Fn(u64) + Sync;
 
-/// Writes the bundle, and returns its size in bytes. Replaces a regular file only when the new one is complete. Writes
-/// directly into a pipe or a device.
+/// Writes a bundle with `contents` to `path`, and returns its size in bytes. A regular file at `path` is replaced only
+/// when the new bundle is complete. A pipe or a device is written directly.
 fn write(path: &Path, contents: Vec<Content>, on_packed: &OnPacked) -> Result<u64, Diagnostic> {
     let written = OutputFile::open(path).and_then(|output| match output {
         OutputFile::Standard => stream(io::stdout().lock(), contents, on_packed),
@@ -269,7 +271,7 @@ fn stream(target: impl Write, contents: Vec<Content>, on_packed: &OnPacked) -> i
     Ok(target.count)
 }
 
-/// A writer that counts bytes.
+/// A writer that counts the bytes that it passes on to `target`.
 struct CountingWriter<W> {
     target: W,
     count: u64,

@@ -1,4 +1,4 @@
-//! `qus completions`: generates scripts for shells from the definition of the command line.
+//! `qus completions`: generates completion scripts for shells from clap's definition of the command line.
 
 use std::io::{self, Write as _};
 
@@ -32,13 +32,13 @@ pub enum Shell {
     Zsh,
 }
 
-/// A script for a shell.
+/// Results of `qus completions`: a completion script for a shell.
 #[derive(Serialize)]
 pub(crate) struct CompletionsReport {
     script: String,
 }
 
-/// Generates the script.
+/// Generates a completion script for the shell that `args` names. `program` is clap's definition of the command line.
 pub(super) fn execute(args: &Completions, program: clap::Command) -> Result<CompletionsReport> {
     let mut command = program.mut_subcommands(|command| {
         // `show` does not accept `all`.
@@ -66,7 +66,8 @@ impl Report for CompletionsReport {
     }
 }
 
-/// Completes arguments with QEMU's names of architectures. The arguments accept many more names.
+/// Limits the completions of an argument `ARCH` to QEMU's names of architectures, and `all` if `takes_all` is true. The
+/// command itself accepts many more names. Returns any other argument unchanged.
 fn with_arches(arg: Arg, takes_all: bool) -> Arg {
     if !arg.get_value_names().is_some_and(|names| names.iter().any(|name| *name == "ARCH")) {
         return arg;

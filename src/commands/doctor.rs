@@ -1,4 +1,5 @@
-//! `qus doctor`: reports problems first, each with the command that fixes it, then notes.
+//! `qus doctor`: prints findings about the system. Problems come first, each with the command that fixes it, then
+//! notes.
 
 mod checks;
 mod facts;
@@ -36,7 +37,7 @@ pub struct Doctor {
 pub(super) enum Severity {
     /// Something does not work.
     Problem,
-    /// Nothing fails, but the user should know the finding.
+    /// Nothing fails, but the user should know about the finding.
     Note,
     /// Nothing is wrong.
     Ok,
@@ -53,11 +54,11 @@ impl Severity {
     }
 }
 
-/// A finding of a check.
+/// A finding of a check, as the report contains it.
 #[derive(Debug, Serialize)]
 pub(super) struct Finding {
     level: Severity,
-    /// Name of the check.
+    /// Name of the check that made the finding.
     id: &'static str,
     /// Description of the finding.
     text: String,
@@ -72,17 +73,17 @@ pub(super) struct Finding {
 #[derive(Serialize)]
 pub(crate) struct DoctorReport {
     findings: Vec<Finding>,
-    /// True if findings of severity `Ok` are printed one by one.
+    /// True if each finding of severity `Ok` has a line of its own (`--verbose`). Otherwise one line names the checks.
     #[serde(skip)]
     verbose: bool,
 }
 
-/// Returns the ids of the checks, in the order of the table.
+/// Returns the ids of the checks, in the order of `CHECKS`.
 pub(super) fn ids() -> impl Iterator<Item = &'static str> {
     CHECKS.iter().map(|check| check.id)
 }
 
-/// Runs every check.
+/// Gathers facts about the system, and runs every check on them.
 pub(crate) fn execute(args: &Doctor, common: &Common) -> Result<DoctorReport> {
     let facts = Facts::gather(&common.instance, !args.no_verify)?;
     let mut findings = Vec::new();

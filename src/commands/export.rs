@@ -1,4 +1,5 @@
-//! `qus export`: writes rules that other software registers, at boot or in a container. It registers and executes nothing.
+//! `qus export`: writes rules in the formats of other software, which registers them at boot or in a container. The
+//! command itself registers and executes nothing.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -68,14 +69,14 @@ pub struct Export {
     pub output: Option<PathBuf>,
 }
 
-/// Rules and files for other software.
+/// Results of `qus export`: rules, and the files that contain them in the format of other software.
 #[derive(Serialize)]
 pub(crate) struct ExportReport {
     format: Format,
     rules: Vec<RuleView>,
-    /// Files in the selected format. Empty for `json`, which consists of the rules.
+    /// Files in the selected format. Empty for the format `json`, in which the rules themselves are the output.
     files: Vec<ExportedFile>,
-    /// The whole output, if it is not written to files.
+    /// The whole text for standard output. `None` if the output is written to files.
     #[serde(skip)]
     document: Option<Vec<u8>>,
 }
@@ -84,11 +85,11 @@ pub(crate) struct ExportReport {
 struct ExportedFile {
     name: String,
     text: String,
-    /// Path of the file, if it was written.
+    /// Path of the written file. `None` if the text goes to standard output.
     path: Option<PathBuf>,
 }
 
-/// Generates the files in the selected format, and writes them into the named directory, if any.
+/// Generates the files in the selected format. Writes them into the directory of `--output`, if the option is given.
 pub(super) fn execute(args: &Export) -> Result<ExportReport> {
     let format = args.format.unwrap_or(Format::Json);
     let arch_rules = arch_rules(args)?;
@@ -118,7 +119,7 @@ pub(super) fn execute(args: &Export) -> Result<ExportReport> {
     Ok(report)
 }
 
-/// Writes all files. Writes none if another tool has a file with one of the names.
+/// Writes `files` into `directory`. Writes none of them if another tool has written a file with one of their names.
 fn write(directory: &Path, files: &[formats::File]) -> Result<(), Diagnostic> {
     for file in files {
         managed_file::check_content(&directory.join(&file.name), &file.text)?;
@@ -143,7 +144,7 @@ impl Report for ExportReport {
     }
 }
 
-/// Returns the rules of the selected architectures.
+/// Returns the rules of each architecture that `args` selects.
 fn arch_rules(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
     let host = self_exe_header()?;
     let machine = args.machine.or_else(|| Arch::from_header(&host));
@@ -172,7 +173,7 @@ fn arch_rules(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
     Ok(arch_rules)
 }
 
-/// Returns the interpreter of each selected architecture, in the order of the table.
+/// Returns the path of an interpreter for each selected architecture, in the order of `ARCHES`.
 fn interpreters(
     args: &Export,
     host: &[u8],
@@ -217,7 +218,7 @@ fn interpreters(
     Ok(interpreters)
 }
 
-/// Replaces the placeholder in a path with the name of an architecture.
+/// Returns the path `template` in which the name of `arch` replaces the placeholder `{arch}`.
 fn filled(
     template: &Path,
     arch: &'static Arch,

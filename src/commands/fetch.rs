@@ -1,4 +1,4 @@
-//! `qus fetch`: unpacks static interpreters from the distribution's package or from a named source.
+//! `qus fetch`: unpacks static interpreters from the distribution's package or from the source of `--from`.
 
 mod stored;
 
@@ -75,7 +75,7 @@ pub(super) fn run(args: &Fetch, common: &Common, output: &mut Output<'_>) -> Res
     print(&fetch(&request, common.quiet)?, output)
 }
 
-/// Returns the names of the selected architectures. Returns `None` if all are selected.
+/// Returns the names of the architectures that the command line selects. Returns `None` if it selects all.
 fn arches(args: &Fetch) -> Option<BTreeSet<&'static str>> {
     Some(named(&args.arches)?.into_iter().map(|arch| arch.name).collect())
 }

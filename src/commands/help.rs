@@ -1,10 +1,10 @@
 //! Examples of each command, and explanations of the words in its output. `--help` prints these sections, and the
 //! manual pages contain them.
 //!
-//! A line without indentation that ends with a colon begins a section. A line with two spaces begins an entry. Lines
-//! with six spaces describe the entry.
+//! Format of these texts: a line without indentation that ends with a colon begins a section. A line that is indented
+//! by two spaces begins an entry of the section. Lines that are indented by six spaces describe the entry.
 
-/// Sections of `qus --help`.
+/// Sections that `qus --help` prints after the options.
 pub const QUS: &str = "\
 Terms:
   interpreter
@@ -36,7 +36,7 @@ Exit status:
 ARCH is any common name: QEMU's, uname -m, Debian's, Docker's
 (linux/arm/v7), Go's, Rust's, Nix's.";
 
-/// Sections of `qus register --help`.
+/// Sections that `qus register --help` prints after the options.
 pub const REGISTER: &str = "\
 Examples:
   sudo qus register --fetch arm aarch64
@@ -68,7 +68,7 @@ Outcomes:
   failed
       The kernel or the system refused an operation.";
 
-/// Sections of `qus list --help`.
+/// Sections that `qus list --help` prints after the options.
 pub const LIST: &str = "\
 Examples:
   qus list
@@ -86,7 +86,7 @@ States:
   differs
       The handler differs from its configuration in binfmt.d.";
 
-/// Sections of `qus reset --help`.
+/// Sections that `qus reset --help` prints after the options.
 pub const RESET: &str = "\
 Examples:
   sudo qus reset
@@ -102,7 +102,7 @@ Outcomes:
   failed
       The handler or the file could not be removed.";
 
-/// Sections of `qus verify --help`.
+/// Sections that `qus verify --help` prints after the options.
 pub const VERIFY: &str = "\
 Examples:
   qus verify
@@ -118,7 +118,7 @@ States:
   broken
       The probe failed. The reason is printed.";
 
-/// Sections of `qus which --help`.
+/// Sections that `qus which --help` prints after the options.
 pub const WHICH: &str = "\
 Examples:
   qus which ./program
@@ -126,7 +126,7 @@ Examples:
   find rootfs -type f -perm /111 -print0 | qus which --files0-from -
       Explains every executable file below a directory.";
 
-/// Sections of `qus run --help`.
+/// Sections that `qus run --help` prints after the options.
 pub const RUN: &str = "\
 Examples:
   qus run ./program
@@ -134,7 +134,7 @@ Examples:
   qus run --root rootfs --as-root -- /bin/sh
       Starts a shell in a root directory of another architecture.";
 
-/// Sections of `qus doctor --help`.
+/// Sections that `qus doctor --help` prints after the options.
 pub const DOCTOR: &str = "\
 Examples:
   qus doctor
@@ -142,7 +142,7 @@ Examples:
   qus doctor --no-verify --json
       Executes nothing, and prints one JSON object.";
 
-/// Sections of `qus fetch --help`.
+/// Sections that `qus fetch --help` prints after the options.
 pub const FETCH: &str = "\
 Examples:
   sudo qus fetch arm aarch64
@@ -150,7 +150,7 @@ Examples:
   sudo qus fetch --prune
       Removes fetched emulators that no handler uses.";
 
-/// Sections of `qus bundle --help`.
+/// Sections that `qus bundle --help` prints after the options.
 pub const BUNDLE: &str = "\
 Examples:
   qus bundle -o qus-arm arm aarch64
@@ -158,7 +158,7 @@ Examples:
   qus bundle --from qemu-user-static.deb -o qus-all all
       Gets the emulators from a package.";
 
-/// Sections of `qus enable --help`.
+/// Sections that `qus enable --help` prints after the options.
 pub const ENABLE: &str = "\
 Examples:
   sudo qus enable arm
@@ -166,7 +166,7 @@ Examples:
   sudo qus enable all
       Enables the handlers of all QEMU emulators.";
 
-/// Sections of `qus disable --help`.
+/// Sections that `qus disable --help` prints after the options.
 pub const DISABLE: &str = "\
 Examples:
   sudo qus disable arm
@@ -174,7 +174,7 @@ Examples:
   sudo qus disable all
       Disables the handlers of all QEMU emulators.";
 
-/// Sections of `qus show --help`.
+/// Sections that `qus show --help` prints after the options.
 pub const SHOW: &str = "\
 Examples:
   qus show
@@ -182,7 +182,7 @@ Examples:
   qus show arm64 riscv64
       Prints names, magic and mask of two architectures.";
 
-/// Sections of `qus completions --help`.
+/// Sections that `qus completions --help` prints after the options.
 pub const COMPLETIONS: &str = "\
 Examples:
   eval \"$(qus completions bash)\"
@@ -190,7 +190,7 @@ Examples:
   qus completions zsh > _qus
       Writes the file. Move it to a directory of $fpath.";
 
-/// Sections of `qus man --help`.
+/// Sections that `qus man --help` prints after the options.
 pub const MAN: &str = "\
 Examples:
   qus man | man -l -
@@ -198,7 +198,7 @@ Examples:
   mkdir -p man1 && qus man -o man1
       Writes the pages of all commands.";
 
-/// Sections of `qus export --help`.
+/// Sections that `qus export --help` prints after the options.
 pub const EXPORT: &str = "\
 Examples:
   qus export -f systemd -o etc/binfmt.d arm aarch64
@@ -207,7 +207,7 @@ Examples:
       Prints lines that a script can write to
       /proc/sys/fs/binfmt_misc/register.";
 
-/// Sections of `qus apply --help`.
+/// Sections that `qus apply --help` prints after the options.
 pub const APPLY: &str = "\
 Examples:
   sudo qus apply

@@ -1,4 +1,4 @@
-//! Opens the instance for a command, and prints where its handlers apply.
+//! Opens the binfmt_misc instance for a command, and prints in which namespaces its handlers apply.
 
 use std::io;
 use std::path::Path;
@@ -13,15 +13,17 @@ use crate::base::shell::shell_word;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError, ON_THE_HOST, OpenError, mount_command};
 use crate::system::namespace::{Lifetime, Scope, UserNamespace};
 
-/// Opens the instance. Fails if no instance is mounted.
+/// Opens the instance on the mount point of `--instance`. Fails if no instance is mounted there.
 pub(crate) fn open_instance(common: &Common) -> Result<Instance, Diagnostic> {
     Ok(Instance::open(&common.instance)?)
 }
 
-/// Opens the instance to read it. Returns `None` if it is not mounted and this process is not root of the host.
+/// Opens the instance on the mount point of `--instance` for a command that registers nothing. Returns `None` if no
+/// instance is mounted there and this process is not root of the host.
 ///
-/// Root of the host mounts the instance first. The instance may have handlers although it is not mounted here, because
-/// a container can hold it (K67). In a user namespace, a mount would create a new instance that hides the host's (K66).
+/// A process that is root of the host mounts the instance first. The instance may have handlers although it is not
+/// mounted here, because a container can keep it alive (K67). In a user namespace nothing is mounted: a mount would
+/// create a new instance that hides the host's instance (K66).
 pub(crate) fn open_read_only(common: &Common) -> Result<Option<Instance>> {
     let path = &common.instance;
     match Instance::open(path) {
@@ -34,31 +36,31 @@ pub(crate) fn open_read_only(common: &Common) -> Result<Option<Instance>> {
     }
 }
 
-/// An instance for registrations, its scope, and the lifetime of its handlers.
+/// The instance in which a command registers handlers, its scope, and the lifetime of its handlers.
 pub(crate) struct Opened {
-    /// The instance. `None` if a dry run would have to mount it.
+    /// The open instance. `None` in a dry run if a run without `--dry-run` would mount a new instance.
     pub(crate) instance: Option<Instance>,
     pub(crate) scope: Scope,
     pub(crate) lifetime: Lifetime,
 }
 
 impl Opened {
-    /// Describes the instance on `path`, which another process has mounted.
+    /// Describes the instance on `path`, which was mounted before this process started.
     pub(crate) fn existing(instance: Instance, path: &Path) -> Self {
         let scope = Scope::of(path);
         Self { instance: Some(instance), scope, lifetime: Lifetime::of_existing_mount(scope) }
     }
 
-    /// Describes the instance of this process's user namespace. `None` stands for an instance that a dry run would
-    /// mount.
+    /// Describes the instance that belongs to the user namespace of this process. `None` stands for an instance that a
+    /// run without `--dry-run` would mount.
     pub(crate) fn own(instance: Option<Instance>) -> Self {
         let scope = Scope::of_own_mount();
         Self { instance, scope, lifetime: Lifetime::of_existing_mount(scope) }
     }
 }
 
-/// Opens the instance for registrations. A dry run mounts nothing. Any other run requires a writable and enabled
-/// instance.
+/// Opens the instance for a command that registers handlers. A dry run mounts nothing. Any other run mounts the
+/// instance if necessary, and fails if the instance is read-only or disabled.
 pub(crate) fn open_to_register(dry_run: bool, common: &Common, output: &mut Output<'_>) -> Result<Opened> {
     if dry_run {
         return open_if_mounted(common);
@@ -73,7 +75,7 @@ pub(crate) fn open_to_register(dry_run: bool, common: &Common, output: &mut Outp
     Ok(opened)
 }
 
-/// Opens the instance of this user namespace. If it is not mounted, mounts it and prints a message.
+/// Opens the instance of the user namespace of this process. If it is not mounted, mounts it and prints a message.
 fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Opened> {
     let path = &common.instance;
     let there = match Instance::open(path) {
@@ -106,7 +108,7 @@ fn open_or_mount(common: &Common, output: &mut Output<'_>) -> Result<Opened> {
     Ok(Opened { instance: Some(Instance::open(path).map_err(Diagnostic::from)?), scope, lifetime })
 }
 
-/// Opens the instance for a dry run: the one that a real run would use, if it is mounted.
+/// Opens, for a dry run, the instance that a run without `--dry-run` would use, if it is mounted.
 fn open_if_mounted(common: &Common) -> Result<Opened> {
     let path = &common.instance;
     match Instance::open(path) {
@@ -120,8 +122,8 @@ fn open_if_mounted(common: &Common) -> Result<Opened> {
     }
 }
 
-/// Returns an error if the handlers end with the process or container that registered them (K67). Such a registration
-/// does not count as a success.
+/// Returns an error if the new handlers disappear when the process or container ends that registered them (K67). Such a
+/// registration does not count as a success.
 pub(crate) fn lifetime_warning(lifetime: Lifetime, scope: Scope) -> Option<Diagnostic> {
     let message = match lifetime {
         Lifetime::Process => "the handlers end with this command: only its own mount holds the instance",
@@ -135,14 +137,14 @@ pub(crate) fn lifetime_warning(lifetime: Lifetime, scope: Scope) -> Option<Diagn
     Some(problem.with_hint(format!("{ON_THE_HOST}; or keep qus running here: qus register --hold …")))
 }
 
-/// Returns the error for a disabled instance (K27).
+/// Returns the error that the whole instance is disabled (K27), with the command that enables it.
 pub(crate) fn switched_off(instance: &Instance) -> Diagnostic {
     let status = instance.path().join("status");
     let problem = Diagnostic::new("the whole instance is disabled: no handler is active");
     problem.with_command(format!("echo 1 | sudo tee {}", shell_word(status)))
 }
 
-/// Prints where the handlers apply, if that is not the host (rule 7 of docs/design.md).
+/// Prints in which namespace the handlers apply, unless they apply to the host (rule 7 of docs/design.md).
 pub(crate) fn print_scope(scope: Scope, output: &mut Output<'_>) -> io::Result<()> {
     if scope == Scope::Host { Ok(()) } else { output.info(&format!("these are the handlers of {scope}")) }
 }

@@ -1,4 +1,4 @@
-//! `qus list`: lists every handler of the instance, newest first.
+//! `qus list`: lists every handler of the binfmt_misc instance, newest first.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -46,15 +46,15 @@ pub(crate) struct ListReport {
     enabled: bool,
     scope: Scope,
     handlers: Vec<HandlerView>,
-    /// Rules that are configured but not registered, or registered differently.
+    /// Configured rules that are not registered, or whose registered handler differs from the rule.
     unregistered: Vec<UnregisteredRule>,
-    /// True if probes were executed.
+    /// True if probes were executed (`--probe`).
     #[serde(skip)]
     probed: bool,
-    /// True if every column is printed.
+    /// True if every column of the table is printed (`--verbose`).
     #[serde(skip)]
     verbose: bool,
-    /// Error for a disabled instance.
+    /// Error that the whole instance is disabled, if it is.
     #[serde(skip)]
     switched_off: Option<Diagnostic>,
 }
@@ -64,7 +64,7 @@ struct UnregisteredRule {
     name: String,
     file: PathBuf,
     state: Drift,
-    /// Interpreter and flags of the rule.
+    /// Path of the interpreter in the rule.
     interpreter: String,
     flags: String,
 }
@@ -84,20 +84,21 @@ impl UnregisteredRule {
 #[derive(Serialize)]
 struct HandlerView {
     name: String,
-    /// Architectures whose programs the handler matches. Empty if it matches none.
+    /// Architectures whose programs the handler matches. Empty if it matches programs of no known architecture.
     arches: Vec<&'static str>,
     /// True if the interpreter is a QEMU emulator.
     emulator: bool,
     state: &'static str,
     flags: String,
     interpreter: Option<String>,
-    /// Description of an interpreter in memory.
+    /// Version and size of the interpreter, if it exists only in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     in_memory: Option<MemfdInfo>,
     /// Origin of the interpreter, if qus fetched it.
     #[serde(skip_serializing_if = "Option::is_none")]
     provenance: Option<Provenance>,
-    /// File or directory that other users can change: the interpreter, or a directory of its path.
+    /// File or directory through which other users can change the interpreter: the interpreter itself, or a directory
+    /// of its path.
     #[serde(skip_serializing_if = "Option::is_none")]
     changeable_by_others: Option<PathBuf>,
     /// Tool that registered the handler, or `unknown`.
@@ -118,7 +119,7 @@ enum Takes {
     Unknown {},
 }
 
-/// Lists the handlers, and the rules that are configured but not registered.
+/// Lists the handlers of the instance, and the configured rules that are not registered.
 pub(crate) fn execute(args: &List, common: &Common) -> Result<ListReport> {
     let instance = open_instance(common)?;
     let handlers = instance.handlers().map_err(Diagnostic::from)?;
@@ -176,7 +177,8 @@ impl Report for ListReport {
     }
 }
 
-/// Determines which tool registered each handler. Asks the package manager only if no other source names the tool.
+/// Determines which tool registered each handler. Asks the package manager for the owner of an interpreter only if
+/// neither the handler nor `configuration` shows the tool.
 fn owners(handlers: &[Handler], configuration: &Configuration) -> Vec<Owner> {
     let mut owners: Vec<Owner> = handlers.iter().map(|handler| Owner::of(handler, configuration)).collect();
     let path = |handler: &Handler| {
@@ -229,12 +231,12 @@ fn handler_view(handler: &Handler, owner: &Owner, probe: Option<Health>) -> Hand
     }
 }
 
-/// Returns the origin of an interpreter, if its path is absolute and qus fetched it.
+/// Returns the origin of the interpreter at `path`, if the path is absolute and qus has fetched the file.
 fn fetched(path: &Path) -> Option<Provenance> {
     if path.is_absolute() { Provenance::of(path) } else { None }
 }
 
-/// Cells of a row, one for each possible column.
+/// Cells of one row of the table, one for each column that the table can have.
 struct Cells {
     arch: Cell,
     state: Cell,
@@ -246,7 +248,7 @@ struct Cells {
     probe: Cell,
 }
 
-/// Selection of columns.
+/// Options that select the columns of the table.
 struct Columns {
     verbose: bool,
     probe: bool,
@@ -300,7 +302,7 @@ impl HandlerView {
 }
 
 impl UnregisteredRule {
-    /// Returns the cells of the configured rule. A registered handler that differs from the rule has its own row.
+    /// Returns the row of a configured rule. A registered handler that differs from the rule has a row of its own.
     fn cells(&self) -> Cells {
         let state = match self.state {
             Drift::Missing => "missing",

@@ -1,4 +1,4 @@
-//! `qus man`: generates manual pages from the definition of the command line.
+//! `qus man`: generates manual pages from clap's definition of the command line.
 
 mod page;
 
@@ -26,17 +26,17 @@ pub struct Man {
     pub output: Option<PathBuf>,
 }
 
-/// Manual pages.
+/// Results of `qus man`.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum ManReport {
-    /// The page of qus itself.
+    /// The text of the manual page qus(1).
     Page { page: String },
-    /// The files that were written.
+    /// The files of manual pages that were written.
     Files { files: Vec<PathBuf> },
 }
 
-/// Returns the page of qus, or writes the pages of all commands into the named directory.
+/// Returns the manual page of qus, or writes the pages of all commands into the directory of `--output`.
 pub(super) fn execute(args: &Man, program: clap::Command) -> Result<ManReport> {
     // `qus help` has no page: `qus help register` prints the same as `qus register --help`.
     let mut program = program.disable_help_subcommand(true);

@@ -1,4 +1,4 @@
-//! The commands of qus. Each module gathers facts, decides, executes, and returns a report.
+//! The commands of qus. Each command gathers facts, decides what to do, does it, and returns a report.
 
 pub mod apply;
 pub mod args;

@@ -1,4 +1,5 @@
-//! `qus register`: finds interpreters, registers them with `F`, reads the entries back, and verifies them by execution.
+//! `qus register`: finds interpreters and registers them as handlers with the flag `F`. It reads each entry back from
+//! the kernel, and verifies the handler by the execution of a probe.
 
 mod act;
 mod gather;
@@ -109,12 +110,12 @@ pub struct Register {
     pub persist: bool,
 }
 
-/// Results of `qus register`, with the instance and the signals that `--hold` needs.
+/// Results of `qus register`, with the open instance and the signals that `--hold` needs.
 pub(crate) struct Registered {
     pub(crate) report: RegisterReport,
     instance: Option<Instance>,
     end_signals: Option<EndSignals>,
-    /// Names of the new handlers.
+    /// Names of the handlers that this run registered.
     new: Vec<HandlerName>,
 }
 
@@ -132,7 +133,7 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
     Ok(status)
 }
 
-/// Executes `qus register`. Prints messages about the mount to `output`.
+/// Executes `qus register`. If binfmt_misc has to be mounted, prints a message about the mount to `output`.
 pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Registered> {
     if let Some(target) = args.target {
         enter(target.process().map_err(Diagnostic::from)?).map_err(Diagnostic::from)?;
@@ -171,11 +172,11 @@ pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>)
     Ok(Registered { report, instance, end_signals, new })
 }
 
-/// The decisions for all architectures.
+/// What `qus register` is going to do for each selected architecture.
 struct Plan {
-    /// Results, in the order of the architectures.
+    /// Results of the architectures, in the order of `Inputs::arches`. They are updated when the plan is executed.
     items: Vec<ArchResult>,
-    /// Registrations, each with the index of its item.
+    /// Registrations to execute, each with the index of its architecture's result in `items`.
     work: Vec<(usize, Registration)>,
 }
 
@@ -219,8 +220,8 @@ fn refused(error: &RuleError) -> Decision {
     Decision::Refused { reason: error.to_string(), advice }
 }
 
-/// Executes the plan, then writes the files that register the handlers at boot. If writing fails, returns the reason:
-/// the handlers are then registered until the next reboot only.
+/// Executes the registrations in `work`. With `persistence`, then writes the files that register the handlers at boot.
+/// Returns the reason if these files cannot be written: the handlers are then registered until the next reboot only.
 fn apply(
     instance: &Instance,
     work: Vec<(usize, Registration)>,
@@ -248,7 +249,7 @@ fn block_end_signals() -> Result<EndSignals, Diagnostic> {
         .map_err(|errno| Diagnostic::new(format!("cannot block signals: {}", io::Error::from(errno))))
 }
 
-/// Keeps the instance open and waits for SIGHUP, SIGINT or SIGTERM.
+/// Waits for SIGHUP, SIGINT or SIGTERM (`--hold`). Until then this process keeps the instance open.
 fn hold(end_signals: &EndSignals) -> Result<(), Diagnostic> {
     if let Err(error) = notify_ready() {
         tracing::warn!("cannot notify the service manager: {error}");
@@ -258,7 +259,7 @@ fn hold(end_signals: &EndSignals) -> Result<(), Diagnostic> {
         .map_err(|errno| Diagnostic::new(format!("cannot wait for signals: {}", io::Error::from(errno))))
 }
 
-/// Translates the command line into a request for the plan.
+/// Translates the options of the command line into the request from which each architecture is decided.
 fn request(args: &Register) -> Request {
     let mut flags = default_flags(KernelVersion::running());
     if args.credentials {

@@ -1,4 +1,4 @@
-//! The trait of command reports, and the function that prints them.
+//! The trait that the reports of all commands implement, and the function that prints a report.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use crate::base::terminal::TextWriter;
 
 /// Results of a command. JSON output is the serialised report.
 pub(crate) trait Report: Serialize {
-    /// Writes the report as text for standard output. Each write consists of whole characters.
+    /// Writes the report as text for standard output. No single write ends inside of a character.
     fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()>;
 
     /// Reports whether the text is a document for another program. A document is printed unchanged. In all other text,
@@ -19,13 +19,13 @@ pub(crate) trait Report: Serialize {
         false
     }
 
-    /// Prints the messages to standard error, and returns the exit status.
+    /// Prints the messages of the report to standard error, and returns the exit status of the command.
     fn conclude(&self, _: &mut Output<'_>) -> Result<Status> {
         Ok(Status::Done)
     }
 }
 
-/// Prints a report as text or JSON, then its messages.
+/// Prints `report` to standard output, as text or JSON. Then prints its messages to standard error.
 pub(crate) fn print(report: &impl Report, output: &mut Output<'_>) -> Result<Status> {
     if report.is_document() {
         output.print_document(report, |text| report.write_text(text))?;

@@ -46,13 +46,13 @@ pub struct Reset {
     pub dry_run: bool,
 }
 
-/// Outcome of a handler or a file.
+/// What `qus reset` did with a handler or a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
     /// The handler or the file was removed.
     Removed,
-    /// A run without `--dry-run` would remove it.
+    /// A run without `--dry-run` would remove the handler or the file.
     WouldRemove,
     /// The file was edited after qus wrote it, and was left in place.
     Edited,
@@ -78,14 +78,14 @@ pub(crate) struct ResetReport {
     scope: Scope,
     dry_run: bool,
     pub(crate) items: Vec<ResetHandler>,
-    /// Files for the next boot, with `--persist`.
+    /// With `--persist`: the files that `register --persist` wrote, each with its outcome.
     files: Vec<FileItem>,
-    /// Names of the handlers that stay.
+    /// Names of the registered handlers that this run does not remove.
     pub(crate) skipped: Vec<String>,
-    /// Handlers that a file registers again at boot.
+    /// Removed handlers that a configuration file registers again at boot.
     #[serde(rename = "returns")]
     restored_at_boot: Vec<RestoredHandler>,
-    /// Mount point, if binfmt_misc is not mounted there.
+    /// Mount point of `--instance`, if binfmt_misc is not mounted there.
     #[serde(skip)]
     not_mounted: Option<PathBuf>,
 }
@@ -112,13 +112,14 @@ struct FileItem {
 struct RestoredHandler {
     arch: &'static str,
     name: String,
-    /// The file that registers the handler.
+    /// The file that registers the handler at boot.
     file: PathBuf,
     /// True if qus wrote the file.
     own: bool,
 }
 
-/// Removes handlers, and with `--persist` the files that register them at boot.
+/// Removes the selected handlers of QEMU's emulators. With `--persist`, also removes the files that register them at
+/// boot.
 pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
     let arches = named(&args.arches);
     // The lock is taken before any file is read, and released at the end of this function.
@@ -161,7 +162,7 @@ fn handlers_of(instance: Option<&Instance>) -> Result<Vec<Handler>, Diagnostic> 
     Ok(instance.map_or(Ok(Vec::new()), Instance::handlers)?)
 }
 
-/// Checks that all handlers and files can be removed, before the first one is removed.
+/// Checks, before the first removal, that all handlers and files can be removed.
 fn check(
     instance: Option<&Instance>,
     to_remove: &[(&Handler, &'static Arch)],
@@ -231,7 +232,7 @@ impl ResetReport {
     }
 }
 
-/// Removes handlers by their names.
+/// Removes the handlers in `to_remove`, unless this is a dry run. Returns a result for each.
 fn remove(instance: &Instance, to_remove: &[(&Handler, &'static Arch)], dry_run: bool) -> Vec<ResetHandler> {
     let mut items = Vec::new();
     for (handler, arch) in to_remove {
@@ -249,14 +250,15 @@ fn remove(instance: &Instance, to_remove: &[(&Handler, &'static Arch)], dry_run:
     items
 }
 
-/// Returns the files that `register --persist` wrote for the named architectures, or for all.
+/// Returns the files that `register --persist` wrote for `arches`, or for all architectures if `arches` is `None`.
 fn persisted(arches: Option<&[&'static Arch]>) -> Result<Vec<Persisted>, Diagnostic> {
     let mut persisted = persist::persisted()?;
     persisted.retain(|file| arches.is_none_or(|arches| arches.contains(&file.set.arch)));
     Ok(persisted)
 }
 
-/// Removes the files, and the copies of interpreters that they use.
+/// Removes the files that `register --persist` wrote, and the copies of interpreters that their rules use. A dry run
+/// removes nothing.
 fn remove_files(persisted: &[Persisted], dry_run: bool) -> Vec<FileItem> {
     let mut files = Vec::new();
     for persisted_arch in persisted {
@@ -288,8 +290,8 @@ fn remove_files(persisted: &[Persisted], dry_run: bool) -> Vec<FileItem> {
     files
 }
 
-/// Removes a file, its rules in binfmt-support, and its copies of interpreters. Adds the paths of removed copies to
-/// `removed`.
+/// Removes a file that `register --persist` wrote, its rules in binfmt-support, and the copies of interpreters that the
+/// rules use. Adds the paths of the removed copies to `removed`.
 fn remove_one(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     for rule in &persisted_arch.set.rules {
         persist::remove_from_binfmt_support(rule)?;
@@ -297,8 +299,8 @@ fn remove_one(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result<
     persist::remove_persisted(persisted_arch, removed)
 }
 
-/// Returns the handlers that a remaining file registers again at boot. `files` are the files that this run removes or
-/// would remove.
+/// Returns those handlers of `to_remove` that a remaining configuration file registers again at boot. `files` are the
+/// files that this run removes or would remove.
 fn restored_at_boot(to_remove: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<RestoredHandler> {
     let configuration = Configuration::read(Path::new("/"));
     let file = |handler: &Handler| match Owner::of(handler, &configuration) {

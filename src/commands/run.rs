@@ -1,8 +1,9 @@
-//! `qus run`: runs a foreign program, or a program that starts foreign programs, with its own instance.
+//! `qus run`: runs a foreign program, or a program that starts foreign programs, with a binfmt_misc instance of its
+//! own.
 //!
 //! qus creates a user namespace with its own instance (K64) and registers the handlers there. It then creates a second
-//! user namespace inside, in which the program has the ids of the caller (K65). Then it calls `execve(2)`: no process
-//! of qus remains, and nothing is left when the program ends.
+//! user namespace inside the first, in which the program has the user and group ids of the caller (K65). Then it calls
+//! `execve(2)`: no process of qus remains, and nothing is left when the program ends.
 
 mod interpreters;
 mod rules;
@@ -46,7 +47,7 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use std::os::unix::ffi::OsStringExt;
 
-/// A variable of the environment and its value.
+/// Name and value of an environment variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variable(pub OsString, pub OsString);
 
@@ -99,7 +100,7 @@ pub struct Run {
     pub command: Vec<OsString>,
 }
 
-/// Reason why the program does not run, and the exit status.
+/// Kind of the failure of `qus run`, which determines its exit status, and the message about it.
 struct Failure(NotRun, Diagnostic);
 
 impl From<Diagnostic> for Failure {
@@ -153,7 +154,8 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
     Err(exec(&path, &args.command, args))
 }
 
-/// Adds the command with `--direct`, which needs no namespaces, to the advice.
+/// Adds to the advice that the command with `--direct` needs no namespaces. Adds nothing if `args` needs namespaces
+/// anyway.
 fn or_direct(problem: Diagnostic, args: &Run) -> Diagnostic {
     if args.root.is_some() || args.as_root {
         return problem;
@@ -165,7 +167,7 @@ fn or_direct(problem: Diagnostic, args: &Run) -> Diagnostic {
     }
 }
 
-/// Returns the typed command with `option` added.
+/// Returns the command line that the user typed, with `option` added.
 fn typed(args: &Run, option: &str) -> String {
     let mut words: Vec<OsString> = ["qus", "run", option].map(OsString::from).to_vec();
     let mut push = |option: &str, value: Option<&OsStr>| {
@@ -192,13 +194,14 @@ fn typed(args: &Run, option: &str) -> String {
     shell_line(&words)
 }
 
-/// Returns the architecture of a program, unless it is the host's own.
+/// Returns the architecture of the program at `path`. Returns `None` if it is `own`, the host's architecture, or
+/// unknown.
 fn foreign_arch(path: &Path, own: Option<&'static Arch>) -> Option<&'static Arch> {
     let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::inspect(path).kind else { return None };
     (Some(arch) != own).then_some(arch)
 }
 
-/// Mounts the instance of the new user namespace, and registers the handlers.
+/// Mounts the binfmt_misc instance of the new user namespace, and registers `rules` in it.
 fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
     let path = Path::new(DEFAULT_PATH);
     Instance::mount(path).map_err(|error| {
@@ -228,7 +231,7 @@ fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// Starts the emulator itself, with the program as its argument.
+/// Starts the emulator itself, with `program` as its argument (`--direct`). Returns only if that fails.
 fn direct(args: &Run, program: &Path, found: &Interpreters) -> Result<Infallible, Failure> {
     let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::inspect(program).kind else {
         let problem = Diagnostic::new(format!(
@@ -249,7 +252,7 @@ fn direct(args: &Run, program: &Path, found: &Interpreters) -> Result<Infallible
     Err(exec(&interpreter.path, &words, args))
 }
 
-/// Finds the program `name` in the root directory `root`.
+/// Finds the program `name` in the root directory `root`, and opens it.
 fn find_below(root: &Path, name: &OsStr) -> Option<File> {
     if name.as_bytes().contains(&b'/') {
         return find_in_root(root, Path::new(name));
@@ -257,7 +260,7 @@ fn find_below(root: &Path, name: &OsStr) -> Option<File> {
     search_path::directories().iter().find_map(|directory| find_in_root(root, &directory.join(name)))
 }
 
-/// Finds the program `name` as a shell does.
+/// Finds the program `name` as a shell does: a name without a slash is looked up in `PATH`.
 fn find(name: &OsStr) -> Result<PathBuf, Failure> {
     let path = Path::new(name);
     let found = if search_path::is_bare(path) {
@@ -274,7 +277,7 @@ fn find(name: &OsStr) -> Result<PathBuf, Failure> {
     })
 }
 
-/// Replaces this process with the program. Returns only if that fails.
+/// Replaces this process with the program at `path` and its arguments `words`. Returns only if that fails.
 ///
 /// Calls `execve(2)` directly, because `execvp(3)` starts a shell for a file that the kernel refuses.
 fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {

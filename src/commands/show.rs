@@ -1,4 +1,4 @@
-//! `qus show`: prints the table of architectures, or the details of some.
+//! `qus show`: prints the table of all architectures, or the details of the architectures that the command line names.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -35,13 +35,13 @@ pub struct Show {
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum ShowReport {
-    /// Every architecture.
+    /// A row for every architecture.
     Table { arches: Vec<ArchRow> },
-    /// One architecture.
+    /// Details of one architecture.
     Arch(ArchDetails),
-    /// Several architectures.
+    /// Details of several architectures.
     Arches { arches: Vec<ArchDetails> },
-    /// Members of this executable, which is a bundle.
+    /// Members of this executable. Empty if it is not a bundle.
     Bundle { bundled: Vec<Member> },
 }
 
@@ -68,11 +68,12 @@ struct HandlerRule {
     machine: u16,
     magic: String,
     mask: String,
-    /// Line to write to `register`, with the interpreter at Debian's path.
+    /// Line that registers the architecture when it is written to the file `register` of binfmt_misc. It has the path
+    /// at which Debian installs the interpreter.
     line: String,
 }
 
-/// Collects the selected architectures, or the members of this bundle.
+/// Collects the architectures that `args` selects. With `--bundled`, collects the members of this executable.
 pub(super) fn execute(args: &Show) -> Result<ShowReport> {
     if args.bundled {
         let bundled = own_bundle()?.map(|bundle| bundle.members().to_vec()).unwrap_or_default();
@@ -181,8 +182,8 @@ fn write_details(details: &ArchDetails, text: &mut TextWriter<'_>) -> io::Result
     Ok(())
 }
 
-/// Returns the fields of an ELF header that a pattern covers. Each has its first byte, the byte after its last, and its
-/// meaning (ELF specification).
+/// Returns the fields of the ELF header that the pattern of `arch` covers. Each has the offset of its first byte, the
+/// offset after its last byte, and its meaning in the ELF specification.
 fn fields(arch: &Arch, machine: u16) -> Vec<(usize, usize, String)> {
     let flags = arch.identity.class.flags_offset();
     let mut fields = vec![

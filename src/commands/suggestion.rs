@@ -1,4 +1,4 @@
-//! Commands of qus that other commands suggest.
+//! Command lines of qus that its messages suggest to the user.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -9,7 +9,8 @@ use crate::base::error::Diagnostic;
 use crate::base::output::Output;
 use crate::interpreter::{search, search_dirs, self_exe_header};
 
-/// Architectures with an interpreter in the directories that commands search by default. The first question searches.
+/// Architectures that have an interpreter in the directories that qus searches by default. The first call of `has`
+/// searches them.
 #[derive(Debug, Default)]
 pub(crate) struct Available(OnceCell<BTreeSet<&'static str>>);
 
@@ -27,8 +28,8 @@ fn find() -> BTreeSet<&'static str> {
     found.into_iter().filter(|(_, found)| found.interpreter.is_some()).map(|(arch, _)| arch).collect()
 }
 
-/// Returns the command that registers `arches`, with `--replace` if it has to take over, and `--fetch` if one of them has
-/// no interpreter.
+/// Returns the command that registers `arches`. It has `--replace` if `replace` is true, and `--fetch` if one of the
+/// architectures has no interpreter.
 pub(crate) fn register<'a>(
     arches: impl IntoIterator<Item = &'a Arch>,
     replace: bool,
@@ -41,7 +42,8 @@ pub(crate) fn register<'a>(
     format!("sudo qus register{replace}{fetch} {}", names.join(" "))
 }
 
-/// Prints that these architectures have no handler, with the command that registers them. Prints nothing for none.
+/// Prints that the architectures `names` have no handler, with the command that registers them. Prints nothing if
+/// `names` is empty.
 pub(crate) fn print_missing<'a>(
     names: impl Iterator<Item = &'a str>,
     output: &mut Output<'_>,

@@ -70,7 +70,7 @@ impl Outcome {
     }
 }
 
-/// Enables or disables the handlers of the named architectures.
+/// Enables or disables the handlers of the architectures that `args` selects.
 pub(crate) fn execute(args: &Toggle, enable: bool, common: &Common) -> Result<ToggleReport> {
     let instance = open_instance(common)?;
     let handlers = instance.handlers().map_err(Diagnostic::from)?;

@@ -1,4 +1,4 @@
-//! `qus verify`: executes probes through the kernel, and reports the result of each handler.
+//! `qus verify`: lets the kernel execute probes, and reports the result of each handler.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,7 +43,7 @@ pub struct Verify {
     pub arches: Vec<ArchArg>,
 }
 
-/// Result for the programs of an architecture.
+/// Whether programs of an architecture run, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum State {
@@ -73,18 +73,18 @@ impl State {
     }
 }
 
-/// Result of the probe of a handler.
+/// What the probe of a handler has shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Health {
     pub(crate) state: State,
-    /// True if another handler matches the programs first.
+    /// True if the kernel gives the handler's programs to another handler first.
     #[serde(skip)]
     pub(super) is_shadowed: bool,
     /// Reason why the handler is broken.
     pub(super) reason: Option<String>,
     /// Version of the interpreter at the handler's path, if the file contains a version.
     pub(super) version: Option<String>,
-    /// Evidence that the handler works.
+    /// Evidence from the probe that the handler works.
     pub(super) verification: Option<Verification>,
 }
 
@@ -112,7 +112,7 @@ impl Health {
 }
 
 impl Health {
-    /// Returns the state and its details as a cell.
+    /// Returns the state and its details as a cell of a table.
     pub(super) fn cell(&self) -> Cell {
         Cell::styled(self.to_string(), self.state.style())
     }
@@ -124,8 +124,8 @@ impl fmt::Display for Health {
     }
 }
 
-/// Executes a probe for every handler of an architecture, and returns the results. Skips handlers that match no
-/// architecture.
+/// Executes a probe for every handler that is for one architecture, and returns the results by the name of the handler.
+/// Skips all other handlers. `enabled` is false if the whole instance is disabled.
 pub(super) fn health(
     handlers: &[Handler],
     enabled: bool,
@@ -191,8 +191,8 @@ fn judge_handler(
     }
 }
 
-/// Returns the file that the kernel must open for a handler without `F`: the file at its path. Returns `None` with `F`,
-/// because another file may be at the path by now (K49).
+/// Returns the identity of the file that the kernel must run for `handler`: the file at the path of its interpreter.
+/// Returns `None` for a handler with the flag `F`, because another file may be at the path by now (K49).
 fn pinned(handler: &Handler) -> Option<FileId> {
     if handler.entry.flags.contains(Flags::FIX_BINARY) {
         return None;
@@ -201,7 +201,8 @@ fn pinned(handler: &Handler) -> Option<FileId> {
     fs::metadata(path).ok().map(|metadata| FileId::of(&metadata))
 }
 
-/// Returns the architecture of a handler: the one that it emulates, or else the only one that its pattern matches.
+/// Returns the architecture that the interpreter of `handler` emulates. If it is unknown, returns the only architecture
+/// whose programs the handler's pattern matches.
 fn main_arch(handler: &Handler) -> Option<&'static Arch> {
     classify::emulated_arch(handler).or_else(|| {
         match Arch::matching_pattern(handler.entry.pattern()?).as_slice() {
@@ -224,7 +225,7 @@ pub(crate) struct VerifyReport {
     pub(crate) items: Vec<VerifiedArch>,
 }
 
-/// Result of one architecture.
+/// Result of a handler, or of an architecture without a handler.
 #[derive(Serialize)]
 pub(crate) struct VerifiedArch {
     pub(crate) arch: &'static str,
@@ -244,7 +245,7 @@ impl VerifiedArch {
     }
 }
 
-/// Executes the probes of all handlers, or of those for the named architectures.
+/// Executes the probes of all handlers, or of the handlers for the architectures that the command line names.
 pub(crate) fn execute(args: &Verify, common: &Common) -> Result<VerifyReport> {
     let instance = open_instance(common)?;
     let handlers = instance.handlers().map_err(Diagnostic::from)?;
@@ -296,7 +297,7 @@ impl Report for VerifyReport {
     }
 }
 
-/// Executes probes of architectures without a handler. Each architecture is native or broken.
+/// Executes probes of `arches`, which have no handler. The state of each architecture is then `Native` or `Broken`.
 fn without_handler(arches: &[&'static Arch]) -> Result<Vec<VerifiedArch>, Diagnostic> {
     if arches.is_empty() {
         return Ok(Vec::new());

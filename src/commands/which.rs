@@ -99,12 +99,13 @@ fn table(common: &Common) -> Result<(Vec<Handler>, bool, bool)> {
     }
 }
 
-/// Cache of inspected interpreters. Many files share a few interpreters.
+/// Cache of inspected interpreters by path. It saves time because many files have the same interpreter.
 #[derive(Default)]
 struct Seen(RefCell<HashMap<PathBuf, Rc<ExecTarget>>>);
 
 impl Seen {
-    /// Largest number of entries. It limits the memory for lists in which every file has a different interpreter.
+    /// Largest number of interpreters in the cache. It limits the memory for lists in which every file has a different
+    /// interpreter.
     const MOST: usize = 1000;
 
     fn inspect(&self, path: &Path) -> Rc<ExecTarget> {
@@ -120,7 +121,7 @@ impl Seen {
     }
 }
 
-/// Returns the probe whose header matches the same handlers as `target`.
+/// Returns the probe for `target`: exactly the handlers that match `target` match its ELF header.
 fn probe_target(target: &ExecTarget) -> Option<ProbeTarget> {
     let Kind::Elf(Elf { arch, machine, e_type, os_abi, abi_version, .. }) = &target.kind else {
         return None;
@@ -129,7 +130,7 @@ fn probe_target(target: &ExecTarget) -> Option<ProbeTarget> {
     Some(ProbeTarget { arch: (*arch)?, machine: *machine, variant })
 }
 
-/// Executes one probe for each distinct header of the files, and reads the version of each interpreter once.
+/// Executes one probe for each distinct ELF header in `files`, and reads the version of each interpreter once.
 fn know(files: &Files<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known, Diagnostic> {
     let mut probe_targets = HashSet::new();
     let mut interpreters = BTreeSet::new();
@@ -156,7 +157,7 @@ fn know(files: &Files<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known,
     Ok(Known { results, versions, ..Known::default() })
 }
 
-/// Cache of the architectures that the host runs natively.
+/// Answers which architectures the host runs natively, and remembers the answers.
 struct Natives<'a> {
     host: Vec<u8>,
     own: Option<&'static Arch>,
@@ -184,7 +185,8 @@ impl<'a> Natives<'a> {
         same_family.entry(arch.name).or_insert_with(|| Nativeness::of(arch, self.handlers)).is_native()
     }
 
-    /// Returns an error if a prediction depends on an architecture whose nativeness is unknown.
+    /// Returns an error if a prediction depends on an architecture of which it is unknown whether the host runs it
+    /// natively.
     fn unknown(&self) -> Option<Diagnostic> {
         self.same_family.borrow().iter().find_map(|(arch, native)| match native {
             Nativeness::Unknown(reason) => Some(Diagnostic::new(format!(
@@ -195,5 +197,5 @@ impl<'a> Natives<'a> {
     }
 }
 
-/// Results of the probes.
+/// Results of the executed probes.
 type Results = HashMap<ProbeTarget, ProbeResult>;

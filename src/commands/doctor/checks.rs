@@ -1,4 +1,4 @@
-//! The checks of `qus doctor`: a table with an id, a function and a reason for each.
+//! The checks of `qus doctor`: a table of functions. Each has an id, and a reason why its findings matter.
 
 mod configuration;
 mod environment;
@@ -14,14 +14,14 @@ use crate::binfmt::Handler;
 use crate::commands::suggestion;
 use crate::handler::classify;
 
-/// One check.
+/// A check of `qus doctor`: its id, the reason why its findings matter, and the function that makes the findings.
 pub(super) struct Check {
     pub(super) id: &'static str,
     pub(super) why: &'static str,
     pub(super) run: fn(&Facts) -> Vec<Observation>,
 }
 
-/// A finding of a check.
+/// A finding as the function of a check returns it. The id of the check is added later.
 pub(super) struct Observation {
     pub(super) level: Severity,
     pub(super) text: String,
@@ -42,7 +42,7 @@ impl Observation {
     }
 }
 
-/// All checks. Findings of the same severity are printed in this order.
+/// All checks of `qus doctor`. Findings of the same severity are printed in the order of their checks.
 pub(super) static CHECKS: &[Check] = &[
     Check { id: "kernel", why: "handlers depend on features of the kernel", run: mount::kernel },
     Check {
@@ -159,14 +159,14 @@ fn name(handler: &Handler) -> String {
     handler.name.to_string()
 }
 
-/// Returns the command that replaces a QEMU handler with a handler of qus. The command fetches the interpreter if none
-/// is available. Returns `None` for other handlers.
+/// Returns the `qus register` command that replaces the QEMU handler `handler` with a new handler of qus. The command
+/// has `--fetch` if no interpreter is available. Returns `None` for handlers of other interpreters.
 fn replace(state: &State, handler: &Handler) -> Option<String> {
     let arch = classify::emulated_arch(handler)?;
     Some(suggestion::register([arch], true, |arch| state.available.contains_key(arch.name)))
 }
 
-/// Returns the command that removes a handler.
+/// Returns the shell command that removes `handler`.
 fn remove(facts: &Facts, handler: &Handler) -> String {
     format!("echo -1 | sudo tee {}", entry_file(facts, handler))
 }
@@ -175,12 +175,12 @@ fn entry_file(facts: &Facts, handler: &Handler) -> String {
     shell_word(facts.path.join(handler.name.as_os_str()))
 }
 
-/// Collects the findings of `check` about each handler.
+/// Calls `check` for each handler of the instance, and collects its findings.
 fn each(facts: &Facts, check: impl Fn(&State, &Handler) -> Option<Observation>) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     state.handlers.iter().filter_map(|handler| check(state, handler)).collect()
 }
 
-/// Tests of checks with facts that a test namespace cannot have.
+/// Tests of checks with invented facts, which a namespace for tests cannot have.
 #[cfg(test)]
 mod tests;

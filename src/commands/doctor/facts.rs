@@ -1,4 +1,4 @@
-//! Facts that the checks use, gathered once.
+//! Facts about the system that the checks of `qus doctor` use. They are gathered once, before the first check.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,60 +26,62 @@ use crate::system::kernel_version::{KernelVersion, is_wsl};
 use crate::system::namespace::blocking_sysctl;
 use crate::system::namespace::{Scope, UserNamespace, is_hosts_mount_namespace};
 
-/// The facts that the checks use.
+/// Facts about the system that the checks of `qus doctor` use.
 #[allow(clippy::struct_excessive_bools, reason = "answers to independent questions")]
 pub(super) struct Facts {
     pub(super) kernel: KernelVersion,
     pub(super) path: PathBuf,
-    /// The instance, or the reason why there is none.
+    /// State of the mounted binfmt_misc instance, or the reason why it cannot be opened.
     pub(super) instance: Result<State, OpenError>,
     /// The user namespace of this process.
     pub(super) process: UserNamespace,
-    /// Scope of the instance, or of the instance that this process would mount.
+    /// Scope of the mounted instance. If none is mounted: the scope of the instance that this process would mount.
     pub(super) scope: Scope,
-    /// Name of the container engine, if this is a container.
+    /// Name of the container engine, if this process runs in a container.
     pub(super) container: Option<String>,
-    /// True if this mount namespace is not the host's.
+    /// True if the mount namespace of this process is not the host's.
     pub(super) is_container: bool,
-    /// True if binfmt_misc may be mounted here. Tested only on Linux 6.7 or later if no instance is mounted. Otherwise
-    /// true.
+    /// True if this process may mount binfmt_misc, or if that was not tested. It is tested only on Linux 6.7 or later,
+    /// and only if no instance is mounted.
     pub(super) may_mount: bool,
     pub(super) is_wsl: bool,
     /// True if systemd is the init system.
     pub(super) systemd: bool,
     pub(super) configuration: Configuration,
-    /// Programs that run or build containers.
+    /// Installed programs that run or build containers, such as `podman`.
     pub(super) engines: Vec<&'static str>,
     /// Running BuildKit daemons.
     pub(super) buildkit_daemons: Vec<BuildkitDaemon>,
     pub(super) page_size: u64,
     pub(super) security: Vec<String>,
-    /// The command that permits user namespaces to ordinary users, if a setting forbids them.
+    /// Command that permits user namespaces to ordinary users, if a setting of the kernel forbids them.
     pub(super) no_user_namespaces: Option<String>,
 }
 
-/// A mounted instance.
+/// State of a mounted binfmt_misc instance, and facts about its handlers.
 pub(super) struct State {
     pub(super) enabled: bool,
     pub(super) read_only: bool,
     pub(super) handlers: Vec<Handler>,
-    /// Times at which QEMU handlers were registered, from the files of their entries.
+    /// Times at which the handlers of QEMU's emulators were registered. They are the modification times of the
+    /// handlers' files in binfmt_misc.
     pub(super) registered: Vec<SystemTime>,
-    /// Mounts that hold the instance and its handlers.
+    /// Mounts that keep the instance and its handlers alive.
     pub(super) holder: MountHolder,
     pub(super) owners: BTreeMap<HandlerName, Owner>,
-    /// Results of probes, or the reason why no probe was executed.
+    /// Results of the probes by handler, or the reason why no probe was executed.
     pub(super) health: Result<BTreeMap<HandlerName, Health>, String>,
-    /// Faults of the files at the paths of interpreters.
+    /// Faults of interpreter files, by the handlers that name their paths. Handlers with a usable file are left out.
     pub(super) faults: BTreeMap<HandlerName, CheckError>,
-    /// Available interpreter of each emulated architecture.
+    /// Path of an available interpreter, for each architecture that a handler emulates.
     pub(super) available: BTreeMap<&'static str, PathBuf>,
-    /// Nativeness of the emulated architectures in the host's family. Empty if no probe was executed.
+    /// Whether the host runs an architecture natively, for each emulated architecture of the host's own family. Empty
+    /// if no probe was executed.
     pub(super) natives: BTreeMap<&'static str, Nativeness>,
 }
 
 impl Facts {
-    /// Gathers the facts. Changes nothing, and executes only probes.
+    /// Gathers the facts about the system and about the instance on `path`. Changes nothing, and executes only probes.
     pub(super) fn gather(path: &Path, verify: bool) -> Result<Self, Diagnostic> {
         let configuration = Configuration::read(Path::new("/"));
         let instance = match Instance::open(path) {
@@ -172,7 +174,8 @@ impl State {
     }
 }
 
-/// Determines by execution which architectures with an enabled handler the host runs natively.
+/// Executes probes to determine which architectures the host runs natively. Includes only architectures of the host's
+/// own family with an enabled handler.
 fn natives(host: &[u8], handlers: &[Handler]) -> BTreeMap<&'static str, Nativeness> {
     let emulated: BTreeSet<&str> = handlers
         .iter()
@@ -184,7 +187,7 @@ fn natives(host: &[u8], handlers: &[Handler]) -> BTreeMap<&'static str, Nativene
     asked_for.map(|arch| (arch.name, Nativeness::of(arch, handlers))).collect()
 }
 
-/// Returns the name of the container engine, from files that engines create in their containers.
+/// Returns the name of the container engine in whose container this process runs. Engines create files that show this.
 fn container() -> Option<String> {
     for (file, engine) in [("/.dockerenv", "Docker"), ("/run/.containerenv", "Podman")] {
         if Path::new(file).exists() {
@@ -202,7 +205,7 @@ fn engines() -> Vec<&'static str> {
     ["docker", "buildkitd", "podman", "buildah", "nerdctl"].into_iter().filter(is_there).collect()
 }
 
-/// Lists security modules that can forbid operations of qus or of an emulator.
+/// Lists the active security modules of Linux that can forbid operations of qus or of an emulator.
 fn security() -> Vec<String> {
     let mut active = Vec::new();
     if fs::read_to_string("/sys/fs/selinux/enforce").is_ok_and(|text| text.trim() == "1") {

@@ -1,4 +1,5 @@
-//! Facts about other processes: builders that started before the handlers, and mounts that hold the instance.
+//! Facts about other processes: BuildKit daemons that started before the handlers were registered, and mounts that keep
+//! the instance alive.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,20 +11,21 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::system::namespace::{inode, is_hosts_mount_namespace};
 
-/// Smallest difference at which the start of a process and the time of a file can be compared. The start is counted in
-/// ticks since boot. The clock of file times is updated only every few milliseconds (K68).
+/// Inaccuracy of a comparison between the start time of a process and the time of a file. The kernel counts the start
+/// time in ticks since boot. It updates the clock for file times only every few milliseconds (K68).
 pub(super) const CLOCK_SKEW: Duration = Duration::from_millis(100);
 
-/// A BuildKit daemon. It detects platforms when it starts, and later only when a client lists its workers. For a platform
-/// that it has not detected, it uses its own emulator or none.
+/// A running BuildKit daemon. It detects the platforms of the host's handlers when it starts, and later only when a
+/// client lists its workers. For a platform that it has not detected, it uses its own emulator or none.
 pub(super) struct BuildkitDaemon {
     pub(super) pid: u32,
     pub(super) started: SystemTime,
-    /// Control groups of the daemon, as in `/proc/PID/cgroup`.
+    /// Control groups of the daemon: the text of `/proc/PID/cgroup`.
     pub(super) groups: String,
 }
 
-/// Finds the BuildKit daemons of this user namespace. Daemons of other user namespaces use other handlers.
+/// Finds the running BuildKit daemons in the user namespace of this process. Daemons of other user namespaces use other
+/// handlers.
 pub(super) fn buildkit_daemons() -> Vec<BuildkitDaemon> {
     let here = inode("self", "user");
     let daemons = processes().into_iter().filter(|pid| read(*pid, "comm").trim_end() == "buildkitd");
@@ -32,22 +34,25 @@ pub(super) fn buildkit_daemons() -> Vec<BuildkitDaemon> {
         .collect()
 }
 
-/// Mounts of the instance outside this mount namespace. The kernel removes all handlers with the last mount (K67).
+/// Mounts of the instance outside the mount namespace of this process. The kernel removes all handlers of an instance
+/// with its last mount (K67).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MountHolder {
-    /// The host or another mount namespace has mounted the instance, which therefore outlasts this mount namespace.
+    /// The host or another mount namespace has mounted the instance. The instance therefore outlasts this mount
+    /// namespace.
     Others,
-    /// There is no other mount. The process with this id is in the outer mount namespace of the same user namespace.
+    /// No other mount namespace has mounted the instance. The value is the id of a process in the outer mount namespace
+    /// of the same user namespace.
     Inside(u32),
-    /// There is no other visible mount. Outer processes are hidden, as in a container, and the instance is not older
-    /// than process 1.
+    /// No other visible mount namespace has mounted the instance. Outer processes are hidden, as in a container, and
+    /// the instance is not older than process 1.
     InsideAsFarAsSeen,
-    /// Cannot be determined.
+    /// The mounts of the instance cannot be determined.
     Unknown,
 }
 
 impl MountHolder {
-    /// Determines which mounts hold the instance on `path`.
+    /// Determines which mounts keep the instance alive that is mounted on `path`.
     pub(super) fn of(path: &Path) -> Self {
         let Ok(register) = fs::metadata(path.join("register")) else { return Self::Unknown };
         if is_hosts_mount_namespace() {
@@ -73,7 +78,8 @@ impl MountHolder {
     }
 }
 
-/// Reports whether another mount namespace has mounted the file system `device`, written as `MAJOR:MINOR`.
+/// Reports whether another mount namespace has mounted the file system with the device number `device`, written as
+/// `MAJOR:MINOR`.
 fn is_mounted_elsewhere(device: &str) -> bool {
     let mut looked_at: Vec<u64> = inode("self", "mnt").into_iter().collect();
     processes().into_iter().any(|pid| {
@@ -88,7 +94,8 @@ fn is_mounted_elsewhere(device: &str) -> bool {
     })
 }
 
-/// Finds the nearest ancestor of this process in the same user namespace and another mount namespace.
+/// Returns the id of the nearest ancestor of this process that is in the same user namespace but in another mount
+/// namespace.
 fn outer_process() -> Option<u32> {
     let (user, mount) = (inode("self", "user")?, inode("self", "mnt")?);
     let mut pid = std::process::id();
@@ -116,8 +123,8 @@ fn read(pid: u32, file: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Returns a field of `/proc/PID/stat`, numbered as in proc(5). The name is the second field and may contain any
-/// characters, so the fields after it are counted from 3.
+/// Returns field `number` of `/proc/PID/stat`, as proc(5) numbers the fields. The second field, the name of the
+/// program, may contain any characters. So the fields after it are counted from 3.
 fn field(pid: u32, number: usize) -> Option<u64> {
     let stat = read(pid, "stat");
     let (_, fields) = stat.rsplit_once(") ")?;
@@ -128,7 +135,7 @@ fn parent(pid: u32) -> Option<u32> {
     field(pid, 4)?.try_into().ok()
 }
 
-/// Returns the start time of a process.
+/// Returns the time at which the process `pid` started.
 fn started(pid: u32) -> Option<SystemTime> {
     let ticks = field(pid, 22)?;
     let rate = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok().filter(|rate| *rate != 0)?;

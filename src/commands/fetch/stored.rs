@@ -25,7 +25,7 @@ use crate::interpreter::self_exe_header;
 use crate::interpreter::store::stored;
 use crate::system::file_id::FileId;
 
-/// Fetched interpreters. With `--prune`, only those that are removed.
+/// Results of `qus fetch --list`: fetched interpreters. For `--prune`, only those that are removed or would be removed.
 #[derive(Serialize)]
 pub(super) struct StoredReport {
     dest: PathBuf,
@@ -33,7 +33,7 @@ pub(super) struct StoredReport {
     /// True for a dry run of `--prune`. `None` for `--list`.
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<bool>,
-    /// Errors of removals.
+    /// Errors from interpreters that could not be removed.
     #[serde(skip)]
     problems: Vec<Diagnostic>,
 }
@@ -43,22 +43,22 @@ struct StoredInterpreter {
     arch: &'static str,
     state: State,
     path: PathBuf,
-    /// Size in bytes.
+    /// Size of the interpreter in bytes.
     size: u64,
-    /// Handlers that use the interpreter, and files with rules that name it.
+    /// Handlers that use the interpreter, and configuration files with a rule that names it.
     used_by: Vec<String>,
     provenance: Option<Provenance>,
     #[serde(skip_serializing_if = "Option::is_none")]
     removed: Option<bool>,
 }
 
-/// State of a fetched file.
+/// State of a file in the directories of fetched interpreters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum State {
-    /// The file is unchanged since it was fetched.
+    /// The file is unchanged since qus fetched it.
     Fetched,
-    /// The file was changed after it was fetched.
+    /// The file was changed after qus had fetched it.
     Changed,
     /// The file has no record of its origin.
     Unknown,
@@ -74,14 +74,14 @@ impl State {
     }
 }
 
-/// Handlers and rules that may use fetched interpreters.
+/// Registered handlers and configured rules that may use fetched interpreters.
 struct Users {
     handlers: Vec<Handler>,
     configuration: Configuration,
 }
 
 impl Users {
-    /// Gathers the handlers of this instance and the rules of the configuration.
+    /// Gathers the handlers of the instance, and the rules that the system registers at boot.
     fn gather(common: &Common) -> Result<Self, Diagnostic> {
         let handlers = match Instance::open(&common.instance) {
             Ok(instance) => instance.handlers()?,
@@ -137,7 +137,8 @@ pub(super) fn list(args: &Fetch, dest: PathBuf, common: &Common) -> Result<Store
     Ok(StoredReport { dest, files, dry_run: None, problems: Vec::new() })
 }
 
-/// Executes `qus fetch --prune`. Removes only unchanged files that qus fetched and that are unused.
+/// Executes `qus fetch --prune`. Removes only interpreters that qus has fetched, that are unchanged since then, and
+/// that no handler and no rule uses.
 pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common) -> Result<StoredReport> {
     let requested = requested(args)?;
     let mut files = items(&dest, &requested, &Users::gather(common)?);
@@ -160,8 +161,8 @@ pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common) -> Result<Stor
     Ok(StoredReport { dest, files, dry_run: Some(args.dry_run), problems })
 }
 
-/// Removes an interpreter, then its record, then the directory of its version if it is empty. The record comes
-/// after the interpreter, because `--prune` ignores files without a record.
+/// Removes the interpreter at `path`, then the record of its origin, then the directory of its QEMU version if that is
+/// empty. The record comes after the interpreter, because `--prune` ignores interpreters without a record.
 fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)?;
     match fs::remove_file(record_path(path)) {
@@ -177,7 +178,7 @@ fn remove(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns a filter for the named architectures, or for all.
+/// Returns a filter for the architectures that the command line names, or for all architectures.
 fn requested(args: &Fetch) -> Result<ArchFilter, Diagnostic> {
     Ok(ArchFilter {
         host: self_exe_header()?,

@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction, Command};
 
 use crate::base::terminal::wrap;
 
-/// Files that commands read or write.
+/// Entries of the manual's section on files: paths that commands read or write.
 const FILES: &[(&str, &str)] = &[
     ("/proc/sys/fs/binfmt_misc", "Mount point of binfmt_misc. Every handler is a file in it."),
     (
@@ -25,7 +25,7 @@ const FILES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Environment variables that commands read.
+/// Entries of the manual's section on environment variables that commands read.
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("QUS_INTERPRETER_DIR", "Directory that is searched for interpreters before all others."),
     ("TMPDIR", "First directory that is tried for temporary files and for probes."),
@@ -37,7 +37,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Exit statuses of every command except run.
+/// Exit statuses of every command except `qus run`, with their meanings.
 const STATUS: &[(&str, &str)] = &[
     ("0", "Success."),
     ("1", "A verification failed, or `which` or `doctor` found a problem."),
@@ -47,7 +47,7 @@ const STATUS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Exit statuses of run, which are those of env(1).
+/// Exit statuses of `qus run`, with their meanings. They are the same as those of env(1).
 const RUN_STATUS: &[(&str, &str)] = &[
     ("125", "qus itself failed."),
     ("126", "The program was found, but could not be started."),
@@ -57,16 +57,15 @@ const RUN_STATUS: &[(&str, &str)] = &[
 
 /// Date of the release that the pages describe.
 const DATE: &str = "2026-11-26";
-/// Longest line of running text, in columns. The escapes of [`escape`] make lines longer, and `mandoc -Tlint` accepts
-/// 80 bytes.
+/// Longest line of running text, in columns, before [`escape`] makes it longer. `mandoc -Tlint` accepts 80 bytes.
 const WIDTH: usize = 70;
 
-/// Returns the name of a command's page, such as `qus-register`.
+/// Returns the name of the manual page of `command`, such as `qus-register`.
 pub(super) fn name(command: &Command) -> String {
     command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned()
 }
 
-/// Formats the page of `command`, on which `Command::build` was called.
+/// Formats the manual page of `command`. The caller must have called `Command::build` on it.
 pub(super) fn page(command: &Command) -> String {
     let mut page = Page::default();
     let version = env!("CARGO_PKG_VERSION");
@@ -96,7 +95,7 @@ pub(super) fn page(command: &Command) -> String {
     page.0
 }
 
-/// Text of a page.
+/// Text of a manual page in the language of roff.
 #[derive(Default)]
 struct Page(String);
 
@@ -113,7 +112,7 @@ impl Page {
         ));
     }
 
-    /// Adds running text. Escapes lines that begin with a control character of roff.
+    /// Adds `text` as running text. Escapes lines that begin with a control character of roff.
     fn text(&mut self, text: &str) {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         for line in lines.flat_map(|line| wrap(line, WIDTH, WIDTH)) {
@@ -157,7 +156,7 @@ impl Page {
         self.line(line.trim_end());
     }
 
-    /// Adds arguments and options, grouped as in the help.
+    /// Adds the arguments and options of `command`, under the same headings as in `--help`.
     fn options(&mut self, command: &Command) {
         // Arguments without a heading come first.
         let mut headings: Vec<Option<&str>> = vec![None];
@@ -213,7 +212,7 @@ impl Page {
     }
 }
 
-/// Formats an option with its value.
+/// Formats the names of an option, and the placeholder for its value.
 fn option(arg: &Arg) -> String {
     let short = arg.get_short().map(|short| format!("\\fB\\-{short}\\fR"));
     let long = arg.get_long().map(|long| format!("\\fB\\-\\-{}\\fR", escape(long)));
@@ -223,7 +222,7 @@ fn option(arg: &Arg) -> String {
     names.join(", ") + &value
 }
 
-/// Formats the value of an argument.
+/// Formats the placeholder for the value of an argument, such as `DIR`.
 fn value(arg: &Arg) -> String {
     let names: Vec<String> =
         arg.get_value_names().unwrap_or_default().iter().map(ToString::to_string).collect();
@@ -231,7 +230,7 @@ fn value(arg: &Arg) -> String {
     format!("\\fI{}\\fR", escape(&name))
 }
 
-/// Returns the details of an argument, possible values, and the default.
+/// Returns the description of an argument: its help text, its possible values, and its default.
 fn help_of(arg: &Arg) -> String {
     let help = plain(arg.get_help());
     let mut text = match arg.get_long_help() {

@@ -1,4 +1,5 @@
-//! Executes a plan: registers and verifies new handlers, then removes the replaced handlers or rolls back.
+//! Executes a plan of `qus register`: registers and verifies new handlers. Then removes the handlers that they replace,
+//! or rolls the registration back.
 
 use super::gather::{Inputs, NO_VERIFY, Placed};
 use super::report::{ArchResult, Outcome};
@@ -23,7 +24,8 @@ struct Open {
     staged: Staged,
 }
 
-/// Executes `work`: registrations, each with the index of its item. Writes the results into `items`.
+/// Executes the registrations in `work`, each with the index of its result in `items`. Writes the outcomes into
+/// `items`.
 pub(super) fn act(
     instance: &Instance,
     work: Vec<(usize, Registration)>,
@@ -58,7 +60,7 @@ pub(super) fn act(
     Ok(())
 }
 
-/// Reason why a handler is not verified.
+/// Reason why a new handler was not verified.
 enum Unverified {
     /// The probe failed.
     Failed(Failure),
@@ -74,13 +76,13 @@ struct Act<'a> {
 }
 
 impl<'a> Act<'a> {
-    /// Returns the interpreter that the rules for `arch` name.
+    /// Returns the interpreter whose path the new rules for `arch` contain.
     fn interpreter(&self, arch: &Arch) -> Option<&'a Interpreter> {
         self.placed.get(arch.name).or_else(|| self.inputs.interpreter(arch))
     }
 
-    /// Removes stale staging handlers of architectures whose handlers stay. For other architectures, the registration
-    /// removes them.
+    /// Removes staging handlers (temporary handlers) that interrupted runs left behind, for architectures whose present
+    /// handlers stay. For other architectures, the registration of the new handlers removes them.
     fn remove_stale(&self) -> Result<(), Diagnostic> {
         for handler in &self.inputs.handlers {
             let Some(arch) = classify::emulated_arch(handler) else { continue };
@@ -94,8 +96,9 @@ impl<'a> Act<'a> {
         Ok(())
     }
 
-    /// Executes the probes of `open`, and commits or rolls back each architecture. Returns the architectures that were
-    /// registered again without `P`.
+    /// Executes the probes of the architectures in `open`, and commits or rolls back each of them. If an interpreter
+    /// does not support the flag `P`, its rules are registered again without the flag. Returns the architectures of
+    /// such rules, which must be verified again.
     fn verify(&mut self, open: Vec<Open>) -> Result<Vec<Open>, Diagnostic> {
         let mut again = Vec::new();
         let results = match self.results(&open) {
@@ -124,7 +127,8 @@ impl<'a> Act<'a> {
         Ok(again)
     }
 
-    /// Executes the probes of the architectures in `open`: one probe for each ELF machine number.
+    /// Executes the probes of the architectures in `open`: for each architecture, one probe for each ELF machine
+    /// number.
     fn results(&mut self, open: &[Open]) -> Result<Vec<Vec<ProbeResult>>, Diagnostic> {
         if open.is_empty() {
             return Ok(Vec::new());
@@ -202,7 +206,8 @@ impl<'a> Act<'a> {
             .map_err(Unverified::Failed)
     }
 
-    /// Rolls back after a failed verification.
+    /// Removes the new handlers of `one`, which restores the previous state, because their verification failed with
+    /// `failure`.
     fn rollback(&mut self, one: Open, failure: &Failure) {
         let _arch = tracing::info_span!("arch", name = one.arch.name).entered();
         let rolled_back: Result<(), HandlerError> = one.staged.rollback(self.instance);

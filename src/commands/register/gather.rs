@@ -1,4 +1,4 @@
-//! Inputs of `qus register`, gathered before it decides.
+//! Gathers the facts from which `qus register` decides what to do.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -23,49 +23,52 @@ use crate::interpreter::{
 use crate::interpreter::{is_of, self_exe_header};
 use crate::probe::{self, Expected, Failure, Nativeness, ProbeTarget, Verification, judge, same_family};
 
-/// Interpreters that were loaded into memory or copied, by architecture.
+/// Interpreters that were loaded into memory or copied to a permanent directory, by the name of the architecture.
 pub(super) type Placed = BTreeMap<&'static str, Interpreter>;
 
-/// All inputs of the decision.
+/// The facts from which `qus register` decides what to do for each architecture.
 pub(super) struct Inputs {
-    /// All handlers, newest first.
+    /// All handlers of the instance, newest first.
     pub(super) handlers: Vec<Handler>,
-    /// Header of a program that this host runs natively: qus itself.
+    /// File header of a program that this host runs natively. The program is qus itself.
     pub(super) host: Vec<u8>,
-    /// Selected architectures.
+    /// Architectures that are selected for registration.
     pub(super) arches: Vec<&'static Arch>,
     /// Directories that were searched for interpreters.
     pub(super) search_dirs: Vec<PathBuf>,
-    /// True if probes are executed.
+    /// True if probes are executed to verify handlers.
     pub(super) verify: bool,
     /// True if this is a dry run with `--fetch`, which downloads nothing.
     pub(super) is_dry_fetch: bool,
     /// True if handlers are also registered at boot (`--persist`).
     pub(super) persist: bool,
-    /// Options that suggested commands repeat, each followed by a space.
+    /// Options of the command line that a suggested `qus register` command repeats, each followed by a space.
     pub(super) selection: String,
-    /// Interpreters that were found, and rejected files, by architecture.
+    /// Results of the search for interpreters, by the name of the architecture: the interpreter that was found, and
+    /// rejected files.
     pub(super) found: BTreeMap<&'static str, SearchResult>,
-    /// Sources of interpreters to be loaded into memory.
+    /// Where to read the interpreters that will be loaded into memory, by the name of the architecture.
     pub(super) to_memory: BTreeMap<&'static str, InterpreterSource>,
-    /// Sources of interpreters to be copied to a permanent directory.
+    /// Where to read the interpreters that will be copied to a permanent directory, by the name of the architecture.
     pub(super) to_copy: BTreeMap<&'static str, InterpreterSource>,
-    /// Source that `--from` names.
+    /// Package or other source that `--from` names.
     source: Option<PathBuf>,
-    /// The required version of QEMU.
+    /// The version of QEMU that `--qemu-version` requires.
     pub(super) version: Option<VersionReq>,
-    /// Reasons why interpreters of the source were refused, by architecture.
+    /// Reasons why interpreters in the source of `--from` were refused, by the name of the architecture.
     refused: BTreeMap<&'static str, String>,
-    /// Nativeness of the host's architecture and its family. All other architectures are foreign.
+    /// Whether the host runs an architecture natively, for its own architecture and others of the same family. All
+    /// architectures that are not in this map are foreign.
     natives: BTreeMap<&'static str, Nativeness>,
     verdicts: BTreeMap<&'static str, Result<Verification, Failure>>,
-    /// Faults of the interpreter files of active handlers, by architecture. Empty if probes are executed.
+    /// Faults of the interpreter files of active handlers, by the name of the architecture. Empty if probes are
+    /// executed.
     faults: BTreeMap<&'static str, String>,
     versions: BTreeMap<PathBuf, QemuVersion>,
 }
 
 impl Inputs {
-    /// Gathers the inputs for `args`. `handlers` are the handlers of the instance.
+    /// Gathers the facts for the command line `args`. `handlers` are all handlers of the instance.
     pub(super) fn gather(args: &Register, handlers: Vec<Handler>, quiet: bool) -> Result<Self, Diagnostic> {
         let mut inputs = Self {
             handlers,
@@ -106,7 +109,7 @@ impl Inputs {
         Ok(inputs)
     }
 
-    /// Returns the facts about one architecture.
+    /// Returns the facts about `arch` from which its decision is made.
     pub(super) fn facts(&self, arch: &Arch) -> Facts<'_> {
         Facts {
             interpreter: self.interpreter(arch),
@@ -121,7 +124,7 @@ impl Inputs {
         self.found.get(arch.name)?.interpreter.as_ref()
     }
 
-    /// Returns the rejected files with the right name, each with the reason.
+    /// Returns the files that are named like an interpreter for `arch` but were rejected, each with the reason.
     pub(super) fn rejected(&self, arch: &Arch) -> &[(PathBuf, CheckError)] {
         self.found.get(arch.name).map(|found| found.unfit.as_slice()).unwrap_or_default()
     }
@@ -137,12 +140,13 @@ impl Inputs {
         })
     }
 
-    /// Returns the version of the interpreter at `path`, if it is known.
+    /// Returns the QEMU version of the interpreter at `path`, if it is known.
     pub(super) fn version(&self, path: &Path) -> Option<&QemuVersion> {
         self.versions.get(path)
     }
 
-    /// Determines which architectures are native: the host's, and those of its family whose probes run natively.
+    /// Determines which architectures the host runs natively: its own, and those of its family whose probes run without
+    /// a handler.
     fn find_natives(&mut self, dry_run: bool) {
         let Some(own) = Arch::from_header(&self.host) else { return };
         self.natives.insert(own.name, Nativeness::Native);
@@ -158,7 +162,7 @@ impl Inputs {
         self.natives.extend(answers);
     }
 
-    /// Reports whether the host certainly runs an architecture natively.
+    /// Reports whether it is certain that the host runs programs of `arch` natively.
     fn is_native(&self, arch: &Arch) -> bool {
         self.natives.get(arch.name).is_some_and(Nativeness::is_native)
     }
@@ -208,7 +212,8 @@ impl Inputs {
         Ok(())
     }
 
-    /// Checks the file of `--interpreter`. An unusable file is an error.
+    /// Checks the file `path` of `--interpreter`, and records it for the only selected architecture. Fails if the file
+    /// is unusable.
     fn take_interpreter(&mut self, path: &Path) -> Result<(), Diagnostic> {
         let [arch] = self.arches.as_slice() else {
             return Err(Diagnostic::new("--interpreter requires exactly one architecture")
@@ -231,12 +236,13 @@ impl Inputs {
         });
     }
 
-    /// Reports whether `arch` is selected: by name, or by `all` if it is not native.
+    /// Reports whether `arch` is selected: by its name, or by `all` if the host does not run it natively.
     pub(super) fn is_wanted(&self, arch: &'static Arch) -> bool {
         if self.arches.is_empty() { !self.is_native(arch) } else { self.arches.contains(&arch) }
     }
 
-    /// Returns the architectures to fetch. They have no interpreter and no handler that stays, and are not native.
+    /// Returns the selected architectures whose interpreters have to be fetched. They have no interpreter and no
+    /// handler that stays, and the host does not run them natively.
     fn missing(&self, replace: bool) -> Vec<&'static Arch> {
         let all: Vec<&'static Arch> = ARCHES.iter().collect();
         let arches = if self.arches.is_empty() { &all } else { &self.arches };
@@ -251,7 +257,8 @@ impl Inputs {
         arches.iter().filter(is_missing).copied().collect()
     }
 
-    /// Returns every architecture that has an interpreter and is not native. It is an error if there is none.
+    /// Returns every architecture that has an interpreter and that the host does not run natively. Fails if there is
+    /// none.
     fn all(&self) -> Result<Vec<&'static Arch>, Diagnostic> {
         let all: Vec<&'static Arch> =
             ARCHES.iter().filter(|arch| !self.is_native(arch) && self.interpreter(arch).is_some()).collect();
@@ -264,7 +271,8 @@ impl Inputs {
         Err(Diagnostic::new(message).with_command("sudo qus register --fetch all"))
     }
 
-    /// Describes the failed search: the required version, if any, and the directories.
+    /// Returns the message that no interpreter was found, with the required version of QEMU, if any, and the
+    /// directories.
     pub(super) fn no_interpreter(&self) -> String {
         let search_dirs =
             self.search_dirs.iter().map(|location| display_path(location)).collect::<Vec<_>>().join(", ");
@@ -274,8 +282,8 @@ impl Inputs {
         }
     }
 
-    /// Checks the active handlers of the selected architectures by probes. If no probes are executed, checks the
-    /// interpreter files.
+    /// Executes a probe for the active handler of each selected architecture, and records whether it works. If probes
+    /// are switched off, checks the files of the handlers' interpreters instead.
     fn probe_existing(&mut self) -> Result<(), Diagnostic> {
         let served: Vec<(&'static Arch, &Handler)> = self
             .arches
@@ -307,7 +315,7 @@ impl Inputs {
     }
 }
 
-/// Returns the error of a dry run with `--from`, because a dry run reads no source.
+/// Returns the error that a dry run cannot use `--from`, because a dry run reads no source.
 fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
     let mut words: Vec<OsString> = ["qus", "fetch", "--from"].map(OsString::from).to_vec();
     words.push(source.into());
@@ -329,7 +337,7 @@ fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
     Diagnostic::new(message).with_command(shell_line(&words))
 }
 
-/// Returns the options of `args` that suggested commands repeat, each followed by a space.
+/// Returns the options of `args` that a suggested `qus register` command repeats, each followed by a space.
 fn selection(args: &Register) -> String {
     let interpreter = args.interpreter.iter().map(|path| ("--interpreter", path));
     let directories = args.source.interpreter_dir.iter().map(|path| ("--interpreter-dir", path));
@@ -351,8 +359,8 @@ fn selection(args: &Register) -> String {
 /// Hint for systems on which no probe can be executed.
 pub(super) const NO_VERIFY: &str = "use qus register --no-verify …; the handlers are then unverified";
 
-/// Checks the file at the path of a handler's interpreter, and returns its fault. With `F` the handler does not need
-/// that file (K49), but the file must be static.
+/// Checks the file at the path of the handler's interpreter, and returns its fault, if any. A handler with the flag `F`
+/// does not need that file (K49). For such a handler, the only fault is a file that is not static.
 fn interpreter_fault(handler: &Handler, host: &[u8]) -> Option<String> {
     let path = handler.entry.interpreter.as_deref()?;
     let fault = Interpreter::check(path, host).err()?;
@@ -364,7 +372,7 @@ fn interpreter_fault(handler: &Handler, host: &[u8]) -> Option<String> {
     }
 }
 
-/// Returns the first line of a reason. The other lines explain it.
+/// Returns the first line of the text of `fault`. The other lines explain the first one.
 pub(super) fn first_line(fault: &CheckError) -> String {
     fault.to_string().lines().next().unwrap_or_default().to_owned()
 }

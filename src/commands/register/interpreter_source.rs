@@ -1,4 +1,4 @@
-//! The source of an interpreter that will be loaded into memory or copied.
+//! Where to read an interpreter that will be loaded into memory or copied.
 
 use std::path::Path;
 
@@ -8,16 +8,16 @@ use crate::interpreter::bundle::{Member, own_bundle};
 use crate::interpreter::memfd::{self, PendingFile};
 use crate::package::Sha256;
 
-/// Source of the content of an interpreter.
+/// Where to read the content of an interpreter.
 pub(super) enum InterpreterSource {
-    /// A member of this executable, which is a bundle.
+    /// An interpreter in this executable, which is a bundle.
     Bundled(Member),
-    /// A checked file.
+    /// A file that was checked and can be used as an interpreter.
     File(Interpreter),
 }
 
 impl InterpreterSource {
-    /// Reads the whole content.
+    /// Reads the whole content of the interpreter.
     pub(super) fn content(&self) -> Result<Vec<u8>, Diagnostic> {
         match self {
             Self::File(interpreter) => read(interpreter),
@@ -28,8 +28,8 @@ impl InterpreterSource {
         }
     }
 
-    /// Writes the content into a new file in memory. `path` is the future path of the file, which contains its size and
-    /// SHA-256.
+    /// Writes the content of the interpreter into a new file in memory. `path` is the path that the file will get. The
+    /// size and the SHA-256 of the content are parts of it.
     pub(super) fn pending(&self, path: &Path) -> Result<PendingFile, Diagnostic> {
         let mut pending = PendingFile::new()?;
         match self {

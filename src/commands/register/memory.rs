@@ -17,12 +17,13 @@ use crate::package::Sha256;
 use crate::system::file_id::FileId;
 use crate::system::file_id::file_name;
 
-/// Number of threads that unpack interpreters, unless the machine has more processors. Each thread needs 9 MB.
+/// Number of threads that unpack interpreters. A machine with more processors uses one thread for each processor. Each
+/// thread needs 9 MB of memory.
 const THREADS: usize = 8;
 
 impl Inputs {
-    /// Selects the interpreters of this bundle, unless a directory of `QUS_INTERPRETER_DIR` has one for the
-    /// architecture.
+    /// Selects the interpreters that this executable contains, if it is a bundle. An interpreter that was found in a
+    /// directory of `QUS_INTERPRETER_DIR` takes precedence.
     pub(super) fn find_bundled(&mut self) -> Result<(), Diagnostic> {
         let Some(bundle) = own_bundle()? else { return Ok(()) };
         let named: Vec<PathBuf> =
@@ -48,7 +49,8 @@ impl Inputs {
         Ok(())
     }
 
-    /// Selects the interpreter files that were found, so that their content is loaded into memory.
+    /// Selects every interpreter file that the search has found, so that its content is loaded into memory
+    /// (`--in-memory`).
     pub(super) fn find_in_files(&mut self) -> Result<(), Diagnostic> {
         let found = self.found.values().filter_map(|found| found.interpreter.as_ref());
         let files: Vec<Interpreter> =
@@ -79,8 +81,8 @@ impl Inputs {
         Arch::from_qemu_target(name)
     }
 
-    /// Adds an interpreter that will be loaded into memory. The identity of the future file is unknown, so it is set to
-    /// 0.
+    /// Records that the interpreter of `arch` will be loaded into memory from `source`. The device and inode of the
+    /// future file are unknown, so they are set to 0.
     fn store(&mut self, arch: &'static Arch, path: PathBuf, source: InterpreterSource) {
         let id = FileId { device: 0, inode: 0 };
         // The interpreter was checked before, and its copy in memory belongs to this process.
@@ -89,7 +91,8 @@ impl Inputs {
         self.to_memory.insert(arch.name, source);
     }
 
-    /// Loads the interpreters of `work` into memory. Their paths are valid while the returned [`Memory`] exists.
+    /// Loads the interpreters for the registrations in `work` into memory. The paths of these interpreters are valid
+    /// while the returned [`Memory`] exists.
     pub(super) fn load_into_memory(
         &self,
         work: &[(usize, Registration)],

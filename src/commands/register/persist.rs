@@ -1,6 +1,6 @@
-//! `--persist`: copies interpreters to a permanent directory, and writes rules that the system registers at boot.
-//! Problems are reported before anything is registered. The rules are read back from the kernel before they are
-//! written.
+//! `qus register --persist`: copies interpreters to a permanent directory, and writes files with rules that the system
+//! registers at boot. Problems are reported before anything is registered. The written rules are read back from the
+//! kernel after the registration.
 
 use std::fs;
 use std::io;
@@ -27,28 +27,29 @@ use crate::system::atomic_file::{self, PendingFile};
 use crate::system::dir::{Dir, parent_dir};
 use crate::system::file_id::FileId;
 
-/// The init system, the configuration and the copies of a run with `--persist`.
+/// The init system, the rules that the host registers at boot, and the copies of interpreters of a run with
+/// `--persist`.
 pub(super) struct Persistence {
     pub(super) init_system: InitSystem,
     configuration: Configuration,
-    /// Interpreters that this run has copied.
+    /// Interpreters that this run has copied to a permanent directory.
     copies: Vec<Copy>,
 }
 
-/// The copy of an interpreter.
+/// The copy of an interpreter in a permanent directory.
 struct Copy {
     arch: &'static str,
     path: PathBuf,
-    /// The previous file at `path`.
+    /// Backup of the file that was at `path` before the copy, if there was one.
     before: Option<PendingFile>,
     /// True if the directory of `path` was created for this copy.
     made: bool,
-    /// Identity of the file at `path` after the copy.
+    /// Device and inode of the file at `path` after the copy.
     id: Option<FileId>,
 }
 
 impl Copy {
-    /// Rolls this copy back.
+    /// Restores the file that was at `path` before the copy, or removes the copy if there was none.
     fn rollback(self) -> io::Result<()> {
         // Another program has replaced the copy: its file is left in place.
         if file_id(&self.path) != self.id {
@@ -66,17 +67,17 @@ impl Copy {
 }
 
 impl Persistence {
-    /// Reads the init system and the rules that the host registers at boot.
+    /// Determines the init system, and reads the rules that the host registers at boot.
     pub(super) fn gather() -> Self {
         let configuration = Configuration::read(Path::new("/"));
         Self { init_system: InitSystem::here(), configuration, copies: Vec::new() }
     }
 
-    /// Returns the request for a persistent handler of `arch`.
+    /// Returns `request`, changed so that it asks for a handler of `arch` that is also registered at boot.
     ///
-    /// An existing handler satisfies the request only if another tool registers it at boot. A handler of qus with a
-    /// QEMU emulator is replaced. Handlers with another interpreter are not replaced, because the user chose that
-    /// interpreter.
+    /// An existing handler satisfies the request only if another tool than qus registers it at boot. A handler that qus
+    /// registered for a QEMU emulator is replaced. A handler with another interpreter is not replaced, because the user
+    /// chose that interpreter.
     pub(super) fn request(&self, arch: &'static Arch, inputs: &Inputs, request: Request) -> Request {
         let Some(handler) = classify::active_handler(arch, &inputs.handlers) else { return request };
         match Owner::of(handler, &self.configuration) {
@@ -89,7 +90,7 @@ impl Persistence {
         }
     }
 
-    /// Returns the decision, or a refusal if the handler could not be registered at boot.
+    /// Returns `decision`, or a refusal if the rules in `set` could not be registered at boot.
     pub(super) fn checked(
         &self,
         arch: &'static Arch,
@@ -117,7 +118,7 @@ impl Persistence {
         }
     }
 
-    /// Copies the interpreters of `work` to a permanent directory.
+    /// Copies the interpreters for the registrations in `work` to a permanent directory.
     pub(super) fn copy(
         &mut self,
         work: &[(usize, Registration)],
@@ -134,7 +135,8 @@ impl Persistence {
         Ok(placed)
     }
 
-    /// Rolls back the copies of architectures that were not registered. The next boot then uses the old copies.
+    /// Rolls back the copies of interpreters whose architectures were not registered. The next boot then uses the
+    /// previous files.
     pub(super) fn rollback_failed_copies(
         &mut self,
         items: &mut [ArchResult],
@@ -159,7 +161,8 @@ impl Persistence {
         }))
     }
 
-    /// Writes a boot file for every architecture with a handler, unless another tool registers the handler at boot.
+    /// Writes, for every architecture with a handler, a file that registers the handler at boot. Leaves out handlers
+    /// that another tool registers at boot.
     pub(super) fn write_boot_files(
         &mut self,
         instance: &Instance,
@@ -187,7 +190,7 @@ impl Persistence {
         persist::remove_unused_copies(&instance.handlers()?)
     }
 
-    /// Removes the previous files that copies have replaced.
+    /// Removes the backups of the files that copies have replaced.
     fn remove_backups(&mut self) -> Result<(), Diagnostic> {
         self.copies.drain(..).filter_map(|copy| copy.before).try_for_each(|before| {
             let path = before.path().to_owned();
@@ -196,7 +199,8 @@ impl Persistence {
         })
     }
 
-    /// Returns the file of another tool that registers the existing handler of `arch` at boot.
+    /// Returns the file with which another tool than qus registers the existing handler of `arch` at boot, if there is
+    /// one.
     fn persisted_by_another_tool(
         &self,
         arch: &'static Arch,
@@ -212,7 +216,8 @@ impl Persistence {
         }
     }
 
-    /// Reads the rules of an item back from the kernel, with the verified flags.
+    /// Reads the rules of the handlers in `item` back from the kernel. They have the flags with which the handlers were
+    /// verified.
     fn registered(
         instance: &Instance,
         arch: &'static Arch,
@@ -230,7 +235,8 @@ impl Persistence {
 }
 
 impl Inputs {
-    /// Selects the interpreters to copy, which have no permanent path, and sets the paths of their copies.
+    /// Selects the interpreters that have to be copied because their paths are not permanent, and sets the paths of
+    /// their copies.
     pub(super) fn choose_persistent_paths(&mut self) -> Result<(), Diagnostic> {
         let to_copy = self.found.iter().filter_map(|(arch, found)| {
             let interpreter = found.interpreter.as_ref()?;
@@ -258,8 +264,8 @@ impl Inputs {
         Ok(())
     }
 
-    /// Returns the first file of `paths` with the same content as `source`, such as an earlier copy. The content then
-    /// needs no new copy.
+    /// Returns the first file of `paths` with the same content as `source`, such as the copy of an earlier run. The
+    /// interpreter then needs no new copy.
     fn same_file(
         &self,
         paths: &[PathBuf],
@@ -274,7 +280,8 @@ impl Inputs {
         Ok(found.into_iter().find(|file| file.read().is_ok_and(|existing| *existing == *content)))
     }
 
-    /// Copies the interpreter of `arch` if a copy is needed, and returns the copy.
+    /// Copies the interpreter of `arch` to its permanent path and returns the copy. Returns `None` if no copy is
+    /// needed.
     fn copy_to_persistent_path(
         &self,
         arch: &'static Arch,
@@ -295,7 +302,8 @@ impl Inputs {
     }
 }
 
-/// Writes an executable file atomically. The old file is replaced, not overwritten, because it may be running (K50).
+/// Writes the executable file `path` atomically, and adds it to `copies`. An old file is replaced, not overwritten,
+/// because it may be running (K50).
 fn write_copy(arch: &'static str, path: &Path, content: &[u8], copies: &mut Vec<Copy>) -> io::Result<()> {
     let mut directories = Vec::new();
     Dir::make(parent_dir(path), &mut directories).map_err(|(_, error)| error)?;
@@ -315,7 +323,8 @@ fn file_id(path: &Path) -> Option<FileId> {
     fs::symlink_metadata(path).ok().map(|metadata| FileId::of(&metadata))
 }
 
-/// Returns the planned rules for `arch`, before verification.
+/// Returns the rules for `arch` that `decision` registers or leaves registered, as they are planned before
+/// verification. Returns `None` for any other decision.
 pub(super) fn planned(
     arch: &'static Arch,
     decision: &Decision,

@@ -24,7 +24,7 @@ use crate::interpreter::memfd;
 use crate::probe::{Nativeness, Verification};
 use crate::system::namespace::{Lifetime, Scope};
 
-/// Outcome of one architecture.
+/// Outcome of `qus register` for one architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
@@ -32,7 +32,7 @@ pub(crate) enum Outcome {
     Registered,
     /// A new handler replaced an old one.
     Replaced,
-    /// The same handlers were registered already.
+    /// The same handlers were registered before.
     Unchanged,
     /// A working QEMU handler of another tool was left in place.
     Existing,
@@ -40,7 +40,7 @@ pub(crate) enum Outcome {
     Native,
     /// The handler would be unsafe on this host.
     Refused,
-    /// Another handler already handles these programs.
+    /// A handler of another tool or interpreter already takes the programs of this architecture.
     Conflict,
     /// No interpreter was found.
     Missing,
@@ -87,7 +87,7 @@ impl Outcome {
     }
 }
 
-/// Result of one architecture.
+/// Result of `qus register` for one architecture.
 #[derive(Debug, Serialize)]
 pub(crate) struct ArchResult {
     pub(crate) arch: &'static str,
@@ -95,7 +95,7 @@ pub(crate) struct ArchResult {
     pub(crate) handlers: Vec<String>,
     flags: Option<String>,
     pub(crate) interpreter: Option<String>,
-    /// Version of the interpreter, if it is known.
+    /// QEMU version of the interpreter, if it is known.
     pub(super) version: Option<String>,
     /// True if a probe verified the handler.
     verified: bool,
@@ -103,12 +103,12 @@ pub(crate) struct ArchResult {
     message: Option<String>,
     #[serde(flatten)]
     advice: Advice,
-    /// File that registers the handler at boot, with `--persist`.
+    /// With `--persist`: the file that registers the handler at boot.
     persisted: Option<PathBuf>,
 }
 
 impl ArchResult {
-    /// Creates the result of `arch` from the decision.
+    /// Creates the result of `arch` from the decision about it.
     pub(super) fn new(arch: &'static Arch, decision: &Decision, inputs: &Inputs, dry_run: bool) -> Self {
         let mut item = Self {
             arch: arch.name,
@@ -231,7 +231,7 @@ impl ArchResult {
         self.advice = format!("sudo qus register --fetch {persist}{}", arch.name).into();
     }
 
-    /// Records the flags of the new handler, and the evidence of its verification.
+    /// Records the flags of the new handler, and what the probe has shown, if one was executed.
     pub(super) fn done(&mut self, flags: Flags, verification: Option<Verification>) {
         if verification.is_some()
             && self.flags.as_ref().is_some_and(|planned| planned.contains('P'))
@@ -244,19 +244,19 @@ impl ArchResult {
         self.verification = verification;
     }
 
-    /// Returns the reason for the failure, with advice, on one line.
+    /// Returns the reason why the architecture was not registered, with advice, on one line.
     pub(crate) fn reason(&self) -> String {
         let reason = self.message.as_deref().unwrap_or(self.outcome.word()).replace('\n', " ");
         reason + &self.advice.inline()
     }
 
-    /// Adds a remark to the message.
+    /// Adds `remark` to the message about this architecture.
     fn remark(&mut self, remark: &str) {
         let message = self.message.take();
         self.message = Some(message.map_or_else(|| remark.to_owned(), |text| format!("{text}; {remark}")));
     }
 
-    /// Records that the architecture was not registered.
+    /// Records that the architecture was not registered, with the reason.
     pub(super) fn fail(&mut self, outcome: Outcome, problem: Diagnostic) {
         self.outcome = outcome;
         self.message = Some(problem.message);
@@ -309,27 +309,27 @@ impl ArchResult {
         self.outcome == Outcome::Native
     }
 
-    /// Reports whether a probe ran in an empty root directory, as in a container.
+    /// Reports whether the probe of the handler also ran in an empty root directory, as it would in a container.
     fn works_in_containers(&self) -> bool {
         self.verification.is_some_and(|verification| verification.empty_root)
     }
 
-    /// Reports whether an existing handler of this name was left in place.
+    /// Reports whether this run has left an existing handler with the name `name` in place.
     pub(super) fn has_existing(&self, name: &HandlerName) -> bool {
         self.outcome == Outcome::Existing && self.names().contains(name)
     }
 
-    /// Returns the names of the handlers.
+    /// Returns the names of the architecture's handlers.
     pub(super) fn names(&self) -> Vec<HandlerName> {
         self.handlers.iter().filter_map(|name| HandlerName::new(name.as_bytes()).ok()).collect()
     }
 
-    /// Returns the path of the interpreter.
+    /// Returns the path of the interpreter for this architecture.
     pub(super) fn interpreter_path(&self) -> Option<&Path> {
         self.interpreter.as_deref().map(Path::new)
     }
 
-    /// Reports whether the handlers existed before and were left in place.
+    /// Reports whether the architecture's handlers existed before this run and were left in place.
     pub(super) fn has_existing_handler(&self) -> bool {
         matches!(self.outcome, Outcome::Unchanged | Outcome::Existing)
     }
@@ -338,7 +338,7 @@ impl ArchResult {
         matches!(self.outcome, Outcome::Registered | Outcome::Replaced)
     }
 
-    /// Reports whether the result needs its own line: it is a failure, or has a remark.
+    /// Reports whether a short report has a line for this result, because it is a failure or has a remark.
     fn is_exceptional(&self) -> bool {
         let is_remarked =
             self.message.is_some() && !matches!(self.outcome, Outcome::Existing | Outcome::Native);
@@ -355,7 +355,7 @@ impl ArchResult {
         [self.arch.into(), self.outcome.cell(dry_run), flags.into(), detail.into()]
     }
 
-    /// Describes the interpreter, its verification, and the file that registers it at boot.
+    /// Describes the interpreter, the verification of the handler, and the file that registers the handler at boot.
     fn served_by(&self, dry_run: bool) -> String {
         let mut text = self.interpreter.as_deref().map(escape).unwrap_or_default();
         if let Some(version) = &self.version {
@@ -381,7 +381,7 @@ impl ArchResult {
     }
 }
 
-/// Amount of output for each architecture.
+/// How much the report prints about each architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detail {
     /// Only failures and results with a remark have a line. All others are counted.
@@ -394,33 +394,33 @@ pub(super) enum Detail {
 #[derive(Serialize)]
 pub(crate) struct RegisterReport {
     pub(super) scope: Scope,
-    /// Lifetime of the handlers.
+    /// How long the handlers stay, for example until the next reboot.
     pub(super) lifetime: Lifetime,
-    /// True if this process stays and keeps the instance open (`--hold`).
+    /// True if this process keeps running after the report, with the instance open (`--hold`).
     pub(super) held: bool,
     /// The init system that registers the handlers at boot. `None` without `--persist`.
     #[serde(rename = "init-system")]
     pub(super) init_system: Option<InitSystem>,
     pub(super) dry_run: bool,
     pub(crate) items: Vec<ArchResult>,
-    /// Amount of output for each architecture.
+    /// How much the report prints about each architecture.
     #[serde(skip)]
     pub(super) detail: Detail,
-    /// Reason why the files for the next boot could not be written.
+    /// Reason why the files that register the handlers at boot could not be written.
     #[serde(skip)]
     pub(super) not_persisted: Option<Diagnostic>,
 }
 
 impl RegisterReport {
-    /// Returns the names of the new handlers.
+    /// Returns the names of the handlers that this run registered.
     pub(super) fn new_handlers(&self, inputs: &Inputs) -> Vec<HandlerName> {
         let names = self.items.iter().filter(|item| item.is_new()).flat_map(|item| &item.handlers);
         let known = |name: &HandlerName| inputs.arches.iter().any(|arch| classify::is_named_for(name, arch));
         names.filter_map(|name| HandlerName::new(name.as_bytes()).ok()).filter(known).collect()
     }
 
-    /// Returns an error about the architectures that were not registered, with advice. Returns `None` if there are
-    /// none.
+    /// Returns an error about the architectures that were not registered, with advice. Returns `None` if all were
+    /// registered.
     fn failures(&self) -> Option<Diagnostic> {
         let failed: Vec<&ArchResult> =
             self.items.iter().filter(|item| item.outcome.status() != Status::Done).collect();
@@ -456,8 +456,8 @@ impl RegisterReport {
         well.peek().is_some() && well.all(ArchResult::is_persisted)
     }
 
-    /// Summarises how many architectures work, where, and until when. Returns `None` for a dry run, or without a
-    /// handler.
+    /// Returns a sentence about how many architectures work, where, and until when. Returns `None` for a dry run, or if
+    /// no architecture has a handler.
     fn summary(&self) -> Option<String> {
         let served = || self.items.iter().filter(|item| item.is_served());
         let (count, all) = (served().count(), self.items.iter().filter(|item| !item.is_native()).count());
@@ -565,7 +565,8 @@ impl Report for RegisterReport {
     }
 }
 
-/// Joins commands that differ only in the architecture. Puts other commands on separate lines.
+/// Joins `qus register` commands that differ only in the architecture into one command. Puts commands that differ in
+/// more on separate lines. If the first command is another one, returns only that.
 fn as_one(commands: &[&str]) -> Option<String> {
     let (first, rest) = commands.split_first()?;
     let (command, _) = first.rsplit_once(' ')?;

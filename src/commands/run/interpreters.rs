@@ -14,27 +14,28 @@ use crate::interpreter::fetch::{self, FetchRequest};
 use crate::interpreter::{SearchResult, is_of, search, search_dirs};
 use crate::system::temp_dir::TempDir;
 
-/// Interpreters by the name of their architecture.
+/// Results of the search for interpreters, by the name of the architecture.
 pub(super) type Interpreters = BTreeMap<&'static str, SearchResult>;
 
-/// Request for interpreters.
+/// What determines the search of `qus run` for interpreters.
 pub(super) struct InterpreterRequest<'a> {
     pub(super) args: &'a Run,
     /// The host's own architecture.
     pub(super) own: Option<&'static Arch>,
-    /// Header of a program that this host runs natively.
+    /// File header of a program that this host runs natively.
     pub(super) host: &'a [u8],
-    /// Architectures that must have an interpreter unless they are native.
+    /// Architectures that must have an interpreter, unless the host may run them natively.
     pub(super) arches: &'a [&'static Arch],
     pub(super) quiet: bool,
 }
 
 impl InterpreterRequest<'_> {
-    /// Finds interpreters in the source of `--from` or in directories. With `--fetch`, also fetches the distribution's
-    /// package.
+    /// Finds interpreters in the source of `--from`, or in directories. With `--fetch`, downloads the distribution's
+    /// package for architectures whose interpreters are still missing.
     ///
     /// # Errors
-    /// Fails if a requested architecture has neither an interpreter nor a usable handler of the host.
+    /// Fails if an architecture of `self.arches` has neither an interpreter nor a usable handler of the host, and the
+    /// host cannot run it natively.
     pub(super) fn find(&self, unpacked: Option<&TempDir>) -> Result<Interpreters, Diagnostic> {
         let search_dirs = if self.args.source.interpreter_dir.is_empty() {
             search_dirs(unpacked)
@@ -56,7 +57,8 @@ impl InterpreterRequest<'_> {
         Ok(found)
     }
 
-    /// Fetches interpreters from `from`, or from the distribution's package.
+    /// Fetches the interpreters of `arches`, or of all architectures if it is `None`. The source is `from`, or the
+    /// distribution's package if `from` is `None`.
     fn fetch(
         &self,
         arches: Option<Vec<&'static Arch>>,
@@ -78,7 +80,8 @@ impl InterpreterRequest<'_> {
         is_named && is_of(self.args.source.required.qemu_version.as_ref(), arch, path)
     }
 
-    /// Reports whether the host may run programs of `arch` natively.
+    /// Reports whether the host may run programs of `arch` natively, because it belongs to the same family of
+    /// architectures.
     fn is_of_host_family(&self, arch: &Arch) -> bool {
         self.own.is_some_and(|own| own.same_family().contains(&arch.name))
     }
@@ -107,7 +110,7 @@ pub(super) fn has_interpreter(found: &Interpreters, arch: &Arch) -> bool {
     found.get(arch.name).is_some_and(|found| found.interpreter.is_some())
 }
 
-/// Reports whether the host has a handler for `arch` that can be registered again.
+/// Reports whether the host has a handler for `arch` that can be registered again in the new instance of `qus run`.
 fn is_served(arch: &Arch) -> bool {
     let handlers = Instance::open(Path::new(DEFAULT_PATH)).map(|instance| instance.handlers());
     let Ok(Ok(handlers)) = handlers else { return false };

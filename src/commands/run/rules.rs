@@ -1,4 +1,4 @@
-//! Rules of the instance that `qus run` creates.
+//! Rules that `qus run` registers in the instance that it creates.
 
 use std::path::Path;
 
@@ -13,11 +13,12 @@ use crate::handler::classify::{self, default_flags};
 use crate::interpreter::Interpreter;
 use crate::system::kernel_version::KernelVersion;
 
-/// Returns the rules of the new instance in the order of registration. The kernel tries the last one first.
+/// Returns the rules of the new instance in the order of registration. The kernel tries the rule that was registered
+/// last first.
 ///
-/// The result has rules for the interpreters that were found, and rules of the instance that the new one hides (K66),
-/// if their interpreters can be opened again. Interpreters that the caller named take precedence over the hidden rules.
-/// Other interpreters come after them.
+/// The result has rules for the interpreters in `found`. It also has the rules of the outer instance, which the new
+/// instance hides (K66), if their interpreters can be opened again. The rules for `found` take precedence if the
+/// command line names the interpreters. Otherwise the rules of the outer instance take precedence.
 pub(super) fn rules(found: &Interpreters, args: &Run) -> Result<Vec<Rule>, Diagnostic> {
     let hidden = match Instance::open(Path::new(DEFAULT_PATH)) {
         Ok(instance) if instance.is_enabled().unwrap_or(false) => instance.handlers()?,
@@ -31,8 +32,9 @@ pub(super) fn rules(found: &Interpreters, args: &Run) -> Result<Vec<Rule>, Diagn
     Ok(first.into_iter().chain(last).collect())
 }
 
-/// Returns rules for the interpreters that were found. Leaves out architectures with a usable hidden handler, unless
-/// the caller named the interpreters.
+/// Returns rules for the interpreters in `found`. `hidden` are the handlers of the outer instance, which the new
+/// instance hides. Unless `explicit` says that the command line names the interpreters, leaves out architectures with a
+/// usable handler in `hidden`.
 fn own_rules(found: &Interpreters, hidden: &[Handler], explicit: bool) -> Result<Vec<Rule>, Diagnostic> {
     let flags = default_flags(KernelVersion::running());
     let mut rules = Vec::new();
@@ -51,9 +53,9 @@ fn own_rules(found: &Interpreters, hidden: &[Handler], explicit: bool) -> Result
     Ok(rules)
 }
 
-/// Returns the rules of the hidden handlers, oldest first. Leaves out a handler without `F` if an interpreter was
-/// found. Leaves out a handler whose interpreter cannot be opened again, and logs a warning if no other interpreter was
-/// found.
+/// Returns the rules of `hidden`, the handlers of the outer instance, oldest first. Leaves out a handler without the
+/// flag `F` if `found` has an interpreter for its architecture. Leaves out a handler whose interpreter cannot be opened
+/// again, and logs a warning if `found` has no interpreter in its place.
 fn inherited_rules(found: &Interpreters, hidden: &[Handler]) -> Vec<Rule> {
     let mut rules = Vec::new();
     for handler in hidden.iter().rev().filter(|handler| handler.entry.enabled) {

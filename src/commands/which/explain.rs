@@ -10,7 +10,7 @@ use crate::binfmt::Handler;
 use crate::handler::exec_target::ExecTarget;
 use crate::handler::predict::{End, Prediction, Step, Table, matching};
 
-/// Answer about one file.
+/// Answer of `qus which` about one file.
 #[derive(Debug, Serialize)]
 pub(super) struct Answer<'a> {
     pub(super) file: String,
@@ -18,13 +18,14 @@ pub(super) struct Answer<'a> {
     pub(super) arch: Option<&'static str>,
     pub(super) runs: bool,
     pub(super) certainty: Certainty,
-    /// Handler that takes the file. `None` for native programs.
+    /// Handler that takes the file. `None` if no handler does, as for native programs.
     pub(super) handler: Option<&'a HandlerDescription>,
-    /// Other handlers that match, in the order of the kernel, each with the reason why it does not take the file.
+    /// Other handlers that match the file, in the order in which the kernel tries them. Each has the reason why it does
+    /// not take the file.
     pub(super) others: Vec<Other>,
-    /// Description of the outcome.
+    /// Description of what happens when the file is executed.
     pub(super) text: String,
-    /// Errno of `execve(2)`, if it fails.
+    /// Name of the error of `execve(2)`, such as `ENOEXEC`, if the call fails.
     pub(super) errno: Option<String>,
     #[serde(flatten)]
     pub(super) advice: Advice,
@@ -36,7 +37,7 @@ pub(super) struct Other {
     pub(super) why: &'static str,
 }
 
-/// Returns the answer about `file`.
+/// Returns the answer about `file`, from `prediction` and the results of probes in `known`.
 pub(super) fn explain<'a>(
     file: &ExecTarget,
     prediction: &Prediction,
@@ -72,7 +73,7 @@ pub(super) fn explain<'a>(
 }
 
 impl Answer<'_> {
-    /// Returns an answer without handlers.
+    /// Returns an answer about the file of `case`, without handlers and without an error of `execve(2)`.
     fn new(case: &Case<'_>, fate: Fate) -> Self {
         let file = case.file;
         let kind = if file.id.is_none() && file.denied.is_some() {
@@ -100,8 +101,8 @@ fn is_unread(file: &ExecTarget) -> bool {
     file.id.is_none() && file.denied.is_none()
 }
 
-/// Returns the handler whose interpreter the probe started. The order in which the kernel tries handlers is not
-/// documented (K32), so the result of the execution counts.
+/// Returns the handler whose interpreter the kernel started for the probe with the header of `file`. The order in which
+/// the kernel tries handlers is not documented (K32), so this result counts, and not the prediction.
 fn executed_one<'a>(
     file: &ExecTarget,
     matched_by: &'a Handler,

@@ -1,4 +1,4 @@
-//! Determines whether a file runs or why it fails, with advice.
+//! Determines whether a file runs when it is executed, or why it fails, with advice.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ use crate::handler::predict::{End, Prediction, Reason, Step, Table, matching};
 use crate::interpreter::memfd;
 use crate::probe::{Expected, Failure, Verification, judge};
 
-/// The fate of a file: whether it runs, with a description and advice.
+/// The fate of a file when it is executed: whether it runs, with a description and advice.
 pub(super) struct Fate {
     pub(super) runs: bool,
     pub(super) certainty: Certainty,
@@ -44,12 +44,12 @@ pub(super) struct Case<'a> {
     pub(super) arch: Option<&'static Arch>,
     pub(super) table: &'a Table<'a>,
     pub(super) known: &'a Known,
-    /// Certainty of an answer that needs no execution.
+    /// Certainty of an answer that does not depend on a probe.
     pub(super) certainty: Certainty,
 }
 
 impl Case<'_> {
-    /// Returns the fate of a readable file. `matched_by` is the handler that takes the file.
+    /// Returns the fate of the file, which must be readable. `matched_by` is the handler that takes the file, if any.
     pub(super) fn fate(&self, prediction: &Prediction, matched_by: Option<&Handler>) -> Fate {
         match (&prediction.end, matched_by) {
             (End::Fails { reason: Reason::NoHandler, .. }, None) if self.known.ran(self.file) => {
@@ -70,7 +70,7 @@ impl Case<'_> {
         Fate::fails(self.certainty, text, advice)
     }
 
-    /// Returns the command that registers another interpreter for the architecture.
+    /// Returns the `qus register` command that replaces the handler for the file's architecture.
     fn replace(&self) -> Option<String> {
         self.arch.map(|arch| self.register(arch, true))
     }
@@ -79,8 +79,8 @@ impl Case<'_> {
         suggestion::register([arch], replace, |arch| self.known.available.has(arch))
     }
 
-    /// Returns the fate of a file whose probe ran although no handler is visible. Its handler is in the instance of an
-    /// outer user namespace, which is not mounted here (K65).
+    /// Returns the fate of the file if its probe ran although no handler is visible. The handler is then in the
+    /// instance of an outer user namespace, which is not mounted here (K65).
     fn hidden(&self) -> Fate {
         if let Some((loader, arch)) = missing_loader(self.file).zip(self.arch) {
             return Fate::fails(Certainty::Executed, no_loader(&loader), loader_advice(arch, &loader));
@@ -89,7 +89,7 @@ impl Case<'_> {
         Fate::runs(Certainty::Executed, text)
     }
 
-    /// Returns the fate of a native program or of a script.
+    /// Returns the fate of the file if it is a native program or a script.
     fn native(&self, steps: &[Step]) -> Fate {
         let Some((Step::Script { interpreter }, further)) = steps.split_first() else {
             return Fate::runs(self.certainty, "native: this host runs it natively");
@@ -109,7 +109,8 @@ impl Case<'_> {
         Fate::runs(self.certainty, text)
     }
 
-    /// Returns the fate of a file that a handler takes, from the result of the probe and the loader of the program.
+    /// Returns the fate of the file if `handler` takes it. The fate depends on the result of the probe, and on the
+    /// dynamic loader that the program needs.
     fn taken(&self, handler: &Handler) -> Fate {
         let result = probe_target(self.file).and_then(|target| self.known.results.get(&target));
         let Some((result, arch)) = result.zip(self.arch) else {
@@ -135,7 +136,8 @@ impl Case<'_> {
         }
     }
 
-    /// Returns the fate of a file whose handler works. Adds a remark if the interpreter was replaced at its path.
+    /// Returns the fate of the file if the probe has shown that `handler` works. Adds a remark if another file has
+    /// replaced the interpreter at its path.
     fn verified(&self, handler: &Handler, verification: &Verification) -> Fate {
         let path = handler.entry.interpreter.as_deref();
         let at_path = path.and_then(|path| (self.table.inspect)(path).id);
@@ -163,8 +165,8 @@ impl Case<'_> {
         }
     }
 
-    /// Returns the fate of a file that cannot be executed. `at` is the file at which `execve(2)` fails: this file, or
-    /// an interpreter.
+    /// Returns the fate of the file if it cannot be executed. `at` is the path at which `execve(2)` fails: that of this
+    /// file, or of an interpreter.
     fn failing(&self, matched_by: Option<&Handler>, at: &Path, reason: &Reason) -> Fate {
         let is_itself = at == self.file.path;
         let name = display_path(at);
@@ -203,7 +205,7 @@ impl Case<'_> {
         }
     }
 
-    /// Returns the fate of a foreign file without an active handler.
+    /// Returns the fate of the file if it is foreign and no active handler takes it.
     fn not_taken(&self) -> Fate {
         let (why, advice) = match matching(self.table.handlers, self.file).first() {
             Some(_) if !self.table.enabled => {
@@ -225,7 +227,7 @@ impl Case<'_> {
         self.fails(format!("{why}; execve fails with \"Exec format error\""), advice)
     }
 
-    /// Returns the reason why no handler matches a file, with advice.
+    /// Returns the reason why no handler matches the file, with advice.
     fn without_handler(&self) -> (&'static str, Advice) {
         match (&self.file.kind, self.arch) {
             (Kind::Elf(_), Some(arch)) => self.without_rule(arch),
@@ -242,7 +244,7 @@ impl Case<'_> {
         }
     }
 
-    /// Returns what is missing for a program whose architecture qus knows, with advice.
+    /// Returns what is missing to run the file, a program of the known architecture `arch`, with advice.
     fn without_rule(&self, arch: &'static Arch) -> (&'static str, Advice) {
         let header = &self.file.header;
         if !arch.identity.patterns().iter().any(|pattern| pattern.matches(header)) {
@@ -267,7 +269,7 @@ impl Case<'_> {
     }
 }
 
-/// Returns the command that disables (0) or enables (1) a handler.
+/// Returns the shell command that disables (`state` 0) or enables (`state` 1) the handler.
 fn toggle_command(handler: &Handler, state: u8) -> String {
     format!("echo {state} | sudo tee {DEFAULT_PATH}/{}", shell_word(handler.name.as_os_str()))
 }
@@ -280,7 +282,7 @@ fn denied_advice(denied: AccessError, path: &Path) -> Advice {
     }
 }
 
-/// Returns the loader of a foreign program if the emulator cannot find it.
+/// Returns the path of the dynamic loader that the foreign program `file` needs, if the emulator cannot find it.
 fn missing_loader(file: &ExecTarget) -> Option<PathBuf> {
     let Kind::Elf(Elf { loader: Some(loader), .. }) = &file.kind else { return None };
     let prefix = std::env::var_os("QEMU_LD_PREFIX").map(PathBuf::from);

@@ -1,4 +1,4 @@
-//! Files that `qus which` explains.
+//! The files about which `qus which` gives answers.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -10,7 +10,7 @@ use super::Which;
 use crate::base::error::Diagnostic;
 use crate::system::search_path;
 
-/// Names of files to explain.
+/// Names of the files about which `qus which` gives answers.
 pub(super) enum Files<'a> {
     Typed(Vec<Cow<'a, Path>>),
     /// Names from a list, each followed by a NUL, as `find -print0` writes them.
@@ -18,7 +18,7 @@ pub(super) enum Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    /// Reads the list of `--files0-from`, or uses the arguments.
+    /// Reads the list of `--files0-from`. Without this option, uses the file names on the command line.
     pub(super) fn of(args: &'a Which) -> Result<Self, Diagnostic> {
         let Some(list) = &args.files0_from else {
             return Ok(Self::Typed(args.files.iter().map(|file| in_path(file)).collect()));
@@ -34,7 +34,7 @@ impl<'a> Files<'a> {
         Ok(Self::Listed(bytes))
     }
 
-    /// Returns the arguments that name programs in `PATH`, each with the file that was found.
+    /// Returns the arguments that are names of programs in `PATH`, each with the file that was found for it.
     pub(super) fn found_in_path(&self, args: &'a Which) -> impl Iterator<Item = (&'a Path, &Path)> {
         let typed: &[Cow<'a, Path>] = if let Self::Typed(typed) = self { typed } else { &[] };
         let pairs = args.files.iter().zip(typed).map(|(name, file)| (name.as_path(), file.as_ref()));
@@ -52,7 +52,7 @@ impl<'a> Files<'a> {
     }
 }
 
-/// Returns the file, or the program of this name in `PATH` if there is no such file.
+/// Returns `file`. If it is a name without a slash and no such file exists, returns the program of this name in `PATH`.
 fn in_path(file: &Path) -> Cow<'_, Path> {
     if !search_path::is_bare(file) || file.symlink_metadata().is_ok() {
         return Cow::Borrowed(file);

@@ -1,4 +1,4 @@
-//! Results of probes, and descriptions of handlers.
+//! What `qus which` knows before it answers: the results of probes, and descriptions of handlers.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,19 +15,19 @@ use crate::interpreter::QemuVersion;
 use crate::interpreter::provenance::Provenance;
 use crate::probe::{self, STATUS_ARGV0, STATUS_PATH};
 
-/// Results of probes, versions of interpreters, and descriptions of handlers.
+/// What `qus which` knows before it answers: results of probes, versions of interpreters, and descriptions of handlers.
 #[derive(Default)]
 pub(super) struct Known {
     pub(super) results: Results,
     pub(super) versions: BTreeMap<PathBuf, QemuVersion>,
-    /// Descriptions of the handlers, in the order of the table.
+    /// Descriptions of the handlers, in the order in which the kernel tries them.
     pub(super) descriptions: Vec<HandlerDescription>,
-    /// Architectures with an interpreter, for advice.
+    /// Architectures that have an interpreter. The advice depends on it.
     pub(super) available: Available,
 }
 
 impl Known {
-    /// Describes the handlers once for all files.
+    /// Stores the descriptions of `handlers`, which the answers about all files use.
     pub(super) fn describe(&mut self, handlers: &[Handler]) {
         let describe = |handler: &Handler| {
             let path = handler.entry.interpreter.clone().unwrap_or_default();
@@ -49,22 +49,22 @@ impl Known {
         self.descriptions.get(index)
     }
 
-    /// Reports whether a probe with the header of `file` ran.
+    /// Reports whether a probe with the header of `file` was executed and ran.
     pub(super) fn ran(&self, file: &ExecTarget) -> bool {
         let result = probe_target(file).and_then(|target| self.results.get(&target));
         result.is_some_and(|result| matches!(result.host.end, probe::End::Exited(STATUS_ARGV0 | STATUS_PATH)))
     }
 }
 
-/// Certainty of an answer.
+/// Certainty of an answer of `qus which`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Certainty {
-    /// A probe with the same header was executed.
+    /// A probe with the same ELF header as the file was executed.
     Executed,
-    /// At most one enabled handler matches, so the rules determine the answer.
+    /// At most one enabled handler matches the file, so the rules determine the answer.
     Ruled,
-    /// Several handlers match, and the kernel does not document their order (K32).
+    /// Several enabled handlers match the file, and the kernel does not document in which order it tries them (K32).
     Likely,
 }
 
@@ -77,7 +77,7 @@ pub(super) struct HandlerDescription {
     pub(super) provenance: Option<Provenance>,
 }
 
-/// Returns the architecture of an ELF program.
+/// Returns the architecture of `file`, if it is an ELF program of a known architecture.
 pub(super) fn arch_of(file: &ExecTarget) -> Option<&'static Arch> {
     match &file.kind {
         Kind::Elf(Elf { arch, .. }) => *arch,

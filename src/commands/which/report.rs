@@ -24,9 +24,9 @@ pub(super) struct WhichReport<'a> {
     pub(super) files: &'a Files<'a>,
     pub(super) table: &'a predict::Table<'a>,
     pub(super) known: &'a Known,
-    /// Handlers to compare with each file, byte by byte.
+    /// Handlers whose rules the report compares with each file, byte by byte. Empty without `--verbose`.
     pub(super) compared: &'a [Handler],
-    /// True if all files that were explained so far run.
+    /// True if every file that was explained so far runs.
     pub(super) all_run: Cell<bool>,
 }
 
@@ -103,8 +103,8 @@ impl Answer<'_> {
     }
 }
 
-/// Writes which bytes of a file do not match the rule of each handler. Matching handlers come first, others by the number of
-/// different bytes.
+/// Writes, for each handler, which bytes of `file` do not match the handler's rule. Handlers that match the file come
+/// first. The others are ordered by the number of different bytes.
 fn compare(handlers: &[Handler], file: &ExecTarget, text: &mut TextWriter<'_>) -> io::Result<()> {
     let differences = |handler: &Handler| match &handler.entry.matcher {
         Some(Matcher::Magic(pattern)) => pattern.differences(&file.header),
@@ -120,7 +120,7 @@ fn compare(handlers: &[Handler], file: &ExecTarget, text: &mut TextWriter<'_>) -
     compared.iter().try_for_each(|(handler, differences)| write_comparison(handler, differences, file, text))
 }
 
-/// Writes whether and where a handler's rule differs from a file.
+/// Writes whether the rule of `handler` matches `file`, and which bytes differ.
 fn write_comparison(
     handler: &Handler,
     differences: &[Difference],
@@ -155,8 +155,8 @@ fn write_comparison(
     }
 }
 
-/// Returns the name of the field of an ELF header that contains the byte at `position` (`elf(5)`). Returns an empty
-/// name for other files.
+/// Returns the name (`elf(5)`) of the ELF header field that contains the byte at `position`. Returns an empty name if
+/// `header` is not that of an ELF file.
 fn field(header: &[u8], position: usize) -> &'static str {
     if !header.starts_with(b"\x7fELF") {
         return "";

@@ -1,4 +1,5 @@
-//! Checks of handlers that should be registered: now, at the next boot, and under WSL.
+//! Checks of the configuration of handlers: rules that are not registered, handlers that a restart of systemd-binfmt
+//! removes, and handlers under WSL.
 
 use super::Observation;
 use crate::base::count::count_are;
@@ -32,7 +33,7 @@ pub(super) fn configured(facts: &Facts) -> Vec<Observation> {
     observations.collect()
 }
 
-/// Finds handlers of qus that the next restart of systemd-binfmt removes (K78).
+/// Finds handlers that qus registered and that systemd-binfmt removes when it restarts the next time (K78).
 pub(super) fn flushed(facts: &Facts) -> Vec<Observation> {
     if facts.scope != Scope::Host || facts.process != UserNamespace::Initial || !facts.systemd {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Checks of the machine: engines, page size, security modules, namespaces.
+//! Checks of the machine: container engines, page size, security modules, user namespaces.
 
 use super::Observation;
 use crate::base::count::count;
@@ -19,7 +19,7 @@ pub(super) fn engines(facts: &Facts) -> Vec<Observation> {
     observations
 }
 
-/// Returns a finding about a builder that started before emulators were registered.
+/// Returns a finding if the BuildKit daemon `builder` started before handlers of QEMU's emulators were registered.
 fn too_early(facts: &Facts, builder: &BuildkitDaemon) -> Option<Observation> {
     let registered = &facts.state()?.registered;
     let later = registered.iter().filter(|registered| builder.started + CLOCK_SKEW < **registered).count();
@@ -38,7 +38,8 @@ fn too_early(facts: &Facts, builder: &BuildkitDaemon) -> Option<Observation> {
     Some(Observation::note(text, advice))
 }
 
-/// Returns the command that restarts the container or the service with these control groups.
+/// Returns the command that restarts a container or a systemd service. `groups` is the text of `/proc/PID/cgroup` of
+/// one of its processes.
 pub(super) fn restart(groups: &str) -> Option<String> {
     groups.lines().find_map(|line| {
         let path = line.splitn(3, ':').nth(2)?;
@@ -66,7 +67,7 @@ pub(super) fn page_size(facts: &Facts) -> Vec<Observation> {
     vec![Observation::note(format!("pages of {} KiB", facts.page_size / 1024), None)]
 }
 
-/// Reports active security modules. They are no fault, so no command is suggested.
+/// Reports the active security modules of Linux, such as SELinux. They are no fault, so no command is suggested.
 pub(super) fn security(facts: &Facts) -> Vec<Observation> {
     let describe = |module: &String| {
         if !module.starts_with("SELinux") {

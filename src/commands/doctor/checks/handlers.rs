@@ -1,4 +1,4 @@
-//! Checks of handlers, and of their effects on each other.
+//! Checks of each handler, and of handlers that match the same programs.
 
 use std::path::Path;
 
@@ -72,8 +72,8 @@ pub(super) fn no_fix(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Finds handlers that match their own interpreter (K37). The check `captures` finds handlers that match programs of
-/// the host.
+/// Finds handlers that match their own interpreter (K37). Handlers that also match programs of the host are left to the
+/// check `captures`.
 pub(super) fn self_capture(facts: &Facts) -> Vec<Observation> {
     let Ok(host) = self_exe_header() else { return Vec::new() };
     each(facts, |_, handler| {
@@ -104,7 +104,8 @@ pub(super) fn credentials(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Finds handlers that do not get all their programs, because a handler that was registered later matches them.
+/// Finds handlers whose programs are taken by another handler. That handler was registered later and matches the same
+/// programs.
 pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         if !handler.entry.enabled {
@@ -147,8 +148,8 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Finds pairs of handlers whose patterns overlap only in part. The check `shadowed` judges QEMU handlers by their
-/// programs.
+/// Finds pairs of handlers whose patterns overlap only in part. Leaves out pairs in which the older handler is a QEMU
+/// handler: the check `shadowed` examines these.
 pub(super) fn overlap(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let enabled: Vec<&Handler> = state.handlers.iter().filter(|handler| handler.entry.enabled).collect();

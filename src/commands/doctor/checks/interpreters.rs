@@ -1,4 +1,4 @@
-//! Checks of interpreters: their files, and the results of probes.
+//! Checks of the interpreters that handlers run: their files, and the results of probes.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,8 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Finds handlers that run an old file, which was replaced at its path (K49). The probe shows which file runs.
+/// Finds handlers that still run an old interpreter file, although another file has replaced it at its path (K49). The
+/// probe shows which file the kernel runs.
 pub(super) fn stale(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         let verification = state.health.as_ref().ok()?.get(&handler.name)?.verification?;
@@ -59,8 +60,8 @@ pub(super) fn stale(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Finds interpreters that other users can change, directly or through a directory of the path. With `F` the kernel
-/// keeps the file open, so a new file at the path takes effect only with the next registration.
+/// Finds interpreters that other users can change: the file itself, or a directory of its path. For a handler with the
+/// flag `F` the kernel keeps the file open, so a new file at the path takes effect only with the next registration.
 pub(super) fn writable_file(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;
@@ -122,7 +123,7 @@ pub(super) fn broken(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Returns the advice to use another version of QEMU.
+/// Returns the advice to register the interpreter for `arch` from another version of QEMU.
 fn another_version(arch: &Arch) -> Advice {
     let command = format!("sudo qus register --replace --interpreter-dir DIR {}", arch.name);
     Advice::hint(format!("use another version, where DIR is its directory: {command}"))
@@ -144,7 +145,7 @@ pub(super) fn emulator(facts: &Facts) -> Vec<Observation> {
     observations
 }
 
-/// Reports how much memory interpreters in memory occupy.
+/// Reports the memory that each interpreter without a file, in memory only, occupies.
 pub(super) fn in_memory(facts: &Facts) -> Vec<Observation> {
     each(facts, |_, handler| {
         let description = memfd::parse_description(handler.entry.interpreter.as_deref()?)?;
@@ -157,7 +158,7 @@ pub(super) fn in_memory(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Reports the origin of fetched interpreters, and whether they were changed afterwards.
+/// Reports the origin of interpreters that `qus fetch` has stored, and whether their files were changed afterwards.
 pub(super) fn origin(facts: &Facts) -> Vec<Observation> {
     each(facts, |_, handler| {
         let path = handler.entry.interpreter.as_deref().filter(|path| path.is_absolute())?;
@@ -179,7 +180,7 @@ pub(super) fn origin(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Summarises which architectures work, by the results of probes.
+/// Summarises which architectures work, according to the probes of their handlers.
 pub(super) fn working(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let Ok(health) = &state.health else { return Vec::new() };

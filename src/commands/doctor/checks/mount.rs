@@ -1,4 +1,4 @@
-//! Checks of the kernel, the mount and the scope.
+//! Checks of the kernel version, of the mount of binfmt_misc, and of the scope of its handlers.
 
 use super::Observation;
 use crate::base::count::{count, count_are};
@@ -90,8 +90,8 @@ pub(super) fn scope(facts: &Facts) -> Vec<Observation> {
     }
 }
 
-/// Checks whether the handlers outlast this mount namespace (K67). Before Linux 6.7 this depends on a backport that the
-/// version number does not show. The suggested command does no harm if it is not needed.
+/// Checks whether the handlers outlast this mount namespace (K67). Before Linux 6.7 they may do so if the kernel has a
+/// backport, which its version number does not show. The suggested mount command then does no harm.
 pub(super) fn lifetime(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let handlers = count_are(state.handlers.len(), "handler");

@@ -1,4 +1,4 @@
-//! Tests of checks with facts that a test namespace cannot have.
+//! Tests of checks with invented facts, which a namespace for tests cannot have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
