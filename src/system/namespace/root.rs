@@ -53,7 +53,7 @@ fn failed(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errn
 /// Makes `directory` the root directory of this process, with `/proc`, `/dev`, `/sys` and `/etc/resolv.conf` as in a
 /// container. The process must have a mount namespace of its own. Its working directory becomes `/`.
 ///
-/// The contents of `directory` are not trusted: symbolic links in it never lead out of it (`RESOLVE_IN_ROOT`,
+/// The contents of `directory` are not trusted: symbolic links in `directory` never lead out of it (`RESOLVE_IN_ROOT`,
 /// `openat2(2)`).
 pub fn enter_root(directory: &Path) -> Result<(), RootError> {
     // Made absolute, because `.` would be the directory below the new mount.
