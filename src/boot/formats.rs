@@ -1,5 +1,5 @@
-//! Output formats: files from which other software registers rules, at boot or in a container. The functions that write
-//! them are pure and deterministic.
+//! Output formats: files from which other software registers rules, at boot or in a container. The functions that
+//! compose the files are pure and deterministic.
 //!
 //! If a format has comments, each file names qus as its author and shows the command that removes the file. qus
 //! recognises its own files by [`MARKER`].
