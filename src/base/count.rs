@@ -1,13 +1,13 @@
-//! Numbers with their nouns.
+//! Formats a number together with its noun, in the singular or the plural.
 
-/// Returns a number with its noun: `1 handler`, `2 handlers`, `0 handlers`.
+/// Returns `number` with its noun in the singular or the plural: `1 handler`, `2 handlers`, `0 handlers`.
 #[must_use]
 pub fn count(number: usize, noun: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {noun}{plural}")
 }
 
-/// Returns [`count`] with the verb that follows: `1 handler is`, `2 handlers are`.
+/// Returns the text of [`count`], followed by `is` or `are`: `1 handler is`, `2 handlers are`.
 #[must_use]
 pub fn count_are(number: usize, noun: &str) -> String {
     format!("{} {}", count(number, noun), if number == 1 { "is" } else { "are" })

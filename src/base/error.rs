@@ -1,4 +1,4 @@
-//! [`Diagnostic`]: an error message for the user, with [`Advice`] on how to fix the failure.
+//! [`Diagnostic`]: an error message for the user, with [`Advice`] on how to fix the cause.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -9,29 +9,29 @@ use thiserror::Error;
 
 use super::shell::{shell_line, without_sudo};
 
-/// Advice that follows a message. A plain string converts into a command.
+/// Advice that is printed after an error message. A string converts into advice whose command is the string.
 ///
-/// A command that only root may type begins with `sudo`. Where qus prints advice to root, `sudo` is removed: containers
-/// do not have it, and it does not work in a user namespace.
+/// A command that needs root begins with `sudo`. If root runs qus, `sudo` is removed before the advice is printed:
+/// containers do not have `sudo`, and it does not work in a user namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Advice {
-    /// Command that can be pasted into a shell. Each line is one command.
+    /// Shell command that the user can paste; `None` if there is none. Each line is one command.
     pub command: Option<String>,
-    /// One sentence of advice.
+    /// One sentence of advice; `None` if there is none.
     pub hint: Option<String>,
 }
 
 impl Advice {
-    /// Creates advice that is one sentence.
+    /// Creates advice that consists of one sentence and no command.
     #[must_use]
     pub fn hint(sentence: impl Into<String>) -> Self {
         Self { command: None, hint: Some(sentence.into()) }
     }
 
-    /// Advises the user to type the command line of this process again, with `sudo` before it.
+    /// Returns the advice to type the command line of this process again, with `sudo` before it.
     ///
-    /// The first word becomes `qus`, without its directory, as in all other hints. If the executable, or the link to it,
-    /// has another name, the first word is printed as it was typed. Such a link makes qus accept the command line of
+    /// If the first word is the path of an executable called `qus`, the advice contains only `qus`, as all other advice
+    /// does. Any other first word stays as it was typed. It can be a link that makes qus accept the command line of
     /// another tool.
     #[must_use]
     pub fn this_command_as_root() -> Self {
@@ -41,8 +41,8 @@ impl Advice {
         Self::as_root(&shell_line([name].into_iter().chain(words)))
     }
 
-    /// Advises the user to type `command`, which failed for lack of rights, with `sudo` before it. Root needs a place
-    /// where it has more rights instead.
+    /// Returns the advice to type `command`, which failed for lack of rights, with `sudo` before it. If root runs qus,
+    /// `sudo` gives no more rights. The advice is then to start qus where root has them.
     #[must_use]
     pub fn as_root(command: &str) -> Self {
         if getuid().is_root() {
@@ -53,13 +53,13 @@ impl Advice {
         format!("sudo {command}").into()
     }
 
-    /// Adds a sentence to this advice.
+    /// Returns this advice with `sentence` as its hint.
     #[must_use]
     pub fn with_hint(self, sentence: impl Into<String>) -> Self {
         Self { hint: Some(sentence.into()), ..self }
     }
 
-    /// Returns the advice as its reader types it: root types no `sudo`.
+    /// Returns the advice for a reader who is root or another user: for root, `sudo` is removed from the commands.
     #[must_use]
     pub fn for_reader(&self, is_root: bool) -> Self {
         if !is_root {
@@ -77,13 +77,13 @@ impl Advice {
         self.command.is_none() && self.hint.is_none()
     }
 
-    /// Formats the advice for the end of a one-line message: each part follows a semicolon.
+    /// Formats the advice as text that can be appended to a one-line message. Each part of it begins with a semicolon.
     #[must_use]
     pub fn inline(&self) -> String {
         self.lines().fold(String::new(), |text, line| text + "; " + &line.text)
     }
 
-    /// Returns the lines to print: a `try:` line for each command, then the `hint:` line.
+    /// Returns the advice as lines to print: a line `try: …` for each command, then a line `hint: …` for the sentence.
     pub fn lines(&self) -> impl Iterator<Item = AdviceLine> + use<> {
         let Self { command, hint } = self.for_reader(getuid().is_root());
         let command = command.unwrap_or_default();
@@ -94,7 +94,7 @@ impl Advice {
     }
 }
 
-/// The keys `try` and `hint`, each a string or null.
+/// In JSON, advice is an object with the keys `try` and `hint`. Each value is a string or null.
 impl Serialize for Advice {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { command, hint } = self.for_reader(getuid().is_root());
@@ -105,12 +105,12 @@ impl Serialize for Advice {
     }
 }
 
-/// A printed line of advice.
+/// One line of advice, as it is printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdviceLine {
-    /// The line.
+    /// Text of the line.
     pub text: String,
-    /// True for a command, which is never broken into lines, so that it can be copied.
+    /// True for a command. A command is never broken into lines, so that it can be copied.
     pub is_command: bool,
 }
 
@@ -132,37 +132,37 @@ impl From<&str> for Advice {
     }
 }
 
-/// An error message for the user.
+/// An error message for the user, with advice.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct Diagnostic {
-    /// The failed operation, the object and the cause. Further lines explain the cause.
+    /// The first line names the failed operation, its object and the cause. Further lines explain the cause.
     pub message: String,
-    /// Advice that may fix the failure.
+    /// Advice on how to fix the cause of the failure.
     pub advice: Advice,
 }
 
 impl Diagnostic {
-    /// Creates a message without advice.
+    /// Creates an error message without advice.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), advice: Advice::default() }
     }
 
-    /// Replaces the advice.
+    /// Replaces the advice of this error message by `advice`.
     #[must_use]
     pub fn with_advice(self, advice: impl Into<Advice>) -> Self {
         Self { advice: advice.into(), ..self }
     }
 
-    /// Adds a command that can be pasted into a shell.
+    /// Sets the command of the advice: a shell command that the user can paste.
     #[must_use]
     pub fn with_command(mut self, command: impl Into<String>) -> Self {
         self.advice.command = Some(command.into());
         self
     }
 
-    /// Adds one sentence of advice.
+    /// Sets the hint of the advice, which is one sentence.
     #[must_use]
     pub fn with_hint(mut self, sentence: impl Into<String>) -> Self {
         self.advice.hint = Some(sentence.into());
@@ -170,9 +170,9 @@ impl Diagnostic {
     }
 }
 
-/// An error that may have advice on how to fix the failure.
+/// Error type whose values may have advice on how to fix the cause of the error.
 pub trait Advise: std::error::Error {
-    /// Returns advice for this error.
+    /// Returns advice for the user who sees this error; empty advice if there is none.
     fn advice(&self) -> Advice {
         Advice::default()
     }

@@ -1,4 +1,4 @@
-//! Escapes untrusted text, so that it cannot control a terminal.
+//! Escapes control characters in untrusted text, so that the text cannot control a terminal.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -15,20 +15,21 @@ pub fn escape(text: &str) -> String {
     escaped(text).into_owned()
 }
 
-/// Escapes text for one line like [`escape`], but copies it only if a character must be escaped.
+/// Escapes text like [`escape`], but copies the text only if it contains a character that must be escaped.
 #[must_use]
 pub fn escaped(text: &str) -> Cow<'_, str> {
     escape_where(text, needs_escape, |character| character.escape_default().to_string())
 }
 
-/// Escapes text of several lines like [`escape`], and leaves line feeds as they are.
+/// Escapes a text of several lines like [`escape`], but keeps its line feeds.
 #[must_use]
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
     let is_escaped = |character| character != '\n' && needs_escape(character);
     escape_where(text, is_escaped, |character| character.escape_default().to_string())
 }
 
-/// Escapes control characters in JSON as `\u` sequences. JSON itself requires this only below U+0020.
+/// Escapes all control characters in a JSON text as `\u` sequences. The JSON standard requires this only for characters
+/// below U+0020.
 #[must_use]
 pub fn escape_json(text: &str) -> Cow<'_, str> {
     let is_escaped = |character| character != '\n' && needs_escape(character);
@@ -56,8 +57,9 @@ fn escape_where(
     Cow::Owned(safe)
 }
 
-/// Reports whether a terminal would obey a character instead of printing it. These are C0, DEL and C1, and the Unicode
-/// characters that change the writing direction and could make one name look like another.
+/// Reports whether `character` could control a terminal or mislead a reader. Such characters are the control characters
+/// C0, DEL and C1. Others are the Unicode characters that change the writing direction, which could make one name look
+/// like another.
 pub(crate) fn needs_escape(character: char) -> bool {
     character.is_control()
         || matches!(

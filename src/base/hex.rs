@@ -1,4 +1,4 @@
-//! Bytes as hexadecimal digits.
+//! Converts bytes to hexadecimal digits and back.
 
 use std::fmt;
 
@@ -11,13 +11,13 @@ impl fmt::Display for Hex<'_> {
     }
 }
 
-/// Returns the value of a hexadecimal digit in upper or lower case.
+/// Returns the value of a hexadecimal digit in upper or lower case; `None` for any other byte.
 #[must_use]
 pub fn digit(letter: u8) -> Option<u8> {
     char::from(letter).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
-/// Decodes pairs of hexadecimal digits; `None` if the text has anything else.
+/// Returns the bytes that pairs of hexadecimal digits stand for; `None` if `digits` is not a sequence of such pairs.
 #[must_use]
 pub fn bytes(digits: &[u8]) -> Option<Vec<u8>> {
     let (pairs, rest) = digits.as_chunks();

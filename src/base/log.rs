@@ -1,4 +1,5 @@
-//! The log on standard error, one line for each event: warnings, and each step with `-v`.
+//! Log on standard error, with one line for each event. It contains the warnings, and with the option `-v` also each
+//! step of qus.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -17,10 +18,11 @@ use crate::base::escape::escape;
 use crate::base::output::PREFIX;
 use crate::base::terminal::hang;
 
-/// Installs the logger. It prints warnings, and with `verbose` 1 also each step. With a higher value it also prints
-/// details, and the time since the start of the program. Lines are wrapped to `width` columns.
+/// Installs the logger of this process. `verbose` is the number of options `-v`. With 0, the logger prints only
+/// warnings. With 1, it also prints each step. With a higher number, it also prints details, and the time since the
+/// start of the program. Lines are wrapped to `width` columns.
 ///
-/// A second call changes nothing.
+/// A second call of this function has no effect.
 pub fn install(verbose: u8, width: Option<usize>) {
     let level = match verbose {
         0 => LevelFilter::WARN,
@@ -32,15 +34,16 @@ pub fn install(verbose: u8, width: Option<usize>) {
         tracing_subscriber::registry().with(Lines { begin, width }.with_filter(level)).try_init();
 }
 
-/// Prints each event as a line `qus: [warning: ][SPAN: ]MESSAGE`. `SPAN` is the value of the span's field.
+/// Prints each event as a line `qus: [warning: ][SPAN: ]MESSAGE`. `SPAN` is the value of the field of the span in which
+/// the event occurred, for example an architecture.
 struct Lines {
-    /// Start of the program, if lines begin with the time since then.
+    /// Start time of the program. If set, each line begins with the time since then.
     begin: Option<Instant>,
     /// Width of the terminal; `None` in a pipe or a file.
     width: Option<usize>,
 }
 
-/// Value of a span's field, stored with the span.
+/// Value of the field of a tracing span, stored together with the span.
 struct Name(String);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
@@ -76,7 +79,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     }
 }
 
-/// Collects the values of fields as text.
+/// Collects the values of tracing fields as one text.
 struct Text(String);
 
 impl Visit for Text {

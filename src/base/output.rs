@@ -1,4 +1,5 @@
-//! Output of commands: data on standard output, as text or as one JSON object, and messages on standard error.
+//! Output of the commands of qus: the data on standard output, as text or as one JSON object, and messages on standard
+//! error.
 
 use std::io::{self, BufWriter, Write};
 
@@ -8,36 +9,37 @@ use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::{escape, escape_json, escape_lines};
 use crate::base::terminal::{Terminal, TextWriter, hang};
 
-/// Version of the JSON format. It increases when a field is removed or changes its meaning.
+/// Version of the format of the JSON output. The number increases when a field is removed or changes its meaning.
 const JSON_VERSION: u32 = 1;
-/// Beginning of every message.
+/// Beginning of every message on standard error.
 pub(super) const PREFIX: &str = "qus: ";
-/// Columns before the continuation of a hint: those of `  hint: `.
+/// Indentation of the second and further lines of a hint, in columns. It is the width of `  hint: `.
 pub(crate) const ADVICE_INDENT: usize = 8;
-/// Size of a block of output, in bytes.
+/// Size of the blocks in which data are written, in bytes.
 const BLOCK: usize = 32 << 10;
 
-/// Exit status of a command.
+/// Exit status of a command of qus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
-    /// 0: success.
+    /// Exit status 0: the command succeeded.
     Done,
-    /// 1: a check failed.
+    /// Exit status 1: the command worked, but something that it checked is not in order.
     No,
-    /// 2: an error in the command line, permissions or environment, or in one item of several.
+    /// Exit status 2: the command failed, completely or for one of several items. The cause can be the command line,
+    /// permissions or the environment.
     Failed,
-    /// 125 to 127: `qus run` did not start the program, as in `env(1)`.
+    /// Exit status 125 to 127: `qus run` did not start the program. `env(1)` uses the same numbers.
     NotRun(NotRun),
 }
 
-/// Reason for which `qus run` did not start the program.
+/// Reason why `qus run` did not start the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NotRun {
-    /// 125: qus itself failed.
+    /// Exit status 125: qus itself failed.
     Qus,
-    /// 126: the program was found but could not be started.
+    /// Exit status 126: the program was found but could not be started.
     Unrunnable,
-    /// 127: the program was not found.
+    /// Exit status 127: the program was not found.
     NotFound,
 }
 
@@ -56,7 +58,7 @@ impl Status {
     }
 }
 
-/// Destination of a command's output.
+/// Destination of the data and the messages of a command.
 pub struct Output<'a> {
     data: &'a mut dyn Write,
     messages: &'a mut dyn Write,
@@ -87,26 +89,26 @@ struct ErrorDetail<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// Creates an output. Data go to `data`, messages to `messages`. With `json`, the data are one JSON object. With
-    /// `quiet`, only errors are printed as messages.
+    /// Creates an output that writes the data to `data` and the messages to `messages`. If `json` is true, the data are
+    /// one JSON object. If `quiet` is true, no messages are printed except errors.
     pub fn new(data: &'a mut dyn Write, messages: &'a mut dyn Write, json: bool, quiet: bool) -> Self {
         Self { data, messages, json, quiet, terminal: Terminal::default(), message_width: None }
     }
 
-    /// Sets the terminal that the data are laid out for.
+    /// Sets the terminal that shows the data. Its width determines the layout of the data.
     #[must_use]
     pub fn on(self, terminal: Terminal) -> Self {
         Self { terminal, ..self }
     }
 
-    /// Sets the width of the terminal that shows the messages. Longer lines are wrapped.
+    /// Sets the width of the terminal that shows the messages. Longer messages are wrapped.
     #[must_use]
     pub fn with_message_width(self, message_width: Option<usize>) -> Self {
         Self { message_width, ..self }
     }
 
-    /// Prints the data of a command: `value` as JSON, or the text that `text` writes, with control characters escaped.
-    /// The output is written in blocks, and never stored as a whole.
+    /// Prints the data of a command. With `--json` this is `value` as JSON, otherwise the text that the function `text`
+    /// writes. Control characters are escaped. The data are written in blocks and never stored as a whole.
     pub fn print_data<T: Serialize>(
         &mut self,
         value: &T,
@@ -116,7 +118,8 @@ impl<'a> Output<'a> {
         self.blocks(value, |data| text(&mut TextWriter::new(data, terminal)))
     }
 
-    /// Prints a document for another program: `value` as JSON, or the exact bytes that `text` writes.
+    /// Prints a document that another program reads. With `--json` this is `value` as JSON, otherwise the exact bytes
+    /// that the function `text` writes.
     pub fn print_document<T: Serialize>(
         &mut self,
         value: &T,
@@ -125,7 +128,7 @@ impl<'a> Output<'a> {
         self.blocks(value, |data| text(&mut TextWriter::document(data)))
     }
 
-    /// Writes in blocks, so that a line does not cost a system call.
+    /// Writes `value` as JSON, or what `text` writes, in blocks, so that not every line needs a system call.
     fn blocks<T: Serialize>(
         &mut self,
         value: &T,
@@ -140,14 +143,14 @@ impl<'a> Output<'a> {
         data.flush()
     }
 
-    /// Formats `value` as the JSON object that a command prints.
+    /// Returns `value` as the JSON object that a command would print.
     pub fn json<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
         let mut json = Vec::new();
         write_json(&mut json, value)?;
         Ok(json)
     }
 
-    /// Prints a message that is not an error, in one write; prints nothing with `--quiet`.
+    /// Prints a message that is not an error, with one write. With `--quiet`, prints nothing.
     pub fn info(&mut self, text: &str) -> io::Result<()> {
         if self.quiet {
             return Ok(());
@@ -161,7 +164,7 @@ impl<'a> Output<'a> {
         self.messages.write_all(lines.as_bytes())
     }
 
-    /// Prints an error and its advice in one write.
+    /// Prints an error message and its advice to standard error, with one write.
     pub fn problem(&mut self, problem: &Diagnostic) -> io::Result<()> {
         let mut text = String::new();
         for (index, line) in problem.message.lines().enumerate() {
@@ -177,8 +180,8 @@ impl<'a> Output<'a> {
         self.messages.write_all(text.as_bytes())
     }
 
-    /// Prints the error that ended the command like [`problem`](Self::problem). With `--json`, also prints it as a JSON
-    /// object.
+    /// Prints the error that ended the command, in the same way as [`problem`](Self::problem). With `--json`, also
+    /// prints the error as a JSON object to standard output.
     pub fn failure(&mut self, problem: &Diagnostic) -> io::Result<()> {
         if self.json {
             let error = ErrorDetail { message: &problem.message, advice: &problem.advice };
@@ -188,14 +191,16 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Writes `value` as JSON. The dynamic writer avoids a copy of this code for each type of writer.
+/// Writes `value` as JSON to `writer`. The parameter is `dyn`, so that the compiler does not copy this function for
+/// each type of writer.
 fn write_json<T: Serialize>(writer: &mut dyn Write, value: &T) -> io::Result<()> {
     let mut json = EscapedJson(writer);
     serde_json::to_writer_pretty(&mut json as &mut dyn Write, &Versioned { version: JSON_VERSION, value })?;
     json.write_all(b"\n")
 }
 
-/// A writer of JSON that escapes control characters. serde_json never splits a character between two writes.
+/// Writer that escapes control characters in the JSON text written to it. serde_json never splits a character between
+/// two writes.
 struct EscapedJson<'a>(&'a mut dyn Write);
 
 impl Write for EscapedJson<'_> {

@@ -1,13 +1,13 @@
-//! Quotes words and command lines, so that they can be pasted into a shell.
+//! Quotes words and command lines, so that a user can paste them into a shell.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 
-/// Quotes `word` so that a POSIX shell reads exactly the same bytes.
+/// Quotes `word`, so that a POSIX shell which reads the result gets exactly the bytes of `word`.
 ///
 /// The result is printable text on one line: a control character, or a byte that is not UTF-8, becomes an octal escape
-/// of `printf(1)`. A word that ends in a newline is an exception, because command substitution removes newlines at the
+/// of `printf(1)`. A word that ends in a newline is an exception, because `$(printf …)` would remove the newline at its
 /// end. Such a word is put between single quotes, and each byte that is not UTF-8 is replaced.
 #[must_use]
 pub fn shell_word(word: impl AsRef<OsStr>) -> String {
@@ -27,7 +27,7 @@ pub fn shell_word(word: impl AsRef<OsStr>) -> String {
     }
 }
 
-/// Returns a command substitution that prints `bytes`.
+/// Returns a shell word that runs `printf(1)` in a command substitution, which prints `bytes`.
 fn printf_word(bytes: &[u8]) -> String {
     let mut word = String::from("\"$(printf '");
     for (index, &byte) in bytes.iter().enumerate() {
@@ -46,12 +46,12 @@ fn printf_word(bytes: &[u8]) -> String {
     word
 }
 
-/// Quotes each word and joins the words with spaces.
+/// Quotes each of `words` with [`shell_word`] and joins them with spaces.
 pub fn shell_line<W: AsRef<OsStr>>(words: impl IntoIterator<Item = W>) -> String {
     words.into_iter().map(shell_word).collect::<Vec<_>>().join(" ")
 }
 
-/// Removes `sudo` from each command of a line, for root.
+/// Removes `sudo` from each command of a shell command line, because root does not need it.
 #[must_use]
 pub fn without_sudo(line: &str) -> String {
     let line = line.strip_prefix("sudo ").unwrap_or(line);

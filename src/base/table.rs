@@ -1,4 +1,4 @@
-//! [`Table`]: rows of cells in columns that fit the terminal.
+//! [`Table`]: rows of cells, printed in aligned columns that fit the width of the terminal.
 
 use std::io::{self, Write as _};
 use std::ops::Range;
@@ -7,78 +7,81 @@ use anstyle::Style;
 
 use super::terminal::{HEADER, NARROWEST, TextWriter, columns, longest_word, wrap};
 
-/// Number of spaces between two columns.
+/// Number of spaces between two columns of a table.
 const GAP: usize = 2;
-/// Minimum width of a shortened cell, in columns.
+/// Minimum width to which a cell is shortened, in characters.
 const SHORTEST: usize = 16;
-/// Number of spaces before a part of a row that is on a line of its own, in addition to those before the row.
+/// Additional indentation of the part of a row that does not fit on the first line of the row, in spaces.
 const CONTINUATION: usize = 4;
 
-/// A line of a cell.
+/// One line of a cell's text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Line {
     text: String,
-    /// True for a command, which is never broken into lines, so that it can be copied.
+    /// True for a command. A command is never broken into lines, so that it can be copied.
     is_command: bool,
 }
 
 impl Line {
-    /// Returns the number of columns below which the line cannot be broken.
+    /// Returns the minimum width in which the line can be printed, in characters. A narrower width would break a word
+    /// or a command.
     fn least(&self) -> usize {
         if self.is_command { columns(&self.text) } else { longest_word(&self.text) }
     }
 }
 
-/// A cell: text, usually of one line, and its style on a terminal.
+/// Cell of a table: its text, usually one line, and the style of the text on a terminal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cell {
     text: String,
-    /// End of the text, which a shortened cell loses first.
+    /// Less important end of the text. If the cell is shortened, this part is left out first.
     detail: String,
-    /// Lines below the text.
+    /// Further lines, printed below the first line of the text.
     below: Vec<Line>,
     style: Style,
 }
 
 impl Cell {
-    /// Creates a cell with a style.
+    /// Creates a cell whose text is printed in `style`.
     #[must_use]
     pub fn styled(text: impl Into<String>, style: Style) -> Self {
         Self { text: text.into(), style, ..Self::default() }
     }
 
-    /// Appends text that is less important than the rest.
+    /// Appends `detail` to the text of the cell. It is less important than the rest, so a shortened cell loses it
+    /// first.
     #[must_use]
     pub fn with_detail(self, detail: impl Into<String>) -> Self {
         Self { detail: detail.into(), ..self }
     }
 
-    /// Adds a line below the text. Only the last column of a table may have such cells.
+    /// Adds a line below the text of the cell. Only cells of a table's last column may have several lines.
     #[must_use]
     pub fn with_line(mut self, text: impl Into<String>) -> Self {
         self.below.push(Line { text: text.into(), is_command: false });
         self
     }
 
-    /// Adds a line like [`with_line`](Self::with_line). It is never broken into lines.
+    /// Adds a command as a line below the text of the cell, like [`with_line`](Self::with_line). A command is never
+    /// broken into lines.
     #[must_use]
     pub fn with_command(mut self, text: impl Into<String>) -> Self {
         self.below.push(Line { text: text.into(), is_command: true });
         self
     }
 
-    /// Returns the lines of the cell.
+    /// Returns all lines of the cell's text.
     fn lines(&self) -> Vec<Line> {
         let first = Line { text: self.whole(), is_command: false };
         std::iter::once(first).chain(self.below.iter().cloned()).collect()
     }
 
-    /// Returns the first line.
+    /// Returns the first line of the cell's text, with the detail.
     fn whole(&self) -> String {
         format!("{}{}", self.text, self.detail)
     }
 
-    /// Returns the width of the cell, in columns.
+    /// Returns the width of the cell's longest line, in characters.
     fn width(&self) -> usize {
         self.lines().iter().map(|line| columns(&line.text)).max().unwrap_or(0)
     }
@@ -87,8 +90,8 @@ impl Cell {
         self.text.is_empty() && self.detail.is_empty() && self.below.is_empty()
     }
 
-    /// Returns the text in at most `width` columns. It loses its detail first if too little of the rest would remain,
-    /// then its beginning, which `…` replaces.
+    /// Returns the first line of the cell, shortened to at most `width` characters. If a shortened line would have too
+    /// little space for the rest, the detail is left out. Then `…` replaces the beginning of the text.
     fn shortened(&self, width: usize) -> String {
         let whole = self.whole();
         if columns(&whole) <= width {
@@ -111,8 +114,9 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
-/// Rows of cells. Output that is not a terminal has whole cells. On a narrow terminal, one column is shortened, and the
-/// last column is wrapped. If a cell does not fit nevertheless, the end of its row moves to the next line.
+/// Table of cells. In a pipe or a file, all cells are printed whole. On a narrow terminal, the cells of one column are
+/// shortened, and those of the last column are wrapped. If a row still does not fit, its last cells are printed on the
+/// next line.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     rows: Vec<Vec<Cell>>,
@@ -120,20 +124,20 @@ pub struct Table {
     indent: usize,
 }
 
-/// Columns that share a line.
+/// Neighbouring columns of a table that are printed on the same line.
 struct Group {
     columns: Range<usize>,
     indent: usize,
 }
 
 impl Table {
-    /// Creates a table without a header.
+    /// Creates an empty table without a header.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Creates a table with a header.
+    /// Creates a table whose first row is the header `header`.
     #[must_use]
     pub fn with_header<const COUNT: usize>(header: [&str; COUNT]) -> Self {
         let mut table = Self::new();
@@ -141,25 +145,25 @@ impl Table {
         table
     }
 
-    /// Allows cells of `column` to be shortened on a narrow terminal. A cell loses its beginning, so the file name of a
-    /// path remains.
+    /// Allows the cells of column number `column` to be shortened on a narrow terminal. A shortened cell loses its
+    /// beginning, so the file name of a path remains.
     #[must_use]
     pub fn shorten(self, column: usize) -> Self {
         Self { shortened: Some(column), ..self }
     }
 
-    /// Sets the number of spaces before every row.
+    /// Sets the number of spaces that are printed before every row.
     #[must_use]
     pub fn indent(self, indent: usize) -> Self {
         Self { indent, ..self }
     }
 
-    /// Adds a row.
+    /// Adds a row at the end of the table.
     pub fn push(&mut self, row: impl IntoIterator<Item = Cell>) {
         self.rows.push(row.into_iter().collect());
     }
 
-    /// Writes the table.
+    /// Writes the whole table to `text`.
     pub fn write(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
         let mut widths = self.widths();
         let groups = match text.terminal.width {
@@ -178,7 +182,7 @@ impl Table {
         Ok(())
     }
 
-    /// Writes the cells of a row that share a line.
+    /// Writes the cells of one row that belong to the columns of `group`, on one line.
     fn write_line(
         &self,
         text: &mut TextWriter<'_>,
@@ -206,8 +210,8 @@ impl Table {
         writeln!(text)
     }
 
-    /// Writes the last cell of a line, `padding` columns after the cell before it, at `position`. A cell that does not
-    /// fit there begins on a line of its own.
+    /// Writes the last cell of a line at column `position`, after `padding` spaces. If the cell does not fit there, it
+    /// is written on the next line.
     fn write_last(
         &self,
         text: &mut TextWriter<'_>,
@@ -231,7 +235,7 @@ impl Table {
         write_lines(text, cell, &lines, moved, moved)
     }
 
-    /// Returns the width of each column.
+    /// Returns the width of each column of the table, in characters.
     fn widths(&self) -> Vec<usize> {
         let count = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
@@ -241,7 +245,8 @@ impl Table {
         (0..count).map(width).collect()
     }
 
-    /// Distributes the columns to lines of a terminal, and reduces the width of the shortened column.
+    /// Decides which columns are printed on the same line of a terminal with the width `available`, and reduces the
+    /// width of the column that may be shortened.
     fn fit(&self, widths: &mut [usize], available: usize) -> Vec<Group> {
         let shortest = |column: usize, width: usize| {
             if self.shortened == Some(column) { width.min(SHORTEST) } else { width }
@@ -281,7 +286,7 @@ impl Table {
     }
 }
 
-/// Breaks the lines of a cell to `width` columns.
+/// Returns the lines of a cell's text. Lines longer than `width` characters are broken at spaces, except commands.
 fn wrapped(cell: &Cell, width: usize) -> Vec<Line> {
     let mut lines = Vec::new();
     for line in cell.lines() {
@@ -295,7 +300,8 @@ fn wrapped(cell: &Cell, width: usize) -> Vec<Line> {
     lines
 }
 
-/// Writes lines of a cell: the first after `padding` spaces, the others at `position`.
+/// Writes the lines of a cell: the first one after `padding` spaces, each other one on a new line that begins with
+/// `position` spaces.
 fn write_lines(
     text: &mut TextWriter<'_>,
     cell: &Cell,

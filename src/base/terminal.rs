@@ -1,4 +1,5 @@
-//! [`Terminal`]: width and colours of an output device, and [`TextWriter`], which writes text for it.
+//! [`Terminal`]: width and colours of the device that shows the output of qus. [`TextWriter`]: a writer of text for
+//! such a device.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -7,27 +8,27 @@ use anstyle::{AnsiColor, Style};
 
 use super::escape::escape_lines;
 
-/// Style of a good state.
+/// Text style for a good state, such as a working handler.
 pub const GOOD: Style = AnsiColor::Green.on_default();
-/// Style of a state that deserves attention.
+/// Text style for a state that deserves attention.
 pub const NOTABLE: Style = AnsiColor::Yellow.on_default();
-/// Style of a bad state.
+/// Text style for a bad state, such as a failed check.
 pub const BAD: Style = AnsiColor::Red.on_default();
-/// Style of a table's header.
+/// Text style for the header of a table.
 pub const HEADER: Style = Style::new().bold();
 
-/// Properties of the device that shows the text. The default is a pipe: unlimited width, no colours.
+/// Properties of the device that shows the output. The default value is for a pipe: unlimited width, no colours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terminal {
-    /// Width in columns; `None` in a pipe or a file.
+    /// Width of the terminal, in columns; `None` for a pipe or a file.
     pub width: Option<usize>,
-    /// True if states are coloured.
+    /// True if the text may have colours.
     pub color: bool,
 }
 
 impl Terminal {
-    /// Returns the properties of standard output. Respects `NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE` and `TERM=dumb`
-    /// (<https://no-color.org>, <https://bixense.com/clicolors>).
+    /// Returns the properties of standard output. Respects the environment variables `NO_COLOR`, `CLICOLOR`,
+    /// `CLICOLOR_FORCE` and `TERM=dumb` (<https://no-color.org>, <https://bixense.com/clicolors>).
     #[must_use]
     pub fn of_stdout() -> Self {
         let stdout = io::stdout();
@@ -36,39 +37,40 @@ impl Terminal {
     }
 }
 
-/// Returns the width of a terminal in columns; `None` for a pipe or a file.
+/// Returns the width of the terminal to which `stream` writes, in columns; `None` if `stream` is a pipe or a file.
 #[must_use]
 pub fn width_of<S: AsFd + IsTerminal>(stream: &S) -> Option<usize> {
     let size = stream.is_terminal().then(|| terminal_size::terminal_size_of(stream)).flatten();
     size.map(|(width, _)| usize::from(width.0))
 }
 
-/// Reports whether standard error is a terminal that moves its cursor on request, as a progress bar needs.
+/// Reports whether standard error is a terminal on which a progress bar can be drawn, because it can move its cursor.
 #[must_use]
 pub fn draws_on_stderr() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|name| name != "dumb")
 }
 
-/// A writer for the text of a command. Control characters are escaped, except in a document for another program.
+/// Writer for the text that a command prints. It escapes control characters, except in a document that another program
+/// reads.
 pub struct TextWriter<'a> {
     data: &'a mut dyn Write,
-    /// The device that shows the text.
+    /// Properties of the device that shows the text.
     pub terminal: Terminal,
     is_document: bool,
 }
 
 impl<'a> TextWriter<'a> {
-    /// Creates a writer of text for a person.
+    /// Creates a writer for text that a person reads on `terminal`.
     pub fn new(data: &'a mut dyn Write, terminal: Terminal) -> Self {
         Self { data, terminal, is_document: false }
     }
 
-    /// Creates a writer of a document for another program, without escapes.
+    /// Creates a writer for a document that another program reads. It escapes nothing.
     pub fn document(data: &'a mut dyn Write) -> Self {
         Self { data, terminal: Terminal::default(), is_document: true }
     }
 
-    /// Writes text, in `style` if the terminal has colours.
+    /// Writes `text`. If the terminal has colours, the text is printed in `style`.
     pub fn write_styled(&mut self, style: Style, text: &str) -> io::Result<()> {
         if !self.terminal.color || text.is_empty() || style.is_plain() {
             return self.write_all(text.as_bytes());
@@ -78,7 +80,8 @@ impl<'a> TextWriter<'a> {
         write!(self.data, "{style:#}")
     }
 
-    /// Writes a line. On a narrow terminal the line is wrapped, and `indent` columns precede each continuation.
+    /// Writes a line. If the terminal is narrower than the line, the line is wrapped, and each further line begins with
+    /// `indent` spaces.
     pub fn write_wrapped(&mut self, line: &str, indent: usize) -> io::Result<()> {
         let line = hang(line, self.terminal.width, indent);
         writeln!(self, "{line}")
@@ -100,18 +103,19 @@ impl Write for TextWriter<'_> {
     }
 }
 
-/// Minimum width for wrapped text, in columns.
+/// Minimum width to which text is wrapped, in columns. On a narrower terminal, lines are longer than the terminal.
 pub(super) const NARROWEST: usize = 20;
 
-/// Breaks a line for a terminal of `width` columns like [`wrap`]. `indent` spaces precede each continuation.
+/// Breaks a line at spaces, so that it fits a terminal of `width` columns, and joins the parts with newlines. Each part
+/// but the first begins with `indent` spaces.
 #[must_use]
 pub fn hang(line: &str, width: Option<usize>, indent: usize) -> String {
     let Some(width) = width else { return line.to_owned() };
     wrap(line, width, width.saturating_sub(indent)).join(&format!("\n{:indent$}", ""))
 }
 
-/// Breaks a line at spaces. The first part has at most `first` columns, each other part at most `other`. A longer word
-/// stays whole, so that a path or a command can be copied.
+/// Breaks a line at spaces and returns the parts. The first part has at most `first` columns, each other part at most
+/// `other` columns. A word that is longer stays whole, so that a path or a command can be copied.
 #[must_use]
 pub fn wrap(line: &str, first: usize, other: usize) -> Vec<String> {
     let (first, other) = (first.max(NARROWEST), other.max(NARROWEST));
@@ -138,12 +142,12 @@ pub fn wrap(line: &str, first: usize, other: usize) -> Vec<String> {
     lines
 }
 
-/// Returns the width of the longest word of a text, in columns.
+/// Returns the width of the longest word of `text`, in columns.
 pub(super) fn longest_word(text: &str) -> usize {
     text.split(' ').map(columns).max().unwrap_or(0)
 }
 
-/// Returns the width of a text in columns, one for each character.
+/// Returns the width of `text` in columns. Each character counts as one column.
 pub(super) fn columns(text: &str) -> usize {
     text.chars().count()
 }

@@ -62,9 +62,9 @@ pub enum OpenError {
     /// The kernel reported another error.
     #[error("cannot open {}: {source}", path.display())]
     Io {
-        /// The instance's directory.
+        /// Mount point of the instance.
         path: PathBuf,
-        /// Error of the kernel.
+        /// Error that the kernel reported.
         source: io::Error,
     },
 }
@@ -111,7 +111,7 @@ pub enum MountError {
     Io {
         /// Path on which binfmt_misc should be mounted.
         path: PathBuf,
-        /// Error of the kernel.
+        /// Error that the kernel reported.
         source: io::Error,
     },
 }
@@ -183,17 +183,17 @@ pub enum RegisterError {
     Open {
         /// Path of the file `register`.
         path: PathBuf,
-        /// Error of the kernel.
+        /// Error that the kernel reported.
         source: io::Error,
     },
     /// The register line could not be written for another reason.
     #[error("cannot register {name} in {}: {source}", path.display())]
     Write {
-        /// The instance's directory.
+        /// Mount point of the instance.
         path: PathBuf,
         /// Name of the handler.
         name: HandlerName,
-        /// Error of the kernel.
+        /// Error that the kernel reported.
         source: io::Error,
     },
 }
@@ -237,7 +237,7 @@ pub enum HandlerError {
         operation: &'static str,
         /// Path of the file that was read or written.
         path: PathBuf,
-        /// Error of the kernel.
+        /// Error that the kernel reported.
         source: io::Error,
     },
 }

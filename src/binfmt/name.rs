@@ -51,7 +51,7 @@ impl HandlerName {
         &self.0
     }
 
-    /// Returns the name as a file name.
+    /// Returns the name as an `OsStr`, the type of file names.
     #[must_use]
     pub fn as_os_str(&self) -> &OsStr {
         OsStr::from_bytes(&self.0)

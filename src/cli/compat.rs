@@ -1,8 +1,9 @@
-//! Command lines of the tools that qus replaces, selected by the name of the executable.
+//! Accepts the command lines of other tools that register handlers. The name under which qus is started selects the
+//! tool.
 //!
-//! Each command line is translated into commands of qus, and their reports into the output of the tool. Three
-//! differences are intended: a failure changes the exit status, every interpreter is registered with `F` and verified,
-//! and only handlers of QEMU's emulators are removed (rule 4 of docs/design.md).
+//! Each command line is translated into commands of qus, and their reports are translated into the output of the other
+//! tool. Three differences from the other tools are intended: a failure changes the exit status, every interpreter is
+//! registered with `F` and verified, and only handlers of QEMU's emulators are removed (rule 4 of docs/design.md).
 
 mod binfmt;
 mod conf;
@@ -26,7 +27,7 @@ use crate::commands::reset::{self, Reset, ResetReport};
 use crate::interpreter::bundle::own_bundle;
 use crate::system::file_id::file_name;
 
-/// A tool that qus can act as.
+/// Other tool whose command line qus accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompatTool {
     /// `binfmt` of tonistiigi/binfmt, which docker/setup-qemu-action calls.
@@ -39,7 +40,7 @@ pub enum CompatTool {
     Conf,
 }
 
-/// Names of the executable, each with the tool that it selects.
+/// Names under which qus can be started, each with the other tool that it selects.
 const NAMES: [(&str, CompatTool); 8] = [
     ("binfmt", CompatTool::Binfmt),
     ("register.sh", CompatTool::Dbhi),
@@ -52,18 +53,19 @@ const NAMES: [(&str, CompatTool); 8] = [
 ];
 
 impl CompatTool {
-    /// Returns the tool that `argv[0]` selects, if any.
+    /// Returns the tool that `argv[0]`, the name under which qus was started, selects. Returns `None` if qus acts as
+    /// itself.
     #[must_use]
     pub fn called(argv0: &OsStr) -> Option<Self> {
         let name = file_name(Path::new(argv0));
         NAMES.iter().find(|(known, _)| known.as_bytes() == name).map(|(_, tool)| *tool)
     }
 
-    /// Runs a command line, given without the name of the tool. Writes the output of the tool to `data`, and messages
+    /// Executes the arguments `words` of this tool's command line. Writes the tool's output to `data` and its messages
     /// to `messages`.
     ///
-    /// Returns the errors of the commands. For an invalid command line, prints the usage and returns
-    /// [`Status::Failed`].
+    /// Returns an error if a command of qus fails. If the command line is invalid, prints the usage of the tool and
+    /// returns [`Status::Failed`].
     pub fn run(self, words: &[OsString], data: &mut dyn Write, messages: &mut dyn Write) -> Result<Status> {
         // The output is formatted as for a pipe, also on a terminal.
         let terminal = Terminal::default();
@@ -108,11 +110,11 @@ impl CompatTool {
     }
 }
 
-/// Reason why a tool stops early.
+/// Reason why the execution of another tool's command line stops early.
 enum EarlyExit {
-    /// The command line is invalid.
+    /// The command line is invalid. The value is the error message.
     Usage(String),
-    /// Help was requested.
+    /// The command line requests help.
     Help,
     /// A command of qus failed.
     Failed(anyhow::Error),
@@ -124,7 +126,7 @@ impl<E: Into<anyhow::Error>> From<E> for EarlyExit {
     }
 }
 
-/// Runs commands of qus, and prints the results in the format of another tool.
+/// Runs commands of qus on behalf of another tool, and has the writers for the output of that tool.
 struct Adapter<'a> {
     common: Common,
     data: &'a mut dyn Write,
@@ -136,7 +138,8 @@ fn common() -> Common {
 }
 
 impl Adapter<'_> {
-    /// Runs a command and returns its status and report. Prints its messages unchanged, or only errors with `quiet`.
+    /// Runs a command of qus and returns its exit status and report. Prints the messages of the command unchanged, or
+    /// only its errors if `quiet` is true.
     fn run_command<R: Report>(
         &mut self,
         quiet: bool,

@@ -32,7 +32,8 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Finds the command in the words after the program's name. The parser may have rejected the command line.
+/// Returns the word that names the command, such as `register`. `words` is the command line without the program's name.
+/// The function also works if the parser has rejected the command line.
 #[must_use]
 pub fn subcommand(words: &[OsString]) -> Option<&OsString> {
     let mut words = words.iter();

@@ -1,4 +1,4 @@
-//! Starts the program: parses the command line, runs the command, and returns the exit status.
+//! Runs the program `qus`: parses the command line, runs the command, and returns the exit status.
 
 use std::ffi::OsString;
 use std::io::{self, LineWriter, Write as _};
@@ -17,7 +17,7 @@ use crate::commands;
 use crate::probe;
 use crate::system::namespace;
 
-/// Prints the reason why this process refuses to run.
+/// Prints `problem`, the reason why qus refuses to run in this process, and returns the exit status.
 #[must_use]
 pub fn refuse(problem: &Diagnostic) -> ExitCode {
     let (json, failed) = requested_output();
@@ -27,9 +27,10 @@ pub fn refuse(problem: &Diagnostic) -> ExitCode {
     print_failure(&mut output, problem, failed)
 }
 
-/// Runs as a helper process, if qus started this process as one. Returns `None` for all other processes.
+/// Does the work of a helper process if qus started this process as a helper, and returns the exit status. Returns
+/// `None` if this process is not a helper.
 ///
-/// Helpers are not commands: see [`crate::probe`] and [`crate::system::namespace`].
+/// Helper processes are described in [`crate::probe`] and [`crate::system::namespace`].
 #[must_use]
 pub fn serve_as_helper() -> Option<ExitCode> {
     if std::env::args_os().skip(1).eq([probe::HELPER]) {
@@ -48,8 +49,8 @@ pub fn serve_as_helper() -> Option<ExitCode> {
     })
 }
 
-/// Acts as another tool if this process was started under the name of that tool. Otherwise parses the command line and
-/// runs the command.
+/// Runs qus and returns the exit status. If qus was started under the name of another tool, it acts as that tool.
+/// Otherwise it parses its own command line and runs the command.
 #[must_use]
 pub fn run() -> ExitCode {
     if let Some((tool, words)) = called_as() {
@@ -65,8 +66,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Returns the tool to act as, and its arguments. The tool `binfmt` has no commands, so `binfmt COMMAND` runs a command
-/// of qus.
+/// Returns the other tool that the name of this process selects, and its arguments. Returns `None` if qus acts as
+/// itself. This includes `binfmt COMMAND`, which runs a command of qus, because the tool `binfmt` has no commands.
 fn called_as() -> Option<(CompatTool, Vec<OsString>)> {
     let mut words = std::env::args_os();
     let tool = CompatTool::called(&words.next()?)?;
@@ -101,7 +102,8 @@ fn conclude(done: anyhow::Result<Status>, output: &mut Output<'_>) -> ExitCode {
     print_failure(output, &problem, Status::Failed)
 }
 
-/// Prints help or version, or an error of the command line parser.
+/// Prints what the command line parser returned instead of a command: help, the version, or an error. Returns the exit
+/// status.
 fn usage(error: &clap::Error) -> ExitCode {
     let (json, failed) = requested_output();
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
@@ -144,7 +146,8 @@ fn diagnostic(error: &clap::Error) -> Diagnostic {
     problem
 }
 
-/// Returns the command of qus for a command name that other tools use.
+/// Returns the command of qus that corresponds to `word`, a command name that other tools use. The error message
+/// suggests it.
 fn meant(word: &str) -> Option<&'static str> {
     Some(match word {
         "ls" | "ps" | "status" | "state" => "list",
@@ -159,7 +162,8 @@ fn meant(word: &str) -> Option<&'static str> {
     })
 }
 
-/// Determines without the parser whether JSON is requested, and which status a failure has.
+/// Returns whether the command line requests JSON, and the exit status of a failure. Does not need the command line
+/// parser, which may have failed.
 fn requested_output() -> (bool, Status) {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");

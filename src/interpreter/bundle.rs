@@ -237,7 +237,7 @@ impl Bundle {
         if is_whole { Ok(()) } else { Err(damaged().into()) }
     }
 
-    /// Returns the offset at which the executable ends and the members begin.
+    /// Returns the offset in the bundle's file at which the executable ends and the members begin.
     fn executable_end(&self) -> u64 {
         let first = self.members.iter().map(|member| member.offset).min();
         first.unwrap_or_else(|| self.file.metadata().map_or(0, |metadata| metadata.len()))

@@ -38,7 +38,7 @@ pub enum MemoryError {
     /// The sysctl `vm.memfd_noexec` is 2, so the kernel creates no executable file in memory.
     #[error("cannot execute files in memory: vm.memfd_noexec forbids it")]
     NoExec,
-    /// Another I/O error.
+    /// Another operation on the file in memory or on its temporary directory failed.
     #[error("cannot {operation} an interpreter in memory: {source}")]
     Io {
         /// Verb for the failed operation, such as `create`.

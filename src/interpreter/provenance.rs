@@ -17,13 +17,13 @@ use crate::package::Sha256;
 use crate::system::atomic_file;
 use crate::system::file_id::{open_no_follow, open_regular};
 
-/// Maximum size of a record, in bytes.
+/// Maximum size of the JSON file that stores a record, in bytes.
 const RECORD_MAX: u64 = 64 << 10;
 
 /// Record of a fetched interpreter and its origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// Version of the record format, currently 1.
+    /// Version of the format of this record, currently 1.
     version: u32,
     /// Source that the interpreter was fetched from: a path, a URL, or the name of a package manager.
     pub source: String,
@@ -35,9 +35,9 @@ pub struct Provenance {
     pub package_version: Option<String>,
     /// QEMU version that was read from the interpreter's file.
     pub qemu_version: Option<String>,
-    /// SHA-256 of the interpreter.
+    /// SHA-256 of the interpreter's file.
     pub sha256: Sha256,
-    /// Size of the interpreter in bytes.
+    /// Size of the interpreter's file, in bytes.
     pub size: u64,
     /// Time at which the interpreter was fetched (RFC 3339, UTC).
     pub date: String,
@@ -132,7 +132,8 @@ impl Provenance {
         digest.is_ok_and(|digest| digest == self.sha256)
     }
 
-    /// Returns the origin in short form: `PACKAGE=VERSION` for a package, otherwise the source.
+    /// Returns a short text for the origin: `PACKAGE=VERSION` if the interpreter came from a package, otherwise the
+    /// source.
     #[must_use]
     pub fn short(&self) -> String {
         match (&self.package, &self.package_version) {

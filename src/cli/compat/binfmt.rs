@@ -1,4 +1,5 @@
-//! Acts as `binfmt` of tonistiigi/binfmt: `--install`, `--uninstall`, and the state as JSON.
+//! Makes qus act as the tool `binfmt` of tonistiigi/binfmt: `--install`, `--uninstall`, and the state of the host as
+//! JSON.
 
 use std::path::PathBuf;
 
@@ -41,7 +42,7 @@ const KNOWN: &[OptSpec] = &[
     (Some('h'), "help", false),
 ];
 
-/// Container platforms of each QEMU target, in the order in which the tool prints them.
+/// QEMU's name of each architecture with its container platforms, in the order in which `binfmt` prints them.
 const PLATFORMS: [(&str, &[&str]); 11] = [
     ("x86_64", &["linux/amd64"]),
     ("aarch64", &["linux/arm64"]),
@@ -92,7 +93,7 @@ pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status,
     }
 }
 
-/// Runs all operations, and returns the failures.
+/// Executes all operations that the command line requests, and returns a message for each failed one.
 fn act(
     install: &str,
     uninstall: &str,
@@ -174,7 +175,7 @@ fn register(
     Ok(())
 }
 
-/// Returns Docker's name for QEMU's target `name`, or `name` if Docker has none.
+/// Returns Docker's name of an architecture. `name` is QEMU's name, which is returned if Docker has no name.
 fn docker_name(name: &str) -> &str {
     let platform = Arch::from_qemu_target(name).and_then(|arch| arch.names.platforms.first());
     platform.and_then(|platform| platform.strip_prefix("linux/")).unwrap_or(name)
@@ -209,8 +210,8 @@ fn uninstall(
     Ok(())
 }
 
-/// Returns the architectures of those handlers in `registered` that `word` selects. The word is an architecture, a
-/// pattern, or the end of a handler's name.
+/// Returns the architectures of the registered handlers that `word`, an argument of `--uninstall`, selects. The word is
+/// an architecture, a pattern for names of handlers, or the end of a handler's name. `registered` lists the handlers.
 fn meant_by(
     word: &str,
     registered: &ResetReport,
@@ -246,14 +247,15 @@ fn meant_by(
     Ok(meant)
 }
 
-/// State of a host, as the tool prints it.
+/// State of the host in the JSON format of the tool `binfmt`.
 #[derive(Serialize)]
 struct HostState {
     supported: Vec<&'static str>,
     emulators: Vec<String>,
 }
 
-/// Prints which architectures this host runs, verified by execution, and the active emulators.
+/// Prints the state of the host: the platforms that it runs, verified by the execution of probes, and the names of the
+/// enabled handlers.
 fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     let mut emulators = Vec::new();
     let states = if let Some(instance) = open_read_only(&adapter.common)? {
@@ -288,8 +290,8 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     Ok(())
 }
 
-/// Determines by execution which architectures run here, if no handler is visible. Mounting instead would hide the
-/// handlers of the host from this user namespace permanently (K66).
+/// Executes probes to determine which architectures this host runs. This works although binfmt_misc is not mounted.
+/// Mounting it could hide the handlers of the host from this user namespace permanently (K66).
 fn states_by_execution() -> Result<Vec<(&'static str, State)>, Diagnostic> {
     let arches = PLATFORMS.iter().filter_map(|(name, _)| Arch::from_qemu_target(name));
     let targets: Vec<ProbeTarget> = arches.filter_map(|arch| ProbeTarget::all_of(arch).next()).collect();
@@ -307,8 +309,8 @@ fn states_by_execution() -> Result<Vec<(&'static str, State)>, Diagnostic> {
         .collect())
 }
 
-/// Returns the x86-64 levels 2 and 3, if this processor has them (System V ABI, x86-64 supplement, §3.1.1). The tool
-/// prints no other levels.
+/// Returns the platforms for the x86-64 levels 2 and 3 (System V ABI, x86-64 supplement, §3.1.1), each only if this
+/// processor supports it. The tool `binfmt` prints no other levels.
 #[cfg(target_arch = "x86_64")]
 fn levels_of_amd64() -> Vec<&'static str> {
     use std::arch::is_x86_feature_detected as has;
@@ -336,7 +338,8 @@ fn levels_of_amd64() -> Vec<&'static str> {
     Vec::new()
 }
 
-/// Returns the versions of the emulators in this bundle, or the version of the first available emulator.
+/// Returns the QEMU versions of the emulators in this bundle. If qus is not a bundle, returns the version of the first
+/// emulator that a search finds.
 fn versions() -> Result<Vec<String>, Diagnostic> {
     let mut versions: Vec<String> = match own_bundle()? {
         Some(bundle) => bundle.members().iter().filter_map(|member| member.version.clone()).collect(),

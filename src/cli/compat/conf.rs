@@ -1,4 +1,5 @@
-//! Acts as `qemu-binfmt-conf.sh` of QEMU. Other tools that wrap this script use parts of this module.
+//! Makes qus act as QEMU's script `qemu-binfmt-conf.sh`. Other tools wrap this script, so the modules for them use
+//! parts of this module.
 
 use std::path::{Path, PathBuf};
 
@@ -44,36 +45,37 @@ const KNOWN: &[OptSpec] = &[
     (Some('i'), "ignore-family", true),
 ];
 
-/// Directory where the script expects interpreters by default.
+/// Directory in which `qemu-binfmt-conf.sh` expects interpreters by default.
 const SCRIPT_PATH: &str = "/usr/local/bin";
 
-/// Formats of files that are written instead of registering handlers.
+/// Format of the configuration files that the script writes instead of registering handlers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Export {
-    /// Files for systemd-binfmt.
+    /// Configuration files for systemd-binfmt.
     Systemd,
-    /// Files for update-binfmts.
+    /// Configuration files for update-binfmts (binfmt-support).
     Debian,
 }
 
-/// Options of a command line.
+/// Options on the command line of `qemu-binfmt-conf.sh` or of a tool that wraps it.
 #[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
 #[derive(Debug, Default)]
 pub(super) struct Setup {
-    /// Directory of interpreters. `None` for the search directories of qus.
+    /// Directory of the interpreters. `None` means the directories that qus searches by default.
     pub(super) path: Option<PathBuf>,
     pub(super) suffix: String,
     pub(super) credentials: bool,
     pub(super) preserve_argv0: bool,
-    /// Applies only to written files.
+    /// Whether written configuration files contain the flag `F`; `None` means yes. Registered handlers always have it.
     pub(super) persistent: Option<bool>,
-    /// Applies only to written files.
+    /// True if configuration files are written also for the other architectures of the host's family. Has no effect on
+    /// registered handlers.
     pub(super) ignore_family: bool,
     pub(super) clear: bool,
     pub(super) dry_run: bool,
     pub(super) export: Option<Export>,
     pub(super) exportdir: Option<PathBuf>,
-    /// Names of architectures. Empty for all.
+    /// Names of the requested architectures. An empty list means all.
     pub(super) targets: Vec<String>,
 }
 
@@ -81,8 +83,8 @@ pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status,
     Setup::default().with(words)?.act(adapter)
 }
 
-/// Removes the handlers of `arches`, or of all QEMU emulators if `arches` is empty. Prints which handlers are left in
-/// place. A dry run removes none.
+/// Removes the handlers of `arches`, or those of all QEMU emulators if `arches` is empty. Prints the removed handlers,
+/// and those that are left in place because they are not QEMU's. If `dry_run` is true, removes nothing.
 pub(super) fn clear(
     arches: &[&'static Arch],
     dry_run: bool,
@@ -107,7 +109,7 @@ pub(super) fn clear(
 }
 
 impl Setup {
-    /// Adds the options of QEMU's script.
+    /// Adds the options in `words`, which have the syntax of QEMU's script `qemu-binfmt-conf.sh`.
     pub(super) fn with(mut self, words: &[String]) -> Result<Self, EarlyExit> {
         let parsed = getopt::read(words, KNOWN).map_err(EarlyExit::Usage)?;
         if let Some(word) = parsed.others.first() {
@@ -141,13 +143,13 @@ impl Setup {
         Ok(self)
     }
 
-    /// Adds the architectures in `list`, which are separated by commas or spaces.
+    /// Adds the architectures named in `list`, which are separated by commas or spaces, to the requested architectures.
     pub(super) fn add_targets(&mut self, list: &str) {
         let names = list.split([',', ' ']).filter(|name| !name.is_empty() && *name != "all");
         self.targets.extend(names.map(str::to_owned));
     }
 
-    /// Executes the request.
+    /// Executes what the options request: removes handlers, registers handlers, or writes configuration files.
     pub(super) fn act(&self, adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
         let mut arches = Vec::new();
         for name in &self.targets {
@@ -219,13 +221,13 @@ impl Setup {
         self.path.as_deref().unwrap_or(Path::new(SCRIPT_PATH))
     }
 
-    /// Returns the path of the interpreter of `arch` according to the command line.
+    /// Returns the path at which the options say that the interpreter of `arch` is.
     fn file(&self, arch: &Arch) -> PathBuf {
         self.directory().join(format!("qemu-{}{}", arch.name, self.suffix))
     }
 
-    /// Returns the selected architectures and the paths of their interpreters. Without a selection, returns all
-    /// architectures whose interpreter exists.
+    /// Returns each of `arches` with the path of its interpreter. If `arches` is empty, returns all architectures whose
+    /// interpreter exists.
     fn files(&self, arches: &[&'static Arch]) -> Result<Vec<(&'static Arch, PathBuf)>, Diagnostic> {
         let with_file = |arch: &'static Arch| (arch, self.file(arch));
         let files: Vec<_> = if arches.is_empty() {
@@ -286,9 +288,10 @@ impl Setup {
         Ok(Status::Done)
     }
 
-    /// Returns the architectures to write files for: the named ones, or else all whose interpreter exists. If no
-    /// interpreter exists, as in the build of a package, returns all. Leaves out the architecture of the host and its
-    /// family.
+    /// Returns the architectures for which configuration files are written: `arches`, or if it is empty, all
+    /// architectures whose interpreter exists. If no interpreter exists, for example during the build of a package,
+    /// returns all architectures. Leaves out the host's own architecture, and without the option `ignore-family` also
+    /// the others of its family.
     fn exported(&self, arches: &[&'static Arch]) -> Result<Vec<&'static Arch>, EarlyExit> {
         let machine = match std::env::var("HOST_ARCH") {
             Ok(machine) => machine,

@@ -1,19 +1,20 @@
-//! Reads command lines like `getopt(1)` and like Go's package `flag`.
+//! Parses command lines in the syntax of `getopt(1)` and also in that of Go's package `flag`.
 
-/// An option: its letter, if any; its name; and whether it takes a value.
+/// Description of an option: its letter, if it has one; its name; and true if it takes a value.
 pub(super) type OptSpec = (Option<char>, &'static str, bool);
 
-/// A parsed command line.
+/// Parsed command line of a tool.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ParsedArgs {
-    /// Names and values of the options, in order. The value is empty if the option takes none.
+    /// Name and value of each option, in the order of the command line. The value is empty if the option takes none.
     pub(super) options: Vec<(&'static str, String)>,
-    /// All other words.
+    /// All words that are neither options nor their values.
     pub(super) others: Vec<String>,
 }
 
-/// Reads `words`. Options may come after other words, and `--` ends the options. A name may be shortened if it is
-/// unique. One dash is enough for a complete name. The error names the unknown option.
+/// Parses the command line `words` with the options `known`. Options may come after other words, and the word `--` ends
+/// the options. The name of an option may be shortened if it stays unique. Before a complete name, one dash is enough.
+/// The error is a message that names the invalid option.
 pub(super) fn read(words: &[String], known: &[OptSpec]) -> Result<ParsedArgs, String> {
     let mut parsed = ParsedArgs::default();
     let mut words = words.iter();
@@ -58,8 +59,8 @@ pub(super) fn read(words: &[String], known: &[OptSpec]) -> Result<ParsedArgs, St
 }
 
 impl ParsedArgs {
-    /// Reads the letters after one dash. If a letter takes a value, the rest of the word is the value, or else the next
-    /// word.
+    /// Parses a word of option letters, given without its dash. The value of a letter that takes one is the rest of the
+    /// word. If nothing is left of the word, the value is the next word.
     fn read_letters<'a>(
         &mut self,
         letters: &str,

@@ -1,4 +1,5 @@
-//! Matches names with patterns like Go's `path/filepath.Match`, which tonistiigi/binfmt uses.
+//! Compares names with patterns such as `qemu-*`, exactly like the Go function `filepath.Match`, which
+//! tonistiigi/binfmt uses.
 
 use thiserror::Error;
 
@@ -7,30 +8,30 @@ use thiserror::Error;
 #[error("syntax error in pattern")]
 pub(super) struct BadPattern;
 
-/// A pattern for names without `/`.
+/// Pattern for names that contain no `/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Glob {
     parts: Vec<Token>,
 }
 
-/// A part of a pattern.
+/// Part of a pattern, such as `*` or a character.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Token {
-    /// `*`: any number of characters but `/`.
+    /// `*`: any number of characters except `/`.
     Star,
-    /// `?`: one character but `/`.
+    /// `?`: one character except `/`.
     Any,
-    /// `[…]`: one character in a range. `[^…]`: one character in no range.
+    /// Character class. `[…]` matches one character that is in one of the ranges, `[^…]` one that is in none of them.
     Class { negated: bool, ranges: Vec<(char, char)> },
-    /// The character itself.
+    /// Any other character, which matches only itself.
     Literal(char),
 }
 
 impl Glob {
-    /// Reads a pattern.
+    /// Parses the text of a pattern.
     ///
     /// # Errors
-    /// An empty, unclosed or malformed class, or a backslash at the end.
+    /// The pattern has an empty, unclosed or malformed character class, or ends in a single backslash.
     pub(super) fn new(pattern: &str) -> Result<Self, BadPattern> {
         let mut letters = pattern.chars().peekable();
         let mut parts = Vec::new();
@@ -46,12 +47,14 @@ impl Glob {
         Ok(Self { parts })
     }
 
-    /// Compares a whole name with the pattern. The time grows at most with the product of their lengths.
+    /// Reports whether the whole of `name` matches the pattern. The time grows at most with the product of the two
+    /// lengths.
     pub(super) fn matches(&self, name: &str) -> bool {
         self.matches_counting(name).0
     }
 
-    /// Compares, and returns the number of steps as well.
+    /// Reports whether the whole of `name` matches the pattern, and returns the number of steps that the comparison
+    /// took.
     fn matches_counting(&self, name: &str) -> (bool, usize) {
         let name: Vec<char> = name.chars().collect();
         let (mut part, mut letter, mut steps) = (0, 0, 0);
@@ -83,7 +86,8 @@ impl Glob {
 }
 
 impl Token {
-    /// Reports whether this token, which stands for one character, matches `letter`.
+    /// Reports whether this part of a pattern matches the single character `letter`. A star, which is compared
+    /// elsewhere, never does.
     fn is(&self, letter: char) -> bool {
         match self {
             Self::Star => false,
@@ -96,7 +100,7 @@ impl Token {
     }
 }
 
-/// Reads a class after its `[`.
+/// Parses the rest of a character class such as `[a-z]`. `letters` begins after its `[`.
 fn class(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Token, BadPattern> {
     let negated = letters.next_if_eq(&'^').is_some();
     let mut ranges = Vec::new();
@@ -111,7 +115,7 @@ fn class(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Token
     }
 }
 
-/// Reads a character of a class, possibly after a backslash.
+/// Parses one character inside a character class. A backslash before the character makes it literal.
 fn class_letter(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<char, BadPattern> {
     match letters.next() {
         None | Some('-' | ']') => Err(BadPattern),
@@ -126,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    /// Tries every length of every star.
+    /// Compares a pattern with a name in the simplest way: tries every length for every star.
     fn naive(parts: &[Token], name: &[char]) -> bool {
         match (parts, name) {
             ([], []) => true,
@@ -139,7 +143,7 @@ mod tests {
         }
     }
 
-    /// Cases of the table in Go's `path/filepath/match_test.go`, without those that need a separator in the name.
+    /// Checks the cases of the table in Go's `path/filepath/match_test.go`, except those with a `/` in the name.
     #[test]
     fn patterns_mean_what_they_mean_in_go() {
         for (pattern, name, matches) in [

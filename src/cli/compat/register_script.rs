@@ -1,4 +1,5 @@
-//! Acts as `register.sh` of dbhi/qus and `/register` of multiarch/qemu-user-static, which wrap `qemu-binfmt-conf.sh`.
+//! Makes qus act as `register.sh` of dbhi/qus or as `/register` of multiarch/qemu-user-static. Both scripts wrap QEMU's
+//! `qemu-binfmt-conf.sh`.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command as Process;
@@ -58,8 +59,9 @@ const DBHI_ARGS: &[OptSpec] = &[
     (None, "preserve-argv0", false),
 ];
 
-/// Runs `register.sh` of dbhi/qus. Options before `--` belong to the script itself. Options after `--` belong to its
-/// modified copy of QEMU's script, which takes targets.
+/// Acts as `register.sh` of dbhi/qus and executes its command line `words`. Options before `--` belong to the script
+/// itself. Options after `--` belong to its modified copy of QEMU's script, which also takes the names of
+/// architectures.
 pub(super) fn dbhi(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
     let (own, args) = match words.iter().position(|word| word == "--") {
         Some(at) => words.split_at(at),
@@ -93,7 +95,7 @@ pub(super) fn dbhi(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status
     setup.act(adapter)
 }
 
-/// Reads the environment, then the words for the copy of QEMU's script.
+/// Parses the arguments after `--` of `register.sh`. Environment variables give the default values of the options.
 fn trailing_args(words: &[String]) -> Result<Setup, EarlyExit> {
     let mut setup = from_environment();
     let parsed = getopt::read(words, DBHI_ARGS).map_err(EarlyExit::Usage)?;
@@ -132,7 +134,7 @@ fn from_environment() -> Setup {
     setup
 }
 
-/// Replaces this process with a shell, if the image has one.
+/// Replaces this process with a shell that executes `words`. Fails if the container image has no shell.
 fn interact(words: &[String]) -> Result<Status, EarlyExit> {
     let error = Process::new("sh").arg("-c").arg(words.join(" ")).exec();
     let problem = Diagnostic::new(format!("cannot start a shell for -i: {error}"));
@@ -150,7 +152,8 @@ Usage: register [--reset] [OPTIONS of qemu-binfmt-conf.sh] (provided by qus)
   -p, --persistent yes|no, -c, --credential yes|no, -Q, --qemu-path PATH, …: see qemu-binfmt-conf.sh --help
 Environment: QEMU_BIN_DIR, directory of the interpreters.";
 
-/// Runs `/register` of multiarch/qemu-user-static. All words after `--reset` go to QEMU's script.
+/// Acts as `/register` of multiarch/qemu-user-static and executes its command line `words`. After an optional
+/// `--reset`, the words are options of QEMU's script `qemu-binfmt-conf.sh`.
 pub(super) fn multiarch(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
     let (reset, words) = match words {
         [first, rest @ ..] if first == "--reset" => (true, rest),
