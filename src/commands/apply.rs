@@ -231,7 +231,8 @@ fn read(paths: &[PathBuf]) -> (Vec<AppliedLine>, Vec<Line>) {
     (items, lines)
 }
 
-/// Reads the header and the owner of the interpreter at `path`. Returns `None` if it is no readable regular file.
+/// Reads the header, the owner and the set-id bits of the interpreter file at `path`. Returns `None` if it is no
+/// readable regular file.
 fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
     let file = open_regular(path).ok()?;
     let metadata = file.metadata().ok()?;

@@ -39,7 +39,7 @@ pub(super) enum Severity {
     Problem,
     /// Nothing fails, but the user should know about the finding.
     Note,
-    /// Nothing is wrong.
+    /// The check found nothing wrong.
     Ok,
 }
 

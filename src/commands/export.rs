@@ -224,7 +224,7 @@ fn filled(
     arch: &'static Arch,
     named: Option<&[&'static Arch]>,
 ) -> Result<PathBuf, Diagnostic> {
-    /// Placeholder for the name of the architecture.
+    /// Placeholder in `template` for the name of the architecture.
     const BLANK: &str = "{arch}";
     let example = "qus export --interpreter-path '/usr/bin/qemu-{arch}-static' …";
     let Some(text) = template.to_str().filter(|text| text.starts_with('/')) else {

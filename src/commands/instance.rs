@@ -122,8 +122,8 @@ fn open_if_mounted(common: &Common) -> Result<Opened> {
     }
 }
 
-/// Returns an error if the new handlers disappear when the process or container ends that registered them (K67). Such a
-/// registration does not count as a success.
+/// Returns an error if the new handlers disappear as soon as the process or container that registered them ends (K67).
+/// Such a registration does not count as a success.
 pub(crate) fn lifetime_warning(lifetime: Lifetime, scope: Scope) -> Option<Diagnostic> {
     let message = match lifetime {
         Lifetime::Process => "the handlers end with this command: only its own mount holds the instance",

@@ -231,7 +231,8 @@ fn register(rules: &[Rule], ids: Ids, args: &Run) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// Starts the emulator itself, with `program` as its argument (`--direct`). Returns only if that fails.
+/// Starts the emulator itself, with `program` as its argument (`--direct`). If `found` has no emulator for it, starts
+/// `program`. Returns only if that fails.
 fn direct(args: &Run, program: &Path, found: &Interpreters) -> Result<Infallible, Failure> {
     let Kind::Elf(Elf { arch: Some(arch), .. }) = ExecTarget::inspect(program).kind else {
         let problem = Diagnostic::new(format!(

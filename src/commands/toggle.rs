@@ -51,7 +51,7 @@ enum Outcome {
     Unchanged,
     Enabled,
     Disabled,
-    /// The kernel refused the change.
+    /// The kernel refused to enable or disable the handler.
     Failed,
     /// The architecture has no handler.
     Missing,

@@ -121,7 +121,7 @@ impl Seen {
     }
 }
 
-/// Returns the probe for `target`: exactly the handlers that match `target` match its ELF header.
+/// Returns the probe for `target`. The same handlers match the ELF header of the probe and that of `target`.
 fn probe_target(target: &ExecTarget) -> Option<ProbeTarget> {
     let Kind::Elf(Elf { arch, machine, e_type, os_abi, abi_version, .. }) = &target.kind else {
         return None;

@@ -50,7 +50,7 @@ pub(super) struct Facts {
     pub(super) configuration: Configuration,
     /// Installed programs that run or build containers, such as `podman`.
     pub(super) engines: Vec<&'static str>,
-    /// Running BuildKit daemons.
+    /// Running BuildKit daemons in the user namespace of this process.
     pub(super) buildkit_daemons: Vec<BuildkitDaemon>,
     pub(super) page_size: u64,
     pub(super) security: Vec<String>,
@@ -69,9 +69,9 @@ pub(super) struct State {
     /// Mounts that keep the instance and its handlers alive.
     pub(super) holder: MountHolder,
     pub(super) owners: BTreeMap<HandlerName, Owner>,
-    /// Results of the probes by handler, or the reason why no probe was executed.
+    /// Results of the probes by the name of the handler, or the reason why no probe was executed.
     pub(super) health: Result<BTreeMap<HandlerName, Health>, String>,
-    /// Faults of interpreter files, by the handlers that name their paths. Handlers with a usable file are left out.
+    /// Faults of interpreter files, by the name of the handler. Handlers with a usable interpreter file are left out.
     pub(super) faults: BTreeMap<HandlerName, CheckError>,
     /// Path of an available interpreter, for each architecture that a handler emulates.
     pub(super) available: BTreeMap<&'static str, PathBuf>,

@@ -52,7 +52,7 @@ pub(super) enum MountHolder {
 }
 
 impl MountHolder {
-    /// Determines which mounts keep the instance alive that is mounted on `path`.
+    /// Determines which mounts hold the instance that is mounted on `path`, and so keep its handlers alive.
     pub(super) fn of(path: &Path) -> Self {
         let Ok(register) = fs::metadata(path.join("register")) else { return Self::Unknown };
         if is_hosts_mount_namespace() {

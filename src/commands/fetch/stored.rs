@@ -130,7 +130,7 @@ fn items(dest: &Path, requested: &ArchFilter, users: &Users) -> Vec<StoredInterp
         .collect()
 }
 
-/// Executes `qus fetch --list`.
+/// Executes `qus fetch --list`: lists the fetched interpreters in `dest`.
 pub(super) fn list(args: &Fetch, dest: PathBuf, common: &Common) -> Result<StoredReport> {
     let requested = requested(args)?;
     let files = items(&dest, &requested, &Users::gather(common)?);

@@ -13,8 +13,8 @@ use crate::handler::classify::{self, default_flags};
 use crate::interpreter::Interpreter;
 use crate::system::kernel_version::KernelVersion;
 
-/// Returns the rules of the new instance in the order of registration. The kernel tries the rule that was registered
-/// last first.
+/// Returns the rules of the new instance in the order of registration. The kernel first tries the rule that was
+/// registered last.
 ///
 /// The result has rules for the interpreters in `found`. It also has the rules of the outer instance, which the new
 /// instance hides (K66), if their interpreters can be opened again. The rules for `found` take precedence if the
