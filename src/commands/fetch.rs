@@ -21,7 +21,7 @@ use clap::Args;
 /// Arguments of `qus fetch`.
 #[derive(Debug, Args)]
 pub struct Fetch {
-    /// Architectures, or `all` that the package has
+    /// Architectures, or `all` for every one in the package
     ///
     /// Architectures by any name, or `all` for every architecture in the package.
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required_unless_present_any = ["list", "prune"])]

@@ -105,7 +105,7 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Returns the guarded header of a file that this host certainly runs natively.
+    /// Returns a header that no rule may match, because this host certainly runs such files natively.
     #[must_use]
     pub fn certain(header: Vec<u8>) -> Self {
         Self { header, reason: None }

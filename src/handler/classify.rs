@@ -110,7 +110,7 @@ pub fn active_handler<'a>(arch: &Arch, handlers: &'a [Handler]) -> Option<&'a Ha
     first_match(handlers, &arch.plain_header()?, Path::new(""))
 }
 
-/// Reports whether `name` is a staging name, and the process whose ID it contains no longer exists.
+/// Reports whether `name` is a staging name of a process that no longer exists. The name contains the process ID.
 pub(crate) fn is_stale_staging(name: &HandlerName) -> bool {
     let process = staging_process(name);
     process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists())

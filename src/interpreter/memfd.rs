@@ -2,9 +2,9 @@
 //! handlers.
 //!
 //! With the flag `F` the kernel opens the interpreter's path only once, at registration (K47, K51), and stores the path
-//! as text (K48). qus therefore registers the file in memory under a relative path, which leads to a link in a
-//! temporary working directory. After the registration, qus removes this directory. The path describes the content of
-//! the file: `memory/QEMU-7.2.22/12918384-0123456789abcdef/qemu-arm-static` contains the file's size in bytes and the
+//! as text (K48). The path must therefore exist only during the registration, and qus can choose its text. It registers
+//! the memory file under a relative path, which leads to a link in a temporary working directory, and removes this
+//! directory afterwards. The path describes the content of the file: `memory/QEMU-7.2.22/12918384-0123456789abcdef/qemu-arm-static` contains the file's size in bytes and the
 //! first digits of its SHA-256. Equal paths mean equal content.
 
 use std::fs::File;

@@ -1,8 +1,8 @@
 //! [`Dir`]: a directory into which qus writes files. The path of the directory is resolved once, and the directory
 //! stays open.
 //!
-//! Other users may be able to rename directories on the path: root may write into a user's directory, and a user into a
-//! directory in `/tmp`. After such a rename, files are still written into the same directory, because it is open. A
+//! Other users may be able to rename directories on the path, for example if root writes into a user's directory, or a
+//! user into a directory in `/tmp`. After such a rename, files are still written into the same directory, because it is open. A
 //! symbolic link of another user is not followed, because its owner could redirect a process that has more rights than
 //! the owner.
 

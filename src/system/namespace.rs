@@ -42,8 +42,8 @@ pub enum Lifetime {
     Outer,
     /// The lifetime is unknown.
     Unknown,
-    /// Until the last process in the mount namespace of this process ends. Containers and shells of `podman unshare`
-    /// have such a mount namespace.
+    /// Until the last process in the mount namespace of this process ends, for example in a container or in a shell of
+    /// `podman unshare`.
     MountNamespace,
     /// Until this process ends: no other process is in its mount namespace, and nothing else uses the instance.
     Process,
