@@ -70,8 +70,11 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
         inspect: &|path| seen.inspect(path),
     };
     let mut known = if args.no_verify {
-        // All native probes are executed before the first answer is printed, as in `know`.
-        files.iter().for_each(|file| drop(table.predict(&ExecTarget::inspect(file))));
+        // All native probes are executed before the first answer is printed, as in `know`. For a list of files, the
+        // probes cost less than a look at each file in advance.
+        if !(matches!(files, Files::Listed(_)) && natives.determine_all()) {
+            files.iter().for_each(|file| drop(table.predict(&ExecTarget::inspect(file))));
+        }
         Known::default()
     } else {
         know(&files, &table, is_mounted)?
@@ -183,6 +186,20 @@ impl<'a> Natives<'a> {
         }
         let mut same_family = self.same_family.borrow_mut();
         same_family.entry(arch.name).or_insert_with(|| Nativeness::of(arch, self.handlers)).is_native()
+    }
+
+    /// Determines all architectures of the host's family. If one of them stays unknown, returns false and keeps no
+    /// answer, because perhaps no file depends on it.
+    fn determine_all(&self) -> bool {
+        let names = self.own.into_iter().flat_map(Arch::same_family);
+        let arches = names.filter_map(|name| Arch::named(name).ok());
+        let answers: BTreeMap<_, _> =
+            arches.map(|arch| (arch.name, Nativeness::of(arch, self.handlers))).collect();
+        let are_known = answers.values().all(|native| !matches!(native, Nativeness::Unknown(_)));
+        if are_known {
+            *self.same_family.borrow_mut() = answers;
+        }
+        are_known
     }
 
     /// Returns an error if a prediction depends on an architecture of which it is unknown whether the host runs it

@@ -33,12 +33,15 @@ pub fn changeable_by_others(path: &Path) -> io::Result<Option<PathBuf>> {
     let mut rest: Vec<OsString> = Vec::new();
     push(&mut rest, &path);
     let (mut directory, mut links) = (PathBuf::from("/"), 0);
+    // The metadata of `directory`, if it was read already.
+    let mut read = None;
     while let Some(part) = rest.pop() {
         if part == ".." {
             directory.pop();
+            read = None;
             continue;
         }
-        let above = fs::metadata(&directory)?;
+        let above = read.take().map_or_else(|| fs::metadata(&directory), Ok)?;
         let here = directory.join(&part);
         let found = match fs::symlink_metadata(&here) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && is_changeable(&above) => {
@@ -65,7 +68,7 @@ pub fn changeable_by_others(path: &Path) -> io::Result<Option<PathBuf>> {
         if rest.is_empty() && is_changeable(&found) {
             return Ok(Some(here));
         }
-        directory = here;
+        (directory, read) = (here, Some(found));
     }
     Ok(None)
 }
