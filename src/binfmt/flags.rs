@@ -1,4 +1,4 @@
-//! [`Flags`]: flags of a handler, which tell the kernel how to start the interpreter.
+//! [`Flags`]: flags of a handler, which determine how the kernel starts the interpreter.
 
 use std::fmt;
 

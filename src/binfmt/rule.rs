@@ -184,7 +184,7 @@ impl Rule {
         &self.interpreter
     }
 
-    /// Returns the flags of the handler, which tell the kernel how to start the interpreter.
+    /// Returns the flags of the handler, which determine how the kernel starts the interpreter.
     #[must_use]
     pub fn flags(&self) -> Flags {
         self.flags
