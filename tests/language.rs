@@ -101,6 +101,25 @@ fn errors_of_the_system_have_one_form() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
+/// A doc comment begins with a verb or a noun.
+#[test]
+fn no_doc_comment_begins_with_a_question_word() {
+    const WORDS: [&str; 6] = ["What ", "Whether ", "How ", "Where ", "Who ", "Whose "];
+    let mut found = Vec::new();
+    for name in sources() {
+        let source = production(&fs::read_to_string(root().join(&name)).unwrap());
+        let mut is_first = true;
+        for line in source.lines().map(str::trim_start) {
+            let text = line.strip_prefix("/// ").or_else(|| line.strip_prefix("//! "));
+            if text.is_some_and(|text| is_first && WORDS.iter().any(|word| text.starts_with(word))) {
+                found.push(format!("{name}: {line}"));
+            }
+            is_first = !line.starts_with("//");
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
 #[test]
 fn literals_are_found() {
     let source = r##"

@@ -54,7 +54,7 @@ pub struct Apply {
 #[derive(Serialize)]
 pub(crate) struct ApplyReport {
     scope: Scope,
-    /// How long the registered handlers stay, for example until the next reboot.
+    /// Lifetime of the registered handlers, for example until the next reboot.
     lifetime: Lifetime,
     dry_run: bool,
     items: Vec<AppliedLine>,

@@ -172,7 +172,7 @@ pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>)
     Ok(Registered { report, instance, end_signals, new })
 }
 
-/// What `qus register` is going to do for each selected architecture.
+/// Plan of `qus register` for each selected architecture.
 struct Plan {
     /// Results of the architectures, in the order of `Inputs::arches`. They are updated when the plan is executed.
     items: Vec<ArchResult>,

@@ -46,7 +46,7 @@ pub struct Reset {
     pub dry_run: bool,
 }
 
-/// What `qus reset` did with a handler or a file.
+/// Result of `qus reset` for a handler or a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {

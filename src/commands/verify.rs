@@ -43,7 +43,7 @@ pub struct Verify {
     pub arches: Vec<ArchArg>,
 }
 
-/// Whether programs of an architecture run, and how.
+/// State of the programs of an architecture: they run, or they fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum State {
@@ -73,7 +73,7 @@ impl State {
     }
 }
 
-/// What the probe of a handler has shown.
+/// Result of the probe of a handler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Health {
     pub(crate) state: State,

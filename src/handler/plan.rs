@@ -28,7 +28,7 @@ pub struct Snapshot<'a> {
 pub struct Facts<'a> {
     /// The interpreter to register, if one is available.
     pub interpreter: Option<&'a Interpreter>,
-    /// Whether the host runs the architecture's programs natively.
+    /// Answer whether the host runs the architecture's programs natively.
     pub native: &'a Nativeness,
     /// Result of executing a probe with the registered handlers; `None` if no probe was executed.
     pub verdict: Option<&'a Result<Verification, Failure>>,
@@ -43,7 +43,7 @@ impl Facts<'_> {
     }
 }
 
-/// What the user requests for an architecture.
+/// Request of the user for an architecture.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// The flags of a new handler.
@@ -69,7 +69,7 @@ pub enum Decision {
     Refused {
         /// The reason.
         reason: String,
-        /// What the user can do instead.
+        /// Advice on what the user can do instead.
         advice: Advice,
     },
     /// Another handler already handles programs of the architecture, and the user did not permit to replace it.

@@ -33,7 +33,7 @@ pub struct Manager {
     check: bool,
 }
 
-/// How a distribution divides the emulators into packages, and names the packages.
+/// Division of the emulators into packages by a distribution, and the names of these packages.
 #[derive(Debug)]
 enum Packages {
     /// One package contains all emulators. The value is the package name.
@@ -120,7 +120,7 @@ pub enum ManagerError {
     Unsigned {
         /// Path of the package file.
         path: PathBuf,
-        /// What rpmkeys printed about the package.
+        /// Output of rpmkeys about the package.
         messages: String,
     },
     /// A package could not be read or unpacked.

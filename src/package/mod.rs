@@ -113,11 +113,11 @@ pub struct Placed {
     pub path: PathBuf,
     /// Size of the file in bytes.
     pub size: u64,
-    /// What happened to an earlier file of this name.
+    /// Fate of an earlier file of this name.
     pub outcome: Outcome,
 }
 
-/// What happened to an earlier file when an extracted file was placed.
+/// Fate of an earlier file when an extracted file takes its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// No file with this name existed.

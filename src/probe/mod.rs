@@ -71,7 +71,7 @@ impl ProbeTarget {
 /// Outcome of one execution of a probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// How the execution ended.
+    /// End of the execution.
     pub end: End,
     /// File that the kernel started: the interpreter, or the probe itself if it runs natively. `None` if the file could
     /// not be determined.
@@ -80,7 +80,7 @@ pub struct Outcome {
     pub output: String,
 }
 
-/// How an execution of a probe ended.
+/// End of an execution of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// The process exited with this status.

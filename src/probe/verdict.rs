@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::{End, Outcome, ProbeResult, STATUS_ARGV0, STATUS_PATH};
 use crate::system::file_id::FileId;
 
-/// What is expected of a handler whose probe was executed.
+/// Expected behaviour of a handler whose probe was executed.
 #[derive(Clone, Debug)]
 pub struct Expected<'a> {
     /// True if the handler has the flag `P`.

@@ -34,8 +34,14 @@ const SUITES: [&str; 3] = ["bookworm", "trixie", "sid"];
 const NEWER: &str = "sid";
 /// Packages of programs that the tests run, and that a machine may lack.
 const TOOLS: [&str; 5] = ["binfmt-support", "libarchive-tools", "openrc", "rpm", "systemd"];
-/// Content of the file that marks complete downloads. The number increases with each new part.
-const COMPLETE: &str = "2";
+/// Number of the set of downloads. It increases with each new part.
+const SET: &str = "2";
+
+/// Returns the content of the file that marks complete downloads: the number of the set, and this distribution. The
+/// programs of another distribution may not run here.
+fn complete() -> String {
+    format!("{SET}\n{}", fs::read_to_string("/etc/os-release").unwrap_or_default())
+}
 
 /// Returns the directory of all downloads.
 fn directory() -> PathBuf {
@@ -94,7 +100,7 @@ pub(crate) fn tools() -> PathBuf {
 /// Downloads every missing part. If several processes call it, one downloads and the others wait.
 pub(crate) fn prepare() {
     let ready = directory().join("ready");
-    let is_ready = || fs::read_to_string(&ready).is_ok_and(|text| text == COMPLETE);
+    let is_ready = || fs::read_to_string(&ready).is_ok_and(|text| text == complete());
     if is_ready() {
         return;
     }
@@ -105,7 +111,7 @@ pub(crate) fn prepare() {
         return;
     }
     eprintln!("fetching interpreters and foreign programs into {}", directory().display());
-    let complete = std::thread::scope(|scope| {
+    let is_complete = std::thread::scope(|scope| {
         let mut parts = vec![
             scope.spawn(|| obtain("distribution", fetch_distribution)),
             scope.spawn(|| obtain("newer", fetch_newer)),
@@ -120,8 +126,8 @@ pub(crate) fn prepare() {
         }
         parts.into_iter().map(|part| part.join().unwrap()).fold(true, |all, is_there| all & is_there)
     });
-    if complete {
-        fs::write(ready, COMPLETE).unwrap();
+    if is_complete {
+        fs::write(ready, complete()).unwrap();
     }
 }
 

@@ -1,4 +1,4 @@
-//! What qus prints on terminals of several widths, in a pipe, and with the variables that control colours.
+//! Tests the output of qus on terminals of several widths, in a pipe, and with the variables that control colours.
 //!
 //! `tests/terminal/NAME.COLUMNS.txt` has what a terminal gets; `\e` is the escape character. Facts of this machine do
 //! not appear there: emulators have a fixed path and version, and names and numbers are substituted.

@@ -66,7 +66,7 @@ pub(super) struct Setup {
     pub(super) suffix: String,
     pub(super) credentials: bool,
     pub(super) preserve_argv0: bool,
-    /// Whether written configuration files contain the flag `F`; `None` means yes. Registered handlers always have it.
+    /// True if written configuration files contain the flag `F`; `None` means the same. Registered handlers always have it.
     pub(super) persistent: Option<bool>,
     /// True if configuration files are written also for the other architectures of the host's family. Has no effect on
     /// registered handlers.

@@ -75,7 +75,7 @@ pub(super) struct State {
     pub(super) faults: BTreeMap<HandlerName, CheckError>,
     /// Path of an available interpreter, for each architecture that a handler emulates.
     pub(super) available: BTreeMap<&'static str, PathBuf>,
-    /// Whether the host runs an architecture natively, for each emulated architecture of the host's own family. Empty
+    /// Answers whether the host runs an architecture natively, for each emulated architecture of the host's own family. Empty
     /// if no probe was executed.
     pub(super) natives: BTreeMap<&'static str, Nativeness>,
 }

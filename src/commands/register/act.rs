@@ -161,7 +161,7 @@ impl<'a> Act<'a> {
             in_front: None,
         };
         judge_all(results, &expected).map_err(|failure| match failure {
-            // Another process registered a handler meanwhile. The failure names that handler.
+            // Another process registered a handler at the same time. The failure names the other handler.
             Failure::Shadowed(None) => {
                 let handlers = self.instance.handlers().unwrap_or_default();
                 Failure::Shadowed(

@@ -47,9 +47,9 @@ pub(super) struct Inputs {
     /// Results of the search for interpreters, by the name of the architecture: the interpreter that was found, and
     /// rejected files.
     pub(super) found: BTreeMap<&'static str, SearchResult>,
-    /// Where to read the interpreters that will be loaded into memory, by the name of the architecture.
+    /// Sources of the interpreters that will be loaded into memory, by the name of the architecture.
     pub(super) to_memory: BTreeMap<&'static str, InterpreterSource>,
-    /// Where to read the interpreters that will be copied to a permanent directory, by the name of the architecture.
+    /// Sources of the interpreters that will be copied to a permanent directory, by the name of the architecture.
     pub(super) to_copy: BTreeMap<&'static str, InterpreterSource>,
     /// Package or other source that `--from` names.
     source: Option<PathBuf>,
@@ -57,7 +57,7 @@ pub(super) struct Inputs {
     pub(super) version: Option<VersionReq>,
     /// Reasons why interpreters in the source of `--from` were refused, by the name of the architecture.
     refused: BTreeMap<&'static str, String>,
-    /// Whether the host runs an architecture natively, for its own architecture and others of the same family. All
+    /// Answers whether the host runs an architecture natively, for its own architecture and others of the same family. All
     /// architectures that are not in this map are foreign.
     natives: BTreeMap<&'static str, Nativeness>,
     verdicts: BTreeMap<&'static str, Result<Verification, Failure>>,

@@ -1,4 +1,4 @@
-//! Where to read an interpreter that will be loaded into memory or copied.
+//! Source of an interpreter that will be loaded into memory or copied.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::interpreter::bundle::{Member, own_bundle};
 use crate::interpreter::memfd::{self, PendingFile};
 use crate::package::Sha256;
 
-/// Where to read the content of an interpreter.
+/// Source of the content of an interpreter.
 pub(super) enum InterpreterSource {
     /// An interpreter in this executable, which is a bundle.
     Bundled(Member),

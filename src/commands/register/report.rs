@@ -381,7 +381,7 @@ impl ArchResult {
     }
 }
 
-/// How much the report prints about each architecture.
+/// Amount of text that the report prints about each architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detail {
     /// Only failures and results with a remark have a line. All others are counted.
@@ -394,7 +394,7 @@ pub(super) enum Detail {
 #[derive(Serialize)]
 pub(crate) struct RegisterReport {
     pub(super) scope: Scope,
-    /// How long the handlers stay, for example until the next reboot.
+    /// Lifetime of the handlers, for example until the next reboot.
     pub(super) lifetime: Lifetime,
     /// True if this process keeps running after the report, with the instance open (`--hold`).
     pub(super) held: bool,
@@ -403,7 +403,7 @@ pub(crate) struct RegisterReport {
     pub(super) init_system: Option<InitSystem>,
     pub(super) dry_run: bool,
     pub(crate) items: Vec<ArchResult>,
-    /// How much the report prints about each architecture.
+    /// Amount of text that the report prints about each architecture.
     #[serde(skip)]
     pub(super) detail: Detail,
     /// Reason why the files that register the handlers at boot could not be written.

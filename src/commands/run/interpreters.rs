@@ -17,7 +17,7 @@ use crate::system::temp_dir::TempDir;
 /// Results of the search for interpreters, by the name of the architecture.
 pub(super) type Interpreters = BTreeMap<&'static str, SearchResult>;
 
-/// What determines the search of `qus run` for interpreters.
+/// Conditions of the search of `qus run` for interpreters.
 pub(super) struct InterpreterRequest<'a> {
     pub(super) args: &'a Run,
     /// The host's own architecture.

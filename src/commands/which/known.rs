@@ -1,4 +1,4 @@
-//! What `qus which` knows before it answers: the results of probes, and descriptions of handlers.
+//! Facts that `qus which` gathers before it answers: the results of probes, and descriptions of handlers.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::interpreter::QemuVersion;
 use crate::interpreter::provenance::Provenance;
 use crate::probe::{self, STATUS_ARGV0, STATUS_PATH};
 
-/// What `qus which` knows before it answers: results of probes, versions of interpreters, and descriptions of handlers.
+/// Facts that `qus which` gathers before it answers: results of probes, versions of interpreters, and descriptions of handlers.
 #[derive(Default)]
 pub(super) struct Known {
     pub(super) results: Results,

@@ -158,7 +158,7 @@ fn wait_for(mut file: File) -> io::Result<Flock<File>> {
     }
 }
 
-/// Whether apt can switch to its own user `_apt` for downloads. apt does so if root started it.
+/// Ability of apt to switch to its own user `_apt` for downloads. apt does so if root started it.
 enum Sandbox {
     /// apt does not run as root, or the host has no user `_apt`.
     NotNeeded,

@@ -104,7 +104,7 @@ pub(super) fn credentials(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Finds handlers whose programs are taken by another handler. That handler was registered later and matches the same
+/// Finds handlers that lose their programs to another handler, which was registered later and matches the same
 /// programs.
 pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {

@@ -1,4 +1,4 @@
-//! Checks of the interpreters that handlers run: their files, and the results of probes.
+//! Checks the interpreters of handlers: their files, and the results of probes.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
