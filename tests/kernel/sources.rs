@@ -107,12 +107,18 @@ fn packages_of_rpmbuild_are_sources(lab: &Lab) {
     }
 }
 
-kernel_test!(packages_of_bsdtar_are_sources);
-/// Tests packages of bsdtar, with which Arch Linux makes its packages.
-fn packages_of_bsdtar_are_sources(lab: &Lab) {
+/// Creates the tree of a package, with the description that packages of Arch Linux and Alpine have.
+fn tree_with_pkginfo(lab: &Lab) -> PathBuf {
     let tree = tree(lab);
     let info = format!("pkgname = qemu-aarch64\npkgver = 9.1.0-r2\narch = {}\n", std::env::consts::ARCH);
     fs::write(tree.join(".PKGINFO"), info).unwrap();
+    tree
+}
+
+kernel_test!(packages_of_bsdtar_are_sources);
+/// Tests packages of bsdtar, with which Arch Linux makes its packages.
+fn packages_of_bsdtar_are_sources(lab: &Lab) {
+    tree_with_pkginfo(lab);
     for compression in ["zstd", "xz", "gzip"] {
         shell(
             lab,
@@ -128,9 +134,7 @@ kernel_test!(archives_of_tar_are_sources);
 /// Tests archives of tar. Alpine's packages are gzip streams, of which the first has no end-of-archive marker
 /// (apk-v2(5)).
 fn archives_of_tar_are_sources(lab: &Lab) {
-    let tree = tree(lab);
-    let info = format!("pkgname = qemu-aarch64\npkgver = 9.1.0-r2\narch = {}\n", std::env::consts::ARCH);
-    fs::write(tree.join(".PKGINFO"), info).unwrap();
+    let tree = tree_with_pkginfo(lab);
     shell(lab, "{ tar -c -C tree .PKGINFO | head -c 1024 | gzip; tar -c -C tree usr | gzip; } >alpine.apk");
     works(lab, &lab.path("alpine.apk"));
     shell(lab, "tar -c -C tree usr >tar");
