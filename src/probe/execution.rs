@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use nix::sys::stat::fstatat;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
-use super::{ARGV0, End, Outcome, STATUS_ARGV0};
+use super::{ARGV0, End, Outcome};
 use crate::system::file_id::FileId;
 
 /// Shortest and longest time limit of one execution. An emulator starts in milliseconds, or in seconds on a host that
@@ -50,40 +51,46 @@ pub(super) struct Executor {
     limit: Limit,
 }
 
-/// Time limit of one execution of a program.
-#[derive(Clone, Debug)]
+/// Time limit of the executions of programs.
+#[derive(Debug)]
 struct Limit {
-    time: Duration,
+    /// Present limit. It grows when the machine turns out to be slow.
+    time: Mutex<Duration>,
     /// Path of a native program. Before an execution counts as too late, the time that this program takes shows how
     /// fast the machine is now.
     canary: Option<PathBuf>,
 }
 
+impl Limit {
+    fn new(time: Duration, canary: Option<PathBuf>) -> Self {
+        Self { time: Mutex::new(time), canary }
+    }
+}
+
 impl Executor {
-    pub(super) fn new() -> io::Result<Self> {
+    /// Prepares executions. `canary` is the path of a native program, if there is one. It is executed only if a probe
+    /// does not start or takes long.
+    pub(super) fn new(canary: Option<PathBuf>) -> io::Result<Self> {
         let proc = OpenOptions::new().read(true).custom_flags(OFlag::O_PATH.bits()).open("/proc")?;
         let own = fs::metadata("/proc/self/exe").ok().map(|metadata| FileId::of(&metadata));
-        Ok(Self { proc: proc.into(), own, limit: Limit { time: TIME_LIMITS[0], canary: None } })
+        Ok(Self { proc: proc.into(), own, limit: Limit::new(TIME_LIMITS[0], canary) })
     }
 
-    /// Executes the native program at `path`, and derives the time limit of the probes from the time that it takes.
+    /// Returns the reason why no program can be executed in the directory of the probes, whose outcomes are `outcomes`.
+    /// Returns `None` if programs can be executed there.
     ///
-    /// The inner error is the reason why no program can be executed in the directory of `path`. The inner result is
-    /// `Ok` also if a handler matches the native program or if the kernel cannot run it, because then the directory is
-    /// not the cause.
-    pub(super) fn start_canary(&mut self, path: PathBuf) -> Result<Result<(), String>, String> {
-        let before = Instant::now();
-        let outcome = self.execute(&path).map_err(|error| format!("cannot start a process: {error}"))?;
-        match outcome.end {
-            End::Exited(STATUS_ARGV0) => {
-                self.limit = Limit { time: time_limit(before.elapsed()), canary: Some(path) };
-                Ok(Ok(()))
-            }
-            End::NotStarted(errno) if errno != Errno::ENOEXEC as i32 => {
-                Ok(Err(format!("cannot execute programs there: {}", io::Error::from_raw_os_error(errno))))
-            }
-            _ => Ok(Ok(())),
-        }
+    /// If a probe could not be started, the native program is executed. If a handler matches the native program or the
+    /// kernel cannot run it, the directory is not the cause.
+    ///
+    /// # Errors
+    /// As for [`Self::execute`].
+    pub(super) fn obstacle(&self, outcomes: &[Outcome]) -> io::Result<Option<io::Error>> {
+        let (Some(canary), true) =
+            (&self.limit.canary, outcomes.iter().any(|outcome| refused(outcome).is_some()))
+        else {
+            return Ok(None);
+        };
+        Ok(refused(&self.execute(canary)?).map(io::Error::from_raw_os_error))
     }
 
     /// Executes the program at `path` with an empty environment, in its own process group.
@@ -124,20 +131,23 @@ impl Executor {
 
     /// Reports whether an execution that began at `began` takes too long for the present speed of the machine.
     fn is_late(&self, began: Instant, limit: &Limit) -> bool {
-        if began.elapsed() < limit.time {
+        // Other executions wait here while the machine is measured.
+        let mut time = limit.time.lock().unwrap_or_else(PoisonError::into_inner);
+        if began.elapsed() < *time {
             return false;
         }
-        // The machine may be slower now than at the first measurement.
+        // The machine may be slow, or slower than at the last measurement.
         let Some(canary) = &limit.canary else { return true };
         let Some(start) = self.slowest_start(canary) else { return true };
-        began.elapsed() >= time_limit(start).max(limit.time)
+        *time = time_limit(start).max(*time);
+        began.elapsed() >= *time
     }
 
     /// Executes the native program at `canary` repeatedly during [`MEASURE_TIME`], and returns the longest time that
     /// one execution took. One start is not enough: on a machine that is repeatedly paused and resumed, a short program
     /// can run at full speed between two pauses.
     fn slowest_start(&self, canary: &Path) -> Option<Duration> {
-        let longest = Limit { time: TIME_LIMITS[1], canary: None };
+        let longest = Limit::new(TIME_LIMITS[1], None);
         let began = Instant::now();
         let mut slowest = Duration::ZERO;
         while began.elapsed() < MEASURE_TIME {
@@ -153,6 +163,14 @@ impl Executor {
 fn time_limit(start: Duration) -> Duration {
     let [shortest, longest] = TIME_LIMITS;
     start.saturating_mul(TIME_FACTOR).clamp(shortest, longest)
+}
+
+/// Returns the error number with which `execve(2)` refused a program, unless the format of its file is the reason.
+fn refused(outcome: &Outcome) -> Option<i32> {
+    match outcome.end {
+        End::NotStarted(errno) if errno != Errno::ENOEXEC as i32 => Some(errno),
+        _ => None,
+    }
 }
 
 /// Converts the error of a failed process start. If `execve(2)` failed, this is the outcome of the probe. A lack of
@@ -269,7 +287,7 @@ mod tests {
     use super::*;
 
     fn executor(time: Duration) -> Executor {
-        Executor { limit: Limit { time, canary: None }, ..Executor::new().unwrap() }
+        Executor { limit: Limit::new(time, None), ..Executor::new(None).unwrap() }
     }
 
     fn script(text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -325,6 +343,39 @@ mod tests {
         assert_eq!(time_limit(Duration::from_micros(300)), TIME_LIMITS[0]);
         assert_eq!(time_limit(Duration::from_millis(50)), Duration::from_secs(100));
         assert_eq!(time_limit(Duration::from_secs(5)), TIME_LIMITS[1]);
+    }
+
+    fn not_started_with(errno: Errno) -> [Outcome; 1] {
+        [Outcome { end: End::NotStarted(errno as i32), started: None, output: String::new() }]
+    }
+
+    #[test]
+    fn the_native_program_shows_whether_the_directory_is_the_cause() {
+        let (_directory, canary) = script("exit 0");
+        let executor = Executor::new(Some(canary.clone())).unwrap();
+        let obstacle = |outcomes: &[Outcome]| loop {
+            match executor.obstacle(outcomes).unwrap().and_then(|error| error.raw_os_error()) {
+                Some(errno) if errno == Errno::ETXTBSY as i32 => {}
+                other => return other,
+            }
+        };
+        assert_eq!(obstacle(&not_started_with(Errno::ENOEXEC)), None);
+        assert_eq!(obstacle(&not_started_with(Errno::EACCES)), None);
+        fs::set_permissions(&canary, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        assert_eq!(obstacle(&not_started_with(Errno::ENOEXEC)), None);
+        assert_eq!(obstacle(&not_started_with(Errno::EACCES)), Some(Errno::EACCES as i32));
+        let without = Executor::new(None).unwrap();
+        assert!(without.obstacle(&not_started_with(Errno::EACCES)).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_time_limit_grows_on_a_slow_machine() {
+        let (_directory, canary) = script("sleep 0.1");
+        let limit = Limit::new(Duration::ZERO, Some(canary));
+        let began = Instant::now();
+        let executor = Executor::new(None).unwrap();
+        assert!(!executor.is_late(began, &limit));
+        assert!(*limit.time.lock().unwrap() >= Duration::from_secs(200));
     }
 
     #[test]

@@ -25,7 +25,8 @@ use crate::system::rights;
 
 /// Argument that makes qus run as a helper process. It is the only argument of that process.
 pub const HELPER: &str = "__probe";
-/// File name of a native program in the directory that contains the probes. The helper executes it first.
+/// File name of a native program in the directory that contains the probes. The helper executes it if a probe cannot be
+/// started or takes long.
 const CANARY: &str = "canary";
 
 /// Task that qus gives to one helper process.
@@ -109,8 +110,10 @@ pub fn serve(input: &mut dyn io::Read, output: &mut dyn io::Write) -> Result<(),
 
 impl Session {
     fn run(&self) -> Result<Report, String> {
+        let directory = if self.root == Root::Empty { Path::new("/") } else { Path::new(&self.directory) };
+        let canary = self.has_canary.then(|| directory.join(CANARY));
         // Some files must be opened now, because they cannot be opened without privileges or in another root directory.
-        let mut executor = Executor::new().map_err(|error| format!("cannot open /proc: {error}"))?;
+        let executor = Executor::new(canary).map_err(|error| format!("cannot open /proc: {error}"))?;
         let entered = match self.root {
             Root::Host => true,
             Root::WithoutHandlers => leave_handlers().map(|()| true)?,
@@ -119,17 +122,15 @@ impl Session {
         if !entered {
             return Ok(Report::RootNotEntered);
         }
-        let directory = if self.root == Root::Empty { Path::new("/") } else { Path::new(&self.directory) };
         rights::give_up_all().map_err(|error| error.to_string())?;
-        if self.has_canary
-            && let Err(reason) = executor.start_canary(directory.join(CANARY))?
-        {
-            return Ok(Report::DirectoryUnusable(reason));
-        }
+        let failed = |error| format!("cannot start a process: {error}");
         let paths: Vec<PathBuf> = (0..self.count).map(|index| directory.join(file_name(index))).collect();
         let outcomes = parallel::map(&paths, |path| executor.execute(path));
-        let outcomes: io::Result<Vec<Outcome>> = outcomes.into_iter().collect();
-        outcomes.map(Report::Executed).map_err(|error| format!("cannot start a process: {error}"))
+        let outcomes: Vec<Outcome> = outcomes.into_iter().collect::<io::Result<_>>().map_err(failed)?;
+        Ok(match executor.obstacle(&outcomes).map_err(failed)? {
+            Some(error) => Report::DirectoryUnusable(format!("cannot execute programs there: {error}")),
+            None => Report::Executed(outcomes),
+        })
     }
 }
 
