@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::unistd::getuid;
 use serde::ser::{Serialize, SerializeStruct as _, Serializer};
@@ -45,7 +46,7 @@ impl Advice {
     /// `sudo` gives no more rights. The advice is then to start qus where root has them.
     #[must_use]
     pub fn as_root(command: &str) -> Self {
-        if getuid().is_root() {
+        if reader_is_root() {
             return Self::hint(
                 "root has no such right here: start qus outside of this container, or with all capabilities",
             );
@@ -85,7 +86,7 @@ impl Advice {
 
     /// Returns the advice as lines to print: a line `try: …` for each command, then a line `hint: …` for the sentence.
     pub fn lines(&self) -> impl Iterator<Item = AdviceLine> + use<> {
-        let Self { command, hint } = self.for_reader(getuid().is_root());
+        let Self { command, hint } = self.for_reader(reader_is_root());
         let command = command.unwrap_or_default();
         let line = |text: String, is_command| AdviceLine { text, is_command };
         let commands = command.lines().map(|command| line(format!("try: {command}"), true));
@@ -97,12 +98,19 @@ impl Advice {
 /// In JSON, advice is an object with the keys `try` and `hint`. Each value is a string or null.
 impl Serialize for Advice {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { command, hint } = self.for_reader(getuid().is_root());
+        let Self { command, hint } = self.for_reader(reader_is_root());
         let mut keys = serializer.serialize_struct("Advice", 2)?;
         keys.serialize_field("try", &command)?;
         keys.serialize_field("hint", &hint)?;
         keys.end()
     }
+}
+
+/// Reports whether root runs qus. The user of a process that prints messages never changes, so the kernel is asked only
+/// once: `which` prints advice for each of thousands of files.
+fn reader_is_root() -> bool {
+    static IS_ROOT: OnceLock<bool> = OnceLock::new();
+    *IS_ROOT.get_or_init(|| getuid().is_root())
 }
 
 /// One line of advice, as it is printed.

@@ -1,6 +1,7 @@
 //! Version of the running kernel, and features of binfmt_misc that the kernel supports.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use nix::sys::utsname::uname;
 
@@ -17,7 +18,11 @@ impl KernelVersion {
     /// Returns the version of the running kernel; 0.0 if it cannot be parsed.
     #[must_use]
     pub fn running() -> Self {
-        uname().map_or(Self { major: 0, minor: 0 }, |name| Self::parse(&name.release().to_string_lossy()))
+        static RUNNING: OnceLock<KernelVersion> = OnceLock::new();
+        let asked = || {
+            uname().map_or(Self { major: 0, minor: 0 }, |name| Self::parse(&name.release().to_string_lossy()))
+        };
+        *RUNNING.get_or_init(asked)
     }
 
     /// Parses the version at the beginning of a release such as `6.1.0-13-amd64`; a missing number is 0.
