@@ -173,3 +173,21 @@ fn several_architectures_are_shown() {
         serde_json::from_str(&stdout(&["show", "arm", "aarch64", "--json"])).unwrap();
     assert_eq!(value["arches"][1]["name"], "aarch64");
 }
+
+#[test]
+fn rules_are_for_the_kernel_that_is_named() {
+    let show = |kernel: &str| stdout(&["show", "arm", "--for-kernel", kernel]);
+    let export = ["export", "arm", "-f", "register", "--interpreter-path", "/x/{arch}", "--for-kernel"];
+    let export = |kernel: &str| stdout(&[export.as_slice(), &[kernel]].concat());
+    for (kernel, flags) in [("4.19", ":OF"), ("5.10", ":OF"), ("5.12", ":POF"), ("6.12", ":POF")] {
+        assert!(show(kernel).ends_with(&format!("{flags}\n")), "{kernel}");
+        assert!(export(kernel).lines().all(|line| line.ends_with(flags)), "{kernel}");
+    }
+    for (kernel, message) in
+        [("5", "a kernel version has two numbers, such as 5.10"), ("4.7", "Linux 4.7 has no flag F")]
+    {
+        let output = Command::new(QUS).args(["show", "arm", "--for-kernel", kernel]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8(output.stderr).unwrap().contains(message));
+    }
+}

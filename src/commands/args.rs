@@ -8,6 +8,7 @@ use crate::arch::{Arch, UnknownArch};
 use crate::binfmt::instance::DEFAULT_PATH;
 use crate::interpreter::VersionReq;
 use crate::package::Sha256;
+use crate::system::kernel_version::KernelVersion;
 
 /// Headings under which `--help` groups options.
 pub(crate) const SELECTION: &str = "Selection";
@@ -107,6 +108,15 @@ pub(crate) fn parse_arch(word: &str) -> Result<ArchArg, UnknownArch> {
 
 pub(crate) fn parse_one_arch(word: &str) -> Result<&'static Arch, UnknownArch> {
     Arch::named(word)
+}
+
+/// Parses the value of an option `--for-kernel`.
+pub(crate) fn parse_kernel(word: &str) -> Result<KernelVersion, String> {
+    let kernel = KernelVersion::from_word(word)?;
+    if kernel.supports_fix_binary() {
+        return Ok(kernel);
+    }
+    Err(format!("Linux {kernel} has no flag F, which came with Linux 4.8"))
 }
 
 /// Returns the architectures that `words` name, without duplicates. Returns `None`, which stands for all architectures,

@@ -14,12 +14,15 @@ use crate::base::output::Output;
 use crate::base::terminal::TextWriter;
 use crate::binfmt::Flags;
 use crate::boot::formats::{self, ArchRules, Format, RuleView};
-use crate::commands::args::{ArchArg, INTERPRETERS, OUTPUT, SELECTION, named, parse_arch, parse_one_arch};
+use crate::commands::args::{
+    ArchArg, INTERPRETERS, OUTPUT, SELECTION, named, parse_arch, parse_kernel, parse_one_arch,
+};
 use crate::commands::report::Report;
 use crate::handler::classify;
 use crate::interpreter::self_exe_header;
 use crate::interpreter::store;
 use crate::interpreter::{default_search_dirs, search};
+use crate::system::kernel_version::KernelVersion;
 use crate::system::managed_file;
 use clap::Args;
 
@@ -56,6 +59,12 @@ pub struct Export {
     /// Architecture of the target machine, which will use the rules. The default is the architecture of this machine.
     #[arg(help_heading = SELECTION, long = "for", value_name = "ARCH", value_parser = parse_one_arch, requires = "interpreter_path")]
     pub machine: Option<&'static Arch>,
+    /// Kernel version of the target machine
+    ///
+    /// Version of Linux that the target machine runs. Rules for a kernel before 5.12 do not have flag P. The default is
+    /// the version of the running kernel.
+    #[arg(help_heading = SELECTION, long, value_name = "VERSION", value_parser = parse_kernel)]
+    pub for_kernel: Option<KernelVersion>,
     /// Give setuid programs their owner's rights (flag C)
     ///
     /// Gives setuid programs the rights of their owners. For a setuid program of root the emulator runs as root.
@@ -149,7 +158,7 @@ fn arch_rules(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
     let host = self_exe_header()?;
     let machine = args.machine.or_else(|| Arch::from_header(&host));
     let interpreters = interpreters(args, &host, machine)?;
-    let mut flags = classify::EXPORTED_FLAGS;
+    let mut flags = classify::default_flags(args.for_kernel.unwrap_or_else(KernelVersion::running));
     if args.credentials {
         flags |= Flags::CREDENTIALS;
     }

@@ -11,11 +11,12 @@ use crate::base::error::Diagnostic;
 use crate::base::hex::Hex;
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::TextWriter;
-use crate::commands::args::parse_one_arch;
+use crate::commands::args::{parse_kernel, parse_one_arch};
 use crate::commands::report::Report;
 use crate::handler::classify;
 use crate::interpreter::bundle::Member;
 use crate::interpreter::bundle::own_bundle;
+use crate::system::kernel_version::KernelVersion;
 use clap::Args;
 
 /// Arguments of `qus show`.
@@ -24,6 +25,11 @@ pub struct Show {
     /// Architectures to explain
     #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_one_arch)]
     pub arches: Vec<&'static Arch>,
+    /// Print the line for another kernel
+    ///
+    /// Prints the line that `qus register` writes on this version of Linux. The default is the running kernel.
+    #[arg(long, value_name = "VERSION", value_parser = parse_kernel, requires = "arches")]
+    pub for_kernel: Option<KernelVersion>,
     /// List the interpreters of this bundle
     ///
     /// Lists the interpreters that this executable contains.
@@ -68,8 +74,8 @@ struct HandlerRule {
     machine: u16,
     magic: String,
     mask: String,
-    /// Line that registers the architecture when it is written to the file `register` of binfmt_misc. It has the path
-    /// at which Debian installs the interpreter.
+    /// Line that registers the architecture when it is written to the file `register` of binfmt_misc. It has the flags
+    /// that qus uses on the selected kernel, and the path at which Debian installs the interpreter.
     line: String,
 }
 
@@ -79,11 +85,12 @@ pub(super) fn execute(args: &Show) -> Result<ShowReport> {
         let bundled = own_bundle()?.map(|bundle| bundle.members().to_vec()).unwrap_or_default();
         return Ok(ShowReport::Bundle { bundled });
     }
+    let kernel = args.for_kernel.unwrap_or_else(KernelVersion::running);
     Ok(match args.arches.as_slice() {
         [] => ShowReport::Table { arches: ARCHES.iter().map(row).collect() },
-        [arch] => ShowReport::Arch(details(arch)?),
+        [arch] => ShowReport::Arch(details(arch, kernel)?),
         arches => {
-            let arches = arches.iter().map(|arch| details(arch)).collect::<Result<_, _>>()?;
+            let arches = arches.iter().map(|arch| details(arch, kernel)).collect::<Result<_, _>>()?;
             ShowReport::Arches { arches }
         }
     })
@@ -133,9 +140,9 @@ fn arch_table(arches: &[ArchRow]) -> Table {
     table
 }
 
-fn details(arch: &'static Arch) -> Result<ArchDetails, Diagnostic> {
+fn details(arch: &'static Arch, kernel: KernelVersion) -> Result<ArchDetails, Diagnostic> {
     let interpreter = format!("/usr/bin/qemu-{}-static", arch.name);
-    let flags = classify::EXPORTED_FLAGS;
+    let flags = classify::default_flags(kernel);
     let rules = classify::rules(arch, Path::new(&interpreter), flags).map_err(Diagnostic::from)?;
     let machines = arch.identity.machines.iter();
     let handlers = rules.iter().zip(machines).filter_map(|(rule, &machine)| {

@@ -71,9 +71,6 @@ pub fn default_flags(kernel: KernelVersion) -> Flags {
     flags
 }
 
-/// Flags for rules that another machine will register: the [`default_flags`] of a current kernel.
-pub const EXPORTED_FLAGS: Flags = Flags::FIX_BINARY.union(Flags::OPEN_BINARY).union(Flags::PRESERVE_ARGV0);
-
 /// Returns the rules that assign the programs of `arch` to `interpreter`. The first rule is for the programs of today's
 /// toolchains.
 ///

@@ -33,6 +33,17 @@ impl KernelVersion {
         Self { major: numbers.next().unwrap_or(0), minor: numbers.next().unwrap_or(0) }
     }
 
+    /// Parses a whole word such as `5.10` as a version.
+    ///
+    /// # Errors
+    /// The word is not a version: two numbers with a dot between them.
+    pub fn from_word(word: &str) -> Result<Self, &'static str> {
+        let number = |digits: &str| digits.parse().ok().filter(|_| !digits.starts_with('+'));
+        let numbers = word.split_once('.').and_then(|(major, minor)| number(major).zip(number(minor)));
+        let (major, minor) = numbers.ok_or("a kernel version has two numbers, such as 5.10")?;
+        Ok(Self { major, minor })
+    }
+
     fn is_at_least(self, major: u32, minor: u32) -> bool {
         self >= Self { major, minor }
     }
@@ -83,6 +94,10 @@ mod tests {
         assert!(debian.supports_preserve_argv0() && !debian.has_per_userns_instances());
         assert!(KernelVersion::parse("6.18.44").has_per_userns_instances());
         assert!(KernelVersion::parse("10.0").has_per_userns_instances());
+        assert_eq!(KernelVersion::from_word("5.10"), Ok(KernelVersion { major: 5, minor: 10 }));
+        for word in ["", "5", "5.", ".10", "5.10.1", "5.10-rc1", "+5.1", "v5.10"] {
+            assert!(KernelVersion::from_word(word).is_err(), "{word}");
+        }
         assert_eq!(KernelVersion::parse("nonsense"), KernelVersion { major: 0, minor: 0 });
     }
 }

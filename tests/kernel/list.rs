@@ -250,3 +250,12 @@ fn show_explains_every_architecture(lab: &Lab) {
         }
     }
 }
+
+kernel_test!(show_prints_the_line_that_register_writes);
+fn show_prints_the_line_that_register_writes(lab: &Lab) {
+    let shown = lab.done(["show", "arm"]);
+    let line = shown.lines().last().unwrap().trim();
+    lab.done(["register", "--no-verify", "arm"]);
+    let flags = line.rsplit_once(':').unwrap().1;
+    assert!(lab.entries()["qemu-arm"].contains(&format!("\nflags: {flags}\n")), "{line}");
+}
