@@ -87,7 +87,7 @@ pub fn binfmt_d(input: &[u8]) {
         let name = configured.rule.name().clone();
         let text = entry_text(&configured.rule);
         let entry = Entry::parse(&text).unwrap_or_else(|error| panic!("{error}: {}", text.escape_ascii()));
-        let handler = Handler { name, entry };
+        let handler = Handler::new(name, entry);
         assert!(configured.is_registered_as(&handler), "{configured:?} by {handler:?}");
         assert_printable(&qus::handler::owner::Owner::of(&handler, &configuration).to_string());
     }

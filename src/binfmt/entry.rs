@@ -37,6 +37,17 @@ pub struct Handler {
     pub name: HandlerName,
     /// Parsed content of the handler's file.
     pub entry: Entry,
+    /// File to which the interpreter's path leads, if the last part of the path is a symbolic link. The file may be
+    /// missing. `None` if the path is no link, or was not looked up.
+    pub target: Option<PathBuf>,
+}
+
+impl Handler {
+    /// Creates the description of a handler without looking up its interpreter.
+    #[must_use]
+    pub const fn new(name: HandlerName, entry: Entry) -> Self {
+        Self { name, entry, target: None }
+    }
 }
 
 /// Reason why the text of a handler's file cannot be parsed.

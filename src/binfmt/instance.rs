@@ -5,7 +5,7 @@
 //! contains the path and the cause, and advice for the user if there is any.
 
 use std::cell::OnceCell;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -347,7 +347,8 @@ impl Instance {
         let mut handlers = Vec::new();
         for name in self.names()? {
             if let Some(entry) = self.entry(&name)? {
-                handlers.push(Handler { name, entry });
+                let target = entry.interpreter.as_deref().and_then(link_target);
+                handlers.push(Handler { name, entry, target });
             }
         }
         Ok(handlers)
@@ -446,6 +447,26 @@ impl Instance {
     fn io(&self, operation: &'static str, name: &Path, source: Errno) -> HandlerError {
         HandlerError::Io { operation, path: self.path.join(name), source: source.into() }
     }
+}
+
+/// Maximum number of symbolic links that [`link_target`] follows, as in the kernel (`path_resolution(7)`).
+const LINKS_MAX: usize = 40;
+
+/// Returns the path to which `path` leads, if its last part is a symbolic link. Nothing is opened, and the result may
+/// not exist. Returns `None` for a relative path, and for a loop of links.
+fn link_target(path: &Path) -> Option<PathBuf> {
+    if !path.is_absolute() || path.starts_with("/proc") {
+        return None;
+    }
+    let mut target = None::<PathBuf>;
+    for _ in 0..LINKS_MAX {
+        let here = target.as_deref().unwrap_or(path);
+        match fs::read_link(here) {
+            Ok(next) => target = Some(here.parent()?.join(next)),
+            Err(_) => return target,
+        }
+    }
+    None
 }
 
 /// Opens the directory at `path` without triggering an automount, and returns the open directory and the type of its

@@ -129,7 +129,7 @@ mod tests {
 
     fn handler(name: &str, interpreter: &str, matcher: &str) -> Handler {
         let text = format!("enabled\ninterpreter {interpreter}\nflags: F\n{matcher}\n");
-        Handler { name: HandlerName::new(name).unwrap(), entry: Entry::parse(text.as_bytes()).unwrap() }
+        Handler::new(HandlerName::new(name).unwrap(), Entry::parse(text.as_bytes()).unwrap())
     }
 
     fn root() -> tempfile::TempDir {

@@ -201,8 +201,8 @@ fn pinned(handler: &Handler) -> Option<FileId> {
     fs::metadata(path).ok().map(|metadata| FileId::of(&metadata))
 }
 
-/// Returns the architecture that the interpreter of `handler` emulates. If it is unknown, returns the only architecture
-/// whose programs the handler's pattern matches.
+/// Returns the architecture of a QEMU handler. For all other handlers, returns the only architecture whose programs the
+/// handler's pattern matches.
 fn main_arch(handler: &Handler) -> Option<&'static Arch> {
     classify::emulated_arch(handler).or_else(|| {
         match Arch::matching_pattern(handler.entry.pattern()?).as_slice() {

@@ -165,7 +165,7 @@ mod tests {
             matcher: Some(rule.matcher().clone()),
             unknown_lines: Vec::new(),
         };
-        Handler { name: rule.name().clone(), entry }
+        Handler::new(rule.name().clone(), entry)
     }
 
     /// Returns the steps for the configuration `lines`. `handlers` are the register lines of the handlers, newest

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::arch::Arch;
 use crate::binfmt::{Flags, Handler, HandlerName, Matcher, Pattern, Rule, RuleError, first_match};
-use crate::interpreter::arch_from_file_name;
+use crate::interpreter::{arch_from_file_name, emulated_by};
 use crate::system::file_id::file_name;
 use crate::system::kernel_version::KernelVersion;
 
@@ -14,8 +14,29 @@ pub const STAGING_SUFFIX: &str = ".qus-";
 
 /// Returns the architecture of a handler whose interpreter is a QEMU user-mode emulator, or whose name begins with
 /// `qus-`. Returns `None` for all other handlers.
+///
+/// The architecture is that of the programs that the handler's pattern matches, even if the interpreter is the emulator
+/// of another architecture. If the pattern matches the programs of several architectures, the name of the interpreter
+/// decides. It also decides if the pattern matches the programs of no architecture.
 #[must_use]
 pub fn emulated_arch(handler: &Handler) -> Option<&'static Arch> {
+    let named = named_arch(handler)?;
+    let matched = Arch::matching_pattern(handler.entry.pattern()?);
+    if matched.contains(&named) { Some(named) } else { matched.first().copied().or(Some(named)) }
+}
+
+/// Returns the architecture that the interpreter of `handler` emulates according to its name, if the pattern of the
+/// handler matches only programs of other architectures.
+#[must_use]
+pub fn wrong_emulator(handler: &Handler) -> Option<&'static Arch> {
+    let named = named_arch(handler)?;
+    let matched = Arch::matching_pattern(handler.entry.pattern()?);
+    (!matched.is_empty() && !matched.contains(&named)).then_some(named)
+}
+
+/// Returns the architecture in the name of the interpreter of `handler`, or in the handler's name if it begins with
+/// `qus-`.
+fn named_arch(handler: &Handler) -> Option<&'static Arch> {
     let elf = Pattern::new(0, goblin::elf::header::ELFMAG.to_vec(), None).ok()?;
     handler.entry.pattern().filter(|pattern| pattern.overlaps(&elf))?;
     let name = std::str::from_utf8(handler.name.as_bytes()).ok()?;
@@ -29,7 +50,7 @@ pub fn emulated_arch(handler: &Handler) -> Option<&'static Arch> {
         // An interpreter in memory never had a path. Only the handler's name shows its architecture.
         return name.strip_prefix("qemu-").and_then(|rest| Arch::named(without_staging_suffix(rest)).ok());
     }
-    arch_from_file_name(file_name(interpreter))
+    emulated_by(file_name(interpreter)).or_else(|| emulated_by(file_name(handler.target.as_deref()?)))
 }
 
 fn without_staging_suffix(name: &str) -> &str {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::Path;
 
-use super::classify::{active_handler, emulated_arch, is_staging, overlaps_arch, rules};
+use super::classify::{active_handler, emulated_arch, is_staging, overlaps_arch, rules, wrong_emulator};
 use crate::arch::Arch;
 use crate::base::error::Advice;
 use crate::base::shell::shell_word;
@@ -132,6 +132,12 @@ fn deficiency(arch: &Arch, handler: &Handler, handlers: &[Handler]) -> Option<St
     (!takes_all).then(|| "it does not match all programs that today's toolchains write".to_owned())
 }
 
+/// Returns the reason why `handler` cannot work, if its interpreter has the name of another architecture's emulator.
+fn wrong(handler: &Handler) -> Option<String> {
+    let emulated = wrong_emulator(handler)?;
+    Some(format!("its interpreter emulates {}", emulated.name))
+}
+
 /// Decides whether to register rules for `arch`, and which rules.
 ///
 /// # Errors
@@ -203,7 +209,11 @@ impl<'a> Standing<'a> {
         let broken = active.and_then(|active| match facts.verdict {
             Some(Err(failure)) => Some(failure.to_string()),
             Some(Ok(_)) => deficiency(arch, active, handlers),
-            None => facts.unfit.map(str::to_owned).or_else(|| deficiency(arch, active, handlers)),
+            None => facts
+                .unfit
+                .map(str::to_owned)
+                .or_else(|| wrong(active))
+                .or_else(|| deficiency(arch, active, handlers)),
         });
         let works =
             |rule: &Rule| broken.is_none() && active.is_some_and(|active| active.name == *rule.name());

@@ -16,7 +16,7 @@ mod version;
 pub(crate) use arch_filter::ArchFilter;
 pub use check::{CheckError, Interpreter, self_exe_header};
 pub use search::{
-    SearchResult, arch_from_file_name, default_search_dirs, is_qemu, named_search_dirs, search,
+    SearchResult, arch_from_file_name, default_search_dirs, emulated_by, is_qemu, named_search_dirs, search,
 };
 pub(crate) use search::{is_of, search_dirs};
 pub use version::{QemuVersion, VersionReq, version_in, versions_of};

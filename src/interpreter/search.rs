@@ -17,6 +17,18 @@ pub fn arch_from_file_name(file_name: &[u8]) -> Option<&'static Arch> {
     scheme(file_name).map(|(_, arch)| arch)
 }
 
+/// Returns the architecture that a program called `file_name` emulates with QEMU. Besides the names that a search
+/// accepts, these are the names of programs that start one of QEMU's emulators: `qemu-ARCH-binfmt-P` (`NixOS`) and
+/// `qemu-ARCH-binfmt` (Open Build Service). A search does not accept them, because they need the other file.
+#[must_use]
+pub fn emulated_by(file_name: &[u8]) -> Option<&'static Arch> {
+    let started = |suffix: &[u8]| {
+        let name = file_name.strip_suffix(suffix)?;
+        name.starts_with(b"qemu-").then(|| arch_from_file_name(name)).flatten()
+    };
+    arch_from_file_name(file_name).or_else(|| started(b"-binfmt-P")).or_else(|| started(b"-binfmt"))
+}
+
 /// Reports whether the last component of `path` is a file name that QEMU's emulators have.
 #[must_use]
 pub fn is_qemu(path: &Path) -> bool {

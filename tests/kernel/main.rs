@@ -47,6 +47,7 @@ mod grammar;
 mod guard;
 mod headers;
 mod hold;
+mod identity;
 mod inherited;
 mod killed;
 mod lab;

@@ -250,6 +250,7 @@ impl Inputs {
             let served = !replace
                 && classify::active_handler(arch, &self.handlers).is_some_and(|handler| {
                     classify::emulated_arch(handler) == Some(**arch)
+                        && classify::wrong_emulator(handler).is_none()
                         && handler.entry.flags.contains(Flags::FIX_BINARY)
                 });
             self.interpreter(arch).is_none() && !served && !self.is_native(arch)

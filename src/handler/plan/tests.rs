@@ -32,7 +32,7 @@ fn handler_of(arch: &str, called: &str, path: &str, flags: Flags) -> Handler {
         matcher: Some(Matcher::Magic(pattern)),
         unknown_lines: Vec::new(),
     };
-    Handler { name: name(called), entry }
+    Handler::new(name(called), entry)
 }
 
 fn handler(called: &str, path: &str, flags: Flags) -> Handler {
@@ -321,20 +321,38 @@ fn only_what_is_missing_is_registered() {
 }
 
 #[test]
+fn the_emulator_of_another_architecture_is_broken() {
+    let wrong = handler("qemu-arm", "/usr/bin/qemu-aarch64-static", POF);
+    assert_eq!(wrong_emulator(&wrong).map(|arch| arch.name), Some("aarch64"));
+    assert_eq!(wrong_emulator(&handler("qemu-arm", PATH, POF)), None);
+    let reason = "qemu-arm failed: its interpreter emulates aarch64";
+    assert_eq!(decided(&[wrong], None, ASKED), registration(&["qemu-arm"], Some(reason), &[]));
+}
+
+#[test]
 fn an_emulator_is_recognised_by_its_file_name_or_our_handler_name() {
     let cases = [
         ("anything", "/usr/bin/qemu-arm-static", Some("arm")),
         ("anything", "/usr/libexec/qemu-binfmt/arm-binfmt-P", Some("arm")),
-        ("qemu-arm", "/usr/bin/buildkit-qemu-aarch64", Some("aarch64")),
+        ("anything", "/usr/bin/qemu-arm-binfmt", Some("arm")),
+        ("anything", "/nix/store/x/bin/qemu-arm-binfmt-P", Some("arm")),
+        // The pattern decides, not the name of the interpreter.
+        ("qemu-arm", "/usr/bin/buildkit-qemu-aarch64", Some("arm")),
+        ("qus-aarch64", "/opt/box", Some("arm")),
         ("qus-arm", "/opt/box", Some("arm")),
         ("qemu-arm", "/proc/self/fd/3", Some("arm")),
         ("rosetta", "/proc/self/fd/3", None),
         ("qemu-arm", "/opt/box", None),
         ("qemu-arm", "/usr/bin/qemu-system-arm", None),
+        ("qemu-arm", "/usr/bin/qemu-system-arm-binfmt", None),
+        ("arm-linux", "/run/binfmt/arm-linux", None),
     ];
     for (called, path, arch) in cases {
         assert_eq!(emulated_arch(&handler(called, path, POF)).map(|arch| arch.name), arch, "{called} {path}");
     }
+    let mut linked = handler("arm-linux", "/run/binfmt/arm-linux", POF);
+    linked.target = Some("/nix/store/x/bin/qemu-arm-binfmt-P".into());
+    assert_eq!(emulated_arch(&linked), Some(arm()));
     let mut script = handler("qus-arm", PATH, POF);
     script.entry.matcher = Some(Matcher::Magic(Pattern::new(0, b"#!".to_vec(), None).unwrap()));
     assert_eq!(emulated_arch(&script), None);

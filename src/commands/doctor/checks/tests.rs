@@ -45,7 +45,7 @@ fn with_handler(name: &str) -> Facts {
         registered: Vec::new(),
         holder: MountHolder::Others,
         owners: BTreeMap::from([(name.clone(), Owner::Qus)]),
-        handlers: vec![Handler { name, entry }],
+        handlers: vec![Handler::new(name, entry)],
         health: Ok(BTreeMap::new()),
         faults: BTreeMap::new(),
         available: BTreeMap::new(),
