@@ -142,8 +142,8 @@ fn what_people_type_gets_the_command_that_they_mean() {
 #[test]
 fn errors_of_the_command_line_have_the_form_of_all_errors() {
     assert_eq!(
-        stderr(&["list", "--bogus"]),
-        "qus: unexpected argument '--bogus' found\n  try: qus list --help\n"
+        stderr(&["doctor", "--bogus"]),
+        "qus: unexpected argument '--bogus' found\n  try: qus doctor --help\n"
     );
     let missing =
         "qus: the following required arguments were not provided: <ARCH>...\n  try: qus fetch --help\n";

@@ -3,6 +3,7 @@
 pub mod count;
 pub mod error;
 pub mod escape;
+pub mod glob;
 pub mod hex;
 pub mod log;
 pub mod output;

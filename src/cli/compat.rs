@@ -8,7 +8,6 @@
 mod binfmt;
 mod conf;
 mod getopt;
-mod glob;
 mod register_script;
 
 use std::ffi::{OsStr, OsString};

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use crate::arch::{Arch, UnknownArch};
+use crate::base::glob::{Glob, is_pattern};
+use crate::binfmt::HandlerName;
 use crate::binfmt::instance::DEFAULT_PATH;
 use crate::interpreter::VersionReq;
 use crate::package::Sha256;
@@ -104,6 +106,36 @@ pub(crate) fn parse_arch(word: &str) -> Result<ArchArg, UnknownArch> {
         return Ok(ArchArg::All);
     }
     Arch::named(word).map(ArchArg::One)
+}
+
+/// A word that selects handlers on the command line.
+#[derive(Clone, Debug)]
+pub enum HandlerArg {
+    /// The word `all`.
+    All,
+    /// The architecture that the word names, and the word, which may be the name of a handler too. The word is `None` if
+    /// the architecture was not typed.
+    Arch(&'static Arch, Option<HandlerName>),
+    /// Name of a handler.
+    Name(HandlerName),
+    /// Pattern for names of handlers, such as `python*`: its text, and its parsed form.
+    Pattern(String, Glob),
+}
+
+/// Parses a word that selects handlers. An architecture comes before a handler of the same name.
+pub(crate) fn parse_handler(word: &str) -> Result<HandlerArg, String> {
+    if word.eq_ignore_ascii_case("all") {
+        return Ok(HandlerArg::All);
+    }
+    if is_pattern(word) {
+        let glob = Glob::new(word).map_err(|error| error.to_string())?;
+        return Ok(HandlerArg::Pattern(word.to_owned(), glob));
+    }
+    let name = HandlerName::new(word);
+    match Arch::named(word) {
+        Ok(arch) => Ok(HandlerArg::Arch(arch, name.ok())),
+        Err(_) => name.map(HandlerArg::Name).map_err(|error| format!("the name of a handler {error}")),
+    }
 }
 
 pub(crate) fn parse_one_arch(word: &str) -> Result<&'static Arch, UnknownArch> {

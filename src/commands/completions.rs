@@ -66,10 +66,13 @@ impl Report for CompletionsReport {
     }
 }
 
-/// Limits the completions of an argument `ARCH` to QEMU's names of architectures, and `all` if `takes_all` is true. The
-/// command itself accepts many more names. Returns any other argument unchanged.
+/// Limits the completions of an argument `ARCH` or `HANDLER` to QEMU's names of architectures, and `all` if `takes_all` is
+/// true. The command itself accepts many more names. Returns any other argument unchanged.
 fn with_arches(arg: Arg, takes_all: bool) -> Arg {
-    if !arg.get_value_names().is_some_and(|names| names.iter().any(|name| *name == "ARCH")) {
+    if !arg
+        .get_value_names()
+        .is_some_and(|names| names.iter().any(|name| matches!(name.as_str(), "ARCH" | "HANDLER")))
+    {
         return arg;
     }
     // A positional list accepts `all`, an option does not.

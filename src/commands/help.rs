@@ -71,10 +71,10 @@ Outcomes:
 /// Sections that `qus list --help` prints after the options.
 pub const LIST: &str = "\
 Examples:
-  qus list
-      Lists the handlers, newest first.
   qus list --probe -v
       Executes a probe through each, and prints who registered it.
+  qus list arm64 'python*'
+      Lists the handlers of an architecture, and those with such names.
 
 States:
   enabled
@@ -89,10 +89,10 @@ States:
 /// Sections that `qus reset --help` prints after the options.
 pub const RESET: &str = "\
 Examples:
-  sudo qus reset
-      Removes the handlers of all QEMU emulators.
   sudo qus reset --persist arm
       Removes the handler of arm, and the file that registers it at boot.
+  sudo qus reset jar
+      Removes the handler called jar, whichever tool registered it.
 
 Outcomes:
   removed
@@ -116,7 +116,10 @@ States:
   native
       The host runs these programs without a handler.
   broken
-      The probe failed. The reason is printed.";
+      The probe or another check failed. The reason is printed.
+  unverified
+      No other fault was found, but qus has no probe for such files. The exit
+      status is 2.";
 
 /// Sections that `qus which --help` prints after the options.
 pub const WHICH: &str = "\
@@ -163,16 +166,16 @@ pub const ENABLE: &str = "\
 Examples:
   sudo qus enable arm
       Enables the handlers of arm.
-  sudo qus enable all
-      Enables the handlers of all QEMU emulators.";
+  sudo qus enable jar 'python*'
+      Enables handlers of other tools by their names.";
 
 /// Sections that `qus disable --help` prints after the options.
 pub const DISABLE: &str = "\
 Examples:
   sudo qus disable arm
       Disables the handlers of arm. They stay registered.
-  sudo qus disable all
-      Disables the handlers of all QEMU emulators.";
+  sudo qus disable jar 'python*'
+      Disables handlers of other tools by their names.";
 
 /// Sections that `qus show --help` prints after the options.
 pub const SHOW: &str = "\

@@ -16,10 +16,11 @@ use crate::base::hex::Hex;
 use crate::base::output::{Output, Status};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, HEADER, NOTABLE, TextWriter};
-use crate::binfmt::{Handler, Matcher};
+use crate::binfmt::{Handler, HandlerName, Matcher};
 use crate::boot::configuration::{Configuration, ConfiguredRule, Drift};
-use crate::commands::args::{Common, VERIFICATION};
+use crate::commands::args::{Common, HandlerArg, VERIFICATION, parse_handler};
 use crate::commands::instance::{open_instance, print_scope, switched_off};
+use crate::commands::selection::{Selection, is_meant, select};
 use crate::handler::classify;
 use crate::handler::classify::name_lossy;
 use crate::handler::owner::{Owner, packages};
@@ -32,6 +33,12 @@ use clap::Args;
 /// Arguments of `qus list`.
 #[derive(Debug, Args)]
 pub struct List {
+    /// Architectures, or names of handlers [default: all]
+    ///
+    /// Lists only the handlers of these architectures, and those with these names. A pattern such as 'python*' is a name
+    /// too.
+    #[arg(value_name = "HANDLER", value_delimiter = ',', value_parser = parse_handler)]
+    pub handlers: Vec<HandlerArg>,
     /// Execute a probe through each handler
     ///
     /// Executes a probe through each handler, as `qus verify` does. The exit status is 1 if one fails.
@@ -119,15 +126,28 @@ enum Takes {
     Unknown {},
 }
 
-/// Lists the handlers of the instance, and the configured rules that are not registered.
+/// Lists the handlers of the instance, and the configured rules that are not registered. Lists only those that `args`
+/// selects.
 pub(crate) fn execute(args: &List, common: &Common) -> Result<ListReport> {
     let instance = open_instance(common)?;
     let handlers = instance.handlers().map_err(Diagnostic::from)?;
     let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
-    let mut probes = if args.probe { health(&handlers, enabled)? } else { BTreeMap::new() };
     let configuration = Configuration::read(Path::new("/"));
-    let owners = owners(&handlers, &configuration);
-    let views = handlers.iter().zip(owners);
+    let words = &args.handlers;
+    let names: Vec<HandlerName> =
+        configuration.rules.iter().map(|configured| configured.rule.name().clone()).collect();
+    let arches = |handler: &Handler| handler.entry.pattern().map(Arch::matching_pattern).unwrap_or_default();
+    let is_of = |handler: &Handler, arch| arches(handler).contains(&arch);
+    let Selection { handlers: selected, .. } = select(&handlers, words, &names, |_| true, is_of)?;
+    let mut drifts = configuration.drifts(&handlers);
+    drifts.retain(|(configured, _)| {
+        let rule = &configured.rule;
+        let arches = rule.matcher().pattern().map(Arch::matching_pattern).unwrap_or_default();
+        is_meant(words, rule.name(), &arches)
+    });
+    let mut probes = if args.probe { health(&handlers, &selected, enabled)? } else { BTreeMap::new() };
+    let owners = owners(&selected, &configuration);
+    let views = selected.iter().zip(owners);
     Ok(ListReport {
         instance: instance.path().to_owned(),
         enabled,
@@ -135,7 +155,7 @@ pub(crate) fn execute(args: &List, common: &Common) -> Result<ListReport> {
         handlers: views
             .map(|(handler, owner)| handler_view(handler, &owner, probes.remove(&handler.name)))
             .collect(),
-        unregistered: configuration.drifts(&handlers).into_iter().map(UnregisteredRule::of).collect(),
+        unregistered: drifts.into_iter().map(UnregisteredRule::of).collect(),
         probed: args.probe,
         verbose: common.verbose > 0,
         switched_off: (!enabled).then(|| switched_off(&instance)),
@@ -179,7 +199,7 @@ impl Report for ListReport {
 
 /// Determines which tool registered each handler. Asks the package manager for the owner of an interpreter only if
 /// neither the handler nor `configuration` shows the tool.
-fn owners(handlers: &[Handler], configuration: &Configuration) -> Vec<Owner> {
+fn owners(handlers: &[&Handler], configuration: &Configuration) -> Vec<Owner> {
     let mut owners: Vec<Owner> = handlers.iter().map(|handler| Owner::of(handler, configuration)).collect();
     let path = |handler: &Handler| {
         handler.entry.interpreter.clone().filter(|path| path.is_absolute() && path.exists())

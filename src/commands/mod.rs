@@ -15,6 +15,7 @@ pub mod register;
 pub(crate) mod report;
 pub mod reset;
 pub mod run;
+pub(crate) mod selection;
 pub mod show;
 pub(crate) mod suggestion;
 
@@ -50,7 +51,7 @@ pub enum Command {
     /// Remove the handlers of QEMU's emulators
     ///
     /// Removes the handlers of QEMU's emulators, including those that other tools registered. Handlers of other
-    /// interpreters are left in place.
+    /// interpreters are left in place, unless their names are given.
     #[command(after_long_help = help::RESET)]
     Reset(reset::Reset),
     /// Execute a test program of each architecture

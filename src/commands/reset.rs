@@ -1,5 +1,5 @@
-//! `qus reset`: removes the handlers of QEMU's emulators under any name, and no other handlers. With `--persist`, also
-//! removes the files that `register --persist` wrote.
+//! `qus reset`: removes the handlers of QEMU's emulators under any name, and other handlers only if the command line
+//! names them. With `--persist`, also removes the files that `register --persist` wrote.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::escape::{display_path, escape};
 use crate::base::output::{Output, Status};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
 use crate::binfmt::instance::{HandlerError, Instance};
-use crate::binfmt::{Handler, HandlerName};
+use crate::binfmt::{Handler, HandlerName, Rule};
 use crate::boot::configuration::{Configuration, binfmt_support_file};
 use crate::boot::persist::{self, InitSystem, Persisted};
-use crate::commands::args::{ArchArg, Common, PERSISTENCE, named, parse_arch};
+use crate::commands::args::{Common, HandlerArg, PERSISTENCE, parse_handler};
 use crate::commands::instance::{open_read_only, print_scope};
 use crate::commands::report::Report;
-use crate::handler::classify::{emulators, name_lossy};
+use crate::commands::selection::{is_meant, select};
+use crate::handler::classify::{emulated_arch, is_emulator_of, main_arch, name_lossy};
 use crate::handler::owner::Owner;
 use crate::system::managed_file::{self, ManagedFileError};
 use crate::system::namespace::Scope;
@@ -29,11 +29,12 @@ use clap::Args;
 /// Arguments of `qus reset`.
 #[derive(Debug, Args)]
 pub struct Reset {
-    /// Architectures [default: all]
+    /// Architectures, or names of handlers [default: all]
     ///
-    /// Removes only the handlers of these architectures.
-    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
-    pub arches: Vec<ArchArg>,
+    /// An architecture selects its handlers of QEMU's emulators, `all` selects those of every architecture. The name of a
+    /// handler, or a pattern such as 'python*', selects handlers of any tool.
+    #[arg(value_name = "HANDLER", value_delimiter = ',', value_parser = parse_handler)]
+    pub handlers: Vec<HandlerArg>,
     /// Also remove the files of register --persist
     ///
     /// Also removes the files that `register --persist` wrote, so that the handlers are not registered again at boot.
@@ -93,7 +94,8 @@ pub(crate) struct ResetReport {
 /// A handler that was removed or would be removed.
 #[derive(Serialize)]
 pub(crate) struct ResetHandler {
-    pub(crate) arch: &'static str,
+    /// Architecture of the handler; `None` if its programs belong to no known architecture.
+    pub(crate) arch: Option<&'static str>,
     outcome: Outcome,
     pub(crate) name: String,
     interpreter: Option<String>,
@@ -110,7 +112,7 @@ struct FileItem {
 
 #[derive(Serialize)]
 struct RestoredHandler {
-    arch: &'static str,
+    arch: Option<&'static str>,
     name: String,
     /// The file that registers the handler at boot.
     file: PathBuf,
@@ -118,16 +120,14 @@ struct RestoredHandler {
     own: bool,
 }
 
-/// Removes the selected handlers of QEMU's emulators. With `--persist`, also removes the files that register them at
-/// boot.
+/// Removes the selected handlers. With `--persist`, also removes the files that register them at boot.
 pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
-    let arches = named(&args.arches);
     // The lock is taken before any file is read, and released at the end of this function.
     let _lock = (args.persist && !args.dry_run).then(persist::lock);
     let instance = open_read_only(common)?;
     let handlers = handlers_of(instance.as_ref())?;
-    let to_remove = emulators(&handlers, arches.as_deref());
-    let persisted = if args.persist { persisted(arches.as_deref())? } else { Vec::new() };
+    let persisted = if args.persist { persist::persisted()? } else { Vec::new() };
+    let (to_remove, persisted) = selected(&args.handlers, &handlers, persisted)?;
     if !args.dry_run {
         check(instance.as_ref(), &to_remove, &persisted)?;
     }
@@ -145,7 +145,7 @@ pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
     if args.persist && !args.dry_run {
         persist::remove_unused_copies(&handlers_of(instance.as_ref())?)?;
     }
-    let is_removed = |name: &HandlerName| to_remove.iter().any(|(handler, _)| handler.name == *name);
+    let is_removed = |name: &HandlerName| to_remove.iter().any(|handler| handler.name == *name);
     let skipped = handlers.iter().filter(|handler| !is_removed(&handler.name));
     Ok(ResetReport {
         scope: if instance.is_some() { Scope::of(&common.instance) } else { Scope::of_own_mount() },
@@ -158,6 +158,23 @@ pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
     })
 }
 
+/// Returns the handlers that `words` select, and those of the `persisted` files that register them at boot.
+fn selected<'a>(
+    words: &[HandlerArg],
+    handlers: &'a [Handler],
+    mut persisted: Vec<Persisted>,
+) -> Result<(Vec<&'a Handler>, Vec<Persisted>), Diagnostic> {
+    let names: Vec<HandlerName> =
+        persisted.iter().flat_map(|file| file.set.rules.iter().map(|rule| rule.name().clone())).collect();
+    let is_default = |handler: &Handler| emulated_arch(handler).is_some();
+    let selection = select(handlers, words, &names, is_default, is_emulator_of)?;
+    persisted.retain(|file| {
+        let mut names = file.set.rules.iter().map(Rule::name);
+        names.any(|name| is_meant(words, name, &[file.set.arch]))
+    });
+    Ok((selection.handlers, persisted))
+}
+
 fn handlers_of(instance: Option<&Instance>) -> Result<Vec<Handler>, Diagnostic> {
     Ok(instance.map_or(Ok(Vec::new()), Instance::handlers)?)
 }
@@ -165,7 +182,7 @@ fn handlers_of(instance: Option<&Instance>) -> Result<Vec<Handler>, Diagnostic> 
 /// Checks, before the first removal, that all handlers and files can be removed.
 fn check(
     instance: Option<&Instance>,
-    to_remove: &[(&Handler, &'static Arch)],
+    to_remove: &[&Handler],
     persisted: &[Persisted],
 ) -> Result<(), Diagnostic> {
     if let Some(instance) = instance
@@ -185,7 +202,12 @@ impl Report for ResetReport {
         for item in &self.items {
             let interpreter = item.interpreter.as_ref().map(|path| display_path(Path::new(path)));
             let detail = item.error.clone().or(interpreter).unwrap_or_default();
-            table.push([item.arch.into(), item.outcome.cell(), escape(&item.name).into(), detail.into()]);
+            table.push([
+                item.arch.unwrap_or("-").into(),
+                item.outcome.cell(),
+                escape(&item.name).into(),
+                detail.into(),
+            ]);
         }
         for file in &self.files {
             let detail = file.error.clone().unwrap_or_default();
@@ -212,11 +234,9 @@ impl Report for ResetReport {
             output.info("no handler of a QEMU emulator is registered")?;
         }
         for restored in &self.restored_at_boot {
-            let hint = if restored.own {
-                format!("; to remove it for good: sudo qus reset --persist {}", restored.arch)
-            } else {
-                String::new()
-            };
+            let arch = restored.arch.filter(|_| restored.own);
+            let hint = arch.map(|arch| format!("; to remove it for good: sudo qus reset --persist {arch}"));
+            let hint = hint.unwrap_or_default();
             let (name, file) = (escape(&restored.name), display_path(&restored.file));
             output.info(&format!("{file} registers {name} again at boot{hint}"))?;
         }
@@ -233,9 +253,9 @@ impl ResetReport {
 }
 
 /// Removes the handlers in `to_remove`, unless this is a dry run. Returns a result for each.
-fn remove(instance: &Instance, to_remove: &[(&Handler, &'static Arch)], dry_run: bool) -> Vec<ResetHandler> {
+fn remove(instance: &Instance, to_remove: &[&Handler], dry_run: bool) -> Vec<ResetHandler> {
     let mut items = Vec::new();
-    for (handler, arch) in to_remove {
+    for handler in to_remove {
         let removed = if dry_run { Ok(()) } else { instance.remove(&handler.name) };
         let (outcome, error) = match removed {
             Ok(()) if dry_run => (Outcome::WouldRemove, None),
@@ -245,16 +265,10 @@ fn remove(instance: &Instance, to_remove: &[(&Handler, &'static Arch)], dry_run:
         };
         let name = name_lossy(&handler.name);
         let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
-        items.push(ResetHandler { arch: arch.name, outcome, name, interpreter, error });
+        let arch = main_arch(handler).map(|arch| arch.name);
+        items.push(ResetHandler { arch, outcome, name, interpreter, error });
     }
     items
-}
-
-/// Returns the files that `register --persist` wrote for `arches`, or for all architectures if `arches` is `None`.
-fn persisted(arches: Option<&[&'static Arch]>) -> Result<Vec<Persisted>, Diagnostic> {
-    let mut persisted = persist::persisted()?;
-    persisted.retain(|file| arches.is_none_or(|arches| arches.contains(&file.set.arch)));
-    Ok(persisted)
 }
 
 /// Removes the files that `register --persist` wrote, and the copies of interpreters that their rules use. A dry run
@@ -301,7 +315,7 @@ fn remove_one(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result<
 
 /// Returns those handlers of `to_remove` that a remaining configuration file registers again at boot. `files` are the
 /// files that this run removes or would remove.
-fn restored_at_boot(to_remove: &[(&Handler, &'static Arch)], files: &[FileItem]) -> Vec<RestoredHandler> {
+fn restored_at_boot(to_remove: &[&Handler], files: &[FileItem]) -> Vec<RestoredHandler> {
     let configuration = Configuration::read(Path::new("/"));
     let file = |handler: &Handler| match Owner::of(handler, &configuration) {
         Owner::Configuration(file) => Some(file),
@@ -309,11 +323,12 @@ fn restored_at_boot(to_remove: &[(&Handler, &'static Arch)], files: &[FileItem])
         _ => None,
     };
     let is_removed = |file: &PathBuf| files.iter().any(|item| item.error.is_none() && item.path == *file);
-    let restored = to_remove.iter().filter_map(|(handler, arch)| {
+    let restored = to_remove.iter().filter_map(|handler| {
         let file = file(handler).filter(|file| !is_removed(file))?;
-        let own = file == persist::file_of(arch)
+        let arch = main_arch(handler);
+        let own = arch.is_some_and(|arch| file == persist::file_of(arch))
             && matches!(managed_file::read(&file), Ok(Some(own)) if !own.is_edited);
-        Some(RestoredHandler { arch: arch.name, name: name_lossy(&handler.name), file, own })
+        Some(RestoredHandler { arch: arch.map(|arch| arch.name), name: name_lossy(&handler.name), file, own })
     });
     restored.collect()
 }

@@ -5,29 +5,31 @@ use serde::Serialize;
 use std::io;
 
 use crate::arch::Arch;
-use crate::base::error::Diagnostic;
+use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::escape;
 use crate::base::output::{Output, Status};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::Instance;
-use crate::commands::args::{ArchArg, Common, named, parse_arch};
+use crate::commands::args::{Common, HandlerArg, parse_handler};
 use crate::commands::instance::open_instance;
 use crate::commands::report::Report;
+use crate::commands::selection::{select, word_for};
 use crate::commands::suggestion;
-use crate::handler::classify::{emulators, name_lossy};
+use crate::handler::classify::{emulated_arch, is_emulator_of, main_arch, name_lossy};
 use crate::system::namespace::Scope;
 use clap::Args;
 
 /// Arguments of `qus enable` and `qus disable`.
 #[derive(Debug, Args)]
 pub struct Toggle {
-    /// Architectures, or `all`
+    /// Architectures, names of handlers, or `all`
     ///
-    /// Architectures by any name, or `all` for every architecture with a handler of a QEMU emulator.
-    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
-    pub arches: Vec<ArchArg>,
+    /// An architecture selects its handlers of QEMU's emulators, `all` selects those of every architecture. The name of a
+    /// handler, or a pattern such as 'python*', selects handlers of any tool.
+    #[arg(value_name = "HANDLER", value_delimiter = ',', value_parser = parse_handler, required = true)]
+    pub handlers: Vec<HandlerArg>,
 }
 
 /// Results of `qus enable` or `qus disable`.
@@ -39,10 +41,14 @@ pub(crate) struct ToggleReport {
 
 #[derive(Serialize)]
 struct ToggledHandler {
-    arch: &'static str,
+    /// Architecture of the handler; `None` if its programs belong to no known architecture.
+    arch: Option<&'static str>,
     outcome: Outcome,
     name: Option<String>,
     error: Option<String>,
+    /// Advice for an architecture whose programs only other tools' handlers take.
+    #[serde(flatten)]
+    other: Advice,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -70,27 +76,41 @@ impl Outcome {
     }
 }
 
-/// Enables or disables the handlers of the architectures that `args` selects.
+/// Enables or disables the handlers that `args` selects.
 pub(crate) fn execute(args: &Toggle, enable: bool, common: &Common) -> Result<ToggleReport> {
     let instance = open_instance(common)?;
     let handlers = instance.handlers().map_err(Diagnostic::from)?;
-    let arches = named(&args.arches);
-    let chosen = emulators(&handlers, arches.as_deref());
-    if chosen.iter().any(|(handler, _)| handler.entry.enabled != enable) {
+    let is_default = |handler: &Handler| emulated_arch(handler).is_some();
+    let selection = select(&handlers, &args.handlers, &[], is_default, is_emulator_of)?;
+    if selection.handlers.iter().any(|handler| handler.entry.enabled != enable) {
         instance.check_writable().map_err(Diagnostic::from)?;
     }
     let mut items: Vec<ToggledHandler> =
-        chosen.iter().map(|(handler, arch)| toggle(&instance, handler, arch, enable)).collect();
-    for arch in arches.unwrap_or_default() {
-        if !chosen.iter().any(|(_, served)| *served == arch) {
-            let error = Some(format!("no handler is registered for {}", arch.name));
-            items.push(ToggledHandler { arch: arch.name, outcome: Outcome::Missing, name: None, error });
-        }
+        selection.handlers.iter().map(|handler| toggle(&instance, handler, enable)).collect();
+    for arch in selection.unserved {
+        items.push(missing(arch, &handlers, enable));
     }
     Ok(ToggleReport { scope: Scope::of(instance.path()), items })
 }
 
-fn toggle(instance: &Instance, handler: &Handler, arch: &Arch, enable: bool) -> ToggledHandler {
+/// Describes that no QEMU handler is registered for `arch`. Suggests to name a handler of another tool, if one runs the
+/// programs of `arch`.
+fn missing(arch: &'static Arch, handlers: &[Handler], enable: bool) -> ToggledHandler {
+    let others: Vec<&Handler> = handlers.iter().filter(|handler| main_arch(handler) == Some(arch)).collect();
+    let words: Vec<String> = others.iter().filter_map(|handler| word_for(&handler.name)).collect();
+    let verb = if enable { "enable" } else { "disable" };
+    let command = (!words.is_empty()).then(|| format!("sudo qus {verb} {}", words.join(" ")));
+    let whose = if others.is_empty() { "no handler" } else { "no handler of a QEMU emulator" };
+    ToggledHandler {
+        arch: Some(arch.name),
+        outcome: Outcome::Missing,
+        name: None,
+        error: Some(format!("{whose} is registered for {}", arch.name)),
+        other: command.into(),
+    }
+}
+
+fn toggle(instance: &Instance, handler: &Handler, enable: bool) -> ToggledHandler {
     let (outcome, error) = if handler.entry.enabled == enable {
         (Outcome::Unchanged, None)
     } else {
@@ -99,7 +119,9 @@ fn toggle(instance: &Instance, handler: &Handler, arch: &Arch, enable: bool) -> 
             Err(error) => (Outcome::Failed, Some(error.to_string())),
         }
     };
-    ToggledHandler { arch: arch.name, outcome, name: Some(name_lossy(&handler.name)), error }
+    let arch = main_arch(handler).map(|arch| arch.name);
+    let name = Some(name_lossy(&handler.name));
+    ToggledHandler { arch, outcome, name, error, other: Advice::default() }
 }
 
 impl Report for ToggleReport {
@@ -107,14 +129,19 @@ impl Report for ToggleReport {
         let mut table = Table::new();
         for item in &self.items {
             let detail = item.error.clone().or_else(|| item.name.as_deref().map(escape)).unwrap_or_default();
-            table.push([item.arch.into(), item.outcome.cell(), detail.into()]);
+            table.push([item.arch.unwrap_or("-").into(), item.outcome.cell(), detail.into()]);
         }
         table.write(text)
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
         let missing = self.items.iter().filter(|item| item.outcome == Outcome::Missing);
-        suggestion::print_missing(missing.map(|item| item.arch), output)?;
+        let (unserved, others): (Vec<_>, Vec<_>) = missing.partition(|item| item.other.is_empty());
+        suggestion::print_missing(unserved.iter().filter_map(|item| item.arch), output)?;
+        for item in others {
+            let problem = Diagnostic::new(item.error.clone().unwrap_or_default());
+            output.problem(&problem.with_advice(item.other.clone()))?;
+        }
         if self.items.is_empty() {
             output.info("no handler of a QEMU emulator is registered")?;
         }

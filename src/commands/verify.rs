@@ -11,19 +11,20 @@ use serde::Serialize;
 
 use crate::arch::Arch;
 use crate::base::table::{Cell, Table};
-use crate::base::terminal::{BAD, GOOD, TextWriter};
+use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
 use anstyle::Style;
 
 use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::{display_path, escape};
 use crate::base::output::{Output, Status};
 use crate::binfmt::{Flags, Handler, HandlerName};
-use crate::commands::args::{ArchArg, Common, named, parse_arch};
+use crate::commands::args::{Common, HandlerArg, parse_handler};
 use crate::commands::instance::{open_instance, print_scope};
 use crate::commands::report::Report;
+use crate::commands::selection::{Selection, select};
 use crate::commands::suggestion::{self, Available};
-use crate::handler::classify;
-use crate::handler::classify::{emulator_path, name_lossy};
+use crate::handler::classify::{emulator_path, main_arch, name_lossy};
+use crate::handler::condition::{covered_by, unusable_interpreter};
 use crate::interpreter::memfd;
 use crate::interpreter::versions_of;
 use crate::probe::{
@@ -36,11 +37,12 @@ use clap::Args;
 /// Arguments of `qus verify`.
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// Architectures [default: all]
+    /// Architectures, or names of handlers [default: all]
     ///
-    /// Architectures by any name. The default is every architecture that has a handler.
-    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
-    pub arches: Vec<ArchArg>,
+    /// An architecture selects its handlers. The name of a handler, or a pattern such as 'qemu-*', selects handlers of any
+    /// tool. The default is every architecture that has a handler.
+    #[arg(value_name = "HANDLER", value_delimiter = ',', value_parser = parse_handler)]
+    pub handlers: Vec<HandlerArg>,
 }
 
 /// State of the programs of an architecture: they run, or they fail.
@@ -53,6 +55,8 @@ pub(crate) enum State {
     Broken,
     /// The host runs the programs natively, and no handler matches them.
     Native,
+    /// qus has no probe for the files of the handler. No other fault was found.
+    Unverified,
 }
 
 impl State {
@@ -61,11 +65,16 @@ impl State {
             Self::Working => "working",
             Self::Broken => "broken",
             Self::Native => "native",
+            Self::Unverified => "unverified",
         }
     }
 
     fn style(self) -> Style {
-        if self == Self::Broken { BAD } else { GOOD }
+        match self {
+            Self::Working | Self::Native => GOOD,
+            Self::Broken => BAD,
+            Self::Unverified => NOTABLE,
+        }
     }
 
     fn cell(self) -> Cell {
@@ -124,14 +133,17 @@ impl fmt::Display for Health {
     }
 }
 
-/// Executes a probe for every handler that is for one architecture, and returns the results by the name of the handler.
-/// Skips all other handlers. `enabled` is false if the whole instance is disabled.
+/// Executes a probe for every handler in `selected` that is for one architecture, and returns the results by the name of
+/// the handler. Skips all other handlers. `handlers` are all handlers of the instance. `enabled` is false if the whole
+/// instance is disabled.
 pub(super) fn health(
     handlers: &[Handler],
+    selected: &[&Handler],
     enabled: bool,
 ) -> Result<BTreeMap<HandlerName, Health>, Diagnostic> {
-    let judged: Vec<(&Handler, Option<ProbeTarget>)> = handlers
+    let judged: Vec<(&Handler, Option<ProbeTarget>)> = selected
         .iter()
+        .copied()
         .filter_map(|handler| main_arch(handler).map(|arch| (handler, target(handler, arch))))
         .collect();
     let mut targets: Vec<ProbeTarget> = judged.iter().filter_map(|(_, target)| *target).collect();
@@ -167,11 +179,8 @@ fn judge_handler(
     if matched_by.is_none() && result.host.end == End::Exited(STATUS_ARGV0) {
         return Health::of(State::Native);
     }
-    if !handler.entry.enabled {
-        return Health::broken("it is disabled");
-    }
-    if !enabled {
-        return Health::broken("the whole instance is disabled");
+    if let Some(problem) = switched_off(handler, enabled) {
+        return problem;
     }
     let in_front = matched_by
         .filter(|matched_by| matched_by.name != handler.name)
@@ -201,17 +210,6 @@ fn pinned(handler: &Handler) -> Option<FileId> {
     fs::metadata(path).ok().map(|metadata| FileId::of(&metadata))
 }
 
-/// Returns the architecture of a QEMU handler. For all other handlers, returns the only architecture whose programs the
-/// handler's pattern matches.
-fn main_arch(handler: &Handler) -> Option<&'static Arch> {
-    classify::emulated_arch(handler).or_else(|| {
-        match Arch::matching_pattern(handler.entry.pattern()?).as_slice() {
-            [arch] => Some(*arch),
-            _ => None,
-        }
-    })
-}
-
 /// Returns the first probe of `arch` that the handler's pattern matches.
 fn target(handler: &Handler, arch: &'static Arch) -> Option<ProbeTarget> {
     let pattern = handler.entry.pattern()?;
@@ -228,7 +226,8 @@ pub(crate) struct VerifyReport {
 /// Result of a handler, or of an architecture without a handler.
 #[derive(Serialize)]
 pub(crate) struct VerifiedArch {
-    pub(crate) arch: &'static str,
+    /// Architecture of the handler; `None` if its programs belong to no known architecture.
+    pub(crate) arch: Option<&'static str>,
     name: Option<String>,
     interpreter: Option<String>,
     #[serde(flatten)]
@@ -245,30 +244,56 @@ impl VerifiedArch {
     }
 }
 
-/// Executes the probes of all handlers, or of the handlers for the architectures that the command line names.
+/// Executes the probes of all handlers that have one, or of the handlers that the command line names.
 pub(crate) fn execute(args: &Verify, common: &Common) -> Result<VerifyReport> {
     let instance = open_instance(common)?;
     let handlers = instance.handlers().map_err(Diagnostic::from)?;
     let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
-    let named = named(&args.arches);
-    let mut health = health(&handlers, enabled)?;
+    let is_default = |handler: &Handler| main_arch(handler).is_some();
+    let is_of = |handler: &Handler, arch| main_arch(handler) == Some(arch);
+    let Selection { handlers: selected, unserved } =
+        select(&handlers, &args.handlers, &[], is_default, is_of)?;
+    let mut health = health(&handlers, &selected, enabled)?;
     let mut items = Vec::new();
-    let requested =
-        |arch: &Arch| named.as_ref().is_none_or(|named| named.iter().any(|named| **named == *arch));
-    for handler in &handlers {
-        let Some(arch) = main_arch(handler).filter(|arch| requested(arch)) else { continue };
-        if let Some(health) = health.remove(&handler.name) {
-            let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
-            let name = Some(name_lossy(&handler.name));
-            let advice = Advice::default();
-            items.push(VerifiedArch { arch: arch.name, name, interpreter, health, advice });
-        }
+    for handler in selected {
+        let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
+        let health =
+            health.remove(&handler.name).unwrap_or_else(|| without_probe(handler, &handlers, enabled));
+        items.push(VerifiedArch {
+            arch: main_arch(handler).map(|arch| arch.name),
+            name: Some(name_lossy(&handler.name)),
+            interpreter,
+            health,
+            advice: Advice::default(),
+        });
     }
-    let mut unserved: Vec<&'static Arch> = named.into_iter().flatten().collect();
-    unserved.retain(|arch| items.iter().all(|item| item.arch != arch.name));
     items.extend(without_handler(&unserved)?);
     items.sort_by_key(|item| item.arch);
     Ok(VerifyReport { scope: Scope::of(instance.path()), items })
+}
+
+/// Judges a handler for whose files qus has no probe. Executes nothing.
+fn without_probe(handler: &Handler, handlers: &[Handler], enabled: bool) -> Health {
+    if let Some(problem) = switched_off(handler, enabled) {
+        return problem;
+    }
+    if let Some(denied) = unusable_interpreter(handler) {
+        return Health::broken(format!("its interpreter {denied}"));
+    }
+    if let Some(other) = covered_by(handler, handlers) {
+        return Health::broken(Failure::Shadowed(Some(other.name.to_string())).to_string());
+    }
+    let reason = Some("qus has no test program for its files".to_owned());
+    Health { reason, ..Health::of(State::Unverified) }
+}
+
+/// Returns the result for a handler that is disabled, or whose whole instance is.
+fn switched_off(handler: &Handler, enabled: bool) -> Option<Health> {
+    match (handler.entry.enabled, enabled) {
+        (false, _) => Some(Health::broken("it is disabled")),
+        (true, false) => Some(Health::broken("the whole instance is disabled")),
+        (true, true) => None,
+    }
 }
 
 impl Report for VerifyReport {
@@ -280,7 +305,12 @@ impl Report for VerifyReport {
             let name = item.name.as_deref().map_or_else(|| "-".to_owned(), escape);
             let detail = format!("{interpreter}{}", item.health.detail());
             let detail = detail.strip_prefix(": ").unwrap_or(&detail).to_owned();
-            table.push([item.arch.into(), item.health.state.cell(), name.into(), detail.into()]);
+            table.push([
+                item.arch.unwrap_or("-").into(),
+                item.health.state.cell(),
+                name.into(),
+                detail.into(),
+            ]);
         }
         table.write(text)
     }
@@ -291,9 +321,14 @@ impl Report for VerifyReport {
             output.info("no handler for an architecture is registered")?;
         }
         let missing = self.items.iter().filter(|item| item.is_missing());
-        suggestion::print_missing(missing.map(|item| item.arch), output)?;
-        let is_broken = self.items.iter().any(|item| item.health.state == State::Broken);
-        Ok(if is_broken { Status::No } else { Status::Done })
+        suggestion::print_missing(missing.filter_map(|item| item.arch), output)?;
+        let is_any = |state: State| self.items.iter().any(|item| item.health.state == state);
+        Ok(match (is_any(State::Unverified), is_any(State::Broken)) {
+            // The command line names a handler that cannot be verified.
+            (true, _) => Status::Failed,
+            (false, true) => Status::No,
+            (false, false) => Status::Done,
+        })
     }
 }
 
@@ -313,7 +348,7 @@ fn without_handler(arches: &[&'static Arch]) -> Result<Vec<VerifiedArch>, Diagno
             let command = suggestion::register([*arch], false, |arch| available.has(arch));
             (Health::broken("no handler matches its programs"), command.into())
         };
-        VerifiedArch { arch: arch.name, name: None, interpreter: None, health, advice }
+        VerifiedArch { arch: Some(arch.name), name: None, interpreter: None, health, advice }
     });
     Ok(items.collect())
 }

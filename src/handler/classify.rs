@@ -134,21 +134,18 @@ pub(crate) fn is_stale_staging(name: &HandlerName) -> bool {
     process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists())
 }
 
-/// Returns the handlers whose interpreter is an emulator that qus recognises, each with its architecture. If `named` is
-/// set, only handlers of these architectures are returned.
-pub(crate) fn emulators<'a>(
-    handlers: &'a [Handler],
-    named: Option<&[&'static Arch]>,
-) -> Vec<(&'a Handler, &'static Arch)> {
-    handlers
-        .iter()
-        .filter_map(|handler| emulated_arch(handler).map(|arch| (handler, arch)))
-        .filter(|(handler, arch)| {
-            named.is_none_or(|named| {
-                named.contains(arch) || named.iter().any(|arch| serves_only(handler, arch))
-            })
-        })
-        .collect()
+/// Returns the architecture of a QEMU handler. For all other handlers, returns the only architecture whose programs the
+/// handler's pattern matches.
+pub(crate) fn main_arch(handler: &Handler) -> Option<&'static Arch> {
+    emulated_arch(handler).or_else(|| match Arch::matching_pattern(handler.entry.pattern()?).as_slice() {
+        [arch] => Some(*arch),
+        _ => None,
+    })
+}
+
+/// Reports whether `handler` is a QEMU handler of `arch`.
+pub(crate) fn is_emulator_of(handler: &Handler, arch: &'static Arch) -> bool {
+    emulated_arch(handler) == Some(arch)
 }
 
 /// Returns the name of a handler as a string for JSON, without escapes. Invalid UTF-8 is replaced.
@@ -162,13 +159,4 @@ pub(crate) fn emulator_path(handler: &Handler) -> Option<&Path> {
     emulated_arch(handler)?;
     let path = handler.entry.interpreter.as_deref()?;
     (path.is_absolute() && !path.starts_with("/proc")).then_some(path)
-}
-
-/// Reports whether a handler matches programs of `arch` and of no other architecture.
-pub(crate) fn serves_only(handler: &Handler, arch: &Arch) -> bool {
-    handler
-        .entry
-        .pattern()
-        .is_some_and(|pattern| Arch::matching_pattern(pattern).iter().all(|taken| *taken == arch))
-        && overlaps_arch(handler, arch)
 }

@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod classify;
+pub mod condition;
 pub mod exec_target;
 pub mod owner;
 pub mod plan;

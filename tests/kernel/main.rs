@@ -54,6 +54,7 @@ mod lab;
 mod list;
 mod log;
 mod memory;
+mod names;
 mod namespace;
 mod output;
 mod owner;

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::getopt::{self, OptSpec};
-use super::glob::Glob;
 use super::{Adapter, EarlyExit};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::escape::{escape, escape_json};
+use crate::base::glob::{Glob, is_pattern};
 use crate::base::output::Status;
-use crate::commands::args::{ArchArg, SourceArgs};
+use crate::commands::args::{ArchArg, HandlerArg, SourceArgs};
 use crate::commands::instance::open_read_only;
 use crate::commands::register::{Outcome, Register};
 use crate::commands::reset::{Reset, ResetReport};
@@ -189,17 +189,18 @@ fn uninstall(
     if words.is_empty() {
         return Ok(());
     }
-    let all = Reset { arches: Vec::new(), dry_run: true, persist: false };
+    let all = Reset { handlers: Vec::new(), dry_run: true, persist: false };
     let (_, registered) = adapter.reset(&all, false)?;
     let mut arches = Vec::new();
     for word in words {
-        arches.extend(meant_by(word, &registered, failures, adapter)?.into_iter().map(ArchArg::One));
+        let meant = meant_by(word, &registered, failures, adapter)?;
+        arches.extend(meant.into_iter().map(|arch| HandlerArg::Arch(arch, None)));
     }
     // `reset` without architectures would remove all handlers.
     if arches.is_empty() {
         return Ok(());
     }
-    let (_, report) = adapter.reset(&Reset { arches, dry_run: false, persist: false }, true)?;
+    let (_, report) = adapter.reset(&Reset { handlers: arches, dry_run: false, persist: false }, true)?;
     for item in &report.items {
         let line = format!("uninstalling: {} {}", escape(&item.name), item.error.as_deref().unwrap_or("OK"));
         writeln!(adapter.messages, "{line}")?;
@@ -220,14 +221,14 @@ fn meant_by(
 ) -> Result<Vec<&'static Arch>, EarlyExit> {
     let named = Arch::named(word).ok();
     let pattern = Glob::new(word).map_err(|error| EarlyExit::Usage(format!("{}: {error}", escape(word))))?;
-    let is_pattern = word.contains(['*', '?', '[', '\\']);
+    let is_pattern = is_pattern(word);
     let is_meant =
         |name: &str| pattern.matches(name) || name.strip_suffix(word).is_some_and(|rest| rest.ends_with('-'));
     let meant = registered
         .items
         .iter()
-        .filter(|item| is_meant(&item.name) || named.is_some_and(|arch| arch.name == item.arch));
-    let meant: Vec<&'static Arch> = meant.filter_map(|item| Arch::from_qemu_target(item.arch)).collect();
+        .filter(|item| is_meant(&item.name) || named.is_some_and(|arch| Some(arch.name) == item.arch));
+    let meant: Vec<&'static Arch> = meant.filter_map(|item| Arch::from_qemu_target(item.arch?)).collect();
     let others: Vec<&String> = registered.skipped.iter().filter(|name| is_meant(name)).collect();
     for other in &others {
         let line = format!("uninstalling: {} is not a QEMU emulator: left in place", escape(other));
@@ -265,11 +266,12 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
         let ours = active.filter(|handler| classify::emulated_arch(handler).is_some());
         emulators.extend(ours.map(|handler| name_lossy(&handler.name)));
         emulators.sort();
-        let arches =
-            PLATFORMS.iter().filter_map(|(name, _)| Arch::from_qemu_target(name).map(ArchArg::One)).collect();
-        let (_, report) =
-            adapter.run_command(false, |common, _| verify::execute(&Verify { arches }, common))?;
-        report.items.iter().map(|item| (item.arch, item.health.state)).collect()
+        let arches = PLATFORMS
+            .iter()
+            .filter_map(|(name, _)| Some(HandlerArg::Arch(Arch::from_qemu_target(name)?, None)));
+        let request = Verify { handlers: arches.collect() };
+        let (_, report) = adapter.run_command(false, |common, _| verify::execute(&request, common))?;
+        report.items.iter().filter_map(|item| Some((item.arch?, item.health.state))).collect()
     } else {
         let path = adapter.common.instance.display();
         writeln!(adapter.messages, "qus: binfmt_misc is not mounted on {path}: emulators cannot be listed")?;

@@ -11,7 +11,7 @@ use crate::base::escape::{display_path, escape};
 use crate::base::output::Status;
 use crate::binfmt::Flags;
 use crate::boot::formats::binfmt_support_format;
-use crate::commands::args::{ArchArg, SourceArgs};
+use crate::commands::args::{ArchArg, HandlerArg, SourceArgs};
 use crate::commands::register::{ArchResult, Outcome, Register};
 use crate::commands::reset::Reset;
 use crate::handler::classify;
@@ -91,13 +91,17 @@ pub(super) fn clear(
     adapter: &mut Adapter<'_>,
 ) -> Result<Status, EarlyExit> {
     let all = arches.is_empty();
-    let arches = arches.iter().copied().map(ArchArg::One).collect();
-    let (status, answer) = adapter.reset(&Reset { arches, dry_run, persist: false }, false)?;
+    let handlers = arches.iter().map(|arch| HandlerArg::Arch(arch, None)).collect();
+    let (status, answer) = adapter.reset(&Reset { handlers, dry_run, persist: false }, false)?;
     let verb = if dry_run { "Would remove" } else { "Removed" };
     for item in &answer.items {
         let name = escape(&item.name);
         match &item.error {
-            None => writeln!(adapter.data, "{verb} {name} as binfmt interpreter for {}", item.arch)?,
+            None => writeln!(
+                adapter.data,
+                "{verb} {name} as binfmt interpreter for {}",
+                item.arch.unwrap_or("-")
+            )?,
             Some(error) => writeln!(adapter.messages, "ERROR: {name}: {}", escape(error))?,
         }
     }

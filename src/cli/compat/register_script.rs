@@ -143,7 +143,7 @@ fn interact(words: &[String]) -> Result<Status, EarlyExit> {
 
 fn list(adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
     let mut output = Output::new(&mut adapter.data, &mut adapter.messages, false, false);
-    Ok(print(&list::execute(&List { probe: false }, &adapter.common)?, &mut output)?)
+    Ok(print(&list::execute(&List { handlers: Vec::new(), probe: false }, &adapter.common)?, &mut output)?)
 }
 
 pub(super) const MULTIARCH_USAGE: &str = "\

@@ -146,7 +146,8 @@ impl State {
             .collect();
         let holder = MountHolder::of(path);
         let health = if verify {
-            health(&handlers, enabled).map_err(|problem| problem.message)
+            health(&handlers, &handlers.iter().collect::<Vec<_>>(), enabled)
+                .map_err(|problem| problem.message)
         } else {
             Err("--no-verify".to_owned())
         };

@@ -6,11 +6,11 @@ use thiserror::Error;
 /// Error for a malformed pattern. Its text is that of Go's `ErrBadPattern`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("syntax error in pattern")]
-pub(super) struct BadPattern;
+pub struct BadPattern;
 
 /// Pattern for names that contain no `/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Glob {
+pub struct Glob {
     parts: Vec<Token>,
 }
 
@@ -27,12 +27,18 @@ enum Token {
     Literal(char),
 }
 
+/// Reports whether `word` contains a character that has a meaning in patterns.
+#[must_use]
+pub fn is_pattern(word: &str) -> bool {
+    word.contains(['*', '?', '[', '\\'])
+}
+
 impl Glob {
     /// Parses the text of a pattern.
     ///
     /// # Errors
     /// The pattern has an empty, unclosed or malformed character class, or ends in a single backslash.
-    pub(super) fn new(pattern: &str) -> Result<Self, BadPattern> {
+    pub fn new(pattern: &str) -> Result<Self, BadPattern> {
         let mut letters = pattern.chars().peekable();
         let mut parts = Vec::new();
         while let Some(letter) = letters.next() {
@@ -49,7 +55,8 @@ impl Glob {
 
     /// Reports whether the whole of `name` matches the pattern. The time grows at most with the product of the two
     /// lengths.
-    pub(super) fn matches(&self, name: &str) -> bool {
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
         self.matches_counting(name).0
     }
 

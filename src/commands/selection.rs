@@ -1,0 +1,192 @@
+//! Selection of handlers by the words of a command line: architectures, names of handlers, and patterns for names.
+
+use crate::arch::Arch;
+use crate::base::error::Diagnostic;
+use crate::base::escape::escape;
+use crate::base::glob::is_pattern;
+use crate::base::shell::shell_word;
+use crate::binfmt::{Handler, HandlerName};
+use crate::commands::args::HandlerArg;
+use crate::handler::classify::name_lossy;
+
+/// Handlers that the words of a command line select.
+pub(crate) struct Selection<'a> {
+    /// The selected handlers, in the order of the instance.
+    pub(crate) handlers: Vec<&'a Handler>,
+    /// Selected architectures without a selected handler, in the order of the words.
+    pub(crate) unserved: Vec<&'static Arch>,
+}
+
+/// Selects the handlers that `words` name. No words, and the word `all`, select those for which `is_default` is true. An
+/// architecture selects its handlers, those for which `is_of` is true. If it has none, a handler is selected whose name
+/// is exactly the word.
+///
+/// # Errors
+/// Fails if a word is no architecture, and no handler has this name or matches this pattern. The names in `known`, which
+/// are not those of handlers, are permitted.
+pub(crate) fn select<'a>(
+    handlers: &'a [Handler],
+    words: &[HandlerArg],
+    known: &[HandlerName],
+    is_default: impl Fn(&Handler) -> bool,
+    is_of: impl Fn(&Handler, &'static Arch) -> bool,
+) -> Result<Selection<'a>, Diagnostic> {
+    let mut is_selected = vec![false; handlers.len()];
+    let mut mark = |selects: &dyn Fn(&Handler) -> bool| {
+        let mut found = false;
+        for (handler, is_selected) in handlers.iter().zip(&mut is_selected) {
+            if selects(handler) {
+                (found, *is_selected) = (true, true);
+            }
+        }
+        found
+    };
+    let (mut unserved, mut unknown) = (Vec::new(), Vec::new());
+    if words.is_empty() {
+        mark(&is_default);
+    }
+    for word in words {
+        match word {
+            HandlerArg::All => {
+                mark(&is_default);
+            }
+            HandlerArg::Arch(arch, name) => {
+                let is_named = |handler: &Handler| name.as_ref() == Some(&handler.name);
+                if !mark(&|handler| is_of(handler, arch)) && !mark(&is_named) && !unserved.contains(arch) {
+                    unserved.push(*arch);
+                }
+            }
+            HandlerArg::Name(name) => {
+                if !mark(&|handler| handler.name == *name) && !known.contains(name) {
+                    unknown.push(word);
+                }
+            }
+            HandlerArg::Pattern(_, glob) => {
+                let is_match = |name: &HandlerName| glob.matches(&name_lossy(name));
+                if !mark(&|handler| is_match(&handler.name)) && !known.iter().any(is_match) {
+                    unknown.push(word);
+                }
+            }
+        }
+    }
+    if let Some(word) = unknown.first() {
+        return Err(none_of(word));
+    }
+    let handlers = handlers.iter().zip(is_selected).filter(|(_, is_selected)| *is_selected);
+    Ok(Selection { handlers: handlers.map(|(handler, _)| handler).collect(), unserved })
+}
+
+/// Reports whether `words` select a rule or handler called `name` whose programs are those of `arches`. No words select
+/// everything.
+pub(crate) fn is_meant(words: &[HandlerArg], name: &HandlerName, arches: &[&Arch]) -> bool {
+    let is_one = |word: &HandlerArg| match word {
+        HandlerArg::All => true,
+        HandlerArg::Arch(arch, _) => arches.contains(arch),
+        HandlerArg::Name(own) => own == name,
+        HandlerArg::Pattern(_, glob) => glob.matches(&name_lossy(name)),
+    };
+    words.is_empty() || words.iter().any(is_one)
+}
+
+/// Returns the error that `word` selects no handler.
+fn none_of(word: &HandlerArg) -> Diagnostic {
+    let problem = match word {
+        HandlerArg::Name(name) => {
+            let name = name_lossy(name);
+            let nearest = Arch::named(&name).err().and_then(|unknown| unknown.nearest);
+            let nearest = nearest.map(|nearest| format!("; did you mean {nearest}?")).unwrap_or_default();
+            format!("no handler is called {}, and no architecture{nearest}", escape(&name))
+        }
+        HandlerArg::Pattern(pattern, _) => format!("no handler has a name like {}", escape(pattern)),
+        HandlerArg::All | HandlerArg::Arch(..) => "no handler is registered".to_owned(),
+    };
+    Diagnostic::new(problem).with_command("qus list")
+}
+
+/// Returns the word that selects exactly the handler called `name` on a command line. Returns `None` for a name that no
+/// word can express: it is not UTF-8, or contains a comma or a control character.
+pub(crate) fn word_for(name: &HandlerName) -> Option<String> {
+    let text = std::str::from_utf8(name.as_bytes()).ok()?;
+    if text.contains(',') || text.chars().any(char::is_control) || text.trim() != text {
+        return None;
+    }
+    let is_arch = text.eq_ignore_ascii_case("all") || Arch::named(text).is_ok();
+    let is_option = text.starts_with('-');
+    if !is_arch && !is_option && !is_pattern(text) {
+        return Some(shell_word(text));
+    }
+    // A pattern never names an architecture. A class with one character matches only this character.
+    let mut quoted = String::new();
+    let last = text.chars().count().checked_sub(1)?;
+    for (index, letter) in text.chars().enumerate() {
+        match letter {
+            '\\' | '*' | '?' | '[' | ']' => quoted.extend(['\\', letter]),
+            '-' if index == 0 => quoted.push_str(r"\-"),
+            letter if index == last && is_arch => quoted.extend(['[', letter, ']']),
+            letter => quoted.push(letter),
+        }
+    }
+    Some(shell_word(quoted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binfmt::Entry;
+    use crate::commands::args::parse_handler;
+    use crate::handler::classify::emulated_arch;
+
+    fn handler(name: &str) -> Handler {
+        let entry = Entry::parse(b"enabled\ninterpreter /x\nflags: \nextension .x\n").unwrap();
+        Handler::new(HandlerName::new(name).unwrap(), entry)
+    }
+
+    /// Returns the names of the handlers that `words` select.
+    fn selected(handlers: &[Handler], words: &[&str]) -> Result<Vec<String>, String> {
+        let words: Vec<HandlerArg> = words.iter().map(|word| parse_handler(word).unwrap()).collect();
+        let is_of = |handler: &Handler, arch| emulated_arch(handler) == Some(arch);
+        let chosen = select(handlers, &words, &[], |handler| emulated_arch(handler).is_some(), is_of);
+        let names = |selection: Selection<'_>| {
+            selection.handlers.iter().map(|handler| handler.name.to_string()).collect()
+        };
+        chosen.map(names).map_err(|problem| problem.message)
+    }
+
+    #[test]
+    fn a_word_selects_a_handler_by_its_name() {
+        let handlers = ["jar", "qemu-arm", "python3.11", "python3.12"].map(handler);
+        assert_eq!(selected(&handlers, &["jar"]).unwrap(), ["jar"]);
+        assert_eq!(selected(&handlers, &["python*"]).unwrap(), ["python3.11", "python3.12"]);
+        assert_eq!(selected(&handlers, &["python3.12", "jar", "j*"]).unwrap(), ["jar", "python3.12"]);
+        // The architecture has no handler, so the word is the name of one.
+        assert_eq!(selected(&handlers, &["qemu-arm"]).unwrap(), ["qemu-arm"]);
+        assert!(selected(&handlers, &["arm"]).unwrap().is_empty());
+        let unknown = "no handler is called arm65, and no architecture; did you mean arm64?";
+        assert_eq!(selected(&handlers, &["jar", "arm65"]).unwrap_err(), unknown);
+        assert_eq!(selected(&handlers, &["x*"]).unwrap_err(), "no handler has a name like x*");
+        assert!(
+            parse_handler("[").is_err() && parse_handler("").is_err() && parse_handler("status").is_err()
+        );
+    }
+
+    #[test]
+    fn every_name_has_a_word() {
+        let odd =
+            ["jar", "qemu-arm", "arm", "all", "-x", "a*", "[a]", r"a\b", "it's", "a?", "with space", "ø"];
+        let handlers = odd.map(handler);
+        for handler in &handlers {
+            let word = word_for(&handler.name).unwrap();
+            let word = shlex(&word);
+            assert_eq!(selected(&handlers, &[&word]).unwrap(), [handler.name.to_string()], "{word}");
+            assert!(!word.starts_with('-'));
+        }
+        for name in ["a,b", "a\nb", " a"] {
+            assert_eq!(word_for(&HandlerName::new(name).unwrap()), None);
+        }
+    }
+
+    /// Removes the quotes of a shell word.
+    fn shlex(word: &str) -> String {
+        word.replace(r"'\''", "\u{1}").replace('\'', "").replace('\u{1}', "'")
+    }
+}
