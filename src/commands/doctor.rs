@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 use std::io;
 
-use self::checks::CHECKS;
+use self::checks::{CHECKS, Check, Observation, settle};
 use self::facts::Facts;
 use crate::base::count::count;
 use crate::base::error::Advice;
@@ -86,17 +86,20 @@ pub(super) fn ids() -> impl Iterator<Item = &'static str> {
 /// Gathers facts about the system, and runs every check on them.
 pub(crate) fn execute(args: &Doctor, common: &Common) -> Result<DoctorReport> {
     let facts = Facts::gather(&common.instance, !args.no_verify)?;
-    let mut findings = Vec::new();
+    let mut observations: Vec<(&'static Check, Observation)> = Vec::new();
     for check in CHECKS {
-        findings.extend((check.run)(&facts).into_iter().map(|observations| Finding {
-            level: observations.level,
-            id: check.id,
-            text: observations.text,
-            why: (observations.level != Severity::Ok && !check.why.is_empty()).then_some(check.why),
-            advice: observations.advice,
-        }));
+        observations.extend((check.run)(&facts).into_iter().map(|observation| (check, observation)));
     }
-    findings.sort_by_key(|finding| finding.level);
+    observations.sort_by_key(|(_, observation)| observation.level);
+    settle(&mut observations);
+    let findings = observations.into_iter().map(|(check, observation)| Finding {
+        level: observation.level,
+        id: check.id,
+        text: observation.text,
+        why: (observation.level != Severity::Ok && !check.why.is_empty()).then_some(check.why),
+        advice: observation.fix.advice,
+    });
+    let findings = findings.collect();
     Ok(DoctorReport { findings, verbose: common.verbose > 0 })
 }
 

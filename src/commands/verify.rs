@@ -24,9 +24,9 @@ use crate::commands::report::Report;
 use crate::commands::selection::{Selection, select};
 use crate::commands::suggestion::{self, Available};
 use crate::handler::classify::{emulator_path, main_arch, name_lossy};
-use crate::handler::condition::{covered_by, unusable_interpreter};
+use crate::handler::condition::{BrokenInterpreter, covered_by};
 use crate::interpreter::memfd;
-use crate::interpreter::versions_of;
+use crate::interpreter::{self_exe_header, versions_of};
 use crate::probe::{
     self, End, Expected, Failure, ProbeResult, ProbeTarget, STATUS_ARGV0, Verification, judge,
 };
@@ -254,11 +254,12 @@ pub(crate) fn execute(args: &Verify, common: &Common) -> Result<VerifyReport> {
     let Selection { handlers: selected, unserved } =
         select(&handlers, &args.handlers, &[], is_default, is_of)?;
     let mut health = health(&handlers, &selected, enabled)?;
+    let host = self_exe_header()?;
     let mut items = Vec::new();
     for handler in selected {
         let interpreter = handler.entry.interpreter.as_deref().map(Path::to_string_lossy).map(Into::into);
         let health =
-            health.remove(&handler.name).unwrap_or_else(|| without_probe(handler, &handlers, enabled));
+            health.remove(&handler.name).unwrap_or_else(|| without_probe(handler, &handlers, enabled, &host));
         items.push(VerifiedArch {
             arch: main_arch(handler).map(|arch| arch.name),
             name: Some(name_lossy(&handler.name)),
@@ -273,12 +274,12 @@ pub(crate) fn execute(args: &Verify, common: &Common) -> Result<VerifyReport> {
 }
 
 /// Judges a handler for whose files qus has no probe. Executes nothing.
-fn without_probe(handler: &Handler, handlers: &[Handler], enabled: bool) -> Health {
+fn without_probe(handler: &Handler, handlers: &[Handler], enabled: bool, host: &[u8]) -> Health {
     if let Some(problem) = switched_off(handler, enabled) {
         return problem;
     }
-    if let Some(denied) = unusable_interpreter(handler) {
-        return Health::broken(format!("its interpreter {denied}"));
+    if let Some(broken) = BrokenInterpreter::find(handler, handlers, host) {
+        return Health::broken(format!("its interpreter {}", broken.reason));
     }
     if let Some(other) = covered_by(handler, handlers) {
         return Health::broken(Failure::Shadowed(Some(other.name.to_string())).to_string());

@@ -3,12 +3,14 @@
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::geteuid;
 
+use crate::base::shell::shell_word;
 use crate::system::namespace::UserNamespace;
 
 /// Maximum number of symbolic links in one path, as in the kernel (`path_resolution(7)`).
@@ -29,6 +31,34 @@ const STICKY: u32 = 0o1000;
 /// # Errors
 /// Fails if a part of the path cannot be inspected. Also fails if a part is missing and no other user could create it.
 pub fn changeable_by_others(path: &Path) -> io::Result<Option<PathBuf>> {
+    let mut first = None;
+    let walked = walk(path, &mut |part| {
+        first = Some(part.to_owned());
+        ControlFlow::Break(())
+    });
+    if first.is_none() {
+        walked?;
+    }
+    Ok(first)
+}
+
+/// Finds every part of `path` that users other than root and the caller can change. See [`changeable_by_others`].
+///
+/// # Errors
+/// Fails if a part of the path cannot be inspected.
+pub fn all_changeable_by_others(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut parts: Vec<PathBuf> = Vec::new();
+    walk(path, &mut |part| {
+        if !parts.iter().any(|other| other == part) {
+            parts.push(part.to_owned());
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(parts)
+}
+
+/// Walks along `path`, and calls `visit` for each part that other users can change, until it returns `Break`.
+fn walk(path: &Path, visit: &mut dyn FnMut(&Path) -> ControlFlow<()>) -> io::Result<()> {
     let path = std::path::absolute(path)?;
     let mut rest: Vec<OsString> = Vec::new();
     push(&mut rest, &path);
@@ -45,13 +75,14 @@ pub fn changeable_by_others(path: &Path) -> io::Result<Option<PathBuf>> {
         let here = directory.join(&part);
         let found = match fs::symlink_metadata(&here) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && is_changeable(&above) => {
-                return Ok(Some(directory));
+                let _nothing_follows = visit(&directory);
+                return Ok(());
             }
             found => found?,
         };
         let is_protected = above.mode() & STICKY != 0 && is_trusted(above.uid()) && is_trusted(found.uid());
-        if is_changeable(&above) && !is_protected {
-            return Ok(Some(directory));
+        if is_changeable(&above) && !is_protected && visit(&directory).is_break() {
+            return Ok(());
         }
         if found.is_symlink() {
             links += 1;
@@ -65,12 +96,26 @@ pub fn changeable_by_others(path: &Path) -> io::Result<Option<PathBuf>> {
             push(&mut rest, &target);
             continue;
         }
-        if rest.is_empty() && is_changeable(&found) {
-            return Ok(Some(here));
+        if rest.is_empty() && is_changeable(&found) && visit(&here).is_break() {
+            return Ok(());
         }
         (directory, read) = (here, Some(found));
     }
-    Ok(None)
+    Ok(())
+}
+
+/// Returns the shell command after which other users can no longer change `parts`, the parts of a path. Returns `None`
+/// if a part belongs to another user, or is a directory that all users share, such as `/tmp`.
+#[must_use]
+pub fn protecting_command(parts: &[PathBuf]) -> Option<String> {
+    let can_be_protected = |part: &PathBuf| {
+        fs::metadata(part).is_ok_and(|metadata| {
+            is_trusted(metadata.uid()) && !(metadata.is_dir() && metadata.mode() & STICKY != 0)
+        })
+    };
+    let words: Vec<String> = parts.iter().map(shell_word).collect();
+    (!parts.is_empty() && parts.iter().all(can_be_protected))
+        .then(|| format!("chmod go-w {}", words.join(" ")))
 }
 
 /// Reports whether root owns a file or directory and no other user may write to it. Unlike [`changeable_by_others`],
@@ -140,12 +185,19 @@ mod tests {
         mode(&file, 0o755);
         mode(directory.path(), 0o777);
         assert_eq!(changeable_by_others(&file).unwrap(), Some(directory.path().to_owned()));
+        mode(&file, 0o775);
+        let parts = all_changeable_by_others(&file).unwrap();
+        assert_eq!(parts, [directory.path().to_owned(), file.clone()]);
+        let words = format!("chmod go-w {} {}", directory.path().display(), file.display());
+        assert_eq!(protecting_command(&parts), Some(words));
+        mode(&file, 0o755);
         let missing = directory.path().join("missing");
         assert_eq!(changeable_by_others(&missing).unwrap(), Some(directory.path().to_owned()));
         // Other users may not rename the caller's file in this directory, but they may create a missing one.
         mode(directory.path(), 0o1777);
         assert_eq!(changeable_by_others(&file).unwrap(), None);
         assert_eq!(changeable_by_others(&missing).unwrap(), Some(directory.path().to_owned()));
+        assert_eq!(protecting_command(&[directory.path().to_owned()]), None);
     }
 
     #[test]

@@ -121,10 +121,13 @@ kernel_test!(doctor_without_rights, ordinary_user);
 /// Tests that every user may run `doctor`.
 fn doctor_without_rights(lab: &Lab) {
     let ran = lab.qus(["doctor", "-v"]);
-    let line = "ok    mounted     binfmt_misc is mounted on /proc/sys/fs/binfmt_misc\n";
-    assert!(ran.status == 0 && ran.stdout.contains(line), "{ran:#?}");
-    // A user who is not root gets commands with `sudo`.
+    let line = "ok       mounted     binfmt_misc is mounted on /proc/sys/fs/binfmt_misc\n";
+    // This user can neither run a foreign program nor register a handler.
+    assert!(ran.status == 1 && ran.stdout.contains(line), "{ran:#?}");
+    assert!(ran.stdout.contains("problem  working "), "{ran:#?}");
+    // A user who is not root gets commands with `sudo`, and the command that needs none.
     assert!(ran.stdout.contains("try: sudo qus register --fetch aarch64\n"), "{ran:#?}");
+    assert!(ran.stdout.contains("hint: without root: qus run --fetch PROGRAM\n"), "{ran:#?}");
 }
 
 kernel_test!(doctor_not_mounted, unmounted);
@@ -224,6 +227,25 @@ fn doctor_no_fix(lab: &Lab) {
     register(lab, "qemu-arm", ARM, &qemu_arm(), "");
     let command = fixes(lab, "problem", "no-fix", "qemu-arm has no F flag (arm)");
     assert_eq!(command, "qus register --replace arm");
+    sound(lab);
+}
+
+kernel_test!(doctor_wrong_emulator);
+fn doctor_wrong_emulator(lab: &Lab) {
+    register(lab, "mine", ARM, &downloads::interpreter("aarch64"), "F");
+    let text = "mine takes programs of arm, but runs ";
+    assert_eq!(fixes(lab, "problem", "wrong-emulator", text), "qus register --replace arm");
+    sound(lab);
+    lab.done(["verify", "arm"]);
+}
+
+kernel_test!(doctor_host_only);
+fn doctor_host_only(lab: &Lab) {
+    register(lab, "jar", "E::jar:", Path::new("/bin/sh"), "");
+    register(lab, "APE", "M::MZqFpD=':", Path::new("/bin/sh"), "F");
+    let finding = found(lab, "note", "host-only", "without the flag F, and not for containers: jar");
+    assert!(finding["try"].is_null(), "{finding}");
+    found(lab, "note", "host-only", "with a dynamic interpreter, and not for containers: APE");
     sound(lab);
 }
 
@@ -333,7 +355,7 @@ fn doctor_self_capture(lab: &Lab) {
     let script = lab.executable("run.x", b"#!/bin/sh\n");
     register(lab, "by-name", "E::x:", &script, "");
     let command = fixes(lab, "problem", "self-capture", "by-name matches its own interpreter");
-    assert_eq!(command, "echo -1 | tee /proc/sys/fs/binfmt_misc/by-name");
+    assert_eq!(command, "qus reset by-name");
     let script = lab.executable("magic", b"MAGIC");
     register(lab, "by-magic", "M::MAGIC:", &script, "F");
     fixes(lab, "problem", "self-capture", "by-magic matches its own interpreter");
@@ -366,11 +388,15 @@ fn doctor_shadowed(lab: &Lab) {
         "qemu-arm never runs: rosetta, registered later, matches the same files",
     );
     sound(lab);
-    // The opposite order is only a note, and the hint gives the files back to the other handler.
-    let command = fixes(lab, "note", "shadowed", "rosetta never runs: qemu-arm, registered later");
-    assert_eq!(command, "qus disable arm");
+    // The opposite order is only a note. The hint has two choices, because one of the two handlers is intended.
+    let finding = found(lab, "note", "shadowed", "rosetta never runs: qemu-arm, registered later");
+    let hint = "to use it, type qus disable 'qemu-ar[m]'; to remove it, type qus reset rosetta";
+    assert_eq!(finding["hint"], hint);
+    lab.type_command("qus disable 'qemu-ar[m]'");
+    found(lab, "note", "disabled", "qemu-arm is disabled, and rosetta takes its files");
+    sound(lab);
     lab.done(["reset"]);
-    lab.command("rosetta", "-1");
+    lab.type_command("qus reset rosetta");
     // The other handler matches fixed-position programs, but not position-independent ones.
     register(lab, "qemu-arm", ARM, &qemu_arm(), "F");
     let some = ARM.replace(r"\xfe\xff\xff\xff", r"\xff\xff\xff\xff");
@@ -422,7 +448,7 @@ fn doctor_broken_of_another(lab: &Lab) {
         let path = lab.executable("box64", b"");
         register(lab, "box64", ARM, &path, flags);
         let command = fixes(lab, "problem", "broken", &format!("box64 ({}): ", path.display()));
-        assert_eq!(command, "qus register --replace --fetch arm");
+        assert_eq!(command, "qus register --replace arm");
         found(lab, "ok", "working", "working architectures: arm");
         sound(lab);
         lab.done(["reset"]);
@@ -449,13 +475,21 @@ fn doctor_interim(lab: &Lab) {
 /// Writes configuration for a handler `listed`, and for one whose interpreter does not exist.
 fn configure(lab: &Lab) {
     quiet();
-    let here = format!("# comment\n:listed:{ARM}:{}:F\n:other:E::x::/missing:\n", qemu_arm().display());
-    fs::write(Path::new(CONFIGURATION).join("test.conf"), here).unwrap();
+    let here = format!("# comment\n:listed:{ARM}:{}:F\n", qemu_arm().display());
+    let other = ":other:E::x::/missing:\n";
+    let directory = Path::new(CONFIGURATION);
+    // The command would register the broken rule too.
+    fs::write(directory.join("test.conf"), format!("{here}{other}")).unwrap();
+    let finding = found(lab, "note", "configured", "listed is configured in /run/binfmt.d/test.conf");
+    let hint = "remove the rule other from the file, because its interpreter /missing does not exist; then type qus apply /run/binfmt.d/test.conf";
+    assert_eq!((&finding["try"], &finding["hint"]), (&Value::Null, &hint.into()));
+    fs::write(directory.join("test.conf"), here).unwrap();
+    fs::write(directory.join("other.conf"), other).unwrap();
     let finding = found(
         lab,
         "note",
         "configured",
-        "other is configured in /run/binfmt.d/test.conf, but not registered",
+        "other is configured in /run/binfmt.d/other.conf, but not registered",
     );
     assert!(finding["text"].as_str().unwrap().ends_with("its interpreter /missing does not exist"));
 }
@@ -507,7 +541,10 @@ fn doctor_wsl(lab: &Lab) {
     fs::write(&version, "Linux version 6.6.87.2-microsoft-standard-WSL2\n").unwrap();
     bind(&version, "/proc/version");
     fixes(lab, "problem", "wsl", "this is WSL, and its handler WSLInterop is gone");
-    sound(lab);
+    // Here is no WSL, so the handler's interpreter is missing.
+    if !Path::new("/init").exists() {
+        found(lab, "problem", "interpreter", "WSLInterop runs /init, which does not exist");
+    }
     assert!(lab.entries()["WSLInterop"].contains("interpreter /init\nflags: P\n"));
 }
 

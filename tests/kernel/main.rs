@@ -43,6 +43,7 @@ mod facts;
 mod faults;
 mod faults_in_files;
 mod fetch;
+mod forty;
 mod grammar;
 mod guard;
 mod headers;

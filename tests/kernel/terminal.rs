@@ -290,7 +290,7 @@ fn terminal_doctor(lab: &Lab) {
         let order = ["problem", "note", "ok"];
         assert!(levels.is_sorted_by_key(|level| order.iter().position(|other| other == level).unwrap()));
         assert_eq!(levels.iter().filter(|level| **level == "ok").count(), 1, "{text}");
-        assert!(text.contains("  try: qus enable s390x\n"), "{text}");
+        assert!(text.contains("  try: qus register --replace "), "{text}");
         let (verbose, _) = on_terminal(&mut qus(lab, &["doctor", "-v"]), width);
         let verbose = without_colors(&verbose);
         check_width(&verbose, width);

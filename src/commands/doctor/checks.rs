@@ -2,17 +2,16 @@
 
 mod configuration;
 mod environment;
+mod fix;
 mod handlers;
 mod interpreters;
 mod mount;
 
 use super::Severity;
 use super::facts::{Facts, State};
-use crate::base::error::Advice;
-use crate::base::shell::shell_word;
-use crate::binfmt::Handler;
-use crate::commands::suggestion;
-use crate::handler::classify;
+use crate::binfmt::{Handler, HandlerName};
+
+pub(super) use fix::{Fix, settle};
 
 /// A check of `qus doctor`: its id, the reason why its findings matter, and the function that makes the findings.
 pub(super) struct Check {
@@ -25,20 +24,22 @@ pub(super) struct Check {
 pub(super) struct Observation {
     pub(super) level: Severity,
     pub(super) text: String,
-    pub(super) advice: Advice,
+    /// The handler that the finding is about.
+    pub(super) handler: Option<HandlerName>,
+    pub(super) fix: Fix,
 }
 
 impl Observation {
-    fn problem(text: impl Into<String>, advice: impl Into<Advice>) -> Self {
-        Self { level: Severity::Problem, text: text.into(), advice: advice.into() }
+    fn problem(text: impl Into<String>, fix: impl Into<Fix>) -> Self {
+        Self { level: Severity::Problem, text: text.into(), handler: None, fix: fix.into() }
     }
 
-    fn note(text: impl Into<String>, advice: impl Into<Advice>) -> Self {
-        Self { level: Severity::Note, text: text.into(), advice: advice.into() }
+    fn note(text: impl Into<String>, fix: impl Into<Fix>) -> Self {
+        Self { level: Severity::Note, ..Self::problem(text, fix) }
     }
 
     fn ok(text: impl Into<String>) -> Self {
-        Self { level: Severity::Ok, text: text.into(), advice: Advice::default() }
+        Self { level: Severity::Ok, ..Self::problem(text, None) }
     }
 }
 
@@ -78,6 +79,11 @@ pub(super) static CHECKS: &[Check] = &[
         run: handlers::no_fix,
     },
     Check {
+        id: "wrong-emulator",
+        why: "an emulator runs only programs of its own architecture",
+        run: handlers::wrong_emulator,
+    },
+    Check {
         id: "interpreter",
         why: "the kernel opens this file whenever a program is started",
         run: interpreters::interpreter,
@@ -111,6 +117,11 @@ pub(super) static CHECKS: &[Check] = &[
         id: "overlap",
         why: "which of the two runs depends on the order of registration",
         run: handlers::overlap,
+    },
+    Check {
+        id: "host-only",
+        why: "a container does not have the files of the host",
+        run: interpreters::host_only,
     },
     Check { id: "broken", why: "its probe failed", run: interpreters::broken },
     Check {
@@ -159,26 +170,13 @@ fn name(handler: &Handler) -> String {
     handler.name.to_string()
 }
 
-/// Returns the `qus register` command that replaces the QEMU handler `handler` with a new handler of qus. The command
-/// has `--fetch` if no interpreter is available. Returns `None` for handlers of other interpreters.
-fn replace(state: &State, handler: &Handler) -> Option<String> {
-    let arch = classify::emulated_arch(handler)?;
-    Some(suggestion::register([arch], true, |arch| state.available.contains_key(arch.name)))
-}
-
-/// Returns the shell command that removes `handler`.
-fn remove(facts: &Facts, handler: &Handler) -> String {
-    format!("echo -1 | sudo tee {}", entry_file(facts, handler))
-}
-
-fn entry_file(facts: &Facts, handler: &Handler) -> String {
-    shell_word(facts.path.join(handler.name.as_os_str()))
-}
-
 /// Calls `check` for each handler of the instance, and collects its findings.
 fn each(facts: &Facts, check: impl Fn(&State, &Handler) -> Option<Observation>) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
-    state.handlers.iter().filter_map(|handler| check(state, handler)).collect()
+    let found = state.handlers.iter().filter_map(|handler| {
+        Some(Observation { handler: Some(handler.name.clone()), ..check(state, handler)? })
+    });
+    found.collect()
 }
 
 /// Tests of checks with invented facts, which a namespace for tests cannot have.

@@ -17,6 +17,7 @@ use crate::boot::configuration::Configuration;
 use crate::boot::persist::is_systemd_running;
 use crate::commands::verify::{Health, health};
 use crate::handler::classify;
+use crate::handler::condition::BrokenInterpreter;
 use crate::handler::owner::Owner;
 use crate::interpreter::self_exe_header;
 use crate::interpreter::store;
@@ -73,10 +74,12 @@ pub(super) struct State {
     pub(super) health: Result<BTreeMap<HandlerName, Health>, String>,
     /// Faults of interpreter files, by the name of the handler. Handlers with a usable interpreter file are left out.
     pub(super) faults: BTreeMap<HandlerName, CheckError>,
+    /// Faults of interpreters that are no emulators, by the name of the handler.
+    pub(super) broken: BTreeMap<HandlerName, BrokenInterpreter>,
     /// Path of an available interpreter, for each architecture that a handler emulates.
     pub(super) available: BTreeMap<&'static str, PathBuf>,
-    /// Answers whether the host runs an architecture natively, for each emulated architecture of the host's own family. Empty
-    /// if no probe was executed.
+    /// Answers whether the host runs an architecture natively, for each architecture of the host's own family that has a
+    /// handler. Empty if no probe was executed.
     pub(super) natives: BTreeMap<&'static str, Nativeness>,
 }
 
@@ -127,13 +130,7 @@ impl State {
         let handlers = instance.handlers()?;
         let enabled = instance.is_enabled()?;
         let host = self_exe_header()?;
-        let mut faults = BTreeMap::new();
-        for handler in &handlers {
-            let Some(path) = handler.entry.interpreter.as_deref() else { continue };
-            if let Err(reason) = Interpreter::check(path, &host) {
-                faults.insert(handler.name.clone(), reason);
-            }
-        }
+        let (faults, broken) = faults(&handlers, &host);
         let owners = handlers
             .iter()
             .map(|handler| (handler.name.clone(), Owner::of(handler, configuration)))
@@ -154,7 +151,7 @@ impl State {
         let read_only =
             statvfs(instance.path()).is_ok_and(|filesystem| filesystem.flags().contains(FsFlags::ST_RDONLY));
         let emulated: BTreeSet<&str> =
-            handlers.iter().filter_map(classify::emulated_arch).map(|arch| arch.name).collect();
+            handlers.iter().filter_map(classify::main_arch).map(|arch| arch.name).collect();
         let search_dirs = default_search_dirs(&store::all_fetched());
         let found = search(&search_dirs, &host, |arch, _| emulated.contains(arch.name));
         let available =
@@ -169,20 +166,39 @@ impl State {
             owners,
             health,
             faults,
+            broken,
             available,
             natives,
         })
     }
 }
 
+/// Checks the interpreter of each handler. Returns the faults of all interpreters by the rules for emulators, and those of
+/// other interpreters by the rules of the kernel.
+fn faults(
+    handlers: &[Handler],
+    host: &[u8],
+) -> (BTreeMap<HandlerName, CheckError>, BTreeMap<HandlerName, BrokenInterpreter>) {
+    let (mut faults, mut broken) = (BTreeMap::new(), BTreeMap::new());
+    for handler in handlers {
+        let Some(path) = handler.entry.interpreter.as_deref() else { continue };
+        if let Err(reason) = Interpreter::check(path, host) {
+            faults.insert(handler.name.clone(), reason);
+        }
+        if classify::emulated_arch(handler).is_none() {
+            broken.extend(
+                BrokenInterpreter::find(handler, handlers, host).map(|fault| (handler.name.clone(), fault)),
+            );
+        }
+    }
+    (faults, broken)
+}
+
 /// Executes probes to determine which architectures the host runs natively. Includes only architectures of the host's
-/// own family with an enabled handler.
+/// own family with a handler. A disabled handler counts, because a hint may enable it.
 fn natives(host: &[u8], handlers: &[Handler]) -> BTreeMap<&'static str, Nativeness> {
-    let emulated: BTreeSet<&str> = handlers
-        .iter()
-        .filter(|handler| handler.entry.enabled)
-        .filter_map(|handler| Some(classify::emulated_arch(handler)?.name))
-        .collect();
+    let emulated: BTreeSet<&str> =
+        handlers.iter().filter_map(|handler| Some(classify::main_arch(handler)?.name)).collect();
     let same_family = Arch::from_header(host).into_iter().flat_map(same_family);
     let asked_for = same_family.filter(|arch| emulated.contains(arch.name));
     asked_for.map(|arch| (arch.name, Nativeness::of(arch, handlers))).collect()

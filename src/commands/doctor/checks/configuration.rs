@@ -3,9 +3,11 @@
 
 use super::Observation;
 use crate::base::count::count_are;
+use crate::base::error::Advice;
 use crate::base::escape::display_path;
 use crate::base::shell::shell_word;
 use crate::binfmt::Handler;
+use crate::boot::configuration::ConfiguredRule;
 use crate::commands::doctor::facts::Facts;
 use crate::handler::classify;
 use crate::handler::owner::Owner;
@@ -15,20 +17,30 @@ use crate::system::namespace::{Scope, UserNamespace};
 pub(super) fn configured(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let missing = facts.configuration.unregistered_rules(&state.handlers);
-    let observations = missing.into_iter().map(|configured| {
+    let is_broken = |configured: &&&ConfiguredRule| !configured.rule.interpreter().exists();
+    let broken: Vec<&ConfiguredRule> = missing.iter().filter(is_broken).copied().collect();
+    let observations = missing.iter().map(|configured| {
         let file = display_path(&configured.file);
         let text = format!("{} is configured in {file}, but not registered", configured.rule.name());
-        let interpreter = configured.rule.interpreter();
-        if interpreter.exists() {
-            // The command is the same under systemd, because a restart of systemd-binfmt removes handlers that are not
-            // configured (K78).
-            Observation::note(text, format!("sudo qus apply {}", shell_word(&configured.file)))
-        } else {
-            Observation::note(
-                format!("{text}; its interpreter {} does not exist", display_path(interpreter)),
-                None,
-            )
+        let gone = |rule: &ConfiguredRule| {
+            format!("interpreter {} does not exist", display_path(rule.rule.interpreter()))
+        };
+        if broken.contains(configured) {
+            return Observation::note(format!("{text}; its {}", gone(configured)), None);
         }
+        // The command is the same under systemd, because a restart of systemd-binfmt removes handlers that are not
+        // configured (K78).
+        let command = format!("sudo qus apply {}", shell_word(&configured.file));
+        let fix = match broken.iter().find(|other| other.file == configured.file) {
+            // The command would register this rule too.
+            Some(other) => Advice::hint(format!(
+                "remove the rule {} from the file, because its {}; then type {command}",
+                other.rule.name(),
+                gone(other)
+            )),
+            None => command.into(),
+        };
+        Observation::note(text, fix)
     });
     observations.collect()
 }

@@ -2,11 +2,16 @@
 
 use std::path::Path;
 
-use super::{Observation, each, entry_file, name, remove, replace};
+use super::fix::{by_name, enable, is_native, register, remove, replace, write_entry};
+use super::{Observation, each, name};
+use crate::arch::Arch;
+use crate::base::error::Advice;
 use crate::base::escape::display_path;
 use crate::binfmt::{Flags, Handler};
-use crate::commands::doctor::facts::Facts;
+use crate::commands::doctor::facts::{Facts, State};
+use crate::commands::verify;
 use crate::handler::classify;
+use crate::handler::condition::{covered_by, covers};
 use crate::handler::exec_target::ExecTarget;
 use crate::handler::owner::Owner;
 use crate::interpreter::self_exe_header;
@@ -20,9 +25,10 @@ pub(super) fn captures(facts: &Facts) -> Vec<Observation> {
         }
         if handler.entry.pattern().is_some_and(|pattern| pattern.matches(&host)) {
             let text = format!("{} matches this host's own programs", name(handler));
-            return Some(Observation::problem(text, remove(facts, handler)));
+            // Perhaps not even qus can be started while the handler is registered.
+            return Some(Observation::problem(text, write_entry(facts, handler, "-1")));
         }
-        let arch = classify::emulated_arch(handler)?;
+        let arch = classify::main_arch(handler)?;
         match state.natives.get(arch.name)? {
             Nativeness::Native => {
                 let text = format!(
@@ -30,7 +36,11 @@ pub(super) fn captures(facts: &Facts) -> Vec<Observation> {
                     name(handler),
                     arch.name
                 );
-                Some(Observation::problem(text, format!("sudo qus reset {}", arch.name)))
+                let fix = match classify::emulated_arch(handler) {
+                    Some(arch) => format!("sudo qus reset {}", arch.name).into(),
+                    None => remove(facts, handler),
+                };
+                Some(Observation::problem(text, fix))
             }
             Nativeness::Unknown(reason) => {
                 let (handler, arch) = (name(handler), arch.name);
@@ -46,29 +56,89 @@ pub(super) fn captures(facts: &Facts) -> Vec<Observation> {
     })
 }
 
+/// Finds disabled handlers. Enabling one is suggested only if no other handler then loses files to it, or takes its files.
 pub(super) fn disabled(facts: &Facts) -> Vec<Observation> {
-    each(facts, |_, handler| {
+    let host = self_exe_header().unwrap_or_default();
+    each(facts, |state, handler| {
         if handler.entry.enabled {
             return None;
         }
-        let hint = match classify::emulated_arch(handler) {
-            Some(arch) => format!("sudo qus enable {}", arch.name),
-            None => format!("echo 1 | sudo tee {}", entry_file(facts, handler)),
+        let text = format!("{} is disabled", name(handler));
+        let arch = classify::emulated_arch(handler);
+        let takes_native = handler.entry.pattern().is_some_and(|pattern| pattern.matches(&host))
+            || classify::main_arch(handler).is_some_and(|arch| is_native(state, arch));
+        if takes_native {
+            let text = format!("{text}; if it were enabled, it would take native programs of this host");
+            return Some(Observation::note(text, None));
+        }
+        if let Some(rival) = rival(state, handler) {
+            return Some(Observation::note(format!("{text}, and {} takes its files", name(rival)), None));
+        }
+        let Some(arch) = arch else { return Some(Observation::problem(text, enable(facts, handler))) };
+        let is_other = |other: &&Handler| {
+            other.name != handler.name
+                && classify::emulated_arch(other) == Some(arch)
+                && covers(other, handler)
         };
-        Some(Observation::problem(format!("{} is disabled", name(handler)), hint))
+        let must_be_replaced = !handler.entry.flags.contains(Flags::FIX_BINARY)
+            || state.faults.contains_key(&handler.name)
+            || classify::wrong_emulator(handler).is_some()
+            || state.handlers.iter().any(|other| is_other(&other));
+        Some(if must_be_replaced {
+            Observation::problem(text, register(state, arch))
+        } else {
+            Observation::problem(text, format!("sudo qus enable {}", arch.name))
+        })
     })
 }
 
+/// Returns the handler that takes the files of the disabled `handler`, or that would lose files to it. A newer handler
+/// that is disabled too counts, because it has a hint of its own.
+fn rival<'a>(state: &'a State, handler: &Handler) -> Option<&'a Handler> {
+    let position = state.handlers.iter().position(|other| other.name == handler.name)?;
+    let typical = classify::main_arch(handler).map(Arch::typical_headers).unwrap_or_default();
+    let takes_typical = |other: &Handler| {
+        other.entry.pattern().is_some_and(|pattern| typical.iter().any(|header| pattern.matches(header)))
+    };
+    state.handlers.iter().enumerate().find_map(|(index, other)| {
+        let counts = other.entry.enabled || index < position && !state.broken.contains_key(&other.name);
+        let is_other = index != position && counts;
+        (is_other && (covers(other, handler) || covers(handler, other) || takes_typical(other)))
+            .then_some(other)
+    })
+}
+
+/// Finds handlers without the flag `F`. A disabled handler is left to the check `disabled`.
 pub(super) fn no_fix(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         let arch = classify::emulated_arch(handler)?;
-        let lacks = !handler.entry.flags.contains(Flags::FIX_BINARY);
+        let lacks = handler.entry.enabled && !handler.entry.flags.contains(Flags::FIX_BINARY);
         lacks.then(|| {
             Observation::problem(
                 format!("{} has no F flag ({})", name(handler), arch.name),
                 replace(state, handler),
             )
         })
+    })
+}
+
+/// Finds handlers whose interpreter is the emulator of another architecture, unless a probe has shown that it works.
+pub(super) fn wrong_emulator(facts: &Facts) -> Vec<Observation> {
+    each(facts, |state, handler| {
+        let emulated = classify::wrong_emulator(handler).filter(|_| handler.entry.enabled)?;
+        let arch = classify::emulated_arch(handler)?;
+        let health = state.health.as_ref().ok().and_then(|health| health.get(&handler.name));
+        if health.is_some_and(|health| health.state == verify::State::Working) {
+            return None;
+        }
+        let path = handler.entry.interpreter.as_deref().map(display_path).unwrap_or_default();
+        let text = format!(
+            "{} takes programs of {}, but runs {path}, the emulator of {}",
+            name(handler),
+            arch.name,
+            emulated.name
+        );
+        Some(Observation::problem(text, replace(state, handler)))
     })
 }
 
@@ -111,34 +181,17 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
         if !handler.entry.enabled {
             return None;
         }
-        let pattern = handler.entry.pattern()?;
-        let newer = || state.handlers.iter().take_while(|other| other.name != handler.name);
-        let is_taken = |header: &[u8]| {
-            let takes = |other: &&Handler| {
-                other.entry.enabled && other.entry.pattern().is_some_and(|pattern| pattern.matches(header))
-            };
-            newer().find(takes)
-        };
-        let covers = |other: &&Handler| {
-            other.entry.enabled && other.entry.pattern().is_some_and(|other| other.covers(pattern))
-        };
-        if let Some(other) = newer().find(covers) {
-            let text = format!(
-                "{} never runs: {}, registered later, matches the same files",
-                name(handler),
-                name(other)
-            );
-            if classify::emulated_arch(handler).is_some() {
-                return Some(Observation::problem(text, replace(state, handler)));
-            }
-            // `register --replace` leaves such a handler registered, so this may be intended.
-            let give_back =
-                classify::emulated_arch(other).map(|arch| format!("sudo qus disable {}", arch.name));
-            return Some(Observation::note(text, give_back));
+        if let Some(other) = covered_by(handler, &state.handlers) {
+            return Some(never_runs(facts, state, handler, other));
         }
-        let headers = classify::emulated_arch(handler)?.typical_headers();
-        let other =
-            headers.iter().filter(|header| pattern.matches(header)).find_map(|header| is_taken(header))?;
+        let pattern = handler.entry.pattern()?;
+        let takes = |other: &&Handler, header: &[u8]| {
+            other.entry.enabled && other.entry.pattern().is_some_and(|pattern| pattern.matches(header))
+        };
+        let mut headers = classify::emulated_arch(handler)?.typical_headers();
+        headers.retain(|header| pattern.matches(header));
+        let newer = || state.handlers.iter().take_while(|other| other.name != handler.name);
+        let other = headers.iter().find_map(|header| newer().find(|other| takes(other, header)))?;
         let text = format!(
             "{} does not get all its programs: {}, registered later, matches some",
             name(handler),
@@ -148,26 +201,49 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
     })
 }
 
-/// Finds pairs of handlers whose patterns overlap only in part. Leaves out pairs in which the older handler is a QEMU
-/// handler: the check `shadowed` examines these.
+/// Returns the finding that `handler` never runs, because `other` takes all its files.
+fn never_runs(facts: &Facts, state: &State, handler: &Handler, other: &Handler) -> Observation {
+    let text =
+        format!("{} never runs: {}, registered later, matches the same files", name(handler), name(other));
+    let arch = classify::emulated_arch(handler);
+    if arch.is_some() {
+        let is_working = |handler: &Handler| {
+            let health = state.health.as_ref().ok().and_then(|health| health.get(&handler.name));
+            health.is_some_and(|health| health.state == verify::State::Working)
+        };
+        // A registration would leave this handler in place, because the newer one satisfies the request.
+        let is_superfluous = classify::emulated_arch(other) == arch && is_working(other);
+        let fix = if is_superfluous { remove(facts, handler) } else { replace(state, handler) };
+        return Observation::problem(text, fix);
+    }
+    // `register --replace` leaves such a handler registered, so this may be intended.
+    let choices = by_name(facts, "disable", other).zip(by_name(facts, "reset", handler));
+    let sentence = choices.map(|(disable, reset)| {
+        Advice::hint(format!("to use it, type {disable}; to remove it, type {reset}"))
+    });
+    Observation::note(text, sentence.unwrap_or_default())
+}
+
+/// Finds handlers that lose some of their files to newer handlers. Leaves out QEMU handlers, which the check `shadowed`
+/// examines.
 pub(super) fn overlap(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state() else { return Vec::new() };
     let enabled: Vec<&Handler> = state.handlers.iter().filter(|handler| handler.entry.enabled).collect();
-    let mut observations = Vec::new();
-    for (index, newer) in enabled.iter().enumerate() {
-        for older in enabled.iter().skip(index + 1) {
-            let Some((one, two)) = newer.entry.pattern().zip(older.entry.pattern()) else { continue };
-            if one.overlaps(two) && !one.covers(two) && classify::emulated_arch(older).is_none() {
-                let text = format!(
-                    "{} matches some files of {}, which was registered earlier",
-                    name(newer),
-                    name(older)
-                );
-                observations.push(Observation::note(text, None));
-            }
-        }
-    }
-    observations
+    let found = enabled.iter().enumerate().filter_map(|(index, older)| {
+        let pattern = older.entry.pattern().filter(|_| classify::emulated_arch(older).is_none())?;
+        let takes_some = |newer: &&&Handler| {
+            newer.entry.pattern().is_some_and(|newer| newer.overlaps(pattern) && !newer.covers(pattern))
+        };
+        let newer: Vec<String> =
+            enabled.iter().take(index).filter(takes_some).map(|newer| name(newer)).collect();
+        let verb = if newer.len() == 1 { "matches" } else { "match" };
+        (!newer.is_empty()).then(|| {
+            let (newer, older) = (newer.join(", "), name(older));
+            let text = format!("{newer} {verb} some files of {older}, which was registered earlier");
+            Observation::note(text, None)
+        })
+    });
+    found.collect()
 }
 
 pub(super) fn left_behind(facts: &Facts) -> Vec<Observation> {
@@ -182,8 +258,7 @@ pub(super) fn left_behind(facts: &Facts) -> Vec<Observation> {
                 && classify::emulated_arch(other) == arch
         };
         let is_needed = arch.is_some() && !state.handlers.iter().any(|other| is_replacement(&other));
-        let hint = if is_needed { replace(state, handler) } else { None };
-        let hint = hint.unwrap_or_else(|| remove(facts, handler));
+        let hint = if is_needed { replace(state, handler) } else { remove(facts, handler) };
         Some(Observation::problem(
             format!("{} is a temporary handler that was left behind", name(handler)),
             hint,

@@ -48,6 +48,7 @@ fn with_handler(name: &str) -> Facts {
         handlers: vec![Handler::new(name, entry)],
         health: Ok(BTreeMap::new()),
         faults: BTreeMap::new(),
+        broken: BTreeMap::new(),
         available: BTreeMap::new(),
         natives: BTreeMap::new(),
     };
@@ -80,7 +81,7 @@ fn an_instance_of_the_host_has_to_be_mounted() {
     let automount = OpenError::Automount(crate::binfmt::instance::DEFAULT_PATH.into());
     let observations = mounted(&Facts { instance: Err(automount), ..facts() });
     assert!(observations[0].text.ends_with("that only the host can trigger"));
-    assert_eq!(observations[0].advice.command.as_deref(), Some("ls /proc/sys/fs/binfmt_misc"));
+    assert_eq!(observations[0].fix.advice.command.as_deref(), Some("ls /proc/sys/fs/binfmt_misc"));
 }
 
 #[test]
@@ -101,10 +102,10 @@ fn systemd_removes_handlers_that_are_not_configured() {
     };
     let observations = flushed(&facts("qemu-arm", "/usr/bin/qemu-arm-static"));
     assert_eq!(observations[0].text, "1 handler is not configured, and lost at the next reboot");
-    assert_eq!(observations[0].advice.command.as_deref(), Some("sudo qus register --persist arm"));
+    assert_eq!(observations[0].fix.advice.command.as_deref(), Some("sudo qus register --persist arm"));
     let observations = flushed(&facts("qus-arm", "/opt/other"));
     let hint = "sudo qus register --persist --replace --interpreter /opt/other arm";
-    assert_eq!(observations[0].advice.command.as_deref(), Some(hint));
+    assert_eq!(observations[0].fix.advice.command.as_deref(), Some(hint));
     let ours = || facts("qemu-arm", "/usr/bin/qemu-arm-static");
     assert!(flushed(&Facts { systemd: false, ..ours() }).is_empty());
     assert!(flushed(&Facts { scope: Scope::UserNamespace(1), ..ours() }).is_empty());
@@ -115,7 +116,7 @@ fn systemd_removes_handlers_that_are_not_configured() {
     assert!(flushed(&in_memory()).is_empty());
     let mut available = in_memory();
     available.instance.as_mut().unwrap().available.insert("arm", "/usr/bin/qemu-arm".into());
-    assert_eq!(flushed(&available)[0].advice.command.as_deref(), Some("sudo qus register --persist arm"));
+    assert_eq!(flushed(&available)[0].fix.advice.command.as_deref(), Some("sudo qus register --persist arm"));
 }
 
 #[test]
@@ -145,6 +146,6 @@ fn a_configured_rule_is_applied_without_removing_others() {
     let rules = vec![ConfiguredRule { file: "/etc/binfmt.d/a.conf".into(), rule }];
     let configuration = || Configuration { rules: rules.clone(), ..Configuration::default() };
     let observations = configured(&Facts { configuration: configuration(), ..with_handler("other") });
-    assert_eq!(observations[0].advice.command.as_deref(), Some("sudo qus apply /etc/binfmt.d/a.conf"));
+    assert_eq!(observations[0].fix.advice.command.as_deref(), Some("sudo qus apply /etc/binfmt.d/a.conf"));
     assert!(configured(&Facts { configuration: configuration(), ..with_handler("configured") }).is_empty());
 }

@@ -1,0 +1,123 @@
+//! Fixes of findings: the advice that is printed, and what its command does to handlers.
+//!
+//! The commands of a report are typed one after the other. So no two of them may contradict each other.
+
+use std::collections::BTreeSet;
+
+use super::{Check, Observation};
+use crate::arch::{ARCHES, Arch};
+use crate::base::error::Advice;
+use crate::base::shell::shell_word;
+use crate::binfmt::instance::DEFAULT_PATH;
+use crate::binfmt::{Handler, HandlerName};
+use crate::commands::doctor::Severity;
+use crate::commands::doctor::facts::{Facts, State};
+use crate::commands::selection::word_for;
+use crate::commands::suggestion;
+use crate::handler::classify;
+use crate::interpreter::self_exe_header;
+
+/// Fix of a finding.
+#[derive(Clone, Debug, Default)]
+pub(in crate::commands::doctor) struct Fix {
+    /// The advice that is printed.
+    pub(in crate::commands::doctor) advice: Advice,
+    /// The architecture for which the command registers a handler.
+    registers: Option<&'static Arch>,
+    /// `Some` if the command removes the handler of the finding. The value is the list of the architectures whose
+    /// registration removes this handler too.
+    removes: Option<Vec<&'static Arch>>,
+}
+
+impl From<Advice> for Fix {
+    fn from(advice: Advice) -> Self {
+        Self { advice, registers: None, removes: None }
+    }
+}
+
+impl From<String> for Fix {
+    fn from(command: String) -> Self {
+        Advice::from(command).into()
+    }
+}
+
+impl From<Option<String>> for Fix {
+    fn from(command: Option<String>) -> Self {
+        Advice::from(command).into()
+    }
+}
+
+/// Returns the fix that replaces the QEMU handler `handler` with a new handler of qus. An architecture that the host runs
+/// natively needs none, so the fix removes its handlers. Returns an empty fix for handlers of other interpreters.
+pub(super) fn replace(state: &State, handler: &Handler) -> Fix {
+    classify::emulated_arch(handler).map(|arch| register(state, arch)).unwrap_or_default()
+}
+
+/// Returns the fix that registers a new handler for `arch`. The command has `--fetch` if no interpreter is available.
+pub(super) fn register(state: &State, arch: &'static Arch) -> Fix {
+    if is_native(state, arch) {
+        return format!("sudo qus reset {}", arch.name).into();
+    }
+    let command = suggestion::register([arch], true, |arch| state.available.contains_key(arch.name));
+    Fix { registers: Some(arch), ..command.into() }
+}
+
+/// Reports whether the host runs programs of `arch` natively, so that `register` refuses the architecture.
+pub(super) fn is_native(state: &State, arch: &'static Arch) -> bool {
+    state.natives.get(arch.name).is_some_and(crate::probe::Nativeness::is_native)
+        || self_exe_header().is_ok_and(|host| Arch::from_header(&host) == Some(arch))
+}
+
+/// Returns the fix that removes `handler`.
+pub(super) fn remove(facts: &Facts, handler: &Handler) -> Fix {
+    let name = &handler.name;
+    let supersedes = |arch: &&Arch| {
+        classify::is_named_for(name, arch)
+            || classify::emulated_arch(handler) == Some(*arch) && classify::overlaps_arch(handler, arch)
+    };
+    let command = by_name(facts, "reset", handler).unwrap_or_else(|| write_entry(facts, handler, "-1"));
+    Fix { removes: Some(ARCHES.iter().filter(supersedes).collect()), ..command.into() }
+}
+
+/// Returns the command that enables `handler`.
+pub(super) fn enable(facts: &Facts, handler: &Handler) -> String {
+    by_name(facts, "enable", handler).unwrap_or_else(|| write_entry(facts, handler, "1"))
+}
+
+/// Returns the `qus` command with the verb `verb` for exactly this handler; `None` if no word selects it.
+pub(super) fn by_name(facts: &Facts, verb: &str, handler: &Handler) -> Option<String> {
+    let is_default = facts.path.as_os_str() == DEFAULT_PATH;
+    let instance =
+        if is_default { String::new() } else { format!("--instance {} ", shell_word(&facts.path)) };
+    Some(format!("sudo qus {instance}{verb} {}", word_for(&handler.name)?))
+}
+
+/// Returns the shell command that writes `word` to the file of `handler`. It starts only programs that exist on every
+/// host.
+pub(super) fn write_entry(facts: &Facts, handler: &Handler, word: &str) -> String {
+    format!("echo {word} | sudo tee {}", shell_word(facts.path.join(handler.name.as_os_str())))
+}
+
+/// Makes the commands of `observations`, which are in the order of the report, independent of each other. A handler that
+/// one command removes needs no other command. A handler that a registration replaces is not removed separately, because
+/// the new handler may have its name.
+pub(in crate::commands::doctor) fn settle(observations: &mut Vec<(&'static Check, Observation)>) {
+    let registrations: Vec<Fix> =
+        observations.iter().map(|(_, one)| &one.fix).filter(|fix| fix.registers.is_some()).cloned().collect();
+    let mut removed = BTreeSet::new();
+    for (_, observation) in observations.iter_mut() {
+        let Some(superseding) = &observation.fix.removes else { continue };
+        let is_superseding = |fix: &&Fix| fix.registers.is_some_and(|arch| superseding.contains(&arch));
+        match registrations.iter().find(is_superseding) {
+            Some(registration) => observation.fix = registration.clone(),
+            None => removed.extend(observation.handler.clone()),
+        }
+    }
+    let mut kept: BTreeSet<HandlerName> = BTreeSet::new();
+    observations.retain(|(_, observation)| match &observation.handler {
+        Some(name) if removed.contains(name) && observation.level != Severity::Ok => {
+            observation.fix.removes.is_some() && kept.insert(name.clone())
+        }
+        _ => true,
+    });
+}
