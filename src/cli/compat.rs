@@ -20,6 +20,7 @@ use crate::base::output::{Output, Status};
 use crate::base::terminal::{Terminal, TextWriter};
 use crate::binfmt::instance::DEFAULT_PATH;
 use crate::commands::args::Common;
+use crate::commands::instance::open_to_register;
 use crate::commands::register::{self, Register, RegisterReport};
 use crate::commands::report::Report;
 use crate::commands::reset::{self, Reset, ResetReport};
@@ -154,6 +155,14 @@ impl Adapter<'_> {
 
     fn register(&mut self, request: &Register) -> Result<(Status, RegisterReport)> {
         self.run_command(false, |common, output| Ok(register::execute(request, common, output)?.report))
+    }
+
+    /// Opens the instance for a registration that follows, and mounts it if necessary. The handlers of an instance that was
+    /// not mounted here can then be removed first.
+    fn mount(&mut self) -> Result<()> {
+        let mut data = std::io::sink();
+        let mut output = Output::new(&mut data, &mut self.messages, true, false);
+        open_to_register(false, &self.common, &mut output).map(|_| ())
     }
 
     fn reset(&mut self, request: &Reset, quiet: bool) -> Result<(Status, ResetReport)> {

@@ -12,7 +12,7 @@ use crate::base::escape::{display_path, escape};
 use crate::base::output::{Output, Status};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
-use crate::binfmt::instance::{HandlerError, Instance};
+use crate::binfmt::instance::{HandlerError, Instance, OpenError};
 use crate::binfmt::{Handler, HandlerName, Rule};
 use crate::boot::configuration::{Configuration, binfmt_support_file};
 use crate::boot::persist::{self, InitSystem, Persisted};
@@ -23,7 +23,7 @@ use crate::commands::selection::{is_meant, select};
 use crate::handler::classify::{emulated_arch, is_emulator_of, main_arch, name_lossy};
 use crate::handler::owner::Owner;
 use crate::system::managed_file::{self, ManagedFileError};
-use crate::system::namespace::Scope;
+use crate::system::namespace::{Scope, UserNamespace};
 use clap::Args;
 
 /// Arguments of `qus reset`.
@@ -86,9 +86,9 @@ pub(crate) struct ResetReport {
     /// Removed handlers that a configuration file registers again at boot.
     #[serde(rename = "returns")]
     restored_at_boot: Vec<RestoredHandler>,
-    /// Mount point of `--instance`, if binfmt_misc is not mounted there.
+    /// Error that binfmt_misc is not mounted, so that no handler was removed.
     #[serde(skip)]
-    not_mounted: Option<PathBuf>,
+    hidden: Option<Diagnostic>,
 }
 
 /// A handler that was removed or would be removed.
@@ -125,6 +125,11 @@ pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
     // The lock is taken before any file is read, and released at the end of this function.
     let _lock = (args.persist && !args.dry_run).then(persist::lock);
     let instance = open_read_only(common)?;
+    let hidden = instance.is_none().then(|| hidden(&common.instance));
+    // The files of `--persist` can be removed without an instance.
+    if let Some(problem) = hidden.as_ref().filter(|_| !args.persist) {
+        return Err(problem.clone().into());
+    }
     let handlers = handlers_of(instance.as_ref())?;
     let persisted = if args.persist { persist::persisted()? } else { Vec::new() };
     let (to_remove, persisted) = selected(&args.handlers, &handlers, persisted)?;
@@ -154,7 +159,7 @@ pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
         restored_at_boot: restored_at_boot(&to_remove, &files),
         items,
         files,
-        not_mounted: instance.is_none().then(|| common.instance.clone()),
+        hidden,
     })
 }
 
@@ -173,6 +178,19 @@ fn selected<'a>(
         names.any(|name| is_meant(words, name, &[file.set.arch]))
     });
     Ok((selection.handlers, persisted))
+}
+
+/// Returns the error that no handler can be removed, because binfmt_misc is not mounted on `path`. Handlers may be active
+/// nevertheless (K65).
+fn hidden(path: &Path) -> Diagnostic {
+    let problem = Diagnostic::from(OpenError::NotMounted(path.to_owned()));
+    let problem = Diagnostic { message: format!("cannot remove handlers: {}", problem.message), ..problem };
+    if UserNamespace::own() == UserNamespace::Initial {
+        return problem;
+    }
+    problem.with_hint(
+        "the command mounts an instance of this user namespace, which hides the host's handlers here",
+    )
 }
 
 fn handlers_of(instance: Option<&Instance>) -> Result<Vec<Handler>, Diagnostic> {
@@ -222,12 +240,9 @@ impl Report for ResetReport {
     }
 
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
-        if let Some(path) = &self.not_mounted {
-            let path = path.display();
-            output.info(&format!(
-                "binfmt_misc is not mounted on {path}: no handler is visible, and none was removed"
-            ))?;
-            return Ok(self.status());
+        if let Some(problem) = &self.hidden {
+            output.problem(problem)?;
+            return Ok(Status::Failed);
         }
         print_scope(self.scope, output)?;
         if self.items.is_empty() {

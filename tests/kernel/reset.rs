@@ -134,14 +134,34 @@ fn a_second_reset_has_nothing_to_do(lab: &Lab) {
     assert_eq!(lab.json(["reset"])["items"], serde_json::json!([]));
 }
 
-kernel_test!(reset_where_nothing_is_mounted_is_done, unmounted);
-fn reset_where_nothing_is_mounted_is_done(lab: &Lab) {
-    let ran = lab.qus(["reset"]);
-    assert_eq!(ran.status, 0, "{ran:#?}");
-    let message = "qus: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: no handler is visible, and none was removed\n";
-    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", message));
+kernel_test!(reset_where_nothing_is_mounted_is_an_error, unmounted);
+fn reset_where_nothing_is_mounted_is_an_error(lab: &Lab) {
+    let message = "cannot remove handlers: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc";
+    for words in [&["reset"][..], &["reset", "arm"], &["reset", "-n"], &["reset", "jar"]] {
+        let ran = lab.refused(words.iter().copied(), 2, message);
+        ran.suggests("mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc");
+        ran.hints(
+            "the command mounts an instance of this user namespace, which hides the host's handlers here",
+        );
+    }
     // In a user namespace, mounting would hide the host's handlers.
     assert!(!Path::new("/proc/sys/fs/binfmt_misc/register").exists());
+    lab.type_command("mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc");
+    lab.done_with(["reset"], crate::lab::NO_HANDLER);
+}
+
+kernel_test!(handlers_that_are_not_visible_are_not_reported_as_removed, unmounted);
+/// Tests an instance of this user namespace that is not mounted on the usual path, such as that of a container.
+fn handlers_that_are_not_visible_are_not_reported_as_removed(lab: &Lab) {
+    let elsewhere = lab.path("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    crate::namespace::mount_instance(&elsewhere, nix::mount::MsFlags::empty());
+    let at = ["--instance", elsewhere.to_str().unwrap()];
+    lab.done(at.into_iter().chain(["register", "arm"]));
+    lab.refused(["reset"], 2, "cannot remove handlers: binfmt_misc is not mounted");
+    assert_eq!(lab.json(at.into_iter().chain(["list"]))["handlers"].as_array().unwrap().len(), 1);
+    lab.type_command("mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc && qus reset");
+    assert!(lab.json(at.into_iter().chain(["list"]))["handlers"].as_array().unwrap().is_empty());
 }
 
 kernel_test!(a_dry_run_of_reset_removes_nothing);

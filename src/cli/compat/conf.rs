@@ -10,6 +10,7 @@ use crate::base::error::Diagnostic;
 use crate::base::escape::{display_path, escape};
 use crate::base::output::Status;
 use crate::binfmt::Flags;
+use crate::binfmt::instance::{Instance, OpenError};
 use crate::boot::formats::binfmt_support_format;
 use crate::commands::args::{ArchArg, HandlerArg, SourceArgs};
 use crate::commands::register::{ArchResult, Outcome, Register};
@@ -113,6 +114,20 @@ pub(super) fn clear(
 }
 
 impl Setup {
+    /// Removes the handlers of all QEMU emulators before this setup registers new ones. The registration mounts the
+    /// instance if necessary, so it is mounted here first.
+    pub(super) fn reset_first(&self, adapter: &mut Adapter<'_>) -> Result<Status, EarlyExit> {
+        if !self.dry_run && self.export.is_none() {
+            adapter.mount()?;
+        } else if self.dry_run
+            && matches!(Instance::open(&adapter.common.instance), Err(OpenError::NotMounted(_)))
+        {
+            // A dry run does not mount the instance, so it cannot list the handlers.
+            return Ok(Status::Done);
+        }
+        clear(&[], self.dry_run, adapter)
+    }
+
     /// Adds the options in `words`, which have the syntax of QEMU's script `qemu-binfmt-conf.sh`.
     pub(super) fn with(mut self, words: &[String]) -> Result<Self, EarlyExit> {
         let parsed = getopt::read(words, KNOWN).map_err(EarlyExit::Usage)?;

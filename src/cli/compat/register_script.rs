@@ -82,7 +82,7 @@ pub(super) fn dbhi(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status
             "list" => return list(adapter),
             "exit" => return Ok(Status::Done),
             "reset" => {
-                let status = conf::clear(&[], setup.dry_run, adapter)?;
+                let status = setup.reset_first(adapter)?;
                 if status != Status::Done {
                     return Ok(status);
                 }
@@ -161,7 +161,7 @@ pub(super) fn multiarch(words: &[String], adapter: &mut Adapter<'_>) -> Result<S
     };
     let setup = Setup { suffix: "-static".to_owned(), ..Setup::default() }.with(words)?;
     if reset {
-        let status = conf::clear(&[], setup.dry_run, adapter)?;
+        let status = setup.reset_first(adapter)?;
         if status != Status::Done {
             return Ok(status);
         }
