@@ -24,8 +24,10 @@ use crate::base::escape::display_path;
 use crate::base::output::{Output, Status};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
-use crate::commands::args::{Common, SELECTION, VERIFICATION};
+use crate::commands::args::{Common, HandlerArg, SELECTION, VERIFICATION, parse_handler};
 use crate::commands::report::print;
+use crate::commands::selection::select;
+use crate::handler::classify;
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
 use crate::handler::predict::{End, Step, Table};
 use crate::interpreter::self_exe_header;
@@ -44,6 +46,12 @@ pub struct Which {
     /// Reads NUL-terminated names from FILE, as `find -print0` writes them. `-` is standard input.
     #[arg(help_heading = SELECTION, long, value_name = "FILE", conflicts_with = "files")]
     pub files0_from: Option<PathBuf>,
+    /// Compare only these handlers with the file
+    ///
+    /// Compares only these handlers with the header of the file, byte by byte. An architecture selects its handlers, a
+    /// name or a pattern such as 'qemu-*' those of any tool. With -v, all handlers are compared.
+    #[arg(help_heading = SELECTION, long, value_name = "HANDLER", value_delimiter = ',', value_parser = parse_handler)]
+    pub handler: Vec<HandlerArg>,
     /// Execute no probes
     ///
     /// Executes no probes. The answers are then unverified.
@@ -83,10 +91,24 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
         return Err(problem.into());
     }
     known.describe(&handlers);
-    let compared = if common.verbose > 0 { handlers.as_slice() } else { &[] };
-    let report =
-        WhichReport { files: &files, table: &table, known: &known, compared, all_run: Cell::new(true) };
+    let compared = compared(args, common, &handlers)?;
+    let report = WhichReport {
+        files: &files,
+        table: &table,
+        known: &known,
+        compared: &compared,
+        all_run: Cell::new(true),
+    };
     print(&report, output)
+}
+
+/// Returns the handlers that are compared with each file: those of `--handler`, or all with `-v`.
+fn compared<'a>(args: &Which, common: &Common, handlers: &'a [Handler]) -> Result<Vec<&'a Handler>> {
+    if args.handler.is_empty() {
+        return Ok(if common.verbose > 0 { handlers.iter().collect() } else { Vec::new() });
+    }
+    let is_of = |handler: &Handler, arch| classify::overlaps_arch(handler, arch);
+    Ok(select(handlers, &args.handler, &[], |_| true, is_of)?.handlers)
 }
 
 /// Returns the handlers (newest first), whether the instance is enabled, and whether it is mounted. Without a mount no

@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use crate::doctor::tmpfs;
 use crate::downloads::interpreter;
-use crate::lab::{Lab, OURS};
+use crate::lab::{Lab, OURS, order};
 use crate::prediction::native;
+use crate::random::{Random, cases};
 
 /// Finding that `doctor` must have: its level, its check, and the name of the handler in its text.
 type Expected = (&'static str, &'static str, &'static str);
@@ -209,6 +210,63 @@ fn text(findings: &[Value]) -> String {
     lines.collect()
 }
 
+/// Types each command of the findings `all` once, in their order, and expects that no problem is left.
+fn converges(lab: &Lab, all: &[Value]) {
+    let mut typed: Vec<&str> = Vec::new();
+    for command in all.iter().filter_map(|finding| finding["try"].as_str()) {
+        if !typed.contains(&command) {
+            typed.push(command);
+            lab.type_command(command);
+        }
+    }
+    let (status, then) = findings(lab);
+    let has_problem = then.iter().any(|finding| finding["level"] == "problem");
+    assert!(status == 0 && !has_problem, "{}\n after {}", text(&then), text(all));
+}
+
+kernel_test!(doctor_fixes_random_handlers);
+/// Tests handlers of few architectures, so that many of them take the same files.
+fn doctor_fixes_random_handlers(lab: &Lab) {
+    crate::doctor::quiet();
+    let box_like = lab.executable("box", &native(2));
+    let empty = lab.executable("empty", b"");
+    let dynamic = lab.copy("dynamic/qemu-ppc", Path::new("/bin/true"));
+    for case in 0..cases(12) {
+        let mut random = Random::new(case as u64);
+        let gone = PathBuf::from("/gone/qemu-sparc");
+        for index in 0..2 + random.below(7) {
+            let arch = random.pick(&["sparc", "ppc"]);
+            let other = random.pick(&["sparc", "ppc", "sparc64"]);
+            let (right, wrong) = (interpreter(arch), interpreter(other));
+            let path: &Path = random.pick(&[&right, &right, &wrong, &gone, &dynamic, &box_like, &empty]);
+            // The program does not support the flag P, which shows only when it is executed.
+            let all = if path == box_like { Flags::FIX_BINARY } else { OURS };
+            let flags = if random.chance(60) && path.exists() { all } else { Flags::empty() };
+            let own = format!("qemu-{arch}");
+            let numbered = format!("h{index}");
+            let staging = format!("qus-{arch}.qus-99");
+            let name = random.pick(&[numbered.as_str(), &numbered, &numbered, &own, &staging]);
+            let name = if lab.entries().contains_key(name) { &numbered } else { name };
+            match random.below(8) {
+                // A registration would take its name.
+                0 | 1 if lab.entries().contains_key(&numbered) => continue,
+                0 => line(lab, &numbered, "E::sparc:", path, ""),
+                1 => line(lab, &numbered, "M::MZ:", path, ""),
+                _ => lab.handler(name, arch, path, flags),
+            }
+            if random.chance(25) {
+                let newest = order().remove(0);
+                lab.command(&newest, "0");
+            }
+        }
+        let before = lab.entries();
+        let (_, all) = findings(lab);
+        println!("case {case}: {before:#?}");
+        converges(lab, &all);
+        lab.clear();
+    }
+}
+
 kernel_test!(doctor_fixes_forty_handlers);
 fn doctor_fixes_forty_handlers(lab: &Lab) {
     crate::doctor::quiet();
@@ -234,16 +292,7 @@ fn doctor_fixes_forty_handlers(lab: &Lab) {
         "{}",
         text(&all)
     );
-    let mut typed: Vec<&str> = Vec::new();
-    for command in all.iter().filter_map(|finding| finding["try"].as_str()) {
-        if !typed.contains(&command) {
-            typed.push(command);
-            lab.type_command(command);
-        }
-    }
-    let (status, all) = findings(lab);
-    let has_problem = all.iter().any(|finding| finding["level"] == "problem");
-    assert!(status == 0 && !has_problem, "{}\n after {typed:#?}", text(&all));
+    converges(lab, &all);
     // What had no fault is still there.
     for name in ["jar", "WSLInterop", "APE", "newer", "rival", "good", "rosetta", "cli", "wasm"] {
         assert!(lab.entries()[name].starts_with("enabled"), "{name}");

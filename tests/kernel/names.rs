@@ -116,3 +116,23 @@ fn list_is_filtered(lab: &Lab) {
     assert_eq!(lab.json(["list", "riscv64"])["handlers"], json!([]));
     assert_eq!(lab.done(["list", "wine"]).lines().count(), 2);
 }
+
+kernel_test!(which_compares_named_handlers);
+fn which_compares_named_handlers(lab: &Lab) {
+    several(lab);
+    let compared = |words: &[&str]| {
+        let ran = lab.qus(["which", "--no-verify", "/bin/sh"].into_iter().chain(words.iter().copied()));
+        let is_compared = |name: &&str| {
+            ran.stdout.lines().any(|line| {
+                line.split(|letter: char| !letter.is_alphanumeric() && letter != '.' && letter != '-')
+                    .any(|word| word == *name)
+            })
+        };
+        ["jar", "wine", "python3.11", "qemu-arm"].into_iter().filter(is_compared).collect::<Vec<_>>()
+    };
+    assert!(compared(&[]).is_empty());
+    assert_eq!(compared(&["--handler", "wine,python*"]), ["wine", "python3.11"]);
+    assert_eq!(compared(&["--handler", "arm"]), ["qemu-arm"]);
+    assert_eq!(compared(&["-v"]).len(), 4);
+    lab.refused(["which", "--handler", "nothing", "/bin/sh"], 2, "no handler is called nothing");
+}

@@ -24,8 +24,8 @@ pub(super) struct WhichReport<'a> {
     pub(super) files: &'a Files<'a>,
     pub(super) table: &'a predict::Table<'a>,
     pub(super) known: &'a Known,
-    /// Handlers whose rules the report compares with each file, byte by byte. Empty without `--verbose`.
-    pub(super) compared: &'a [Handler],
+    /// Handlers whose rules the report compares with each file, byte by byte. Empty without `--verbose` and `--handler`.
+    pub(super) compared: &'a [&'a Handler],
     /// True if every file that was explained so far runs.
     pub(super) all_run: Cell<bool>,
 }
@@ -105,12 +105,12 @@ impl Answer<'_> {
 
 /// Writes, for each handler, which bytes of `file` do not match the handler's rule. Handlers that match the file come
 /// first. The others are ordered by the number of different bytes.
-fn compare(handlers: &[Handler], file: &ExecTarget, text: &mut TextWriter<'_>) -> io::Result<()> {
+fn compare(handlers: &[&Handler], file: &ExecTarget, text: &mut TextWriter<'_>) -> io::Result<()> {
     let differences = |handler: &Handler| match &handler.entry.matcher {
         Some(Matcher::Magic(pattern)) => pattern.differences(&file.header),
         _ => Vec::new(),
     };
-    let mut compared: Vec<_> = handlers.iter().map(|handler| (handler, differences(handler))).collect();
+    let mut compared: Vec<_> = handlers.iter().map(|handler| (*handler, differences(handler))).collect();
     // Handlers without a magic are ordered only by whether they match.
     compared.sort_by_key(|(handler, differences)| match &handler.entry.matcher {
         Some(Matcher::Magic(_)) => differences.len(),

@@ -9,11 +9,12 @@ use crate::arch::{ARCHES, Arch};
 use crate::base::error::Advice;
 use crate::base::shell::shell_word;
 use crate::binfmt::instance::DEFAULT_PATH;
-use crate::binfmt::{Handler, HandlerName};
+use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::commands::doctor::Severity;
 use crate::commands::doctor::facts::{Facts, State};
 use crate::commands::selection::word_for;
 use crate::commands::suggestion;
+use crate::commands::verify;
 use crate::handler::classify;
 use crate::interpreter::self_exe_header;
 
@@ -47,13 +48,43 @@ impl From<Option<String>> for Fix {
     }
 }
 
-/// Returns the fix that replaces the QEMU handler `handler` with a new handler of qus. An architecture that the host runs
-/// natively needs none, so the fix removes its handlers. Returns an empty fix for handlers of other interpreters.
-pub(super) fn replace(state: &State, handler: &Handler) -> Fix {
-    classify::emulated_arch(handler).map(|arch| register(state, arch)).unwrap_or_default()
+/// Returns the fix that replaces the QEMU handler `handler` with a new handler of qus. If a newer handler already does
+/// its work, the fix removes `handler`, because a registration would leave both in place. Returns an empty fix for
+/// handlers of other interpreters.
+pub(super) fn replace(facts: &Facts, state: &State, handler: &Handler) -> Fix {
+    let Some(arch) = classify::emulated_arch(handler) else { return Fix::default() };
+    if is_superfluous(state, handler, arch) { remove(facts, handler) } else { register(state, arch) }
 }
 
-/// Returns the fix that registers a new handler for `arch`. The command has `--fetch` if no interpreter is available.
+/// Reports whether newer QEMU handlers of `arch`, which have no fault, take all ordinary programs of `handler`.
+fn is_superfluous(state: &State, handler: &Handler, arch: &'static Arch) -> bool {
+    let Some(pattern) = handler.entry.pattern() else { return false };
+    let mut headers = arch.typical_headers();
+    headers.retain(|header| pattern.matches(header));
+    let is_taken = |header: &Vec<u8>| {
+        let mut newer = state.handlers.iter().take_while(|other| other.name != handler.name);
+        let first = newer.find(|other| {
+            other.entry.enabled && other.entry.pattern().is_some_and(|pattern| pattern.matches(header))
+        });
+        first.is_some_and(|first| classify::emulated_arch(first) == Some(arch) && is_faultless(state, first))
+    };
+    !headers.is_empty() && headers.iter().all(is_taken)
+}
+
+/// Reports whether no check of qus finds a fault of the enabled QEMU handler `handler`.
+fn is_faultless(state: &State, handler: &Handler) -> bool {
+    let health = state.health.as_ref().map(|health| health.get(&handler.name));
+    handler.entry.flags.contains(Flags::FIX_BINARY)
+        && !classify::is_staging(&handler.name)
+        && classify::wrong_emulator(handler).is_none()
+        && health.map_or_else(
+            |_| !state.faults.contains_key(&handler.name),
+            |health| health.is_some_and(|health| health.state == verify::State::Working),
+        )
+}
+
+/// Returns the fix that registers a new handler for `arch`. The command has `--fetch` if no interpreter is available. An
+/// architecture that the host runs natively needs none, so the fix removes its handlers.
 pub(super) fn register(state: &State, arch: &'static Arch) -> Fix {
     if is_native(state, arch) {
         return format!("sudo qus reset {}", arch.name).into();

@@ -64,59 +64,73 @@ pub(super) fn disabled(facts: &Facts) -> Vec<Observation> {
             return None;
         }
         let text = format!("{} is disabled", name(handler));
-        let arch = classify::emulated_arch(handler);
         let takes_native = handler.entry.pattern().is_some_and(|pattern| pattern.matches(&host))
             || classify::main_arch(handler).is_some_and(|arch| is_native(state, arch));
         if takes_native {
             let text = format!("{text}; if it were enabled, it would take native programs of this host");
             return Some(Observation::note(text, None));
         }
-        if let Some(rival) = rival(state, handler) {
+        if let Some(rival) = rival(state, handler, &host) {
             return Some(Observation::note(format!("{text}, and {} takes its files", name(rival)), None));
         }
-        let Some(arch) = arch else { return Some(Observation::problem(text, enable(facts, handler))) };
+        let Some(arch) = classify::main_arch(handler) else {
+            return Some(Observation::problem(text, enable(facts, handler)));
+        };
         let is_other = |other: &&Handler| {
             other.name != handler.name
                 && classify::emulated_arch(other) == Some(arch)
                 && covers(other, handler)
         };
+        // If it were enabled, it would have a problem.
         let must_be_replaced = !handler.entry.flags.contains(Flags::FIX_BINARY)
             || state.faults.contains_key(&handler.name)
             || classify::wrong_emulator(handler).is_some()
             || state.handlers.iter().any(|other| is_other(&other));
-        Some(if must_be_replaced {
-            Observation::problem(text, register(state, arch))
+        let fix = if must_be_replaced {
+            register(state, arch)
+        } else if classify::emulated_arch(handler).is_some() {
+            format!("sudo qus enable {}", arch.name).into()
         } else {
-            Observation::problem(text, format!("sudo qus enable {}", arch.name))
-        })
+            enable(facts, handler).into()
+        };
+        Some(Observation::problem(text, fix))
     })
 }
 
 /// Returns the handler that takes the files of the disabled `handler`, or that would lose files to it. A newer handler
-/// that is disabled too counts, because it has a hint of its own.
-fn rival<'a>(state: &'a State, handler: &Handler) -> Option<&'a Handler> {
+/// that is disabled too counts, because it has a hint of its own. A handler that another finding removes does not count.
+fn rival<'a>(state: &'a State, handler: &Handler, host: &[u8]) -> Option<&'a Handler> {
     let position = state.handlers.iter().position(|other| other.name == handler.name)?;
     let typical = classify::main_arch(handler).map(Arch::typical_headers).unwrap_or_default();
     let takes_typical = |other: &Handler| {
         other.entry.pattern().is_some_and(|pattern| typical.iter().any(|header| pattern.matches(header)))
     };
-    state.handlers.iter().enumerate().find_map(|(index, other)| {
-        let counts = other.entry.enabled || index < position && !state.broken.contains_key(&other.name);
-        let is_other = index != position && counts;
-        (is_other && (covers(other, handler) || covers(handler, other) || takes_typical(other)))
-            .then_some(other)
-    })
+    let overlaps = |other: &Handler| covers(other, handler) || covers(handler, other) || takes_typical(other);
+    let is_removed = |other: &Handler| {
+        classify::is_staging(&other.name)
+            || state.broken.get(&other.name).is_some_and(|fault| fault.command.is_none())
+            || captures_itself(other, host)
+    };
+    let others = state.handlers.iter().enumerate().filter(|(index, _)| *index != position);
+    let mut rivals = others.filter(|(index, other)| other.entry.enabled || *index < position);
+    rivals.find(|(_, other)| overlaps(other) && !is_removed(other)).map(|(_, other)| other)
 }
 
-/// Finds handlers without the flag `F`. A disabled handler is left to the check `disabled`.
+/// Reports whether the kernel uses `handler` for some files. Other handlers are left to the checks `disabled` and
+/// `shadowed`.
+pub(super) fn is_used(state: &State, handler: &Handler) -> bool {
+    handler.entry.enabled && covered_by(handler, &state.handlers).is_none()
+}
+
+/// Finds handlers without the flag `F`.
 pub(super) fn no_fix(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
         let arch = classify::emulated_arch(handler)?;
-        let lacks = handler.entry.enabled && !handler.entry.flags.contains(Flags::FIX_BINARY);
+        let lacks = is_used(state, handler) && !handler.entry.flags.contains(Flags::FIX_BINARY);
         lacks.then(|| {
             Observation::problem(
                 format!("{} has no F flag ({})", name(handler), arch.name),
-                replace(state, handler),
+                replace(facts, state, handler),
             )
         })
     })
@@ -125,7 +139,7 @@ pub(super) fn no_fix(facts: &Facts) -> Vec<Observation> {
 /// Finds handlers whose interpreter is the emulator of another architecture, unless a probe has shown that it works.
 pub(super) fn wrong_emulator(facts: &Facts) -> Vec<Observation> {
     each(facts, |state, handler| {
-        let emulated = classify::wrong_emulator(handler).filter(|_| handler.entry.enabled)?;
+        let emulated = classify::wrong_emulator(handler).filter(|_| is_used(state, handler))?;
         let arch = classify::emulated_arch(handler)?;
         let health = state.health.as_ref().ok().and_then(|health| health.get(&handler.name));
         if health.is_some_and(|health| health.state == verify::State::Working) {
@@ -138,7 +152,7 @@ pub(super) fn wrong_emulator(facts: &Facts) -> Vec<Observation> {
             arch.name,
             emulated.name
         );
-        Some(Observation::problem(text, replace(state, handler)))
+        Some(Observation::problem(text, replace(facts, state, handler)))
     })
 }
 
@@ -148,18 +162,25 @@ pub(super) fn self_capture(facts: &Facts) -> Vec<Observation> {
     let Ok(host) = self_exe_header() else { return Vec::new() };
     each(facts, |_, handler| {
         let path = handler.entry.interpreter.as_deref()?;
-        let header = ExecTarget::inspect(path).header;
-        let matcher = handler.entry.matcher.as_ref()?;
-        let takes =
-            handler.entry.enabled && matcher.matches(&header, path) && !matcher.matches(&host, Path::new(""));
-        let hint = remove(facts, handler);
-        takes.then(|| {
-            Observation::problem(
-                format!("{} matches its own interpreter, {}", name(handler), display_path(path)),
-                hint,
-            )
+        captures_itself(handler, &host).then(|| {
+            let text = format!("{} matches its own interpreter, {}", name(handler), display_path(path));
+            Observation::problem(text, remove(facts, handler))
         })
     })
+}
+
+/// Reports whether the enabled `handler` matches its own interpreter, but not the programs of the host in general.
+fn captures_itself(handler: &Handler, host: &[u8]) -> bool {
+    let Some((path, matcher)) = handler
+        .entry
+        .interpreter
+        .as_deref()
+        .zip(handler.entry.matcher.as_ref())
+        .filter(|_| handler.entry.enabled)
+    else {
+        return false;
+    };
+    matcher.matches(&ExecTarget::inspect(path).header, path) && !matcher.matches(host, Path::new(""))
 }
 
 pub(super) fn credentials(facts: &Facts) -> Vec<Observation> {
@@ -169,7 +190,7 @@ pub(super) fn credentials(facts: &Facts) -> Vec<Observation> {
         }
         let owner = state.owners.get(&handler.name).unwrap_or(&Owner::Unknown);
         let by = if *owner == Owner::Unknown { "an unknown tool".to_owned() } else { owner.to_string() };
-        let hint = replace(state, handler);
+        let hint = replace(facts, state, handler);
         Some(Observation::note(format!("{} has the flag C, set by {by}", name(handler)), hint))
     })
 }
@@ -197,7 +218,7 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
             name(handler),
             name(other)
         );
-        Some(Observation::problem(text, replace(state, handler)))
+        Some(Observation::problem(text, replace(facts, state, handler)))
     })
 }
 
@@ -205,16 +226,8 @@ pub(super) fn shadowed(facts: &Facts) -> Vec<Observation> {
 fn never_runs(facts: &Facts, state: &State, handler: &Handler, other: &Handler) -> Observation {
     let text =
         format!("{} never runs: {}, registered later, matches the same files", name(handler), name(other));
-    let arch = classify::emulated_arch(handler);
-    if arch.is_some() {
-        let is_working = |handler: &Handler| {
-            let health = state.health.as_ref().ok().and_then(|health| health.get(&handler.name));
-            health.is_some_and(|health| health.state == verify::State::Working)
-        };
-        // A registration would leave this handler in place, because the newer one satisfies the request.
-        let is_superfluous = classify::emulated_arch(other) == arch && is_working(other);
-        let fix = if is_superfluous { remove(facts, handler) } else { replace(state, handler) };
-        return Observation::problem(text, fix);
+    if classify::emulated_arch(handler).is_some() {
+        return Observation::problem(text, replace(facts, state, handler));
     }
     // `register --replace` leaves such a handler registered, so this may be intended.
     let choices = by_name(facts, "disable", other).zip(by_name(facts, "reset", handler));
@@ -258,7 +271,7 @@ pub(super) fn left_behind(facts: &Facts) -> Vec<Observation> {
                 && classify::emulated_arch(other) == arch
         };
         let is_needed = arch.is_some() && !state.handlers.iter().any(|other| is_replacement(&other));
-        let hint = if is_needed { replace(state, handler) } else { remove(facts, handler) };
+        let hint = if is_needed { replace(facts, state, handler) } else { remove(facts, handler) };
         Some(Observation::problem(
             format!("{} is a temporary handler that was left behind", name(handler)),
             hint,

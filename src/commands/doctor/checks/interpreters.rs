@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::fix::{Fix, is_native, register, remove, replace};
+use super::handlers::is_used;
 use super::{Observation, each, name};
 use nix::unistd::getuid;
 
@@ -36,12 +37,11 @@ pub(super) fn interpreter(facts: &Facts) -> Vec<Observation> {
         Some(match fault {
             CheckError::Missing if memfd::is_in_memory(path) => return None,
             CheckError::Missing if pinned => removed(handler, path),
-            // The check `disabled` replaces it.
-            _ if !handler.entry.enabled => return None,
+            _ if !is_used(state, handler) => return None,
             CheckError::SetId => {
                 Observation::problem(text, fault.command(path).map(|command| format!("sudo {command}")))
             }
-            _ => Observation::problem(text, replace(state, handler)),
+            _ => Observation::problem(text, replace(facts, state, handler)),
         })
     })
 }
@@ -122,7 +122,7 @@ pub(super) fn stale(facts: &Facts) -> Vec<Observation> {
             format!("{} runs an old file, which was replaced at {}", name(handler), display_path(path));
         is_stale.then(|| {
             if classify::emulated_arch(handler).is_some() {
-                return Observation::problem(text, replace(state, handler));
+                return Observation::problem(text, replace(facts, state, handler));
             }
             Observation::note(text, Advice::hint("register it again with the tool that registered it"))
         })
