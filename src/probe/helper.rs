@@ -37,8 +37,8 @@ pub(super) struct Session {
     pub(super) directory: OsString,
     /// Root directory in which the helper executes the probes.
     pub(super) root: Root,
-    /// Number of probes in `directory`.
-    pub(super) count: usize,
+    /// File names of the probes in `directory`.
+    pub(super) names: Vec<String>,
     /// True if `directory` also contains a native program, the file `canary`.
     pub(super) has_canary: bool,
 }
@@ -72,10 +72,15 @@ pub(super) fn file_name(index: usize) -> String {
     format!("probe-{index}")
 }
 
-/// Writes executable files into `directory`: one probe for each of `images`, and the native program `canary`, if given.
-pub(super) fn write_probes(directory: &Path, images: &[Vec<u8>], canary: Option<&[u8]>) -> io::Result<()> {
-    let probes = images.iter().enumerate().map(|(index, image)| (file_name(index), image.as_slice()));
-    for (name, image) in probes.chain(canary.map(|canary| (CANARY.to_owned(), canary))) {
+/// Writes executable files into `directory`: each of `probes`, which are file names and contents, and the native program
+/// `canary`, if given.
+pub(super) fn write_probes(
+    directory: &Path,
+    probes: &[(String, Vec<u8>)],
+    canary: Option<&[u8]>,
+) -> io::Result<()> {
+    let probes = probes.iter().map(|(name, image)| (name.as_str(), image.as_slice()));
+    for (name, image) in probes.chain(canary.map(|canary| (CANARY, canary))) {
         write_executable(&directory.join(name), image)?;
     }
     Ok(())
@@ -124,7 +129,7 @@ impl Session {
         }
         rights::give_up_all().map_err(|error| error.to_string())?;
         let failed = |error| format!("cannot start a process: {error}");
-        let paths: Vec<PathBuf> = (0..self.count).map(|index| directory.join(file_name(index))).collect();
+        let paths: Vec<PathBuf> = self.names.iter().map(|name| directory.join(name)).collect();
         let outcomes = parallel::map(&paths, |path| executor.execute(path));
         let outcomes: Vec<Outcome> = outcomes.into_iter().collect::<io::Result<_>>().map_err(failed)?;
         Ok(match executor.obstacle(&outcomes).map_err(failed)? {

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-use super::helper::{HELPER, Report, Root, Session, write_probes};
-use super::{End, Outcome, ProbeResult, ProbeTarget, STATUS_ARGV0};
+use super::helper::{HELPER, Report, Root, Session, file_name, write_probes};
+use super::{End, Outcome, ProbeResult, ProbeTarget, STATUS_ARGV0, Sample};
 use crate::arch::Arch;
 use crate::base::error::Advise;
 use crate::binfmt::Handler;
@@ -62,10 +62,38 @@ pub fn run(targets: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
     if targets.is_empty() {
         return Ok(Vec::new());
     }
-    let images: Vec<Vec<u8>> = targets.iter().map(|target| target.image()).collect();
     let begin = Instant::now();
-    tracing::info!("start {} probes", images.len());
-    let results: Vec<ProbeResult> = in_directory(&images, |session| {
+    tracing::info!("start {} probes", targets.len());
+    let results = run_in_both_roots(&named(targets.iter().map(|target| target.image())))?;
+    log(targets, &results);
+    tracing::debug!("the probes took {:?}", begin.elapsed());
+    Ok(results)
+}
+
+/// Executes `sample` in both root directories, as [`run`] executes a probe. Returns `None` if there is no such sample for
+/// this host.
+pub fn run_sample(sample: Sample) -> Result<Option<ProbeResult>, ProbeError> {
+    let Some(image) = own_arch().and_then(|own| sample.image(own)) else { return Ok(None) };
+    let results = run_in_both_roots(&[(sample.file_name().to_owned(), image)])?;
+    for ProbeResult { host, empty_root } in &results {
+        tracing::info!("{} {}", sample.file_name(), host.end);
+        tracing::debug!("the kernel started {:?}; output: {:?}", host.started, host.output);
+        if let Some(empty_root) = empty_root {
+            tracing::info!("{} in an empty root directory {}", sample.file_name(), empty_root.end);
+        }
+    }
+    Ok(results.into_iter().next())
+}
+
+/// Returns the contents of probes with their file names.
+fn named(images: impl Iterator<Item = Vec<u8>>) -> Vec<(String, Vec<u8>)> {
+    images.enumerate().map(|(index, image)| (file_name(index), image)).collect()
+}
+
+/// Executes each of `probes`, which are file names and contents, in the root directory of this process and in an empty
+/// one.
+fn run_in_both_roots(probes: &[(String, Vec<u8>)]) -> Result<Vec<ProbeResult>, ProbeError> {
+    in_directory(probes, |session| {
         let empty_root = Helper::start(&Session { root: Root::Empty, ..session.clone() })?;
         let host = match Helper::start(session)?.report()? {
             Report::Executed(outcomes) => outcomes,
@@ -79,7 +107,7 @@ pub fn run(targets: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
             Report::DirectoryUnusable(reason) => return Ok(Err(reason)),
             Report::RootNotEntered => vec![None; host.len()],
         };
-        if host.len() != images.len() || again.len() != images.len() {
+        if host.len() != probes.len() || again.len() != probes.len() {
             return Err(ProbeError::Failed("a helper reported a wrong number of outcomes".to_owned()));
         }
         Ok(Ok(host
@@ -87,10 +115,7 @@ pub fn run(targets: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
             .zip(again)
             .map(|(host, empty_root)| ProbeResult { host, empty_root })
             .collect()))
-    })?;
-    log(targets, &results);
-    tracing::debug!("the probes took {:?}", begin.elapsed());
-    Ok(results)
+    })
 }
 
 fn log(targets: &[ProbeTarget], results: &[ProbeResult]) {
@@ -114,7 +139,7 @@ fn log(targets: &[ProbeTarget], results: &[ProbeResult]) {
 pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, ProbeError> {
     let target = ProbeTarget::all_of(arch).next().ok_or(ProbeError::NoProbe { arch: arch.name })?;
     let root = if target.matched_by(handlers).is_some() { Root::WithoutHandlers } else { Root::Host };
-    let outcomes = in_directory(&[target.image()], |session| {
+    let outcomes = in_directory(&named([target.image()].into_iter()), |session| {
         match Helper::start(&Session { root, ..session.clone() })?.report()? {
             Report::Executed(outcomes) => Ok(Ok(outcomes)),
             Report::DirectoryUnusable(reason) => Ok(Err(reason)),
@@ -133,10 +158,10 @@ pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, 
     }
 }
 
-/// Writes the probes `images` into a temporary directory and calls `execute`. The inner error of `execute` is the
+/// Writes `probes`, which are file names and contents, into a temporary directory and calls `execute`. The inner error of `execute` is the
 /// reason why no program can be executed in that directory; then the next directory is tried.
 fn in_directory<T>(
-    images: &[Vec<u8>],
+    probes: &[(String, Vec<u8>)],
     mut execute: impl FnMut(&Session) -> Result<Result<T, String>, ProbeError>,
 ) -> Result<T, ProbeError> {
     let canary = own_arch().and_then(|arch| ProbeTarget::all_of(arch).next()).map(ProbeTarget::image);
@@ -145,7 +170,7 @@ fn in_directory<T>(
     for parent in named.into_iter().chain(DIRECTORIES.map(PathBuf::from)) {
         // Probes run as another user, who must be able to enter the directory.
         let prepared = TempDir::create_in(&parent, 0o755).and_then(|directory| {
-            write_probes(directory.path(), images, canary.as_deref())?;
+            write_probes(directory.path(), probes, canary.as_deref())?;
             Ok(directory)
         });
         let reason = match prepared {
@@ -154,7 +179,7 @@ fn in_directory<T>(
                 let session = Session {
                     directory: directory.path().into(),
                     root: Root::Host,
-                    count: images.len(),
+                    names: probes.iter().map(|(name, _)| name.clone()).collect(),
                     has_canary: canary.is_some(),
                 };
                 match execute(&session)? {

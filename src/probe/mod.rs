@@ -13,12 +13,14 @@ mod helper;
 mod image;
 mod launch;
 mod native;
+mod sample;
 mod verdict;
 
 pub use helper::{HELPER, serve};
 pub use image::{Variant, image};
-pub use launch::{ProbeError, run, runs_natively};
+pub use launch::{ProbeError, run, run_sample, runs_natively};
 pub use native::{Nativeness, same_family};
+pub use sample::Sample;
 pub use verdict::{Expected, Failure, Verification, judge, judge_all};
 
 use std::fmt;
