@@ -3,9 +3,9 @@
 //! The check reads only the first kilobytes of the file. Its result is an [`Interpreter`] if the file is suitable,
 //! otherwise a [`CheckError`]. Only this check creates values of the type [`Interpreter`].
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt as _, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, fstatvfs};
@@ -17,7 +17,7 @@ use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
 use crate::binfmt::HEADER_LEN;
 use crate::system::file_id::{FileId, open_regular, open_without_waiting};
-use crate::system::ownership::is_roots_alone;
+use crate::system::ownership::{changeable_by_others, is_roots_alone};
 
 /// Interpreter whose file was checked: a static and executable ELF program for this host's architecture, on a file
 /// system that is not mounted `noexec`.
@@ -74,6 +74,12 @@ pub enum CheckError {
     /// the file's owner (K60).
     #[error("has a setuid or setgid bit: all programs would get the rights of its owner")]
     SetId,
+    /// The first line of the script names no program.
+    #[error("is a script whose first line names no program")]
+    NoProgram,
+    /// Other users can change the file or replace it. The value is the file or directory that they may write to.
+    #[error("can be changed by other users, who may write to {}", .0.display())]
+    Changeable(PathBuf),
 }
 
 impl CheckError {
@@ -83,6 +89,7 @@ impl CheckError {
         let word = || shell_word(path);
         match self {
             Self::NotExecutable => Some(format!("chmod 755 {}", word())),
+            Self::Changeable(part) => Some(format!("sudo chmod go-w {}", shell_word(part))),
             Self::SetId => Some(format!("chmod ug-s {}", word())),
             Self::NoExec => Some(format!("cp {} /usr/local/bin/", word())),
             _ => None,
@@ -103,35 +110,12 @@ impl Interpreter {
 
     fn inspect(path: &Path, host: &[u8]) -> Result<Self, CheckError> {
         let path = std::path::absolute(path).map_err(CheckError::Open)?;
-        let file = open_without_waiting(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => CheckError::Missing,
-            _ => CheckError::Open(error),
-        })?;
-        let metadata = file.metadata().map_err(CheckError::Open)?;
-        if metadata.is_dir() {
-            return Err(CheckError::Directory);
-        }
-        if !metadata.is_file() {
-            return Err(CheckError::Special);
-        }
-        let executable = Executable::read(&file)?;
-        if !elf::same_machine(&executable.header, host) {
-            let machine =
-                Arch::from_header(&executable.header).map_or("an unknown machine", |arch| arch.name);
-            return Err(CheckError::OtherHost(machine.to_owned()));
-        }
+        let (file, metadata) = open_file(&path)?;
+        let executable = program(&file, host)?;
         if let Some(loader) = executable.loader {
             return Err(CheckError::Dynamic(loader));
         }
-        if metadata.mode() & 0o111 == 0 {
-            return Err(CheckError::NotExecutable);
-        }
-        if metadata.mode() & 0o6000 != 0 {
-            return Err(CheckError::SetId);
-        }
-        if is_noexec(&file)? {
-            return Err(CheckError::NoExec);
-        }
+        check_execution(&file, &metadata)?;
         Ok(Self {
             path,
             id: FileId::of(&metadata),
@@ -139,6 +123,90 @@ impl Interpreter {
             owned_by_root: is_roots_alone(&metadata),
         })
     }
+}
+
+/// Executable file that can be the interpreter of a handler, although it may work only where other files exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executor {
+    /// Absolute path of the file.
+    pub path: PathBuf,
+    /// Device and inode number of the checked file.
+    pub id: FileId,
+    /// The first bytes of the file.
+    pub header: Vec<u8>,
+    /// True if the file belongs to root and no other user may write to it.
+    pub owned_by_root: bool,
+    /// Path of another file that the kernel starts for this file; `None` for a static program. It is the loader of a
+    /// dynamically linked program, or the program in the first line of a script.
+    pub needs: Option<Vec<u8>>,
+    /// True if the file is a script.
+    pub is_script: bool,
+}
+
+impl Executor {
+    /// Checks the file at `path`, which may be a static or dynamically linked program for this host, or a script. `host`
+    /// is the beginning of a program that this host runs natively.
+    pub fn check(path: &Path, host: &[u8]) -> Result<Self, CheckError> {
+        let path = std::path::absolute(path).map_err(CheckError::Open)?;
+        let (file, metadata) = open_file(&path)?;
+        let mut header = vec![0; HEADER_LEN];
+        let length = file.read_at(&mut header, 0).map_err(CheckError::Open)?;
+        header.truncate(length);
+        let is_script = header.starts_with(b"#!");
+        let needs = if is_script { Some(script_program(&header)?) } else { program(&file, host)?.loader };
+        check_execution(&file, &metadata)?;
+        if let Some(part) = changeable_by_others(&path).map_err(CheckError::Open)? {
+            return Err(CheckError::Changeable(part));
+        }
+        let owned_by_root = is_roots_alone(&metadata);
+        Ok(Self { path, id: FileId::of(&metadata), header, owned_by_root, needs, is_script })
+    }
+}
+
+/// Returns the path of the program in the first line of a script (`execve(2)`, section "Interpreter scripts").
+fn script_program(header: &[u8]) -> Result<Vec<u8>, CheckError> {
+    let line = header.get(2..).unwrap_or_default().split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let mut words = line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
+    words.next().map(<[u8]>::to_vec).ok_or(CheckError::NoProgram)
+}
+
+fn open_file(path: &Path) -> Result<(File, Metadata), CheckError> {
+    let file = open_without_waiting(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => CheckError::Missing,
+        _ => CheckError::Open(error),
+    })?;
+    let metadata = file.metadata().map_err(CheckError::Open)?;
+    if metadata.is_dir() {
+        return Err(CheckError::Directory);
+    }
+    if !metadata.is_file() {
+        return Err(CheckError::Special);
+    }
+    Ok((file, metadata))
+}
+
+/// Reads the headers of an ELF program for this host.
+fn program(file: &File, host: &[u8]) -> Result<Executable, CheckError> {
+    let executable = Executable::read(file)?;
+    if elf::same_machine(&executable.header, host) {
+        return Ok(executable);
+    }
+    let machine = Arch::from_header(&executable.header).map_or("an unknown machine", |arch| arch.name);
+    Err(CheckError::OtherHost(machine.to_owned()))
+}
+
+/// Checks that the kernel executes the file, with the rights of its caller.
+fn check_execution(file: &File, metadata: &Metadata) -> Result<(), CheckError> {
+    if metadata.mode() & 0o111 == 0 {
+        return Err(CheckError::NotExecutable);
+    }
+    if metadata.mode() & 0o6000 != 0 {
+        return Err(CheckError::SetId);
+    }
+    if is_noexec(file)? {
+        return Err(CheckError::NoExec);
+    }
+    Ok(())
 }
 
 /// Maximum size of an interpreter, in bytes. The limit for a file in a package is the same.
@@ -173,7 +241,7 @@ pub fn self_exe_header() -> Result<Vec<u8>, Diagnostic> {
     let failed = |error: io::Error| Diagnostic::new(format!("cannot read /proc/self/exe: {error}"));
     let file = File::open("/proc/self/exe").map_err(failed)?;
     let mut header = vec![0; HEADER_LEN];
-    let length = std::os::unix::fs::FileExt::read_at(&file, &mut header, 0).map_err(failed)?;
+    let length = file.read_at(&mut header, 0).map_err(failed)?;
     header.truncate(length);
     Ok(header)
 }

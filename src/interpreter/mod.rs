@@ -14,7 +14,7 @@ pub mod store;
 mod version;
 
 pub(crate) use arch_filter::ArchFilter;
-pub use check::{CheckError, Interpreter, self_exe_header};
+pub use check::{CheckError, Executor, Interpreter, self_exe_header};
 pub use search::{
     SearchResult, arch_from_file_name, default_search_dirs, emulated_by, is_qemu, named_search_dirs, search,
 };
