@@ -139,7 +139,11 @@ pub(crate) fn execute(args: &Apply, common: &Common, output: &mut Output<'_>) ->
         .iter()
         .map(|line| ConfigLine { rule: &line.rule, interpreter: line.interpreter.as_ref() })
         .collect();
-    let steps = steps(&requested, &handlers, &guarded(&lines, &handlers, args.dry_run)?);
+    let steps = steps(
+        &requested,
+        &handlers,
+        &guarded(&lines.iter().map(|line| &line.rule).collect::<Vec<_>>(), &handlers, args.dry_run)?,
+    );
     for (line, step) in lines.iter().zip(steps) {
         let (mut outcome, mut message) = planned(&step, &lines, &items);
         if let Some(instance) = &instance
@@ -190,7 +194,11 @@ fn carry_out(
 }
 
 /// Removes the staging handlers (temporary handlers) that killed qus processes have left behind for the rule `name`.
-fn remove_stale(instance: &Instance, handlers: &[Handler], name: &HandlerName) -> Result<(), HandlerError> {
+pub(crate) fn remove_stale(
+    instance: &Instance,
+    handlers: &[Handler],
+    name: &HandlerName,
+) -> Result<(), HandlerError> {
     let prefix = [name.as_bytes(), STAGING_SUFFIX.as_bytes()].concat();
     let stale = handlers.iter().map(|handler| &handler.name).filter(|name| is_stale_staging(name));
     stale.filter(|name| name.as_bytes().starts_with(&prefix)).try_for_each(|name| remove(instance, name))
@@ -247,18 +255,22 @@ fn interpreter_file(path: &Path) -> Option<InterpreterFile> {
     })
 }
 
-/// Returns the file headers that no rule may match: those of scripts and of programs that this host runs natively.
-fn guarded(lines: &[Line], handlers: &[Handler], dry_run: bool) -> Result<Vec<Guarded>, Diagnostic> {
+/// Returns the file headers that none of `rules` may match: those of scripts and of programs that this host runs
+/// natively.
+pub(crate) fn guarded(
+    rules: &[&Rule],
+    handlers: &[Handler],
+    dry_run: bool,
+) -> Result<Vec<Guarded>, Diagnostic> {
     let own = self_exe_header()?;
     let mut guarded = vec![Guarded::certain(b"#!/bin/sh\n".to_vec()), Guarded::certain(own.clone())];
     let Some(arch) = Arch::from_header(&own) else { return Ok(guarded) };
     guarded.extend(arch.typical_headers().into_iter().map(Guarded::certain));
     for companion in same_family(arch) {
         let headers = companion.typical_headers();
-        let takes =
-            |line: &Line| headers.iter().any(|header| line.rule.matcher().matches(header, Path::new("")));
+        let takes = |rule: &Rule| headers.iter().any(|header| rule.matcher().matches(header, Path::new("")));
         // A probe is executed only if its result matters.
-        if !lines.iter().any(takes) {
+        if !rules.iter().any(|rule| takes(rule)) {
             continue;
         }
         let native = if dry_run { Nativeness::NotAsked } else { Nativeness::of(companion, handlers) };

@@ -8,6 +8,7 @@ use crate::arch::{Arch, UnknownArch};
 use crate::base::glob::{Glob, is_pattern};
 use crate::binfmt::HandlerName;
 use crate::binfmt::instance::DEFAULT_PATH;
+use crate::handler::preset::Preset;
 use crate::interpreter::VersionReq;
 use crate::package::Sha256;
 use crate::system::kernel_version::KernelVersion;
@@ -99,6 +100,13 @@ pub enum ArchArg {
     All,
     /// The architecture that the word names.
     One(&'static Arch),
+    /// The preset that the word names. Only `qus register` accepts presets.
+    Preset(&'static Preset),
+}
+
+/// Parses an architecture or a preset.
+pub(crate) fn parse_arch_or_preset(word: &str) -> Result<ArchArg, UnknownArch> {
+    Preset::named(word).map_or_else(|| parse_arch(word), |preset| Ok(ArchArg::Preset(preset)))
 }
 
 pub(crate) fn parse_arch(word: &str) -> Result<ArchArg, UnknownArch> {
@@ -160,7 +168,7 @@ pub fn named(words: &[ArchArg]) -> Option<Vec<&'static Arch>> {
         match word {
             ArchArg::All => return None,
             ArchArg::One(arch) if !named.contains(arch) => named.push(*arch),
-            ArchArg::One(_) => {}
+            ArchArg::One(_) | ArchArg::Preset(_) => {}
         }
     }
     (!named.is_empty()).then_some(named)

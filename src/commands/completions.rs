@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::arch::ARCHES;
 use crate::base::terminal::TextWriter;
 use crate::commands::report::Report;
+use crate::handler::preset::PRESETS;
 use clap::{Args, ValueEnum};
 
 /// Arguments of `qus completions`.
@@ -43,7 +44,8 @@ pub(super) fn execute(args: &Completions, program: clap::Command) -> Result<Comp
     let mut command = program.mut_subcommands(|command| {
         // `show` does not accept `all`.
         let takes_all = command.get_name() != "show";
-        command.mut_args(|arg| with_arches(arg, takes_all))
+        let takes_presets = matches!(command.get_name(), "register" | "reset");
+        command.mut_args(|arg| with_arches(arg, takes_all, takes_presets))
     });
     command.set_bin_name("qus");
     command.build();
@@ -67,8 +69,9 @@ impl Report for CompletionsReport {
 }
 
 /// Limits the completions of an argument `ARCH` or `HANDLER` to QEMU's names of architectures, and `all` if `takes_all` is
-/// true. The command itself accepts many more names. Returns any other argument unchanged.
-fn with_arches(arg: Arg, takes_all: bool) -> Arg {
+/// true. The names of presets are added if `takes_presets` is true. The command itself accepts many more names. Returns
+/// any other argument unchanged.
+fn with_arches(arg: Arg, takes_all: bool, takes_presets: bool) -> Arg {
     if !arg
         .get_value_names()
         .is_some_and(|names| names.iter().any(|name| matches!(name.as_str(), "ARCH" | "HANDLER")))
@@ -78,5 +81,7 @@ fn with_arches(arg: Arg, takes_all: bool) -> Arg {
     // A positional list accepts `all`, an option does not.
     let is_list = arg.is_positional() && matches!(arg.get_action(), ArgAction::Append);
     let all = (is_list && takes_all).then_some("all");
-    arg.value_parser(PossibleValuesParser::new(all.into_iter().chain(ARCHES.iter().map(|arch| arch.name))))
+    let presets = PRESETS.iter().filter(|_| is_list && takes_presets).map(|preset| preset.name);
+    let names = all.into_iter().chain(ARCHES.iter().map(|arch| arch.name)).chain(presets);
+    arg.value_parser(PossibleValuesParser::new(names))
 }

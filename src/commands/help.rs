@@ -44,6 +44,14 @@ Examples:
   sudo qus register --persist all
       Registers every emulator that is installed, now and at every boot.
 
+Presets:
+  ape
+      Actually Portable Executables, with Cosmopolitan's loader `ape`.
+  jar
+      Files with the extension jar, with `jexec` of a Java runtime.
+  wasm32-wasi
+      WebAssembly modules, with wasmtime, wasmer, wasmedge or iwasm.
+
 Outcomes:
   registered
       The handler is new.

@@ -3,6 +3,7 @@
 
 mod act;
 mod gather;
+mod general;
 mod interpreter_source;
 mod memory;
 mod persist;
@@ -17,16 +18,19 @@ use self::report::Detail;
 pub(crate) use self::report::{ArchResult, Outcome, RegisterReport};
 use crate::base::count::count;
 use crate::base::error::{Advice, Diagnostic};
+use crate::base::hex;
 use crate::base::output::{Output, Status};
 use crate::binfmt::instance::Instance;
 use crate::binfmt::{Flags, HandlerName, RuleError};
 use crate::commands::args::{
-    ArchArg, Common, INTERPRETERS, PERSISTENCE, SCOPE, SELECTION, SourceArgs, VERIFICATION, named, parse_arch,
+    ArchArg, Common, INTERPRETERS, PERSISTENCE, SCOPE, SELECTION, SourceArgs, VERIFICATION, named,
+    parse_arch_or_preset,
 };
 use crate::commands::instance::{Opened, open_to_register};
 use crate::commands::report::print;
-use crate::handler::classify::default_flags;
+use crate::handler::classify::{default_flags, is_named_for};
 use crate::handler::plan::{Decision, Registration, Request, Snapshot, decide};
+use crate::handler::preset::Preset;
 use crate::handler::transaction::remove;
 use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::Target;
@@ -34,6 +38,7 @@ use crate::system::namespace::enter;
 use crate::system::service_manager::notify_ready;
 use crate::system::signals::{DeferredSignals, EndSignals};
 use clap::Args;
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
@@ -41,18 +46,21 @@ use std::path::PathBuf;
 #[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
 #[derive(Debug, Default, Args)]
 pub struct Register {
-    /// Architectures, or `all` [default: all]
+    /// Architectures, `all`, or presets [default: all]
     ///
-    /// Architectures by any name. `all` selects every architecture that has an interpreter and that the host does not
+    /// Architectures by any name, or the presets `ape`, `jar` and `wasm32-wasi` for other kinds of files. `all` selects every architecture that has an interpreter and that the host does not
     /// run natively.
-    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
+    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch_or_preset)]
     pub arches: Vec<ArchArg>,
     /// Use this interpreter for one ARCH
     ///
-    /// Uses this file as the interpreter. Exactly one ARCH must be named. The file can be any statically linked
-    /// emulator (qemu-user, box64, FEX).
+    /// Uses this file as the interpreter. Exactly one ARCH must be named, or a preset, or --magic or --extension. For an
+    /// ARCH the file can be any statically linked emulator (qemu-user, box64, FEX).
     #[arg(help_heading = INTERPRETERS, long, value_name = "FILE", conflicts_with_all = ["interpreter_dir", "fetch", "from", "qemu_version"])]
     pub interpreter: Option<PathBuf>,
+    /// Rule for any kind of file.
+    #[command(flatten)]
+    pub rule: RuleArgs,
     /// Sources of the interpreters.
     #[command(flatten)]
     pub source: SourceArgs,
@@ -110,6 +118,147 @@ pub struct Register {
     pub persist: bool,
 }
 
+/// Heading under which `--help` groups the options of [`RuleArgs`].
+const RULE: &str = "Any kind of file";
+/// Options that contradict a whole register line.
+const PARTS: [&str; 15] = [
+    "arches",
+    "name",
+    "magic",
+    "mask",
+    "offset",
+    "extension",
+    "flags",
+    "interpreter",
+    "interpreter_dir",
+    "fetch",
+    "from",
+    "qemu_version",
+    "dest",
+    "in_memory",
+    "credentials",
+];
+/// Options that contradict a single rule.
+const SOURCES: [&str; 9] = [
+    "arches",
+    "interpreter_dir",
+    "fetch",
+    "from",
+    "qemu_version",
+    "dest",
+    "in_memory",
+    "credentials",
+    "force_native",
+];
+
+/// Rule for files that need not be programs of an architecture.
+#[derive(Debug, Default, Args)]
+pub struct RuleArgs {
+    /// Register this line of binfmt_misc
+    ///
+    /// Registers a line in the format of the kernel and of binfmt.d(5): `:name:type:offset:magic:mask:interpreter:flags`.
+    #[arg(help_heading = RULE, long, value_name = "LINE", conflicts_with_all = PARTS)]
+    pub rule: Option<OsString>,
+    /// Name of the handler
+    #[arg(help_heading = RULE, long, value_name = "NAME", value_parser = parse_name, conflicts_with_all = SOURCES)]
+    pub name: Option<HandlerName>,
+    /// Register files that begin with these bytes
+    ///
+    /// Registers --interpreter for files that have these bytes at --offset, in hexadecimal. Requires --name.
+    #[arg(help_heading = RULE, long, value_name = "HEX", value_parser = parse_hex, requires_all = ["name", "interpreter"], conflicts_with_all = SOURCES)]
+    pub magic: Option<HexBytes>,
+    /// Bits of --magic to compare [default: all]
+    #[arg(help_heading = RULE, long, value_name = "HEX", value_parser = parse_hex, requires = "magic")]
+    pub mask: Option<HexBytes>,
+    /// Position of --magic in the file [default: 0]
+    #[arg(help_heading = RULE, long, value_name = "N", requires = "magic")]
+    pub offset: Option<usize>,
+    /// Register files with this extension
+    ///
+    /// Registers --interpreter for files whose names end with this extension, without its dot. Requires --name.
+    #[arg(help_heading = RULE, long, value_name = "EXT", requires_all = ["name", "interpreter"], conflicts_with = "magic", conflicts_with_all = SOURCES)]
+    pub extension: Option<String>,
+    /// Flags of the handler [default: F if static]
+    ///
+    /// Flags of the handler: letters of P, O, C and F, or the empty word. The default is F for a statically linked
+    /// interpreter, and no flag for any other.
+    #[arg(help_heading = RULE, long, value_name = "FLAGS", value_parser = parse_flags, requires = "name")]
+    pub flags: Option<Flags>,
+}
+
+/// Bytes that the command line names in hexadecimal.
+#[derive(Clone, Debug)]
+pub struct HexBytes(Vec<u8>);
+
+fn parse_name(word: &str) -> Result<HandlerName, String> {
+    HandlerName::new(word).map_err(|error| format!("the name of a handler {error}"))
+}
+
+/// Parses hexadecimal digits. `\\x` may precede each pair, as in a register line.
+fn parse_hex(word: &str) -> Result<HexBytes, String> {
+    let digits = word.replace("\\x", "");
+    let bytes = hex::bytes(digits.as_bytes()).filter(|bytes| !bytes.is_empty());
+    bytes.map(HexBytes).ok_or_else(|| "two hexadecimal digits are needed for each byte".to_owned())
+}
+
+fn parse_flags(word: &str) -> Result<Flags, String> {
+    let flags = word.bytes().map(Flags::of_letter).collect::<Option<Vec<_>>>();
+    let flags = flags.ok_or_else(|| "the flags are letters of P, O, C and F".to_owned())?;
+    Ok(flags.into_iter().collect::<Flags>().with_implied())
+}
+
+impl Register {
+    /// Returns the presets that the command line names, without duplicates.
+    fn presets(&self) -> Vec<&'static Preset> {
+        let mut presets: Vec<&'static Preset> = Vec::new();
+        for word in &self.arches {
+            if let ArchArg::Preset(preset) = word
+                && !presets.iter().any(|other| other.name == preset.name)
+            {
+                presets.push(preset);
+            }
+        }
+        presets
+    }
+
+    /// Reports whether the command line asks for a rule or a preset, and not for architectures.
+    ///
+    /// # Errors
+    /// Fails if it names architectures and presets, or an option that presets do not have.
+    fn is_general(&self) -> Result<bool, Diagnostic> {
+        let presets = self.presets();
+        if presets.is_empty() {
+            return Ok(self.rule.rule.is_some() || self.rule.name.is_some());
+        }
+        let only_presets = self.arches.iter().all(|word| matches!(word, ArchArg::Preset(_)));
+        if !only_presets {
+            let hint = "type one command for the architectures and one for the presets";
+            return Err(
+                Diagnostic::new("architectures and presets cannot be registered together").with_hint(hint)
+            );
+        }
+        if self.interpreter.is_some() && presets.len() > 1 {
+            return Err(Diagnostic::new("--interpreter requires exactly one preset"));
+        }
+        let option = [
+            ("--fetch", self.source.fetch),
+            ("--from", self.source.from.is_some()),
+            ("--interpreter-dir", !self.source.interpreter_dir.is_empty()),
+            ("--qemu-version", self.source.required.qemu_version.is_some()),
+            ("--dest", self.dest.is_some()),
+            ("--in-memory", self.in_memory),
+            ("--credentials", self.credentials),
+        ];
+        match option.into_iter().find(|(_, is_given)| *is_given) {
+            Some((option, _)) => {
+                let hint = "install the interpreter, or name it with --interpreter";
+                Err(Diagnostic::new(format!("{option} is not possible for a preset")).with_hint(hint))
+            }
+            None => Ok(true),
+        }
+    }
+}
+
 /// Results of `qus register`, with the open instance and the signals that `--hold` needs.
 pub(crate) struct Registered {
     pub(crate) report: RegisterReport,
@@ -135,6 +284,10 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
 
 /// Executes `qus register`. If binfmt_misc has to be mounted, prints a message about the mount to `output`.
 pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Registered> {
+    let is_general = args.is_general()?;
+    if is_general && args.persist {
+        return Err(Diagnostic::new("--persist is not possible for presets and rules yet").into());
+    }
     if let Some(target) = args.target {
         enter(target.process().map_err(Diagnostic::from)?).map_err(Diagnostic::from)?;
     }
@@ -146,15 +299,24 @@ pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>)
         Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
         None => Vec::new(),
     };
-    let inputs = Inputs::gather(args, handlers, common.quiet)?;
     let mut persistence = args.persist.then(Persistence::gather);
+    let init_system = persistence.as_ref().map(|persistence| persistence.init_system);
+    let (held, dry_run) = (args.hold, args.dry_run);
+    if is_general {
+        let (items, not_persisted) =
+            general::register(args, instance.as_ref(), &handlers, persistence.as_ref())?;
+        let detail = Detail::Lines;
+        let report =
+            RegisterReport { scope, lifetime, held, init_system, dry_run, items, detail, not_persisted };
+        let new = report.new_handlers(|_| true);
+        return Ok(Registered { report, instance, end_signals, new });
+    }
+    let inputs = Inputs::gather(args, handlers, common.quiet)?;
     let Plan { mut items, work } = Plan::decide(args, &inputs, persistence.as_ref());
     let not_persisted = match &instance {
         Some(instance) if !args.dry_run => apply(instance, work, &mut items, &inputs, persistence.as_mut())?,
         _ => None,
     };
-    let init_system = persistence.as_ref().map(|persistence| persistence.init_system);
-    let (held, dry_run) = (args.hold, args.dry_run);
     let report = RegisterReport {
         scope,
         lifetime,
@@ -168,7 +330,8 @@ pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>)
         },
         not_persisted,
     };
-    let new = report.new_handlers(&inputs);
+    let known = |name: &HandlerName| inputs.arches.iter().any(|arch| is_named_for(name, arch));
+    let new = report.new_handlers(known);
     Ok(Registered { report, instance, end_signals, new })
 }
 

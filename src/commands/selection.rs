@@ -8,6 +8,7 @@ use crate::base::shell::shell_word;
 use crate::binfmt::{Handler, HandlerName};
 use crate::commands::args::HandlerArg;
 use crate::handler::classify::name_lossy;
+use crate::handler::preset::Preset;
 
 /// Handlers that the words of a command line select.
 pub(crate) struct Selection<'a> {
@@ -57,7 +58,8 @@ pub(crate) fn select<'a>(
                 }
             }
             HandlerArg::Name(name) => {
-                if !mark(&|handler| handler.name == *name) && !known.contains(name) {
+                let is_named = |other: &HandlerName| other == name || is_of_preset(other, name);
+                if !mark(&|handler| is_named(&handler.name)) && !known.iter().any(is_named) {
                     unknown.push(word);
                 }
             }
@@ -82,10 +84,16 @@ pub(crate) fn is_meant(words: &[HandlerArg], name: &HandlerName, arches: &[&Arch
     let is_one = |word: &HandlerArg| match word {
         HandlerArg::All => true,
         HandlerArg::Arch(arch, _) => arches.contains(arch),
-        HandlerArg::Name(own) => own == name,
+        HandlerArg::Name(own) => own == name || is_of_preset(name, own),
         HandlerArg::Pattern(_, glob) => glob.matches(&name_lossy(name)),
     };
     words.is_empty() || words.iter().any(is_one)
+}
+
+/// Reports whether `word` names a preset that has a handler called `name`.
+fn is_of_preset(name: &HandlerName, word: &HandlerName) -> bool {
+    let preset = std::str::from_utf8(word.as_bytes()).ok().and_then(Preset::named);
+    preset.is_some_and(|preset| preset.has_handler(name))
 }
 
 /// Returns the error that `word` selects no handler.

@@ -1,4 +1,4 @@
-//! `qus show`: prints the table of all architectures, or the details of the architectures that the command line names.
+//! `qus show`: prints the tables of all architectures and presets, or the details of the architectures that the command line names.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -14,6 +14,7 @@ use crate::base::terminal::TextWriter;
 use crate::commands::args::{parse_kernel, parse_one_arch};
 use crate::commands::report::Report;
 use crate::handler::classify;
+use crate::handler::preset::{PRESETS, Preset};
 use crate::interpreter::bundle::Member;
 use crate::interpreter::bundle::own_bundle;
 use crate::system::kernel_version::KernelVersion;
@@ -41,8 +42,8 @@ pub struct Show {
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum ShowReport {
-    /// A row for every architecture.
-    Table { arches: Vec<ArchRow> },
+    /// A row for every architecture and for every preset.
+    Table { arches: Vec<ArchRow>, presets: Vec<PresetRow> },
     /// Details of one architecture.
     Arch(ArchDetails),
     /// Details of several architectures.
@@ -56,6 +57,14 @@ pub(crate) struct ArchRow {
     name: &'static str,
     description: &'static str,
     names: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct PresetRow {
+    name: &'static str,
+    description: &'static str,
+    /// File names of suitable interpreters, the preferred one first.
+    interpreters: &'static [&'static str],
 }
 
 #[derive(Serialize)]
@@ -87,7 +96,10 @@ pub(super) fn execute(args: &Show) -> Result<ShowReport> {
     }
     let kernel = args.for_kernel.unwrap_or_else(KernelVersion::running);
     Ok(match args.arches.as_slice() {
-        [] => ShowReport::Table { arches: ARCHES.iter().map(row).collect() },
+        [] => ShowReport::Table {
+            arches: ARCHES.iter().map(row).collect(),
+            presets: PRESETS.iter().map(preset_row).collect(),
+        },
         [arch] => ShowReport::Arch(details(arch, kernel)?),
         arches => {
             let arches = arches.iter().map(|arch| details(arch, kernel)).collect::<Result<_, _>>()?;
@@ -99,7 +111,11 @@ pub(super) fn execute(args: &Show) -> Result<ShowReport> {
 impl Report for ShowReport {
     fn write_text(&self, text: &mut TextWriter<'_>) -> io::Result<()> {
         match self {
-            Self::Table { arches } => arch_table(arches).write(text),
+            Self::Table { arches, presets } => {
+                arch_table(arches).write(text)?;
+                writeln!(text)?;
+                preset_table(presets).write(text)
+            }
             Self::Arch(details) => write_details(details, text),
             Self::Arches { arches } => {
                 for (index, details) in arches.iter().enumerate() {
@@ -136,6 +152,18 @@ fn arch_table(arches: &[ArchRow]) -> Table {
     let mut table = Table::with_header(["ARCH", "DESCRIPTION", "OTHER NAMES"]);
     for arch in arches {
         table.push([arch.name, arch.description, &arch.names.join(" ")].map(Cell::from));
+    }
+    table
+}
+
+fn preset_row(preset: &Preset) -> PresetRow {
+    PresetRow { name: preset.name, description: preset.description, interpreters: preset.interpreters }
+}
+
+fn preset_table(presets: &[PresetRow]) -> Table {
+    let mut table = Table::with_header(["PRESET", "DESCRIPTION", "INTERPRETERS"]);
+    for preset in presets {
+        table.push([preset.name, preset.description, &preset.interpreters.join(" ")].map(Cell::from));
     }
     table
 }

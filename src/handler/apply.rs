@@ -121,7 +121,7 @@ impl Guarded {
 }
 
 /// Returns the reason why the rule in `requested` must not be registered, or `None` if the rule is safe.
-fn refusal(requested: &ConfigLine<'_>, guarded: &[Guarded]) -> Option<String> {
+pub(super) fn refusal(requested: &ConfigLine<'_>, guarded: &[Guarded]) -> Option<String> {
     let rule = requested.rule;
     let path = rule.interpreter();
     if let Some(guarded) = guarded.iter().find(|guarded| guarded.is_taken_by(rule)) {

@@ -8,4 +8,6 @@ pub mod exec_target;
 pub mod owner;
 pub mod plan;
 pub mod predict;
+pub mod preset;
+pub mod rules;
 pub mod transaction;

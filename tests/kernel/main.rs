@@ -44,6 +44,7 @@ mod faults;
 mod faults_in_files;
 mod fetch;
 mod forty;
+mod general;
 mod grammar;
 mod guard;
 mod headers;

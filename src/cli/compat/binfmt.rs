@@ -163,7 +163,7 @@ fn register(
             Outcome::Native => (true, item.reason()),
             _ => (false, item.reason()),
         };
-        let line = format!("installing: {} {}", docker_name(item.arch), escape(&what));
+        let line = format!("installing: {} {}", docker_name(&item.name), escape(&what));
         writeln!(adapter.messages, "{line}")?;
         if !is_done {
             failures.push(line);

@@ -220,7 +220,7 @@ impl Setup {
     }
 
     fn print_arch(&self, item: &ArchResult, adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
-        let arch = item.arch;
+        let arch = &item.name;
         let interpreter = escape(item.interpreter.as_deref().unwrap_or_default());
         match item.outcome {
             Outcome::Registered | Outcome::Replaced => {

@@ -13,7 +13,7 @@ use crate::base::escape::{display_path, escape};
 use crate::base::output::{Output, Status};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, TextWriter};
-use crate::binfmt::{Flags, HandlerName, Rule};
+use crate::binfmt::{Flags, Handler, HandlerName, Rule};
 use crate::boot::persist::{self, InitSystem};
 use crate::commands::instance::lifetime_warning;
 use crate::commands::report::Report;
@@ -87,10 +87,13 @@ impl Outcome {
     }
 }
 
-/// Result of `qus register` for one architecture.
+/// Result of `qus register` for one architecture, preset or rule.
 #[derive(Debug, Serialize)]
 pub(crate) struct ArchResult {
-    pub(crate) arch: &'static str,
+    /// Name of the architecture; `None` for a rule or a preset.
+    pub(crate) arch: Option<&'static str>,
+    /// Name of the architecture, of the preset, or of the handler of a rule.
+    pub(crate) name: String,
     pub(crate) outcome: Outcome,
     pub(crate) handlers: Vec<String>,
     flags: Option<String>,
@@ -110,19 +113,7 @@ pub(crate) struct ArchResult {
 impl ArchResult {
     /// Creates the result of `arch` from the decision about it.
     pub(super) fn new(arch: &'static Arch, decision: &Decision, inputs: &Inputs, dry_run: bool) -> Self {
-        let mut item = Self {
-            arch: arch.name,
-            outcome: Outcome::Failed,
-            handlers: Vec::new(),
-            flags: None,
-            interpreter: None,
-            version: None,
-            verified: false,
-            verification: None,
-            message: None,
-            advice: Advice::default(),
-            persisted: None,
-        };
+        let mut item = Self { arch: Some(arch.name), ..Self::named(arch.name) };
         match decision {
             Decision::Unchanged(names) => item.record_existing(Outcome::Unchanged, names, arch, inputs),
             Decision::LeaveExisting(name) => {
@@ -144,6 +135,84 @@ impl ArchResult {
             Decision::NoInterpreter => item.missing(arch, inputs),
         }
         item
+    }
+
+    /// Creates the result of the preset or rule `name`, which failed so far.
+    pub(super) fn named(name: impl Into<String>) -> Self {
+        Self {
+            arch: None,
+            name: name.into(),
+            outcome: Outcome::Failed,
+            handlers: Vec::new(),
+            flags: None,
+            interpreter: None,
+            version: None,
+            verified: false,
+            verification: None,
+            message: None,
+            advice: Advice::default(),
+            persisted: None,
+        }
+    }
+
+    /// Creates the result of the preset or rule `name` from the decision about its `rules`. `handlers` are all handlers,
+    /// and `replace` is the command that replaces handlers which are in the way.
+    pub(super) fn of_rules(
+        name: &str,
+        decision: &Decision,
+        rules: &[Rule],
+        handlers: &[Handler],
+        replace: String,
+    ) -> Self {
+        let mut item = Self::named(name);
+        match decision {
+            Decision::Unchanged(names) => {
+                item.outcome = Outcome::Unchanged;
+                item.handlers = names.iter().map(name_lossy).collect();
+                item.flags = rules.first().map(|rule| rule.flags().to_string());
+                item.interpreter = rules.first().map(|rule| rule.interpreter().to_string_lossy().into());
+            }
+            Decision::LeaveExisting(existing) => {
+                item.outcome = Outcome::Existing;
+                item.handlers = vec![name_lossy(existing)];
+                let handler = handlers.iter().find(|handler| handler.name == *existing);
+                item.flags = handler.map(|handler| handler.entry.flag_letters());
+                item.interpreter = rules.first().map(|rule| rule.interpreter().to_string_lossy().into());
+                item.message = Some("this handler already has this interpreter".to_owned());
+            }
+            Decision::Register(registration) => item.planned(registration, false),
+            Decision::Refused { reason, advice } => {
+                item.outcome = Outcome::Refused;
+                item.message = Some(reason.clone());
+                item.advice = advice.clone();
+            }
+            Decision::Conflict { with } => {
+                item.outcome = Outcome::Conflict;
+                let (namesakes, others): (Vec<_>, Vec<_>) =
+                    with.iter().partition(|name| rules.iter().any(|rule| rule.name() == *name));
+                let mut reasons = Vec::new();
+                let join = |names: &[&HandlerName]| {
+                    names.iter().map(|name| describe(name, handlers)).collect::<Vec<_>>().join(" and ")
+                };
+                if !others.is_empty() {
+                    reasons.push(format!("{} already handles such files", join(&others)));
+                }
+                if !namesakes.is_empty() {
+                    reasons.push(format!("the name is taken by another handler, {}", join(&namesakes)));
+                }
+                item.message = Some(reasons.join("; "));
+                item.advice = replace.into();
+            }
+            Decision::NoInterpreter => item.outcome = Outcome::Missing,
+        }
+        item
+    }
+
+    /// Records that no interpreter was found.
+    pub(super) fn set_missing(&mut self, message: String, advice: Advice) {
+        self.outcome = Outcome::Missing;
+        self.message = Some(message);
+        self.advice = advice;
     }
 
     fn record_existing(&mut self, outcome: Outcome, names: &[HandlerName], arch: &Arch, inputs: &Inputs) {
@@ -179,25 +248,13 @@ impl ArchResult {
 
     fn conflict(&mut self, arch: &Arch, with: &[HandlerName], inputs: &Inputs) {
         self.outcome = Outcome::Conflict;
-        let describe = |name: &HandlerName| {
-            let handler = inputs.handlers.iter().find(|handler| handler.name == *name);
-            let entry = handler.map(|handler| &handler.entry);
-            let path =
-                entry.and_then(|entry| entry.interpreter.as_deref()).unwrap_or(Path::new("a BPF program"));
-            let flags = entry.map(crate::binfmt::Entry::flag_letters).unwrap_or_default();
-            format!(
-                "{name} ({}, flags {})",
-                display_path(path),
-                if flags.is_empty() { "none" } else { &flags }
-            )
-        };
         let has_programs = |name: &&HandlerName| {
             let handler = inputs.handlers.iter().find(|handler| handler.name == **name);
             handler.is_some_and(|handler| handler.entry.enabled && classify::overlaps_arch(handler, arch))
         };
         let (matching, namesakes): (Vec<_>, Vec<_>) = with.iter().partition(has_programs);
         let all = |names: &[&HandlerName]| {
-            names.iter().map(|name| describe(name)).collect::<Vec<_>>().join(" and ")
+            names.iter().map(|name| describe(name, &inputs.handlers)).collect::<Vec<_>>().join(" and ")
         };
         let ours = inputs.interpreter(arch).map(|interpreter| display_path(&interpreter.path));
         let ours = ours.map(|ours| format!(", not {ours}")).unwrap_or_default();
@@ -244,6 +301,12 @@ impl ArchResult {
         self.verification = verification;
     }
 
+    /// Records that a sample was executed.
+    pub(super) fn verified_by_sample(&mut self, verification: Verification) {
+        self.verified = true;
+        self.verification = Some(verification);
+    }
+
     /// Returns the reason why the architecture was not registered, with advice, on one line.
     pub(crate) fn reason(&self) -> String {
         let reason = self.message.as_deref().unwrap_or(self.outcome.word()).replace('\n', " ");
@@ -251,7 +314,7 @@ impl ArchResult {
     }
 
     /// Adds `remark` to the message about this architecture.
-    fn remark(&mut self, remark: &str) {
+    pub(super) fn remark(&mut self, remark: &str) {
         let message = self.message.take();
         self.message = Some(message.map_or_else(|| remark.to_owned(), |text| format!("{text}; {remark}")));
     }
@@ -296,7 +359,7 @@ impl ArchResult {
 
     /// Reports whether this is the result of the architecture named `arch`.
     pub(super) fn is_of(&self, arch: &str) -> bool {
-        self.arch == arch
+        self.arch == Some(arch)
     }
 
     /// Reports whether the architecture has a handler.
@@ -352,7 +415,7 @@ impl ArchResult {
         } else {
             self.message.as_deref().map(|text| escape(&text.replace('\n', " "))).unwrap_or_default()
         };
-        [self.arch.into(), self.outcome.cell(dry_run), flags.into(), detail.into()]
+        [escape(&self.name).into(), self.outcome.cell(dry_run), flags.into(), detail.into()]
     }
 
     /// Describes the interpreter, the verification of the handler, and the file that registers the handler at boot.
@@ -379,6 +442,14 @@ impl ArchResult {
         }
         text
     }
+}
+
+/// Describes the handler `name`, which is one of `handlers`.
+fn describe(name: &HandlerName, handlers: &[Handler]) -> String {
+    let entry = handlers.iter().find(|handler| handler.name == *name).map(|handler| &handler.entry);
+    let path = entry.and_then(|entry| entry.interpreter.as_deref()).unwrap_or(Path::new("a BPF program"));
+    let flags = entry.map(crate::binfmt::Entry::flag_letters).unwrap_or_default();
+    format!("{name} ({}, flags {})", display_path(path), if flags.is_empty() { "none" } else { &flags })
 }
 
 /// Amount of text that the report prints about each architecture.
@@ -412,10 +483,9 @@ pub(crate) struct RegisterReport {
 }
 
 impl RegisterReport {
-    /// Returns the names of the handlers that this run registered.
-    pub(super) fn new_handlers(&self, inputs: &Inputs) -> Vec<HandlerName> {
+    /// Returns the names of the handlers that this run registered, as far as `known` is true for them.
+    pub(super) fn new_handlers(&self, known: impl Fn(&HandlerName) -> bool) -> Vec<HandlerName> {
         let names = self.items.iter().filter(|item| item.is_new()).flat_map(|item| &item.handlers);
-        let known = |name: &HandlerName| inputs.arches.iter().any(|arch| classify::is_named_for(name, arch));
         names.filter_map(|name| HandlerName::new(name.as_bytes()).ok()).filter(known).collect()
     }
 
@@ -426,14 +496,14 @@ impl RegisterReport {
             self.items.iter().filter(|item| item.outcome.status() != Status::Done).collect();
         let (first, others) = failed.split_first()?;
         let message = if others.is_empty() && self.items.len() == 1 {
-            format!("{} was not registered", first.arch)
+            format!("{} was not registered", escape(&first.name))
         } else {
             let mut words: Vec<&str> = failed.iter().map(|item| item.outcome.word()).collect();
             words.sort_unstable();
             words.dedup();
             let (count, all) = (failed.len(), self.items.len());
             let summary = self.summary().map(|summary| format!("; {summary}")).unwrap_or_default();
-            format!("{count} of {all} architectures were not registered ({}){summary}", words.join(", "))
+            format!("{count} of {all} {} were not registered ({}){summary}", self.noun(2), words.join(", "))
         };
         let mut commands: Vec<&str> =
             failed.iter().filter_map(|item| item.advice.command.as_deref()).collect();
@@ -464,20 +534,33 @@ impl RegisterReport {
         if self.dry_run || count == 0 {
             return None;
         }
-        let noun = if count == 1 { "architecture" } else { "architectures" };
+        let noun = self.noun(count);
         let number = if count == all { count.to_string() } else { format!("{count} of {all}") };
         let location = self.location(served().all(ArchResult::works_in_containers));
         if served().any(|item| !item.verified) {
             let are = if count == 1 { "is" } else { "are" };
-            return Some(format!(
-                "{number} {noun} {are} registered {location}{}; run `qus verify` to test them",
-                self.until()
-            ));
+            let test = if self.is_general() { "" } else { "; run `qus verify` to test them" };
+            return Some(format!("{number} {noun} {are} registered {location}{}{test}", self.until()));
         }
         let works = if count == 1 { "works" } else { "work" };
         let unseen = matches!(self.scope, Scope::UserNamespace(_));
         let unseen = if unseen { "; the host does not see these handlers" } else { "" };
         Some(format!("{number} {noun} {works} {location}{}{unseen}", self.until()))
+    }
+
+    /// Reports whether the results are those of presets or rules.
+    fn is_general(&self) -> bool {
+        self.items.iter().any(|item| item.arch.is_none())
+    }
+
+    /// Returns the noun for `count` results.
+    fn noun(&self, count: usize) -> &'static str {
+        match (self.is_general(), count) {
+            (true, 1) => "kind of file",
+            (true, _) => "kinds of files",
+            (false, 1) => "architecture",
+            (false, _) => "architectures",
+        }
     }
 
     fn location(&self, in_containers: bool) -> String {
