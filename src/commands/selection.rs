@@ -102,8 +102,8 @@ fn none_of(word: &HandlerArg) -> Diagnostic {
         HandlerArg::Name(name) => {
             let name = name_lossy(name);
             let nearest = Arch::named(&name).err().and_then(|unknown| unknown.nearest);
-            let nearest = nearest.map(|nearest| format!("; did you mean {nearest}?")).unwrap_or_default();
-            format!("no handler is called {}, and no architecture{nearest}", escape(&name))
+            let nearest = nearest.map(|nearest| format!("; did you mean {nearest:?}?")).unwrap_or_default();
+            format!("no handler or architecture is called \"{}\"{nearest}", escape(&name))
         }
         HandlerArg::Pattern(pattern, _) => format!("no handler has a name like {}", escape(pattern)),
         HandlerArg::All | HandlerArg::Arch(..) => "no handler is registered".to_owned(),
@@ -169,7 +169,7 @@ mod tests {
         // The architecture has no handler, so the word is the name of one.
         assert_eq!(selected(&handlers, &["qemu-arm"]).unwrap(), ["qemu-arm"]);
         assert!(selected(&handlers, &["arm"]).unwrap().is_empty());
-        let unknown = "no handler is called arm65, and no architecture; did you mean arm64?";
+        let unknown = r#"no handler or architecture is called "arm65"; did you mean "arm64"?"#;
         assert_eq!(selected(&handlers, &["jar", "arm65"]).unwrap_err(), unknown);
         assert_eq!(selected(&handlers, &["x*"]).unwrap_err(), "no handler has a name like x*");
         assert!(

@@ -25,7 +25,11 @@ kernel_test!(an_unknown_architecture_is_refused);
 fn an_unknown_architecture_is_refused(lab: &Lab) {
     for (typed, meant) in [("armm", "arm"), ("arch64", "aarch64"), ("arm65", "arm64")] {
         let message = format!("unknown architecture \"{typed}\"; did you mean \"{meant}\"?");
-        for command in ["register", "reset", "verify", "fetch", "enable", "disable", "show"] {
+        for command in ["register", "fetch", "show"] {
+            lab.refused([command, typed], 2, &message);
+        }
+        let message = format!("no handler or architecture is called \"{typed}\"; did you mean \"{meant}\"?");
+        for command in ["reset", "verify", "list", "enable", "disable"] {
             lab.refused([command, typed], 2, &message);
         }
     }

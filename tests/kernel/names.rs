@@ -40,7 +40,7 @@ kernel_test!(a_word_that_selects_nothing_changes_nothing);
 fn a_word_that_selects_nothing_changes_nothing(lab: &Lab) {
     several(lab);
     for command in ["reset", "enable", "disable", "verify", "list"] {
-        let message = "no handler is called arm65, and no architecture; did you mean arm64?";
+        let message = r#"no handler or architecture is called "arm65"; did you mean "arm64"?"#;
         lab.refused([command, "jar", "arm65"], 2, message).suggests("qus list");
         lab.refused([command, "jar", "x*"], 2, "no handler has a name like x*").suggests("qus list");
         lab.refused([command, "status"], 2, "status");
@@ -134,5 +134,9 @@ fn which_compares_named_handlers(lab: &Lab) {
     assert_eq!(compared(&["--handler", "wine,python*"]), ["wine", "python3.11"]);
     assert_eq!(compared(&["--handler", "arm"]), ["qemu-arm"]);
     assert_eq!(compared(&["-v"]).len(), 4);
-    lab.refused(["which", "--handler", "nothing", "/bin/sh"], 2, "no handler is called nothing");
+    lab.refused(
+        ["which", "--handler", "nothing", "/bin/sh"],
+        2,
+        "no handler or architecture is called \"nothing\"",
+    );
 }
