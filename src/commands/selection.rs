@@ -118,7 +118,9 @@ pub(crate) fn word_for(name: &HandlerName) -> Option<String> {
     if text.contains(',') || text.chars().any(char::is_control) || text.trim() != text {
         return None;
     }
-    let is_arch = text.eq_ignore_ascii_case("all") || Arch::named(text).is_ok();
+    // The name of a preset selects all handlers of the preset.
+    let is_preset = Preset::named(text).is_some_and(|preset| !preset.has_handler(name));
+    let is_arch = text.eq_ignore_ascii_case("all") || Arch::named(text).is_ok() || is_preset;
     let is_option = text.starts_with('-');
     if !is_arch && !is_option && !is_pattern(text) {
         return Some(shell_word(text));
@@ -179,8 +181,22 @@ mod tests {
 
     #[test]
     fn every_name_has_a_word() {
-        let odd =
-            ["jar", "qemu-arm", "arm", "all", "-x", "a*", "[a]", r"a\b", "it's", "a?", "with space", "ø"];
+        let odd = [
+            "jar",
+            "ape",
+            "APE",
+            "qemu-arm",
+            "arm",
+            "all",
+            "-x",
+            "a*",
+            "[a]",
+            r"a\b",
+            "it's",
+            "a?",
+            "with space",
+            "ø",
+        ];
         let handlers = odd.map(handler);
         for handler in &handlers {
             let word = word_for(&handler.name).unwrap();

@@ -25,13 +25,15 @@ use crate::commands::selection::{Selection, select};
 use crate::commands::suggestion::{self, Available};
 use crate::handler::classify::{emulator_path, main_arch, name_lossy};
 use crate::handler::condition::{BrokenInterpreter, covered_by};
+use crate::handler::preset::PRESETS;
 use crate::interpreter::memfd;
 use crate::interpreter::{self_exe_header, versions_of};
 use crate::probe::{
-    self, End, Expected, Failure, ProbeResult, ProbeTarget, STATUS_ARGV0, Verification, judge,
+    self, End, Expected, Failure, ProbeResult, ProbeTarget, STATUS_ARGV0, Verification, judge, run_sample,
 };
 use crate::system::file_id::FileId;
 use crate::system::namespace::Scope;
+use crate::system::ownership::changeable_by_others;
 use clap::Args;
 
 /// Arguments of `qus verify`.
@@ -112,7 +114,7 @@ impl Health {
         let seen = match (&self.reason, &self.verification) {
             (Some(reason), _) => format!(": {reason}"),
             (None, Some(verification)) if !verification.empty_root => {
-                ", but not tried in an empty root directory".to_owned()
+                ", but not verified in an empty root directory".to_owned()
             }
             (None, _) => String::new(),
         };
@@ -284,8 +286,37 @@ fn without_probe(handler: &Handler, handlers: &[Handler], enabled: bool, host: &
     if let Some(other) = covered_by(handler, handlers) {
         return Health::broken(Failure::Shadowed(Some(other.name.to_string())).to_string());
     }
-    let reason = Some("qus has no test program for its files".to_owned());
-    Health { reason, ..Health::of(State::Unverified) }
+    by_sample(handler).unwrap_or_else(|| unverified("qus has no test program for its files"))
+}
+
+fn unverified(reason: impl Into<String>) -> Health {
+    Health { reason: Some(reason.into()), ..Health::of(State::Unverified) }
+}
+
+/// Executes the sample of a preset that has the same rule as `handler`, which the user has named. Returns `None` if there
+/// is no such preset. A handler that only matches the sample is for other files, and is not executed.
+fn by_sample(handler: &Handler) -> Option<Health> {
+    let (path, matcher) = handler.entry.interpreter.as_deref().zip(handler.entry.matcher.as_ref())?;
+    let preset = PRESETS.iter().find(|preset| {
+        let rules = preset.rules(path, Flags::empty()).unwrap_or_default();
+        rules.iter().any(|rule| rule.matcher().equivalent(matcher))
+    })?;
+    if !matches!(changeable_by_others(path), Ok(None)) {
+        return Some(unverified("other users can change its interpreter, so it is not executed"));
+    }
+    Some(match run_sample(preset.sample) {
+        Ok(Some(ProbeResult { host, empty_root })) => {
+            let runs = |end: End| matches!(end, End::Exited(status) if preset.sample.is_success(status));
+            if !runs(host.end) {
+                return Some(Health::broken(format!("a test file of this kind {}", host.end)));
+            }
+            let empty_root = empty_root.is_some_and(|outcome| runs(outcome.end));
+            let verification = Verification { argv0: false, empty_root, interpreter: host.started };
+            Health { verification: Some(verification), ..Health::of(State::Working) }
+        }
+        Ok(None) => return None,
+        Err(error) => unverified(error.to_string()),
+    })
 }
 
 /// Returns the result for a handler that is disabled, or whose whole instance is.

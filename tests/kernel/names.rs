@@ -10,7 +10,7 @@ use crate::lab::{Lab, OURS, order};
 
 /// Registers handlers of several tools.
 fn several(lab: &Lab) {
-    lab.register(b":jar:E::jar::/bin/sh:").unwrap();
+    lab.register(b":jar:E::jarx::/bin/sh:").unwrap();
     lab.register(b":python3.11:M::\\xa7\\x0d\\x0d\\x0a::/bin/sh:").unwrap();
     lab.register(b":python3.12:M::\\xcb\\x0d\\x0d\\x0a::/bin/sh:").unwrap();
     lab.register(b":wine:M::MZ::/nowhere/wine:").unwrap();
@@ -86,6 +86,35 @@ fn handlers_of_other_tools_are_toggled_by_name(lab: &Lab) {
     assert!(lab.entries()["box"].starts_with("disabled"));
 }
 
+kernel_test!(verify_executes_the_file_of_a_preset);
+fn verify_executes_the_file_of_a_preset(lab: &Lab) {
+    let script =
+        |name: &str, status: u8| lab.executable(name, format!("#!/bin/sh\nexit {status}\n").as_bytes());
+    let line = |name: &str, takes: &str, path: &Path| {
+        lab.register(format!(":{name}:{takes}:{}:", path.display()).as_bytes()).unwrap();
+    };
+    line("java", "E::jar:", &script("works", 42));
+    let (status, value) = lab.answer(["verify", "java"]);
+    assert_eq!((status, &value["items"][0]["state"]), (0, &"working".into()), "{value:#}");
+    lab.done(["reset", "java"]);
+    line("java", "E::jar:", &script("fails", 7));
+    let (status, value) = lab.answer(["verify", "java"]);
+    let reason = "a test file of this kind ended with status 7";
+    assert_eq!((status, &value["items"][0]["reason"]), (1, &reason.into()));
+    // This handler matches the file of the preset ape, but it is for other files.
+    let wine = script("wine", 42);
+    line("wine", "M::MZ:", &wine);
+    let (status, value) = lab.answer(["verify", "wine"]);
+    assert_eq!((status, &value["items"][0]["state"]), (2, &"unverified".into()));
+    // Nor is a handler executed whose interpreter other users can change.
+    lab.done(["reset", "java"]);
+    let open = script("open", 42);
+    std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    line("java", "E::jar:", &open);
+    let (status, value) = lab.answer(["verify", "java"]);
+    assert_eq!((status, &value["items"][0]["state"]), (2, &"unverified".into()));
+}
+
 kernel_test!(verify_reports_that_it_has_no_probe);
 fn verify_reports_that_it_has_no_probe(lab: &Lab) {
     several(lab);
@@ -96,7 +125,7 @@ fn verify_reports_that_it_has_no_probe(lab: &Lab) {
     // Faults that show without a probe.
     let (status, value) = lab.answer(["verify", "wine"]);
     assert_eq!((status, &value["items"][0]["reason"]), (1, &"its interpreter does not exist".into()));
-    lab.register(b":newer:E::jar::/bin/sh:").unwrap();
+    lab.register(b":newer:E::jarx::/bin/sh:").unwrap();
     let (status, value) = lab.answer(["verify", "jar"]);
     let reason = "another handler comes first and matches its programs: newer";
     assert_eq!((status, &value["items"][0]["reason"]), (1, &reason.into()));
