@@ -12,6 +12,7 @@ use crate::base::escape::display_path;
 use crate::base::shell::shell_word;
 use crate::binfmt::instance::DEFAULT_PATH;
 use crate::binfmt::{Flags, Handler};
+use crate::commands::selection::word_for;
 use crate::commands::suggestion;
 use crate::handler::classify;
 use crate::handler::exec_target::{AccessError, Elf, ExecTarget, Kind};
@@ -271,7 +272,12 @@ impl Case<'_> {
 
 /// Returns the shell command that disables (`state` 0) or enables (`state` 1) the handler.
 fn toggle_command(handler: &Handler, state: u8) -> String {
-    format!("echo {state} | sudo tee {DEFAULT_PATH}/{}", shell_word(handler.name.as_os_str()))
+    let verb = if state == 0 { "disable" } else { "enable" };
+    match word_for(&handler.name) {
+        Some(word) => format!("sudo qus {verb} {word}"),
+        // No word of a command line selects this handler.
+        None => format!("echo {state} | sudo tee {DEFAULT_PATH}/{}", shell_word(handler.name.as_os_str())),
+    }
 }
 
 fn denied_advice(denied: AccessError, path: &Path) -> Advice {
