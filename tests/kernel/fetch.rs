@@ -250,8 +250,9 @@ fn register_takes_from_every_shape(lab: &Lab) {
 
 kernel_test!(register_takes_from_a_directory);
 fn register_takes_from_a_directory(lab: &Lab) {
-    let source = downloads::newer();
-    let words = ["register", "--from", source.to_str().unwrap(), "--dest", "dest", "arm"];
+    lab.copy("one/qemu-arm-static", &interpreter("arm"));
+    lab.copy_with_a_byte_more("other/qemu-arm-static", &interpreter("arm"));
+    let words = ["register", "--from", "one", "--dest", "dest", "arm"];
     let printed = lab.done(words);
     assert!(
         printed.contains(" registered ") && printed.contains("/dest/qemu-arm-static (QEMU "),
@@ -259,9 +260,8 @@ fn register_takes_from_a_directory(lab: &Lab) {
     );
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
     assert!(lab.done(words).contains(" unchanged "));
-    // The handler gets the other version that replaces the file.
-    let older = downloads::distribution();
-    let words = ["register", "--from", older.to_str().unwrap(), "--dest", "dest", "arm"];
+    // The handler gets the other file that replaces the first.
+    let words = ["register", "--from", "other", "--dest", "dest", "arm"];
     assert!(lab.done(words).contains("qemu-arm still ran the file that was replaced"));
 }
 

@@ -78,6 +78,14 @@ impl Lab {
         path
     }
 
+    /// Copies an executable to a path in the directory of the test, with a byte more at its end: another file that does
+    /// the same.
+    pub(crate) fn copy_with_a_byte_more(&self, name: &str, source: &Path) -> PathBuf {
+        let path = self.copy(name, source);
+        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"\n").unwrap();
+        path
+    }
+
     /// Returns a command that runs qus and finds only the distribution's interpreters. `wrapper` is the beginning of
     /// the command line, such as the programs that a user types before `qus`.
     pub(crate) fn program<'a>(&self, wrapper: &[&str], words: impl IntoIterator<Item = &'a str>) -> Command {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use nix::unistd::{AccessFlags, access};
 
-use crate::downloads;
+use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, QUS, Ran, busybox, is_dynamic, needs_static_qus, order, run};
 
 kernel_test!(interpreters_live_in_memory);
@@ -34,7 +34,7 @@ fn interpreters_live_in_memory(lab: &Lab) {
     assert!(printed.contains(&held) && !printed.contains("the file was removed"), "{printed}");
     let printed = lab.done(["which", downloads::busybox("arm").to_str().unwrap()]);
     assert!(printed.contains("; it is in memory\n"), "{printed}");
-    lab.copy("own/qemu-arm-static", &downloads::newer().join("qemu-arm-static"));
+    lab.copy_with_a_byte_more("own/qemu-arm-static", &interpreter("arm"));
     let printed = lab.done(["register", "--in-memory", "--interpreter-dir", "own", "--replace", "arm"]);
     assert!(printed.contains(" replaced ") && lab.entries() != entries, "{printed}");
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
