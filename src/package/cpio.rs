@@ -1,4 +1,5 @@
-//! Reader for newc cpio archives (cpio(5), "New ASCII Format"), the payload of rpm packages.
+//! Reader for newc cpio archives (cpio(5), "New ASCII Format"), the payload of rpm packages. In packages of format 6 the
+//! header of a member is the magic `07070X` and the number of a file (`lib/cpio.cc` of rpm).
 
 use std::cell::Cell;
 use std::fs::File;
@@ -14,6 +15,9 @@ use crate::base::hex;
 /// Size of a member's header in bytes: a magic of six bytes and thirteen fields of eight hexadecimal digits.
 const HEADER: usize = 110;
 
+/// Size of the header in bytes that has only a number: a magic of six bytes and one field.
+const NUMBER_HEADER: usize = 14;
+
 /// Name of the last member, which marks the end of the archive.
 const TRAILER: &[u8] = b"TRAILER!!!";
 
@@ -28,8 +32,25 @@ const REGULAR: u64 = 0o100_000;
 pub(super) struct Cpio<'a, 's> {
     /// Words that stand for the archive in error messages.
     pub(super) member: &'static str,
+    /// Files of the package, to which members without a name refer by a number.
+    pub(super) files: &'a [ListedFile],
     /// Receiver of the members of the archive.
     pub(super) sink: &'a mut Extractor<'s>,
+}
+
+/// A file of a package, as the package's header describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ListedFile {
+    /// Path of the file, with a dot before it, as in a cpio archive.
+    pub(super) name: Vec<u8>,
+    /// True for a regular file.
+    pub(super) regular: bool,
+    /// Size of the file's content in the payload, in bytes. Of several hard links, only the last has a content.
+    pub(super) size: u64,
+    /// Device and inode number, which hard links have in common.
+    pub(super) inode: (u64, u64),
+    /// Number of hard links to the file in the package.
+    pub(super) links: u64,
 }
 
 /// Fields of a member's header that qus uses.
@@ -38,7 +59,6 @@ struct Header {
     regular: bool,
     links: u64,
     size: u64,
-    name_size: u64,
     /// Sum of the content's bytes; `None` in the variant of the format that has no such sum.
     sum: Option<u32>,
 }
@@ -62,8 +82,7 @@ impl Cpio<'_, '_> {
         // Of several hard links to a file, only the last one has the content. The links before it are empty.
         let mut waiting = Vec::new();
         loop {
-            let header = self.header(content)?;
-            let name = self.name(content, &header)?;
+            let (header, name) = self.header(content)?;
             if name == TRAILER {
                 break;
             }
@@ -135,40 +154,66 @@ impl Cpio<'_, '_> {
         Ok(file)
     }
 
-    fn header(&self, content: &mut dyn Read) -> Result<Header, PackageError> {
-        let mut bytes = [0; HEADER];
-        content.read_exact(&mut bytes).map_err(|error| self.unpack(error))?;
-        let (magic, fields) = bytes.split_at(6);
-        if magic != b"070701" && magic != b"070702" {
-            return Err(self.malformed("a member does not begin with 070701 or 070702"));
+    /// Reads the header of the next member, the name after it, and the padding. Returns the header and the name.
+    fn header(&self, content: &mut dyn Read) -> Result<(Header, Vec<u8>), PackageError> {
+        let mut magic = [0; 6];
+        content.read_exact(&mut magic).map_err(|error| self.unpack(error))?;
+        match &magic {
+            b"07070X" => self.numbered(content),
+            b"070701" => self.named(content, false),
+            b"070702" => self.named(content, true),
+            _ => Err(self.malformed("a member does not begin with 070701, 070702 or 07070X")),
         }
-        let mut numbers = [0; 13];
-        for (number, field) in numbers.iter_mut().zip(fields.chunks_exact(8)) {
-            *number =
-                hexadecimal(field).ok_or_else(|| self.malformed("a field of a header is not a number"))?;
-        }
-        let [inode, mode, _, _, links, _, size, major, minor, _, _, name_size, sum] = numbers;
-        Ok(Header {
+    }
+
+    /// Reads the rest of a header that has only the number of a file, and the padding.
+    fn numbered(&self, content: &mut dyn Read) -> Result<(Header, Vec<u8>), PackageError> {
+        let [index] = self.fields(content)?;
+        let file = usize::try_from(index).ok().and_then(|index| self.files.get(index));
+        let file = file.ok_or_else(|| self.malformed("a member has a number that no file has"))?;
+        self.skip(content, padding(NUMBER_HEADER as u64))?;
+        let (device, inode) = file.inode;
+        let inode = (device, 0, inode);
+        let ListedFile { regular, links, size, .. } = *file;
+        Ok((Header { inode, regular, links, size, sum: None }, file.name.clone()))
+    }
+
+    /// Reads the rest of a header with all fields, the name after it, and the padding.
+    fn named(&self, content: &mut dyn Read, has_sum: bool) -> Result<(Header, Vec<u8>), PackageError> {
+        let [inode, mode, _, _, links, _, size, major, minor, _, _, name_size, sum] = self.fields(content)?;
+        let header = Header {
             inode: (major, minor, inode),
             regular: mode & TYPE == REGULAR,
             links,
             size,
-            name_size,
-            sum: (magic == b"070702").then(|| u32::try_from(sum).unwrap_or_default()),
-        })
+            sum: has_sum.then(|| u32::try_from(sum).unwrap_or_default()),
+        };
+        Ok((header, self.name(content, name_size)?))
     }
 
-    /// Reads a member's name, the zero byte after it, and the padding. Returns the name.
-    fn name(&self, content: &mut dyn Read, header: &Header) -> Result<Vec<u8>, PackageError> {
-        if header.name_size > NAME_SIZE {
+    /// Reads the numbers after the magic of a header. Each has eight hexadecimal digits.
+    fn fields<const N: usize>(&self, content: &mut dyn Read) -> Result<[u64; N], PackageError> {
+        let mut numbers = [0; N];
+        for number in &mut numbers {
+            let mut field = [0; 8];
+            content.read_exact(&mut field).map_err(|error| self.unpack(error))?;
+            *number =
+                hexadecimal(&field).ok_or_else(|| self.malformed("a field of a header is not a number"))?;
+        }
+        Ok(numbers)
+    }
+
+    /// Reads a member's name of `name_size` bytes, the zero byte at its end, and the padding. Returns the name.
+    fn name(&self, content: &mut dyn Read, name_size: u64) -> Result<Vec<u8>, PackageError> {
+        if name_size > NAME_SIZE {
             return Err(self.over(Limit::NameSize));
         }
         let mut name = Vec::new();
-        content.take(header.name_size).read_to_end(&mut name).map_err(|error| self.unpack(error))?;
-        if name.len() as u64 != header.name_size || name.pop() != Some(0) || name.contains(&0) {
+        content.take(name_size).read_to_end(&mut name).map_err(|error| self.unpack(error))?;
+        if name.len() as u64 != name_size || name.pop() != Some(0) || name.contains(&0) {
             return Err(self.malformed("a name does not end with its only zero byte"));
         }
-        self.skip(content, padding(HEADER as u64 + header.name_size))?;
+        self.skip(content, padding(HEADER as u64 + name_size))?;
         Ok(name)
     }
 

@@ -1,14 +1,17 @@
 //! Reads an rpm package: a lead, two headers, and a compressed cpio archive ("RPM V4 Package format" in
-//! `docs/manual/format_v4.md` and `format_header.md` of rpm).
+//! `docs/manual/format_v4.md` and `format_header.md` of rpm). Packages of format 6, the default of rpm 6, differ in the
+//! payload, whose members have numbers in place of names.
 //!
 //! This module verifies no signatures. The signature of a downloaded package was verified at the download, as for
 //! Debian packages.
+
+mod files;
 
 use std::io::Read;
 use std::path::Path;
 
 use super::compression::Compression;
-use super::cpio::Cpio;
+use super::cpio::{Cpio, ListedFile};
 use super::extractor::Extractor;
 use super::file_slice::FileSlice;
 use super::{PackageError, PackageInfo, Progress};
@@ -40,12 +43,16 @@ const VERSION: u32 = 1001;
 const RELEASE: u32 = 1002;
 const EPOCH: u32 = 1003;
 const ARCH: u32 = 1022;
+const TYPE_INT16: u32 = 3;
 const TYPE_INT32: u32 = 4;
+const TYPE_INT64: u32 = 5;
 const TYPE_STRING: u32 = 6;
+const TYPE_STRING_ARRAY: u32 = 8;
 
 #[derive(Debug)]
 pub(super) struct Rpm {
     info: PackageInfo,
+    files: Vec<ListedFile>,
     payload: FileSlice,
     compression: Compression,
 }
@@ -57,6 +64,7 @@ impl Rpm {
         // Only the signature header is followed by padding.
         let header = reader.header(signature.end.next_multiple_of(8))?;
         let info = reader.info(&header)?;
+        let files = files::read(&reader, &header)?;
         let length = file.len().saturating_sub(header.end);
         let payload = file.part(header.end, length).filter(|payload| payload.len() > 0);
         let payload = payload.ok_or_else(|| reader.truncated())?;
@@ -71,7 +79,7 @@ impl Rpm {
                 return Err(PackageError::Compression { path: path.to_owned(), member });
             }
         };
-        Ok(Self { info, payload, compression })
+        Ok(Self { info, files, payload, compression })
     }
 
     pub(super) fn info(&self) -> &PackageInfo {
@@ -86,7 +94,7 @@ impl Rpm {
     ) -> Result<(), PackageError> {
         progress.total(self.payload.len());
         let mut content = self.compression.reader(self.payload, progress);
-        Cpio { member: PAYLOAD, sink }.members(&mut content)
+        Cpio { member: PAYLOAD, files: &self.files, sink }.members(&mut content)
     }
 }
 
@@ -159,15 +167,18 @@ impl Headers<'_> {
     /// Reads the text at the offset `at` of the package file. The text ends with a zero byte before the offset `end`.
     fn text(&self, at: u64, end: u64) -> Result<String, PackageError> {
         let length = end.saturating_sub(at).min(TEXT);
-        let mut bytes = Vec::new();
-        self.file
-            .part(at, length)
-            .ok_or_else(|| self.truncated())?
-            .read_to_end(&mut bytes)
-            .map_err(|source| self.cannot_read(source))?;
+        let bytes = self.part(at, length)?;
         let end = bytes.iter().position(|byte| *byte == 0);
         let end = end.ok_or_else(|| self.malformed("a text in the header is not terminated".to_owned()))?;
         Ok(String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned())
+    }
+
+    /// Reads `length` bytes at the offset `at` of the package file.
+    fn part(&self, at: u64, length: u64) -> Result<Vec<u8>, PackageError> {
+        let mut part = self.file.part(at, length).ok_or_else(|| self.truncated())?;
+        let mut bytes = Vec::new();
+        part.read_to_end(&mut bytes).map_err(|source| self.cannot_read(source))?;
+        Ok(bytes)
     }
 
     fn bytes<const N: usize>(&self, at: u64) -> Result<[u8; N], PackageError> {

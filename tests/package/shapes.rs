@@ -3,7 +3,7 @@
 use qus::package::{Outcome, Package, PackageInfo, Sha256};
 use tar::EntryType;
 
-use crate::build::{Cpio, Tree, apk, descriptor, docker, elf, oci, pack, rpm, rpm_header};
+use crate::build::{Cpio, Tree, apk, descriptor, docker, elf, oci, pack, rpm, rpm_header, rpm_with};
 use crate::scene::{Scene, placed};
 
 const COMPRESSIONS: [&str; 4] = ["", ".gz", ".xz", ".zst"];
@@ -104,6 +104,58 @@ fn hard_links_share_the_content_that_comes_with_the_last() {
     assert_eq!(scene.refused(&rpm(&hostile)), message);
 }
 
+/// Returns a package of format 6 with a directory, a symbolic link and files, of which two are hard links.
+fn rpm_of_format_6(payload: &[u8]) -> Vec<u8> {
+    let words = |numbers: &[u32]| numbers.iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<_>>();
+    let modes: [u16; 5] = [0o040_755, 0o120_777, 0o100_755, 0o100_755, 0o100_755];
+    let modes: Vec<u8> = modes.iter().flat_map(|mode| mode.to_be_bytes()).collect();
+    let arm = elf(2, 301).len() as u64;
+    let s390x = elf(3, 9).len() as u64;
+    let sizes: Vec<u8> = [4096, 3, arm, s390x, s390x].iter().flat_map(|size| size.to_be_bytes()).collect();
+    let entries: [(u32, u32, &[u8]); 7] = [
+        (1030, 3, &modes),
+        (1095, 4, &words(&[1; 5])),
+        (1096, 4, &words(&[1, 2, 3, 4, 4])),
+        (1116, 4, &words(&[0, 1, 1, 1, 1])),
+        (1117, 8, b"bin\0link\0qemu-arm\0qemu-s390x\0qemu-390\0"),
+        (1118, 8, b"/usr/\0/usr/bin/\0"),
+        (5008, 5, &sizes),
+    ];
+    rpm_with(&entries, payload)
+}
+
+#[test]
+fn members_of_an_rpm_may_have_numbers_for_names() {
+    let scene = Scene::new();
+    let whole = || {
+        Cpio::new()
+            .numbered(0, b"")
+            .numbered(1, b"arm")
+            .numbered(2, &elf(2, 301))
+            .numbered(3, b"")
+            .numbered(4, &elf(3, 9))
+    };
+    let content = rpm_of_format_6(&pack(".gz", &whole().done()));
+    let extraction = scene.extract(&content, &["qemu-arm", "qemu-s390x", "qemu-390", "link"]).unwrap();
+    assert_eq!(extraction.placed.len(), 3);
+    assert_eq!(scene.state()["qemu-arm"], elf(2, 301));
+    assert_eq!(scene.state()["qemu-s390x"], elf(3, 9));
+    assert_eq!(scene.state()["qemu-390"], elf(3, 9));
+
+    let number = "PACKAGE is damaged: the payload: a member has a number that no file has";
+    assert_eq!(scene.refused(&rpm_of_format_6(&Cpio::new().numbered(5, b"").done())), number);
+    assert_eq!(scene.refused(&rpm(&whole().done())), number);
+    assert_eq!(
+        scene.refused(&rpm_of_format_6(b"07070X+0000001")),
+        "PACKAGE is damaged: the payload: a field of a header is not a number"
+    );
+    let entries: [(u32, u32, &[u8]); 1] = [(1117, 8, &[0; 100_001])];
+    assert_eq!(
+        scene.refused(&rpm_with(&entries, b"0707")),
+        "PACKAGE is damaged: a list of files is too large"
+    );
+}
+
 #[test]
 fn a_broken_rpm_is_refused() {
     let scene = Scene::new();
@@ -128,7 +180,7 @@ fn a_broken_rpm_is_refused() {
     assert_eq!(scene.refused(&good[..payload]), "PACKAGE ends too early");
     let unknown = "PACKAGE: the payload has an unknown compression; xz, zstd and gzip are supported";
     assert_eq!(refused(payload, b"BZh9"), unknown);
-    let magic = "PACKAGE is damaged: the payload: a member does not begin with 070701 or 070702";
+    let magic = "PACKAGE is damaged: the payload: a member does not begin with 070701, 070702 or 07070X";
     assert_eq!(refused(payload, b"070707"), magic);
     assert_eq!(
         refused(payload + 6, b"+0000001"),

@@ -115,14 +115,20 @@ pub(crate) fn good_tree() -> Vec<u8> {
 
 /// Returns an rpm package: its lead, two headers, and the unchanged payload.
 pub(crate) fn rpm(payload: &[u8]) -> Vec<u8> {
+    rpm_with(&[], payload)
+}
+
+/// Returns an rpm package with more entries in its second header.
+pub(crate) fn rpm_with(entries: &[(u32, u32, &[u8])], payload: &[u8]) -> Vec<u8> {
     let signature = rpm_header(&[(1000, 4, &7_u32.to_be_bytes())]);
-    let header = rpm_header(&[
+    let own: [(u32, u32, &[u8]); 5] = [
         (1000, 6, b"qemu-user-static-arm\0"),
         (1001, 6, b"9.1.0\0"),
         (1002, 6, b"2.fc41\0"),
         (1003, 4, &2_u32.to_be_bytes()),
         (1022, 6, b"x86_64\0"),
-    ]);
+    ];
+    let header = rpm_header(&[&own, entries].concat());
     let mut out = b"\xed\xab\xee\xdb\x03\0".to_vec();
     out.resize(96, 0);
     out.extend(signature);
@@ -130,14 +136,23 @@ pub(crate) fn rpm(payload: &[u8]) -> Vec<u8> {
     [&out[..], &header, payload].concat()
 }
 
-/// Returns a header of an rpm package, from numbers, types and values.
+/// Returns a header of an rpm package, from numbers, types and values. A value of type 3, 4, 5 or 8 can be a list.
 pub(crate) fn rpm_header(entries: &[(u32, u32, &[u8])]) -> Vec<u8> {
     let (mut index, mut data) = (Vec::new(), Vec::new());
     for (tag, kind, value) in entries {
-        if *kind == 4 {
-            data.resize(data.len().next_multiple_of(4), 0);
-        }
-        for number in [*tag, *kind, u32::try_from(data.len()).unwrap(), 1] {
+        let width = match kind {
+            3 => 2,
+            4 => 4,
+            5 => 8,
+            _ => 1,
+        };
+        data.resize(data.len().next_multiple_of(width), 0);
+        let count = match kind {
+            3..=5 => value.len() / width,
+            8 => value.iter().filter(|byte| **byte == 0).count(),
+            _ => 1,
+        };
+        for number in [*tag, *kind, u32::try_from(data.len()).unwrap(), u32::try_from(count).unwrap()] {
             index.extend(number.to_be_bytes());
         }
         data.extend(*value);
@@ -175,6 +190,15 @@ impl Cpio {
         write!(self.0, "070701{fields}{:08x}{:08x}{:08x}{:08x}{name:08x}{:08x}", 0, 0, 0, 0, 0).unwrap();
         self.0.extend(path.as_bytes());
         self.0.push(0);
+        self.pad();
+        self.0.extend(content);
+        self.pad();
+        self
+    }
+
+    /// Adds a member that has only the number of a file, as in packages of format 6.
+    pub(crate) fn numbered(mut self, number: u32, content: &[u8]) -> Self {
+        write!(self.0, "07070X{number:08x}").unwrap();
         self.pad();
         self.0.extend(content);
         self.pad();
