@@ -149,7 +149,8 @@ fn members_of_an_rpm_may_have_numbers_for_names() {
         scene.refused(&rpm_of_format_6(b"07070X+0000001")),
         "PACKAGE is damaged: the payload: a field of a header is not a number"
     );
-    let entries: [(u32, u32, &[u8]); 1] = [(1117, 8, &[0; 100_001])];
+    let names = vec![0; 100_001];
+    let entries: [(u32, u32, &[u8]); 1] = [(1117, 8, &names)];
     assert_eq!(
         scene.refused(&rpm_with(&entries, b"0707")),
         "PACKAGE is damaged: a list of files is too large"

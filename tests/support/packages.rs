@@ -149,7 +149,7 @@ pub(crate) fn rpm_header(entries: &[(u32, u32, &[u8])]) -> Vec<u8> {
         data.resize(data.len().next_multiple_of(width), 0);
         let count = match kind {
             3..=5 => value.len() / width,
-            8 => value.iter().filter(|byte| **byte == 0).count(),
+            8 => value.split(|byte| *byte == 0).count() - 1,
             _ => 1,
         };
         for number in [*tag, *kind, u32::try_from(data.len()).unwrap(), u32::try_from(count).unwrap()] {
