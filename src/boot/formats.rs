@@ -20,6 +20,8 @@ pub const SERVICE: &str = "qus";
 pub const COPIED: &str = "# The interpreter was copied for this file. The copy is removed with the file.";
 /// Package name under which binfmt-support lists the handlers of qus.
 pub const PACKAGE: &str = "qus";
+/// Beginning of the name of a `binfmt.d` file with rules that belong to no architecture.
+const OTHER_PREFIX: &str = "zz-qus-";
 /// Maximum length of a `binfmt.d` line, in bytes. systemd-binfmt appends a newline when it writes the line (K2, K6).
 const BINFMT_D_MAX: usize = crate::binfmt::LINE_MAX - 1;
 /// Maximum length of a register line in an OpenRC script, in bytes. With musl, a shell writes longer text in several
@@ -44,12 +46,47 @@ pub enum Format {
     Json,
 }
 
-/// Rules of one architecture.
+/// Subject of a set of rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// An architecture.
+    Arch(&'static Arch),
+    /// A preset or a handler of any kind of file, with its name.
+    Other(String),
+}
+
+impl Subject {
+    /// Returns the word that names the subject on the command line of `qus reset`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Arch(arch) => arch.name,
+            Self::Other(name) => name,
+        }
+    }
+
+    /// Returns the architecture, if the subject is one.
+    #[must_use]
+    pub fn arch(&self) -> Option<&'static Arch> {
+        match self {
+            Self::Arch(arch) => Some(arch),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+impl From<&'static Arch> for Subject {
+    fn from(arch: &'static Arch) -> Self {
+        Self::Arch(arch)
+    }
+}
+
+/// Rules of one architecture, one preset or one handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchRules {
-    /// The architecture.
-    pub arch: &'static Arch,
-    /// The rules of the architecture.
+    /// The architecture, preset or handler.
+    pub subject: Subject,
+    /// Its rules.
     pub rules: Vec<Rule>,
     /// True if the interpreter is a copy that qus removes together with the rules.
     pub copied: bool,
@@ -75,14 +112,14 @@ pub enum ExportError {
     #[error(
         "the path of the interpreter for {0} contains a line break, or begins or ends with a blank, which the format cannot express"
     )]
-    Path(&'static str),
+    Path(String),
     /// The register line is longer than the format allows.
     #[error(
-        "the register line for {arch} needs {needed} bytes, but the format allows {most}: the path of the interpreter is too long"
+        "the register line for {subject} needs {needed} bytes, but the format allows {most}: the path of the interpreter is too long"
     )]
     TooLong {
-        /// The architecture.
-        arch: &'static str,
+        /// Name of the architecture, preset or handler.
+        subject: String,
         /// Length of the line, in bytes.
         needed: usize,
         /// Maximum length in this format, in bytes.
@@ -90,7 +127,7 @@ pub enum ExportError {
     },
     /// Every possible delimiter occurs in the register line or would begin a comment.
     #[error("the register line for {0} has no possible delimiter: it uses every candidate byte")]
-    NoDelimiter(&'static str),
+    NoDelimiter(String),
 }
 
 impl Advise for ExportError {
@@ -102,7 +139,7 @@ impl Advise for ExportError {
 /// Parts of one rule, for output as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RuleView {
-    arch: &'static str,
+    arch: Option<&'static str>,
     name: String,
     offset: usize,
     magic: String,
@@ -115,7 +152,7 @@ pub struct RuleView {
 /// Returns the parts of each rule, in the order of `arch_rules`. Rules without a magic are omitted.
 #[must_use]
 pub fn views(arch_rules: &[ArchRules]) -> Vec<RuleView> {
-    let view = |arch: &'static str, rule: &Rule| {
+    let view = |arch: Option<&'static str>, rule: &Rule| {
         let pattern = rule.matcher().pattern()?;
         Some(RuleView {
             arch,
@@ -130,7 +167,9 @@ pub fn views(arch_rules: &[ArchRules]) -> Vec<RuleView> {
     };
     arch_rules
         .iter()
-        .flat_map(|set| set.rules.iter().filter_map(move |rule| view(set.arch.name, rule)))
+        .flat_map(|set| {
+            set.rules.iter().filter_map(move |rule| view(set.subject.arch().map(|arch| arch.name), rule))
+        })
         .collect()
 }
 
@@ -139,14 +178,14 @@ pub fn views(arch_rules: &[ArchRules]) -> Vec<RuleView> {
 pub fn files(format: Format, arch_rules: &[ArchRules]) -> Result<Vec<File>, ExportError> {
     for set in arch_rules {
         if set.rules.iter().any(|rule| !is_one_line(rule)) {
-            return Err(ExportError::Path(set.arch.name));
+            return Err(ExportError::Path(set.subject.name().to_owned()));
         }
     }
     match format {
         Format::Systemd => arch_rules.iter().map(binfmt_d).collect(),
         Format::BinfmtSupport => Ok(arch_rules
             .iter()
-            .flat_map(|set| set.rules.iter().map(|rule| binfmt_support(set.arch, rule)))
+            .flat_map(|set| set.rules.iter().map(|rule| binfmt_support(set.subject.name(), rule)))
             .collect()),
         Format::Openrc => Ok(vec![openrc(arch_rules)?]),
         Format::Nix => Ok(vec![nix(arch_rules)]),
@@ -172,11 +211,29 @@ pub fn concat(format: Format, files: &[File]) -> Vec<u8> {
     text
 }
 
-/// Returns the name of an architecture's `binfmt.d` file. The name sorts after every name `qemu-…`, so the rules of qus
-/// win.
+/// Returns the name of the `binfmt.d` file with the rules of `subject`. The name sorts after every name `qemu-…`, so the
+/// rules of qus win. If the subject is no architecture, the name sorts after those of most packages, such as `wine.conf`:
+/// the rules of qus are then registered last, in front of wider rules.
 #[must_use]
-pub fn binfmt_d_name(arch: &Arch) -> String {
-    format!("{SERVICE}-{}.conf", arch.name)
+pub fn binfmt_d_name(subject: &Subject) -> String {
+    match subject {
+        Subject::Arch(arch) => format!("{SERVICE}-{}.conf", arch.name),
+        Subject::Other(name) => format!("{OTHER_PREFIX}{name}.conf"),
+    }
+}
+
+/// Returns the subject of the `binfmt.d` file `name`, if it is no architecture and qus uses such a name.
+#[must_use]
+pub fn other_subject(name: &str) -> Option<Subject> {
+    let name = name.strip_prefix(OTHER_PREFIX)?.strip_suffix(".conf")?;
+    is_file_word(name).then(|| Subject::Other(name.to_owned()))
+}
+
+/// Reports whether `name` can be a part of a file name and a word of a command line.
+#[must_use]
+pub fn is_file_word(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'+');
+    name.bytes().all(is_plain) && name.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
 /// Reports whether a line-based format can express the interpreter's path: the path has no line break, and no blank at
@@ -188,21 +245,23 @@ fn is_one_line(rule: &Rule) -> bool {
 }
 
 fn header(arch_rules: &[ArchRules]) -> String {
-    let names: Vec<&str> = arch_rules.iter().map(|set| set.arch.name).collect();
+    let names: Vec<&str> = arch_rules.iter().map(|set| set.subject.name()).collect();
     let names = names.join(" ");
-    format!(
-        "{MARKER} for {names}. To write it again: qus register --persist {names}\n# To remove it: qus reset --persist {names}\n"
-    )
+    // No names can repeat the command that registered the rule of a handler.
+    let is_arches = arch_rules.iter().all(|set| set.subject.arch().is_some());
+    let again =
+        if is_arches { format!(" To write it again: qus register --persist {names}") } else { String::new() };
+    format!("{MARKER} for {names}.{again}\n# To remove it: qus reset --persist {names}\n")
 }
 
 /// Returns a register line for a file in which `#` and `;` begin comments. Fails if the line has more than `most`
 /// bytes.
-fn line(arch: &'static str, rule: &Rule, most: usize) -> Result<Vec<u8>, ExportError> {
+fn line(subject: &str, rule: &Rule, most: usize) -> Result<Vec<u8>, ExportError> {
     // OpenRC's reader of binfmt.d expects a colon before the name. The delimiter is therefore a colon if possible.
     let usable = |byte: u8| !byte.is_ascii_whitespace() && !matches!(byte, b'#' | b';');
-    let line = rule.to_line_delimited(usable).map_err(|_| ExportError::NoDelimiter(arch))?;
+    let line = rule.to_line_delimited(usable).map_err(|_| ExportError::NoDelimiter(subject.to_owned()))?;
     if line.len() > most {
-        return Err(ExportError::TooLong { arch, needed: line.len(), most });
+        return Err(ExportError::TooLong { subject: subject.to_owned(), needed: line.len(), most });
     }
     Ok(line)
 }
@@ -213,15 +272,15 @@ fn binfmt_d(set: &ArchRules) -> Result<File, ExportError> {
         text.extend(format!("{COPIED}\n").bytes());
     }
     for rule in &set.rules {
-        text.extend(line(set.arch.name, rule, BINFMT_D_MAX)?);
+        text.extend(line(set.subject.name(), rule, BINFMT_D_MAX)?);
         text.push(b'\n');
     }
-    Ok(File { name: binfmt_d_name(set.arch), text, executable: false })
+    Ok(File { name: binfmt_d_name(&set.subject), text, executable: false })
 }
 
-fn binfmt_support(arch: &'static Arch, rule: &Rule) -> File {
+fn binfmt_support(subject: &str, rule: &Rule) -> File {
     let mut text =
-        format!("{MARKER} for {}. To import it: update-binfmts --import FILE\n", arch.name).into_bytes();
+        format!("{MARKER} for {subject}. To import it: update-binfmts --import FILE\n").into_bytes();
     let path = shell_word(rule.interpreter());
     let removal = format!("update-binfmts --package {PACKAGE} --remove {} {path}", rule.name());
     text.extend(format!("# To remove it: {removal}\n").bytes());
@@ -321,7 +380,7 @@ fn openrc(arch_rules: &[ArchRules]) -> Result<File, ExportError> {
         for rule in &set.rules {
             empty = false;
             text.extend_from_slice(b"\t\"$1\"");
-            let line = line(set.arch.name, rule, SHELL_MAX)?;
+            let line = line(set.subject.name(), rule, SHELL_MAX)?;
             for word in [rule.name().as_bytes(), rule.interpreter().as_os_str().as_encoded_bytes(), &line] {
                 text.push(b' ');
                 quote(&mut text, word);
@@ -350,7 +409,7 @@ fn quote(text: &mut Vec<u8>, word: &[u8]) {
 }
 
 fn nix(arch_rules: &[ArchRules]) -> File {
-    let names: Vec<&str> = arch_rules.iter().map(|set| set.arch.name).collect();
+    let names: Vec<&str> = arch_rules.iter().map(|set| set.subject.name()).collect();
     let mut text =
         format!("{MARKER} for {}. To use it: add this file to `imports`.\n", names.join(" ")).into_bytes();
     text.extend_from_slice(b"{\n  boot.binfmt.registrations = {\n");

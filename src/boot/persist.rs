@@ -17,13 +17,12 @@ use nix::fcntl::OFlag;
 use nix::sys::statfs::statfs;
 use serde::Serialize;
 
-use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Handler, Rule};
 use crate::boot::binfmt_d;
 use crate::boot::configuration::binfmt_support_file;
-use crate::boot::formats::{self, ArchRules, Format, PACKAGE, SERVICE};
+use crate::boot::formats::{self, ArchRules, Format, PACKAGE, SERVICE, Subject};
 use crate::interpreter::Interpreter;
 use crate::interpreter::memfd::is_in_memory;
 use crate::interpreter::store;
@@ -251,7 +250,7 @@ pub fn lock() -> Option<File> {
     }
 }
 
-/// A `binfmt.d` file that qus wrote for one architecture.
+/// A `binfmt.d` file that qus wrote for one architecture, preset or handler.
 #[derive(Clone, Debug)]
 pub struct Persisted {
     /// Path of the file.
@@ -268,44 +267,63 @@ pub fn is_copy(interpreter: &Path) -> bool {
     interpreter.parent() == Some(Path::new(store::COPIES))
 }
 
-/// Returns the path of qus's `binfmt.d` file for `arch`.
+/// Returns the path of qus's `binfmt.d` file for `subject`.
 #[must_use]
-pub fn file_of(arch: &Arch) -> PathBuf {
-    Path::new(BINFMT_D).join(formats::binfmt_d_name(arch))
+pub fn file_of(subject: &Subject) -> PathBuf {
+    Path::new(BINFMT_D).join(formats::binfmt_d_name(subject))
 }
 
-/// Reads qus's `binfmt.d` file for `arch`. Returns `None` if the file does not exist.
-pub fn persisted_for(arch: &'static Arch) -> Result<Option<Persisted>, ManagedFileError> {
-    let path = file_of(arch);
+/// Reads qus's `binfmt.d` file for `subject`. Returns `None` if the file does not exist.
+pub fn persisted_for(subject: Subject) -> Result<Option<Persisted>, ManagedFileError> {
+    let path = file_of(&subject);
     let Some(own) = managed_file::read(&path)? else { return Ok(None) };
     let text = own.content;
     let rules: Vec<Rule> = binfmt_d::lines(&text).into_iter().filter_map(|line| line.rule.ok()).collect();
     let copied = rules.first().is_some_and(|rule: &Rule| is_copy(rule.interpreter()));
-    Ok(Some(Persisted { path, set: ArchRules { arch, rules, copied }, is_edited: own.is_edited }))
+    Ok(Some(Persisted { path, set: ArchRules { subject, rules, copied }, is_edited: own.is_edited }))
 }
 
-/// Returns all `binfmt.d` files of qus, in the order of the architecture table. Files of other tools are omitted.
+/// Returns all `binfmt.d` files of qus: those of architectures in the order of their table, then the others. Files of
+/// other tools are omitted.
 ///
 /// # Errors
 /// Fails if a file cannot be read. Such a file is not omitted, because qus may have written it.
 pub fn persisted() -> Result<Vec<Persisted>, ManagedFileError> {
-    let files = crate::arch::ARCHES.iter().map(persisted_for);
-    let own =
-        files.filter(|persisted_arch| !persisted_arch.as_ref().is_err_and(ManagedFileError::is_foreign));
+    let subjects = crate::arch::ARCHES.iter().map(Subject::Arch).chain(other_subjects());
+    let own = subjects
+        .map(persisted_for)
+        .filter(|persisted| !persisted.as_ref().is_err_and(ManagedFileError::is_foreign));
     own.filter_map(Result::transpose).collect()
+}
+
+/// Returns the subjects of `binfmt.d` files that belong to no architecture, sorted by name.
+fn other_subjects() -> Vec<Subject> {
+    // A directory that does not exist or cannot be listed has no file that could be read.
+    let entries = fs::read_dir(BINFMT_D).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names.iter().filter_map(|name| formats::other_subject(name)).collect()
 }
 
 /// Checks, without writing, that the `binfmt.d` file with the rules in `set` can be written.
 pub fn check(set: &ArchRules) -> Result<(), Diagnostic> {
+    if let Subject::Other(name) = &set.subject
+        && !formats::is_file_word(name)
+    {
+        let message = format!("the name {} cannot be the name of a file", name.escape_default());
+        return Err(Diagnostic::new(message).with_hint("use letters, digits, dots and hyphens"));
+    }
     formats::files(Format::Systemd, std::slice::from_ref(set))?;
-    managed_file::check(&file_of(set.arch))?;
+    managed_file::check(&file_of(&set.subject))?;
     Ok(())
 }
 
 /// Writes the `binfmt.d` file with the rules in `set` and returns its path.
 pub fn write_boot_file(set: &ArchRules) -> Result<PathBuf, Diagnostic> {
-    let path = file_of(set.arch);
-    let before = persisted_for(set.arch)?.map(|persisted_arch| persisted_arch.set.rules).unwrap_or_default();
+    let path = file_of(&set.subject);
+    let before = persisted_for(set.subject.clone())?
+        .map(|persisted_arch| persisted_arch.set.rules)
+        .unwrap_or_default();
     let is_gone = |rule: &&Rule| !set.rules.iter().any(|new| new.name() == rule.name());
     for rule in before.iter().filter(is_gone) {
         remove_from_binfmt_support(rule)?;
@@ -399,18 +417,23 @@ pub fn remove_empty_directories() {
 /// change it.
 #[must_use]
 pub fn is_stable(interpreter: &Interpreter) -> bool {
-    let path = &interpreter.path;
+    is_stable_path(&interpreter.path, interpreter.owned_by_root)
+}
+
+/// Reports the same for the file at `path`. `owned_by_root` is true if only root can change the file.
+#[must_use]
+pub fn is_stable_path(path: &Path, owned_by_root: bool) -> bool {
     // The file is in the directory of qus, or in a directory for one version below it.
     if path.ancestors().skip(1).take(2).any(|directory| directory == Path::new(store::SYSTEM)) {
-        return interpreter.owned_by_root;
+        return owned_by_root;
     }
-    if is_in_memory(path) || !interpreter.owned_by_root {
+    if is_in_memory(path) || !owned_by_root {
         return false;
     }
     // Every directory and link on the path must be safe, because each can redirect the path.
     let Ok(real) = fs::canonicalize(path) else { return false };
     let is_roots = |directory: &Path| fs::metadata(directory).is_ok_and(|metadata| is_roots_alone(&metadata));
-    [path.as_path(), &real].into_iter().all(|path| {
+    [path, real.as_path()].into_iter().all(|path| {
         !UNSTABLE.iter().any(|location| path.starts_with(location)) && path.ancestors().skip(1).all(is_roots)
     }) && volatile(&real).is_none()
 }

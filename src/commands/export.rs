@@ -177,7 +177,7 @@ fn arch_rules(args: &Export) -> Result<Vec<ArchRules>, Diagnostic> {
         let rules = classify::rules(arch, &path, flags).map_err(|error| {
             Diagnostic::from(error).with_hint("put the interpreter into a directory with a shorter path")
         })?;
-        arch_rules.push(ArchRules { arch, rules, copied: false });
+        arch_rules.push(ArchRules { subject: arch.into(), rules, copied: false });
     }
     Ok(arch_rules)
 }

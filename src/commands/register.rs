@@ -285,9 +285,6 @@ pub(super) fn run(args: &Register, common: &Common, output: &mut Output<'_>) -> 
 /// Executes `qus register`. If binfmt_misc has to be mounted, prints a message about the mount to `output`.
 pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>) -> Result<Registered> {
     let is_general = args.is_general()?;
-    if is_general && args.persist {
-        return Err(Diagnostic::new("--persist is not possible for presets and rules yet").into());
-    }
     if let Some(target) = args.target {
         enter(target.process().map_err(Diagnostic::from)?).map_err(Diagnostic::from)?;
     }
@@ -358,7 +355,7 @@ impl Plan {
                 decide(arch, &snapshot, &inputs.facts(arch), request).unwrap_or_else(|error| refused(&error));
             if let Some(persistence) = persistence {
                 let rules = persist::planned(arch, &decision, inputs, request);
-                decision = persistence.checked(arch, decision, rules.as_ref());
+                decision = persistence.checked(&(*arch).into(), decision, rules.as_ref());
             }
             tracing::info!("decided: {decision}");
             let mut item = ArchResult::new(arch, &decision, inputs, args.dry_run);
@@ -367,7 +364,7 @@ impl Plan {
                 item.set_native();
             }
             if args.persist && args.dry_run {
-                item.would_be_persisted(arch);
+                item.would_be_persisted(&(*arch).into());
             }
             if let Decision::Register(registration) = decision {
                 plan.work.push((plan.items.len(), registration));

@@ -1,6 +1,7 @@
 //! `qus reset`: removes the handlers of QEMU's emulators under any name, and other handlers only if the command line
 //! names them. With `--persist`, also removes the files that `register --persist` wrote.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
 use crate::binfmt::instance::{HandlerError, Instance, OpenError};
 use crate::binfmt::{Handler, HandlerName, Rule};
 use crate::boot::configuration::{Configuration, binfmt_support_file};
+use crate::boot::formats::{Subject, other_subject};
 use crate::boot::persist::{self, InitSystem, Persisted};
 use crate::commands::args::{Common, HandlerArg, PERSISTENCE, parse_handler};
 use crate::commands::instance::{open_read_only, print_scope};
@@ -104,7 +106,10 @@ pub(crate) struct ResetHandler {
 
 #[derive(Serialize)]
 struct FileItem {
-    arch: &'static str,
+    /// Architecture of the rules in the file; `None` for rules of other kinds of files.
+    arch: Option<&'static str>,
+    /// Name of the architecture, preset or handler.
+    name: String,
     outcome: Outcome,
     path: PathBuf,
     error: Option<String>,
@@ -118,6 +123,9 @@ struct RestoredHandler {
     file: PathBuf,
     /// True if qus wrote the file.
     own: bool,
+    /// Subject of the file, if qus wrote it.
+    #[serde(skip)]
+    subject: Option<Subject>,
 }
 
 /// Removes the selected handlers. With `--persist`, also removes the files that register them at boot.
@@ -173,9 +181,15 @@ fn selected<'a>(
         persisted.iter().flat_map(|file| file.set.rules.iter().map(|rule| rule.name().clone())).collect();
     let is_default = |handler: &Handler| emulated_arch(handler).is_some();
     let selection = select(handlers, words, &names, is_default, is_emulator_of)?;
+    let by_name: Vec<HandlerArg> =
+        words.iter().filter(|word| !matches!(word, HandlerArg::All)).cloned().collect();
     persisted.retain(|file| {
         let mut names = file.set.rules.iter().map(Rule::name);
-        names.any(|name| is_meant(words, name, &[file.set.arch]))
+        match file.set.subject.arch() {
+            Some(arch) => names.any(|name| is_meant(words, name, &[arch])),
+            // Handlers of other kinds of files are removed only by name, and so are their files.
+            None => !by_name.is_empty() && names.any(|name| is_meant(&by_name, name, &[])),
+        }
     });
     Ok((selection.handlers, persisted))
 }
@@ -230,7 +244,7 @@ impl Report for ResetReport {
         for file in &self.files {
             let detail = file.error.clone().unwrap_or_default();
             table.push([
-                file.arch.into(),
+                file.name.as_str().into(),
                 file.outcome.cell(),
                 display_path(&file.path).into(),
                 detail.into(),
@@ -249,8 +263,8 @@ impl Report for ResetReport {
             output.info("no handler of a QEMU emulator is registered")?;
         }
         for restored in &self.restored_at_boot {
-            let arch = restored.arch.filter(|_| restored.own);
-            let hint = arch.map(|arch| format!("; to remove it for good: sudo qus reset --persist {arch}"));
+            let name = restored.subject.as_ref().map(Subject::name);
+            let hint = name.map(|name| format!("; to remove it for good: sudo qus reset --persist {name}"));
             let hint = hint.unwrap_or_default();
             let (name, file) = (escape(&restored.name), display_path(&restored.file));
             output.info(&format!("{file} registers {name} again at boot{hint}"))?;
@@ -291,12 +305,14 @@ fn remove(instance: &Instance, to_remove: &[&Handler], dry_run: bool) -> Vec<Res
 fn remove_files(persisted: &[Persisted], dry_run: bool) -> Vec<FileItem> {
     let mut files = Vec::new();
     for persisted_arch in persisted {
-        let arch = persisted_arch.set.arch.name;
+        let subject = &persisted_arch.set.subject;
+        let (arch, name) = (subject.arch().map(|arch| arch.name), subject.name().to_owned());
         let mut copies = Vec::new();
         if persisted_arch.is_edited {
             let error = Diagnostic::from(ManagedFileError::Edited(persisted_arch.path.clone())).message;
             files.push(FileItem {
                 arch,
+                name,
                 outcome: Outcome::Edited,
                 path: persisted_arch.path.clone(),
                 error: Some(error),
@@ -308,9 +324,11 @@ fn remove_files(persisted: &[Persisted], dry_run: bool) -> Vec<FileItem> {
             Ok(()) => (if dry_run { Outcome::WouldRemove } else { Outcome::Removed }, None),
             Err(problem) => (Outcome::Failed, Some(problem.message)),
         };
-        files.push(FileItem { arch, outcome, path: persisted_arch.path.clone(), error });
+        let path = persisted_arch.path.clone();
+        files.push(FileItem { arch, name: name.clone(), outcome, path, error });
         files.extend(copies.into_iter().map(|path| FileItem {
             arch,
+            name: name.clone(),
             outcome: Outcome::Removed,
             path,
             error: None,
@@ -341,9 +359,17 @@ fn restored_at_boot(to_remove: &[&Handler], files: &[FileItem]) -> Vec<RestoredH
     let restored = to_remove.iter().filter_map(|handler| {
         let file = file(handler).filter(|file| !is_removed(file))?;
         let arch = main_arch(handler);
-        let own = arch.is_some_and(|arch| file == persist::file_of(arch))
-            && matches!(managed_file::read(&file), Ok(Some(own)) if !own.is_edited);
-        Some(RestoredHandler { arch: arch.map(|arch| arch.name), name: name_lossy(&handler.name), file, own })
+        let subject = file.file_name().and_then(OsStr::to_str).and_then(other_subject);
+        let subject = arch.map(Subject::Arch).filter(|arch| file == persist::file_of(arch)).or(subject);
+        let own = subject.filter(|subject| file == persist::file_of(subject));
+        let own = own.filter(|_| matches!(managed_file::read(&file), Ok(Some(own)) if !own.is_edited));
+        Some(RestoredHandler {
+            arch: arch.map(|arch| arch.name),
+            name: name_lossy(&handler.name),
+            file,
+            own: own.is_some(),
+            subject: own,
+        })
     });
     restored.collect()
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::lab::{Lab, Ran, order, run};
+use crate::lab::{Lab, NO_HANDLER, Ran, order, run};
 use crate::programs::{dynamic, execute, host, probe};
 
 /// Returns a static program of this host that exits with the first byte of its `argv[0]`, as an interpreter.
@@ -210,4 +210,82 @@ fn presets_are_shown(lab: &Lab) {
         ["ape ", "jar ", "wasm32-wasi "].iter().all(|name| text.contains(&format!("\n{name}"))),
         "{text}"
     );
+}
+
+/// A path that exists at boot, because only qus and root write there.
+const STABLE: &str = "/usr/local/lib/qus/i";
+
+/// Covers the directories of persistent files, and writes an interpreter that exists at boot.
+fn host_with_interpreter(lab: &Lab) {
+    crate::persist::host(lab);
+    fs::create_dir_all("/usr/local/lib/qus").unwrap();
+    fs::copy(interpreter(lab, "i"), STABLE).unwrap();
+}
+
+kernel_test!(persist_writes_a_rule);
+fn persist_writes_a_rule(lab: &Lab) {
+    host_with_interpreter(lab);
+    let file = "/etc/binfmt.d/zz-qus-x.conf";
+    let rule = line("x", "XY", Path::new(STABLE), "F");
+    let words = ["register", "--persist", "--rule", &rule];
+    assert_eq!(item(lab, &[words.as_slice(), &["--dry-run"]].concat()).1["persisted"], file);
+    assert!(!Path::new(file).exists() && lab.entries().is_empty());
+    let (status, first) = item(lab, &words);
+    assert_eq!((status, &first["outcome"], &first["persisted"]), (0, &"registered".into(), &file.into()));
+    let text = fs::read_to_string(file).unwrap();
+    assert!(text.contains("\n# To remove it: qus reset --persist x\n"), "{text}");
+    // A boot registers the same handler.
+    let entries = lab.entries();
+    lab.clear();
+    assert_eq!(lab.qus(["apply"]).status, 0);
+    assert_eq!(lab.entries(), entries);
+    let (_, again) = item(lab, &words);
+    assert_eq!((&again["outcome"], &again["persisted"]), (&"unchanged".into(), &file.into()));
+    assert_eq!(fs::read_to_string(file).unwrap(), text);
+    // Without its name, the handler and its file stay.
+    assert_eq!(lab.qus(["reset", "--persist"]).status, 0);
+    assert!(Path::new(file).exists() && lab.entries() == entries);
+    let ran = lab.qus(["reset", "x"]);
+    assert!(
+        ran.stderr.contains("sudo qus reset --persist x") || ran.stderr.contains(": qus reset --persist x"),
+        "{ran:#?}"
+    );
+    lab.done_with(["reset", "--persist", "x"], NO_HANDLER);
+    assert!(!Path::new(file).exists());
+}
+
+kernel_test!(persist_refuses_an_interpreter_that_may_be_gone);
+fn persist_refuses_an_interpreter_that_may_be_gone(lab: &Lab) {
+    host_with_interpreter(lab);
+    let rule = line("x", "XY", &lab.path("i"), "");
+    lab.refused(["register", "--persist", "--rule", &rule], 2, "may be missing or changed at the next boot");
+    let rule = line("a b", "XY", Path::new(STABLE), "");
+    lab.refused(["register", "--persist", "--rule", &rule], 2, "cannot be the name of a file");
+    assert!(!Path::new("/etc/binfmt.d").exists());
+}
+
+kernel_test!(persist_keeps_a_preset_in_front_of_wider_rules);
+fn persist_keeps_a_preset_in_front_of_wider_rules(lab: &Lab) {
+    host_with_interpreter(lab);
+    fs::create_dir_all("/etc/binfmt.d").unwrap();
+    fs::write("/etc/binfmt.d/wine.conf", line("DOSWin", "MZ", Path::new(STABLE), "")).unwrap();
+    let words = ["register", "--persist", "--no-verify", "--interpreter", STABLE, "ape"];
+    assert_eq!(item(lab, &words).1["persisted"], "/etc/binfmt.d/zz-qus-ape.conf");
+    lab.clear();
+    assert_eq!(lab.qus(["apply"]).status, 0);
+    assert_eq!(order(), ["APE-jart", "APE", "DOSWin"]);
+    lab.done(["reset", "--persist", "ape"]);
+    assert_eq!(order(), ["DOSWin"]);
+    assert!(!Path::new("/etc/binfmt.d/zz-qus-ape.conf").exists());
+}
+
+kernel_test!(persist_says_that_another_tools_handler_ends_at_boot);
+fn persist_says_that_another_tools_handler_ends_at_boot(lab: &Lab) {
+    host_with_interpreter(lab);
+    lab.register(line("other", "XY", Path::new(STABLE), "F").as_bytes()).unwrap();
+    let words = ["register", "--persist", "--rule", &line("x", "XY", Path::new(STABLE), "F")];
+    let ran = lab.refused(words, 2, "registered until the next reboot only");
+    let command = ran.stderr.lines().find_map(|line| line.trim().strip_prefix("try: ")).unwrap();
+    lab.type_command(command);
+    assert!(Path::new("/etc/binfmt.d/zz-qus-x.conf").exists());
 }

@@ -10,7 +10,11 @@ const ALL: [Format; 5] =
 fn set(arch: &str, interpreter: &str) -> ArchRules {
     let arch = Arch::from_qemu_target(arch).unwrap();
     let flags = Flags::FIX_BINARY | Flags::OPEN_BINARY | Flags::PRESERVE_ARGV0;
-    ArchRules { arch, rules: classify::rules(arch, Path::new(interpreter), flags).unwrap(), copied: false }
+    ArchRules {
+        subject: arch.into(),
+        rules: classify::rules(arch, Path::new(interpreter), flags).unwrap(),
+        copied: false,
+    }
 }
 
 fn text(format: Format, arch_rules: &[ArchRules]) -> String {
@@ -34,7 +38,11 @@ fn every_line_of_binfmt_d_is_a_comment_or_the_rule() {
 fn a_path_that_a_line_cannot_hold_is_refused() {
     for path in ["/a\nb/qemu-arm", "/a\rb/qemu-arm", " /qemu-arm", "/qemu-arm "] {
         for format in ALL {
-            assert_eq!(files(format, &[set("arm", path)]), Err(ExportError::Path("arm")), "{path:?}");
+            assert_eq!(
+                files(format, &[set("arm", path)]),
+                Err(ExportError::Path("arm".to_owned())),
+                "{path:?}"
+            );
         }
     }
     let long = format!("/{}/qemu-arm", "a/".repeat(500));
@@ -50,17 +58,28 @@ fn the_longest_line_of_binfmt_d_leaves_room_for_a_newline() {
     let arch = Arch::from_qemu_target("arm").unwrap();
     let of_length = |length| {
         let path = format!("/{}", "a".repeat(length));
-        Some(ArchRules { arch, rules: classify::rules(arch, Path::new(&path), flags).ok()?, copied: false })
+        Some(ArchRules {
+            subject: arch.into(),
+            rules: classify::rules(arch, Path::new(&path), flags).ok()?,
+            copied: false,
+        })
     };
     let mut arch_rules = (1..crate::binfmt::LINE_MAX).filter_map(of_length);
     let longest = arch_rules.rfind(|set| binfmt_d(set).is_ok()).unwrap();
     let longer = format!("{}a", longest.rules[0].interpreter().display());
-    let longer =
-        ArchRules { arch, rules: classify::rules(arch, Path::new(&longer), flags).unwrap(), copied: false };
+    let longer = ArchRules {
+        subject: arch.into(),
+        rules: classify::rules(arch, Path::new(&longer), flags).unwrap(),
+        copied: false,
+    };
     assert_eq!(longer.rules[0].to_line().len(), crate::binfmt::LINE_MAX);
     assert_eq!(
         binfmt_d(&longer),
-        Err(ExportError::TooLong { arch: "arm", needed: crate::binfmt::LINE_MAX, most: BINFMT_D_MAX })
+        Err(ExportError::TooLong {
+            subject: "arm".to_owned(),
+            needed: crate::binfmt::LINE_MAX,
+            most: BINFMT_D_MAX
+        })
     );
 }
 
@@ -109,7 +128,7 @@ fn every_format_can_express_an_extension() {
     let rule =
         Rule::new(name, Matcher::Extension(Extension::new("jar").unwrap()), "/usr/bin/jexec", Flags::empty());
     let arch_rules = [ArchRules {
-        arch: Arch::from_qemu_target("arm").unwrap(),
+        subject: Arch::from_qemu_target("arm").unwrap().into(),
         rules: vec![rule.unwrap()],
         copied: false,
     }];

@@ -12,6 +12,8 @@ use crate::base::escape::{display_path, escape};
 use crate::base::shell::shell_line;
 use crate::binfmt::instance::Instance;
 use crate::binfmt::{Extension, Flags, Handler, Matcher, Pattern, Rule};
+use crate::boot::formats::{ArchRules, Subject};
+use crate::boot::persist::{is_stable_path, write_boot_file};
 use crate::commands::apply::{guarded, remove_stale};
 use crate::handler::apply::InterpreterFile;
 use crate::handler::plan::{Decision, Registration};
@@ -19,7 +21,7 @@ use crate::handler::preset::Preset;
 use crate::handler::rules::{RuleFacts, decide_rules};
 use crate::handler::transaction::Staged;
 use crate::interpreter::{CheckError, Executor, self_exe_header};
-use crate::probe::{End, Outcome as ProbeOutcome, ProbeError, Sample, Verification, run_sample};
+use crate::probe::{End, Outcome as ProbeOutcome, Sample, Verification, run_sample};
 use crate::system::signals::DeferredSignals;
 
 /// Rules that the command line asks for, and their interpreter.
@@ -37,7 +39,7 @@ pub(super) fn register(
     args: &Register,
     instance: Option<&Instance>,
     handlers: &[Handler],
-    _persistence: Option<&Persistence>,
+    persistence: Option<&Persistence>,
 ) -> Result<(Vec<ArchResult>, Option<Diagnostic>), Diagnostic> {
     let host = self_exe_header()?;
     let mut items = Vec::new();
@@ -48,11 +50,24 @@ pub(super) fn register(
     };
     for request in requests {
         items.push(match request {
-            Ok(requested) => one(&requested, args, instance, handlers)?,
+            Ok(requested) => {
+                let request = Request { requested: &requested, args, handlers, persistence };
+                request.fulfil(instance)?
+            }
             Err(missing) => *missing,
         });
     }
-    Ok((items, None))
+    let is_written = !args.dry_run && items.iter().any(ArchResult::is_persisted);
+    let updated = persistence.filter(|_| is_written).map_or(Ok(()), |own| own.init_system.update());
+    Ok((items, updated.err()))
+}
+
+/// A request, and the state from which it is decided.
+struct Request<'a> {
+    requested: &'a Requested,
+    args: &'a Register,
+    handlers: &'a [Handler],
+    persistence: Option<&'a Persistence>,
 }
 
 /// Returns the rule that the options of the command line describe.
@@ -141,48 +156,103 @@ fn requested_preset(
     Err(Box::new(item))
 }
 
-/// Decides about one request, and executes the decision unless this is a dry run.
-fn one(
-    requested: &Requested,
-    args: &Register,
-    instance: Option<&Instance>,
-    handlers: &[Handler],
-) -> Result<ArchResult, Diagnostic> {
-    let rules = &requested.rules;
-    let guarded = guarded(&rules.iter().collect::<Vec<_>>(), handlers, args.dry_run)?;
-    let file = InterpreterFile {
-        header: requested.interpreter.header.clone(),
-        owned_by_root: requested.interpreter.owned_by_root,
-        set_id: false,
-    };
-    let mut facts =
-        RuleFacts { handlers, guarded: &guarded, interpreter: &file, replace: args.replace, broken: None };
-    let mut decision = decide_rules(rules, &facts);
-    let verify = !args.no_verify && !args.dry_run;
-    let sample = requested.preset.map(|preset| preset.sample).filter(|_| verify);
-    let mut checked = Checked::NotRun(None);
-    if let (Decision::Unchanged(_), Some(sample)) = (&decision, sample) {
-        checked = check(sample, requested);
-        if let Checked::Failed(reason) = &checked {
-            facts.broken = Some(reason.clone());
-            decision = decide_rules(rules, &facts);
-        }
-    }
-    let mut item =
-        ArchResult::of_rules(&requested.name, &decision, rules, handlers, replace_command(requested, args));
-    if let (Decision::Register(registration), Some(instance)) = (&decision, instance)
-        && !args.dry_run
-    {
-        match execute(instance, registration, requested, sample, handlers) {
-            Ok(result) => checked = result,
-            Err(problem) => {
-                item.fail(Outcome::Failed, problem);
-                return Ok(item);
+impl Request<'_> {
+    /// Decides about the request, and executes the decision unless this is a dry run.
+    fn fulfil(&self, instance: Option<&Instance>) -> Result<ArchResult, Diagnostic> {
+        let Self { requested, args, handlers, .. } = *self;
+        let rules = &requested.rules;
+        let sample = requested.preset.map(|preset| preset.sample);
+        let sample = sample.filter(|_| !args.no_verify && !args.dry_run);
+        let mut checked = Checked::NotRun(None);
+        let mut decision = self.decide(None)?;
+        if let (Decision::Unchanged(_), Some(sample)) = (&decision, sample) {
+            checked = check(sample, requested);
+            if let Checked::Failed(reason) = &checked {
+                decision = self.decide(Some(reason.clone()))?;
             }
         }
+        let command = replace_command(requested, args);
+        let mut item = ArchResult::of_rules(&requested.name, &decision, rules, handlers, command);
+        if let (Decision::Register(registration), Some(instance)) = (&decision, instance)
+            && !args.dry_run
+        {
+            match execute(instance, registration, requested, sample, handlers) {
+                Ok(result) => checked = result,
+                Err(problem) => {
+                    item.fail(Outcome::Failed, problem);
+                    return Ok(item);
+                }
+            }
+        }
+        item.record(&checked, requested);
+        if let Some(persistence) = self.persistence {
+            self.persist(persistence, instance, &mut item);
+        }
+        Ok(item)
     }
-    item.record(&checked, requested);
-    Ok(item)
+
+    /// Decides what to do. `broken` is the reason why the registered handlers do not work, if an execution showed that.
+    fn decide(&self, broken: Option<String>) -> Result<Decision, Diagnostic> {
+        let Requested { rules, interpreter, .. } = self.requested;
+        let guarded = guarded(&rules.iter().collect::<Vec<_>>(), self.handlers, self.args.dry_run)?;
+        let file = InterpreterFile {
+            header: interpreter.header.clone(),
+            owned_by_root: interpreter.owned_by_root,
+            set_id: false,
+        };
+        let decision = decide_rules(
+            rules,
+            &RuleFacts {
+                handlers: self.handlers,
+                guarded: &guarded,
+                interpreter: &file,
+                replace: self.args.replace,
+                broken,
+            },
+        );
+        let Some(persistence) = self.persistence else { return Ok(decision) };
+        let is_own = matches!(decision, Decision::Register(_) | Decision::Unchanged(_));
+        if is_own && !is_stable_path(&interpreter.path, interpreter.owned_by_root) {
+            let path = display_path(&interpreter.path);
+            let reason = format!("{path} may be missing or changed at the next boot");
+            let advice =
+                Advice::hint("install it as root, for example in /usr/local/bin, and register it from there");
+            return Ok(Decision::Refused { reason, advice });
+        }
+        let subject = self.subject();
+        let set = ArchRules { subject: subject.clone(), rules: rules.clone(), copied: false };
+        Ok(persistence.checked(&subject, decision, Some(&set)))
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Other(self.requested.name.clone())
+    }
+
+    /// Writes the file that registers the rules at boot, and records it in `item`. A dry run only records it.
+    fn persist(&self, persistence: &Persistence, instance: Option<&Instance>, item: &mut ArchResult) {
+        let subject = self.subject();
+        let (false, Some(instance)) = (self.args.dry_run, instance) else {
+            item.would_be_persisted(&subject);
+            return;
+        };
+        if !item.is_served() {
+            return;
+        }
+        if item.outcome == Outcome::Existing {
+            if let Some(file) = persistence.persisted_by_another_tool(&subject, item, self.handlers) {
+                item.persisted_by(file);
+            } else {
+                let problem = Diagnostic::new("another tool registered it, and no file registers it at boot");
+                item.not_persisted(problem.with_command(replace_command(self.requested, self.args)));
+            }
+            return;
+        }
+        let written = Persistence::registered(instance, subject, item);
+        match written.and_then(|set| write_boot_file(&set)) {
+            Ok(path) => item.persisted_by(path),
+            Err(problem) => item.not_persisted(problem),
+        }
+    }
 }
 
 /// Result of the execution of a sample.
@@ -229,7 +299,7 @@ fn execute(
 /// Executes `sample` through the kernel.
 fn check(sample: Sample, requested: &Requested) -> Checked {
     match run_sample(sample) {
-        Err(error) => Checked::NotRun(Some(not_run(&error))),
+        Err(error) => Checked::NotRun(Some(error.to_string())),
         Ok(None) => Checked::NotRun(Some("qus has no such file for this host".to_owned())),
         Ok(Some(result)) => match failure(&result.host, sample, requested) {
             Some(reason) => Checked::Failed(reason),
@@ -242,10 +312,6 @@ fn check(sample: Sample, requested: &Requested) -> Checked {
             }),
         },
     }
-}
-
-fn not_run(error: &ProbeError) -> String {
-    error.to_string()
 }
 
 /// Returns the reason why `outcome` does not show that the interpreter executed `sample`.

@@ -13,10 +13,10 @@ use super::interpreter_source::InterpreterSource;
 use super::report::ArchResult;
 use crate::arch::Arch;
 use crate::base::error::{Advice, Diagnostic};
-use crate::binfmt::Rule;
 use crate::binfmt::instance::Instance;
+use crate::binfmt::{Handler, Rule};
 use crate::boot::configuration::{Configuration, binfmt_support_file};
-use crate::boot::formats::ArchRules;
+use crate::boot::formats::{ArchRules, Subject};
 use crate::boot::persist::{self, InitSystem};
 use crate::handler::classify;
 use crate::handler::owner::Owner;
@@ -81,7 +81,7 @@ impl Persistence {
     pub(super) fn request(&self, arch: &'static Arch, inputs: &Inputs, request: Request) -> Request {
         let Some(handler) = classify::active_handler(arch, &inputs.handlers) else { return request };
         match Owner::of(handler, &self.configuration) {
-            Owner::Configuration(file) if file != persist::file_of(arch) => request,
+            Owner::Configuration(file) if file != persist::file_of(&arch.into()) => request,
             Owner::BinfmtSupport(_) => request,
             Owner::Qus if handler.entry.interpreter.as_deref().is_some_and(is_qemu) => {
                 Request { explicit: true, replace: true, ..request }
@@ -91,18 +91,13 @@ impl Persistence {
     }
 
     /// Returns `decision`, or a refusal if the rules in `set` could not be registered at boot.
-    pub(super) fn checked(
-        &self,
-        arch: &'static Arch,
-        decision: Decision,
-        set: Option<&ArchRules>,
-    ) -> Decision {
+    pub(super) fn checked(&self, subject: &Subject, decision: Decision, set: Option<&ArchRules>) -> Decision {
         let Some(set) = set else { return decision };
         if !matches!(decision, Decision::Register(_) | Decision::Unchanged(_)) {
             return decision;
         }
         // A file that is read later replaces the rule at boot if it has a rule of the same name.
-        let own = persist::file_of(arch);
+        let own = persist::file_of(subject);
         let overridden = self.configuration.rules.iter().find(|configured| {
             configured.file.file_name() > own.file_name()
                 && set.rules.iter().any(|rule| rule.name() == configured.rule.name())
@@ -173,12 +168,12 @@ impl Persistence {
             if !item.is_served() {
                 continue;
             }
-            if let Some(file) = self.persisted_by_another_tool(arch, item, inputs) {
+            if let Some(file) = self.persisted_by_another_tool(&(*arch).into(), item, &inputs.handlers) {
                 item.persisted_by(file);
                 continue;
             }
-            let written =
-                Self::registered(instance, arch, item).and_then(|set| persist::write_boot_file(&set));
+            let written = Self::registered(instance, (*arch).into(), item)
+                .and_then(|set| persist::write_boot_file(&set));
             match written {
                 Ok(path) => item.persisted_by(path),
                 Err(problem) => item.not_persisted(problem),
@@ -199,18 +194,17 @@ impl Persistence {
         })
     }
 
-    /// Returns the file with which another tool than qus registers the existing handler of `arch` at boot, if there is
-    /// one.
-    fn persisted_by_another_tool(
+    /// Returns the file with which another tool than qus registers the existing handler of `subject` at boot, if
+    /// there is one.
+    pub(super) fn persisted_by_another_tool(
         &self,
-        arch: &'static Arch,
+        subject: &Subject,
         item: &ArchResult,
-        inputs: &Inputs,
+        handlers: &[Handler],
     ) -> Option<PathBuf> {
-        let mut handlers = inputs.handlers.iter();
-        let handler = handlers.find(|handler| item.has_existing(&handler.name))?;
+        let handler = handlers.iter().find(|handler| item.has_existing(&handler.name))?;
         match Owner::of(handler, &self.configuration) {
-            Owner::Configuration(file) if file != persist::file_of(arch) => Some(file),
+            Owner::Configuration(file) if file != persist::file_of(subject) => Some(file),
             Owner::BinfmtSupport(_) => Some(binfmt_support_file(handler.name.as_os_str())),
             _ => None,
         }
@@ -218,9 +212,9 @@ impl Persistence {
 
     /// Reads the rules of the handlers in `item` back from the kernel. They have the flags with which the handlers were
     /// verified.
-    fn registered(
+    pub(super) fn registered(
         instance: &Instance,
-        arch: &'static Arch,
+        subject: Subject,
         item: &ArchResult,
     ) -> Result<ArchRules, Diagnostic> {
         let mut rules: Vec<Rule> = Vec::new();
@@ -230,7 +224,7 @@ impl Persistence {
                 .push(rule.ok_or_else(|| Diagnostic::new(format!("{name} was removed by another process")))?);
         }
         let copied = rules.first().is_some_and(|rule| persist::is_copy(rule.interpreter()));
-        Ok(ArchRules { arch, rules, copied })
+        Ok(ArchRules { subject, rules, copied })
     }
 }
 
@@ -336,5 +330,5 @@ pub(super) fn planned(
     }
     let interpreter = inputs.interpreter(arch)?;
     let rules = classify::rules(arch, &interpreter.path, request.flags).ok()?;
-    Some(ArchRules { arch, rules, copied: false })
+    Some(ArchRules { subject: arch.into(), rules, copied: false })
 }

@@ -14,6 +14,7 @@ use crate::base::output::{Output, Status};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, TextWriter};
 use crate::binfmt::{Flags, Handler, HandlerName, Rule};
+use crate::boot::formats::Subject;
 use crate::boot::persist::{self, InitSystem};
 use crate::commands::instance::lifetime_warning;
 use crate::commands::report::Report;
@@ -340,9 +341,9 @@ impl ArchResult {
     }
 
     /// Records, for a dry run, the file that would register the handler at boot.
-    pub(super) fn would_be_persisted(&mut self, arch: &Arch) {
+    pub(super) fn would_be_persisted(&mut self, subject: &Subject) {
         let own = matches!(self.outcome, Outcome::Registered | Outcome::Replaced | Outcome::Unchanged);
-        self.persisted = own.then(|| crate::boot::persist::file_of(arch));
+        self.persisted = own.then(|| persist::file_of(subject));
     }
 
     /// Records that the handler is registered now, but not at boot.
