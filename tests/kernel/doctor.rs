@@ -239,6 +239,29 @@ fn doctor_wrong_emulator(lab: &Lab) {
     lab.done(["verify", "arm"]);
 }
 
+kernel_test!(doctor_of_another_instance, unmounted);
+/// Tests that the commands are for the instance that was examined.
+fn doctor_of_another_instance(lab: &Lab) {
+    let elsewhere = lab.path("else where");
+    fs::create_dir(&elsewhere).unwrap();
+    mount_instance(&elsewhere, MsFlags::empty());
+    let at = ["--instance", elsewhere.to_str().unwrap()];
+    for line in [format!(":qemu-arm:{ARM}:/gone/qemu-arm:"), ":jar:E::jar::/gone/jexec:".to_owned()] {
+        fs::write(elsewhere.join("register"), line).unwrap();
+    }
+    let doctor = || lab.answer(at.into_iter().chain(["doctor"]));
+    let (status, value) = doctor();
+    let findings = value["findings"].as_array().unwrap();
+    let commands: Vec<&str> = findings.iter().filter_map(|finding| finding["try"].as_str()).collect();
+    assert!(status == 1 && commands.len() >= 2, "{value:#}");
+    for command in commands {
+        assert!(command.starts_with(&format!("qus --instance '{}' ", elsewhere.display())), "{command}");
+        lab.type_command(command);
+    }
+    let (status, value) = doctor();
+    assert!(status == 0 && !elsewhere.join("jar").exists(), "{value:#}");
+}
+
 kernel_test!(doctor_host_only);
 fn doctor_host_only(lab: &Lab) {
     register(lab, "jar", "E::jar:", Path::new("/bin/sh"), "");

@@ -53,7 +53,7 @@ impl From<Option<String>> for Fix {
 /// handlers of other interpreters.
 pub(super) fn replace(facts: &Facts, state: &State, handler: &Handler) -> Fix {
     let Some(arch) = classify::emulated_arch(handler) else { return Fix::default() };
-    if is_superfluous(state, handler, arch) { remove(facts, handler) } else { register(state, arch) }
+    if is_superfluous(state, handler, arch) { remove(facts, handler) } else { register(facts, state, arch) }
 }
 
 /// Reports whether newer QEMU handlers of `arch`, which have no fault, take all ordinary programs of `handler`.
@@ -85,11 +85,12 @@ fn is_faultless(state: &State, handler: &Handler) -> bool {
 
 /// Returns the fix that registers a new handler for `arch`. The command has `--fetch` if no interpreter is available. An
 /// architecture that the host runs natively needs none, so the fix removes its handlers.
-pub(super) fn register(state: &State, arch: &'static Arch) -> Fix {
+pub(super) fn register(facts: &Facts, state: &State, arch: &'static Arch) -> Fix {
     if is_native(state, arch) {
-        return format!("sudo qus reset {}", arch.name).into();
+        return for_arch(facts, "reset", arch).into();
     }
     let command = suggestion::register([arch], true, |arch| state.available.contains_key(arch.name));
+    let command = with_instance(facts, &command);
     Fix { registers: Some(arch), ..command.into() }
 }
 
@@ -117,10 +118,22 @@ pub(super) fn enable(facts: &Facts, handler: &Handler) -> String {
 
 /// Returns the `qus` command with the verb `verb` for exactly this handler; `None` if no word selects it.
 pub(super) fn by_name(facts: &Facts, verb: &str, handler: &Handler) -> Option<String> {
-    let is_default = facts.path.as_os_str() == DEFAULT_PATH;
-    let instance =
-        if is_default { String::new() } else { format!("--instance {} ", shell_word(&facts.path)) };
-    Some(format!("sudo qus {instance}{verb} {}", word_for(&handler.name)?))
+    Some(with_instance(facts, &format!("sudo qus {verb} {}", word_for(&handler.name)?)))
+}
+
+/// Returns the `qus` command with the verb `verb` for the handlers of `arch`.
+pub(super) fn for_arch(facts: &Facts, verb: &str, arch: &Arch) -> String {
+    with_instance(facts, &format!("sudo qus {verb} {}", arch.name))
+}
+
+/// Adds the option `--instance` to a `qus` command, unless the instance is mounted at the default path.
+fn with_instance(facts: &Facts, command: &str) -> String {
+    match command.strip_prefix("sudo qus ") {
+        Some(rest) if facts.path.as_os_str() != DEFAULT_PATH => {
+            format!("sudo qus --instance {} {rest}", shell_word(&facts.path))
+        }
+        _ => command.to_owned(),
+    }
 }
 
 /// Returns the shell command that writes `word` to the file of `handler`. It starts only programs that exist on every

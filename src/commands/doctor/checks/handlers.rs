@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::fix::{by_name, enable, is_native, register, remove, replace, write_entry};
+use super::fix::{by_name, enable, for_arch, is_native, register, remove, replace, write_entry};
 use super::{Observation, each, name};
 use crate::arch::Arch;
 use crate::base::error::Advice;
@@ -37,7 +37,7 @@ pub(super) fn captures(facts: &Facts) -> Vec<Observation> {
                     arch.name
                 );
                 let fix = match classify::emulated_arch(handler) {
-                    Some(arch) => format!("sudo qus reset {}", arch.name).into(),
+                    Some(arch) => for_arch(facts, "reset", arch).into(),
                     None => remove(facts, handler),
                 };
                 Some(Observation::problem(text, fix))
@@ -87,9 +87,9 @@ pub(super) fn disabled(facts: &Facts) -> Vec<Observation> {
             || classify::wrong_emulator(handler).is_some()
             || state.handlers.iter().any(|other| is_other(&other));
         let fix = if must_be_replaced {
-            register(state, arch)
+            register(facts, state, arch)
         } else if classify::emulated_arch(handler).is_some() {
-            format!("sudo qus enable {}", arch.name).into()
+            for_arch(facts, "enable", arch).into()
         } else {
             enable(facts, handler).into()
         };
