@@ -5,7 +5,7 @@ use super::apply::{ConfigLine, Guarded, InterpreterFile, refusal};
 use super::classify::is_staging;
 use super::plan::{Decision, Registration};
 use crate::base::error::Advice;
-use crate::binfmt::{Handler, Matcher, Rule};
+use crate::binfmt::{Entry, Handler, Matcher, Rule};
 
 /// Facts from which [`decide_rules`] decides.
 #[derive(Debug)]
@@ -71,8 +71,10 @@ fn registration(
             && others.iter().all(|other| other.name != handler.name)
             && rules.iter().any(|rule| overlaps(handler, rule))
     };
+    let is_disabled = handlers.iter().any(|handler| has_name(handler) && !handler.entry.enabled);
     let reason = removes.first().map(|name| match broken {
         Some(broken) => format!("{name} failed: {broken}"),
+        None if is_disabled => format!("{name} was disabled"),
         None => format!("in place of {name}"),
     });
     Registration {
@@ -102,7 +104,8 @@ fn is_in_force(rule: &Rule, rules: &[Rule], handlers: &[&Handler]) -> bool {
 /// Reports whether a registration of `rules` would replace `handler`, or leave it no file.
 fn is_in_the_way(handler: &Handler, rules: &[Rule]) -> bool {
     match rules.iter().find(|rule| *rule.name() == handler.name) {
-        Some(rule) => !handler.entry.is(rule),
+        // A disabled handler of the same rule is only registered again.
+        Some(rule) => !Entry { enabled: true, ..handler.entry.clone() }.is(rule),
         None => handler.entry.enabled && rules.iter().any(|rule| covers(rule, handler)),
     }
 }

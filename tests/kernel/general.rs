@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -48,6 +49,11 @@ fn a_rule_is_registered_once(lab: &Lab) {
     assert_eq!(item(lab, &parts).1["outcome"], "unchanged");
     let masked = [parts.as_slice(), &["--mask", "ffff", "--offset", "0", "--flags", "F"]].concat();
     assert_eq!(item(lab, &masked).1["outcome"], "unchanged");
+    // A disabled handler is no conflict.
+    lab.command("x", "0");
+    let (_, again) = item(lab, &words);
+    assert_eq!((&again["outcome"], &again["message"]), (&"replaced".into(), &"x was disabled".into()));
+    assert_eq!(lab.entries(), before);
     lab.done(["reset", "x"]);
     assert!(lab.entries().is_empty());
 }
@@ -193,6 +199,32 @@ fn presets_find_their_interpreter(lab: &Lab) {
     assert!(lab.entries().is_empty());
     let ran = register(&["register", "--no-verify", "wasm32-wasi"]);
     assert!(ran.status == 0 && ran.stdout.contains(", unverified"), "{ran:#?}");
+}
+
+kernel_test!(an_ape_is_loaded_in_front_of_programs_of_windows);
+fn an_ape_is_loaded_in_front_of_programs_of_windows(lab: &Lab) {
+    if !matches!(host().name, "x86_64" | "aarch64") || !crate::skip::has_program("cc") {
+        crate::skip::skip("a loader of APEs cannot be compiled here");
+    }
+    let loader = lab.path("ape");
+    fs::write(lab.path("ape.c"), include_str!("ape_loader.c")).unwrap();
+    // The loader is not at the address of the program in the test file.
+    let words = ["-static-pie", "-O1", "-o", "ape", "ape.c"];
+    let compiled = run(Command::new("cc").args(words).current_dir(lab.path(".")));
+    assert_eq!(compiled.status, 0, "{compiled:#?}");
+    lab.register(line("DOSWin", "MZ", &interpreter(lab, "i"), "").as_bytes()).unwrap();
+    let (status, first) = item(lab, &["register", "--interpreter", loader.to_str().unwrap(), "ape"]);
+    assert_eq!(
+        (status, &first["outcome"], &first["flags"]),
+        (0, &"registered".into(), &"F".into()),
+        "{first:#}"
+    );
+    // The static loader works in an empty root directory as well.
+    assert_eq!((&first["verified"], &first["verification"]["empty_root"]), (&true.into(), &true.into()));
+    assert_eq!(first["message"], "it now also takes files that DOSWin matches");
+    assert_eq!(order(), ["APE-jart", "APE", "DOSWin"]);
+    lab.done(["reset", "ape"]);
+    assert_eq!(order(), ["DOSWin"]);
 }
 
 kernel_test!(a_preset_without_interpreter_is_missing);
