@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
 use crate::lab::{Lab, NO_HANDLER, Ran, order, run};
@@ -131,6 +132,13 @@ fn other_handlers_are_in_the_way_of_a_rule(lab: &Lab) {
     lab.register(line("x", "XYZ", &one, "").as_bytes()).unwrap();
     let words = ["register", "--rule", &line("new", "XY", &two, "")];
     let command = conflict(lab, &words, "already handles such files");
+    // The command is for the instance that was named.
+    let other = lab.path("other");
+    fs::create_dir(&other).unwrap();
+    mount(Some("b"), &other, Some("binfmt_misc"), MsFlags::empty(), None::<&str>).unwrap();
+    let named = ["--instance", other.to_str().unwrap()];
+    let elsewhere = conflict(lab, &[words.as_slice(), &named].concat(), "already handles such files");
+    assert!(elsewhere.contains(&format!(" --replace --instance {} --rule ", other.display())), "{elsewhere}");
     let planned = item(lab, &[words.as_slice(), &["--replace", "--dry-run"]].concat()).1;
     assert_eq!(planned["message"], "the kernel now tries x after it");
     lab.type_command(&command);

@@ -10,11 +10,12 @@ use super::report::{ArchResult, Outcome};
 use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::{display_path, escape};
 use crate::base::shell::shell_line;
-use crate::binfmt::instance::Instance;
+use crate::binfmt::instance::{DEFAULT_PATH, Instance};
 use crate::binfmt::{Extension, Flags, Handler, Matcher, Pattern, Rule};
 use crate::boot::formats::{ArchRules, Subject};
 use crate::boot::persist::{is_stable_path, write_boot_file};
 use crate::commands::apply::{guarded, remove_stale};
+use crate::commands::args::Common;
 use crate::handler::apply::InterpreterFile;
 use crate::handler::plan::{Decision, Registration};
 use crate::handler::preset::Preset;
@@ -22,6 +23,7 @@ use crate::handler::rules::{RuleFacts, decide_rules};
 use crate::handler::transaction::Staged;
 use crate::interpreter::{CheckError, Executor, self_exe_header};
 use crate::probe::{End, Outcome as ProbeOutcome, Sample, Verification, run_sample};
+use crate::system::namespace::Target;
 use crate::system::signals::DeferredSignals;
 
 /// Rules that the command line asks for, and their interpreter.
@@ -37,6 +39,7 @@ struct Requested {
 /// boot could not be written.
 pub(super) fn register(
     args: &Register,
+    common: &Common,
     instance: Option<&Instance>,
     handlers: &[Handler],
     persistence: Option<&Persistence>,
@@ -51,7 +54,7 @@ pub(super) fn register(
     for request in requests {
         items.push(match request {
             Ok(requested) => {
-                let request = Request { requested: &requested, args, handlers, persistence };
+                let request = Request { requested: &requested, args, common, handlers, persistence };
                 request.fulfil(instance)?
             }
             Err(missing) => *missing,
@@ -66,6 +69,7 @@ pub(super) fn register(
 struct Request<'a> {
     requested: &'a Requested,
     args: &'a Register,
+    common: &'a Common,
     handlers: &'a [Handler],
     persistence: Option<&'a Persistence>,
 }
@@ -171,7 +175,7 @@ impl Request<'_> {
                 decision = self.decide(Some(reason.clone()))?;
             }
         }
-        let command = replace_command(requested, args);
+        let command = self.replace_command();
         let mut item = ArchResult::of_rules(&requested.name, &decision, rules, handlers, command);
         if let (Decision::Register(registration), Some(instance)) = (&decision, instance)
             && !args.dry_run
@@ -224,6 +228,28 @@ impl Request<'_> {
         Ok(persistence.checked(&subject, decision, Some(&set)))
     }
 
+    /// Returns the command that repeats the request with `--replace`, for the same instance.
+    fn replace_command(&self) -> String {
+        let Self { requested, args, common, .. } = self;
+        // The containers of root have other namespaces.
+        let root = if matches!(args.target, Some(Target::Engine(_))) { None } else { Some("sudo") };
+        let words = root.into_iter().chain(["qus", "register", "--replace"]);
+        let mut words: Vec<OsString> = words.map(OsString::from).collect();
+        if common.instance != Path::new(DEFAULT_PATH) {
+            words.extend(["--instance".into(), common.instance.clone().into()]);
+        }
+        words.extend(args.target.iter().flat_map(|target| ["--in".into(), target.to_string().into()]));
+        words.extend(args.persist.then(|| "--persist".into()));
+        if let (None, Some(rule)) = (requested.preset, requested.rules.first()) {
+            words.extend(["--rule".into(), OsString::from_vec(rule.to_line())]);
+        } else {
+            words.extend(args.no_verify.then(|| "--no-verify".into()));
+            words.extend(args.interpreter.iter().flat_map(|path| ["--interpreter".into(), path.into()]));
+            words.push(requested.name.clone().into());
+        }
+        shell_line(&words)
+    }
+
     fn subject(&self) -> Subject {
         Subject::Other(self.requested.name.clone())
     }
@@ -243,7 +269,7 @@ impl Request<'_> {
                 item.persisted_by(file);
             } else {
                 let problem = Diagnostic::new("another tool registered it, and no file registers it at boot");
-                item.not_persisted(problem.with_command(replace_command(self.requested, self.args)));
+                item.not_persisted(problem.with_command(self.replace_command()));
             }
             return;
         }
@@ -329,20 +355,6 @@ fn failure(outcome: &ProbeOutcome, sample: Sample, requested: &Requested) -> Opt
             Some(format!("a test file of this kind {end}{output}"))
         }
     }
-}
-
-/// Returns the command that repeats the request with `--replace`.
-fn replace_command(requested: &Requested, args: &Register) -> String {
-    let mut words = ["sudo", "qus", "register", "--replace"].map(OsString::from).to_vec();
-    words.extend(args.persist.then(|| "--persist".into()));
-    if let (None, Some(rule)) = (requested.preset, requested.rules.first()) {
-        words.extend(["--rule".into(), OsString::from_vec(rule.to_line())]);
-    } else {
-        words.extend(args.no_verify.then(|| "--no-verify".into()));
-        words.extend(args.interpreter.iter().flat_map(|path| ["--interpreter".into(), path.into()]));
-        words.push(requested.name.clone().into());
-    }
-    shell_line(&words)
 }
 
 impl ArchResult {

@@ -1,6 +1,7 @@
 //! Processes whose namespaces qus can enter, including processes of rootless container engines.
 
 use std::env;
+use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -42,6 +43,18 @@ impl FromStr for Target {
             "docker-rootless" => Ok(Self::Engine(Engine::DockerRootless)),
             "podman" => Ok(Self::Engine(Engine::Podman)),
             _ => word.parse().map(Self::Process).map_err(|_| UnknownTarget(word.to_owned())),
+        }
+    }
+}
+
+/// Formats the target as the word that names it on a command line.
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(1) => formatter.write_str("host"),
+            Self::Process(process) => write!(formatter, "{process}"),
+            Self::Engine(Engine::DockerRootless) => formatter.write_str("docker-rootless"),
+            Self::Engine(Engine::Podman) => formatter.write_str("podman"),
         }
     }
 }
