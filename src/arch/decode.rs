@@ -2,9 +2,9 @@
 
 use std::sync::LazyLock;
 
-use goblin::elf::header::ELFMAG;
+use goblin::elf::header::{ELFMAG, EM_386, EM_AARCH64, EM_ARM, EM_IAMCU, EM_X86_64};
 
-use super::{ARCHES, Arch, ByteOrder};
+use super::{ARCHES, Arch, ByteOrder, Class};
 use crate::binfmt::Pattern;
 
 /// Offset of the field `e_machine` in an ELF file, in bytes. It is the same in 32-bit and 64-bit files.
@@ -35,6 +35,29 @@ impl Arch {
     #[must_use]
     pub fn from_header(header: &[u8]) -> Option<&'static Arch> {
         KNOWN.iter().find(|known| known.pattern.matches(header)).map(|known| known.arch)
+    }
+
+    /// Returns the architecture for which the kernel of this host would take a program that begins with `first`, and true
+    /// if it is a 64-bit architecture. The kernel must still support that architecture.
+    ///
+    /// Kernels with one word size for a machine number compare only this number, in their own byte order
+    /// (`elf_check_arch`). They ignore `EI_CLASS`, `EI_DATA` and `EI_VERSION`.
+    #[must_use]
+    pub fn for_kernel(first: &[u8]) -> Option<(&'static Arch, bool)> {
+        let machine = u16::from_ne_bytes(first.get(E_MACHINE..E_MACHINE + 2)?.try_into().ok()?);
+        if machine == EM_X86_64 && is_x32(first) {
+            return None;
+        }
+        let order = if cfg!(target_endian = "big") { ByteOrder::Big } else { ByteOrder::Little };
+        let is_only_number = matches!(machine, EM_X86_64 | EM_386 | EM_IAMCU | EM_AARCH64 | EM_ARM);
+        let arch = if is_only_number {
+            let takes =
+                |arch: &&Arch| arch.identity.order == order && arch.identity.machines.contains(&machine);
+            ARCHES.iter().find(takes)
+        } else {
+            Self::from_header(first).filter(|arch| arch.identity.order == order)
+        };
+        arch.map(|arch| (arch, arch.identity.class == Class::Elf64))
     }
 
     /// Returns the architectures whose programs match the `pattern` of a handler, sorted by name. Usually there is one.
@@ -73,4 +96,9 @@ fn demands(pattern: &Pattern, position: usize, byte: u8) -> bool {
         pattern.magic().get(index) == Some(&byte)
             && pattern.mask().is_none_or(|mask| mask.get(index) == Some(&0xff))
     })
+}
+
+/// Reports whether a program with the machine number of x86_64 is an x32 program: its headers are 32-bit headers.
+fn is_x32(first: &[u8]) -> bool {
+    first.get(4) == Some(&1) && first.get(42..44) == Some(&[32, 0])
 }

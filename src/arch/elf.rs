@@ -16,11 +16,12 @@ use thiserror::Error;
 /// Number of bytes that are read first from a file. They contain the ELF header and, in every executable that a linker
 /// writes, the program headers.
 pub const FIRST_READ: usize = 4096;
-/// Maximum number of program headers in a file. Linux refuses a file whose program headers are larger than 64 KiB in
-/// total (`load_elf_phdrs`).
+/// Size of program headers, in bytes, with which Linux refuses a file (`load_elf_phdrs`). 64 KiB are permitted.
+pub(super) const PROGRAM_HEADERS_BYTES_MAX: usize = 65536 + 1;
+/// Maximum number of program headers in a file.
 const PROGRAM_HEADERS_MAX: usize = 65536 / 32;
 /// Maximum length of a loader's path, in bytes (`PATH_MAX`, the limit of Linux for `PT_INTERP`).
-const LOADER_MAX: usize = 4096;
+pub(super) const LOADER_MAX: usize = 4096;
 
 /// The properties of an ELF executable that its headers describe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +127,7 @@ fn loader(file: &impl FileExt, first: &[u8], header: &Header) -> Result<Option<V
 
 /// Returns the `length` bytes of `file` at `offset`. The file is read only if `first`, its beginning, does not contain
 /// them.
-fn bytes_at<'a>(
+pub(super) fn bytes_at<'a>(
     file: &impl FileExt,
     first: &'a [u8],
     offset: u64,

@@ -10,6 +10,7 @@ pub mod elf;
 mod identity;
 #[cfg(test)]
 mod invariants;
+pub mod load;
 mod lookup;
 mod names;
 mod probe_code;

@@ -12,13 +12,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::Result;
-use goblin::elf::header::{ET_DYN, ET_EXEC};
 
 use self::files::Files;
 use self::known::Known;
 use self::report::WhichReport;
 use crate::arch::Arch;
-use crate::arch::elf::same_machine;
 use crate::base::error::Diagnostic;
 use crate::base::escape::display_path;
 use crate::base::output::{Output, Status};
@@ -162,7 +160,13 @@ fn know(files: &Files<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known,
     for target in files.iter().map(ExecTarget::inspect) {
         let prediction = table.predict(&target);
         match prediction.steps.into_iter().next() {
-            Some(Step::Handler { interpreter, .. }) => {
+            // A handler of another tool is not executed: its interpreter may start anything.
+            Some(Step::Handler { name, interpreter })
+                if table
+                    .handlers
+                    .iter()
+                    .any(|handler| handler.name == name && classify::emulated_arch(handler).is_some()) =>
+            {
                 probe_targets.extend(probe_target(&target));
                 interpreters.extend(Some(interpreter).filter(|path| is_qemu(path) && path.is_absolute()));
             }
@@ -184,7 +188,6 @@ fn know(files: &Files<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known,
 
 /// Answers which architectures the host runs natively, and remembers the answers.
 struct Natives<'a> {
-    host: Vec<u8>,
     own: Option<&'static Arch>,
     handlers: &'a [Handler],
     same_family: RefCell<BTreeMap<&'static str, Nativeness>>,
@@ -193,14 +196,12 @@ struct Natives<'a> {
 impl<'a> Natives<'a> {
     fn new(handlers: &'a [Handler]) -> Result<Self, Diagnostic> {
         let host = self_exe_header()?;
-        Ok(Self { own: Arch::from_header(&host), host, handlers, same_family: RefCell::default() })
+        Ok(Self { own: Arch::from_header(&host), handlers, same_family: RefCell::default() })
     }
 
     fn runs(&self, file: &ExecTarget) -> bool {
-        let Kind::Elf(Elf { arch: Some(arch), e_type: ET_EXEC | ET_DYN, .. }) = &file.kind else {
-            return false;
-        };
-        if same_machine(&file.header, &self.host) {
+        let Kind::Elf(Elf { native_arch: Some(arch), .. }) = &file.kind else { return false };
+        if self.own == Some(arch) {
             return true;
         }
         if !self.own.is_some_and(|own| own.same_family().contains(&arch.name)) {

@@ -9,13 +9,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use goblin::elf::header::{EM_AARCH64, EM_X86_64};
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{AccessFlags, access, faccessat};
 
 use crate::arch::Arch;
-use crate::arch::elf::{self, FIRST_READ};
+use crate::arch::elf::FIRST_READ;
+use crate::arch::load::{self, Flaw};
 use crate::binfmt::HEADER_LEN;
 use crate::system::file_id::{FileId, open_without_waiting};
 
@@ -30,6 +32,8 @@ pub struct ExecTarget {
     pub header: Vec<u8>,
     /// Kind of the file, according to its content.
     pub kind: Kind,
+    /// True if the file has the setuid or setgid bit.
+    pub is_set_id: bool,
     /// Reason why the kernel refuses the file before it reads the content (K41); `None` if it reads the content.
     pub denied: Option<AccessError>,
 }
@@ -83,10 +87,16 @@ pub enum Kind {
         /// Path of the interpreter in the first line.
         interpreter: PathBuf,
     },
-    /// A program for Windows or DOS, which begins with `MZ`.
-    Windows,
-    /// A Java class file or a `.jar` archive.
-    Java,
+    /// A program for Windows or DOS, which begins with `MZ`. The value is the `Machine` of a PE header.
+    Windows(Option<u16>),
+    /// An Actually Portable Executable, which begins like a Windows program.
+    Ape,
+    /// A Mach-O program of macOS; true if it has parts for several architectures.
+    MachO(bool),
+    /// A Java class file.
+    JavaClass,
+    /// A `.jar` archive.
+    Jar,
     /// A WebAssembly module.
     Wasm,
     /// A file without any bytes.
@@ -114,9 +124,38 @@ pub struct Elf {
     pub abi_version: [u8; 3],
     /// Path of the program loader (`PT_INTERP`).
     pub loader: Option<PathBuf>,
+    /// Architecture for which the kernel of this host takes the file, if the host runs this architecture natively
+    /// ([`Arch::for_kernel`]).
+    pub native_arch: Option<&'static Arch>,
+    /// Damage that makes the kernel fail, if the program is native.
+    pub kernel_flaw: Option<Flaw>,
+    /// Damage that makes an emulator fail.
+    pub emulator_flaw: Option<Flaw>,
 }
 
 impl Elf {
+    /// Returns the operating system of the program if it is another one than Linux, and what runs the program.
+    #[must_use]
+    pub fn other_system(&self) -> Option<(&'static str, &'static str)> {
+        if self.loader.as_ref().is_some_and(|loader| loader.starts_with("/nonexistent/solo5")) {
+            return Some(("Solo5", "start it with solo5-hvt or solo5-spt"));
+        }
+        match self.os_abi {
+            2 => Some(("NetBSD", "run it on NetBSD, for example in a virtual machine")),
+            6 => {
+                Some(("Solaris or illumos", "run it on Solaris or illumos, for example in a virtual machine"))
+            }
+            9 => Some(("FreeBSD", "run it on FreeBSD, for example in a virtual machine")),
+            12 => Some(("OpenBSD", "run it on OpenBSD, for example in a virtual machine")),
+            255 => Some((
+                "a machine without an operating system, such as Hermit",
+                "start a Hermit program with uhyve",
+            )),
+            0 | 3 | 64 | 65 | 97 => None,
+            _ => Some(("another operating system", "run it on the system that its header names")),
+        }
+    }
+
     /// Reports whether the file is an AppImage, which stores its own magic in the padding of the ELF header.
     #[must_use]
     pub fn is_app_image(&self) -> bool {
@@ -131,8 +170,15 @@ impl fmt::Display for Kind {
             Self::Script { interpreter } => {
                 write!(formatter, "script (#!{})", crate::base::escape::display_path(interpreter))
             }
-            Self::Windows => formatter.write_str("Windows or DOS program (MZ)"),
-            Self::Java => formatter.write_str("Java program"),
+            Self::Windows(None) => formatter.write_str("Windows or DOS program (MZ)"),
+            Self::Windows(Some(machine)) => {
+                write!(formatter, "Windows program (PE, {})", pe_machine(*machine))
+            }
+            Self::Ape => formatter.write_str("Actually Portable Executable (APE)"),
+            Self::MachO(false) => formatter.write_str("macOS program (Mach-O)"),
+            Self::MachO(true) => formatter.write_str("macOS program (Mach-O, universal)"),
+            Self::JavaClass => formatter.write_str("Java class file"),
+            Self::Jar => formatter.write_str("Java archive"),
             Self::Wasm => formatter.write_str("WebAssembly module"),
             Self::Empty => formatter.write_str("empty file"),
             Self::Unknown => formatter.write_str("unknown kind of file"),
@@ -144,6 +190,8 @@ impl fmt::Display for Elf {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.arch {
             Some(arch) => formatter.write_str(arch.name)?,
+            None if self.class == 1 && self.machine == EM_X86_64 => formatter.write_str("x32")?,
+            None if self.class == 1 && self.machine == EM_AARCH64 => formatter.write_str("aarch64 ILP32")?,
             None => write!(formatter, "machine {:#06x}", self.machine)?,
         }
         let kind = match self.e_type {
@@ -171,11 +219,13 @@ impl fmt::Display for Elf {
 fn os_abi(value: u8) -> &'static str {
     match value {
         0 | 3 => "",
-        6 => ", for Solaris",
+        2 => ", for NetBSD",
+        6 => ", for Solaris or illumos",
         9 => ", for FreeBSD",
         12 => ", for OpenBSD",
         65 => ", FDPIC",
         97 => ", old Arm ABI",
+        255 => ", without an operating system",
         _ => ", for an unusual system",
     }
 }
@@ -184,8 +234,14 @@ impl ExecTarget {
     /// Inspects the file at `path` with one open and one read.
     #[must_use]
     pub fn inspect(path: &Path) -> Self {
-        let mut target =
-            Self { path: path.to_owned(), id: None, header: Vec::new(), kind: Kind::Unknown, denied: None };
+        let mut target = Self {
+            path: path.to_owned(),
+            id: None,
+            header: Vec::new(),
+            kind: Kind::Unknown,
+            is_set_id: false,
+            denied: None,
+        };
         let file = match open_without_waiting(path) {
             Ok(file) => file,
             Err(error) => {
@@ -195,6 +251,7 @@ impl ExecTarget {
         };
         let Ok(metadata) = file.metadata() else { return target };
         target.id = Some(FileId::of(&metadata));
+        target.is_set_id = metadata.mode() & 0o6000 != 0;
         target.denied = if !metadata.is_file() {
             Some(AccessError::NotAFile)
         } else if metadata.mode() & 0o111 == 0 || !may_execute(&file, path) {
@@ -207,7 +264,7 @@ impl ExecTarget {
             let mut first = [0; FIRST_READ];
             let length = file.read_at(&mut first, 0).unwrap_or(0);
             let first = first.get(..length).unwrap_or_default();
-            target.kind = classify(first, path, &file);
+            target.kind = classify(first, path, &file, metadata.len());
             target.header = first.get(..HEADER_LEN).unwrap_or(first).to_vec();
         }
         target
@@ -237,11 +294,19 @@ fn is_noexec(file: &File) -> bool {
     fstatvfs(file).is_ok_and(|filesystem| filesystem.flags().contains(FsFlags::ST_NOEXEC))
 }
 
-fn classify(first: &[u8], path: &Path, file: &File) -> Kind {
+fn classify(first: &[u8], path: &Path, file: &File, size: u64) -> Kind {
     if let Some(header) = elf_header(first) {
-        let loader = elf::loader_of(file, first).ok().flatten();
-        let loader = loader.map(|loader| PathBuf::from(OsStr::from_bytes(&loader)));
-        return Kind::Elf(Elf { loader, ..header });
+        let emulator = load::by_emulator(file, first, size);
+        let native = Arch::for_kernel(first);
+        let kernel = native.map(|(_, wide)| load::by_kernel(file, first, size, wide));
+        let loader = kernel.as_ref().map_or(&emulator, |kernel| kernel).loader.as_deref();
+        return Kind::Elf(Elf {
+            loader: loader.map(|loader| PathBuf::from(OsStr::from_bytes(loader))),
+            native_arch: native.map(|(arch, _)| arch),
+            kernel_flaw: kernel.and_then(|kernel| kernel.flaw),
+            emulator_flaw: emulator.flaw,
+            ..header
+        });
     }
     let extension = path.extension().map(OsStr::as_bytes);
     match first {
@@ -249,11 +314,34 @@ fn classify(first: &[u8], path: &Path, file: &File) -> Kind {
         [b'#', b'!', ..] => {
             script_interpreter(first).map_or(Kind::Unknown, |interpreter| Kind::Script { interpreter })
         }
-        [b'M', b'Z', ..] => Kind::Windows,
-        [0xca, 0xfe, 0xba, 0xbe, ..] => Kind::Java,
-        [b'P', b'K', 3, 4, ..] if extension == Some(b"jar") => Kind::Java,
+        _ if first.starts_with(b"MZqFpD='") || first.starts_with(b"jartsr='") => Kind::Ape,
+        [b'M', b'Z', ..] => Kind::Windows(pe(first)),
+        // In a universal program the number of parts comes next, in a class file its version, which is at least 45.
+        [0xca, 0xfe, 0xba, 0xbe, 0, 0, 0, 0..45, ..] | [0xca, 0xfe, 0xba, 0xbf, ..] => Kind::MachO(true),
+        [0xca, 0xfe, 0xba, 0xbe, ..] => Kind::JavaClass,
+        [0xce | 0xcf, 0xfa, 0xed, 0xfe, ..] | [0xfe, 0xed, 0xfa, 0xce | 0xcf, ..] => Kind::MachO(false),
+        [b'P', b'K', 3, 4, ..] if extension == Some(b"jar") => Kind::Jar,
         [0, b'a', b's', b'm', ..] => Kind::Wasm,
         _ => Kind::Unknown,
+    }
+}
+
+/// Returns the field `Machine` of a PE header (Microsoft, "PE Format").
+fn pe(first: &[u8]) -> Option<u16> {
+    let at = u32::from_le_bytes(first.get(0x3c..0x40)?.try_into().ok()?);
+    let header = first.get(usize::try_from(at).ok()?..)?.strip_prefix(b"PE\0\0")?;
+    Some(u16::from_le_bytes(header.get(..2)?.try_into().ok()?))
+}
+
+fn pe_machine(machine: u16) -> &'static str {
+    match machine {
+        0x14c => "i386",
+        0x8664 => "x86_64",
+        0x1c0 | 0x1c2 | 0x1c4 => "arm",
+        0xaa64 | 0xa641 | 0xa64e => "aarch64",
+        0x5064 => "riscv64",
+        0x6264 => "loongarch64",
+        _ => "another machine",
     }
 }
 
@@ -276,6 +364,9 @@ fn elf_header(first: &[u8]) -> Option<Elf> {
         os_abi,
         abi_version: [abi_0, abi_1, abi_2],
         loader: None,
+        native_arch: None,
+        kernel_flaw: None,
+        emulator_flaw: None,
     })
 }
 
@@ -337,7 +428,17 @@ mod tests {
         assert_eq!(kind("a", b""), "empty file");
         assert_eq!(kind("b", b"MZ\x90"), "Windows or DOS program (MZ)");
         assert_eq!(kind("c", b"#!/bin/sh -e\n"), "script (#!/bin/sh)");
-        assert_eq!(kind("d.jar", b"PK\x03\x04"), "Java program");
+        assert_eq!(kind("d.jar", b"PK\x03\x04"), "Java archive");
+        assert_eq!(kind("h", b"\xca\xfe\xba\xbe\0\0\0\x41"), "Java class file");
+        assert_eq!(kind("i", b"\xca\xfe\xba\xbe\0\0\0\x02"), "macOS program (Mach-O, universal)");
+        assert_eq!(kind("j", b"\xcf\xfa\xed\xfe"), "macOS program (Mach-O)");
+        assert_eq!(kind("k", b"MZqFpD='\n"), "Actually Portable Executable (APE)");
+        assert_eq!(kind("l", b"jartsr='\n"), "Actually Portable Executable (APE)");
+        let mut pe = b"MZ".to_vec();
+        pe.resize(0x40, 0);
+        pe[0x3c] = 0x40;
+        pe.extend(b"PE\0\0\x64\xaa");
+        assert_eq!(kind("m", &pe), "Windows program (PE, aarch64)");
         assert_eq!(kind("d.zip", b"PK\x03\x04"), "unknown kind of file");
         let arm = Arch::from_qemu_target("arm").unwrap().identity.header(40, 2, 0);
         assert_eq!(kind("e", &arm), "arm program (ELF, 32-bit, little-endian)");

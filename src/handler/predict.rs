@@ -11,6 +11,8 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 
+use crate::arch::Class;
+use crate::arch::load::Flaw;
 use crate::binfmt::{Flags, Handler, HandlerName, first_match};
 use crate::handler::exec_target::{AccessError, Elf, ExecTarget, Kind, script_interpreter};
 
@@ -39,6 +41,20 @@ pub enum Step {
 pub enum End {
     /// The kernel starts a native program.
     Starts,
+    /// The kernel starts a native program with damaged headers, so what happens then is unknown.
+    Unclear {
+        /// The damaged program.
+        file: PathBuf,
+        /// Description of the damage.
+        damage: String,
+    },
+    /// A signal ends the process while the kernel loads a damaged native program.
+    Killed {
+        /// The damaged program.
+        file: PathBuf,
+        /// Description of the damage.
+        damage: String,
+    },
     /// `execve(2)` fails.
     Fails {
         /// Error of `execve(2)`.
@@ -64,6 +80,8 @@ pub enum Reason {
     OpenFileTwice,
     /// The loader of a native program is missing or cannot be started.
     Loader(PathBuf),
+    /// The headers of a native program are damaged. The value describes the damage.
+    Damaged(String),
 }
 
 /// Prediction of what `execve(2)` does.
@@ -106,18 +124,40 @@ impl Table<'_> {
         if !(self.native)(file) {
             return fails(Errno::ENOEXEC, file, Reason::NoHandler);
         }
-        let Kind::Elf(Elf { loader: Some(loader), class, .. }) = &file.kind else { return End::Starts };
+        let Kind::Elf(elf) = &file.kind else { return End::Starts };
+        if let Some(Flaw::Refused(errno, damage)) = &elf.kernel_flaw {
+            return fails(*errno, file, Reason::Damaged(damage.to_string()));
+        }
+        if let Some(end) = self.end_of_loader(file, elf) {
+            return end;
+        }
+        let path = file.path.clone();
+        match &elf.kernel_flaw {
+            Some(Flaw::Killed(damage)) => End::Killed { file: path, damage: damage.to_string() },
+            Some(flaw) => End::Unclear { file: path, damage: flaw.description().to_owned() },
+            None => End::Starts,
+        }
+    }
+
+    /// Returns the failure of the loader that the native program `file` needs, if it fails.
+    fn end_of_loader(&self, file: &ExecTarget, elf: &Elf) -> Option<End> {
+        let loader = elf.loader.as_ref()?;
         let loader_file = (self.inspect)(loader);
         // `load_elf_binary` reads a complete header from the loader before it checks the loader (K52).
-        let header = if *class == 2 { 64 } else { 52 };
+        let is_wide = elf.native_arch.is_some_and(|arch| arch.identity.class == Class::Elf64);
+        let header = if is_wide { 64 } else { 52 };
         let errno = match loader_file.denied {
             Some(denied) => denied.errno(),
-            None if loader_file.id.is_none() => return End::Starts,
+            None if loader_file.id.is_none() => return None,
             None if loader_file.header.len() < header => Errno::EIO,
-            None if !(self.native)(&loader_file) => Errno::ELIBBAD,
-            None => return End::Starts,
+            None => match &loader_file.kind {
+                Kind::Elf(Elf { native_arch, .. }) if *native_arch != elf.native_arch => Errno::ELIBBAD,
+                Kind::Elf(Elf { kernel_flaw: Some(Flaw::Refused(..)), .. }) => Errno::ELIBBAD,
+                _ if !(self.native)(&loader_file) => Errno::ELIBBAD,
+                _ => return None,
+            },
         };
-        fails(errno, file, Reason::Loader(loader.clone()))
+        Some(fails(errno, file, Reason::Loader(loader.clone())))
     }
 }
 

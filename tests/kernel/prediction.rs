@@ -231,7 +231,8 @@ impl<'a> World<'a> {
         let seen = start(&path, file.as_os_str()).map_err(|errno| errno as i32);
         let predicted = match &prediction.end {
             End::Fails { errno, .. } => Err(*errno as i32),
-            End::Starts => {
+            End::Killed { .. } => Ok(None),
+            End::Starts | End::Unclear { .. } => {
                 let program = match prediction.steps.last() {
                     Some(Step::Handler { interpreter, .. } | Step::Script { interpreter }) => interpreter,
                     None => file,

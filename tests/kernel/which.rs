@@ -48,7 +48,7 @@ fn unchecked(lab: &Lab, file: &Path) -> Value {
     let path = file.to_str().unwrap();
     let (status, value) = lab.answer(["which", path]);
     let [answer] = value["answers"].as_array().unwrap().as_slice() else { panic!("{value:#}") };
-    assert_eq!(status, i32::from(answer["runs"] == false), "{value:#}");
+    assert_eq!(status, i32::from(answer["runs"] != true), "{value:#}");
     let human = lab.qus(["which", path]);
     assert_eq!(human.status, status);
     let first = format!("{path}: {}\n", answer["kind"].as_str().unwrap());
@@ -242,9 +242,24 @@ fn which_kinds(lab: &Lab) {
     let answer = fails(lab, &lab.executable("setup.exe", b"MZ\x90\0"), none);
     assert_eq!(answer["kind"], "Windows or DOS program (MZ)");
     assert!(answer["hint"].as_str().unwrap().contains("Wine"), "{answer:#}");
-    let answer = fails(lab, &lab.executable("a b.jar", b"PK\x03\x04"), none);
-    assert_eq!(answer["kind"], "Java program");
-    assert!(answer["try"].as_str().unwrap().starts_with("java -jar '/"), "{answer:#}");
+    let commands: [(&str, &[u8], &str, &str); 5] = [
+        ("a.jar", b"PK\x03\x04", "Java archive", "qus register jar"),
+        ("b c.class", b"\xca\xfe\xba\xbe\0\0\0\x41", "Java class file", "java -cp"),
+        ("a.com", b"MZqFpD='\n", "Actually Portable Executable (APE)", "qus register ape"),
+        ("b.com", b"jartsr='\n", "Actually Portable Executable (APE)", "qus register ape"),
+        ("a.wasm", b"\0asm\x01\0\0\0", "WebAssembly module", "qus register wasm32-wasi"),
+    ];
+    for (name, content, kind, command) in commands {
+        let answer = fails(lab, &lab.executable(name, content), none);
+        assert_eq!(answer["kind"], kind);
+        assert!(answer["try"].as_str().unwrap().starts_with(command), "{answer:#}");
+    }
+    for (content, kind) in [
+        (b"\xca\xfe\xba\xbe\0\0\0\x02", "macOS program (Mach-O, universal)"),
+        (b"\xcf\xfa\xed\xfe\x0c\0\0\x01", "macOS program (Mach-O)"),
+    ] {
+        assert_eq!(fails(lab, &lab.executable("mac", content), none)["kind"], kind);
+    }
     let mut unknown = content("arm", Variant::default());
     unknown[18..20].copy_from_slice(&[0x34, 0x12]);
     let text = "neither QEMU's user mode nor this host runs such programs; \
@@ -263,6 +278,40 @@ fn which_kinds(lab: &Lab) {
     lab.register(b":DOS:M::MZ::/bin/true:").unwrap();
     let answer = runs(lab, &lab.path("setup.exe"), "unverified: no probe was executed");
     assert_eq!(answer["handler"]["name"], "DOS");
+}
+
+kernel_test!(which_executes_no_handler_of_another_tool);
+/// A launcher takes an AppImage by its magic. It is not started to answer a question.
+fn which_executes_no_handler_of_another_tool(lab: &Lab) {
+    let launcher = lab.executable("launcher", b"#!/bin/sh\ntouch \"$0.ran\"\n");
+    lab.register(format!(r":appimage:M:8:AI\x02::{}:", launcher.display()).as_bytes()).unwrap();
+    let app_image = Variant { abi_version: *b"AI\x02", ..Variant::default() };
+    let path = lab.executable("tool", &content("arm", app_image));
+    let answer = unchecked(lab, &path);
+    assert_eq!(answer["text"], "unverified: no probe was executed");
+    assert!(!lab.path("launcher.ran").exists());
+}
+
+kernel_test!(which_truncated);
+fn which_truncated(lab: &Lab) {
+    let whole = content("arm", Variant::default());
+    lab.done(["register", "arm"]);
+    let path = lab.executable("cut", &whole[..whole.len() - 1]);
+    let answer = unchecked(lab, &path);
+    assert_eq!(answer["runs"], Value::Null, "{answer:#}");
+    assert_eq!(answer["certainty"], "unknown");
+    assert!(answer["text"].as_str().unwrap().starts_with("it is truncated: "), "{answer:#}");
+    let path = lab.executable("cut-native", &native(2)[..64]);
+    let answer = fails(lab, &path, "its program headers are beyond its end; execve fails");
+    assert_eq!(answer["errno"], "ENOEXEC");
+}
+
+kernel_test!(which_leaves_documents_alone);
+fn which_leaves_documents_alone(lab: &Lab) {
+    let path = lab.path("file.json");
+    fs::write(&path, "{}").unwrap();
+    let answer = fails(lab, &path, "it may not be executed by this user");
+    assert_eq!(answer["try"], Value::Null);
 }
 
 kernel_test!(which_loader_missing);

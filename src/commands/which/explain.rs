@@ -16,7 +16,8 @@ pub(super) struct Answer<'a> {
     pub(super) file: String,
     pub(super) kind: String,
     pub(super) arch: Option<&'static str>,
-    pub(super) runs: bool,
+    /// `None` if it cannot be known.
+    pub(super) runs: Option<bool>,
     pub(super) certainty: Certainty,
     /// Handler that takes the file. `None` if no handler does, as for native programs.
     pub(super) handler: Option<&'a HandlerDescription>,
@@ -59,7 +60,7 @@ pub(super) fn explain<'a>(
         predicted.map(|predicted| executed_one(file, predicted, &rivals, table, known).unwrap_or(predicted));
     let fate = case.fate(prediction, matched_by);
     let errno = match &prediction.end {
-        End::Fails { errno, .. } if !fate.runs => Some(format!("{errno:?}")),
+        End::Fails { errno, .. } if fate.runs == Some(false) => Some(format!("{errno:?}")),
         _ => None,
     };
     let others = matches.into_iter().filter(|handler| matched_by.is_none_or(|by| by.name != handler.name));

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::known::{Certainty, Known, arch_of};
 use super::probe_target;
+use goblin::elf::header::{EM_AARCH64, EM_X86_64};
 use nix::unistd::getuid;
 
 use crate::arch::Arch;
+use crate::arch::load::Flaw;
 use crate::base::error::Advice;
 use crate::base::escape::display_path;
 use crate::base::shell::shell_word;
@@ -22,7 +24,8 @@ use crate::probe::{Expected, Failure, Verification, judge};
 
 /// The fate of a file when it is executed: whether it runs, with a description and advice.
 pub(super) struct Fate {
-    pub(super) runs: bool,
+    /// `None` if it cannot be known.
+    pub(super) runs: Option<bool>,
     pub(super) certainty: Certainty,
     pub(super) text: String,
     pub(super) advice: Advice,
@@ -30,11 +33,16 @@ pub(super) struct Fate {
 
 impl Fate {
     fn runs(certainty: Certainty, text: impl Into<String>) -> Self {
-        Self { runs: true, certainty, text: text.into(), advice: Advice::default() }
+        Self { runs: Some(true), certainty, text: text.into(), advice: Advice::default() }
     }
 
     fn fails(certainty: Certainty, text: impl Into<String>, advice: impl Into<Advice>) -> Self {
-        Self { runs: false, certainty, text: text.into(), advice: advice.into() }
+        Self { runs: Some(false), certainty, text: text.into(), advice: advice.into() }
+    }
+
+    /// Creates the fate of a file that is started, but of which it cannot be known whether it works.
+    fn unclear(text: impl Into<String>, advice: impl Into<Advice>) -> Self {
+        Self { runs: None, certainty: Certainty::Unknown, text: text.into(), advice: advice.into() }
     }
 }
 
@@ -57,8 +65,23 @@ impl Case<'_> {
                 self.hidden()
             }
             (End::Fails { file, reason, .. }, matched_by) => self.failing(matched_by, file, reason),
-            (End::Starts, Some(matched_by)) => self.taken(matched_by),
+            (End::Killed { file, damage }, _) => {
+                let text = format!("{}{damage}; a signal ends it when it is started", self.whose(file));
+                self.fails(text, Advice::hint("get an undamaged copy"))
+            }
+            // A probe shows whether an interpreter works.
+            (End::Starts | End::Unclear { .. }, Some(matched_by)) => self.taken(matched_by),
+            (End::Unclear { file, damage }, None) => unclear(&format!("{}{damage}", self.whose(file))),
             (End::Starts, None) => self.native(&prediction.steps),
+        }
+    }
+
+    /// Returns the beginning of a description of damage: empty for the file itself.
+    fn whose(&self, path: &Path) -> String {
+        if path == self.file.path {
+            String::new()
+        } else {
+            format!("its interpreter {}: ", display_path(path))
         }
     }
 
@@ -83,8 +106,8 @@ impl Case<'_> {
     /// Returns the fate of the file if its probe ran although no handler is visible. The handler is then in the
     /// instance of an outer user namespace, which is not mounted here (K65).
     fn hidden(&self) -> Fate {
-        if let Some((loader, arch)) = missing_loader(self.file).zip(self.arch) {
-            return Fate::fails(Certainty::Executed, no_loader(&loader), loader_advice(arch, &loader));
+        if let Some((loader, arch)) = missing_loader(self.file, None).zip(self.arch) {
+            return Fate::fails(Certainty::Executed, no_loader(&loader), self.loader_advice(arch, &loader));
         }
         let text = "verified here, with a handler that is not visible because binfmt_misc is not mounted";
         Fate::runs(Certainty::Executed, text)
@@ -93,7 +116,9 @@ impl Case<'_> {
     /// Returns the fate of the file if it is a native program or a script.
     fn native(&self, steps: &[Step]) -> Fate {
         let Some((Step::Script { interpreter }, further)) = steps.split_first() else {
-            return Fate::runs(self.certainty, "native: this host runs it natively");
+            return self
+                .for_other_system()
+                .unwrap_or_else(|| Fate::runs(self.certainty, "native: this host runs it natively"));
         };
         let mut last = display_path(interpreter);
         let mut text = format!("a script: {last} runs it");
@@ -110,10 +135,41 @@ impl Case<'_> {
         Fate::runs(self.certainty, text)
     }
 
+    /// Returns the fate of the file if it is a program for another operating system.
+    fn for_other_system(&self) -> Option<Fate> {
+        let Kind::Elf(elf) = &self.file.kind else { return None };
+        let (system, advice) = elf.other_system()?;
+        let text = format!(
+            "it is a program for {system}; Linux starts it, but it cannot be known what it does then"
+        );
+        Some(Fate::unclear(text, Advice::hint(advice)))
+    }
+
+    /// Returns the fate of the file for an emulator that works, if its headers are damaged.
+    fn damaged(&self) -> Option<Fate> {
+        let Kind::Elf(elf) = &self.file.kind else { return None };
+        match elf.emulator_flaw.as_ref()? {
+            Flaw::Refused(_, damage) => {
+                let text = format!("{damage}; the emulator refuses it");
+                Some(self.fails(text, Advice::hint("get an undamaged copy")))
+            }
+            flaw => Some(unclear(flaw.description())),
+        }
+    }
+
     /// Returns the fate of the file if `handler` takes it. The fate depends on the result of the probe, and on the
     /// dynamic loader that the program needs.
     fn taken(&self, handler: &Handler) -> Fate {
         let result = probe_target(self.file).and_then(|target| self.known.results.get(&target));
+        if classify::emulated_arch(handler).is_some()
+            && let Some(fate) = self.damaged().or_else(|| self.for_other_system())
+        {
+            return fate;
+        }
+        if matches!(self.file.kind, Kind::Ape) && is_for_windows(handler) {
+            let text = format!("the handler {} starts it as a Windows program, which fails", handler.name);
+            return Fate::unclear(text, "sudo qus register ape");
+        }
         let Some((result, arch)) = result.zip(self.arch) else {
             return Fate::runs(self.certainty, "unverified: no probe was executed");
         };
@@ -125,12 +181,12 @@ impl Case<'_> {
         match judge(result, &expected) {
             Err(Failure::NotInEmptyRoot) => {
                 let text = format!("it runs here, but not in containers: {}", Failure::NotInEmptyRoot);
-                Fate { runs: true, certainty: Certainty::Executed, text, advice: self.replace().into() }
+                Fate { runs: Some(true), certainty: Certainty::Executed, text, advice: self.replace().into() }
             }
             Err(failure) => Fate::fails(Certainty::Executed, failure.to_string(), self.replace()),
-            Ok(verification) => match missing_loader(self.file) {
+            Ok(verification) => match missing_loader(self.file, self.known.prefix_of(handler).as_deref()) {
                 Some(loader) => {
-                    Fate::fails(Certainty::Executed, no_loader(&loader), loader_advice(arch, &loader))
+                    Fate::fails(Certainty::Executed, no_loader(&loader), self.loader_advice(arch, &loader))
                 }
                 None => self.verified(handler, &verification),
             },
@@ -149,6 +205,9 @@ impl Case<'_> {
             Some(_) if is_replaced => {
                 ("; the handler runs an old file, which was replaced at its path", self.replace())
             }
+            Some(_) if self.file.is_set_id && !handler.entry.flags.contains(Flags::CREDENTIALS) => {
+                ("; it does not get the rights of its owner, because the handler lacks the flag C", None)
+            }
             Some(_) => ("", None),
             None if path.is_some_and(memfd::is_in_memory) => ("; it is in memory", None),
             None => ("; the file at its path was removed, and the kernel holds it open", None),
@@ -159,7 +218,7 @@ impl Case<'_> {
             "verified here"
         };
         Fate {
-            runs: true,
+            runs: Some(true),
             certainty: Certainty::Executed,
             text: format!("{verified}{remark}"),
             advice: command.into(),
@@ -173,7 +232,7 @@ impl Case<'_> {
         let name = display_path(at);
         match reason {
             Reason::AccessError(denied) if is_itself => {
-                self.fails(format!("it {denied}"), denied_advice(*denied, at))
+                self.fails(format!("it {denied}"), denied_advice(*denied, self.file))
             }
             Reason::AccessError(denied) => {
                 self.fails(format!("its interpreter {name} {denied}"), self.replace())
@@ -191,7 +250,11 @@ impl Case<'_> {
             ),
             Reason::Loader(loader) => {
                 let text = format!("its loader {} is missing or cannot be started", display_path(loader));
-                self.fails(text, self.arch.map(|arch| loader_advice(arch, loader)).unwrap_or_default())
+                self.fails(text, self.arch.map(|arch| self.loader_advice(arch, loader)).unwrap_or_default())
+            }
+            Reason::Damaged(damage) => {
+                let text = format!("{}{damage}; execve fails", self.whose(at));
+                self.fails(text, Advice::hint("get an undamaged copy"))
             }
             Reason::NoHandler if is_itself => self.not_taken(),
             Reason::NoHandler if matches!(self.file.kind, Kind::Script { .. }) && matched_by.is_none() => {
@@ -232,15 +295,24 @@ impl Case<'_> {
     fn without_handler(&self) -> (&'static str, Advice) {
         match (&self.file.kind, self.arch) {
             (Kind::Elf(_), Some(arch)) => self.without_rule(arch),
+            (Kind::Elf(elf), None) if elf.class == 1 && elf.machine == EM_X86_64 => (
+                "x32 programs need a kernel with CONFIG_X86_X32_ABI, and no emulator runs them",
+                Advice::default(),
+            ),
+            (Kind::Elf(elf), None) if elf.class == 1 && elf.machine == EM_AARCH64 => {
+                ("no Linux kernel and no emulator runs ILP32 programs", Advice::default())
+            }
             (Kind::Elf(elf), None) if matches!(elf.e_type, 2 | 3) => {
                 ("neither QEMU's user mode nor this host runs such programs", Advice::default())
             }
-            (Kind::Windows, _) => {
+            (Kind::Windows(_), _) => {
                 ("no handler matches", Advice::hint("install Wine and its handler (package wine-binfmt)"))
             }
-            (Kind::Java, _) => {
-                ("no handler matches", format!("java -jar {}", shell_word(&self.file.path)).into())
-            }
+            (Kind::Ape, _) => ("no handler matches", "sudo qus register ape".into()),
+            (Kind::Wasm, _) => ("no handler matches", "sudo qus register wasm32-wasi".into()),
+            (Kind::Jar, _) => ("no handler matches", "sudo qus register jar".into()),
+            (Kind::JavaClass, _) => ("no handler matches", java_class(&self.file.path).into()),
+            (Kind::MachO(_), _) => ("no handler matches", Advice::hint("run it on macOS")),
             _ => ("it is not a program", Advice::default()),
         }
     }
@@ -265,6 +337,28 @@ impl Case<'_> {
         ("no handler matches", advice.with_hint(format!("or, without root: qus run {fetch}{}", self.word())))
     }
 
+    fn loader_advice(&self, arch: &Arch, loader: &Path) -> Advice {
+        if let Some(root) = cross_libraries(arch, loader) {
+            let command = if self.file.path.components().count() > 1 {
+                self.word()
+            } else {
+                format!("./{}", self.word())
+            };
+            return format!("QEMU_LD_PREFIX={} {command}", shell_word(&root)).into();
+        }
+        let anywhere =
+            "start it in a container or root directory of its architecture, or set QEMU_LD_PREFIX to one";
+        let is_glibc =
+            loader.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-linux"));
+        match arch.names.debian.first() {
+        Some(debian) if is_glibc && Path::new("/usr/bin/dpkg").exists() => Advice::from(format!(
+            "sudo dpkg --add-architecture {debian} && sudo apt-get update && sudo apt-get install libc6:{debian}"
+        ))
+        .with_hint(format!("or {anywhere}")),
+        _ => Advice::hint(anywhere),
+    }
+    }
+
     fn word(&self) -> String {
         shell_word(&self.file.path)
     }
@@ -280,35 +374,60 @@ fn toggle_command(handler: &Handler, state: u8) -> String {
     }
 }
 
-fn denied_advice(denied: AccessError, path: &Path) -> Advice {
+fn denied_advice(denied: AccessError, file: &ExecTarget) -> Advice {
     match denied {
-        AccessError::NotExecutable => format!("chmod +x {}", shell_word(path)).into(),
+        // A document does not become a program.
+        AccessError::NotExecutable if matches!(file.kind, Kind::Unknown | Kind::Empty) => Advice::default(),
+        AccessError::NotExecutable => format!("chmod +x {}", shell_word(&file.path)).into(),
         AccessError::NoExec => Advice::hint("copy it to a file system that is not mounted noexec"),
         AccessError::Missing | AccessError::Path(_) | AccessError::NotAFile => Advice::default(),
     }
 }
 
+fn unclear(damage: &str) -> Fate {
+    let text = format!("{damage}; it is started, but it cannot be known what it does then");
+    Fate::unclear(text, Advice::hint("get an undamaged copy"))
+}
+
+/// Reports whether `handler` takes all programs that begin with `MZ`.
+fn is_for_windows(handler: &Handler) -> bool {
+    handler.entry.pattern().is_some_and(|pattern| pattern.magic() == b"MZ")
+}
+
+/// Returns the command that starts the class in the file at `path`.
+fn java_class(path: &Path) -> String {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let class = path.file_stem().unwrap_or_default();
+    format!("java -cp {} {}", shell_word(directory), shell_word(class))
+}
+
 /// Returns the path of the dynamic loader that the foreign program `file` needs, if the emulator cannot find it.
-fn missing_loader(file: &ExecTarget) -> Option<PathBuf> {
+/// `built_in` is the directory in which the emulator searches without `QEMU_LD_PREFIX`.
+fn missing_loader(file: &ExecTarget, built_in: Option<&Path>) -> Option<PathBuf> {
     let Kind::Elf(Elf { loader: Some(loader), .. }) = &file.kind else { return None };
     let prefix = std::env::var_os("QEMU_LD_PREFIX").map(PathBuf::from);
-    let below = |root: &Path| root.join(loader.strip_prefix("/").unwrap_or(loader)).exists();
-    (!loader.exists() && !prefix.is_some_and(|prefix| below(&prefix))).then(|| loader.clone())
+    let prefix = prefix.as_deref().or(built_in);
+    (!loader.exists() && !prefix.is_some_and(|prefix| below(prefix, loader).exists())).then(|| loader.clone())
+}
+
+fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Returns the directory below `/usr` with the cross libraries of a distribution that has `loader`, a program of `arch`.
+fn cross_libraries(arch: &Arch, loader: &Path) -> Option<PathBuf> {
+    let directories = std::fs::read_dir("/usr").ok()?.flatten().map(|entry| entry.path());
+    let mut directories: Vec<PathBuf> = directories
+        .filter(|path| path.to_string_lossy().contains("-linux-"))
+        .filter(|path| match ExecTarget::inspect(&below(path, loader)).kind {
+            Kind::Elf(elf) => elf.arch == Some(arch),
+            _ => false,
+        })
+        .collect();
+    directories.sort();
+    directories.into_iter().next()
 }
 
 fn no_loader(loader: &Path) -> String {
     format!("the handler works, but the program needs {}, which does not exist here", display_path(loader))
-}
-
-fn loader_advice(arch: &Arch, loader: &Path) -> Advice {
-    let anywhere =
-        "start it in a container or root directory of its architecture, or set QEMU_LD_PREFIX to one";
-    let is_glibc = loader.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-linux"));
-    match arch.names.debian.first() {
-        Some(debian) if is_glibc && Path::new("/usr/bin/dpkg").exists() => Advice::from(format!(
-            "sudo dpkg --add-architecture {debian} && sudo apt-get update && sudo apt-get install libc6:{debian}"
-        ))
-        .with_hint(format!("or {anywhere}")),
-        _ => Advice::hint(anywhere),
-    }
 }

@@ -1,5 +1,6 @@
 //! Facts that `qus which` gathers before it answers: the results of probes, and descriptions of handlers.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -9,10 +10,11 @@ use super::{Results, probe_target};
 use crate::arch::Arch;
 use crate::binfmt::Handler;
 use crate::commands::suggestion::Available;
+use crate::handler::classify;
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
 use crate::handler::predict::Table;
-use crate::interpreter::QemuVersion;
 use crate::interpreter::provenance::Provenance;
+use crate::interpreter::{QemuVersion, prefix_in};
 use crate::probe::{self, STATUS_ARGV0, STATUS_PATH};
 
 /// Facts that `qus which` gathers before it answers: results of probes, versions of interpreters, and descriptions of handlers.
@@ -22,6 +24,8 @@ pub(super) struct Known {
     pub(super) versions: BTreeMap<PathBuf, QemuVersion>,
     /// Descriptions of the handlers, in the order in which the kernel tries them.
     pub(super) descriptions: Vec<HandlerDescription>,
+    /// Directories in which emulators search the files of programs, by the path of the emulator.
+    pub(super) prefixes: RefCell<BTreeMap<PathBuf, Option<PathBuf>>>,
     /// Architectures that have an interpreter. The advice depends on it.
     pub(super) available: Available,
 }
@@ -49,6 +53,14 @@ impl Known {
         self.descriptions.get(index)
     }
 
+    /// Returns the directory in which QEMU searches the files of programs without `QEMU_LD_PREFIX`, from the file of the
+    /// emulator: `/etc/qemu-binfmt/ARCH` in Debian, `/usr/gnemul/qemu-ARCH` in QEMU's own build.
+    pub(super) fn prefix_of(&self, handler: &Handler) -> Option<PathBuf> {
+        let path = classify::emulator_path(handler)?;
+        let mut prefixes = self.prefixes.borrow_mut();
+        prefixes.entry(path.to_owned()).or_insert_with(|| prefix_in(path)).clone()
+    }
+
     /// Reports whether a probe with the header of `file` was executed and ran.
     pub(super) fn ran(&self, file: &ExecTarget) -> bool {
         let result = probe_target(file).and_then(|target| self.results.get(&target));
@@ -66,6 +78,9 @@ pub(super) enum Certainty {
     Ruled,
     /// Several enabled handlers match the file, and the kernel does not document in which order it tries them (K32).
     Likely,
+    /// The file is started, but its headers are damaged or are for another operating system. Only its code decides what
+    /// happens then.
+    Unknown,
 }
 
 #[derive(Debug, Serialize)]

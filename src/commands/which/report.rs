@@ -36,7 +36,7 @@ impl<'a> WhichReport<'a> {
         self.files.iter().map(move |file| {
             let target = ExecTarget::inspect(file);
             let answer = explain(&target, &table.predict(&target), table, known);
-            self.all_run.set(self.all_run.get() && answer.runs);
+            self.all_run.set(self.all_run.get() && answer.runs == Some(true));
             (target, answer)
         })
     }
