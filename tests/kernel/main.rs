@@ -30,6 +30,7 @@ mod clock;
 mod concurrency;
 mod conflict;
 mod cover;
+mod damaged;
 mod differential;
 mod doctor;
 mod downloads;
