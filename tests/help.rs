@@ -191,3 +191,23 @@ fn rules_are_for_the_kernel_that_is_named() {
         assert!(String::from_utf8(output.stderr).unwrap().contains(message));
     }
 }
+
+#[test]
+fn a_list_of_architectures_is_read_as_scripts_write_it() {
+    let wanted = stdout(&["show", "arm,aarch64"]);
+    for list in
+        ["arm, aarch64", "arm aarch64", " arm,aarch64,", "arm\naarch64\n", "linux/arm/v7 , linux/arm64"]
+    {
+        assert_eq!(stdout(&["show", list]), wanted, "{list:?}");
+    }
+    assert_eq!(stdout(&["show", "arm,", " aarch64"]), wanted);
+    // An empty variable does not select all architectures.
+    for command in ["register", "reset", "list", "verify", "show", "export", "fetch", "bundle"] {
+        for empty in ["", ",", " ", "\n"] {
+            let output = Command::new(QUS).args([command, empty]).output().unwrap();
+            let message = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{command} {empty:?}");
+            assert!(message.starts_with("qus: invalid value"), "{command} {empty:?}: {message}");
+        }
+    }
+}

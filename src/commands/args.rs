@@ -93,6 +93,41 @@ impl SourceArgs {
     }
 }
 
+/// The words of one argument that is a list, such as `arm,aarch64`. Scripts also pass `arm, aarch64`, words in lines of
+/// their own, and a comma after the last word.
+#[derive(Clone, Debug)]
+pub struct Words<T>(Vec<T>);
+
+impl<T> Words<T> {
+    /// Parses each word of a list with `parse`. Commas and white space separate words.
+    ///
+    /// # Errors
+    /// A word cannot be parsed, or the list has no word. An empty variable of a script must not stand for the default.
+    fn parse<E>(text: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<Self, E> {
+        let separates = |letter: char| letter == ',' || letter.is_whitespace();
+        let mut words = text.split(separates).filter(|word| !word.is_empty()).peekable();
+        if words.peek().is_none() {
+            return parse("").map(|word| Self(vec![word]));
+        }
+        words.map(parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl<T> From<Vec<T>> for Words<T> {
+    fn from(words: Vec<T>) -> Self {
+        Self(words)
+    }
+}
+
+impl<'a, T> IntoIterator for &'a Words<T> {
+    type Item = &'a T;
+    type IntoIter = std::slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
 /// A word in a list of architectures on the command line.
 #[derive(Clone, Copy, Debug)]
 pub enum ArchArg {
@@ -104,12 +139,29 @@ pub enum ArchArg {
     Preset(&'static Preset),
 }
 
-/// Parses an architecture or a preset.
-pub(crate) fn parse_arch_or_preset(word: &str) -> Result<ArchArg, UnknownArch> {
-    Preset::named(word).map_or_else(|| parse_arch(word), |preset| Ok(ArchArg::Preset(preset)))
+/// Returns the words of all arguments.
+pub(crate) fn flat<T: Clone>(arguments: &[Words<T>]) -> Vec<T> {
+    arguments.iter().flatten().cloned().collect()
 }
 
-pub(crate) fn parse_arch(word: &str) -> Result<ArchArg, UnknownArch> {
+/// Parses a list of architectures and presets.
+pub(crate) fn parse_arches_or_presets(text: &str) -> Result<Words<ArchArg>, UnknownArch> {
+    Words::parse(text, |word| {
+        Preset::named(word).map_or_else(|| parse_arch(word), |preset| Ok(ArchArg::Preset(preset)))
+    })
+}
+
+/// Parses a list of architectures.
+pub(crate) fn parse_arches(text: &str) -> Result<Words<ArchArg>, UnknownArch> {
+    Words::parse(text, parse_arch)
+}
+
+/// Parses a list of architectures without the word `all`.
+pub(crate) fn parse_named_arches(text: &str) -> Result<Words<&'static Arch>, UnknownArch> {
+    Words::parse(text, parse_one_arch)
+}
+
+fn parse_arch(word: &str) -> Result<ArchArg, UnknownArch> {
     if word.eq_ignore_ascii_case("all") {
         return Ok(ArchArg::All);
     }
@@ -130,8 +182,26 @@ pub enum HandlerArg {
     Pattern(String, Glob),
 }
 
+/// Parses a list of words that select handlers. White space separates only architectures, because the name of a handler
+/// can contain it.
+pub(crate) fn parse_handlers(text: &str) -> Result<Words<HandlerArg>, String> {
+    let are_arches = |words: &Words<HandlerArg>| {
+        words.into_iter().all(|word| matches!(word, HandlerArg::All | HandlerArg::Arch(..)))
+    };
+    if let Ok(words) = Words::parse(text, parse_handler)
+        && are_arches(&words)
+    {
+        return Ok(words);
+    }
+    let words: Vec<&str> = text.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
+    if words.is_empty() {
+        return parse_handler("").map(|word| Words(vec![word]));
+    }
+    words.into_iter().map(parse_handler).collect::<Result<_, _>>().map(Words)
+}
+
 /// Parses a word that selects handlers. An architecture comes before a handler of the same name.
-pub(crate) fn parse_handler(word: &str) -> Result<HandlerArg, String> {
+fn parse_handler(word: &str) -> Result<HandlerArg, String> {
     if word.eq_ignore_ascii_case("all") {
         return Ok(HandlerArg::All);
     }
@@ -162,9 +232,9 @@ pub(crate) fn parse_kernel(word: &str) -> Result<KernelVersion, String> {
 /// Returns the architectures that `words` name, without duplicates. Returns `None`, which stands for all architectures,
 /// if `words` is empty or contains `all`.
 #[must_use]
-pub fn named(words: &[ArchArg]) -> Option<Vec<&'static Arch>> {
+pub fn named<'a>(words: impl IntoIterator<Item = &'a Words<ArchArg>>) -> Option<Vec<&'static Arch>> {
     let mut named = Vec::new();
-    for word in words {
+    for word in words.into_iter().flatten() {
         match word {
             ArchArg::All => return None,
             ArchArg::One(arch) if !named.contains(arch) => named.push(*arch),

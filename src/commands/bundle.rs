@@ -14,7 +14,9 @@ use crate::base::error::Diagnostic;
 use crate::base::escape::display_path;
 use crate::base::output::{Output, Status};
 use crate::base::terminal::TextWriter;
-use crate::commands::args::{ArchArg, Common, INTERPRETERS, OUTPUT, RequiredArgs, named, parse_arch};
+use crate::commands::args::{
+    ArchArg, Common, INTERPRETERS, OUTPUT, RequiredArgs, Words, named, parse_arches,
+};
 use crate::commands::report::Report;
 use crate::interpreter::bundle::unpack_bundle;
 use crate::interpreter::bundle::{self, Content};
@@ -36,8 +38,8 @@ pub struct Bundle {
     /// Architectures to bundle, or `all`
     ///
     /// Architectures by any name, or `all` for every architecture that has an interpreter.
-    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required = true)]
-    pub arches: Vec<ArchArg>,
+    #[arg(value_name = "ARCH", value_parser = parse_arches, required = true)]
+    pub arches: Vec<Words<ArchArg>>,
     /// Get the interpreters from SRC
     ///
     /// Gets the interpreters from this package, archive or directory.

@@ -15,7 +15,7 @@ use crate::base::terminal::TextWriter;
 use crate::binfmt::Flags;
 use crate::boot::formats::{self, ArchRules, Format, RuleView};
 use crate::commands::args::{
-    ArchArg, INTERPRETERS, OUTPUT, SELECTION, named, parse_arch, parse_kernel, parse_one_arch,
+    ArchArg, INTERPRETERS, OUTPUT, SELECTION, Words, named, parse_arches, parse_kernel, parse_one_arch,
 };
 use crate::commands::report::Report;
 use crate::handler::classify;
@@ -33,8 +33,8 @@ pub struct Export {
     ///
     /// Architectures by any name. `all` selects every architecture that has an interpreter. With --interpreter-path it
     /// selects every architecture. The target machine's own family, such as x86_64 and i386, is left out.
-    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch)]
-    pub arches: Vec<ArchArg>,
+    #[arg(value_name = "ARCH", value_parser = parse_arches)]
+    pub arches: Vec<Words<ArchArg>>,
     /// Output format
     #[arg(help_heading = OUTPUT, short,
         long,

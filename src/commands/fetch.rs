@@ -12,7 +12,9 @@ use crate::base::escape::display_path;
 use crate::base::output::{Output, Status};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::TextWriter;
-use crate::commands::args::{ArchArg, Common, INTERPRETERS, RequiredArgs, SELECTION, named, parse_arch};
+use crate::commands::args::{
+    ArchArg, Common, INTERPRETERS, RequiredArgs, SELECTION, Words, named, parse_arches,
+};
 use crate::commands::report::{Report, print};
 use crate::interpreter::fetch::{FetchRequest, Fetched, fetch};
 use crate::interpreter::store::destination;
@@ -24,8 +26,8 @@ pub struct Fetch {
     /// Architectures, or `all` for every one in the package
     ///
     /// Architectures by any name, or `all` for every architecture in the package.
-    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch, required_unless_present_any = ["list", "prune"])]
-    pub arches: Vec<ArchArg>,
+    #[arg(value_name = "ARCH", value_parser = parse_arches, required_unless_present_any = ["list", "prune"])]
+    pub arches: Vec<Words<ArchArg>>,
     /// Package, archive, image, directory, URL
     ///
     /// A package, an archive, a container image in a file, a directory, an interpreter, `-` for standard input, or an

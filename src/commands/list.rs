@@ -18,7 +18,7 @@ use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, HEADER, NOTABLE, TextWriter};
 use crate::binfmt::{Handler, HandlerName, Matcher};
 use crate::boot::configuration::{Configuration, ConfiguredRule, Drift};
-use crate::commands::args::{Common, HandlerArg, VERIFICATION, parse_handler};
+use crate::commands::args::{Common, HandlerArg, VERIFICATION, Words, flat, parse_handlers};
 use crate::commands::instance::{open_instance, print_scope, switched_off};
 use crate::commands::selection::{Selection, is_meant, select};
 use crate::handler::classify;
@@ -37,8 +37,8 @@ pub struct List {
     ///
     /// Lists only the handlers of these architectures, and those with these names. A pattern such as 'python*' is a name
     /// too.
-    #[arg(value_name = "HANDLER", value_delimiter = ',', value_parser = parse_handler)]
-    pub handlers: Vec<HandlerArg>,
+    #[arg(value_name = "HANDLER", value_parser = parse_handlers)]
+    pub handlers: Vec<Words<HandlerArg>>,
     /// Execute a probe through each handler
     ///
     /// Executes a probe through each handler, as `qus verify` does. The exit status is 1 if one fails.
@@ -133,7 +133,7 @@ pub(crate) fn execute(args: &List, common: &Common) -> Result<ListReport> {
     let handlers = instance.handlers().map_err(Diagnostic::from)?;
     let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
     let configuration = Configuration::read(Path::new("/"));
-    let words = &args.handlers;
+    let words = &flat(&args.handlers);
     let names: Vec<HandlerName> =
         configuration.rules.iter().map(|configured| configured.rule.name().clone()).collect();
     let arches = |handler: &Handler| handler.entry.pattern().map(Arch::matching_pattern).unwrap_or_default();

@@ -23,8 +23,8 @@ use crate::base::output::{Output, Status};
 use crate::binfmt::instance::Instance;
 use crate::binfmt::{Flags, HandlerName, RuleError};
 use crate::commands::args::{
-    ArchArg, Common, INTERPRETERS, PERSISTENCE, SCOPE, SELECTION, SourceArgs, VERIFICATION, named,
-    parse_arch_or_preset,
+    ArchArg, Common, INTERPRETERS, PERSISTENCE, SCOPE, SELECTION, SourceArgs, VERIFICATION, Words, named,
+    parse_arches_or_presets,
 };
 use crate::commands::instance::{Opened, open_to_register};
 use crate::commands::report::print;
@@ -50,8 +50,8 @@ pub struct Register {
     ///
     /// Architectures by any name, or the presets `ape`, `jar` and `wasm32-wasi` for other kinds of files. `all` selects every architecture that has an interpreter and that the host does not
     /// run natively.
-    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_arch_or_preset)]
-    pub arches: Vec<ArchArg>,
+    #[arg(value_name = "ARCH", value_parser = parse_arches_or_presets)]
+    pub arches: Vec<Words<ArchArg>>,
     /// Use this interpreter for one ARCH
     ///
     /// Uses this file as the interpreter. Exactly one ARCH must be named, or a preset, or --magic or --extension. For an
@@ -211,7 +211,7 @@ impl Register {
     /// Returns the presets that the command line names, without duplicates.
     fn presets(&self) -> Vec<&'static Preset> {
         let mut presets: Vec<&'static Preset> = Vec::new();
-        for word in &self.arches {
+        for word in self.arches.iter().flatten() {
             if let ArchArg::Preset(preset) = word
                 && !presets.iter().any(|other| other.name == preset.name)
             {
@@ -230,7 +230,7 @@ impl Register {
         if presets.is_empty() {
             return Ok(self.rule.rule.is_some() || self.rule.name.is_some());
         }
-        let only_presets = self.arches.iter().all(|word| matches!(word, ArchArg::Preset(_)));
+        let only_presets = self.arches.iter().flatten().all(|word| matches!(word, ArchArg::Preset(_)));
         if !only_presets {
             let hint = "type one command for the architectures and one for the presets";
             return Err(

@@ -18,7 +18,7 @@ use crate::binfmt::{Handler, HandlerName, Rule};
 use crate::boot::configuration::{Configuration, binfmt_support_file};
 use crate::boot::formats::{Subject, other_subject};
 use crate::boot::persist::{self, InitSystem, Persisted};
-use crate::commands::args::{Common, HandlerArg, PERSISTENCE, parse_handler};
+use crate::commands::args::{Common, HandlerArg, PERSISTENCE, Words, flat, parse_handlers};
 use crate::commands::instance::{open_read_only, print_scope};
 use crate::commands::report::Report;
 use crate::commands::selection::{is_meant, select};
@@ -35,8 +35,8 @@ pub struct Reset {
     ///
     /// An architecture selects its handlers of QEMU's emulators, `all` selects those of every architecture. The name of a
     /// handler, or a pattern such as 'python*', selects handlers of any tool.
-    #[arg(value_name = "HANDLER", value_delimiter = ',', value_parser = parse_handler)]
-    pub handlers: Vec<HandlerArg>,
+    #[arg(value_name = "HANDLER", value_parser = parse_handlers)]
+    pub handlers: Vec<Words<HandlerArg>>,
     /// Also remove the files of register --persist
     ///
     /// Also removes the files that `register --persist` wrote, so that the handlers are not registered again at boot.
@@ -140,7 +140,7 @@ pub(crate) fn execute(args: &Reset, common: &Common) -> Result<ResetReport> {
     }
     let handlers = handlers_of(instance.as_ref())?;
     let persisted = if args.persist { persist::persisted()? } else { Vec::new() };
-    let (to_remove, persisted) = selected(&args.handlers, &handlers, persisted)?;
+    let (to_remove, persisted) = selected(&flat(&args.handlers), &handlers, persisted)?;
     if !args.dry_run {
         check(instance.as_ref(), &to_remove, &persisted)?;
     }

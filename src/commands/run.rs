@@ -32,7 +32,7 @@ use crate::base::output::{NotRun, Output, Status};
 use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::Rule;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError};
-use crate::commands::args::{Common, SCOPE, SELECTION, SourceArgs, parse_one_arch};
+use crate::commands::args::{Common, SCOPE, SELECTION, SourceArgs, Words, flat, parse_named_arches};
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
 use crate::interpreter::bundle::unpack_bundle;
 
@@ -73,8 +73,8 @@ pub struct Run {
     /// Register only these architectures
     ///
     /// Registers only these architectures. The default is every architecture that has an interpreter.
-    #[arg(help_heading = SELECTION, long, value_name = "ARCH", value_delimiter = ',', value_parser = parse_one_arch)]
-    pub arch: Vec<&'static Arch>,
+    #[arg(help_heading = SELECTION, long, value_name = "ARCH", value_parser = parse_named_arches)]
+    pub arch: Vec<Words<&'static Arch>>,
     /// Run as root of the namespace (fake root)
     ///
     /// Runs the program as root of its user namespace. It has no rights of root on the host (fake root).
@@ -119,7 +119,7 @@ fn start(args: &Run, quiet: bool) -> Result<Infallible, Failure> {
     let program = args.command.first().map(OsString::as_os_str).unwrap_or_default();
     let host = self_exe_header()?;
     let own = Arch::from_header(&host);
-    let requested = match (&args.root, args.arch.as_slice()) {
+    let requested = match (&args.root, flat(&args.arch).as_slice()) {
         (None, []) => foreign_arch(&find(program)?, own).into_iter().collect(),
         (Some(root), []) => {
             let file = find_below(root, program);
@@ -175,7 +175,7 @@ fn typed(args: &Run, option: &str) -> String {
         words.extend(value.map(OsStr::to_owned));
     };
     args.root.iter().for_each(|root| push("--root", Some(root.as_os_str())));
-    args.arch.iter().for_each(|arch| push("--arch", Some(OsStr::new(arch.name))));
+    args.arch.iter().flatten().for_each(|arch| push("--arch", Some(OsStr::new(arch.name))));
     args.source.from.iter().for_each(|source| push("--from", Some(source.as_os_str())));
     if let Some(version) = &args.source.required.qemu_version {
         push("--qemu-version", Some(OsStr::new(&version.to_string())));

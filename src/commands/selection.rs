@@ -143,7 +143,7 @@ pub(crate) fn word_for(name: &HandlerName) -> Option<String> {
 mod tests {
     use super::*;
     use crate::binfmt::Entry;
-    use crate::commands::args::parse_handler;
+    use crate::commands::args::{Words, flat, parse_handlers};
     use crate::handler::classify::emulated_arch;
 
     fn handler(name: &str) -> Handler {
@@ -153,7 +153,8 @@ mod tests {
 
     /// Returns the names of the handlers that `words` select.
     fn selected(handlers: &[Handler], words: &[&str]) -> Result<Vec<String>, String> {
-        let words: Vec<HandlerArg> = words.iter().map(|word| parse_handler(word).unwrap()).collect();
+        let words: Vec<Words<HandlerArg>> = words.iter().map(|word| parse_handlers(word).unwrap()).collect();
+        let words = flat(&words);
         let is_of = |handler: &Handler, arch| emulated_arch(handler) == Some(arch);
         let chosen = select(handlers, &words, &[], |handler| emulated_arch(handler).is_some(), is_of);
         let names = |selection: Selection<'_>| {
@@ -175,7 +176,7 @@ mod tests {
         assert_eq!(selected(&handlers, &["jar", "arm65"]).unwrap_err(), unknown);
         assert_eq!(selected(&handlers, &["x*"]).unwrap_err(), "no handler has a name like x*");
         assert!(
-            parse_handler("[").is_err() && parse_handler("").is_err() && parse_handler("status").is_err()
+            parse_handlers("[").is_err() && parse_handlers("").is_err() && parse_handlers("status").is_err()
         );
     }
 

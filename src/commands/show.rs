@@ -11,7 +11,7 @@ use crate::base::error::Diagnostic;
 use crate::base::hex::Hex;
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::TextWriter;
-use crate::commands::args::{parse_kernel, parse_one_arch};
+use crate::commands::args::{Words, flat, parse_kernel, parse_named_arches};
 use crate::commands::report::Report;
 use crate::handler::classify;
 use crate::handler::preset::{PRESETS, Preset};
@@ -24,8 +24,8 @@ use clap::Args;
 #[derive(Debug, Args)]
 pub struct Show {
     /// Architectures to explain
-    #[arg(value_name = "ARCH", value_delimiter = ',', value_parser = parse_one_arch)]
-    pub arches: Vec<&'static Arch>,
+    #[arg(value_name = "ARCH", value_parser = parse_named_arches)]
+    pub arches: Vec<Words<&'static Arch>>,
     /// Print the line for another kernel
     ///
     /// Prints the line that `qus register` writes on this version of Linux. The default is the running kernel.
@@ -95,7 +95,7 @@ pub(super) fn execute(args: &Show) -> Result<ShowReport> {
         return Ok(ShowReport::Bundle { bundled });
     }
     let kernel = args.for_kernel.unwrap_or_else(KernelVersion::running);
-    Ok(match args.arches.as_slice() {
+    Ok(match flat(&args.arches).as_slice() {
         [] => ShowReport::Table {
             arches: ARCHES.iter().map(row).collect(),
             presets: PRESETS.iter().map(preset_row).collect(),

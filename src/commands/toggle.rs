@@ -12,7 +12,7 @@ use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::Instance;
-use crate::commands::args::{Common, HandlerArg, parse_handler};
+use crate::commands::args::{Common, HandlerArg, Words, flat, parse_handlers};
 use crate::commands::instance::open_instance;
 use crate::commands::report::Report;
 use crate::commands::selection::{select, word_for};
@@ -28,8 +28,8 @@ pub struct Toggle {
     ///
     /// An architecture selects its handlers of QEMU's emulators, `all` selects those of every architecture. The name of a
     /// handler, or a pattern such as 'python*', selects handlers of any tool.
-    #[arg(value_name = "HANDLER", value_delimiter = ',', value_parser = parse_handler, required = true)]
-    pub handlers: Vec<HandlerArg>,
+    #[arg(value_name = "HANDLER", value_parser = parse_handlers, required = true)]
+    pub handlers: Vec<Words<HandlerArg>>,
 }
 
 /// Results of `qus enable` or `qus disable`.
@@ -81,7 +81,7 @@ pub(crate) fn execute(args: &Toggle, enable: bool, common: &Common) -> Result<To
     let instance = open_instance(common)?;
     let handlers = instance.handlers().map_err(Diagnostic::from)?;
     let is_default = |handler: &Handler| emulated_arch(handler).is_some();
-    let selection = select(&handlers, &args.handlers, &[], is_default, is_emulator_of)?;
+    let selection = select(&handlers, &flat(&args.handlers), &[], is_default, is_emulator_of)?;
     if selection.handlers.iter().any(|handler| handler.entry.enabled != enable) {
         instance.check_writable().map_err(Diagnostic::from)?;
     }

@@ -18,7 +18,7 @@ use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::{display_path, escape};
 use crate::base::output::{Output, Status};
 use crate::binfmt::{Flags, Handler, HandlerName};
-use crate::commands::args::{Common, HandlerArg, parse_handler};
+use crate::commands::args::{Common, HandlerArg, Words, flat, parse_handlers};
 use crate::commands::instance::{open_instance, print_scope};
 use crate::commands::report::Report;
 use crate::commands::selection::{Selection, select};
@@ -43,8 +43,8 @@ pub struct Verify {
     ///
     /// An architecture selects its handlers. The name of a handler, or a pattern such as 'qemu-*', selects handlers of any
     /// tool. The default is every architecture that has a handler.
-    #[arg(value_name = "HANDLER", value_delimiter = ',', value_parser = parse_handler)]
-    pub handlers: Vec<HandlerArg>,
+    #[arg(value_name = "HANDLER", value_parser = parse_handlers)]
+    pub handlers: Vec<Words<HandlerArg>>,
 }
 
 /// State of the programs of an architecture: they run, or they fail.
@@ -254,7 +254,7 @@ pub(crate) fn execute(args: &Verify, common: &Common) -> Result<VerifyReport> {
     let is_default = |handler: &Handler| main_arch(handler).is_some();
     let is_of = |handler: &Handler, arch| main_arch(handler) == Some(arch);
     let Selection { handlers: selected, unserved } =
-        select(&handlers, &args.handlers, &[], is_default, is_of)?;
+        select(&handlers, &flat(&args.handlers), &[], is_default, is_of)?;
     let mut health = health(&handlers, &selected, enabled)?;
     let host = self_exe_header()?;
     let mut items = Vec::new();

@@ -22,7 +22,7 @@ use crate::base::escape::display_path;
 use crate::base::output::{Output, Status};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
-use crate::commands::args::{Common, HandlerArg, SELECTION, VERIFICATION, parse_handler};
+use crate::commands::args::{Common, HandlerArg, SELECTION, VERIFICATION, Words, flat, parse_handlers};
 use crate::commands::report::print;
 use crate::commands::selection::select;
 use crate::handler::classify;
@@ -48,8 +48,8 @@ pub struct Which {
     ///
     /// Compares only these handlers with the header of the file, byte by byte. An architecture selects its handlers, a
     /// name or a pattern such as 'qemu-*' those of any tool. With -v, all handlers are compared.
-    #[arg(help_heading = SELECTION, long, value_name = "HANDLER", value_delimiter = ',', value_parser = parse_handler)]
-    pub handler: Vec<HandlerArg>,
+    #[arg(help_heading = SELECTION, long, value_name = "HANDLER", value_parser = parse_handlers)]
+    pub handler: Vec<Words<HandlerArg>>,
     /// Execute no probes
     ///
     /// Executes no probes. The answers are then unverified.
@@ -106,7 +106,7 @@ fn compared<'a>(args: &Which, common: &Common, handlers: &'a [Handler]) -> Resul
         return Ok(if common.verbose > 0 { handlers.iter().collect() } else { Vec::new() });
     }
     let is_of = |handler: &Handler, arch| classify::overlaps_arch(handler, arch);
-    Ok(select(handlers, &args.handler, &[], |_| true, is_of)?.handlers)
+    Ok(select(handlers, &flat(&args.handler), &[], |_| true, is_of)?.handlers)
 }
 
 /// Returns the handlers (newest first), whether the instance is enabled, and whether it is mounted. Without a mount no

@@ -145,7 +145,7 @@ fn register(
 ) -> Result<(), EarlyExit> {
     let search_dirs = std::env::var_os("QEMU_BINARY_PATH").filter(|path| !path.is_empty());
     let request = Register {
-        arches,
+        arches: vec![arches.into()],
         source: SourceArgs {
             interpreter_dir: search_dirs.map(PathBuf::from).into_iter().collect(),
             ..SourceArgs::default()
@@ -200,7 +200,8 @@ fn uninstall(
     if arches.is_empty() {
         return Ok(());
     }
-    let (_, report) = adapter.reset(&Reset { handlers: arches, dry_run: false, persist: false }, true)?;
+    let (_, report) =
+        adapter.reset(&Reset { handlers: vec![arches.into()], dry_run: false, persist: false }, true)?;
     for item in &report.items {
         let line = format!("uninstalling: {} {}", escape(&item.name), item.error.as_deref().unwrap_or("OK"));
         writeln!(adapter.messages, "{line}")?;
@@ -269,7 +270,7 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
         let arches = PLATFORMS
             .iter()
             .filter_map(|(name, _)| Some(HandlerArg::Arch(Arch::from_qemu_target(name)?, None)));
-        let request = Verify { handlers: arches.collect() };
+        let request = Verify { handlers: vec![arches.collect::<Vec<_>>().into()] };
         let (_, report) = adapter.run_command(false, |common, _| verify::execute(&request, common))?;
         report.items.iter().filter_map(|item| Some((item.arch?, item.health.state))).collect()
     } else {

@@ -92,7 +92,7 @@ pub(super) fn clear(
     adapter: &mut Adapter<'_>,
 ) -> Result<Status, EarlyExit> {
     let all = arches.is_empty();
-    let handlers = arches.iter().map(|arch| HandlerArg::Arch(arch, None)).collect();
+    let handlers = arches.iter().map(|arch| vec![HandlerArg::Arch(arch, None)].into()).collect();
     let (status, answer) = adapter.reset(&Reset { handlers, dry_run, persist: false }, false)?;
     let verb = if dry_run { "Would remove" } else { "Removed" };
     for item in &answer.items {
@@ -191,7 +191,7 @@ impl Setup {
             writeln!(adapter.messages, "{note}")?;
         }
         let request = |arches: &[&'static Arch]| Register {
-            arches: arches.iter().copied().map(ArchArg::One).collect(),
+            arches: arches.iter().map(|arch| vec![ArchArg::One(arch)].into()).collect(),
             credentials: self.credentials,
             dry_run: self.dry_run,
             ..Register::default()

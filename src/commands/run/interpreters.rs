@@ -75,7 +75,7 @@ impl InterpreterRequest<'_> {
         let is_named = if self.args.arch.is_empty() {
             !self.is_of_host_family(arch) || self.arches.contains(&arch)
         } else {
-            self.args.arch.contains(&arch)
+            self.args.arch.iter().flatten().any(|named| *named == arch)
         };
         is_named && is_of(self.args.source.required.qemu_version.as_ref(), arch, path)
     }
