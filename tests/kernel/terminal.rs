@@ -21,6 +21,7 @@ use nix::sys::statfs::{FsType, statfs};
 use nix::unistd::pipe2;
 use qus::arch::ARCHES;
 use qus::binfmt::Flags;
+use qus::handler::preset::PRESETS;
 
 use crate::doctor::tmpfs;
 use crate::downloads;
@@ -376,7 +377,8 @@ fn terminal_pipe_gets_whole_lines(lab: &Lab) {
             assert_eq!(stdout.lines().count(), 2, "{ran:#?}");
         }
         if words == ["show"] {
-            assert_eq!(stdout.lines().count(), 1 + ARCHES.len(), "{ran:#?}");
+            // A header and rows, an empty line, and the same for presets.
+            assert_eq!(stdout.lines().count(), 1 + ARCHES.len() + 2 + PRESETS.len(), "{ran:#?}");
         }
     }
     // Each stream has its own width: a message for a file is not wrapped because the data is on a terminal.
