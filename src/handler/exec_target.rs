@@ -386,6 +386,11 @@ pub fn script_interpreter(header: &[u8]) -> Option<PathBuf> {
     // The kernel stops at a NUL when it searches for the end of the line.
     let end =
         line.iter().position(|byte| matches!(byte, b'\n' | 0)).filter(|at| line.get(*at) == Some(&b'\n'));
+    // Without an end of the line, the last byte of the window can only end a name.
+    let (_, before_last) = line.split_last()?;
+    if end.is_none() && before_last.iter().all(is_blank) {
+        return None;
+    }
     let line = line.get(..end.unwrap_or(line.len()))?;
     let rest = line.get(line.iter().position(|byte| !is_blank(byte))?..)?;
     let length = rest.iter().position(|byte| is_blank(byte) || *byte == 0);
@@ -411,6 +416,8 @@ mod tests {
         assert_eq!(interpreter(b"#!/a\0b\n"), Some("/a".to_owned()));
         assert_eq!(interpreter(b"#! \0/a\n"), Some(String::new()));
         assert_eq!(interpreter(b"#!"), Some(String::new()));
+        assert_eq!(interpreter(&[b"#!".as_slice(), &[b' '; 253]].concat()), None);
+        assert_eq!(interpreter(&[b"#!".as_slice(), &[b' '; 252]].concat()), Some(String::new()));
         let endless = [b"#!/".as_slice(), &[b'a'; 300]].concat();
         assert_eq!(interpreter(&endless), None);
         let long_argument = [b"#!/a ".as_slice(), &[b'b'; 300]].concat();
