@@ -111,6 +111,11 @@ impl<T> Words<T> {
         }
         words.map(parse).collect::<Result<_, _>>().map(Self)
     }
+
+    /// Returns the words in their order.
+    pub fn iter(&self) -> std::slice::Iter<'_, T> {
+        self.0.iter()
+    }
 }
 
 impl<T> From<Vec<T>> for Words<T> {
@@ -124,7 +129,7 @@ impl<'a, T> IntoIterator for &'a Words<T> {
     type IntoIter = std::slice::Iter<'a, T>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.iter()
+        self.iter()
     }
 }
 
