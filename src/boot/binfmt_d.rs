@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -35,6 +35,12 @@ pub enum ReadError {
     /// The file does not exist, or the path is a dangling symlink.
     #[error("does not exist")]
     Missing,
+    /// A directory has no file whose name ends in `.conf`.
+    #[error("has no file whose name ends in .conf")]
+    Empty,
+    /// The file has the format of binfmt-support.
+    #[error("is in the format of binfmt-support, which `update-binfmts --import` reads")]
+    BinfmtSupport,
     /// The path is a pipe, a device or a directory.
     #[error("is not a regular file")]
     Special,
@@ -71,12 +77,32 @@ pub fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
     files.into_values().collect()
 }
 
+/// Checks a directory that a user names, and in which the user therefore expects rules.
+///
+/// # Errors
+/// The directory cannot be read, or [`files`] finds none in it.
+pub fn check_directory(directory: &Path) -> Result<(), ReadError> {
+    fs::read_dir(directory).map_err(ReadError::of)?;
+    if files(&[directory.to_owned()]).is_empty() { Err(ReadError::Empty) } else { Ok(()) }
+}
+
+impl ReadError {
+    fn of(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Missing,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Reads lines from `input`, which is not a file, for example standard input.
+pub fn read_stream(input: &mut dyn io::Read) -> Result<Vec<Line>, ReadError> {
+    Ok(lines(&content(input).map_err(ReadError::of)?.ok_or(ReadError::TooLarge)?))
+}
+
 /// Reads the lines of the `binfmt.d` file `file`. A link to `/dev/null` has no lines.
 pub fn read(file: &Path) -> Result<Vec<Line>, ReadError> {
-    let io = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => ReadError::Missing,
-        _ => ReadError::Io(error),
-    };
+    let io = ReadError::of;
     let open = open_without_waiting(file).map_err(io)?;
     let metadata = open.metadata().map_err(io)?;
     if metadata.file_type().is_char_device() && metadata.rdev() == makedev(1, 3) {
@@ -85,10 +111,20 @@ pub fn read(file: &Path) -> Result<Vec<Line>, ReadError> {
     if !metadata.is_file() {
         return Err(ReadError::Special);
     }
-    Ok(lines(&content(open).map_err(io)?.ok_or(ReadError::TooLarge)?))
+    let text = content(open).map_err(io)?.ok_or(ReadError::TooLarge)?;
+    if is_of_binfmt_support(&text) {
+        return Err(ReadError::BinfmtSupport);
+    }
+    Ok(lines(&text))
 }
 
-fn content(file: File) -> io::Result<Option<Vec<u8>>> {
+/// Reports whether `text` has the format of binfmt-support: each line is a key, a space and a value, and one of the keys
+/// is `interpreter` (`update-binfmts(8)`, "FORMAT FILES").
+fn is_of_binfmt_support(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"interpreter "))
+}
+
+fn content(file: impl io::Read) -> io::Result<Option<Vec<u8>>> {
     let mut text = Vec::new();
     file.take(MAX + 1).read_to_end(&mut text)?;
     Ok((text.len() as u64 <= MAX).then_some(text))
@@ -156,9 +192,9 @@ mod tests {
     fn a_large_file_is_not_read() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("large.conf");
-        File::create(&file).unwrap().set_len(MAX + 1).unwrap();
+        fs::File::create(&file).unwrap().set_len(MAX + 1).unwrap();
         assert!(matches!(read(&file), Err(ReadError::TooLarge)));
-        File::create(&file).unwrap().set_len(0).unwrap();
+        fs::File::create(&file).unwrap().set_len(0).unwrap();
         assert_eq!(read(&file).unwrap(), []);
     }
 }

@@ -33,12 +33,15 @@ use crate::system::namespace::{Lifetime, Scope};
 use crate::system::ownership::is_roots_alone;
 use clap::Args;
 
+/// Path that stands for standard input.
+const STANDARD_INPUT: &str = "-";
+
 /// Arguments of `qus apply`.
 #[derive(Debug, Args)]
 pub struct Apply {
     /// Files or directories to read
     ///
-    /// Files in the format of binfmt.d(5), or directories with such files. If several directories have a file of the
+    /// Files in the format of binfmt.d(5), directories with such files, or `-` for standard input. If several directories have a file of the
     /// same name, only the first one is read. The default is /etc/binfmt.d, /run/binfmt.d, /usr/local/lib/binfmt.d,
     /// /usr/lib/binfmt.d.
     #[arg(value_name = "FILE|DIR")]
@@ -214,8 +217,15 @@ fn read(paths: &[PathBuf]) -> (Vec<AppliedLine>, Vec<Line>) {
     };
     let listed = binfmt_d::files(&directories).into_iter().map(|file| (file, true));
     let (mut items, mut lines) = (Vec::new(), Vec::new());
+    for directory in paths.iter().filter(|path| directories.contains(path)) {
+        if let Err(error) = binfmt_d::check_directory(directory) {
+            items.push(AppliedLine::failed(directory, None, error.to_string()));
+        }
+    }
     for (file, is_listed) in listed.chain(named.into_iter().map(|file| (file, false))) {
-        let read = match binfmt_d::read(&file) {
+        let is_input = !is_listed && file == Path::new(STANDARD_INPUT);
+        let read = if is_input { binfmt_d::read_stream(&mut io::stdin()) } else { binfmt_d::read(&file) };
+        let read = match read {
             // A broken link masks files of the same name in later directories.
             Err(ReadError::Missing) if is_listed => continue,
             Err(error) => {

@@ -124,6 +124,12 @@ impl<T> From<Vec<T>> for Words<T> {
     }
 }
 
+impl<T> Words<T> {
+    fn iter(&self) -> std::slice::Iter<'_, T> {
+        self.0.iter()
+    }
+}
+
 impl<'a, T> IntoIterator for &'a Words<T> {
     type Item = &'a T;
     type IntoIter = std::slice::Iter<'a, T>;
@@ -191,7 +197,7 @@ pub enum HandlerArg {
 /// can contain it.
 pub(crate) fn parse_handlers(text: &str) -> Result<Words<HandlerArg>, String> {
     let are_arches = |words: &Words<HandlerArg>| {
-        words.into_iter().all(|word| matches!(word, HandlerArg::All | HandlerArg::Arch(..)))
+        words.iter().all(|word| matches!(word, HandlerArg::All | HandlerArg::Arch(..)))
     };
     if let Ok(words) = Words::parse(text, parse_handler)
         && are_arches(&words)

@@ -276,13 +276,27 @@ fn apply_reads_what_is_named(lab: &Lab) {
     );
     // Exactly these handlers exist, and none from the host's configuration.
     assert_eq!(order(), ["c", "b", "a"]);
-    fs::create_dir(lab.path("empty")).unwrap();
-    let ran = done(lab.qus(["apply", "empty"]));
-    assert_eq!(
-        (ran.stdout.as_str(), ran.stderr.contains("no rule was found in empty\n")),
-        ("", true),
-        "{ran:#?}"
-    );
+    // A user who names a directory or a file expects rules in it.
+    fs::create_dir(lab.path("empty.conf")).unwrap();
+    lab.refused(["apply", "empty.conf"], 2, "has no file whose name ends in .conf");
+    lab.refused(["apply", "one", "empty.conf"], 2, "has no file whose name ends in .conf");
+    assert_eq!(order(), ["c", "b", "a"]);
+}
+
+kernel_test!(apply_reads_standard_input);
+fn apply_reads_standard_input(lab: &Lab) {
+    fs::write(lab.path("rule"), odd("a", "/a")).unwrap();
+    let input = || fs::File::open(lab.path("rule")).unwrap();
+    let ran = done(run(lab.program(&[], ["apply", "-"]).stdin(input())));
+    assert_eq!(words(&ran), ["-:1 registered a"]);
+    assert_eq!(order(), ["a"]);
+}
+
+kernel_test!(apply_knows_the_format_of_binfmt_support);
+fn apply_knows_the_format_of_binfmt_support(lab: &Lab) {
+    fs::write(lab.path("jar"), "package jexec\ninterpreter /usr/bin/jexec\nmagic PK\\x03\\x04\n").unwrap();
+    let message = "is in the format of binfmt-support, which `update-binfmts --import` reads";
+    lab.refused(["apply", "jar"], 2, message);
 }
 
 kernel_test!(apply_reports_what_it_cannot_read);
