@@ -124,12 +124,6 @@ impl<T> From<Vec<T>> for Words<T> {
     }
 }
 
-impl<T> Words<T> {
-    fn iter(&self) -> std::slice::Iter<'_, T> {
-        self.0.iter()
-    }
-}
-
 impl<'a, T> IntoIterator for &'a Words<T> {
     type Item = &'a T;
     type IntoIter = std::slice::Iter<'a, T>;
