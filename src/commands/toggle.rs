@@ -13,7 +13,7 @@ use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::Instance;
 use crate::commands::args::{Common, HandlerArg, Words, flat, parse_handlers};
-use crate::commands::instance::open_instance;
+use crate::commands::instance::{open_instance, switched_off};
 use crate::commands::report::Report;
 use crate::commands::selection::{select, word_for};
 use crate::commands::suggestion;
@@ -37,6 +37,9 @@ pub struct Toggle {
 pub(crate) struct ToggleReport {
     scope: Scope,
     items: Vec<ToggledHandler>,
+    /// Error that the whole instance is disabled, so that no enabled handler is active.
+    #[serde(skip)]
+    switched_off: Option<Diagnostic>,
 }
 
 #[derive(Serialize)]
@@ -90,7 +93,9 @@ pub(crate) fn execute(args: &Toggle, enable: bool, common: &Common) -> Result<To
     for arch in selection.unserved {
         items.push(missing(arch, &handlers, enable));
     }
-    Ok(ToggleReport { scope: Scope::of(instance.path()), items })
+    let is_off = enable && !instance.is_enabled().map_err(Diagnostic::from)?;
+    let switched_off = is_off.then(|| switched_off(&instance));
+    Ok(ToggleReport { scope: Scope::of(instance.path()), items, switched_off })
 }
 
 /// Describes that no QEMU handler is registered for `arch`. Suggests to name a handler of another tool, if one runs the
@@ -145,7 +150,10 @@ impl Report for ToggleReport {
         if self.items.is_empty() {
             output.info("no handler of a QEMU emulator is registered")?;
         }
-        let has_failed = self.items.iter().any(|item| item.error.is_some());
+        if let Some(problem) = &self.switched_off {
+            output.problem(problem)?;
+        }
+        let has_failed = self.switched_off.is_some() || self.items.iter().any(|item| item.error.is_some());
         Ok(if has_failed { Status::Failed } else { Status::Done })
     }
 }

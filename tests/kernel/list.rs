@@ -146,6 +146,11 @@ fn a_disabled_instance_is_reported(lab: &Lab) {
     let ran = lab.qus(["verify"]);
     assert_eq!(ran.status, 1, "{ran:#?}");
     assert!(ran.stdout.contains("the whole instance is disabled"), "{ran:#?}");
+    // A handler that the kernel ignores is not enabled, whatever its own state is.
+    lab.refused(["enable", "arm"], 2, message).suggests(&command);
+    assert_eq!(lab.qus(["disable", "arm"]).status, 0);
+    let ran = lab.qus(["enable", "arm"]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (2, "arm  enabled  qemu-arm\n"), "{ran:#?}");
     lab.command("status", "1");
     lab.done(["verify"]);
 }
