@@ -216,7 +216,8 @@ fn show_is_a_table_of_all_architectures(lab: &Lab) {
     let text = lab.done(["show"]);
     let rows: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
     let names: Vec<&str> = ARCHES.iter().map(|arch| arch.name).collect();
-    assert_eq!(rows, [&["ARCH"], names.as_slice()].concat());
+    let presets = ["ape", "jar", "wasm32-wasi"];
+    assert_eq!(rows, [&["ARCH"], names.as_slice(), &["PRESET"], &presets].concat());
     let value = lab.json(["show"]);
     let shown: Vec<_> = value["arches"].as_array().unwrap().iter().map(|arch| &arch["name"]).collect();
     assert_eq!(shown, names);
