@@ -64,6 +64,14 @@ impl Case<'_> {
             (End::Fails { reason: Reason::NoHandler, .. }, None) if self.known.ran(self.file) => {
                 self.hidden()
             }
+            (End::Fails { reason: Reason::NoHandler, file, .. }, None)
+                if *file == self.file.path && self.may_be_x32() =>
+            {
+                Fate::unclear(
+                    "this host runs it if its kernel has CONFIG_X86_X32_ABI; no emulator runs x32 programs",
+                    Advice::default(),
+                )
+            }
             (End::Fails { file, reason, .. }, matched_by) => self.failing(matched_by, file, reason),
             (End::Killed { file, damage }, _) => {
                 let text = format!("{}{damage}; a signal ends it when it is started", self.whose(file));
@@ -74,6 +82,13 @@ impl Case<'_> {
             (End::Unclear { file, damage }, None) => unclear(&format!("{}{damage}", self.whose(file))),
             (End::Starts, None) => self.native(&prediction.steps),
         }
+    }
+
+    /// Reports whether the file is an x32 program on a host of x86_64. Whether the kernel runs it depends on its
+    /// configuration, which no probe of qus shows.
+    fn may_be_x32(&self) -> bool {
+        let Kind::Elf(elf) = &self.file.kind else { return false };
+        elf.class == 1 && elf.machine == EM_X86_64 && cfg!(target_arch = "x86_64")
     }
 
     /// Returns the beginning of a description of damage: empty for the file itself.
@@ -295,10 +310,9 @@ impl Case<'_> {
     fn without_handler(&self) -> (&'static str, Advice) {
         match (&self.file.kind, self.arch) {
             (Kind::Elf(_), Some(arch)) => self.without_rule(arch),
-            (Kind::Elf(elf), None) if elf.class == 1 && elf.machine == EM_X86_64 => (
-                "x32 programs need a kernel with CONFIG_X86_X32_ABI, and no emulator runs them",
-                Advice::default(),
-            ),
+            (Kind::Elf(elf), None) if elf.class == 1 && elf.machine == EM_X86_64 => {
+                ("no emulator runs x32 programs", Advice::default())
+            }
             (Kind::Elf(elf), None) if elf.class == 1 && elf.machine == EM_AARCH64 => {
                 ("no Linux kernel and no emulator runs ILP32 programs", Advice::default())
             }
