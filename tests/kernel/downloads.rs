@@ -33,9 +33,9 @@ const SUITES: [&str; 3] = ["bookworm", "trixie", "sid"];
 /// Suite of the newer QEMU.
 const NEWER: &str = "sid";
 /// Packages of programs that the tests run, and that a machine may lack.
-const TOOLS: [&str; 5] = ["binfmt-support", "libarchive-tools", "openrc", "rpm", "systemd"];
+const TOOLS: [&str; 6] = ["arch-test", "binfmt-support", "libarchive-tools", "openrc", "rpm", "systemd"];
 /// Number of the set of downloads. It increases with each new part.
-const SET: &str = "2";
+const SET: &str = "3";
 
 /// Returns the content of the file that marks complete downloads: the number of the set, and this distribution. The
 /// programs of another distribution may not run here.

@@ -29,6 +29,7 @@ mod checks;
 mod clock;
 mod concurrency;
 mod conflict;
+mod corpora;
 mod cover;
 mod damaged;
 mod differential;
