@@ -56,6 +56,9 @@ pub enum OpenError {
     /// The directory belongs to a file system that is not binfmt_misc.
     #[error("{} is not a binfmt_misc file system", .0.display())]
     Foreign(PathBuf),
+    /// The directory belongs to a file system that is not binfmt_misc, and has files, which a mount would hide.
+    #[error("{} is not a binfmt_misc file system", .0.display())]
+    Occupied(PathBuf),
     /// systemd's automount on the path does not react to this process, usually because qus runs in a container (K77).
     #[error("{} is an automount point that only the host can trigger", .0.display())]
     Automount(PathBuf),
@@ -76,6 +79,9 @@ impl Advise for OpenError {
                 Advice::hint("use a kernel with CONFIG_BINFMT_MISC, and mount /proc if it is not mounted")
             }
             Self::NotMounted(path) | Self::Foreign(path) => mount_command(path).into(),
+            Self::Occupied(_) => Advice::hint(format!(
+                "without --instance, qus uses {DEFAULT_PATH}; for another mount point, name an empty directory"
+            )),
             Self::Automount(path) => Advice::from(format!("ls {}", shell_word(path))).with_hint(ON_THE_HOST),
             Self::Io { .. } => Advice::default(),
         }
@@ -261,6 +267,9 @@ impl Instance {
         let (directory, kind) = open_directory(path)?;
         if kind == BINFMT_MAGIC {
             return Ok(Self { path: path.to_owned(), directory, register: OnceCell::new() });
+        }
+        if kind != AUTOFS_MAGIC && path != Path::new(DEFAULT_PATH) && !is_empty(path) {
+            return Err(OpenError::Occupied(path.to_owned()));
         }
         if kind == PROC_SUPER_MAGIC {
             return Err(OpenError::NotMounted(path.to_owned()));
@@ -467,6 +476,11 @@ fn link_target(path: &Path) -> Option<PathBuf> {
         }
     }
     None
+}
+
+/// Reports whether `path` is a directory without files. A directory that cannot be read counts as one with files.
+fn is_empty(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut files| files.next().is_none())
 }
 
 /// Opens the directory at `path` without triggering an automount, and returns the open directory and the type of its

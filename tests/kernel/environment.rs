@@ -154,6 +154,20 @@ fn another_directory_is_no_instance(lab: &Lab) {
         let ran = lab.refused(words(), 2, &format!("{path} is not a binfmt_misc file system"));
         ran.suggests(&format!("mount -t binfmt_misc binfmt_misc {path}"));
     }
+    // A mount would hide the files of a directory.
+    fs::create_dir(lab.path("full")).unwrap();
+    fs::write(lab.path("full/file"), "").unwrap();
+    for directory in ["full", "/proc"] {
+        for command in [&["list"][..], &["register", "arm"], &["reset"], &["register", "--dry-run", "arm"]] {
+            let words = ["--instance", directory].into_iter().chain(command.iter().copied());
+            let ran = lab.refused(words, 2, &format!("{directory} is not a binfmt_misc file system"));
+            assert!(!ran.stderr.contains("try: "), "{ran:#?}");
+            ran.hints(
+                "without --instance, qus uses /proc/sys/fs/binfmt_misc; for another mount point, \
+                 name an empty directory",
+            );
+        }
+    }
     let nowhere = lab.refused(["list", "--instance", "/no/where"], 2, "cannot open /no/where: ");
     assert!(nowhere.stderr.contains("No such file or directory"), "{nowhere:#?}");
     fs::write(lab.path("file"), "").unwrap();
