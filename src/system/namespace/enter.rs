@@ -50,6 +50,9 @@ pub enum NamespaceError {
     /// The ids of a new user namespace could not be mapped.
     #[error("cannot map users into a new user namespace: {0}")]
     Map(String),
+    /// `/proc` has no directory for the process: the process has ended, or `/proc` hides the processes of other users.
+    #[error("/proc has no process {0}")]
+    NoProcess(u32),
     /// The namespaces of a process could not be opened.
     #[error("cannot open {}: {source}", path.display())]
     Open {
@@ -78,10 +81,14 @@ impl Advise for NamespaceError {
             Self::Join { source, .. } if source.kind() != io::ErrorKind::PermissionDenied => {
                 Advice::default()
             }
+            // Only root of an outer user namespace has more rights.
+            Self::Join { .. } | Self::Open { .. } if geteuid().is_root() => {
+                Advice::hint("root has no such right here: start qus outside of this container")
+            }
             Self::Join { .. } | Self::Open { .. } => {
                 Advice::hint("start qus as root, or as the user who owns the process")
             }
-            Self::Map(_) | Self::TooMany => Advice::default(),
+            Self::Map(_) | Self::TooMany | Self::NoProcess(_) => Advice::default(),
         }
     }
 }
@@ -166,6 +173,10 @@ pub(crate) fn map_one(user: (u32, u32), group: (u32, u32)) -> Result<(), Namespa
 /// Enters the user namespace, the mount namespace and the root directory of process `pid`. That process sees the
 /// handlers that this process registers afterwards.
 pub fn enter(pid: u32) -> Result<(), NamespaceError> {
+    let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    if fs::symlink_metadata(format!("/proc/{pid}")).is_err_and(is_missing) {
+        return Err(NamespaceError::NoProcess(pid));
+    }
     let open = |kind: &str| {
         let path = PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
         fs::File::open(&path).map_err(|source| NamespaceError::Open { path, source })
