@@ -22,8 +22,8 @@ use crate::interpreter::bundle::unpack_bundle;
 use crate::interpreter::bundle::{self, Content};
 use crate::interpreter::fetch::{self, FetchRequest};
 use crate::interpreter::progress::StepProgress;
-use crate::interpreter::search_dirs;
 use crate::interpreter::{Interpreter, search, versions_of};
+use crate::interpreter::{describe_dirs, search_dirs};
 use crate::interpreter::{is_of, self_exe_header};
 use crate::package::{MemberFilter, Package, Progress as _};
 use crate::system::atomic_file;
@@ -199,8 +199,7 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
     let missing: Vec<&str> = arches.unwrap_or_default().iter().filter(has).map(|arch| arch.name).collect();
     if !missing.is_empty() || interpreters.is_empty() {
         let what = if missing.is_empty() { "any architecture".to_owned() } else { missing.join(", ") };
-        let search_dirs =
-            search_dirs.iter().map(|location| display_path(location)).collect::<Vec<_>>().join(", ");
+        let search_dirs = describe_dirs(&search_dirs, !args.interpreter_dir.is_empty());
         let problem = Diagnostic::new(format!("no interpreter for {what} is in {search_dirs}"));
         return Err(problem.with_hint(format!(
             "qus fetch {}",

@@ -21,7 +21,7 @@ use crate::commands::report::Report;
 use crate::handler::classify;
 use crate::interpreter::self_exe_header;
 use crate::interpreter::store;
-use crate::interpreter::{default_search_dirs, search};
+use crate::interpreter::{default_search_dirs, describe_dirs, search};
 use crate::system::kernel_version::KernelVersion;
 use crate::system::managed_file;
 use clap::Args;
@@ -216,13 +216,12 @@ fn interpreters(
     }
     if interpreters.is_empty() || named.is_some() && !missing.is_empty() {
         let what = if named.is_some() { missing.join(" ") } else { "any architecture".to_owned() };
-        let search_dirs: Vec<String> = search_dirs.iter().map(|location| display_path(location)).collect();
+        let search_dirs = describe_dirs(&search_dirs, !args.interpreter_dir.is_empty());
         let hint = format!(
             "qus fetch {0}; or, for a path that need not exist here: qus export --interpreter-path '/usr/bin/qemu-{{arch}}-static' {0}",
             if named.is_some() { what.as_str() } else { "all" }
         );
-        return Err(Diagnostic::new(format!("no interpreter for {what} is in {}", search_dirs.join(", ")))
-            .with_hint(hint));
+        return Err(Diagnostic::new(format!("no interpreter for {what} is in {search_dirs}")).with_hint(hint));
     }
     Ok(interpreters)
 }

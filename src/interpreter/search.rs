@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{CheckError, Interpreter, VersionReq, store, version_in};
 use crate::arch::Arch;
+use crate::base::escape::display_path;
 use crate::system::file_id::file_name;
 use crate::system::temp_dir::TempDir;
 
@@ -84,6 +86,26 @@ pub fn search(
         }
     }
     found
+}
+
+/// Returns the names of the directories that were searched, as text for a message. Directories that `--interpreter-dir`
+/// names (`are_named`) have the reason after their name if they cannot be searched.
+pub(crate) fn describe_dirs(search_dirs: &[PathBuf], are_named: bool) -> String {
+    let describe = |directory: &PathBuf| {
+        let obstacle = if are_named { obstacle(directory) } else { None };
+        display_path(directory) + &obstacle.map(|reason| format!(" ({reason})")).unwrap_or_default()
+    };
+    search_dirs.iter().map(describe).collect::<Vec<_>>().join(", ")
+}
+
+/// Returns the reason why a directory cannot be searched; `None` if it can be.
+fn obstacle(directory: &Path) -> Option<String> {
+    let error = fs::read_dir(directory).err()?;
+    Some(match error.kind() {
+        io::ErrorKind::NotFound => "does not exist".to_owned(),
+        io::ErrorKind::NotADirectory => "is not a directory".to_owned(),
+        _ => format!("cannot be read: {error}"),
+    })
 }
 
 /// Returns the files of a directory that have the name of an emulator, each with its architecture. They are sorted by

@@ -42,12 +42,30 @@ fn a_missing_interpreter_is_reported(lab: &Lab) {
     let empty = lab.path("empty");
     fs::create_dir(&empty).unwrap();
     let empty = empty.to_str().unwrap();
-    let message = format!("no interpreter is in {empty}, /nowhere");
+    let message = format!("no interpreter is in {empty}, /nowhere (does not exist)");
     let words = ["register", "--interpreter-dir", empty, "--interpreter-dir", "/nowhere"];
     let ran = lab.refused(words.into_iter().chain(["arm", "s390x"]), 2, &message);
     ran.suggests("qus register --fetch arm s390x");
     assert!(ran.stderr.contains("2 of 2 architectures were not registered (missing)"), "{ran:#?}");
     lab.refused(words.into_iter().chain(["all"]), 2, &message).suggests("qus register --fetch all");
+}
+
+kernel_test!(a_directory_that_cannot_be_searched_is_reported);
+fn a_directory_that_cannot_be_searched_is_reported(lab: &Lab) {
+    fs::write(lab.path("file"), "").unwrap();
+    for (directory, obstacle) in [("nowhere", "does not exist"), ("file", "is not a directory")] {
+        let message = format!("is in {directory} ({obstacle})");
+        let options = ["--interpreter-dir", directory];
+        let commands: [(i32, &[&str], &[&str]); 4] = [
+            (2, &["register"], &["s390x"]),
+            (2, &["export", "--format", "systemd"], &["s390x"]),
+            (2, &["bundle", "-o", "copy"], &["s390x"]),
+            (125, &["run", "--arch", "s390x"], &["true"]),
+        ];
+        for (status, command, rest) in commands {
+            lab.refused([command, &options[..], rest].concat(), status, &message);
+        }
+    }
 }
 
 kernel_test!(no_interpreter_at_all_is_reported);

@@ -18,7 +18,8 @@ use crate::handler::plan::Facts;
 use crate::interpreter::fetch::{self, FetchRequest};
 use crate::interpreter::store;
 use crate::interpreter::{
-    CheckError, Interpreter, QemuVersion, SearchResult, VersionReq, default_search_dirs, search, versions_of,
+    CheckError, Interpreter, QemuVersion, SearchResult, VersionReq, default_search_dirs, describe_dirs,
+    search, versions_of,
 };
 use crate::interpreter::{is_of, self_exe_header};
 use crate::probe::{self, Expected, Failure, Nativeness, ProbeTarget, Verification, judge, same_family};
@@ -49,6 +50,8 @@ pub(super) struct Inputs {
     pub(super) found: BTreeMap<&'static str, SearchResult>,
     /// Sources of the interpreters that will be loaded into memory, by the name of the architecture.
     pub(super) to_memory: BTreeMap<&'static str, InterpreterSource>,
+    /// True if `--interpreter-dir` named these directories.
+    are_dirs_named: bool,
     /// Sources of the interpreters that will be copied to a permanent directory, by the name of the architecture.
     pub(super) to_copy: BTreeMap<&'static str, InterpreterSource>,
     /// Package or other source that `--from` names.
@@ -75,6 +78,7 @@ impl Inputs {
             host: self_exe_header()?,
             arches: named(&args.arches).unwrap_or_default(),
             search_dirs: Vec::new(),
+            are_dirs_named: !args.source.interpreter_dir.is_empty(),
             verify: !args.no_verify && !args.dry_run,
             is_dry_fetch: args.dry_run && args.source.fetch,
             persist: args.persist,
@@ -275,8 +279,7 @@ impl Inputs {
     /// Returns the message that no interpreter was found, with the required version of QEMU, if any, and the
     /// directories.
     pub(super) fn no_interpreter(&self) -> String {
-        let search_dirs =
-            self.search_dirs.iter().map(|location| display_path(location)).collect::<Vec<_>>().join(", ");
+        let search_dirs = describe_dirs(&self.search_dirs, self.are_dirs_named);
         match &self.version {
             Some(version) => format!("no interpreter of QEMU {version} is in {search_dirs}"),
             None => format!("no interpreter is in {search_dirs}"),

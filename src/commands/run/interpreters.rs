@@ -7,11 +7,10 @@ use super::takeover::can_take_over;
 use super::{Run, typed};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::escape::display_path;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance};
 use crate::handler::classify;
 use crate::interpreter::fetch::{self, FetchRequest};
-use crate::interpreter::{SearchResult, is_of, search, search_dirs};
+use crate::interpreter::{SearchResult, describe_dirs, is_of, search, search_dirs};
 use crate::system::temp_dir::TempDir;
 
 /// Results of the search for interpreters, by the name of the architecture.
@@ -96,8 +95,7 @@ impl InterpreterRequest<'_> {
             return Ok(());
         }
         let names = missing.iter().map(|arch| arch.name).collect::<Vec<_>>().join(", ");
-        let search_dirs =
-            search_dirs.iter().map(|location| display_path(location)).collect::<Vec<_>>().join(", ");
+        let search_dirs = describe_dirs(search_dirs, !self.args.source.interpreter_dir.is_empty());
         let of = version.map(|version| format!(" of QEMU {version}")).unwrap_or_default();
         let problem = Diagnostic::new(format!("no interpreter{of} for {names} is in {search_dirs}"));
         // `--fetch` was given and found none, so it is not suggested.
