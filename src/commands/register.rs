@@ -308,7 +308,7 @@ pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>)
         let new = report.new_handlers(|_| true);
         return Ok(Registered { report, instance, end_signals, new });
     }
-    let inputs = Inputs::gather(args, handlers, common.quiet)?;
+    let inputs = Inputs::gather(args, common, handlers)?;
     let Plan { mut items, work } = Plan::decide(args, &inputs, persistence.as_ref());
     let not_persisted = match &instance {
         Some(instance) if !args.dry_run => apply(instance, work, &mut items, &inputs, persistence.as_mut())?,

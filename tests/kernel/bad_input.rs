@@ -68,6 +68,22 @@ fn a_directory_that_cannot_be_searched_is_reported(lab: &Lab) {
     }
 }
 
+kernel_test!(a_command_that_fetches_keeps_the_options);
+fn a_command_that_fetches_keeps_the_options(lab: &Lab) {
+    fs::create_dir(lab.path("empty")).unwrap();
+    let source = ["--interpreter-dir", "empty"];
+    let kept = ["--dest", "a b", "--qemu-version", "99", "--credentials", "--no-verify"];
+    let words = [&["register", "--replace"][..], &source, &kept, &["arm"]].concat();
+    lab.refused(words, 2, "no interpreter of QEMU 99 is in empty").suggests(
+        "qus register --fetch --replace --dest 'a b' --qemu-version 99 --credentials --no-verify arm",
+    );
+    let words = ["register", "--interpreter-dir", "empty", "--qemu-version", "99"];
+    lab.refused(words, 2, "no interpreter of QEMU 99 is in empty")
+        .suggests("qus register --fetch --qemu-version 99 all");
+    let words = ["register", "--interpreter", "nowhere", "--dest", "x", "arm"];
+    lab.refused(words, 2, "nowhere does not exist").suggests("qus register --fetch --dest x arm");
+}
+
 kernel_test!(no_interpreter_at_all_is_reported);
 fn no_interpreter_at_all_is_reported(lab: &Lab) {
     for directory in ["/usr/local/lib/qus", "/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-binfmt"] {

@@ -212,7 +212,7 @@ fn credentials_are_asked_for_by_flag(lab: &Lab) {
     lab.done(["register", "--interpreter-dir", "own", "arm"]);
     let there = format!("qemu-arm ({}, flags POF) already handles these programs", place.display());
     let ran = lab.refused(words, 2, &there);
-    let command = "qus register --replace --interpreter-dir own --credentials arm";
+    let command = "qus register --replace --credentials --interpreter-dir own arm";
     ran.suggests(command);
     lab.shell(command);
     assert!(lab.entries()["qemu-arm"].contains("flags: POCF\n"));

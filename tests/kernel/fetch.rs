@@ -272,7 +272,7 @@ fn register_takes_from_the_named_source_alone(lab: &Lab) {
     let ran = lab.qus(["register", "--from", "source", "--dest", "dest", "arm", "sparc"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(ran.stdout.contains("sparc  missing          source has no interpreter for it\n"), "{ran:#?}");
-    ran.suggests("qus register --fetch sparc");
+    ran.suggests("qus register --fetch --dest dest sparc");
     assert_eq!(order(), ["qemu-arm"]);
     let words = ["register", "--from", "source", "--dest", "dest", "sparc"];
     lab.refused(words, 2, "the source has no static interpreter for sparc");

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use super::Register;
 use super::interpreter_source::InterpreterSource;
 use crate::arch::{ARCHES, Arch};
-use crate::base::error::Diagnostic;
+use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::display_path;
 use crate::base::shell::{shell_line, shell_word};
+use crate::binfmt::instance::DEFAULT_PATH;
 use crate::binfmt::{Flags, Handler};
-use crate::commands::args::named;
+use crate::commands::args::{Common, named};
 use crate::handler::classify;
 use crate::handler::classify::emulator_path;
 use crate::handler::plan::Facts;
@@ -23,9 +24,21 @@ use crate::interpreter::{
 };
 use crate::interpreter::{is_of, self_exe_header};
 use crate::probe::{self, Expected, Failure, Nativeness, ProbeTarget, Verification, judge, same_family};
+use crate::system::namespace::Target;
 
 /// Interpreters that were loaded into memory or copied to a permanent directory, by the name of the architecture.
 pub(super) type Placed = BTreeMap<&'static str, Interpreter>;
+
+/// State of the download of missing interpreters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Download {
+    /// The command line has no `--fetch`.
+    NotRequested,
+    /// A dry run with `--fetch` downloads nothing.
+    Omitted,
+    /// Missing interpreters were downloaded, as far as the package has them.
+    Done,
+}
 
 /// The facts from which `qus register` decides what to do for each architecture.
 pub(super) struct Inputs {
@@ -37,21 +50,23 @@ pub(super) struct Inputs {
     pub(super) arches: Vec<&'static Arch>,
     /// Directories that were searched for interpreters.
     pub(super) search_dirs: Vec<PathBuf>,
+    /// True if `--interpreter-dir` named these directories.
+    are_dirs_named: bool,
     /// True if probes are executed to verify handlers.
     pub(super) verify: bool,
-    /// True if this is a dry run with `--fetch`, which downloads nothing.
-    pub(super) is_dry_fetch: bool,
-    /// True if handlers are also registered at boot (`--persist`).
-    pub(super) persist: bool,
+    /// State of the download of missing interpreters (`--fetch`).
+    pub(super) download: Download,
+    /// Beginning of a suggested command: `qus register`, with `sudo` unless the target is a rootless engine.
+    pub(super) register: &'static str,
     /// Options of the command line that a suggested `qus register` command repeats, each followed by a space.
     pub(super) selection: String,
+    /// The same for a command that gets the interpreters from another source. Contains `--replace` if it was given.
+    kept: String,
     /// Results of the search for interpreters, by the name of the architecture: the interpreter that was found, and
     /// rejected files.
     pub(super) found: BTreeMap<&'static str, SearchResult>,
     /// Sources of the interpreters that will be loaded into memory, by the name of the architecture.
     pub(super) to_memory: BTreeMap<&'static str, InterpreterSource>,
-    /// True if `--interpreter-dir` named these directories.
-    are_dirs_named: bool,
     /// Sources of the interpreters that will be copied to a permanent directory, by the name of the architecture.
     pub(super) to_copy: BTreeMap<&'static str, InterpreterSource>,
     /// Package or other source that `--from` names.
@@ -72,7 +87,12 @@ pub(super) struct Inputs {
 
 impl Inputs {
     /// Gathers the facts for the command line `args`. `handlers` are all handlers of the instance.
-    pub(super) fn gather(args: &Register, handlers: Vec<Handler>, quiet: bool) -> Result<Self, Diagnostic> {
+    pub(super) fn gather(
+        args: &Register,
+        common: &Common,
+        handlers: Vec<Handler>,
+    ) -> Result<Self, Diagnostic> {
+        let kept = kept_options(args, &common.instance);
         let mut inputs = Self {
             handlers,
             host: self_exe_header()?,
@@ -80,9 +100,18 @@ impl Inputs {
             search_dirs: Vec::new(),
             are_dirs_named: !args.source.interpreter_dir.is_empty(),
             verify: !args.no_verify && !args.dry_run,
-            is_dry_fetch: args.dry_run && args.source.fetch,
-            persist: args.persist,
-            selection: selection(args),
+            download: match (args.source.fetch, args.dry_run) {
+                (false, _) => Download::NotRequested,
+                (true, true) => Download::Omitted,
+                (true, false) => Download::Done,
+            },
+            // The containers of root have other namespaces than those of a rootless engine.
+            register: match args.target {
+                Some(Target::Engine(_)) => "qus register",
+                _ => "sudo qus register",
+            },
+            selection: selection(args, &kept),
+            kept: if args.replace { format!("--replace {kept}") } else { kept },
             found: BTreeMap::new(),
             to_memory: BTreeMap::new(),
             to_copy: BTreeMap::new(),
@@ -95,7 +124,7 @@ impl Inputs {
             versions: BTreeMap::new(),
         };
         inputs.find_natives(args.dry_run);
-        inputs.find_interpreters(args, quiet)?;
+        inputs.find_interpreters(args, common.quiet)?;
         let is_named = args.interpreter.is_some() || args.source.is_named();
         if !is_named {
             inputs.find_bundled()?;
@@ -225,8 +254,7 @@ impl Inputs {
         };
         let interpreter = Interpreter::check(path, &self.host).map_err(|fault| {
             let problem = Diagnostic::new(format!("{} {fault}", display_path(path)));
-            let again = format!("sudo qus register --fetch {}", arch.name);
-            problem.with_command(fault.command(path).unwrap_or(again))
+            problem.with_command(fault.command(path).unwrap_or_else(|| self.fetch_command(arch.name)))
         })?;
         let found = SearchResult { interpreter: Some(interpreter), unfit: Vec::new() };
         self.found.insert(arch.name, found);
@@ -273,7 +301,23 @@ impl Inputs {
         let rejected = self.found.values().flat_map(|found| &found.unfit);
         let rejected = rejected.map(|(path, fault)| format!("\n{} {}", path.display(), first_line(fault)));
         let message = self.no_interpreter() + &rejected.collect::<String>();
-        Err(Diagnostic::new(message).with_command("sudo qus register --fetch all"))
+        Err(Diagnostic::new(message).with_advice(self.fetch_advice("all")))
+    }
+
+    /// Returns the advice for architectures without interpreter. `word` names them.
+    pub(super) fn fetch_advice(&self, word: &str) -> Advice {
+        if self.download == Download::Done {
+            return Advice::hint(
+                "the package has none either; name another source: qus register --from SRC …",
+            );
+        }
+        self.fetch_command(word).into()
+    }
+
+    /// Returns the command that downloads the interpreters of `word` and registers them. It does not repeat the source
+    /// of the interpreters, which has none.
+    fn fetch_command(&self, word: &str) -> String {
+        format!("{} --fetch {}{word}", self.register, self.kept)
     }
 
     /// Returns the message that no interpreter was found, with the required version of QEMU, if any, and the
@@ -341,23 +385,39 @@ fn not_fetched(args: &Register, source: &Path) -> Diagnostic {
     Diagnostic::new(message).with_command(shell_line(&words))
 }
 
-/// Returns the options of `args` that a suggested `qus register` command repeats, each followed by a space.
-fn selection(args: &Register) -> String {
+/// Returns the options of `args` that a suggested `qus register` command repeats, each followed by a space. `kept` are
+/// the options that do not name a source of interpreters.
+fn selection(args: &Register, kept: &str) -> String {
     let interpreter = args.interpreter.iter().map(|path| ("--interpreter", path));
     let directories = args.source.interpreter_dir.iter().map(|path| ("--interpreter-dir", path));
     let source = args.source.from.iter().map(|path| ("--from", path));
-    let dest = args.dest.iter().map(|path| ("--dest", path));
-    let version =
-        args.source.required.qemu_version.iter().map(|version| format!("--qemu-version {version} "));
-    let paths = interpreter.chain(directories).chain(source).chain(dest);
+    let paths = interpreter.chain(directories).chain(source);
     let words = paths.map(|(option, path)| format!("{option} {} ", shell_word(path)));
-    let persist = args.persist.then(|| "--persist ".to_owned());
-    persist
-        .into_iter()
-        .chain(words)
-        .chain(version)
-        .chain(args.credentials.then(|| "--credentials ".to_owned()))
-        .collect()
+    let sha256 = args.source.required.sha256.map(|digest| format!("--sha256 {digest} "));
+    [kept.to_owned()].into_iter().chain(words).chain(sha256).collect()
+}
+
+/// Returns the options of `args` that every suggested `qus register` command repeats, each followed by a space: the
+/// instance, and all options that neither name a source of interpreters nor are added by a suggestion.
+fn kept_options(args: &Register, instance: &Path) -> String {
+    let instance = (instance != Path::new(DEFAULT_PATH)).then_some(instance);
+    let version = args.source.required.qemu_version.as_ref();
+    let switches = [
+        (args.persist, "--persist "),
+        (args.in_memory, "--in-memory "),
+        (args.credentials, "--credentials "),
+        (args.no_verify, "--no-verify "),
+        (args.force_native, "--force-native "),
+        (args.hold, "--hold "),
+    ];
+    let values = [
+        instance.map(|path| format!("--instance {} ", shell_word(path))),
+        args.target.map(|target| format!("--in {target} ")),
+        args.dest.as_ref().map(|path| format!("--dest {} ", shell_word(path))),
+        version.map(|version| format!("--qemu-version {version} ")),
+    ];
+    let switches = switches.into_iter().filter(|(given, _)| *given).map(|(_, switch)| switch.to_owned());
+    values.into_iter().flatten().chain(switches).collect()
 }
 
 /// Hint for systems on which no probe can be executed.

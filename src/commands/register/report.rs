@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::gather::{Inputs, first_line};
+use super::gather::{Download, Inputs, first_line};
 use crate::arch::Arch;
 use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::{display_path, escape};
@@ -267,7 +267,7 @@ impl ArchResult {
             reasons.push(format!("the name is taken by another handler, {}", all(&namesakes)));
         }
         self.message = Some(reasons.join("; "));
-        self.advice = format!("sudo qus register --replace {}{}", inputs.selection, arch.name).into();
+        self.advice = format!("{} --replace {}{}", inputs.register, inputs.selection, arch.name).into();
     }
 
     fn missing(&mut self, arch: &Arch, inputs: &Inputs) {
@@ -282,11 +282,10 @@ impl ArchResult {
         } else {
             rejected.join("; ")
         });
-        if inputs.is_dry_fetch {
+        if inputs.download == Download::Omitted {
             self.remark("a dry run downloads nothing");
         }
-        let persist = if inputs.persist { "--persist " } else { "" };
-        self.advice = format!("sudo qus register --fetch {persist}{}", arch.name).into();
+        self.advice = inputs.fetch_advice(arch.name);
     }
 
     /// Records the flags of the new handler, and what the probe has shown, if one was executed.
@@ -654,7 +653,7 @@ impl Report for RegisterReport {
 fn as_one(commands: &[&str]) -> Option<String> {
     let (first, rest) = commands.split_first()?;
     let (command, _) = first.rsplit_once(' ')?;
-    if rest.is_empty() || !command.starts_with("sudo qus register") {
+    if rest.is_empty() || !command.contains("qus register ") {
         return Some((*first).to_owned());
     }
     let arches: Vec<&str> =
