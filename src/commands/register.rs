@@ -28,6 +28,7 @@ use crate::commands::args::{
 };
 use crate::commands::instance::{Opened, open_to_register};
 use crate::commands::report::print;
+use crate::commands::suggestion;
 use crate::handler::classify::{default_flags, is_named_for};
 use crate::handler::plan::{Decision, Registration, Request, Snapshot, decide};
 use crate::handler::preset::Preset;
@@ -291,7 +292,8 @@ pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>)
     // The lock is taken before any file is read, and released at the end of this function.
     let _lock = (args.persist && !args.dry_run).then(crate::boot::persist::lock);
     let end_signals = if args.hold { Some(block_end_signals()?) } else { None };
-    let Opened { instance, scope, lifetime } = open_to_register(args.dry_run, common, output)?;
+    let opened = open_to_register(args.dry_run, common, output);
+    let Opened { instance, scope, lifetime } = opened.map_err(|error| offer_run(args, error))?;
     let handlers = match &instance {
         Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
         None => Vec::new(),
@@ -407,6 +409,18 @@ fn apply(
 fn block_end_signals() -> Result<EndSignals, Diagnostic> {
     EndSignals::block()
         .map_err(|errno| Diagnostic::new(format!("cannot block signals: {}", io::Error::from(errno))))
+}
+
+/// Adds the command that needs no registration to an error because of which nothing can be registered. `qus run` is no
+/// alternative to a registration at boot or in the namespaces of another process.
+fn offer_run(args: &Register, error: anyhow::Error) -> anyhow::Error {
+    if args.persist || args.target.is_some() {
+        return error;
+    }
+    match error.downcast::<Diagnostic>() {
+        Ok(problem) => suggestion::or_run(problem).into(),
+        Err(error) => error,
+    }
 }
 
 /// Waits for SIGHUP, SIGINT or SIGTERM (`--hold`). Until then this process keeps the instance open.

@@ -4,10 +4,14 @@ use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::io;
 
+use nix::unistd::geteuid;
+
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::output::Output;
 use crate::interpreter::{search, search_dirs, self_exe_header};
+use crate::system::kernel_version::KernelVersion;
+use crate::system::namespace::blocking_sysctl;
 
 /// Architectures that have an interpreter in the directories that qus searches by default. The first call of `has`
 /// searches them.
@@ -40,6 +44,26 @@ pub(crate) fn register<'a>(
     let fetch = if arches.iter().all(|arch| has_interpreter(arch)) { "" } else { " --fetch" };
     let names: Vec<&str> = arches.iter().map(|arch| arch.name).collect();
     format!("sudo qus register{replace}{fetch} {}", names.join(" "))
+}
+
+/// Adds to `problem`, which prevents a registration, that an ordinary user can run a program without one. Adds nothing
+/// for root, and if `problem` has a hint already.
+pub(crate) fn or_run(problem: Diagnostic) -> Diagnostic {
+    if geteuid().is_root() || problem.advice.hint.is_some() {
+        return problem;
+    }
+    let has_instances = KernelVersion::running().has_per_userns_instances() && blocking_sysctl().is_none();
+    problem.with_hint(without_root(has_instances))
+}
+
+/// Returns the hint for a user who cannot become root. `has_instances` is true if the user's own user namespace can
+/// have an instance of binfmt_misc.
+fn without_root(has_instances: bool) -> &'static str {
+    if has_instances {
+        "without root: qus run --fetch PROGRAM"
+    } else {
+        "without root: qus run --direct --fetch PROGRAM"
+    }
 }
 
 /// Prints that the architectures `names` have no handler, with the command that registers them. Prints nothing if

@@ -8,6 +8,7 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::geteuid;
 
+use crate::downloads;
 use crate::lab::{Lab, NO_HANDLER, order};
 use crate::namespace::{INSTANCE, mount_instance};
 
@@ -21,7 +22,15 @@ fn a_user_who_is_not_root_gets_a_command(lab: &Lab) {
     {
         let ran = lab.refused(words.iter().copied(), 2, message);
         ran.suggests(&format!("sudo qus {}", words.join(" ")));
+        ran.hints("without root: qus run --fetch PROGRAM");
     }
+    // The hint holds.
+    let program = lab.copy("busybox", &downloads::busybox("aarch64"));
+    let words = ["run", "--fetch", program.to_str().unwrap(), "uname", "-m"];
+    assert_eq!(lab.done(words), "aarch64\n");
+    // For a registration at boot there is no such alternative.
+    let persisted = lab.refused(["register", "--persist", "arm"], 2, "");
+    assert!(!persisted.stderr.contains("qus run"), "{persisted:#?}");
     // Commands that change nothing work for every user.
     lab.done(["register", "--dry-run", "arm"]);
     lab.done_with(["list"], "qus: these are the handlers of a user namespace that could not be determined\n");

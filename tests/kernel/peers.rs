@@ -256,7 +256,11 @@ kernel_test!(binfmt_prints_a_command_for_users_who_may_not_register, ordinary_us
 fn binfmt_prints_a_command_for_users_who_may_not_register(lab: &Lab) {
     let ran = call(lab, "binfmt", &["--install", "arm64"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
-    let command = format!("try: sudo {} --install arm64", lab.path("binfmt").display());
+    let binfmt = lab.path("binfmt");
+    let command = format!(
+        "try: sudo {} --install arm64; hint: without root: qus run --fetch PROGRAM",
+        binfmt.display()
+    );
     assert!(last_line(&ran).starts_with("error: ") && last_line(&ran).ends_with(&command), "{ran:#?}");
     assert!(order().is_empty());
 }
