@@ -1,5 +1,6 @@
 //! Runs the program `qus`: parses the command line, runs the command, and returns the exit status.
 
+use std::error::Error as _;
 use std::ffi::OsString;
 use std::io::{self, LineWriter, Write as _};
 use std::process::ExitCode;
@@ -9,7 +10,8 @@ use clap::{CommandFactory as _, Parser as _};
 
 use super::compat::CompatTool;
 use super::{Cli, subcommand};
-use crate::base::error::Diagnostic;
+use crate::arch::UnknownArch;
+use crate::base::error::{Advise as _, Diagnostic};
 use crate::base::log;
 use crate::base::output::{NotRun, Output, Status};
 use crate::base::terminal::{Terminal, width_of};
@@ -128,6 +130,8 @@ fn diagnostic(error: &clap::Error) -> Diagnostic {
     let command = subcommand(&words).and_then(|word| word.to_str());
     let known = command.filter(|word| Cli::command().find_subcommand(word).is_some());
     let help = known.map_or_else(|| "qus --help".to_owned(), |command| format!("qus {command} --help"));
+    let unknown_arch = error.source().and_then(|source| source.downcast_ref::<UnknownArch>());
+    let help = unknown_arch.and_then(|unknown| unknown.advice().command).unwrap_or(help);
     let mut problem = Diagnostic::new(message.trim_start_matches("error: ")).with_command(help);
     let is_unknown_command = error.kind() == ErrorKind::InvalidSubcommand;
     let other = if is_unknown_command { command.and_then(meant) } else { None };

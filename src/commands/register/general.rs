@@ -344,8 +344,11 @@ fn check(sample: Sample, requested: &Requested) -> Checked {
 fn failure(outcome: &ProbeOutcome, sample: Sample, requested: &Requested) -> Option<String> {
     match outcome.end {
         End::Exited(status) if sample.is_success(status) => {
-            // The kernel starts another file for a script.
-            let is_other = !requested.interpreter.is_script
+            // With `F` the kernel can hold an old file. Without it, the kernel opens the file at the path, and the
+            // interpreter may have started another program already: `jexec` starts `java`.
+            let is_held = requested.rules.iter().any(|rule| rule.flags().contains(Flags::FIX_BINARY));
+            let is_other = is_held
+                && !requested.interpreter.is_script
                 && outcome.started.is_some_and(|started| started != requested.interpreter.id);
             is_other.then(|| "the kernel started another file than the interpreter".to_owned())
         }
