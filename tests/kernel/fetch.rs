@@ -146,7 +146,7 @@ fn fetch_reports_unusable_files(lab: &Lab) {
         ran.stdout.contains("missing          the interpreter in source is not static: it needs /lib"),
         "{ran:#?}"
     );
-    ran.suggests("qus register --fetch arm");
+    ran.suggests("qus register --fetch --dest dest arm");
     assert_eq!(order(), ["qemu-mips"]);
 }
 
