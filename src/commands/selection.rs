@@ -32,50 +32,65 @@ pub(crate) fn select<'a>(
     is_default: impl Fn(&Handler) -> bool,
     is_of: impl Fn(&Handler, &'static Arch) -> bool,
 ) -> Result<Selection<'a>, Diagnostic> {
-    let mut is_selected = vec![false; handlers.len()];
-    let mut mark = |selects: &dyn Fn(&Handler) -> bool| {
-        let mut found = false;
-        for (handler, is_selected) in handlers.iter().zip(&mut is_selected) {
-            if selects(handler) {
-                (found, *is_selected) = (true, true);
-            }
-        }
-        found
-    };
-    let (mut unserved, mut unknown) = (Vec::new(), Vec::new());
+    let mut marks = Marks { handlers, is_marked: vec![false; handlers.len()] };
+    let mut unserved = Vec::new();
     if words.is_empty() {
-        mark(&is_default);
+        marks.mark(&is_default);
     }
     for word in words {
         match word {
             HandlerArg::All => {
-                mark(&is_default);
+                marks.mark(&is_default);
             }
             HandlerArg::Arch(arch, name) => {
                 let is_named = |handler: &Handler| name.as_ref() == Some(&handler.name);
-                if !mark(&|handler| is_of(handler, arch)) && !mark(&is_named) && !unserved.contains(arch) {
+                let is_served = marks.mark(&|handler| is_of(handler, arch)) || marks.mark(&is_named);
+                if !is_served && !unserved.contains(arch) {
                     unserved.push(*arch);
                 }
             }
-            HandlerArg::Name(name) => {
-                let is_named = |other: &HandlerName| other == name || is_of_preset(other, name);
-                if !mark(&|handler| is_named(&handler.name)) && !known.iter().any(is_named) {
-                    unknown.push(word);
-                }
-            }
-            HandlerArg::Pattern(_, glob) => {
-                let is_match = |name: &HandlerName| glob.matches(&name_lossy(name));
-                if !mark(&|handler| is_match(&handler.name)) && !known.iter().any(is_match) {
-                    unknown.push(word);
+            HandlerArg::Name(_) | HandlerArg::Pattern(..) => {
+                let is_meant = |name: &HandlerName| is_meant_by(word, name);
+                if !marks.mark(&|handler| is_meant(&handler.name)) && !known.iter().any(is_meant) {
+                    return Err(none_of(word));
                 }
             }
         }
     }
-    if let Some(word) = unknown.first() {
-        return Err(none_of(word));
+    Ok(Selection { handlers: marks.marked(), unserved })
+}
+
+/// Handlers, with a mark for each that is selected.
+struct Marks<'a> {
+    handlers: &'a [Handler],
+    is_marked: Vec<bool>,
+}
+
+impl<'a> Marks<'a> {
+    /// Marks the handlers for which `selects` is true. Reports whether there is one.
+    fn mark(&mut self, selects: &dyn Fn(&Handler) -> bool) -> bool {
+        let mut found = false;
+        for (handler, is_marked) in self.handlers.iter().zip(&mut self.is_marked) {
+            if selects(handler) {
+                (found, *is_marked) = (true, true);
+            }
+        }
+        found
     }
-    let handlers = handlers.iter().zip(is_selected).filter(|(_, is_selected)| *is_selected);
-    Ok(Selection { handlers: handlers.map(|(handler, _)| handler).collect(), unserved })
+
+    fn marked(self) -> Vec<&'a Handler> {
+        let handlers = self.handlers.iter().zip(self.is_marked);
+        handlers.filter(|(_, is_marked)| *is_marked).map(|(handler, _)| handler).collect()
+    }
+}
+
+/// Reports whether `word`, a name or a pattern, means a handler called `name`.
+fn is_meant_by(word: &HandlerArg, name: &HandlerName) -> bool {
+    match word {
+        HandlerArg::Name(own) => own == name || is_of_preset(name, own),
+        HandlerArg::Pattern(_, glob) => glob.matches(&name_lossy(name)),
+        HandlerArg::All | HandlerArg::Arch(..) => false,
+    }
 }
 
 /// Reports whether `words` select a rule or handler called `name` whose programs are those of `arches`. No words select
@@ -84,8 +99,7 @@ pub(crate) fn is_meant(words: &[HandlerArg], name: &HandlerName, arches: &[&Arch
     let is_one = |word: &HandlerArg| match word {
         HandlerArg::All => true,
         HandlerArg::Arch(arch, _) => arches.contains(arch),
-        HandlerArg::Name(own) => own == name || is_of_preset(name, own),
-        HandlerArg::Pattern(_, glob) => glob.matches(&name_lossy(name)),
+        HandlerArg::Name(_) | HandlerArg::Pattern(..) => is_meant_by(word, name),
     };
     words.is_empty() || words.iter().any(is_one)
 }

@@ -25,7 +25,7 @@ use crate::commands::selection::{Selection, select};
 use crate::commands::suggestion::{self, Available};
 use crate::handler::classify::{emulator_path, main_arch, name_lossy};
 use crate::handler::condition::{BrokenInterpreter, covered_by};
-use crate::handler::preset::PRESETS;
+use crate::handler::preset::{PRESETS, handler_of};
 use crate::interpreter::memfd;
 use crate::interpreter::{self_exe_header, versions_of};
 use crate::probe::{
@@ -286,7 +286,7 @@ fn without_probe(handler: &Handler, handlers: &[Handler], enabled: bool, host: &
     if let Some(other) = covered_by(handler, handlers) {
         return Health::broken(Failure::Shadowed(Some(other.name.to_string())).to_string());
     }
-    by_sample(handler).unwrap_or_else(|| unverified("qus has no test program for its files"))
+    by_sample(handler, handlers).unwrap_or_else(|| unverified("qus has no test program for its files"))
 }
 
 fn unverified(reason: impl Into<String>) -> Health {
@@ -295,12 +295,18 @@ fn unverified(reason: impl Into<String>) -> Health {
 
 /// Executes the sample of a preset that has the same rule as `handler`, which the user has named. Returns `None` if there
 /// is no such preset. A handler that only matches the sample is for other files, and is not executed.
-fn by_sample(handler: &Handler) -> Option<Health> {
+fn by_sample(handler: &Handler, handlers: &[Handler]) -> Option<Health> {
     let (path, matcher) = handler.entry.interpreter.as_deref().zip(handler.entry.matcher.as_ref())?;
     let preset = PRESETS.iter().find(|preset| {
         let rules = preset.rules(path, Flags::empty()).unwrap_or_default();
         rules.iter().any(|rule| rule.matcher().equivalent(matcher))
     })?;
+    if let Some(other) = handler_of(preset.sample, handlers).filter(|first| first.name != handler.name) {
+        // The sample may have the magic of another handler of the preset.
+        let is_own = preset.has_handler(&other.name);
+        let shadowed = || Health::broken(Failure::Shadowed(Some(other.name.to_string())).to_string());
+        return Some(if is_own { unverified("qus has no test program for its files") } else { shadowed() });
+    }
     if !matches!(changeable_by_others(path), Ok(None)) {
         return Some(unverified("other users can change its interpreter, so it is not executed"));
     }

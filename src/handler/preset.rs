@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::binfmt::{Extension, Flags, HandlerName, Matcher, Pattern, Rule, RuleError};
-use crate::probe::Sample;
+use crate::binfmt::{
+    Extension, Flags, HEADER_LEN, Handler, HandlerName, Matcher, Pattern, Rule, RuleError, first_match,
+};
+use crate::probe::{Sample, sample_image};
 use crate::system::search_path;
 
 /// A kind of file, the handlers for it, and the interpreters that can execute it.
@@ -112,6 +114,15 @@ impl Preset {
         }
         found
     }
+}
+
+/// Returns the handler of `handlers`, the newest first, that takes `sample`. Returns `None` if no handler does, or if there
+/// is no such sample for this host.
+#[must_use]
+pub fn handler_of(sample: Sample, handlers: &[Handler]) -> Option<&Handler> {
+    let mut header = sample_image(sample)?;
+    header.resize(HEADER_LEN, 0);
+    first_match(handlers, &header, Path::new(sample.file_name()))
 }
 
 /// Returns `directory`, or, if it contains the part `*`, the directories that this part stands for.

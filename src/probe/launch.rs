@@ -70,10 +70,16 @@ pub fn run(targets: &[ProbeTarget]) -> Result<Vec<ProbeResult>, ProbeError> {
     Ok(results)
 }
 
+/// Returns the content of `sample` for this host. Returns `None` if there is no such sample for it.
+#[must_use]
+pub fn sample_image(sample: Sample) -> Option<Vec<u8>> {
+    own_arch().and_then(|own| sample.image(own))
+}
+
 /// Executes `sample` in both root directories, as [`run`] executes a probe. Returns `None` if there is no such sample for
 /// this host.
 pub fn run_sample(sample: Sample) -> Result<Option<ProbeResult>, ProbeError> {
-    let Some(image) = own_arch().and_then(|own| sample.image(own)) else { return Ok(None) };
+    let Some(image) = sample_image(sample) else { return Ok(None) };
     let results = run_in_both_roots(&[(sample.file_name().to_owned(), image)])?;
     for ProbeResult { host, empty_root } in &results {
         tracing::info!("{} {}", sample.file_name(), host.end);

@@ -18,7 +18,7 @@ mod verdict;
 
 pub use helper::{HELPER, serve};
 pub use image::{Variant, image};
-pub use launch::{ProbeError, run, run_sample, runs_natively};
+pub use launch::{ProbeError, run, run_sample, runs_natively, sample_image};
 pub use native::{Nativeness, same_family};
 pub use sample::Sample;
 pub use verdict::{Expected, Failure, Verification, judge, judge_all};

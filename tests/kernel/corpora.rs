@@ -78,7 +78,7 @@ fn ltp_files_that_handlers_take(lab: &Lab) {
         (format!(":ltp:E::ltp::{interpreter}:"), [taken, refused]),
         (format!(":ltp:E::other::{interpreter}:"), [refused, refused]),
         (format!(":ltp:M:1:ltp::{interpreter}:"), [refused, taken]),
-        (format!(":ltp:M:1:xxx::{interpreter}:"), [refused, refused]),
+        (format!(":ltp:M:1:abc::{interpreter}:"), [refused, refused]),
         (format!(r":ltp:M:1:lxp:\xff\x00\xff:{interpreter}:"), [refused, taken]),
         (format!(r":ltp:M:1:lxp:\xff\x0f\xff:{interpreter}:"), [refused, refused]),
     ];
@@ -116,7 +116,7 @@ fn path_of_length(lab: &Lab, length: usize) -> String {
 kernel_test!(selftests_first_lines_of_scripts);
 fn selftests_first_lines_of_scripts(lab: &Lab) {
     let path = |length| path_of_length(lab, length);
-    // What precedes the interpreter, the interpreter, and what follows it.
+    // Each line has three parts: the text before the path of the interpreter, this path, and the rest.
     let room = BUFFER - 2;
     let lines = [
         ("#!".to_owned(), path(room + 1), "\n"),

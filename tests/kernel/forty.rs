@@ -293,7 +293,7 @@ fn doctor_fixes_forty_handlers(lab: &Lab) {
         text(&all)
     );
     converges(lab, &all);
-    // What had no fault is still there.
+    // Handlers without a fault are still registered.
     for name in ["jar", "WSLInterop", "APE", "newer", "rival", "good", "rosetta", "cli", "wasm"] {
         assert!(lab.entries()[name].starts_with("enabled"), "{name}");
     }

@@ -209,6 +209,24 @@ fn presets_find_their_interpreter(lab: &Lab) {
     assert!(ran.status == 0 && ran.stdout.contains(", unverified"), "{ran:#?}");
 }
 
+kernel_test!(a_preset_is_not_verified_by_the_handler_in_front);
+fn a_preset_is_not_verified_by_the_handler_in_front(lab: &Lab) {
+    lab.bin();
+    reader(lab, "bin/jexec", "System", 42);
+    let other = reader(lab, "other", "System", 42);
+    let path = format!("{}:/usr/bin:/bin", lab.path("bin").display());
+    let qus = |words: &[&str]| -> Ran { run(lab.program(&[], words.iter().copied()).env("PATH", &path)) };
+    assert_eq!(qus(&["register", "jar"]).status, 0);
+    // Every ZIP archive has this magic, and the newest handler comes first.
+    lab.register(line("zip", r"PK\x03\x04", &other, "").as_bytes()).unwrap();
+    let ran = qus(&["verify", "jar"]);
+    assert!(ran.status == 1 && ran.stdout.contains("zip"), "{ran:#?}");
+    let ran = qus(&["register", "jar"]);
+    assert!(ran.status == 0 && ran.stdout.contains("  replaced  "), "{ran:#?}");
+    assert_eq!(order(), ["jar", "zip"]);
+    assert_eq!(qus(&["verify", "jar"]).status, 0);
+}
+
 kernel_test!(an_ape_is_loaded_in_front_of_programs_of_windows);
 fn an_ape_is_loaded_in_front_of_programs_of_windows(lab: &Lab) {
     if !matches!(host().name, "x86_64" | "aarch64") || !crate::skip::has_program("cc") {

@@ -86,14 +86,10 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// Gathers the facts for the command line `args`. `handlers` are all handlers of the instance.
-    pub(super) fn gather(
-        args: &Register,
-        common: &Common,
-        handlers: Vec<Handler>,
-    ) -> Result<Self, Diagnostic> {
+    /// Returns the facts that the command line `args` contains.
+    fn of(args: &Register, common: &Common, handlers: Vec<Handler>) -> Result<Self, Diagnostic> {
         let kept = kept_options(args, &common.instance);
-        let mut inputs = Self {
+        Ok(Self {
             handlers,
             host: self_exe_header()?,
             arches: named(&args.arches).unwrap_or_default(),
@@ -122,7 +118,16 @@ impl Inputs {
             verdicts: BTreeMap::new(),
             faults: BTreeMap::new(),
             versions: BTreeMap::new(),
-        };
+        })
+    }
+
+    /// Gathers the facts for the command line `args`. `handlers` are all handlers of the instance.
+    pub(super) fn gather(
+        args: &Register,
+        common: &Common,
+        handlers: Vec<Handler>,
+    ) -> Result<Self, Diagnostic> {
+        let mut inputs = Self::of(args, common, handlers)?;
         inputs.find_natives(args.dry_run);
         inputs.find_interpreters(args, common.quiet)?;
         let is_named = args.interpreter.is_some() || args.source.is_named();

@@ -10,7 +10,7 @@ use super::report::{ArchResult, Outcome};
 use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::{display_path, escape};
 use crate::base::shell::shell_line;
-use crate::binfmt::instance::{DEFAULT_PATH, Instance};
+use crate::binfmt::instance::{DEFAULT_PATH, HandlerError, Instance};
 use crate::binfmt::{Extension, Flags, Handler, Matcher, Pattern, Rule};
 use crate::boot::formats::{ArchRules, Subject};
 use crate::boot::persist::{is_stable_path, write_boot_file};
@@ -18,11 +18,11 @@ use crate::commands::apply::{guarded, remove_stale};
 use crate::commands::args::Common;
 use crate::handler::apply::InterpreterFile;
 use crate::handler::plan::{Decision, Registration};
-use crate::handler::preset::Preset;
+use crate::handler::preset::{Preset, handler_of};
 use crate::handler::rules::{RuleFacts, decide_rules};
 use crate::handler::transaction::Staged;
 use crate::interpreter::{CheckError, Executor, self_exe_header};
-use crate::probe::{End, Outcome as ProbeOutcome, Sample, Verification, run_sample};
+use crate::probe::{End, Failure, Outcome as ProbeOutcome, Sample, Verification, run_sample};
 use crate::system::namespace::Target;
 use crate::system::signals::DeferredSignals;
 
@@ -169,8 +169,8 @@ impl Request<'_> {
         let sample = sample.filter(|_| !args.no_verify && !args.dry_run);
         let mut checked = Checked::NotRun(None);
         let mut decision = self.decide(None)?;
-        if let (Decision::Unchanged(_), Some(sample)) = (&decision, sample) {
-            checked = check(sample, requested);
+        if let (Decision::Unchanged(_), Some(sample), Some(instance)) = (&decision, sample, instance) {
+            checked = check(instance, sample, requested);
             if let Checked::Failed(reason) = &checked {
                 decision = self.decide(Some(reason.clone()))?;
             }
@@ -304,7 +304,7 @@ fn execute(
         remove_stale(instance, handlers, rule.name())?;
     }
     let staged = Staged::stage(instance, registration)?;
-    let check = || sample.map_or(Checked::NotRun(None), |sample| check(sample, requested));
+    let check = || sample.map_or(Checked::NotRun(None), |sample| check(instance, sample, requested));
     let checked = check();
     if matches!(checked, Checked::Failed(_)) {
         staged.rollback(instance)?;
@@ -323,7 +323,12 @@ fn execute(
 }
 
 /// Executes `sample` through the kernel.
-fn check(sample: Sample, requested: &Requested) -> Checked {
+fn check(instance: &Instance, sample: Sample, requested: &Requested) -> Checked {
+    match in_front(instance, sample, requested) {
+        Err(problem) => return Checked::NotRun(Some(problem.to_string())),
+        Ok(Some(name)) => return Checked::Failed(Failure::Shadowed(Some(name)).to_string()),
+        Ok(None) => {}
+    }
     match run_sample(sample) {
         Err(error) => Checked::NotRun(Some(error.to_string())),
         Ok(None) => Checked::NotRun(Some("qus has no such file for this host".to_owned())),
@@ -338,6 +343,19 @@ fn check(sample: Sample, requested: &Requested) -> Checked {
             }),
         },
     }
+}
+
+/// Returns the name of the handler that takes `sample` although it has none of the requested rules. Another interpreter
+/// would then execute the sample.
+fn in_front(
+    instance: &Instance,
+    sample: Sample,
+    requested: &Requested,
+) -> Result<Option<String>, HandlerError> {
+    let handlers = instance.handlers()?;
+    let first = handler_of(sample, &handlers);
+    let other = first.filter(|first| !requested.rules.iter().any(|rule| first.entry.is(rule)));
+    Ok(other.map(|other| other.name.to_string()))
 }
 
 /// Returns the reason why `outcome` does not show that the interpreter executed `sample`.

@@ -74,7 +74,7 @@ fn texts(headers: &Headers<'_>, header: &Header, at: u64, count: u64) -> Result<
     if count > MEMBERS {
         return Err(too_large());
     }
-    // What comes after the texts belongs to other entries of the header.
+    // The bytes after the texts belong to other entries of the header.
     let bytes = headers.part(at, header.end.saturating_sub(at).min(TEXTS_SIZE))?;
     let mut texts = bytes.split(|byte| *byte == 0);
     let count = usize::try_from(count).unwrap_or(usize::MAX);
