@@ -1,6 +1,7 @@
 //! `qus fetch`: unpacks static interpreters from the distribution's package or from the source of `--from`.
 
 mod stored;
+mod users;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -50,7 +51,8 @@ pub struct Fetch {
     pub list: bool,
     /// Remove unused interpreters
     ///
-    /// Removes fetched interpreters that no handler uses.
+    /// Removes fetched interpreters that no handler, no configuration and no process uses. Those that `qus run` chooses
+    /// stay, unless ARCH or --qemu-version selects them.
     #[arg(help_heading = SELECTION, long, conflicts_with = "from")]
     pub prune: bool,
     /// With --prune: remove nothing

@@ -136,7 +136,8 @@ fn provenance_is_printed_everywhere(lab: &Lab) {
         (&json!("fetched"), &json!(["qemu-arm"]))
     );
     let date = record["date"].as_str().unwrap();
-    let row = format!("arm   {}  fetched  {date}  qemu-user-static=1:7.2  qemu-arm  {shown}\n", version());
+    let row =
+        format!("arm   {}  fetched  {date}  qemu-user-static=1:7.2  qemu-arm,qus run  {shown}\n", version());
     assert!(done(lab, &["fetch", "--list"]).ends_with(&row), "{row}");
     assert_eq!(done(lab, &["fetch", "--list", "s390x"]).lines().count(), 1);
     // Fetching the same file again neither writes it nor changes its date.
@@ -272,10 +273,10 @@ fn prune_removes_unused_interpreters(lab: &Lab) {
     let store = lab.path("data/qus");
     let before = tree(&store);
     assert_eq!(before.len(), 6);
-    let planned = done(lab, &["fetch", "--prune", "--dry-run"]);
+    let planned = done(lab, &["fetch", "--prune", "--dry-run", "arm", "s390x"]);
     assert_eq!(planned.matches("would be removed").count(), 2, "{planned}");
     assert_eq!(tree(&store), before);
-    let removed = done(lab, &["fetch", "--prune"]);
+    let removed = done(lab, &["fetch", "--prune", "arm", "s390x"]);
     assert_eq!(
         removed.lines().map(|row| row.split_whitespace().next().unwrap()).collect::<Vec<_>>(),
         ["arm", "s390x"]
@@ -284,18 +285,63 @@ fn prune_removes_unused_interpreters(lab: &Lab) {
     assert_eq!(tree(&store), left);
     assert!(!store.join(newer_version()).exists());
     assert_eq!(busybox("arm", "echo still").unwrap().stdout, "still\n");
-    assert_eq!(done(lab, &["fetch", "--prune"]), "");
+    assert_eq!(done(lab, &["fetch", "--prune", "arm"]), "");
     // A handler may use the file through another path.
     lab.done(["reset"]);
     let link = lab.link("links/qemu-arm-static", &store.join(&left[0]));
     lab.handler("mine", "arm", &link, crate::lab::OURS);
-    assert_eq!(done(lab, &["fetch", "--prune"]), "");
+    assert_eq!(done(lab, &["fetch", "--prune", "arm"]), "");
     lab.command("mine", "-1");
-    assert_eq!(done(lab, &["fetch", "--prune"]).lines().count(), 1);
+    assert_eq!(done(lab, &["fetch", "--prune", "arm"]).lines().count(), 1);
     assert_eq!(tree(&store), [""; 0]);
     lab.refused(["fetch", "--prune", "--from", "some.deb"], 2, "cannot be used with");
     lab.refused(["fetch", "--dry-run", "arm"], 2, "--prune");
     assert!(order().is_empty());
+}
+
+kernel_test!(prune_leaves_what_run_and_processes_use);
+fn prune_leaves_what_run_and_processes_use(lab: &Lab) {
+    let prune = |words: &[&str]| qus(lab, &[&["fetch", "--prune"], words].concat());
+    let empty = format!("qus: no fetched interpreter is in {}\n", lab.path("data/qus").display());
+    assert_eq!((prune(&[]).status, prune(&[]).stderr), (0, empty));
+    package(lab, "some.deb", &["arm", "s390x"]);
+    done(lab, &["fetch", "--from", "some.deb", "all"]);
+    fs::create_dir(lab.path("other")).unwrap();
+    lab.executable("other/qemu-arm-static", &other_version("arm"));
+    done(lab, &["fetch", "--from", "other", "arm"]);
+    let chosen = |file: &Value| file["used_by_run"] == true;
+    let files = &answer(lab, &["fetch", "--list"])["files"];
+    let chosen: Vec<bool> = files.as_array().unwrap().iter().map(chosen).collect();
+    assert_eq!(chosen, [true, false, true], "{files:#}");
+    // `qus run` uses the newest version of each emulator, so only the older one of arm is removed.
+    let before = tree(&lab.path("data")).len();
+    let value = answer(lab, &["fetch", "--prune"]);
+    assert_eq!(value["files"].as_array().unwrap().len(), 1, "{value:#}");
+    assert_eq!(value["kept"].as_array().unwrap().len(), 2, "{value:#}");
+    assert_eq!(tree(&lab.path("data")).len(), before - 2);
+    let ran = prune(&[]);
+    let note = "2 interpreters stay: 2 for `qus run` (to remove one, name its architecture)";
+    assert_eq!((ran.status, ran.stdout, ran.stderr), (0, String::new(), format!("qus: {note}\n")));
+
+    // A process that an interpreter executes is no reason to keep another one.
+    let program = lab.copy("busybox", &crate::downloads::busybox("s390x"));
+    let words = ["run", "--direct", "--", program.to_str().unwrap(), "sh", "-c", "echo started; read line"];
+    let mut process = command(lab, &words).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = [0; 8];
+    std::io::Read::read_exact(process.stdout.as_mut().unwrap(), &mut line).unwrap();
+    let listed = &answer(lab, &["fetch", "--list", "s390x"])["files"][0];
+    assert_eq!(listed["processes"], json!([process.id()]), "{listed:#}");
+    let ran = prune(&["arm", "s390x"]);
+    assert_eq!(ran.stdout.lines().count(), 1, "{ran:#?}");
+    assert_eq!(ran.stderr, "qus: 1 interpreter stays: 1 in use\n");
+    drop(process.stdin.take());
+    process.wait().unwrap();
+    // A file that qus did not write stays, and is not called used.
+    let directory = lab.path("data/qus").join(version());
+    fs::remove_file(directory.join("qemu-s390x-static.json")).unwrap();
+    let ran = prune(&["s390x"]);
+    assert_eq!(ran.stderr, "qus: 1 interpreter stays: 1 not as it was fetched\n", "{ran:#?}");
+    assert!(directory.join("qemu-s390x-static").exists());
 }
 
 /// Expects that a file of the destination is a complete interpreter, old or new, a record, or a temporary file.

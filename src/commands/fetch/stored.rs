@@ -8,14 +8,13 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::Fetch;
-use crate::base::error::Diagnostic;
+use super::users::{Users, Uses};
+use crate::base::count::count;
+use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::{display_path, escape};
 use crate::base::output::{Output, Status};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::TextWriter;
-use crate::binfmt::Handler;
-use crate::binfmt::instance::{Instance, OpenError};
-use crate::boot::configuration::Configuration;
 use crate::commands::args::Common;
 use crate::commands::report::Report;
 use crate::interpreter::ArchFilter;
@@ -23,13 +22,15 @@ use crate::interpreter::QemuVersion;
 use crate::interpreter::provenance::{Provenance, record_path};
 use crate::interpreter::self_exe_header;
 use crate::interpreter::store::stored;
-use crate::system::file_id::FileId;
 
 /// Results of `qus fetch --list`: fetched interpreters. For `--prune`, only those that are removed or would be removed.
 #[derive(Serialize)]
 pub(super) struct StoredReport {
     dest: PathBuf,
     files: Vec<StoredInterpreter>,
+    /// For `--prune`: interpreters that stay in place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<Vec<StoredInterpreter>>,
     /// True for a dry run of `--prune`. `None` for `--list`.
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<bool>,
@@ -47,9 +48,30 @@ struct StoredInterpreter {
     size: u64,
     /// Handlers that use the interpreter, and configuration files with a rule that names it.
     used_by: Vec<String>,
+    /// Ids of the processes that execute the interpreter, as far as this user may see them.
+    processes: Vec<u32>,
+    /// True if `qus run` chooses the interpreter for its architecture.
+    #[serde(rename = "used_by_run")]
+    by_run: bool,
     provenance: Option<Provenance>,
     #[serde(skip_serializing_if = "Option::is_none")]
     removed: Option<bool>,
+}
+
+impl StoredInterpreter {
+    /// Reports whether a handler, a rule or a process uses the interpreter.
+    fn is_used(&self) -> bool {
+        !self.used_by.is_empty() || !self.processes.is_empty()
+    }
+
+    /// Returns the users of the interpreter as a cell of a table.
+    fn users(&self) -> String {
+        let processes = self.processes.iter().map(|process| format!("process {process}"));
+        let run = self.by_run.then(|| "qus run".to_owned());
+        let users: Vec<String> =
+            self.used_by.iter().map(|name| escape(name)).chain(processes).chain(run).collect();
+        if users.is_empty() { "-".to_owned() } else { users.join(",") }
+    }
 }
 
 /// State of a file in the directories of fetched interpreters.
@@ -74,37 +96,6 @@ impl State {
     }
 }
 
-/// Registered handlers and configured rules that may use fetched interpreters.
-struct Users {
-    handlers: Vec<Handler>,
-    configuration: Configuration,
-}
-
-impl Users {
-    /// Gathers the handlers of the instance, and the rules that the system registers at boot.
-    fn gather(common: &Common) -> Result<Self, Diagnostic> {
-        let handlers = match Instance::open(&common.instance) {
-            Ok(instance) => instance.handlers()?,
-            // Without an instance there are no handlers.
-            Err(OpenError::NotMounted(_)) => Vec::new(),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Self { handlers, configuration: Configuration::read(Path::new("/")) })
-    }
-
-    fn of(&self, path: &Path) -> Vec<String> {
-        let id = |path: &Path| fs::metadata(path).ok().map(|metadata| FileId::of(&metadata));
-        let this = id(path);
-        let is_this = |other: &Path| other == path || other.is_absolute() && id(other) == this;
-        let handlers =
-            self.handlers.iter().filter(|handler| handler.entry.interpreter.as_deref().is_some_and(is_this));
-        let rules =
-            self.configuration.rules.iter().filter(|configured| is_this(configured.rule.interpreter()));
-        let files = rules.map(|configured| configured.file.to_string_lossy().into_owned());
-        handlers.map(|handler| handler.name.to_string()).chain(files).collect()
-    }
-}
-
 fn items(dest: &Path, requested: &ArchFilter, users: &Users) -> Vec<StoredInterpreter> {
     let stored = stored(dest).into_iter().filter(|stored| requested.is_wanted(stored.arch));
     stored
@@ -115,15 +106,18 @@ fn items(dest: &Path, requested: &ArchFilter, users: &Users) -> Vec<StoredInterp
                 _ => State::Changed,
             };
             let size = fs::metadata(&stored.path).map_or(0, |metadata| metadata.len());
-            let used_by = users.of(&stored.path);
+            let Uses { used_by, processes, by_run } = users.of(stored.arch, &stored.path);
             let (arch, path) = (stored.arch.name, stored.path);
+            let provenance = stored.provenance;
             StoredInterpreter {
                 arch,
                 state,
                 path,
                 size,
                 used_by,
-                provenance: stored.provenance,
+                processes,
+                by_run,
+                provenance,
                 removed: None,
             }
         })
@@ -134,31 +128,39 @@ fn items(dest: &Path, requested: &ArchFilter, users: &Users) -> Vec<StoredInterp
 pub(super) fn list(args: &Fetch, dest: PathBuf, common: &Common) -> Result<StoredReport> {
     let requested = requested(args)?;
     let files = items(&dest, &requested, &Users::gather(common)?);
-    Ok(StoredReport { dest, files, dry_run: None, problems: Vec::new() })
+    Ok(StoredReport { dest, files, kept: None, dry_run: None, problems: Vec::new() })
 }
 
 /// Executes `qus fetch --prune`. Removes only interpreters that qus has fetched, that are unchanged since then, and
-/// that no handler and no rule uses.
+/// that no handler, no rule and no process uses. If the command line names no architecture and no version, the
+/// interpreters that `qus run` chooses stay, too.
 pub(super) fn prune(args: &Fetch, dest: PathBuf, common: &Common) -> Result<StoredReport> {
     let requested = requested(args)?;
-    let mut files = items(&dest, &requested, &Users::gather(common)?);
-    files.retain(|item| item.state == State::Fetched && item.used_by.is_empty());
+    let is_named = super::arches(args).is_some() || requested.version.is_some();
+    let (mut files, kept): (Vec<_>, Vec<_>) = items(&dest, &requested, &Users::gather(common)?)
+        .into_iter()
+        .partition(|item| item.state == State::Fetched && !item.is_used() && (is_named || !item.by_run));
     let mut problems = Vec::new();
     for item in &mut files {
-        let failed = |error: io::Error| {
-            Diagnostic::new(format!("cannot remove {}: {error}", display_path(&item.path)))
-                .with_command("sudo qus fetch --prune")
-        };
         if !args.dry_run
             && let Err(error) = remove(&item.path)
         {
-            problems.push(failed(error));
+            problems.push(not_removed(&item.path, &error));
             item.removed = Some(false);
             continue;
         }
         item.removed = Some(!args.dry_run);
     }
-    Ok(StoredReport { dest, files, dry_run: Some(args.dry_run), problems })
+    Ok(StoredReport { dest, files, kept: Some(kept), dry_run: Some(args.dry_run), problems })
+}
+
+/// Returns the error that the interpreter at `path` was not removed. Root can remove it if this user lacks the rights.
+fn not_removed(path: &Path, error: &io::Error) -> Diagnostic {
+    let problem = Diagnostic::new(format!("cannot remove {}: {error}", display_path(path)));
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => problem.with_advice(Advice::this_command_as_root()),
+        _ => problem,
+    }
 }
 
 /// Removes the interpreter at `path`, then the record of its origin, then the directory of its QEMU version if that is
@@ -201,11 +203,7 @@ impl Report for StoredReport {
         for problem in &self.problems {
             output.problem(problem)?;
         }
-        if self.files.is_empty() {
-            let note = match self.dry_run {
-                Some(_) => "every fetched interpreter is in use".to_owned(),
-                None => format!("nothing was fetched into {}", display_path(&self.dest)),
-            };
+        if let Some(note) = self.note() {
             output.info(&note)?;
         }
         Ok(if self.problems.is_empty() { Status::Done } else { Status::Failed })
@@ -213,6 +211,33 @@ impl Report for StoredReport {
 }
 
 impl StoredReport {
+    /// Returns a sentence about the interpreters that stay, or that there are none.
+    fn note(&self) -> Option<String> {
+        let kept = self.kept.as_deref().unwrap_or_default();
+        if self.files.is_empty() && kept.is_empty() {
+            return Some(format!("no fetched interpreter is in {}", display_path(&self.dest)));
+        }
+        let number =
+            |is_meant: &dyn Fn(&StoredInterpreter) -> bool| kept.iter().filter(|item| is_meant(item)).count();
+        let is_fetched = |item: &StoredInterpreter| item.state == State::Fetched;
+        let reasons = [
+            (number(&|item| item.is_used()), "in use"),
+            (
+                number(&|item| !item.is_used() && is_fetched(item)),
+                "for `qus run` (to remove one, name its architecture)",
+            ),
+            (number(&|item| !item.is_used() && !is_fetched(item)), "not as it was fetched"),
+        ];
+        let reasons: Vec<String> = reasons
+            .into_iter()
+            .filter(|(number, _)| *number > 0)
+            .map(|(number, reason)| format!("{number} {reason}"))
+            .collect();
+        let stay = if kept.len() == 1 { "stays" } else { "stay" };
+        let kept = count(kept.len(), "interpreter");
+        (!reasons.is_empty()).then(|| format!("{kept} {stay}: {}", reasons.join(", ")))
+    }
+
     fn list_table(&self) -> Table {
         let or_dash = |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| escape(text));
         let mut table =
@@ -220,8 +245,6 @@ impl StoredReport {
         for item in &self.files {
             let record = item.provenance.as_ref();
             let from = record.map(Provenance::short);
-            let used_by =
-                if item.used_by.is_empty() { "-".to_owned() } else { escape(&item.used_by.join(",")) };
             table.push(
                 [
                     item.arch.to_owned(),
@@ -229,7 +252,7 @@ impl StoredReport {
                     item.state.word().to_owned(),
                     or_dash(record.map(|record| &record.date)),
                     or_dash(from.as_ref()),
-                    used_by,
+                    item.users(),
                     display_path(&item.path),
                 ]
                 .map(Cell::from),
