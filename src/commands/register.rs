@@ -360,7 +360,7 @@ impl Plan {
                 decision = persistence.checked(&(*arch).into(), decision, rules.as_ref());
             }
             tracing::info!("decided: {decision}");
-            let mut item = ArchResult::new(arch, &decision, inputs, args.dry_run);
+            let mut item = ArchResult::new(arch, &decision, inputs, request.flags, args.dry_run);
             // A native architecture is a success, unless `--interpreter` names a file for it.
             if args.interpreter.is_none() && !args.force_native && inputs.facts(arch).native.is_native() {
                 item.set_native();
@@ -442,6 +442,7 @@ fn request(args: &Register) -> Request {
     let explicit = args.interpreter.is_some()
         || args.source.is_named()
         || args.source.required.qemu_version.is_some()
+        || args.in_memory
         || args.credentials;
     Request { flags, explicit, replace: args.replace, force_native: args.force_native }
 }

@@ -48,7 +48,7 @@ impl Facts<'_> {
 pub struct Request {
     /// The flags of a new handler.
     pub flags: Flags,
-    /// True if the user named an interpreter, a source or flags.
+    /// True if the user named an interpreter, a source or flags, or wants the interpreter in memory.
     pub explicit: bool,
     /// True if a working handler may be replaced.
     pub replace: bool,

@@ -254,3 +254,57 @@ fn a_handler_of_special_files_stays(lab: &Lab) {
     assert_eq!(lab.done(["register", "arm", "s390x"]).matches(" unchanged ").count(), 2);
     assert_eq!(lab.entries(), entries);
 }
+
+kernel_test!(a_conflict_names_the_difference);
+/// Tests requests that differ from the registered handler in the flags or the pattern only.
+fn a_conflict_names_the_difference(lab: &Lab) {
+    let own = lab.copy("own/qemu-arm-static", &interpreter("arm"));
+    let path = own.to_str().unwrap();
+    let there = format!("qemu-arm ({path}, flags POF) already handles these programs");
+    lab.done(["register", "--interpreter", path, "arm"]);
+    let before = lab.entries();
+    let message = format!("{there}, not with the flags POCF");
+    let command = format!("qus register --replace --credentials --interpreter {path} arm");
+    lab.refused(["register", "--credentials", "--interpreter", path, "arm"], 2, &message).suggests(&command);
+    assert_eq!(lab.entries(), before);
+    lab.shell(&command);
+    assert!(lab.entries()["qemu-arm"].contains("flags: POCF\n"));
+
+    lab.done(["reset"]);
+    let header = r"\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00";
+    let mask = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff";
+    lab.register(format!(":qemu-arm:M::{header}:{mask}:{path}:POF").as_bytes()).unwrap();
+    let before = lab.entries();
+    assert!(lab.done(["register", "arm"]).contains(" existing "));
+    let message = format!("{there}; its magic or mask differs from that of `qus show arm`");
+    let command = format!("qus register --replace --interpreter {path} arm");
+    lab.refused(["register", "--interpreter", path, "arm"], 2, &message).suggests(&command);
+    assert_eq!(lab.entries(), before);
+    lab.shell(&command);
+    assert!(lab.done(["register", "--interpreter", path, "arm"]).contains(" unchanged "));
+}
+
+kernel_test!(lost_flags_are_named);
+fn lost_flags_are_named(lab: &Lab) {
+    lab.copy("own/qemu-arm-static", &interpreter("arm"));
+    let register = |options: &[&'static str]| {
+        let words = ["register", "--interpreter-dir", "own", "--replace"];
+        words.into_iter().chain(options.iter().copied()).chain(["arm"]).collect::<Vec<_>>()
+    };
+    lab.done(register(&["--credentials"]));
+    let lost = "; in place of qemu-arm; without its flag C (--credentials sets C)\n";
+    let planned = lab.done(register(&["--dry-run"]));
+    assert!(planned.contains(" would replace ") && planned.ends_with(lost), "{planned}");
+    assert!(lab.entries()["qemu-arm"].contains("flags: POCF\n"));
+    let printed = lab.done(register(&[]));
+    assert!(printed.contains(" replaced ") && printed.ends_with(lost), "{printed}");
+    assert!(lab.entries()["qemu-arm"].contains("flags: POF\n"));
+    let printed = lab.done(register(&["--credentials"]));
+    assert!(printed.ends_with("; in place of qemu-arm\n"), "{printed}");
+    // The flags of a rule are not those of an emulator, and several may be lost.
+    lab.done(["reset"]);
+    lab.register(b":x:M::abcd::/bin/true:POF").unwrap();
+    let words = ["register", "--replace", "--rule", ":x:M::abcd::/bin/true:"];
+    let printed = lab.done(words);
+    assert!(printed.contains("; without its flags F, O, P; "), "{printed}");
+}

@@ -42,6 +42,24 @@ fn interpreters_live_in_memory(lab: &Lab) {
     assert!(order().is_empty());
 }
 
+kernel_test!(a_handler_with_a_file_is_not_in_memory);
+fn a_handler_with_a_file_is_not_in_memory(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    let before = lab.entries();
+    let message = format!(
+        "qemu-arm ({}, flags POF) already handles these programs, not memory/QEMU-",
+        interpreter("arm").display()
+    );
+    let command = ["qus", "register", "--replace", "--in-memory", "arm"];
+    lab.refused(["register", "--in-memory", "arm"], 2, &message).suggests(&command.join(" "));
+    assert_eq!(lab.entries(), before);
+    lab.done(command.into_iter().skip(1));
+    assert!(lab.entries()["qemu-arm"].contains("interpreter memory/QEMU-"));
+    assert!(lab.done(["register", "--in-memory", "arm"]).contains(" unchanged "));
+    // Without the option, a handler in memory is sufficient.
+    assert!(lab.done(["register", "arm"]).contains(" existing "));
+}
+
 kernel_test!(memory_that_may_not_be_executed);
 /// Tests `vm.memfd_noexec`. Each pid namespace has its own value (Linux 6.3), so a test can change it.
 fn memory_that_may_not_be_executed(lab: &Lab) {

@@ -112,8 +112,14 @@ pub(crate) struct ArchResult {
 }
 
 impl ArchResult {
-    /// Creates the result of `arch` from the decision about it.
-    pub(super) fn new(arch: &'static Arch, decision: &Decision, inputs: &Inputs, dry_run: bool) -> Self {
+    /// Creates the result of `arch` from the decision about it. `flags` are those of a new handler.
+    pub(super) fn new(
+        arch: &'static Arch,
+        decision: &Decision,
+        inputs: &Inputs,
+        flags: Flags,
+        dry_run: bool,
+    ) -> Self {
         let mut item = Self { arch: Some(arch.name), ..Self::named(arch.name) };
         match decision {
             Decision::Unchanged(names) => item.record_existing(Outcome::Unchanged, names, arch, inputs),
@@ -122,7 +128,7 @@ impl ArchResult {
                 item.message = Some("this handler already works".to_owned());
             }
             Decision::Register(registration) => {
-                item.planned(registration, dry_run);
+                item.planned(registration, &inputs.handlers, dry_run);
                 if *inputs.facts(arch).native == Nativeness::NotAsked {
                     item.remark("a dry run does not determine whether this host runs it natively");
                 }
@@ -132,7 +138,7 @@ impl ArchResult {
                 item.message = Some(reason.clone());
                 item.advice.clone_from(advice);
             }
-            Decision::Conflict { with } => item.conflict(arch, with, inputs),
+            Decision::Conflict { with } => item.conflict(arch, with, inputs, flags),
             Decision::NoInterpreter => item.missing(arch, inputs),
         }
         item
@@ -181,7 +187,7 @@ impl ArchResult {
                 item.interpreter = rules.first().map(|rule| rule.interpreter().to_string_lossy().into());
                 item.message = Some("this handler already has this interpreter".to_owned());
             }
-            Decision::Register(registration) => item.planned(registration, false),
+            Decision::Register(registration) => item.planned(registration, handlers, false),
             Decision::Refused { reason, advice } => {
                 item.outcome = Outcome::Refused;
                 item.message = Some(reason.clone());
@@ -229,7 +235,7 @@ impl ArchResult {
         self.verification = inputs.facts(arch).verdict.and_then(|verdict| verdict.as_ref().ok()).copied();
     }
 
-    fn planned(&mut self, registration: &Registration, dry_run: bool) {
+    fn planned(&mut self, registration: &Registration, handlers: &[Handler], dry_run: bool) {
         self.outcome = if registration.removes.is_empty() { Outcome::Registered } else { Outcome::Replaced };
         self.handlers = registration.rules.iter().map(|rule| rule.name().to_string()).collect();
         let rule = registration.rules.first();
@@ -239,15 +245,16 @@ impl ArchResult {
             registration.displaced.iter().map(|name| format!("the kernel now tries {name} after it"));
         let narrowed =
             registration.narrowed.iter().map(|name| format!("it now also takes files that {name} matches"));
-        let remarks: Vec<String> =
-            registration.reason.clone().into_iter().chain(displaced).chain(narrowed).collect();
+        let reason = registration.reason.clone().into_iter();
+        let lost = lost_flags(registration, handlers);
+        let remarks: Vec<String> = reason.chain(lost).chain(displaced).chain(narrowed).collect();
         self.message = (!remarks.is_empty()).then(|| remarks.join("; "));
         if dry_run {
             self.verified = false;
         }
     }
 
-    fn conflict(&mut self, arch: &Arch, with: &[HandlerName], inputs: &Inputs) {
+    fn conflict(&mut self, arch: &'static Arch, with: &[HandlerName], inputs: &Inputs, flags: Flags) {
         self.outcome = Outcome::Conflict;
         let has_programs = |name: &&HandlerName| {
             let handler = inputs.handlers.iter().find(|handler| handler.name == **name);
@@ -257,11 +264,12 @@ impl ArchResult {
         let all = |names: &[&HandlerName]| {
             names.iter().map(|name| describe(name, &inputs.handlers)).collect::<Vec<_>>().join(" and ")
         };
-        let ours = inputs.interpreter(arch).map(|interpreter| display_path(&interpreter.path));
-        let ours = ours.map(|ours| format!(", not {ours}")).unwrap_or_default();
         let mut reasons = Vec::new();
-        if !matching.is_empty() {
-            reasons.push(format!("{} already handles these programs{ours}", all(&matching)));
+        if let Some(first) = matching.first() {
+            let handler = inputs.handlers.iter().find(|handler| handler.name == **first);
+            let difference = handler.and_then(|handler| difference(arch, handler, inputs, flags));
+            let difference = difference.unwrap_or_default();
+            reasons.push(format!("{} already handles these programs{difference}", all(&matching)));
         }
         if !namesakes.is_empty() {
             reasons.push(format!("the name is taken by another handler, {}", all(&namesakes)));
@@ -442,6 +450,39 @@ impl ArchResult {
         }
         text
     }
+}
+
+/// Describes the flags of the handlers that `registration` replaces and that its rules do not have. `None` if there are
+/// none.
+fn lost_flags(registration: &Registration, handlers: &[Handler]) -> Option<String> {
+    let new = registration.rules.first()?.flags().to_string();
+    let is_replaced = |handler: &&Handler| {
+        let names = registration.removes.iter().chain(&registration.displaced);
+        handler.entry.enabled && names.into_iter().any(|name| *name == handler.name)
+    };
+    let old: String =
+        handlers.iter().filter(is_replaced).map(|handler| handler.entry.flag_letters()).collect();
+    let mut lost: Vec<char> = old.chars().filter(|letter| !new.contains(*letter)).collect();
+    lost.sort_unstable();
+    lost.dedup();
+    let (first, others) = lost.split_first()?;
+    let plural = if others.is_empty() { "" } else { "s" };
+    let option = if lost.contains(&'C') { " (--credentials sets C)" } else { "" };
+    let letters = others.iter().fold(first.to_string(), |text, letter| format!("{text}, {letter}"));
+    Some(format!("without its flag{plural} {letters}{option}"))
+}
+
+/// Describes the difference of `handler`, which is in the way of a rule for `arch`, from this rule. `flags` are those of
+/// the rule. Returns `None` if there is no interpreter for the rule.
+fn difference(arch: &'static Arch, handler: &Handler, inputs: &Inputs, flags: Flags) -> Option<String> {
+    let interpreter = inputs.interpreter(arch)?;
+    if handler.entry.interpreter.as_deref() != Some(&interpreter.path) {
+        return Some(format!(", not {}", display_path(&interpreter.path)));
+    }
+    if handler.entry.flag_letters() != flags.to_string() {
+        return Some(format!(", not with the flags {flags}"));
+    }
+    Some(format!("; its magic or mask differs from that of `qus show {}`", arch.name))
 }
 
 /// Describes the handler `name`, which is one of `handlers`.
