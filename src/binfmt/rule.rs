@@ -79,8 +79,11 @@ pub enum RuleError {
         /// Length of the register line, in bytes.
         length: usize,
     },
+    /// The register line has fewer than seven delimiters.
+    #[error("the register line ends too early: it needs seven delimiters")]
+    Incomplete,
     /// A field of the register line does not follow the grammar.
-    #[error("the {field} of the register line is malformed")]
+    #[error("the field \"{field}\" of the register line is malformed")]
     Malformed {
         /// Name of the malformed field, such as `offset`.
         field: &'static str,

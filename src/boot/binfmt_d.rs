@@ -97,7 +97,12 @@ impl ReadError {
 
 /// Reads lines from `input`, which is not a file, for example standard input.
 pub fn read_stream(input: &mut dyn io::Read) -> Result<Vec<Line>, ReadError> {
-    Ok(lines(&content(input).map_err(ReadError::of)?.ok_or(ReadError::TooLarge)?))
+    rules_in(input)
+}
+
+fn rules_in(input: impl io::Read) -> Result<Vec<Line>, ReadError> {
+    let text = content(input).map_err(ReadError::of)?.ok_or(ReadError::TooLarge)?;
+    if is_of_binfmt_support(&text) { Err(ReadError::BinfmtSupport) } else { Ok(lines(&text)) }
 }
 
 /// Reads the lines of the `binfmt.d` file `file`. A link to `/dev/null` has no lines.
@@ -111,11 +116,7 @@ pub fn read(file: &Path) -> Result<Vec<Line>, ReadError> {
     if !metadata.is_file() {
         return Err(ReadError::Special);
     }
-    let text = content(open).map_err(io)?.ok_or(ReadError::TooLarge)?;
-    if is_of_binfmt_support(&text) {
-        return Err(ReadError::BinfmtSupport);
-    }
-    Ok(lines(&text))
+    rules_in(open)
 }
 
 /// Reports whether `text` has the format of binfmt-support: each line is a key, a space and a value, and one of the keys

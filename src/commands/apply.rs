@@ -61,9 +61,6 @@ pub(crate) struct ApplyReport {
     lifetime: Lifetime,
     dry_run: bool,
     items: Vec<AppliedLine>,
-    /// Files and directories that the command line names.
-    #[serde(skip)]
-    paths: Vec<PathBuf>,
 }
 
 /// Result of one line of a `binfmt.d` file, or of a file that could not be read.
@@ -132,12 +129,16 @@ struct Line {
 
 /// Registers the rules in the files and directories that `args` names, or in the default directories of binfmt.d(5).
 pub(crate) fn execute(args: &Apply, common: &Common, output: &mut Output<'_>) -> Result<ApplyReport> {
+    let (mut items, lines) = read(&args.paths);
+    // At boot it is no error if nothing is configured. A user who names a file expects a rule in it.
+    if items.is_empty() && !args.paths.is_empty() {
+        return Err(Diagnostic::new(no_rule_in(&args.paths)).into());
+    }
     let Opened { instance, scope, lifetime } = open_to_register(args.dry_run, common, output)?;
     let handlers = match &instance {
         Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
         None => Vec::new(),
     };
-    let (mut items, lines) = read(&args.paths);
     let requested: Vec<ConfigLine<'_>> = lines
         .iter()
         .map(|line| ConfigLine { rule: &line.rule, interpreter: line.interpreter.as_ref() })
@@ -160,7 +161,13 @@ pub(crate) fn execute(args: &Apply, common: &Common, output: &mut Output<'_>) ->
             item.message = message;
         }
     }
-    Ok(ApplyReport { scope, lifetime, dry_run: args.dry_run, items, paths: args.paths.clone() })
+    Ok(ApplyReport { scope, lifetime, dry_run: args.dry_run, items })
+}
+
+/// Returns the message that none of the files or directories `paths` has a rule.
+fn no_rule_in(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = paths.iter().map(|path| display_path(path)).collect();
+    format!("no rule was found in {}", paths.join(", "))
 }
 
 /// Returns the outcome that `step` has if it succeeds, and a message about it. A dry run prints both and executes
@@ -370,13 +377,7 @@ impl Report for ApplyReport {
             output.problem(&Diagnostic::new(message))?;
             status = Status::Failed;
         } else if self.items.is_empty() {
-            let directories = if self.paths.is_empty() {
-                binfmt_d::directories(Path::new("/"))
-            } else {
-                self.paths.clone()
-            };
-            let search_dirs: Vec<String> = directories.iter().map(|path| display_path(path)).collect();
-            output.info(&format!("no rule was found in {}", search_dirs.join(", ")))?;
+            output.info(&no_rule_in(&binfmt_d::directories(Path::new("/"))))?;
         }
         if new > 0 && !self.dry_run {
             output.info(&format!("{} new; run `qus verify` to test them", count_are(new, "handler")))?;

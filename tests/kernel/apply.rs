@@ -297,6 +297,44 @@ fn apply_knows_the_format_of_binfmt_support(lab: &Lab) {
     fs::write(lab.path("jar"), "package jexec\ninterpreter /usr/bin/jexec\nmagic PK\\x03\\x04\n").unwrap();
     let message = "is in the format of binfmt-support, which `update-binfmts --import` reads";
     lab.refused(["apply", "jar"], 2, message);
+    let ran = run(lab.program(&[], ["apply", "-"]).stdin(fs::File::open(lab.path("jar")).unwrap()));
+    assert!(ran.status == 2 && ran.stdout.contains(message), "{ran:#?}");
+}
+
+kernel_test!(apply_fails_without_a_rule);
+fn apply_fails_without_a_rule(lab: &Lab) {
+    fs::write(lab.path("comment.conf"), "# :a:M::a::/a:\n").unwrap();
+    fs::create_dir(lab.path("some")).unwrap();
+    symlink("/dev/null", lab.path("some/a.conf")).unwrap();
+    for path in ["comment.conf", "some", "/dev/null"] {
+        lab.refused(["apply", path], 2, &format!("no rule was found in {path}"));
+        lab.refused(["apply", "--dry-run", path], 2, &format!("no rule was found in {path}"));
+    }
+    // The producer in front of a pipe may have failed.
+    let ran = run(lab.program(&[], ["apply", "-"]).stdin(std::process::Stdio::null()));
+    assert_eq!((ran.status, ran.stderr.contains("no rule was found in -")), (2, true), "{ran:#?}");
+    // Without a path, an empty configuration is no error: `qus.service` runs at every boot.
+    directories(lab);
+    assert_eq!(lab.qus(["apply"]).status, 0);
+    assert!(order().is_empty());
+}
+
+kernel_test!(reasons_for_a_malformed_line);
+fn reasons_for_a_malformed_line(lab: &Lab) {
+    let cases = [
+        (":x:M::abcd::/bin/true", "the register line ends too early: "),
+        (":x:M::abcd::/bin/true:Z", "the field \"flags\" of the register line is malformed"),
+        (":x:M::abcd::/bin/true::", "the field \"flags\" of the register line is malformed"),
+        (":x:Q::abcd::/bin/true:", "the field \"type\" of the register line is malformed"),
+        (":x:M:z:abcd::/bin/true:", "the field \"offset\" of the register line is malformed"),
+    ];
+    for (line, message) in cases {
+        fs::write(lab.path("a.conf"), line).unwrap();
+        lab.refused(["apply", "a.conf"], 2, message);
+        lab.refused(["register", "--rule", line], 2, message);
+        // The kernel refuses the line, too.
+        assert!(lab.register(line.as_bytes()).is_err(), "{line}");
+    }
 }
 
 kernel_test!(apply_reports_what_it_cannot_read);

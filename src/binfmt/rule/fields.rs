@@ -1,5 +1,7 @@
 //! Reads the fields of a register line in the same way as the kernel's function `create_entry` in `fs/binfmt_misc.c`.
 
+use std::cmp::Ordering;
+
 use super::{LINE_MAX, LINE_MIN, RuleError};
 use crate::base::hex;
 use crate::binfmt::Flags;
@@ -92,7 +94,12 @@ impl Fields {
         if self.rest().first() == Some(&b'\n') {
             self.position += 1;
         }
-        if self.position == self.length { Ok(flags) } else { Err(RuleError::Malformed { field: "flags" }) }
+        match self.position.cmp(&self.length) {
+            Ordering::Equal => Ok(flags),
+            // A field ended at one of the delimiters that were appended.
+            Ordering::Greater => Err(RuleError::Incomplete),
+            Ordering::Less => Err(RuleError::Malformed { field: "flags" }),
+        }
     }
 }
 
