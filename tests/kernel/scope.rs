@@ -185,7 +185,10 @@ fn registering_in_an_outer_instance(lab: &Lab) {
     assert_eq!((&answer["scope"], &answer["lifetime"]), (&"outer".into(), &"outer".into()), "{ran:?}");
     let ran = unshared(lab, &["-Ur"], "$QUS --json register -n aarch64");
     assert_eq!(json(&ran.stdout)["scope"], "outer", "{ran:?}");
-    for command in ["list", "verify", "disable arm", "enable arm", "reset -n", "apply -n /dev/null"] {
+    let rule = lab.path("rule.conf");
+    std::fs::write(&rule, ":other:E::other::/nonexistent:\n").unwrap();
+    let apply = format!("apply -n {}", rule.display());
+    for command in ["list", "verify", "disable arm", "enable arm", "reset -n", &apply] {
         let ran = unshared(lab, &["-Ur"], &format!("$QUS --json {command}"));
         assert_eq!((ran.status, &json(&ran.stdout)["scope"]), (0, &"outer".into()), "{command}: {ran:?}");
     }
