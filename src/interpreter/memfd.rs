@@ -5,7 +5,8 @@
 //! as text (K48). The path must therefore exist only during the registration, and qus can choose its text. It registers
 //! the memory file under a relative path, which leads to a link in a temporary working directory, and removes this
 //! directory afterwards. The path describes the content of the file: `memory/QEMU-7.2.22/12918384-0123456789abcdef/qemu-arm-static` contains the file's size in bytes and the
-//! first digits of its SHA-256. Equal paths mean equal content.
+//! first digits of its SHA-256. Paths that differ in the version alone mean equal content: the version is unknown if the
+//! interpreter could not be started.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -75,6 +76,18 @@ fn name_of(size: u64, sha256: Sha256) -> String {
 #[must_use]
 pub fn is_called(path: &Path, size: u64, sha256: Sha256) -> bool {
     path.parent().is_some_and(|directory| directory.ends_with(name_of(size, sha256)))
+}
+
+/// Reports whether `one` and `other` are the registered paths of interpreters in memory that have the same name and the
+/// same content.
+#[must_use]
+pub fn is_same(one: &Path, other: &Path) -> bool {
+    let without_version = |path: &Path| {
+        let mut parts = path.strip_prefix(PREFIX).ok()?.iter();
+        parts.next()?;
+        Some(parts.as_path().to_owned())
+    };
+    without_version(one).is_some_and(|rest| without_version(other).is_some_and(|other| rest == other))
 }
 
 /// Reports whether `path`, the interpreter's path of a handler, is that of an interpreter in memory.
@@ -196,6 +209,10 @@ mod tests {
         assert!(is_called(&path, 129, digest("0123456789abcdef1111")));
         assert!(!is_called(&path, 130, digest("0123456789abcdef0000")));
         assert!(!is_called(&path, 129, digest("1123456789abcdef")));
+        assert!(is_same(&path, Path::new("memory/QEMU-unknown/129-0123456789abcdef/qemu-arm-static")));
+        assert!(!is_same(&path, Path::new("memory/QEMU-7.2.22/130-0123456789abcdef/qemu-arm-static")));
+        let file = Path::new("/usr/bin/qemu-arm-static");
+        assert!(!is_same(file, file));
         assert_eq!(
             crate::interpreter::arch_from_file_name(crate::system::file_id::file_name(&path)).unwrap().name,
             "arm"

@@ -374,6 +374,15 @@ pub(crate) fn is_dynamic() -> bool {
     qus::arch::elf::Executable::read(&file).unwrap().loader.is_some()
 }
 
+/// Returns the size in bytes of the address space that the segments of qus need.
+pub(crate) fn loaded_size() -> u64 {
+    let file = fs::read(QUS).unwrap();
+    let program = goblin::elf::Elf::parse(&file).unwrap();
+    let loaded =
+        program.program_headers.iter().filter(|header| header.p_type == goblin::elf::program_header::PT_LOAD);
+    loaded.map(|header| header.p_vaddr + header.p_memsz).max().unwrap()
+}
+
 /// Lowest limit of open files with which this qus starts. The loader of a dynamically linked qus opens files as well.
 pub(crate) fn fewest_descriptors() -> u32 {
     if is_dynamic() { 4 } else { 3 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::unistd::{AccessFlags, access};
+use qus::binfmt::Flags;
 
 use crate::downloads::{self, interpreter};
 use crate::lab::{Lab, QUS, Ran, busybox, is_dynamic, needs_static_qus, order, run};
@@ -40,6 +41,26 @@ fn interpreters_live_in_memory(lab: &Lab) {
     assert_eq!(busybox("arm", "echo works").unwrap().stdout, "works\n");
     lab.done(["reset"]);
     assert!(order().is_empty());
+}
+
+kernel_test!(a_version_that_was_unknown_makes_no_other_interpreter);
+/// Tests a handler in memory whose path says that the version is unknown, as after a failure to start the interpreter.
+fn a_version_that_was_unknown_makes_no_other_interpreter(lab: &Lab) {
+    let words = ["register", "--in-memory", "arm"];
+    lab.done(words);
+    let value = lab.json(["list"]);
+    let known = value["handlers"][0]["interpreter"].as_str().unwrap();
+    let (_, content) = known.strip_prefix("memory/QEMU-").unwrap().split_once('/').unwrap();
+    let unknown = Path::new("memory/QEMU-unknown").join(content);
+    lab.done(["reset"]);
+    let file = lab.copy(unknown.to_str().unwrap(), &interpreter("arm"));
+    std::env::set_current_dir(lab.path("")).unwrap();
+    lab.handler("qemu-arm", "arm", &unknown, Flags::FIX_BINARY | Flags::PRESERVE_ARGV0);
+    fs::remove_file(file).unwrap();
+    let before = lab.entries();
+    let printed = lab.done(words);
+    assert!(printed.contains(" unchanged "), "{printed}");
+    assert_eq!(lab.entries(), before);
 }
 
 kernel_test!(a_handler_with_a_file_is_not_in_memory);

@@ -82,8 +82,11 @@ impl Inputs {
     }
 
     /// Records that the interpreter of `arch` will be loaded into memory from `source`. The device and inode of the
-    /// future file are unknown, so they are set to 0.
+    /// future file are unknown, so they are set to 0. Uses the path of a handler that runs the same file, because the
+    /// version in `path` may differ from it: it is unknown if the interpreter could not be started.
     fn store(&mut self, arch: &'static Arch, path: PathBuf, source: InterpreterSource) {
+        let mut registered = self.handlers.iter().filter_map(|handler| handler.entry.interpreter.as_deref());
+        let path = registered.find(|other| memfd::is_same(other, &path)).map_or(path, Path::to_owned);
         let id = FileId { device: 0, inode: 0 };
         // The interpreter was checked before, and its copy in memory belongs to this process.
         let interpreter = Interpreter { path, id, header: self.host.clone(), owned_by_root: true };
