@@ -5,10 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::unistd::{AccessFlags, access};
-use qus::binfmt::Flags;
 
 use crate::downloads::{self, interpreter};
-use crate::lab::{Lab, QUS, Ran, busybox, is_dynamic, needs_static_qus, order, run};
+use crate::lab::{Lab, OURS, QUS, Ran, busybox, is_dynamic, needs_static_qus, order, run};
 
 kernel_test!(interpreters_live_in_memory);
 fn interpreters_live_in_memory(lab: &Lab) {
@@ -55,7 +54,7 @@ fn a_version_that_was_unknown_makes_no_other_interpreter(lab: &Lab) {
     lab.done(["reset"]);
     let file = lab.copy(unknown.to_str().unwrap(), &interpreter("arm"));
     std::env::set_current_dir(lab.path("")).unwrap();
-    lab.handler("qemu-arm", "arm", &unknown, Flags::FIX_BINARY | Flags::PRESERVE_ARGV0);
+    lab.handler("qemu-arm", "arm", &unknown, OURS);
     fs::remove_file(file).unwrap();
     let before = lab.entries();
     let printed = lab.done(words);
