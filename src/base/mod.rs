@@ -6,6 +6,7 @@ pub mod escape;
 pub mod glob;
 pub mod hex;
 pub mod log;
+pub mod order;
 pub mod output;
 pub mod parallel;
 pub mod shell;

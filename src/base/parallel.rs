@@ -8,14 +8,16 @@ use std::thread;
 /// Applies `task` to each item, in at most one thread per processor, and returns the results in the order of the items.
 pub fn map<I: Sync, T: Send>(items: &[I], task: impl Fn(&I) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
-    let results = Mutex::new(Vec::with_capacity(items.len()));
+    let results = Mutex::new(items.iter().map(|_| None).collect::<Vec<Option<T>>>());
     let work = || {
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(index) else { break };
             let result = task(item);
-            if let Ok(mut results) = results.lock() {
-                results.push((index, result));
+            if let Ok(mut results) = results.lock()
+                && let Some(place) = results.get_mut(index)
+            {
+                *place = Some(result);
             }
         }
     };
@@ -30,9 +32,7 @@ pub fn map<I: Sync, T: Send>(items: &[I], task: impl Fn(&I) -> T + Sync) -> Vec<
         }
         work();
     });
-    let mut results = results.into_inner().unwrap_or_default();
-    results.sort_unstable_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
+    results.into_inner().unwrap_or_default().into_iter().flatten().collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::base::order;
 use crate::binfmt::{Handler, Rule};
 use crate::boot::binfmt_d;
 
@@ -56,10 +57,9 @@ impl Configuration {
         let files = binfmt_d::files(&binfmt_d::directories(root));
         let rules = files.iter().flat_map(|file| rules_of(file)).collect();
         let database = fs::read_dir(root.join(BINFMT_SUPPORT)).into_iter().flatten().flatten();
-        let binfmt_support = database
-            .filter_map(|file| Some((file.file_name(), package_in(&read_small(&file.path())?))))
-            .collect();
-        Self { rules, binfmt_support }
+        let packages =
+            database.filter_map(|file| Some((file.file_name(), package_in(&read_small(&file.path())?))));
+        Self { rules, binfmt_support: order::map(packages) }
     }
 
     /// Returns the configured rules that have no handler or a different handler. A later rule replaces an earlier rule

@@ -5,7 +5,6 @@
 //! rules in these files, and `qus apply` registers the rules. For an init system that does not read `binfmt.d`, qus
 //! generates further files from the `binfmt.d` files.
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,6 +17,7 @@ use nix::sys::statfs::statfs;
 use serde::Serialize;
 
 use crate::base::error::Diagnostic;
+use crate::base::order;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Handler, Rule};
 use crate::boot::binfmt_d;
@@ -301,7 +301,7 @@ fn other_subjects() -> Vec<Subject> {
     // A directory that does not exist or cannot be listed has no file that could be read.
     let entries = fs::read_dir(BINFMT_D).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
+    order::sort(&mut names);
     names.iter().filter_map(|name| formats::other_subject(name)).collect()
 }
 
@@ -353,8 +353,8 @@ pub fn remove_persisted(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) 
 fn drop_copies(persisted_arch: &Persisted, removed: &mut Vec<PathBuf>) -> Result<(), Diagnostic> {
     let rules = crate::boot::configuration::Configuration::read(Path::new("/")).rules;
     let others = rules.into_iter().filter(|configured| configured.file != persisted_arch.path);
-    let used: BTreeSet<PathBuf> = others.map(|configured| configured.rule.interpreter().to_owned()).collect();
-    let copies: BTreeSet<&Path> = persisted_arch.set.rules.iter().map(Rule::interpreter).collect();
+    let used = order::set(others.map(|configured| configured.rule.interpreter().to_owned()));
+    let copies = order::set(persisted_arch.set.rules.iter().map(Rule::interpreter));
     for copy in copies {
         // Only copies of qus are removed, whatever paths the file contains.
         if !is_copy(copy) || used.contains(copy) {
@@ -385,7 +385,7 @@ pub fn remove_unused_copies(handlers: &[Handler]) -> Result<(), Diagnostic> {
     let rules = crate::boot::configuration::Configuration::read(Path::new("/")).rules;
     let configured = rules.iter().map(|configured| configured.rule.interpreter());
     let registered = handlers.iter().filter_map(|handler| handler.entry.interpreter.as_deref());
-    let used: BTreeSet<&Path> = configured.chain(registered).collect();
+    let used = order::set(configured.chain(registered));
     let entries = match fs::read_dir(store::COPIES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(|error| io_problem("read", Path::new(store::COPIES), &error))?,

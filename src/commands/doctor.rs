@@ -14,6 +14,7 @@ use self::facts::Facts;
 use crate::base::count::count;
 use crate::base::error::Advice;
 use crate::base::escape::escape;
+use crate::base::order;
 use crate::base::output::{Output, Status};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
@@ -90,7 +91,7 @@ pub(crate) fn execute(args: &Doctor, common: &Common) -> Result<DoctorReport> {
     for check in CHECKS {
         observations.extend((check.run)(&facts).into_iter().map(|observation| (check, observation)));
     }
-    observations.sort_by_key(|(_, observation)| observation.level);
+    order::sort_by_key(&mut observations, |(_, observation)| observation.level);
     settle(&mut observations);
     let findings = observations.into_iter().map(|(check, observation)| Finding {
         level: observation.level,

@@ -9,7 +9,6 @@ mod interpreters;
 mod rules;
 mod takeover;
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
@@ -28,6 +27,7 @@ use self::rules::rules;
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::escape::display_path;
+use crate::base::order;
 use crate::base::output::{NotRun, Output, Status};
 use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::Rule;
@@ -285,7 +285,7 @@ fn exec(path: &Path, words: &[OsString], args: &Run) -> Failure {
     let failed = |kind, reason: &str| {
         Failure(kind, Diagnostic::new(format!("cannot start {}: {reason}", display_path(path))))
     };
-    let mut variables: BTreeMap<OsString, OsString> = env::vars_os().collect();
+    let mut variables = order::map(env::vars_os());
     variables.extend(args.env.iter().map(|Variable(name, value)| (name.clone(), value.clone())));
     let variables = variables.into_iter().map(|(name, value)| [name, value].join(OsStr::new("=")));
     let strings = |words: Vec<OsString>| {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
 use crate::base::hex::Hex;
+use crate::base::order;
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::TextWriter;
 use crate::commands::args::{Words, flat, parse_kernel, parse_named_arches};
@@ -143,7 +144,7 @@ fn bundle_table(bundled: &[Member]) -> Table {
 
 fn row(arch: &Arch) -> ArchRow {
     let mut names: Vec<&str> = arch.names.iter().filter(|name| *name != arch.name).collect();
-    names.sort_unstable();
+    order::sort(&mut names);
     names.dedup();
     ArchRow { name: arch.name, description: arch.description, names }
 }

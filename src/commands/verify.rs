@@ -10,6 +10,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::arch::Arch;
+use crate::base::order;
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, NOTABLE, TextWriter};
 use anstyle::Style;
@@ -271,7 +272,7 @@ pub(crate) fn execute(args: &Verify, common: &Common) -> Result<VerifyReport> {
         });
     }
     items.extend(without_handler(&unserved)?);
-    items.sort_by_key(|item| item.arch);
+    order::sort_by_key(&mut items, |item| item.arch);
     Ok(VerifyReport { scope: Scope::of(instance.path()), items })
 }
 

@@ -19,6 +19,7 @@ use self::report::WhichReport;
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::escape::display_path;
+use crate::base::order;
 use crate::base::output::{Output, Status};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
@@ -178,7 +179,7 @@ fn know(files: &Files<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known,
         return Ok(Known::default());
     }
     let mut probe_targets: Vec<ProbeTarget> = probe_targets.into_iter().collect();
-    probe_targets.sort_by_key(|target| (target.arch.name, target.machine, target.variant));
+    order::sort_by_key(&mut probe_targets, |target| (target.arch.name, target.machine, target.variant));
     let versions = versions_of(interpreters.iter().map(PathBuf::as_path));
     let results = probe::run(&probe_targets)
         .map_err(|error| Diagnostic::from(error).with_hint("use qus which --no-verify …"))?;
@@ -216,8 +217,7 @@ impl<'a> Natives<'a> {
     fn determine_all(&self) -> bool {
         let names = self.own.into_iter().flat_map(Arch::same_family);
         let arches = names.filter_map(|name| Arch::named(name).ok());
-        let answers: BTreeMap<_, _> =
-            arches.map(|arch| (arch.name, Nativeness::of(arch, self.handlers))).collect();
+        let answers = order::map(arches.map(|arch| (arch.name, Nativeness::of(arch, self.handlers))));
         let are_known = answers.values().all(|native| !matches!(native, Nativeness::Unknown(_)));
         if are_known {
             *self.same_family.borrow_mut() = answers;

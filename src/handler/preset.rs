@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::base::order;
 use crate::binfmt::{
     Extension, Flags, HEADER_LEN, Handler, HandlerName, Matcher, Pattern, Rule, RuleError, first_match,
 };
@@ -130,7 +131,7 @@ fn expand(directory: &str) -> Vec<PathBuf> {
     let Some((parent, rest)) = directory.split_once("/*/") else { return vec![directory.into()] };
     let mut parents: Vec<PathBuf> =
         fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    parents.sort();
+    order::sort(&mut parents);
     parents.into_iter().map(|parent| parent.join(rest)).collect()
 }
 

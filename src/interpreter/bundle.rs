@@ -21,7 +21,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use lzma_rust2::{CheckType, XzOptions, XzReader, XzWriter};
+use lzma_rust2::{CheckType, XzOptions, XzWriter};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use thiserror::Error;
@@ -30,8 +30,10 @@ use super::arch_from_file_name;
 use crate::arch::Arch;
 use crate::arch::elf::Executable;
 use crate::base::error::{Advise, Diagnostic};
+use crate::base::order;
 use crate::base::parallel;
 use crate::package::Sha256;
+use crate::package::compression::xz;
 use crate::system::temp_dir::TempDir;
 
 /// Seal of the running executable: a unique marker, then the length of the whole bundle in bytes (64-bit
@@ -224,7 +226,7 @@ impl Bundle {
         let damaged = || BundleError::Member(member.name.clone());
         let packed = Window { file: &self.file, position: member.offset, remaining: member.packed };
         let packed = BufReader::with_capacity(PART, packed);
-        let mut unpacked = XzReader::new_mem_limit(packed, false, UNPACK_KIB).take(member.size + 1);
+        let mut unpacked = xz::single_stream(packed, UNPACK_KIB).take(member.size + 1);
         let (mut part, mut size, mut digest) = (vec![0; PART], 0, sha2::Sha256::new());
         loop {
             let length = unpacked.read(&mut part).map_err(|_| damaged())?;
@@ -316,7 +318,7 @@ fn write_with(
     on_packed: &(dyn Fn(u64) + Sync),
 ) -> Result<(), BundleError> {
     let io = |operation| move |source| BundleError::Io { operation, source };
-    contents.sort_by(|one, two| one.name.cmp(&two.name));
+    order::sort_by(&mut contents, |one, two| one.name.cmp(&two.name));
     let packed = parallel::map(&contents, |content| {
         let packed = pack(&content.bytes);
         on_packed(content.bytes.len() as u64);

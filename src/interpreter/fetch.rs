@@ -11,6 +11,7 @@ use super::self_exe_header;
 use super::store::{self, Stored};
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
+use crate::base::order;
 use crate::base::shell::shell_word;
 use crate::interpreter::progress::StepProgress;
 use crate::interpreter::provenance::{Origin, Provenance};
@@ -147,7 +148,7 @@ pub(crate) fn fetch(request: &FetchRequest<'_>, quiet: bool) -> Result<Fetched, 
             }
         }
     }
-    fetched.files.sort_by_key(|file| file.arch);
+    order::sort_by_key(&mut fetched.files, |file| file.arch);
     let is_there = |arch: &&str| fetched.files.iter().any(|file| file.arch == *arch);
     let asked_for = request.arches.iter().flatten().map(|arch| arch.name);
     fetched.missing = asked_for.filter(|arch| !is_there(arch)).collect();

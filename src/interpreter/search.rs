@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{CheckError, Interpreter, VersionReq, store, version_in};
 use crate::arch::Arch;
 use crate::base::escape::display_path;
+use crate::base::order;
 use crate::system::file_id::file_name;
 use crate::system::temp_dir::TempDir;
 
@@ -108,13 +109,18 @@ fn obstacle(directory: &Path) -> Option<String> {
     })
 }
 
+/// Returns the interpreters in the results of a search, each with the name of its architecture.
+pub(crate) fn usable(found: BTreeMap<&'static str, SearchResult>) -> BTreeMap<&'static str, PathBuf> {
+    order::map(found.into_iter().filter_map(|(arch, found)| Some((arch, found.interpreter?.path))))
+}
+
 /// Returns the files of a directory that have the name of an emulator, each with its architecture. They are sorted by
 /// architecture, and then by the rank of their name, the best first.
 fn candidates(location: &Path) -> Vec<(&'static Arch, PathBuf)> {
     let names = fs::read_dir(location).into_iter().flatten().flatten().map(|file| file.file_name());
     let mut candidates: Vec<_> =
         names.filter_map(|name| scheme(name.as_bytes()).map(|(rank, arch)| (arch, rank, name))).collect();
-    candidates.sort_by_key(|(arch, rank, _)| (arch.name, *rank));
+    order::sort_by_key(&mut candidates, |(arch, rank, _)| (arch.name, *rank));
     candidates.into_iter().map(|(arch, _, name)| (arch, location.join(name))).collect()
 }
 

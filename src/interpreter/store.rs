@@ -9,6 +9,7 @@ use super::provenance::Provenance;
 use super::{Interpreter, QemuVersion, arch_from_file_name, version_in};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
+use crate::base::order;
 use crate::package::Sha256;
 use crate::system::directories;
 use crate::system::file_id::file_name;
@@ -40,7 +41,7 @@ pub fn all_fetched() -> Vec<PathBuf> {
 pub fn with_versions(directory: &Path) -> Vec<PathBuf> {
     let names = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
     let mut versions: Vec<QemuVersion> = names.filter_map(|name| name.to_str()?.parse().ok()).collect();
-    versions.sort_by(|one, other| other.cmp(one));
+    order::sort_by(&mut versions, |one, other| other.cmp(one));
     versions.iter().map(|version| directory.join(version.to_string())).chain([directory.to_owned()]).collect()
 }
 
@@ -76,7 +77,7 @@ pub(crate) fn stored(directory: &Path) -> Vec<Stored> {
     for directory in with_versions(directory) {
         let mut paths: Vec<PathBuf> =
             fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-        paths.sort();
+        order::sort(&mut paths);
         let found = paths.into_iter().filter(|path| path.is_file()).filter_map(|path| {
             let arch = arch_from_file_name(file_name(&path))?;
             Some(Stored { arch, provenance: Provenance::of(&path), path })

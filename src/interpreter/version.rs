@@ -2,7 +2,7 @@
 //! just been downloaded.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use memchr::memmem::Finder;
 
 use super::arch_from_file_name;
 use super::check::WHOLE_MAX;
+use crate::base::order;
 use crate::base::parallel;
 use crate::system::file_id::{file_name, open_regular};
 
@@ -27,10 +28,15 @@ const LONGEST: usize = 32;
 /// of another user.
 #[must_use]
 pub fn versions_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> BTreeMap<PathBuf, QemuVersion> {
-    let paths: Vec<&Path> = paths.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+    versions_of_all(paths.into_iter().collect())
+}
+
+fn versions_of_all(mut paths: Vec<&Path>) -> BTreeMap<PathBuf, QemuVersion> {
+    order::sort(&mut paths);
+    paths.dedup();
     let versions = parallel::map(&paths, |path| version_in(path, arch_from_file_name(file_name(path))?.name));
     let named = paths.into_iter().zip(versions);
-    named.filter_map(|(path, version)| Some((path.to_owned(), version?))).collect()
+    order::map(named.filter_map(|(path, version)| Some((path.to_owned(), version?))))
 }
 
 /// Returns the version of the QEMU emulator at `path`, as the emulator would print it for `--version`. `target` is the

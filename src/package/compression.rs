@@ -1,6 +1,6 @@
 //! Readers that unpack compressed parts of packages: xz in several threads, zstd and gzip in one thread.
 
-mod xz;
+pub(crate) mod xz;
 mod zstd;
 
 use std::io::{self, BufReader, Read};

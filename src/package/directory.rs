@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::base::order;
+
 use super::extractor::Extractor;
 use super::file_slice::FileSlice;
 use super::{PackageError, Progress};
@@ -43,7 +45,7 @@ impl Directory {
                 sink.count()?;
                 names.push(entry.file_name());
             }
-            names.sort();
+            order::sort(&mut names);
             for name in names {
                 let path = directory.join(&name);
                 if !regular(&path)? {

@@ -12,6 +12,7 @@ use std::process::{Command, Output, Stdio};
 use thiserror::Error;
 
 use super::{FromPackage, MemberFilter, Package, PackageError, Progress};
+use crate::base::order;
 use crate::system::process;
 use crate::system::temp_dir::TempDir;
 
@@ -277,7 +278,7 @@ fn packages(directory: &Path) -> Vec<PathBuf> {
             }
         }
     }
-    found.sort();
+    order::sort(&mut found);
     found
 }
 

@@ -11,7 +11,7 @@
 mod apt;
 mod ar;
 mod archive;
-mod compression;
+pub(crate) mod compression;
 mod cpio;
 mod deb;
 mod debian;

@@ -11,6 +11,7 @@ use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::escape::{escape, escape_json};
 use crate::base::glob::{Glob, is_pattern};
+use crate::base::order;
 use crate::base::output::Status;
 use crate::commands::args::{ArchArg, HandlerArg, SourceArgs};
 use crate::commands::instance::open_read_only;
@@ -266,7 +267,7 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
         let active = handlers.iter().filter(|handler| enabled && handler.entry.enabled);
         let ours = active.filter(|handler| classify::emulated_arch(handler).is_some());
         emulators.extend(ours.map(|handler| name_lossy(&handler.name)));
-        emulators.sort();
+        order::sort(&mut emulators);
         let arches = PLATFORMS
             .iter()
             .filter_map(|(name, _)| Some(HandlerArg::Arch(Arch::from_qemu_target(name)?, None)));
@@ -348,7 +349,7 @@ fn versions() -> Result<Vec<String>, Diagnostic> {
         Some(bundle) => bundle.members().iter().filter_map(|member| member.version.clone()).collect(),
         None => first_version()?.into_iter().collect(),
     };
-    versions.sort();
+    order::sort(&mut versions);
     versions.dedup();
     let versions: Vec<String> = versions.into_iter().map(|version| format!("v{version}")).collect();
     Ok(if versions.is_empty() { vec!["none".to_owned()] } else { versions })

@@ -1,6 +1,6 @@
 //! Facts about the system that the checks of `qus doctor` use. They are gathered once, before the first check.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -11,6 +11,7 @@ use super::processes::{BuildkitDaemon, MountHolder, buildkit_daemons};
 use crate::arch::Arch;
 use crate::base::error::Advise as _;
 use crate::base::error::Diagnostic;
+use crate::base::order;
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::binfmt::{Handler, HandlerName};
 use crate::boot::configuration::Configuration;
@@ -21,7 +22,7 @@ use crate::handler::condition::BrokenInterpreter;
 use crate::handler::owner::Owner;
 use crate::interpreter::self_exe_header;
 use crate::interpreter::store;
-use crate::interpreter::{CheckError, Interpreter, default_search_dirs, search};
+use crate::interpreter::{CheckError, Interpreter, default_search_dirs, search, usable};
 use crate::probe::{Nativeness, same_family};
 use crate::system::kernel_version::{KernelVersion, is_wsl};
 use crate::system::namespace::blocking_sysctl;
@@ -131,10 +132,8 @@ impl State {
         let enabled = instance.is_enabled()?;
         let host = self_exe_header()?;
         let (faults, broken) = faults(&handlers, &host);
-        let owners = handlers
-            .iter()
-            .map(|handler| (handler.name.clone(), Owner::of(handler, configuration)))
-            .collect();
+        let owner = |handler: &Handler| (handler.name.clone(), Owner::of(handler, configuration));
+        let owners = order::map(handlers.iter().map(owner));
         let path = instance.path();
         let registered = handlers
             .iter()
@@ -150,12 +149,10 @@ impl State {
         };
         let read_only =
             statvfs(instance.path()).is_ok_and(|filesystem| filesystem.flags().contains(FsFlags::ST_RDONLY));
-        let emulated: BTreeSet<&str> =
-            handlers.iter().filter_map(classify::main_arch).map(|arch| arch.name).collect();
+        let emulated = order::set(handlers.iter().filter_map(classify::main_arch).map(|arch| arch.name));
         let search_dirs = default_search_dirs(&store::all_fetched());
         let found = search(&search_dirs, &host, |arch, _| emulated.contains(arch.name));
-        let available =
-            found.into_iter().filter_map(|(arch, found)| Some((arch, found.interpreter?.path))).collect();
+        let available = usable(found);
         let natives = if verify { natives(&host, &handlers) } else { BTreeMap::new() };
         Ok(Self {
             enabled,
@@ -197,11 +194,10 @@ fn faults(
 /// Executes probes to determine which architectures the host runs natively. Includes only architectures of the host's
 /// own family with a handler. A disabled handler counts, because a hint may enable it.
 fn natives(host: &[u8], handlers: &[Handler]) -> BTreeMap<&'static str, Nativeness> {
-    let emulated: BTreeSet<&str> =
-        handlers.iter().filter_map(|handler| Some(classify::main_arch(handler)?.name)).collect();
+    let emulated = order::set(handlers.iter().filter_map(classify::main_arch).map(|arch| arch.name));
     let same_family = Arch::from_header(host).into_iter().flat_map(same_family);
     let asked_for = same_family.filter(|arch| emulated.contains(arch.name));
-    asked_for.map(|arch| (arch.name, Nativeness::of(arch, handlers))).collect()
+    order::map(asked_for.map(|arch| (arch.name, Nativeness::of(arch, handlers))))
 }
 
 /// Returns the name of the container engine in whose container this process runs. Engines create files that show this.

@@ -11,7 +11,7 @@ use crate::binfmt::instance::{Instance, OpenError};
 use crate::boot::configuration::Configuration;
 use crate::commands::args::Common;
 use crate::interpreter::store::all_fetched;
-use crate::interpreter::{search, self_exe_header};
+use crate::interpreter::{search, self_exe_header, usable};
 use crate::system::file_id::FileId;
 
 /// Registered handlers, configured rules and processes that may use fetched interpreters.
@@ -45,12 +45,11 @@ impl Users {
         };
         // Variables of the environment name other directories, but perhaps not in the next session.
         let found = search(&all_fetched(), &self_exe_header()?, |_, _| true);
-        let chosen = found.into_iter().filter_map(|(arch, found)| Some((arch, found.interpreter?.path)));
         Ok(Self {
             handlers,
             configuration: Configuration::read(Path::new("/")),
             processes: executed(),
-            chosen: chosen.collect(),
+            chosen: usable(found),
         })
     }
 

@@ -9,6 +9,7 @@ use super::interpreter_source::InterpreterSource;
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::display_path;
+use crate::base::order;
 use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::instance::DEFAULT_PATH;
 use crate::binfmt::{Flags, Handler};
@@ -228,7 +229,7 @@ impl Inputs {
             found.retain(|name, _| Arch::from_qemu_target(name).is_some_and(|arch| self.is_wanted(arch)));
             self.found = found;
             self.search_dirs = vec![fetched.dest];
-            self.refused = fetched.refused.into_iter().map(|file| (file.arch, file.reason)).collect();
+            self.refused = order::map(fetched.refused.into_iter().map(|file| (file.arch, file.reason)));
             return Ok(());
         }
         self.search_dirs = if args.source.interpreter_dir.is_empty() {

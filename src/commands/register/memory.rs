@@ -9,6 +9,7 @@ use super::gather::{Inputs, Placed};
 use super::interpreter_source::{InterpreterSource, read};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
+use crate::base::order;
 use crate::handler::plan::Registration;
 use crate::interpreter::bundle::own_bundle;
 use crate::interpreter::memfd::{self, Memory, PendingFile};
@@ -143,7 +144,7 @@ impl Inputs {
             let start = |_| thread::Builder::new().spawn_scoped(scope, work);
             // If no thread can be started, this thread does all the work.
             let others: Vec<_> = (1..threads).flat_map(start).collect();
-            let mut pending_files: BTreeMap<_, _> = work()?.into_iter().collect();
+            let mut pending_files = order::map(work()?);
             for other in others {
                 pending_files.extend(other.join().map_err(|_| Diagnostic::new("unpacking failed"))??);
             }

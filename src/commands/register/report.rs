@@ -10,6 +10,7 @@ use super::gather::{Download, Inputs, first_line};
 use crate::arch::Arch;
 use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::{display_path, escape};
+use crate::base::order;
 use crate::base::output::{Output, Status};
 use crate::base::table::{Cell, Table};
 use crate::base::terminal::{BAD, GOOD, TextWriter};
@@ -463,7 +464,7 @@ fn lost_flags(registration: &Registration, handlers: &[Handler]) -> Option<Strin
     let old: String =
         handlers.iter().filter(is_replaced).map(|handler| handler.entry.flag_letters()).collect();
     let mut lost: Vec<char> = old.chars().filter(|letter| !new.contains(*letter)).collect();
-    lost.sort_unstable();
+    order::sort(&mut lost);
     lost.dedup();
     let (first, others) = lost.split_first()?;
     let plural = if others.is_empty() { "" } else { "s" };
@@ -540,7 +541,7 @@ impl RegisterReport {
             format!("{} was not registered", escape(&first.name))
         } else {
             let mut words: Vec<&str> = failed.iter().map(|item| item.outcome.word()).collect();
-            words.sort_unstable();
+            order::sort(&mut words);
             words.dedup();
             let (count, all) = (failed.len(), self.items.len());
             let summary = self.summary().map(|summary| format!("; {summary}")).unwrap_or_default();

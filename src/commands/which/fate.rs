@@ -431,15 +431,13 @@ fn below(root: &Path, path: &Path) -> PathBuf {
 /// Returns the directory below `/usr` with the cross libraries of a distribution that has `loader`, a program of `arch`.
 fn cross_libraries(arch: &Arch, loader: &Path) -> Option<PathBuf> {
     let directories = std::fs::read_dir("/usr").ok()?.flatten().map(|entry| entry.path());
-    let mut directories: Vec<PathBuf> = directories
+    directories
         .filter(|path| path.to_string_lossy().contains("-linux-"))
         .filter(|path| match ExecTarget::inspect(&below(path, loader)).kind {
             Kind::Elf(elf) => elf.arch == Some(arch),
             _ => false,
         })
-        .collect();
-    directories.sort();
-    directories.into_iter().next()
+        .min()
 }
 
 fn no_loader(loader: &Path) -> String {

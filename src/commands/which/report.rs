@@ -10,6 +10,7 @@ use super::explain::{Answer, explain};
 use super::files::Files;
 use super::known::{Certainty, Known};
 use crate::base::escape::{escape, escaped};
+use crate::base::order;
 use crate::base::output::{ADVICE_INDENT, Output, Status};
 use crate::base::table::Table;
 use crate::base::terminal::TextWriter;
@@ -112,7 +113,7 @@ fn compare(handlers: &[&Handler], file: &ExecTarget, text: &mut TextWriter<'_>) 
     };
     let mut compared: Vec<_> = handlers.iter().map(|handler| (*handler, differences(handler))).collect();
     // Handlers without a magic are ordered only by whether they match.
-    compared.sort_by_key(|(handler, differences)| match &handler.entry.matcher {
+    order::sort_by_key(&mut compared, |(handler, differences)| match &handler.entry.matcher {
         Some(Matcher::Magic(_)) => differences.len(),
         Some(matcher) if matcher.matches(&[], &file.path) => 0,
         _ => usize::MAX,

@@ -33,9 +33,17 @@ const STEP: u64 = 1 << 20;
 const HEADER: u64 = 12;
 const FOOTER: u64 = 12;
 
+/// Reader that unpacks xz. All uses have one type of input, because the decoder is compiled anew for each other type.
+type Reader<'a> = XzReader<Box<dyn Read + 'a>>;
+
 /// Returns a reader that unpacks one or more xz streams in the current thread.
-pub(super) fn stream<R: Read>(packed: R) -> XzReader<R> {
-    XzReader::new_mem_limit(packed, true, XZ_MEMORY_KIB)
+pub(super) fn stream<'a>(packed: impl Read + 'a) -> Reader<'a> {
+    XzReader::new_mem_limit(Box::new(packed), true, XZ_MEMORY_KIB)
+}
+
+/// Returns a reader that unpacks exactly one xz stream, and refuses one that needs more than `memory` KiB.
+pub(crate) fn single_stream<'a>(packed: impl Read + 'a, memory: u32) -> Reader<'a> {
+    XzReader::new_mem_limit(Box::new(packed), false, memory)
 }
 
 /// Position and sizes of a block, as the index of the xz stream states them.
@@ -143,7 +151,7 @@ fn unpack(section: &FileSlice, header: [u8; 12], block: &Block, stop: &AtomicBoo
         section.part(block.offset, block.unpadded.next_multiple_of(4)).ok_or(io::ErrorKind::UnexpectedEof)?;
     let end = Cursor::new(end_of_stream(header, block));
     let packed = header.chain(BufReader::with_capacity(BUFFER, packed)).chain(end);
-    let mut reader = XzReader::new_mem_limit(packed, false, XZ_MEMORY_KIB);
+    let mut reader = single_stream(packed, XZ_MEMORY_KIB);
     let mut content = Vec::with_capacity(usize::try_from(block.unpacked).unwrap_or_default());
     loop {
         if stop.load(Ordering::Relaxed) {

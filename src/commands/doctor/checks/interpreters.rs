@@ -10,6 +10,7 @@ use nix::unistd::getuid;
 use crate::arch::Arch;
 use crate::base::error::Advice;
 use crate::base::escape::{display_path, escape};
+use crate::base::order;
 use crate::base::shell::shell_word;
 use crate::binfmt::{Flags, Handler};
 use crate::commands::doctor::facts::{self, Facts};
@@ -263,7 +264,7 @@ pub(super) fn working(facts: &Facts) -> Vec<Observation> {
         .filter(is_working)
         .filter_map(|handler| Arch::matching_pattern(handler.entry.pattern()?).first().map(|arch| arch.name))
         .collect();
-    arches.sort_unstable();
+    order::sort(&mut arches);
     arches.dedup();
     if arches.is_empty() {
         return vec![nothing_works(facts, state)];

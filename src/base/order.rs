@@ -1,0 +1,72 @@
+//! Sorted lists and maps whose code the compiler does not repeat for each type.
+//!
+//! The standard library's sort is compiled anew for each type of item and for each iterator that is collected into a
+//! map: 4 KB each time. The lists of qus are short, so less code is worth more than the fastest sort.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Sorts `items`. Equal items keep their order.
+pub fn sort<T: Ord>(items: &mut Vec<T>) {
+    sort_by(items, Ord::cmp);
+}
+
+/// Sorts `items` in the order of `compare`. Equal items keep their order.
+pub fn sort_by<T>(items: &mut Vec<T>, compare: impl Fn(&T, &T) -> Ordering) {
+    let order = order_of(items.len(), &|one, other| match (items.get(one), items.get(other)) {
+        (Some(one), Some(other)) => compare(one, other),
+        _ => Ordering::Equal,
+    });
+    let mut unsorted: Vec<Option<T>> = items.drain(..).map(Some).collect();
+    items.extend(order.into_iter().filter_map(|index| unsorted.get_mut(index)?.take()));
+}
+
+/// Sorts `items` by the result of `key`. Equal items keep their order.
+pub fn sort_by_key<T, K: Ord>(items: &mut Vec<T>, key: impl Fn(&T) -> K) {
+    sort_by(items, |one, other| key(one).cmp(&key(other)));
+}
+
+/// Returns the numbers from 0 to `count` - 1 in the order of `compare`.
+fn order_of(count: usize, compare: &dyn Fn(usize, usize) -> Ordering) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by(|one, other| compare(*one, *other));
+    order
+}
+
+/// Returns a map of `pairs`. Of several pairs with the same key, the last one stays.
+#[must_use]
+pub fn map<K: Ord, V>(pairs: impl IntoIterator<Item = (K, V)>) -> BTreeMap<K, V> {
+    let mut map = BTreeMap::new();
+    map.extend(pairs);
+    map
+}
+
+/// Returns a set of `items`.
+#[must_use]
+pub fn set<T: Ord>(items: impl IntoIterator<Item = T>) -> BTreeSet<T> {
+    let mut set = BTreeSet::new();
+    set.extend(items);
+    set
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_order_is_that_of_the_standard_library(mut pairs: Vec<(u8, u8)>) {
+            let mut expected = pairs.clone();
+            expected.sort_by_key(|pair| pair.0);
+            sort_by_key(&mut pairs, |pair| pair.0);
+            prop_assert_eq!(&pairs, &expected);
+            expected.sort_unstable();
+            sort(&mut pairs);
+            prop_assert_eq!(&pairs, &expected);
+            prop_assert_eq!(set(pairs.clone()), expected.iter().copied().collect());
+            prop_assert_eq!(map(pairs), expected.into_iter().collect());
+        }
+    }
+}
