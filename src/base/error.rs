@@ -1,6 +1,7 @@
 //! [`Diagnostic`]: an error message for the user, with [`Advice`] on how to fix the cause.
 
 use std::ffi::{OsStr, OsString};
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -141,26 +142,60 @@ impl From<&str> for Advice {
 }
 
 /// An error message for the user, with advice.
+///
+/// The message is on the heap, so that a result which may be such an error is small.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{message}")]
-pub struct Diagnostic {
+#[error("{}", self.0.message)]
+pub struct Diagnostic(Box<Content>);
+
+/// Parts of a [`Diagnostic`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
     /// The first line names the failed operation, its object and the cause. Further lines explain the cause.
     pub message: String,
     /// Advice on how to fix the cause of the failure.
     pub advice: Advice,
 }
 
+impl Deref for Diagnostic {
+    type Target = Content;
+
+    fn deref(&self) -> &Content {
+        &self.0
+    }
+}
+
+impl DerefMut for Diagnostic {
+    fn deref_mut(&mut self) -> &mut Content {
+        &mut self.0
+    }
+}
+
 impl Diagnostic {
+    /// Returns the parts of this error message.
+    #[must_use]
+    pub fn into_content(self) -> Content {
+        *self.0
+    }
+
     /// Creates an error message without advice.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), advice: Advice::default() }
+        Self(Box::new(Content { message: message.into(), advice: Advice::default() }))
+    }
+
+    /// Replaces the message of this error by `message`.
+    #[must_use]
+    pub fn with_message(mut self, message: impl Into<String>) -> Self {
+        self.message = message.into();
+        self
     }
 
     /// Replaces the advice of this error message by `advice`.
     #[must_use]
-    pub fn with_advice(self, advice: impl Into<Advice>) -> Self {
-        Self { advice: advice.into(), ..self }
+    pub fn with_advice(mut self, advice: impl Into<Advice>) -> Self {
+        self.advice = advice.into();
+        self
     }
 
     /// Sets the command of the advice: a shell command that the user can paste.
@@ -188,6 +223,6 @@ pub trait Advise: std::error::Error {
 
 impl<E: Advise> From<E> for Diagnostic {
     fn from(error: E) -> Self {
-        Self { message: error.to_string(), advice: error.advice() }
+        Self::new(error.to_string()).with_advice(error.advice())
     }
 }

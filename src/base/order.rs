@@ -5,24 +5,26 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 
 /// Sorts `items`. Equal items keep their order.
-pub fn sort<T: Ord>(items: &mut Vec<T>) {
+pub fn sort<T: Ord>(items: &mut [T]) {
     sort_by(items, Ord::cmp);
 }
 
 /// Sorts `items` in the order of `compare`. Equal items keep their order.
-pub fn sort_by<T>(items: &mut Vec<T>, compare: impl Fn(&T, &T) -> Ordering) {
+pub fn sort_by<T>(items: &mut [T], compare: impl Fn(&T, &T) -> Ordering) {
     let order = order_of(items.len(), &|one, other| match (items.get(one), items.get(other)) {
         (Some(one), Some(other)) => compare(one, other),
         _ => Ordering::Equal,
     });
-    let mut unsorted: Vec<Option<T>> = items.drain(..).map(Some).collect();
-    items.extend(order.into_iter().filter_map(|index| unsorted.get_mut(index)?.take()));
+    for (one, other) in swaps(&order) {
+        items.swap(one, other);
+    }
 }
 
 /// Sorts `items` by the result of `key`. Equal items keep their order.
-pub fn sort_by_key<T, K: Ord>(items: &mut Vec<T>, key: impl Fn(&T) -> K) {
+pub fn sort_by_key<T, K: Ord>(items: &mut [T], key: impl Fn(&T) -> K) {
     sort_by(items, |one, other| key(one).cmp(&key(other)));
 }
 
@@ -31,6 +33,23 @@ fn order_of(count: usize, compare: &dyn Fn(usize, usize) -> Ordering) -> Vec<usi
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by(|one, other| compare(*one, *other));
     order
+}
+
+/// Returns the swaps that bring items into `order`, in which each number is the present place of an item.
+fn swaps(order: &[usize]) -> Vec<(usize, usize)> {
+    let mut swaps = Vec::new();
+    let mut order = order.to_vec();
+    for start in 0..order.len() {
+        // The items of one cycle move along it. A place that has its item contains its own number.
+        let mut place = start;
+        while let Some(from) = order.get_mut(place).map(|from| mem::replace(from, place))
+            && from != start
+        {
+            swaps.push((place, from));
+            place = from;
+        }
+    }
+    swaps
 }
 
 /// Returns a map of `pairs`. Of several pairs with the same key, the last one stays.

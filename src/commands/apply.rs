@@ -154,7 +154,7 @@ pub(crate) fn execute(args: &Apply, common: &Common, output: &mut Output<'_>) ->
             && !args.dry_run
             && let Err(problem) = carry_out(instance, line, &step, outcome, &handlers)
         {
-            (outcome, message) = (Outcome::Failed, Some(problem.message));
+            (outcome, message) = (Outcome::Failed, Some(problem.into_content().message));
         }
         if let Some(item) = items.get_mut(line.item) {
             item.outcome = outcome;

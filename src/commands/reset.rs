@@ -198,7 +198,10 @@ fn selected<'a>(
 /// nevertheless (K65).
 fn hidden(path: &Path) -> Diagnostic {
     let problem = Diagnostic::from(OpenError::NotMounted(path.to_owned()));
-    let problem = Diagnostic { message: format!("cannot remove handlers: {}", problem.message), ..problem };
+    let problem = {
+        let message = format!("cannot remove handlers: {}", problem.message);
+        problem.with_message(message)
+    };
     if UserNamespace::own() == UserNamespace::Initial {
         return problem;
     }
@@ -309,7 +312,7 @@ fn remove_files(persisted: &[Persisted], dry_run: bool) -> Vec<FileItem> {
         let (arch, name) = (subject.arch().map(|arch| arch.name), subject.name().to_owned());
         let mut copies = Vec::new();
         if persisted_arch.is_edited {
-            let error = Diagnostic::from(ManagedFileError::Edited(persisted_arch.path.clone())).message;
+            let error = ManagedFileError::Edited(persisted_arch.path.clone()).to_string();
             files.push(FileItem {
                 arch,
                 name,
@@ -322,7 +325,7 @@ fn remove_files(persisted: &[Persisted], dry_run: bool) -> Vec<FileItem> {
         let removed = if dry_run { Ok(()) } else { remove_one(persisted_arch, &mut copies) };
         let (outcome, error) = match removed {
             Ok(()) => (if dry_run { Outcome::WouldRemove } else { Outcome::Removed }, None),
-            Err(problem) => (Outcome::Failed, Some(problem.message)),
+            Err(problem) => (Outcome::Failed, Some(problem.into_content().message)),
         };
         let path = persisted_arch.path.clone();
         files.push(FileItem { arch, name: name.clone(), outcome, path, error });

@@ -174,7 +174,7 @@ mod tests {
         let names = |selection: Selection<'_>| {
             selection.handlers.iter().map(|handler| handler.name.to_string()).collect()
         };
-        chosen.map(names).map_err(|problem| problem.message)
+        chosen.map(names).map_err(|problem| problem.into_content().message)
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl State {
         let holder = MountHolder::of(path);
         let health = if verify {
             health(&handlers, &handlers.iter().collect::<Vec<_>>(), enabled)
-                .map_err(|problem| problem.message)
+                .map_err(|problem| problem.into_content().message)
         } else {
             Err("--no-verify".to_owned())
         };

@@ -12,7 +12,7 @@ use super::gather::{Inputs, Placed};
 use super::interpreter_source::InterpreterSource;
 use super::report::ArchResult;
 use crate::arch::Arch;
-use crate::base::error::{Advice, Diagnostic};
+use crate::base::error::{Advice, Content, Diagnostic};
 use crate::binfmt::instance::Instance;
 use crate::binfmt::{Handler, Rule};
 use crate::boot::configuration::{Configuration, binfmt_support_file};
@@ -109,7 +109,10 @@ impl Persistence {
         }
         match persist::check(set).and_then(|()| self.init_system.check(set)) {
             Ok(()) => decision,
-            Err(problem) => Decision::Refused { reason: problem.message, advice: problem.advice },
+            Err(problem) => {
+                let Content { message: reason, advice } = problem.into_content();
+                Decision::Refused { reason, advice }
+            }
         }
     }
 
@@ -150,9 +153,9 @@ impl Persistence {
         }
         let mut problems = problems.into_iter();
         let Some(first) = problems.next() else { return Ok(()) };
-        Err(problems.fold(first, |first, more| Diagnostic {
-            message: format!("{}; {}", first.message, more.message),
-            ..first
+        Err(problems.fold(first, |first, more| {
+            let message = format!("{}; {}", first.message, more.message);
+            first.with_message(message)
         }))
     }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::gather::{Download, Inputs, first_line};
 use crate::arch::Arch;
-use crate::base::error::{Advice, Diagnostic};
+use crate::base::error::{Advice, Content, Diagnostic};
 use crate::base::escape::{display_path, escape};
 use crate::base::order;
 use crate::base::output::{Output, Status};
@@ -331,8 +331,9 @@ impl ArchResult {
     /// Records that the architecture was not registered, with the reason.
     pub(super) fn fail(&mut self, outcome: Outcome, problem: Diagnostic) {
         self.outcome = outcome;
-        self.message = Some(problem.message);
-        self.advice = problem.advice;
+        let Content { message, advice } = problem.into_content();
+        self.message = Some(message);
+        self.advice = advice;
         self.handlers.clear();
     }
 
@@ -357,8 +358,9 @@ impl ArchResult {
     /// Records that the handler is registered now, but not at boot.
     pub(super) fn not_persisted(&mut self, problem: Diagnostic) {
         self.outcome = Outcome::Failed;
-        self.message = Some(format!("registered until the next reboot only: {}", problem.message));
-        self.advice = problem.advice;
+        let Content { message, advice } = problem.into_content();
+        self.message = Some(format!("registered until the next reboot only: {message}"));
+        self.advice = advice;
     }
 
     /// Reports whether the handler is registered at boot.
@@ -551,7 +553,7 @@ impl RegisterReport {
             failed.iter().filter_map(|item| item.advice.command.as_deref()).collect();
         commands.dedup();
         let hint = failed.iter().find_map(|item| item.advice.hint.clone());
-        Some(Diagnostic { message, advice: Advice { command: as_one(&commands), hint } })
+        Some(Diagnostic::new(message).with_advice(Advice { command: as_one(&commands), hint }))
     }
 
     /// Reports whether any architecture has a handler now.
