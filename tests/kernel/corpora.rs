@@ -187,7 +187,10 @@ fn selftests_interpreters_that_start_one_another(lab: &Lab) {
 
 kernel_test!(programs_of_arch_test_are_judged_as_execve_does, among_others);
 fn programs_of_arch_test_are_judged_as_execve_does(lab: &Lab) {
-    let directory = downloads::tools().join("usr/lib/arch-test");
+    // Version 0.22 moved them to libexec.
+    let directories =
+        ["usr/lib/arch-test", "usr/libexec/arch-test"].map(|name| downloads::tools().join(name));
+    let directory = directories.iter().find(|directory| directory.is_dir()).unwrap();
     let mut files: Vec<PathBuf> = fs::read_dir(directory)
         .unwrap()
         .map(|file| file.unwrap())
