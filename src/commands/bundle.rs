@@ -171,6 +171,7 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
             from: Some(source),
             sha256: args.required.sha256,
             dest: Some(temporary.path()),
+            is_dest_named: false,
             version: args.required.qemu_version.as_ref(),
         };
         let fetched = fetch::fetch(&request, quiet)?;

@@ -74,6 +74,7 @@ pub(super) fn run(args: &Fetch, common: &Common, output: &mut Output<'_>) -> Res
         from: args.from.as_deref(),
         sha256: args.required.sha256,
         dest: args.dest.as_deref(),
+        is_dest_named: true,
         version: args.required.qemu_version.as_ref(),
     };
     print(&fetch(&request, common.quiet)?, output)

@@ -91,7 +91,6 @@ impl CheckError {
             Self::NotExecutable => Some(format!("chmod 755 {}", word())),
             Self::Changeable(part) => Some(format!("sudo chmod go-w {}", shell_word(part))),
             Self::SetId => Some(format!("chmod ug-s {}", word())),
-            Self::NoExec => Some(format!("cp {} /usr/local/bin/", word())),
             _ => None,
         }
     }

@@ -33,6 +33,8 @@ pub(crate) struct FetchRequest<'a> {
     /// Directory that receives the interpreters. `None` means this user's directory, in which each QEMU version has its
     /// own subdirectory.
     pub(crate) dest: Option<&'a Path>,
+    /// True if the user named `dest`.
+    pub(crate) is_dest_named: bool,
     /// QEMU version that the interpreters must have; `None` accepts any version.
     pub(crate) version: Option<&'a VersionReq>,
 }
@@ -130,9 +132,7 @@ pub(crate) fn fetch(request: &FetchRequest<'_>, quiet: bool) -> Result<Fetched, 
     };
     let progress = StepProgress::new(quiet);
     let parts = match request.from {
-        Some(source) => {
-            from_source(source, request.sha256, &mut requested, &dest, &progress).map(|part| vec![part])
-        }
+        Some(source) => from_source(source, request, &mut requested, &dest, &progress).map(|part| vec![part]),
         None => from_distribution(&mut requested, &dest, &progress),
     };
     progress.finish();
@@ -205,24 +205,27 @@ impl Fetched {
     }
 }
 
-/// Fetches from a source that the user named with `--from`. With `sha256`, the source is not read if an earlier fetch
-/// has already stored all requested interpreters of a source with this SHA-256.
+/// Fetches from the source that the user named with `--from`. If `request` has a SHA-256, the source is not read if an
+/// earlier fetch has already stored all requested interpreters of a source with this SHA-256.
 fn from_source(
     source: &Path,
-    sha256: Option<Sha256>,
+    request: &FetchRequest<'_>,
     requested: &mut ArchFilter,
     dest: &Path,
     progress: &StepProgress,
 ) -> Result<SourceResult, Diagnostic> {
+    let sha256 = request.sha256;
     if let Some(stored) = sha256.and_then(|digest| store::known(dest, requested).remove(&digest)) {
         return Ok(SourceResult::Known(stored));
     }
     let arches = requested.words();
+    let kept = request.dest.filter(|_| request.is_dest_named);
+    let kept = kept.map(|dest| format!("--dest {} ", shell_word(dest))).unwrap_or_default();
     let failed = |error: PackageError| match error {
         PackageError::Write { .. } => with_causes(&error)
             .with_hint(format!("name a directory that can be written: qus fetch --dest DIR {arches}")),
         _ => with_causes(&error)
-            .with_command(format!("qus fetch {arches}"))
+            .with_command(format!("qus fetch {kept}{arches}"))
             .with_hint("this command fetches the distribution's package"),
     };
     let (package, name) = if let Some(scheme) = scheme(source) {

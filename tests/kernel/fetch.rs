@@ -25,7 +25,7 @@ fn refused(lab: &Lab, source: &str, message: &str) -> Ran {
     let before = files(lab);
     for word in ["fetch", "register"] {
         let words = [word, "--from", source, "--dest", "dest", "arm"];
-        lab.refused(words, 2, message).suggests("qus fetch arm");
+        lab.refused(words, 2, message).suggests("qus fetch --dest dest arm");
         assert_eq!(files(lab), before);
     }
     lab.refused(["fetch", "--from", source, "--dest", "dest", "all"], 2, message)

@@ -216,8 +216,8 @@ impl Inputs {
             }
             let arches = (!self.arches.is_empty()).then(|| self.arches.clone());
             let (sha256, dest) = (args.source.required.sha256, args.dest.as_deref());
-            let request =
-                FetchRequest { arches, from: Some(source), sha256, dest, version: self.version.as_ref() };
+            let (from, version) = (Some(source.as_path()), self.version.as_ref());
+            let request = FetchRequest { arches, from, sha256, dest, is_dest_named: true, version };
             let fetched = fetch::fetch(&request, quiet)?;
             if fetched.files.is_empty()
                 && let Some(problem) = fetched.problem()
@@ -243,7 +243,9 @@ impl Inputs {
             let missing = self.missing(args.replace);
             if !missing.is_empty() {
                 let (dest, version) = (args.dest.as_deref(), self.version.as_ref());
-                let request = FetchRequest { arches: Some(missing), from: None, sha256: None, dest, version };
+                let arches = Some(missing);
+                let request =
+                    FetchRequest { arches, from: None, sha256: None, dest, is_dest_named: true, version };
                 let fetched = fetch::fetch(&request, quiet)?;
                 self.found.extend(fetched.found(&self.host));
             }

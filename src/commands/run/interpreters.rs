@@ -66,7 +66,7 @@ impl InterpreterRequest<'_> {
         // `--sha256` is the digest of the source of `--from`.
         let sha256 = if from.is_some() { self.args.source.required.sha256 } else { None };
         let version = self.args.source.required.qemu_version.as_ref();
-        let request = FetchRequest { arches, from, sha256, dest: None, version };
+        let request = FetchRequest { arches, from, sha256, dest: None, is_dest_named: false, version };
         Ok(fetch::fetch(&request, self.quiet)?.found(self.host))
     }
 

@@ -19,6 +19,7 @@ use crate::commands::suggestion;
 use crate::handler::classify;
 use crate::handler::exec_target::{AccessError, Elf, ExecTarget, Kind};
 use crate::handler::predict::{End, Prediction, Reason, Step, Table, matching};
+use crate::handler::preset::Preset;
 use crate::interpreter::memfd;
 use crate::probe::{Expected, Failure, Verification, judge};
 
@@ -183,7 +184,7 @@ impl Case<'_> {
         }
         if matches!(self.file.kind, Kind::Ape) && is_for_windows(handler) {
             let text = format!("the handler {} starts it as a Windows program, which fails", handler.name);
-            return Fate::unclear(text, "sudo qus register ape");
+            return Fate::unclear(text, preset_advice("ape"));
         }
         let Some((result, arch)) = result.zip(self.arch) else {
             return Fate::runs(self.certainty, "unverified: no probe was executed");
@@ -254,8 +255,12 @@ impl Case<'_> {
             }
             Reason::Loop => {
                 let handler = matching(self.table.handlers, self.file).first().copied();
-                let text = "a handler matches its own interpreter (infinite loop)";
-                self.fails(text, handler.map(|handler| toggle_command(handler, 0)))
+                let mended = handler.filter(|handler| self.would_start_with(handler, false));
+                let advice = match mended {
+                    Some(handler) => toggle_command(handler, 0).into(),
+                    None => Advice::hint("the handler needs another interpreter"),
+                };
+                self.fails("a handler matches its own interpreter (infinite loop)", advice)
             }
             Reason::OpenFileTwice => self.fails(
                 format!(
@@ -289,14 +294,18 @@ impl Case<'_> {
         let (why, advice) = match matching(self.table.handlers, self.file).first() {
             Some(_) if !self.table.enabled => {
                 let command = format!("echo 1 | sudo tee {DEFAULT_PATH}/status");
-                ("the whole binfmt_misc instance is disabled".to_owned(), command.into())
+                let would_start =
+                    Table { enabled: true, ..*self.table }.predict(self.file).end == End::Starts;
+                let advice = would_start.then_some(command).into();
+                ("the whole binfmt_misc instance is disabled".to_owned(), advice)
             }
             Some(handler) => {
                 let command = match classify::emulated_arch(handler) {
                     Some(arch) => format!("sudo qus enable {}", arch.name),
                     None => toggle_command(handler, 1),
                 };
-                (format!("its handler {} is disabled", handler.name), command.into())
+                let advice = self.would_start_with(handler, true).then_some(command).into();
+                (format!("its handler {} is disabled", handler.name), advice)
             }
             None => {
                 let (why, advice) = self.without_handler();
@@ -304,6 +313,18 @@ impl Case<'_> {
             }
         };
         self.fails(format!("{why}; execve fails with \"Exec format error\""), advice)
+    }
+
+    /// Reports whether the kernel would start the file if the handler `changed` were enabled, or
+    /// disabled.
+    fn would_start_with(&self, changed: &Handler, enabled: bool) -> bool {
+        let mut handlers = self.table.handlers.to_vec();
+        for handler in &mut handlers {
+            if handler.name == changed.name {
+                handler.entry.enabled = enabled;
+            }
+        }
+        Table { handlers: &handlers, ..*self.table }.predict(self.file).end == End::Starts
     }
 
     /// Returns the reason why no handler matches the file, with advice.
@@ -322,9 +343,9 @@ impl Case<'_> {
             (Kind::Windows(_), _) => {
                 ("no handler matches", Advice::hint("install Wine and its handler (package wine-binfmt)"))
             }
-            (Kind::Ape, _) => ("no handler matches", "sudo qus register ape".into()),
-            (Kind::Wasm, _) => ("no handler matches", "sudo qus register wasm32-wasi".into()),
-            (Kind::Jar, _) => ("no handler matches", "sudo qus register jar".into()),
+            (Kind::Ape, _) => ("no handler matches", preset_advice("ape")),
+            (Kind::Wasm, _) => ("no handler matches", preset_advice("wasm32-wasi")),
+            (Kind::Jar, _) => ("no handler matches", preset_advice("jar")),
             (Kind::JavaClass, _) => ("no handler matches", java_class(&self.file.path).into()),
             (Kind::MachO(_), _) => ("no handler matches", Advice::hint("run it on macOS")),
             _ => ("it is not a program", Advice::default()),
@@ -406,6 +427,15 @@ fn unclear(damage: &str) -> Fate {
 /// Reports whether `handler` takes all programs that begin with `MZ`.
 fn is_for_windows(handler: &Handler) -> bool {
     handler.entry.pattern().is_some_and(|pattern| pattern.magic() == b"MZ")
+}
+
+/// Returns the command that registers the preset `name`, or, if no interpreter for it is installed, the way to get one.
+fn preset_advice(name: &str) -> Advice {
+    let command = format!("sudo qus register {name}");
+    match Preset::named(name) {
+        Some(preset) if preset.candidates().is_empty() => Advice::hint(preset.hint),
+        _ => command.into(),
+    }
 }
 
 /// Returns the command that starts the class in the file at `path`.
