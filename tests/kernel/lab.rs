@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::downloads;
 use crate::namespace::INSTANCE;
-use crate::{programs, skip};
+use crate::{hints, programs, skip};
 
 /// The qus under test.
 pub(crate) const QUS: &str = env!("CARGO_BIN_EXE_qus");
@@ -44,7 +44,9 @@ pub(crate) struct Ran {
 #[allow(clippy::unused_self, reason = "a lab has one instance, that of its namespace")]
 impl Lab {
     pub(crate) fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
+        let directory = tempfile::tempdir().unwrap();
+        hints::set_directory(directory.path());
+        Self { directory }
     }
 
     /// Returns a path in the directory of this test.
@@ -410,7 +412,9 @@ pub(crate) fn run(command: &mut Command) -> Ran {
         }
         panic!("{command:?}: {error}")
     });
-    Ran::of(&output)
+    let ran = Ran::of(&output);
+    hints::printed(command, &ran);
+    ran
 }
 
 /// Starts `path` with `arguments`, of which the first is `argv[0]`. Returns its result, or the errno of `execve(2)`.

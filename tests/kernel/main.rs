@@ -50,6 +50,7 @@ mod general;
 mod grammar;
 mod guard;
 mod headers;
+mod hints;
 mod hold;
 mod identity;
 mod inherited;
@@ -175,6 +176,7 @@ fn main() -> ExitCode {
         let skipped = skip::catch(|| {
             (test.body)(&Lab::new());
             checks::check_results(test.name);
+            hints::report();
         });
         return match skipped {
             Ok(()) => ExitCode::SUCCESS,

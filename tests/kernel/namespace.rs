@@ -3,13 +3,13 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 
-use crate::{cover, skip};
+use crate::{cover, hints, skip};
 
 /// Environment variable that names the test which a process of [`run_inside`] has to run.
 const VARIABLE: &str = "QUS_TEST_INSIDE";
@@ -46,6 +46,21 @@ pub(crate) fn emulated_on() -> Option<String> {
 /// Runs the test called `name` in a new process. Returns the reason if it was skipped; the error is the output of that
 /// process.
 pub(crate) fn run_inside(name: &str) -> Result<Option<String>, String> {
+    let ran = start_inside(name, None);
+    if !ran.status.success() {
+        return result(&ran);
+    }
+    let mut failures = String::new();
+    for hint in hints::claim(&String::from_utf8_lossy(&ran.stdout)) {
+        if let Err(text) = result(&start_inside(name, Some(&hint))) {
+            failures += &format!("hint: {hint}\n{text}\n");
+        }
+    }
+    if failures.is_empty() { Ok(None) } else { Err(failures) }
+}
+
+/// Runs a test in a process of its own, up to `hint` if there is one.
+fn start_inside(name: &str, hint: Option<&str>) -> Output {
     let executable = std::env::current_exe().unwrap();
     // An emulator has a second thread, and a process with two threads cannot change its user namespace.
     let mut command = if emulated_on().is_some() {
@@ -59,7 +74,14 @@ pub(crate) fn run_inside(name: &str) -> Result<Option<String>, String> {
     for variable in ["XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"] {
         command.env_remove(variable);
     }
-    let output = command.env("HOME", "/nonexistent").env(VARIABLE, name).output().unwrap();
+    if let Some(hint) = hint {
+        hints::choose(&mut command, hint);
+    }
+    command.env("HOME", "/nonexistent").env(VARIABLE, name).output().unwrap()
+}
+
+/// Returns the result of a test process, as [`run_inside`] does.
+fn result(output: &Output) -> Result<Option<String>, String> {
     if output.status.success() {
         return Ok(None);
     }
@@ -67,7 +89,7 @@ pub(crate) fn run_inside(name: &str) -> Result<Option<String>, String> {
         let reason = String::from_utf8_lossy(&output.stdout);
         return Ok(Some(reason.lines().last().unwrap_or_default().to_owned()));
     }
-    let text = [output.stdout, output.stderr].concat();
+    let text = [&*output.stdout, &*output.stderr].concat();
     Err(format!("{}\n{}", output.status, String::from_utf8_lossy(&text)))
 }
 
