@@ -3,12 +3,15 @@
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 
 use nix::unistd::geteuid;
 
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::output::Output;
+use crate::base::shell::shell_word;
+use crate::binfmt::instance::DEFAULT_PATH;
 use crate::interpreter::{search, search_dirs, self_exe_header};
 use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::blocking_sysctl;
@@ -44,6 +47,16 @@ pub(crate) fn register<'a>(
     let fetch = if arches.iter().all(|arch| has_interpreter(arch)) { "" } else { " --fetch" };
     let names: Vec<&str> = arches.iter().map(|arch| arch.name).collect();
     format!("sudo qus register{replace}{fetch} {}", names.join(" "))
+}
+
+/// Adds the option `--instance` to a `qus` command, unless `instance` is the default path.
+pub(crate) fn with_instance(instance: &Path, command: &str) -> String {
+    match command.strip_prefix("sudo qus ") {
+        Some(rest) if instance != Path::new(DEFAULT_PATH) => {
+            format!("sudo qus --instance {} {rest}", shell_word(instance))
+        }
+        _ => command.to_owned(),
+    }
 }
 
 /// Adds to `problem`, which prevents a registration, that an ordinary user can run a program without one. Adds nothing

@@ -89,6 +89,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
     if let Some(problem) = natives.unknown() {
         return Err(problem.into());
     }
+    known.instance.clone_from(&common.instance);
     known.describe(&handlers);
     let compared = compared(args, common, &handlers)?;
     let report = WhichReport {

@@ -260,6 +260,14 @@ fn doctor_of_another_instance(lab: &Lab) {
     }
     let (status, value) = doctor();
     assert!(status == 0 && !elsewhere.join("jar").exists(), "{value:#}");
+    fs::write(elsewhere.join("status"), "0").unwrap();
+    let (_, value) = doctor();
+    let finding =
+        value["findings"].as_array().unwrap().iter().find(|finding| finding["id"] == "instance-off");
+    let command = finding.unwrap()["try"].as_str().unwrap();
+    assert_eq!(command, format!("echo 1 | tee '{}/status'", elsewhere.display()));
+    lab.type_command(command);
+    assert_eq!(doctor().0, 0);
 }
 
 kernel_test!(doctor_host_only);

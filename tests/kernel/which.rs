@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::downloads;
 use crate::lab::{Lab, Ran, run, start};
-use crate::namespace::INSTANCE;
+use crate::namespace::{INSTANCE, mount_instance};
 use crate::prediction::{native, with_loader};
 use qus::binfmt::Flags;
 
@@ -167,7 +167,8 @@ fn which_instance_elsewhere(lab: &Lab) {
     let text = "\n  verified here, with a handler that is not visible because binfmt_misc is not mounted\n";
     assert!(ran.status == 0 && ran.stdout.contains(text), "{ran:#?}");
     let ran = which(&program(lab, "arm"));
-    assert!(ran.status == 1 && ran.stdout.contains("try: qus register arm\n"), "{ran:#?}");
+    let command = format!("try: qus --instance {unmounted} register arm\n");
+    assert!(ran.status == 1 && ran.stdout.contains(&command), "{ran:#?}");
 }
 
 kernel_test!(which_disabled);
@@ -276,6 +277,34 @@ fn which_kinds(lab: &Lab) {
     lab.register(b":DOS:M::MZ::/bin/true:").unwrap();
     let answer = runs(lab, &lab.path("setup.exe"), "unverified: no probe was executed");
     assert_eq!(answer["handler"]["name"], "DOS");
+}
+
+kernel_test!(which_of_another_instance, unmounted);
+/// Tests that the commands are for the instance that was asked about.
+fn which_of_another_instance(lab: &Lab) {
+    let elsewhere = lab.path("else where");
+    fs::create_dir(&elsewhere).unwrap();
+    mount_instance(&elsewhere, MsFlags::empty());
+    let at = ["--instance", elsewhere.to_str().unwrap()];
+    let path = program(lab, "arm");
+    let answer = || {
+        let words = at.into_iter().chain(["which", "--no-verify", path.to_str().unwrap()]);
+        lab.answer(words).1["answers"][0].clone()
+    };
+    let qus = format!("qus --instance '{}'", elsewhere.display());
+    let steps = [
+        (None, format!("{qus} register arm")),
+        (Some("qemu-arm"), format!("{qus} enable arm")),
+        (Some("status"), format!("echo 1 | tee '{}/status'", elsewhere.display())),
+    ];
+    for (disabled, command) in steps {
+        if let Some(name) = disabled {
+            fs::write(elsewhere.join(name), "0").unwrap();
+        }
+        assert_eq!(answer()["try"], command);
+        lab.type_command(&command);
+        assert_eq!(answer()["runs"], true);
+    }
 }
 
 kernel_test!(which_names_a_preset_only_with_an_interpreter);

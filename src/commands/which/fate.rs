@@ -12,7 +12,6 @@ use crate::arch::load::Flaw;
 use crate::base::error::Advice;
 use crate::base::escape::display_path;
 use crate::base::shell::shell_word;
-use crate::binfmt::instance::DEFAULT_PATH;
 use crate::binfmt::{Flags, Handler};
 use crate::commands::selection::word_for;
 use crate::commands::suggestion;
@@ -116,7 +115,36 @@ impl Case<'_> {
     }
 
     fn register(&self, arch: &Arch, replace: bool) -> String {
-        suggestion::register([arch], replace, |arch| self.known.available.has(arch))
+        self.here(&suggestion::register([arch], replace, |arch| self.known.available.has(arch)))
+    }
+
+    /// Returns a `qus` command for the instance that was asked about.
+    fn here(&self, command: &str) -> String {
+        suggestion::with_instance(&self.known.instance, command)
+    }
+
+    /// Returns the shell command that disables (`state` 0) or enables (`state` 1) the handler.
+    fn toggle_command(&self, handler: &Handler, state: u8) -> String {
+        let verb = if state == 0 { "disable" } else { "enable" };
+        match word_for(&handler.name) {
+            Some(word) => self.here(&format!("sudo qus {verb} {word}")),
+            // No word of a command line selects this handler.
+            None => self.write_command(handler.name.as_os_str(), state),
+        }
+    }
+
+    /// Returns the shell command that writes `state` to a file of the instance.
+    fn write_command(&self, name: impl AsRef<Path>, state: u8) -> String {
+        format!("echo {state} | sudo tee {}", shell_word(self.known.instance.join(name)))
+    }
+
+    /// Returns the command that registers the preset `name`, or, if no interpreter for it is installed, the way to get
+    /// one.
+    fn preset_advice(&self, name: &str) -> Advice {
+        match Preset::named(name) {
+            Some(preset) if preset.candidates().is_empty() => Advice::hint(preset.hint),
+            _ => self.here(&format!("sudo qus register {name}")).into(),
+        }
     }
 
     /// Returns the fate of the file if its probe ran although no handler is visible. The handler is then in the
@@ -184,7 +212,7 @@ impl Case<'_> {
         }
         if matches!(self.file.kind, Kind::Ape) && is_for_windows(handler) {
             let text = format!("the handler {} starts it as a Windows program, which fails", handler.name);
-            return Fate::unclear(text, preset_advice("ape"));
+            return Fate::unclear(text, self.preset_advice("ape"));
         }
         let Some((result, arch)) = result.zip(self.arch) else {
             return Fate::runs(self.certainty, "unverified: no probe was executed");
@@ -257,7 +285,7 @@ impl Case<'_> {
                 let handler = matching(self.table.handlers, self.file).first().copied();
                 let mended = handler.filter(|handler| self.would_start_with(handler, false));
                 let advice = match mended {
-                    Some(handler) => toggle_command(handler, 0).into(),
+                    Some(handler) => self.toggle_command(handler, 0).into(),
                     None => Advice::hint("the handler needs another interpreter"),
                 };
                 self.fails("a handler matches its own interpreter (infinite loop)", advice)
@@ -293,7 +321,7 @@ impl Case<'_> {
     fn not_taken(&self) -> Fate {
         let (why, advice) = match matching(self.table.handlers, self.file).first() {
             Some(_) if !self.table.enabled => {
-                let command = format!("echo 1 | sudo tee {DEFAULT_PATH}/status");
+                let command = self.write_command("status", 1);
                 let would_start =
                     Table { enabled: true, ..*self.table }.predict(self.file).end == End::Starts;
                 let advice = would_start.then_some(command).into();
@@ -301,8 +329,8 @@ impl Case<'_> {
             }
             Some(handler) => {
                 let command = match classify::emulated_arch(handler) {
-                    Some(arch) => format!("sudo qus enable {}", arch.name),
-                    None => toggle_command(handler, 1),
+                    Some(arch) => self.here(&format!("sudo qus enable {}", arch.name)),
+                    None => self.toggle_command(handler, 1),
                 };
                 let advice = self.would_start_with(handler, true).then_some(command).into();
                 (format!("its handler {} is disabled", handler.name), advice)
@@ -343,9 +371,9 @@ impl Case<'_> {
             (Kind::Windows(_), _) => {
                 ("no handler matches", Advice::hint("install Wine and its handler (package wine-binfmt)"))
             }
-            (Kind::Ape, _) => ("no handler matches", preset_advice("ape")),
-            (Kind::Wasm, _) => ("no handler matches", preset_advice("wasm32-wasi")),
-            (Kind::Jar, _) => ("no handler matches", preset_advice("jar")),
+            (Kind::Ape, _) => ("no handler matches", self.preset_advice("ape")),
+            (Kind::Wasm, _) => ("no handler matches", self.preset_advice("wasm32-wasi")),
+            (Kind::Jar, _) => ("no handler matches", self.preset_advice("jar")),
             (Kind::JavaClass, _) => ("no handler matches", java_class(&self.file.path).into()),
             (Kind::MachO(_), _) => ("no handler matches", Advice::hint("run it on macOS")),
             _ => ("it is not a program", Advice::default()),
@@ -399,16 +427,6 @@ impl Case<'_> {
     }
 }
 
-/// Returns the shell command that disables (`state` 0) or enables (`state` 1) the handler.
-fn toggle_command(handler: &Handler, state: u8) -> String {
-    let verb = if state == 0 { "disable" } else { "enable" };
-    match word_for(&handler.name) {
-        Some(word) => format!("sudo qus {verb} {word}"),
-        // No word of a command line selects this handler.
-        None => format!("echo {state} | sudo tee {DEFAULT_PATH}/{}", shell_word(handler.name.as_os_str())),
-    }
-}
-
 fn denied_advice(denied: AccessError, file: &ExecTarget) -> Advice {
     match denied {
         // A document does not become a program.
@@ -427,15 +445,6 @@ fn unclear(damage: &str) -> Fate {
 /// Reports whether `handler` takes all programs that begin with `MZ`.
 fn is_for_windows(handler: &Handler) -> bool {
     handler.entry.pattern().is_some_and(|pattern| pattern.magic() == b"MZ")
-}
-
-/// Returns the command that registers the preset `name`, or, if no interpreter for it is installed, the way to get one.
-fn preset_advice(name: &str) -> Advice {
-    let command = format!("sudo qus register {name}");
-    match Preset::named(name) {
-        Some(preset) if preset.candidates().is_empty() => Advice::hint(preset.hint),
-        _ => command.into(),
-    }
 }
 
 /// Returns the command that starts the class in the file at `path`.

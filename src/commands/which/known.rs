@@ -26,6 +26,8 @@ pub(super) struct Known {
     pub(super) descriptions: Vec<HandlerDescription>,
     /// Directories in which emulators search the files of programs, by the path of the emulator.
     pub(super) prefixes: RefCell<BTreeMap<PathBuf, Option<PathBuf>>>,
+    /// Directory of the instance, which commands name if it is not the usual one.
+    pub(super) instance: PathBuf,
     /// Architectures that have an interpreter. The advice depends on it.
     pub(super) available: Available,
 }

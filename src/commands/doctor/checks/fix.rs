@@ -8,7 +8,6 @@ use super::{Check, Observation};
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Advice;
 use crate::base::shell::shell_word;
-use crate::binfmt::instance::DEFAULT_PATH;
 use crate::binfmt::{Flags, Handler, HandlerName};
 use crate::commands::doctor::Severity;
 use crate::commands::doctor::facts::{Facts, State};
@@ -90,7 +89,7 @@ pub(super) fn register(facts: &Facts, state: &State, arch: &'static Arch) -> Fix
         return for_arch(facts, "reset", arch).into();
     }
     let command = suggestion::register([arch], true, |arch| state.available.contains_key(arch.name));
-    let command = with_instance(facts, &command);
+    let command = suggestion::with_instance(&facts.path, &command);
     Fix { registers: Some(arch), ..command.into() }
 }
 
@@ -118,22 +117,12 @@ pub(super) fn enable(facts: &Facts, handler: &Handler) -> String {
 
 /// Returns the `qus` command with the verb `verb` for exactly this handler; `None` if no word selects it.
 pub(super) fn by_name(facts: &Facts, verb: &str, handler: &Handler) -> Option<String> {
-    Some(with_instance(facts, &format!("sudo qus {verb} {}", word_for(&handler.name)?)))
+    Some(suggestion::with_instance(&facts.path, &format!("sudo qus {verb} {}", word_for(&handler.name)?)))
 }
 
 /// Returns the `qus` command with the verb `verb` for the handlers of `arch`.
 pub(super) fn for_arch(facts: &Facts, verb: &str, arch: &Arch) -> String {
-    with_instance(facts, &format!("sudo qus {verb} {}", arch.name))
-}
-
-/// Adds the option `--instance` to a `qus` command, unless the instance is mounted at the default path.
-fn with_instance(facts: &Facts, command: &str) -> String {
-    match command.strip_prefix("sudo qus ") {
-        Some(rest) if facts.path.as_os_str() != DEFAULT_PATH => {
-            format!("sudo qus --instance {} {rest}", shell_word(&facts.path))
-        }
-        _ => command.to_owned(),
-    }
+    suggestion::with_instance(&facts.path, &format!("sudo qus {verb} {}", arch.name))
 }
 
 /// Returns the shell command that writes `word` to the file of `handler`. It starts only programs that exist on every

@@ -4,6 +4,7 @@ use super::Observation;
 use crate::base::count::{count, count_are};
 use crate::base::error::{Advice, Advise};
 use crate::base::escape::display_path;
+use crate::base::shell::shell_word;
 use crate::binfmt::instance::{ON_THE_HOST, OpenError, mount_command};
 use crate::commands::doctor::facts::Facts;
 use crate::commands::doctor::processes::MountHolder;
@@ -58,7 +59,7 @@ pub(super) fn mounted(facts: &Facts) -> Vec<Observation> {
 
 pub(super) fn writable(facts: &Facts) -> Vec<Observation> {
     let Some(state) = facts.state().filter(|state| state.read_only) else { return Vec::new() };
-    let hint = format!("sudo mount -o remount,rw {}", display_path(&facts.path));
+    let hint = format!("sudo mount -o remount,rw {}", shell_word(&facts.path));
     let handlers = count(state.handlers.len(), "handler");
     vec![Observation::problem(
         format!("{} is mounted read-only; its {handlers} cannot be changed", display_path(&facts.path)),
@@ -70,7 +71,7 @@ pub(super) fn instance_off(facts: &Facts) -> Vec<Observation> {
     if facts.state().is_none_or(|state| state.enabled) {
         return Vec::new();
     }
-    let hint = format!("echo 1 | sudo tee {}", display_path(&facts.path.join("status")));
+    let hint = format!("echo 1 | sudo tee {}", shell_word(facts.path.join("status")));
     vec![Observation::problem("the whole instance is disabled", hint)]
 }
 
