@@ -198,10 +198,8 @@ fn selected<'a>(
 /// nevertheless (K65).
 fn hidden(path: &Path) -> Diagnostic {
     let problem = Diagnostic::from(OpenError::NotMounted(path.to_owned()));
-    let problem = {
-        let message = format!("cannot remove handlers: {}", problem.message);
-        problem.with_message(message)
-    };
+    let message = format!("cannot remove handlers: {}", problem.message);
+    let problem = problem.with_message(message);
     if UserNamespace::own() == UserNamespace::Initial {
         return problem;
     }

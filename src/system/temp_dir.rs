@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_becomes_stale_meanwhile_is_swept() {
-        // A child of another test has a copy of the lock between fork and execve. So one of many attempts must succeed.
+        // A child of another test has a copy of the lock between fork and execve. So one of a few attempts must succeed.
         let is_swept = |_| {
             let parent = tempfile::tempdir().unwrap();
             let stale = parent.path().join("qus-tmp-aB345678");
@@ -229,7 +229,7 @@ mod tests {
             drop(directory);
             names(parent.path()).is_empty()
         };
-        assert!((0..100).any(is_swept));
+        assert!((0..4).any(is_swept));
     }
 
     #[test]

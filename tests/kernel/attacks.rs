@@ -99,6 +99,7 @@ impl<'a> Scene<'a> {
 
     /// Runs `round` repeatedly while the attacker plays randomly chosen `tricks`.
     fn race(&self, tricks: &[&(dyn Fn(&mut Random) + Sync)], mut round: impl FnMut(usize)) {
+        hints::are_not_typed("the attacker changes the situation again");
         let (over, tried) = (AtomicBool::new(false), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             let attacker = scope.spawn(|| {
@@ -304,7 +305,6 @@ fn a_pipe_or_a_device_for_an_interpreter_stops_nothing(lab: &Lab) {
 
 kernel_test!(what_is_fetched_and_exported_among_other_users_stays_there, among_others);
 fn what_is_fetched_and_exported_among_other_users_stays_there(lab: &Lab) {
-    hints::are_not_typed("the attacker changes the files again");
     let scene = Scene::new(lab);
     source(lab);
     let (theirs, victim) = (&scene.theirs, scene.victims.join("file"));
@@ -439,7 +439,6 @@ fn started(ran: &Ran) -> (u64, Vec<u8>) {
 
 kernel_test!(what_is_persisted_is_what_was_checked, among_others);
 fn what_is_persisted_is_what_was_checked(lab: &Lab) {
-    hints::are_not_typed("the attacker changes the files again");
     let scene = Scene::new(lab);
     let (good, bad) = good_and_bad(&scene);
     for directory in ["/etc", "/run", "/usr/local/lib", "/var/lib"] {

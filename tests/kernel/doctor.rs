@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::checks::{Seen, saw};
 use crate::downloads;
 use crate::lab::{Lab, run};
-use crate::namespace::{INSTANCE, enter_nested, mount_instance};
+use crate::namespace::{INSTANCE, enter_nested, mount_elsewhere, mount_instance};
 use crate::prediction::native;
 use qus::binfmt::Flags;
 
@@ -242,9 +242,7 @@ fn doctor_wrong_emulator(lab: &Lab) {
 kernel_test!(doctor_of_another_instance, unmounted);
 /// Tests that the commands are for the instance that was examined.
 fn doctor_of_another_instance(lab: &Lab) {
-    let elsewhere = lab.path("else where");
-    fs::create_dir(&elsewhere).unwrap();
-    mount_instance(&elsewhere, MsFlags::empty());
+    let elsewhere = mount_elsewhere(lab);
     let at = ["--instance", elsewhere.to_str().unwrap()];
     for line in [format!(":qemu-arm:{ARM}:/gone/qemu-arm:"), ":jar:E::jar::/gone/jexec:".to_owned()] {
         fs::write(elsewhere.join("register"), line).unwrap();

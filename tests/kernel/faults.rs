@@ -18,6 +18,7 @@ use qus::binfmt::Flags;
 
 use crate::build::{Tree, deb};
 use crate::downloads::{self, interpreter};
+use crate::hints;
 use crate::lab::{Lab, Ran, busybox, run};
 
 /// Number of faults of a command that every run of the tests tries.
@@ -63,6 +64,7 @@ pub(crate) struct Scene<'a> {
 
 impl Scene<'_> {
     pub(crate) fn play(&self) {
+        hints::are_not_typed("no command mends an injected fault");
         set_child_subreaper(true).unwrap();
         fs::create_dir_all(self.lab.path("tmp")).unwrap();
         let cases = self.cases();

@@ -1,4 +1,5 @@
-//! Types every command that qus prints after `try:` in these tests, each in the situation in which qus printed it.
+//! Types the commands that qus prints after `try:` in these tests, each in the situation in which qus printed it. Covers
+//! all runs through [`crate::lab::run`], and in them the text output.
 //!
 //! Such a command changes the situation, so it cannot be typed in the middle of a test. A test therefore runs once, and
 //! reports the hints that qus printed. Then it runs again for each of them, up to the place where qus prints the hint.
@@ -26,8 +27,10 @@ use crate::skip;
 const TYPED: &str = "QUS_TEST_HINT";
 /// Beginning of a line on the standard output of a test process that names a hint.
 const LINE: &str = "hint\t";
+/// Reason with which a test process ends after it has typed its hint.
+pub(crate) const WAS_TYPED: &str = "the hint was typed";
 
-/// Parts of commands that no test types, each with the reason.
+/// Parts of hints whose commands no test types, each with the reason.
 const NOT_TYPED: [(&str, &str); 17] = [
     ("$(printf", "the files with such names are of other architectures than their names say"),
     ("--qemu-version 3 ", "no distribution has this version, and only the download shows that"),
@@ -35,7 +38,8 @@ const NOT_TYPED: [(&str, &str); 17] = [
     ("WSLInterop", "its interpreter /init exists on Windows only"),
     ("apt-get install", "it changes the machine"),
     ("docker restart", "no test has an engine"),
-    ("podman ", "no test has an engine"),
+    ("podman restart", "no test has an engine"),
+    ("podman unshare", "no test has an engine"),
     ("modprobe ", "it changes the machine"),
     ("rpmkeys ", "the path of the key is an example"),
     ("dpkg --add-architecture", "it changes the machine, and installs packages of another architecture"),
@@ -44,15 +48,14 @@ const NOT_TYPED: [(&str, &str); 17] = [
     ("qus run sh", "it starts another shell, in which the user goes on"),
     ("sysctl -w vm.memfd_noexec", "the setting is that of a PID namespace, in which this shell is not"),
     ("systemctl ", "no test has a service manager"),
-    ("setcap -r", "the hint says that the user must then start qus with sudo"),
-    ("chmod ug-s", "the hint says that the user must then start qus with sudo"),
+    ("refusing to run with more rights", "the hint says that the user must then start qus with sudo"),
 ];
 
 /// Programs that are typed, because what they change is gone at the end of the test.
 const HARMLESS: [&str; 10] =
     ["chmod", "chown", "echo", "mkdir", "mount", "mv", "qus", "rm", "sysctl", "umount"];
 
-/// Subcommands that change nothing. They mend nothing by themselves.
+/// Subcommands that print an answer and change nothing.
 const QUESTIONS: [&str; 6] = ["doctor", "help", "list", "show", "verify", "which"];
 
 /// Hints that this test process has seen.
@@ -74,9 +77,14 @@ struct Hint {
 }
 
 impl Hint {
+    /// Returns the hint as one line.
+    fn text(&self) -> String {
+        format!("{} => {}", self.message, self.commands.join(" && "))
+    }
+
     /// Returns the hint as one line, without what differs from run to run.
     fn key(&self) -> String {
-        let text = format!("{} => {}", self.message, self.commands.join(" && "));
+        let text = self.text();
         let directory = DIRECTORY.get().map(|path| path.display().to_string()).unwrap_or_default();
         let text = if directory.is_empty() { text } else { text.replace(&directory, "DIR") };
         let mut key = String::new();
@@ -140,7 +148,7 @@ fn hints(ran: &Ran) -> Vec<Hint> {
 pub(crate) fn printed(command: &mut Command, ran: &Ran) {
     for hint in hints(ran).into_iter().filter(|_| ARE_TYPED.load(Ordering::Relaxed)) {
         let key = hint.key();
-        if NOT_TYPED.iter().any(|(part, _)| hint.commands.iter().any(|command| command.contains(part))) {
+        if NOT_TYPED.iter().any(|(part, _)| hint.text().contains(part)) {
             continue;
         }
         let is_harmless = |command: &String| {
@@ -154,7 +162,7 @@ pub(crate) fn printed(command: &mut Command, ran: &Ran) {
         }
         if env::var(TYPED).is_ok_and(|typed| typed == key) {
             try_out(command, ran, &hint);
-            skip::skip("the hint was typed");
+            skip::skip(WAS_TYPED);
         }
         SEEN.lock().unwrap().insert(key);
     }
@@ -162,8 +170,9 @@ pub(crate) fn printed(command: &mut Command, ran: &Ran) {
 
 /// Types the commands of `hint`, which `command` printed, and then runs `command` again.
 fn try_out(command: &mut Command, ran: &Ran, hint: &Hint) {
+    let directory = tempfile::tempdir().unwrap();
     for line in &hint.commands {
-        let typed = Ran::of(&shell(command, line).output().unwrap());
+        let typed = Ran::of(&shell(command, line, directory.path()).output().unwrap());
         skip::without_programs_of(line, typed.status);
         // A question that is answered may have an unpleasant answer, and `run` returns the status of its program.
         let is_right = match line {
@@ -219,11 +228,10 @@ fn is_dry_run(words: &[String]) -> bool {
     words.iter().any(|word| word == "-n" || word == "--dry-run")
 }
 
-/// Returns a shell that runs `line` where `command` runs, with the qus under test as `qus`.
-fn shell(command: &Command, line: &str) -> Command {
-    let bin = env::temp_dir().join(format!("typed-{}", std::process::id()));
-    if !bin.exists() {
-        fs::create_dir(&bin).unwrap();
+/// Returns a shell that runs `line` where `command` runs, with the qus under test as `qus`. `bin` is a directory for
+/// further programs, and for the home directory.
+fn shell(command: &Command, line: &str, bin: &Path) -> Command {
+    if !bin.join("qus").exists() {
         symlink(QUS, bin.join("qus")).unwrap();
         // Root of a user namespace needs no sudo, and sudo does not work there.
         let sudo = bin.join("sudo");

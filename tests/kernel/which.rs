@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::downloads;
 use crate::lab::{Lab, Ran, run, start};
-use crate::namespace::{INSTANCE, mount_instance};
+use crate::namespace::{INSTANCE, mount_elsewhere};
 use crate::prediction::{native, with_loader};
 use qus::binfmt::Flags;
 
@@ -282,9 +282,7 @@ fn which_kinds(lab: &Lab) {
 kernel_test!(which_of_another_instance, unmounted);
 /// Tests that the commands are for the instance that was asked about.
 fn which_of_another_instance(lab: &Lab) {
-    let elsewhere = lab.path("else where");
-    fs::create_dir(&elsewhere).unwrap();
-    mount_instance(&elsewhere, MsFlags::empty());
+    let elsewhere = mount_elsewhere(lab);
     let at = ["--instance", elsewhere.to_str().unwrap()];
     let path = program(lab, "arm");
     let answer = || {

@@ -19,7 +19,7 @@ use crate::handler::classify;
 use crate::handler::exec_target::{AccessError, Elf, ExecTarget, Kind};
 use crate::handler::predict::{End, Prediction, Reason, Step, Table, matching};
 use crate::handler::preset::Preset;
-use crate::interpreter::memfd;
+use crate::interpreter::{Executor, memfd, self_exe_header};
 use crate::probe::{Expected, Failure, Verification, judge};
 
 /// The fate of a file when it is executed: whether it runs, with a description and advice.
@@ -142,7 +142,7 @@ impl Case<'_> {
     /// one.
     fn preset_advice(&self, name: &str) -> Advice {
         match Preset::named(name) {
-            Some(preset) if preset.candidates().is_empty() => Advice::hint(preset.hint),
+            Some(preset) if !has_interpreter(preset) => Advice::hint(preset.hint),
             _ => self.here(&format!("sudo qus register {name}")).into(),
         }
     }
@@ -283,7 +283,7 @@ impl Case<'_> {
             }
             Reason::Loop => {
                 let handler = matching(self.table.handlers, self.file).first().copied();
-                let mended = handler.filter(|handler| self.would_start_with(handler, false));
+                let mended = handler.filter(|handler| self.may_start_with(handler, false));
                 let advice = match mended {
                     Some(handler) => self.toggle_command(handler, 0).into(),
                     None => Advice::hint("the handler needs another interpreter"),
@@ -332,7 +332,7 @@ impl Case<'_> {
                     Some(arch) => self.here(&format!("sudo qus enable {}", arch.name)),
                     None => self.toggle_command(handler, 1),
                 };
-                let advice = self.would_start_with(handler, true).then_some(command).into();
+                let advice = self.may_start_with(handler, true).then_some(command).into();
                 (format!("its handler {} is disabled", handler.name), advice)
             }
             None => {
@@ -343,16 +343,16 @@ impl Case<'_> {
         self.fails(format!("{why}; execve fails with \"Exec format error\""), advice)
     }
 
-    /// Reports whether the kernel would start the file if the handler `changed` were enabled, or
+    /// Reports whether the kernel may start the file if the handler `changed` were enabled, or
     /// disabled.
-    fn would_start_with(&self, changed: &Handler, enabled: bool) -> bool {
+    fn may_start_with(&self, changed: &Handler, enabled: bool) -> bool {
         let mut handlers = self.table.handlers.to_vec();
         for handler in &mut handlers {
             if handler.name == changed.name {
                 handler.entry.enabled = enabled;
             }
         }
-        Table { handlers: &handlers, ..*self.table }.predict(self.file).end == End::Starts
+        may_start(&Table { handlers: &handlers, ..*self.table }.predict(self.file).end)
     }
 
     /// Returns the reason why no handler matches the file, with advice.
@@ -425,6 +425,17 @@ impl Case<'_> {
     fn word(&self) -> String {
         shell_word(&self.file.path)
     }
+}
+
+/// Reports whether `qus register` finds an interpreter for `preset`. It counts as found if that cannot be checked.
+fn has_interpreter(preset: &Preset) -> bool {
+    let Ok(host) = self_exe_header() else { return true };
+    preset.candidates().iter().any(|path| Executor::check(path, &host).is_ok())
+}
+
+/// Reports whether a prediction leaves it possible that the file is started.
+fn may_start(end: &End) -> bool {
+    matches!(end, End::Starts | End::Unclear { .. })
 }
 
 fn denied_advice(denied: AccessError, file: &ExecTarget) -> Advice {
