@@ -77,9 +77,9 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
         inspect: &|path| seen.inspect(path),
     };
     let mut known = if args.no_verify {
-        // All native probes are executed before the first answer is printed, as in `know`. For a list of files, the
+        // All native probes are executed before the first answer is printed, as in `know`. If there are many files, the
         // probes cost less than a look at each file in advance.
-        if !(matches!(files, Files::Listed(_)) && natives.determine_all()) {
+        if !(files.are_many() && natives.determine_all()) {
             files.iter().for_each(|file| drop(table.predict(&ExecTarget::inspect(file))));
         }
         Known::default()

@@ -41,6 +41,15 @@ impl<'a> Files<'a> {
         pairs.filter(|(name, file)| name != file)
     }
 
+    /// Reports whether it takes longer to look at these files than to execute a few programs. The files of a list are
+    /// not counted.
+    pub(super) fn are_many(&self) -> bool {
+        match self {
+            Self::Typed(typed) => typed.len() > 64,
+            Self::Listed(_) => true,
+        }
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Path> {
         let (typed, listed): (&[Cow<'a, Path>], &[u8]) = match self {
             Self::Typed(typed) => (typed, &[]),
