@@ -33,6 +33,7 @@ use crate::interpreter::self_exe_header;
 use crate::interpreter::{is_qemu, versions_of};
 use crate::probe::{self, Nativeness, ProbeResult, ProbeTarget, Variant};
 use clap::Args;
+use nix::unistd::getuid;
 
 /// Arguments of `qus which`.
 #[derive(Debug, Args)]
@@ -90,6 +91,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
         return Err(problem.into());
     }
     known.instance.clone_from(&common.instance);
+    known.is_root = getuid().is_root();
     known.describe(&handlers);
     let compared = compared(args, common, &handlers)?;
     let report = WhichReport {

@@ -32,23 +32,22 @@ impl View {
         if self.wide { 56 } else { 32 }
     }
 
-    /// Returns the number of `N` bytes at `position`; missing bytes count as zeros.
-    fn number<const N: usize>(self, bytes: &[u8], position: usize) -> u64 {
-        let field = bytes.get(position..).unwrap_or_default();
-        let digit = |index: usize| u64::from(field.get(index).copied().unwrap_or(0));
-        (0..N).fold(0, |number, index| number << 8 | digit(if self.big { index } else { N - 1 - index }))
-    }
-
     pub(super) fn half(self, bytes: &[u8], position: usize) -> u16 {
-        u16::try_from(self.number::<2>(bytes, position)).unwrap_or(0)
+        let field = field(bytes, position);
+        if self.big { u16::from_be_bytes(field) } else { u16::from_le_bytes(field) }
     }
 
     pub(super) fn word(self, bytes: &[u8], position: usize) -> u32 {
-        u32::try_from(self.number::<4>(bytes, position)).unwrap_or(0)
+        let field = field(bytes, position);
+        if self.big { u32::from_be_bytes(field) } else { u32::from_le_bytes(field) }
     }
 
     fn address(self, bytes: &[u8], position: usize) -> u64 {
-        if self.wide { self.number::<8>(bytes, position) } else { self.number::<4>(bytes, position) }
+        if !self.wide {
+            return self.word(bytes, position).into();
+        }
+        let field = field(bytes, position);
+        if self.big { u64::from_be_bytes(field) } else { u64::from_le_bytes(field) }
     }
 
     /// Parses a program header.
@@ -66,6 +65,16 @@ impl View {
             align: self.address(entry, align),
         }
     }
+}
+
+/// Returns the `N` bytes at `position`; missing bytes count as zeros.
+fn field<const N: usize>(bytes: &[u8], position: usize) -> [u8; N] {
+    let rest = bytes.get(position..).unwrap_or_default();
+    rest.first_chunk().copied().unwrap_or_else(|| {
+        let mut padded = [0; N];
+        padded.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+        padded
+    })
 }
 
 /// A program header.

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use super::known::{Certainty, Known, arch_of};
 use super::probe_target;
 use goblin::elf::header::{EM_AARCH64, EM_X86_64};
-use nix::unistd::getuid;
 
 use crate::arch::Arch;
 use crate::arch::load::Flaw;
@@ -393,7 +392,7 @@ impl Case<'_> {
         // A handler that takes ordinary programs of the architecture stays in place without --replace.
         let replace = classify::active_handler(arch, self.table.handlers).is_some();
         let advice = Advice::from(self.register(arch, replace));
-        if getuid().is_root() {
+        if self.known.is_root {
             return ("no handler matches", advice);
         }
         let fetch = if self.known.available.has(arch) { "" } else { "--fetch " };

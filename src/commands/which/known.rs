@@ -28,6 +28,8 @@ pub(super) struct Known {
     pub(super) prefixes: RefCell<BTreeMap<PathBuf, Option<PathBuf>>>,
     /// Directory of the instance, which commands name if it is not the usual one.
     pub(super) instance: PathBuf,
+    /// True if qus runs as root. Others get a hint that needs no root.
+    pub(super) is_root: bool,
     /// Architectures that have an interpreter. The advice depends on it.
     pub(super) available: Available,
 }
