@@ -18,17 +18,24 @@ pub(crate) struct Program {
     pub(crate) line: Vec<String>,
     /// Exit status that shows success.
     pub(crate) status: i32,
+    /// Name of an environment variable that the program does not get.
+    pub(crate) without: Option<&'static str>,
 }
 
 impl Program {
     /// Creates a command line that must exit with 0.
     pub(crate) fn new<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { line: words.into_iter().map(str::to_owned).collect(), status: 0 }
+        Self { line: words.into_iter().map(str::to_owned).collect(), status: 0, without: None }
     }
 
     /// Sets another expected exit status.
     pub(crate) fn ending(self, status: i32) -> Self {
         Self { status, ..self }
+    }
+
+    /// Removes a variable from the program's environment.
+    pub(crate) fn without(self, variable: &'static str) -> Self {
+        Self { without: Some(variable), ..self }
     }
 }
 
@@ -99,6 +106,7 @@ impl Row<'_> {
         let program = self.program(side);
         (self.before)()?;
         let mut command = command(&program.line)?;
+        program.without.map(|variable| command.env_remove(variable));
         let begin = Instant::now();
         let status = command.status().with_context(|| format!("{:?}", program.line))?;
         let elapsed = begin.elapsed();
@@ -112,6 +120,7 @@ impl Row<'_> {
         let program = self.program(side);
         (self.before)()?;
         let mut peak = Command::new(std::env::current_exe()?);
+        program.without.map(|variable| peak.env_remove(variable));
         let output = peak.arg("peak").args(&program.line).output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         let kibibytes: u32 =

@@ -171,13 +171,18 @@ impl<'a> Lab<'a> {
         let lines = self.lines("lines-of-five", &rules)?;
         // The architectures are named, because `all` would also use interpreters in other directories.
         let words = [bundle.as_str(), "register", "--no-verify"];
-        let ours = || Program::new(words.into_iter().chain(FIVE));
+        // The directory in the variable would take precedence over the interpreters of the bundle.
+        let ours = || Program::new(words.into_iter().chain(FIVE)).without(INTERPRETERS);
         let floor = self.floor(["register-in-memory", &lines]);
         let what = format!(
             "a bundle of five registers from memory, {:.0} MB unpacked; a program that copies them into memory",
             megabytes(&rules)?
         );
-        self.row(&what, ours(), floor, &|| self.empty(), &|_| self.has(rules.len()))?;
+        let after = |side| {
+            self.has(rules.len())?;
+            if side == Side::Ours { self.is_in_memory() } else { Ok(()) }
+        };
+        self.row(&what, ours(), floor, &|| self.empty(), &after)?;
         let what = "the same bundle; its five unpacked and compared, by the same code, and nothing else";
         let after = |side| self.has(if side == Side::Ours { rules.len() } else { 0 });
         self.row(what, ours(), self.floor(["unpack", &bundle]), &|| self.empty(), &after)?;
@@ -330,6 +335,15 @@ impl<'a> Lab<'a> {
     fn fill(&self, rules: &[Rule]) -> Result<()> {
         for rule in rules {
             self.instance.register(rule)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that all interpreters are in memory. The path of such an interpreter is not absolute.
+    fn is_in_memory(&self) -> Result<()> {
+        for handler in self.instance.handlers()? {
+            let path = handler.entry.interpreter.unwrap_or_default();
+            ensure!(!path.is_absolute(), "{} is registered, not a copy in memory", path.display());
         }
         Ok(())
     }
