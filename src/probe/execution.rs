@@ -26,6 +26,7 @@ use nix::unistd::Pid;
 
 use super::{ARGV0, End, Outcome};
 use crate::system::file_id::FileId;
+use crate::system::signals::end_is_requested;
 
 /// Shortest and longest time limit of one execution. An emulator starts in milliseconds, or in seconds on a host that
 /// is itself emulated.
@@ -129,8 +130,12 @@ impl Executor {
         Some(program).filter(|program| Some(*program) != self.own)
     }
 
-    /// Reports whether an execution that began at `began` takes too long for the present speed of the machine.
+    /// Reports whether an execution that began at `began` takes too long for the present speed of the machine, or a
+    /// signal asks this process to end.
     fn is_late(&self, began: Instant, limit: &Limit) -> bool {
+        if end_is_requested() {
+            return true;
+        }
         // Other executions wait here while the machine is measured.
         let mut time = limit.time.lock().unwrap_or_else(PoisonError::into_inner);
         if began.elapsed() < *time {
@@ -150,7 +155,7 @@ impl Executor {
         let longest = Limit::new(TIME_LIMITS[1], None);
         let began = Instant::now();
         let mut slowest = Duration::ZERO;
-        while began.elapsed() < MEASURE_TIME {
+        while began.elapsed() < MEASURE_TIME && !end_is_requested() {
             let before = Instant::now();
             self.execute_within(canary, &longest).ok()?;
             slowest = slowest.max(before.elapsed());

@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{chdir, chroot, getegid, geteuid};
+use nix::sys::signal::Signal;
+use nix::unistd::{chdir, chroot, getegid, geteuid, getppid};
 use serde::{Deserialize, Serialize};
 
 use super::Outcome;
@@ -22,6 +24,7 @@ use crate::base::parallel;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance};
 use crate::system::namespace::map_one;
 use crate::system::rights;
+use crate::system::signals::{DeferredSignals, end_is_requested};
 
 /// Argument that makes qus run as a helper process. It is the only argument of that process.
 pub const HELPER: &str = "__probe";
@@ -41,6 +44,8 @@ pub(super) struct Session {
     pub(super) names: Vec<String>,
     /// True if `directory` also contains a native program, the file `canary`.
     pub(super) has_canary: bool,
+    /// Number of the process that starts the helper.
+    pub(super) parent: u32,
 }
 
 /// Root directory in which a helper executes probes.
@@ -102,6 +107,7 @@ fn write_executable(path: &Path, image: &[u8]) -> io::Result<()> {
 /// # Errors
 /// The probes could not be executed, so there is no report. The error is the reason, as text for the user.
 pub fn serve(input: &mut dyn io::Read, output: &mut dyn io::Write) -> Result<(), String> {
+    let _deferred = DeferredSignals::begin();
     let mut text = Vec::new();
     input.read_to_end(&mut text).map_err(|error| format!("cannot read the session: {error}"))?;
     let session: Session =
@@ -128,10 +134,18 @@ impl Session {
             return Ok(Report::RootNotEntered);
         }
         rights::give_up_all().map_err(|error| error.to_string())?;
+        // A change of the user would clear this setting. Without the signal, the time limit ends the programs.
+        let _ = prctl::set_pdeathsig(Signal::SIGTERM);
+        if u32::try_from(getppid().as_raw()) != Ok(self.parent) {
+            return Err("the process that started the helper has ended".to_owned());
+        }
         let failed = |error| format!("cannot start a process: {error}");
         let paths: Vec<PathBuf> = self.names.iter().map(|name| directory.join(name)).collect();
         let outcomes = parallel::map(&paths, |path| executor.execute(path));
         let outcomes: Vec<Outcome> = outcomes.into_iter().collect::<io::Result<_>>().map_err(failed)?;
+        if end_is_requested() {
+            return Err("interrupted by a signal".to_owned());
+        }
         Ok(match executor.obstacle(&outcomes).map_err(failed)? {
             Some(error) => Report::DirectoryUnusable(format!("cannot execute programs there: {error}")),
             None => Report::Executed(outcomes),

@@ -2,10 +2,16 @@
 
 use std::env;
 use std::io::{Read, Write as _};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use thiserror::Error;
 
 use super::helper::{HELPER, Report, Root, Session, file_name, write_probes};
@@ -13,6 +19,7 @@ use super::{End, Outcome, ProbeResult, ProbeTarget, STATUS_ARGV0, Sample};
 use crate::arch::Arch;
 use crate::base::error::Advise;
 use crate::binfmt::Handler;
+use crate::system::signals::end_is_requested;
 use crate::system::temp_dir::TempDir;
 
 /// Maximum size of a helper's report, in bytes.
@@ -35,6 +42,9 @@ pub enum ProbeError {
     /// A helper process failed. The value is the reason that it reported.
     #[error("cannot run probes: {0}")]
     Failed(String),
+    /// A signal asked qus to end. It says nothing about a handler either.
+    #[error("interrupted by a signal")]
+    Interrupted,
     /// qus has no probe for the architecture.
     #[error("qus has no probe for {arch}")]
     NoProbe {
@@ -187,6 +197,7 @@ fn in_directory<T>(
                     root: Root::Host,
                     names: probes.iter().map(|(name, _)| name.clone()).collect(),
                     has_canary: canary.is_some(),
+                    parent: std::process::id(),
                 };
                 match execute(&session)? {
                     Ok(done) => return Ok(done),
@@ -206,7 +217,12 @@ fn own_arch() -> Option<&'static Arch> {
     Arch::from_header(&header)
 }
 
-/// Running helper process. Dropping the value kills the process.
+/// Time after which a helper that was asked to end is killed.
+const END_TIME: Duration = Duration::from_secs(2);
+/// Time between two checks of whether a signal asks qus to end, or of whether a helper has ended.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Running helper process. Dropping the value ends the process and the programs that it executes.
 struct Helper {
     process: Child,
 }
@@ -226,12 +242,16 @@ impl Helper {
     }
 
     fn report(mut self) -> Result<Report, ProbeError> {
+        self.wait_for_report()?;
         // `wait_with_output` would panic on a read error. The two pipes can be read one after the other, because a
         // reason always fits into a pipe.
         let (mut report, mut reason) = (Vec::new(), Vec::new());
         read_all(self.process.stdout.take(), &mut report)
             .and(read_all(self.process.stderr.take(), &mut reason))?;
         let status = self.process.wait()?;
+        if !status.success() && end_is_requested() {
+            return Err(ProbeError::Interrupted);
+        }
         if !status.success() {
             let reason = String::from_utf8_lossy(&reason).trim().to_owned();
             return Err(ProbeError::Failed(if reason.is_empty() { status.to_string() } else { reason }));
@@ -239,11 +259,37 @@ impl Helper {
         serde_json::from_slice(&report)
             .map_err(|error| ProbeError::Failed(format!("cannot read the report of a helper: {error}")))
     }
+
+    /// Waits until the helper writes its report or ends.
+    fn wait_for_report(&self) -> Result<(), ProbeError> {
+        let Some(output) = &self.process.stdout else { return Ok(()) };
+        let timeout = PollTimeout::try_from(CHECK_INTERVAL).unwrap_or(PollTimeout::MAX);
+        while let Ok(0) | Err(Errno::EINTR) =
+            poll(&mut [PollFd::new(output.as_fd(), PollFlags::POLLIN)], timeout)
+        {
+            if end_is_requested() {
+                return Err(ProbeError::Interrupted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports whether the process has ended. It is then reaped, and its number may belong to another process.
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
+    }
 }
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        // Both calls fail if the process has already been waited for.
+        if self.has_ended() {
+            return;
+        }
+        let asked = Instant::now();
+        let _ = kill(Pid::from_raw(i32::try_from(self.process.id()).unwrap_or(i32::MAX)), Signal::SIGTERM);
+        while !self.has_ended() && asked.elapsed() < END_TIME {
+            thread::sleep(CHECK_INTERVAL / 10);
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -34,7 +34,7 @@ use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::stat::{Mode, umask};
 
-pub use self::deferred::DeferredSignals;
+pub use self::deferred::{DeferredSignals, end_is_requested};
 pub use self::wait::EndSignals;
 
 /// Bit of [`RECORD`]: qus was started with `SIGCHLD` ignored. The next bit means the same for `SIGPIPE`.
@@ -80,6 +80,16 @@ fn is_ignored(signal: libc::c_int) -> bool {
     let done = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
     // SAFETY: the call has succeeded, and has written the action.
     done == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+/// Reports whether a signal that this thread blocks has arrived.
+#[allow(unsafe_code, reason = "nix has no sigpending")]
+fn is_pending(signal: Signal) -> bool {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the call writes a whole set to memory of its type.
+    let done = unsafe { libc::sigpending(set.as_mut_ptr()) };
+    // SAFETY: the call above has succeeded, and has written the set.
+    done == 0 && unsafe { libc::sigismember(set.as_ptr(), signal as libc::c_int) } == 1
 }
 
 /// Reports whether a file descriptor is closed.

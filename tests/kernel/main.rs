@@ -54,6 +54,7 @@ mod hints;
 mod hold;
 mod identity;
 mod inherited;
+mod interrupted;
 mod killed;
 mod lab;
 mod list;

@@ -51,6 +51,25 @@ pub(crate) fn crashing() -> Vec<u8> {
     program
 }
 
+/// Returns a static program of this host that runs for ever. Returns `None` if the test has no code for this host.
+pub(crate) fn hanging() -> Option<Vec<u8>> {
+    // A jump to itself.
+    let jump: &[u8] = match host().name {
+        "x86_64" | "i386" => &[0xeb, 0xfe],
+        "aarch64" => &[0, 0, 0, 0x14],
+        "arm" => &[0xfe, 0xff, 0xff, 0xea],
+        "riscv64" => &[0x6f, 0, 0, 0],
+        "ppc64le" => &[0, 0, 0, 0x48],
+        "s390x" => &[0xa7, 0xf4, 0, 0],
+        "loongarch64" => &[0, 0, 0, 0x50],
+        _ => return None,
+    };
+    let mut program = probe(host());
+    let code = program.len() - host().probe_code().unwrap().code.len();
+    program[code..code + jump.len()].copy_from_slice(jump);
+    Some(program)
+}
+
 /// Returns a program of this host that needs a loader: the kernel starts `loader` instead.
 pub(crate) fn dynamic(loader: &Path) -> Vec<u8> {
     let mut program = probe(host());

@@ -22,7 +22,7 @@ use crate::handler::preset::{Preset, handler_of};
 use crate::handler::rules::{RuleFacts, decide_rules};
 use crate::handler::transaction::Staged;
 use crate::interpreter::{CheckError, Executor, self_exe_header};
-use crate::probe::{End, Failure, Outcome as ProbeOutcome, Sample, Verification, run_sample};
+use crate::probe::{End, Failure, Outcome as ProbeOutcome, ProbeError, Sample, Verification, run_sample};
 use crate::system::namespace::Target;
 use crate::system::signals::DeferredSignals;
 
@@ -330,6 +330,7 @@ fn check(instance: &Instance, sample: Sample, requested: &Requested) -> Checked 
         Ok(None) => {}
     }
     match run_sample(sample) {
+        Err(error @ ProbeError::Interrupted) => Checked::Failed(error.to_string()),
         Err(error) => Checked::NotRun(Some(error.to_string())),
         Ok(None) => Checked::NotRun(Some("qus has no such file for this host".to_owned())),
         Ok(Some(result)) => match failure(&result.host, sample, requested) {

@@ -2,8 +2,18 @@
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
+use super::{is_ignored, is_pending};
+
 /// Signals with which users and service managers end a program.
 const SIGNALS: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
+
+/// Reports whether a deferred signal has arrived. Work that takes long should stop then, so that this process can roll
+/// its change back and end.
+#[must_use]
+pub fn end_is_requested() -> bool {
+    // Even an ignored signal stays pending while it is blocked.
+    SIGNALS.into_iter().any(|signal| is_pending(signal) && !is_ignored(signal as i32))
+}
 
 /// Defers SIGHUP, SIGINT and SIGTERM while this value exists. Programs that qus starts meanwhile inherit the signal
 /// mask.
