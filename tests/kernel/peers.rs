@@ -110,9 +110,12 @@ fn binfmt_is_honest_about_failures(lab: &Lab) {
     assert_eq!(ran.status, 2, "{ran:#?}");
     let reason = format!("no interpreter is in {}", lab.path("empty").display());
     assert!(last_line(&ran).starts_with("error: ") && last_line(&ran).contains(&reason), "{ran:#?}");
+    // Callers parse the JSON after a failure too.
+    assert_eq!(state(&ran).1, ["qemu-aarch64"]);
     let ran = run(tool(lab, "binfmt").env("QEMU_BINARY_PREFIX", "my-").args(["--install", "s390x"]));
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(last_line(&ran).starts_with("error: QEMU_BINARY_PREFIX is not supported"), "{ran:#?}");
+    assert_eq!(state(&ran).1, ["qemu-aarch64"]);
     assert_eq!((lab.entries(), order()), before);
 
     let own = lab.copy("own/qemu-s390x-static", &interpreter("s390x"));
@@ -241,15 +244,20 @@ fn binfmt_does_not_mount_in_order_to_look(lab: &Lab) {
     let ran = call(lab, "binfmt", &["--uninstall", "qemu-*"]);
     assert_eq!(ran.status, 2, "{ran:#?}");
     let line = "cannot remove handlers: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc";
-    assert!(ran.stderr.contains(line), "{ran:#?}");
+    assert!(last_line(&ran).starts_with("error: ") && ran.stderr.contains(line), "{ran:#?}");
+    let after_failure = state(&ran);
     let ran = call(lab, "binfmt", &[]);
     assert_eq!(ran.status, 0, "{ran:#?}");
     let (supported, emulators) = state(&ran);
+    assert_eq!((&supported, &emulators), (&after_failure.0, &after_failure.1));
     assert_eq!(supported[0], Arch::named(std::env::consts::ARCH).unwrap().names.platforms[0]);
     assert!(emulators.is_empty(), "{ran:#?}");
     let line = "qus: binfmt_misc is not mounted on /proc/sys/fs/binfmt_misc: emulators cannot be listed";
     assert!(ran.stderr.contains(line), "{ran:#?}");
     assert_eq!(mounts(), before);
+    // The list has the same order when it is determined in the other way.
+    lab.shell("mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc");
+    assert_eq!(state(&call(lab, "binfmt", &[])).0, supported);
 }
 
 kernel_test!(binfmt_prints_a_command_for_users_who_may_not_register, ordinary_user);

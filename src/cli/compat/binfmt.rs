@@ -81,13 +81,7 @@ pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status,
             Ok(Status::Failed)
         }
         Err(EarlyExit::Failed(error)) => {
-            let problem = error.downcast::<Diagnostic>()?;
-            let advice = problem.advice.inline();
-            writeln!(
-                adapter.messages,
-                "error: {}",
-                escape(&format!("{}{advice}", problem.message).replace('\n', " "))
-            )?;
+            writeln!(adapter.messages, "error: {}", one_line(error)?)?;
             Ok(Status::Failed)
         }
         Err(stop) => Err(stop),
@@ -110,10 +104,22 @@ fn act(
     let list = |list: &str| {
         list.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>()
     };
-    self::uninstall(&list(uninstall), &mut failures, adapter)?;
-    self::install(&list(install), &mut failures, adapter)?;
+    // Callers parse the JSON, so it is printed after a failure too.
+    let done = self::uninstall(&list(uninstall), &mut failures, adapter);
+    let done = done.and_then(|()| self::install(&list(install), &mut failures, adapter));
+    if let Err(EarlyExit::Failed(error)) = done {
+        failures.push(one_line(error)?);
+    } else {
+        done?;
+    }
     status(adapter)?;
     Ok(failures)
+}
+
+/// Returns the whole error with its advice as one line.
+fn one_line(error: anyhow::Error) -> Result<String, EarlyExit> {
+    let problem = error.downcast::<Diagnostic>()?;
+    Ok(escape(&format!("{}{}", problem.message, problem.advice.inline()).replace('\n', " ")))
 }
 
 fn install(words: &[String], failures: &mut Vec<String>, adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
@@ -261,7 +267,7 @@ struct HostState {
 /// enabled handlers.
 fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     let mut emulators = Vec::new();
-    let states = if let Some(instance) = open_read_only(&adapter.common)? {
+    let running = if let Some(instance) = open_read_only(&adapter.common)? {
         let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
         let handlers = instance.handlers().map_err(Diagnostic::from)?;
         let active = handlers.iter().filter(|handler| enabled && handler.entry.enabled);
@@ -273,44 +279,45 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
             .filter_map(|(name, _)| Some(HandlerArg::Arch(Arch::from_qemu_target(name)?, None)));
         let request = Verify { handlers: vec![arches.collect::<Vec<_>>().into()] };
         let (_, report) = adapter.run_command(false, |common, _| verify::execute(&request, common))?;
-        report.items.iter().filter_map(|item| Some((item.arch?, item.health.state))).collect()
+        let runs = |state| matches!(state, State::Native | State::Working);
+        report.items.iter().filter(|item| runs(item.health.state)).filter_map(|item| item.arch).collect()
     } else {
         let path = adapter.common.instance.display();
         writeln!(adapter.messages, "qus: binfmt_misc is not mounted on {path}: emulators cannot be listed")?;
-        states_by_execution()?
+        running_probes()?
     };
-    let runs = |name: &str, state: State| states.contains(&(name, state));
-    let mut supported = Vec::new();
-    for state in [State::Native, State::Working] {
-        for (name, platforms) in PLATFORMS.iter().filter(|(name, _)| runs(name, state)) {
-            supported.extend(*platforms);
-            if *name == "x86_64" && state == State::Native {
-                supported.extend(levels_of_amd64());
-            }
-        }
-    }
-    let text = serde_json::to_string_pretty(&HostState { supported, emulators })?;
+    let own = Arch::from_header(&self_exe_header()?).map(|own| own.name);
+    let text = serde_json::to_string_pretty(&HostState { supported: supported(own, &running), emulators })?;
     writeln!(adapter.data, "{}", escape_json(&text))?;
     Ok(())
 }
 
+/// Returns the platforms of the architectures in `running`: those of the host, whose name is `own`, and then the others,
+/// in the order in which the tool `binfmt` prints them.
+fn supported(own: Option<&str>, running: &[&str]) -> Vec<&'static str> {
+    let is_own = |row: &&(&str, _)| own == Some(row.0);
+    let rows = PLATFORMS.iter().filter(is_own).chain(PLATFORMS.iter().filter(|row| !is_own(row)));
+    let mut supported = Vec::new();
+    for (name, platforms) in rows.filter(|(name, _)| running.contains(name)) {
+        supported.extend(*platforms);
+        if *name == "x86_64" && own == Some(name) {
+            supported.extend(levels_of_amd64());
+        }
+    }
+    supported
+}
+
 /// Executes probes to determine which architectures this host runs. This works although binfmt_misc is not mounted.
 /// Mounting it could hide the handlers of the host from this user namespace permanently (K66).
-fn states_by_execution() -> Result<Vec<(&'static str, State)>, Diagnostic> {
+fn running_probes() -> Result<Vec<&'static str>, Diagnostic> {
     let arches = PLATFORMS.iter().filter_map(|(name, _)| Arch::from_qemu_target(name));
     let targets: Vec<ProbeTarget> = arches.filter_map(|arch| ProbeTarget::all_of(arch).next()).collect();
     let results = probe::run(&targets).map_err(Diagnostic::from)?;
-    let own = Arch::from_header(&self_exe_header()?);
     let runs = |result: &ProbeResult| {
         [STATUS_ARGV0, STATUS_PATH].iter().any(|status| result.host.end == End::Exited(*status))
     };
     let running = targets.iter().zip(&results).filter(|(_, result)| runs(result));
-    Ok(running
-        .map(|(target, _)| {
-            let state = if own == Some(target.arch) { State::Native } else { State::Working };
-            (target.arch.name, state)
-        })
-        .collect())
+    Ok(running.map(|(target, _)| target.arch.name).collect())
 }
 
 /// Returns the platforms for the x86-64 levels 2 and 3 (System V ABI, x86-64 supplement, §3.1.1), each only if this
@@ -366,4 +373,22 @@ fn first_version() -> Result<Option<String>, Diagnostic> {
         .into_values()
         .next()
         .map(|version| version.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_own_platform_is_first() {
+        let running = ["x86_64", "aarch64", "arm"];
+        let arm = ["linux/arm/v7", "linux/arm/v6"];
+        let on = |own| supported(Some(own), &running);
+        assert_eq!(on("aarch64"), [&["linux/arm64", "linux/amd64"], &arm[..]].concat());
+        assert_eq!(on("arm"), [&arm[..], &["linux/amd64", "linux/arm64"]].concat());
+        let on_amd64 = on("x86_64");
+        assert!(
+            on_amd64.starts_with(&["linux/amd64"]) && on_amd64.ends_with(&["linux/arm64", arm[0], arm[1]])
+        );
+    }
 }
