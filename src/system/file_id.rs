@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
@@ -29,13 +29,21 @@ impl FileId {
 }
 
 /// Opens a file for reading. If the file is a pipe, does not wait for a process that writes to the pipe.
+///
+/// A device is not opened, because that alone can have an effect: a watchdog starts, a tape rewinds. The returned file
+/// then has metadata, but cannot be read (`O_PATH`).
 pub(crate) fn open_without_waiting(path: &Path) -> io::Result<File> {
-    fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
+    open(path, fs::metadata(path), OFlag::O_NONBLOCK)
 }
 
 /// Opens a file like [`open_without_waiting`], but fails if the path ends in a symbolic link.
 pub(crate) fn open_no_follow(path: &Path) -> io::Result<File> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    open(path, fs::symlink_metadata(path), OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK)
+}
+
+fn open(path: &Path, found: io::Result<Metadata>, flags: OFlag) -> io::Result<File> {
+    let is_device = |file: Metadata| file.file_type().is_char_device() || file.file_type().is_block_device();
+    let flags = if found.is_ok_and(is_device) { flags | OFlag::O_PATH } else { flags };
     fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 

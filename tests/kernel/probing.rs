@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -291,4 +292,34 @@ fn a_dry_run_fetches_nothing(lab: &Lab) {
     lab.type_command(hint);
     let ran = traced(lab, &["register", "-n", "--interpreter-dir", "fetched", "arm"]);
     assert!(ran.status == 0 && ran.stdout.contains("fetched/qemu-arm-static"), "{ran:#?}");
+}
+
+kernel_test!(devices_are_not_opened, with_strace);
+/// Opening a device can have an effect: a watchdog starts, a tape rewinds. So it is opened at most with `O_PATH`.
+fn devices_are_not_opened(lab: &Lab) {
+    let device = lab.link("device", Path::new("/dev/zero")).to_str().unwrap().to_owned();
+    let trace = lab.path("trace");
+    let commands: [(i32, &[&str], &str); 6] = [
+        (1, &["which", &device], "it is not a regular file"),
+        (2, &["register", "--interpreter", &device, "arm"], "is not a regular file"),
+        (2, &["register", "--interpreter", &device, "jar"], "is not a regular file"),
+        (2, &["fetch", "--from", &device, "--dest", "out", "arm"], "is not a package, archive"),
+        (2, &["apply", &device], "is not a regular file"),
+        (126, &["run", &device], "Permission denied"),
+    ];
+    for (status, words, message) in commands {
+        let wrapper =
+            ["strace", "-f", "-qq", "-e", "trace=open,openat,openat2,execve", "-o", trace.to_str().unwrap()];
+        let ran = run(&mut lab.program(&wrapper, words.iter().copied()));
+        assert_eq!(ran.status, status, "{words:?}: {ran:#?}");
+        assert!(ran.messages().contains(message) || ran.stdout.contains(message), "{words:?}: {ran:#?}");
+        let text = fs::read_to_string(&trace).unwrap();
+        let opened: Vec<&str> = text
+            .lines()
+            .filter(|line| {
+                line.contains(&format!("{device}\", ")) && line.contains(" open") && !line.contains("O_PATH")
+            })
+            .collect();
+        assert!(opened.is_empty(), "{words:?}: {opened:#?}");
+    }
 }
