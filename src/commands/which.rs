@@ -28,7 +28,7 @@ use crate::commands::report::print;
 use crate::commands::selection::select;
 use crate::handler::classify;
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
-use crate::handler::predict::{End, Step, Table};
+use crate::handler::predict::{End, Reason, Step, Table};
 use crate::interpreter::self_exe_header;
 use crate::interpreter::{is_qemu, versions_of};
 use crate::probe::{self, Nativeness, ProbeResult, ProbeTarget, Variant};
@@ -91,6 +91,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
         return Err(problem.into());
     }
     known.instance.clone_from(&common.instance);
+    known.is_mounted = is_mounted;
     known.is_root = getuid().is_root();
     known.describe(&handlers);
     let compared = compared(args, common, &handlers)?;
@@ -174,7 +175,12 @@ fn know(files: &Files<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known,
                 probe_targets.extend(probe_target(&target));
                 interpreters.extend(Some(interpreter).filter(|path| is_qemu(path) && path.is_absolute()));
             }
-            _ if !is_mounted && prediction.end != End::Starts => probe_targets.extend(probe_target(&target)),
+            // A handler that cannot be seen may take the file, or the interpreter of a script.
+            _ if !is_mounted => {
+                if let End::Fails { file, reason: Reason::NoHandler, .. } = &prediction.end {
+                    probe_targets.extend(probe_target(&(table.inspect)(file)));
+                }
+            }
             _ => {}
         }
     }

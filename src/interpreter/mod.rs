@@ -19,4 +19,4 @@ pub use search::{
     SearchResult, arch_from_file_name, default_search_dirs, emulated_by, is_qemu, named_search_dirs, search,
 };
 pub(crate) use search::{describe_dirs, is_of, search_dirs, usable};
-pub use version::{QemuVersion, VersionReq, prefix_in, version_in, versions_of};
+pub use version::{PREFIXES, QemuVersion, VersionReq, prefix_in, version_in, versions_of};

@@ -49,13 +49,17 @@ pub fn version_in(path: &Path, target: &str) -> Option<QemuVersion> {
     version_of(&mut open_regular(path).ok()?.take(WHOLE_MAX), target).ok().flatten()
 }
 
+/// Beginnings of the directories in which QEMU emulators search the files of programs without `QEMU_LD_PREFIX`: of
+/// Debian's build, and of QEMU's own. The name of the architecture follows.
+pub const PREFIXES: [&str; 2] = ["/etc/qemu-binfmt/", "/usr/gnemul/qemu-"];
+
 /// Returns the directory in which the QEMU emulator at `path` searches the files of programs without `QEMU_LD_PREFIX`
 /// (QEMU's `linux-user/main.c`: `CONFIG_QEMU_INTERP_PREFIX`).
 #[must_use]
 pub fn prefix_in(path: &Path) -> Option<PathBuf> {
     let mut content = Vec::new();
     open_regular(path).ok()?.take(WHOLE_MAX).read_to_end(&mut content).ok()?;
-    ["/etc/qemu-binfmt/", "/usr/gnemul/qemu-"].iter().find_map(|start| {
+    PREFIXES.iter().find_map(|start| {
         let at = Finder::new(start.as_bytes()).find(&content)?;
         let rest = content.get(at..)?;
         let end = rest.iter().take(LONGEST).position(|byte| *byte == 0)?;

@@ -127,7 +127,9 @@ fn which_without_handler(lab: &Lab) {
     let ran = run(&mut command);
     let expected = "./hello: s390x program (ELF, 64-bit, big-endian), loader /lib/ld64.so.1\n  \
                     no handler matches; execve fails with \"Exec format error\"\n  \
-                    try: qus register s390x\n";
+                    try: qus register s390x\n  \
+                    hint: it also needs /lib/ld64.so.1: start it in a container or root directory of its architecture, \
+                    or set QEMU_LD_PREFIX to one\n";
     assert_eq!(ran, Ran { status: 1, stdout: expected.to_owned(), stderr: String::new() });
     fails(lab, &path, "no handler matches; execve fails with \"Exec format error\"");
 
@@ -147,8 +149,25 @@ fn which_without_handler(lab: &Lab) {
 kernel_test!(which_without_an_instance, unmounted);
 fn which_without_an_instance(lab: &Lab) {
     let path = program(lab, "s390x");
-    let answer = unchecked(lab, &path);
-    assert_eq!(answer["try"], "qus register s390x");
+    let script = lab.executable("script", format!("#!{}\n", path.display()).as_bytes());
+    let text = "it needs a handler; none can be seen, because binfmt_misc is not mounted";
+    for (file, whose) in [(&path, String::new()), (&script, format!("its interpreter {}: ", path.display()))]
+    {
+        let path = file.to_str().unwrap();
+        let (status, value) = lab.answer(["which", "--no-verify", path]);
+        let answer = &value["answers"][0];
+        assert_eq!(
+            (status, &answer["runs"], &answer["certainty"]),
+            (1, &Value::Null, &"unknown".into()),
+            "{answer:#}"
+        );
+        assert_eq!(answer["text"], format!("{whose}{text}"));
+        assert_eq!(answer["try"], "qus register s390x");
+        // The probe shows that no handler takes it.
+        let answer = unchecked(lab, file);
+        assert_eq!((&answer["runs"], &answer["errno"]), (&false.into(), &"ENOEXEC".into()), "{answer:#}");
+        assert_eq!(answer["try"], "qus register s390x");
+    }
 }
 
 kernel_test!(which_instance_elsewhere);
@@ -166,6 +185,10 @@ fn which_instance_elsewhere(lab: &Lab) {
     let ran = which(&path);
     let text = "\n  verified here, with a handler that is not visible because binfmt_misc is not mounted\n";
     assert!(ran.status == 0 && ran.stdout.contains(text), "{ran:#?}");
+    let script = lab.executable("script", format!("#!{}\n", path.display()).as_bytes());
+    let ran = which(&script);
+    let text = format!("\n  its interpreter {}: {}", path.display(), text.trim_start());
+    assert!(ran.status == 0 && ran.stdout.replace("\n    ", " ").contains(&text), "{ran:#?}");
     let ran = which(&program(lab, "arm"));
     let command = format!("try: qus --instance {unmounted} register arm\n");
     assert!(ran.status == 1 && ran.stdout.contains(&command), "{ran:#?}");

@@ -18,7 +18,7 @@ use crate::handler::classify;
 use crate::handler::exec_target::{AccessError, Elf, ExecTarget, Kind};
 use crate::handler::predict::{End, Prediction, Reason, Step, Table, matching};
 use crate::handler::preset::Preset;
-use crate::interpreter::{Executor, memfd, self_exe_header};
+use crate::interpreter::{Executor, PREFIXES, memfd, self_exe_header};
 use crate::probe::{Expected, Failure, Verification, judge};
 
 /// The fate of a file when it is executed: whether it runs, with a description and advice.
@@ -60,9 +60,6 @@ impl Case<'_> {
     /// Returns the fate of the file, which must be readable. `matched_by` is the handler that takes the file, if any.
     pub(super) fn fate(&self, prediction: &Prediction, matched_by: Option<&Handler>) -> Fate {
         match (&prediction.end, matched_by) {
-            (End::Fails { reason: Reason::NoHandler, .. }, None) if self.known.ran(self.file) => {
-                self.hidden()
-            }
             (End::Fails { reason: Reason::NoHandler, file, .. }, None)
                 if *file == self.file.path && self.may_be_x32() =>
             {
@@ -70,6 +67,9 @@ impl Case<'_> {
                     "this host runs it if its kernel has CONFIG_X86_X32_ABI; no emulator runs x32 programs",
                     Advice::default(),
                 )
+            }
+            (End::Fails { reason: Reason::NoHandler, file, .. }, None) if !self.known.is_mounted => {
+                self.without_instance(file)
             }
             (End::Fails { file, reason, .. }, matched_by) => self.failing(matched_by, file, reason),
             (End::Killed { file, damage }, _) => {
@@ -146,8 +146,27 @@ impl Case<'_> {
         }
     }
 
-    /// Returns the fate of the file if its probe ran although no handler is visible. The handler is then in the
-    /// instance of an outer user namespace, which is not mounted here (K65).
+    /// Returns the fate of the file if binfmt_misc is not mounted here. `at` is the path of the file that needs a handler:
+    /// of this file, or of the interpreter of a script. The handler may be in the instance of an outer user namespace
+    /// (K65), so only the result of a probe shows whether there is one.
+    fn without_instance(&self, at: &Path) -> Fate {
+        let program = (self.table.inspect)(at);
+        let case = Case { file: &program, arch: arch_of(&program), ..*self };
+        let fate = match self.known.ran(&program) {
+            Some(true) => case.hidden(),
+            Some(false) => return self.failing(None, at, &Reason::NoHandler),
+            None if matches!(program.kind, Kind::Unknown | Kind::Empty | Kind::Script { .. }) => {
+                return self.failing(None, at, &Reason::NoHandler);
+            }
+            None => Fate::unclear(
+                "it needs a handler; none can be seen, because binfmt_misc is not mounted",
+                case.without_handler().1,
+            ),
+        };
+        Fate { text: format!("{}{}", self.whose(at), fate.text), ..fate }
+    }
+
+    /// Returns the fate of the file if its probe ran although no handler is visible.
     fn hidden(&self) -> Fate {
         if let Some((loader, arch)) = missing_loader(self.file, None).zip(self.arch) {
             return Fate::fails(Certainty::Executed, no_loader(&loader), self.loader_advice(arch, &loader));
@@ -391,12 +410,27 @@ impl Case<'_> {
         }
         // A handler that takes ordinary programs of the architecture stays in place without --replace.
         let replace = classify::active_handler(arch, self.table.handlers).is_some();
-        let advice = Advice::from(self.register(arch, replace));
+        let register = self.register(arch, replace);
+        if let Some(loader) = self.missing_without_handler(arch) {
+            let Advice { command, hint } = self.loader_advice(arch, &loader);
+            let commands: Vec<String> = [Some(register), command].into_iter().flatten().collect();
+            let hint = hint.map(|hint| format!("it also needs {}: {hint}", display_path(&loader)));
+            return ("no handler matches", Advice { command: Some(commands.join("\n")), hint });
+        }
+        let advice = Advice::from(register);
         if self.known.is_root {
             return ("no handler matches", advice);
         }
         let fetch = if self.known.available.has(arch) { "" } else { "--fetch " };
         ("no handler matches", advice.with_hint(format!("or, without root: qus run {fetch}{}", self.word())))
+    }
+
+    /// Returns the path of the loader that the program will need when an emulator starts it, if it is missing. The
+    /// emulator is not known yet, so each directory counts in which one may search.
+    fn missing_without_handler(&self, arch: &Arch) -> Option<PathBuf> {
+        let loader = missing_loader(self.file, None)?;
+        let built_in = PREFIXES.map(|prefix| below(Path::new(&format!("{prefix}{}", arch.name)), &loader));
+        built_in.iter().all(|path| !path.exists()).then_some(loader)
     }
 
     fn loader_advice(&self, arch: &Arch, loader: &Path) -> Advice {
@@ -413,12 +447,11 @@ impl Case<'_> {
         let is_glibc =
             loader.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-linux"));
         match arch.names.debian.first() {
-        Some(debian) if is_glibc && Path::new("/usr/bin/dpkg").exists() => Advice::from(format!(
-            "sudo dpkg --add-architecture {debian} && sudo apt-get update && sudo apt-get install libc6:{debian}"
-        ))
-        .with_hint(format!("or {anywhere}")),
-        _ => Advice::hint(anywhere),
-    }
+            Some(debian) if is_glibc && Path::new("/usr/bin/dpkg").exists() => {
+                Advice::from(foreign_libc(debian)).with_hint(format!("or {anywhere}"))
+            }
+            _ => Advice::hint(anywhere),
+        }
     }
 
     fn word(&self) -> String {
@@ -487,6 +520,12 @@ fn cross_libraries(arch: &Arch, loader: &Path) -> Option<PathBuf> {
             _ => false,
         })
         .min()
+}
+
+/// Returns the command that installs the C library of another architecture, which is called `debian` there.
+fn foreign_libc(debian: &str) -> String {
+    let install = format!("sudo apt-get update && sudo apt-get install libc6:{debian}");
+    format!("sudo dpkg --add-architecture {debian} && {install}")
 }
 
 fn no_loader(loader: &Path) -> String {

@@ -28,6 +28,9 @@ pub(super) struct Known {
     pub(super) prefixes: RefCell<BTreeMap<PathBuf, Option<PathBuf>>>,
     /// Directory of the instance, which commands name if it is not the usual one.
     pub(super) instance: PathBuf,
+    /// False if binfmt_misc is not mounted. Handlers of an outer user namespace may then be active, although none can be
+    /// seen (K65).
+    pub(super) is_mounted: bool,
     /// True if qus runs as root. Others get a hint that needs no root.
     pub(super) is_root: bool,
     /// Architectures that have an interpreter. The advice depends on it.
@@ -65,10 +68,10 @@ impl Known {
         prefixes.entry(path.to_owned()).or_insert_with(|| prefix_in(path)).clone()
     }
 
-    /// Reports whether a probe with the header of `file` was executed and ran.
-    pub(super) fn ran(&self, file: &ExecTarget) -> bool {
-        let result = probe_target(file).and_then(|target| self.results.get(&target));
-        result.is_some_and(|result| matches!(result.host.end, probe::End::Exited(STATUS_ARGV0 | STATUS_PATH)))
+    /// Reports whether a probe with the header of `file` ran. Returns `None` if no such probe was executed.
+    pub(super) fn ran(&self, file: &ExecTarget) -> Option<bool> {
+        let result = self.results.get(&probe_target(file)?)?;
+        Some(matches!(result.host.end, probe::End::Exited(STATUS_ARGV0 | STATUS_PATH)))
     }
 }
 
