@@ -7,6 +7,8 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
+use litemap::LiteMap;
+
 /// Sorts `items`. Equal items keep their order.
 pub fn sort<T: Ord>(items: &mut [T]) {
     sort_by(items, Ord::cmp);
@@ -57,6 +59,20 @@ fn swaps(order: &[usize]) -> Vec<(usize, usize)> {
 pub fn map<K: Ord, V>(pairs: impl IntoIterator<Item = (K, V)>) -> BTreeMap<K, V> {
     let mut map = BTreeMap::new();
     map.extend(pairs);
+    map
+}
+
+/// Values by the name of an architecture. There are at most a few dozen, so a sorted list finds them as fast as a tree,
+/// with less code.
+pub type ByArch<V> = LiteMap<&'static str, V>;
+
+/// Returns a map of `pairs`. Of several pairs with the same key, the last one stays.
+#[must_use]
+pub fn by_arch<V>(pairs: impl IntoIterator<Item = (&'static str, V)>) -> ByArch<V> {
+    let mut map = ByArch::new();
+    for (arch, value) in pairs {
+        map.insert(arch, value);
+    }
     map
 }
 

@@ -7,7 +7,7 @@ mod known;
 mod report;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -19,7 +19,7 @@ use self::report::WhichReport;
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::escape::display_path;
-use crate::base::order;
+use crate::base::order::{self, ByArch};
 use crate::base::output::{Output, Status};
 use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
@@ -200,7 +200,7 @@ fn know(files: &Files<'_>, table: &Table<'_>, is_mounted: bool) -> Result<Known,
 struct Natives<'a> {
     own: Option<&'static Arch>,
     handlers: &'a [Handler],
-    same_family: RefCell<BTreeMap<&'static str, Nativeness>>,
+    same_family: RefCell<ByArch<Nativeness>>,
 }
 
 impl<'a> Natives<'a> {
@@ -226,7 +226,7 @@ impl<'a> Natives<'a> {
     fn determine_all(&self) -> bool {
         let names = self.own.into_iter().flat_map(Arch::same_family);
         let arches = names.filter_map(|name| Arch::named(name).ok());
-        let answers = order::map(arches.map(|arch| (arch.name, Nativeness::of(arch, self.handlers))));
+        let answers = order::by_arch(arches.map(|arch| (arch.name, Nativeness::of(arch, self.handlers))));
         let are_known = answers.values().all(|native| !matches!(native, Nativeness::Unknown(_)));
         if are_known {
             *self.same_family.borrow_mut() = answers;

@@ -1,7 +1,7 @@
 //! Fetching (`qus fetch`): copies interpreters from a package or another source into a directory, and writes a record
 //! of the origin next to each interpreter.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -11,7 +11,7 @@ use super::self_exe_header;
 use super::store::{self, Stored};
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::Diagnostic;
-use crate::base::order;
+use crate::base::order::{self, ByArch};
 use crate::base::shell::shell_word;
 use crate::interpreter::progress::StepProgress;
 use crate::interpreter::provenance::{Origin, Provenance};
@@ -86,8 +86,8 @@ impl Fetched {
     }
 
     /// Checks the fetched interpreters, and returns the results like a search in a directory does.
-    pub(crate) fn found(&self, host: &[u8]) -> BTreeMap<&'static str, SearchResult> {
-        let mut found = BTreeMap::<_, SearchResult>::new();
+    pub(crate) fn found(&self, host: &[u8]) -> ByArch<SearchResult> {
+        let mut found = ByArch::<SearchResult>::new();
         for file in &self.files {
             let found = found.entry(file.arch).or_default();
             match Interpreter::check(&file.path, host) {

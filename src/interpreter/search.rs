@@ -1,6 +1,5 @@
 //! Searches directories for interpreters, which are recognised by their file names.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{CheckError, Interpreter, VersionReq, store, version_in};
 use crate::arch::Arch;
 use crate::base::escape::display_path;
-use crate::base::order;
+use crate::base::order::{self, ByArch};
 use crate::system::file_id::file_name;
 use crate::system::temp_dir::TempDir;
 
@@ -69,8 +68,8 @@ pub fn search(
     search_dirs: &[PathBuf],
     host: &[u8],
     mut requested: impl FnMut(&'static Arch, &Path) -> bool,
-) -> BTreeMap<&'static str, SearchResult> {
-    let mut found = BTreeMap::<_, SearchResult>::new();
+) -> ByArch<SearchResult> {
+    let mut found = ByArch::<SearchResult>::new();
     for location in search_dirs {
         tracing::debug!("search {}", location.display());
         for (arch, path) in candidates(location) {
@@ -110,8 +109,8 @@ fn obstacle(directory: &Path) -> Option<String> {
 }
 
 /// Returns the interpreters in the results of a search, each with the name of its architecture.
-pub(crate) fn usable(found: BTreeMap<&'static str, SearchResult>) -> BTreeMap<&'static str, PathBuf> {
-    order::map(found.into_iter().filter_map(|(arch, found)| Some((arch, found.interpreter?.path))))
+pub(crate) fn usable(found: ByArch<SearchResult>) -> ByArch<PathBuf> {
+    order::by_arch(found.into_iter().filter_map(|(arch, found)| Some((arch, found.interpreter?.path))))
 }
 
 /// Returns the files of a directory that have the name of an emulator, each with its architecture. They are sorted by

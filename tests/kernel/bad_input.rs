@@ -76,12 +76,13 @@ fn a_command_that_fetches_keeps_the_options(lab: &Lab) {
     let source = ["--interpreter-dir", "empty"];
     let kept = ["--dest", "a b", "--qemu-version", "99", "--credentials", "--no-verify"];
     let words = [&["register", "--replace"][..], &source, &kept, &["arm"]].concat();
-    lab.refused(words, 2, "no interpreter of QEMU 99 is in empty").suggests(
-        "qus register --fetch --replace --dest 'a b' --qemu-version 99 --credentials --no-verify arm",
+    lab.refused(words, 2, "no interpreter of QEMU 99 is in empty").hints(
+        "if the distribution has QEMU 99: \
+         qus register --fetch --replace --dest 'a b' --qemu-version 99 --credentials --no-verify arm",
     );
     let words = ["register", "--interpreter-dir", "empty", "--qemu-version", "99"];
     lab.refused(words, 2, "no interpreter of QEMU 99 is in empty")
-        .suggests("qus register --fetch --qemu-version 99 all");
+        .hints("if the distribution has QEMU 99: qus register --fetch --qemu-version 99 all");
     let words = ["register", "--interpreter", "nowhere", "--dest", "x", "arm"];
     lab.refused(words, 2, "nowhere does not exist").suggests("qus register --fetch --dest x arm");
 }

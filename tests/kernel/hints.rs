@@ -31,10 +31,8 @@ const LINE: &str = "hint\t";
 pub(crate) const WAS_TYPED: &str = "the hint was typed";
 
 /// Parts of hints whose commands no test types, each with the reason.
-const NOT_TYPED: [(&str, &str); 17] = [
+const NOT_TYPED: [(&str, &str); 15] = [
     ("$(printf", "the files with such names are of other architectures than their names say"),
-    ("--qemu-version 3 ", "no distribution has this version, and only the download shows that"),
-    ("--qemu-version 99", "no distribution has this version, and only the download shows that"),
     ("WSLInterop", "its interpreter /init exists on Windows only"),
     ("apt-get install", "it changes the machine"),
     ("docker restart", "no test has an engine"),

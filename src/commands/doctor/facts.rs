@@ -11,7 +11,7 @@ use super::processes::{BuildkitDaemon, MountHolder, buildkit_daemons};
 use crate::arch::Arch;
 use crate::base::error::Advise as _;
 use crate::base::error::Diagnostic;
-use crate::base::order;
+use crate::base::order::{self, ByArch};
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::binfmt::{Handler, HandlerName};
 use crate::boot::configuration::Configuration;
@@ -78,10 +78,10 @@ pub(super) struct State {
     /// Faults of interpreters that are no emulators, by the name of the handler.
     pub(super) broken: BTreeMap<HandlerName, BrokenInterpreter>,
     /// Path of an available interpreter, for each architecture that a handler emulates.
-    pub(super) available: BTreeMap<&'static str, PathBuf>,
+    pub(super) available: ByArch<PathBuf>,
     /// Answers whether the host runs an architecture natively, for each architecture of the host's own family that has a
     /// handler. Empty if no probe was executed.
-    pub(super) natives: BTreeMap<&'static str, Nativeness>,
+    pub(super) natives: ByArch<Nativeness>,
 }
 
 impl Facts {
@@ -153,7 +153,7 @@ impl State {
         let search_dirs = default_search_dirs(&store::all_fetched());
         let found = search(&search_dirs, &host, |arch, _| emulated.contains(arch.name));
         let available = usable(found);
-        let natives = if verify { natives(&host, &handlers) } else { BTreeMap::new() };
+        let natives = if verify { natives(&host, &handlers) } else { ByArch::new() };
         Ok(Self {
             enabled,
             read_only,
@@ -193,11 +193,11 @@ fn faults(
 
 /// Executes probes to determine which architectures the host runs natively. Includes only architectures of the host's
 /// own family with a handler. A disabled handler counts, because a hint may enable it.
-fn natives(host: &[u8], handlers: &[Handler]) -> BTreeMap<&'static str, Nativeness> {
+fn natives(host: &[u8], handlers: &[Handler]) -> ByArch<Nativeness> {
     let emulated = order::set(handlers.iter().filter_map(classify::main_arch).map(|arch| arch.name));
     let same_family = Arch::from_header(host).into_iter().flat_map(same_family);
     let asked_for = same_family.filter(|arch| emulated.contains(arch.name));
-    order::map(asked_for.map(|arch| (arch.name, Nativeness::of(arch, handlers))))
+    order::by_arch(asked_for.map(|arch| (arch.name, Nativeness::of(arch, handlers))))
 }
 
 /// Returns the name of the container engine in whose container this process runs. Engines create files that show this.

@@ -1,11 +1,12 @@
 //! Users of fetched interpreters: handlers, rules, processes, and `qus run`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
+use crate::base::order::ByArch;
 use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::boot::configuration::Configuration;
@@ -21,7 +22,7 @@ pub(super) struct Users {
     /// Ids of the processes that execute each file.
     processes: HashMap<FileId, Vec<u32>>,
     /// The interpreter that `qus run` chooses for each architecture, by the name of the architecture.
-    chosen: BTreeMap<&'static str, PathBuf>,
+    chosen: ByArch<PathBuf>,
 }
 
 /// Users of one interpreter.

@@ -9,7 +9,7 @@ use super::interpreter_source::InterpreterSource;
 use crate::arch::{ARCHES, Arch};
 use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::display_path;
-use crate::base::order;
+use crate::base::order::{self, ByArch};
 use crate::base::shell::{shell_line, shell_word};
 use crate::binfmt::instance::DEFAULT_PATH;
 use crate::binfmt::{Flags, Handler};
@@ -28,7 +28,7 @@ use crate::probe::{self, Expected, Failure, Nativeness, ProbeTarget, Verificatio
 use crate::system::namespace::Target;
 
 /// Interpreters that were loaded into memory or copied to a permanent directory, by the name of the architecture.
-pub(super) type Placed = BTreeMap<&'static str, Interpreter>;
+pub(super) type Placed = ByArch<Interpreter>;
 
 /// State of the download of missing interpreters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,24 +65,24 @@ pub(super) struct Inputs {
     kept: String,
     /// Results of the search for interpreters, by the name of the architecture: the interpreter that was found, and
     /// rejected files.
-    pub(super) found: BTreeMap<&'static str, SearchResult>,
+    pub(super) found: ByArch<SearchResult>,
     /// Sources of the interpreters that will be loaded into memory, by the name of the architecture.
-    pub(super) to_memory: BTreeMap<&'static str, InterpreterSource>,
+    pub(super) to_memory: ByArch<InterpreterSource>,
     /// Sources of the interpreters that will be copied to a permanent directory, by the name of the architecture.
-    pub(super) to_copy: BTreeMap<&'static str, InterpreterSource>,
+    pub(super) to_copy: ByArch<InterpreterSource>,
     /// Package or other source that `--from` names.
     source: Option<PathBuf>,
     /// The version of QEMU that `--qemu-version` requires.
     pub(super) version: Option<VersionReq>,
     /// Reasons why interpreters in the source of `--from` were refused, by the name of the architecture.
-    refused: BTreeMap<&'static str, String>,
+    refused: ByArch<String>,
     /// Answers whether the host runs an architecture natively, for its own architecture and others of the same family. All
     /// architectures that are not in this map are foreign.
-    natives: BTreeMap<&'static str, Nativeness>,
-    verdicts: BTreeMap<&'static str, Result<Verification, Failure>>,
+    natives: ByArch<Nativeness>,
+    verdicts: ByArch<Result<Verification, Failure>>,
     /// Faults of the interpreter files of active handlers, by the name of the architecture. Empty if probes are
     /// executed.
-    faults: BTreeMap<&'static str, String>,
+    faults: ByArch<String>,
     versions: BTreeMap<PathBuf, QemuVersion>,
 }
 
@@ -109,15 +109,15 @@ impl Inputs {
             },
             selection: selection(args, &kept),
             kept: if args.replace { format!("--replace {kept}") } else { kept },
-            found: BTreeMap::new(),
-            to_memory: BTreeMap::new(),
-            to_copy: BTreeMap::new(),
+            found: ByArch::new(),
+            to_memory: ByArch::new(),
+            to_copy: ByArch::new(),
             source: args.source.from.clone(),
             version: args.source.required.qemu_version.clone(),
-            refused: BTreeMap::new(),
-            natives: BTreeMap::new(),
-            verdicts: BTreeMap::new(),
-            faults: BTreeMap::new(),
+            refused: ByArch::new(),
+            natives: ByArch::new(),
+            verdicts: ByArch::new(),
+            faults: ByArch::new(),
             versions: BTreeMap::new(),
         })
     }
@@ -190,15 +190,10 @@ impl Inputs {
         let Some(own) = Arch::from_header(&self.host) else { return };
         self.natives.insert(own.name, Nativeness::Native);
         let asked_for = |arch: &&Arch| self.arches.is_empty() || self.arches.contains(arch);
-        let answers: Vec<_> = same_family(own)
-            .filter(asked_for)
-            .map(|arch| {
-                let answer =
-                    if dry_run { Nativeness::NotAsked } else { Nativeness::of(arch, &self.handlers) };
-                (arch.name, answer)
-            })
-            .collect();
-        self.natives.extend(answers);
+        for arch in same_family(own).filter(asked_for) {
+            let answer = if dry_run { Nativeness::NotAsked } else { Nativeness::of(arch, &self.handlers) };
+            self.natives.insert(arch.name, answer);
+        }
     }
 
     /// Reports whether it is certain that the host runs programs of `arch` natively.
@@ -229,7 +224,7 @@ impl Inputs {
             found.retain(|name, _| Arch::from_qemu_target(name).is_some_and(|arch| self.is_wanted(arch)));
             self.found = found;
             self.search_dirs = vec![fetched.dest];
-            self.refused = order::map(fetched.refused.into_iter().map(|file| (file.arch, file.reason)));
+            self.refused = order::by_arch(fetched.refused.into_iter().map(|file| (file.arch, file.reason)));
             return Ok(());
         }
         self.search_dirs = if args.source.interpreter_dir.is_empty() {
@@ -247,7 +242,9 @@ impl Inputs {
                 let request =
                     FetchRequest { arches, from: None, sha256: None, dest, is_dest_named: true, version };
                 let fetched = fetch::fetch(&request, quiet)?;
-                self.found.extend(fetched.found(&self.host));
+                for (arch, found) in fetched.found(&self.host) {
+                    self.found.insert(arch, found);
+                }
             }
         }
         Ok(())
@@ -262,7 +259,8 @@ impl Inputs {
         };
         let interpreter = Interpreter::check(path, &self.host).map_err(|fault| {
             let problem = Diagnostic::new(format!("{} {fault}", display_path(path)));
-            problem.with_command(fault.command(path).unwrap_or_else(|| self.fetch_command(arch.name)))
+            let command = fault.command(path).map(Advice::from);
+            problem.with_advice(command.unwrap_or_else(|| self.fetch_advice(arch.name)))
         })?;
         let found = SearchResult { interpreter: Some(interpreter), unfit: Vec::new() };
         self.found.insert(arch.name, found);
@@ -319,13 +317,13 @@ impl Inputs {
                 "the package has none either; name another source: qus register --from SRC …",
             );
         }
-        self.fetch_command(word).into()
-    }
-
-    /// Returns the command that downloads the interpreters of `word` and registers them. It does not repeat the source
-    /// of the interpreters, which has none.
-    fn fetch_command(&self, word: &str) -> String {
-        format!("{} --fetch {}{word}", self.register, self.kept)
+        // The command does not repeat the source of the interpreters, which has none.
+        let command = format!("{} --fetch {}{word}", self.register, self.kept);
+        match &self.version {
+            // Only the download shows which version the distribution has.
+            Some(version) => Advice::hint(format!("if the distribution has QEMU {version}: {command}")),
+            None => command.into(),
+        }
     }
 
     /// Returns the message that no interpreter was found, with the required version of QEMU, if any, and the

@@ -1,6 +1,5 @@
 //! Loads interpreters into memory, from this executable if it is a bundle, or from files.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
@@ -9,7 +8,7 @@ use super::gather::{Inputs, Placed};
 use super::interpreter_source::{InterpreterSource, read};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
-use crate::base::order;
+use crate::base::order::{self, ByArch};
 use crate::handler::plan::Registration;
 use crate::interpreter::bundle::own_bundle;
 use crate::interpreter::memfd::{self, Memory, PendingFile};
@@ -120,10 +119,7 @@ impl Inputs {
     }
 
     /// Unpacks the interpreters of `arches` into files in memory, in several threads.
-    fn pending_files(
-        &self,
-        arches: &[&'static Arch],
-    ) -> Result<BTreeMap<&'static str, PendingFile>, Diagnostic> {
+    fn pending_files(&self, arches: &[&'static Arch]) -> Result<ByArch<PendingFile>, Diagnostic> {
         let source =
             |arch: &&'static Arch| Some((arch.name, self.to_memory.get(arch.name)?, self.interpreter(arch)?));
         let waiting = Mutex::new(arches.iter().filter_map(source));
@@ -144,11 +140,11 @@ impl Inputs {
             let start = |_| thread::Builder::new().spawn_scoped(scope, work);
             // If no thread can be started, this thread does all the work.
             let others: Vec<_> = (1..threads).flat_map(start).collect();
-            let mut pending_files = order::map(work()?);
+            let mut pending_files = work()?;
             for other in others {
                 pending_files.extend(other.join().map_err(|_| Diagnostic::new("unpacking failed"))??);
             }
-            Ok(pending_files)
+            Ok(order::by_arch(pending_files))
         })
     }
 }

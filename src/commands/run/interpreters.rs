@@ -1,12 +1,12 @@
 //! The interpreters that `qus run` registers.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::takeover::can_take_over;
 use super::{Run, typed};
 use crate::arch::Arch;
 use crate::base::error::Diagnostic;
+use crate::base::order::ByArch;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance};
 use crate::handler::classify;
 use crate::interpreter::fetch::{self, FetchRequest};
@@ -14,7 +14,7 @@ use crate::interpreter::{SearchResult, describe_dirs, is_of, search, search_dirs
 use crate::system::temp_dir::TempDir;
 
 /// Results of the search for interpreters, by the name of the architecture.
-pub(super) type Interpreters = BTreeMap<&'static str, SearchResult>;
+pub(super) type Interpreters = ByArch<SearchResult>;
 
 /// Conditions of the search of `qus run` for interpreters.
 pub(super) struct InterpreterRequest<'a> {
@@ -99,7 +99,15 @@ impl InterpreterRequest<'_> {
         let of = version.map(|version| format!(" of QEMU {version}")).unwrap_or_default();
         let problem = Diagnostic::new(format!("no interpreter{of} for {names} is in {search_dirs}"));
         // `--fetch` was given and found none, so it is not suggested.
-        Err(if self.args.source.fetch { problem } else { problem.with_command(typed(self.args, "--fetch")) })
+        if self.args.source.fetch {
+            return Err(problem);
+        }
+        let command = typed(self.args, "--fetch");
+        Err(match version {
+            // Only the download shows which version the distribution has.
+            Some(version) => problem.with_hint(format!("if the distribution has QEMU {version}: {command}")),
+            None => problem.with_command(command),
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use super::environment::{page_size, restart};
 use super::mount::{kernel, mounted};
 use super::*;
 use crate::arch::Arch;
+use crate::base::order::ByArch;
 use crate::binfmt::instance::OpenError;
 use crate::binfmt::{Entry, HandlerName, Rule};
 use crate::boot::configuration::{Configuration, ConfiguredRule};
@@ -49,8 +50,8 @@ fn with_handler(name: &str) -> Facts {
         health: Ok(BTreeMap::new()),
         faults: BTreeMap::new(),
         broken: BTreeMap::new(),
-        available: BTreeMap::new(),
-        natives: BTreeMap::new(),
+        available: ByArch::new(),
+        natives: ByArch::new(),
     };
     Facts { instance: Ok(state), ..facts() }
 }
