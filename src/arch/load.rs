@@ -6,6 +6,7 @@
 
 mod contradiction;
 mod headers;
+mod notes;
 
 use std::borrow::Cow;
 use std::os::unix::fs::FileExt;
@@ -27,6 +28,8 @@ const QEMU_BUFFER: u64 = 1024;
 pub struct Loading {
     /// Path of the program loader (`PT_INTERP`); `None` for a static program.
     pub loader: Option<Vec<u8>>,
+    /// Operating system other than Linux that a note at the beginning of the file names.
+    pub system: Option<&'static str>,
     /// First flaw that was found; `None` if the program can be loaded.
     pub flaw: Option<Flaw>,
 }
@@ -71,7 +74,7 @@ pub(crate) fn by_kernel(file: &impl FileExt, first: &[u8], size: u64, wide: bool
     let program = Program { headers: &headers, segments: &segments, is_static: loader.is_none(), size };
     let flaw = program.killed().map(|text| Flaw::Killed(text.into()));
     let flaw = flaw.or_else(|| contradiction::find(&program, first).map(Flaw::Unclear));
-    Loading { loader, flaw }
+    Loading { loader, flaw, ..Loading::default() }
 }
 
 /// Judges whether QEMU can load a program, with the class and the byte order in its header.
@@ -102,11 +105,12 @@ pub(crate) fn by_emulator(file: &impl FileExt, first: &[u8], size: u64) -> Loadi
     let flaw = contradiction::in_flags(&headers).map(Cow::from);
     let flaw =
         flaw.or_else(|| program.killed().map(Cow::from)).or_else(|| contradiction::find(&program, first));
-    Loading { loader, flaw: flaw.map(Flaw::Unclear) }
+    let system = notes::operating_system(&segments, first, headers.view);
+    Loading { loader, system, flaw: flaw.map(Flaw::Unclear) }
 }
 
 fn flawed(flaw: Flaw) -> Loading {
-    Loading { loader: None, flaw: Some(flaw) }
+    Loading { flaw: Some(flaw), ..Loading::default() }
 }
 
 /// Reads the program headers, with the checks of `load_elf_phdrs`.

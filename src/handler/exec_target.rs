@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use goblin::elf::header::{EM_AARCH64, EM_X86_64};
+use goblin::elf::header::{EM_AARCH64, EM_LOONGARCH, EM_X86_64};
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
@@ -34,6 +34,8 @@ pub struct ExecTarget {
     pub kind: Kind,
     /// True if the file has the setuid or setgid bit.
     pub is_set_id: bool,
+    /// True if other users may execute the file, but not read it (mode 0711).
+    pub is_execute_only: bool,
     /// Reason why the kernel refuses the file before it reads the content (K41); `None` if it reads the content.
     pub denied: Option<AccessError>,
 }
@@ -124,6 +126,8 @@ pub struct Elf {
     pub abi_version: [u8; 3],
     /// Path of the program loader (`PT_INTERP`).
     pub loader: Option<PathBuf>,
+    /// Operating system other than Linux that a note of the program names.
+    pub noted_system: Option<&'static str>,
     /// Architecture for which the kernel of this host takes the file, if the host runs this architecture natively
     /// ([`Arch::for_kernel`]).
     pub native_arch: Option<&'static Arch>,
@@ -136,24 +140,35 @@ pub struct Elf {
 impl Elf {
     /// Returns the operating system of the program if it is another one than Linux, and what runs the program.
     #[must_use]
-    pub fn other_system(&self) -> Option<(&'static str, &'static str)> {
-        if self.loader.as_ref().is_some_and(|loader| loader.starts_with("/nonexistent/solo5")) {
-            return Some(("Solo5", "start it with solo5-hvt or solo5-spt"));
+    pub fn other_system(&self) -> Option<(&'static str, String)> {
+        let has_loader = |start| self.loader.as_ref().is_some_and(|loader| loader.starts_with(start));
+        if has_loader("/nonexistent/solo5") {
+            return Some(("Solo5", "start it with solo5-hvt or solo5-spt".to_owned()));
         }
-        match self.os_abi {
-            2 => Some(("NetBSD", "run it on NetBSD, for example in a virtual machine")),
-            6 => {
-                Some(("Solaris or illumos", "run it on Solaris or illumos, for example in a virtual machine"))
+        // Loongson's first ABI has other system calls and structures (libLoL, "Old world and new world").
+        if self.machine == EM_LOONGARCH && has_loader("/lib64/ld.so.1") {
+            let advice = "get a program of the new world, or use libLoL on a LoongArch host";
+            return Some(("the old world of LoongArch", advice.to_owned()));
+        }
+        let system = match (self.noted_system, self.os_abi) {
+            (Some(system), _) => system,
+            (_, 2) => "NetBSD",
+            (_, 6) => "Solaris or illumos",
+            (_, 9) => "FreeBSD",
+            (_, 12) => "OpenBSD",
+            (_, 255) => {
+                let system = "a machine without an operating system, such as Hermit";
+                return Some((system, "start a Hermit program with uhyve".to_owned()));
             }
-            9 => Some(("FreeBSD", "run it on FreeBSD, for example in a virtual machine")),
-            12 => Some(("OpenBSD", "run it on OpenBSD, for example in a virtual machine")),
-            255 => Some((
-                "a machine without an operating system, such as Hermit",
-                "start a Hermit program with uhyve",
-            )),
-            0 | 3 | 64 | 65 | 97 => None,
-            _ => Some(("another operating system", "run it on the system that its header names")),
-        }
+            (_, 0 | 3 | 64 | 65 | 97) => return None,
+            _ => {
+                return Some((
+                    "another operating system",
+                    "run it on the system that its header names".to_owned(),
+                ));
+            }
+        };
+        Some((system, format!("run it on {system}, for example in a virtual machine")))
     }
 
     /// Reports whether the file is an AppImage, which stores its own magic in the padding of the ELF header.
@@ -240,6 +255,7 @@ impl ExecTarget {
             header: Vec::new(),
             kind: Kind::Unknown,
             is_set_id: false,
+            is_execute_only: false,
             denied: None,
         };
         let file = match open_without_waiting(path) {
@@ -252,6 +268,7 @@ impl ExecTarget {
         let Ok(metadata) = file.metadata() else { return target };
         target.id = Some(FileId::of(&metadata));
         target.is_set_id = metadata.mode() & 0o6000 != 0;
+        target.is_execute_only = metadata.mode() & 0o005 == 0o001;
         target.denied = if !metadata.is_file() {
             Some(AccessError::NotAFile)
         } else if metadata.mode() & 0o111 == 0 || !may_execute(&file, path) {
@@ -302,6 +319,7 @@ fn classify(first: &[u8], path: &Path, file: &File, size: u64) -> Kind {
         let loader = kernel.as_ref().map_or(&emulator, |kernel| kernel).loader.as_deref();
         return Kind::Elf(Elf {
             loader: loader.map(|loader| PathBuf::from(OsStr::from_bytes(loader))),
+            noted_system: emulator.system,
             native_arch: native.map(|(arch, _)| arch),
             kernel_flaw: kernel.and_then(|kernel| kernel.flaw),
             emulator_flaw: emulator.flaw,
@@ -364,6 +382,7 @@ fn elf_header(first: &[u8]) -> Option<Elf> {
         os_abi,
         abi_version: [abi_0, abi_1, abi_2],
         loader: None,
+        noted_system: None,
         native_arch: None,
         kernel_flaw: None,
         emulator_flaw: None,

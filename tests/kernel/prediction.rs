@@ -11,6 +11,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use goblin::elf::program_header::PT_INTERP;
 use nix::mount::{MsFlags, mount};
 use qus::arch::{ARCHES, Arch};
 use qus::binfmt::instance::Instance;
@@ -288,8 +289,14 @@ pub(crate) fn native(e_type: u16) -> Vec<u8> {
     image(arch, arch.identity.machines[0], Variant { e_type, ..Variant::default() })
 }
 
-/// Returns a program that needs `loader`. Its program headers move to its end, with one more.
+/// Returns a program that needs `loader`.
 pub(crate) fn with_loader(program: &[u8], loader: &Path) -> Vec<u8> {
+    let path = [loader.as_os_str().as_bytes(), b"\0"].concat();
+    with_segment(program, PT_INTERP, &path)
+}
+
+/// Returns a program with one more segment, which has this type and this content. Its program headers move to its end.
+pub(crate) fn with_segment(program: &[u8], kind: u32, content: &[u8]) -> Vec<u8> {
     let arch = Arch::from_header(program).unwrap();
     let order = arch.identity.order;
     let [header, program_header] = if program[4] == 2 { [64, 56] } else { [52, 32] };
@@ -300,10 +307,11 @@ pub(crate) fn with_loader(program: &[u8], loader: &Path) -> Vec<u8> {
     let mut image = program.to_vec();
     image.resize(program.len().next_multiple_of(16), 0);
     let table = image.len();
-    let path = [loader.as_os_str().as_bytes(), b"\0"].concat();
     let at = table + 2 * program_header;
-    let (kind, flags) = (order.word(3).to_vec(), order.word(4).to_vec());
-    let [offset, address, length, alignment] = [at, at, path.len(), 1].map(wide);
+    // A note that is not loaded has no address.
+    let address = if kind == PT_INTERP { at } else { 0 };
+    let (kind, flags) = (order.word(kind).to_vec(), order.word(4).to_vec());
+    let [offset, address, length, alignment] = [at, address, content.len(), 1].map(wide);
     let interp = match program[4] {
         2 => [kind, flags, offset, address.clone(), address, length.clone(), length, alignment],
         _ => [kind, offset, address.clone(), address, length.clone(), length, flags, alignment],
@@ -314,7 +322,7 @@ pub(crate) fn with_loader(program: &[u8], loader: &Path) -> Vec<u8> {
     image.splice(count..count + 2, order.half(2));
     image.extend(interp.concat());
     image.extend(&program[header..header + program_header]);
-    image.extend(path);
+    image.extend(content);
     image
 }
 

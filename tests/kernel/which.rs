@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use goblin::elf::program_header::PT_NOTE;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use qus::arch::Arch;
@@ -18,7 +19,7 @@ use serde_json::Value;
 use crate::downloads;
 use crate::lab::{Lab, Ran, run, start};
 use crate::namespace::{INSTANCE, mount_elsewhere};
-use crate::prediction::{native, with_loader};
+use crate::prediction::{native, with_loader, with_segment};
 use qus::binfmt::Flags;
 
 /// Writes the probe of an architecture, which ends with 42 when it is started as `*`.
@@ -686,4 +687,63 @@ fn which_fetches_an_emulator_that_is_missing(lab: &Lab) {
         ran.suggests("qus register --fetch arm");
         assert!(ran.stderr.contains("qus: no handler is registered for arm\n"), "{ran:#?}");
     }
+}
+
+kernel_test!(which_of_other_systems);
+/// Programs of NetBSD, and of the old world of LoongArch, have the header of a Linux program.
+fn which_of_other_systems(lab: &Lab) {
+    lab.done(["register", "arm", "loongarch64"]);
+    let note =
+        [&7_u32.to_le_bytes(), &4_u32.to_le_bytes(), &1_u32.to_le_bytes(), &b"NetBSD\0\0"[..], &[0; 4]]
+            .concat();
+    let netbsd = with_segment(&content("arm", Variant::default()), PT_NOTE, &note);
+    let old = with_loader(&content("loongarch64", Variant::default()), Path::new("/lib64/ld.so.1"));
+    for (name, content, system, hint) in [
+        ("netbsd", netbsd, "NetBSD", "run it on NetBSD, for example in a virtual machine"),
+        (
+            "old",
+            old,
+            "the old world of LoongArch",
+            "get a program of the new world, or use libLoL on a LoongArch host",
+        ),
+    ] {
+        let answer = unchecked(lab, &lab.executable(name, &content));
+        let text = format!(
+            "it is a program for {system}; Linux starts it, but it cannot be known what it does then"
+        );
+        assert_eq!((&answer["runs"], &answer["text"]), (&Value::Null, &text.into()), "{answer:#}");
+        assert_eq!(answer["hint"], hint);
+    }
+}
+
+kernel_test!(which_names_what_a_flag_of_the_handler_decides);
+fn which_names_what_a_flag_of_the_handler_decides(lab: &Lab) {
+    lab.handler("qemu-arm", "arm", &downloads::interpreter("arm"), Flags::FIX_BINARY);
+    let path = program(lab, "arm");
+    let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    let verified = "verified here and in an empty root directory";
+    mode(0o711);
+    let text = "; users who may not read it cannot run it, because the handler lacks the flag O";
+    let command = runs(lab, &path, &format!("{verified}{text}"))["try"].as_str().unwrap().to_owned();
+    assert_eq!(command, "qus register --replace arm");
+    lab.type_command(&command);
+    runs(lab, &path, verified);
+    mode(0o4755);
+    let text = "; it does not get the rights of its owner, because the handler lacks the flag C";
+    let answer = runs(lab, &path, &format!("{verified}{text}"));
+    let hint = answer["hint"].as_str().unwrap();
+    let command = hint.strip_prefix("to change that for all programs: ").unwrap_or_else(|| panic!("{hint}"));
+    assert_eq!(command, "qus register --replace --credentials arm");
+    lab.type_command(command);
+    runs(lab, &path, verified);
+}
+
+kernel_test!(which_of_what_cannot_be_read, ordinary_user);
+fn which_of_what_cannot_be_read(lab: &Lab) {
+    let path = lab.executable("unreadable", &native(2));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o111)).unwrap();
+    let answer = unchecked(lab, &path);
+    assert_eq!((&answer["runs"], &answer["certainty"]), (&Value::Null, &"unknown".into()), "{answer:#}");
+    assert_eq!(answer["text"], "this user may execute it, but not read it, so its kind is unknown");
+    assert_eq!(start(&path, &["*"]).unwrap().status, 42);
 }

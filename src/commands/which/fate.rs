@@ -101,7 +101,7 @@ impl Case<'_> {
 
     pub(super) fn unread(&self) -> Fate {
         let advice = Advice::as_root(&format!("qus which {}", self.word()));
-        self.fails("this user may execute it, but not read it", advice)
+        Fate::unclear("this user may execute it, but not read it, so its kind is unknown", advice)
     }
 
     fn fails(&self, text: impl Into<String>, advice: impl Into<Advice>) -> Fate {
@@ -263,28 +263,39 @@ impl Case<'_> {
         let is_replaced = handler.entry.flags.contains(Flags::FIX_BINARY)
             && verification.interpreter.is_some()
             && verification.interpreter != at_path;
-        let (remark, command) = match at_path {
+        let none = Advice::default();
+        let (remark, advice) = match at_path {
             Some(_) if is_replaced => {
-                ("; the handler runs an old file, which was replaced at its path", self.replace())
+                ("; the handler runs an old file, which was replaced at its path", self.replace().into())
+            }
+            Some(_) if self.file.is_execute_only && !handler.entry.flags.contains(Flags::OPEN_BINARY) => {
+                let text = "; users who may not read it cannot run it, because the handler lacks the flag O";
+                (text, self.replace().into())
             }
             Some(_) if self.file.is_set_id && !handler.entry.flags.contains(Flags::CREDENTIALS) => {
-                ("; it does not get the rights of its owner, because the handler lacks the flag C", None)
+                let text = "; it does not get the rights of its owner, because the handler lacks the flag C";
+                (text, self.with_credentials())
             }
-            Some(_) => ("", None),
-            None if path.is_some_and(memfd::is_in_memory) => ("; it is in memory", None),
-            None => ("; the file at its path was removed, and the kernel holds it open", None),
+            Some(_) => ("", none),
+            None if path.is_some_and(memfd::is_in_memory) => ("; it is in memory", none),
+            None => ("; the file at its path was removed, and the kernel holds it open", none),
         };
         let verified = if verification.empty_root {
             "verified here and in an empty root directory"
         } else {
             "verified here"
         };
-        Fate {
-            runs: Some(true),
-            certainty: Certainty::Executed,
-            text: format!("{verified}{remark}"),
-            advice: command.into(),
-        }
+        Fate { runs: Some(true), certainty: Certainty::Executed, text: format!("{verified}{remark}"), advice }
+    }
+
+    /// Returns how to give setuid programs the rights of their owners. That is a decision about security, so it is no
+    /// command to paste.
+    fn with_credentials(&self) -> Advice {
+        let command =
+            self.arch.map(|arch| format!("sudo qus register --replace --credentials {}", arch.name));
+        command.map_or_else(Advice::default, |command| {
+            Advice::hint(format!("to change that for all programs: {}", self.here(&command)))
+        })
     }
 
     /// Returns the fate of the file if it cannot be executed. `at` is the path at which `execve(2)` fails: that of this
