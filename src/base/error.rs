@@ -3,18 +3,18 @@
 use std::ffi::{OsStr, OsString};
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
-use std::sync::OnceLock;
 
-use nix::unistd::getuid;
 use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 use thiserror::Error;
 
+use super::reader::Reader;
 use super::shell::{shell_line, without_sudo};
 
 /// Advice that is printed after an error message. A string converts into advice whose command is the string.
 ///
-/// A command that needs root begins with `sudo`. If root runs qus, `sudo` is removed before the advice is printed:
-/// containers do not have `sudo`, and it does not work in a user namespace.
+/// A command that needs root begins with `sudo`, and one that downloads emulators with a package manager has `--fetch`.
+/// Before the advice is printed, it is adapted to what its [`Reader`] can do. For root, `sudo` is removed: containers do
+/// not have it, and it does not work in a user namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Advice {
     /// Shell command that the user can paste; `None` if there is none. Each line is one command.
@@ -47,7 +47,7 @@ impl Advice {
     /// `sudo` gives no more rights. The advice is then to start qus where root has them.
     #[must_use]
     pub fn as_root(command: &str) -> Self {
-        if reader_is_root() {
+        if Reader::of_this_process().is_root {
             return Self::hint(
                 "root has no such right here: start qus outside of this container, or with all capabilities",
             );
@@ -61,16 +61,30 @@ impl Advice {
         Self { hint: Some(sentence.into()), ..self }
     }
 
-    /// Returns the advice for a reader who is root or another user: for root, `sudo` is removed from the commands.
+    /// Returns the advice for this reader. A command that the reader cannot use becomes a part of the hint, which says
+    /// what is missing.
     #[must_use]
-    pub fn for_reader(&self, is_root: bool) -> Self {
-        if !is_root {
-            return self.clone();
+    pub fn for_reader(&self, reader: &Reader) -> Self {
+        let Self { mut command, mut hint } = self.clone();
+        let from_source = |text: &str| {
+            let changed = without_packages(text)?;
+            if (reader.has_packages)() { None } else { Some(changed) }
+        };
+        hint = hint.map(|hint| from_source(&hint).unwrap_or(hint));
+        if let Some(line) = command.as_deref().and_then(from_source) {
+            command = None;
+            hint = Some(joined(
+                format!("no package manager here has emulators; name their source: {line}"),
+                hint,
+            ));
         }
-        Self {
-            command: self.command.as_deref().map(without_sudo),
-            hint: self.hint.as_deref().map(|hint| hint.replace("sudo qus ", "qus ")),
+        if reader.is_root {
+            command = command.as_deref().map(without_sudo);
+            hint = hint.map(|hint| hint.replace("sudo ", ""));
+        } else if let Some(line) = command.take_if(|line| line.contains("sudo ") && !(reader.has_sudo)()) {
+            hint = Some(joined(format!("as root: {}", without_sudo(&line).replace('\n', " && ")), hint));
         }
+        Self { command, hint }
     }
 
     /// Reports whether the advice has neither a command nor a sentence.
@@ -87,7 +101,7 @@ impl Advice {
 
     /// Returns the advice as lines to print: a line `try: …` for each command, then a line `hint: …` for the sentence.
     pub fn lines(&self) -> impl Iterator<Item = AdviceLine> + use<> {
-        let Self { command, hint } = self.for_reader(reader_is_root());
+        let Self { command, hint } = self.for_reader(&Reader::of_this_process());
         let command = command.unwrap_or_default();
         let line = |text: String, is_command| AdviceLine { text, is_command };
         let commands = command.lines().map(|command| line(format!("try: {command}"), true));
@@ -99,7 +113,7 @@ impl Advice {
 /// In JSON, advice is an object with the keys `try` and `hint`. Each value is a string or null.
 impl Serialize for Advice {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { command, hint } = self.for_reader(reader_is_root());
+        let Self { command, hint } = self.for_reader(&Reader::of_this_process());
         let mut keys = serializer.serialize_struct("Advice", 2)?;
         keys.serialize_field("try", &command)?;
         keys.serialize_field("hint", &hint)?;
@@ -107,11 +121,20 @@ impl Serialize for Advice {
     }
 }
 
-/// Reports whether root runs qus. The user of a process that prints messages never changes, so the kernel is asked only
-/// once: `which` prints advice for each of thousands of files.
-fn reader_is_root() -> bool {
-    static IS_ROOT: OnceLock<bool> = OnceLock::new();
-    *IS_ROOT.get_or_init(|| getuid().is_root())
+/// Returns a sentence with `more` after it.
+fn joined(sentence: String, more: Option<String>) -> String {
+    more.into_iter().fold(sentence, |sentence, more| sentence + "; " + &more)
+}
+
+/// Returns a text whose `qus` commands name a source of emulators instead of the package manager. Returns `None` if none
+/// of them uses the package manager.
+fn without_packages(text: &str) -> Option<String> {
+    if text.contains(" --fetch") {
+        return Some(text.replace(" --fetch", " --from SRC"));
+    }
+    let fetches =
+        text.contains("qus fetch ") && ![" --from", " --prune"].iter().any(|word| text.contains(word));
+    fetches.then(|| text.replace("qus fetch ", "qus fetch --from SRC "))
 }
 
 /// One line of advice, as it is printed.
@@ -224,5 +247,56 @@ pub trait Advise: std::error::Error {
 impl<E: Advise> From<E> for Diagnostic {
     fn from(error: E) -> Self {
         Self::new(error.to_string()).with_advice(error.advice())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOT: Reader = Reader { is_root: true, has_sudo: || false, has_packages: || true };
+    const USER: Reader = Reader { is_root: false, has_sudo: || true, has_packages: || true };
+    const WITHOUT_SUDO: Reader = Reader { has_sudo: || false, ..USER };
+    const WITHOUT_PACKAGES: Reader = Reader { has_packages: || false, ..USER };
+
+    fn advice(command: &str, hint: &str) -> Advice {
+        Advice {
+            command: Some(command.to_owned()).filter(|text| !text.is_empty()),
+            hint: Some(hint.to_owned()),
+        }
+    }
+
+    #[test]
+    fn advice_is_what_its_reader_can_use() {
+        let register = advice("sudo qus register --fetch arm", "or, without root: qus run --fetch x");
+        assert_eq!(register.for_reader(&USER), register);
+        let as_root = advice("qus register --fetch arm", "or, without root: qus run --fetch x");
+        assert_eq!(register.for_reader(&ROOT), as_root);
+        let hint = "as root: qus register --fetch arm; or, without root: qus run --fetch x";
+        assert_eq!(register.for_reader(&WITHOUT_SUDO), advice("", hint));
+        let hint = "no package manager here has emulators; name their source: sudo qus register --from SRC arm; \
+                    or, without root: qus run --from SRC x";
+        assert_eq!(register.for_reader(&WITHOUT_PACKAGES), advice("", hint));
+    }
+
+    #[test]
+    fn several_commands_become_one_line() {
+        let two = Advice::from("sudo qus register arm\nsudo qus enable arm");
+        let hint = "as root: qus register arm && qus enable arm";
+        assert_eq!(two.for_reader(&WITHOUT_SUDO), advice("", hint));
+        assert_eq!(two.for_reader(&ROOT).command.unwrap(), "qus register arm\nqus enable arm");
+    }
+
+    #[test]
+    fn a_download_needs_a_package_manager() {
+        let fetch = |command: &str| Advice::from(command).for_reader(&WITHOUT_PACKAGES);
+        let hint =
+            "no package manager here has emulators; name their source: qus fetch --from SRC --dest x arm";
+        assert_eq!(fetch("qus fetch --dest x arm"), advice("", hint));
+        for command in ["qus fetch --from a.deb arm", "qus fetch --prune", "qus register arm"] {
+            assert_eq!(fetch(command), command.into());
+        }
+        let run = Advice::hint("without root: qus run --fetch PROGRAM").for_reader(&WITHOUT_PACKAGES);
+        assert_eq!(run, advice("", "without root: qus run --from SRC PROGRAM"));
     }
 }

@@ -9,6 +9,7 @@ pub mod log;
 pub mod order;
 pub mod output;
 pub mod parallel;
+pub mod reader;
 pub mod shell;
 pub mod table;
 pub mod terminal;

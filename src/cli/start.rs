@@ -4,9 +4,11 @@ use std::error::Error as _;
 use std::ffi::OsString;
 use std::io::{self, LineWriter, Write as _};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser as _};
+use nix::sys::prctl;
 
 use super::compat::CompatTool;
 use super::{Cli, subcommand};
@@ -14,10 +16,12 @@ use crate::arch::UnknownArch;
 use crate::base::error::{Advise as _, Diagnostic};
 use crate::base::log;
 use crate::base::output::{NotRun, Output, Status};
+use crate::base::reader::set_abilities;
 use crate::base::terminal::{Terminal, width_of};
 use crate::commands;
+use crate::package::has_package_manager;
 use crate::probe;
-use crate::system::namespace;
+use crate::system::{namespace, search_path};
 
 /// Prints `problem`, the reason why qus refuses to run in this process, and returns the exit status.
 #[must_use]
@@ -55,6 +59,7 @@ pub fn serve_as_helper() -> Option<ExitCode> {
 /// Otherwise it parses its own command line and runs the command.
 #[must_use]
 pub fn run() -> ExitCode {
+    set_abilities(can_become_root, has_package_manager);
     if let Some((tool, words)) = called_as() {
         log::install(0, width_of(&io::stderr()));
         // A line is one write.
@@ -66,6 +71,15 @@ pub fn run() -> ExitCode {
         Ok(cli) => run_command(&cli),
         Err(error) => usage(&error),
     }
+}
+
+/// Reports whether the user can become root with `sudo`. That is impossible without new
+/// privileges. The answer is determined once, because `which` prints advice for each of thousands of files.
+fn can_become_root() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        search_path::find("sudo".as_ref()).is_some() && !prctl::get_no_new_privs().unwrap_or(false)
+    })
 }
 
 /// Returns the other tool that the name of this process selects, and its arguments. Returns `None` if qus acts as

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 use thiserror::Error;
 
@@ -243,6 +244,13 @@ fn family(release: &str) -> Option<&'static str> {
         "alpine" => Some("apk"),
         _ => None,
     })
+}
+
+/// Reports whether a package manager that qus knows is installed. The answer is determined once.
+#[must_use]
+pub fn has_package_manager() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| is_installed("apt-get") || Manager::of_this_machine().is_some())
 }
 
 fn is_installed(program: &str) -> bool {

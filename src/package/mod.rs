@@ -40,7 +40,7 @@ pub use digest::Sha256;
 pub use download::{Downloader, WebError, scheme};
 pub use error::PackageError;
 pub use limit::Limit;
-pub use manager::{Manager, ManagerError};
+pub use manager::{Manager, ManagerError, has_package_manager};
 
 use crate::system::file_id::open_without_waiting;
 use archive::Archive;

@@ -9,7 +9,7 @@ use nix::mount::{MsFlags, mount};
 use nix::unistd::geteuid;
 
 use crate::downloads;
-use crate::lab::{Lab, NO_HANDLER, order};
+use crate::lab::{Lab, NO_HANDLER, order, run};
 use crate::namespace::{INSTANCE, mount_instance};
 
 /// Starts a program as root without capabilities, as in a container that dropped them.
@@ -199,4 +199,33 @@ fn an_instance_may_be_mounted_elsewhere(lab: &Lab) {
     lab.done(["--instance", path, "disable", "arm"]);
     assert!(lab.done(["--instance", path, "reset"]).contains(" removed "));
     assert!(!mount_point.join("qemu-arm").exists());
+}
+
+kernel_test!(advice_is_what_this_user_can_use, unmounted, ordinary_user);
+fn advice_is_what_this_user_can_use(lab: &Lab) {
+    let register = |path: &str| {
+        let mut command = lab.program(&[], ["register", "arm"]);
+        run(command.env("PATH", path).env("QUS_INTERPRETER_DIR", lab.path("")))
+    };
+    let empty = lab.path("empty");
+    fs::create_dir(&empty).unwrap();
+    let ran = register(empty.to_str().unwrap());
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    assert!(!ran.messages().contains("sudo"), "{ran:#?}");
+    ran.hints("as root: qus register arm; without root: qus run --from SRC PROGRAM");
+    // Without new privileges sudo cannot work.
+    let wrapper = ["setpriv", "--no-new-privs"];
+    let ran = run(&mut lab.program(&wrapper, ["register", "arm"]));
+    assert!(ran.stderr.contains("\n  hint: as root: qus register arm; without root: "), "{ran:#?}");
+}
+
+kernel_test!(a_machine_without_packages_is_told_to_name_a_source);
+fn a_machine_without_packages_is_told_to_name_a_source(lab: &Lab) {
+    let empty = lab.path("empty");
+    fs::create_dir(&empty).unwrap();
+    let mut command = lab.program(&[], ["register", "--interpreter-dir", "empty", "arm"]);
+    let ran = run(command.env("PATH", &empty));
+    ran.hints("no package manager here has emulators; name their source: qus register --from SRC arm");
+    let ran = run(lab.program(&[], ["fetch", "--dest", "out", "arm"]).env("PATH", &empty));
+    assert_eq!(ran.status, 2, "{ran:#?}");
 }

@@ -103,7 +103,7 @@ impl Lab {
     ) -> Command {
         let mut line = wrapper.iter().map(OsStr::new).chain([qus.as_os_str()]);
         let mut command = Command::new(line.next().unwrap());
-        command.args(line).args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.args(line).args(words).env_clear().env("PATH", path());
         command.env("QUS_INTERPRETER_DIR", downloads::distribution()).current_dir(self.directory.path());
         command
     }
@@ -368,6 +368,11 @@ impl Ran {
         assert_eq!(value["version"], 1, "{self:#?}");
         value
     }
+}
+
+/// Returns the usual `PATH`, with a `sudo` in its last directory. Messages for users depend on whether they have it.
+pub(crate) fn path() -> String {
+    format!("/usr/sbin:/usr/bin:/sbin:/bin:{}", downloads::with_sudo().display())
 }
 
 /// Reports whether the qus under test is dynamically linked, as distributions build it. Such a qus makes no bundles.

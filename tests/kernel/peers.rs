@@ -20,7 +20,7 @@ fn tool(lab: &Lab, name: &str) -> Command {
         lab.link(name, Path::new(QUS));
     }
     let mut command = Command::new(path);
-    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir(lab.path(""));
+    command.env_clear().env("PATH", crate::lab::path()).current_dir(lab.path(""));
     command.env("QUS_INTERPRETER_DIR", downloads::distribution());
     command
 }
