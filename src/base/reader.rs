@@ -1,4 +1,4 @@
-//! What the reader of a message can do here. Advice is adapted to it before it is printed.
+//! Abilities of the reader of a message. Advice is adapted to them before it is printed.
 
 use std::sync::OnceLock;
 

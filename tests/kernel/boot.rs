@@ -186,6 +186,43 @@ fn binfmt_support_restores_what_was_persisted(lab: &Lab) {
     restored(lab, &state);
 }
 
+kernel_test!(every_init_system_restores_a_rule);
+/// Tests a handler that is not of an emulator. The files for the former init system are removed.
+fn every_init_system_restores_a_rule(lab: &Lab) {
+    host(lab);
+    fs::create_dir_all("/usr/local/lib/qus").unwrap();
+    let launcher = "/usr/local/lib/qus/launch";
+    fs::copy(lab.path("q/qemu-arm-static"), launcher).unwrap();
+    let rules =
+        [format!(":launch:E::xyz::{launcher}:F"), format!(":magic:M:4:\\xff\\x00:\\xff\\x0f:{launcher}:PF")];
+    let register = || {
+        for rule in &rules {
+            lab.done_with(["register", "--persist", "--rule", rule], "");
+        }
+        let entries = lab.entries();
+        assert_eq!(entries.len(), 2, "{entries:#?}");
+        lab.clear();
+        entries
+    };
+    let state = register();
+    done(&[SYSTEMD_BINFMT]);
+    assert_eq!(lab.entries(), state);
+    lab.clear();
+    boot_openrc();
+    assert_eq!(register(), state);
+    done(&[SERVICE, "start"]);
+    assert_eq!(lab.entries(), state);
+    done(&[SERVICE, "stop"]);
+    assert!(lab.entries().is_empty());
+    boot_binfmt_support();
+    assert_eq!(register(), state);
+    done(&["update-binfmts", "--enable"]);
+    assert_eq!(lab.entries(), state);
+    lab.done_with(["reset", "--persist", "launch", "magic"], "");
+    let find = ["find", "/etc/binfmt.d", "/etc/init.d", "/var/lib/binfmts", "-type", "f"];
+    assert_eq!(run(tools::command(find[0]).args(&find[1..])).stdout, "");
+}
+
 kernel_test!(reset_persist_leaves_nothing_to_restore);
 fn reset_persist_leaves_nothing_to_restore(lab: &Lab) {
     host(lab);
