@@ -185,7 +185,9 @@ impl<'a> Output<'a> {
     pub fn failure(&mut self, problem: &Diagnostic) -> io::Result<()> {
         if self.json {
             let error = ErrorDetail { message: &problem.message, advice: &problem.advice };
-            self.print_data(&ErrorView { error }, |_| Ok(()))?;
+            let printed = self.print_data(&ErrorView { error }, |_| Ok(()));
+            // If the data cannot be printed, at least the message is.
+            return self.problem(problem).and(printed);
         }
         self.problem(problem)
     }

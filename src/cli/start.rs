@@ -123,8 +123,13 @@ fn conclude(done: anyhow::Result<Status>, output: &mut Output<'_>) -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     let (json, failed) = requested_output();
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let _ = error.print();
-        return ExitCode::from(if error.use_stderr() { failed.code() } else { Status::Done.code() });
+        match error.print() {
+            Err(problem) if problem.kind() != io::ErrorKind::BrokenPipe => {
+                return refuse(&Diagnostic::new(format!("cannot print: {problem}")));
+            }
+            _ if error.use_stderr() => return ExitCode::from(failed.code()),
+            _ => return ExitCode::SUCCESS,
+        }
     }
     let (mut data, mut messages) = (io::stdout().lock(), io::stderr());
     let mut output =

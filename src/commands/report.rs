@@ -5,6 +5,7 @@ use std::io;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::base::error::Diagnostic;
 use crate::base::output::{Output, Status};
 use crate::base::terminal::TextWriter;
 
@@ -26,11 +27,18 @@ pub(crate) trait Report: Serialize {
 }
 
 /// Prints `report` to standard output, as text or JSON. Then prints its messages to standard error.
+///
+/// If the reader of a pipe has closed it, the remaining output is not needed, but the exit status is.
 pub(crate) fn print(report: &impl Report, output: &mut Output<'_>) -> Result<Status> {
-    if report.is_document() {
-        output.print_document(report, |text| report.write_text(text))?;
+    let printed = if report.is_document() {
+        output.print_document(report, |text| report.write_text(text))
     } else {
-        output.print_data(report, |text| report.write_text(text))?;
+        output.print_data(report, |text| report.write_text(text))
+    };
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Diagnostic::new(format!("cannot print the results: {error}")).into())
+        }
+        _ => report.conclude(output),
     }
-    report.conclude(output)
 }

@@ -100,7 +100,7 @@ pub(super) fn run(args: &Which, common: &Common, output: &mut Output<'_>) -> Res
         table: &table,
         known: &known,
         compared: &compared,
-        all_run: Cell::new(true),
+        running: Cell::new(0),
     };
     print(&report, output)
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Stdio;
 use std::thread;
 
 use nix::mount::umount;
@@ -117,5 +118,44 @@ fn no_file_of_a_directory_replaces_a_pipe(lab: &Lab) {
             ran.stderr.contains("it is a named pipe") || ran.stderr.contains("not a regular file");
         assert!(description && ran.stderr.contains(name.split('/').next_back().unwrap()), "{ran:#?}");
         assert!(is_pipe(&path), "{words:?}");
+    }
+}
+
+kernel_test!(output_that_is_lost_is_a_failure);
+fn output_that_is_lost_is_a_failure(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    lab.executable("program", &crate::programs::probe(crate::programs::arch("arm")));
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let commands: [&[&str]; 16] = [
+        &["list"],
+        &["list", "--json"],
+        &["show"],
+        &["which", "./program"],
+        &["which", "--json", "./program"],
+        &["verify"],
+        &["doctor", "--no-verify"],
+        &["export", "--format", "systemd", "arm"],
+        &["register", "arm"],
+        &["disable", "arm"],
+        &["enable", "arm"],
+        &["completions", "bash"],
+        &["man", "--output", "-"],
+        &["--help"],
+        &["--version"],
+        &["help", "list"],
+    ];
+    for words in commands {
+        let mut command = lab.program(&[], words.iter().copied());
+        let output = command.stdout(full()).stderr(Stdio::piped()).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {message}");
+        assert!(message.contains("No space left on device"), "{words:?}: {message}");
+        // A closed pipe is no failure.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = lab.program(&[], words.iter().copied()).stdout(writer).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(!message.contains("cannot print"), "{words:?}: {message}");
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{words:?}: {:?} {message}", output.status);
     }
 }

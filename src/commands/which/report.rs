@@ -27,8 +27,8 @@ pub(super) struct WhichReport<'a> {
     pub(super) known: &'a Known,
     /// Handlers whose rules the report compares with each file, byte by byte. Empty without `--verbose` and `--handler`.
     pub(super) compared: &'a [&'a Handler],
-    /// True if every file that was explained so far runs.
-    pub(super) all_run: Cell<bool>,
+    /// Number of files of which an answer says that they run.
+    pub(super) running: Cell<usize>,
 }
 
 impl<'a> WhichReport<'a> {
@@ -37,7 +37,7 @@ impl<'a> WhichReport<'a> {
         self.files.iter().map(move |file| {
             let target = ExecTarget::inspect(file);
             let answer = explain(&target, &table.predict(&target), table, known);
-            self.all_run.set(self.all_run.get() && answer.runs == Some(true));
+            self.running.set(self.running.get() + usize::from(answer.runs == Some(true)));
             (target, answer)
         })
     }
@@ -69,7 +69,8 @@ impl Report for WhichReport<'_> {
     }
 
     fn conclude(&self, _: &mut Output<'_>) -> anyhow::Result<Status> {
-        Ok(if self.all_run.get() { Status::Done } else { Status::No })
+        // If the reader of the answers stopped early, there is no answer about the other files.
+        Ok(if self.running.get() == self.files.iter().count() { Status::Done } else { Status::No })
     }
 }
 
