@@ -3,7 +3,8 @@
 //!
 //! qus creates a user namespace with its own instance (K64) and registers the handlers there. It then creates a second
 //! user namespace inside the first, in which the program has the user and group ids of the caller (K65). Then it calls
-//! `execve(2)`: no process of qus remains, and nothing is left when the program ends.
+//! `execve(2)`: no process of qus remains, and nothing is left when the program ends, but for empty mount points in a
+//! directory of `--root` that lacked them.
 
 mod interpreters;
 mod rules;

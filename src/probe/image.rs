@@ -3,7 +3,7 @@
 use goblin::elf::header::{ET_EXEC, SIZEOF_IDENT};
 use goblin::elf::program_header::{PF_R, PF_X, PT_LOAD};
 
-use crate::arch::{Arch, Class};
+use crate::arch::{Arch, Class, ProbeCode};
 
 /// Load address of a probe with the ELF type `ET_EXEC`. All known emulators accept this address.
 const BASE: u64 = 0x40_0000;
@@ -41,6 +41,11 @@ impl Default for Variant {
 #[must_use]
 pub fn image(arch: &Arch, machine: u16, variant: Variant) -> Vec<u8> {
     let Some(code) = arch.probe_code() else { return Vec::new() };
+    with_code(arch, machine, variant, code)
+}
+
+/// Returns a static ELF program of `arch` that executes `code`.
+pub(super) fn with_code(arch: &Arch, machine: u16, variant: Variant, code: &ProbeCode) -> Vec<u8> {
     let (class, order) = (arch.identity.class, arch.identity.order);
     let [header_size, program_header_size, _] = class.header_sizes();
     let start = u64::from(header_size) + u64::from(program_header_size);

@@ -155,15 +155,7 @@ fn log(targets: &[ProbeTarget], results: &[ProbeResult]) {
 pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, ProbeError> {
     let target = ProbeTarget::all_of(arch).next().ok_or(ProbeError::NoProbe { arch: arch.name })?;
     let root = if target.matched_by(handlers).is_some() { Root::WithoutHandlers } else { Root::Host };
-    let outcomes = in_directory(&named([target.image()].into_iter()), |session| {
-        match Helper::start(&Session { root, ..session.clone() })?.report()? {
-            Report::Executed(outcomes) => Ok(Ok(outcomes)),
-            Report::DirectoryUnusable(reason) => Ok(Err(reason)),
-            Report::RootNotEntered => {
-                Err(ProbeError::Failed("a helper sent an unexpected report".to_owned()))
-            }
-        }
-    })?;
+    let outcomes = run_in(root, vec![target.image()])?;
     match outcomes.first().map(|outcome| outcome.end) {
         Some(End::Exited(STATUS_ARGV0)) => Ok(true),
         Some(End::NotStarted(errno)) if errno == nix::libc::ENOEXEC => Ok(false),
@@ -172,6 +164,23 @@ pub fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> Result<bool, 
             end: end.map_or_else(|| "was not executed".to_owned(), |end| end.to_string()),
         }),
     }
+}
+
+/// Executes each of `images` once, in the root directory of this process.
+pub(super) fn run_on_host(images: Vec<Vec<u8>>) -> Result<Vec<Outcome>, ProbeError> {
+    run_in(Root::Host, images)
+}
+
+fn run_in(root: Root, images: Vec<Vec<u8>>) -> Result<Vec<Outcome>, ProbeError> {
+    in_directory(&named(images.into_iter()), |session| {
+        match Helper::start(&Session { root, ..session.clone() })?.report()? {
+            Report::Executed(outcomes) => Ok(Ok(outcomes)),
+            Report::DirectoryUnusable(reason) => Ok(Err(reason)),
+            Report::RootNotEntered => {
+                Err(ProbeError::Failed("a helper sent an unexpected report".to_owned()))
+            }
+        }
+    })
 }
 
 /// Writes `probes`, which are file names and contents, into a temporary directory and calls `execute`. The inner error of `execute` is the

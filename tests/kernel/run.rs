@@ -492,6 +492,10 @@ fn run_in_another_root(lab: &Lab) {
     assert_eq!(inside("busybox touch /sys/x 2>&1 || echo no"), "touch: /sys/x: Read-only file system\nno\n");
     assert_eq!(inside("busybox id -u; busybox touch /new"), "0\n");
     assert!(Path::new(&root).join("new").exists());
+    // Mount points that were missing stay, and are empty.
+    for name in ["dev", "proc", "sys"] {
+        assert_eq!(fs::read_dir(Path::new(&root).join(name)).unwrap().count(), 0, "{name}");
+    }
     // The program cannot reach the host's root.
     assert_eq!(inside("busybox ls /../../bin"), "busybox\nsh\n");
     let ran = lab.qus(["run", "--root", &root, "--", "/bin/cat"]);

@@ -287,21 +287,27 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
         running_probes()?
     };
     let own = Arch::from_header(&self_exe_header()?).map(|own| own.name);
-    let text = serde_json::to_string_pretty(&HostState { supported: supported(own, &running), emulators })?;
+    // The tool `binfmt` prints no level above 3.
+    let level =
+        if running.contains(&"x86_64") { probe::x86_64_level().map_err(Diagnostic::from)? } else { None };
+    let supported = supported(own, &running, level.unwrap_or(1));
+    let text = serde_json::to_string_pretty(&HostState { supported, emulators })?;
     writeln!(adapter.data, "{}", escape_json(&text))?;
     Ok(())
 }
 
 /// Returns the platforms of the architectures in `running`: those of the host, whose name is `own`, and then the others,
-/// in the order in which the tool `binfmt` prints them.
-fn supported(own: Option<&str>, running: &[&str]) -> Vec<&'static str> {
+/// in the order in which the tool `binfmt` prints them. `level` is the level of x86-64 that programs get.
+fn supported(own: Option<&str>, running: &[&str], level: u8) -> Vec<&'static str> {
     let is_own = |row: &&(&str, _)| own == Some(row.0);
     let rows = PLATFORMS.iter().filter(is_own).chain(PLATFORMS.iter().filter(|row| !is_own(row)));
     let mut supported = Vec::new();
     for (name, platforms) in rows.filter(|(name, _)| running.contains(name)) {
         supported.extend(*platforms);
-        if *name == "x86_64" && own == Some(name) {
-            supported.extend(levels_of_amd64());
+        if *name == "x86_64" {
+            supported.extend(
+                ["linux/amd64/v2", "linux/amd64/v3"].iter().take(usize::from(level.saturating_sub(1))),
+            );
         }
     }
     supported
@@ -318,35 +324,6 @@ fn running_probes() -> Result<Vec<&'static str>, Diagnostic> {
     };
     let running = targets.iter().zip(&results).filter(|(_, result)| runs(result));
     Ok(running.map(|(target, _)| target.arch.name).collect())
-}
-
-/// Returns the platforms for the x86-64 levels 2 and 3 (System V ABI, x86-64 supplement, §3.1.1), each only if this
-/// processor supports it. The tool `binfmt` prints no other levels.
-#[cfg(target_arch = "x86_64")]
-fn levels_of_amd64() -> Vec<&'static str> {
-    use std::arch::is_x86_feature_detected as has;
-    let v2 = has!("cmpxchg16b")
-        && has!("popcnt")
-        && has!("sse3")
-        && has!("sse4.1")
-        && has!("sse4.2")
-        && has!("ssse3");
-    let v3 = v2
-        && has!("avx")
-        && has!("avx2")
-        && has!("bmi1")
-        && has!("bmi2")
-        && has!("f16c")
-        && has!("fma")
-        && has!("lzcnt")
-        && has!("movbe");
-    let levels = [(v2, "linux/amd64/v2"), (v3, "linux/amd64/v3")];
-    levels.into_iter().filter(|(has, _)| *has).map(|(_, level)| level).collect()
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn levels_of_amd64() -> Vec<&'static str> {
-    Vec::new()
 }
 
 /// Returns the QEMU versions of the emulators in this bundle. If qus is not a bundle, returns the version of the first
@@ -383,12 +360,11 @@ mod tests {
     fn the_hosts_own_platform_is_first() {
         let running = ["x86_64", "aarch64", "arm"];
         let arm = ["linux/arm/v7", "linux/arm/v6"];
-        let on = |own| supported(Some(own), &running);
-        assert_eq!(on("aarch64"), [&["linux/arm64", "linux/amd64"], &arm[..]].concat());
-        assert_eq!(on("arm"), [&arm[..], &["linux/amd64", "linux/arm64"]].concat());
-        let on_amd64 = on("x86_64");
-        assert!(
-            on_amd64.starts_with(&["linux/amd64"]) && on_amd64.ends_with(&["linux/arm64", arm[0], arm[1]])
-        );
+        let on = |own, level| supported(Some(own), &running, level);
+        assert_eq!(on("aarch64", 1), [&["linux/arm64", "linux/amd64"], &arm[..]].concat());
+        assert_eq!(on("aarch64", 2), [&["linux/arm64", "linux/amd64", "linux/amd64/v2"], &arm[..]].concat());
+        assert_eq!(on("arm", 1), [&arm[..], &["linux/amd64", "linux/arm64"]].concat());
+        let amd64 = ["linux/amd64", "linux/amd64/v2", "linux/amd64/v3"];
+        assert_eq!(on("x86_64", 3), [&amd64[..], &["linux/arm64"], &arm[..]].concat());
     }
 }
