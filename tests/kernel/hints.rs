@@ -31,7 +31,8 @@ const LINE: &str = "hint\t";
 pub(crate) const WAS_TYPED: &str = "the hint was typed";
 
 /// Parts of hints whose commands no test types, each with the reason.
-const NOT_TYPED: [(&str, &str); 15] = [
+const NOT_TYPED: [(&str, &str); 16] = [
+    ("QEMU_LD_PREFIX=", "it starts the program, which the test does itself"),
     ("$(printf", "the files with such names are of other architectures than their names say"),
     ("WSLInterop", "its interpreter /init exists on Windows only"),
     ("apt-get install", "it changes the machine"),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use qus::arch::Arch;
 use qus::handler::preset::Preset;
+use qus::interpreter::prefix_in;
 use qus::probe::{Variant, image};
 use serde_json::Value;
 
@@ -745,4 +746,60 @@ fn which_of_what_cannot_be_read(lab: &Lab) {
     assert_eq!((&answer["runs"], &answer["certainty"]), (&Value::Null, &"unknown".into()), "{answer:#}");
     assert_eq!(answer["text"], "this user may execute it, but not read it, so its kind is unknown");
     assert_eq!(start(&path, &["*"]).unwrap().status, 42);
+}
+
+/// Replaces `directory` by a file system in memory with the same entries, to which a test can add some.
+fn extend(lab: &Lab, directory: &str) {
+    let new = lab.path(&format!("extended{}", directory.replace('/', "-")));
+    fs::create_dir(&new).unwrap();
+    mount(Some("none"), &new, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        let copy = new.join(entry.file_name());
+        let kind = entry.file_type().unwrap();
+        if kind.is_symlink() {
+            symlink(fs::read_link(entry.path()).unwrap(), &copy).unwrap();
+            continue;
+        }
+        if kind.is_dir() { fs::create_dir(&copy) } else { fs::write(&copy, "") }.unwrap();
+        mount(Some(&entry.path()), &copy, None::<&str>, bind, None::<&str>).unwrap();
+    }
+    mount(Some(&new), directory, None::<&str>, bind, None::<&str>).unwrap();
+}
+
+kernel_test!(which_knows_where_the_emulator_finds_libraries);
+fn which_knows_where_the_emulator_finds_libraries(lab: &Lab) {
+    lab.done(["register", "arm"]);
+    let loader = Path::new("/lib/ld-of-the-test.so.1");
+    let path = lab.executable("dynamic", &with_loader(&content("arm", Variant::default()), loader));
+    let dynamic = content("arm", Variant { e_type: 3, ..Variant::default() });
+    let text = "the handler works, but the program needs /lib/ld-of-the-test.so.1, which does not exist here";
+    let answer = unchecked(lab, &path);
+    assert_eq!((&answer["runs"], &answer["text"]), (&false.into(), &text.into()), "{answer:#}");
+    assert!(answer["hint"].as_str().unwrap().contains("QEMU_LD_PREFIX"), "{answer:#}");
+    assert_eq!(start(&path, &["*"]).unwrap().status, 255);
+    let install = |root: &Path| {
+        let loader = root.join(loader.strip_prefix("/").unwrap());
+        fs::create_dir_all(loader.parent().unwrap()).unwrap();
+        fs::write(&loader, &dynamic).unwrap();
+        fs::set_permissions(&loader, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    // Libraries for cross-compiling are used with a variable.
+    extend(lab, "/usr");
+    let root = Path::new("/usr/arm-linux-gnueabihf");
+    if root.exists() {
+        mount(Some("none"), root, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    }
+    install(root);
+    let answer = unchecked(lab, &path);
+    assert_eq!(answer["try"], format!("QEMU_LD_PREFIX={} {}", root.display(), path.display()));
+    let mut command = Command::new(&path);
+    assert_eq!(command.env("QEMU_LD_PREFIX", root).stdin(Stdio::null()).status().unwrap().code(), Some(47));
+    // The emulator has a directory of its own, which needs no variable.
+    let prefix = prefix_in(&downloads::interpreter("arm")).expect("the directory of QEMU");
+    if prefix.starts_with("/etc") {
+        extend(lab, "/etc");
+    }
+    install(&prefix);
+    runs(lab, &path, "verified here and in an empty root directory");
 }
