@@ -74,7 +74,7 @@ impl Advice {
         if let Some(line) = command.as_deref().and_then(from_source) {
             command = None;
             hint = Some(joined(
-                format!("no package manager here has emulators; name their source: {line}"),
+                format!("qus knows no package manager of this system; name a source: {line}"),
                 hint,
             ));
         }
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(register.for_reader(&ROOT), as_root);
         let hint = "as root: qus register --fetch arm; or, without root: qus run --fetch x";
         assert_eq!(register.for_reader(&WITHOUT_SUDO), advice("", hint));
-        let hint = "no package manager here has emulators; name their source: sudo qus register --from SRC arm; \
+        let hint = "qus knows no package manager of this system; name a source: sudo qus register --from SRC arm; \
                     or, without root: qus run --from SRC x";
         assert_eq!(register.for_reader(&WITHOUT_PACKAGES), advice("", hint));
     }
@@ -291,7 +291,7 @@ mod tests {
     fn a_download_needs_a_package_manager() {
         let fetch = |command: &str| Advice::from(command).for_reader(&WITHOUT_PACKAGES);
         let hint =
-            "no package manager here has emulators; name their source: qus fetch --from SRC --dest x arm";
+            "qus knows no package manager of this system; name a source: qus fetch --from SRC --dest x arm";
         assert_eq!(fetch("qus fetch --dest x arm"), advice("", hint));
         for command in ["qus fetch --from a.deb arm", "qus fetch --prune", "qus register arm"] {
             assert_eq!(fetch(command), command.into());

@@ -101,7 +101,7 @@ fn no_interpreter_at_all_is_reported(lab: &Lab) {
     assert_eq!(ran.status, 2, "{ran:#?}");
     assert!(ran.stdout.contains(&format!("missing    no interpreter is in {directories}")), "{ran:#?}");
     // The directories of apt-get are covered as well.
-    ran.hints("no package manager here has emulators; name their source: qus register --from SRC arm");
+    ran.hints("qus knows no package manager of this system; name a source: qus register --from SRC arm");
     assert!(lab.entries().is_empty());
 }
 

@@ -225,7 +225,7 @@ fn a_machine_without_packages_is_told_to_name_a_source(lab: &Lab) {
     fs::create_dir(&empty).unwrap();
     let mut command = lab.program(&[], ["register", "--interpreter-dir", "empty", "arm"]);
     let ran = run(command.env("PATH", &empty));
-    ran.hints("no package manager here has emulators; name their source: qus register --from SRC arm");
+    ran.hints("qus knows no package manager of this system; name a source: qus register --from SRC arm");
     let ran = run(lab.program(&[], ["fetch", "--dest", "out", "arm"]).env("PATH", &empty));
     assert_eq!(ran.status, 2, "{ran:#?}");
 }
