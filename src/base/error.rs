@@ -61,8 +61,7 @@ impl Advice {
         Self { hint: Some(sentence.into()), ..self }
     }
 
-    /// Returns the advice for this reader. A command that the reader cannot use becomes a part of the hint, which says
-    /// what is missing.
+    /// Returns the advice for this reader. A command that the reader cannot use moves into the hint, after the reason.
     #[must_use]
     pub fn for_reader(&self, reader: &Reader) -> Self {
         let Self { mut command, mut hint } = self.clone();
@@ -70,19 +69,31 @@ impl Advice {
             let changed = without_packages(text)?;
             if (reader.has_packages)() { None } else { Some(changed) }
         };
+        let lacks_sudo = |text: &str| !reader.is_root && text.contains("sudo ") && !(reader.has_sudo)();
         hint = hint.map(|hint| from_source(&hint).unwrap_or(hint));
-        if let Some(line) = command.as_deref().and_then(from_source) {
-            command = None;
-            hint = Some(joined(
-                format!("qus knows no package manager of this system; name a source: {line}"),
-                hint,
-            ));
+        if hint.as_deref().is_some_and(lacks_sudo) {
+            hint = hint.map(|hint| hint.replace("sudo ", "") + " (as root)");
+        }
+        if let Some(line) = &command {
+            let changed = from_source(line);
+            let reason = match (changed.is_some(), lacks_sudo(line)) {
+                (false, false) => None,
+                (false, true) => Some("as root"),
+                (true, false) => Some("qus knows no package manager of this system; name a source"),
+                (true, true) => Some("qus knows no package manager of this system; name a source as root"),
+            };
+            if let Some(reason) = reason {
+                let mut line = changed.unwrap_or_else(|| line.clone());
+                if lacks_sudo(&line) {
+                    line = without_sudo(&line);
+                }
+                hint = Some(joined(format!("{reason}: {}", line.replace('\n', " && ")), hint));
+                command = None;
+            }
         }
         if reader.is_root {
             command = command.as_deref().map(without_sudo);
             hint = hint.map(|hint| hint.replace("sudo ", ""));
-        } else if let Some(line) = command.take_if(|line| line.contains("sudo ") && !(reader.has_sudo)()) {
-            hint = Some(joined(format!("as root: {}", without_sudo(&line).replace('\n', " && ")), hint));
         }
         Self { command, hint }
     }
@@ -285,6 +296,13 @@ mod tests {
         let hint = "as root: qus register arm && qus enable arm";
         assert_eq!(two.for_reader(&WITHOUT_SUDO), advice("", hint));
         assert_eq!(two.for_reader(&ROOT).command.unwrap(), "qus register arm\nqus enable arm");
+        let fetched = Advice::from("sudo qus register --fetch arm\nqus verify arm");
+        let hint = "qus knows no package manager of this system; name a source as root: \
+                    qus register --from SRC arm && qus verify arm";
+        let without_both = Reader { has_packages: || false, ..WITHOUT_SUDO };
+        assert_eq!(fetched.for_reader(&without_both), advice("", hint));
+        let sentence = Advice::hint("to change that: sudo qus register arm").for_reader(&WITHOUT_SUDO);
+        assert_eq!(sentence, advice("", "to change that: qus register arm (as root)"));
     }
 
     #[test]

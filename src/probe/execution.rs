@@ -38,7 +38,7 @@ const TIME_FACTOR: u32 = 2000;
 /// machine gets a longer limit.
 const MEASURE_TIME: Duration = Duration::from_secs(2);
 /// Maximum time between two checks of whether the executed process still lives.
-const CHECK_INTERVAL: Duration = Duration::from_millis(50);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// Maximum size of the output that is stored for one execution, in bytes. The rest is dropped.
 const OUTPUT_MAX: usize = 2048;
 

@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use super::execution::CHECK_INTERVAL;
 use super::helper::{HELPER, Report, Root, Session, file_name, write_probes};
 use super::{End, Outcome, ProbeResult, ProbeTarget, STATUS_ARGV0, Sample};
 use crate::arch::Arch;
@@ -228,8 +229,6 @@ fn own_arch() -> Option<&'static Arch> {
 
 /// Time after which a helper that was asked to end is killed.
 const END_TIME: Duration = Duration::from_secs(2);
-/// Time between two checks of whether a signal asks qus to end, or of whether a helper has ended.
-const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Running helper process. Dropping the value ends the process and the programs that it executes.
 struct Helper {

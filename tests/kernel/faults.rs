@@ -64,7 +64,7 @@ pub(crate) struct Scene<'a> {
 
 impl Scene<'_> {
     pub(crate) fn play(&self) {
-        hints::are_not_typed("no command mends an injected fault");
+        hints::are_not_typed("no command can remove an injected fault");
         set_child_subreaper(true).unwrap();
         fs::create_dir_all(self.lab.path("tmp")).unwrap();
         let cases = self.cases();

@@ -192,7 +192,7 @@ fn try_out(command: &mut Command, ran: &Ran, hint: &Hint) {
     let context = || format!("{command:?} printed {hint:#?}, and after it {again:#?}");
     assert!(!after.contains(hint), "the hint changes nothing: {}", context());
     assert!(new.is_empty(), "a new problem: {}", context());
-    // What remains after the command has to be in the first answer too.
+    // The first answer must name every problem that the command does not solve.
     let sentences = |ran: &Ran| -> Vec<String> {
         let lines = ran.stdout.lines().chain(ran.stderr.lines()).map(str::trim_start);
         lines.filter_map(|line| line.strip_prefix("hint: ")).map(str::to_owned).collect()
