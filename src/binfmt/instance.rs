@@ -23,6 +23,7 @@ use thiserror::Error;
 use crate::base::error::{Advice, Advise};
 use crate::base::shell::shell_word;
 use crate::binfmt::{Entry, EntryError, Flags, Handler, HandlerName, Rule};
+use crate::system::file_id::file_name;
 
 /// Usual mount point of a binfmt_misc instance (`Documentation/admin-guide/binfmt-misc.rst`).
 pub const DEFAULT_PATH: &str = "/proc/sys/fs/binfmt_misc";
@@ -462,9 +463,11 @@ impl Instance {
 const LINKS_MAX: usize = 40;
 
 /// Returns the path to which `path` leads, if its last part is a symbolic link. Nothing is opened, and the result may
-/// not exist. Returns `None` for a relative path, and for a loop of links.
+/// not exist. Returns `None` for a relative path, for a loop of links, and for a file name of QEMU's, which names its
+/// emulator itself: each look costs a system call, and most handlers have such an interpreter.
 fn link_target(path: &Path) -> Option<PathBuf> {
-    if !path.is_absolute() || path.starts_with("/proc") {
+    let names_an_emulator = file_name(path).starts_with(b"qemu-");
+    if names_an_emulator || !path.is_absolute() || path.starts_with("/proc") {
         return None;
     }
     let mut target = None::<PathBuf>;
