@@ -207,9 +207,9 @@ impl Scene<'_> {
 /// memory if it can return them.
 fn faults(call: &str) -> Vec<Fault> {
     let mut faults = vec![Fault::Kill, Fault::Term];
-    // The kernel never lets these calls fail, and the standard library relies on this: it panics if closing a directory
-    // fails.
-    if !matches!(call, "close" | "rt_sigprocmask" | "uname") {
+    // The kernel never lets these calls fail, except that a signal ends a sleep early. The standard library relies on
+    // this: it panics if closing a directory or a sleep fails.
+    if !matches!(call, "clock_nanosleep" | "close" | "nanosleep" | "rt_sigprocmask" | "uname") {
         faults.push(Fault::Errno("EIO"));
     }
     match call {
