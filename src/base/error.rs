@@ -7,8 +7,8 @@ use std::path::Path;
 use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 use thiserror::Error;
 
-use super::reader::Reader;
-use super::shell::{shell_line, without_sudo};
+use super::reader::{Download, Reader};
+use super::shell::{shell_line, shell_word, without_sudo};
 
 /// Advice that is printed after an error message. A string converts into advice whose command is the string.
 ///
@@ -63,31 +63,35 @@ impl Advice {
 
     /// Returns the advice for this reader. A command that the reader cannot use moves into the hint, after the reason.
     #[must_use]
-    pub fn for_reader(&self, reader: &Reader) -> Self {
+    pub fn for_reader(&self, reader: &Reader<'_>) -> Self {
         let Self { mut command, mut hint } = self.clone();
+        if let Some(instance) = reader.instance {
+            command = command.map(|command| with_instance(&command, instance));
+            hint = hint.map(|hint| with_instance(&hint, instance));
+        }
         let from_source = |text: &str| {
             let changed = without_packages(text)?;
-            if (reader.has_packages)() { None } else { Some(changed) }
+            let reason = match (reader.download)() {
+                Download::Possible => return None,
+                Download::NoManager => "qus knows no package manager of this system; name a source",
+                Download::NoNetwork => "there is no network here; name a source",
+            };
+            Some((changed, reason))
         };
         let lacks_sudo = |text: &str| !reader.is_root && text.contains("sudo ") && !(reader.has_sudo)();
-        hint = hint.map(|hint| from_source(&hint).unwrap_or(hint));
+        hint = hint.map(|hint| from_source(&hint).map_or(hint, |(changed, _)| changed));
         if hint.as_deref().is_some_and(lacks_sudo) {
             hint = hint.map(|hint| hint.replace("sudo ", "") + " (as root)");
         }
         if let Some(line) = &command {
-            let changed = from_source(line);
-            let reason = match (changed.is_some(), lacks_sudo(line)) {
-                (false, false) => None,
-                (false, true) => Some("as root"),
-                (true, false) => Some("qus knows no package manager of this system; name a source"),
-                (true, true) => Some("qus knows no package manager of this system; name a source as root"),
+            let (reason, changed) = match (from_source(line), lacks_sudo(line)) {
+                (None, false) => (String::new(), line.clone()),
+                (None, true) => ("as root".to_owned(), without_sudo(line)),
+                (Some((changed, reason)), false) => (reason.to_owned(), changed),
+                (Some((changed, reason)), true) => (format!("{reason} as root"), without_sudo(&changed)),
             };
-            if let Some(reason) = reason {
-                let mut line = changed.unwrap_or_else(|| line.clone());
-                if lacks_sudo(&line) {
-                    line = without_sudo(&line);
-                }
-                hint = Some(joined(format!("{reason}: {}", line.replace('\n', " && ")), hint));
+            if !reason.is_empty() {
+                hint = Some(joined(format!("{reason}: {}", changed.replace('\n', " && ")), hint));
                 command = None;
             }
         }
@@ -146,6 +150,27 @@ fn without_packages(text: &str) -> Option<String> {
     let fetches =
         text.contains("qus fetch ") && ![" --from", " --prune"].iter().any(|word| text.contains(word));
     fetches.then(|| text.replace("qus fetch ", "qus fetch --from SRC "))
+}
+
+/// Subcommands of qus that show or change handlers of an instance.
+const OF_AN_INSTANCE: [&str; 9] =
+    ["apply", "disable", "doctor", "enable", "list", "register", "reset", "verify", "which"];
+
+/// Returns a text whose `qus` commands name the instance that is mounted at `instance`. A quoted word stays as it is.
+fn with_instance(text: &str, instance: &Path) -> String {
+    let option = format!("qus --instance {} ", shell_word(instance));
+    let mut changed = String::new();
+    let mut parts = text.split("qus ");
+    changed.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        let is_begin = changed.is_empty() || changed.ends_with([' ', '\n', '`']);
+        let is_quoted = changed.matches('\'').count() % 2 == 1;
+        let verb = part.split(|letter: char| !letter.is_ascii_alphabetic()).next().unwrap_or_default();
+        let is_command = is_begin && !is_quoted && OF_AN_INSTANCE.contains(&verb);
+        changed.push_str(if is_command { &option } else { "qus " });
+        changed.push_str(part);
+    }
+    changed
 }
 
 /// One line of advice, as it is printed.
@@ -265,10 +290,12 @@ impl<E: Advise> From<E> for Diagnostic {
 mod tests {
     use super::*;
 
-    const ROOT: Reader = Reader { is_root: true, has_sudo: || false, has_packages: || true };
-    const USER: Reader = Reader { is_root: false, has_sudo: || true, has_packages: || true };
-    const WITHOUT_SUDO: Reader = Reader { has_sudo: || false, ..USER };
-    const WITHOUT_PACKAGES: Reader = Reader { has_packages: || false, ..USER };
+    const ROOT: Reader<'_> = Reader { is_root: true, has_sudo: || false, ..USER };
+    const USER: Reader<'_> =
+        Reader { is_root: false, has_sudo: || true, download: || Download::Possible, instance: None };
+    const WITHOUT_SUDO: Reader<'_> = Reader { has_sudo: || false, ..USER };
+    const WITHOUT_NETWORK: Reader<'_> = Reader { download: || Download::NoNetwork, ..USER };
+    const WITHOUT_PACKAGES: Reader<'_> = Reader { download: || Download::NoManager, ..USER };
 
     fn advice(command: &str, hint: &str) -> Advice {
         Advice {
@@ -291,6 +318,20 @@ mod tests {
     }
 
     #[test]
+    fn commands_name_the_instance() {
+        let elsewhere = Reader { instance: Some(Path::new("/x y")), ..USER };
+        let two = advice(
+            "sudo qus register arm\nqus verify arm",
+            "or type `qus list`; qus knows more, as qus show",
+        );
+        let command = "sudo qus --instance '/x y' register arm\nqus --instance '/x y' verify arm";
+        let hint = "or type `qus --instance '/x y' list`; qus knows more, as qus show";
+        assert_eq!(two.for_reader(&elsewhere), advice(command, hint));
+        let apply = Advice::from("sudo qus apply '/a qus list b'").for_reader(&elsewhere);
+        assert_eq!(apply.command.unwrap(), "sudo qus --instance '/x y' apply '/a qus list b'");
+    }
+
+    #[test]
     fn several_commands_become_one_line() {
         let two = Advice::from("sudo qus register arm\nsudo qus enable arm");
         let hint = "as root: qus register arm && qus enable arm";
@@ -299,7 +340,7 @@ mod tests {
         let fetched = Advice::from("sudo qus register --fetch arm\nqus verify arm");
         let hint = "qus knows no package manager of this system; name a source as root: \
                     qus register --from SRC arm && qus verify arm";
-        let without_both = Reader { has_packages: || false, ..WITHOUT_SUDO };
+        let without_both = Reader { download: || Download::NoManager, ..WITHOUT_SUDO };
         assert_eq!(fetched.for_reader(&without_both), advice("", hint));
         let sentence = Advice::hint("to change that: sudo qus register arm").for_reader(&WITHOUT_SUDO);
         assert_eq!(sentence, advice("", "to change that: qus register arm (as root)"));
@@ -314,6 +355,11 @@ mod tests {
         for command in ["qus fetch --from a.deb arm", "qus fetch --prune", "qus register arm"] {
             assert_eq!(fetch(command), command.into());
         }
+        let hint = "there is no network here; name a source: sudo qus register --from SRC arm";
+        assert_eq!(
+            Advice::from("sudo qus register --fetch arm").for_reader(&WITHOUT_NETWORK),
+            advice("", hint)
+        );
         let run = Advice::hint("without root: qus run --fetch PROGRAM").for_reader(&WITHOUT_PACKAGES);
         assert_eq!(run, advice("", "without root: qus run --from SRC PROGRAM"));
     }

@@ -16,11 +16,13 @@ use crate::arch::UnknownArch;
 use crate::base::error::{Advise as _, Diagnostic};
 use crate::base::log;
 use crate::base::output::{NotRun, Output, Status};
-use crate::base::reader::set_abilities;
+use crate::base::reader::{Download, set_abilities};
 use crate::base::terminal::{Terminal, width_of};
 use crate::commands;
+use crate::commands::instance::name_in_advice;
 use crate::package::has_package_manager;
 use crate::probe;
+use crate::system::network::has_network_device;
 use crate::system::{namespace, search_path};
 
 /// Prints `problem`, the reason why qus refuses to run in this process, and returns the exit status.
@@ -59,7 +61,7 @@ pub fn serve_as_helper() -> Option<ExitCode> {
 /// Otherwise it parses its own command line and runs the command.
 #[must_use]
 pub fn run() -> ExitCode {
-    set_abilities(can_become_root, has_package_manager);
+    set_abilities(can_become_root, download);
     if let Some((tool, words)) = called_as() {
         log::install(0, width_of(&io::stderr()));
         // A line is one write.
@@ -82,6 +84,17 @@ fn can_become_root() -> bool {
     })
 }
 
+/// Determines whether `--fetch` can work. That is not known for sure before an attempt, so it counts as possible unless
+/// something speaks against it. The answer is determined once, as that of [`can_become_root`].
+fn download() -> Download {
+    static ANSWER: OnceLock<Download> = OnceLock::new();
+    *ANSWER.get_or_init(|| match (has_package_manager(), has_network_device()) {
+        (false, _) => Download::NoManager,
+        (true, false) => Download::NoNetwork,
+        (true, true) => Download::Possible,
+    })
+}
+
 /// Returns the other tool that the name of this process selects, and its arguments. Returns `None` if qus acts as
 /// itself. This includes `binfmt COMMAND`, which runs a command of qus, because the tool `binfmt` has no commands.
 fn called_as() -> Option<(CompatTool, Vec<OsString>)> {
@@ -94,6 +107,7 @@ fn called_as() -> Option<(CompatTool, Vec<OsString>)> {
 }
 
 fn run_command(cli: &Cli) -> ExitCode {
+    name_in_advice(&cli.common.instance);
     let message_width = width_of(&io::stderr());
     log::install(cli.common.verbose, message_width);
     let (mut data, mut messages) = (io::stdout().lock(), io::stderr());

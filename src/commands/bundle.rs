@@ -18,6 +18,7 @@ use crate::commands::args::{
     ArchArg, Common, INTERPRETERS, OUTPUT, RequiredArgs, Words, named, parse_arches,
 };
 use crate::commands::report::Report;
+use crate::commands::suggestion;
 use crate::interpreter::bundle::unpack_bundle;
 use crate::interpreter::bundle::{self, Content};
 use crate::interpreter::fetch::{self, FetchRequest};
@@ -202,10 +203,9 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
         let what = if missing.is_empty() { "any architecture".to_owned() } else { missing.join(", ") };
         let search_dirs = describe_dirs(&search_dirs, !args.interpreter_dir.is_empty());
         let problem = Diagnostic::new(format!("no interpreter for {what} is in {search_dirs}"));
-        return Err(problem.with_hint(format!(
-            "qus fetch {}",
-            if missing.is_empty() { "all".to_owned() } else { missing.join(" ") }
-        )));
+        let names = if missing.is_empty() { "all".to_owned() } else { missing.join(" ") };
+        let version = args.required.qemu_version.as_ref();
+        return Err(problem.with_advice(suggestion::fetch(&names, &args.interpreter_dir, version)));
     }
     Ok(Inputs { _temp_dir: directory, interpreters })
 }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::arch::{ARCHES, Arch};
-use crate::base::error::Diagnostic;
+use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::display_path;
 use crate::base::output::Output;
 use crate::base::terminal::TextWriter;
@@ -18,6 +18,7 @@ use crate::commands::args::{
     ArchArg, INTERPRETERS, OUTPUT, SELECTION, Words, named, parse_arches, parse_kernel, parse_one_arch,
 };
 use crate::commands::report::Report;
+use crate::commands::suggestion;
 use crate::handler::classify;
 use crate::interpreter::self_exe_header;
 use crate::interpreter::store;
@@ -217,11 +218,16 @@ fn interpreters(
     if interpreters.is_empty() || named.is_some() && !missing.is_empty() {
         let what = if named.is_some() { missing.join(" ") } else { "any architecture".to_owned() };
         let search_dirs = describe_dirs(&search_dirs, !args.interpreter_dir.is_empty());
-        let hint = format!(
-            "qus fetch {0}; or, for a path that need not exist here: qus export --interpreter-path '/usr/bin/qemu-{{arch}}-static' {0}",
-            if named.is_some() { what.as_str() } else { "all" }
+        let requested = if named.is_some() { what.as_str() } else { "all" };
+        let advice = Advice {
+            command: suggestion::fetch(requested, &args.interpreter_dir, None),
+            hint: Some(format!(
+                "for a path that need not exist here: qus export --interpreter-path '/usr/bin/qemu-{{arch}}-static' {requested}"
+            )),
+        };
+        return Err(
+            Diagnostic::new(format!("no interpreter for {what} is in {search_dirs}")).with_advice(advice)
         );
-        return Err(Diagnostic::new(format!("no interpreter for {what} is in {search_dirs}")).with_hint(hint));
     }
     Ok(interpreters)
 }

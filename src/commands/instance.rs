@@ -9,6 +9,7 @@ use anyhow::Result;
 use super::args::Common;
 use crate::base::error::Diagnostic;
 use crate::base::output::Output;
+use crate::base::reader::set_instance;
 use crate::base::shell::shell_word;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance, MountError, ON_THE_HOST, OpenError, mount_command};
 use crate::system::namespace::{Lifetime, Scope, UserNamespace};
@@ -33,6 +34,13 @@ pub(crate) fn open_read_only(common: &Common) -> Result<Option<Instance>> {
         }
         Err(OpenError::NotMounted(_)) => Ok(None),
         other => Ok(Some(other.map_err(Diagnostic::from)?)),
+    }
+}
+
+/// Makes each command that qus suggests from now on name the instance on `path`, unless that is the usual mount point.
+pub(crate) fn name_in_advice(path: &Path) {
+    if path != Path::new(DEFAULT_PATH) {
+        set_instance(path);
     }
 }
 

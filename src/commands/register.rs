@@ -303,7 +303,7 @@ pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>)
     let (held, dry_run) = (args.hold, args.dry_run);
     if is_general {
         let (items, not_persisted) =
-            general::register(args, common, instance.as_ref(), &handlers, persistence.as_ref())?;
+            general::register(args, instance.as_ref(), &handlers, persistence.as_ref())?;
         let detail = Detail::Lines;
         let report =
             RegisterReport { scope, lifetime, held, init_system, dry_run, items, detail, not_persisted };

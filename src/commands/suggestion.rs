@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 
 use nix::unistd::geteuid;
 
@@ -11,8 +11,7 @@ use crate::arch::Arch;
 use crate::base::error::Diagnostic;
 use crate::base::output::Output;
 use crate::base::shell::shell_word;
-use crate::binfmt::instance::DEFAULT_PATH;
-use crate::interpreter::{search, search_dirs, self_exe_header};
+use crate::interpreter::{VersionReq, search, search_dirs, self_exe_header};
 use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::blocking_sysctl;
 
@@ -49,13 +48,16 @@ pub(crate) fn register<'a>(
     format!("sudo qus register{replace}{fetch} {}", names.join(" "))
 }
 
-/// Adds the option `--instance` to a `qus` command, unless `instance` is the default path.
-pub(crate) fn with_instance(instance: &Path, command: &str) -> String {
-    match command.strip_prefix("sudo qus ") {
-        Some(rest) if instance != Path::new(DEFAULT_PATH) => {
-            format!("sudo qus --instance {} {rest}", shell_word(instance))
+/// Returns the command that fetches interpreters of `arches` (names, or `all`) for a command that searches
+/// `directories`, or the default directories if there are none. Returns `None` if it searches a file.
+pub(crate) fn fetch(arches: &str, directories: &[PathBuf], version: Option<&VersionReq>) -> Option<String> {
+    let version = version.map(|version| format!(" --qemu-version {version}")).unwrap_or_default();
+    match directories.first() {
+        None => Some(format!("qus fetch{version} {arches}")),
+        Some(directory) if directory.is_dir() || !directory.exists() => {
+            Some(format!("qus fetch{version} --dest {} {arches}", shell_word(directory)))
         }
-        _ => command.to_owned(),
+        Some(_) => None,
     }
 }
 
@@ -79,21 +81,24 @@ fn without_root(has_instances: bool) -> &'static str {
     }
 }
 
-/// Prints that the architectures `names` have no handler, with the command that registers them. Prints nothing if
-/// `names` is empty.
+/// Prints that the architectures `names` have no handler, with the command that registers them if `are_wanted` is true.
+/// Prints nothing if `names` is empty.
 pub(crate) fn print_missing<'a>(
     names: impl Iterator<Item = &'a str>,
+    are_wanted: bool,
     output: &mut Output<'_>,
 ) -> io::Result<()> {
     let names: Vec<&str> = names.collect();
     if names.is_empty() {
         return Ok(());
     }
+    let problem = Diagnostic::new(format!("no handler is registered for {}", names.join(", ")));
+    if !are_wanted {
+        return output.problem(&problem);
+    }
     let available = Available::default();
     let arches = names.iter().filter_map(|name| Arch::named(name).ok());
-    let command = register(arches, false, |arch| available.has(arch));
-    let problem = Diagnostic::new(format!("no handler is registered for {}", names.join(", ")));
-    output.problem(&problem.with_command(command))
+    output.problem(&problem.with_command(register(arches, false, |arch| available.has(arch))))
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ use crate::commands::report::Report;
 use crate::commands::selection::{select, word_for};
 use crate::commands::suggestion;
 use crate::handler::classify::{emulated_arch, is_emulator_of, main_arch, name_lossy};
+use crate::interpreter::self_exe_header;
+use crate::probe::Nativeness;
 use crate::system::namespace::Scope;
 use clap::Args;
 
@@ -37,6 +39,8 @@ pub struct Toggle {
 pub(crate) struct ToggleReport {
     scope: Scope,
     items: Vec<ToggledHandler>,
+    #[serde(skip)]
+    enables: bool,
     /// Error that the whole instance is disabled, so that no enabled handler is active.
     #[serde(skip)]
     switched_off: Option<Diagnostic>,
@@ -64,6 +68,8 @@ enum Outcome {
     Failed,
     /// The architecture has no handler.
     Missing,
+    /// The architecture has no handler and needs none, because the host runs its programs natively.
+    Native,
 }
 
 impl Outcome {
@@ -74,6 +80,7 @@ impl Outcome {
             Self::Disabled => ("disabled", NOTABLE),
             Self::Failed => ("failed", BAD),
             Self::Missing => ("missing", BAD),
+            Self::Native => ("native", GOOD),
         };
         Cell::styled(word, style)
     }
@@ -91,11 +98,24 @@ pub(crate) fn execute(args: &Toggle, enable: bool, common: &Common) -> Result<To
     let mut items: Vec<ToggledHandler> =
         selection.handlers.iter().map(|handler| toggle(&instance, handler, enable)).collect();
     for arch in selection.unserved {
-        items.push(missing(arch, &handlers, enable));
+        let is_native = enable && runs_natively(arch, &handlers);
+        items.push(if is_native { native(arch) } else { missing(arch, &handlers, enable) });
     }
     let is_off = enable && !instance.is_enabled().map_err(Diagnostic::from)?;
     let switched_off = is_off.then(|| switched_off(&instance));
-    Ok(ToggleReport { scope: Scope::of(instance.path()), items, switched_off })
+    Ok(ToggleReport { scope: Scope::of(instance.path()), items, enables: enable, switched_off })
+}
+
+/// Reports whether a probe shows that the host runs the programs of `arch` without a handler.
+fn runs_natively(arch: &'static Arch, handlers: &[Handler]) -> bool {
+    let own = self_exe_header().ok().and_then(|header| Arch::from_header(&header));
+    let is_of_family = own.is_some_and(|own| own == arch || own.same_family().contains(&arch.name));
+    is_of_family && Nativeness::of(arch, handlers).is_native()
+}
+
+fn native(arch: &'static Arch) -> ToggledHandler {
+    let other = Advice::default();
+    ToggledHandler { arch: Some(arch.name), outcome: Outcome::Native, name: None, error: None, other }
 }
 
 /// Describes that no QEMU handler is registered for `arch`. Suggests to name a handler of another tool, if one runs the
@@ -142,7 +162,9 @@ impl Report for ToggleReport {
     fn conclude(&self, output: &mut Output<'_>) -> Result<Status> {
         let missing = self.items.iter().filter(|item| item.outcome == Outcome::Missing);
         let (unserved, others): (Vec<_>, Vec<_>) = missing.partition(|item| item.other.is_empty());
-        suggestion::print_missing(unserved.iter().filter_map(|item| item.arch), output)?;
+        let unserved = unserved.iter().filter_map(|item| item.arch);
+        // Who disables handlers does not want a registration.
+        suggestion::print_missing(unserved, self.enables, output)?;
         for item in others {
             let problem = Diagnostic::new(item.error.clone().unwrap_or_default());
             output.problem(&problem.with_advice(item.other.clone()))?;

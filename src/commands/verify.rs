@@ -360,7 +360,7 @@ impl Report for VerifyReport {
             output.info("no handler for an architecture is registered")?;
         }
         let missing = self.items.iter().filter(|item| item.is_missing());
-        suggestion::print_missing(missing.filter_map(|item| item.arch), output)?;
+        suggestion::print_missing(missing.filter_map(|item| item.arch), true, output)?;
         let is_any = |state: State| self.items.iter().any(|item| item.health.state == state);
         Ok(match (is_any(State::Unverified), is_any(State::Broken)) {
             // The command line names a handler that cannot be verified.

@@ -7,6 +7,7 @@ pub mod file_id;
 pub mod kernel_version;
 pub mod managed_file;
 pub mod namespace;
+pub mod network;
 pub mod output_file;
 pub mod ownership;
 pub mod process;

@@ -65,7 +65,12 @@ fn a_directory_that_cannot_be_searched_is_reported(lab: &Lab) {
         // A dynamically linked qus refuses to make a bundle before it searches.
         let possible = if is_dynamic() { 3 } else { 4 };
         for (status, command, rest) in commands.into_iter().take(possible) {
-            lab.refused([command, &options[..], rest].concat(), status, &message);
+            let ran = lab.refused([command, &options[..], rest].concat(), status, &message);
+            match (command[0], directory) {
+                ("bundle" | "export", "nowhere") => ran.suggests("qus fetch --dest nowhere s390x"),
+                ("bundle" | "export", _) => assert!(!ran.messages().contains("try: "), "{ran:#?}"),
+                _ => {}
+            }
         }
     }
 }

@@ -196,6 +196,14 @@ fn an_instance_may_be_mounted_elsewhere(lab: &Lab) {
     assert!(mount_point.join("qemu-arm").exists());
     assert_eq!(lab.json(["list", "--instance", path])["instance"], path);
     lab.done(["--instance", path, "verify"]);
+    for command in ["verify", "enable"] {
+        let ran = lab.refused(
+            ["--instance", path, command, "s390x"],
+            if command == "verify" { 1 } else { 2 },
+            "no handler",
+        );
+        ran.suggests(&format!("qus --instance {path} register s390x"));
+    }
     lab.done(["--instance", path, "disable", "arm"]);
     assert!(lab.done(["--instance", path, "reset"]).contains(" removed "));
     assert!(!mount_point.join("qemu-arm").exists());
@@ -228,4 +236,15 @@ fn a_machine_without_packages_is_told_to_name_a_source(lab: &Lab) {
     ran.hints("qus knows no package manager of this system; name a source: qus register --from SRC arm");
     let ran = run(lab.program(&[], ["fetch", "--dest", "out", "arm"]).env("PATH", &empty));
     assert_eq!(ran.status, 2, "{ran:#?}");
+}
+
+kernel_test!(a_machine_without_network_is_told_to_name_a_source);
+fn a_machine_without_network_is_told_to_name_a_source(lab: &Lab) {
+    fs::create_dir(lab.path("empty")).unwrap();
+    let words = ["register", "--interpreter-dir", "empty", "arm"];
+    let ran = run(&mut lab.program(&["unshare", "--net"], words));
+    assert_eq!(ran.status, 2, "{ran:#?}");
+    ran.hints("there is no network here; name a source: qus register --from SRC arm");
+    let ran = run(&mut lab.program(&["unshare", "--net"], ["fetch", "--dest", "out", "arm"]));
+    assert!(ran.status == 2 && ran.messages().contains("--from"), "{ran:#?}");
 }

@@ -138,7 +138,8 @@ fn other_handlers_are_in_the_way_of_a_rule(lab: &Lab) {
     mount(Some("b"), &other, Some("binfmt_misc"), MsFlags::empty(), None::<&str>).unwrap();
     let named = ["--instance", other.to_str().unwrap()];
     let elsewhere = conflict(lab, &[words.as_slice(), &named].concat(), "already handles such files");
-    assert!(elsewhere.contains(&format!(" --replace --instance {} --rule ", other.display())), "{elsewhere}");
+    let begin = format!("qus --instance {} register --replace --rule ", other.display());
+    assert!(elsewhere.starts_with(&begin), "{elsewhere}");
     let planned = item(lab, &[words.as_slice(), &["--replace", "--dry-run"]].concat()).1;
     assert_eq!(planned["message"], "the kernel now tries x after it");
     lab.type_command(&command);

@@ -9,15 +9,16 @@
 //! Hints that are the same but for numbers and the test's directory are typed once for all tests, as are commands that
 //! download.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{LazyLock, Mutex, OnceLock};
 use std::{env, fs};
 
+use clap::CommandFactory as _;
 use nix::unistd::geteuid;
 
 use crate::lab::{QUS, Ran};
@@ -27,6 +28,8 @@ use crate::skip;
 const TYPED: &str = "QUS_TEST_HINT";
 /// Beginning of a line on the standard output of a test process that names a hint.
 const LINE: &str = "hint\t";
+/// Beginning of a line that names a command, with or without hints.
+const COMMAND_LINES: [&str; 2] = ["silent\t", "hinting\t"];
 /// Reason with which a test process ends after it has typed its hint.
 pub(crate) const WAS_TYPED: &str = "the hint was typed";
 
@@ -57,12 +60,25 @@ const HARMLESS: [&str; 10] =
 /// Subcommands that print an answer and change nothing.
 const QUESTIONS: [&str; 6] = ["doctor", "help", "list", "show", "verify", "which"];
 
+/// Names of all commands of qus.
+static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let cli = qus::cli::Cli::command();
+    cli.get_subcommands().map(|command| command.get_name().to_owned()).collect()
+});
+
+/// Commands that have nothing to suggest: they print a part of qus itself.
+const WITHOUT_HINTS: [&str; 2] = ["completions", "man"];
+
 /// Hints that this test process has seen.
 static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 /// False if this test types no hint.
 static ARE_TYPED: AtomicBool = AtomicBool::new(true);
 /// Directory of this test.
 static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+/// Commands that this test process ran. The value is true if one of their runs printed a hint.
+static COMMANDS: Mutex<BTreeMap<String, bool>> = Mutex::new(BTreeMap::new());
+/// Commands that any test ran, as in [`COMMANDS`].
+static COVERED: Mutex<BTreeMap<String, bool>> = Mutex::new(BTreeMap::new());
 /// Hints that were typed by any test.
 static CLAIMED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
@@ -145,6 +161,10 @@ fn hints(ran: &Ran) -> Vec<Hint> {
 
 /// Records the hints that `command` printed. If this process has to type one of them, types it and ends the test.
 pub(crate) fn printed(command: &mut Command, ran: &Ran) {
+    let words = words_of_qus(command);
+    if let Some(name) = words.iter().find(|word| NAMES.contains(word)) {
+        *COMMANDS.lock().unwrap().entry(name.clone()).or_default() |= !hints(ran).is_empty();
+    }
     for hint in hints(ran).into_iter().filter(|_| ARE_TYPED.load(Ordering::Relaxed)) {
         let key = hint.key();
         if NOT_TYPED.iter().any(|(part, _)| hint.text().contains(part)) {
@@ -272,6 +292,32 @@ fn shell(command: &Command, line: &str, bin: &Path) -> Command {
 pub(crate) fn report() {
     for key in &*SEEN.lock().unwrap() {
         println!("{LINE}{key}");
+    }
+    for (name, has_hints) in &*COMMANDS.lock().unwrap() {
+        println!("{}{name}", COMMAND_LINES[usize::from(*has_hints)]);
+    }
+}
+
+/// Records the commands in the standard output of a test process.
+pub(crate) fn cover(stdout: &str) {
+    let mut covered = COVERED.lock().unwrap();
+    for (begin, has_hints) in COMMAND_LINES.into_iter().zip([false, true]) {
+        for name in stdout.lines().filter_map(|line| line.strip_prefix(begin)) {
+            *covered.entry(name.to_owned()).or_default() |= has_hints;
+        }
+    }
+}
+
+/// Checks, after all tests, that every command of qus but those in [`WITHOUT_HINTS`] printed a hint in a test.
+pub(crate) fn check_coverage() -> Result<(), String> {
+    let covered = COVERED.lock().unwrap();
+    let missing =
+        |name: &&String| !WITHOUT_HINTS.contains(&name.as_str()) && covered.get(*name) != Some(&true);
+    let missing: Vec<&String> = NAMES.iter().filter(missing).collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("no test types a hint of: {missing:?}\n{covered:?}"))
     }
 }
 

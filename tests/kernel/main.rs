@@ -165,27 +165,32 @@ fn end_by_signals() {
     SigSet::empty().thread_set_mask().unwrap();
 }
 
+/// Runs the test `name` in this process.
+fn run_here(tests: &[Test], name: &str) -> ExitCode {
+    let Some(test) = tests.iter().find(|test| test.name == name) else {
+        eprintln!("unknown test: {name}");
+        return ExitCode::FAILURE;
+    };
+    Inside::enter(test.identity, test.mounted);
+    let skipped = skip::catch(|| {
+        (test.body)(&Lab::new());
+        checks::check_results(test.name);
+        hints::report();
+    });
+    match skipped {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            println!("{reason}");
+            ExitCode::from(skip::STATUS)
+        }
+    }
+}
+
 fn main() -> ExitCode {
     end_by_signals();
     let tests = tests();
     if let Some(name) = namespace::inside() {
-        let Some(test) = tests.iter().find(|test| test.name == name) else {
-            eprintln!("unknown test: {name}");
-            return ExitCode::FAILURE;
-        };
-        Inside::enter(test.identity, test.mounted);
-        let skipped = skip::catch(|| {
-            (test.body)(&Lab::new());
-            checks::check_results(test.name);
-            hints::report();
-        });
-        return match skipped {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(reason) => {
-                println!("{reason}");
-                ExitCode::from(skip::STATUS)
-            }
-        };
+        return run_here(&tests, &name);
     }
     let arguments = Arguments::from_args();
     if arguments.list {
@@ -213,6 +218,11 @@ fn main() -> ExitCode {
     let left_behind = machine.left_behind();
     if !left_behind.is_empty() {
         eprintln!("processes or changes that the tests left behind:\n{}", left_behind.join("\n"));
+        return ExitCode::FAILURE;
+    }
+    let are_all = conclusion.num_filtered_out + conclusion.num_ignored + conclusion.num_failed == 0;
+    if are_all && let Err(problem) = hints::check_coverage() {
+        eprintln!("{problem}");
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()

@@ -52,7 +52,9 @@ pub(crate) fn run_inside(name: &str) -> Result<Option<String>, String> {
         return result(&ran);
     }
     let mut failures = String::new();
-    for hint in hints::claim(&String::from_utf8_lossy(&ran.stdout)) {
+    let printed = String::from_utf8_lossy(&ran.stdout);
+    hints::cover(&printed);
+    for hint in hints::claim(&printed) {
         let failure = match result(&start_inside(name, Some(&hint))) {
             Ok(Some(reason)) if reason == hints::WAS_TYPED || !skip::is_forbidden() => continue,
             Ok(Some(reason)) => format!("skipped: {reason}"),

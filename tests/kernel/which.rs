@@ -169,6 +169,16 @@ fn which_without_an_instance(lab: &Lab) {
         assert_eq!((&answer["runs"], &answer["errno"]), (&false.into(), &"ENOEXEC".into()), "{answer:#}");
         assert_eq!(answer["try"], "qus register s390x");
     }
+    // Any file can have a handler.
+    for (name, content) in [("document.md", b"# Text".as_slice()), ("empty", b"")] {
+        let path = lab.executable(name, content);
+        let (status, value) = lab.answer(["which", path.to_str().unwrap()]);
+        let answer = &value["answers"][0];
+        assert_eq!((status, &answer["runs"], &answer["try"]), (1, &Value::Null, &Value::Null), "{answer:#}");
+        let text = "it is no program of a known kind, and a handler for it cannot be seen, because \
+                    binfmt_misc is not mounted";
+        assert_eq!(answer["text"], text);
+    }
 }
 
 kernel_test!(which_instance_elsewhere);

@@ -14,7 +14,7 @@ use crate::base::glob::{Glob, is_pattern};
 use crate::base::order;
 use crate::base::output::Status;
 use crate::commands::args::{ArchArg, HandlerArg, SourceArgs};
-use crate::commands::instance::open_read_only;
+use crate::commands::instance::{name_in_advice, open_read_only};
 use crate::commands::register::{Outcome, Register};
 use crate::commands::reset::{Reset, ResetReport};
 use crate::commands::verify::{self, State, Verify};
@@ -68,7 +68,10 @@ pub(super) fn run(words: &[String], adapter: &mut Adapter<'_>) -> Result<Status,
         match name {
             "install" => install = value,
             "uninstall" => uninstall = value,
-            "mount" => adapter.common.instance = value.into(),
+            "mount" => {
+                adapter.common.instance = value.into();
+                name_in_advice(&adapter.common.instance);
+            }
             "version" => version = true,
             _ => return Err(EarlyExit::Help),
         }

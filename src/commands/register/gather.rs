@@ -11,7 +11,6 @@ use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::display_path;
 use crate::base::order::{self, ByArch};
 use crate::base::shell::{shell_line, shell_word};
-use crate::binfmt::instance::DEFAULT_PATH;
 use crate::binfmt::{Flags, Handler};
 use crate::commands::args::{Common, named};
 use crate::handler::classify;
@@ -88,8 +87,8 @@ pub(super) struct Inputs {
 
 impl Inputs {
     /// Returns the facts that the command line `args` contains.
-    fn of(args: &Register, common: &Common, handlers: Vec<Handler>) -> Result<Self, Diagnostic> {
-        let kept = kept_options(args, &common.instance);
+    fn of(args: &Register, handlers: Vec<Handler>) -> Result<Self, Diagnostic> {
+        let kept = kept_options(args);
         Ok(Self {
             handlers,
             host: self_exe_header()?,
@@ -128,7 +127,7 @@ impl Inputs {
         common: &Common,
         handlers: Vec<Handler>,
     ) -> Result<Self, Diagnostic> {
-        let mut inputs = Self::of(args, common, handlers)?;
+        let mut inputs = Self::of(args, handlers)?;
         inputs.find_natives(args.dry_run);
         inputs.find_interpreters(args, common.quiet)?;
         let is_named = args.interpreter.is_some() || args.source.is_named();
@@ -403,10 +402,9 @@ fn selection(args: &Register, kept: &str) -> String {
     [kept.to_owned()].into_iter().chain(words).chain(sha256).collect()
 }
 
-/// Returns the options of `args` that every suggested `qus register` command repeats, each followed by a space: the
-/// instance, and all options that neither name a source of interpreters nor are added by a suggestion.
-fn kept_options(args: &Register, instance: &Path) -> String {
-    let instance = (instance != Path::new(DEFAULT_PATH)).then_some(instance);
+/// Returns the options of `args` that every suggested `qus register` command repeats, each followed by a space: all
+/// options that neither name a source of interpreters nor are added by a suggestion.
+fn kept_options(args: &Register) -> String {
     let version = args.source.required.qemu_version.as_ref();
     let switches = [
         (args.persist, "--persist "),
@@ -417,7 +415,6 @@ fn kept_options(args: &Register, instance: &Path) -> String {
         (args.hold, "--hold "),
     ];
     let values = [
-        instance.map(|path| format!("--instance {} ", shell_word(path))),
         args.target.map(|target| format!("--in {target} ")),
         args.dest.as_ref().map(|path| format!("--dest {} ", shell_word(path))),
         version.map(|version| format!("--qemu-version {version} ")),

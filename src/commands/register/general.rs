@@ -10,12 +10,11 @@ use super::report::{ArchResult, Outcome};
 use crate::base::error::{Advice, Diagnostic};
 use crate::base::escape::{display_path, escape};
 use crate::base::shell::shell_line;
-use crate::binfmt::instance::{DEFAULT_PATH, HandlerError, Instance};
+use crate::binfmt::instance::{HandlerError, Instance};
 use crate::binfmt::{Extension, Flags, Handler, Matcher, Pattern, Rule};
 use crate::boot::formats::{ArchRules, Subject};
 use crate::boot::persist::{is_stable_path, write_boot_file};
 use crate::commands::apply::{guarded, remove_stale};
-use crate::commands::args::Common;
 use crate::handler::apply::InterpreterFile;
 use crate::handler::plan::{Decision, Registration};
 use crate::handler::preset::{Preset, handler_of};
@@ -39,7 +38,6 @@ struct Requested {
 /// boot could not be written.
 pub(super) fn register(
     args: &Register,
-    common: &Common,
     instance: Option<&Instance>,
     handlers: &[Handler],
     persistence: Option<&Persistence>,
@@ -54,7 +52,7 @@ pub(super) fn register(
     for request in requests {
         items.push(match request {
             Ok(requested) => {
-                let request = Request { requested: &requested, args, common, handlers, persistence };
+                let request = Request { requested: &requested, args, handlers, persistence };
                 request.fulfil(instance)?
             }
             Err(missing) => *missing,
@@ -69,7 +67,6 @@ pub(super) fn register(
 struct Request<'a> {
     requested: &'a Requested,
     args: &'a Register,
-    common: &'a Common,
     handlers: &'a [Handler],
     persistence: Option<&'a Persistence>,
 }
@@ -228,16 +225,13 @@ impl Request<'_> {
         Ok(persistence.checked(&subject, decision, Some(&set)))
     }
 
-    /// Returns the command that repeats the request with `--replace`, for the same instance.
+    /// Returns the command that repeats the request with `--replace`.
     fn replace_command(&self) -> String {
-        let Self { requested, args, common, .. } = self;
+        let Self { requested, args, .. } = self;
         // The containers of root have other namespaces.
         let root = if matches!(args.target, Some(Target::Engine(_))) { None } else { Some("sudo") };
         let words = root.into_iter().chain(["qus", "register", "--replace"]);
         let mut words: Vec<OsString> = words.map(OsString::from).collect();
-        if common.instance != Path::new(DEFAULT_PATH) {
-            words.extend(["--instance".into(), common.instance.clone().into()]);
-        }
         words.extend(args.target.iter().flat_map(|target| ["--in".into(), target.to_string().into()]));
         words.extend(args.persist.then(|| "--persist".into()));
         if let (None, Some(rule)) = (requested.preset, requested.rules.first()) {

@@ -114,19 +114,14 @@ impl Case<'_> {
     }
 
     fn register(&self, arch: &Arch, replace: bool) -> String {
-        self.here(&suggestion::register([arch], replace, |arch| self.known.available.has(arch)))
-    }
-
-    /// Returns a `qus` command for the instance that was asked about.
-    fn here(&self, command: &str) -> String {
-        suggestion::with_instance(&self.known.instance, command)
+        suggestion::register([arch], replace, |arch| self.known.available.has(arch))
     }
 
     /// Returns the shell command that disables (`state` 0) or enables (`state` 1) the handler.
     fn toggle_command(&self, handler: &Handler, state: u8) -> String {
         let verb = if state == 0 { "disable" } else { "enable" };
         match word_for(&handler.name) {
-            Some(word) => self.here(&format!("sudo qus {verb} {word}")),
+            Some(word) => format!("sudo qus {verb} {word}"),
             // No word of a command line selects this handler.
             None => self.write_command(handler.name.as_os_str(), state),
         }
@@ -139,10 +134,10 @@ impl Case<'_> {
 
     /// Returns the command that registers the preset `name`, or, if no interpreter for it is installed, the way to get
     /// one.
-    fn preset_advice(&self, name: &str) -> Advice {
+    fn preset_advice(name: &str) -> Advice {
         match Preset::named(name) {
             Some(preset) if !has_interpreter(preset) => Advice::hint(preset.hint),
-            _ => self.here(&format!("sudo qus register {name}")).into(),
+            _ => format!("sudo qus register {name}").into(),
         }
     }
 
@@ -156,7 +151,11 @@ impl Case<'_> {
             Some(true) => case.hidden(),
             Some(false) => return self.failing(None, at, &Reason::NoHandler),
             None if matches!(program.kind, Kind::Unknown | Kind::Empty | Kind::Script { .. }) => {
-                return self.failing(None, at, &Reason::NoHandler);
+                Fate::unclear(
+                    "it is no program of a known kind, and a handler for it cannot be seen, because binfmt_misc is not \
+                 mounted",
+                    Advice::default(),
+                )
             }
             None => Fate::unclear(
                 "it needs a handler; none can be seen, because binfmt_misc is not mounted",
@@ -230,7 +229,7 @@ impl Case<'_> {
         }
         if matches!(self.file.kind, Kind::Ape) && is_for_windows(handler) {
             let text = format!("the handler {} starts it as a Windows program, which fails", handler.name);
-            return Fate::unclear(text, self.preset_advice("ape"));
+            return Fate::unclear(text, Self::preset_advice("ape"));
         }
         let Some((result, arch)) = result.zip(self.arch) else {
             return Fate::runs(self.certainty, "unverified: no probe was executed");
@@ -294,7 +293,7 @@ impl Case<'_> {
         let command =
             self.arch.map(|arch| format!("sudo qus register --replace --credentials {}", arch.name));
         command.map_or_else(Advice::default, |command| {
-            Advice::hint(format!("to change that for all programs: {}", self.here(&command)))
+            Advice::hint(format!("to change that for all programs: {command}"))
         })
     }
 
@@ -358,7 +357,7 @@ impl Case<'_> {
             }
             Some(handler) => {
                 let command = match classify::emulated_arch(handler) {
-                    Some(arch) => self.here(&format!("sudo qus enable {}", arch.name)),
+                    Some(arch) => format!("sudo qus enable {}", arch.name),
                     None => self.toggle_command(handler, 1),
                 };
                 let advice = self.may_start_with(handler, true).then_some(command).into();
@@ -400,9 +399,9 @@ impl Case<'_> {
             (Kind::Windows(_), _) => {
                 ("no handler matches", Advice::hint("install Wine and its handler (package wine-binfmt)"))
             }
-            (Kind::Ape, _) => ("no handler matches", self.preset_advice("ape")),
-            (Kind::Wasm, _) => ("no handler matches", self.preset_advice("wasm32-wasi")),
-            (Kind::Jar, _) => ("no handler matches", self.preset_advice("jar")),
+            (Kind::Ape, _) => ("no handler matches", Self::preset_advice("ape")),
+            (Kind::Wasm, _) => ("no handler matches", Self::preset_advice("wasm32-wasi")),
+            (Kind::Jar, _) => ("no handler matches", Self::preset_advice("jar")),
             (Kind::JavaClass, _) => ("no handler matches", java_class(&self.file.path).into()),
             (Kind::MachO(_), _) => ("no handler matches", Advice::hint("run it on macOS")),
             _ => ("it is not a program", Advice::default()),

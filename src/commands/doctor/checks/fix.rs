@@ -52,7 +52,7 @@ impl From<Option<String>> for Fix {
 /// handlers of other interpreters.
 pub(super) fn replace(facts: &Facts, state: &State, handler: &Handler) -> Fix {
     let Some(arch) = classify::emulated_arch(handler) else { return Fix::default() };
-    if is_superfluous(state, handler, arch) { remove(facts, handler) } else { register(facts, state, arch) }
+    if is_superfluous(state, handler, arch) { remove(facts, handler) } else { register(state, arch) }
 }
 
 /// Reports whether newer QEMU handlers of `arch`, which have no fault, take all ordinary programs of `handler`.
@@ -84,12 +84,11 @@ fn is_faultless(state: &State, handler: &Handler) -> bool {
 
 /// Returns the fix that registers a new handler for `arch`. The command has `--fetch` if no interpreter is available. An
 /// architecture that the host runs natively needs none, so the fix removes its handlers.
-pub(super) fn register(facts: &Facts, state: &State, arch: &'static Arch) -> Fix {
+pub(super) fn register(state: &State, arch: &'static Arch) -> Fix {
     if is_native(state, arch) {
-        return for_arch(facts, "reset", arch).into();
+        return for_arch("reset", arch).into();
     }
     let command = suggestion::register([arch], true, |arch| state.available.contains_key(arch.name));
-    let command = suggestion::with_instance(&facts.path, &command);
     Fix { registers: Some(arch), ..command.into() }
 }
 
@@ -106,23 +105,23 @@ pub(super) fn remove(facts: &Facts, handler: &Handler) -> Fix {
         classify::is_named_for(name, arch)
             || classify::emulated_arch(handler) == Some(*arch) && classify::overlaps_arch(handler, arch)
     };
-    let command = by_name(facts, "reset", handler).unwrap_or_else(|| write_entry(facts, handler, "-1"));
+    let command = by_name("reset", handler).unwrap_or_else(|| write_entry(facts, handler, "-1"));
     Fix { removes: Some(ARCHES.iter().filter(supersedes).collect()), ..command.into() }
 }
 
 /// Returns the command that enables `handler`.
 pub(super) fn enable(facts: &Facts, handler: &Handler) -> String {
-    by_name(facts, "enable", handler).unwrap_or_else(|| write_entry(facts, handler, "1"))
+    by_name("enable", handler).unwrap_or_else(|| write_entry(facts, handler, "1"))
 }
 
 /// Returns the `qus` command with the verb `verb` for exactly this handler; `None` if no word selects it.
-pub(super) fn by_name(facts: &Facts, verb: &str, handler: &Handler) -> Option<String> {
-    Some(suggestion::with_instance(&facts.path, &format!("sudo qus {verb} {}", word_for(&handler.name)?)))
+pub(super) fn by_name(verb: &str, handler: &Handler) -> Option<String> {
+    Some(format!("sudo qus {verb} {}", word_for(&handler.name)?))
 }
 
 /// Returns the `qus` command with the verb `verb` for the handlers of `arch`.
-pub(super) fn for_arch(facts: &Facts, verb: &str, arch: &Arch) -> String {
-    suggestion::with_instance(&facts.path, &format!("sudo qus {verb} {}", arch.name))
+pub(super) fn for_arch(verb: &str, arch: &Arch) -> String {
+    format!("sudo qus {verb} {}", arch.name)
 }
 
 /// Returns the shell command that writes `word` to the file of `handler`. It starts only programs that exist on every

@@ -37,7 +37,7 @@ pub(super) fn captures(facts: &Facts) -> Vec<Observation> {
                     arch.name
                 );
                 let fix = match classify::emulated_arch(handler) {
-                    Some(arch) => for_arch(facts, "reset", arch).into(),
+                    Some(arch) => for_arch("reset", arch).into(),
                     None => remove(facts, handler),
                 };
                 Some(Observation::problem(text, fix))
@@ -87,9 +87,9 @@ pub(super) fn disabled(facts: &Facts) -> Vec<Observation> {
             || classify::wrong_emulator(handler).is_some()
             || state.handlers.iter().any(|other| is_other(&other));
         let fix = if must_be_replaced {
-            register(facts, state, arch)
+            register(state, arch)
         } else if classify::emulated_arch(handler).is_some() {
-            for_arch(facts, "enable", arch).into()
+            for_arch("enable", arch).into()
         } else {
             enable(facts, handler).into()
         };
@@ -230,7 +230,7 @@ fn never_runs(facts: &Facts, state: &State, handler: &Handler, other: &Handler) 
         return Observation::problem(text, replace(facts, state, handler));
     }
     // `register --replace` leaves such a handler registered, so this may be intended.
-    let choices = by_name(facts, "disable", other).zip(by_name(facts, "reset", handler));
+    let choices = by_name("disable", other).zip(by_name("reset", handler));
     let sentence = choices.map(|(disable, reset)| {
         Advice::hint(format!("to use it, type {disable}; to remove it, type {reset}"))
     });

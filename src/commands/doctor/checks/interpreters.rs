@@ -148,7 +148,7 @@ pub(super) fn writable_file(facts: &Facts) -> Vec<Observation> {
         let text = format!("{name} runs {shown}, and other users can change {}", display_path(location));
         let is_elsewhere = |arch: &Arch| state.available.get(arch.name).is_none_or(|other| other != path);
         let fix = match classify::emulated_arch(handler).filter(|arch| is_elsewhere(arch)) {
-            Some(arch) => register(facts, state, arch),
+            Some(arch) => register(state, arch),
             None => protect.map_or_else(|| remove(facts, handler), Fix::from),
         };
         let pinned = handler.entry.flags.contains(Flags::FIX_BINARY);
@@ -187,7 +187,7 @@ pub(super) fn broken(facts: &Facts) -> Vec<Observation> {
         let fix = match (again, classify::main_arch(handler)) {
             // The same file would fail again.
             (Some(arch), _) => another_version(arch).into(),
-            (None, Some(main)) if arch.is_some() || !is_native(state, main) => register(facts, state, main),
+            (None, Some(main)) if arch.is_some() || !is_native(state, main) => register(state, main),
             // Another tool's handler is broken. A QEMU emulator may work.
             (None, _) => remove(facts, handler),
         };
