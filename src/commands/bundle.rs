@@ -203,9 +203,8 @@ fn gather(args: &Bundle, arches: Option<&[&'static Arch]>, quiet: bool) -> Resul
         let what = if missing.is_empty() { "any architecture".to_owned() } else { missing.join(", ") };
         let search_dirs = describe_dirs(&search_dirs, !args.interpreter_dir.is_empty());
         let problem = Diagnostic::new(format!("no interpreter for {what} is in {search_dirs}"));
-        let names = if missing.is_empty() { "all".to_owned() } else { missing.join(" ") };
         let version = args.required.qemu_version.as_ref();
-        return Err(problem.with_advice(suggestion::fetch(&names, &args.interpreter_dir, version)));
+        return Err(problem.with_advice(suggestion::fetch(&missing, &args.interpreter_dir, version)));
     }
     Ok(Inputs { _temp_dir: directory, interpreters })
 }

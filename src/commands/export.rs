@@ -218,9 +218,10 @@ fn interpreters(
     if interpreters.is_empty() || named.is_some() && !missing.is_empty() {
         let what = if named.is_some() { missing.join(" ") } else { "any architecture".to_owned() };
         let search_dirs = describe_dirs(&search_dirs, !args.interpreter_dir.is_empty());
-        let requested = if named.is_some() { what.as_str() } else { "all" };
+        let (requested, fetched) =
+            if named.is_some() { (what.as_str(), missing.as_slice()) } else { ("all", [].as_slice()) };
         let advice = Advice {
-            command: suggestion::fetch(requested, &args.interpreter_dir, None),
+            command: suggestion::fetch(fetched, &args.interpreter_dir, None),
             hint: Some(format!(
                 "for a path that need not exist here: qus export --interpreter-path '/usr/bin/qemu-{{arch}}-static' {requested}"
             )),

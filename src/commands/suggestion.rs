@@ -48,17 +48,24 @@ pub(crate) fn register<'a>(
     format!("sudo qus register{replace}{fetch} {}", names.join(" "))
 }
 
-/// Returns the command that fetches interpreters of `arches` (names, or `all`) for a command that searches
-/// `directories`, or the default directories if there are none. Returns `None` if it searches a file.
-pub(crate) fn fetch(arches: &str, directories: &[PathBuf], version: Option<&VersionReq>) -> Option<String> {
+/// Returns the command that fetches interpreters of `arches`, or of all architectures if there are none, for a command
+/// that searches `directories`, or the default directories if there are none. Returns `None` if `qus fetch` could not
+/// write the interpreters there.
+pub(crate) fn fetch(
+    arches: &[&str],
+    directories: &[PathBuf],
+    version: Option<&VersionReq>,
+) -> Option<String> {
+    let names = if arches.is_empty() { "all".to_owned() } else { arches.join(" ") };
     let version = version.map(|version| format!(" --qemu-version {version}")).unwrap_or_default();
-    match directories.first() {
-        None => Some(format!("qus fetch{version} {arches}")),
-        Some(directory) if directory.is_dir() || !directory.exists() => {
-            Some(format!("qus fetch{version} --dest {} {arches}", shell_word(directory)))
-        }
-        Some(_) => None,
-    }
+    let Some(directory) = directories.first() else { return Some(format!("qus fetch{version} {names}")) };
+    // Only a regular file is replaced.
+    let is_in_the_way = |arch: &&str| {
+        let file = directory.join(format!("qemu-{arch}-static"));
+        file.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
+    };
+    let can_be_written = (directory.is_dir() || !directory.exists()) && !arches.iter().any(is_in_the_way);
+    can_be_written.then(|| format!("qus fetch{version} --dest {} {names}", shell_word(directory)))
 }
 
 /// Adds to `problem`, which prevents a registration, that an ordinary user can run a program without one. Adds nothing
