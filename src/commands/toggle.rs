@@ -163,7 +163,7 @@ impl Report for ToggleReport {
         let missing = self.items.iter().filter(|item| item.outcome == Outcome::Missing);
         let (unserved, others): (Vec<_>, Vec<_>) = missing.partition(|item| item.other.is_empty());
         let unserved = unserved.iter().filter_map(|item| item.arch);
-        // Who disables handlers does not want a registration.
+        // `qus disable` suggests no registration: it would add a handler instead of disabling one.
         suggestion::print_missing(unserved, self.enables, output)?;
         for item in others {
             let problem = Diagnostic::new(item.error.clone().unwrap_or_default());

@@ -175,8 +175,7 @@ fn which_without_an_instance(lab: &Lab) {
         let (status, value) = lab.answer(["which", path.to_str().unwrap()]);
         let answer = &value["answers"][0];
         assert_eq!((status, &answer["runs"], &answer["try"]), (1, &Value::Null, &Value::Null), "{answer:#}");
-        let text = "it is no program of a known kind, and a handler for it cannot be seen, because \
-                    binfmt_misc is not mounted";
+        let text = "it needs a handler; none can be seen, because binfmt_misc is not mounted";
         assert_eq!(answer["text"], text);
     }
 }

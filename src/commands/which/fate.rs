@@ -150,13 +150,6 @@ impl Case<'_> {
         let fate = match self.known.ran(&program) {
             Some(true) => case.hidden(),
             Some(false) => return self.failing(None, at, &Reason::NoHandler),
-            None if matches!(program.kind, Kind::Unknown | Kind::Empty | Kind::Script { .. }) => {
-                Fate::unclear(
-                    "it is no program of a known kind, and a handler for it cannot be seen, because binfmt_misc is not \
-                 mounted",
-                    Advice::default(),
-                )
-            }
             None => Fate::unclear(
                 "it needs a handler; none can be seen, because binfmt_misc is not mounted",
                 case.without_handler().1,
