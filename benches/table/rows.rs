@@ -67,7 +67,7 @@ impl<'a> Lab<'a> {
         let status =
             register.args(["register", "--quiet", "--no-verify", "all"]).stdout(Stdio::null()).status()?;
         ensure!(status.success(), "register all: {status}");
-        for handler in lab.instance.handlers()? {
+        for handler in qus::handler::table::handlers(&lab.instance)? {
             let rule = handler.entry.to_rule(&handler.name).context("an entry is not a rule")?;
             let arch = emulated_arch(&handler).context("a handler has no architecture")?;
             let subject = ProbeTarget::all_of(arch).next().context("an architecture has no probe")?;
@@ -341,7 +341,7 @@ impl<'a> Lab<'a> {
 
     /// Checks that all interpreters are in memory. The path of such an interpreter is not absolute.
     fn is_in_memory(&self) -> Result<()> {
-        for handler in self.instance.handlers()? {
+        for handler in qus::handler::table::handlers(&self.instance)? {
             let path = handler.entry.interpreter.unwrap_or_default();
             ensure!(!path.is_absolute(), "{} is registered, not a copy in memory", path.display());
         }

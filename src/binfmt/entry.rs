@@ -38,7 +38,7 @@ pub struct Handler {
     /// Parsed content of the handler's file.
     pub entry: Entry,
     /// File to which the interpreter's path leads, if the last part of the path is a symbolic link. The file may be
-    /// missing. `None` if the path is no link, or was not looked up (file names that begin with `qemu-`).
+    /// missing. `None` if the path is no link, or was not looked up.
     pub target: Option<PathBuf>,
 }
 

@@ -22,8 +22,7 @@ use thiserror::Error;
 
 use crate::base::error::{Advice, Advise};
 use crate::base::shell::shell_word;
-use crate::binfmt::{Entry, EntryError, Flags, Handler, HandlerName, Rule};
-use crate::system::file_id::file_name;
+use crate::binfmt::{Entry, EntryError, Flags, HandlerName, Rule};
 
 /// Usual mount point of a binfmt_misc instance (`Documentation/admin-guide/binfmt-misc.rst`).
 pub const DEFAULT_PATH: &str = "/proc/sys/fs/binfmt_misc";
@@ -352,16 +351,16 @@ impl Instance {
         }
     }
 
-    /// Reads all handlers, newest first (K32). A handler that another process removes during the reading is left out.
-    pub fn handlers(&self) -> Result<Vec<Handler>, HandlerError> {
-        let mut handlers = Vec::new();
+    /// Reads the names and files of all handlers, newest first (K32). A handler that another process removes during the
+    /// reading is left out.
+    pub fn entries(&self) -> Result<Vec<(HandlerName, Entry)>, HandlerError> {
+        let mut entries = Vec::new();
         for name in self.names()? {
             if let Some(entry) = self.entry(&name)? {
-                let target = entry.interpreter.as_deref().and_then(link_target);
-                handlers.push(Handler { name, entry, target });
+                entries.push((name, entry));
             }
         }
-        Ok(handlers)
+        Ok(entries)
     }
 
     /// Checks whether this process may register and change handlers. Changes nothing.
@@ -457,28 +456,6 @@ impl Instance {
     fn io(&self, operation: &'static str, name: &Path, source: Errno) -> HandlerError {
         HandlerError::Io { operation, path: self.path.join(name), source: source.into() }
     }
-}
-
-/// Maximum number of symbolic links that [`link_target`] follows, as in the kernel (`path_resolution(7)`).
-const LINKS_MAX: usize = 40;
-
-/// Returns the path to which `path` leads, if its last part is a symbolic link. Nothing is opened, and the result may
-/// not exist. Returns `None` for a relative path, for a loop of links, and for a file name of QEMU's, which names its
-/// emulator itself: each look costs a system call, and most handlers have such an interpreter.
-fn link_target(path: &Path) -> Option<PathBuf> {
-    let names_an_emulator = file_name(path).starts_with(b"qemu-");
-    if names_an_emulator || !path.is_absolute() || path.starts_with("/proc") {
-        return None;
-    }
-    let mut target = None::<PathBuf>;
-    for _ in 0..LINKS_MAX {
-        let here = target.as_deref().unwrap_or(path);
-        match fs::read_link(here) {
-            Ok(next) => target = Some(here.parent()?.join(next)),
-            Err(_) => return target,
-        }
-    }
-    None
 }
 
 /// Reports whether `path` is a directory without files. A directory that cannot be read counts as one with files.

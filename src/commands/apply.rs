@@ -25,6 +25,7 @@ use crate::handler::apply::{ConfigLine, Guarded, InterpreterFile, Step, steps};
 use crate::handler::classify::STAGING_SUFFIX;
 use crate::handler::classify::is_stale_staging;
 use crate::handler::plan::{self, Registration};
+use crate::handler::table;
 use crate::handler::transaction::{Staged, remove};
 use crate::interpreter::self_exe_header;
 use crate::probe::{Nativeness, same_family};
@@ -136,7 +137,7 @@ pub(crate) fn execute(args: &Apply, common: &Common, output: &mut Output<'_>) ->
     }
     let Opened { instance, scope, lifetime } = open_to_register(args.dry_run, common, output)?;
     let handlers = match &instance {
-        Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
+        Some(instance) => table::handlers(instance).map_err(Diagnostic::from)?,
         None => Vec::new(),
     };
     let requested: Vec<ConfigLine<'_>> = lines

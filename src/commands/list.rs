@@ -24,6 +24,7 @@ use crate::commands::selection::{Selection, is_meant, select};
 use crate::handler::classify;
 use crate::handler::classify::name_lossy;
 use crate::handler::owner::{Owner, packages};
+use crate::handler::table;
 use crate::interpreter::memfd::{self, MemfdInfo};
 use crate::interpreter::provenance::Provenance;
 use crate::system::namespace::Scope;
@@ -130,7 +131,7 @@ enum Takes {
 /// selects.
 pub(crate) fn execute(args: &List, common: &Common) -> Result<ListReport> {
     let instance = open_instance(common)?;
-    let handlers = instance.handlers().map_err(Diagnostic::from)?;
+    let handlers = table::handlers(&instance).map_err(Diagnostic::from)?;
     let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
     let configuration = Configuration::read(Path::new("/"));
     let words = &flat(&args.handlers);

@@ -32,6 +32,7 @@ use crate::commands::suggestion;
 use crate::handler::classify::{default_flags, is_named_for};
 use crate::handler::plan::{Decision, Registration, Request, Snapshot, decide};
 use crate::handler::preset::Preset;
+use crate::handler::table;
 use crate::handler::transaction::remove;
 use crate::system::kernel_version::KernelVersion;
 use crate::system::namespace::Target;
@@ -295,7 +296,7 @@ pub(crate) fn execute(args: &Register, common: &Common, output: &mut Output<'_>)
     let opened = open_to_register(args.dry_run, common, output);
     let Opened { instance, scope, lifetime } = opened.map_err(|error| offer_run(args, error))?;
     let handlers = match &instance {
-        Some(instance) => instance.handlers().map_err(Diagnostic::from)?,
+        Some(instance) => table::handlers(instance).map_err(Diagnostic::from)?,
         None => Vec::new(),
     };
     let mut persistence = args.persist.then(Persistence::gather);

@@ -24,6 +24,7 @@ use crate::commands::report::Report;
 use crate::commands::selection::{is_meant, select};
 use crate::handler::classify::{emulated_arch, is_emulator_of, main_arch, name_lossy};
 use crate::handler::owner::Owner;
+use crate::handler::table;
 use crate::system::managed_file::{self, ManagedFileError};
 use crate::system::namespace::{Scope, UserNamespace};
 use clap::Args;
@@ -209,7 +210,7 @@ fn hidden(path: &Path) -> Diagnostic {
 }
 
 fn handlers_of(instance: Option<&Instance>) -> Result<Vec<Handler>, Diagnostic> {
-    Ok(instance.map_or(Ok(Vec::new()), Instance::handlers)?)
+    Ok(instance.map_or(Ok(Vec::new()), table::handlers)?)
 }
 
 /// Checks, before the first removal, that all handlers and files can be removed.

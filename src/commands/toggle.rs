@@ -18,6 +18,7 @@ use crate::commands::report::Report;
 use crate::commands::selection::{select, word_for};
 use crate::commands::suggestion;
 use crate::handler::classify::{emulated_arch, is_emulator_of, main_arch, name_lossy};
+use crate::handler::table;
 use crate::interpreter::self_exe_header;
 use crate::probe::Nativeness;
 use crate::system::namespace::Scope;
@@ -89,7 +90,7 @@ impl Outcome {
 /// Enables or disables the handlers that `args` selects.
 pub(crate) fn execute(args: &Toggle, enable: bool, common: &Common) -> Result<ToggleReport> {
     let instance = open_instance(common)?;
-    let handlers = instance.handlers().map_err(Diagnostic::from)?;
+    let handlers = table::handlers(&instance).map_err(Diagnostic::from)?;
     let is_default = |handler: &Handler| emulated_arch(handler).is_some();
     let selection = select(&handlers, &flat(&args.handlers), &[], is_default, is_emulator_of)?;
     if selection.handlers.iter().any(|handler| handler.entry.enabled != enable) {

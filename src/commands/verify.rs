@@ -27,6 +27,7 @@ use crate::commands::suggestion::{self, Available};
 use crate::handler::classify::{emulator_path, main_arch, name_lossy};
 use crate::handler::condition::{BrokenInterpreter, covered_by};
 use crate::handler::preset::{PRESETS, handler_of};
+use crate::handler::table;
 use crate::interpreter::memfd;
 use crate::interpreter::{self_exe_header, versions_of};
 use crate::probe::{
@@ -250,7 +251,7 @@ impl VerifiedArch {
 /// Executes the probes of all handlers that have one, or of the handlers that the command line names.
 pub(crate) fn execute(args: &Verify, common: &Common) -> Result<VerifyReport> {
     let instance = open_instance(common)?;
-    let handlers = instance.handlers().map_err(Diagnostic::from)?;
+    let handlers = table::handlers(&instance).map_err(Diagnostic::from)?;
     let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
     let is_default = |handler: &Handler| main_arch(handler).is_some();
     let is_of = |handler: &Handler, arch| main_arch(handler) == Some(arch);

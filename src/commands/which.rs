@@ -29,6 +29,7 @@ use crate::commands::selection::select;
 use crate::handler::classify;
 use crate::handler::exec_target::{Elf, ExecTarget, Kind};
 use crate::handler::predict::{End, Reason, Step, Table};
+use crate::handler::table;
 use crate::interpreter::self_exe_header;
 use crate::interpreter::{is_qemu, versions_of};
 use crate::probe::{self, Nativeness, ProbeResult, ProbeTarget, Variant};
@@ -119,7 +120,7 @@ fn compared<'a>(args: &Which, common: &Common, handlers: &'a [Handler]) -> Resul
 fn table(common: &Common) -> Result<(Vec<Handler>, bool, bool)> {
     match Instance::open(&common.instance) {
         Ok(instance) => {
-            let handlers = instance.handlers().map_err(Diagnostic::from)?;
+            let handlers = table::handlers(&instance).map_err(Diagnostic::from)?;
             Ok((handlers, instance.is_enabled().map_err(Diagnostic::from)?, true))
         }
         Err(OpenError::NotMounted(_) | OpenError::NoSupport(_)) => Ok((Vec::new(), true, false)),

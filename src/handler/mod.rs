@@ -10,4 +10,5 @@ pub mod plan;
 pub mod predict;
 pub mod preset;
 pub mod rules;
+pub mod table;
 pub mod transaction;

@@ -51,7 +51,7 @@ fn differential_matching(lab: &Lab) {
         for _ in 0..3 {
             change(&mut random, &instance, &mut number, &files);
             let enabled = instance.is_enabled().unwrap();
-            let handlers = instance.handlers().unwrap();
+            let handlers = qus::handler::table::handlers(&instance).unwrap();
             for _ in 0..8.min(left) {
                 left -= 1;
                 let path = any_file(&mut random, &files);

@@ -43,10 +43,12 @@ fn links_and_wrappers_of_emulators_are_recognised(lab: &Lab) {
     let first = lab.link("run/binfmt/armv7l-linux", Path::new("../../store/current/qemu-arm-binfmt-P"));
     lab.link("store/current", Path::new("bin"));
     let dangling = lab.link("run/binfmt/s390x-linux", Path::new("/nix/store/gone/bin/qemu-s390x"));
+    let wrapper = lab.link("run/binfmt/qemu-wrapper", Path::new("/nix/store/gone/bin/qemu-ppc64le"));
     let other = lab.link("run/binfmt/riscv64-linux", Path::new("/nix/store/gone/bin/box64"));
     let handlers = [
         ("armv7l-linux", "arm", first.as_path(), Flags::PRESERVE_ARGV0),
         ("s390x-linux", "s390x", &dangling, Flags::empty()),
+        ("wrapper", "ppc64le", &wrapper, Flags::empty()),
         ("obs", "aarch64", Path::new("/usr/bin/qemu-aarch64-binfmt"), Flags::PRESERVE_ARGV0),
     ];
     lab.handler("box", "riscv64", &other, Flags::empty());

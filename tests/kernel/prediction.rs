@@ -194,7 +194,7 @@ impl<'a> World<'a> {
             self.lab.command("status", "0");
         }
         let instance = Instance::open(Path::new(INSTANCE)).unwrap();
-        self.handlers = instance.handlers().unwrap();
+        self.handlers = qus::handler::table::handlers(&instance).unwrap();
         self.enabled = instance.is_enabled().unwrap();
         // With `F` the kernel has the file open, so a later change of its mode or name has no effect.
         if random.chance(20) {

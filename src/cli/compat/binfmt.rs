@@ -20,6 +20,7 @@ use crate::commands::reset::{Reset, ResetReport};
 use crate::commands::verify::{self, State, Verify};
 use crate::handler::classify;
 use crate::handler::classify::name_lossy;
+use crate::handler::table;
 use crate::interpreter::bundle::own_bundle;
 use crate::interpreter::self_exe_header;
 use crate::interpreter::store;
@@ -272,7 +273,7 @@ fn status(adapter: &mut Adapter<'_>) -> Result<(), EarlyExit> {
     let mut emulators = Vec::new();
     let running = if let Some(instance) = open_read_only(&adapter.common)? {
         let enabled = instance.is_enabled().map_err(Diagnostic::from)?;
-        let handlers = instance.handlers().map_err(Diagnostic::from)?;
+        let handlers = table::handlers(&instance).map_err(Diagnostic::from)?;
         let active = handlers.iter().filter(|handler| enabled && handler.entry.enabled);
         let ours = active.filter(|handler| classify::emulated_arch(handler).is_some());
         emulators.extend(ours.map(|handler| name_lossy(&handler.name)));

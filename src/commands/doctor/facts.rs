@@ -20,6 +20,7 @@ use crate::commands::verify::{Health, health};
 use crate::handler::classify;
 use crate::handler::condition::BrokenInterpreter;
 use crate::handler::owner::Owner;
+use crate::handler::table;
 use crate::interpreter::self_exe_header;
 use crate::interpreter::store;
 use crate::interpreter::{CheckError, Interpreter, default_search_dirs, search, usable};
@@ -128,7 +129,7 @@ impl Facts {
 
 impl State {
     fn gather(instance: &Instance, configuration: &Configuration, verify: bool) -> Result<Self, Diagnostic> {
-        let handlers = instance.handlers()?;
+        let handlers = table::handlers(instance)?;
         let enabled = instance.is_enabled()?;
         let host = self_exe_header()?;
         let (faults, broken) = faults(&handlers, &host);

@@ -11,6 +11,7 @@ use crate::binfmt::Handler;
 use crate::binfmt::instance::{Instance, OpenError};
 use crate::boot::configuration::Configuration;
 use crate::commands::args::Common;
+use crate::handler::table;
 use crate::interpreter::store::all_fetched;
 use crate::interpreter::{search, self_exe_header, usable};
 use crate::system::file_id::FileId;
@@ -39,7 +40,7 @@ impl Users {
     /// Gathers the handlers of the instance, the rules that the system registers at boot, and the processes.
     pub(super) fn gather(common: &Common) -> Result<Self, Diagnostic> {
         let handlers = match Instance::open(&common.instance) {
-            Ok(instance) => instance.handlers()?,
+            Ok(instance) => table::handlers(&instance)?,
             // Without an instance there are no handlers.
             Err(OpenError::NotMounted(_)) => Vec::new(),
             Err(error) => return Err(error.into()),

@@ -10,6 +10,7 @@ use crate::binfmt::{Flags, Rule};
 use crate::handler::classify;
 use crate::handler::classify::is_stale_staging;
 use crate::handler::plan::Registration;
+use crate::handler::table;
 use crate::handler::transaction::{Staged, remove};
 use crate::interpreter::Interpreter;
 use crate::interpreter::memfd;
@@ -163,7 +164,7 @@ impl<'a> Act<'a> {
         judge_all(results, &expected).map_err(|failure| match failure {
             // Another process registered a handler at the same time. The failure names the other handler.
             Failure::Shadowed(None) => {
-                let handlers = self.instance.handlers().unwrap_or_default();
+                let handlers = table::handlers(self.instance).unwrap_or_default();
                 Failure::Shadowed(
                     classify::active_handler(one.arch, &handlers).map(|handler| handler.name.to_string()),
                 )

@@ -19,6 +19,7 @@ use crate::handler::apply::InterpreterFile;
 use crate::handler::plan::{Decision, Registration};
 use crate::handler::preset::{Preset, handler_of};
 use crate::handler::rules::{RuleFacts, decide_rules};
+use crate::handler::table;
 use crate::handler::transaction::Staged;
 use crate::interpreter::{CheckError, Executor, self_exe_header};
 use crate::probe::{End, Failure, Outcome as ProbeOutcome, ProbeError, Sample, Verification, run_sample};
@@ -347,7 +348,7 @@ fn in_front(
     sample: Sample,
     requested: &Requested,
 ) -> Result<Option<String>, HandlerError> {
-    let handlers = instance.handlers()?;
+    let handlers = table::handlers(instance)?;
     let first = handler_of(sample, &handlers);
     let other = first.filter(|first| !requested.rules.iter().any(|rule| first.entry.is(rule)));
     Ok(other.map(|other| other.name.to_string()))

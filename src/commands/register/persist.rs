@@ -21,6 +21,7 @@ use crate::boot::persist::{self, InitSystem};
 use crate::handler::classify;
 use crate::handler::owner::Owner;
 use crate::handler::plan::{Decision, Registration, Request};
+use crate::handler::table;
 use crate::interpreter::store;
 use crate::interpreter::{Interpreter, is_qemu};
 use crate::system::atomic_file::{self, PendingFile};
@@ -185,7 +186,7 @@ impl Persistence {
         let updated =
             if items.iter().any(ArchResult::is_persisted) { self.init_system.update() } else { Ok(()) };
         updated.and(self.remove_backups())?;
-        persist::remove_unused_copies(&instance.handlers()?)
+        persist::remove_unused_copies(&table::handlers(instance)?)
     }
 
     /// Removes the backups of the files that copies have replaced.

@@ -9,6 +9,7 @@ use crate::base::error::Diagnostic;
 use crate::base::order::ByArch;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance};
 use crate::handler::classify;
+use crate::handler::table;
 use crate::interpreter::fetch::{self, FetchRequest};
 use crate::interpreter::{SearchResult, describe_dirs, is_of, search, search_dirs};
 use crate::system::temp_dir::TempDir;
@@ -118,7 +119,7 @@ pub(super) fn has_interpreter(found: &Interpreters, arch: &Arch) -> bool {
 
 /// Reports whether the host has a handler for `arch` that can be registered again in the new instance of `qus run`.
 fn is_served(arch: &Arch) -> bool {
-    let handlers = Instance::open(Path::new(DEFAULT_PATH)).map(|instance| instance.handlers());
+    let handlers = Instance::open(Path::new(DEFAULT_PATH)).map(|instance| table::handlers(&instance));
     let Ok(Ok(handlers)) = handlers else { return false };
     classify::active_handler(arch, &handlers).is_some_and(|handler| can_take_over(handler).is_ok())
 }

@@ -10,6 +10,7 @@ use crate::base::error::Diagnostic;
 use crate::binfmt::instance::{DEFAULT_PATH, Instance};
 use crate::binfmt::{Handler, Rule};
 use crate::handler::classify::{self, default_flags};
+use crate::handler::table;
 use crate::interpreter::Interpreter;
 use crate::system::kernel_version::KernelVersion;
 
@@ -21,7 +22,7 @@ use crate::system::kernel_version::KernelVersion;
 /// command line names the interpreters. Otherwise the rules of the outer instance take precedence.
 pub(super) fn rules(found: &Interpreters, args: &Run) -> Result<Vec<Rule>, Diagnostic> {
     let hidden = match Instance::open(Path::new(DEFAULT_PATH)) {
-        Ok(instance) if instance.is_enabled().unwrap_or(false) => instance.handlers()?,
+        Ok(instance) if instance.is_enabled().unwrap_or(false) => table::handlers(&instance)?,
         _ => Vec::new(),
     };
     let explicit = args.source.is_named() || args.source.required.qemu_version.is_some();
